@@ -1,0 +1,86 @@
+# The project's tasks. Needs make and Python 3.11 or newer; everything else goes into .venv, pinned.
+#   make demo           the main job on the samples, against the embedded simulator
+#   make check          what must pass before a commit
+# Another interpreter: make PYTHON=python3.12 TARGET
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+
+# A stamp's name holds a checksum of what was installed: a changed pin installs again, a touched file does not.
+checksum = $(shell cat $(1) | cksum | tr -d ' ')
+RUN := $(VENV)/.run-$(call checksum,pyproject.toml requirements/run.txt)
+DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format check wheel wheel-demo crash bench pins clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: $(RUN) ## run the samples against the embedded simulator; again to resume
+	$(BIN)/batchrun run -c config.toml
+	$(BIN)/batchrun status demo-run
+	$(BIN)/batchrun verify demo-run
+
+test: $(DEV) ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(DEV) ## format, lint and types, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(DEV) ## format, and fix what lint can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: lint test wheel-demo ## lint, tests, and the demo from a freshly built wheel
+
+wheel: $(DEV) ## build dist/batchrun-*.whl
+	@rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation . > $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log >&2; exit 1; }
+
+wheel-demo: wheel
+	.ci/wheel-demo $(BIN)/python dist/*.whl
+
+crash: $(DEV) ## the crash tests with many more kills than in `make test`
+	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} $(BIN)/python -m pytest --timeout 7200 tests/crash
+
+bench: $(DEV) ## CPU per row against a bare loop, and memory growth
+	$(BIN)/python benchmarks/ratio.py
+	$(BIN)/python benchmarks/memory.py
+
+COMPILE := CUSTOM_COMPILE_COMMAND='make pins' PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --quiet --generate-hashes \
+	--allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the newest versions
+	$(COMPILE) $(UPGRADE) --all-build-deps --output-file requirements/run.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml requirements/dev.in
+
+clean: ## remove what the other targets made, the demo's results too
+	rm -rf $(VENV) build dist batchrun.egg-info demo-run demo-run.old-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "batchrun needs Python 3.11 or newer, and '$(PYTHON)' is not: name one with make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: install its venv package (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 2; }
+	@echo "making $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV)
+
+# The package itself is installed editable, built by the pinned setuptools rather than in an isolated environment.
+$(RUN): $(BIN)/python
+	@echo "installing the pinned dependencies into $(VENV)" >&2
+	@rm -f $(VENV)/.run-*
+	@$(PIP) install --require-hashes -r requirements/run.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): $(RUN)
+	@echo "installing the pinned tools into $(VENV)" >&2
+	@rm -f $(VENV)/.dev-*
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

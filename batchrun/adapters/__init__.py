@@ -1,0 +1,1 @@
+"""The outside world: files, SQLite, Parquet and HTTP, each behind a seam of ``batchrun.ports``."""

@@ -1,0 +1,250 @@
+"""Durable files: everything this package leaves on disk goes through here.
+
+A file appears whole or not at all: written aside, flushed to the disk, renamed, and the rename
+itself flushed by syncing the folder. ``step`` names each of these moments, so that tests can stop
+the process, or the disk, right there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from batchrun.errors import RunLockedError, StorageError
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+TEMPORARY = ".tmp"
+
+
+def _nothing(name: str) -> None:
+    """Steps pass unnoticed outside of tests."""
+
+
+step: Callable[[str], None] = _nothing
+"""Called with the name of each durable step just before or after it happens. Tests replace it."""
+
+
+def reached(name: str) -> None:
+    """A durable step was reached."""
+    step(name)
+
+
+@contextlib.contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Turn a failed write into a ``StorageError`` that says what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = (
+            f"cannot write {what}: {reason}. What was committed before is intact; "
+            "make room or mend the disk, then run the same command again"
+        )
+        raise StorageError(message) from error
+
+
+class Draft:
+    """A file being written aside. It counts bytes and digests them as they pass.
+
+    Usable as the sink of a Parquet writer. ``publish`` gives it its name; leaving it unpublished
+    leaves a ``*.tmp`` file that the next start removes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._aside = path.with_name(path.name + TEMPORARY)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        self._file: IO[bytes] = os.fdopen(os.open(self._aside, flags, PRIVATE_FILE), "wb", 2**18)
+        self._sha256 = hashlib.sha256()
+        self.size = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        """Append bytes."""
+        self._sha256.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand what is buffered to the operating system."""
+        self._file.flush()
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self.size
+
+    def close(self) -> None:
+        """Writers close their sinks; this one is closed by ``sync``."""
+
+    def readable(self) -> bool:
+        """Drafts are only written."""
+        return False
+
+    def writable(self) -> bool:
+        """Drafts are only written."""
+        return True
+
+    def seekable(self) -> bool:
+        """Drafts grow at their end."""
+        return False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all bytes so far, in hex."""
+        return self._sha256.hexdigest()
+
+    def sync(self) -> None:
+        """Everything written is on the disk."""
+        reached("draft.written")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self.closed = True
+        reached("draft.synced")
+
+    def rename(self) -> None:
+        """Give the file its name, in place of an older one. Durable after ``sync_folder``."""
+        os.replace(self._aside, self.path)
+        reached("draft.renamed")
+
+    def discard(self) -> None:
+        """Take the draft away."""
+        if not self.closed:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self.closed = True
+        with contextlib.suppress(OSError):
+            self._aside.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Names given in this folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    reached("folder.synced")
+
+
+def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace a small file at once. Without ``durable`` a power cut may bring the old one back."""
+    draft = Draft(path)
+    try:
+        draft.write(data)
+        if durable:
+            draft.sync()
+        else:
+            draft.flush()
+            draft._file.close()  # noqa: SLF001 - the same module
+            draft.closed = True
+        draft.rename()
+        if durable:
+            sync_folder(path.parent)
+    except BaseException:
+        draft.discard()
+        raise
+
+
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Replace a small JSON file at once."""
+    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    write_whole(path, text.encode(), durable=durable)
+
+
+def read_json(path: Path) -> Any | None:
+    """A JSON file's value, or None where there is no such file or it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def make_folder(folder: Path, *, private: bool = False) -> None:
+    """Make a folder and those above it, durably named."""
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    folder.mkdir(mode=PRIVATE_FOLDER if private else 0o777, parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Lock:
+    """Exclusive use of a run directory, held until the process ends or ``release``.
+
+    The lock is the operating system's (``flock``), so one whose process died is free again; the
+    file's content only tells people who holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises ``RunLockedError`` naming the holder if it is taken."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            _take(descriptor)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            message = (
+                f"{self.path.parent.parent} is in use by another run ({holder}). "
+                "Wait for it, or stop it; `batchrun status` shows it"
+            )
+            raise RunLockedError(message, holder=holder) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _take(descriptor: int) -> None:
+    """Take the lock, bearing with those who only look: ``is_locked`` holds it for a moment."""
+    for _ in range(10):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.02)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock; asks without needing permission to write."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False

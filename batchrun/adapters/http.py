@@ -1,0 +1,202 @@
+"""HTTP by aiohttp: one session an endpoint, one exchange a call, nothing retried or judged here.
+
+The session's own total timeout is off, because it would count the wait for a connection; instead
+one timer for all exchanges enforces a wall clock per attempt, which a server that drips bytes
+cannot reset. Redirects are not followed. Proxies come from the environment, resolved here, since
+aiohttp's own reading of it would consult ``~/.netrc`` too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ssl
+import urllib.request
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from batchrun.errors import TransportFault
+from batchrun.records import Reply, Request
+
+LARGE_BODY_BYTES = 2**20
+"""aiohttp wants larger bodies as a stream."""
+
+
+class Deadlines:
+    """One timer for many tasks that all get the same time.
+
+    Since the time is the same for all, the task that entered first is due first, and a look at the
+    front of a queue is all there is to do. A timer of its own for every exchange costs 10 %.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._tick_s = min(1.0, max(0.02, timeout_s / 20))
+        self._loop = asyncio.get_running_loop()
+        self._due: dict[asyncio.Task[object], float] = {}
+        self._expired: set[asyncio.Task[object]] = set()
+        self._ticking = False
+
+    def enter(self, task: asyncio.Task[object]) -> None:
+        """The task's time starts."""
+        self._due[task] = self._loop.time() + self._timeout_s
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(self._tick_s, self._tick)
+
+    def leave(self, task: asyncio.Task[object]) -> bool:
+        """The task's time ends. True if it had run out and the task was cancelled for it."""
+        self._due.pop(task, None)
+        if self._expired and task in self._expired:
+            self._expired.discard(task)
+            return True
+        return False
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for task, due in list(self._due.items()) if self._due else ():
+            if due > now:
+                break
+            del self._due[task]
+            self._expired.add(task)
+            task.cancel()
+        self._ticking = bool(self._due)
+        if self._ticking:
+            self._loop.call_later(self._tick_s, self._tick)
+
+
+class HttpTransport:
+    """``ports.Transport`` over aiohttp. Use as an async context manager."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None,
+        headers: Mapping[str, str],
+        concurrency: int,
+        timeout_s: float,
+        connect_timeout_s: float,
+        body_bytes_max: int,
+        environment: Mapping[str, str],
+    ) -> None:
+        """``url`` is the full URL requests are posted to; ``key`` goes into the bearer header
+        unless ``headers`` bring their own authorization."""
+        self._url = url
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._body_bytes_max = body_bytes_max
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if key is not None:
+            self._headers["Authorization"] = f"Bearer {key}"
+        given = {name.lower() for name in headers}
+        self._headers = {k: v for k, v in self._headers.items() if k.lower() not in given}
+        self._headers.update(headers)
+        self._proxy = proxy_for(url, environment)
+
+    def __repr__(self) -> str:
+        return f"HttpTransport({urlsplit(self._url).netloc})"
+
+    async def __aenter__(self) -> Self:
+        self._deadlines = Deadlines(self._timeout_s)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._concurrency, ttl_dns_cache=60),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            trust_env=False,
+            auto_decompress=True,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def send(self, request: Request) -> Reply:
+        """See ``ports.Transport``."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._deadlines.enter(task)
+        status: int | None = None
+        try:
+            body: object = request.body
+            if len(request.body) > LARGE_BODY_BYTES:
+                body = io.BytesIO(request.body)
+            async with self._session.post(
+                self._url, data=body, allow_redirects=False, proxy=self._proxy
+            ) as response:
+                status = response.status
+                return Reply(status, response.headers, await self._read(response))
+        except asyncio.CancelledError:
+            if self._deadlines.leave(task) and task.uncancel() == 0:
+                message = f"no whole reply within {self._timeout_s:g} s"
+                raise TransportFault(
+                    message, kind="timeout", sent=True, http_status=status
+                ) from None
+            raise
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise fault(error, status) from error
+        finally:
+            self._deadlines.leave(task)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        content = response.content
+        body = await content.readany()
+        if content.at_eof():
+            if len(body) > self._body_bytes_max:
+                raise self._too_large(response.status)
+            return body
+        pieces, size = [body], len(body)
+        while not content.at_eof():
+            piece = await content.readany()
+            pieces.append(piece)
+            size += len(piece)
+            if size > self._body_bytes_max:
+                response.close()
+                raise self._too_large(response.status)
+        return b"".join(pieces)
+
+    def _too_large(self, status: int) -> TransportFault:
+        message = f"the reply is larger than {self._body_bytes_max:,} bytes"
+        return TransportFault(message, kind="too_large", sent=True, http_status=status)
+
+
+def fault(error: Exception, status: int | None) -> TransportFault:
+    """Our fault for one of aiohttp's. ``status`` is known once a reply's head had arrived."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+        return TransportFault(text, kind="tls", sent=False)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return TransportFault(f"the proxy refused: {text}", kind="proxy", sent=False)
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        return TransportFault(text, kind="connect", sent=False)
+    if status is not None or isinstance(error, aiohttp.ClientPayloadError):
+        return TransportFault(
+            f"the reply was cut off: {text}", kind="cut", sent=True, http_status=status
+        )
+    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+        return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
+    return TransportFault(text, kind="cut", sent=True)
+
+
+def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
+    """The proxy that the environment names for a URL, upper or lower case, minding NO_PROXY."""
+    parts = urlsplit(url)
+    lowered = {name.lower(): value for name, value in environment.items() if value}
+    proxy = lowered.get(f"{parts.scheme}_proxy") or lowered.get("all_proxy")
+    if not proxy:
+        return None
+    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
+    if bypass(parts.netloc, {"no": lowered.get("no_proxy", "")}):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"

@@ -1,0 +1,313 @@
+"""The parts: a shard's journal records become one Parquet file of results and one of attempts.
+
+One mechanism serves the first seal, the completion of a provisional part and every later change:
+the old part and the journal are merged in row order, the journal wins, and the new pair of files
+replaces the old. A kill between the renames and the journal's note of them leaves new files with
+the records still in the journal; sealing again then yields the same content, because results
+merge by row and attempts by (row, attempt).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batchrun.adapters import arrow, files
+from batchrun.adapters.journal import JournalFile, Published, SqliteJournal
+from batchrun.core.totals import TOKENS, Totals
+from batchrun.errors import DamagedError, StorageError
+
+FORMAT = "1"
+GROUP_ROWS = 1024
+GROUP_BYTES = 12 * 2**20
+_ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
+_RESULT_COLUMNS = ["row", "status", "error_class", "total_tokens", "prompt_tokens", "cost_usd"]
+
+
+def part_name(shard: int) -> str:
+    """The file name of a shard's parts; in name order they are in input order."""
+    return f"part-{shard:08d}.parquet"
+
+
+class Parts:
+    """Reads and writes the parts of one run directory, synchronously."""
+
+    def __init__(self, folder: Path, journal: JournalFile, carried: pa.Schema) -> None:
+        self.results = folder / "results"
+        self.attempts = folder / "attempts"
+        self._journal = journal
+        version = {"batchrun.format": FORMAT}
+        self._carried = carried
+        self._results_schema = arrow.results_schema(carried).with_metadata(version)
+        self._attempts_schema = arrow.attempts_schema().with_metadata(version)
+
+    def prepare(self) -> None:
+        """Make the folders and take away drafts that a kill left behind."""
+        for folder in (self.results, self.attempts):
+            files.make_folder(folder)
+            for draft in folder.glob(f"*{files.TEMPORARY}"):
+                draft.unlink()
+
+    def known_rows(self, shard: int) -> tuple[list[int], dict[int, int]]:
+        """Rows with an outcome in the published part, and the last attempt number of each row in
+        its ledger."""
+        done: list[int] = []
+        numbers: dict[int, int] = {}
+        results, attempts = self.results / part_name(shard), self.attempts / part_name(shard)
+        if results.exists():
+            done = self._read(results, ["row"]).column("row").to_pylist()
+        if attempts.exists():
+            table = self._read(attempts, ["row", "attempt"])
+            for row, number in zip(*(c.to_pylist() for c in table.columns), strict=True):
+                numbers[row] = max(number, numbers.get(row, 0))
+        return done, numbers
+
+    @staticmethod
+    def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+        try:
+            return pq.read_table(path, columns=list(columns), partitioning=None)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(path, error) from error
+
+    def write(self, shard: int, generation: int, *, complete: bool) -> Published:
+        """Merge and publish a shard's parts; durable under their names when this returns."""
+        results = files.Draft(self.results / part_name(shard))
+        attempts: files.Draft | None = None
+        try:
+            attempts = files.Draft(self.attempts / part_name(shard))
+            totals = self._fill(shard, results, attempts)
+            for draft in (attempts, results):
+                draft.sync()
+            for draft in (attempts, results):
+                draft.rename()
+        except BaseException:
+            for draft in (results, attempts):
+                if draft is not None:
+                    draft.discard()
+            raise
+        for folder in (self.attempts, self.results):
+            files.sync_folder(folder)
+        return Published(
+            shard, generation, complete, results.digest, attempts.digest, totals.recorded()
+        )
+
+    def _fill(self, shard: int, results: files.Draft, attempts: files.Draft) -> Totals:
+        totals = Totals()
+        with (
+            _writer(results, self._results_schema) as write_results,
+            _writer(attempts, self._attempts_schema) as write_attempts,
+            _OldPart(results.path, self._results_schema) as old_results,
+            _OldPart(attempts.path, self._attempts_schema) as old_attempts,
+        ):
+            for high, records, ledger in self._ranges(shard):
+                table = self._merged_attempts(ledger, old_attempts.below(high))
+                if table.num_rows:
+                    write_attempts.write_table(table)
+                    totals.add_attempts(table.select(_ATTEMPT_COLUMNS).to_pydict())
+                table = self._merged_results(shard, records, old_results.below(high))
+                if table.num_rows:
+                    write_results.write_table(table)
+                    totals.add_results(table.select(_RESULT_COLUMNS).to_pydict())
+        return totals
+
+    def _ranges(self, shard: int) -> Iterator[tuple[int, list[list[Any]], list[list[Any]]]]:
+        """The shard's journal records in bounded pieces: the row below which the piece lies, its
+        result values and its attempt values in order."""
+        size = self._journal.shard_rows
+        low, end = shard * size, (shard + 1) * size
+        while low < end:
+            records = self._journal.outcomes_between(
+                low, end, rows_max=GROUP_ROWS, bytes_max=GROUP_BYTES
+            )
+            high = records[-1][0] + 1 if records else end
+            ledger = self._journal.attempts_between(low, high)
+            ledger += [decided for _, (_, decided) in records if decided is not None]
+            ledger.sort(key=lambda values: (values[0], values[1]))
+            yield high, [values for _, (values, _) in records], ledger
+            low = high
+
+    def _merged_attempts(self, ledger: list[list[Any]], old: pa.Table | None) -> pa.Table:
+        new = arrow.table(ledger, self._attempts_schema)
+        if old is None:
+            return new
+        seen = {(values[0], values[1]) for values in ledger}
+        keys = zip(old.column("row").to_pylist(), old.column("attempt").to_pylist(), strict=True)
+        old = old.filter(pa.array([key not in seen for key in keys], pa.bool_()))
+        return pa.concat_tables([old, new]).sort_by([("row", "ascending"), ("attempt", "ascending")])
+
+    def _merged_results(
+        self, shard: int, records: list[list[Any]], old: pa.Table | None
+    ) -> pa.Table:
+        width = len(arrow.RESULT_FIELDS)
+        fixed = pa.schema([self._results_schema.field(i) for i in range(width)])
+        new = arrow.table(records, fixed)
+        if len(self._carried):
+            rows = [values[0] for values in records]
+            gathered = self._gather(shard, rows)
+            for place, field in enumerate(self._carried):
+                new = new.append_column(field, gathered.column(place))
+        new = new.cast(self._results_schema)
+        if old is None:
+            return new
+        fresh = pa.array([values[0] for values in records], pa.int64())
+        old = old.filter(pc.invert(pc.is_in(old.column("row"), value_set=fresh)))
+        return pa.concat_tables([old, new]).sort_by("row")
+
+    def _gather(self, shard: int, rows: list[int]) -> pa.Table:
+        """The carried columns of these rows (ascending), from the journal's blocks."""
+        pieces: list[pa.Table] = []
+        at = 0
+        if rows:
+            for first, count, data in self._journal.blocks_between(rows[0], rows[-1] + 1):
+                start = at
+                while at < len(rows) and first <= rows[at] < first + count:
+                    at += 1
+                if at > start:
+                    table = arrow.from_ipc(data)
+                    places = [row - first for row in rows[start:at]]
+                    whole = places[-1] - places[0] + 1 == len(places)
+                    pieces.append(
+                        table.slice(places[0], len(places)) if whole else table.take(places)
+                    )
+        if at < len(rows):
+            message = (
+                f"{self._journal.path} is damaged: the carried columns of row {rows[at]} "
+                f"(shard {shard}) are missing"
+            )
+            raise DamagedError(message, path=str(self._journal.path))
+        if not pieces:
+            return self._carried.empty_table()
+        return pa.concat_tables(pieces)
+
+
+@contextlib.contextmanager
+def _writer(draft: files.Draft, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A Parquet writer onto a draft."""
+    writer = pq.ParquetWriter(
+        pa.PythonFile(draft, mode="w"),
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=arrow.dictionary_columns(schema),
+        write_statistics=["row"],
+    )
+    with writer:
+        yield writer
+
+
+class _OldPart:
+    """The part that is to be replaced, read forward in pieces; nothing where there is none."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._file: pq.ParquetFile | None = None
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._rest: pa.Table | None = None
+
+    def __enter__(self) -> _OldPart:
+        if self._path.exists():
+            try:
+                self._file = pq.ParquetFile(self._path, pre_buffer=False)
+            except (OSError, pa.ArrowException) as error:
+                raise damaged(self._path, error) from error
+            if not self._file.schema_arrow.equals(self._schema):
+                raise damaged(self._path, "its columns are not those of this run")
+            self._batches = self._file.iter_batches(batch_size=GROUP_ROWS, use_threads=False)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def below(self, row: int) -> pa.Table | None:
+        """The rows not taken yet that lie below ``row``; None where there is no old part."""
+        if self._file is None:
+            return None
+        pieces = []
+        while True:
+            if self._rest is None:
+                try:
+                    batch = next(self._batches, None)
+                except (OSError, pa.ArrowException) as error:
+                    raise damaged(self._path, error) from error
+                if batch is None:
+                    break
+                self._rest = pa.Table.from_batches([batch])
+            numbers = self._rest.column("row").to_pylist()
+            count = sum(1 for number in numbers if number < row)
+            pieces.append(self._rest.slice(0, count))
+            if count < len(numbers):
+                self._rest = self._rest.slice(count)
+                break
+            self._rest = None
+        if not pieces:
+            return self._schema.empty_table()
+        return pa.concat_tables(pieces).cast(self._schema)
+
+
+def damaged(path: Path, why: object) -> DamagedError:
+    """The error for a part that cannot be trusted."""
+    message = (
+        f"{path} is damaged: {why}. Nothing was changed. Restore it from a copy, or start over "
+        "with --restart (the old contents are kept aside)"
+    )
+    return DamagedError(message, path=str(path))
+
+
+def write_usage(path: Path, totals: Totals) -> None:
+    """Replace ``usage.parquet``."""
+    draft = files.Draft(path)
+    try:
+        with pq.ParquetWriter(pa.PythonFile(draft, mode="w"), arrow.USAGE_SCHEMA) as writer:
+            rows = totals.usage_rows()
+            writer.write_table(pa.Table.from_pylist(rows, schema=arrow.USAGE_SCHEMA))
+        draft.sync()
+        draft.rename()
+        files.sync_folder(path.parent)
+    except BaseException:
+        draft.discard()
+        raise
+
+
+class Sealer:
+    """``ports.Publisher`` over ``Parts``: works in a thread of its own, so that reading back and
+    compressing never delays a commit."""
+
+    def __init__(self, parts: Parts, journal: SqliteJournal, generations: dict[int, int]) -> None:
+        """``generations`` are those of the parts published so far."""
+        self._parts = parts
+        self._journal = journal
+        self._file = parts._journal  # noqa: SLF001 - the same file, seen from its owner
+        self._generations = generations
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sealer")
+
+    async def publish(self, shard: int, *, complete: bool) -> None:
+        """See ``ports.Publisher``."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._publish, shard, complete)
+
+    def _publish(self, shard: int, complete: bool) -> None:  # noqa: FBT001 - run_in_executor
+        generation = self._generations.get(shard, 0) + 1
+        try:
+            published = self._parts.write(shard, generation, complete=complete)
+        except OSError as error:
+            message = (
+                f"cannot write the parts of shard {shard}: {error}. Its rows are safe in the "
+                "journal; make room or mend the disk, then run the same command again"
+            )
+            raise StorageError(message) from error
+        self._journal.call(lambda: self._file.seal(published)).result()
+        self._generations[shard] = generation
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()

@@ -1,0 +1,265 @@
+"""JSON lines: split by bytes, parsed row by row, never more than a block in memory.
+
+Lines end at LF (a CR before it goes with it); blank lines are no rows. A line that cannot be
+parsed, or is longer than ``LINE_BYTES_MAX``, is a bad row: reading goes on behind it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from batchrun.adapters import arrow
+from batchrun.adapters.sources.opening import Carry, Stamp
+from batchrun.core import carried
+from batchrun.core.body import split
+from batchrun.core.reply import json_text
+from batchrun.errors import InputLostError
+from batchrun.records import Block, Position, Row, Span
+
+READ_BYTES = 2**20
+LINE_BYTES_MAX = 64 * 2**20
+BLOCK_ROWS = 512
+BLOCK_BYTES = 2 * 2**20
+_TYPES = {
+    carried.BOOL: pa.bool_(),
+    carried.INT: pa.int64(),
+    carried.FLOAT: pa.float64(),
+    carried.TEXT: pa.string(),
+}
+_KINDS = {kind: name for name, kind in _TYPES.items()}
+_BOM = b"\xef\xbb\xbf"
+
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that is not blank. ``data`` is None for a line over the limit."""
+
+    data: bytes | None
+    size: int
+    number: int
+    """Line number in its file, from 1."""
+    file: int
+    end: Position
+
+
+def lines(files: Sequence[Stamp], start: Position) -> Iterator[Line]:
+    """The lines from a position on. Raises ``InputLostError`` where a file cannot be read."""
+    for index in range(start.file, len(files)):
+        here = start if index == start.file else Position(index)
+        try:
+            yield from _lines_of(files[index], index, here)
+        except OSError as error:
+            message = f"input {files[index].path} can no longer be read: {error.strerror}"
+            raise InputLostError(message) from error
+
+
+def _lines_of(stamp: Stamp, index: int, start: Position) -> Iterator[Line]:
+    left = stamp.size - start.offset
+    with Path(stamp.path).open("rb", buffering=0) as file:
+        file.seek(start.offset)
+        offset, number = start.offset, start.line
+        rest: list[bytes] = []  # pieces of a line longer than one read
+        held = 0  # its bytes so far, those beyond the limit included
+        while True:
+            chunk = file.read(min(READ_BYTES, left)) if left > 0 else b""
+            if not chunk:
+                break
+            left -= len(chunk)
+            pieces = chunk.split(b"\n")
+            tail = pieces.pop()
+            for piece in pieces:
+                size = held + len(piece)
+                data: bytes | None = piece
+                if rest or held:
+                    data = None if size > LINE_BYTES_MAX else b"".join((*rest, piece))
+                    rest, held = [], 0
+                offset += size + 1
+                number += 1
+                if data is None or data.strip():
+                    yield Line(data, size, number, index, Position(index, offset, number))
+            if tail:
+                held += len(tail)
+                if held > LINE_BYTES_MAX:
+                    rest = []
+                else:
+                    rest.append(tail)
+        if left > 0:
+            message = f"input {stamp.path} became shorter while it was read: {left:,} bytes less"
+            raise InputLostError(message)
+        if held:
+            data = None if held > LINE_BYTES_MAX else b"".join(rest)
+            if data is None or data.strip():
+                end = Position(index, offset + held, number + 1)
+                yield Line(data, held, number + 1, index, end)
+
+
+class JsonlReader:
+    """Rows of JSONL files, as ``opening.Reader`` describes."""
+
+    def __init__(self, files: Sequence[Stamp], carry: Carry | None, shard_rows: int) -> None:
+        self._files = files
+        self._shard_rows = shard_rows
+        self._carry = carry
+
+    def schema(self) -> pa.Schema:
+        """Infer the carried columns from the first rows."""
+
+        def sample() -> Iterator[Mapping[str, Any]]:
+            for count, line in enumerate(lines(self._files, Position())):
+                if count == carried.SAMPLE_ROWS:
+                    return
+                fields, _ = self._fields(line)
+                if fields is not None:
+                    yield split(fields).carried
+
+        kinds = carried.infer(sample())
+        return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
+
+    def count(self, stop: Callable[[], bool]) -> int | None:
+        """Count the lines that are not blank."""
+        rows = 0
+        for rows, _ in enumerate(lines(self._files, Position()), 1):
+            if rows % 4096 == 0 and stop():
+                return None
+        return rows
+
+    def blocks(self, spans: Sequence[Span], *, limit: int | None) -> Iterator[Block]:
+        """See ``opening.Reader``."""
+        for span in spans:
+            yield from self._span(span, limit)
+
+    def _span(self, span: Span, limit: int | None) -> Iterator[Block]:
+        size = self._shard_rows
+        row = span.first * size
+        last = None if span.last is None else (span.last + 1) * size
+        if limit is not None:
+            last = limit if last is None else min(last, limit)
+        if last is not None and row >= last:
+            return
+        draft = _Draft(self, row)
+        for line in lines(self._files, span.start):
+            fields, problem = self._fields(line)
+            draft.add(line, fields, problem)
+            row += 1
+            at_border = row % size == 0
+            if at_border or row == last or draft.full:
+                yield draft.block(row // size if not at_border else row // size - 1, size)
+                if row == last:
+                    return
+                draft.next(row, fresh_shard=at_border)
+        if draft.rows:
+            yield draft.block((row - 1) // size, size)
+
+    def _fields(self, line: Line) -> tuple[dict[str, Any] | None, str | None]:
+        """A line's top-level fields, or None and what is wrong with it."""
+        data = line.data
+        if data is None:
+            return None, f"the line is {line.size:,} bytes, more than {LINE_BYTES_MAX:,}"
+        if line.number == 1 and data.startswith(_BOM):
+            data = data[len(_BOM) :]
+        try:
+            fields = _decode(data)
+        except UnicodeDecodeError:
+            return None, "the line is not valid UTF-8"
+        except msgspec.MsgspecError as error:
+            return None, f"not valid JSON: {error}"
+        except RecursionError:
+            return None, "the JSON is nested too deeply"
+        if not isinstance(fields, dict):
+            return None, "the line is not a JSON object"
+        return fields, None
+
+    def where(self, line: Line) -> str:
+        """File and line, for a message."""
+        return f"{self._files[line.file].path} line {line.number}"
+
+    def carried_batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+        """The carried fields of some rows as columns; what does not fit is in ``extra``."""
+        assert self._carry is not None
+        schema = self._carry.schema
+        wanted = dict.fromkeys(self._carry.names)
+        columns: list[list[Any]] = []
+        extras: list[dict[str, Any] | None] = [None] * len(rows)
+        for place, name in enumerate(self._carry.names):
+            kind = _KINDS[schema.field(place).type]
+            column = []
+            for index, fields in enumerate(rows):
+                value, fits = carried.fit(kind, fields.get(name))
+                if not fits:
+                    extras[index] = (extras[index] or {}) | {name: fields[name]}
+                column.append(value)
+            columns.append(column)
+        for index, fields in enumerate(rows):
+            if self._carry.everything and not fields.keys() <= wanted.keys():
+                odd = {k: v for k, v in fields.items() if k not in wanted}
+                if odd:
+                    extras[index] = (extras[index] or {}) | odd
+        columns.append([None if extra is None else json_text(extra) for extra in extras])
+        arrays = [
+            pa.array(column, type=field.type)
+            for column, field in zip(columns, schema, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+class _Draft:
+    """The block being filled, and the digest of its shard so far."""
+
+    def __init__(self, reader: JsonlReader, row: int) -> None:
+        self._reader = reader
+        self._digest = hashlib.sha256()
+        self.next(row, fresh_shard=True)
+
+    def next(self, row: int, *, fresh_shard: bool) -> None:
+        """Begin another block at ``row``."""
+        self.first_row = row
+        self.rows: list[Row] = []
+        self._carried: list[Mapping[str, Any]] = []
+        self._bytes = 0
+        self._end = Position()
+        if fresh_shard:
+            self._digest = hashlib.sha256()
+
+    def add(self, line: Line, fields: dict[str, Any] | None, problem: str | None) -> None:
+        """Take in one line."""
+        data = line.data if line.data is not None else str(line.size).encode()
+        self._digest.update(data.strip())
+        self._digest.update(b"\n")
+        number = self.first_row + len(self.rows)
+        if fields is None:
+            row = Row(number, None, None, f"{self._reader.where(line)}: {problem}", line.size)
+            self._carried.append({})
+        else:
+            parts = split(fields)
+            wrong = f"{self._reader.where(line)}: {parts.problem}" if parts.problem else None
+            row = Row(number, parts.custom_id, parts.body, wrong, line.size)
+            self._carried.append(parts.carried)
+        self.rows.append(row)
+        self._bytes += line.size if line.data is not None else 0
+        self._end = line.end
+
+    @property
+    def full(self) -> bool:
+        """Whether the block should be handed on."""
+        return len(self.rows) >= BLOCK_ROWS or self._bytes >= BLOCK_BYTES
+
+    def block(self, shard: int, shard_rows: int) -> Block:
+        """The block as filled so far."""
+        return Block(
+            shard=shard,
+            first_row=self.first_row,
+            rows=tuple(self.rows),
+            carried=arrow.to_ipc(self._reader.carried_batch(self._carried)),
+            rows_read=self.first_row + len(self.rows) - shard * shard_rows,
+            digest=self._digest.digest(),
+            end=self._end,
+        )

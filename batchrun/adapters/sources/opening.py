@@ -1,0 +1,138 @@
+"""From the files a user names to one source, with its schema of carried columns."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from batchrun.adapters import arrow
+from batchrun.core import carried
+from batchrun.errors import InputError, UsageError
+from batchrun.records import Block, Span
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
+
+
+class Reader(Protocol):
+    """The rows of the input files, read synchronously."""
+
+    def schema(self) -> pa.Schema:
+        """The carried columns as the input has them, before they are chosen and renamed."""
+        ...
+
+    def blocks(self, spans: Sequence[Span], *, limit: int | None) -> Iterator[Block]:
+        """The blocks of the spans, in input order; only rows numbered below ``limit``."""
+        ...
+
+    def count(self, stop: Callable[[], bool]) -> int | None:
+        """The number of rows, or None if ``stop`` said so before it was known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """Which carried columns are kept, and what they are called in the results."""
+
+    schema: pa.Schema
+    """As published: output names, exact types."""
+    names: tuple[str, ...]
+    """The same columns under the input's names."""
+    everything: bool
+    """Whether fields without a column are kept too, in ``extra`` (JSON rows)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells that a file is still the same, without reading it. Only the bytes present at
+    the start are input: what is appended during a run belongs to the next one."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def stamp(files: Sequence[str]) -> list[Stamp]:
+    """The stamps of the input files.
+
+    Raises ``InputError`` for a file that cannot be read.
+    """
+    stamps = []
+    for name in files:
+        path = Path(name)
+        try:
+            found = path.stat()
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            message = f"input {name}: {error.strerror}"
+            raise InputError(message) from None
+        stamps.append(Stamp(name, found.st_size, found.st_mtime_ns))
+    return stamps
+
+
+def format_of(files: Sequence[str], given: str) -> str:
+    """The one format of all files. Raises ``InputError`` where it is not known or not one."""
+    if given != "auto":
+        return given
+    found = {}
+    for name in files:
+        suffix = Path(name).suffix.lower()
+        if suffix not in FORMATS:
+            known = ", ".join(FORMATS)
+            message = (
+                f"input {name}: {suffix or 'no suffix'} is not a format that can be read here "
+                f"({known}); say which it is with --format"
+            )
+            raise InputError(message)
+        found[FORMATS[suffix]] = name
+    if len(found) > 1:
+        message = f"one run reads one format; got {' and '.join(found.values())}"
+        raise InputError(message)
+    return next(iter(found))
+
+
+def choose(schema: pa.Schema, carry: str, *, json_rows: bool) -> Carry:
+    """Apply ``--carry`` to the columns the input has, and name them for the results.
+
+    Raises ``UsageError`` for a column that is not there.
+    """
+    if carry == "all":
+        names = schema.names
+    elif carry == "none":
+        names = []
+    else:
+        names = [name.strip() for name in carry.split(",") if name.strip()]
+        missing = [name for name in names if name not in schema.names]
+        if missing:
+            have = ", ".join(schema.names) or "none"
+            message = f"input.carry names {missing[0]!r}; the columns to carry are: {have}"
+            raise UsageError(message)
+    taken = [*arrow.RESULT_NAMES, arrow.EXTRA]
+    fields = [
+        schema.field(name).with_name(new).with_nullable(True).remove_metadata()
+        for name, new in zip(names, carried.output_names(names, taken), strict=True)
+    ]
+    if json_rows:
+        fields.append(pa.field(arrow.EXTRA, pa.string()))
+    return Carry(pa.schema(fields), tuple(names), everything=carry == "all")
+
+
+def open_reader(
+    stamps: Sequence[Stamp], kind: str, carry: Carry | None, shard_rows: int
+) -> Reader:
+    """The reader of a format. Without ``carry`` it can only tell its schema and count."""
+    if kind == "jsonl":
+        from batchrun.adapters.sources.jsonl import JsonlReader
+
+        return JsonlReader(stamps, carry, shard_rows)
+    from batchrun.adapters.sources.parquet import ParquetReader
+
+    return ParquetReader(stamps, carry, shard_rows)

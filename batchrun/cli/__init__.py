@@ -1,0 +1,1 @@
+"""The command ``batchrun``: click commands, one module each, loaded when called."""

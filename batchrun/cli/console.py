@@ -1,0 +1,38 @@
+"""What all commands share: messages to stderr, results to stdout, errors to exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from batchrun.errors import BatchrunError
+
+
+def say(text: str) -> None:
+    """A message for the user, on stderr. A closed stderr is no reason to stop."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def put_json(value: Any) -> None:
+    """The one JSON object of ``--json``, on stdout."""
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(json.dumps(value, ensure_ascii=False))
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def exit_codes(*, as_json: bool = False) -> Iterator[None]:
+    """Turn our errors into a message and their exit code."""
+    try:
+        yield
+    except BatchrunError as error:
+        say(f"batchrun: {error}")
+        if as_json:
+            put_json({"error": str(error), "exit_code": error.exit_code})
+        sys.exit(error.exit_code)

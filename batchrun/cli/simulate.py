@@ -1,0 +1,242 @@
+"""`batchrun simulate`: the simulated endpoint as a process of its own."""
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+if TYPE_CHECKING:
+    from batchrun.simulator.latency import Latency
+    from batchrun.simulator.plan import SimulatorOptions
+
+
+class StartError(click.ClickException):
+    """The server could not be started: exit code 2."""
+
+    exit_code = 2
+
+
+class _Flags(TypedDict):
+    """The flags that are fields of SimulatorOptions, by its names."""
+
+    host: str
+    port: int
+    seed: int
+    models: tuple[str, ...]
+    api_key: str | None
+    reply_bytes: int | None
+    latency: "Latency"
+    rpm: float | None
+    tpm: float | None
+    rpm_window_s: float
+    tpm_window_s: float
+    error_rates: Mapping[str, float]
+    drop_rate: float
+    cut_rate: float
+    stall_rate: float
+    garbage_rate: float
+    error_200_rate: float
+    fail_first: int
+    retry_after_s: float
+    detail: bool
+    log_path: Path | None
+
+
+def _read_latency(_context: click.Context, _param: click.Parameter, value: str) -> "Latency":
+    from batchrun.simulator.latency import parse_latency
+
+    try:
+        return parse_latency(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _read_error_rates(
+    _context: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float]:
+    rates = {}
+    for value in values:
+        name, _, rate = value.partition("=")
+        try:
+            rates[name] = float(rate)
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is not STATUS=RATE, such as 503=0.05") from None
+    return rates
+
+
+def _read_models(
+    _context: click.Context, _param: click.Parameter, value: str | None
+) -> tuple[str, ...]:
+    return () if value is None else tuple(name.strip() for name in value.split(","))
+
+
+@click.command("simulate")
+@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option("--port", type=int, default=0, show_default=True, help="0 takes any free port.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of answers and faults.")
+@click.option(
+    "--models", metavar="A,B", callback=_read_models, help="Models served. [default: any]"
+)
+@click.option("--api-key", metavar="KEY", help="Ask for this key. [default: none]")
+@click.option(
+    "--reply-bytes",
+    type=int,
+    metavar="N",
+    help="Size of an answer's content. [default: 40 to 120 tokens]",
+)
+@click.option(
+    "--latency",
+    default="fixed:0",
+    show_default=True,
+    metavar="MODEL",
+    callback=_read_latency,
+    help="fixed:S, lognormal:MEDIAN:SIGMA or per-token:BASE:S_PER_TOKEN, in seconds.",
+)
+@click.option("--rpm", type=float, metavar="N", help="Enforce so many requests per minute.")
+@click.option(
+    "--tpm",
+    type=float,
+    metavar="N",
+    help="Enforce so many tokens per minute, charged as prompt plus max_tokens.",
+)
+@click.option(
+    "--rpm-window",
+    "rpm_window_s",
+    type=float,
+    default=1.0,
+    metavar="S",
+    show_default=True,
+    help="Requests that may come at once, in seconds' worth of --rpm.",
+)
+@click.option(
+    "--tpm-window",
+    "tpm_window_s",
+    type=float,
+    default=1.0,
+    metavar="S",
+    show_default=True,
+    help="Tokens that may come at once, in seconds' worth of --tpm.",
+)
+@click.option(
+    "--error",
+    "error_rates",
+    multiple=True,
+    metavar="STATUS=RATE",
+    callback=_read_error_rates,
+    help="Answer a share of the askings with this status, or 'quota'; repeatable.",
+)
+@click.option(
+    "--retry-after",
+    "retry_after_s",
+    type=float,
+    default=0.2,
+    metavar="S",
+    show_default=True,
+    help="Retry-After of the 429 that --error asks for.",
+)
+@click.option(
+    "--fail-first",
+    type=int,
+    default=0,
+    metavar="N",
+    show_default=True,
+    help="Answer the first N askings of each request with status 500.",
+)
+@click.option(
+    "--drop",
+    "drop_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Close the connection before any answer.",
+)
+@click.option(
+    "--cut",
+    "cut_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Close the connection after half of the body.",
+)
+@click.option(
+    "--stall",
+    "stall_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Do not answer until the client gives up.",
+)
+@click.option(
+    "--garbage",
+    "garbage_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Answer with status 200 and an HTML page.",
+)
+@click.option(
+    "--error-200",
+    "error_200_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Answer with status 200 and an error in the body.",
+)
+@click.option(
+    "--detail/--no-detail",
+    default=True,
+    show_default=True,
+    help="Count per request (about 180 MB per million).",
+)
+@click.option(
+    "--log",
+    "log_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append one JSON line per exchange.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON once ready.")
+def command(*, as_json: bool, **flags: Unpack[_Flags]) -> None:
+    """Serve a simulated OpenAI-compatible endpoint on this machine.
+
+    The same request gets the same answer, and with the same --seed the same faults. The ledger of
+    what was asked is at /stats (?detail=1 per request).
+    """
+    from batchrun.simulator.plan import SimulatorOptions
+
+    try:
+        options = SimulatorOptions(**flags)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    _serve(options, as_json=as_json)
+
+
+def _serve(options: "SimulatorOptions", *, as_json: bool) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    import asyncio  # slow, and --help needs none of it
+
+    from batchrun.simulator.serving import (
+        CannotListenError,
+        listening,
+        new_loop,
+    )
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with listening(options) as server:
+            click.echo(f"simulator listening on {server.base_url} (ctrl-c ends it)", err=True)
+            if as_json:
+                ready = {"base_url": server.base_url, "port": server.port, "pid": os.getpid()}
+                click.echo(json.dumps(ready))
+            await stop.wait()
+
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(serve())
+    except (CannotListenError, OSError) as error:
+        raise StartError(str(error)) from error

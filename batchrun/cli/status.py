@@ -1,0 +1,24 @@
+"""``batchrun status``: look at a run from another terminal."""
+
+from __future__ import annotations
+
+import click
+
+from batchrun.cli.console import exit_codes, put_json
+
+
+@click.command("status")
+@click.argument("folder", metavar="DIR")
+@click.option("--checkpoint", metavar="DIR", help="Where the checkpoint lives, if not in DIR.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(folder: str, checkpoint: str | None, as_json: bool) -> None:
+    """Show the progress of the live or ended run in DIR. Needs no permission to write."""
+    with exit_codes(as_json=as_json):
+        from batchrun.views import status
+
+        found = status.read(folder, checkpoint)
+        if as_json:
+            put_json(found)
+            return
+        for line in status.lines(found, folder):
+            click.echo(line)

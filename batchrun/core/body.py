@@ -1,0 +1,172 @@
+"""A row's fields become a request body: split, checked, filled with defaults, serialised, hashed.
+
+Checked is only what is certain to fail and would waste every retry; unknown keys, roles and
+content parts ride through untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from batchrun.core import parameters, tokens
+from batchrun.errors import RowError
+from batchrun.records import JsonObject, Request, Row
+
+_encode = msgspec.json.Encoder().encode
+_CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A row's fields told apart: what is sent, what names the row, what is carried."""
+
+    custom_id: str | None
+    body: JsonObject | None
+    carried: JsonObject
+    problem: str | None = None
+
+
+def split(fields: JsonObject) -> Split:
+    """Tell body from data in one row's top-level fields.
+
+    An OpenAI Batch line has its body under ``body``; in a chat body the parameters of
+    ``parameters.SENT`` and what stands under ``extra_body`` are the body. Never raises: a row of
+    neither kind, or a broken one, comes back with ``problem``.
+    """
+    custom_id = fields.get("custom_id")
+    if custom_id is not None and not isinstance(custom_id, str):
+        custom_id = _encode(custom_id).decode()
+    if _is_batch_line(fields):
+        carried = {k: v for k, v in fields.items() if k not in parameters.ENVELOPE}
+        body, problem = _batch_body(fields)
+        return Split(custom_id, body, carried, problem)
+    body = {}
+    carried = {}
+    for key, value in fields.items():
+        if key in parameters.SENT:
+            body[key] = value
+        elif key not in ("custom_id", "extra_body"):
+            carried[key] = value
+    extra = fields.get("extra_body")
+    if extra is not None:
+        if not isinstance(extra, dict):
+            return Split(custom_id, None, carried, "extra_body is not a JSON object")
+        body.update(extra)
+    if "messages" not in body:
+        return Split(
+            custom_id,
+            None,
+            carried,
+            "the row has neither `messages` nor an OpenAI Batch line's `body`",
+        )
+    return Split(custom_id, body, carried)
+
+
+def _is_batch_line(fields: JsonObject) -> bool:
+    return "body" in fields and "messages" not in fields
+
+
+def _batch_body(fields: JsonObject) -> tuple[JsonObject | None, str | None]:
+    body = fields["body"]
+    if not isinstance(body, dict):
+        return None, "`body` is not a JSON object"
+    method = fields.get("method")
+    if method is not None and (not isinstance(method, str) or method.upper() != "POST"):
+        return None, f"`method` is {method!r}; only POST can be run"
+    url = fields.get("url")
+    if url is not None and (not isinstance(url, str) or not url.rstrip("/").endswith(_CHAT_URLS)):
+        return None, f"`url` is {url!r}; only /v1/chat/completions can be run"
+    extra = body.get("extra_body")
+    if extra is None:
+        return body, None
+    if not isinstance(extra, dict):
+        return None, "extra_body is not a JSON object"
+    merged = {k: v for k, v in body.items() if k != "extra_body"}
+    return merged | extra, None
+
+
+def build(row: Row, defaults: Mapping[str, Any], *, body_bytes_max: int) -> Request:
+    """The request for a row: defaults under the row's own values, checked and serialised.
+
+    Raises ``RowError`` with a sentence for a row that cannot be sent.
+    """
+    if row.problem is not None or row.body is None:
+        raise RowError(row.problem or "the row has no body")
+    body = {**defaults, **row.body}
+    # How replies travel is the run's business, not the row's: they are taken whole.
+    body.pop("stream", None)
+    body.pop("stream_options", None)
+    _check(body)
+    try:
+        # Only the top level is sorted: below it, order can matter to the model that reads it.
+        wire = _encode(dict(sorted(body.items())))
+    except UnicodeEncodeError:
+        message = "the body holds half of a surrogate pair, which is not valid text"
+        raise RowError(message) from None
+    except (OverflowError, TypeError, RecursionError) as error:
+        message = f"the body cannot be written as JSON: {error}"
+        raise RowError(message) from None
+    if len(wire) > body_bytes_max:
+        message = f"the body is {len(wire):,} bytes; at most {body_bytes_max:,} are sent"
+        raise RowError(message)
+    return Request(
+        row=row.number,
+        custom_id=row.custom_id,
+        body=wire,
+        hash=hashlib.sha256(wire).hexdigest(),
+        model=body["model"],
+        tokens=tokens.estimate(body, len(wire)),
+    )
+
+
+def _check(body: Mapping[str, Any]) -> None:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        message = "`messages` must be a list with at least one message"
+        raise RowError(message)
+    for place, item in enumerate(messages):
+        if not isinstance(item, dict):
+            message = f"messages[{place}] is not an object"
+            raise RowError(message)
+        role = item.get("role")
+        if not isinstance(role, str) or not role:
+            message = f"messages[{place}] has no `role`"
+            raise RowError(message)
+        if item.get("content") is None and role in ("user", "system", "developer"):
+            message = f"messages[{place}] has role {role!r} and no `content`"
+            raise RowError(message)
+        if role == "tool" and not item.get("tool_call_id"):
+            message = f"messages[{place}] has role 'tool' and no `tool_call_id`"
+            raise RowError(message)
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        message = "no model: give the row a `model`, or set one for the run with --model"
+        raise RowError(message)
+    for key, value in body.items():
+        if key != "messages":
+            _check_numbers(value, key)
+
+
+def _check_numbers(value: object, where: str) -> None:
+    """NaN and infinity are not JSON, and integers beyond 64 bits do not survive most servers."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            message = f"`{where}` is {value}, which JSON cannot hold"
+            raise RowError(message)
+    elif isinstance(value, int):
+        if not INT64_MIN <= value <= INT64_MAX:
+            message = f"`{where}` holds an integer beyond 64 bits"
+            raise RowError(message)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _check_numbers(item, where)
+    elif isinstance(value, list):
+        for item in value:
+            _check_numbers(item, where)

@@ -1,0 +1,207 @@
+"""Reading a reply's body: a completion, an error object, or neither.
+
+Servers deviate in every field, so nothing is assumed: each value is taken if it has the type the
+column needs and is None otherwise; the raw text is kept beside the columns.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+
+from batchrun.records import Choice, Completion, Failure, ToolCall, Usage
+
+ERROR_TEXT_MAX = 4096
+"""Bytes of an error body, characters of an error message, that are kept."""
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_INT64_MAX = 2**63 - 1
+
+
+def parse(body: bytes) -> object:
+    """The body's JSON value, or None where it is not JSON.
+
+    A second, tolerant reading takes what strict parsers refuse and real servers send: a byte-order
+    mark, NaN, raw control characters, half surrogate pairs, invalid UTF-8 (replaced).
+    """
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    text = body.decode("utf-8-sig", errors="replace")
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def text_of(body: bytes, limit: int) -> str:
+    """The body as text that any file can hold, cut to ``limit`` bytes without splitting a
+    character."""
+    return body[:limit].decode("utf-8", errors="ignore" if len(body) > limit else "replace")
+
+
+def completion(value: object) -> Completion | None:
+    """The completion in a parsed body, or None where it is not one.
+
+    It is one if it is an object with no truthy ``error`` and a non-empty list ``choices`` whose
+    first entry has an object ``message``.
+    """
+    if not isinstance(value, dict) or value.get("error"):
+        return None
+    listed = value.get("choices")
+    if not isinstance(listed, list) or not listed:
+        return None
+    choices = []
+    for place, item in enumerate(listed):
+        if not isinstance(item, dict) or not isinstance(item.get("message"), dict):
+            if place == 0:
+                return None
+            continue
+        choices.append(_choice(item, place))
+    first = min(choices, key=lambda choice: choice.index)
+    several = len(choices) > 1 or first.logprobs is not None
+    created = value.get("created")
+    return Completion(
+        first=first,
+        choices=tuple(sorted(choices, key=lambda choice: choice.index)) if several else None,
+        model=_text(value.get("model")),
+        response_id=_text(value.get("id")),
+        system_fingerprint=_text(value.get("system_fingerprint")),
+        service_tier=_text(value.get("service_tier")),
+        created_s=int(created) if _is_moment(created) else None,
+        usage=usage(value.get("usage")),
+    )
+
+
+def usage(value: object) -> Usage:
+    """Token counts from a ``usage`` object; nothing is added up that the server did not say."""
+    if not isinstance(value, dict):
+        return Usage()
+    prompt_details = value.get("prompt_tokens_details")
+    completion_details = value.get("completion_tokens_details")
+    return Usage(
+        prompt_tokens=_count(value.get("prompt_tokens")),
+        completion_tokens=_count(value.get("completion_tokens")),
+        total_tokens=_count(value.get("total_tokens")),
+        cached_tokens=_count(prompt_details.get("cached_tokens"))
+        if isinstance(prompt_details, dict)
+        else None,
+        reasoning_tokens=_count(completion_details.get("reasoning_tokens"))
+        if isinstance(completion_details, dict)
+        else None,
+    )
+
+
+def error_of(value: object) -> tuple[str | None, str | None, str]:
+    """Code, type and message of an error body, empty where it has none.
+
+    Reads ``{"error": {...}}``, ``{"error": "text"}``, the same inside an array, and flat objects
+    with ``message`` or ``detail``.
+    """
+    if isinstance(value, list) and value:
+        value = value[0]
+    if not isinstance(value, dict):
+        return None, None, ""
+    inner = value.get("error")
+    if isinstance(inner, str):
+        return None, None, _bounded(inner)
+    source: dict[str, Any] = inner if isinstance(inner, dict) else value
+    message = source.get("message") or source.get("detail") or ""
+    if not isinstance(message, str):
+        message = _encode(message).decode(errors="replace")
+    code = source.get("code")
+    return (
+        None if code is None or isinstance(code, (dict, list)) else _bounded(str(code)),
+        _text(source.get("type")),
+        _bounded(message),
+    )
+
+
+def failure(error_class: str, code: str | None, message: str) -> Failure:
+    """A failure with its texts made storable and bounded."""
+    return Failure(error_class, code[:200] if code else None, _bounded(message))
+
+
+def _choice(item: dict[str, Any], place: int) -> Choice:
+    message = item["message"]
+    index = item.get("index")
+    calls = message.get("tool_calls")
+    logprobs = item.get("logprobs")
+    return Choice(
+        index=index if isinstance(index, int) and 0 <= index < 2**31 else place,
+        content=_content(message.get("content")),
+        reasoning=_text(message.get("reasoning_content")) or _text(message.get("reasoning")),
+        refusal=_text(message.get("refusal")),
+        finish_reason=_text(item.get("finish_reason")),
+        tool_calls=tuple(_tool_call(call) for call in calls if isinstance(call, dict))
+        if isinstance(calls, list) and calls
+        else None,
+        logprobs=json_text(logprobs) if logprobs is not None else None,
+    )
+
+
+def _content(value: object) -> str | None:
+    """Content as text; content given as parts is the joined text of its text parts."""
+    if isinstance(value, list):
+        return "".join(
+            part["text"]
+            for part in value
+            if isinstance(part, dict)
+            and part.get("type") == "text"
+            and isinstance(part.get("text"), str)
+        )
+    return _text(value)
+
+
+def _tool_call(call: dict[str, Any]) -> ToolCall:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        function = {}
+    arguments = function.get("arguments")
+    return ToolCall(
+        id=_text(call.get("id")),
+        type=_text(call.get("type")),
+        name=_text(function.get("name")),
+        arguments=_text(arguments)
+        if isinstance(arguments, str) or arguments is None
+        else json_text(arguments),
+    )
+
+
+def json_text(value: object) -> str:
+    """A JSON value as compact text."""
+    try:
+        return _encode(value).decode()
+    except (UnicodeEncodeError, OverflowError):
+        return _storable(json.dumps(value, ensure_ascii=True))
+
+
+def _text(value: object) -> str | None:
+    return _storable(value) if isinstance(value, str) else None
+
+
+def _storable(text: str) -> str:
+    """Half a surrogate pair cannot be written as UTF-8, which every column is."""
+    if text.isascii() or not _LONE_SURROGATE.search(text):
+        return text
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def _bounded(text: str) -> str:
+    return _storable(text[:ERROR_TEXT_MAX])
+
+
+def _count(value: object) -> int | None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _INT64_MAX
+    return value if ok else None  # type: ignore[return-value]
+
+
+def _is_moment(value: object) -> bool:
+    """Seconds since the epoch that a millisecond timestamp can hold (years 1970 to 5138)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11

@@ -1,0 +1,41 @@
+"""Shard arithmetic: which rows form a shard, and what a resumed run has to read.
+
+Shard k is rows [k·S, (k+1)·S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchrun.records import Position, ShardState, Span
+
+
+def plan_reading(states: Sequence[ShardState], shard_rows: int, *, grown: bool) -> list[Span]:
+    """What is left to read: every shard that is not complete, as few spans as possible.
+
+    A complete shard with fewer rows than a full one was the input's end; it is read again only if
+    the input has ``grown`` since. An empty plan means that there is nothing left to do.
+    """
+    known = {state.shard: state for state in states}
+    spans: list[Span] = []
+    start = Position()
+    first: int | None = None
+    shard = 0
+    while True:
+        state = known.get(shard)
+        if state is None:
+            # Never reached: everything from here on is open.
+            spans.append(Span(shard if first is None else first, None, start))
+            return spans
+        short = state.rows_read < shard_rows
+        done = state.complete and not (short and grown)
+        if done:
+            if first is not None:
+                spans.append(Span(first, shard - 1, start))
+                first = None
+            if short:
+                return spans
+            start = state.end
+        elif first is None:
+            first = shard
+        shard += 1

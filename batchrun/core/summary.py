@@ -1,0 +1,60 @@
+"""The summary of a run: what ``summary.json`` says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from batchrun.core.totals import Totals
+
+COMPLETE, WITH_ERRORS, STOPPED, INTERRUPTED = (
+    "complete",
+    "complete_with_errors",
+    "stopped",
+    "interrupted",
+)
+
+
+def moment(microseconds: int) -> str:
+    """A wall-clock time as text, UTC."""
+    when = datetime.fromtimestamp(microseconds / 1e6, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def build(
+    *,
+    totals: Totals,
+    rows_input: int | None,
+    stopped_by: str | None,
+    stop_exit_code: int | None,
+    started_at_us: int,
+    ended_at_us: int,
+    wall_s: float,
+    settings: dict[str, Any],
+    version: str,
+) -> dict[str, Any]:
+    """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
+    """
+    ok, error = totals.rows()
+    pending = None if rows_input is None else rows_input - ok - error
+    if pending == 0:
+        status = WITH_ERRORS if error else COMPLETE
+        exit_code = 1 if error else 0
+        stopped_by = None
+    else:
+        signalled = stop_exit_code is not None and stop_exit_code > 128
+        status = INTERRUPTED if signalled or stop_exit_code is None else STOPPED
+        exit_code = 5 if stop_exit_code is None else stop_exit_code
+    return {
+        "status": status,
+        "stopped_by": stopped_by,
+        "exit_code": exit_code,
+        "rows": {"input": rows_input, "ok": ok, "error": error, "pending": pending},
+        "totals": totals.overall(),
+        "errors": dict(sorted(totals.errors.items())),
+        "started_at": moment(started_at_us),
+        "ended_at": moment(ended_at_us),
+        "wall_s": round(wall_s, 3),
+        "settings": settings,
+        "version": version,
+    }

@@ -1,0 +1,130 @@
+"""Adding up: what a shard holds, and what a run holds as the sum of its shards.
+
+Tokens and cost are summed over attempts, because attempts are the bill; rows are counted under
+the endpoint, model and service tier of their last attempt. Totals travel as plain JSON values, so
+that the journal can keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+TOKENS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+)
+Key = tuple[str | None, str | None, str | None]
+"""Endpoint, model, service tier; all None for rows that were never sent."""
+
+_COUNTS = ("rows_ok", "rows_error", "attempts", *TOKENS, "rows_without_usage", "unanswered_attempts")
+_COSTS = ("cost_usd", "ok_cost_usd")
+
+
+class Totals:
+    """Sums over results and attempts, by endpoint, model and service tier."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, int] = {}
+        self._groups: dict[Key, dict[str, Any]] = {}
+        self._last: dict[int, Key] = {}
+
+    def _group(self, key: Key) -> dict[str, Any]:
+        found = self._groups.get(key)
+        if found is None:
+            found = self._groups[key] = dict.fromkeys(_COUNTS, 0) | dict.fromkeys(_COSTS)
+        return found
+
+    def add_attempts(self, columns: Mapping[str, Iterable[Any]]) -> None:
+        """Count attempts, given as columns, ordered by row and attempt number."""
+        names = ("row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS)
+        for row, endpoint, model, tier, cost, unanswered, *tokens in zip(
+            *(columns[name] for name in names), strict=True
+        ):
+            key = (endpoint, model, tier)
+            group = self._group(key)
+            group["attempts"] += 1
+            group["unanswered_attempts"] += bool(unanswered)
+            for name, count in zip(TOKENS, tokens, strict=True):
+                if count is not None:
+                    group[name] += count
+            _add_cost(group, "cost_usd", cost)
+            self._last[row] = key
+
+    def add_results(self, columns: Mapping[str, Iterable[Any]]) -> None:
+        """Count rows, given as columns, after the attempts of the same rows."""
+        names = ("row", "status", "error_class", "total_tokens", "prompt_tokens", "cost_usd")
+        for row, status, error_class, total, prompt, cost in zip(
+            *(columns[name] for name in names), strict=True
+        ):
+            group = self._group(self._last.pop(row, (None, None, None)))
+            if status == "ok":
+                group["rows_ok"] += 1
+                group["rows_without_usage"] += total is None and prompt is None
+                _add_cost(group, "ok_cost_usd", cost)
+            else:
+                group["rows_error"] += 1
+                self.errors[error_class] = self.errors.get(error_class, 0) + 1
+
+    def add(self, recorded: Mapping[str, Any]) -> None:
+        """Count a shard by its recorded totals."""
+        for error_class, rows in recorded["errors"].items():
+            self.errors[error_class] = self.errors.get(error_class, 0) + rows
+        for endpoint, model, tier, sums in recorded["groups"]:
+            group = self._group((endpoint, model, tier))
+            for name in _COUNTS:
+                group[name] += sums[name]
+            for name in _COSTS:
+                _add_cost(group, name, sums[name])
+
+    def recorded(self) -> dict[str, Any]:
+        """The totals as JSON values."""
+        return {
+            "errors": dict(sorted(self.errors.items())),
+            "groups": [[*key, sums] for key, sums in self._ordered()],
+        }
+
+    def _ordered(self) -> list[tuple[Key, dict[str, Any]]]:
+        return sorted(self._groups.items(), key=lambda item: [part or "" for part in item[0]])
+
+    def rows(self) -> tuple[int, int]:
+        """Rows ok and rows failed."""
+        groups = self._groups.values()
+        return sum(g["rows_ok"] for g in groups), sum(g["rows_error"] for g in groups)
+
+    def overall(self) -> dict[str, Any]:
+        """The ``totals`` of the summary."""
+        groups = self._groups.values()
+        sums: dict[str, Any] = {
+            name: sum(g[name] for g in groups)
+            for name in ("attempts", *TOKENS, "unanswered_attempts")
+        }
+        bill, kept = (_total(g[name] for g in groups) for name in _COSTS)
+        return sums | {"cost_usd": bill, "wasted_cost_usd": _wasted(bill, kept)}
+
+    def usage_rows(self) -> list[dict[str, Any]]:
+        """The rows of ``usage.parquet``."""
+        rows = []
+        for (endpoint, model, tier), sums in self._ordered():
+            row = {"endpoint": endpoint, "model": model, "service_tier": tier, **sums}
+            kept = row.pop("ok_cost_usd")
+            row["wasted_cost_usd"] = _wasted(row["cost_usd"], kept)
+            rows.append(row)
+        return rows
+
+
+def _add_cost(group: dict[str, Any], name: str, cost: float | None) -> None:
+    if cost is not None:
+        group[name] = (group[name] or 0.0) + cost
+
+
+def _total(costs: Iterable[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
+
+
+def _wasted(bill: float | None, kept: float | None) -> float | None:
+    return None if bill is None else max(0.0, bill - (kept or 0.0))

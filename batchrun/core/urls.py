@@ -1,0 +1,30 @@
+"""From the base URL a user types to the URL requests go to."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+from batchrun.errors import UsageError
+
+
+def chat_completions_url(base_url: str) -> str:
+    """The chat-completions URL for a base URL.
+
+    A bare host gets ``/v1/chat/completions``, a path gets ``/chat/completions`` appended unless
+    it ends so already; the query is kept, double slashes are folded. Raises ``UsageError`` for
+    what is not an http(s) URL or holds credentials.
+    """
+    parts = urlsplit(base_url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        message = f"base URL {base_url!r}: expected http://HOST/... or https://HOST/..."
+        raise UsageError(message)
+    if parts.username or parts.password:
+        message = "the base URL holds a user name or password: give the key by its variable"
+        raise UsageError(message)
+    path = re.sub(r"/{2,}", "/", parts.path).rstrip("/")
+    if not path:
+        path = "/v1/chat/completions"
+    elif not path.endswith("/chat/completions"):
+        path += "/chat/completions"
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))

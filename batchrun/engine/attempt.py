@@ -1,0 +1,325 @@
+"""The attempt loop: one row's request, from the gate to its outcome. The only loop there is.
+
+The first exchange is sent bare; tenacity's machinery is entered only after a first failure, since
+most rows never have one. Its first call raises the failure already known, so that it waits before
+sending again. The permit is given back before any wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from batchrun.core import headers as header
+from batchrun.core import reply as reading
+from batchrun.core.verdict import Action, Circumstances, Verdict, judge
+from batchrun.engine.gate import Dice
+from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.tally import Tally
+from batchrun.errors import TransportFault
+from batchrun.ports import Clock, Gate, Journal, Transport
+from batchrun.records import Attempt, Outcome, Reply, Request, Usage
+
+BACKOFF_S = 0.5
+BACKOFF_S_MAX = 30.0
+KEPT_RESPONSE_BYTES = 2**20
+
+
+class LeftPendingError(Exception):
+    """The run stops, or stopped, before this row had an outcome. It is not an error of the row."""
+
+
+class _AgainError(Exception):
+    """The exchange failed in a way that is worth another try."""
+
+    def __init__(self, attempt: Attempt, verdict: Verdict, reply: Reply | None) -> None:
+        super().__init__(verdict.message)
+        self.attempt = attempt
+        self.verdict = verdict
+        self.reply = reply
+
+
+@dataclass(slots=True)
+class RowRun:
+    """One open row: where it is, and what it has been through.
+
+    ``phase`` is ``waiting`` (at the gate or in a backoff: may be given up when the run stops),
+    ``sending`` or ``settled``.
+    """
+
+    request: Request
+    number: int
+    phase: str = "waiting"
+    charged: int = 0
+    rulings: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the loop may do. ``raw`` is the setting of that name."""
+
+    max_attempts: int
+    wait_s_max: float
+    raw: str
+    endpoint: str
+
+
+class AttemptLoop:
+    """Sends rows' requests until each has an outcome."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        gate: Gate,
+        journal: Journal,
+        clock: Clock,
+        dice: Dice,
+        tally: Tally,
+        switch: StopSwitch,
+        policy: Policy,
+    ) -> None:
+        self._transport = transport
+        self._gate = gate
+        self._journal = journal
+        self._clock = clock
+        self._dice = dice
+        self._tally = tally
+        self._switch = switch
+        self._policy = policy
+
+    async def outcome(self, run: RowRun) -> Outcome:
+        """The row's outcome. Raises ``LeftPendingError`` where the run stops before there is
+        one; attempts made until then are in the journal's hands."""
+        try:
+            return await self._attempt(run)
+        except _AgainError as error:
+            first: _AgainError | None = error
+
+        async def again() -> Outcome:
+            nonlocal first
+            if first is not None:
+                known, first = first, None
+                raise known
+            return await self._attempt(run)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_AgainError),
+            stop=lambda _: run.charged >= self._policy.max_attempts,
+            wait=self._wait_s,
+            before_sleep=self._note_failure,
+            sleep=lambda delay_s: self._pause(run, delay_s),
+            reraise=True,
+        )
+        try:
+            return await retrying(again)
+        except _AgainError as last:
+            return self._failed(run, last.attempt, last.verdict, last.reply)
+
+    async def _attempt(self, run: RowRun) -> Outcome:
+        request = run.request
+        self._check_going(run)
+        permit = await self._gate.enter(request.tokens)
+        with permit:
+            self._check_going(run)
+            run.phase = "sending"
+            run.number += 1
+            self._journal.sending(request.row, run.number, 0)
+            wall_us = self._clock.wall_us()
+            sent_at_s = self._clock.now_s()
+            exchange: Reply | TransportFault
+            with self._tally.exchange():
+                try:
+                    exchange = await self._transport.send(request)
+                except TransportFault as fault:
+                    exchange = fault
+                except asyncio.CancelledError:
+                    latency_s = self._clock.now_s() - sent_at_s
+                    self._interrupted(run, wall_us, permit.queue_s, latency_s)
+                    raise
+            latency_s = self._clock.now_s() - sent_at_s
+            verdict = judge(
+                exchange,
+                Circumstances(
+                    run.rulings, self._tally.succeeded, wall_us / 1e6, self._policy.wait_s_max
+                ),
+            )
+            permit.settle(_tokens_used(exchange, verdict))
+        run.rulings[verdict.rule] += 1
+        run.charged += verdict.charged
+        attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+        reply = exchange if isinstance(exchange, Reply) else None
+        return self._act(run, attempt, verdict, reply, sent_at_s)
+
+    def _act(
+        self,
+        run: RowRun,
+        attempt: Attempt,
+        verdict: Verdict,
+        reply: Reply | None,
+        sent_at_s: float,
+    ) -> Outcome:
+        """Do what the verdict says."""
+        match verdict.action:
+            case Action.DONE:
+                run.phase = "settled"
+                return Outcome(
+                    row=run.request.row,
+                    custom_id=run.request.custom_id,
+                    completion=verdict.completion,
+                    failure=None,
+                    attempts=run.number,
+                    attempt=attempt,
+                    request_hash=run.request.hash,
+                    response=self._kept(reply) if self._policy.raw == "all" else None,
+                )
+            case Action.FAIL:
+                return self._failed(run, attempt, verdict, reply)
+            case Action.STOP:
+                self._journal.append(attempt)
+                self._switch.stop(Stop(verdict.error_class or "", _stop_message(verdict, attempt)))
+                raise LeftPendingError
+            case Action.THROTTLE:
+                self._tally.throttled += 1
+                self._gate.cool_down(verdict.wait_s, sent_at_s=sent_at_s)
+            case _:
+                pass
+        run.phase = "waiting"
+        raise _AgainError(attempt, verdict, reply)
+
+    def _failed(
+        self, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
+    ) -> Outcome:
+        run.phase = "settled"
+        kept = None
+        if reply is not None and self._policy.raw != "none":
+            kept = reading.text_of(reply.body, reading.ERROR_TEXT_MAX)
+        return Outcome(
+            row=run.request.row,
+            custom_id=run.request.custom_id,
+            completion=None,
+            failure=reading.failure(
+                verdict.error_class or "server_error", verdict.code, verdict.message
+            ),
+            attempts=run.number,
+            attempt=attempt,
+            request_hash=run.request.hash,
+            response=kept,
+        )
+
+    @staticmethod
+    def _kept(reply: Reply | None) -> str | None:
+        if reply is None or len(reply.body) > KEPT_RESPONSE_BYTES:
+            return None
+        return reading.text_of(reply.body, KEPT_RESPONSE_BYTES)
+
+    def _check_going(self, run: RowRun) -> None:
+        if self._switch.stopping:
+            run.phase = "settled"
+            raise LeftPendingError
+
+    def _note_failure(self, state: RetryCallState) -> None:
+        """The failed attempt decides nothing: it goes to the ledger on its own."""
+        error = state.outcome.exception() if state.outcome else None
+        assert isinstance(error, _AgainError)
+        self._tally.retries += 1
+        self._journal.append(error.attempt)
+
+    async def _pause(self, run: RowRun, delay_s: float) -> None:
+        self._check_going(run)
+        if delay_s > 0:
+            await self._clock.sleep(delay_s)
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        """Full jitter on an exponential backoff, or what the server asked for and a little.
+
+        A throttled row waits at the gate, where the cool-down holds everybody."""
+        error = state.outcome.exception() if state.outcome else None
+        assert isinstance(error, _AgainError)
+        verdict = error.verdict
+        if verdict.action in (Action.THROTTLE, Action.FREE):
+            return 0.0
+        tries = state.attempt_number - 1
+        backoff_s = min(BACKOFF_S_MAX, BACKOFF_S * 2**tries) * self._dice.random()
+        if verdict.wait_s is not None:
+            return verdict.wait_s + min(backoff_s, 1.0)
+        return backoff_s
+
+    def _interrupted(
+        self, run: RowRun, wall_us: int, queue_s: float, latency_s: float
+    ) -> None:
+        """A request in flight was given up: the server may answer, and bill, it all the same."""
+        fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
+        verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
+        self._journal.append(
+            self._ledger_line(run, fault, verdict, wall_us, queue_s, latency_s)
+        )
+        run.phase = "settled"
+
+    def _ledger_line(
+        self,
+        run: RowRun,
+        exchange: Reply | TransportFault,
+        verdict: Verdict,
+        wall_us: int,
+        queue_s: float,
+        latency_s: float,
+    ) -> Attempt:
+        reply = exchange if isinstance(exchange, Reply) else None
+        completion = verdict.completion
+        return Attempt(
+            row=run.request.row,
+            number=run.number,
+            endpoint=self._policy.endpoint,
+            model=(completion.model if completion else None) or run.request.model,
+            service_tier=completion.service_tier if completion else None,
+            started_at_us=wall_us,
+            queue_s=queue_s,
+            latency_s=latency_s,
+            http_status=reply.status if reply else getattr(exchange, "http_status", None),
+            error_class=verdict.error_class,
+            error_code=verdict.code,
+            retry_after_s=verdict.wait_s,
+            usage=completion.usage if completion else Usage(),
+            cost_usd=None,
+            request_id=header.request_id(reply.headers) if reply else None,
+            unanswered=isinstance(exchange, TransportFault) and exchange.sent,
+        )
+
+
+def _tokens_used(exchange: Reply | TransportFault, verdict: Verdict) -> int | None:
+    """Tokens to charge to the limit: 0 where the server refused, None where nobody knows."""
+    if verdict.completion is not None:
+        usage = verdict.completion.usage
+        if usage.total_tokens is not None:
+            return usage.total_tokens
+        if usage.prompt_tokens is not None and usage.completion_tokens is not None:
+            return usage.prompt_tokens + usage.completion_tokens
+        return None
+    if isinstance(exchange, TransportFault):
+        return None if exchange.sent else 0
+    return 0 if exchange.status >= 400 else None
+
+
+_ADVICE = {
+    "auth": "check the key",
+    "billing": "settle the account",
+    "quota": "raise the quota or wait until it is renewed",
+    "forbidden": "check the key's permissions and the region",
+    "config": "check the base URL and the network",
+}
+
+
+def _stop_message(verdict: Verdict, attempt: Attempt) -> str:
+    """What stopped the run, for its user."""
+    status = f"HTTP {attempt.http_status}" if attempt.http_status else (verdict.code or "")
+    if verdict.wait_s is not None and verdict.error_class in ("rate_limit", "overloaded"):
+        return (
+            f"the server asks to come back in {verdict.wait_s:.0f} s ({status}), longer than "
+            f"--max-wait: {verdict.message}"
+        )
+    advice = _ADVICE.get(verdict.error_class or "", "see the message")
+    return f"{verdict.error_class} ({status}): {verdict.message}; {advice}"

@@ -1,0 +1,59 @@
+"""Stopping a run: who asked for it first, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run stops before its rows are done.
+
+    ``by`` is a guard's name (an error class such as ``auth``) or a signal's name; ``message`` says
+    what happened and what to do; ``exit_code`` is 3 for a guard and 128 + n for a signal.
+    """
+
+    by: str
+    message: str
+    exit_code: int = 3
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether a person or the system asked, rather than a guard."""
+        return self.exit_code > 128
+
+
+class StopSwitch:
+    """The one place where a stop is asked for. The first reason stays."""
+
+    def __init__(self) -> None:
+        self.reason: Stop | None = None
+        self.at_once = False
+        self._event = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def stop(self, reason: Stop) -> None:
+        """Send nothing more; let requests in flight finish. Asking a second time, by a signal,
+        does not wait for them."""
+        if self.reason is None:
+            self.reason = reason
+            self._event.set()
+        elif reason.is_signal:
+            self.at_once = True
+            self._hurry.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for."""
+        return self.reason is not None
+
+    async def wait(self) -> Stop:
+        """Return when a stop is asked for."""
+        await self._event.wait()
+        assert self.reason is not None
+        return self.reason
+
+    async def hurried(self) -> None:
+        """Return when somebody asks a second time."""
+        await self._hurry.wait()

@@ -1,0 +1,72 @@
+"""What a run has done so far, in numbers, for whoever watches.
+
+A row counts here only once its outcome is durable. Views poll ``Tally``; nothing is called per
+row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from batchrun.records import Outcome
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters of one run. ``resumed_*`` are rows that earlier sessions finished."""
+
+    rows_input: int | None = None
+    resumed_ok: int = 0
+    resumed_error: int = 0
+    ok: int = 0
+    error: int = 0
+    requests: int = 0
+    retries: int = 0
+    throttled: int = 0
+    in_flight: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cooling_s: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+    bound_s: Counter[str] = field(default_factory=Counter)
+    """Seconds the run was held back, by what held it."""
+
+    @contextlib.contextmanager
+    def exchange(self) -> Iterator[None]:
+        """One request is out."""
+        self.requests += 1
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    def finished(self, outcome: Outcome) -> None:
+        """An outcome is durable."""
+        completion = outcome.completion
+        if completion is None:
+            self.error += 1
+            if outcome.failure is not None:
+                self.errors[outcome.failure.error_class] += 1
+            return
+        self.ok += 1
+        self.prompt_tokens += completion.usage.prompt_tokens or 0
+        self.completion_tokens += completion.usage.completion_tokens or 0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether any row of this run had an answer."""
+        return self.ok + self.resumed_ok > 0
+
+    @property
+    def done(self) -> int:
+        """Rows with an outcome, earlier sessions' included."""
+        return self.ok + self.error + self.resumed_ok + self.resumed_error
+
+    @property
+    def bound_by(self) -> str | None:
+        """What held the run back most."""
+        return max(self.bound_s, key=self.bound_s.__getitem__) if self.bound_s else None

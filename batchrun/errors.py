@@ -1,0 +1,83 @@
+"""The error tree: what can go wrong, as types with fields.
+
+A message says what happened, to which file or row, and what to do next. Nothing here carries a
+credential. ``exit_code`` is what the command returns when the error reaches the top.
+"""
+
+from __future__ import annotations
+
+
+class BatchrunError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_code = 5
+
+
+class UsageError(BatchrunError):
+    """A setting, flag or configuration file is wrong. Nothing was sent."""
+
+    exit_code = 2
+
+
+class InputError(BatchrunError):
+    """An input file is missing, unreadable or of a kind that cannot be run. Nothing was sent."""
+
+    exit_code = 2
+
+
+class InputLostError(BatchrunError):
+    """The input could be read at the start and failed midway."""
+
+
+class RunChangedError(BatchrunError):
+    """Settings or input differ from those the run directory was made with. Nothing was touched."""
+
+    exit_code = 2
+
+
+class RunLockedError(BatchrunError):
+    """Another process works on this run directory.
+
+    ``holder`` is what that process wrote into the lock (process id, host, start), if readable.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+class DamagedError(BatchrunError):
+    """A durable file does not hold what was written to it. ``path`` names it."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StorageError(BatchrunError):
+    """A write failed (disk full, no permission). Everything committed before it is intact."""
+
+
+class RowError(BatchrunError):
+    """One input row cannot become a request; it turns into an ``invalid_row`` outcome."""
+
+
+class TransportFault(BatchrunError):
+    """One exchange ended without a whole reply.
+
+    ``kind`` is a key of the verdict table: ``timeout``, ``connect``, ``reset``, ``cut``, ``tls``,
+    ``proxy`` or ``too_large``. ``sent`` tells whether the request may have reached the server:
+    then it may have been billed. ``http_status`` is there when the reply's head had arrived.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str, sent: bool, http_status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.sent = sent
+        self.http_status = http_status

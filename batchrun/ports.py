@@ -1,0 +1,125 @@
+"""The seams: what the engine needs of the outside world, each promise in prose.
+
+Every protocol has a public fake in ``batchrun.testing`` and one exam in ``tests/contracts`` that
+the fake and the real one both sit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from batchrun.records import Attempt, Block, Outcome, Reply, Request, Span
+
+
+class Source(Protocol):
+    """The input, read ahead of the engine in bounded memory."""
+
+    def blocks(self, spans: Sequence[Span]) -> AsyncIterator[Block]:
+        """Yield the blocks of the given spans in input order.
+
+        A block never crosses a shard's border. A bad row is yielded with its problem; an input
+        that can no longer be read raises ``InputLostError``.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """One HTTP exchange, neither retried nor judged."""
+
+    async def send(self, request: Request) -> Reply:
+        """Return the reply, whatever its status.
+
+        Raises ``TransportFault`` where no whole reply came. Cancelling leaves nothing open.
+        """
+        ...
+
+
+class Permit(Protocol):
+    """The right to one exchange, settled exactly once by leaving its ``with`` block."""
+
+    queue_s: float
+
+    def settle(self, tokens: int | None) -> None:
+        """Say what the exchange really cost in tokens; 0 gives the estimate back."""
+        ...
+
+    def __enter__(self) -> Permit: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Gate(Protocol):
+    """The limits of one endpoint: concurrency, requests and tokens per minute, cool-down."""
+
+    async def enter(self, tokens: int) -> Permit:
+        """Return when an exchange of about this many tokens may be sent. First come, first
+        served; a cancelled waiter leaves no trace."""
+        ...
+
+    def cool_down(self, wait_s: float | None, *, sent_at_s: float) -> float:
+        """The server throttles: nobody enters for ``wait_s`` seconds (None: as long as seems
+        wise). ``sent_at_s`` (loop time) is when the throttled request went out: news older than
+        the present cool-down does not lengthen it. Returns the seconds from now."""
+        ...
+
+
+class Journal(Protocol):
+    """The durable store of what is known of rows whose part is not published yet."""
+
+    def append(self, entry: Outcome | Attempt | Block) -> Awaitable[None]:
+        """Resolves once the entry would survive a power cut.
+
+        Entries become durable in the order appended. An ``Attempt`` is one that decided nothing:
+        a failed exchange of a row that is still open.
+        """
+        ...
+
+    def sending(self, row: int, attempt: int, endpoint: int) -> None:
+        """Note, at once and without waiting, that an exchange goes out. After a kill the note
+        tells of attempts whose answer nobody recorded; a power cut may lose it."""
+        ...
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes held for shards whose part is not published; the feeder waits on this bound."""
+        ...
+
+
+class Publisher(Protocol):
+    """Turns a shard's journal records into its Parquet parts."""
+
+    async def publish(self, shard: int, *, complete: bool) -> None:
+        """Return when the shard's parts are durable under their names and the journal knows.
+
+        Old parts and the journal's records are merged; the journal wins. ``complete`` promises
+        that every row of the shard has an outcome. Raises ``StorageError``; then nothing was
+        taken out of the journal.
+        """
+        ...
+
+
+class Observer(Protocol):
+    """Somebody who watches a run."""
+
+    def __call__(self, event: object) -> None:
+        """Take note, quickly. What an observer raises is counted and shown at the end; it never
+        breaks a row."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, so that tests can run it."""
+
+    def now_s(self) -> float:
+        """Monotonic seconds, the event loop's time."""
+        ...
+
+    def wall_us(self) -> int:
+        """Microseconds since the epoch, UTC."""
+        ...
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait."""
+        ...

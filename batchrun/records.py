@@ -1,0 +1,229 @@
+"""The nouns that walk through the corridor, one frozen record each.
+
+``Row`` leaves the source, becomes a ``Request``, is answered by a ``Reply`` in one or more
+``Attempt``s, and ends as an ``Outcome``. Times on the wall are integers in microseconds since the
+epoch (UTC); durations are float seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a row starts in the input.
+
+    ``file`` counts the input files from 0; ``offset`` is a byte offset in JSONL and a row number
+    in Parquet; ``line`` is the line (from 0) at that offset, the same as ``offset`` in Parquet.
+    """
+
+    file: int = 0
+    offset: int = 0
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One input record. ``number`` counts from 0 over all files in input order.
+
+    ``body`` is the request body as far as the row gives it. A row that cannot be sent has
+    ``problem``, a sentence that names file and line, and no body.
+    """
+
+    number: int
+    custom_id: str | None
+    body: JsonObject | None
+    problem: str | None = None
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows of one shard, as the source hands them on.
+
+    ``carried`` holds the rows' carried columns as one Arrow IPC stream. ``rows_read`` and
+    ``digest`` fingerprint the shard's input from its first row to the end of this block, which is
+    where ``end`` points.
+    """
+
+    shard: int
+    first_row: int
+    rows: tuple[Row, ...]
+    carried: bytes
+    rows_read: int
+    digest: bytes
+    end: Position
+
+    @property
+    def size_bytes(self) -> int:
+        """Roughly what the block holds in memory."""
+        return len(self.carried) + sum(row.size_bytes for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A body ready for the wire: serialised once, hashed once.
+
+    ``body`` is canonical: top-level keys sorted, compact, UTF-8, everything below in the order
+    given (the order of a JSON Schema's properties can change an answer). ``hash`` is its SHA-256
+    in hex. ``tokens`` estimates prompt plus completion, for the token rate limit.
+    """
+
+    row: int
+    custom_id: str | None
+    body: bytes
+    hash: str
+    model: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back from one exchange, whatever its status. ``headers`` ignores case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the server reported them; None where it did not, never 0 instead."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool call; ``arguments`` is the text as sent, valid JSON or not."""
+
+    id: str | None
+    type: str | None
+    name: str | None
+    arguments: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer of a completion. ``logprobs`` is JSON text."""
+
+    index: int
+    content: str | None
+    reasoning: str | None
+    refusal: str | None
+    finish_reason: str | None
+    tool_calls: tuple[ToolCall, ...] | None
+    logprobs: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A chat completion. ``first`` is the choice with the lowest index, which fills the flat
+    result columns; ``choices`` is kept only where there are several, or logprobs."""
+
+    first: Choice
+    choices: tuple[Choice, ...] | None
+    model: str | None
+    response_id: str | None
+    system_fingerprint: str | None
+    service_tier: str | None
+    created_s: int | None
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a row has no completion: class of the contract, the server's code, a bounded message."""
+
+    error_class: str
+    code: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One physical exchange: a line of the ledger.
+
+    ``error_class`` is None for the attempt that succeeded. ``unanswered`` marks a request that may
+    have reached the server without a whole answer coming back: it may have been billed.
+    """
+
+    row: int
+    number: int
+    endpoint: str
+    model: str | None
+    service_tier: str | None
+    started_at_us: int
+    queue_s: float
+    latency_s: float
+    http_status: int | None
+    error_class: str | None
+    error_code: str | None
+    retry_after_s: float | None
+    usage: Usage
+    cost_usd: float | None
+    request_id: str | None
+    unanswered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The final state of a row: a completion or a failure, never both.
+
+    ``attempt`` is the exchange that decided it (None for a row that was never sent); earlier
+    exchanges reach the journal on their own. ``response`` is the reply's text as it is to be kept.
+    """
+
+    row: int
+    custom_id: str | None
+    completion: Completion | None
+    failure: Failure | None
+    attempts: int
+    attempt: Attempt | None
+    request_hash: str | None
+    response: str | None
+
+    def __post_init__(self) -> None:
+        if (self.completion is None) == (self.failure is None):
+            message = f"row {self.row}: an outcome is a completion or a failure"
+            raise ValueError(message)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the row has a completion."""
+        return self.completion is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """What the journal knows of one shard.
+
+    ``rows_read``, ``digest`` and ``end`` fingerprint the input read so far; ``generation`` counts
+    the parts published (0: none yet); ``complete`` says that the part holds every row.
+    """
+
+    shard: int
+    rows_read: int
+    digest: bytes
+    end: Position
+    generation: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Shards ``first`` to ``last`` (both included; None: to the input's end), starting at
+    ``start``."""
+
+    first: int
+    last: int | None
+    start: Position

@@ -1,0 +1,1 @@
+"""A simulated OpenAI-compatible endpoint, for demonstrations, tests and load work."""

@@ -1,0 +1,132 @@
+"""The request side of the chat completions protocol: read, identify, check, count."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from batchrun.simulator.rejections import invalid_request
+from batchrun.simulator.tokens import MESSAGE_TOKENS, PRIMING_TOKENS, count_tokens
+
+DEFAULT_MODEL = "simulator"
+CHOICES_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What an answer depends on, out of a valid request body."""
+
+    model: str
+    said: str  # the text of the last user message, or of the last message if no user speaks
+    prompt_tokens: int
+    completion_tokens_max: int | None  # per choice
+    choices: int
+
+    def tokens_charged(self, completion_tokens: int) -> int:
+        """What a token limit charges: the prompt and the most that may be generated.
+
+        A request without a maximum of its own is charged what will be generated.
+        """
+        if self.completion_tokens_max is None:
+            return self.prompt_tokens + completion_tokens
+        return self.prompt_tokens + self.choices * self.completion_tokens_max
+
+
+def read_body(raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """Decode a request body; returns it and the SHA-256 digest of its canonical form.
+
+    The canonical form has the top-level keys sorted, no spaces and no escaped UTF-8, so that a
+    client which knows the body it sent can compute the same digest. Raises RejectedError (400).
+    """
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid_request(f"The body is not valid JSON: {error}", None) from None
+    if not isinstance(body, dict):
+        raise invalid_request("The body must be a JSON object.", None)
+    canonical = msgspec.json.encode({key: body[key] for key in sorted(body)})
+    return body, sha256(canonical).digest()
+
+
+def read_chat(body: dict[str, Any]) -> ChatRequest:
+    """Check a request body; unknown fields are ignored.
+
+    Raises RejectedError (400), which names the `param`.
+    """
+    if body.get("stream"):
+        raise invalid_request(
+            "This simulated endpoint does not stream; send the request without 'stream'.", "stream"
+        )
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise invalid_request("'model' must be a string.", "model", "invalid_type")
+    said, prompt_tokens = _read_messages(body)
+    cap = _read_count(body, "max_completion_tokens")
+    if cap is None:
+        cap = _read_count(body, "max_tokens")
+    return ChatRequest(
+        model=model or DEFAULT_MODEL,
+        said=said,
+        prompt_tokens=prompt_tokens,
+        completion_tokens_max=cap,
+        choices=_read_count(body, "n", most=CHOICES_MAX) or 1,
+    )
+
+
+def _read_messages(body: dict[str, Any]) -> tuple[str, int]:
+    if "messages" not in body:
+        raise invalid_request("'messages' is missing.", "messages", "missing_required_parameter")
+    messages = body["messages"]
+    if not isinstance(messages, list):
+        raise invalid_request("'messages' must be an array.", "messages", "invalid_type")
+    if not messages:
+        raise invalid_request("'messages' is empty.", "messages", "empty_array")
+    said = last = ""
+    tokens = PRIMING_TOKENS
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise invalid_request(f"'{where}' must be an object.", where, "invalid_type")
+        role = message.get("role")
+        if not isinstance(role, str):
+            raise invalid_request(
+                f"'{where}.role' must be a string.", f"{where}.role", "invalid_type"
+            )
+        last = _read_content(message.get("content"), f"{where}.content")
+        tokens += MESSAGE_TOKENS + count_tokens(last)
+        if role == "user":
+            said = last
+    return said or last, tokens
+
+
+def _read_content(content: object, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        raise invalid_request(
+            f"'{where}' must be a string, an array of parts or null.", where, "invalid_type"
+        )
+    texts = []
+    for index, part in enumerate(content):
+        if not isinstance(part, dict):
+            spot = f"{where}[{index}]"
+            raise invalid_request(f"'{spot}' must be an object.", spot, "invalid_type")
+        text = part.get("text")
+        if isinstance(text, str):
+            texts.append(text)
+    return "\n".join(texts)
+
+
+def _read_count(body: dict[str, Any], name: str, *, most: int | None = None) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid_request(f"'{name}' must be an integer.", name, "invalid_type")
+    if value < 1 or (most is not None and value > most):
+        bounds = "at least 1" if most is None else f"between 1 and {most}"
+        raise invalid_request(f"'{name}' must be {bounds}, not {value}.", name, "invalid_value")
+    return value

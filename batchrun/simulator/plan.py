@@ -1,0 +1,99 @@
+"""How the simulated endpoint is to behave: every knob, checked when the options are built."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from batchrun.simulator import faults
+from batchrun.simulator.latency import FixedLatency, Latency
+from batchrun.simulator.rejections import INJECTED
+
+LOCALHOST = "127.0.0.1"
+
+# Smallest and largest value per option. Nothing a dry run needs lies outside; a typo often does.
+RANGES: Mapping[str, tuple[float, float]] = {
+    "port": (0, 65535),
+    "seed": (-(2**63), 2**63 - 1),
+    "reply_bytes": (1, 2**30),
+    "rpm": (0.001, 1e9),
+    "tpm": (0.001, 1e12),
+    "rpm_window_s": (0.001, 86400),
+    "tpm_window_s": (0.001, 86400),
+    "fail_first": (0, 1_000_000),
+    "retry_after_s": (0, 86400),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorOptions:
+    """The endpoint's behaviour; the default answers everything at once and never fails.
+
+    Rates are shares of all askings, between 0 and 1, and add up to at most 1. Raises ValueError
+    for what cannot be simulated.
+    """
+
+    host: str = LOCALHOST  # loopback only: the endpoint has no protection
+    port: int = 0  # 0 = any free one
+    seed: int = 0
+    models: tuple[str, ...] = ()  # empty = any model is served
+    api_key: str | None = field(default=None, repr=False)
+
+    reply_bytes: int | None = None  # size of an answer's content; None = 40 to 120 tokens
+    latency: Latency = FixedLatency()  # noqa: RUF009  frozen, so it may be shared
+
+    rpm: float | None = None  # requests per minute
+    tpm: float | None = None  # tokens per minute, charged as prompt + max_tokens
+    rpm_window_s: float = 1.0  # what may come at once, in seconds' worth of the rate
+    tpm_window_s: float = 1.0
+
+    error_rates: Mapping[str, float] = field(default_factory=dict)  # keys of rejections.INJECTED
+    drop_rate: float = 0.0
+    cut_rate: float = 0.0
+    stall_rate: float = 0.0
+    garbage_rate: float = 0.0
+    error_200_rate: float = 0.0
+    fail_first: int = 0  # the first so many askings of each request get status 500
+    retry_after_s: float = 0.2  # in the injected 429
+
+    detail: bool = True  # count per request; a million of them take about 180 MB
+    log_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is not a loopback address; the simulator answers anyone who "
+                f"can reach it, so it listens on this machine only: use {LOCALHOST}"
+            )
+        if not all(self.models):
+            raise ValueError("a model name is empty")
+        if self.api_key == "":
+            raise ValueError("the API key is empty; leave it out to accept any")
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:  # NaN is in no range
+                raise ValueError(f"{name} must be between {least} and {most}, not {value}")
+        for name in self.error_rates:
+            if name not in INJECTED:
+                raise ValueError(f"no error is called {name!r}; there are {', '.join(INJECTED)}")
+        faults.require_rates(self.fault_rates().items())
+
+    def fault_rates(self) -> dict[str, float]:
+        """All rates in one table, by the names of `faults.FAULTS`."""
+        return {
+            **self.error_rates,
+            faults.DROP: self.drop_rate,
+            faults.CUT: self.cut_rate,
+            faults.STALL: self.stall_rate,
+            faults.GARBAGE: self.garbage_rate,
+            faults.ERROR_200: self.error_200_rate,
+        }
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,219 @@
+"""The endpoint's routes: what happens to one exchange, from top to bottom."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+from hashlib import blake2b
+from itertools import count
+
+import msgspec
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_request import BaseRequest
+
+from batchrun.simulator import faults, ledger
+from batchrun.simulator.chat import DEFAULT_MODEL, read_body, read_chat
+from batchrun.simulator.completion import write_answer
+from batchrun.simulator.draws import draw_exchange, seed_key
+from batchrun.simulator.faults import FaultTable
+from batchrun.simulator.ledger import Exchange, ExchangeLog, Ledger
+from batchrun.simulator.limits import Limits
+from batchrun.simulator.plan import SimulatorOptions
+from batchrun.simulator.rejections import (
+    ERROR_200,
+    GARBAGE,
+    JSON,
+    TOO_LARGE,
+    RejectedError,
+    Rejection,
+    injected,
+    no_key,
+    over_limit,
+    unknown_model,
+    unknown_path,
+    wrong_key,
+)
+
+BODY_BYTES_MAX = 256 * 1024 * 1024
+_BEARER = "Bearer "
+
+
+class HangUp(web.StreamResponse):
+    """Closes the connection instead of answering, or of finishing an answer."""
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        """Raise what aiohttp takes for a client that went away: it closes and says nothing."""
+        del request
+        raise ConnectionResetError("the simulator hangs up")
+
+
+class Simulator:
+    """One simulated endpoint; its methods run in one event loop."""
+
+    def __init__(self, options: SimulatorOptions, *, log: ExchangeLog | None = None) -> None:
+        self.options = options
+        self._key = seed_key(options.seed)
+        self._faults = FaultTable(options.fault_rates(), fail_first=options.fail_first)
+        self._limits = Limits(
+            rpm=options.rpm,
+            tpm=options.tpm,
+            rpm_window_s=options.rpm_window_s,
+            tpm_window_s=options.tpm_window_s,
+            now_s=time.monotonic(),
+        )
+        # Without detail, askings are told apart only where the faults depend on it.
+        remember = options.detail or log is not None or self._faults.may_fault
+        self.ledger = Ledger(remember_requests=remember, log=log)
+        self._fingerprint = f"fp_{blake2b(self._key, digest_size=5).hexdigest()}"
+        self._models = frozenset(options.models)
+        self._started_s = int(time.time())
+        self._run_id = secrets.token_hex(5)
+        self._exchange_numbers = count(1)
+
+    def application(self) -> web.Application:
+        """The routes as an aiohttp application."""
+        application = web.Application(client_max_size=BODY_BYTES_MAX)
+        application.router.add_post("/v1/chat/completions", self.chat)
+        application.router.add_get("/v1/models", self.models)
+        application.router.add_get("/health", self.health)
+        application.router.add_get("/stats", self.stats)
+        application.router.add_post("/stats/reset", self.reset_stats)
+        application.router.add_route("*", "/{path:.*}", self.unknown)
+        return application
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/chat/completions."""
+        with self.ledger.exchange() as exchange:
+            try:
+                return await self._answer(request, exchange)
+            except RejectedError as error:
+                exchange.answered(error.rejection.status)
+                return self._reject(error.rejection)
+
+    async def _answer(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        """One exchange in its order: read, check, limit, think, then answer or misbehave."""
+        try:
+            raw = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            exchange.unreadable()
+            raise RejectedError(TOO_LARGE) from None
+        try:
+            body, digest = read_body(raw)
+        except RejectedError:
+            exchange.unreadable()
+            raise
+        exchange.identify(digest)
+        self._check_key(request)
+        chat = read_chat(body)
+        if self._models and chat.model not in self._models:
+            raise unknown_model(chat.model)
+
+        answer = write_answer(chat, digest, self._key, self.options.reply_bytes)
+        refusal = self._limits.admit(
+            chat.tokens_charged(answer.completion_tokens), time.monotonic()
+        )
+        if refusal is not None:
+            raise over_limit(refusal, chat.model)
+
+        asked_before = exchange.admit()
+        draws = draw_exchange(self._key, digest, asked_before)
+        fault = self._faults.draw(draws.fault, asked_before)
+        tokens = answer.completion_tokens if fault in {None, faults.CUT} else 0
+        wait_s = self.options.latency.seconds(draws.latency, tokens)
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+        encode = partial(answer.encode, draws.completion_id, int(time.time()), self._fingerprint)
+        if fault is not None:
+            return await self._misbehave(fault, request, exchange, encode)
+        exchange.completed(chat.prompt_tokens, answer.completion_tokens)
+        return web.Response(body=encode(), content_type=JSON, headers=self._headers())
+
+    async def _misbehave(
+        self, fault: str, request: web.Request, exchange: Exchange, encode: Callable[[], bytes]
+    ) -> web.StreamResponse:
+        match fault:
+            case faults.DROP:
+                exchange.broken(ledger.DROPPED)
+                return HangUp()
+            case faults.STALL:
+                exchange.broken(ledger.STALLED)
+                await asyncio.get_running_loop().create_future()  # cancelled when the client leaves
+                return HangUp()
+            case faults.CUT:
+                exchange.broken(ledger.CUT)
+                body = encode()
+                response = web.StreamResponse(headers=self._headers())
+                response.content_type = JSON
+                response.content_length = len(body)
+                await response.prepare(request)
+                await response.write(body[: len(body) // 2])
+                return HangUp()
+            case faults.GARBAGE:
+                reply = GARBAGE
+            case faults.ERROR_200:
+                reply = ERROR_200
+            case status:
+                reply = injected(status, self.options.retry_after_s)
+        raise RejectedError(reply)
+
+    async def models(self, request: web.Request) -> web.Response:
+        """GET /v1/models: the models that are served, or a name that stands for any."""
+        try:
+            self._check_key(request)
+        except RejectedError as error:
+            return self._reject(error.rejection)
+        cards = [
+            {"id": name, "object": "model", "created": self._started_s, "owned_by": "simulator"}
+            for name in self.options.models or (DEFAULT_MODEL,)
+        ]
+        return self._json({"object": "list", "data": cards})
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """GET /health: the server answers."""
+        return self._json({"status": "ok"})
+
+    async def stats(self, request: web.Request) -> web.Response:
+        """GET /stats: the ledger; with `?detail=1` also per request."""
+        detail = request.query.get("detail", "0") not in {"", "0"}
+        return self._json(self.ledger.stats(detail=detail))
+
+    async def reset_stats(self, _request: web.Request) -> web.Response:
+        """POST /stats/reset: forget everything, as if just started."""
+        self.ledger.reset()
+        return self._json(self.ledger.stats())
+
+    async def unknown(self, request: web.Request) -> web.Response:
+        """Any other route."""
+        return self._reject(unknown_path(request.method, request.path))
+
+    def _check_key(self, request: web.Request) -> None:
+        if self.options.api_key is None:
+            return
+        given = request.headers.get("Authorization", "")
+        if not given.startswith(_BEARER):
+            raise no_key()
+        key = given.removeprefix(_BEARER)
+        if key != self.options.api_key:
+            raise wrong_key(key.encode("ascii", "replace").decode())
+
+    def _headers(self) -> dict[str, str]:
+        number = next(self._exchange_numbers)
+        headers = {"x-request-id": f"req_{self._run_id}{number:012x}"}
+        headers.update(self._limits.headers(time.monotonic()))
+        return headers
+
+    def _reject(self, reply: Rejection) -> web.Response:
+        return web.Response(
+            status=reply.status,
+            body=reply.body,
+            content_type=reply.content_type,
+            headers={**self._headers(), **reply.headers},
+        )
+
+    def _json(self, value: object) -> web.Response:
+        return web.Response(
+            body=msgspec.json.encode(value), content_type=JSON, headers=self._headers()
+        )

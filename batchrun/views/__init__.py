@@ -1,0 +1,1 @@
+"""Reading a run directory, or watching a run."""

@@ -1,0 +1,48 @@
+"""The last words of a run: what was done, where it is, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchrun.views.text import BOUND, duration, safe
+
+
+def lines(
+    summary: Mapping[str, Any], folder: str, *, resume: str, bound_by: str | None = None
+) -> list[str]:
+    """The final summary as lines. ``resume`` is the command that goes on."""
+    rows, totals = summary["rows"], summary["totals"]
+    whole = "?" if rows["input"] is None else f"{rows['input']:,}"
+    pending = "" if rows["pending"] == 0 else f", {_count(rows['pending'])} pending"
+    said = {
+        "complete": "complete",
+        "complete_with_errors": "complete, with errors",
+        "stopped": f"stopped by {summary['stopped_by']}",
+        "interrupted": f"interrupted by {summary['stopped_by'] or 'a fault'}",
+    }[summary["status"]]
+    out = [
+        f"{said}: {rows['ok']:,} of {whole} rows ok, {rows['error']:,} failed{pending}",
+        f"{totals['attempts']:,} attempts in {duration(summary['wall_s'])}; "
+        f"{totals['prompt_tokens']:,} prompt + {totals['completion_tokens']:,} completion tokens"
+        + (f"; ${totals['cost_usd']:,.4f}" if totals["cost_usd"] is not None else ""),
+    ]
+    if totals["unanswered_attempts"]:
+        out.append(
+            f"{totals['unanswered_attempts']:,} attempts got no whole answer and may be billed"
+        )
+    if summary["errors"]:
+        counts = ", ".join(f"{safe(name)} {n:,}" for name, n in summary["errors"].items())
+        out.append(f"failed by class: {counts}")
+    if bound_by is not None:
+        out.append(f"held back most by {BOUND[bound_by]}")
+    out.append(f"results: {folder}/results")
+    if rows["pending"] == 0:
+        out.append(f"next: batchrun verify {folder}")
+    else:
+        out.append(f"to go on: {resume}")
+    return out
+
+
+def _count(number: int | None) -> str:
+    return "an unknown number" if number is None else f"{number:,}"

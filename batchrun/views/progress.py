@@ -1,0 +1,118 @@
+"""Progress on the terminal: a live display, or plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from batchrun.engine.monitor import Snapshot
+from batchrun.views.text import BOUND, duration, rate, share
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+LINE_EVERY_S = 5.0
+
+
+def line(s: Snapshot) -> str:
+    """A snapshot as one line."""
+    whole = "?" if s.rows_input is None else f"{s.rows_input:,}"
+    parts = [
+        f"{s.done:,}/{whole} rows {share(s.done, s.rows_input)}".rstrip(),
+        f"ok {s.ok:,}",
+        f"failed {s.error:,}",
+        f"retried {s.retries:,}",
+        f"{rate(s.requests_per_s)} requests",
+        f"{rate(s.tokens_per_s)} tokens",
+        f"in flight {s.in_flight}",
+        f"throttled {s.throttled:,}",
+        f"ETA {duration(s.eta_s)}",
+    ]
+    if s.state == "stopping":
+        parts.insert(0, "stopping")
+    if s.bound_by is not None:
+        parts.append(f"bound by {s.bound_by}")
+    return " | ".join(parts)
+
+
+class PlainProgress:
+    """An observer that writes a line every few seconds."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._next_s = time.monotonic() + LINE_EVERY_S
+        self._state = "running"
+
+    def __call__(self, event: object) -> None:
+        """See ``ports.Observer``."""
+        if not isinstance(event, Snapshot):
+            return
+        now = time.monotonic()
+        if now >= self._next_s or event.state != self._state:
+            self._next_s = now + LINE_EVERY_S
+            self._state = event.state
+            self._write(line(event))
+
+
+class LiveProgress:
+    """An observer that keeps a small display up to date. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self._console = console
+        self._live: Live = Live(console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> LiveProgress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+
+    def __call__(self, event: object) -> None:
+        """See ``ports.Observer``."""
+        if isinstance(event, Snapshot):
+            self._live.update(_display(event, self._console.width), refresh=True)
+
+
+def _display(s: Snapshot, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    whole = "?" if s.rows_input is None else f"{s.rows_input:,}"
+    head = f"{s.done:,}/{whole} rows {share(s.done, s.rows_input)}".rstrip()
+    lines = [
+        Text.assemble(
+            (head, "bold"), f"  ETA {duration(s.eta_s)}  elapsed {duration(s.elapsed_s)}"
+        ),
+        ProgressBar(
+            total=s.rows_input or None,
+            completed=s.done,
+            width=max(10, min(width - 1, 72)),
+            pulse=s.rows_input is None,
+        ),
+        Text.assemble(
+            ("ok ", "green"),
+            f"{s.ok:,}  ",
+            ("failed ", "red" if s.error else ""),
+            f"{s.error:,}  retried {s.retries:,}  throttled {s.throttled:,}",
+        ),
+        Text(
+            f"{rate(s.requests_per_s)} requests  {rate(s.tokens_per_s)} tokens  "
+            f"in flight {s.in_flight}"
+        ),
+        Text(_last_line(s), style="dim"),
+    ]
+    return Group(*lines)
+
+
+def _last_line(s: Snapshot) -> str:
+    if s.state == "stopping":
+        return "stopping: requests in flight may finish; once more stops at once"
+    if s.bound_by is not None:
+        return f"bound by {BOUND[s.bound_by]}"
+    return "running"

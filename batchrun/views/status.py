@@ -1,0 +1,67 @@
+"""``batchrun status``: a live or ended run, seen from another terminal, without lock or writing."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters import files
+from batchrun.adapters.rundir import JOURNAL, LOCK, STATUS, SUMMARY
+from batchrun.errors import UsageError
+from batchrun.views import ending
+from batchrun.views.text import BOUND, duration, rate, safe, share
+
+
+def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
+    """What can be known of a run directory.
+
+    ``state`` is ``running``, ``killed`` (it ended without a word; the same command resumes) or the
+    summary's status. Raises ``UsageError`` for what is no run directory.
+    """
+    place = Path(folder)
+    control = Path(checkpoint) if checkpoint else place / "checkpoint"
+    summary = files.read_json(place / SUMMARY)
+    live = files.read_json(control / STATUS)
+    if summary is None and live is None and not (control / JOURNAL).exists():
+        message = f"{folder} is no run directory: it has neither summary.json nor a checkpoint"
+        raise UsageError(message)
+    if files.is_locked(control / LOCK):
+        return {"state": "running", "live": live}
+    newer = (
+        summary is not None
+        and live is not None
+        and (control / STATUS).stat().st_mtime > (place / SUMMARY).stat().st_mtime
+    )
+    if summary is None or newer:
+        return {"state": "killed", "live": live}
+    return {"state": summary["status"], "summary": summary}
+
+
+def lines(found: dict[str, Any], folder: str) -> list[str]:
+    """The same for people."""
+    if "summary" in found:
+        resume = f"the same batchrun run command (-o {shlex.quote(folder)})"
+        return ending.lines(found["summary"], folder, resume=resume)
+    live = found["live"]
+    if found["state"] == "killed":
+        out = ["killed: the run ended without a word; the same command resumes it"]
+        if live is None:
+            return out
+        out.append(f"last seen {safe(str(live['updated_at']))}:")
+    elif live is None:
+        return ["running: starting up"]
+    else:
+        out = [f"{safe(str(live['state']))}: process {live['pid']} on {safe(str(live['host']))}"]
+    whole = live["rows_input"]
+    done = live["ok"] + live["error"]
+    out += [
+        f"{done:,} of {'?' if whole is None else f'{whole:,}'} rows done {share(done, whole)}"
+        f" ({live['ok']:,} ok, {live['error']:,} failed), elapsed {duration(live['elapsed_s'])}",
+        f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "
+        f"in flight {live['in_flight']}, retried {live['retries']:,}, "
+        f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}",
+    ]
+    if live["bound_by"] is not None:
+        out.append(f"bound by {BOUND[live['bound_by']]}")
+    return out

@@ -1,0 +1,53 @@
+"""How figures read on a terminal: plain ASCII, narrow, never ambiguous."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as ``42s``, ``3m07s``, ``5h02m`` or ``2d03h``; ``?`` where not known."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def rate(per_second: float) -> str:
+    """A rate in at most five characters before its unit."""
+    if per_second >= 10_000:
+        return f"{per_second / 1000:.0f}k/s"
+    if per_second >= 10:
+        return f"{per_second:.0f}/s"
+    return f"{per_second:.1f}/s"
+
+
+def safe(text: str) -> str:
+    """Text from servers and data without what could steer a terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def share(part: int, whole: int | None) -> str:
+    """A share in whole percent that says 100 only when it is all."""
+    if not whole:
+        return ""
+    return f"{100 * part // whole}%"
+
+
+BOUND = {
+    "concurrency": "concurrency",
+    "rpm": "the request limit (--rpm)",
+    "tpm": "the token limit (--tpm)",
+    "server": "the server's throttling",
+    "source": "reading the input",
+    "cpu": "this machine's CPU",
+}
+"""What holds a run back, in words."""

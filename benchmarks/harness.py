@@ -1,0 +1,105 @@
+"""What the benchmarks share: an input, an upstream on its own core, and measured child processes.
+
+This module and the scripts that import it load the standard library only: a child's peak memory, as
+the kernel reports it, is never below what its parent held when it was started.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+WORDS = (
+    "order parcel invoice refund delivery account password colour size kettle lamp jacket receipt "
+    "courier street Monday Friday yesterday please again still twice never number button screen "
+    "battery cable charger 订单 退款 发票 快递 地址 客服 颜色 尺码"
+).split()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What one child process took."""
+
+    cpu_s: float  # user and system time, of its threads and children too
+    wall_s: float
+    rss_max_bytes: int
+
+
+def make_input(path: Path, rows: int) -> None:
+    """Write `rows` JSON Lines of about 500 bytes: `messages` and three fields to carry along."""
+    draw = random.Random(rows)
+    with path.open("w", encoding="utf-8") as lines:
+        for number in range(rows):
+            question = " ".join(draw.choices(WORDS, k=40))
+            row = {
+                "messages": [
+                    {"role": "system", "content": "Summarise the ticket in one sentence."},
+                    {"role": "user", "content": f"Ticket {number}: {question}."},
+                ],
+                "ticket": f"T-{number:08d}",
+                "lang": draw.choice(["en", "zh"]),
+                "priority": draw.randrange(5),
+            }
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def upstream(*, reply_bytes: int, latency_s: float = 0.0) -> Iterator[str]:
+    """Serve fixed replies from the second core; this process and its children keep to the first.
+
+    Yields the base URL.
+    """
+    command = [sys.executable, str(HERE / "upstream.py"), f"--reply-bytes={reply_bytes}"]
+    cores = os.sched_getaffinity(0)
+    with subprocess.Popen(
+        [*command, f"--latency={latency_s}"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None  # noqa: S101 - it is a pipe
+            base_url = server.stdout.readline().strip()
+            if not base_url:
+                raise SystemExit("benchmarks/upstream.py did not start")
+            os.sched_setaffinity(0, {min(cores)})
+            yield base_url
+        finally:
+            os.sched_setaffinity(0, cores)
+            server.terminate()
+
+
+def measure(command: Sequence[str], *, room: Path) -> Cost:
+    """Run a command in the directory `room` to its end.
+
+    Raises SystemExit with the command's last words if it fails: a failed run has no cost.
+    """
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("OPENAI_") and not name.lower().endswith("_proxy")
+    }
+    env |= {"OPENAI_API_KEY": "bench", "PYTHONPATH": str(ROOT)}
+    log = room / "last.log"
+    with log.open("wb") as words:
+        started = time.perf_counter()
+        child = subprocess.Popen(
+            command, cwd=room, env=env, stdin=subprocess.DEVNULL, stdout=words, stderr=words
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        wall_s = time.perf_counter() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        last_words = log.read_text("utf-8", errors="replace")[-2000:]
+        raise SystemExit(f"{' '.join(command)}\nended with {child.returncode}:\n{last_words}")
+    return Cost(
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        wall_s=wall_s,
+        rss_max_bytes=usage.ru_maxrss * 1024,
+    )

@@ -1,0 +1,41 @@
+"""Peak memory of `batchrun run` over a small and a large input: it must not grow with the rows."""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from harness import make_input, upstream
+from ratio import run_once
+
+
+def main() -> None:
+    """Measure each input size once and print the peaks and the growth between first and last."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--reply-bytes", type=int, default=2048)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    options = parser.parse_args()
+    peaks_mb: dict[int, float] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="batchrun-bench-") as room,
+        upstream(reply_bytes=options.reply_bytes) as base_url,
+    ):
+        for rows in options.rows:
+            source = Path(room, f"{rows}.jsonl")
+            make_input(source, rows)
+            cost = run_once("batchrun", source, base_url, options.concurrency)
+            peaks_mb[rows] = cost.rss_max_bytes / 1e6
+            source.unlink()
+    growth_mb = peaks_mb[options.rows[-1]] - peaks_mb[options.rows[0]]
+    if options.json:
+        print(json.dumps({"rss_max_mb": peaks_mb, "growth_mb": growth_mb}))
+        return
+    for rows, peak_mb in peaks_mb.items():
+        print(f"{rows:>10} rows {peak_mb:8.1f} MB")
+    print(f"{'growth':>15} {growth_mb:8.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A chat-completions server that costs as little as Python can, for clients to be measured against.
+
+It answers every POST with the same completion, whatever was asked, over HTTP/1.1 with keep-alive
+and pipelining, and reads no more of a request than its length. It does not judge, limit or fail;
+`batchrun simulate` is the server that does. Loopback only.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+from functools import partial
+from typing import cast
+
+import uvloop
+
+HEAD_END = b"\r\n\r\n"
+REFUSAL = b"HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def completion(reply_bytes: int) -> bytes:
+    """One whole HTTP response whose answer's content is `reply_bytes` bytes long."""
+    sentence = "The parcel left the warehouse on Tuesday and arrives within three days. "
+    content = (sentence * (reply_bytes // len(sentence) + 1))[:reply_bytes]
+    body = json.dumps(
+        {
+            "id": "chatcmpl-fixed",
+            "object": "chat.completion",
+            "created": 1_760_000_000,
+            "model": "m",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": content, "refusal": None},
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {
+                "prompt_tokens": 90,
+                "completion_tokens": reply_bytes // 4,
+                "total_tokens": 90 + reply_bytes // 4,
+            },
+        }
+    ).encode()
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class FixedReply(asyncio.Protocol):
+    """One connection: counts the requests that have arrived whole, and answers each."""
+
+    def __init__(self, response: bytes, latency_s: float) -> None:
+        self._response = response
+        self._latency_s = latency_s
+        self._pending = b""
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way back."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take whole requests off the front of what has arrived; the rest waits for more."""
+        data = self._pending + data if self._pending else data
+        start = requests = 0
+        while (head_end := data.find(HEAD_END, start)) >= 0:
+            head = data[start:head_end].lower()
+            if b"\r\ntransfer-encoding:" in head:
+                self._transport.write(REFUSAL)
+                self._transport.close()
+                return
+            at = head.find(b"\r\ncontent-length:")
+            length = int(head[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            end = head_end + len(HEAD_END) + length
+            if end > len(data):
+                break
+            start = end
+            requests += 1
+        self._pending = data[start:]
+        if requests:
+            self._answer(requests)
+
+    def _answer(self, requests: int) -> None:
+        write = partial(self._transport.write, self._response * requests)
+        if self._latency_s:
+            # One latency for all: timers fire in the order they were set, so answers stay in order.
+            asyncio.get_running_loop().call_later(self._latency_s, write)
+        else:
+            write()
+
+
+async def serve(port: int, reply_bytes: int, latency_s: float) -> None:
+    """Listen until cancelled; the first line on stdout is the base URL."""
+    response = completion(reply_bytes)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: FixedReply(response, latency_s), "127.0.0.1", port, backlog=1024
+    )
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+def main() -> None:
+    """Read the flags, take the second core, serve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--reply-bytes", type=int, default=2048, help="length of each answer")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="before each reply")
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, {cores[1]})
+    uvloop.run(serve(options.port, options.reply_bytes, options.latency))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Files that are made by a tool still say what their makers say."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pins(name):
+    """Package and version of every pin in a requirements file."""
+    text = (ROOT / "requirements" / name).read_text("utf-8")
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
+
+
+def test_tests_run_on_the_versions_that_the_demo_runs_on():
+    """The tools' pins hold every runtime pin, at the same version."""
+    runtime, tools = pins("run.txt"), pins("dev.txt")
+    assert runtime
+    assert runtime == {name: tools.get(name) for name in runtime}, "compile both: make pins"
+
+
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+def test_pins_say_nothing_about_where_packages_come_from(name):
+    """A requirements file holds pins, hashes and comments, and no option such as an index."""
+    text = (ROOT / "requirements" / name).read_text("utf-8")
+    options = [line for line in text.splitlines() if line.startswith("-")]
+    assert not options
+    assert "://" not in text
+
+
+def test_the_evaluation_sample_is_what_its_script_makes():
+    """`nightly_eval.parquet` holds the table that can be reviewed in its script."""
+    script = runpy.run_path(str(ROOT / "samples" / "make_nightly_eval.py"))
+    stored = pq.read_table(ROOT / "samples" / "nightly_eval.parquet")
+    assert stored.equals(script["table"]()), "make it again: python samples/make_nightly_eval.py"
+
+
+def test_the_batch_sample_is_well_formed():
+    """Every line is an OpenAI Batch line with an id of its own."""
+    text = (ROOT / "samples" / "batch_lines.jsonl").read_text("utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert len({line["custom_id"] for line in lines}) == len(lines) == 60
+    for line in lines:
+        assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions")
+        assert [message["role"] for message in line["body"]["messages"]] == ["system", "user"]
