@@ -21,7 +21,7 @@ from typing import Any
 
 from batchrun import __version__
 from batchrun.adapters import files, parts, rundir
-from batchrun.adapters.journal import SqliteJournal
+from batchrun.adapters.journal import JournalWriter
 from batchrun.adapters.rundir import Changes, RunDirectory
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.core import body, summary
@@ -144,8 +144,8 @@ class _Session:
         switch, clock = StopSwitch(), LoopClock()
         _on_signals(switch)
         open_rows = 2 * endpoint.concurrency + OPEN_ROWS
-        journal = SqliteJournal(opened.journal, opened.flights(open_rows))
-        sealer = parts.Sealer(opened.parts, journal, opened.generations())
+        journal = JournalWriter(opened.journal, opened.flights(open_rows))
+        sealer = parts.Sealer(opened.parts, opened.journal)
         gate = EndpointGate(
             concurrency=endpoint.concurrency,
             rpm=endpoint.rpm,
@@ -227,7 +227,7 @@ class _Session:
 
     def _count_input(self) -> int | None:
         """Rows of the input, counted in a thread unless an earlier session did."""
-        rows = self._opened.journal.get("input_rows")
+        rows = self._opened.journal.states.get("input_rows")
         if rows is None:
             rows = self._opened.reader.count(self._ended.is_set)
         if rows is not None and self._settings.limit is not None:
@@ -290,7 +290,7 @@ class _Session:
             message = f"cannot write the summary into {opened.folder}: {error.strerror}"
             raise StorageError(message) from error
         whole = settings.limit is None or (rows_input or 0) < settings.limit
-        opened.journal.put(wall_s=wall_s, input_rows=rows_input if whole else None)
+        opened.journal.states.put(wall_s=wall_s, input_rows=rows_input if whole else None)
         if fault is not None:
             raise fault
         return Result(

@@ -81,6 +81,10 @@ class Journal(Protocol):
         tells of attempts whose answer nobody recorded; a power cut may lose it."""
         ...
 
+    async def flush(self) -> None:
+        """Return when everything appended so far is durable."""
+        ...
+
     @property
     def backlog_bytes(self) -> int:
         """Bytes held for shards whose part is not published; the feeder waits on this bound."""

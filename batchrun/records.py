@@ -3,13 +3,16 @@
 ``Row`` leaves the source, becomes a ``Request``, is answered by a ``Reply`` in one or more
 ``Attempt``s, and ends as an ``Outcome``. Times on the wall are integers in microseconds since the
 epoch (UTC); durations are float seconds.
+
+What is made for every row is a ``NamedTuple``: built in half the time of a frozen dataclass, and
+written to the journal as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 JsonObject = dict[str, Any]
 
@@ -27,8 +30,7 @@ class Position:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One input record. ``number`` counts from 0 over all files in input order.
 
     ``body`` is the request body as far as the row gives it. A row that cannot be sent has
@@ -65,8 +67,7 @@ class Block:
         return len(self.carried) + sum(row.size_bytes for row in self.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A body ready for the wire: serialised once, hashed once.
 
     ``body`` is canonical: top-level keys sorted, compact, UTF-8, everything below in the order
@@ -82,8 +83,7 @@ class Request:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back from one exchange, whatever its status. ``headers`` ignores case."""
 
     status: int
@@ -91,8 +91,7 @@ class Reply:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Token counts as the server reported them; None where it did not, never 0 instead."""
 
     prompt_tokens: int | None = None
@@ -102,8 +101,7 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(NamedTuple):
     """One tool call; ``arguments`` is the text as sent, valid JSON or not."""
 
     id: str | None
@@ -112,8 +110,7 @@ class ToolCall:
     arguments: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One answer of a completion. ``logprobs`` is JSON text."""
 
     index: int
@@ -125,8 +122,7 @@ class Choice:
     logprobs: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """A chat completion. ``first`` is the choice with the lowest index, which fills the flat
     result columns; ``choices`` is kept only where there are several, or logprobs."""
 
@@ -140,8 +136,7 @@ class Completion:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Why a row has no completion: class of the contract, the server's code, a bounded message."""
 
     error_class: str
@@ -149,8 +144,7 @@ class Failure:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One physical exchange: a line of the ledger.
 
     ``error_class`` is None for the attempt that succeeded. ``unanswered`` marks a request that may
@@ -175,9 +169,8 @@ class Attempt:
     unanswered: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The final state of a row: a completion or a failure, never both.
+class Outcome(NamedTuple):
+    """The final state of a row: a completion or a failure, never both (the journal refuses it).
 
     ``attempt`` is the exchange that decided it (None for a row that was never sent); earlier
     exchanges reach the journal on their own. ``response`` is the reply's text as it is to be kept.
@@ -191,11 +184,6 @@ class Outcome:
     attempt: Attempt | None
     request_hash: str | None
     response: str | None
-
-    def __post_init__(self) -> None:
-        if (self.completion is None) == (self.failure is None):
-            message = f"row {self.row}: an outcome is a completion or a failure"
-            raise ValueError(message)
 
     @property
     def ok(self) -> bool:

@@ -14,16 +14,18 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow, files
-from batchrun.adapters.journal import JournalFile, Published, SqliteJournal
+from batchrun.adapters.journal import Journal, ShardReader
+from batchrun.adapters.log import damaged as log_damaged
+from batchrun.adapters.states import Published
 from batchrun.core.totals import TOKENS, Totals
 from batchrun.errors import DamagedError, StorageError
+from batchrun.records import Attempt, Outcome, ShardState
 
 FORMAT = "1"
 GROUP_ROWS = 1024
@@ -40,7 +42,7 @@ def part_name(shard: int) -> str:
 class Parts:
     """Reads and writes the parts of one run directory, synchronously."""
 
-    def __init__(self, folder: Path, journal: JournalFile, carried: pa.Schema) -> None:
+    def __init__(self, folder: Path, journal: Journal, carried: pa.Schema) -> None:
         self.results = folder / "results"
         self.attempts = folder / "attempts"
         self._journal = journal
@@ -77,13 +79,15 @@ class Parts:
         except (OSError, pa.ArrowException) as error:
             raise damaged(path, error) from error
 
-    def write(self, shard: int, generation: int, *, complete: bool) -> Published:
-        """Merge and publish a shard's parts; durable under their names when this returns."""
-        results = files.Draft(self.results / part_name(shard))
+    def write(self, state: ShardState) -> Published:
+        """Merge a shard's old parts and its log into the parts of ``state.generation``; durable
+        under their names when this returns."""
+        name = part_name(state.shard)
+        results = files.Draft(self.results / name)
         attempts: files.Draft | None = None
         try:
-            attempts = files.Draft(self.attempts / part_name(shard))
-            totals = self._fill(shard, results, attempts)
+            attempts = files.Draft(self.attempts / name)
+            totals = self._fill(state.shard, results, attempts)
             for draft in (attempts, results):
                 draft.sync()
             for draft in (attempts, results):
@@ -95,9 +99,7 @@ class Parts:
             raise
         for folder in (self.attempts, self.results):
             files.sync_folder(folder)
-        return Published(
-            shard, generation, complete, results.digest, attempts.digest, totals.recorded()
-        )
+        return Published(state, results.digest, attempts.digest, totals.recorded())
 
     def _fill(self, shard: int, results: files.Draft, attempts: files.Draft) -> Totals:
         totals = Totals()
@@ -107,66 +109,64 @@ class Parts:
             _OldPart(results.path, self._results_schema) as old_results,
             _OldPart(attempts.path, self._attempts_schema) as old_attempts,
         ):
-            for high, records, ledger in self._ranges(shard):
+            log = ShardReader(self._journal, shard)
+            for high, outcomes, ledger in self._pieces(shard, log):
                 table = self._merged_attempts(ledger, old_attempts.below(high))
                 if table.num_rows:
                     write_attempts.write_table(table)
                     totals.add_attempts(table.select(_ATTEMPT_COLUMNS).to_pydict())
-                table = self._merged_results(shard, records, old_results.below(high))
+                table = self._merged_results(log, outcomes, old_results.below(high))
                 if table.num_rows:
                     write_results.write_table(table)
                     totals.add_results(table.select(_RESULT_COLUMNS).to_pydict())
         return totals
 
-    def _ranges(self, shard: int) -> Iterator[tuple[int, list[list[Any]], list[list[Any]]]]:
-        """The shard's journal records in bounded pieces: the row below which the piece lies, its
-        result values and its attempt values in order."""
-        size = self._journal.shard_rows
-        low, end = shard * size, (shard + 1) * size
-        while low < end:
-            records = self._journal.outcomes_between(
-                low, end, rows_max=GROUP_ROWS, bytes_max=GROUP_BYTES
-            )
-            high = records[-1][0] + 1 if records else end
-            ledger = self._journal.attempts_between(low, high)
-            ledger += [decided for _, (_, decided) in records if decided is not None]
-            ledger.sort(key=lambda values: (values[0], values[1]))
-            yield high, [values for _, (values, _) in records], ledger
-            low = high
+    def _pieces(
+        self, shard: int, log: ShardReader
+    ) -> Iterator[tuple[int, list[Outcome], list[Attempt]]]:
+        """The shard's log in row order and bounded pieces: the row below which a piece lies, its
+        outcomes, and its attempts, those that decided an outcome included."""
+        end = (shard + 1) * self._journal.shard_rows
+        while True:
+            outcomes = list(log.outcomes(rows_max=GROUP_ROWS, bytes_max=GROUP_BYTES))
+            high = outcomes[-1].row + 1 if log.more else end
+            ledger = list(log.attempts_below(high))
+            ledger += [o.attempt for o in outcomes if o.attempt is not None]
+            ledger.sort(key=lambda attempt: (attempt.row, attempt.number))
+            yield high, outcomes, ledger
+            if high == end:
+                return
 
-    def _merged_attempts(self, ledger: list[list[Any]], old: pa.Table | None) -> pa.Table:
-        new = arrow.table(ledger, self._attempts_schema)
+    def _merged_attempts(self, ledger: list[Attempt], old: pa.Table | None) -> pa.Table:
+        new = arrow.table([arrow.attempt_values(a) for a in ledger], self._attempts_schema)
         if old is None:
             return new
-        seen = {(values[0], values[1]) for values in ledger}
+        seen = {(attempt.row, attempt.number) for attempt in ledger}
         keys = zip(old.column("row").to_pylist(), old.column("attempt").to_pylist(), strict=True)
         old = old.filter(pa.array([key not in seen for key in keys], pa.bool_()))
         return pa.concat_tables([old, new]).sort_by([("row", "ascending"), ("attempt", "ascending")])
 
     def _merged_results(
-        self, shard: int, records: list[list[Any]], old: pa.Table | None
+        self, log: ShardReader, outcomes: list[Outcome], old: pa.Table | None
     ) -> pa.Table:
-        width = len(arrow.RESULT_FIELDS)
-        fixed = pa.schema([self._results_schema.field(i) for i in range(width)])
-        new = arrow.table(records, fixed)
-        if len(self._carried):
-            rows = [values[0] for values in records]
-            gathered = self._gather(shard, rows)
-            for place, field in enumerate(self._carried):
-                new = new.append_column(field, gathered.column(place))
-        new = new.cast(self._results_schema)
+        rows = [outcome.row for outcome in outcomes]
+        fixed = arrow.columns(
+            [arrow.result_values(o) for o in outcomes], [kind for _, kind in arrow.RESULT_FIELDS]
+        )
+        carried = self._gather(log, rows).columns if len(self._carried) else []
+        new = pa.Table.from_arrays([*fixed, *carried], schema=self._results_schema)
         if old is None:
             return new
-        fresh = pa.array([values[0] for values in records], pa.int64())
+        fresh = pa.array(rows, pa.int64())
         old = old.filter(pc.invert(pc.is_in(old.column("row"), value_set=fresh)))
         return pa.concat_tables([old, new]).sort_by("row")
 
-    def _gather(self, shard: int, rows: list[int]) -> pa.Table:
-        """The carried columns of these rows (ascending), from the journal's blocks."""
+    def _gather(self, log: ShardReader, rows: list[int]) -> pa.Table:
+        """The carried columns of these rows (ascending), from the log's blocks."""
         pieces: list[pa.Table] = []
         at = 0
         if rows:
-            for first, count, data in self._journal.blocks_between(rows[0], rows[-1] + 1):
+            for first, count, data in log.blocks(rows[0], rows[-1] + 1):
                 start = at
                 while at < len(rows) and first <= rows[at] < first + count:
                     at += 1
@@ -178,11 +178,8 @@ class Parts:
                         table.slice(places[0], len(places)) if whole else table.take(places)
                     )
         if at < len(rows):
-            message = (
-                f"{self._journal.path} is damaged: the carried columns of row {rows[at]} "
-                f"(shard {shard}) are missing"
-            )
-            raise DamagedError(message, path=str(self._journal.path))
+            why = f"the carried columns of row {rows[at]} are missing"
+            raise log_damaged(self._journal.folder, why)
         if not pieces:
             return self._carried.empty_table()
         return pa.concat_tables(pieces)
@@ -282,12 +279,9 @@ class Sealer:
     """``ports.Publisher`` over ``Parts``: works in a thread of its own, so that reading back and
     compressing never delays a commit."""
 
-    def __init__(self, parts: Parts, journal: SqliteJournal, generations: dict[int, int]) -> None:
-        """``generations`` are those of the parts published so far."""
+    def __init__(self, parts: Parts, journal: Journal) -> None:
         self._parts = parts
         self._journal = journal
-        self._file = parts._journal  # noqa: SLF001 - the same file, seen from its owner
-        self._generations = generations
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sealer")
 
     async def publish(self, shard: int, *, complete: bool) -> None:
@@ -296,17 +290,16 @@ class Sealer:
         await loop.run_in_executor(self._thread, self._publish, shard, complete)
 
     def _publish(self, shard: int, complete: bool) -> None:  # noqa: FBT001 - run_in_executor
-        generation = self._generations.get(shard, 0) + 1
+        state = self._journal.next_state(shard, complete=complete)
         try:
-            published = self._parts.write(shard, generation, complete=complete)
+            published = self._parts.write(state)
         except OSError as error:
             message = (
                 f"cannot write the parts of shard {shard}: {error}. Its rows are safe in the "
                 "journal; make room or mend the disk, then run the same command again"
             )
             raise StorageError(message) from error
-        self._journal.call(lambda: self._file.seal(published)).result()
-        self._generations[shard] = generation
+        self._journal.seal(published)
 
     def close(self) -> None:
         """End the thread."""

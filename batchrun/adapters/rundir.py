@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from batchrun.adapters import arrow, files
 from batchrun.adapters.flight import FlightLog
-from batchrun.adapters.journal import JournalFile, recover_flights
+from batchrun.adapters.journal import STATES, Journal, recover_flights
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Reader, Stamp
@@ -29,7 +29,7 @@ from batchrun.core.totals import Totals
 from batchrun.errors import DamagedError, RunChangedError, StorageError, UsageError
 from batchrun.records import Position, ShardState, Span
 
-JOURNAL, FLIGHTS, LOCK, STATUS = "journal.db", "inflight", "lock", "status.json"
+FLIGHTS, LOCK, STATUS = "inflight", "lock", "status.json"
 SUMMARY, USAGE = "summary.json", "usage.parquet"
 
 
@@ -48,7 +48,7 @@ class RunDirectory:
     folder: Path
     checkpoint: Path
     lock: files.Lock
-    journal: JournalFile
+    journal: Journal
     parts: Parts
     reader: Reader
     carry: Carry
@@ -61,13 +61,9 @@ class RunDirectory:
     def totals(self) -> Totals:
         """The sums over everything published."""
         totals = Totals()
-        for published in self.journal.published():
+        for published in self.journal.states.published():
             totals.add(published.totals)
         return totals
-
-    def generations(self) -> dict[int, int]:
-        """The generation of every published shard."""
-        return {published.shard: published.generation for published in self.journal.published()}
 
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""
@@ -90,13 +86,13 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
     kind = opening.format_of(settings.files, settings.format)
     folder, checkpoint = Path(settings.dir), Path(settings.checkpoint)
     lock = _locked(folder, checkpoint)
-    journal: JournalFile | None = None
+    journal: Journal | None = None
     try:
         if changes.restart:
             lock = _set_aside(folder, checkpoint, lock, say)
         _refuse_lost_checkpoint(folder, checkpoint)
-        journal = JournalFile(checkpoint / JOURNAL, settings.shard_rows)
-        if journal.get("settings") is None:
+        journal = Journal(checkpoint, settings.shard_rows)
+        if journal.states.get("settings") is None:
             carry = _begin(journal, settings, stamps, kind)
             grown = False
         else:
@@ -107,8 +103,8 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
         _recover(opened, settings, say)
         states = journal.shards()
         opened.spans = plan_reading(states, settings.shard_rows, grown=grown)
-        opened.started_at_us = journal.get("started_at_us")
-        opened.wall_s_before = journal.get("wall_s") or 0.0
+        opened.started_at_us = journal.states.get("started_at_us")
+        opened.wall_s_before = journal.states.get("wall_s") or 0.0
     except BaseException:
         if journal is not None:
             journal.close()
@@ -128,7 +124,7 @@ def _locked(folder: Path, checkpoint: Path) -> files.Lock:
         message = f"cannot look into {folder}: {error.strerror}"
         raise UsageError(message) from None
     ours = {"checkpoint", "results", "attempts", SUMMARY, USAGE}
-    if strangers and not ours & set(strangers) and not (checkpoint / JOURNAL).exists():
+    if strangers and not ours & set(strangers) and not (checkpoint / STATES).exists():
         message = (
             f"{folder} holds other files ({', '.join(sorted(strangers)[:3])}) and is no run "
             "directory; name a new or empty one with -o"
@@ -149,7 +145,7 @@ def _set_aside(
     folder: Path, checkpoint: Path, lock: files.Lock, say: Callable[[str], None]
 ) -> files.Lock:
     """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted."""
-    if not (checkpoint / JOURNAL).exists() and not (folder / "results").exists():
+    if not (checkpoint / STATES).exists() and not (folder / "results").exists():
         return lock
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     aside = folder.with_name(f"{folder.name}.old-{stamp}")
@@ -172,7 +168,7 @@ def _set_aside(
 
 def _refuse_lost_checkpoint(folder: Path, checkpoint: Path) -> None:
     parts = list((folder / "results").glob("part-*.parquet"))
-    path = checkpoint / JOURNAL
+    path = checkpoint / STATES
     if parts and (not path.exists() or path.stat().st_size == 0):
         message = (
             f"{folder}/results has {len(parts)} parts, but the journal {path} is missing or "
@@ -183,11 +179,11 @@ def _refuse_lost_checkpoint(folder: Path, checkpoint: Path) -> None:
 
 
 def _begin(
-    journal: JournalFile, settings: Settings, stamps: Sequence[Stamp], kind: str
+    journal: Journal, settings: Settings, stamps: Sequence[Stamp], kind: str
 ) -> Carry:
     schema = opening.open_reader(stamps, kind, None, settings.shard_rows).schema()
     carry = opening.choose(schema, settings.carry, json_rows=kind == "jsonl")
-    journal.put(
+    journal.states.put(
         settings=settings.shaping(),
         input=[asdict(stamp) for stamp in stamps],
         input_format=kind,
@@ -199,7 +195,7 @@ def _begin(
 
 
 def _continue(
-    journal: JournalFile,
+    journal: Journal,
     settings: Settings,
     stamps: Sequence[Stamp],
     kind: str,
@@ -208,12 +204,12 @@ def _continue(
 ) -> tuple[Carry, bool]:
     """Compare with what is recorded. Returns the recorded columns, and whether the input may have
     grown."""
-    names, everything = journal.get("carry_names")
-    carry = Carry(arrow.schema_from_bytes(journal.get("carry_schema")), tuple(names), everything)
+    names, everything = journal.states.get("carry_names")
+    carry = Carry(arrow.schema_from_bytes(journal.states.get("carry_schema")), tuple(names), everything)
     done = sum(journal.unpublished())
-    for published in journal.published():
+    for published in journal.states.published():
         done += sum(sum(g[3][k] for k in ("rows_ok", "rows_error")) for g in published.totals["groups"])
-    found = config.differences(journal.get("settings"), settings.shaping())
+    found = config.differences(journal.states.get("settings"), settings.shaping())
     if found and not (changes.keep_done and all(d.keepable for d in found)):
         choices = ["--restart starts over; the old contents are kept aside"]
         if all(difference.keepable for difference in found):
@@ -224,16 +220,16 @@ def _continue(
             f"{done:,} rows are done",
             choices,
         )
-    if kind != journal.get("input_format"):
+    if kind != journal.states.get("input_format"):
         raise _changed(
             "the input has another format than the run was begun with",
-            [f"format: was {journal.get('input_format')}, is {kind}"],
+            [f"format: was {journal.states.get('input_format')}, is {kind}"],
             f"{done:,} rows are done",
             ["--restart starts over; the old contents are kept aside"],
         )
     grown = _compare_input(journal, settings, stamps, kind, carry, changes, say)
     if found or grown:
-        journal.put(
+        journal.states.put(
             settings=settings.shaping(),
             input=[asdict(stamp) for stamp in stamps],
             input_rows=None,
@@ -242,7 +238,7 @@ def _continue(
 
 
 def _compare_input(
-    journal: JournalFile,
+    journal: Journal,
     settings: Settings,
     stamps: Sequence[Stamp],
     kind: str,
@@ -252,7 +248,7 @@ def _compare_input(
 ) -> bool:
     """Size and modification time equal: trusted. Else what was read before is read again and
     compared by digest. Returns False where nothing changed at all."""
-    recorded = [Stamp(**stamp) for stamp in journal.get("input")]
+    recorded = [Stamp(**stamp) for stamp in journal.states.get("input")]
     now = [(stamp.size, stamp.mtime_ns) for stamp in stamps]
     if now == [(stamp.size, stamp.mtime_ns) for stamp in recorded]:
         return False
@@ -287,7 +283,7 @@ def _compare_input(
 
 
 def _known_rows(
-    journal: JournalFile, settings: Settings, carry: Carry, shard: int
+    journal: Journal, settings: Settings, carry: Carry, shard: int
 ) -> tuple[frozenset[int], dict[int, int]]:
     """Rows of a shard that have an outcome, in its part or in the journal, and the last attempt
     number of rows that have none."""
@@ -295,7 +291,7 @@ def _known_rows(
 
 
 def _known(
-    parts: Parts, journal: JournalFile, shard: int
+    parts: Parts, journal: Journal, shard: int
 ) -> tuple[frozenset[int], dict[int, int]]:
     published, numbers = parts.known_rows(shard)
     opened = journal.open_shard(shard)
@@ -362,11 +358,10 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     except OSError as error:
         message = f"cannot write into {opened.folder}: {error.strerror}"
         raise StorageError(message) from error
-    while journal.clear_slice():
-        pass
-    complete = {state.shard for state in journal.shards() if state.complete}
-    begun = {state.shard for state in journal.shards()} - complete
-    opened.touched = journal.touched_shards()
+    states = journal.shards()
+    complete = {state.shard for state in states if state.complete}
+    begun = {state.shard for state in states} - complete
+    opened.touched = journal.touched()
     opened.known = {
         shard: _known(opened.parts, journal, shard) for shard in begun | opened.touched
     }
@@ -382,7 +377,7 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
     if lost:
         say(f"{lost} requests were in flight when the last run ended; they are sent again")
-        opened.touched = journal.touched_shards()
+        opened.touched = journal.touched()
         for shard in opened.touched:
             opened.known[shard] = _known(opened.parts, journal, shard)
     with contextlib.suppress(FileNotFoundError):

@@ -116,9 +116,11 @@ def _run(
     """One session; returns the exit code."""
     from batchrun import assemble
     from batchrun.adapters.rundir import Changes
+    from batchrun.adapters import arrow
     from batchrun.views import ending
     from batchrun.views.text import safe
 
+    arrow.forgo_pandas()
     with contextlib.ExitStack() as stack:
         if settings.endpoint.provider == "simulator":
             settings = _simulated(settings, stack, tell)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
@@ -122,8 +123,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The decision about one exchange.
 
     ``wait_s`` is the wait the server asked for, None where it named none. ``rule`` names the line
@@ -144,8 +144,7 @@ class Verdict:
         return self.action in (Action.AGAIN, Action.FAIL, Action.DONE)
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
+class Circumstances(NamedTuple):
     """What a ruling depends on besides the exchange itself.
 
     ``rulings`` counts this row's earlier rulings by rule name; ``succeeded`` says whether any row

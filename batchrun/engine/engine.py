@@ -279,6 +279,11 @@ class Engine:
     async def _finish(self) -> None:
         """Publish what is left, unless the storage or the input broke."""
         if self._fault is None:
+            try:
+                await self._journal.flush()
+            except Exception as error:  # noqa: BLE001 - raised below
+                self._break(error)
+        if self._fault is None:
             begun = {number for number, shard in self._shards.items() if shard.touched}
             for number in sorted(begun | self._touched):
                 # Rows of these are still pending: their parts are provisional.

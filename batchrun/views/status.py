@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.adapters import files
-from batchrun.adapters.rundir import JOURNAL, LOCK, STATUS, SUMMARY
+from batchrun.adapters.journal import STATES
+from batchrun.adapters.rundir import LOCK, STATUS, SUMMARY
 from batchrun.errors import UsageError
 from batchrun.views import ending
 from batchrun.views.text import BOUND, duration, rate, safe, share
@@ -23,7 +24,7 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     control = Path(checkpoint) if checkpoint else place / "checkpoint"
     summary = files.read_json(place / SUMMARY)
     live = files.read_json(control / STATUS)
-    if summary is None and live is None and not (control / JOURNAL).exists():
+    if summary is None and live is None and not (control / STATES).exists():
         message = f"{folder} is no run directory: it has neither summary.json nor a checkpoint"
         raise UsageError(message)
     if files.is_locked(control / LOCK):

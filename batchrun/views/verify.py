@@ -7,6 +7,7 @@ own aggregation, and compared with what the summary and the journal claim.
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow, files
-from batchrun.adapters.rundir import JOURNAL, LOCK, SUMMARY, USAGE
+from batchrun.adapters.journal import STATES
+from batchrun.adapters.rundir import LOCK, SUMMARY, USAGE
 from batchrun.errors import UsageError
 from batchrun.views.text import safe
 
@@ -115,7 +117,7 @@ def check(folder: str, checkpoint: str | None = None) -> Report:
             f"{kind}/{p.name} is a leftover of a kill; run again"
             for p in (place / kind).glob(f"*{files.TEMPORARY}")
         ]
-    digests, shard_rows = _recorded(control / JOURNAL, report)
+    digests, shard_rows = _recorded(control / STATES, report)
     if shard_rows is None and summary is not None:
         shard_rows = summary.get("settings", {}).get("output.shard_rows")
     schemas: dict[str, pa.Schema] = {}
@@ -142,20 +144,22 @@ def _recorded(path: Path, report: Report) -> tuple[dict[str, tuple[str, str]], i
         db = sqlite3.connect(f"file:{path.resolve()}?mode=ro&immutable=1", uri=True)
         try:
             rows = db.execute(
-                "SELECT shard, results_sha256, attempts_sha256 FROM shards WHERE generation > 0"
+                "SELECT shard, results_sha256, attempts_sha256 FROM shards"
             ).fetchall()
-            left = db.execute(
-                "SELECT (SELECT count(*) FROM outcomes) + (SELECT count(*) FROM attempts), "
-                "(SELECT count(*) FROM shards WHERE clearing)"
-            ).fetchone()
+            (size,) = db.execute(
+                "SELECT value FROM meta WHERE key = 'settings'"
+            ).fetchone() or ("{}",)
         finally:
             db.close()
     except sqlite3.Error as error:
         report.problems.append(f"{path} cannot be read: {error}")
         return {}, None
-    if left[0] and not left[1]:
-        report.problems.append(f"{left[0]:,} records wait in the journal; run again to publish")
-    return {f"part-{shard:08d}.parquet": (r, a) for shard, r, a in rows}, None
+    report.problems += [
+        f"{path.name} waits to be published; run again"
+        for path in sorted(path.parent.glob("shard-*.log"))
+    ]
+    shard_rows = json.loads(size).get("output.shard_rows")
+    return {f"part-{shard:08d}.parquet": (r, a) for shard, r, a in rows}, shard_rows
 
 
 def _compare_digests(

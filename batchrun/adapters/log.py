@@ -1,0 +1,186 @@
+"""One append-only file for each shard in progress: what arrived for its rows, in order of arrival.
+
+Layout: a head (magic, format version, shard, generation, checksum), then groups. A group is what
+one flush to the disk made durable together: a group head (magic, length, checksum of the head) and
+then records, each a fixed prefix (length, CRC-32 of what follows, row, kind) and a msgpack body.
+
+A group is written only after the one before it was flushed. So on reading, a group whose bytes are
+not all there is the torn end of a power cut: nobody was told that it was durable, and it is cut
+off. Anything else that does not check out is damage, and is said so rather than passed over.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from batchrun.adapters import files
+from batchrun.errors import DamagedError, UsageError
+
+FORMAT = 1
+MAGIC = b"batchrun log\n\0\0\0"
+OUTCOME, ATTEMPT, BLOCK = 1, 2, 3
+
+_HEAD = struct.Struct("<16sIIqqI")  # magic, format, reserved, shard, generation, checksum
+_GROUP = struct.Struct("<4sQI")  # magic, bytes of records, checksum
+_GROUP_MAGIC = b"\xf5grp"
+_PREFIX = struct.Struct("<IIqB")  # bytes of body, checksum, row, kind
+_CHECKED = struct.Struct("<qB")
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Place(NamedTuple):
+    """Where a record's body lies."""
+
+    row: int
+    kind: int
+    offset: int
+    size: int
+    crc: int
+
+
+def record(row: int, kind: int, value: object) -> bytes:
+    """One record, ready to be written."""
+    body = _pack(value)
+    crc = zlib.crc32(body, zlib.crc32(_CHECKED.pack(row, kind)))
+    return _PREFIX.pack(len(body), crc, row, kind) + body
+
+
+class ShardLog:
+    """The log of one shard, open for appending and reading."""
+
+    def __init__(self, path: Path, shard: int, generation: int) -> None:
+        """Open or make the log. Raises ``DamagedError`` or, for another format, ``UsageError``."""
+        self.path = path
+        self.shard = shard
+        self.generation = generation
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.PRIVATE_FILE)
+        try:
+            self.size = os.fstat(self._descriptor).st_size
+            if self.size < _HEAD.size:
+                # New, or made by a process that was killed before it could write anything.
+                self._begin()
+            else:
+                self._check_head()
+            self.places = list(self._scan())
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        head = _HEAD.pack(MAGIC, FORMAT, 0, self.shard, self.generation, 0)[:-4]
+        os.ftruncate(self._descriptor, 0)
+        _write(self._descriptor, head + struct.pack("<I", zlib.crc32(head)))
+        os.fdatasync(self._descriptor)
+        files.sync_folder(self.path.parent)
+        self.size = _HEAD.size
+
+    def _check_head(self) -> None:
+        head = os.pread(self._descriptor, _HEAD.size, 0)
+        magic, version, _, shard, generation, crc = _HEAD.unpack(head)
+        if magic != MAGIC or crc != zlib.crc32(head[:-4]):
+            raise self._damaged("its head is not that of a log")
+        if version != FORMAT:
+            message = (
+                f"{self.path} has format {version}, this version reads format {FORMAT}. Go on "
+                "with the version that made it, or start over with --restart"
+            )
+            raise UsageError(message)
+        if (shard, generation) != (self.shard, self.generation):
+            raise self._damaged(f"it belongs to shard {shard}, generation {generation}")
+
+    def _scan(self) -> Iterator[Place]:
+        offset = _HEAD.size
+        while offset < self.size:
+            head = os.pread(self._descriptor, _GROUP.size, offset)
+            if len(head) < _GROUP.size or not any(head):
+                break
+            magic, size, crc = _GROUP.unpack(head)
+            if magic != _GROUP_MAGIC or crc != zlib.crc32(head[:-4]):
+                raise self._damaged(f"no group of records at byte {offset:,}")
+            start = offset + _GROUP.size
+            if start + size > self.size:
+                break
+            yield from self._places(start, start + size)
+            offset = start + size
+        if offset < self.size:
+            # The torn end of a power cut.
+            os.ftruncate(self._descriptor, offset)
+            os.fdatasync(self._descriptor)
+            self.size = offset
+
+    def _places(self, start: int, end: int) -> Iterator[Place]:
+        """The records of a group, their checksums compared."""
+        offset = start
+        while offset < end:
+            prefix = os.pread(self._descriptor, _PREFIX.size, offset)
+            size, crc, row, kind = _PREFIX.unpack(prefix)
+            place = Place(row, kind, offset + _PREFIX.size, size, crc)
+            if place.offset + size > end:
+                raise self._damaged(f"a record at byte {offset:,} is longer than its group")
+            self.body(place)
+            yield place
+            offset = place.offset + size
+
+    def append(self, rows: Sequence[tuple[int, int]], records: Sequence[bytes]) -> None:
+        """Write one group and flush it to the disk; ``rows`` are the records' rows and kinds."""
+        size = sum(map(len, records))
+        head = struct.pack("<4sQ", _GROUP_MAGIC, size)
+        head += struct.pack("<I", zlib.crc32(head))
+        files.reached("log.writing")
+        _write(self._descriptor, b"".join((head, *records)))
+        files.reached("log.written")
+        os.fdatasync(self._descriptor)
+        files.reached("log.synced")
+        offset = self.size + _GROUP.size
+        for (row, kind), data in zip(rows, records, strict=True):
+            crc = int.from_bytes(data[4:8], "little")
+            body = offset + _PREFIX.size
+            self.places.append(Place(row, kind, body, len(data) - _PREFIX.size, crc))
+            offset += len(data)
+        self.size = offset
+
+    def body(self, place: Place) -> bytes:
+        """A record's msgpack body. Raises ``DamagedError`` where the disk holds something else."""
+        body = os.pread(self._descriptor, place.size, place.offset)
+        crc = zlib.crc32(body, zlib.crc32(_CHECKED.pack(place.row, place.kind)))
+        if len(body) != place.size or crc != place.crc:
+            raise self._damaged(f"the record of row {place.row} changed on the disk")
+        return body
+
+    def _damaged(self, why: str) -> DamagedError:
+        return damaged(self.path, why)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def remove(self) -> None:
+        """Take the log away: a part holds its rows."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+        files.reached("log.removed")
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def damaged(path: Path, why: str) -> DamagedError:
+    """The error for a part of the journal that cannot be trusted."""
+    message = (
+        f"{path} is damaged: {why}. Nothing was sent and nothing was changed. "
+        "Restore it from a copy, or start over with --restart (the old contents are kept aside)"
+    )
+    return DamagedError(message, path=str(path))

@@ -1,0 +1,202 @@
+"""What a run knows of itself between sessions: a small SQLite file, written once a shard.
+
+Tables (format ``FORMAT``, in ``PRAGMA user_version``):
+
+- ``meta``: settings, input and schema fingerprints, one JSON or binary value a key.
+- ``shards``: per published shard, how far its input was read (rows, digest, end), the generation
+  of its parts, their digests and totals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters import files
+from batchrun.adapters.log import damaged
+from batchrun.errors import StorageError, UsageError
+from batchrun.records import Position, ShardState
+
+FORMAT = 1
+APPLICATION_ID = 0x62617472  # "batr"
+
+_SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID",
+    "CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows_read INTEGER NOT NULL, "
+    "digest BLOB NOT NULL, file INTEGER NOT NULL, offset INTEGER NOT NULL, line INTEGER NOT NULL, "
+    "generation INTEGER NOT NULL, complete INTEGER NOT NULL, results_sha256 TEXT NOT NULL, "
+    "attempts_sha256 TEXT NOT NULL, totals TEXT NOT NULL)",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What is recorded of a shard's published parts."""
+
+    state: ShardState
+    results_sha256: str
+    attempts_sha256: str
+    totals: dict[str, Any]
+
+
+class StateFile:
+    """The SQLite file. Every write is a transaction of its own, durable when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, making it if it is not there.
+
+        Raises ``DamagedError`` for what is no sound file of ours, ``UsageError`` for one of
+        another format version, ``StorageError`` where it cannot be opened.
+        """
+        self.path = path
+        fresh = not path.exists()
+        try:
+            if fresh:
+                path.touch(files.PRIVATE_FILE)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            message = f"cannot open {path}: {error}"
+            raise StorageError(message) from error
+        try:
+            self._open(fresh=fresh)
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            message = f"cannot open {path}: {error}"
+            raise StorageError(message) from error
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise damaged(path, str(error)) from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self, *, fresh: bool) -> None:
+        db = self._db
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            # A new file, or one whose maker was killed before its first transaction.
+            with self._transaction():
+                for statement in _SCHEMA:
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {FORMAT}")
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        if fresh:
+            files.sync_folder(self.path.parent)
+        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise damaged(self.path, "it is no batchrun checkpoint")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version != FORMAT:
+            message = (
+                f"{self.path} has format {version}, this version reads format {FORMAT}. Go on "
+                "with the version that made it, or start over with --restart"
+            )
+            raise UsageError(message)
+        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise damaged(self.path, verdict)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, durable when left."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and close it."""
+        self._db.close()
+
+    def get(self, key: str) -> Any | None:
+        """A value of ``meta``."""
+        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            return None
+        return json.loads(found[0]) if isinstance(found[0], str) else found[0]
+
+    def put(self, **values: Any) -> None:
+        """Set values of ``meta`` together: bytes as they are, the rest as JSON."""
+        rows = [
+            (key, value if isinstance(value, bytes) else json.dumps(value))
+            for key, value in values.items()
+        ]
+        with storing(self.path), self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+    def published(self) -> Iterator[Published]:
+        """All published shards, in order."""
+        for row in self._db.execute(
+            "SELECT shard, rows_read, digest, file, offset, line, generation, complete, "
+            "results_sha256, attempts_sha256, totals FROM shards ORDER BY shard"
+        ).fetchall():
+            shard, rows, digest, file, offset, line, generation, complete, *sums, totals = row
+            end = Position(file, offset, line)
+            state = ShardState(shard, rows, digest, end, generation, bool(complete))
+            yield Published(state, *sums, json.loads(totals))
+
+    def seal(self, published: Published) -> None:
+        """Record a shard's new parts."""
+        state, end = published.state, published.state.end
+        with storing(self.path), self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    state.shard,
+                    state.rows_read,
+                    state.digest,
+                    end.file,
+                    end.offset,
+                    end.line,
+                    state.generation,
+                    state.complete,
+                    published.results_sha256,
+                    published.attempts_sha256,
+                    json.dumps(published.totals),
+                ),
+            )
+            files.reached("seal.written")
+        files.reached("seal.committed")
+
+    def refresh(self, states: Sequence[ShardState]) -> None:
+        """Replace what is known of published shards' input, completeness included."""
+        with storing(self.path), self._transaction() as db:
+            db.executemany(
+                "UPDATE shards SET rows_read = ?, digest = ?, file = ?, offset = ?, line = ?, "
+                "complete = ? WHERE shard = ?",
+                [
+                    (
+                        s.rows_read,
+                        s.digest,
+                        s.end.file,
+                        s.end.offset,
+                        s.end.line,
+                        s.complete,
+                        s.shard,
+                    )
+                    for s in states
+                ],
+            )
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn SQLite's failures into a ``StorageError``."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        message = (
+            f"cannot write {path}: {error}. What was committed before is intact; "
+            "make room or mend the disk, then run the same command again"
+        )
+        raise StorageError(message) from error
