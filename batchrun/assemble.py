@@ -32,14 +32,15 @@ from batchrun.engine.engine import Engine, Known
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor, Snapshot
+from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import BatchrunError, StorageError, UsageError
 from batchrun.ports import Observer
 
 BODY_BYTES_MAX = 64 * 2**20
 SAMPLE_S = 0.5
-OPEN_ROWS = 512
-"""Rows that may be open beyond twice the concurrency: those that wait for the disk or a retry."""
+FLIGHT_SLOTS = 512
+"""Slots of the flight log to begin with; it grows."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -143,8 +144,8 @@ class _Session:
         endpoint = settings.endpoint
         switch, clock = StopSwitch(), LoopClock()
         _on_signals(switch)
-        open_rows = 2 * endpoint.concurrency + OPEN_ROWS
-        journal = JournalWriter(opened.journal, opened.flights(open_rows))
+        room = Room(endpoint.concurrency)
+        journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
         gate = EndpointGate(
             concurrency=endpoint.concurrency,
@@ -174,6 +175,7 @@ class _Session:
                         journal=journal,
                         clock=clock,
                         dice=random.Random(),
+                        room=room,
                         tally=self._tally,
                         switch=switch,
                         policy=Policy(
@@ -192,7 +194,7 @@ class _Session:
                     tally=self._tally,
                     switch=switch,
                     shard_rows=settings.shard_rows,
-                    open_rows_max=open_rows,
+                    room=room,
                     grace_s=settings.grace_s,
                     known={n: Known(*known) for n, known in opened.known.items()},
                     touched=opened.touched,

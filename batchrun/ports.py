@@ -76,8 +76,8 @@ class Journal(Protocol):
         """
         ...
 
-    def sending(self, row: int, attempt: int, endpoint: int) -> None:
-        """Note, at once and without waiting, that an exchange goes out. After a kill the note
+    def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
+        """Note, at once and without waiting, that an exchange goes out now. After a kill the note
         tells of attempts whose answer nobody recorded; a power cut may lose it."""
         ...
 

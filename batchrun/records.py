@@ -101,6 +101,10 @@ class Usage(NamedTuple):
     reasoning_tokens: int | None = None
 
 
+NO_USAGE = Usage()
+"""Where the server reported nothing."""
+
+
 class ToolCall(NamedTuple):
     """One tool call; ``arguments`` is the text as sent, valid JSON or not."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchrun.records import Attempt, Choice, Outcome, ToolCall, Usage
+from batchrun.records import NO_USAGE, Attempt, Choice, Outcome, ToolCall
 
 TOOL_CALL = pa.struct(
     [
@@ -68,6 +68,7 @@ RESULT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("request_hash", pa.string()),
     ("response", pa.string()),
 )
+RESULT_TYPES = tuple(kind for _, kind in RESULT_FIELDS)
 RESULT_NAMES = tuple(name for name, _ in RESULT_FIELDS)
 EXTRA = "extra"
 """The column of JSON input's carried fields that fit no column."""
@@ -158,7 +159,7 @@ def table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
 def result_values(outcome: Outcome) -> tuple[Any, ...]:
     """An outcome's values in the order of ``RESULT_FIELDS``."""
     completion, failure, attempt = outcome.completion, outcome.failure, outcome.attempt
-    usage = completion.usage if completion else attempt.usage if attempt else Usage()
+    usage = completion.usage if completion else attempt.usage if attempt else NO_USAGE
     first = completion.first if completion else None
     return (
         outcome.row,

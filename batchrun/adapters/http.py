@@ -22,6 +22,7 @@ import aiohttp
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
 
+JSON = "application/json"
 LARGE_BODY_BYTES = 2**20
 """aiohttp wants larger bodies as a stream."""
 
@@ -129,9 +130,11 @@ class HttpTransport:
         self._deadlines.enter(task)
         status: int | None = None
         try:
-            body: object = request.body
-            if len(request.body) > LARGE_BODY_BYTES:
-                body = io.BytesIO(request.body)
+            body: aiohttp.Payload
+            if len(request.body) <= LARGE_BODY_BYTES:
+                body = aiohttp.BytesPayload(request.body, content_type=JSON)
+            else:
+                body = aiohttp.BytesIOPayload(io.BytesIO(request.body), content_type=JSON)
             async with self._session.post(
                 self._url, data=body, allow_redirects=False, proxy=self._proxy
             ) as response:

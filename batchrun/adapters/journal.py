@@ -24,7 +24,7 @@ from batchrun.adapters.flight import FlightLog, read_notes
 from batchrun.adapters.log import ATTEMPT, BLOCK, OUTCOME, Place, ShardLog, damaged, record
 from batchrun.adapters.states import Published, StateFile
 from batchrun.errors import StorageError
-from batchrun.records import Attempt, Block, Outcome, Position, ShardState, Usage
+from batchrun.records import NO_USAGE, Attempt, Block, Outcome, Position, ShardState
 
 STATES = "journal.db"
 GROUP_S = 0.025
@@ -234,15 +234,16 @@ class ShardReader:
         self._outcomes = deque(last[row] for row in sorted(last))
         self._blocks = [p for p in places if p.kind == BLOCK]
 
-    def outcomes(self, *, rows_max: int, bytes_max: int) -> Iterator[Outcome]:
+    def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
         """The next outcomes in row order, as many as the bounds allow and at least one."""
+        taken: list[Place] = []
         size = 0
-        for _ in range(min(rows_max, len(self._outcomes))):
+        while self._outcomes and len(taken) < rows_max and size < bytes_max:
             place = self._outcomes.popleft()
-            yield _outcome(self._body(place))
+            taken.append(place)
             size += place.size
-            if size >= bytes_max:
-                return
+        assert self._log is not None or not taken
+        return [_outcome(body) for body in self._log.bodies(taken)] if self._log else []
 
     @property
     def more(self) -> bool:
@@ -303,9 +304,9 @@ class JournalWriter:
             self._wake.set()
         return future
 
-    def sending(self, row: int, attempt: int, endpoint: int) -> None:
+    def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
         """See ``ports.Journal``."""
-        self._flight.note(row, attempt, endpoint, time.time_ns() // 1000)
+        self._flight.note(row, attempt, endpoint, started_at_us)
 
     async def flush(self) -> None:
         """See ``ports.Journal``."""
@@ -419,7 +420,7 @@ def _unanswered(row: int, number: int, endpoint: str, started_at_us: int) -> Att
         error_class="connection",
         error_code=INTERRUPTED,
         retry_after_s=None,
-        usage=Usage(),
+        usage=NO_USAGE,
         cost_usd=None,
         request_id=None,
         unanswered=True,

@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,15 +24,15 @@ from batchrun.adapters import arrow, files
 from batchrun.adapters.journal import Journal, ShardReader
 from batchrun.adapters.log import damaged as log_damaged
 from batchrun.adapters.states import Published
-from batchrun.core.totals import TOKENS, Totals
+from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals
 from batchrun.errors import DamagedError, StorageError
-from batchrun.records import Attempt, Outcome, ShardState
+from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
 
 FORMAT = "1"
 GROUP_ROWS = 1024
 GROUP_BYTES = 12 * 2**20
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
-_RESULT_COLUMNS = ["row", "status", "error_class", "total_tokens", "prompt_tokens", "cost_usd"]
+_RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
 
 
 def part_name(shard: int) -> str:
@@ -111,14 +112,12 @@ class Parts:
         ):
             log = ShardReader(self._journal, shard)
             for high, outcomes, ledger in self._pieces(shard, log):
-                table = self._merged_attempts(ledger, old_attempts.below(high))
+                table = self._attempts_table(ledger, old_attempts.below(high), totals)
                 if table.num_rows:
                     write_attempts.write_table(table)
-                    totals.add_attempts(table.select(_ATTEMPT_COLUMNS).to_pydict())
-                table = self._merged_results(log, outcomes, old_results.below(high))
+                table = self._results_table(log, outcomes, old_results.below(high), totals)
                 if table.num_rows:
                     write_results.write_table(table)
-                    totals.add_results(table.select(_RESULT_COLUMNS).to_pydict())
         return totals
 
     def _pieces(
@@ -128,7 +127,7 @@ class Parts:
         outcomes, and its attempts, those that decided an outcome included."""
         end = (shard + 1) * self._journal.shard_rows
         while True:
-            outcomes = list(log.outcomes(rows_max=GROUP_ROWS, bytes_max=GROUP_BYTES))
+            outcomes = log.outcomes(rows_max=GROUP_ROWS, bytes_max=GROUP_BYTES)
             high = outcomes[-1].row + 1 if log.more else end
             ledger = list(log.attempts_below(high))
             ledger += [o.attempt for o in outcomes if o.attempt is not None]
@@ -137,29 +136,61 @@ class Parts:
             if high == end:
                 return
 
-    def _merged_attempts(self, ledger: list[Attempt], old: pa.Table | None) -> pa.Table:
+    def _attempts_table(
+        self, ledger: list[Attempt], old: pa.Table | None, totals: Totals
+    ) -> pa.Table:
+        """A piece of the ledger, old lines and new ones, counted into the totals."""
         new = arrow.table([arrow.attempt_values(a) for a in ledger], self._attempts_schema)
         if old is None:
+            totals.add_attempts(
+                AttemptLine(
+                    a.row, (a.endpoint, a.model, a.service_tier), a.cost_usd, a.unanswered, a.usage
+                )
+                for a in ledger
+            )
             return new
         seen = {(attempt.row, attempt.number) for attempt in ledger}
         keys = zip(old.column("row").to_pylist(), old.column("attempt").to_pylist(), strict=True)
         old = old.filter(pa.array([key not in seen for key in keys], pa.bool_()))
-        return pa.concat_tables([old, new]).sort_by([("row", "ascending"), ("attempt", "ascending")])
-
-    def _merged_results(
-        self, log: ShardReader, outcomes: list[Outcome], old: pa.Table | None
-    ) -> pa.Table:
-        rows = [outcome.row for outcome in outcomes]
-        fixed = arrow.columns(
-            [arrow.result_values(o) for o in outcomes], [kind for _, kind in arrow.RESULT_FIELDS]
+        merged = pa.concat_tables([old, new]).sort_by(
+            [("row", "ascending"), ("attempt", "ascending")]
         )
+        totals.add_attempts(
+            AttemptLine(row, (endpoint, model, tier), cost, unanswered, tokens)
+            for row, endpoint, model, tier, cost, unanswered, *tokens in _tuples(
+                merged, _ATTEMPT_COLUMNS
+            )
+        )
+        return merged
+
+    def _results_table(
+        self, log: ShardReader, outcomes: list[Outcome], old: pa.Table | None, totals: Totals
+    ) -> pa.Table:
+        """A piece of the results, old rows and new ones, counted into the totals."""
+        rows = [outcome.row for outcome in outcomes]
+        values = [arrow.result_values(outcome) for outcome in outcomes]
+        fixed = arrow.columns(values, arrow.RESULT_TYPES)
         carried = self._gather(log, rows).columns if len(self._carried) else []
         new = pa.Table.from_arrays([*fixed, *carried], schema=self._results_schema)
         if old is None:
+            totals.add_results(
+                ResultLine(
+                    o.row,
+                    o.failure.error_class if o.failure else None,
+                    o.completion is not None and o.completion.usage != NO_USAGE,
+                    o.attempt.cost_usd if o.attempt else None,
+                )
+                for o in outcomes
+            )
             return new
         fresh = pa.array(rows, pa.int64())
         old = old.filter(pc.invert(pc.is_in(old.column("row"), value_set=fresh)))
-        return pa.concat_tables([old, new]).sort_by("row")
+        merged = pa.concat_tables([old, new]).sort_by("row")
+        totals.add_results(
+            ResultLine(row, error_class, any(count is not None for count in tokens), cost)
+            for row, error_class, cost, *tokens in _tuples(merged, _RESULT_COLUMNS)
+        )
+        return merged
 
     def _gather(self, log: ShardReader, rows: list[int]) -> pa.Table:
         """The carried columns of these rows (ascending), from the log's blocks."""
@@ -183,6 +214,11 @@ class Parts:
         if not pieces:
             return self._carried.empty_table()
         return pa.concat_tables(pieces)
+
+
+def _tuples(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Some columns of a table, row by row."""
+    return zip(*(table.column(name).to_pylist() for name in names), strict=True)
 
 
 @contextlib.contextmanager

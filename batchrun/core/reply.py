@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from batchrun.records import Choice, Completion, Failure, ToolCall, Usage
+from batchrun.records import NO_USAGE, Choice, Completion, Failure, ToolCall, Usage
 
 ERROR_TEXT_MAX = 4096
 """Bytes of an error body, characters of an error message, that are kept."""
@@ -35,7 +35,7 @@ def parse(body: bytes) -> object:
         pass
     text = body.decode("utf-8-sig", errors="replace")
     try:
-        return json.loads(text, strict=False)
+        return _storable(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None
 
@@ -57,19 +57,20 @@ def completion(value: object) -> Completion | None:
     listed = value.get("choices")
     if not isinstance(listed, list) or not listed:
         return None
-    choices = []
+    choices: list[Choice] = []
     for place, item in enumerate(listed):
         if not isinstance(item, dict) or not isinstance(item.get("message"), dict):
             if place == 0:
                 return None
             continue
         choices.append(_choice(item, place))
-    first = min(choices, key=lambda choice: choice.index)
-    several = len(choices) > 1 or first.logprobs is not None
+    if len(choices) > 1:
+        choices.sort(key=lambda choice: choice.index)
+    first = choices[0]
     created = value.get("created")
     return Completion(
         first=first,
-        choices=tuple(sorted(choices, key=lambda choice: choice.index)) if several else None,
+        choices=tuple(choices) if len(choices) > 1 or first.logprobs is not None else None,
         model=_text(value.get("model")),
         response_id=_text(value.get("id")),
         system_fingerprint=_text(value.get("system_fingerprint")),
@@ -82,7 +83,7 @@ def completion(value: object) -> Completion | None:
 def usage(value: object) -> Usage:
     """Token counts from a ``usage`` object; nothing is added up that the server did not say."""
     if not isinstance(value, dict):
-        return Usage()
+        return NO_USAGE
     prompt_details = value.get("prompt_tokens_details")
     completion_details = value.get("completion_tokens_details")
     return Usage(
@@ -179,27 +180,32 @@ def json_text(value: object) -> str:
     try:
         return _encode(value).decode()
     except (UnicodeEncodeError, OverflowError):
-        return _storable(json.dumps(value, ensure_ascii=True))
+        return json.dumps(value, ensure_ascii=True)
 
 
 def _text(value: object) -> str | None:
-    return _storable(value) if isinstance(value, str) else None
+    return value if isinstance(value, str) else None
 
 
-def _storable(text: str) -> str:
-    """Half a surrogate pair cannot be written as UTF-8, which every column is."""
-    if text.isascii() or not _LONE_SURROGATE.search(text):
-        return text
-    return _LONE_SURROGATE.sub("\ufffd", text)
+def _storable(value: Any) -> Any:
+    """A JSON value whose texts can be written as UTF-8, which half a surrogate pair cannot."""
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return value
 
 
 def _bounded(text: str) -> str:
-    return _storable(text[:ERROR_TEXT_MAX])
+    return _LONE_SURROGATE.sub("\ufffd", text[:ERROR_TEXT_MAX])
 
 
 def _count(value: object) -> int | None:
-    ok = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _INT64_MAX
-    return value if ok else None  # type: ignore[return-value]
+    if type(value) is int and 0 <= value <= _INT64_MAX:
+        return value
+    return None
 
 
 def _is_moment(value: object) -> bool:

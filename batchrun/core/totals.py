@@ -7,8 +7,8 @@ that the journal can keep them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 TOKENS = (
     "prompt_tokens",
@@ -19,6 +19,27 @@ TOKENS = (
 )
 Key = tuple[str | None, str | None, str | None]
 """Endpoint, model, service tier; all None for rows that were never sent."""
+
+_UNSENT: Key = (None, None, None)
+
+
+class AttemptLine(NamedTuple):
+    """What is summed of an attempt; ``tokens`` in the order of ``TOKENS``."""
+
+    row: int
+    key: Key
+    cost_usd: float | None
+    unanswered: bool
+    tokens: Sequence[int | None]
+
+
+class ResultLine(NamedTuple):
+    """What is counted of a row; ``error_class`` is None for a completion."""
+
+    row: int
+    error_class: str | None
+    has_usage: bool
+    cost_usd: float | None
 
 _COUNTS = ("rows_ok", "rows_error", "attempts", *TOKENS, "rows_without_usage", "unanswered_attempts")
 _COSTS = ("cost_usd", "ok_cost_usd")
@@ -38,32 +59,29 @@ class Totals:
             found = self._groups[key] = dict.fromkeys(_COUNTS, 0) | dict.fromkeys(_COSTS)
         return found
 
-    def add_attempts(self, columns: Mapping[str, Iterable[Any]]) -> None:
-        """Count attempts, given as columns, ordered by row and attempt number."""
-        names = ("row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS)
-        for row, endpoint, model, tier, cost, unanswered, *tokens in zip(
-            *(columns[name] for name in names), strict=True
-        ):
-            key = (endpoint, model, tier)
-            group = self._group(key)
+    def add_attempts(self, attempts: Iterable[AttemptLine]) -> None:
+        """Count attempts, ordered by row and attempt number."""
+        groups, last = self._groups, self._last
+        for row, key, cost, unanswered, tokens in attempts:
+            group = groups.get(key) or self._group(key)
             group["attempts"] += 1
-            group["unanswered_attempts"] += bool(unanswered)
+            if unanswered:
+                group["unanswered_attempts"] += 1
             for name, count in zip(TOKENS, tokens, strict=True):
-                if count is not None:
+                if count:
                     group[name] += count
-            _add_cost(group, "cost_usd", cost)
-            self._last[row] = key
+            if cost is not None:
+                _add_cost(group, "cost_usd", cost)
+            last[row] = key
 
-    def add_results(self, columns: Mapping[str, Iterable[Any]]) -> None:
-        """Count rows, given as columns, after the attempts of the same rows."""
-        names = ("row", "status", "error_class", "total_tokens", "prompt_tokens", "cost_usd")
-        for row, status, error_class, total, prompt, cost in zip(
-            *(columns[name] for name in names), strict=True
-        ):
-            group = self._group(self._last.pop(row, (None, None, None)))
-            if status == "ok":
+    def add_results(self, results: Iterable[ResultLine]) -> None:
+        """Count rows, after the attempts of the same rows."""
+        last = self._last
+        for row, error_class, has_usage, cost in results:
+            group = self._group(last.pop(row, _UNSENT))
+            if error_class is None:
                 group["rows_ok"] += 1
-                group["rows_without_usage"] += total is None and prompt is None
+                group["rows_without_usage"] += not has_usage
                 _add_cost(group, "ok_cost_usd", cost)
             else:
                 group["rows_error"] += 1

@@ -8,7 +8,6 @@ sending again. The permit is given back before any wait.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from dataclasses import dataclass, field
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -18,10 +17,11 @@ from batchrun.core import reply as reading
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Gate, Journal, Transport
-from batchrun.records import Attempt, Outcome, Reply, Request, Usage
+from batchrun.records import NO_USAGE, Attempt, Outcome, Reply, Request
 
 BACKOFF_S = 0.5
 BACKOFF_S_MAX = 30.0
@@ -54,7 +54,7 @@ class RowRun:
     number: int
     phase: str = "waiting"
     charged: int = 0
-    rulings: Counter[str] = field(default_factory=Counter)
+    rulings: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ class AttemptLoop:
         journal: Journal,
         clock: Clock,
         dice: Dice,
+        room: Room,
         tally: Tally,
         switch: StopSwitch,
         policy: Policy,
@@ -87,6 +88,7 @@ class AttemptLoop:
         self._journal = journal
         self._clock = clock
         self._dice = dice
+        self._room = room
         self._tally = tally
         self._switch = switch
         self._policy = policy
@@ -127,19 +129,19 @@ class AttemptLoop:
             self._check_going(run)
             run.phase = "sending"
             run.number += 1
-            self._journal.sending(request.row, run.number, 0)
             wall_us = self._clock.wall_us()
+            self._journal.sending(request.row, run.number, 0, wall_us)
+            self._tally.requests += 1
             sent_at_s = self._clock.now_s()
             exchange: Reply | TransportFault
-            with self._tally.exchange():
-                try:
-                    exchange = await self._transport.send(request)
-                except TransportFault as fault:
-                    exchange = fault
-                except asyncio.CancelledError:
-                    latency_s = self._clock.now_s() - sent_at_s
-                    self._interrupted(run, wall_us, permit.queue_s, latency_s)
-                    raise
+            try:
+                exchange = await self._transport.send(request)
+            except TransportFault as fault:
+                exchange = fault
+            except asyncio.CancelledError:
+                latency_s = self._clock.now_s() - sent_at_s
+                self._interrupted(run, wall_us, permit.queue_s, latency_s)
+                raise
             latency_s = self._clock.now_s() - sent_at_s
             verdict = judge(
                 exchange,
@@ -148,7 +150,7 @@ class AttemptLoop:
                 ),
             )
             permit.settle(_tokens_used(exchange, verdict))
-        run.rulings[verdict.rule] += 1
+        run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
         run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
         reply = exchange if isinstance(exchange, Reply) else None
@@ -231,7 +233,8 @@ class AttemptLoop:
     async def _pause(self, run: RowRun, delay_s: float) -> None:
         self._check_going(run)
         if delay_s > 0:
-            await self._clock.sleep(delay_s)
+            with self._room.asleep():
+                await self._clock.sleep(delay_s)
 
     def _wait_s(self, state: RetryCallState) -> float:
         """Full jitter on an exponential backoff, or what the server asked for and a little.
@@ -283,7 +286,7 @@ class AttemptLoop:
             error_class=verdict.error_class,
             error_code=verdict.code,
             retry_after_s=verdict.wait_s,
-            usage=completion.usage if completion else Usage(),
+            usage=completion.usage if completion else NO_USAGE,
             cost_usd=None,
             request_id=header.request_id(reply.headers) if reply else None,
             unanswered=isinstance(exchange, TransportFault) and exchange.sent,

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from batchrun.engine.attempt import AttemptLoop, LeftPendingError, RowRun
 from batchrun.engine.guards import StopSwitch
+from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Clock, Journal, Publisher, Source
 from batchrun.records import Block, Failure, Outcome, Request, Row, Span
 
-OPEN_BYTES_MAX = 64 * 2**20
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
 
@@ -53,6 +53,8 @@ class _Open:
 
     size_bytes: int
     run: RowRun | None = None
+    task: asyncio.Task[None] | None = None
+    answered: bool = False
 
     @property
     def may_be_given_up(self) -> bool:
@@ -75,7 +77,7 @@ class Engine:
         tally: Tally,
         switch: StopSwitch,
         shard_rows: int,
-        open_rows_max: int,
+        room: Room,
         grace_s: float,
         known: Mapping[int, Known],
         touched: Collection[int] = (),
@@ -93,7 +95,6 @@ class Engine:
         self._tally = tally
         self._switch = switch
         self._shard_rows = shard_rows
-        self._open_rows_max = open_rows_max
         self._grace_s = grace_s
         self._known = known
         self._touched = set(touched)
@@ -101,8 +102,7 @@ class Engine:
         self._shards: dict[int, _Shard] = {}
         self._rows: dict[asyncio.Task[None], _Open] = {}
         self._publishing: set[asyncio.Task[None]] = set()
-        self._open_bytes = 0
-        self._room = asyncio.Event()
+        self._room = room
         self._fault: BaseException | None = None
         self._input_fault: InputLostError | None = None
         self._faulted = asyncio.Event()
@@ -171,26 +171,13 @@ class Engine:
         shard.touched = shard.touched or bool(rows)
         self._fire_and_check(self._journal.append(block))
         for row in rows:
-            if (
-                len(self._rows) >= self._open_rows_max
-                or self._open_bytes + row.size_bytes > OPEN_BYTES_MAX
-            ):
-                await self._wait_for_room(row.size_bytes)
-            self._open_bytes += row.size_bytes
-            task = asyncio.create_task(self._row(row, shard, block.shard))
-            self._rows[task] = _Open(row.size_bytes)
-            task.add_done_callback(self._row_ended)
+            await self._room.enter(row.size_bytes)
+            opened = _Open(row.size_bytes)
+            task = asyncio.create_task(self._guarded(row, opened, shard, block.shard))
+            opened.task = task
+            self._rows[task] = opened
         if not rows:
             self._seal_if_done(block.shard, shard)
-
-    async def _wait_for_room(self, size_bytes: int) -> None:
-        """A single row larger than the bound is let in once nothing else is open."""
-        rows_max = self._open_rows_max * 3 // 4 or 1
-        while self._rows and (
-            len(self._rows) >= rows_max or self._open_bytes + size_bytes > OPEN_BYTES_MAX
-        ):
-            self._room.clear()
-            await self._room.wait()
 
     async def _backlog(self, shard: int) -> None:
         """Wait while the journal is at its bound, if waiting can help: an earlier shard is still
@@ -202,7 +189,19 @@ class Engine:
 
     # One row
 
-    async def _row(self, row: Row, shard: _Shard, number: int) -> None:
+    async def _guarded(self, row: Row, opened: _Open, shard: _Shard, number: int) -> None:
+        """Account for a row's end, however it ends."""
+        try:
+            await self._row(row, opened, shard, number)
+        except LeftPendingError:
+            pass
+        except Exception as error:  # noqa: BLE001 - raised by run
+            self._break(error)
+        finally:
+            del self._rows[opened.task]  # type: ignore[arg-type]
+            self._room.ended(opened.size_bytes, answered=opened.answered)
+
+    async def _row(self, row: Row, opened: _Open, shard: _Shard, number: int) -> None:
         """What happens to a row, from its body to its durable outcome."""
         try:
             request = self._prepare(row)
@@ -218,25 +217,15 @@ class Engine:
                 response=None,
             )
         else:
-            run = RowRun(request, shard.known.attempts.get(row.number, 0))
-            task = asyncio.current_task()
-            assert task is not None
-            self._rows[task].run = run
+            run = opened.run = RowRun(request, shard.known.attempts.get(row.number, 0))
             outcome = await self._loop.outcome(run)
+        opened.answered = True
+        self._room.answered()
         await self._journal.append(outcome)
         self._tally.finished(outcome)
         shard.done += 1
         if shard.done == shard.read:
             self._seal_if_done(number, shard)
-
-    def _row_ended(self, task: asyncio.Task[None]) -> None:
-        self._open_bytes -= self._rows.pop(task).size_bytes
-        if not self._room.is_set():
-            self._room.set()
-        if not task.cancelled():
-            error = task.exception()
-            if error is not None and not isinstance(error, LeftPendingError):
-                self._break(error)
 
     # Shards
 
@@ -274,7 +263,10 @@ class Engine:
 
     async def _all_ended(self) -> None:
         while self._rows:
-            await asyncio.wait(tuple(self._rows))
+            ended, _ = await asyncio.wait(tuple(self._rows))
+            for task in ended & self._rows.keys():
+                # Cancelled before its first step: it could not account for itself.
+                self._room.ended(self._rows.pop(task).size_bytes, answered=False)
 
     async def _finish(self) -> None:
         """Publish what is left, unless the storage or the input broke."""

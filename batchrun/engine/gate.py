@@ -12,6 +12,7 @@ than it offers (refunds, debts, requests above the limit), so their budget is a 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -122,7 +123,8 @@ class EndpointGate:
         self._clock = clock
         self._dice = dice
         self._concurrency = concurrency
-        self._permits = asyncio.Semaphore(concurrency)
+        self._free = concurrency
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
         self._budget = TokenBudget(tpm, clock.now_s) if tpm is not None else None
         self._limiter: AsyncLimiter | None = None
@@ -140,18 +142,46 @@ class EndpointGate:
     async def enter(self, tokens: int) -> EndpointPermit:
         """See ``ports.Gate``."""
         began = self._clock.now_s()
-        await self._permits.acquire()
-        if not (self._paced or self._spread_left or began < self._cool_until_s):
+        if self._free and not self._waiting:
+            self._free -= 1
+        else:
+            await self._permit()
+        if not (self._paced or self._spread_left or self._clock.now_s() < self._cool_until_s):
             return EndpointPermit(self, tokens, self._clock.now_s() - began)
         try:
             async with self._door:
                 await self._pass(tokens)
         except BaseException:
-            self._permits.release()
+            self.release()
             raise
         finally:
             self.waiting_for = None
         return EndpointPermit(self, tokens, self._clock.now_s() - began)
+
+    async def _permit(self) -> None:
+        """Wait in line for a permit; whoever gives one back hands it over."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release()  # it was handed over a moment ago
+            raise
+
+    def release(self) -> None:
+        """A permit is free again: the first in line gets it."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    @property
+    def in_flight(self) -> int:
+        """Permits held."""
+        return self._concurrency - self._free
 
     async def _pass(self, tokens: int) -> None:
         await self._cooled()
@@ -186,10 +216,6 @@ class EndpointGate:
         if self._budget is not None and tokens is not None:
             self._budget.give(estimate - tokens)
 
-    def release(self) -> None:
-        """A permit is free again."""
-        self._permits.release()
-
     def cool_down(self, wait_s: float | None, *, sent_at_s: float) -> float:
         """See ``ports.Gate``."""
         now = self._clock.now_s()
@@ -212,4 +238,4 @@ class EndpointGate:
         None where nothing here does."""
         if self.waiting_for is not None:
             return self.waiting_for
-        return "concurrency" if self._permits.locked() else None
+        return "concurrency" if self._waiting else None

@@ -87,7 +87,7 @@ class Monitor:
             retries=tally.retries,
             throttled=tally.throttled,
             requests=tally.requests,
-            in_flight=tally.in_flight,
+            in_flight=self._gate.in_flight,
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=tally.completion_tokens,
             requests_per_s=requests_per_s,

@@ -6,9 +6,7 @@ row.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchrun.records import Outcome
@@ -26,23 +24,11 @@ class Tally:
     requests: int = 0
     retries: int = 0
     throttled: int = 0
-    in_flight: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cooling_s: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
     bound_s: Counter[str] = field(default_factory=Counter)
     """Seconds the run was held back, by what held it."""
-
-    @contextlib.contextmanager
-    def exchange(self) -> Iterator[None]:
-        """One request is out."""
-        self.requests += 1
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
 
     def finished(self, outcome: Outcome) -> None:
         """An outcome is durable."""

@@ -11,7 +11,7 @@ from batchrun.errors import BatchrunError, InputLostError
 from batchrun.records import Block, Span
 
 AHEAD_BYTES = 8 * 2**20
-AHEAD_BLOCKS = 4
+AHEAD_BLOCKS = 2
 
 
 class ReadAhead:

@@ -1,0 +1,70 @@
+"""How many rows may be open: enough to keep every permit busy, few enough to stay in the cache.
+
+Rows that wait for their next try, or for the disk, do not take the place of rows that could be
+sent; they are bounded on their own. Feeding far ahead of the permits costs more than memory: rows
+that lie around for long are cold when their turn comes (measured: 10 % of all CPU).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+OPEN_ROWS_MAX = 8192
+OPEN_BYTES_MAX = 64 * 2**20
+
+
+class Room:
+    """Counts open rows by what they wait for, and lets the feeder wait until there is room."""
+
+    def __init__(self, permits: int) -> None:
+        """``permits`` is how many rows can be sent at once."""
+        self._ready_max = 2 * permits + 8
+        self._refill_at = permits + permits // 2 + 4
+        self._ready = 0
+        self._open = 0
+        self._bytes = 0
+        self._changed = asyncio.Event()
+
+    async def enter(self, size_bytes: int) -> None:
+        """Wait until another row may be opened, and count it. A row larger than all bounds is let
+        in once nothing else is open."""
+        if (
+            self._ready >= self._ready_max
+            or self._open >= OPEN_ROWS_MAX
+            or self._bytes + size_bytes > OPEN_BYTES_MAX
+        ):
+            while self._open and (
+                self._ready > self._refill_at
+                or self._open >= OPEN_ROWS_MAX
+                or self._bytes + size_bytes > OPEN_BYTES_MAX
+            ):
+                self._changed.clear()
+                await self._changed.wait()
+        self._ready += 1
+        self._open += 1
+        self._bytes += size_bytes
+
+    def answered(self) -> None:
+        """A row has its outcome and only waits for the disk."""
+        self._ready -= 1
+        if self._ready <= self._refill_at:
+            self._changed.set()
+
+    def ended(self, size_bytes: int, *, answered: bool) -> None:
+        """A row is not open any more."""
+        self._open -= 1
+        self._bytes -= size_bytes
+        self._ready -= not answered
+        self._changed.set()
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """A row waits for its next try."""
+        self._ready -= 1
+        self._changed.set()
+        try:
+            yield
+        finally:
+            self._ready += 1
