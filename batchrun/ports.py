@@ -6,7 +6,7 @@ the fake and the real one both sit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -65,15 +65,24 @@ class Gate(Protocol):
         ...
 
 
+Durable = Callable[["Outcome | Attempt | Block", "Exception | None"], None]
+"""Called in the event loop with an entry once it would survive a power cut, or with what broke."""
+
+
 class Journal(Protocol):
     """The durable store of what is known of rows whose part is not published yet."""
 
-    def append(self, entry: Outcome | Attempt | Block) -> Awaitable[None]:
-        """Resolves once the entry would survive a power cut.
+    def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
+        """Take an entry; ``then`` is called once it would survive a power cut.
 
-        Entries become durable in the order appended. An ``Attempt`` is one that decided nothing:
-        a failed exchange of a row that is still open.
+        Entries become durable in the order given. An ``Attempt`` is one that decided nothing: a
+        failed exchange of a row that is still open. After a failed write, every entry not durable
+        yet and every later one is refused with the same error.
         """
+        ...
+
+    async def append(self, entry: Outcome | Attempt | Block) -> None:
+        """The same, returning once the entry would survive a power cut, or raising."""
         ...
 
     def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
@@ -82,7 +91,7 @@ class Journal(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Return when everything appended so far is durable."""
+        """Return when everything posted so far is durable, or raise what broke."""
         ...
 
     @property

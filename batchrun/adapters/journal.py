@@ -24,6 +24,7 @@ from batchrun.adapters.flight import FlightLog, read_notes
 from batchrun.adapters.log import ATTEMPT, BLOCK, OUTCOME, Place, ShardLog, damaged, record
 from batchrun.adapters.states import Published, StateFile
 from batchrun.errors import StorageError
+from batchrun.ports import Durable
 from batchrun.records import NO_USAGE, Attempt, Block, Outcome, Position, ShardState
 
 STATES = "journal.db"
@@ -269,7 +270,7 @@ class ShardReader:
         return self._log.body(place)
 
 
-Item = tuple[Outcome | Attempt | Block, asyncio.Future[None]]
+Item = tuple[Outcome | Attempt | Block, Durable | None]
 
 
 class JournalWriter:
@@ -283,7 +284,9 @@ class JournalWriter:
         self._wake = threading.Event()
         self._closing = False
         self._fault: Exception | None = None
-        self._last: asyncio.Future[None] | None = None
+        self._given = 0
+        self._durable = 0
+        self._flushed: list[tuple[int, asyncio.Future[None]]] = []
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
@@ -292,29 +295,34 @@ class JournalWriter:
         """See ``ports.Journal``."""
         return self._journal.size_bytes
 
-    def append(self, entry: Outcome | Attempt | Block) -> asyncio.Future[None]:
+    def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
         """See ``ports.Journal``."""
-        future = self._loop.create_future()
         if self._fault is not None:
-            _refuse(future, self._fault)
-            return future
-        self._queue.append((entry, future))
-        self._last = future
+            if then is not None:
+                self._loop.call_soon(then, entry, self._fault)
+            return
+        self._given += 1
+        self._queue.append((entry, then))
         if not self._wake.is_set():
             self._wake.set()
-        return future
 
-    def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
+    async def append(self, entry: Outcome | Attempt | Block) -> None:
         """See ``ports.Journal``."""
-        self._flight.note(row, attempt, endpoint, started_at_us)
+        self.post(entry)
+        await self.flush()
 
     async def flush(self) -> None:
         """See ``ports.Journal``."""
         if self._fault is not None:
             raise self._fault
-        if self._last is not None and not self._last.done():
-            await asyncio.wait([self._last])
-            self._last.result()
+        if self._durable < self._given:
+            future = self._loop.create_future()
+            self._flushed.append((self._given, future))
+            await future
+
+    def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
+        """See ``ports.Journal``."""
+        self._flight.note(row, attempt, endpoint, started_at_us)
 
     async def close(self) -> None:
         """Make durable what was appended and stop the thread."""
@@ -347,20 +355,30 @@ class JournalWriter:
             self._loop.call_soon_threadsafe(self._reject, taken, _storage_error(self, error))
 
     def _resolve(self, taken: list[Item]) -> None:
-        for entry, future in taken:
+        wipe = self._flight.wipe
+        for entry, then in taken:
             if isinstance(entry, Outcome):
-                self._flight.wipe(entry.row, entry.attempts)
+                wipe(entry.row, entry.attempts)
             elif isinstance(entry, Attempt):
-                self._flight.wipe(entry.row, entry.number)
+                wipe(entry.row, entry.number)
+            if then is not None:
+                then(entry, None)
+        self._durable += len(taken)
+        while self._flushed and self._flushed[0][0] <= self._durable:
+            _, future = self._flushed.pop(0)
             if not future.done():
                 future.set_result(None)
 
     def _reject(self, taken: list[Item], fault: Exception) -> None:
         self._fault = fault
-        for _, future in [*taken, *self._queue]:
-            if not future.done():
-                _refuse(future, fault)
+        for entry, then in [*taken, *self._queue]:
+            if then is not None:
+                then(entry, fault)
         self._queue.clear()
+        for _, future in self._flushed:
+            if not future.done():
+                future.set_exception(fault)
+        self._flushed.clear()
 
     @property
     def folder(self) -> Path:
@@ -378,11 +396,6 @@ def _storage_error(writer: JournalWriter, error: Exception) -> Exception:
     fault = StorageError(message)
     fault.__cause__ = error
     return fault
-
-
-def _refuse(future: asyncio.Future[None], fault: Exception) -> None:
-    future.set_exception(fault)
-    future.exception()  # an append that nobody waits for must not warn
 
 
 def recover_flights(

@@ -32,8 +32,8 @@ class LeftPendingError(Exception):
     """The run stops, or stopped, before this row had an outcome. It is not an error of the row."""
 
 
-class _AgainError(Exception):
-    """The exchange failed in a way that is worth another try."""
+class AgainError(Exception):
+    """An exchange failed in a way that is worth another try."""
 
     def __init__(self, attempt: Attempt, verdict: Verdict, reply: Reply | None) -> None:
         super().__init__(verdict.message)
@@ -93,15 +93,19 @@ class AttemptLoop:
         self._switch = switch
         self._policy = policy
 
-    async def outcome(self, run: RowRun) -> Outcome:
-        """The row's outcome. Raises ``LeftPendingError`` where the run stops before there is
-        one; attempts made until then are in the journal's hands."""
-        try:
-            return await self._attempt(run)
-        except _AgainError as error:
-            first: _AgainError | None = error
+    async def first(self, run: RowRun) -> Outcome:
+        """Send a row's request for the first time.
 
-        async def again() -> Outcome:
+        Raises ``AgainError`` where another try is worth it, for ``again`` to make, and
+        ``LeftPendingError`` where the run stops before there is an outcome."""
+        return await self._attempt(run)
+
+    async def again(self, run: RowRun, failed: AgainError) -> Outcome:
+        """Try until there is an outcome. Raises ``LeftPendingError`` where the run stops before;
+        attempts made until then are in the journal's hands."""
+        first: AgainError | None = failed
+
+        async def attempt() -> Outcome:
             nonlocal first
             if first is not None:
                 known, first = first, None
@@ -109,7 +113,7 @@ class AttemptLoop:
             return await self._attempt(run)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_AgainError),
+            retry=retry_if_exception_type(AgainError),
             stop=lambda _: run.charged >= self._policy.max_attempts,
             wait=self._wait_s,
             before_sleep=self._note_failure,
@@ -117,8 +121,8 @@ class AttemptLoop:
             reraise=True,
         )
         try:
-            return await retrying(again)
-        except _AgainError as last:
+            return await retrying(attempt)
+        except AgainError as last:
             return self._failed(run, last.attempt, last.verdict, last.reply)
 
     async def _attempt(self, run: RowRun) -> Outcome:
@@ -181,7 +185,7 @@ class AttemptLoop:
             case Action.FAIL:
                 return self._failed(run, attempt, verdict, reply)
             case Action.STOP:
-                self._journal.append(attempt)
+                self._journal.post(attempt)
                 self._switch.stop(Stop(verdict.error_class or "", _stop_message(verdict, attempt)))
                 raise LeftPendingError
             case Action.THROTTLE:
@@ -190,7 +194,7 @@ class AttemptLoop:
             case _:
                 pass
         run.phase = "waiting"
-        raise _AgainError(attempt, verdict, reply)
+        raise AgainError(attempt, verdict, reply)
 
     def _failed(
         self, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
@@ -226,9 +230,9 @@ class AttemptLoop:
     def _note_failure(self, state: RetryCallState) -> None:
         """The failed attempt decides nothing: it goes to the ledger on its own."""
         error = state.outcome.exception() if state.outcome else None
-        assert isinstance(error, _AgainError)
+        assert isinstance(error, AgainError)
         self._tally.retries += 1
-        self._journal.append(error.attempt)
+        self._journal.post(error.attempt)
 
     async def _pause(self, run: RowRun, delay_s: float) -> None:
         self._check_going(run)
@@ -241,7 +245,7 @@ class AttemptLoop:
 
         A throttled row waits at the gate, where the cool-down holds everybody."""
         error = state.outcome.exception() if state.outcome else None
-        assert isinstance(error, _AgainError)
+        assert isinstance(error, AgainError)
         verdict = error.verdict
         if verdict.action in (Action.THROTTLE, Action.FREE):
             return 0.0
@@ -257,7 +261,7 @@ class AttemptLoop:
         """A request in flight was given up: the server may answer, and bill, it all the same."""
         fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
         verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
-        self._journal.append(
+        self._journal.post(
             self._ledger_line(run, fault, verdict, wall_us, queue_s, latency_s)
         )
         run.phase = "settled"

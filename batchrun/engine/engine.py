@@ -1,23 +1,25 @@
-"""The engine: feeds rows into the attempt loop, follows shards to their end, and drains.
+"""The engine: feeds rows to a pool of workers, follows shards to their end, and drains.
 
-Rows enter in input order, across shard borders, as coroutines bounded in count and bytes; permits
-are separate, so a row that waits for the disk or for its next try holds nobody up.
+Rows enter in input order, across shard borders. A worker takes a row through its first exchange;
+a row that needs another try goes on in a task of its own, so that its wait takes no worker's
+place; a row with an outcome waits for the disk as plain data. ``Room`` bounds all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from batchrun.engine.attempt import AttemptLoop, LeftPendingError, RowRun
+from batchrun.engine.attempt import AgainError, AttemptLoop, LeftPendingError, RowRun
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Clock, Journal, Publisher, Source
-from batchrun.records import Block, Failure, Outcome, Request, Row, Span
+from batchrun.records import Attempt, Block, Failure, Outcome, Request, Row, Span
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
@@ -37,9 +39,10 @@ NOTHING_KNOWN = Known(frozenset(), {})
 
 @dataclass(slots=True)
 class _Shard:
-    """A shard in progress: rows read so far, how many of them are done, and whether the reader
-    is past its last row."""
+    """A shard in progress: rows read so far, how many of them are done, whether the reader is
+    past its last row, and whether any of its rows was dispatched."""
 
+    number: int
     known: Known
     read: int = 0
     done: int = 0
@@ -49,17 +52,15 @@ class _Shard:
 
 @dataclass(slots=True)
 class _Open:
-    """A row that was dispatched and has no durable outcome yet."""
+    """A row that was dispatched and has no durable outcome yet.
 
-    size_bytes: int
-    run: RowRun | None = None
+    ``task`` is what works on it: a worker, or a task of its own after a first failure."""
+
+    row: Row
+    shard: _Shard
     task: asyncio.Task[None] | None = None
+    run: RowRun | None = None
     answered: bool = False
-
-    @property
-    def may_be_given_up(self) -> bool:
-        """Whether a stop costs nothing here: no request is out and no answer has come."""
-        return self.run is None or self.run.phase == "waiting"
 
 
 class Engine:
@@ -74,10 +75,10 @@ class Engine:
         publisher: Publisher,
         prepare: Callable[[Row], Request],
         clock: Clock,
+        room: Room,
         tally: Tally,
         switch: StopSwitch,
         shard_rows: int,
-        room: Room,
         grace_s: float,
         known: Mapping[int, Known],
         touched: Collection[int] = (),
@@ -92,6 +93,7 @@ class Engine:
         self._publisher = publisher
         self._prepare = prepare
         self._clock = clock
+        self._room = room
         self._tally = tally
         self._switch = switch
         self._shard_rows = shard_rows
@@ -100,14 +102,17 @@ class Engine:
         self._touched = set(touched)
         self._limit = limit
         self._shards: dict[int, _Shard] = {}
-        self._rows: dict[asyncio.Task[None], _Open] = {}
+        self._rows: dict[int, _Open] = {}
+        self._no_rows = asyncio.Event()
+        self._queue: deque[_Open] = deque()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._workers: list[asyncio.Task[None]] = []
+        self._retrying: set[asyncio.Task[None]] = set()
         self._publishing: set[asyncio.Task[None]] = set()
-        self._room = room
         self._fault: BaseException | None = None
-        self._input_fault: InputLostError | None = None
         self._faulted = asyncio.Event()
+        self._input_fault: InputLostError | None = None
         self.waiting_for_input = False
-        self.input_ended = False
 
     async def run(self, spans: Sequence[Span]) -> None:
         """Read the spans, answer their rows, publish their shards.
@@ -115,21 +120,26 @@ class Engine:
         Returns normally when the input is done or the switch was thrown; every outcome there is
         is then published. Raises what broke the storage or the input.
         """
+        self._workers = [
+            asyncio.create_task(self._worker(), name=f"worker {number}")
+            for number in range(self._room.permits)
+        ]
         feeding = asyncio.create_task(self._feed(spans), name="feed")
         feeding.add_done_callback(self._feed_ended)
         stopping = asyncio.create_task(self._switch.wait(), name="stop")
         broken = asyncio.create_task(self._faulted.wait(), name="fault")
+        ending = asyncio.create_task(self._all_ended(feeding), name="rows")
         try:
-            await asyncio.wait((feeding, stopping, broken), return_when="FIRST_COMPLETED")
-            ending = asyncio.create_task(self._all_ended(), name="rows")
             await asyncio.wait((ending, stopping, broken), return_when="FIRST_COMPLETED")
-            await _cancelled((ending,))
             if self._fault is None and self._switch.stopping:
                 await _cancelled((feeding,))
                 await self._drain()
             await self._finish()
         finally:
-            await _cancelled((feeding, stopping, broken, *self._rows, *self._publishing))
+            mine = (feeding, stopping, broken, ending)
+            await _cancelled(
+                (*mine, *self._workers, *self._retrying, *self._publishing)
+            )
 
     # The feed
 
@@ -143,12 +153,11 @@ class Engine:
                 break
             await self._backlog(block.shard)
             await self._take(block)
-        self.input_ended = True
         for number, shard in list(self._shards.items()):
             # A limit inside a shard is not the input's end: the shard stays open.
             at_limit = number * self._shard_rows + shard.read == self._limit
             shard.read_whole = shard.read_whole or not at_limit
-            self._seal_if_done(number, shard)
+            self._seal_if_done(shard)
 
     def _feed_ended(self, feeding: asyncio.Task[None]) -> None:
         error = None if feeding.cancelled() else feeding.exception()
@@ -159,25 +168,26 @@ class Engine:
             self._break(error)
 
     async def _take(self, block: Block) -> None:
+        """Dispatch the rows of a block that have no outcome yet."""
         shard = self._shards.get(block.shard)
         if shard is None:
             known = self._known.get(block.shard, NOTHING_KNOWN)
-            shard = self._shards[block.shard] = _Shard(known)
+            shard = self._shards[block.shard] = _Shard(block.shard, known)
         done = shard.known.done
         rows = [row for row in block.rows if row.number not in done]
         shard.read += len(block.rows)
         shard.done += len(block.rows) - len(rows)
         shard.read_whole = shard.read == self._shard_rows
         shard.touched = shard.touched or bool(rows)
-        self._fire_and_check(self._journal.append(block))
+        self._journal.post(block, self._noted)
         for row in rows:
             await self._room.enter(row.size_bytes)
-            opened = _Open(row.size_bytes)
-            task = asyncio.create_task(self._guarded(row, opened, shard, block.shard))
-            opened.task = task
-            self._rows[task] = opened
+            self._rows[row.number] = opened = _Open(row, shard)
+            self._queue.append(opened)
+            if self._idle:
+                self._idle.popleft().set_result(None)
         if not rows:
-            self._seal_if_done(block.shard, shard)
+            self._seal_if_done(shard)
 
     async def _backlog(self, shard: int) -> None:
         """Wait while the journal is at its bound, if waiting can help: an earlier shard is still
@@ -189,50 +199,93 @@ class Engine:
 
     # One row
 
-    async def _guarded(self, row: Row, opened: _Open, shard: _Shard, number: int) -> None:
-        """Account for a row's end, however it ends."""
-        try:
-            await self._row(row, opened, shard, number)
-        except LeftPendingError:
-            pass
-        except Exception as error:  # noqa: BLE001 - raised by run
-            self._break(error)
-        finally:
-            del self._rows[opened.task]  # type: ignore[arg-type]
-            self._room.ended(opened.size_bytes, answered=opened.answered)
+    async def _worker(self) -> None:
+        """Take rows through their first exchange, one after the other."""
+        task = asyncio.current_task()
+        while True:
+            while not self._queue:
+                turn = asyncio.get_running_loop().create_future()
+                self._idle.append(turn)
+                await turn
+            opened = self._queue.popleft()
+            opened.task = task
+            try:
+                await self._row(opened)
+            except LeftPendingError:
+                self._left_pending(opened)
+            except asyncio.CancelledError:
+                self._left_pending(opened)
+                raise
+            except Exception as error:  # noqa: BLE001 - raised by run
+                self._break(error)
 
-    async def _row(self, row: Row, opened: _Open, shard: _Shard, number: int) -> None:
-        """What happens to a row, from its body to its durable outcome."""
+    async def _row(self, opened: _Open) -> None:
+        """What happens to a row, from its body to the journal."""
+        row = opened.row
         try:
             request = self._prepare(row)
         except RowError as error:
-            outcome = Outcome(
-                row=row.number,
-                custom_id=row.custom_id,
-                completion=None,
-                failure=Failure("invalid_row", None, str(error)),
-                attempts=0,
-                attempt=None,
-                request_hash=None,
-                response=None,
-            )
+            outcome = _never_sent(row, str(error))
         else:
-            run = opened.run = RowRun(request, shard.known.attempts.get(row.number, 0))
-            outcome = await self._loop.outcome(run)
+            earlier = opened.shard.known.attempts.get(row.number, 0)
+            opened.run = RowRun(request, earlier)
+            try:
+                outcome = await self._loop.first(opened.run)
+            except AgainError as failed:
+                task = asyncio.create_task(self._row_again(opened, opened.run, failed))
+                opened.task = task
+                self._retrying.add(task)
+                task.add_done_callback(self._retrying.discard)
+                return
+        self._settle(opened, outcome)
+
+    async def _row_again(self, opened: _Open, run: RowRun, failed: AgainError) -> None:
+        """The same for a row whose first exchange failed."""
+        try:
+            self._settle(opened, await self._loop.again(run, failed))
+        except LeftPendingError:
+            self._left_pending(opened)
+        except asyncio.CancelledError:
+            self._left_pending(opened)
+            raise
+        except Exception as error:  # noqa: BLE001 - raised by run
+            self._break(error)
+
+    def _settle(self, opened: _Open, outcome: Outcome) -> None:
         opened.answered = True
         self._room.answered()
-        await self._journal.append(outcome)
+        self._journal.post(outcome, self._durable)
+
+    def _durable(self, outcome: Outcome | Attempt | Block, error: Exception | None) -> None:
+        """A row is done: its outcome would survive a power cut."""
+        if error is not None:
+            self._break(error)
+            return
+        assert isinstance(outcome, Outcome)
         self._tally.finished(outcome)
+        opened = self._rows[outcome.row]
+        self._ended(opened)
+        shard = opened.shard
         shard.done += 1
         if shard.done == shard.read:
-            self._seal_if_done(number, shard)
+            self._seal_if_done(shard)
+
+    def _left_pending(self, opened: _Open) -> None:
+        if not opened.answered and opened.row.number in self._rows:
+            self._ended(opened)
+
+    def _ended(self, opened: _Open) -> None:
+        del self._rows[opened.row.number]
+        self._room.ended(opened.row.size_bytes, answered=opened.answered)
+        if not self._rows:
+            self._no_rows.set()
 
     # Shards
 
-    def _seal_if_done(self, number: int, shard: _Shard) -> None:
+    def _seal_if_done(self, shard: _Shard) -> None:
         if shard.read_whole and shard.done == shard.read and self._fault is None:
-            self._shards.pop(number, None)
-            self._publish(number, complete=True)
+            self._shards.pop(shard.number, None)
+            self._publish(shard.number, complete=True)
 
     def _publish(self, number: int, *, complete: bool) -> None:
         self._touched.discard(number)
@@ -243,11 +296,23 @@ class Engine:
 
     # The end
 
+    async def _all_ended(self, feeding: asyncio.Task[None] | None = None) -> None:
+        """Return when nothing is fed any more and no row is open."""
+        if feeding is not None:
+            await asyncio.wait((feeding,))
+        while self._rows:
+            self._no_rows.clear()
+            await self._no_rows.wait()
+
     async def _drain(self) -> None:
         """A stop: give up rows that wait, let requests in flight finish within the grace."""
-        for task, opened in list(self._rows.items()):
-            if opened.may_be_given_up:
-                task.cancel()
+        self._queue.clear()
+        for opened in list(self._rows.values()):
+            if opened.task is None:
+                self._left_pending(opened)
+            elif opened.run is not None and opened.run.phase == "waiting":
+                opened.task.cancel()
+                self._left_pending(opened)  # a task cancelled before its first step cannot
         hurried = asyncio.create_task(self._switch.hurried())
         ended = asyncio.create_task(self._all_ended())
         try:
@@ -256,20 +321,13 @@ class Engine:
             )
         finally:
             await _cancelled((hurried, ended))
-        for task, opened in list(self._rows.items()):
-            if opened.run is None or opened.run.phase != "settled":
-                task.cancel()
+        for opened in list(self._rows.values()):
+            if not opened.answered and opened.task is not None:
+                opened.task.cancel()
         await self._all_ended()
 
-    async def _all_ended(self) -> None:
-        while self._rows:
-            ended, _ = await asyncio.wait(tuple(self._rows))
-            for task in ended & self._rows.keys():
-                # Cancelled before its first step: it could not account for itself.
-                self._room.ended(self._rows.pop(task).size_bytes, answered=False)
-
     async def _finish(self) -> None:
-        """Publish what is left, unless the storage or the input broke."""
+        """Publish what is left, unless the storage broke."""
         if self._fault is None:
             try:
                 await self._journal.flush()
@@ -286,21 +344,36 @@ class Engine:
         if fault is not None:
             raise fault
 
-    def _fire_and_check(self, appended: Awaitable[None]) -> None:
-        future = asyncio.ensure_future(appended)
-        future.add_done_callback(self._check)
+    def _noted(self, _: Outcome | Attempt | Block, error: Exception | None) -> None:
+        if error is not None:
+            self._break(error)
 
-    def _check(self, future: asyncio.Future[None]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
+    def _check(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._break(error)
 
     def _break(self, error: BaseException) -> None:
+        """The storage, or the program, failed: ``run`` ends and raises it."""
         if self._fault is None:
             self._fault = error
             self._faulted.set()
 
 
-async def _cancelled(tasks: Collection[asyncio.Task[object]]) -> None:
+def _never_sent(row: Row, problem: str) -> Outcome:
+    """The outcome of a row that cannot become a request."""
+    return Outcome(
+        row=row.number,
+        custom_id=row.custom_id,
+        completion=None,
+        failure=Failure("invalid_row", None, problem),
+        attempts=0,
+        attempt=None,
+        request_hash=None,
+        response=None,
+    )
+
+
+async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel tasks and see them end; what they raise was or will be looked at elsewhere."""
     for task in tasks:
         task.cancel()

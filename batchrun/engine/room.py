@@ -20,6 +20,7 @@ class Room:
 
     def __init__(self, permits: int) -> None:
         """``permits`` is how many rows can be sent at once."""
+        self.permits = permits
         self._ready_max = 2 * permits + 8
         self._refill_at = permits + permits // 2 + 4
         self._ready = 0
