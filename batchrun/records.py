@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 JsonObject = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a row starts in the input.
 
     ``file`` counts the input files from 0; ``offset`` is a byte offset in JSONL and a row number

@@ -128,27 +128,33 @@ class HttpTransport:
         task = asyncio.current_task()
         assert task is not None
         self._deadlines.enter(task)
-        status: int | None = None
+        response: aiohttp.ClientResponse | None = None
         try:
             body: aiohttp.Payload
             if len(request.body) <= LARGE_BODY_BYTES:
                 body = aiohttp.BytesPayload(request.body, content_type=JSON)
             else:
                 body = aiohttp.BytesIOPayload(io.BytesIO(request.body), content_type=JSON)
-            async with self._session.post(
+            response = await self._session.post(
                 self._url, data=body, allow_redirects=False, proxy=self._proxy
-            ) as response:
+            )
+            # Read to its end, a reply gives its connection back by itself.
+            return Reply(response.status, response.headers, await self._read(response))
+        except BaseException as error:
+            status = None
+            if response is not None:
+                response.close()
                 status = response.status
-                return Reply(status, response.headers, await self._read(response))
-        except asyncio.CancelledError:
-            if self._deadlines.leave(task) and task.uncancel() == 0:
-                message = f"no whole reply within {self._timeout_s:g} s"
-                raise TransportFault(
-                    message, kind="timeout", sent=True, http_status=status
-                ) from None
+            if isinstance(error, asyncio.CancelledError):
+                if self._deadlines.leave(task) and task.uncancel() == 0:
+                    message = f"no whole reply within {self._timeout_s:g} s"
+                    raise TransportFault(
+                        message, kind="timeout", sent=True, http_status=status
+                    ) from None
+                raise
+            if isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
+                raise fault(error, status) from error
             raise
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise fault(error, status) from error
         finally:
             self._deadlines.leave(task)
 
@@ -165,7 +171,6 @@ class HttpTransport:
             pieces.append(piece)
             size += len(piece)
             if size > self._body_bytes_max:
-                response.close()
                 raise self._too_large(response.status)
         return b"".join(pieces)
 

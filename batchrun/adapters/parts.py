@@ -112,12 +112,13 @@ class Parts:
         ):
             log = ShardReader(self._journal, shard)
             for high, outcomes, ledger in self._pieces(shard, log):
-                table = self._attempts_table(ledger, old_attempts.below(high), totals)
-                if table.num_rows:
-                    write_attempts.write_table(table)
-                table = self._results_table(log, outcomes, old_results.below(high), totals)
-                if table.num_rows:
-                    write_results.write_table(table)
+                ledgered = self._attempts_table(ledger, old_attempts.below(high))
+                if ledgered.num_rows:
+                    write_attempts.write_table(ledgered)
+                resulted = self._results_table(log, outcomes, old_results.below(high))
+                if resulted.num_rows:
+                    write_results.write_table(resulted)
+                _count(totals, ledger, outcomes, ledgered, resulted)
         return totals
 
     def _pieces(
@@ -136,61 +137,31 @@ class Parts:
             if high == end:
                 return
 
-    def _attempts_table(
-        self, ledger: list[Attempt], old: pa.Table | None, totals: Totals
-    ) -> pa.Table:
-        """A piece of the ledger, old lines and new ones, counted into the totals."""
+    def _attempts_table(self, ledger: list[Attempt], old: pa.Table | None) -> pa.Table:
+        """A piece of the ledger, old lines and new ones."""
         new = arrow.table([arrow.attempt_values(a) for a in ledger], self._attempts_schema)
         if old is None:
-            totals.add_attempts(
-                AttemptLine(
-                    a.row, (a.endpoint, a.model, a.service_tier), a.cost_usd, a.unanswered, a.usage
-                )
-                for a in ledger
-            )
             return new
         seen = {(attempt.row, attempt.number) for attempt in ledger}
         keys = zip(old.column("row").to_pylist(), old.column("attempt").to_pylist(), strict=True)
         old = old.filter(pa.array([key not in seen for key in keys], pa.bool_()))
-        merged = pa.concat_tables([old, new]).sort_by(
-            [("row", "ascending"), ("attempt", "ascending")]
-        )
-        totals.add_attempts(
-            AttemptLine(row, (endpoint, model, tier), cost, unanswered, tokens)
-            for row, endpoint, model, tier, cost, unanswered, *tokens in _tuples(
-                merged, _ATTEMPT_COLUMNS
-            )
-        )
-        return merged
+        merged = pa.concat_tables([old, new])
+        return merged.sort_by([("row", "ascending"), ("attempt", "ascending")])
 
     def _results_table(
-        self, log: ShardReader, outcomes: list[Outcome], old: pa.Table | None, totals: Totals
+        self, log: ShardReader, outcomes: list[Outcome], old: pa.Table | None
     ) -> pa.Table:
-        """A piece of the results, old rows and new ones, counted into the totals."""
+        """A piece of the results, old rows and new ones."""
         rows = [outcome.row for outcome in outcomes]
         values = [arrow.result_values(outcome) for outcome in outcomes]
         fixed = arrow.columns(values, arrow.RESULT_TYPES)
         carried = self._gather(log, rows).columns if len(self._carried) else []
         new = pa.Table.from_arrays([*fixed, *carried], schema=self._results_schema)
         if old is None:
-            totals.add_results(
-                ResultLine(
-                    o.row,
-                    o.failure.error_class if o.failure else None,
-                    o.completion is not None and o.completion.usage != NO_USAGE,
-                    o.attempt.cost_usd if o.attempt else None,
-                )
-                for o in outcomes
-            )
             return new
         fresh = pa.array(rows, pa.int64())
         old = old.filter(pc.invert(pc.is_in(old.column("row"), value_set=fresh)))
-        merged = pa.concat_tables([old, new]).sort_by("row")
-        totals.add_results(
-            ResultLine(row, error_class, any(count is not None for count in tokens), cost)
-            for row, error_class, cost, *tokens in _tuples(merged, _RESULT_COLUMNS)
-        )
-        return merged
+        return pa.concat_tables([old, new]).sort_by("row")
 
     def _gather(self, log: ShardReader, rows: list[int]) -> pa.Table:
         """The carried columns of these rows (ascending), from the log's blocks."""
@@ -214,6 +185,40 @@ class Parts:
         if not pieces:
             return self._carried.empty_table()
         return pa.concat_tables(pieces)
+
+
+def _count(
+    totals: Totals,
+    ledger: list[Attempt],
+    outcomes: list[Outcome],
+    ledgered: pa.Table,
+    resulted: pa.Table,
+) -> None:
+    """Count a piece as published into the totals."""
+    keys = {(a.endpoint, a.model, a.service_tier) for a in ledger}
+    if (
+        len(keys) == 1
+        and len(ledger) == len(outcomes) == ledgered.num_rows == resulted.num_rows
+        and all(outcome.failure is None and outcome.attempt is not None for outcome in outcomes)
+        and ledgered.column("cost_usd").null_count == len(ledger)
+    ):
+        totals.add_alike(
+            keys.pop(),
+            ok=len(outcomes),
+            without_usage=sum(attempt.usage == NO_USAGE for attempt in ledger),
+            tokens=[pc.sum(ledgered.column(name)).as_py() for name in TOKENS],
+        )
+        return
+    totals.add_attempts(
+        AttemptLine(row, (endpoint, model, tier), cost, unanswered, tokens)
+        for row, endpoint, model, tier, cost, unanswered, *tokens in _tuples(
+            ledgered, _ATTEMPT_COLUMNS
+        )
+    )
+    totals.add_results(
+        ResultLine(row, error_class, any(count is not None for count in tokens), cost)
+        for row, error_class, cost, *tokens in _tuples(resulted, _RESULT_COLUMNS)
+    )
 
 
 def _tuples(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:

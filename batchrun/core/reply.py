@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -38,6 +38,97 @@ def parse(body: bytes) -> object:
         return _storable(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None
+
+
+class _PlainMessage(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: None = None
+
+
+class _PlainChoice(msgspec.Struct):
+    message: _PlainMessage
+    index: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)] | None
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: _Tokens = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: _Tokens = None
+
+
+class _PlainUsage(msgspec.Struct):
+    prompt_tokens: _Tokens = None
+    completion_tokens: _Tokens = None
+    total_tokens: _Tokens = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _PlainCompletion(msgspec.Struct):
+    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1, max_length=1)]
+    id: str | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+    created: Annotated[int, msgspec.Meta(ge=0, lt=10**11)] | None = None
+    usage: _PlainUsage | None = None
+    error: None = None
+
+
+_decode_plain = msgspec.json.Decoder(_PlainCompletion).decode
+
+
+def plain_completion(body: bytes) -> Completion | None:
+    """The completion in a body of the most common shape: one choice of text, every field of the
+    specified type. None for anything else, which ``parse`` and ``completion`` then look at.
+
+    The same as ``completion(parse(body))`` at a third of its cost, for nearly every reply.
+    """
+    try:
+        plain = _decode_plain(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    choice, counts = plain.choices[0], plain.usage
+    message = choice.message
+    counted = NO_USAGE
+    if counts is not None:
+        prompt, completed = counts.prompt_tokens_details, counts.completion_tokens_details
+        counted = Usage(
+            counts.prompt_tokens,
+            counts.completion_tokens,
+            counts.total_tokens,
+            prompt.cached_tokens if prompt is not None else None,
+            completed.reasoning_tokens if completed is not None else None,
+        )
+    first = Choice(
+        choice.index,
+        message.content,
+        message.reasoning_content or message.reasoning,
+        message.refusal,
+        choice.finish_reason,
+        None,
+        None,
+    )
+    return Completion(
+        first,
+        None,
+        plain.model,
+        plain.id,
+        plain.system_fingerprint,
+        plain.service_tier,
+        plain.created,
+        counted,
+    )
 
 
 def text_of(body: bytes, limit: int) -> str:

@@ -65,11 +65,19 @@ class Totals:
         for row, key, cost, unanswered, tokens in attempts:
             group = groups.get(key) or self._group(key)
             group["attempts"] += 1
+            prompt, completion, total, cached, reasoning = tokens
+            if prompt:
+                group["prompt_tokens"] += prompt
+            if completion:
+                group["completion_tokens"] += completion
+            if total:
+                group["total_tokens"] += total
+            if cached:
+                group["cached_tokens"] += cached
+            if reasoning:
+                group["reasoning_tokens"] += reasoning
             if unanswered:
                 group["unanswered_attempts"] += 1
-            for name, count in zip(TOKENS, tokens, strict=True):
-                if count:
-                    group[name] += count
             if cost is not None:
                 _add_cost(group, "cost_usd", cost)
             last[row] = key
@@ -86,6 +94,23 @@ class Totals:
             else:
                 group["rows_error"] += 1
                 self.errors[error_class] = self.errors.get(error_class, 0) + 1
+
+    def add_alike(
+        self,
+        key: Key,
+        *,
+        ok: int,
+        without_usage: int,
+        tokens: Sequence[int | None],
+    ) -> None:
+        """Count rows that were answered at the first attempt, all under one key and without a
+        price: what nearly every row is. ``tokens`` are their sums in the order of ``TOKENS``."""
+        group = self._group(key)
+        group["attempts"] += ok
+        group["rows_ok"] += ok
+        group["rows_without_usage"] += without_usage
+        for name, count in zip(TOKENS, tokens, strict=True):
+            group[name] += count or 0
 
     def add(self, recorded: Mapping[str, Any]) -> None:
         """Count a shard by its recorded totals."""

@@ -162,14 +162,15 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     """Decide about one exchange. Any body and any headers end in a verdict."""
     if isinstance(exchange, TransportFault):
         return _rule(exchange.kind, None, (None, None, str(exchange)), None, circumstances)
-    value = reading.parse(exchange.body)
     status = exchange.status
-    if 200 <= status < 300:
-        found = reading.completion(value)
-        if found is not None:
-            return Verdict(Action.DONE, "completion", completion=found)
+    success = 200 <= status < 300
+    if success and (found := reading.plain_completion(exchange.body)) is not None:
+        return Verdict(Action.DONE, "completion", completion=found)
+    value = reading.parse(exchange.body)
+    if success and (found := reading.completion(value)) is not None:
+        return Verdict(Action.DONE, "completion", completion=found)
     code, kind, message = reading.error_of(value)
-    if 200 <= status < 300:
+    if success:
         if isinstance(value, dict) and value.get("error"):
             # An error in disguise: the code inside is the status it should have had.
             status = int(code) if code and code.isdecimal() and len(code) == 3 else 500

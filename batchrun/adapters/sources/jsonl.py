@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -36,22 +35,23 @@ _TYPES = {
 }
 _KINDS = {kind: name for name, kind in _TYPES.items()}
 _BLANK = re.compile(rb"(?<=\n)[ \t\r\v\f]*\n")
-_BLANK_STARTS = tuple(b"\n" + space for space in (b"\n", b"\r", b" ", b"\t", b"\v", b"\f"))
 _BOM = b"\xef\xbb\xbf"
 
 _decode = msgspec.json.Decoder().decode
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line that is not blank. ``data`` is None for a line over the limit."""
+class Line(NamedTuple):
+    """One line that is not blank.
+
+    ``data`` is None for a line over the limit; ``number`` is its line number in its file, from 1;
+    ``end`` is the byte offset behind it.
+    """
 
     data: bytes | None
     size: int
     number: int
-    """Line number in its file, from 1."""
     file: int
-    end: Position
+    end: int
 
 
 def lines(files: Sequence[Stamp], start: Position) -> Iterator[Line]:
@@ -88,7 +88,7 @@ def _lines_of(stamp: Stamp, index: int, start: Position) -> Iterator[Line]:
                 offset += size + 1
                 number += 1
                 if data is None or data.strip():
-                    yield Line(data, size, number, index, Position(index, offset, number))
+                    yield Line(data, size, number, index, offset)
             if tail:
                 held += len(tail)
                 if held > LINE_BYTES_MAX:
@@ -101,8 +101,7 @@ def _lines_of(stamp: Stamp, index: int, start: Position) -> Iterator[Line]:
         if held:
             data = None if held > LINE_BYTES_MAX else b"".join(rest)
             if data is None or data.strip():
-                end = Position(index, offset + held, number + 1)
-                yield Line(data, held, number + 1, index, end)
+                yield Line(data, held, number + 1, index, offset + held)
 
 
 def _count_lines(stamp: Stamp, stop: Callable[[], bool]) -> int | None:
@@ -117,9 +116,10 @@ def _count_lines(stamp: Stamp, stop: Callable[[], bool]) -> int | None:
             # A line's first byte is enough to know that it is not blank.
             tail = rest if len(rest) < READ_BYTES else rest.strip()[:1] or rest[:1]
             if newline:
-                rows += whole.count(b"\n") + 1
-                if any(start in whole for start in _BLANK_STARTS) or not whole[:1].strip():
-                    rows -= len(_BLANK.findall(b"\n" + whole + b"\n"))
+                lines_here = whole.count(b"\n") + 1
+                if whole.count(b"\n{") + whole.startswith(b"{") != lines_here:
+                    lines_here -= len(_BLANK.findall(b"\n" + whole + b"\n"))
+                rows += lines_here
     return rows + bool(tail.strip())
 
 
@@ -248,15 +248,14 @@ class _Draft:
         self.rows: list[Row] = []
         self._carried: list[Mapping[str, Any]] = []
         self._bytes = 0
-        self._end = Position()
+        self._last: Line | None = None
         if fresh_shard:
             self._digest = hashlib.sha256()
 
     def add(self, line: Line, fields: dict[str, Any] | None, problem: str | None) -> None:
         """Take in one line."""
         data = line.data if line.data is not None else str(line.size).encode()
-        self._digest.update(data.strip())
-        self._digest.update(b"\n")
+        self._digest.update(data.strip() + b"\n")
         number = self.first_row + len(self.rows)
         if fields is None:
             row = Row(number, None, None, f"{self._reader.where(line)}: {problem}", line.size)
@@ -268,7 +267,7 @@ class _Draft:
             self._carried.append(parts.carried)
         self.rows.append(row)
         self._bytes += line.size if line.data is not None else 0
-        self._end = line.end
+        self._last = line
 
     @property
     def full(self) -> bool:
@@ -277,6 +276,8 @@ class _Draft:
 
     def block(self, shard: int, shard_rows: int) -> Block:
         """The block as filled so far."""
+        last = self._last
+        assert last is not None
         return Block(
             shard=shard,
             first_row=self.first_row,
@@ -284,5 +285,5 @@ class _Draft:
             carried=arrow.to_ipc(self._reader.carried_batch(self._carried)),
             rows_read=self.first_row + len(self.rows) - shard * shard_rows,
             digest=self._digest.digest(),
-            end=self._end,
+            end=Position(last.file, last.end, last.number),
         )

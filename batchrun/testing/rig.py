@@ -1,0 +1,155 @@
+"""A rig: the real engine between fakes, ready to run on the virtual loop.
+
+Everything is in reach, so that a test can say what happens outside and look at what became of it.
+``resumed`` is the next session over the same storage.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from batchrun.core import body
+from batchrun.core.shards import plan_reading
+from batchrun.engine.attempt import AttemptLoop, Policy
+from batchrun.engine.engine import Engine, Known
+from batchrun.engine.gate import EndpointGate
+from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.room import Room
+from batchrun.engine.tally import Tally
+from batchrun.records import Attempt, Block, Outcome, Position, Row, ShardState, Span
+from batchrun.testing.fakes import (
+    FakeGate,
+    FakeJournal,
+    FakePublisher,
+    FakeSource,
+    FakeTransport,
+)
+from batchrun.testing.samples import chat_row
+from batchrun.testing.virtual import VirtualClock
+
+BODY_BYTES_MAX = 2**20
+SIGNAL = Stop("SIGINT", "SIGINT, on purpose", 130)
+
+
+class Rig:
+    """One session of an engine over fakes. Build it on a running virtual loop."""
+
+    def __init__(
+        self,
+        rows: int | Sequence[Row],
+        *,
+        transport: FakeTransport | None = None,
+        gate: EndpointGate | FakeGate | None = None,
+        journal: FakeJournal | None = None,
+        publisher: FakePublisher | None = None,
+        source: FakeSource | None = None,
+        concurrency: int = 4,
+        shard_rows: int = 10,
+        max_attempts: int = 3,
+        max_wait_s: float = 600.0,
+        grace_s: float = 30.0,
+        seed: int = 0,
+        known: Mapping[int, Known] | None = None,
+        spans: Sequence[Span] | None = None,
+    ) -> None:
+        """``rows`` is a number of good rows, or the rows themselves."""
+        self.rows = [chat_row(n) for n in range(rows)] if isinstance(rows, int) else list(rows)
+        self.clock = VirtualClock()
+        self.transport = transport or FakeTransport()
+        self.gate = gate or EndpointGate(
+            concurrency=concurrency,
+            rpm=None,
+            tpm=None,
+            clock=self.clock,
+            dice=random.Random(seed),
+        )
+        self.journal = journal or FakeJournal()
+        self.publisher = publisher or FakePublisher(self.journal, shard_rows=shard_rows)
+        self.source = source or FakeSource(self.rows, shard_rows=shard_rows)
+        self.tally = Tally()
+        self.switch = StopSwitch()
+        self._shard_rows = shard_rows
+        self._spans = [Span(0, None, Position())] if spans is None else spans
+        self._known = known or {}
+        room = Room(concurrency)
+        loop = AttemptLoop(
+            transport=self.transport,
+            gate=self.gate,
+            journal=self.journal,
+            clock=self.clock,
+            dice=random.Random(seed),
+            room=room,
+            tally=self.tally,
+            switch=self.switch,
+            policy=Policy(max_attempts, max_wait_s, "all", "fake"),
+        )
+        self.engine = Engine(
+            source=self.source,
+            loop=loop,
+            journal=self.journal,
+            publisher=self.publisher,
+            prepare=partial(body.build, defaults={}, body_bytes_max=BODY_BYTES_MAX),
+            clock=self.clock,
+            tally=self.tally,
+            switch=self.switch,
+            shard_rows=shard_rows,
+            room=room,
+            grace_s=grace_s,
+            known=self._known,
+            touched=self._known.keys(),
+        )
+
+    async def run(self) -> None:
+        """Run the session to its end; raises what the engine raises."""
+        await self.engine.run(self._spans)
+
+    @property
+    def outcomes(self) -> dict[int, Outcome]:
+        """The durable outcomes by row."""
+        return self.journal.outcomes()
+
+    def published_rows(self) -> list[int]:
+        """The rows in the parts, in the parts' order."""
+        parts = self.publisher.parts
+        return [row for shard in sorted(parts) for row in sorted(parts[shard])]
+
+    def resumed(self, transport: FakeTransport, **settings: object) -> Rig:
+        """The next session: the same rows, journal and parts, with what they tell of the rows."""
+        states, known = self._left()
+        spans = plan_reading(states, self._shard_rows, grown=False)
+        return Rig(
+            self.rows,
+            transport=transport,
+            journal=self.journal,
+            publisher=self.publisher,
+            shard_rows=self._shard_rows,
+            known=known,
+            spans=spans,
+            **settings,  # type: ignore[arg-type]
+        )
+
+    def _left(self) -> tuple[list[ShardState], dict[int, Known]]:
+        """What this session left: the state of each shard, and the rows of those in progress."""
+        complete = {shard for shard, whole in self.publisher.published if whole}
+        states: dict[int, ShardState] = {}
+        done: defaultdict[int, set[int]] = defaultdict(set)
+        attempts: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        for entry in self.journal.durable:
+            match entry:
+                case Block(shard=shard, rows_read=read, digest=digest, end=end):
+                    whole = shard in complete
+                    states[shard] = ShardState(shard, read, digest, end, 1, whole)
+                case Outcome(row=row):
+                    done[row // self._shard_rows].add(row)
+                case Attempt(row=row, number=number):
+                    numbers = attempts[row // self._shard_rows]
+                    numbers[row] = max(number, numbers.get(row, 0))
+        known = {
+            shard: Known(done[shard], attempts[shard])
+            for shard in sorted(done.keys() | attempts.keys())
+            if shard not in complete
+        }
+        return [states[shard] for shard in sorted(states)], known
