@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from batchrun import __version__
@@ -25,7 +24,8 @@ from batchrun.adapters.journal import JournalWriter
 from batchrun.adapters.rundir import Changes, RunDirectory
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.core import body, summary
-from batchrun.core.settings import DEFAULT_BASE_URL, Settings, parse_key
+from batchrun.core.setting_table import DEFAULT_BASE_URL
+from batchrun.core.settings import Settings, parse_key
 from batchrun.core.urls import chat_completions_url
 from batchrun.engine.attempt import AttemptLoop, Policy
 from batchrun.engine.engine import Engine, Known
@@ -202,7 +202,7 @@ class _Session:
                 )
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
                 watching = asyncio.create_task(self._watch(monitor))
-                fault: BaseException | None = None
+                fault: BatchrunError | None = None
                 try:
                     await engine.run(opened.spans)
                 except BatchrunError as error:
@@ -229,7 +229,7 @@ class _Session:
 
     def _count_input(self) -> int | None:
         """Rows of the input, counted in a thread unless an earlier session did."""
-        rows = self._opened.journal.states.get("input_rows")
+        rows: int | None = self._opened.journal.states.get("input_rows")
         if rows is None:
             rows = self._opened.reader.count(self._ended.is_set)
         if rows is not None and self._settings.limit is not None:
@@ -241,7 +241,8 @@ class _Session:
 
     async def _watch(self, monitor: Monitor) -> None:
         """Take snapshots and show them to the observers, in a thread: a blocked terminal or a
-        slow disk holds nothing up."""
+        slow disk holds nothing up.
+        """
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="observers") as thread:
             while True:

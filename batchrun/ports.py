@@ -7,7 +7,7 @@ the fake and the real one both sit.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from batchrun.records import Attempt, Block, Outcome, Reply, Request, Span
@@ -45,7 +45,7 @@ class Permit(Protocol):
         """Say what the exchange really cost in tokens; 0 gives the estimate back."""
         ...
 
-    def __enter__(self) -> Permit: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
@@ -55,13 +55,15 @@ class Gate(Protocol):
 
     async def enter(self, tokens: int) -> Permit:
         """Return when an exchange of about this many tokens may be sent. First come, first
-        served; a cancelled waiter leaves no trace."""
+        served; a cancelled waiter leaves no trace.
+        """
         ...
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float) -> float:
         """The server throttles: nobody enters for ``wait_s`` seconds (None: as long as seems
         wise). ``sent_at_s`` (loop time) is when the throttled request went out: news older than
-        the present cool-down does not lengthen it. Returns the seconds from now."""
+        the present cool-down does not lengthen it. Returns the seconds from now.
+        """
         ...
 
 
@@ -87,7 +89,8 @@ class Journal(Protocol):
 
     def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
         """Note, at once and without waiting, that an exchange goes out now. After a kill the note
-        tells of attempts whose answer nobody recorded; a power cut may lose it."""
+        tells of attempts whose answer nobody recorded; a power cut may lose it.
+        """
         ...
 
     async def flush(self) -> None:
@@ -118,7 +121,8 @@ class Observer(Protocol):
 
     def __call__(self, event: object) -> None:
         """Take note, quickly. What an observer raises is counted and shown at the end; it never
-        breaks a row."""
+        breaks a row.
+        """
         ...
 
 

@@ -116,7 +116,7 @@ class ToolCall(NamedTuple):
 class Choice(NamedTuple):
     """One answer of a completion. ``logprobs`` is JSON text."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     content: str | None
     reasoning: str | None
     refusal: str | None
@@ -127,7 +127,8 @@ class Choice(NamedTuple):
 
 class Completion(NamedTuple):
     """A chat completion. ``first`` is the choice with the lowest index, which fills the flat
-    result columns; ``choices`` is kept only where there are several, or logprobs."""
+    result columns; ``choices`` is kept only where there are several, or logprobs.
+    """
 
     first: Choice
     choices: tuple[Choice, ...] | None
@@ -213,7 +214,8 @@ class ShardState:
 @dataclass(frozen=True, slots=True)
 class Span:
     """Shards ``first`` to ``last`` (both included; None: to the input's end), starting at
-    ``start``."""
+    ``start``.
+    """
 
     first: int
     last: int | None

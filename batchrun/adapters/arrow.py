@@ -175,9 +175,7 @@ def result_values(outcome: Outcome) -> tuple[Any, ...]:
         completion.response_id if completion else None,
         completion.system_fingerprint if completion else None,
         completion.service_tier if completion else None,
-        completion.created_s * 1000
-        if completion and completion.created_s is not None
-        else None,
+        completion.created_s * 1000 if completion and completion.created_s is not None else None,
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.total_tokens,
@@ -229,9 +227,7 @@ def attempt_values(attempt: Attempt) -> tuple[Any, ...]:
 def _tool_calls(calls: tuple[ToolCall, ...] | None) -> list[dict[str, Any]] | None:
     if calls is None:
         return None
-    return [
-        {"id": c.id, "type": c.type, "name": c.name, "arguments": c.arguments} for c in calls
-    ]
+    return [{"id": c.id, "type": c.type, "name": c.name, "arguments": c.arguments} for c in calls]
 
 
 def _choices(choices: tuple[Choice, ...] | None) -> list[dict[str, Any]] | None:
@@ -280,7 +276,7 @@ def to_ipc(batch: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def from_ipc(data: bytes) -> pa.Table:
@@ -291,7 +287,7 @@ def from_ipc(data: bytes) -> pa.Table:
 
 def schema_to_bytes(schema: pa.Schema) -> bytes:
     """A schema for the journal."""
-    return schema.serialize().to_pybytes()
+    return bytes(schema.serialize())
 
 
 def schema_from_bytes(data: bytes) -> pa.Schema:

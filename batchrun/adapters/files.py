@@ -113,7 +113,7 @@ class Draft:
 
     def rename(self) -> None:
         """Give the file its name, in place of an older one. Durable after ``sync_folder``."""
-        os.replace(self._aside, self.path)
+        self._aside.replace(self.path)
         reached("draft.renamed")
 
     def discard(self) -> None:

@@ -35,7 +35,8 @@ class Note:
 
 class FlightLog:
     """A table of exchanges in flight, one slot a row. Not thread-safe; cheap enough for any row
-    (about a microsecond)."""
+    (about a microsecond).
+    """
 
     def __init__(self, path: Path, slots: int) -> None:
         """Start an empty log with room for ``slots`` rows; it grows when they are used up."""

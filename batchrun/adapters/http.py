@@ -86,7 +86,8 @@ class HttpTransport:
         environment: Mapping[str, str],
     ) -> None:
         """``url`` is the full URL requests are posted to; ``key`` goes into the bearer header
-        unless ``headers`` bring their own authorization."""
+        unless ``headers`` bring their own authorization.
+        """
         self._url = url
         self._concurrency = concurrency
         self._timeout_s = timeout_s

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from batchrun.adapters.flight import FlightLog, read_notes
-from batchrun.adapters.log import ATTEMPT, BLOCK, OUTCOME, Place, ShardLog, damaged, record
+from batchrun.adapters.log import ATTEMPT, BLOCK, OUTCOME, ShardLog, damaged, record
 from batchrun.adapters.states import Published, StateFile
 from batchrun.errors import StorageError
 from batchrun.ports import Durable
@@ -31,7 +31,6 @@ STATES = "journal.db"
 GROUP_S = 0.025
 INTERRUPTED = "interrupted"
 """``error_code`` of attempts that a kill cut off."""
-
 
 
 class BlockRecord(NamedTuple):
@@ -44,9 +43,9 @@ class BlockRecord(NamedTuple):
     carried: bytes
 
 
-_outcome: Callable[[bytes], Outcome] = msgspec.msgpack.Decoder(Outcome).decode
-_attempt: Callable[[bytes], Attempt] = msgspec.msgpack.Decoder(Attempt).decode
-_block: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(BlockRecord).decode
+read_outcome: Callable[[bytes], Outcome] = msgspec.msgpack.Decoder(Outcome).decode
+read_attempt: Callable[[bytes], Attempt] = msgspec.msgpack.Decoder(Attempt).decode
+read_block: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(BlockRecord).decode
 
 _LOG_NAME = re.compile(r"shard-(\d{8})\.(\d+)\.log")
 
@@ -59,7 +58,8 @@ def log_name(shard: int, generation: int) -> str:
 @dataclass(frozen=True, slots=True)
 class OpenShard:
     """What the log of a shard holds: rows with an outcome (and how many of them are ok), and the
-    last attempt number of any row."""
+    last attempt number of any row.
+    """
 
     done: frozenset[int]
     ok: int
@@ -128,12 +128,13 @@ class Journal:
 
     def state(self, shard: int) -> ShardState | None:
         """A shard's published state, its input as far as the log has it; None where neither
-        knows any."""
+        knows any.
+        """
         state = self._published.get(shard)
         log = self.logs.get(shard)
         for place in log.places if log else ():
             if place.kind == BLOCK:
-                block = _block(log.body(place))  # type: ignore[union-attr]
+                block = read_block(log.body(place))  # type: ignore[union-attr]
                 if state is None:
                     state = ShardState(shard, 0, b"", block.end, 0, complete=False)
                 if block.rows_read >= state.rows_read:
@@ -164,12 +165,12 @@ class Journal:
         log = self.logs.get(shard)
         for place in log.places if log else ():
             if place.kind == OUTCOME:
-                outcome = _outcome(log.body(place))  # type: ignore[union-attr]
+                outcome = read_outcome(log.body(place))  # type: ignore[union-attr]
                 done.add(place.row)
                 ok += outcome.ok
                 attempts[place.row] = outcome.attempts
             elif place.kind == ATTEMPT:
-                number = _attempt(log.body(place)).number  # type: ignore[union-attr]
+                number = read_attempt(log.body(place)).number  # type: ignore[union-attr]
                 attempts[place.row] = max(number, attempts.get(place.row, 0))
         return OpenShard(frozenset(done), ok, attempts)
 
@@ -210,64 +211,14 @@ class Journal:
 
     def seal(self, published: Published) -> None:
         """Record a shard's new parts, then take its log away. Called in the sealing thread, once
-        nothing is appended for the shard any more."""
+        nothing is appended for the shard any more.
+        """
         self.states.seal(published)
         shard = published.state.shard
         self._published[shard] = published.state
         log = self.logs.pop(shard, None)
         if log is not None:
             log.remove()
-
-
-class ShardReader:
-    """A shard's log in row order, for sealing. Reads only; the log must not grow meanwhile."""
-
-    def __init__(self, journal: Journal, shard: int) -> None:
-        self._log = journal.logs.get(shard)
-        places = self._log.places if self._log else []
-        last: dict[int, Place] = {}
-        self._attempts: deque[Place] = deque(
-            sorted((p for p in places if p.kind == ATTEMPT), key=lambda p: p.row)
-        )
-        for place in places:
-            if place.kind == OUTCOME:
-                last[place.row] = place
-        self._outcomes = deque(last[row] for row in sorted(last))
-        self._blocks = [p for p in places if p.kind == BLOCK]
-
-    def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
-        """The next outcomes in row order, as many as the bounds allow and at least one."""
-        taken: list[Place] = []
-        size = 0
-        while self._outcomes and len(taken) < rows_max and size < bytes_max:
-            place = self._outcomes.popleft()
-            taken.append(place)
-            size += place.size
-        assert self._log is not None or not taken
-        return [_outcome(body) for body in self._log.bodies(taken)] if self._log else []
-
-    @property
-    def more(self) -> bool:
-        """Whether there are outcomes left."""
-        return bool(self._outcomes)
-
-    def attempts_below(self, row: int) -> Iterator[Attempt]:
-        """The next attempts that decided nothing, of rows below ``row``."""
-        while self._attempts and self._attempts[0].row < row:
-            yield _attempt(self._body(self._attempts.popleft()))
-
-    def blocks(self, low: int, high: int) -> Iterator[tuple[int, int, bytes]]:
-        """Carried columns that overlap the rows from ``low`` to below ``high``: first row, number
-        of rows, IPC stream. A range read twice is yielded twice."""
-        for place in sorted(self._blocks):
-            if place.row < high:
-                block = _block(self._body(place))
-                if place.row + block.rows > low:
-                    yield place.row, block.rows, block.carried
-
-    def _body(self, place: Place) -> bytes:
-        assert self._log is not None
-        return self._log.body(place)
 
 
 Item = tuple[Outcome | Attempt | Block, Durable | None]
@@ -411,7 +362,12 @@ def recover_flights(
         last = known(note.row)
         if last >= 0:
             lost += [
-                _unanswered(note.row, number, endpoints[min(note.endpoint, len(endpoints) - 1)], note.started_at_us)
+                _unanswered(
+                    note.row,
+                    number,
+                    endpoints[min(note.endpoint, len(endpoints) - 1)],
+                    note.started_at_us,
+                )
                 for number in range(last + 1, note.attempt + 1)
             ]
     if lost:

@@ -158,7 +158,8 @@ class ShardLog:
         """The bodies of many records.
 
         What arrived close together is read at once: a read of its own for every record would hand
-        the interpreter to another thread and back each time."""
+        the interpreter to another thread and back each time.
+        """
         if not places:
             return []
         low = min(place.offset for place in places)

@@ -14,15 +14,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow, files
-from batchrun.adapters.journal import Journal, ShardReader
+from batchrun.adapters.journal import Journal
 from batchrun.adapters.log import damaged as log_damaged
+from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals
 from batchrun.errors import DamagedError, StorageError
@@ -61,7 +62,8 @@ class Parts:
 
     def known_rows(self, shard: int) -> tuple[list[int], dict[int, int]]:
         """Rows with an outcome in the published part, and the last attempt number of each row in
-        its ledger."""
+        its ledger.
+        """
         done: list[int] = []
         numbers: dict[int, int] = {}
         results, attempts = self.results / part_name(shard), self.attempts / part_name(shard)
@@ -82,7 +84,8 @@ class Parts:
 
     def write(self, state: ShardState) -> Published:
         """Merge a shard's old parts and its log into the parts of ``state.generation``; durable
-        under their names when this returns."""
+        under their names when this returns.
+        """
         name = part_name(state.shard)
         results = files.Draft(self.results / name)
         attempts: files.Draft | None = None
@@ -94,9 +97,9 @@ class Parts:
             for draft in (attempts, results):
                 draft.rename()
         except BaseException:
-            for draft in (results, attempts):
-                if draft is not None:
-                    draft.discard()
+            results.discard()
+            if attempts is not None:
+                attempts.discard()
             raise
         for folder in (self.attempts, self.results):
             files.sync_folder(folder)
@@ -125,7 +128,8 @@ class Parts:
         self, shard: int, log: ShardReader
     ) -> Iterator[tuple[int, list[Outcome], list[Attempt]]]:
         """The shard's log in row order and bounded pieces: the row below which a piece lies, its
-        outcomes, and its attempts, those that decided an outcome included."""
+        outcomes, and its attempts, those that decided an outcome included.
+        """
         end = (shard + 1) * self._journal.shard_rows
         while True:
             outcomes = log.outcomes(rows_max=GROUP_ROWS, bytes_max=GROUP_BYTES)
@@ -251,7 +255,7 @@ class _OldPart:
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._rest: pa.Table | None = None
 
-    def __enter__(self) -> _OldPart:
+    def __enter__(self) -> Self:
         if self._path.exists():
             try:
                 self._file = pq.ParquetFile(self._path, pre_buffer=False)
@@ -318,7 +322,8 @@ def write_usage(path: Path, totals: Totals) -> None:
 
 class Sealer:
     """``ports.Publisher`` over ``Parts``: works in a thread of its own, so that reading back and
-    compressing never delays a commit."""
+    compressing never delays a commit.
+    """
 
     def __init__(self, parts: Parts, journal: Journal) -> None:
         self._parts = parts

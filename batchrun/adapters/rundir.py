@@ -7,8 +7,8 @@ the settings and the input it was begun with (the fingerprints), and on sound fi
 from __future__ import annotations
 
 import contextlib
-import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -154,9 +154,9 @@ def _set_aside(
         count += 1
         aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
     try:
-        os.rename(folder, aside)
+        folder.rename(aside)
         if checkpoint.exists():  # it lives elsewhere
-            os.rename(checkpoint, aside / "checkpoint")
+            checkpoint.rename(aside / "checkpoint")
         files.sync_folder(folder.parent)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"
@@ -178,9 +178,7 @@ def _refuse_lost_checkpoint(folder: Path, checkpoint: Path) -> None:
         raise DamagedError(message, path=str(path))
 
 
-def _begin(
-    journal: Journal, settings: Settings, stamps: Sequence[Stamp], kind: str
-) -> Carry:
+def _begin(journal: Journal, settings: Settings, stamps: Sequence[Stamp], kind: str) -> Carry:
     schema = opening.open_reader(stamps, kind, None, settings.shard_rows).schema()
     carry = opening.choose(schema, settings.carry, json_rows=kind == "jsonl")
     journal.states.put(
@@ -203,12 +201,17 @@ def _continue(
     say: Callable[[str], None],
 ) -> tuple[Carry, bool]:
     """Compare with what is recorded. Returns the recorded columns, and whether the input may have
-    grown."""
+    grown.
+    """
     names, everything = journal.states.get("carry_names")
-    carry = Carry(arrow.schema_from_bytes(journal.states.get("carry_schema")), tuple(names), everything)
+    carry = Carry(
+        arrow.schema_from_bytes(journal.states.get("carry_schema")), tuple(names), everything
+    )
     done = sum(journal.unpublished())
     for published in journal.states.published():
-        done += sum(sum(g[3][k] for k in ("rows_ok", "rows_error")) for g in published.totals["groups"])
+        done += sum(
+            sum(g[3][k] for k in ("rows_ok", "rows_error")) for g in published.totals["groups"]
+        )
     found = config.differences(journal.states.get("settings"), settings.shaping())
     if found and not (changes.keep_done and all(d.keepable for d in found)):
         choices = ["--restart starts over; the old contents are kept aside"]
@@ -247,7 +250,8 @@ def _compare_input(
     say: Callable[[str], None],
 ) -> bool:
     """Size and modification time equal: trusted. Else what was read before is read again and
-    compared by digest. Returns False where nothing changed at all."""
+    compared by digest. Returns False where nothing changed at all.
+    """
     recorded = [Stamp(**stamp) for stamp in journal.states.get("input")]
     now = [(stamp.size, stamp.mtime_ns) for stamp in stamps]
     if now == [(stamp.size, stamp.mtime_ns) for stamp in recorded]:
@@ -286,13 +290,12 @@ def _known_rows(
     journal: Journal, settings: Settings, carry: Carry, shard: int
 ) -> tuple[frozenset[int], dict[int, int]]:
     """Rows of a shard that have an outcome, in its part or in the journal, and the last attempt
-    number of rows that have none."""
+    number of rows that have none.
+    """
     return _known(Parts(Path(settings.dir), journal, carry.schema), journal, shard)
 
 
-def _known(
-    parts: Parts, journal: Journal, shard: int
-) -> tuple[frozenset[int], dict[int, int]]:
+def _known(parts: Parts, journal: Journal, shard: int) -> tuple[frozenset[int], dict[int, int]]:
     published, numbers = parts.known_rows(shard)
     opened = journal.open_shard(shard)
     done = frozenset(published) | frozenset(opened.done)
@@ -310,9 +313,8 @@ def _reread(
     fresh, edited = [], []
     for state in states:
         span = Span(state.shard, state.shard, position)
-        last = None
-        for last in reader.blocks([span], limit=state.shard * shard_rows + state.rows_read):
-            pass
+        limit = state.shard * shard_rows + state.rows_read
+        last = next(iter(deque(reader.blocks([span], limit=limit), maxlen=1)), None)
         rows, digest = (last.rows_read, last.digest) if last else (0, b"")
         position = last.end if last else position
         if state.digest and (rows, digest) != (state.rows_read, state.digest):
@@ -322,7 +324,7 @@ def _reread(
         fresh.append(
             replace(
                 state,
-                rows_read=rows if rows else state.rows_read,
+                rows_read=rows or state.rows_read,
                 digest=digest,
                 end=position,
                 complete=complete,
@@ -362,9 +364,7 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     complete = {state.shard for state in states if state.complete}
     begun = {state.shard for state in states} - complete
     opened.touched = journal.touched()
-    opened.known = {
-        shard: _known(opened.parts, journal, shard) for shard in begun | opened.touched
-    }
+    opened.known = {shard: _known(opened.parts, journal, shard) for shard in begun | opened.touched}
 
     def last_attempt(row: int) -> int:
         shard = row // settings.shard_rows

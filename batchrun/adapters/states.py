@@ -27,10 +27,13 @@ APPLICATION_ID = 0x62617472  # "batr"
 
 _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID",
-    "CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows_read INTEGER NOT NULL, "
-    "digest BLOB NOT NULL, file INTEGER NOT NULL, offset INTEGER NOT NULL, line INTEGER NOT NULL, "
-    "generation INTEGER NOT NULL, complete INTEGER NOT NULL, results_sha256 TEXT NOT NULL, "
-    "attempts_sha256 TEXT NOT NULL, totals TEXT NOT NULL)",
+    (
+        "CREATE TABLE shards (shard INTEGER PRIMARY KEY, rows_read INTEGER NOT NULL, "
+        "digest BLOB NOT NULL, file INTEGER NOT NULL, offset INTEGER NOT NULL, "
+        "line INTEGER NOT NULL, "
+        "generation INTEGER NOT NULL, complete INTEGER NOT NULL, results_sha256 TEXT NOT NULL, "
+        "attempts_sha256 TEXT NOT NULL, totals TEXT NOT NULL)"
+    ),
 )
 
 
@@ -118,8 +121,8 @@ class StateFile:
         """Fold the write-ahead log into the file and close it."""
         self._db.close()
 
-    def get(self, key: str) -> Any | None:
-        """A value of ``meta``."""
+    def get(self, key: str) -> Any:
+        """A value of ``meta``, or None."""
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
@@ -140,10 +143,11 @@ class StateFile:
             "SELECT shard, rows_read, digest, file, offset, line, generation, complete, "
             "results_sha256, attempts_sha256, totals FROM shards ORDER BY shard"
         ).fetchall():
-            shard, rows, digest, file, offset, line, generation, complete, *sums, totals = row
+            shard, rows, digest, file, offset, line, generation, complete = row[:8]
             end = Position(file, offset, line)
             state = ShardState(shard, rows, digest, end, generation, bool(complete))
-            yield Published(state, *sums, json.loads(totals))
+            results_sha256, attempts_sha256, totals = row[8:]
+            yield Published(state, results_sha256, attempts_sha256, json.loads(totals))
 
     def seal(self, published: Published) -> None:
         """Record a shard's new parts."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.core import setting_table
 from batchrun.core import settings as config
 from batchrun.errors import UsageError
 
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 DOTENV = ".env"
 GC_OBJECTS = 50_000
 _SHORT = {"output.dir": "-o"}
-_TYPES: dict[str, click.ParamType] = {"int": click.INT, "number": click.FLOAT}
+_TYPES: dict[str, click.ParamType[Any]] = {"int": click.INT, "number": click.FLOAT}
 _NOT_REPEATED = ("--restart", "--keep-done")
 
 
 def _setting_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """A flag for every setting that has one."""
-    for setting in reversed(config.TABLE):
+    for setting in reversed(setting_table.TABLE):
         if setting.flag is None:
             continue
         names = [setting.flag, setting.name.replace(".", "__")]
@@ -47,7 +48,7 @@ def _setting_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _help(setting: config.Setting) -> str:
+def _help(setting: setting_table.Setting) -> str:
     if setting.default in (None, (), {}):
         return setting.help
     return f"{setting.help} [default: {setting.default}]"
@@ -65,9 +66,7 @@ def _help(setting: config.Setting) -> str:
     is_flag=True,
     help="Settings or input changed: keep the done rows, go on with the rest.",
 )
-@click.option(
-    "--restart", is_flag=True, help="Start over; the old contents move to DIR.old-TIME."
-)
+@click.option("--restart", is_flag=True, help="Start over; the old contents move to DIR.old-TIME.")
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
@@ -117,8 +116,8 @@ def _run(
 ) -> int:
     """One session; returns the exit code."""
     from batchrun import assemble
-    from batchrun.adapters.rundir import Changes
     from batchrun.adapters import arrow
+    from batchrun.adapters.rundir import Changes
     from batchrun.views import ending
     from batchrun.views.text import safe
 
@@ -145,9 +144,7 @@ def _run(
     if result.sent_nothing:
         tell("nothing left to send")
     resume = _command_that_goes_on(sys.argv[1:])
-    for text in ending.lines(
-        result.summary, settings.dir, resume=resume, bound_by=result.bound_by
-    ):
+    for text in ending.lines(result.summary, settings.dir, resume=resume, bound_by=result.bound_by):
         tell(text)
     if as_json:
         put_json(result.summary)
@@ -236,7 +233,7 @@ def _settings(
 
 def _flag_value(name: str, value: Any, raw: config.Raw) -> Any:
     """A flag's text as the config file would have it."""
-    match config.BY_NAME[name].kind:
+    match setting_table.BY_NAME[name].kind:
         case "object":
             before = raw.get(name)
             base = before if isinstance(before, dict) else {}
@@ -257,9 +254,7 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
     for argument in arguments:
         if argument in _NOT_REPEATED:
             continue
-        if kept and kept[-1] == "--header":
-            argument = argument.partition(":")[0] + ": ..."  # noqa: PLW2901
-        elif argument.startswith("--header="):
+        if (kept and kept[-1] == "--header") or argument.startswith("--header="):
             argument = argument.partition(":")[0] + ": ..."  # noqa: PLW2901
         kept.append(argument)
     return shlex.join(["batchrun", *kept])

@@ -133,7 +133,8 @@ def plain_completion(body: bytes) -> Completion | None:
 
 def text_of(body: bytes, limit: int) -> str:
     """The body as text that any file can hold, cut to ``limit`` bytes without splitting a
-    character."""
+    character.
+    """
     return body[:limit].decode("utf-8", errors="ignore" if len(body) > limit else "replace")
 
 
@@ -166,7 +167,7 @@ def completion(value: object) -> Completion | None:
         response_id=_text(value.get("id")),
         system_fingerprint=_text(value.get("system_fingerprint")),
         service_tier=_text(value.get("service_tier")),
-        created_s=int(created) if _is_moment(created) else None,
+        created_s=_moment(created),
         usage=usage(value.get("usage")),
     )
 
@@ -299,6 +300,8 @@ def _count(value: object) -> int | None:
     return None
 
 
-def _is_moment(value: object) -> bool:
+def _moment(value: object) -> int | None:
     """Seconds since the epoch that a millisecond timestamp can hold (years 1970 to 5138)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11:
+        return int(value)
+    return None

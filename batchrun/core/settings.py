@@ -1,7 +1,6 @@
-"""Every setting in one table, and the resolved settings of a run.
+"""The resolved settings of a run.
 
-``TABLE`` drives the configuration file, the command's flags and the reference page alike. Raw
-values from the config file, the environment and the flags are laid over each other (a flag wins
+Raw values from the config file, the environment and the flags are laid over each other (a flag wins
 over the environment, which wins over the file) and turned into ``Settings`` once; nobody
 downstream checks again.
 """
@@ -16,241 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from batchrun.core.setting_table import (
+    AUTO_CONCURRENCY,
+    BY_NAME,
+    DEFAULT_BASE_URL,
+    SECTIONS,
+    TABLE,
+    Setting,
+)
 from batchrun.errors import UsageError
-
-AUTO_CONCURRENCY = 64
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
-PROVIDERS = ("simulator",)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting: where it stands in the config file, its flag, its kind and its default.
-
-    ``kind`` is one of ``text``, ``path``, ``paths``, ``int``, ``number``, ``choice``, ``object``
-    (a TOML table or repeated KEY=JSON flags), ``headers`` (a table of strings or repeated
-    ``'K: V'`` flags) and ``concurrency`` (an integer or ``auto``). ``low`` is the smallest number
-    accepted. ``shapes`` marks what shapes requests or parts: it may not differ between the runs
-    on one directory.
-    """
-
-    section: str
-    key: str
-    kind: str
-    flag: str | None
-    help: str
-    default: Any = None
-    metavar: str | None = None
-    low: float | None = None
-    choices: tuple[str, ...] = ()
-    shapes: bool = False
-
-    @property
-    def name(self) -> str:
-        """``section.key``, the name used in messages."""
-        return f"{self.section}.{self.key}"
-
-
-def _table() -> tuple[Setting, ...]:
-    s = Setting
-    return (
-        s("input", "files", "paths", None, "Input files, read in this order.", default=()),
-        s(
-            "input",
-            "format",
-            "choice",
-            "--format",
-            "What the input files are; auto goes by the file name.",
-            default="auto",
-            choices=("auto", "jsonl", "parquet"),
-        ),
-        s(
-            "input",
-            "carry",
-            "text",
-            "--carry",
-            "Input columns that go along to the results.",
-            default="all",
-            metavar="all|none|COL,...",
-            shapes=True,
-        ),
-        s("output", "dir", "path", "--output", "The run directory.", metavar="DIR"),
-        s(
-            "output",
-            "checkpoint",
-            "path",
-            "--checkpoint",
-            "Where the checkpoint lives, if not in the run directory (always a local disk).",
-            metavar="DIR",
-        ),
-        s(
-            "output",
-            "raw",
-            "choice",
-            "--raw",
-            "For which rows the raw response is kept.",
-            default="all",
-            choices=("all", "errors", "none"),
-        ),
-        s(
-            "output",
-            "shard_rows",
-            "int",
-            "--shard-rows",
-            "Rows per output part.",
-            default=10_000,
-            metavar="N",
-            low=1,
-            shapes=True,
-        ),
-        s(
-            "request",
-            "model",
-            "text",
-            "--model",
-            "The model of rows that name none.",
-            metavar="M",
-            shapes=True,
-        ),
-        s(
-            "request",
-            "params",
-            "object",
-            "--param",
-            "A request parameter of rows that do not set it; repeatable.",
-            default={},
-            metavar="KEY=JSON",
-            shapes=True,
-        ),
-        s("endpoint", "name", "text", None, "The endpoint's name in results and ledger."),
-        s(
-            "endpoint",
-            "provider",
-            "choice",
-            "--provider",
-            "A known endpoint by name; `simulator` starts the built-in one.",
-            choices=PROVIDERS,
-        ),
-        s(
-            "endpoint",
-            "base_url",
-            "text",
-            "--base-url",
-            f"The endpoint's base URL (default {DEFAULT_BASE_URL}).",
-            metavar="URL",
-        ),
-        s(
-            "endpoint",
-            "api_key_env",
-            "text",
-            "--api-key-env",
-            "The environment variable that holds the key.",
-            default="OPENAI_API_KEY",
-            metavar="VAR",
-        ),
-        s(
-            "endpoint",
-            "headers",
-            "headers",
-            "--header",
-            "An extra request header; repeatable.",
-            default={},
-            metavar="'K: V'",
-        ),
-        s(
-            "endpoint",
-            "concurrency",
-            "concurrency",
-            "--concurrency",
-            f"Requests in flight at most; auto is {AUTO_CONCURRENCY}.",
-            default="auto",
-            metavar="N|auto",
-            low=1,
-        ),
-        s(
-            "endpoint",
-            "rpm",
-            "number",
-            "--rpm",
-            "Requests per minute at most.",
-            metavar="N",
-            low=0.001,
-        ),
-        s(
-            "endpoint",
-            "tpm",
-            "number",
-            "--tpm",
-            "Tokens per minute at most (prompt plus completion).",
-            metavar="N",
-            low=1,
-        ),
-        s(
-            "retry",
-            "max_attempts",
-            "int",
-            "--max-attempts",
-            "Attempts per row; throttled ones do not count.",
-            default=6,
-            metavar="N",
-            low=1,
-        ),
-        s(
-            "retry",
-            "timeout_s",
-            "number",
-            "--timeout",
-            "Seconds one attempt may take, by the wall clock.",
-            default=600.0,
-            metavar="S",
-            low=0.001,
-        ),
-        s(
-            "retry",
-            "connect_timeout_s",
-            "number",
-            "--connect-timeout",
-            "Seconds a connection may take to open.",
-            default=30.0,
-            metavar="S",
-            low=0.001,
-        ),
-        s(
-            "retry",
-            "max_wait_s",
-            "number",
-            "--max-wait",
-            "The longest wait a server may ask for; a longer one stops the run.",
-            default=600.0,
-            metavar="S",
-            low=0,
-        ),
-        s(
-            "retry",
-            "max_response_bytes",
-            "int",
-            "--max-response-bytes",
-            "A larger reply ends its row as `response_too_large`.",
-            default=64 * 2**20,
-            metavar="N",
-            low=1024,
-        ),
-        s(
-            "guards",
-            "grace_s",
-            "number",
-            "--grace",
-            "Seconds that requests in flight get to finish after a stop.",
-            default=30.0,
-            metavar="S",
-            low=0,
-        ),
-    )
-
-
-TABLE = _table()
-SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
-BY_NAME = {setting.name: setting for setting in TABLE}
 
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet."""
@@ -345,12 +118,11 @@ def from_toml(text: str, *, path: str) -> Raw:
         raise UsageError(message) from None
     folder = PurePath(path).parent
     raw: Raw = {}
-    for section, content in document.items():
+    for section, given in document.items():
         if section not in SECTIONS:
             message = f"{path}: unknown table [{section}]{_nearest(section, SECTIONS)}"
             raise UsageError(message)
-        if section == "endpoint":
-            content = _only_endpoint(content, path)
+        content = _only_endpoint(given, path) if section == "endpoint" else given
         if not isinstance(content, dict):
             message = f"{path}: [{section}] must be a table"
             raise UsageError(message)
@@ -453,7 +225,7 @@ def _endpoint(value: Mapping[str, Any]) -> Endpoint:
     )
 
 
-def _checked(setting: Setting, value: object) -> Any:  # noqa: ANN401 - the kind decides
+def _checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind is a case
     wrong = UsageError(f"{setting.name} is {value!r}; expected {_expectation(setting)}")
     match setting.kind:
         case "text" | "path":
@@ -475,7 +247,7 @@ def _checked(setting: Setting, value: object) -> Any:  # noqa: ANN401 - the kind
             integral = setting.kind != "number"
             if isinstance(value, bool) or not isinstance(value, int if integral else (int, float)):
                 raise wrong
-            if not (setting.low or 0) <= value < float("inf"):  # type: ignore[operator]
+            if not (setting.low or 0) <= value < float("inf"):
                 raise wrong
         case "object":
             if not isinstance(value, dict):
@@ -564,7 +336,8 @@ class Difference:
     @property
     def keepable(self) -> bool:
         """Whether done rows may be kept in spite of it: parts hold one schema and one shard
-        size, so these two need a new start."""
+        size, so these two need a new start.
+        """
         return self.name not in ("input.carry", "output.shard_rows")
 
     def __str__(self) -> str:

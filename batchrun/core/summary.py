@@ -33,8 +33,7 @@ def build(
     settings: dict[str, Any],
     version: str,
 ) -> dict[str, Any]:
-    """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
-    """
+    """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions."""
     ok, error = totals.rows()
     pending = None if rows_input is None else rows_input - ok - error
     if pending == 0:

@@ -41,7 +41,15 @@ class ResultLine(NamedTuple):
     has_usage: bool
     cost_usd: float | None
 
-_COUNTS = ("rows_ok", "rows_error", "attempts", *TOKENS, "rows_without_usage", "unanswered_attempts")
+
+_COUNTS = (
+    "rows_ok",
+    "rows_error",
+    "attempts",
+    *TOKENS,
+    "rows_without_usage",
+    "unanswered_attempts",
+)
 _COSTS = ("cost_usd", "ok_cost_usd")
 
 
@@ -104,7 +112,8 @@ class Totals:
         tokens: Sequence[int | None],
     ) -> None:
         """Count rows that were answered at the first attempt, all under one key and without a
-        price: what nearly every row is. ``tokens`` are their sums in the order of ``TOKENS``."""
+        price: what nearly every row is. ``tokens`` are their sums in the order of ``TOKENS``.
+        """
         group = self._group(key)
         group["attempts"] += ok
         group["rows_ok"] += ok

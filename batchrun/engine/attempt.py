@@ -97,12 +97,14 @@ class AttemptLoop:
         """Send a row's request for the first time.
 
         Raises ``AgainError`` where another try is worth it, for ``again`` to make, and
-        ``LeftPendingError`` where the run stops before there is an outcome."""
+        ``LeftPendingError`` where the run stops before there is an outcome.
+        """
         return await self._attempt(run)
 
     async def again(self, run: RowRun, failed: AgainError) -> Outcome:
         """Try until there is an outcome. Raises ``LeftPendingError`` where the run stops before;
-        attempts made until then are in the journal's hands."""
+        attempts made until then are in the journal's hands.
+        """
         first: AgainError | None = failed
 
         async def attempt() -> Outcome:
@@ -243,27 +245,24 @@ class AttemptLoop:
     def _wait_s(self, state: RetryCallState) -> float:
         """Full jitter on an exponential backoff, or what the server asked for and a little.
 
-        A throttled row waits at the gate, where the cool-down holds everybody."""
+        A throttled row waits at the gate, where the cool-down holds everybody.
+        """
         error = state.outcome.exception() if state.outcome else None
         assert isinstance(error, AgainError)
         verdict = error.verdict
         if verdict.action in (Action.THROTTLE, Action.FREE):
             return 0.0
-        tries = state.attempt_number - 1
-        backoff_s = min(BACKOFF_S_MAX, BACKOFF_S * 2**tries) * self._dice.random()
+        tries: int = state.attempt_number - 1
+        backoff_s: float = min(BACKOFF_S_MAX, BACKOFF_S * 2**tries) * self._dice.random()
         if verdict.wait_s is not None:
             return verdict.wait_s + min(backoff_s, 1.0)
         return backoff_s
 
-    def _interrupted(
-        self, run: RowRun, wall_us: int, queue_s: float, latency_s: float
-    ) -> None:
+    def _interrupted(self, run: RowRun, wall_us: int, queue_s: float, latency_s: float) -> None:
         """A request in flight was given up: the server may answer, and bill, it all the same."""
         fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
         verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
-        self._journal.post(
-            self._ledger_line(run, fault, verdict, wall_us, queue_s, latency_s)
-        )
+        self._journal.post(self._ledger_line(run, fault, verdict, wall_us, queue_s, latency_s))
         run.phase = "settled"
 
     def _ledger_line(

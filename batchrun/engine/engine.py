@@ -12,6 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from batchrun.engine.attempt import AgainError, AttemptLoop, LeftPendingError, RowRun
 from batchrun.engine.guards import StopSwitch
@@ -28,7 +29,8 @@ BACKLOG_POLL_S = 0.1
 @dataclass(frozen=True, slots=True)
 class Known:
     """What an earlier session left of a shard in progress: the rows that have an outcome, and
-    the last attempt number of rows that have none yet."""
+    the last attempt number of rows that have none yet.
+    """
 
     done: Collection[int]
     attempts: Mapping[int, int]
@@ -40,7 +42,8 @@ NOTHING_KNOWN = Known(frozenset(), {})
 @dataclass(slots=True)
 class _Shard:
     """A shard in progress: rows read so far, how many of them are done, whether the reader is
-    past its last row, and whether any of its rows was dispatched."""
+    past its last row, and whether any of its rows was dispatched.
+    """
 
     number: int
     known: Known
@@ -55,7 +58,8 @@ class _Open:
     """A row that was dispatched and has no durable outcome yet.
 
     ``request`` is a sentence where the row cannot become one. ``task`` is what works on it: a
-    worker, or a task of its own after a first failure."""
+    worker, or a task of its own after a first failure.
+    """
 
     row: Row
     request: Request | str
@@ -88,7 +92,8 @@ class Engine:
     ) -> None:
         """``prepare`` makes a row's request or raises ``RowError``; ``known`` holds the shards
         that earlier sessions began, ``touched`` those with records no part holds yet; ``limit``
-        is the row below which the source stops."""
+        is the row below which the source stops.
+        """
         self._source = source
         self._loop = loop
         self._journal = journal
@@ -139,9 +144,7 @@ class Engine:
             await self._finish()
         finally:
             mine = (feeding, stopping, broken, ending)
-            await _cancelled(
-                (*mine, *self._workers, *self._retrying, *self._publishing)
-            )
+            await _cancelled((*mine, *self._workers, *self._retrying, *self._publishing))
 
     # The feed
 
@@ -201,7 +204,8 @@ class Engine:
 
     async def _backlog(self, shard: int) -> None:
         """Wait while the journal is at its bound, if waiting can help: an earlier shard is still
-        on its way into a part."""
+        on its way into a part.
+        """
         while self._journal.backlog_bytes > BACKLOG_BYTES_MAX and (
             self._publishing or any(number < shard for number in self._shards)
         ):
@@ -270,8 +274,11 @@ class Engine:
             self._break(error)
             return
         assert isinstance(outcome, Outcome)
+        opened = self._rows.get(outcome.row)
+        if opened is None:
+            self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
+            return
         self._tally.finished(outcome)
-        opened = self._rows[outcome.row]
         self._ended(opened)
         shard = opened.shard
         shard.done += 1
@@ -381,7 +388,7 @@ def _never_sent(row: Row, problem: str) -> Outcome:
     )
 
 
-async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
+async def _cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel tasks and see them end; what they raise was or will be looked at elsewhere."""
     for task in tasks:
         task.cancel()

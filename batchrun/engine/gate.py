@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 from aiolimiter import AsyncLimiter
 
@@ -48,9 +48,7 @@ class TokenBudget:
     def _refill(self) -> None:
         now = self._now_s()
         if self._balance < self._capacity:
-            self._balance = min(
-                self._capacity, self._balance + (now - self._at_s) * self._rate
-            )
+            self._balance = min(self._capacity, self._balance + (now - self._at_s) * self._rate)
         self._at_s = now
 
     async def take(self, tokens: int) -> None:
@@ -92,7 +90,7 @@ class EndpointPermit:
             self._settled = True
             self._gate.settle(self._tokens, tokens)
 
-    def __enter__(self) -> EndpointPermit:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -235,7 +233,8 @@ class EndpointGate:
     @property
     def bound_by(self) -> str | None:
         """What holds requests back right now: ``server``, ``rpm``, ``tpm``, ``concurrency``, or
-        None where nothing here does."""
+        None where nothing here does.
+        """
         if self.waiting_for is not None:
             return self.waiting_for
         return "concurrency" if self._waiting else None

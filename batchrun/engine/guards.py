@@ -35,7 +35,8 @@ class StopSwitch:
 
     def stop(self, reason: Stop) -> None:
         """Send nothing more; let requests in flight finish. Asking a second time, by a signal,
-        does not wait for them."""
+        does not wait for them.
+        """
         if self.reason is None:
             self.reason = reason
             self._event.set()

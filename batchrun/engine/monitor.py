@@ -19,7 +19,8 @@ BUSY = 0.95
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``server``,
-    ``source``, ``cpu``, or None."""
+    ``source``, ``cpu``, or None.
+    """
 
     state: str
     elapsed_s: float
@@ -75,7 +76,8 @@ class Monitor:
         )
         bound_by = self._bound_by(now_s - before[0], cpu_s - before[1])
         if bound_by is not None:
-            tally.bound_s[bound_by] += now_s - before[0]
+            held_s = tally.bound_s.get(bound_by, 0.0)
+            tally.bound_s[bound_by] = held_s + now_s - before[0]
         left = None if tally.rows_input is None else tally.rows_input - tally.done
         return Snapshot(
             state="stopping" if self._switch.stopping else "running",

@@ -30,7 +30,8 @@ class Room:
 
     async def enter(self, size_bytes: int) -> None:
         """Wait until another row may be opened, and count it. A row larger than all bounds is let
-        in once nothing else is open."""
+        in once nothing else is open.
+        """
         if (
             self._ready >= self._ready_max
             or self._open >= OPEN_ROWS_MAX

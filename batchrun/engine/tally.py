@@ -27,7 +27,7 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    bound_s: Counter[str] = field(default_factory=Counter)
+    bound_s: dict[str, float] = field(default_factory=dict)
     """Seconds the run was held back, by what held it."""
 
     def finished(self, outcome: Outcome) -> None:

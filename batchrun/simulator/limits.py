@@ -111,7 +111,7 @@ def write_duration(seconds: float) -> str:
     millis = math.ceil(seconds * 1000 - _ROUNDING)
     if millis == 0:
         return "0s"
-    if millis < 1000:  # noqa: PLR2004  a second
+    if millis < 1000:
         return f"{millis}ms"
     minutes, millis = divmod(millis, 60_000)
     hours, minutes = divmod(minutes, 60)

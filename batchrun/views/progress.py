@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from batchrun.engine.monitor import Snapshot
 from batchrun.views.text import BOUND, duration, rate, share
@@ -65,7 +65,7 @@ class LiveProgress:
         self._console = console
         self._live: Live = Live(console=console, auto_refresh=False, transient=True)
 
-    def __enter__(self) -> LiveProgress:
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 
@@ -85,7 +85,7 @@ def _display(s: Snapshot, width: int) -> RenderableType:
 
     whole = "?" if s.rows_input is None else f"{s.rows_input:,}"
     head = f"{s.done:,}/{whole} rows {share(s.done, s.rows_input)}".rstrip()
-    lines = [
+    lines: list[RenderableType] = [
         Text.assemble(
             (head, "bold"), f"  ETA {duration(s.eta_s)}  elapsed {duration(s.elapsed_s)}"
         ),

@@ -57,11 +57,15 @@ def lines(found: dict[str, Any], folder: str) -> list[str]:
     whole = live["rows_input"]
     done = live["ok"] + live["error"]
     out += [
-        f"{done:,} of {'?' if whole is None else f'{whole:,}'} rows done {share(done, whole)}"
-        f" ({live['ok']:,} ok, {live['error']:,} failed), elapsed {duration(live['elapsed_s'])}",
-        f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "
-        f"in flight {live['in_flight']}, retried {live['retries']:,}, "
-        f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}",
+        (
+            f"{done:,} of {'?' if whole is None else f'{whole:,}'} rows done {share(done, whole)}"
+            f" ({live['ok']:,} ok, {live['error']:,} failed), elapsed {duration(live['elapsed_s'])}"
+        ),
+        (
+            f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "
+            f"in flight {live['in_flight']}, retried {live['retries']:,}, "
+            f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}"
+        ),
     ]
     if live["bound_by"] is not None:
         out.append(f"bound by {BOUND[live['bound_by']]}")

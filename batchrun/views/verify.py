@@ -73,8 +73,10 @@ class Report:
     def lines(self) -> list[str]:
         """For people."""
         out = [
-            f"{self.folder}: {self.rows:,} rows and {self.attempts:,} attempts in "
-            f"{self.parts:,} parts, {self.digests:,} digests compared"
+            (
+                f"{self.folder}: {self.rows:,} rows and {self.attempts:,} attempts in "
+                f"{self.parts:,} parts, {self.digests:,} digests compared"
+            )
         ]
         out += [f"note: {note}" for note in self.notes]
         out += [f"PROBLEM: {safe(text)}" for text in self.problems[:PROBLEMS_SHOWN]]
@@ -146,9 +148,9 @@ def _recorded(path: Path, report: Report) -> tuple[dict[str, tuple[str, str]], i
             rows = db.execute(
                 "SELECT shard, results_sha256, attempts_sha256 FROM shards"
             ).fetchall()
-            (size,) = db.execute(
-                "SELECT value FROM meta WHERE key = 'settings'"
-            ).fetchone() or ("{}",)
+            (size,) = db.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone() or (
+                "{}",
+            )
         finally:
             db.close()
     except sqlite3.Error as error:
@@ -208,7 +210,9 @@ def _pair(
         _sum_attempts(batch, sums)
         numbers = batch.column("attempt").to_pylist()
         for row, number in zip(batch.column("row").to_pylist(), numbers, strict=True):
-            report.claim((row, number) > before, f"{where}: row {row} attempt {number} out of order")
+            report.claim(
+                (row, number) > before, f"{where}: row {row} attempt {number} out of order"
+            )
             before = (row, number)
             counted[row] += 1
             highest[row] = number
@@ -253,7 +257,9 @@ def _batches(
             report.claim(schema.equals(known), f"{where} has other columns than the first part")
             expected = [(f.name, f.type) for f in schema][: len(fixed)]
             if expected != list(fixed):
-                report.problems.append(f"{where} lacks columns of the contract or has them otherwise")
+                report.problems.append(
+                    f"{where} lacks columns of the contract or has them otherwise"
+                )
                 return
             columns = [name for name, _ in fixed if name in wanted]
             yield from file.iter_batches(columns=columns, use_threads=False)

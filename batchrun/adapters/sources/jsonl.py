@@ -228,8 +228,7 @@ class JsonlReader:
                     extras[index] = (extras[index] or {}) | odd
         columns.append([None if extra is None else json_text(extra) for extra in extras])
         arrays = [
-            pa.array(column, type=field.type)
-            for column, field in zip(columns, schema, strict=True)
+            pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

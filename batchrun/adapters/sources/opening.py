@@ -50,7 +50,8 @@ class Carry:
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """What tells that a file is still the same, without reading it. Only the bytes present at
-    the start are input: what is appended during a run belongs to the next one."""
+    the start are input: what is appended during a run belongs to the next one.
+    """
 
     path: str
     size: int
@@ -117,7 +118,7 @@ def choose(schema: pa.Schema, carry: str, *, json_rows: bool) -> Carry:
             raise UsageError(message)
     taken = [*arrow.RESULT_NAMES, arrow.EXTRA]
     fields = [
-        schema.field(name).with_name(new).with_nullable(True).remove_metadata()
+        schema.field(name).with_name(new).with_nullable(True).remove_metadata()  # noqa: FBT003 - Arrow's own
         for name, new in zip(names, carried.output_names(names, taken), strict=True)
     ]
     if json_rows:
@@ -125,9 +126,7 @@ def choose(schema: pa.Schema, carry: str, *, json_rows: bool) -> Carry:
     return Carry(pa.schema(fields), tuple(names), everything=carry == "all")
 
 
-def open_reader(
-    stamps: Sequence[Stamp], kind: str, carry: Carry | None, shard_rows: int
-) -> Reader:
+def open_reader(stamps: Sequence[Stamp], kind: str, carry: Carry | None, shard_rows: int) -> Reader:
     """The reader of a format. Without ``carry`` it can only tell its schema and count."""
     if kind == "jsonl":
         from batchrun.adapters.sources.jsonl import JsonlReader

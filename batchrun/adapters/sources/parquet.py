@@ -106,7 +106,8 @@ class ParquetReader:
 
     def _aligned(self, file: pq.ParquetFile, skip: int) -> Iterator[pa.RecordBatch]:
         """Batches from row ``skip`` on. Their borders depend on the row groups alone, not on
-        where reading began, so that a shard's digest can be computed again."""
+        where reading began, so that a shard's digest can be computed again.
+        """
         present = [name for name in self._columns.read if name in file.schema_arrow.names]
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
@@ -199,7 +200,7 @@ def _footers(files: Sequence[Stamp]) -> tuple[pa.Schema, list[int]]:
             raise InputError(message) from None
     twice = {name for name in unified.names if unified.names.count(name) > 1}
     if twice:
-        message = f"input {files[0].path} has the column {sorted(twice)[0]!r} more than once"
+        message = f"input {files[0].path} has the column {min(twice)!r} more than once"
         raise InputError(message)
     return unified, rows
 
@@ -207,10 +208,7 @@ def _footers(files: Sequence[Stamp]) -> tuple[pa.Schema, list[int]]:
 def _tell_apart(schema: pa.Schema) -> _Columns:
     names = schema.names
     batch_lines = "body" in names and "messages" not in names
-    if batch_lines:
-        sent = parameters.ENVELOPE
-    else:
-        sent = parameters.SENT | {"custom_id", "extra_body"}
+    sent = parameters.ENVELOPE if batch_lines else parameters.SENT | {"custom_id", "extra_body"}
     carried = tuple(name for name in names if name not in sent)
     return _Columns(tuple(names), carried)
 
@@ -236,7 +234,8 @@ def _parsed(name: str, text: str) -> object:
 
 def _without_nulls(value: object) -> object:
     """Nested Arrow values name every field in every row: absent ones come as nulls and are not
-    sent."""
+    sent.
+    """
     if isinstance(value, Mapping):
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):

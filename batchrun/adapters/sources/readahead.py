@@ -36,8 +36,10 @@ class ReadAhead:
             try:
                 for block in self._reader.blocks(spans, limit=self._limit):
                     with room:
-                        while held and not closed and (
-                            len(held) >= AHEAD_BLOCKS or sum(held) >= AHEAD_BYTES
+                        while (
+                            held
+                            and not closed
+                            and (len(held) >= AHEAD_BLOCKS or sum(held) >= AHEAD_BYTES)
                         ):
                             room.wait()
                         if closed:

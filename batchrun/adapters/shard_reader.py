@@ -1,0 +1,62 @@
+"""Reading a shard's log back in row order, for sealing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from batchrun.adapters.journal import Journal, read_attempt, read_block, read_outcome
+from batchrun.adapters.log import ATTEMPT, BLOCK, OUTCOME, Place
+from batchrun.records import Attempt, Outcome
+
+
+class ShardReader:
+    """A shard's log in row order, for sealing. Reads only; the log must not grow meanwhile."""
+
+    def __init__(self, journal: Journal, shard: int) -> None:
+        self._log = journal.logs.get(shard)
+        places = self._log.places if self._log else []
+        last: dict[int, Place] = {}
+        self._attempts: deque[Place] = deque(
+            sorted((p for p in places if p.kind == ATTEMPT), key=lambda p: p.row)
+        )
+        for place in places:
+            if place.kind == OUTCOME:
+                last[place.row] = place
+        self._outcomes = deque(last[row] for row in sorted(last))
+        self._blocks = [p for p in places if p.kind == BLOCK]
+
+    def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
+        """The next outcomes in row order, as many as the bounds allow and at least one."""
+        taken: list[Place] = []
+        size = 0
+        while self._outcomes and len(taken) < rows_max and size < bytes_max:
+            place = self._outcomes.popleft()
+            taken.append(place)
+            size += place.size
+        assert self._log is not None or not taken
+        return [read_outcome(body) for body in self._log.bodies(taken)] if self._log else []
+
+    @property
+    def more(self) -> bool:
+        """Whether there are outcomes left."""
+        return bool(self._outcomes)
+
+    def attempts_below(self, row: int) -> Iterator[Attempt]:
+        """The next attempts that decided nothing, of rows below ``row``."""
+        while self._attempts and self._attempts[0].row < row:
+            yield read_attempt(self._body(self._attempts.popleft()))
+
+    def blocks(self, low: int, high: int) -> Iterator[tuple[int, int, bytes]]:
+        """Carried columns that overlap the rows from ``low`` to below ``high``: first row, number
+        of rows, IPC stream. A range read twice is yielded twice.
+        """
+        for place in sorted(self._blocks):
+            if place.row < high:
+                block = read_block(self._body(place))
+                if place.row + block.rows > low:
+                    yield place.row, block.rows, block.carried
+
+    def _body(self, place: Place) -> bytes:
+        assert self._log is not None
+        return self._log.body(place)

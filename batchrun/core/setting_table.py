@@ -1,0 +1,239 @@
+"""Every setting there is, in one table.
+
+It drives the configuration file, the command's flags and the reference page alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+AUTO_CONCURRENCY = 64
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+PROVIDERS = ("simulator",)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: where it stands in the config file, its flag, its kind and its default.
+
+    ``kind`` is one of ``text``, ``path``, ``paths``, ``int``, ``number``, ``choice``, ``object``
+    (a TOML table or repeated KEY=JSON flags), ``headers`` (a table of strings or repeated
+    ``'K: V'`` flags) and ``concurrency`` (an integer or ``auto``). ``low`` is the smallest number
+    accepted. ``shapes`` marks what shapes requests or parts: it may not differ between the runs
+    on one directory.
+    """
+
+    section: str
+    key: str
+    kind: str
+    flag: str | None
+    help: str
+    default: Any = None
+    metavar: str | None = None
+    low: float | None = None
+    choices: tuple[str, ...] = ()
+    shapes: bool = False
+
+    @property
+    def name(self) -> str:
+        """``section.key``, the name used in messages."""
+        return f"{self.section}.{self.key}"
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting("input", "files", "paths", None, "Input files, read in this order.", default=()),
+    Setting(
+        "input",
+        "format",
+        "choice",
+        "--format",
+        "What the input files are; auto goes by the file name.",
+        default="auto",
+        choices=("auto", "jsonl", "parquet"),
+    ),
+    Setting(
+        "input",
+        "carry",
+        "text",
+        "--carry",
+        "Input columns that go along to the results.",
+        default="all",
+        metavar="all|none|COL,...",
+        shapes=True,
+    ),
+    Setting("output", "dir", "path", "--output", "The run directory.", metavar="DIR"),
+    Setting(
+        "output",
+        "checkpoint",
+        "path",
+        "--checkpoint",
+        "Where the checkpoint lives, if not in the run directory (always a local disk).",
+        metavar="DIR",
+    ),
+    Setting(
+        "output",
+        "raw",
+        "choice",
+        "--raw",
+        "For which rows the raw response is kept.",
+        default="all",
+        choices=("all", "errors", "none"),
+    ),
+    Setting(
+        "output",
+        "shard_rows",
+        "int",
+        "--shard-rows",
+        "Rows per output part.",
+        default=10_000,
+        metavar="N",
+        low=1,
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "model",
+        "text",
+        "--model",
+        "The model of rows that name none.",
+        metavar="M",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "params",
+        "object",
+        "--param",
+        "A request parameter of rows that do not set it; repeatable.",
+        default={},
+        metavar="KEY=JSON",
+        shapes=True,
+    ),
+    Setting("endpoint", "name", "text", None, "The endpoint's name in results and ledger."),
+    Setting(
+        "endpoint",
+        "provider",
+        "choice",
+        "--provider",
+        "A known endpoint by name; `simulator` starts the built-in one.",
+        choices=PROVIDERS,
+    ),
+    Setting(
+        "endpoint",
+        "base_url",
+        "text",
+        "--base-url",
+        f"The endpoint's base URL (default {DEFAULT_BASE_URL}).",
+        metavar="URL",
+    ),
+    Setting(
+        "endpoint",
+        "api_key_env",
+        "text",
+        "--api-key-env",
+        "The environment variable that holds the key.",
+        default="OPENAI_API_KEY",
+        metavar="VAR",
+    ),
+    Setting(
+        "endpoint",
+        "headers",
+        "headers",
+        "--header",
+        "An extra request header; repeatable.",
+        default={},
+        metavar="'K: V'",
+    ),
+    Setting(
+        "endpoint",
+        "concurrency",
+        "concurrency",
+        "--concurrency",
+        f"Requests in flight at most; auto is {AUTO_CONCURRENCY}.",
+        default="auto",
+        metavar="N|auto",
+        low=1,
+    ),
+    Setting(
+        "endpoint",
+        "rpm",
+        "number",
+        "--rpm",
+        "Requests per minute at most.",
+        metavar="N",
+        low=0.001,
+    ),
+    Setting(
+        "endpoint",
+        "tpm",
+        "number",
+        "--tpm",
+        "Tokens per minute at most (prompt plus completion).",
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "retry",
+        "max_attempts",
+        "int",
+        "--max-attempts",
+        "Attempts per row; throttled ones do not count.",
+        default=6,
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "retry",
+        "timeout_s",
+        "number",
+        "--timeout",
+        "Seconds one attempt may take, by the wall clock.",
+        default=600.0,
+        metavar="S",
+        low=0.001,
+    ),
+    Setting(
+        "retry",
+        "connect_timeout_s",
+        "number",
+        "--connect-timeout",
+        "Seconds a connection may take to open.",
+        default=30.0,
+        metavar="S",
+        low=0.001,
+    ),
+    Setting(
+        "retry",
+        "max_wait_s",
+        "number",
+        "--max-wait",
+        "The longest wait a server may ask for; a longer one stops the run.",
+        default=600.0,
+        metavar="S",
+        low=0,
+    ),
+    Setting(
+        "retry",
+        "max_response_bytes",
+        "int",
+        "--max-response-bytes",
+        "A larger reply ends its row as `response_too_large`.",
+        default=64 * 2**20,
+        metavar="N",
+        low=1024,
+    ),
+    Setting(
+        "guards",
+        "grace_s",
+        "number",
+        "--grace",
+        "Seconds that requests in flight get to finish after a stop.",
+        default=30.0,
+        metavar="S",
+        low=0,
+    ),
+)
+
+SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
+BY_NAME = {setting.name: setting for setting in TABLE}
