@@ -35,7 +35,7 @@ from batchrun.engine.monitor import Monitor, Snapshot
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import BatchrunError, StorageError, UsageError
-from batchrun.ports import Observer
+from batchrun.ports import Observer, Transport
 
 BODY_BYTES_MAX = 64 * 2**20
 SAMPLE_S = 0.5
@@ -144,7 +144,6 @@ class _Session:
         endpoint = settings.endpoint
         switch, clock = StopSwitch(), LoopClock()
         _on_signals(switch)
-        room = Room(endpoint.concurrency)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
         gate = EndpointGate(
@@ -167,39 +166,7 @@ class _Session:
                 body_bytes_max=settings.max_response_bytes,
                 environment=environment,
             ) as transport:
-                engine = Engine(
-                    source=ReadAhead(opened.reader, limit=settings.limit),
-                    loop=AttemptLoop(
-                        transport=transport,
-                        gate=gate,
-                        journal=journal,
-                        clock=clock,
-                        dice=random.Random(),
-                        room=room,
-                        tally=self._tally,
-                        switch=switch,
-                        policy=Policy(
-                            settings.max_attempts,
-                            settings.max_wait_s,
-                            settings.raw,
-                            endpoint.name,
-                        ),
-                    ),
-                    journal=journal,
-                    publisher=sealer,
-                    prepare=partial(
-                        body.build, defaults=settings.defaults(), body_bytes_max=BODY_BYTES_MAX
-                    ),
-                    clock=clock,
-                    tally=self._tally,
-                    switch=switch,
-                    shard_rows=settings.shard_rows,
-                    room=room,
-                    grace_s=settings.grace_s,
-                    known={n: Known(*known) for n, known in opened.known.items()},
-                    touched=opened.touched,
-                    limit=settings.limit,
-                )
+                engine = self._engine(transport, gate, journal, sealer, clock, switch)
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
                 watching = asyncio.create_task(self._watch(monitor))
                 fault: BatchrunError | None = None
@@ -218,6 +185,51 @@ class _Session:
         finally:
             self._ended.set()
             await asyncio.gather(counting, return_exceptions=True)
+
+    def _engine(
+        self,
+        transport: Transport,
+        gate: EndpointGate,
+        journal: JournalWriter,
+        sealer: parts.Sealer,
+        clock: LoopClock,
+        switch: StopSwitch,
+    ) -> Engine:
+        settings, opened, endpoint = self._settings, self._opened, self._settings.endpoint
+        room = Room(endpoint.concurrency)
+        return Engine(
+            source=ReadAhead(opened.reader, limit=settings.limit),
+            loop=AttemptLoop(
+                transport=transport,
+                gate=gate,
+                journal=journal,
+                clock=clock,
+                dice=random.Random(),
+                room=room,
+                tally=self._tally,
+                switch=switch,
+                policy=Policy(
+                    settings.max_attempts,
+                    settings.max_wait_s,
+                    settings.raw,
+                    endpoint.name,
+                ),
+            ),
+            journal=journal,
+            publisher=sealer,
+            prepare=partial(
+                body.build, defaults=settings.defaults(), body_bytes_max=BODY_BYTES_MAX
+            ),
+            clock=clock,
+            tally=self._tally,
+            switch=switch,
+            shard_rows=settings.shard_rows,
+            room=room,
+            grace_s=settings.grace_s,
+            known={n: Known(*known) for n, known in opened.known.items()},
+            touched=opened.touched,
+            limit=settings.limit,
+        )
 
     # Before
 

@@ -154,7 +154,8 @@ class HttpTransport:
                     ) from None
                 raise
             if isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
-                raise fault(error, status) from error
+                # Not chained: aiohttp's errors hold the request's headers, the key among them.
+                raise fault(error, status) from None
             raise
         finally:
             self._deadlines.leave(task)

@@ -80,7 +80,7 @@ class ShardLog:
     def _begin(self) -> None:
         head = _HEAD.pack(MAGIC, FORMAT, 0, self.shard, self.generation, 0)[:-4]
         os.ftruncate(self._descriptor, 0)
-        _write(self._descriptor, head + struct.pack("<I", zlib.crc32(head)))
+        _write(self._descriptor, head + struct.pack("<I", zlib.crc32(head)), 0)
         os.fdatasync(self._descriptor)
         files.sync_folder(self.path.parent)
         self.size = _HEAD.size
@@ -103,7 +103,7 @@ class ShardLog:
         offset = _HEAD.size
         while offset < self.size:
             head = os.pread(self._descriptor, _GROUP.size, offset)
-            if len(head) < _GROUP.size or not any(head):
+            if len(head) < _GROUP.size or (not any(head) and self._zeros_from(offset)):
                 break
             magic, size, crc = _GROUP.unpack(head)
             if magic != _GROUP_MAGIC or crc != zlib.crc32(head[:-4]):
@@ -118,6 +118,14 @@ class ShardLog:
             os.ftruncate(self._descriptor, offset)
             os.fdatasync(self._descriptor)
             self.size = offset
+
+    def _zeros_from(self, offset: int) -> bool:
+        """Whether there is nothing but zeros up to the end: space given, nothing written yet."""
+        while piece := os.pread(self._descriptor, 2**20, offset):
+            if piece.count(0) != len(piece):
+                return False
+            offset += len(piece)
+        return True
 
     def _places(self, start: int, end: int) -> Iterator[Place]:
         """The records of a group, their checksums compared."""
@@ -138,7 +146,7 @@ class ShardLog:
         head = struct.pack("<4sQ", _GROUP_MAGIC, size)
         head += struct.pack("<I", zlib.crc32(head))
         files.reached("log.writing")
-        _write(self._descriptor, b"".join((head, *records)))
+        _write(self._descriptor, b"".join((head, *records)), self.size)
         files.reached("log.written")
         os.fdatasync(self._descriptor)
         files.reached("log.synced")
@@ -194,10 +202,12 @@ class ShardLog:
         files.reached("log.removed")
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _write(descriptor: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        written = os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        offset += written
 
 
 def damaged(path: Path, why: str) -> DamagedError:

@@ -103,8 +103,8 @@ def build(row: Row, defaults: Mapping[str, Any], *, body_bytes_max: int) -> Requ
     # How replies travel is the run's business, not the row's: they are taken whole.
     body.pop("stream", None)
     body.pop("stream_options", None)
-    _check(body)
     try:
+        _check(body)
         # Only the top level is sorted: below it, order can matter to the model that reads it.
         wire = _encode(dict(sorted(body.items())))
     except UnicodeEncodeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 WAIT_S_MAX = 7 * 24 * 3600.0
@@ -26,7 +27,10 @@ def retry_after_s(headers: Mapping[str, str], *, wall_s: float) -> float | None:
     if not text:
         return None
     try:
-        return _clamp(parsedate_to_datetime(text).timestamp() - wall_s)
+        when = parsedate_to_datetime(text)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return _clamp(when.timestamp() - wall_s)
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
 

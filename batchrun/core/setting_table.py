@@ -17,7 +17,8 @@ PROVIDERS = ("simulator",)
 class Setting:
     """One setting: where it stands in the config file, its flag, its kind and its default.
 
-    ``kind`` is one of ``text``, ``path``, ``paths``, ``int``, ``number``, ``choice``, ``object``
+    ``kind`` is one of ``text``, ``path``, ``paths``, ``int``, ``number``, ``choice``, ``columns``
+    (``all``, ``none`` or names, as a list or with commas between them), ``object``
     (a TOML table or repeated KEY=JSON flags), ``headers`` (a table of strings or repeated
     ``'K: V'`` flags) and ``concurrency`` (an integer or ``auto``). ``low`` is the smallest number
     accepted. ``shapes`` marks what shapes requests or parts: it may not differ between the runs
@@ -55,7 +56,7 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "input",
         "carry",
-        "text",
+        "columns",
         "--carry",
         "Input columns that go along to the results.",
         default="all",

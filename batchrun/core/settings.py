@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,8 @@ from batchrun.core.setting_table import (
     Setting,
 )
 from batchrun.errors import UsageError
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet."""
@@ -49,7 +53,7 @@ class Settings:
 
     files: tuple[str, ...]
     format: str
-    carry: str
+    carry: str | tuple[str, ...]
     dir: str
     checkpoint: str
     raw: str
@@ -75,7 +79,7 @@ class Settings:
     def shaping(self) -> dict[str, Any]:
         """The settings that shape requests and parts, which a resumed run must share."""
         return {
-            "input.carry": self.carry,
+            "input.carry": self.carry if isinstance(self.carry, str) else list(self.carry),
             "output.shard_rows": self.shard_rows,
             "request.model": self.model,
             "request.params": dict(self.params),
@@ -249,12 +253,43 @@ def _checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind 
                 raise wrong
             if not (setting.low or 0) <= value < float("inf"):
                 raise wrong
+        case "columns":
+            return _columns(value, wrong)
         case "object":
             if not isinstance(value, dict):
                 raise wrong
+            _check_json(setting, value)
         case "headers":
             return _headers(setting, value)
     return value
+
+
+def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
+    if value in ("all", "none"):
+        return str(value)
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",")]
+    if not isinstance(value, list) or not all(isinstance(n, str) and n for n in value):
+        raise wrong
+    return tuple(value)
+
+
+def _check_json(setting: Setting, value: object, where: str = "") -> None:
+    """Refuse what JSON cannot hold, or servers do not take: NaN, dates, huge integers."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_json(setting, item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _check_json(setting, item, where)
+    elif not (
+        value is None
+        or isinstance(value, (str, bool))
+        or (isinstance(value, int) and -(2**63) <= value < 2**63)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        message = f"{setting.name}{where} is {value!s}, which JSON cannot hold"
+        raise UsageError(message)
 
 
 def _headers(setting: Setting, value: object) -> dict[str, str]:
@@ -262,6 +297,9 @@ def _headers(setting: Setting, value: object) -> dict[str, str]:
         message = f"{setting.name}: expected a table of header names and values"
         raise UsageError(message)
     for name, text in value.items():
+        if not _HEADER_NAME.fullmatch(name):
+            message = f"{setting.name}: {name!r} is no header name"
+            raise UsageError(message)
         if not isinstance(text, str) or not f"{name}{text}".isascii() or set(text) & set("\r\n\0"):
             # The value may be a credential: it is not repeated here.
             message = f"{setting.name}: the value of {name!r} is not one line of ASCII text"
@@ -283,6 +321,8 @@ def _expectation(setting: Setting) -> str:
             return "a table"
         case "paths":
             return "a list of file names"
+        case "columns":
+            return "all, none, or column names"
         case _:
             return "text"
 

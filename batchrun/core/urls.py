@@ -15,8 +15,13 @@ def chat_completions_url(base_url: str) -> str:
     it ends so already; the query is kept, double slashes are folded. Raises ``UsageError`` for
     what is not an http(s) URL or holds credentials.
     """
-    parts = urlsplit(base_url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base_url.strip())
+        port_is_sound = parts.port is None or parts.port > 0
+    except ValueError as error:
+        message = f"base URL {base_url!r}: {error}"
+        raise UsageError(message) from None
+    if not port_is_sound or parts.scheme not in ("http", "https") or not parts.hostname:
         message = f"base URL {base_url!r}: expected http://HOST/... or https://HOST/..."
         raise UsageError(message)
     if parts.username or parts.password:

@@ -82,6 +82,8 @@ _FILTER = frozenset(
     """.split()
 )
 
+_ERROR_STATUSES = frozenset(str(status) for status in range(400, 600))
+
 A = Action
 RULES: tuple[Rule, ...] = (
     Rule("timeout", A.AGAIN, "timeout", faults=("timeout",)),
@@ -173,7 +175,7 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     if success:
         if isinstance(value, dict) and value.get("error"):
             # An error in disguise: the code inside is the status it should have had.
-            status = int(code) if code and code.isdecimal() and len(code) == 3 else 500
+            status = int(code) if code in _ERROR_STATUSES else 500
         else:
             message = f"HTTP {status} without a completion: {_glimpse(exchange.body)}"
     elif not message:

@@ -144,7 +144,12 @@ class EndpointGate:
             self._free -= 1
         else:
             await self._permit()
-        if not (self._paced or self._spread_left or self._clock.now_s() < self._cool_until_s):
+        if not (
+            self._paced
+            or self._spread_left
+            or self._door.locked()
+            or self._clock.now_s() < self._cool_until_s
+        ):
             return EndpointPermit(self, tokens, self._clock.now_s() - began)
         try:
             async with self._door:

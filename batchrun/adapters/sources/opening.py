@@ -100,7 +100,7 @@ def format_of(files: Sequence[str], given: str) -> str:
     return next(iter(found))
 
 
-def choose(schema: pa.Schema, carry: str, *, json_rows: bool) -> Carry:
+def choose(schema: pa.Schema, carry: str | tuple[str, ...], *, json_rows: bool) -> Carry:
     """Apply ``--carry`` to the columns the input has, and name them for the results.
 
     Raises ``UsageError`` for a column that is not there.
@@ -110,7 +110,7 @@ def choose(schema: pa.Schema, carry: str, *, json_rows: bool) -> Carry:
     elif carry == "none":
         names = []
     else:
-        names = [name.strip() for name in carry.split(",") if name.strip()]
+        names = list(carry)
         missing = [name for name in names if name not in schema.names]
         if missing:
             have = ", ".join(schema.names) or "none"
