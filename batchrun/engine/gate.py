@@ -124,6 +124,7 @@ class EndpointGate:
         self._free = concurrency
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
+        self._queueing = 0  # those in front of the door and in it
         self._budget = TokenBudget(tpm, clock.now_s) if tpm is not None else None
         self._limiter: AsyncLimiter | None = None
         if rpm is not None:
@@ -147,10 +148,11 @@ class EndpointGate:
         if not (
             self._paced
             or self._spread_left
-            or self._door.locked()
+            or self._queueing
             or self._clock.now_s() < self._cool_until_s
         ):
             return EndpointPermit(self, tokens, self._clock.now_s() - began)
+        self._queueing += 1
         try:
             async with self._door:
                 await self._pass(tokens)
@@ -158,6 +160,7 @@ class EndpointGate:
             self.release()
             raise
         finally:
+            self._queueing -= 1
             self.waiting_for = None
         return EndpointPermit(self, tokens, self._clock.now_s() - began)
 
@@ -197,6 +200,11 @@ class EndpointGate:
                 await self._limiter.acquire()
             # A reply may have throttled the endpoint while this one waited for its turn.
             await self._cooled()
+            if self._spread_left:
+                # All that waited would start at once: they are let out one by one instead.
+                self._spread_left -= 1
+                self.waiting_for = "server"
+                await self._clock.sleep(self._spread_s * 2 * self._dice.random())
         except BaseException:
             if self._budget is not None:
                 self._budget.give(tokens)
@@ -206,11 +214,6 @@ class EndpointGate:
         while (left := self._cool_until_s - self._clock.now_s()) > 0:
             self.waiting_for = "server"
             await self._clock.sleep(left)
-        if self._spread_left:
-            # All that waited would start at once: they are let out one by one instead.
-            self._spread_left -= 1
-            self.waiting_for = "server"
-            await self._clock.sleep(self._spread_s * 2 * self._dice.random())
 
     def settle(self, estimate: int, tokens: int | None) -> None:
         """Correct an estimate by what was really used."""
