@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +23,8 @@ from batchrun.adapters import files, parts, rundir
 from batchrun.adapters.journal import JournalWriter
 from batchrun.adapters.rundir import Changes, RunDirectory
 from batchrun.adapters.sources.readahead import ReadAhead
-from batchrun.core import body, summary
+from batchrun.core import body, redact, summary
+from batchrun.core.duplicates import Duplicates
 from batchrun.core.setting_table import DEFAULT_BASE_URL
 from batchrun.core.settings import Settings, parse_key
 from batchrun.core.urls import chat_completions_url
@@ -34,8 +35,9 @@ from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor, Snapshot
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
-from batchrun.errors import BatchrunError, StorageError, UsageError
+from batchrun.errors import BatchrunError, RowError, StorageError, UsageError
 from batchrun.ports import Observer, Transport
+from batchrun.records import Request, Row
 
 BODY_BYTES_MAX = 64 * 2**20
 SAMPLE_S = 0.5
@@ -54,6 +56,7 @@ class Result:
     bound_by: str | None
     observer_failures: int
     sent_nothing: bool
+    duplicate_id: str | None = None
 
 
 class LoopClock:
@@ -103,11 +106,21 @@ def run(
             found = rundir.summary_of(opened.folder)
             if found is not None:
                 return Result(found, None, None, 0, sent_nothing=True)
-        session = _Session(settings, opened, observers)
+        session = _Session(settings, opened, observers, say)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(session.go(url, key, environment))
     finally:
         opened.close()
+
+
+def _organisation(environment: Mapping[str, str]) -> dict[str, str]:
+    """OpenAI's headers that say on whose account requests run."""
+    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    return {
+        header: environment[variable]
+        for header, variable in named.items()
+        if environment.get(variable)
+    }
 
 
 def _is_finished(opened: RunDirectory) -> bool:
@@ -126,12 +139,18 @@ class _Session:
     """The parts of one session, and what happens around the engine."""
 
     def __init__(
-        self, settings: Settings, opened: RunDirectory, observers: Sequence[Observer]
+        self,
+        settings: Settings,
+        opened: RunDirectory,
+        observers: Sequence[Observer],
+        say: Callable[[str], None],
     ) -> None:
+        self._say = say
         self._settings = settings
         self._opened = opened
         self._observers = observers
         self._tally = Tally()
+        self._duplicates = Duplicates()
         self._observer_failures = 0
         self._ended = threading.Event()
         self._started_s = time.monotonic()
@@ -143,7 +162,7 @@ class _Session:
         settings, opened = self._settings, self._opened
         endpoint = settings.endpoint
         switch, clock = StopSwitch(), LoopClock()
-        _on_signals(switch)
+        _on_signals(switch, self._say)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
         gate = EndpointGate(
@@ -159,7 +178,8 @@ class _Session:
             async with HttpTransport(
                 url,
                 key=key,
-                headers=endpoint.headers,
+                headers=_organisation(environment) | dict(endpoint.headers),
+                redactor=redact.Redactor(redact.secrets_of(key, endpoint.headers, url)),
                 concurrency=endpoint.concurrency,
                 timeout_s=settings.timeout_s,
                 connect_timeout_s=settings.connect_timeout_s,
@@ -217,9 +237,7 @@ class _Session:
             ),
             journal=journal,
             publisher=sealer,
-            prepare=partial(
-                body.build, defaults=settings.defaults(), body_bytes_max=BODY_BYTES_MAX
-            ),
+            prepare=partial(self._prepare, settings.defaults()),
             clock=clock,
             tally=self._tally,
             switch=switch,
@@ -233,6 +251,16 @@ class _Session:
 
     # Before
 
+    def _prepare(self, defaults: Mapping[str, Any], row: Row) -> Request:
+        """A row's request. Raises ``RowError`` that says where the row stands."""
+        if row.custom_id is not None:
+            self._duplicates.watch(row.custom_id)
+        try:
+            return body.build(row, defaults, body_bytes_max=BODY_BYTES_MAX)
+        except RowError as error:
+            message = f"{self._opened.reader.where(row)}: {error}"
+            raise RowError(message) from None
+
     def _count_resumed(self) -> None:
         ok, error = self._opened.totals().rows()
         more_ok, more_error = self._opened.journal.unpublished()
@@ -245,7 +273,9 @@ class _Session:
         if rows is None:
             rows = self._opened.reader.count(self._ended.is_set)
         if rows is not None and self._settings.limit is not None:
-            rows = min(rows, self._settings.limit)
+            # Rows that an earlier run finished beyond the limit are there all the same.
+            done = self._tally.resumed_ok + self._tally.resumed_error
+            rows = min(rows, max(self._settings.limit, done))
         self._tally.rows_input = rows
         return rows
 
@@ -309,13 +339,25 @@ class _Session:
         if fault is not None:
             raise fault
         return Result(
-            built, stop, self._tally.bound_by, self._observer_failures, sent_nothing=False
+            built,
+            stop,
+            self._tally.bound_by,
+            self._observer_failures,
+            sent_nothing=False,
+            duplicate_id=self._duplicates.first,
         )
 
 
-def _on_signals(switch: StopSwitch, signals: Collection[signal.Signals] = SIGNALS) -> None:
+def _on_signals(switch: StopSwitch, say: Callable[[str], None]) -> None:
     """The first signal stops the dispatch, a second one does not wait for what is in flight."""
     loop = asyncio.get_running_loop()
-    for number in signals:
-        message = f"{number.name}: requests in flight may finish; once more stops at once"
-        loop.add_signal_handler(number, switch.stop, Stop(number.name, message, 128 + number))
+
+    def stop(number: signal.Signals) -> None:
+        if switch.stopping:
+            say(f"{number.name}: stopping at once")
+        else:
+            say(f"{number.name}: requests in flight may finish; once more stops at once")
+        switch.stop(Stop(number.name, f"stopped by {number.name}", 128 + number))
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop, number)

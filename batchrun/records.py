@@ -32,8 +32,9 @@ class Position(NamedTuple):
 class Row(NamedTuple):
     """One input record. ``number`` counts from 0 over all files in input order.
 
-    ``body`` is the request body as far as the row gives it. A row that cannot be sent has
-    ``problem``, a sentence that names file and line, and no body.
+    ``body`` is the request body as far as the row gives it. A row that cannot be sent has a
+    sentence in ``problem`` and no body. ``file`` and ``line`` say where it stands: the number of
+    the file, and the line in it (from 1; the row from 0 in Parquet).
     """
 
     number: int
@@ -41,6 +42,8 @@ class Row(NamedTuple):
     body: JsonObject | None
     problem: str | None = None
     size_bytes: int = 0
+    file: int = 0
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ class Request(NamedTuple):
 
     ``body`` is canonical: top-level keys sorted, compact, UTF-8, everything below in the order
     given (the order of a JSON Schema's properties can change an answer). ``hash`` is its SHA-256
-    in hex. ``tokens`` estimates prompt plus completion, for the token rate limit.
+    in hex. ``tokens`` estimates prompt plus completion, for the token rate limit;
+    ``tokens_stated`` says that the body itself limits the completion.
     """
 
     row: int
@@ -80,6 +84,7 @@ class Request(NamedTuple):
     hash: str
     model: str
     tokens: int
+    tokens_stated: bool = False
 
 
 class Reply(NamedTuple):

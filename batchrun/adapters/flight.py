@@ -50,7 +50,8 @@ class FlightLog:
         self._grow(slots)
 
     def _grow(self, slots: int) -> None:
-        os.ftruncate(self._descriptor, slots * _SLOT.size)
+        # Space is taken now: a store into a mapped page that finds the disk full kills the process.
+        os.posix_fallocate(self._descriptor, 0, slots * _SLOT.size)
         if self._map is not None:
             self._map.close()
         self._map = mmap.mmap(self._descriptor, slots * _SLOT.size)

@@ -84,10 +84,13 @@ class HttpTransport:
         connect_timeout_s: float,
         body_bytes_max: int,
         environment: Mapping[str, str],
+        redactor: Redactor | None = None,
     ) -> None:
         """``url`` is the full URL requests are posted to; ``key`` goes into the bearer header
-        unless ``headers`` bring their own authorization.
+        unless ``headers`` bring their own authorization; ``redactor`` (default: one that knows
+        the key) cleans every reply.
         """
+        self._redactor = redactor or Redactor([key] if key else [])
         self._url = url
         self._concurrency = concurrency
         self._timeout_s = timeout_s
@@ -140,7 +143,8 @@ class HttpTransport:
                 self._url, data=body, allow_redirects=False, proxy=self._proxy
             )
             # Read to its end, a reply gives its connection back by itself.
-            return Reply(response.status, response.headers, await self._read(response))
+            answer = self._redactor.body(await self._read(response))
+            return Reply(response.status, response.headers, answer)
         except BaseException as error:
             status = None
             if response is not None:
@@ -155,10 +159,15 @@ class HttpTransport:
                 raise
             if isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
                 # Not chained: aiohttp's errors hold the request's headers, the key among them.
-                raise fault(error, status) from None
+                raise self._fault(error, status) from None
             raise
         finally:
             self._deadlines.leave(task)
+
+    def _fault(self, error: Exception, status: int | None) -> TransportFault:
+        found = fault(error, status)
+        found.args = (self._redactor.text(str(found)),)
+        return found
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         content = response.content

@@ -7,6 +7,7 @@ the settings and the input it was begun with (the fingerprints), and on sound fi
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,11 @@ class RunDirectory:
 
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""
-        return FlightLog(self.checkpoint / FLIGHTS, slots)
+        try:
+            return FlightLog(self.checkpoint / FLIGHTS, slots)
+        except OSError as error:
+            message = f"cannot write into {self.checkpoint}: {error.strerror}; make room"
+            raise StorageError(message) from error
 
     def close(self) -> None:
         """Close the journal and give the lock back."""
@@ -84,6 +89,7 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
     """
     stamps = opening.stamp(settings.files)
     kind = opening.format_of(settings.files, settings.format)
+    opening.require_rows(stamps, kind)
     folder, checkpoint = Path(settings.dir), Path(settings.checkpoint)
     lock = _locked(folder, checkpoint)
     journal: Journal | None = None
@@ -133,7 +139,9 @@ def _locked(folder: Path, checkpoint: Path) -> files.Lock:
     try:
         files.make_folder(folder)
         files.make_folder(checkpoint, private=True)
-        lock = files.Lock(checkpoint / LOCK)
+        # The lock is in the run directory wherever the checkpoint is: it guards both.
+        files.make_folder(folder / "checkpoint", private=True)
+        lock = files.Lock(folder / "checkpoint" / LOCK)
         lock.acquire()
     except OSError as error:
         message = f"cannot make the run directory {folder}: {error.strerror}"
@@ -156,7 +164,7 @@ def _set_aside(
     try:
         folder.rename(aside)
         if checkpoint.exists():  # it lives elsewhere
-            checkpoint.rename(aside / "checkpoint")
+            shutil.move(checkpoint, aside / "checkpoint-elsewhere")
         files.sync_folder(folder.parent)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"

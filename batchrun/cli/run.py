@@ -141,6 +141,11 @@ def _run(
         say(safe(f"batchrun: {result.stop.message}"))
     if result.observer_failures:
         tell(f"warning: the display failed {result.observer_failures} times")
+    if result.duplicate_id is not None:
+        tell(
+            f"warning: custom_id {safe(result.duplicate_id)!r} comes more than once; rows are "
+            "told apart by `row`"
+        )
     if result.sent_nothing:
         tell("nothing left to send")
     resume = _command_that_goes_on(sys.argv[1:])
@@ -225,6 +230,11 @@ def _settings(
         # A provider chosen in the file brings its own URL; the variable speaks of another.
         from_environment = {}
     raw |= from_environment
+    if "endpoint.base_url" in given:
+        if "endpoint.provider" in given:
+            message = "--provider and --base-url name two endpoints; give one of them"
+            raise UsageError(message)
+        raw.pop("endpoint.provider", None)
     raw |= {name: _flag_value(name, value, raw) for name, value in given.items()}
     if inputs:
         raw["input.files"] = list(inputs)
@@ -256,5 +266,7 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
             continue
         if (kept and kept[-1] == "--header") or argument.startswith("--header="):
             argument = argument.partition(":")[0] + ": ..."  # noqa: PLW2901
+        elif "://" in argument and "?" in argument:
+            argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)
     return shlex.join(["batchrun", *kept])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,25 @@ from batchrun.records import JsonObject, Request, Row
 
 _encode = msgspec.json.Encoder().encode
 _CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+DEPTH_MAX = 500
+TOO_DEEP = f"is nested more than {DEPTH_MAX} levels deep"
+
+
+def nested_too_deeply(text: bytes) -> bool:
+    """Whether JSON text goes deeper than every reader of it can follow."""
+    if text.count(b"[") + text.count(b"{") <= DEPTH_MAX:
+        return False
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEPTH_MAX:
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +135,15 @@ def build(row: Row, defaults: Mapping[str, Any], *, body_bytes_max: int) -> Requ
     if len(wire) > body_bytes_max:
         message = f"the body is {len(wire):,} bytes; at most {body_bytes_max:,} are sent"
         raise RowError(message)
+    expected, stated = tokens.estimate(body, len(wire))
     return Request(
         row=row.number,
         custom_id=row.custom_id,
         body=wire,
         hash=hashlib.sha256(wire).hexdigest(),
         model=body["model"],
-        tokens=tokens.estimate(body, len(wire)),
+        tokens=expected,
+        tokens_stated=stated,
     )
 
 

@@ -273,6 +273,8 @@ def json_text(value: object) -> str:
         return _encode(value).decode()
     except (UnicodeEncodeError, OverflowError):
         return json.dumps(value, ensure_ascii=True)
+    except RecursionError:
+        return '"nested too deeply to be kept"'
 
 
 def _text(value: object) -> str | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     AUTO_CONCURRENCY,
     BY_NAME,
@@ -94,7 +95,7 @@ class Settings:
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
             "endpoint.name": self.endpoint.name,
-            "endpoint.base_url": self.endpoint.base_url,
+            "endpoint.base_url": public_url(self.endpoint.base_url),
             "endpoint.api_key_env": self.endpoint.api_key_env,
             "endpoint.headers": sorted(self.endpoint.headers),
             "endpoint.concurrency": self.endpoint.concurrency,

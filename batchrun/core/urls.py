@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit, urlunsplit
 
+from batchrun.core.redact import public_url
 from batchrun.errors import UsageError
 
 
@@ -19,10 +20,10 @@ def chat_completions_url(base_url: str) -> str:
         parts = urlsplit(base_url.strip())
         port_is_sound = parts.port is None or parts.port > 0
     except ValueError as error:
-        message = f"base URL {base_url!r}: {error}"
+        message = f"base URL {public_url(base_url)}: {error}"
         raise UsageError(message) from None
     if not port_is_sound or parts.scheme not in ("http", "https") or not parts.hostname:
-        message = f"base URL {base_url!r}: expected http://HOST/... or https://HOST/..."
+        message = f"base URL {public_url(base_url)}: expected http://HOST/... or https://HOST/..."
         raise UsageError(message)
     if parts.username or parts.password:
         message = "the base URL holds a user name or password: give the key by its variable"

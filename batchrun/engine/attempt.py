@@ -118,7 +118,6 @@ class AttemptLoop:
             retry=retry_if_exception_type(AgainError),
             stop=lambda _: run.charged >= self._policy.max_attempts,
             wait=self._wait_s,
-            before_sleep=self._note_failure,
             sleep=lambda delay_s: self._pause(run, delay_s),
             reraise=True,
         )
@@ -155,7 +154,7 @@ class AttemptLoop:
                     run.rulings, self._tally.succeeded, wall_us / 1e6, self._policy.wait_s_max
                 ),
             )
-            permit.settle(_tokens_used(exchange, verdict))
+            permit.settle(_tokens_used(request, exchange, verdict))
         run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
         run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
@@ -195,6 +194,10 @@ class AttemptLoop:
                 self._gate.cool_down(verdict.wait_s, sent_at_s=sent_at_s)
             case _:
                 pass
+        if run.charged < self._policy.max_attempts:
+            # It decides nothing: it goes to the ledger by itself, whatever becomes of the row.
+            self._tally.retries += 1
+            self._journal.post(attempt)
         run.phase = "waiting"
         raise AgainError(attempt, verdict, reply)
 
@@ -228,13 +231,6 @@ class AttemptLoop:
         if self._switch.stopping:
             run.phase = "settled"
             raise LeftPendingError
-
-    def _note_failure(self, state: RetryCallState) -> None:
-        """The failed attempt decides nothing: it goes to the ledger on its own."""
-        error = state.outcome.exception() if state.outcome else None
-        assert isinstance(error, AgainError)
-        self._tally.retries += 1
-        self._journal.post(error.attempt)
 
     async def _pause(self, run: RowRun, delay_s: float) -> None:
         self._check_going(run)
@@ -296,15 +292,22 @@ class AttemptLoop:
         )
 
 
-def _tokens_used(exchange: Reply | TransportFault, verdict: Verdict) -> int | None:
-    """Tokens to charge to the limit: 0 where the server refused, None where nobody knows."""
+def _tokens_used(
+    request: Request, exchange: Reply | TransportFault, verdict: Verdict
+) -> int | None:
+    """Tokens to charge to the limit: 0 where the server refused, None where nobody knows.
+
+    Servers that limit tokens charge what a request may use, before they know what it does: a
+    limit that the request states is not given back, one that we assumed is.
+    """
     if verdict.completion is not None:
         usage = verdict.completion.usage
-        if usage.total_tokens is not None:
-            return usage.total_tokens
-        if usage.prompt_tokens is not None and usage.completion_tokens is not None:
-            return usage.prompt_tokens + usage.completion_tokens
-        return None
+        used = usage.total_tokens
+        if used is None and usage.prompt_tokens is not None:
+            used = usage.prompt_tokens + (usage.completion_tokens or 0)
+        if used is None:
+            return None
+        return max(used, request.tokens) if request.tokens_stated else used
     if isinstance(exchange, TransportFault):
         return None if exchange.sent else 0
     return 0 if exchange.status >= 400 else None

@@ -244,6 +244,8 @@ class Engine:
             try:
                 outcome = await self._loop.first(opened.run)
             except AgainError as failed:
+                if self._switch.stopping:
+                    raise LeftPendingError from None
                 task = asyncio.create_task(self._row_again(opened, opened.run, failed))
                 opened.task = task
                 self._retrying.add(task)
@@ -304,10 +306,15 @@ class Engine:
 
     def _publish(self, number: int, *, complete: bool) -> None:
         self._touched.discard(number)
-        task = asyncio.create_task(self._publisher.publish(number, complete=complete))
+        task = asyncio.create_task(self._flush_and_publish(number, complete=complete))
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
         task.add_done_callback(self._check)
+
+    async def _flush_and_publish(self, number: int, *, complete: bool) -> None:
+        # The journal may still be taking in the shard's last blocks and failed attempts.
+        await self._journal.flush()
+        await self._publisher.publish(number, complete=complete)
 
     # The end
 
@@ -315,7 +322,7 @@ class Engine:
         """Return when nothing is fed any more and no row is open."""
         if feeding is not None:
             await asyncio.wait((feeding,))
-        while self._rows:
+        while self._rows and self._fault is None:
             self._no_rows.clear()
             await self._no_rows.wait()
 
@@ -344,11 +351,6 @@ class Engine:
     async def _finish(self) -> None:
         """Publish what is left, unless the storage broke."""
         if self._fault is None:
-            try:
-                await self._journal.flush()
-            except Exception as error:  # noqa: BLE001 - raised below
-                self._break(error)
-        if self._fault is None:
             begun = {number for number, shard in self._shards.items() if shard.touched}
             for number in sorted(begun | self._touched):
                 # Rows of these are still pending: their parts are provisional.
@@ -372,6 +374,7 @@ class Engine:
         if self._fault is None:
             self._fault = error
             self._faulted.set()
+            self._no_rows.set()
 
 
 def _never_sent(row: Row, problem: str) -> Outcome:

@@ -27,7 +27,7 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     if summary is None and live is None and not (control / STATES).exists():
         message = f"{folder} is no run directory: it has neither summary.json nor a checkpoint"
         raise UsageError(message)
-    if files.is_locked(control / LOCK):
+    if files.is_locked(place / "checkpoint" / LOCK):
         return {"state": "running", "live": live}
     newer = (
         summary is not None

@@ -95,6 +95,7 @@ class _Sums:
     totals: Counter[str] = field(default_factory=Counter)
     cost_usd: float | None = None
     ok_cost_usd: float | None = None
+    without_usage: int = 0
 
 
 def check(folder: str, checkpoint: str | None = None) -> Report:
@@ -106,7 +107,7 @@ def check(folder: str, checkpoint: str | None = None) -> Report:
         raise UsageError(message)
     report, sums = Report(folder), _Sums()
     summary = files.read_json(place / SUMMARY)
-    if files.is_locked(control / LOCK):
+    if files.is_locked(place / "checkpoint" / LOCK):
         report.problems.append("a run is working here; verify it when it has ended")
     if not isinstance(summary, dict):
         report.problems.append("summary.json is missing: the run was killed; run it again")
@@ -281,6 +282,10 @@ def _sum_results(batch: pa.RecordBatch, sums: _Sums) -> None:
     for value in pc.value_counts(batch.column("error_class").drop_null()).to_pylist():
         sums.errors[value["values"]] += value["counts"]
     answered = batch.filter(pc.equal(batch.column("status"), "ok"))
+    reported = [pc.is_valid(answered.column(name)) for name in _SUMS]
+    for more in reported[1:]:
+        reported[0] = pc.or_(reported[0], more)
+    sums.without_usage += answered.num_rows - (pc.sum(reported[0]).as_py() or 0)
     sums.ok_cost_usd = _plus(sums.ok_cost_usd, pc.sum(answered.column("cost_usd")).as_py())
 
 
@@ -304,6 +309,7 @@ def _compare_summary(summary: dict[str, Any], report: Report, sums: _Sums) -> No
         )
         if summary.get("status") in ("complete", "complete_with_errors"):
             report.claim(left == 0, f"the run is called complete and {left} rows are missing")
+    _compare_status(summary, report, sums)
     report.claim(
         summary.get("errors") == dict(sums.errors),
         f"summary.json counts errors {summary.get('errors')}, the parts {dict(sums.errors)}",
@@ -317,6 +323,22 @@ def _compare_summary(summary: dict[str, Any], report: Report, sums: _Sums) -> No
         _same(totals.get("cost_usd"), sums.cost_usd),
         f"summary.json says cost {totals.get('cost_usd')}, the ledger sums to {sums.cost_usd}",
     )
+
+
+def _compare_status(summary: dict[str, Any], report: Report, sums: _Sums) -> None:
+    """A run is complete if, and only if, nothing is pending."""
+    status, code = summary.get("status"), summary.get("exit_code")
+    if summary.get("rows", {}).get("pending") == 0:
+        expected = ("complete_with_errors", 1) if sums.status["error"] else ("complete", 0)
+        report.claim(
+            (status, code) == expected,
+            f"summary.json says {status}, exit code {code}; the parts say {expected[0]}",
+        )
+    else:
+        report.claim(
+            status in ("stopped", "interrupted") and code not in (0, 1),
+            f"summary.json says {status}, exit code {code}, with rows pending",
+        )
 
 
 def _same(one: float | None, other: float | None) -> bool:
@@ -340,6 +362,11 @@ def _compare_usage(path: Path, report: Report, sums: _Sums) -> None:
             found == sums.totals[name],
             f"usage.parquet sums {name} to {found}, the ledger to {sums.totals[name]}",
         )
+    found = pc.sum(table.column("rows_without_usage")).as_py() or 0
+    report.claim(
+        found == sums.without_usage,
+        f"usage.parquet counts {found} rows without usage, the parts {sums.without_usage}",
+    )
     for name, status in (("rows_ok", "ok"), ("rows_error", "error")):
         found = pc.sum(table.column(name)).as_py() or 0
         report.claim(

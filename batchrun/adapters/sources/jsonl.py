@@ -18,7 +18,7 @@ import pyarrow as pa
 from batchrun.adapters import arrow
 from batchrun.adapters.sources.opening import Carry, Stamp
 from batchrun.core import carried
-from batchrun.core.body import split
+from batchrun.core.body import TOO_DEEP, nested_too_deeply, split
 from batchrun.core.reply import json_text
 from batchrun.errors import InputLostError
 from batchrun.records import Block, Position, Row, Span
@@ -65,7 +65,9 @@ def lines(files: Sequence[Stamp], start: Position) -> Iterator[Line]:
             raise InputLostError(message) from error
 
 
-def _lines_of(stamp: Stamp, index: int, start: Position) -> Iterator[Line]:
+def _lines_of(  # noqa: PLR0912 - one loop, its cases in order
+    stamp: Stamp, index: int, start: Position
+) -> Iterator[Line]:
     left = stamp.size - start.offset
     with Path(stamp.path).open("rb", buffering=0) as file:
         file.seek(start.offset)
@@ -87,6 +89,8 @@ def _lines_of(stamp: Stamp, index: int, start: Position) -> Iterator[Line]:
                     rest, held = [], 0
                 offset += size + 1
                 number += 1
+                if number == 1 and data is not None:
+                    data = data.removeprefix(_BOM)
                 if data is None or data.strip():
                     yield Line(data, size, number, index, offset)
             if tail:
@@ -100,6 +104,8 @@ def _lines_of(stamp: Stamp, index: int, start: Position) -> Iterator[Line]:
             raise InputLostError(message)
         if held:
             data = None if held > LINE_BYTES_MAX else b"".join(rest)
+            if number == 0 and data is not None:
+                data = data.removeprefix(_BOM)
             if data is None or data.strip():
                 yield Line(data, held, number + 1, index, offset + held)
 
@@ -111,7 +117,9 @@ def _count_lines(stamp: Stamp, stop: Callable[[], bool]) -> int | None:
         while left > 0 and (chunk := file.read(min(READ_BYTES, left))):
             if stop():
                 return None
-            left -= len(chunk)
+            if left == stamp.size:
+                chunk = chunk.removeprefix(_BOM)
+            left = stamp.size - file.tell()
             whole, newline, rest = (tail + chunk).rpartition(b"\n")
             # A line's first byte is enough to know that it is not blank.
             tail = rest if len(rest) < READ_BYTES else rest.strip()[:1] or rest[:1]
@@ -187,8 +195,8 @@ class JsonlReader:
         data = line.data
         if data is None:
             return None, f"the line is {line.size:,} bytes, more than {LINE_BYTES_MAX:,}"
-        if line.number == 1 and data.startswith(_BOM):
-            data = data[len(_BOM) :]
+        if nested_too_deeply(data):
+            return None, f"the JSON {TOO_DEEP}"
         try:
             fields = _decode(data)
         except UnicodeDecodeError:
@@ -201,9 +209,9 @@ class JsonlReader:
             return None, "the line is not a JSON object"
         return fields, None
 
-    def where(self, line: Line) -> str:
-        """File and line, for a message."""
-        return f"{self._files[line.file].path} line {line.number}"
+    def where(self, row: Row) -> str:
+        """See ``opening.Reader``."""
+        return f"{self._files[row.file].path} line {row.line}"
 
     def carried_batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
         """The carried fields of some rows as columns; what does not fit is in ``extra``."""
@@ -257,12 +265,19 @@ class _Draft:
         self._digest.update(data.strip() + b"\n")
         number = self.first_row + len(self.rows)
         if fields is None:
-            row = Row(number, None, None, f"{self._reader.where(line)}: {problem}", line.size)
+            row = Row(number, None, None, problem, line.size, line.file, line.number)
             self._carried.append({})
         else:
             parts = split(fields)
-            wrong = f"{self._reader.where(line)}: {parts.problem}" if parts.problem else None
-            row = Row(number, parts.custom_id, parts.body, wrong, line.size)
+            row = Row(
+                number,
+                parts.custom_id,
+                parts.body,
+                parts.problem,
+                line.size,
+                line.file,
+                line.number,
+            )
             self._carried.append(parts.carried)
         self.rows.append(row)
         self._bytes += line.size if line.data is not None else 0

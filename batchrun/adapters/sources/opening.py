@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from batchrun.adapters import arrow
 from batchrun.core import carried
-from batchrun.errors import InputError, UsageError
-from batchrun.records import Block, Span
+from batchrun.errors import InputError, InputLostError, UsageError
+from batchrun.records import Block, Position, Row, Span
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
 
@@ -28,6 +28,10 @@ class Reader(Protocol):
 
     def blocks(self, spans: Sequence[Span], *, limit: int | None) -> Iterator[Block]:
         """The blocks of the spans, in input order; only rows numbered below ``limit``."""
+        ...
+
+    def where(self, row: Row) -> str:
+        """Where a row stands, for a message: its file and line."""
         ...
 
     def count(self, stop: Callable[[], bool]) -> int | None:
@@ -77,6 +81,21 @@ def stamp(files: Sequence[str]) -> list[Stamp]:
             raise InputError(message) from None
         stamps.append(Stamp(name, found.st_size, found.st_mtime_ns))
     return stamps
+
+
+def require_rows(stamps: Sequence[Stamp], kind: str) -> None:
+    """Raise ``InputError`` for an input without a single row, or one that cannot be opened."""
+    carry = Carry(pa.schema([pa.field(arrow.EXTRA, pa.string())]), (), everything=False)
+    if kind == "parquet":
+        carry = Carry(pa.schema([]), (), everything=False)
+    reader = open_reader(stamps, kind, carry, 1)
+    try:
+        block = next(reader.blocks([Span(0, None, Position())], limit=1), None)
+    except InputLostError as error:
+        raise InputError(str(error)) from None
+    if block is None:
+        message = f"input {', '.join(stamp.path for stamp in stamps)}: not a single row in it"
+        raise InputError(message)
 
 
 def format_of(files: Sequence[str], given: str) -> str:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from batchrun.adapters import arrow
 from batchrun.adapters.sources.opening import Carry, Stamp
 from batchrun.core import parameters
-from batchrun.core.body import split
+from batchrun.core.body import TOO_DEEP, nested_too_deeply, split
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 
@@ -71,7 +71,7 @@ class ParquetReader:
         last = None if span.last is None else (span.last + 1) * size
         if limit is not None:
             last = limit if last is None else min(last, limit)
-        digest = hashlib.sha256()
+        digest = _Digest()
         for batch, start in self._batches(span.start):
             done = 0
             while done < batch.num_rows and (last is None or row < last):
@@ -84,7 +84,7 @@ class ParquetReader:
                 done += taken.num_rows
                 end = Position(start.file, start.offset + done, start.offset + done)
                 if row % size == 0:
-                    digest = hashlib.sha256()
+                    digest = _Digest()
                 yield self._block(shard, row, taken, Position(start.file, offset), digest, end)
                 row = border
             if last is not None and row >= last:
@@ -129,7 +129,7 @@ class ParquetReader:
         first_row: int,
         batch: pa.RecordBatch,
         start: Position,
-        digest: Any,
+        digest: _Digest,
         end: Position,
     ) -> Block:
         carried = self._carried(batch)
@@ -137,16 +137,15 @@ class ParquetReader:
         size = batch.nbytes // max(1, batch.num_rows)
         rows = []
         for place, fields in enumerate(batch.select(sent).to_pylist()):
-            number = first_row + place
-            row = self._row(number, fields, start, place, size)
-            digest.update(_encode((row.custom_id, row.body, row.problem)))
+            row = self._row(first_row + place, fields, start, place, size)
+            digest.body.update(_encode((row.custom_id, row.body, row.problem)))
             rows.append(row)
-        digest.update(carried)
+        digest.add(carried)
         return Block(
             shard=shard,
             first_row=first_row,
             rows=tuple(rows),
-            carried=carried,
+            carried=arrow.to_ipc(carried) if carried.num_columns else b"",
             rows_read=first_row + len(rows) - shard * self._shard_rows,
             digest=digest.digest(),
             end=end,
@@ -155,16 +154,19 @@ class ParquetReader:
     def _row(
         self, number: int, fields: dict[str, Any], start: Position, place: int, size: int
     ) -> Row:
-        where = f"{self._files[start.file].path} row {start.offset + place}"
+        line = start.offset + place
         try:
-            body = {name: _value(name, value) for name, value in fields.items()}
+            body = {name: _named(name, value) for name, value in fields.items()}
         except ValueError as error:
-            return Row(number, None, None, f"{where}: {error}", size)
+            return Row(number, None, None, str(error), size, start.file, line)
         parts = split({k: v for k, v in body.items() if v is not None})
-        problem = f"{where}: {parts.problem}" if parts.problem else None
-        return Row(number, parts.custom_id, parts.body, problem, size)
+        return Row(number, parts.custom_id, parts.body, parts.problem, size, start.file, line)
 
-    def _carried(self, batch: pa.RecordBatch) -> bytes:
+    def where(self, row: Row) -> str:
+        """See ``opening.Reader``."""
+        return f"{self._files[row.file].path} row {row.line}"
+
+    def _carried(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         assert self._carry is not None
         arrays = []
         for name, field in zip(self._carry.names, self._carry.schema, strict=True):
@@ -175,10 +177,29 @@ class ParquetReader:
             else:
                 array = pa.nulls(batch.num_rows, field.type)
             arrays.append(array)
-        if not arrays:
-            # A batch without columns would forget its number of rows; it is in the block.
-            return b""
-        return arrow.to_ipc(pa.RecordBatch.from_arrays(arrays, schema=self._carry.schema))
+        return pa.RecordBatch.from_arrays(arrays, schema=self._carry.schema)
+
+
+class _Digest:
+    """The digest of a shard's rows so far: by value, whatever batches they come in."""
+
+    def __init__(self) -> None:
+        self.body = hashlib.sha256()
+        self._columns: dict[str, Any] = {}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take in the carried columns of the next rows."""
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            values = column.cast(pa.int64()) if pa.types.is_temporal(field.type) else column
+            running = self._columns.setdefault(field.name, hashlib.sha256())
+            running.update("".join(f"{value!r}\n" for value in values.to_pylist()).encode())
+
+    def digest(self) -> bytes:
+        """The digest of everything taken in."""
+        whole = self.body.copy()
+        for running in self._columns.values():
+            whole.update(running.digest())
+        return whole.digest()
 
 
 def _footers(files: Sequence[Stamp]) -> tuple[pa.Schema, list[int]]:
@@ -213,22 +234,33 @@ def _tell_apart(schema: pa.Schema) -> _Columns:
     return _Columns(tuple(names), carried)
 
 
+def _named(name: str, value: object) -> object:
+    try:
+        return _value(name, value)
+    except ValueError as error:
+        message = f"column {name!r} {error}"
+        raise ValueError(message) from None
+
+
 def _value(name: str, value: object) -> object:
     """A parameter's value as JSON has it. Raises ``ValueError`` for text that should be JSON."""
     if isinstance(value, str):
         if name in parameters.STRUCTURED or name == "body":
-            return _parsed(name, value)
+            return _parsed(value)
         if name in parameters.MAYBE_STRUCTURED and value.lstrip()[:1] in ("{", "["):
-            return _parsed(name, value)
+            return _parsed(value)
         return value
     return _without_nulls(value)
 
 
-def _parsed(name: str, text: str) -> object:
+def _parsed(text: str) -> object:
+    if nested_too_deeply(text.encode()):
+        message = TOO_DEEP
+        raise ValueError(message)
     try:
         return _decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
-        message = f"column {name!r} is not valid JSON: {error}"
+        message = f"is not valid JSON: {error}"
         raise ValueError(message) from None
 
 
@@ -240,9 +272,10 @@ def _without_nulls(value: object) -> object:
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
-    if isinstance(value, float) and math.isnan(value):
-        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        message = f"holds {value}, which JSON cannot hold"
+        raise ValueError(message)
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
-    message = f"a value of type {type(value).__name__} cannot be sent as JSON"
+    message = f"holds a {type(value).__name__}, which JSON cannot hold"
     raise ValueError(message)
