@@ -15,7 +15,7 @@ DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirem
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format check wheel wheel-demo crash bench pins clean
+.PHONY: help demo test lint format check wheel wheel-demo crash bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -52,6 +52,9 @@ crash: $(DEV) ## the crash tests with many more kills than in `make test`
 bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 	$(BIN)/python benchmarks/ratio.py
 	$(BIN)/python benchmarks/memory.py
+
+docs: $(RUN) ## write docs/reference.md again, from the program
+	$(BIN)/python docs/make_reference.py
 
 COMPILE := CUSTOM_COMPILE_COMMAND='make pins' PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --quiet --generate-hashes \
 	--allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from batchrun.core.redact import Redactor
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
 

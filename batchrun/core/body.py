@@ -135,15 +135,14 @@ def build(row: Row, defaults: Mapping[str, Any], *, body_bytes_max: int) -> Requ
     if len(wire) > body_bytes_max:
         message = f"the body is {len(wire):,} bytes; at most {body_bytes_max:,} are sent"
         raise RowError(message)
-    expected, stated = tokens.estimate(body, len(wire))
     return Request(
         row=row.number,
         custom_id=row.custom_id,
         body=wire,
         hash=hashlib.sha256(wire).hexdigest(),
         model=body["model"],
-        tokens=expected,
-        tokens_stated=stated,
+        tokens=tokens.estimate(body, len(wire)),
+        tokens_stated=tokens.stated_limit(body) is not None,
     )
 
 

@@ -227,7 +227,7 @@ def _choice(item: dict[str, Any], place: int) -> Choice:
     calls = message.get("tool_calls")
     logprobs = item.get("logprobs")
     return Choice(
-        index=index if isinstance(index, int) and 0 <= index < 2**31 else place,
+        index=index if type(index) is int and 0 <= index < 2**31 else place,
         content=_content(message.get("content")),
         reasoning=_text(message.get("reasoning_content")) or _text(message.get("reasoning")),
         refusal=_text(message.get("refusal")),

@@ -15,17 +15,19 @@ UNSTATED_COMPLETION_TOKENS = 512
 """Assumed where a body names no limit; replaced by the real count as soon as it is known."""
 
 
-def estimate(body: dict[str, Any], body_bytes: int) -> tuple[int, bool]:
-    """Prompt plus completion tokens that a server may charge for this body, and whether the body
-    itself limits the completion.
-    """
-    limit = body.get("max_completion_tokens")
-    if not isinstance(limit, int):
-        limit = body.get("max_tokens")
-    stated = isinstance(limit, int) and limit > 0
-    if not stated:
-        limit = UNSTATED_COMPLETION_TOKENS
+def stated_limit(body: dict[str, Any]) -> int | None:
+    """The completion tokens that the body itself allows for each choice."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        limit = body.get(name)
+        if isinstance(limit, int):
+            return limit if limit > 0 else None
+    return None
+
+
+def estimate(body: dict[str, Any], body_bytes: int) -> int:
+    """Prompt plus completion tokens that a server may charge for this body."""
+    limit = stated_limit(body) or UNSTATED_COMPLETION_TOKENS
     choices = body.get("n")
     if not isinstance(choices, int) or choices < 1:
         choices = 1
-    return max(1, int(body_bytes / BYTES_PER_TOKEN)) + int(limit or 0) * choices, stated
+    return max(1, int(body_bytes / BYTES_PER_TOKEN)) + limit * choices

@@ -35,11 +35,9 @@ class LeftPendingError(Exception):
 class AgainError(Exception):
     """An exchange failed in a way that is worth another try."""
 
-    def __init__(self, attempt: Attempt, verdict: Verdict, reply: Reply | None) -> None:
+    def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.message)
-        self.attempt = attempt
         self.verdict = verdict
-        self.reply = reply
 
 
 @dataclass(slots=True)
@@ -116,15 +114,11 @@ class AttemptLoop:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(AgainError),
-            stop=lambda _: run.charged >= self._policy.max_attempts,
             wait=self._wait_s,
             sleep=lambda delay_s: self._pause(run, delay_s),
             reraise=True,
         )
-        try:
-            return await retrying(attempt)
-        except AgainError as last:
-            return self._failed(run, last.attempt, last.verdict, last.reply)
+        return await retrying(attempt)
 
     async def _attempt(self, run: RowRun) -> Outcome:
         request = run.request
@@ -194,12 +188,13 @@ class AttemptLoop:
                 self._gate.cool_down(verdict.wait_s, sent_at_s=sent_at_s)
             case _:
                 pass
-        if run.charged < self._policy.max_attempts:
-            # It decides nothing: it goes to the ledger by itself, whatever becomes of the row.
-            self._tally.retries += 1
-            self._journal.post(attempt)
+        if run.charged >= self._policy.max_attempts:
+            return self._failed(run, attempt, verdict, reply)
+        # It decides nothing: it goes to the ledger by itself, whatever becomes of the row.
+        self._tally.retries += 1
+        self._journal.post(attempt)
         run.phase = "waiting"
-        raise AgainError(attempt, verdict, reply)
+        raise AgainError(verdict)
 
     def _failed(
         self, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None

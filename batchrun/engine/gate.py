@@ -200,11 +200,14 @@ class EndpointGate:
                 await self._limiter.acquire()
             # A reply may have throttled the endpoint while this one waited for its turn.
             await self._cooled()
-            if self._spread_left:
+            while self._spread_left:
                 # All that waited would start at once: they are let out one by one instead.
                 self._spread_left -= 1
                 self.waiting_for = "server"
                 await self._clock.sleep(self._spread_s * 2 * self._dice.random())
+                if self._clock.now_s() >= self._cool_until_s:
+                    break
+                await self._cooled()
         except BaseException:
             if self._budget is not None:
                 self._budget.give(tokens)

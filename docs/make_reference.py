@@ -1,0 +1,611 @@
+"""Writes docs/reference.md from the program itself. Run it by `make docs`.
+
+Names, types, defaults and rules come from the code. What they mean in a sentence stands here, in
+one table per kind. A name without a sentence, or a sentence without a name, ends it with an error.
+"""
+# ruff: noqa: INP001 - a script beside the page that it makes
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import click  # noqa: E402 - the checkout's package comes first
+import pyarrow as pa  # noqa: E402
+
+from batchrun import assemble, errors  # noqa: E402
+from batchrun.adapters import arrow  # noqa: E402
+from batchrun.cli.main import COMMANDS, main  # noqa: E402
+from batchrun.core import parameters, summary  # noqa: E402
+from batchrun.core.setting_table import TABLE  # noqa: E402
+from batchrun.core.totals import Totals  # noqa: E402
+from batchrun.core.verdict import RULES, Action  # noqa: E402
+from batchrun.engine.monitor import Snapshot  # noqa: E402
+from batchrun.views.verify import Report  # noqa: E402
+
+PAGE = ROOT / "docs" / "reference.md"
+
+RESULTS = {
+    "row": "The row's number in the input, from 0. Over several files it goes on counting.",
+    "custom_id": "The input's `custom_id`; a number becomes text. Null where there is none.",
+    "status": "`ok` for a completion, `error` for a failure.",
+    "content": "The answer's text. Null in an `error` row.",
+    "reasoning": "The model's reasoning, where the server sends it apart from the answer.",
+    "refusal": "The text with which the model refused.",
+    "tool_calls": "The tools that the model wants called. `arguments` is the text as sent.",
+    "finish_reason": "Why the model stopped, as sent: `stop`, `length`, `tool_calls`, ...",
+    "choices": (
+        "All choices by index, where there are several or where there are logprobs; else null. "
+        "`logprobs` is JSON text. The flat columns repeat the choice with the lowest index."
+    ),
+    "model": "The model that answered, as the server named it.",
+    "response_id": "The server's id of the completion.",
+    "system_fingerprint": "The server's fingerprint of its configuration.",
+    "service_tier": "The service tier that answered.",
+    "created": "When the server says that it made the completion.",
+    "prompt_tokens": "Tokens of the prompt, as reported. Null where not reported, never 0 instead.",
+    "completion_tokens": "Tokens of the answer, as reported.",
+    "total_tokens": "Prompt and answer together, as reported.",
+    "cached_tokens": "Prompt tokens that came from the server's cache, as reported.",
+    "reasoning_tokens": "Tokens of the answer that were spent on reasoning, as reported.",
+    "cost_usd": "The cost of this answer. Null in this version, which knows no prices.",
+    "attempts": "Exchanges sent for this row, over all runs. 0 for a row that could not be sent.",
+    "http_status": "The HTTP status of the last attempt. Null where no reply came.",
+    "error_class": "Why the row failed: one of the error classes below. Null in an `ok` row.",
+    "error_code": "The server's code or type of the error, or the kind of transport fault.",
+    "error_message": "What went wrong, as the server says it. For a bad row: file and line.",
+    "endpoint": "The name of the endpoint that was asked.",
+    "request_id": "The server's name for the exchange (`x-request-id`), for its support.",
+    "started_at": "When the last attempt was sent.",
+    "latency_s": "Seconds from sending the last attempt to the end of its reply.",
+    "ttft_s": "Seconds to the first token. Null in this version, which does not stream.",
+    "request_hash": "SHA-256 of the request body as sent, in hex.",
+    "response": (
+        "The raw JSON of the completion up to 1 MiB, or the first 4 KiB of an error's body. "
+        "Which rows have it is set by `--raw`."
+    ),
+}
+ATTEMPTS = {
+    "row": "The row that the exchange was sent for.",
+    "attempt": "Counts the row's exchanges from 1, over all runs.",
+    "endpoint": "The name of the endpoint that was asked.",
+    "model": "The model that answered, else the one that was asked for.",
+    "service_tier": "The service tier that answered.",
+    "started_at": "When it was sent.",
+    "queue_s": "Seconds waited for the limits before it was sent.",
+    "latency_s": "Seconds from sending it to the end of its reply.",
+    "http_status": "The HTTP status. Null where no reply came.",
+    "error_class": "The error class. Null for success.",
+    "error_code": (
+        "The server's code or type of the error, or the kind of transport fault; `interrupted` "
+        "where the run ended before the reply came."
+    ),
+    "retry_after_s": "Seconds that the server asked to wait.",
+    "prompt_tokens": "As in the results.",
+    "completion_tokens": "As in the results.",
+    "total_tokens": "As in the results.",
+    "cached_tokens": "As in the results.",
+    "reasoning_tokens": "As in the results.",
+    "cost_usd": "What this exchange cost. Null in this version.",
+    "request_id": "The server's name for the exchange.",
+    "unanswered": (
+        "True where the request may have reached the server and no whole reply came back: it may "
+        "have been billed without being seen."
+    ),
+}
+USAGE = {
+    "endpoint": "The endpoint. Null together with the next two for rows that were never sent.",
+    "model": "The model that answered, else the one that was asked for.",
+    "service_tier": "The service tier.",
+    "rows_ok": "Rows with a completion, counted where their last attempt went.",
+    "rows_error": "Rows that failed, counted the same way.",
+    "attempts": "Exchanges, those of pending rows too.",
+    "prompt_tokens": "Sum over the attempts.",
+    "completion_tokens": "Sum over the attempts.",
+    "total_tokens": "Sum over the attempts.",
+    "cached_tokens": "Sum over the attempts.",
+    "reasoning_tokens": "Sum over the attempts.",
+    "rows_without_usage": "Completions without any token count: the sums miss them.",
+    "cost_usd": "Sum over the attempts: the bill. Null in this version.",
+    "wasted_cost_usd": "The bill less the answers of `ok` rows. Null in this version.",
+    "unanswered_attempts": "Attempts that may have been billed without being seen.",
+}
+SUMMARY = {
+    "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
+    "stopped_by": "The guard (an error class) or the signal that ended the run; else null.",
+    "exit_code": "The exit code of the command.",
+    "rows.input": "Rows of the input; with `--limit` at most that many. Null if not counted yet.",
+    "rows.ok": "Rows with a completion.",
+    "rows.error": "Rows that failed.",
+    "rows.pending": "Rows without an outcome: `input - ok - error`.",
+    "totals.attempts": "Lines of the ledger.",
+    "totals.prompt_tokens": "Sum over the ledger.",
+    "totals.completion_tokens": "Sum over the ledger.",
+    "totals.total_tokens": "Sum over the ledger.",
+    "totals.cached_tokens": "Sum over the ledger.",
+    "totals.reasoning_tokens": "Sum over the ledger.",
+    "totals.unanswered_attempts": "Attempts that may have been billed without being seen.",
+    "totals.cost_usd": "Sum over the ledger. Null in this version.",
+    "totals.wasted_cost_usd": "The bill less the answers of `ok` rows. Null in this version.",
+    "errors": "Failed rows by error class.",
+    "started_at": "When the first session began, UTC.",
+    "ended_at": "When the last session ended, UTC.",
+    "wall_s": "Seconds of all sessions together.",
+    "settings": "The settings in force. Of headers only the names, of keys only the variable.",
+    "version": "The version of batchrun.",
+}
+STATUS = {
+    "state": "`running`, or `stopping` once a stop was asked for.",
+    "elapsed_s": "Seconds of this session.",
+    "rows_input": "Rows of the input. Null while they are being counted.",
+    "ok": "Rows with a durable completion, those of earlier sessions included.",
+    "error": "Rows with a durable failure, those of earlier sessions included.",
+    "resumed": "Of those, the rows that earlier sessions finished.",
+    "retries": "Further attempts in this session.",
+    "throttled": "Replies in this session that told it to slow down.",
+    "requests": "Requests sent in this session.",
+    "in_flight": "Rows that hold a permit: sent, or next in line for the limits.",
+    "prompt_tokens": "Prompt tokens of the rows finished in this session.",
+    "completion_tokens": "Completion tokens of the rows finished in this session.",
+    "requests_per_s": "Requests per second over the last 15 seconds.",
+    "tokens_per_s": "Tokens per second over the last 15 seconds.",
+    "eta_s": "Seconds left at the present rate. Null while unknown.",
+    "bound_by": (
+        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server`, `source` (reading the "
+        "input), `cpu`, or null."
+    ),
+    "pid": "The process.",
+    "host": "Its machine.",
+    "endpoint": "The endpoint's name.",
+    "updated_at": "When this was written, UTC; about twice a second.",
+}
+STATUS_ADDED = ("pid", "host", "endpoint", "updated_at")
+VERIFY = {
+    "ok": "Whether everything holds.",
+    "rows": "Rows found in `results/`.",
+    "attempts": "Attempts found in `attempts/`.",
+    "parts": "Pairs of parts read.",
+    "digests": "Files whose SHA-256 was compared with the recorded one.",
+    "notes": "What could not be checked, and why.",
+    "problems": "What does not hold, a sentence each.",
+}
+ERROR_CLASSES = {
+    "invalid_row": "The input row cannot become a request. It is never sent.",
+    "invalid_request": "The server refuses the request as malformed.",
+    "context_length": "The request is longer than the model's context.",
+    "content_filter": "The server's content filter refuses the request.",
+    "payload_too_large": "The request is larger than the server takes.",
+    "rate_limit": "The server throttles. Waited out and not charged: it stands in the ledger only.",
+    "quota": "The account's quota or spending limit is used up.",
+    "auth": "The key is missing or not accepted.",
+    "billing": "The server asks for payment.",
+    "forbidden": "The key may not do this, or not from here.",
+    "not_found": "The server knows no such model or path.",
+    "config": "A redirect, a refusing proxy, a bad certificate, or a path that takes no POST.",
+    "timeout": "No whole reply within `--timeout`, or the server itself timed out.",
+    "connection": "The connection could not be made, or broke.",
+    "server_error": "The server failed.",
+    "overloaded": "The server says that it is overloaded.",
+    "invalid_response": "A success status without a completion in it.",
+    "response_too_large": "The reply is larger than `--max-response-bytes`.",
+}
+ELSEWHERE = {"invalid_row"}
+"""Classes that no rule of the verdict table gives."""
+
+ACTIONS = {
+    Action.DONE: "The row is `ok`.",
+    Action.THROTTLE: "Sent again after the endpoint's cool-down. Not charged to the row.",
+    Action.FREE: "Sent again at once. Not charged to the row.",
+    Action.AGAIN: "Sent again after a backoff. Charged to the row; at `--max-attempts` it fails.",
+    Action.FAIL: "The row ends as an `error` row.",
+    Action.STOP: "The run stops with exit code 3. The row stays pending.",
+}
+FAULTS = {
+    "timeout": "no whole reply in time",
+    "connect": "no connection",
+    "reset": "connection closed before a reply",
+    "cut": "connection closed within the reply",
+    "tls": "TLS failure",
+    "proxy": "the proxy refuses",
+    "too_large": "reply too large",
+}
+EXIT_CODES = {
+    0: "Every row is `ok`. For `verify`: all of it holds.",
+    1: "Finished, and some rows are `error` rows. For `verify`: something does not hold.",
+    2: (
+        "A flag, the configuration, the input or the run directory is not in order; or another "
+        "process works on the directory. Nothing was sent."
+    ),
+    3: "A guard stopped the run and rows are pending. The same command goes on.",
+    5: (
+        "Storage, input or the program failed midway: a full disk, an input that became "
+        "unreadable, a bug. The same command goes on."
+    ),
+    129: "Stopped by SIGHUP. The same command goes on.",
+    130: "Stopped by SIGINT (Ctrl-C). The same command goes on.",
+    143: "Stopped by SIGTERM. The same command goes on.",
+}
+FIXED_CODES = {0, 1, 2, 3, 5}
+ENVIRONMENT = {
+    "OPENAI_API_KEY": "The key, unless `--api-key-env` names another variable.",
+    "OPENAI_BASE_URL": "The base URL, unless the config file names a `provider`.",
+    "OPENAI_API_BASE": "The older name of the same; a warning if both are set and differ.",
+    "HTTPS_PROXY": "The proxy for `https://` endpoints. Lower case works too.",
+    "HTTP_PROXY": "The proxy for `http://` endpoints. Lower case works too.",
+    "ALL_PROXY": "The proxy where neither of the two is set. Lower case works too.",
+    "NO_PROXY": "Hosts that are reached without the proxy. Lower case works too.",
+    "SSL_CERT_FILE": "A file of certificate authorities, read by OpenSSL.",
+    "NO_COLOR": "Set to anything: the progress display has no colours.",
+}
+KINDS = {
+    "text": "text",
+    "path": "path",
+    "paths": "list of paths",
+    "int": "whole number",
+    "number": "number",
+    "choice": "text",
+    "columns": "text, or list of names",
+    "object": "table",
+    "headers": "table of text",
+    "concurrency": "whole number or `auto`",
+}
+
+
+class UndocumentedError(Exception):
+    """The program and the sentences about it do not name the same things."""
+
+
+def described(
+    what: str, names: Iterable[str | int | Action], prose: Mapping[Any, str]
+) -> list[tuple[Any, str]]:
+    """Each name with its sentence, in the order of the names."""
+    ordered = list(dict.fromkeys(names))
+    missing = [name for name in ordered if not prose.get(name)]
+    gone = [name for name in prose if name not in ordered]
+    if missing or gone:
+        message = f"{what}: no sentence about {missing}; sentences about nothing: {gone}"
+        raise UndocumentedError(message)
+    return [(name, prose[name]) for name in ordered]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """A Markdown table."""
+    yield "| " + " | ".join(heads) + " |"
+    yield "|" + "---|" * len(heads)
+    for row in rows:
+        yield "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |"
+    yield ""
+
+
+def code(text: object) -> str:
+    """Something as code, or nothing for nothing."""
+    return f"`{text}`" if text not in (None, "") else ""
+
+
+def commands() -> Iterator[str]:
+    """Every command and flag."""
+    yield "## Commands"
+    yield ""
+    yield "`batchrun --help` and `batchrun COMMAND --help` print the same. `batchrun --version`"
+    yield "prints the version. Messages and progress go to stderr; stdout carries only what was"
+    yield "asked for. `--json` prints one JSON object."
+    yield ""
+    context = click.Context(main)
+    settings = {setting.flag: setting for setting in TABLE if setting.flag}
+    for name in COMMANDS:
+        command = main.get_command(context, name)
+        assert command is not None
+        usage = " ".join(command.collect_usage_pieces(click.Context(command)))
+        yield f"### `batchrun {name} {usage}`"
+        yield ""
+        yield " ".join((command.help or "").split("\f")[0].split())
+        yield ""
+        rows = []
+        for option in command.params:
+            if not isinstance(option, click.Option):
+                continue
+            if not option.help:
+                message = f"batchrun {name} {option.opts[-1]} has no help"
+                raise UndocumentedError(message)
+            setting = settings.get(option.opts[-1]) if name == "run" else None
+            rows.append((flag(option), code(setting.name) if setting else "", option_help(option)))
+        if any(key for _, key, _ in rows):
+            yield from table(("flag", "config key", "meaning"), rows)
+        else:
+            yield from table(("flag", "meaning"), [(given, told) for given, _, told in rows])
+
+
+def flag(option: click.Option) -> str:
+    """How a flag is written."""
+    names = ", ".join(option.opts)
+    if option.secondary_opts:
+        names += "/" + ", ".join(option.secondary_opts)
+    if option.is_flag:
+        return code(names)
+    if option.metavar:
+        return code(f"{names} {option.metavar}")
+    if isinstance(option.type, click.Choice):
+        return code(f"{names} {'|'.join(map(str, option.type.choices))}")
+    kind = {"integer": "N", "float": "N", "file": "FILE", "path": "FILE"}
+    return code(f"{names} {kind.get(option.type.name, 'TEXT')}")
+
+
+def option_help(option: click.Option) -> str:
+    """What a flag means, and its default."""
+    text = option.help or ""
+    if option.show_default and "[default" not in text:
+        default = option.default
+        if option.is_flag and option.secondary_opts:
+            default = (option.opts if default else option.secondary_opts)[-1].lstrip("-")
+        text += f" [default: {default}]"
+    return text
+
+
+def configuration() -> Iterator[str]:
+    """Every key of the config file."""
+    yield "## Config file"
+    yield ""
+    yield "TOML, given with `-c FILE`. Paths in it are relative to the file. An unknown key is an"
+    yield "error. A flag wins over the environment, the environment over `.env`, `.env` over the"
+    yield "file, and the file over the default. There is one `[[endpoint]]`. A setting marked"
+    yield "*fixed* shapes requests or parts: it may not differ between the runs on one directory."
+    yield ""
+    rows = []
+    for setting in TABLE:
+        if not setting.help:
+            message = f"{setting.name} has no help"
+            raise UndocumentedError(message)
+        kind = KINDS[setting.kind]
+        if setting.choices:
+            kind = ", ".join(map(code, setting.choices))
+        elif setting.low is not None:
+            kind += f", at least {setting.low:g}"
+        default = "" if setting.default in (None, (), {}) else code(setting.default)
+        told = setting.help + (" *fixed*" if setting.shapes else "")
+        rows.append((code(setting.name), kind, default, code(setting.flag), told))
+    yield from table(("key", "type", "default", "flag", "meaning"), rows)
+
+
+def environment() -> Iterator[str]:
+    """Every environment variable."""
+    yield "## Environment"
+    yield ""
+    yield "Variables are read from the environment and from `.env` in the working directory; the"
+    yield "environment wins. An empty variable counts as unset. The last two are read from the"
+    yield "environment only."
+    yield ""
+    yield from table(("variable", "meaning"), [(code(n), text) for n, text in ENVIRONMENT.items()])
+
+
+def inputs() -> Iterator[str]:
+    """Which keys are sent."""
+    yield "## Input"
+    yield ""
+    yield "One run reads one format, told by the file names: `.jsonl` and `.ndjson` are JSON Lines,"
+    yield "`.parquet` and `.pq` are Parquet. A row is one of:"
+    yield ""
+    yield "1. **An OpenAI Batch line**: `custom_id`, `method`, `url` and `body`. The body is sent"
+    yield "   as it is, with the run's defaults filled in. Other keys are carried to the results."
+    yield "2. **A chat body**: `messages` and other parameters. The parameters below, and whatever"
+    yield "   stands under `extra_body`, are sent. Other keys are carried to the results."
+    yield ""
+    yield "`stream` and `stream_options` of a row are not sent: replies are taken whole. In"
+    yield "Parquet, a parameter may be a nested value or JSON text. A key that is a parameter is"
+    yield "sent even if it was meant as data: rename such a column, or use Batch lines."
+    yield ""
+    groups = (
+        ("the specification", parameters.SPECIFIED),
+        ("vLLM", parameters.VLLM),
+        ("SGLang", parameters.SGLANG),
+        ("other servers", parameters.OTHERS),
+    )
+    if frozenset().union(*(names for _, names in groups)) != parameters.SENT:
+        message = "core.parameters.SENT holds more than the groups named here"
+        raise UndocumentedError(message)
+    yield from table(
+        ("taken from", "parameters"),
+        [(told, " ".join(code(name) for name in sorted(names))) for told, names in groups],
+    )
+
+
+def columns(title: str, schema: pa.Schema, prose: Mapping[str, str], more: str) -> Iterator[str]:
+    """The columns of one kind of file."""
+    yield f"## {title}"
+    yield ""
+    yield more
+    yield ""
+    types = {field.name: field.type for field in schema}
+    yield from table(
+        ("column", "type", "meaning"),
+        [
+            (code(name), type_name(types[name]), told)
+            for name, told in described(title, types, prose)
+        ],
+    )
+
+
+def type_name(kind: pa.DataType) -> str:
+    """A column's type in short."""
+    if pa.types.is_list(kind):
+        return f"list of {type_name(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        inside = ", ".join(f"{field.name} {type_name(field.type)}" for field in kind)
+        return f"struct ({inside})"
+    return str(kind).replace("timestamp[", "timestamp (").replace(", tz=", ", ").replace("]", ")")
+
+
+def files() -> Iterator[str]:
+    """Every column of every file."""
+    fixed = arrow.results_schema(pa.schema([]))
+    yield from columns(
+        "Columns of `results/`",
+        fixed,
+        RESULTS,
+        "One row per input row, in input order. The carried input columns follow under their own\n"
+        "names; where a name is taken, as `input_NAME`. JSON Lines add the column `extra`: a JSON\n"
+        "object of carried fields that fit no column. Parquet columns keep their exact types. For\n"
+        "JSON Lines the first 10,000 rows fix names and types: integers widen to floats, and what\n"
+        "mixes otherwise is text. A key that first appears later goes to `extra`.",
+    )
+    yield from columns(
+        "Columns of `attempts/`",
+        arrow.attempts_schema(),
+        ATTEMPTS,
+        "The ledger: one row per exchange, ordered by row and attempt.",
+    )
+    yield from columns(
+        "Columns of `usage.parquet`",
+        arrow.USAGE_SCHEMA,
+        USAGE,
+        "Totals per endpoint, model and service tier.",
+    )
+
+
+def summary_keys() -> list[str]:
+    """The keys that `summary.json` has, with a dot between levels."""
+    built = summary.build(
+        totals=Totals(),
+        rows_input=0,
+        stopped_by=None,
+        stop_exit_code=None,
+        started_at_us=0,
+        ended_at_us=0,
+        wall_s=0.0,
+        settings={},
+        version="",
+    )
+    return [
+        f"{key}.{inner}" if inner else key
+        for key, value in built.items()
+        for inner in (value if isinstance(value, dict) and value else [""])
+    ]
+
+
+def json_files() -> Iterator[str]:
+    """Every key of every JSON object."""
+    yield "## Keys of `summary.json`"
+    yield ""
+    yield "Written when a run ends in any orderly way; `run --json` prints the same. Where nothing"
+    yield 'could be run, `--json` prints `{"error": ..., "exit_code": ...}` instead.'
+    yield ""
+    found = described("summary.json", summary_keys(), SUMMARY)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Keys of `checkpoint/status.json`"
+    yield ""
+    yield "Replaced as a whole while a run works, for `status` and for programs of your own. After"
+    yield "a kill it tells the last state known. `status --json` prints `state` (`running`,"
+    yield "`killed` or the summary's status) and either this object under `live` or the summary"
+    yield "under `summary`."
+    yield ""
+    names = [field.name for field in fields(Snapshot)]
+    found = described("status.json", [*names, *STATUS_ADDED], STATUS)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Keys of `verify --json`"
+    yield ""
+    found = described("verify --json", Report("").as_dict(), VERIFY)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+
+
+def verdicts() -> Iterator[str]:
+    """Every error class, and the table that assigns them."""
+    yield "## Error classes"
+    yield ""
+    names = [name for name in ERROR_CLASSES if name in ELSEWHERE]
+    names += [rule.error_class for rule in RULES]
+    described("error classes", names, ERROR_CLASSES)
+    yield from table(("class", "meaning"), [(code(n), t) for n, t in ERROR_CLASSES.items()])
+    yield "## What a reply means"
+    yield ""
+    yield "The first line that matches decides. A reply with status 2xx and a completion is a"
+    yield "success and never comes here. A 2xx whose body is an error enters with the status named"
+    yield "in it, else with 500. Codes are compared with the error's `code` and `type`; message"
+    yield "texts are never searched. Where the server asks for a longer wait than `--max-wait`,"
+    yield "*again* and *throttle* become *stop*."
+    yield ""
+    yield from table(
+        ("action", "what it does"),
+        [(f"*{action.value}*", text) for action, text in described("actions", Action, ACTIONS)],
+    )
+    described("transport faults", [fault for rule in RULES for fault in rule.faults], FAULTS)
+    rows = []
+    for rule in RULES:
+        action = f"*{rule.action.value}*"
+        if rule.tries_max is not None:
+            times = {1: "once", 2: "twice"}.get(rule.tries_max, f"{rule.tries_max} times")
+            action += f" {times}, then *{rule.then.value}*"
+        rows.append((signal_of(rule), action, code(rule.error_class)))
+    yield from table(("signal", "action", "class"), rows)
+
+
+def signal_of(rule: Any) -> str:
+    """What a rule matches, in words."""
+    if rule.faults:
+        return "; ".join(FAULTS[fault] for fault in rule.faults)
+    text = f"status {ranges(rule.statuses)}" if rule.statuses else "2xx without a completion"
+    if rule.codes:
+        text += " with " + ", ".join(code(name) for name in sorted(rule.codes))
+    if rule.after_success:
+        text += ", after any row had an answer"
+    return text
+
+
+def ranges(numbers: Collection[int]) -> str:
+    """Numbers in order, runs of them as `from to`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in runs)
+
+
+def exit_codes() -> Iterator[str]:
+    """Every exit code."""
+    yield "## Exit codes"
+    yield ""
+    known = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.BatchrunError)
+    }
+    known |= FIXED_CODES | {128 + number for number in assemble.SIGNALS}
+    rows = described("exit codes", sorted(known), EXIT_CODES)
+    yield from table(("code", "meaning"), [(number, text) for number, text in rows])
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "<!-- Made by docs/make_reference.py from the program. Do not edit: run `make docs`. -->",
+        "",
+        "# Reference",
+        "",
+        "Every command, flag, key, column, error class and exit code. The README says how to",
+        "start; [architecture.md](architecture.md) says how it works.",
+        "",
+    ]
+    for chapter in (
+        commands,
+        configuration,
+        environment,
+        inputs,
+        files,
+        json_files,
+        verdicts,
+        exit_codes,
+    ):
+        lines += chapter()
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
+    sys.stdout.write(f"wrote {PAGE.relative_to(ROOT)}\n")

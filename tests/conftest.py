@@ -1,0 +1,309 @@
+"""What tests share: the real command in a subprocess, endpoints to talk to, inputs to run."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = (sys.executable, "-m", "batchrun")
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended: exit code, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """The one JSON object on stdout."""
+        return json.loads(self.out)
+
+
+class Live:
+    """A command that runs on. Its output goes to files, so that it never waits for a reader."""
+
+    def __init__(self, arguments, folder, **popen):
+        self._out = folder / f"live-{time.monotonic_ns()}.out"
+        self._err = self._out.with_suffix(".err")
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, **popen
+            )
+
+    def signal(self, number):
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s=PATIENCE_S):
+        """Wait for its end."""
+        code = self.process.wait(timeout_s)
+        return Ended(
+            code,
+            self._out.read_text("utf-8", errors="replace"),
+            self._err.read_text("utf-8", errors="replace"),
+        )
+
+    def kill(self):
+        """End it, however it takes it."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Cli:
+    """The command as a user runs it, in a folder of its own and with an environment of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self._live = []
+
+    def _environment(self, more):
+        kept = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL") if k in os.environ}
+        return kept | {"PYTHONPATH": str(ROOT), "HOME": str(self.folder)} | (more or {})
+
+    def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, **popen):
+        """Run a command to its end."""
+        done = subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            cwd=popen.pop("cwd", self.folder),
+            env=self._environment(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            **popen,
+        )
+        return Ended(
+            done.returncode,
+            done.stdout.decode(errors="replace"),
+            done.stderr.decode(errors="replace"),
+        )
+
+    def run(self, *arguments, **more):
+        """``batchrun run`` with a model, against whatever the arguments name."""
+        return self("run", "--model", "m", *arguments, **more)
+
+    def start(self, *arguments, env=None, **popen):
+        """Start a command and come back."""
+        live = Live(
+            list(map(str, arguments)),
+            self.folder,
+            cwd=self.folder,
+            env=self._environment(env),
+            **popen,
+        )
+        self._live.append(live)
+        return live
+
+    def verified(self, folder):
+        """Assert that the accounting of a run directory holds; returns the report.
+
+        In this process, which is quicker; the command itself has tests of its own.
+        """
+        from batchrun.views import verify
+
+        report = verify.check(str(self.folder / folder))
+        assert report.problems == []
+        return report.as_dict()
+
+    def close(self):
+        """Leave nothing running."""
+        for live in self._live:
+            live.kill()
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """The command, run in a new folder."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    command = Cli(folder)
+    yield command
+    command.close()
+
+
+@pytest.fixture
+def simulator():
+    """Starts simulated endpoints by their options; the last one is gone when the test ends."""
+    from batchrun.simulator.embedded import EmbeddedSimulator
+    from batchrun.simulator.plan import SimulatorOptions
+
+    with contextlib.ExitStack() as stack:
+
+        def start(**options):
+            return stack.enter_context(EmbeddedSimulator(SimulatorOptions(**options)))
+
+        yield start
+
+
+@dataclass
+class Scripted:
+    """An HTTP endpoint whose every answer is written by the test."""
+
+    base_url: str
+    requests: list = field(default_factory=list)
+
+
+@pytest.fixture
+def scripted():
+    """Starts an endpoint that answers ``answer(body, headers, nth)``: status, headers, body."""
+    servers = []
+
+    def start(answer):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                body = json.loads(data)
+                with lock:
+                    endpoint.requests.append((self.path, dict(self.headers), body))
+                    nth = len(endpoint.requests)
+                status, headers, reply = answer(body, self.headers, nth)
+                if isinstance(reply, dict):
+                    reply = json.dumps(reply).encode()
+                with contextlib.suppress(ConnectionError):
+                    self.send_response(status)
+                    for name, value in headers.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(reply)))
+                    self.end_headers()
+                    self.wfile.write(reply)
+
+            def log_message(self, *_):
+                pass
+
+        lock = threading.Lock()
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        endpoint = Scripted(f"http://127.0.0.1:{server.server_port}/v1")
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        return endpoint
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def answer():
+    """The body of a completion."""
+
+    def write(content="ok", **more):
+        choice = {"index": 0, "message": {"role": "assistant", "content": content}}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return {"id": "c", "choices": [choice], "usage": usage} | more
+
+    return write
+
+
+@pytest.fixture
+def chat():
+    """A chat row by number, with more keys if wanted."""
+
+    def row(number, **more):
+        return {"messages": [{"role": "user", "content": f"question {number}"}]} | more
+
+    return row
+
+
+@pytest.fixture
+def jsonl(tmp_path, chat):
+    """Writes rows (a number of chat rows, or the rows themselves) as a JSONL file."""
+
+    def write(rows, name="rows.jsonl", **more):
+        if isinstance(rows, int):
+            rows = [chat(number, **more) for number in range(rows)]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def published():
+    """Reads the results, or another kind of parts, of a run directory as one Arrow table."""
+
+    def read(folder, kind="results"):
+        parts = sorted((Path(folder) / kind).glob("part-*.parquet"))
+        tables = [pq.read_table(part, partitioning=None) for part in parts]
+        assert all(table.schema.equals(tables[0].schema) for table in tables)
+        return pa.concat_tables(tables)
+
+    return read
+
+
+@pytest.fixture
+def summary():
+    """Reads the summary of a run directory."""
+
+    def read(folder):
+        return json.loads((Path(folder) / "summary.json").read_text("utf-8"))
+
+    return read
+
+
+@pytest.fixture
+def until():
+    """Waits until something holds, and says what was seen where it does not."""
+
+    def wait(holds, timeout_s=15.0):
+        deadline_s = time.monotonic() + timeout_s
+        while not (seen := holds()):
+            assert time.monotonic() < deadline_s, seen
+            time.sleep(0.01)
+        return seen
+
+    return wait
+
+
+@pytest.fixture
+def samples():
+    """The folder of samples."""
+    return ROOT / "samples"
+
+
+@pytest.fixture
+def interrupted(cli, simulator, jsonl, until):
+    """Makes a run that SIGINT ended midway: the run directory, the input and the endpoint.
+
+    ``rows`` of them, at least ``done`` of which were answered and at least some were not.
+    """
+
+    def make(rows=40, done=5, shard_rows=10, source=None):
+        from batchrun.simulator.latency import FixedLatency
+
+        endpoint = simulator(latency=FixedLatency(0.03))
+        source = source or jsonl(rows)
+        folder = cli.folder / "run"
+        live = cli.start(
+            *("run", source, "-o", folder, "--model", "m", "--base-url", endpoint.base_url),
+            *("--shard-rows", shard_rows, "--concurrency", 2, "--no-progress"),
+        )
+        until(lambda: endpoint.stats()["by_status"].get("200", 0) >= done)
+        live.signal(signal.SIGINT)
+        assert live.wait().code == 130
+        return folder, source, endpoint
+
+    return make

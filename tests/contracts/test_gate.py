@@ -1,0 +1,460 @@
+"""The exam of the gate: what every ``ports.Gate`` promises, and what the endpoint's adds."""
+
+import asyncio
+import random
+from itertools import pairwise
+
+import pytest
+
+from batchrun.engine.gate import EndpointGate
+from batchrun.testing.fakes import FakeGate
+from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
+
+
+def _endpoint(concurrency=4, *, rpm=None, tpm=None, seed=0):
+    return EndpointGate(
+        concurrency=concurrency,
+        rpm=rpm,
+        tpm=tpm,
+        clock=VirtualClock(),
+        dice=random.Random(seed),
+    )
+
+
+class Watch:
+    """Exchanges through a gate: who is in, how many at most, and when each came in."""
+
+    def __init__(self, gate):
+        self.gate = gate
+        self.inside = 0
+        self.inside_max = 0
+        self.entered = []
+
+    async def exchange(self, name, *, takes_s=1.0, tokens=1, used=None, at_s=0.0):
+        """Wait for ``at_s``, then for the gate; stay inside for a while."""
+        await asyncio.sleep(at_s)
+        permit = await self.gate.enter(tokens)
+        with permit:
+            self.inside += 1
+            self.inside_max = max(self.inside_max, self.inside)
+            self.entered.append((name, asyncio.get_running_loop().time() - START_S))
+            try:
+                await asyncio.sleep(takes_s)
+            finally:
+                self.inside -= 1
+            permit.settle(used)
+        return permit
+
+    @property
+    def order(self):
+        """Names in the order they came in."""
+        return [name for name, _ in self.entered]
+
+    @property
+    def moments_s(self):
+        """When they came in, from the start."""
+        return [moment_s for _, moment_s in self.entered]
+
+
+class GateContract:
+    """What any gate promises. ``gate`` makes one with so many permits."""
+
+    def gate(self, concurrency):
+        """Make a gate with so many permits."""
+        raise NotImplementedError
+
+    def test_never_more_than_the_permits(self):
+        """However many want in, no more are inside than there are permits, and all get in."""
+
+        async def play():
+            watch = Watch(self.gate(3))
+            dice = random.Random(1)
+            await asyncio.gather(
+                *(watch.exchange(n, takes_s=dice.random(), at_s=dice.random()) for n in range(100))
+            )
+            return watch
+
+        watch = run_virtual(play())
+        assert watch.inside_max == 3 and len(watch.entered) == 100
+
+    def test_first_come_first_served(self):
+        """Permits are given in the order they were asked for, whatever their size."""
+
+        async def play():
+            watch = Watch(self.gate(2))
+            dice = random.Random(2)
+            await asyncio.gather(
+                *(
+                    watch.exchange(n, takes_s=dice.random(), tokens=dice.randrange(1, 999))
+                    for n in range(50)
+                )
+            )
+            return watch
+
+        assert run_virtual(play()).order == list(range(50))
+
+    def test_the_wait_is_told(self):
+        """A permit knows how long it was waited for."""
+
+        async def play():
+            watch = Watch(self.gate(1))
+            return await asyncio.gather(*(watch.exchange(n, takes_s=2.0) for n in range(3)))
+
+        permits = run_virtual(play())
+        assert [permit.queue_s for permit in permits] == pytest.approx([0, 2, 4])
+
+    def test_settled_once(self):
+        """Settling early and leaving afterwards gives one permit back, not two."""
+
+        async def play():
+            gate = self.gate(1)
+            with await gate.enter(5) as permit:
+                permit.settle(3)
+                permit.settle(4)
+            watch = Watch(gate)
+            await asyncio.gather(*(watch.exchange(n) for n in range(4)))
+            return watch
+
+        assert run_virtual(play()).inside_max == 1
+
+    def test_an_error_inside_gives_the_permit_back(self):
+        """Whatever ends an exchange, its permit is free again."""
+
+        async def play():
+            gate = self.gate(1)
+            for _ in range(3):
+                with pytest.raises(ZeroDivisionError), await gate.enter(1):
+                    raise ZeroDivisionError
+            async with asyncio.timeout(1):
+                with await gate.enter(1):
+                    return True
+
+        assert run_virtual(play())
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_cancelled_waiters_leave_no_trace(self, seed):
+        """After any cancellations, waiting or inside, all permits are there and the order holds."""
+
+        async def play():
+            dice = random.Random(seed)
+            watch = Watch(self.gate(3))
+            tasks = [
+                asyncio.create_task(watch.exchange(n, takes_s=dice.choice([0.0, 0.5, 1.0])))
+                for n in range(40)
+            ]
+            for task in dice.sample(tasks, 25):
+                await asyncio.sleep(dice.choice([0.0, 0.0, 0.25, 0.5]))
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert watch.order == sorted(watch.order)
+            assert watch.inside_max <= 3
+            again = Watch(watch.gate)
+            await asyncio.gather(*(again.exchange(n) for n in range(6)))
+            return again
+
+        watch = run_virtual(play())
+        assert watch.inside_max == 3 and watch.moments_s[3] - watch.moments_s[0] == 1.0
+
+    def test_a_permit_handed_to_somebody_who_just_left(self):
+        """A waiter that is cancelled in the turn in which it gets its permit passes it on."""
+
+        async def play():
+            gate = self.gate(1)
+            permit = await gate.enter(1)
+            waiting = asyncio.create_task(gate.enter(1))
+            await asyncio.sleep(0)
+            with permit:
+                pass
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            async with asyncio.timeout(1):
+                with await gate.enter(1):
+                    return True
+
+        assert run_virtual(play())
+
+    def test_a_cool_down_holds_everybody(self):
+        """Nobody gets in while the gate cools down, waiting already or not; then all do."""
+
+        async def play():
+            watch = Watch(self.gate(2))
+            tasks = [asyncio.create_task(watch.exchange(n, at_s=n / 4)) for n in range(10)]
+            await asyncio.sleep(0.6)
+            left_s = watch.gate.cool_down(30.0, sent_at_s=START_S + 0.5)
+            await asyncio.gather(*tasks)
+            return watch, left_s
+
+        watch, left_s = run_virtual(play())
+        assert left_s == pytest.approx(30)
+        assert watch.order == list(range(10))
+        assert all(moment_s < 0.6 or moment_s >= 30.6 - 1e-6 for moment_s in watch.moments_s)
+
+    def test_the_longer_cool_down_counts(self):
+        """A later reply that asks for less does not shorten the cool-down."""
+
+        async def play():
+            gate = self.gate(1)
+            gate.cool_down(30.0, sent_at_s=START_S)
+            assert gate.cool_down(5.0, sent_at_s=START_S) == pytest.approx(30)
+            watch = Watch(gate)
+            await watch.exchange("only")
+            return watch
+
+        assert run_virtual(play()).moments_s[0] >= 30
+
+    def test_cancelled_during_a_cool_down(self):
+        """Who gives up while the gate cools down leaves its permit to the next."""
+
+        async def play():
+            gate = self.gate(1)
+            gate.cool_down(10.0, sent_at_s=START_S)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(5):
+                    await gate.enter(1)
+            watch = Watch(gate)
+            await asyncio.gather(watch.exchange(0), watch.exchange(1))
+            return watch
+
+        assert run_virtual(play()).order == [0, 1]
+
+
+class TestFakeGate(GateContract):
+    def gate(self, concurrency):
+        """The fake."""
+        return FakeGate(concurrency)
+
+
+class TestEndpointGate(GateContract):
+    def gate(self, concurrency):
+        """The endpoint's, without rates."""
+        return _endpoint(concurrency)
+
+
+class TestPacedGate(GateContract):
+    """The same with rates that are too generous to be felt: another path through the gate."""
+
+    def gate(self, concurrency):
+        """The endpoint's, with rates."""
+        return _endpoint(concurrency, rpm=1e7, tpm=1e9)
+
+
+def _in_any_window(moments_s, window_s):
+    """The most entries within any window of this length."""
+    ordered = sorted(moments_s)
+    most = first = 0
+    for last, moment_s in enumerate(ordered):
+        while moment_s - ordered[first] > window_s:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+class TestRates:
+    @pytest.mark.parametrize("rpm", [3, 60, 500, 6000, 12000])
+    def test_the_request_rate_holds_in_every_window(self, rpm):
+        """In any window there are at most its share of the rate and one tenth of a second's."""
+
+        async def play():
+            watch = Watch(_endpoint(64, rpm=rpm))
+            count = min(600, max(8, rpm // 10))
+            await asyncio.gather(*(watch.exchange(n, takes_s=0.05) for n in range(count)))
+            return watch
+
+        watch = run_virtual(play())
+        burst = max(1, rpm / 600)
+        for window_s in (0.0, 0.1, 1.0, 7.0, 60.0):
+            most = _in_any_window(watch.moments_s, window_s)
+            assert most <= burst + rpm / 60 * window_s + 1e-6, window_s
+        took_s = watch.moments_s[-1]
+        assert took_s <= (len(watch.moments_s) - burst) * 60 / rpm * 1.05 + 0.1
+        assert watch.order == sorted(watch.order)
+
+    def test_the_token_rate_holds(self):
+        """Over any while, tokens charged stay within the rate and one second's worth."""
+
+        async def play():
+            watch = Watch(_endpoint(64, tpm=6000))  # 100 a second
+            await asyncio.gather(
+                *(watch.exchange(n, takes_s=0.1, tokens=30, used=30) for n in range(60))
+            )
+            return watch
+
+        watch = run_virtual(play())
+        for window_s in (0.0, 1.0, 5.0, 10.0):
+            most = _in_any_window(watch.moments_s, window_s)
+            assert most * 30 <= 100 + 100 * window_s + 30
+        assert watch.moments_s[-1] == pytest.approx((60 * 30 - 100) / 100, abs=0.5)
+
+    def test_what_was_not_used_comes_back_and_wakes_who_waits(self):
+        """A refund lets the next in line in at once, not when its estimate would have been due."""
+
+        async def play():
+            watch = Watch(_endpoint(8, tpm=60_000))  # 1,000 a second
+            await asyncio.gather(
+                watch.exchange("first", takes_s=0.1, tokens=1000, used=0),
+                watch.exchange("next", tokens=1000, used=1000),
+            )
+            return watch
+
+        assert run_virtual(play()).moments_s == pytest.approx([0, 0.1])
+
+    def test_a_refund_comes_once(self):
+        """Settling again changes nothing."""
+
+        async def play():
+            gate = _endpoint(8, tpm=60_000)
+            with await gate.enter(1000) as permit:
+                for _ in range(3):
+                    permit.settle(0)
+            watch = Watch(gate)
+            await asyncio.gather(*(watch.exchange(n, tokens=1000) for n in range(2)))
+            return watch
+
+        assert run_virtual(play()).moments_s == pytest.approx([0, 1])
+
+    def test_more_than_estimated_is_a_debt(self):
+        """Tokens used beyond the estimate are waited for by those who come after."""
+
+        async def play():
+            watch = Watch(_endpoint(1, tpm=60_000))
+            await watch.exchange("greedy", takes_s=0.1, tokens=1000, used=5000)
+            await watch.exchange("next", tokens=1000)
+            return watch
+
+        # The balance is 4,900 short of nothing when it is settled, and refills 1,000 a second.
+        assert run_virtual(play()).moments_s[1] == pytest.approx(5.0, abs=0.01)
+
+    def test_larger_than_the_limit_waits_for_a_full_budget(self):
+        """A request beyond the limit goes out on a full balance, and nobody overtakes it."""
+
+        async def play():
+            watch = Watch(_endpoint(8, tpm=6000))
+            sizes = [50, 400, 10, 10]
+            await asyncio.gather(
+                *(watch.exchange(n, tokens=size, used=size) for n, size in enumerate(sizes))
+            )
+            return watch
+
+        watch = run_virtual(play())
+        assert watch.order == [0, 1, 2, 3]
+        assert watch.moments_s == pytest.approx([0, 0.5, 3.6, 3.7], abs=0.01)
+
+    def test_cancelled_waiters_give_their_tokens_back(self):
+        """Who gives up at the request rate had been charged tokens: they are there again."""
+
+        async def play():
+            watch = Watch(_endpoint(8, rpm=6, tpm=600))  # one in ten seconds, 10 a second
+            await watch.exchange("first", takes_s=0, tokens=1, used=1)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await watch.exchange("gone", tokens=1000)
+            await watch.exchange("last", tokens=10)
+            return watch
+
+        assert run_virtual(play()).moments_s[1] == pytest.approx(10, abs=0.2)
+
+
+class TestCoolDown:
+    def test_guesses_grow_while_refusals_go_on(self):
+        """Without advice of the server the wait doubles each time, up to a minute, and a success
+        starts over.
+        """
+
+        async def play():
+            gate, loop = _endpoint(), asyncio.get_running_loop()
+            waits = []
+            for _ in range(9):
+                waits.append(gate.cool_down(None, sent_at_s=loop.time()))
+                await asyncio.sleep(waits[-1] + 1)
+            gate.settle(1, 1)
+            waits.append(gate.cool_down(None, sent_at_s=loop.time()))
+            return waits
+
+        *waits, after_success = run_virtual(play())
+        for n, wait_s in enumerate(waits):
+            assert min(60, 2**n) / 2 <= wait_s <= min(60, 2**n)
+        assert after_success <= 1
+
+    def test_old_news_does_not_lengthen_it(self):
+        """Requests that were out when the cool-down began are refused for the same reason."""
+
+        async def play():
+            gate = _endpoint()
+            sent_at_s = asyncio.get_running_loop().time()
+            await asyncio.sleep(0.1)
+            first = gate.cool_down(None, sent_at_s=sent_at_s)
+            return first, [gate.cool_down(None, sent_at_s=sent_at_s) for _ in range(20)]
+
+        first, others = run_virtual(play())
+        assert others == pytest.approx([first] * 20)
+
+    def test_the_release_is_spread(self):
+        """After a cool-down requests go out one by one, not all in the same instant."""
+
+        async def play():
+            watch = Watch(_endpoint(16))
+            watch.gate.cool_down(10.0, sent_at_s=START_S)
+            await asyncio.gather(*(watch.exchange(n, takes_s=0.0) for n in range(16)))
+            return watch
+
+        watch = run_virtual(play())
+        assert watch.order == list(range(16))
+        assert watch.moments_s[0] >= 10 and watch.moments_s[-1] <= 12.1
+        gaps = [later - earlier for earlier, later in pairwise(watch.moments_s)]
+        assert all(gap > 0 for gap in gaps) and max(gaps) < 0.5
+
+    def test_nobody_overtakes_during_the_release(self):
+        """Who comes while others are let out one by one goes behind them."""
+
+        async def play():
+            watch = Watch(_endpoint(4))
+            watch.gate.cool_down(10.0, sent_at_s=START_S)
+            early = [watch.exchange(n, takes_s=0.0) for n in range(12)]
+            late = [watch.exchange(12 + n, takes_s=0.0, at_s=10 + n / 100) for n in range(150)]
+            await asyncio.gather(*early, *late)
+            return watch
+
+        watch = run_virtual(play())
+        assert watch.order == sorted(watch.order)
+
+    def test_a_cool_down_during_the_release(self):
+        """Who is about to be let out when the server throttles again waits again."""
+
+        async def play():
+            watch = Watch(_endpoint(8))
+            watch.gate.cool_down(10.0, sent_at_s=START_S)
+            tasks = [asyncio.create_task(watch.exchange(n, takes_s=0.0)) for n in range(8)]
+            await asyncio.sleep(10.3)
+            watch.gate.cool_down(30.0, sent_at_s=START_S + 10.2)
+            await asyncio.gather(*tasks)
+            return watch.moments_s
+
+        moments_s = run_virtual(play())
+        assert 0 < sum(moment_s < 10.3 for moment_s in moments_s) < 8
+        assert not [moment_s for moment_s in moments_s if 10.3 < moment_s < 40.3]
+
+    def test_what_binds_is_named(self):
+        """The gate tells what requests are waiting for."""
+
+        async def play(gate, **exchange):
+            watch = Watch(gate())
+            tasks = [asyncio.create_task(watch.exchange(n, **exchange)) for n in range(9)]
+            await asyncio.sleep(0.01)
+            bound_by = watch.gate.bound_by
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert watch.gate.in_flight == 0
+            return bound_by
+
+        def cooling():
+            gate = _endpoint()
+            gate.cool_down(5, sent_at_s=START_S)
+            return gate
+
+        assert run_virtual(play(lambda: _endpoint(16))) is None
+        assert run_virtual(play(lambda: _endpoint(2))) == "concurrency"
+        assert run_virtual(play(lambda: _endpoint(16, rpm=60))) == "rpm"
+        assert run_virtual(play(lambda: _endpoint(16, tpm=60), tokens=50)) == "tpm"
+        assert run_virtual(play(cooling)) == "server"

@@ -1,0 +1,470 @@
+"""The exam of the journal, and what the real one promises beyond it to the next session."""
+
+import asyncio
+import errno
+import shutil
+import tempfile
+from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from batchrun.adapters import files
+from batchrun.adapters.flight import FlightLog, read_notes
+from batchrun.adapters.journal import Journal, JournalWriter, log_name, recover_flights
+from batchrun.adapters.shard_reader import ShardReader
+from batchrun.adapters.states import Published
+from batchrun.errors import DamagedError, StorageError
+from batchrun.records import Attempt, Block, Outcome, Position
+from batchrun.testing.fakes import FakeJournal
+from batchrun.testing.samples import answered, attempt, chat_row, failed
+
+SHARD_ROWS = 10
+
+
+def _block(first, count=5):
+    shard = first // SHARD_ROWS
+    return Block(
+        shard=shard,
+        first_row=first,
+        rows=tuple(chat_row(first + n) for n in range(count)),
+        carried=b"carried of %d" % first,
+        rows_read=first + count - shard * SHARD_ROWS,
+        digest=b"digest of %d" % (first + count),
+        end=Position(0, 100 * (first + count), first + count),
+    )
+
+
+def _name(entry):
+    """What tells an entry from others: its kind, its row and its attempt."""
+    match entry:
+        case Outcome(row=row, attempts=attempts):
+            return "outcome", row, attempts
+        case Attempt(row=row, number=number):
+            return "attempt", row, number
+        case Block(first_row=row):
+            return "block", row, 0
+
+
+def _mixture(rows):
+    """Blocks, attempts and outcomes of so many rows, as a run would post them."""
+    entries = [_block(first) for first in range(0, rows, 5)]
+    for row in range(rows):
+        tries = row % 3
+        entries += [attempt(row, n + 1) for n in range(tries)]
+        entries.append(failed(row, tries + 1) if row % 7 == 0 else answered(row, tries + 1))
+    return entries
+
+
+class FakeBench:
+    """A fake journal, and what a kill at this moment would leave of it."""
+
+    def __init__(self):
+        self.journal = FakeJournal(commit_s=0.01)
+
+    def kept(self):
+        """Names of the entries that are durable by now, by shard, in order."""
+        found = {}
+        for entry in self.journal.durable:
+            name = _name(entry)
+            found.setdefault(name[1] // SHARD_ROWS, []).append(name)
+        return found
+
+    def break_disk(self):
+        """From now on nothing can be written."""
+        self.journal.fails_after = 0
+
+    async def close(self):
+        """Nothing to close."""
+
+
+class RealBench:
+    """A journal in a directory; what a kill would leave is read from a copy of it."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        self.opened = Journal(folder, SHARD_ROWS)
+        self.journal = JournalWriter(self.opened, FlightLog(folder / "inflight", 4))
+
+    def kept(self):
+        """The same, told by a journal that opens a copy of the directory as it is now."""
+        copy = Path(tempfile.mkdtemp(dir=self.folder.parent))
+        shutil.copytree(self.folder, copy, dirs_exist_ok=True)
+        journal = Journal(copy, SHARD_ROWS)
+        found = {shard: list(_names(journal, shard)) for shard in sorted(journal.logs)}
+        journal.close()
+        return found
+
+    def break_disk(self):
+        """From now on nothing can be written."""
+
+        def full(step):
+            if step == "log.writing":
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        self._monkeypatch.setattr(files, "step", full)
+
+    async def close(self):
+        """As the end of a session does."""
+        await self.journal.close()
+        self.opened.close()
+
+
+def _names(journal, shard):
+    """Names of the entries in a shard's log, in the order written."""
+    reader = ShardReader(journal, shard)
+    outcomes = {outcome.row: outcome for outcome in reader.outcomes(rows_max=999, bytes_max=2**30)}
+    attempts = Counter()
+    numbers = {}
+    for found in reader.attempts_below(10**9):
+        numbers.setdefault(found.row, []).append(found.number)
+    for place in journal.logs[shard].places:
+        match place.kind:
+            case 1:
+                yield "outcome", place.row, outcomes[place.row].attempts
+            case 2:
+                yield "attempt", place.row, numbers[place.row][attempts[place.row]]
+                attempts[place.row] += 1
+            case 3:
+                yield "block", place.row, 0
+
+
+def _by_shard(entries):
+    found = {}
+    for name in map(_name, entries):
+        found.setdefault(name[1] // SHARD_ROWS, []).append(name)
+    return found
+
+
+class JournalContract:
+    """What any journal promises. ``bench`` is a fixture that makes one on a running loop."""
+
+    def test_durable_when_append_returns(self, bench):
+        """An entry is there for the next session as soon as ``append`` has returned."""
+
+        async def play():
+            async with bench() as mine:
+                for entry in (_block(0), attempt(1), answered(1, 2), failed(2)):
+                    await mine.journal.append(entry)
+                    assert _name(entry) in mine.kept()[0]
+
+        asyncio.run(play())
+
+    def test_durable_when_it_is_told(self, bench):
+        """The callback of ``post`` comes when the entry is there for the next session."""
+
+        async def play():
+            async with bench() as mine:
+                told = []
+
+                def then(entry, error):
+                    assert error is None
+                    assert _name(entry) in mine.kept()[0]
+                    told.append(entry)
+
+                mine.journal.post(_block(0), then)
+                mine.journal.post(answered(3), then)
+                assert told == [], "nothing is durable within the call"
+                await mine.journal.flush()
+                assert told == [_block(0), answered(3)]
+
+        asyncio.run(play())
+
+    def test_entries_keep_their_order(self, bench):
+        """Entries are told of, and kept in each shard, in the order they were posted."""
+
+        async def play():
+            async with bench() as mine:
+                entries, told = _mixture(60), []
+                for n, entry in enumerate(entries):
+                    mine.journal.post(entry, lambda entry, _: told.append(_name(entry)))
+                    if n % 20 == 0:
+                        await asyncio.sleep(0.005)
+                await mine.journal.flush()
+                assert told == [_name(entry) for entry in entries]
+                assert mine.kept() == _by_shard(entries)
+
+        asyncio.run(play())
+
+    def test_flush_covers_what_was_posted_before_it(self, bench):
+        """``flush`` returns when everything posted so far is durable, and at once with nothing."""
+
+        async def play():
+            async with bench() as mine:
+                await mine.journal.flush()
+                entries = _mixture(40)
+                for entry in entries:
+                    mine.journal.post(entry)
+                await asyncio.gather(mine.journal.flush(), mine.journal.flush())
+                assert mine.kept() == _by_shard(entries)
+
+        asyncio.run(play())
+
+    def test_a_cancelled_append_harms_nobody(self, bench):
+        """Who stops waiting neither undoes its entry nor lets a flush return early."""
+
+        async def play():
+            async with bench() as mine:
+                waiting = asyncio.create_task(mine.journal.append(answered(1)))
+                await asyncio.sleep(0)
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                await mine.journal.flush()
+                assert mine.kept() == {0: [("outcome", 1, 1)]}
+                await mine.journal.append(answered(2))
+
+        asyncio.run(play())
+
+    def test_a_failed_write_refuses_this_and_everything_after_it(self, bench):
+        """What could not be written, and all that comes later, is refused; what was durable
+        before stays.
+        """
+
+        async def play():
+            async with bench() as mine:
+                told = []
+
+                def then(entry, error):
+                    told.append((_name(entry), type(error)))
+
+                await mine.journal.append(answered(1))
+                mine.break_disk()
+                mine.journal.post(answered(2), then)
+                with pytest.raises(StorageError):
+                    await mine.journal.append(answered(3))
+                mine.journal.post(answered(4), then)
+                with pytest.raises(StorageError):
+                    await mine.journal.flush()
+                with pytest.raises(StorageError):
+                    await mine.journal.append(answered(5))
+                await asyncio.sleep(0)
+                assert told == [
+                    (("outcome", 2, 1), StorageError),
+                    (("outcome", 4, 1), StorageError),
+                ]
+                assert mine.kept() == {0: [("outcome", 1, 1)]}
+
+        asyncio.run(play())
+
+    def test_a_note_is_taken_at_once(self, bench):
+        """An exchange may be noted whatever state the journal is in."""
+
+        async def play():
+            async with bench() as mine:
+                mine.journal.sending(7, 1, 0, 1)
+                mine.break_disk()
+                mine.journal.sending(8, 1, 0, 1)
+                assert mine.journal.backlog_bytes >= 0
+
+        asyncio.run(play())
+
+
+class TestFakeJournal(JournalContract):
+    @pytest.fixture
+    def bench(self):
+        """Makes a fake one."""
+
+        @asynccontextmanager
+        async def make():
+            yield FakeBench()
+
+        return make
+
+
+@pytest.fixture
+def real(tmp_path, monkeypatch):
+    """Makes a real one in a directory that stays the same within a test."""
+
+    @asynccontextmanager
+    async def make():
+        folder = tmp_path / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        bench = RealBench(folder, monkeypatch)
+        try:
+            yield bench
+        finally:
+            await bench.close()
+
+    return make
+
+
+class TestJournalWriter(JournalContract):
+    @pytest.fixture
+    def bench(self, real):
+        """Makes a real one."""
+        return real
+
+
+class TestSessions:
+    def test_the_next_session_goes_on_where_this_one_ended(self, real):
+        """What later sessions append stands behind what earlier ones did, in one log."""
+        entries = _mixture(20)
+
+        async def session(part):
+            async with real() as mine:
+                for entry in part:
+                    mine.journal.post(entry)
+                await mine.journal.flush()
+                return mine.kept()
+
+        for start in range(0, len(entries), 7):
+            kept = asyncio.run(session(entries[start : start + 7]))
+            assert kept == _by_shard(entries[: start + 7])
+
+    def test_a_session_that_is_killed_leaves_what_was_durable(self, real, tmp_path):
+        """A log whose last group was cut short by a kill is gone on with behind the whole ones."""
+
+        async def session(entry, kept):
+            async with real() as mine:
+                await mine.journal.append(entry)
+                assert mine.kept() == {0: kept}
+
+        names = []
+        for row in range(5):
+            names.append(("outcome", row, 1))
+            asyncio.run(session(answered(row), names))
+            with (tmp_path / "checkpoint" / log_name(0, 1)).open("ab") as log:
+                log.write(b"\xf5grp" + bytes(row))
+
+    def test_entries_that_come_together_share_a_flush(self, real, monkeypatch):
+        """A thousand entries at once cost a few flushes of the disk, not a thousand."""
+        synced = []
+
+        async def play():
+            async with real() as mine:
+                monkeypatch.setattr(files, "step", synced.append)
+                for row in range(1000):
+                    mine.journal.post(answered(row % SHARD_ROWS))
+                await mine.journal.flush()
+
+        asyncio.run(play())
+        assert 1 <= synced.count("log.synced") <= 3
+
+    def test_the_backlog_is_the_size_of_the_logs(self, real):
+        """The backlog grows with what is appended and goes when the shard is sealed."""
+
+        async def play():
+            async with real() as mine:
+                for row in range(2 * SHARD_ROWS):
+                    mine.journal.post(answered(row, text="x" * 1000))
+                await mine.journal.flush()
+                full = mine.journal.backlog_bytes
+                assert full > 2 * SHARD_ROWS * 1000
+                state = mine.opened.next_state(0, complete=True)
+                mine.opened.seal(Published(state, "", "", {}))
+                assert full / 3 < mine.journal.backlog_bytes < full * 2 / 3
+                assert list(mine.kept()) == [1]
+
+        asyncio.run(play())
+
+    def test_a_log_whose_part_is_published_is_removed(self, real, tmp_path):
+        """A kill between the transaction and the removal leaves a log that the next start takes
+        away; the shard's next log is of the next generation.
+        """
+
+        async def play():
+            async with real() as mine:
+                await mine.journal.append(_block(0))
+                await mine.journal.append(answered(1))
+                log = tmp_path / "checkpoint" / log_name(0, 1)
+                data = log.read_bytes()
+                mine.opened.seal(Published(mine.opened.next_state(0, complete=False), "", "", {}))
+                assert not log.exists()
+                log.write_bytes(data)
+            async with real() as mine:
+                assert mine.kept() == {} and not log.exists()
+                state = mine.opened.state(0)
+                assert (state.generation, state.rows_read, state.complete) == (1, 5, False)
+                await mine.journal.append(answered(2))
+                assert (tmp_path / "checkpoint" / log_name(0, 2)).exists()
+                assert mine.kept() == {0: [("outcome", 2, 1)]}
+
+        asyncio.run(play())
+
+    def test_a_log_from_the_future_is_damage(self, real, tmp_path):
+        """A log beyond the next generation means that the state file is an old one."""
+
+        async def play():
+            async with real() as mine:
+                await mine.journal.append(answered(1))
+
+        asyncio.run(play())
+        folder = tmp_path / "checkpoint"
+        (folder / log_name(0, 1)).rename(folder / log_name(0, 3))
+        with pytest.raises(DamagedError, match="generation"):
+            Journal(folder, SHARD_ROWS)
+
+    def test_what_a_log_tells_of_its_shard(self, real):
+        """Rows done, rows that are ok, the last attempt of every row, and how far the input was
+        read.
+        """
+
+        async def play():
+            async with real() as mine:
+                for entry in [_block(0), attempt(1), attempt(1, 2), answered(2), failed(3, 4)]:
+                    await mine.journal.append(entry)
+                opened = mine.opened.open_shard(0)
+                assert opened.done == {2, 3} and opened.ok == 1
+                assert opened.attempts == {1: 2, 2: 1, 3: 4}
+                assert mine.opened.touched() == {0} and mine.opened.unpublished() == (1, 1)
+                [state] = mine.opened.shards()
+                assert state.end == _block(0).end and state.digest == _block(0).digest
+
+        asyncio.run(play())
+
+    def test_an_outcome_is_one_thing_or_the_other(self, real):
+        """An outcome with neither completion nor failure, or both, is refused."""
+
+        async def play(outcome):
+            async with real() as mine:
+                with pytest.raises(ValueError, match="a completion or a failure"):
+                    await mine.journal.append(outcome)
+
+        asyncio.run(play(answered(1)._replace(completion=None)))
+        asyncio.run(play(answered(1)._replace(failure=failed(1).failure)))
+
+
+class TestFlights:
+    def test_a_note_stays_until_its_attempt_is_durable(self, real, tmp_path):
+        """The note of an exchange is wiped by its own record, not by an earlier attempt's."""
+        inflight = tmp_path / "checkpoint" / "inflight"
+
+        def noted():
+            return [(note.row, note.attempt) for note in read_notes(inflight)]
+
+        async def play():
+            async with real() as mine:
+                mine.journal.sending(3, 1, 0, 10)
+                assert noted() == [(3, 1)]
+                mine.journal.post(attempt(3, 1))
+                mine.journal.sending(3, 2, 0, 20)
+                await mine.journal.flush()
+                assert noted() == [(3, 2)]
+                await mine.journal.append(answered(3, 2))
+                assert noted() == []
+
+        asyncio.run(play())
+
+    def test_exchanges_that_were_out_enter_the_ledger(self, tmp_path):
+        """Each attempt since the last one known is entered as unanswered; rows with an outcome
+        are let be; recovering twice enters nothing twice.
+        """
+        path = tmp_path / "inflight"
+        flight = FlightLog(path, 4)
+        for row, number in ((1, 1), (2, 3), (13, 1), (4, 2)):
+            flight.note(row, number, 0, 1_000_000 + row)
+        flight.close()
+        journal = Journal(tmp_path, SHARD_ROWS)
+        known = {1: 0, 2: 1, 13: 0, 4: -1}
+        assert recover_flights(journal, path, known.__getitem__, ["main"]) == 4
+        found = [a for shard in (0, 1) for a in ShardReader(journal, shard).attempts_below(99)]
+        assert [(a.row, a.number) for a in found] == [(1, 1), (2, 2), (2, 3), (13, 1)]
+        for line in found:
+            assert line.unanswered and line.error_code == "interrupted"
+            assert line.endpoint == "main" and line.started_at_us == 1_000_000 + line.row
+        known |= journal.open_shard(0).attempts | journal.open_shard(1).attempts
+        assert recover_flights(journal, path, known.__getitem__, ["main"]) == 0
+        journal.close()

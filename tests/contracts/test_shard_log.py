@@ -1,0 +1,209 @@
+"""The log of one shard, byte by byte: what a kill may leave is mended, all else is damage."""
+
+import struct
+import zlib
+
+import pytest
+
+from batchrun.adapters import files
+from batchrun.adapters import log as logs
+from batchrun.adapters.log import ATTEMPT, OUTCOME, ShardLog, record
+from batchrun.errors import DamagedError, UsageError
+
+GROUPS = ([(5, OUTCOME), (6, ATTEMPT)], [(7, OUTCOME)], [(8, ATTEMPT), (8, OUTCOME), (9, OUTCOME)])
+
+ALL = [*GROUPS[0], *GROUPS[1], *GROUPS[2]]
+
+
+def _texts(rows):
+    return [f"row {row} of kind {kind}" for row, kind in rows]
+
+
+def _append(log, rows):
+    log.append(rows, [record(row, kind, f"row {row} of kind {kind}") for row, kind in rows])
+
+
+def _read(log):
+    """Row, kind and body of each record, one by one and all at once."""
+    bodies = log.bodies(log.places)
+    assert bodies == [log.body(place) for place in log.places]
+    return [(place.row, place.kind, body) for place, body in zip(log.places, bodies, strict=True)]
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A log of three groups."""
+    log = ShardLog(tmp_path / "log", 3, 1)
+    for rows in GROUPS:
+        _append(log, rows)
+    log.close()
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def borders(tmp_path):
+    """Where the log's head and each of its groups end."""
+    log = ShardLog(tmp_path / "other", 3, 1)
+    found = [log.size]
+    for rows in GROUPS:
+        _append(log, rows)
+        found.append(log.size)
+    log.close()
+    return found
+
+
+def _rows(path):
+    log = ShardLog(path, 3, 1)
+    try:
+        return [(row, kind) for row, kind, _ in _read(log)]
+    finally:
+        log.close()
+
+
+def test_what_was_written_is_read(path):
+    """A log opened again holds its records in order, with their bodies."""
+    log = ShardLog(path, 3, 1)
+    assert [(row, kind) for row, kind, _ in _read(log)] == ALL
+    texts = [body[1:].decode() for _, _, body in _read(log)]  # behind msgpack's length byte
+    assert texts == _texts(ALL)
+    log.close()
+
+
+def test_a_log_grows_over_many_openings(path):
+    """What is appended after opening again stands behind what was there."""
+    expected = list(ALL)
+    for row in range(20, 30):
+        log = ShardLog(path, 3, 1)
+        _append(log, [(row, OUTCOME)])
+        assert [(r, k) for r, k, _ in _read(log)] == [*expected, (row, OUTCOME)]
+        log.close()
+        expected.append((row, OUTCOME))
+        assert _rows(path) == expected
+
+
+def test_a_torn_end_is_cut_off(path, borders):
+    """Cut anywhere in its last group, a log holds all earlier ones, and can be gone on with."""
+    data = path.read_bytes()
+    assert borders[-1] == len(data)
+    kept = GROUPS[0] + GROUPS[1]
+    for size in range(borders[-2], borders[-1]):
+        path.write_bytes(data[:size])
+        log = ShardLog(path, 3, 1)
+        assert [(row, kind) for row, kind, _ in _read(log)] == kept, size
+        assert path.stat().st_size == log.size == borders[-2]
+        _append(log, [(50, OUTCOME)])
+        log.close()
+        assert _rows(path) == [*kept, (50, OUTCOME)], size
+
+
+def test_a_torn_head_is_written_again(path, borders):
+    """A log whose maker was killed before it had a head is an empty one."""
+    data = path.read_bytes()
+    for size in range(borders[0]):
+        path.write_bytes(data[:size])
+        assert _rows(path) == [], size
+
+
+def test_space_that_was_reserved_is_cut_off(path):
+    """Zeros behind the last group, as a power cut leaves them, are no records."""
+    data = path.read_bytes()
+    for zeros in (1, 15, 16, 17, 5000):
+        path.write_bytes(data + bytes(zeros))
+        assert _rows(path) == ALL
+        assert path.read_bytes() == data
+
+
+def test_a_flipped_bit_is_damage(path, borders):
+    """Any flipped bit, in the head or in a group, is said rather than passed over."""
+    data = path.read_bytes()
+    for byte in range(borders[-1]):
+        for bit in (0, 3, 7):
+            flipped = bytearray(data)
+            flipped[byte] ^= 1 << bit
+            path.write_bytes(flipped)
+            with pytest.raises(DamagedError) as damage:
+                ShardLog(path, 3, 1)
+            assert damage.value.path == str(path), (byte, bit)
+            assert path.read_bytes() == flipped, "the evidence was changed"
+
+
+@pytest.mark.parametrize("group", [0, 1])
+def test_zeros_in_front_of_records_are_damage(path, borders, group):
+    """A lost page is not taken for the log's end while there are records behind it."""
+    data = bytearray(path.read_bytes())
+    data[borders[group] : borders[group] + 16] = bytes(16)
+    path.write_bytes(data)
+    with pytest.raises(DamagedError):
+        ShardLog(path, 3, 1)
+    assert path.read_bytes() == data
+
+
+def test_a_bit_that_flips_while_the_log_is_open(path):
+    """Records are compared with their checksums each time they are read."""
+    log = ShardLog(path, 3, 1)
+    place = log.places[2]
+    data = bytearray(path.read_bytes())
+    data[place.offset + 3] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+    with pytest.raises(DamagedError, match="row 7"):
+        log.body(place)
+    with pytest.raises(DamagedError, match="row 7"):
+        log.bodies(log.places)
+    log.close()
+
+
+def test_another_format_is_refused(path):
+    """A log of another version is neither read nor changed."""
+    head = bytearray(path.read_bytes())
+    version = len(logs.MAGIC)
+    head[version : version + 4] = struct.pack("<I", logs.FORMAT + 1)
+    size = logs._HEAD.size
+    head[size - 4 : size] = struct.pack("<I", zlib.crc32(head[: size - 4]))
+    path.write_bytes(head)
+    with pytest.raises(UsageError, match=f"format {logs.FORMAT + 1}"):
+        ShardLog(path, 3, 1)
+    assert path.read_bytes() == head
+
+
+@pytest.mark.parametrize(("shard", "generation"), [(4, 1), (3, 2)])
+def test_a_log_that_is_somebody_elses_is_damage(path, shard, generation):
+    """A log under the name of another shard or generation is not taken for its."""
+    with pytest.raises(DamagedError, match="belongs to shard 3, generation 1"):
+        ShardLog(path, shard, generation)
+
+
+@pytest.mark.parametrize("step", ["log.writing", "log.written", "log.synced"])
+def test_a_failure_at_any_step_keeps_what_was_there(path, monkeypatch, step):
+    """Whatever fails while a group is written, the groups before it are whole."""
+
+    def fail(reached):
+        if reached == step:
+            raise OSError(28, "No space left on device")
+
+    log = ShardLog(path, 3, 1)
+    monkeypatch.setattr(files, "step", fail)
+    with pytest.raises(OSError, match="No space"):
+        _append(log, [(60, OUTCOME)])
+    monkeypatch.undo()
+    assert [(row, kind) for row, kind, _ in _read(log)] == ALL
+    log.close()
+    assert _rows(path)[: len(ALL)] == ALL
+
+
+def test_a_log_that_is_taken_away_is_gone(path):
+    """Once its part is published, nothing is left of a log."""
+    log = ShardLog(path, 3, 1)
+    log.remove()
+    assert not path.exists()
+
+
+def test_far_apart_records_are_read_one_by_one(path):
+    """Bodies come in the order asked for, however far apart they lie."""
+    log = ShardLog(path, 3, 1)
+    log.append([(70, OUTCOME)], [record(70, OUTCOME, "x" * 10_000)])
+    _append(log, [(71, OUTCOME)])
+    few = [log.places[-1], log.places[0]]
+    assert log.bodies(few) == [log.body(place) for place in few]
+    assert log.bodies([]) == []
+    log.close()

@@ -1,0 +1,131 @@
+"""docs/reference.md says what the program says, and leaves nothing out."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import click
+import pyarrow as pa
+import pytest
+
+from batchrun import assemble
+from batchrun.adapters import arrow
+from batchrun.cli.main import COMMANDS, main
+from batchrun.core.setting_table import TABLE
+from batchrun.core.verdict import RULES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def maker():
+    """The script that makes the page, as a table of its names."""
+    return runpy.run_path(str(ROOT / "docs" / "make_reference.py"))
+
+
+@pytest.fixture(scope="module")
+def text():
+    """The page."""
+    return (ROOT / "docs" / "reference.md").read_text("utf-8")
+
+
+def chapter(text, title):
+    """The part of the page under a heading."""
+    _, _, rest = text.partition(f"\n## {title}\n")
+    assert rest, f"no chapter {title!r}"
+    return rest.partition("\n## ")[0]
+
+
+def names(text):
+    """The first cells of a chapter's tables."""
+    return set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+
+
+def test_the_page_is_what_the_program_says(maker, text):
+    """The page is not older than the program."""
+    assert text == maker["page"](), "docs/reference.md is out of date: make docs"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_documented(text, name):
+    """Every option of every command stands in the section of its command."""
+    _, _, section = text.partition(f"### `batchrun {name} ")
+    section = re.split(r"^##", section, maxsplit=1, flags=re.MULTILINE)[0]
+    command = main.get_command(click.Context(main), name)
+    for option in command.params:
+        if isinstance(option, click.Option):
+            for flag in (*option.opts, *option.secondary_opts):
+                assert re.search(rf"`[^`]*(?<![\w-]){flag}(?![\w-])[^`]*`", section), flag
+
+
+def test_every_config_key_is_documented(text):
+    """The config chapter names the keys of the table of settings, and no others."""
+    assert names(chapter(text, "Config file")) == {setting.name for setting in TABLE}
+
+
+@pytest.mark.parametrize(
+    ("title", "schema"),
+    [
+        ("Columns of `results/`", arrow.results_schema(pa.schema([]))),
+        ("Columns of `attempts/`", arrow.attempts_schema()),
+        ("Columns of `usage.parquet`", arrow.USAGE_SCHEMA),
+    ],
+    ids=["results", "attempts", "usage"],
+)
+def test_every_column_is_documented(text, title, schema):
+    """Each kind of file has a table of exactly its columns."""
+    assert names(chapter(text, title)) == set(schema.names)
+
+
+def test_every_error_class_is_documented(text):
+    """The classes that rules give and those written elsewhere in the source, and no others."""
+    literal = re.compile(r'(?:Failure\(|error_class=|failure\()\s*"(\w+)"')
+    found = {rule.error_class for rule in RULES}
+    for file in (ROOT / "batchrun").rglob("*.py"):
+        if not file.is_relative_to(ROOT / "batchrun" / "testing"):
+            found |= set(literal.findall(file.read_text("utf-8")))
+    assert names(chapter(text, "Error classes")) == found
+
+
+def test_every_exit_code_is_documented(text):
+    """Those of the error tree, of a finished run, of a guard and of every signal."""
+    found = {int(n) for n in re.findall(r"^\| (\d+) \|", chapter(text, "Exit codes"), re.MULTILINE)}
+    assert found == {0, 1, 2, 3, 5} | {128 + number for number in assemble.SIGNALS}
+
+
+def test_every_environment_variable_is_documented(text):
+    """Every name in capitals that the source quotes is in the table."""
+    documented = names(chapter(text, "Environment"))
+    quoted = re.compile(r'"([A-Z]+_[A-Z_]+)"')
+    for file in (ROOT / "batchrun").rglob("*.py"):
+        found = set(quoted.findall(file.read_text("utf-8"))) - {"FIRST_COMPLETED"}
+        assert found <= documented, f"{file}: {found - documented}"
+
+
+def test_the_json_objects_have_the_documented_keys(text, cli, samples):
+    """A real run writes the keys of the page, no more and no fewer."""
+    rows = samples / "chat_rows.jsonl"
+    done = cli.run(rows, "-o", "run", "--provider", "simulator", "--json", "--limit", 3)
+    assert done.code == 0, done.err
+    summary = json.loads((cli.folder / "run" / "summary.json").read_text("utf-8"))
+    assert done.json == summary
+    found = {
+        f"{key}.{inner}" if inner else key
+        for key, value in summary.items()
+        for inner in (value if key in ("rows", "totals") else [""])
+    }
+    assert names(chapter(text, "Keys of `summary.json`")) == found
+    status = json.loads((cli.folder / "run" / "checkpoint" / "status.json").read_text("utf-8"))
+    assert names(chapter(text, "Keys of `checkpoint/status.json`")) == set(status)
+    assert names(chapter(text, "Keys of `verify --json`")) == set(cli.verified("run"))
+
+
+def test_what_has_no_sentence_ends_the_maker(maker):
+    """A new column without a sentence, and a sentence without a column, are both refused."""
+    described, refused = maker["described"], maker["UndocumentedError"]
+    assert described("x", ["a"], {"a": "A."}) == [("a", "A.")]
+    with pytest.raises(refused, match=r"no sentence about \['b'\]"):
+        described("x", ["a", "b"], {"a": "A."})
+    with pytest.raises(refused, match=r"about nothing: \['b'\]"):
+        described("x", ["a"], {"a": "A.", "b": "B."})

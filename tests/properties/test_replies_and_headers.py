@@ -1,0 +1,168 @@
+"""Whatever a server sends ends in a verdict and in values that can be stored."""
+
+import json
+import string
+
+import pyarrow as pa
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from batchrun.adapters import arrow
+from batchrun.core import reply as reading
+from batchrun.core.headers import WAIT_S_MAX, request_id, retry_after_s
+from batchrun.core.verdict import Action, Circumstances, Verdict, judge
+from batchrun.records import Attempt, Outcome, Reply
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(2**62, 2**66)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["\ud800", "\0", "stop"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def _object(**fields):
+    """Objects with some of these fields, each as it should be or as anything at all."""
+    return st.fixed_dictionaries({}, optional={k: v | JSON for k, v in fields.items()})
+
+
+COUNT = st.integers(-1, 2**63)
+FUNCTION = _object(name=st.text(max_size=5), arguments=st.text(max_size=9))
+CALL = _object(id=st.text(max_size=5), type=st.just("function"), function=FUNCTION)
+PART = _object(type=st.just("text"), text=st.text(max_size=5))
+MESSAGE = _object(
+    content=st.text(max_size=9) | st.lists(PART, max_size=3),
+    reasoning=st.text(max_size=5),
+    reasoning_content=st.text(max_size=5),
+    refusal=st.none(),
+    tool_calls=st.lists(CALL, max_size=3),
+)
+CHOICE = st.fixed_dictionaries(
+    {"message": MESSAGE},
+    optional={"index": COUNT | JSON, "finish_reason": st.text(max_size=5) | JSON, "logprobs": JSON},
+)
+USAGE = _object(
+    prompt_tokens=COUNT,
+    completion_tokens=COUNT,
+    total_tokens=COUNT,
+    prompt_tokens_details=_object(cached_tokens=COUNT),
+    completion_tokens_details=_object(reasoning_tokens=COUNT),
+)
+COMPLETION = _object(
+    id=st.text(max_size=5),
+    created=st.integers(-1, 10**12),
+    model=st.text(max_size=5),
+    system_fingerprint=st.text(max_size=5),
+    service_tier=st.text(max_size=5),
+    choices=st.lists(CHOICE, max_size=3),
+    usage=USAGE,
+)
+ERROR = _object(
+    message=st.text(max_size=9),
+    type=st.text(max_size=5),
+    code=st.integers(0, 1000) | st.integers(0, 1000).map(str),
+)
+BODY = (
+    st.binary(max_size=40)
+    | (COMPLETION | _object(error=ERROR, detail=JSON) | JSON).map(
+        lambda value: json.dumps(value).encode()
+    )
+    | COMPLETION.map(lambda value: json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+)
+STATUS = st.sampled_from([200, 200, 200, 201, 400, 401, 403, 404, 429, 500, 503]) | st.integers(
+    100, 999
+)
+HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "retry-after-ms", "x-request-id"]), st.text(max_size=20)
+)
+
+
+def _store(verdict, reply):
+    """What the attempt loop would make of a verdict, put through Arrow."""
+    completion = verdict.completion
+    attempt = Attempt(
+        row=0, number=1, endpoint="e",
+        model=completion.model if completion else None,
+        service_tier=completion.service_tier if completion else None,
+        started_at_us=0, queue_s=0.0, latency_s=0.0, http_status=reply.status,
+        error_class=verdict.error_class, error_code=verdict.code,
+        retry_after_s=verdict.wait_s,
+        usage=completion.usage if completion else reading.NO_USAGE,
+        cost_usd=None, request_id=request_id(reply.headers), unanswered=False,
+    )  # fmt: skip
+    failure = None
+    if completion is None:
+        failure = reading.failure(verdict.error_class, verdict.code, verdict.message)
+    outcome = Outcome(
+        row=0, custom_id=None, completion=completion, failure=failure, attempts=1,
+        attempt=attempt, request_hash=None, response=reading.text_of(reply.body, 4096),
+    )  # fmt: skip
+    schema = arrow.results_schema(pa.schema([]))
+    table = arrow.table([arrow.result_values(outcome)], schema)
+    table.validate(full=True)
+    arrow.table([arrow.attempt_values(attempt)], arrow.attempts_schema()).validate(full=True)
+    return table
+
+
+@settings(max_examples=400, deadline=None)
+@given(STATUS, HEADERS, BODY, st.booleans())
+@example(200, {}, b'{"choices":[{"message":{"content":"\\ud800"}}]}', False)
+@example(500, {}, b'{"error":{"message":{"n":99999999999999999999999}}}', False)
+@example(429, {"retry-after": "1e400"}, b"", True)
+@example(200, {}, b'{"choices":[{"message":{}},{"message":{},"index":false}]}', False)
+def test_any_reply_ends_in_a_verdict_and_in_storable_values(status, headers, body, succeeded):
+    """No body, status or header crashes the judge, and Arrow takes what comes of it."""
+    reply = Reply(status, headers, body)
+    verdict = judge(reply, Circumstances({}, succeeded, 1e9, 600.0))
+    assert isinstance(verdict, Verdict)
+    assert (verdict.completion is not None) == (verdict.action is Action.DONE)
+    table = _store(verdict, reply)
+    assert table["status"].to_pylist() == ["ok" if verdict.completion else "error"]
+    assert verdict.completion is not None or verdict.error_class
+
+
+@settings(max_examples=120, deadline=None)
+@given(COMPLETION)
+def test_a_completion_in_strict_or_lenient_json_reads_the_same(value):
+    """The tolerant second reading agrees with the strict first one."""
+    strict = reading.parse(json.dumps(value, allow_nan=True).encode())
+    marked = reading.parse(b"\xef\xbb\xbf" + json.dumps(value).encode())
+    if strict is not None and marked is not None:
+        assert repr(reading.completion(strict)) == repr(reading.completion(marked))
+
+
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec Foo".split()
+DATE_LIKE = st.builds(
+    lambda day, date, month, year, time, zone: f"{day}, {date} {month} {year} {time} {zone}",
+    st.sampled_from(["Mon", "Sunday", ""]),
+    st.integers(-5, 99_999_999_999),
+    st.sampled_from(MONTHS),
+    st.integers(-1, 10**12),
+    st.from_regex(r"[0-9:.]{0,12}", fullmatch=True),
+    st.sampled_from(["GMT", "+0000", "-0000", "+9999", "EST", "", "+99999999999"]),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.text(max_size=40)
+    | st.text(string.digits + " :,-+.eE" + string.ascii_letters, max_size=40)
+    | DATE_LIKE
+    | st.floats().map(str)
+    | st.integers().map(str),
+    st.none() | st.text(max_size=20) | st.floats().map(str),
+)
+def test_any_retry_after_is_a_wait_or_nothing(text, milliseconds):
+    """Whatever the header says: None, or seconds between 0 and a week."""
+    headers = {"retry-after": text} | (
+        {} if milliseconds is None else {"retry-after-ms": milliseconds}
+    )
+    wait_s = retry_after_s(headers, wall_s=1_700_000_000.0)
+    assert wait_s is None or 0 <= wait_s <= WAIT_S_MAX

@@ -1,0 +1,332 @@
+"""The table of settings, and how raw values become the settings of a run."""
+
+import json
+import math
+
+import pytest
+
+from batchrun.core import settings as config
+from batchrun.core.settings import (
+    AUTO_CONCURRENCY,
+    DEFAULT_BASE_URL,
+    differences,
+    from_environment,
+    from_toml,
+    parse_header,
+    parse_key,
+    parse_param,
+    resolve,
+)
+from batchrun.errors import UsageError
+
+LEAST = {"input.files": ["a.jsonl"], "output.dir": "run"}
+
+
+def _resolve(**raw):
+    named = {name.replace("__", "."): value for name, value in raw.items()}
+    return resolve(LEAST | named)
+
+
+def test_the_defaults_are_those_of_the_contract():
+    """What a user gets without saying anything."""
+    found = resolve(LEAST)
+    assert found.files == ("a.jsonl",)
+    assert (found.dir, found.checkpoint) == ("run", "run/checkpoint")
+    assert (found.format, found.carry, found.raw) == ("auto", "all", "all")
+    assert found.shard_rows == 10_000
+    assert (found.max_attempts, found.timeout_s, found.max_wait_s) == (6, 600.0, 600.0)
+    assert found.max_response_bytes == 64 * 2**20
+    assert found.grace_s == 30.0
+    assert found.endpoint.base_url == DEFAULT_BASE_URL
+    assert found.endpoint.api_key_env == "OPENAI_API_KEY"
+    assert found.endpoint.concurrency == AUTO_CONCURRENCY
+    assert (found.endpoint.rpm, found.endpoint.tpm) == (None, None)
+    assert found.defaults() == {}
+
+
+def test_every_flag_is_given_once():
+    """No two settings share a flag or a place in the file, and all explain themselves."""
+    flags = [setting.flag for setting in config.TABLE if setting.flag]
+    assert len(set(flags)) == len(flags)
+    assert len(config.BY_NAME) == len(config.TABLE)
+    assert all(setting.help.endswith(".") for setting in config.TABLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[endpont]\n", ["endpont", "did you mean endpoint"]),
+        ("[zzz]\n", ["zzz", "known are", "input"]),
+        ("[input]\nfile = ['a']\n", ["input.file", "did you mean files"]),
+        ("[output]\nshard_row = 5\n", ["output.shard_row", "did you mean shard_rows"]),
+        ("[[endpoint]]\nbase-url = 'x'\n", ["endpoint.base-url", "did you mean base_url"]),
+        ("[retry]\ntimeout = 5\n", ["retry.timeout", "did you mean timeout_s"]),
+        ("files = ['a']\n", ["files"]),
+        ("input = 5\n", ["input", "table"]),
+        ("[endpoint]\nrpm = 5\n", ["[[endpoint]]"]),
+        ("[[endpoint]]\n[[endpoint]]\n", ["2", "endpoint"]),
+        ("endpoint = []\n", ["endpoint"]),
+        ("[input\n", ["not valid TOML", "line 1"]),
+    ],
+)
+def test_a_wrong_config_file_is_refused(text, words):
+    """The message names the file, the key, and the nearest known one."""
+    with pytest.raises(UsageError) as caught:
+        from_toml(text, path="conf/c.toml")
+    assert str(caught.value).startswith("conf/c.toml: ")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_paths_in_a_config_file_are_relative_to_it():
+    """Files and directories are found from the file's folder; absolute ones stay."""
+    text = (
+        "[input]\nfiles = ['a.jsonl', '/abs/b.jsonl']\n[output]\ndir = 'run'\ncheckpoint = '../c'"
+    )
+    assert from_toml(text, path="conf/c.toml") == {
+        "input.files": ["conf/a.jsonl", "/abs/b.jsonl"],
+        "output.dir": "conf/run",
+        "output.checkpoint": "conf/../c",
+    }
+
+
+def test_a_config_file_may_be_empty():
+    """Nothing said is nothing set."""
+    assert from_toml("", path="c.toml") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("input.files", [], "no input"),
+        ("input.files", [7], "file names"),
+        ("input.files", "", "file names"),
+        ("input.format", "csv", "one of auto, jsonl, parquet"),
+        ("input.format", ["auto"], "one of"),
+        ("output.dir", 7, "text"),
+        ("output.dir", "", "text"),
+        ("output.raw", True, "one of all, errors, none"),
+        ("output.shard_rows", 0, "at least 1"),
+        ("output.shard_rows", "5", "whole number"),
+        ("output.shard_rows", 5.0, "whole number"),
+        ("output.shard_rows", True, "whole number"),
+        ("request.params", [], "table"),
+        ("request.params", {"messages": []}, "messages"),
+        ("request.model", 4, "text"),
+        ("endpoint.provider", "acme", "simulator"),
+        ("endpoint.concurrency", 0, "at least 1"),
+        ("endpoint.concurrency", "many", "auto"),
+        ("endpoint.concurrency", 1.5, "auto"),
+        ("endpoint.rpm", 0, "at least"),
+        ("endpoint.rpm", -1, "at least"),
+        ("endpoint.rpm", math.nan, "number"),
+        ("endpoint.rpm", math.inf, "number"),
+        ("endpoint.tpm", "1000", "number"),
+        ("endpoint.headers", "X: 1", "table"),
+        ("retry.max_attempts", 0, "at least 1"),
+        ("retry.timeout_s", 0, "at least"),
+        ("retry.timeout_s", math.inf, "number"),
+        ("retry.max_wait_s", -1, "at least 0"),
+        ("retry.max_response_bytes", 10, "at least 1024"),
+        ("guards.grace_s", "30", "number"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused(name, value, words):
+    """The message names the setting, shows the value and says what was expected."""
+    with pytest.raises(UsageError) as caught:
+        resolve(LEAST | {name: value})
+    assert words in str(caught.value)
+    assert name in str(caught.value) or words == "no input"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [1, {"a": -math.inf}], 2**63])
+def test_a_default_parameter_that_json_cannot_hold_is_refused_at_the_start(value):
+    """What would fail every single row is an error before the first is sent."""
+    with pytest.raises(UsageError, match="params"):
+        _resolve(request__params={"x": value})
+
+
+def test_a_default_parameter_that_is_a_date_is_refused():
+    """TOML knows dates, JSON does not."""
+    raw = from_toml("[request]\nparams = { since = 2026-01-01 }", path="c.toml")
+    with pytest.raises(UsageError, match="params"):
+        resolve(LEAST | raw)
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"), [("input.files", "no input"), ("output.dir", "-o DIR")]
+)
+def test_what_cannot_be_left_out(missing, words):
+    """Without input or run directory the message says how to give one."""
+    with pytest.raises(UsageError, match=words):
+        resolve({k: v for k, v in LEAST.items() if k != missing})
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit):
+    """No rows at all is a mistake."""
+    with pytest.raises(UsageError, match="--limit"):
+        resolve(LEAST, limit=limit)
+
+
+def test_one_input_file_may_be_plain_text():
+    """A single name does not need brackets."""
+    assert _resolve(input__files="b.jsonl").files == ("b.jsonl",)
+
+
+def test_columns_to_carry_may_be_a_list_in_the_file():
+    """The config file may name the columns one by one."""
+    assert _resolve(input__carry=["id", "topic"]).carry == _resolve(input__carry="id,topic").carry
+
+
+def test_the_endpoint_gets_a_name():
+    """Its own, or its provider's, or a word for the only one."""
+    assert resolve(LEAST).endpoint.name == "default"
+    assert _resolve(endpoint__provider="simulator").endpoint.name == "simulator"
+    assert _resolve(endpoint__provider="simulator", endpoint__name="x").endpoint.name == "x"
+
+
+def test_the_model_and_the_parameters_are_the_defaults_of_a_body():
+    """--model wins over a model among the parameters."""
+    found = _resolve(request__model="m", request__params={"model": "p", "seed": 1})
+    assert found.defaults() == {"model": "m", "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "warned"),
+    [
+        ({}, None, False),
+        ({"OPENAI_BASE_URL": "http://a"}, "http://a", False),
+        ({"OPENAI_API_BASE": "http://b"}, "http://b", False),
+        ({"OPENAI_BASE_URL": "http://a", "OPENAI_API_BASE": "http://a"}, "http://a", False),
+        ({"OPENAI_BASE_URL": "http://a", "OPENAI_API_BASE": "http://b"}, "http://a", True),
+        ({"OPENAI_BASE_URL": "", "OPENAI_API_BASE": "http://b"}, "http://b", False),
+        ({"OPENAI_BASE_URL": "", "OPENAI_API_BASE": ""}, None, False),
+    ],
+)
+def test_the_base_url_from_the_environment(environment, url, warned):
+    """The new variable wins over the old one, a difference is told, empty is unset."""
+    raw, warnings = from_environment(environment)
+    assert raw.get("endpoint.base_url") == url
+    assert bool(warnings) is warned
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("temperature=0", "temperature", 0),
+        ('user="a=b"', "user", "a=b"),
+        ('stop=["a","b"]', "stop", ["a", "b"]),
+        ("x=null", "x", None),
+        ("x= 1 ", "x", 1),
+    ],
+)
+def test_a_parameter_flag_is_a_key_and_json(text, key, value):
+    """The first equals sign parts the two."""
+    assert parse_param(text) == (key, value)
+
+
+@pytest.mark.parametrize("text", ["temperature", "=1", "x=", "x=text", "x=NaN", "x=-Infinity", ""])
+def test_a_parameter_flag_that_is_no_json_is_refused(text):
+    """Text without quotes, numbers JSON does not have and lost halves are refused."""
+    with pytest.raises(UsageError, match="--param"):
+        parse_param(text)
+
+
+def test_a_header_flag_is_a_name_and_a_value():
+    """The first colon parts the two; space around them goes."""
+    assert parse_header("X-Time: 12:30 ") == ("X-Time", "12:30")
+
+
+SECRET = "sk-hunter2"
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda: parse_header(SECRET),
+        lambda: parse_header(f": {SECRET}"),
+        lambda: _resolve(endpoint__headers={"X": f"{SECRET}\nY: 1"}),
+        lambda: _resolve(endpoint__headers={"X": f"{SECRET}\r"}),
+        lambda: _resolve(endpoint__headers={"X": f"{SECRET}\0"}),
+        lambda: _resolve(endpoint__headers={"X": f"{SECRET}é"}),
+        lambda: _resolve(endpoint__headers={"X": [SECRET]}),
+        lambda: _resolve(endpoint__headers=[SECRET]),
+        lambda: _resolve(endpoint__headers=SECRET),
+        lambda: parse_key(f"{SECRET}\nsecond", variable="KEY"),
+        lambda: parse_key(f"{SECRET}é", variable="KEY"),
+        lambda: parse_key(f"{SECRET}\0x", variable="KEY"),
+    ],
+    ids=range(12),
+)
+def test_a_refused_credential_is_not_repeated(refuse):
+    """Keys and header values that cannot be sent are refused without being shown."""
+    with pytest.raises(UsageError) as caught:
+        refuse()
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("name", ["X Y", "X:", "", "X\nY", "Ü"])
+def test_a_header_name_that_http_cannot_hold_is_refused(name):
+    """A name is a token; anything else would break or split the request."""
+    with pytest.raises(UsageError, match="headers"):
+        _resolve(endpoint__headers={name: "1"})
+
+
+@pytest.mark.parametrize(("text", "key"), [("", None), (" \n", None), (" k\n", "k"), ("k", "k")])
+def test_a_key_is_stripped(text, key):
+    """The newline that an editor leaves in a key file does no harm, and empty is unset."""
+    assert parse_key(text, variable="KEY") == key
+
+
+def test_credentials_do_not_show():
+    """Neither what is published nor a repr holds header values or a key."""
+    found = _resolve(endpoint__headers={"X-Token": SECRET})
+    assert "hunter2" not in repr(found)
+    assert "hunter2" not in json.dumps(found.public())
+    assert found.public()["endpoint.headers"] == ["X-Token"]
+
+
+def test_everything_published_is_json():
+    """All settings but the header values can be written into the summary."""
+    public = resolve(LEAST, limit=3).public()
+    assert json.loads(json.dumps(public)) == public
+    known = {setting.name for setting in config.TABLE} | {"limit"}
+    assert set(public) <= known
+
+
+def test_what_shapes_requests_is_compared():
+    """The settings marked as shaping are those a resumed run must share."""
+    marked = {setting.name for setting in config.TABLE if setting.shapes}
+    assert set(resolve(LEAST).shaping()) == marked
+
+
+def test_differences_are_told_with_both_values():
+    """Only what differs is listed, long values cut; some of it may be kept."""
+    before = _resolve(request__model="a", request__params={"stop": "x" * 200}).shaping()
+    now = _resolve(request__model="b", output__shard_rows=5, input__carry="none").shaping()
+    found = {difference.name: difference for difference in differences(before, now)}
+    assert set(found) == {
+        "request.model",
+        "request.params",
+        "output.shard_rows",
+        "input.carry",
+    }
+    assert str(found["request.model"]) == 'request.model: was "a", is "b"'
+    assert len(str(found["request.params"])) < 120
+    keepable = {name for name, difference in found.items() if difference.keepable}
+    assert keepable == {"request.model", "request.params"}
+
+
+def test_the_same_settings_do_not_differ():
+    """Shaping settings come back from JSON equal to themselves."""
+    shaping = _resolve(request__params={"a": [1, 2.5, None], "b": {"c": "d"}}).shaping()
+    assert differences(json.loads(json.dumps(shaping)), shaping) == []
+
+
+def test_a_setting_of_another_version_is_a_difference():
+    """A recorded setting that is unknown now, or a new one, counts."""
+    assert [str(d) for d in differences({"request.system": "be brief"}, {})] == [
+        'request.system: was "be brief", is null'
+    ]
