@@ -61,8 +61,9 @@ class Gate(Protocol):
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float) -> float:
         """The server throttles: nobody enters for ``wait_s`` seconds (None: as long as seems
-        wise). ``sent_at_s`` (loop time) is when the throttled request went out: news older than
-        the present cool-down does not lengthen it. Returns the seconds from now.
+        wise). ``sent_at_s`` (loop time) is when the throttled request went out: where the wait is
+        guessed, news older than the present cool-down does not lengthen it. Returns the seconds
+        from now.
         """
         ...
 

@@ -64,7 +64,7 @@ def upstream(*, reply_bytes: int, latency_s: float = 0.0) -> Iterator[str]:
         [*command, f"--latency={latency_s}"], stdout=subprocess.PIPE, text=True
     ) as server:
         try:
-            assert server.stdout is not None  # noqa: S101 - it is a pipe
+            assert server.stdout is not None
             base_url = server.stdout.readline().strip()
             if not base_url:
                 raise SystemExit("benchmarks/upstream.py did not start")

@@ -184,44 +184,52 @@ def sha256_of(path: Path) -> str:
 
 
 class Lock:
-    """Exclusive use of a run directory, held until the process ends or ``release``.
+    """Exclusive use of a run directory and its checkpoint, until the process ends or ``release``.
 
-    The lock is the operating system's (``flock``), so one whose process died is free again; the
-    file's content only tells people who holds it.
+    The locks are the operating system's (``flock``), so those of a process that died are free
+    again. The run directory itself is locked, wherever its checkpoint is; the file in the
+    checkpoint is locked too and tells people who holds it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor: int | None = None
+    def __init__(self, folder: Path, note: Path) -> None:
+        self.folder = folder
+        self.note = note
+        self._descriptors: list[int] = []
 
     def acquire(self) -> None:
-        """Take the lock. Raises ``RunLockedError`` naming the holder if it is taken."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
         try:
-            _take(descriptor)
+            for path, flags in ((self.folder, os.O_RDONLY), (self.note, os.O_RDWR | os.O_CREAT)):
+                descriptor = os.open(path, flags | os.O_CLOEXEC, PRIVATE_FILE)
+                self._descriptors.append(descriptor)
+                _take(descriptor)
         except BlockingIOError:
-            holder = os.pread(descriptor, 500, 0).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
+            self.release(clear=False)
+            try:
+                holder = self.note.read_text(errors="replace").strip()
+            except OSError:
+                holder = ""
+            holder = holder or "a run with another checkpoint"
             message = (
-                f"{self.path.parent.parent} is in use by another run ({holder}). "
+                f"{self.folder} is in use by another run ({holder}). "
                 "Wait for it, or stop it; `batchrun status` shows it"
             )
             raise RunLockedError(message, holder=holder) from None
         except BaseException:
-            os.close(descriptor)
+            self.release(clear=False)
             raise
-        self._descriptor = descriptor
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         text = f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text.encode(), 0)
+        os.ftruncate(self._descriptors[-1], 0)
+        os.pwrite(self._descriptors[-1], text.encode(), 0)
 
-    def release(self) -> None:
-        """Give the lock back."""
-        if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
+    def release(self, *, clear: bool = True) -> None:
+        """Give the locks back; ``clear`` wipes the note."""
+        if clear and self._descriptors:
+            os.ftruncate(self._descriptors[-1], 0)
+        for descriptor in reversed(self._descriptors):
+            os.close(descriptor)
+        self._descriptors = []
 
 
 def _take(descriptor: int) -> None:
@@ -233,10 +241,10 @@ def _take(descriptor: int) -> None:
     return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock; asks without needing permission to write."""
+def is_locked(folder: Path) -> bool:
+    """Whether a run holds this directory; asks without needing permission to write."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

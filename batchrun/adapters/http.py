@@ -145,7 +145,7 @@ class HttpTransport:
             )
             # Read to its end, a reply gives its connection back by itself.
             answer = self._redactor.body(await self._read(response))
-            return Reply(response.status, response.headers, answer)
+            return Reply(response.status, self._redactor.headers(response.headers), answer)
         except BaseException as error:
             status = None
             if response is not None:

@@ -139,9 +139,7 @@ def _locked(folder: Path, checkpoint: Path) -> files.Lock:
     try:
         files.make_folder(folder)
         files.make_folder(checkpoint, private=True)
-        # The lock is in the run directory wherever the checkpoint is: it guards both.
-        files.make_folder(folder / "checkpoint", private=True)
-        lock = files.Lock(folder / "checkpoint" / LOCK)
+        lock = files.Lock(folder, checkpoint / LOCK)
         lock.acquire()
     except OSError as error:
         message = f"cannot make the run directory {folder}: {error.strerror}"
@@ -156,6 +154,7 @@ def _set_aside(
     if not (checkpoint / STATES).exists() and not (folder / "results").exists():
         return lock
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    folder, checkpoint = folder.resolve(), checkpoint.resolve()
     aside = folder.with_name(f"{folder.name}.old-{stamp}")
     count = 1
     while aside.exists():
@@ -164,7 +163,7 @@ def _set_aside(
     try:
         folder.rename(aside)
         if checkpoint.exists():  # it lives elsewhere
-            shutil.move(checkpoint, aside / "checkpoint-elsewhere")
+            shutil.move(checkpoint, aside / "checkpoint")
         files.sync_folder(folder.parent)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,3 +37,9 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
         if as_json:
             put_json({"error": str(error), "exit_code": error.exit_code})
         sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - a defect: it ends like any failure midway
+        traceback.print_exc()
+        say("batchrun: this is a defect of batchrun. What was committed is intact")
+        if as_json:
+            put_json({"error": repr(error), "exit_code": 5})
+        sys.exit(5)

@@ -234,7 +234,8 @@ def _settings(
         if "endpoint.provider" in given:
             message = "--provider and --base-url name two endpoints; give one of them"
             raise UsageError(message)
-        raw.pop("endpoint.provider", None)
+        if raw.get("endpoint.provider") in setting_table.PROVIDERS:
+            del raw["endpoint.provider"]
     raw |= {name: _flag_value(name, value, raw) for name, value in given.items()}
     if inputs:
         raw["input.files"] = list(inputs)

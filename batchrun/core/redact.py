@@ -38,6 +38,13 @@ class Redactor:
                 body = body.replace(secret, REDACTED.encode())
         return body
 
+    def headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """A reply's headers without them; lower-case names where something was replaced."""
+        values = "\n".join(headers.values())
+        if not any(secret in values for secret in self._texts):
+            return headers
+        return {name.lower(): self.text(value) for name, value in headers.items()}
+
     def text(self, text: str) -> str:
         """A message without them."""
         for secret in self._texts:

@@ -8,7 +8,7 @@ from typing import Any
 
 from batchrun.adapters import files
 from batchrun.adapters.journal import STATES
-from batchrun.adapters.rundir import LOCK, STATUS, SUMMARY
+from batchrun.adapters.rundir import STATUS, SUMMARY
 from batchrun.errors import UsageError
 from batchrun.views import ending
 from batchrun.views.text import BOUND, duration, rate, safe, share
@@ -27,7 +27,7 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     if summary is None and live is None and not (control / STATES).exists():
         message = f"{folder} is no run directory: it has neither summary.json nor a checkpoint"
         raise UsageError(message)
-    if files.is_locked(place / "checkpoint" / LOCK):
+    if files.is_locked(place):
         return {"state": "running", "live": live}
     newer = (
         summary is not None

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow, files
 from batchrun.adapters.journal import STATES
-from batchrun.adapters.rundir import LOCK, SUMMARY, USAGE
+from batchrun.adapters.rundir import SUMMARY, USAGE
 from batchrun.errors import UsageError
 from batchrun.views.text import safe
 
@@ -107,7 +107,7 @@ def check(folder: str, checkpoint: str | None = None) -> Report:
         raise UsageError(message)
     report, sums = Report(folder), _Sums()
     summary = files.read_json(place / SUMMARY)
-    if files.is_locked(place / "checkpoint" / LOCK):
+    if files.is_locked(place):
         report.problems.append("a run is working here; verify it when it has ended")
     if not isinstance(summary, dict):
         report.problems.append("summary.json is missing: the run was killed; run it again")
@@ -332,12 +332,12 @@ def _compare_status(summary: dict[str, Any], report: Report, sums: _Sums) -> Non
         expected = ("complete_with_errors", 1) if sums.status["error"] else ("complete", 0)
         report.claim(
             (status, code) == expected,
-            f"summary.json says {status}, exit code {code}; the parts say {expected[0]}",
+            f"summary.json says status {status}, exit code {code}; the parts say {expected[0]}",
         )
     else:
         report.claim(
             status in ("stopped", "interrupted") and code not in (0, 1),
-            f"summary.json says {status}, exit code {code}, with rows pending",
+            f"summary.json says status {status}, exit code {code}, with rows pending",
         )
 
 

@@ -10,7 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Not part of the repository: made by make, by tools and by runs of batchrun itself.
-SKIPPED_DIRECTORIES = {".git", ".venv", "build", "checkpoint", "demo-run", "dist", "__pycache__"}
+SKIPPED_DIRECTORIES = {
+    ".git",
+    ".hypothesis",
+    ".venv",
+    "build",
+    "checkpoint",
+    "demo-run",
+    "dist",
+    "__pycache__",
+}
 
 
 @dataclass(frozen=True)

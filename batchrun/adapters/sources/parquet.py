@@ -190,9 +190,8 @@ class _Digest:
     def add(self, batch: pa.RecordBatch) -> None:
         """Take in the carried columns of the next rows."""
         for field, column in zip(batch.schema, batch.columns, strict=True):
-            values = column.cast(pa.int64()) if pa.types.is_temporal(field.type) else column
             running = self._columns.setdefault(field.name, hashlib.sha256())
-            running.update("".join(f"{value!r}\n" for value in values.to_pylist()).encode())
+            running.update("".join(f"{value!r}\n" for value in _values(column)).encode())
 
     def digest(self) -> bytes:
         """The digest of everything taken in."""
@@ -200,6 +199,22 @@ class _Digest:
         for running in self._columns.values():
             whole.update(running.digest())
         return whole.digest()
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column's values as Python values whose repr tells them apart."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _values(column.dictionary_decode())
+    if pa.types.is_temporal(kind) and kind.bit_width in (32, 64):
+        column = column.view(pa.int32() if kind.bit_width == 32 else pa.int64())
+    try:
+        values: list[Any] = column.to_pylist()
+    except ValueError:
+        # Nested nanoseconds have no Python value.
+        singles = (column.take([place]) for place in range(len(column)))
+        return [arrow.to_ipc(pa.record_batch([single], names=["value"])) for single in singles]
+    return values
 
 
 def _footers(files: Sequence[Stamp]) -> tuple[pa.Schema, list[int]]:
