@@ -30,8 +30,12 @@ from batchrun.errors import DamagedError, StorageError
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
 
 FORMAT = "1"
+PIECE_ROWS = 128
+PIECE_BYTES = 12 * 2**20
+"""What is read back at once: records are many small objects, four times the size of columns."""
 GROUP_ROWS = 1024
-GROUP_BYTES = 12 * 2**20
+GROUP_BYTES = 4 * 2**20
+"""What becomes a row group."""
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
 _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
 
@@ -116,11 +120,9 @@ class Parts:
             log = ShardReader(self._journal, shard)
             for high, outcomes, ledger in self._pieces(shard, log):
                 ledgered = self._attempts_table(ledger, old_attempts.below(high))
-                if ledgered.num_rows:
-                    write_attempts.write_table(ledgered)
+                write_attempts.add(ledgered)
                 resulted = self._results_table(log, outcomes, old_results.below(high))
-                if resulted.num_rows:
-                    write_results.write_table(resulted)
+                write_results.add(resulted)
                 _count(totals, ledger, outcomes, ledgered, resulted)
         return totals
 
@@ -132,7 +134,7 @@ class Parts:
         """
         end = (shard + 1) * self._journal.shard_rows
         while True:
-            outcomes = log.outcomes(rows_max=GROUP_ROWS, bytes_max=GROUP_BYTES)
+            outcomes = log.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
             high = outcomes[-1].row + 1 if log.more else end
             ledger = list(log.attempts_below(high))
             ledger += [o.attempt for o in outcomes if o.attempt is not None]
@@ -231,7 +233,7 @@ def _tuples(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 @contextlib.contextmanager
-def _writer(draft: files.Draft, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+def _writer(draft: files.Draft, schema: pa.Schema) -> Iterator[_Groups]:
     """A Parquet writer onto a draft."""
     writer = pq.ParquetWriter(
         pa.PythonFile(draft, mode="w"),
@@ -242,7 +244,35 @@ def _writer(draft: files.Draft, schema: pa.Schema) -> Iterator[pq.ParquetWriter]
         write_statistics=["row"],
     )
     with writer:
-        yield writer
+        groups = _Groups(writer)
+        yield groups
+        groups.flush()
+
+
+class _Groups:
+    """Gathers tables into row groups of a good size."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self._tables: list[pa.Table] = []
+        self._rows = 0
+        self._bytes = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take the next rows."""
+        if table.num_rows:
+            self._tables.append(table)
+            self._rows += table.num_rows
+            self._bytes += table.nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self._tables:
+            table = pa.concat_tables(self._tables)
+            self._tables, self._rows, self._bytes = [], 0, 0
+            self._writer.write_table(table)
 
 
 class _OldPart:
