@@ -237,6 +237,8 @@ ENVIRONMENT = {
     "OPENAI_API_KEY": "The key, unless `--api-key-env` names another variable.",
     "OPENAI_BASE_URL": "The base URL, unless the config file names a `provider`.",
     "OPENAI_API_BASE": "The older name of the same; a warning if both are set and differ.",
+    "OPENAI_ORG_ID": "Sent as the header `OpenAI-Organization`.",
+    "OPENAI_PROJECT_ID": "Sent as the header `OpenAI-Project`.",
     "HTTPS_PROXY": "The proxy for `https://` endpoints. Lower case works too.",
     "HTTP_PROXY": "The proxy for `http://` endpoints. Lower case works too.",
     "ALL_PROXY": "The proxy where neither of the two is set. Lower case works too.",

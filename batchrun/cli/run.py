@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import shlex
 import sys
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from batchrun.ports import Observer
 
 DOTENV = ".env"
-GC_OBJECTS = 50_000
 _SHORT = {"output.dir": "-o"}
 _TYPES: dict[str, click.ParamType[Any]] = {"int": click.INT, "number": click.FLOAT}
 _NOT_REPEATED = ("--restart", "--keep-done")
@@ -116,16 +114,12 @@ def _run(
 ) -> int:
     """One session; returns the exit code."""
     from batchrun import assemble
-    from batchrun.adapters import arrow
     from batchrun.adapters.rundir import Changes
+    from batchrun.cli.process import make_lean
     from batchrun.views import ending
     from batchrun.views.text import safe
 
-    arrow.forgo_pandas()
-    # Rows make many small objects and next to no cycles: the collector's default of a look at
-    # every 700 took a fifth of all CPU time.
-    gc.freeze()
-    gc.set_threshold(GC_OBJECTS, 20, 100)
+    make_lean()
     with contextlib.ExitStack() as stack:
         if settings.endpoint.provider == "simulator":
             settings = _simulated(settings, stack, tell)

@@ -147,4 +147,6 @@ def test_a_killed_run_goes_on(cli, simulator, jsonl, until, published):
     assert published(cli.folder / "run")["row"].to_pylist() == list(range(60))
     cli.verified("run")
     ledger = published(cli.folder / "run", "attempts")
-    assert ledger.num_rows == endpoint.stats()["requests_total"]
+    interrupted = ledger["error_code"].to_pylist().count("interrupted")
+    # A request noted as going out when the kill came may never have reached the server.
+    assert 0 <= ledger.num_rows - endpoint.stats()["requests_total"] <= interrupted <= 4

@@ -23,7 +23,7 @@ from batchrun.core.reply import json_text
 from batchrun.errors import InputLostError
 from batchrun.records import Block, Position, Row, Span
 
-READ_BYTES = 2**20
+READ_BYTES = 2**18
 LINE_BYTES_MAX = 64 * 2**20
 BLOCK_ROWS = 128
 BLOCK_BYTES = 2 * 2**20
