@@ -248,4 +248,4 @@ class EndpointGate:
         """
         if self.waiting_for is not None:
             return self.waiting_for
-        return "concurrency" if self._waiting else None
+        return "concurrency" if self._free == 0 else None

@@ -80,7 +80,6 @@ class LiveProgress:
 
 def _display(s: Snapshot, width: int) -> RenderableType:
     from rich.console import Group
-    from rich.progress_bar import ProgressBar
     from rich.text import Text
 
     whole = "?" if s.rows_input is None else f"{s.rows_input:,}"
@@ -89,12 +88,7 @@ def _display(s: Snapshot, width: int) -> RenderableType:
         Text.assemble(
             (head, "bold"), f"  ETA {duration(s.eta_s)}  elapsed {duration(s.elapsed_s)}"
         ),
-        ProgressBar(
-            total=s.rows_input or None,
-            completed=s.done,
-            width=max(10, min(width - 1, 72)),
-            pulse=s.rows_input is None,
-        ),
+        _bar(s, max(10, min(width - 1, 72))),
         Text.assemble(
             ("ok ", "green"),
             f"{s.ok:,}  ",
@@ -108,6 +102,14 @@ def _display(s: Snapshot, width: int) -> RenderableType:
         Text(_last_line(s), style="dim"),
     ]
     return Group(*lines)
+
+
+def _bar(s: Snapshot, width: int) -> RenderableType:
+    """The share done as a line; empty while the whole is not known."""
+    from rich.text import Text
+
+    filled = width * s.done // s.rows_input if s.rows_input else 0
+    return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "dim"))
 
 
 def _last_line(s: Snapshot) -> str:

@@ -107,10 +107,12 @@ def check(folder: str, checkpoint: str | None = None) -> Report:
         raise UsageError(message)
     report, sums = Report(folder), _Sums()
     summary = files.read_json(place / SUMMARY)
-    if files.is_locked(place):
+    live = files.is_locked(place)
+    if live:
         report.problems.append("a run is working here; verify it when it has ended")
     if not isinstance(summary, dict):
-        report.problems.append("summary.json is missing: the run was killed; run it again")
+        if not live:
+            report.problems.append("summary.json is missing: the run was killed; run it again")
         summary = None
     names = [sorted(p.name for p in (place / kind).glob("part-*.parquet")) for kind in _KINDS]
     for kind, mine, others in zip(_KINDS, names, reversed(names), strict=True):
