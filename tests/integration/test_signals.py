@@ -149,4 +149,4 @@ def test_a_killed_run_goes_on(cli, simulator, jsonl, until, published):
     ledger = published(cli.folder / "run", "attempts")
     interrupted = ledger["error_code"].to_pylist().count("interrupted")
     # A request noted as going out when the kill came may never have reached the server.
-    assert 0 <= ledger.num_rows - endpoint.stats()["requests_total"] <= interrupted <= 4
+    assert 0 <= ledger.num_rows - endpoint.stats()["requests_total"] <= interrupted
