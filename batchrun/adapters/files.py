@@ -14,11 +14,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from batchrun.errors import RunLockedError, StorageError
+from batchrun.errors import RunLockedError
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -36,20 +36,6 @@ step: Callable[[str], None] = _nothing
 def reached(name: str) -> None:
     """A durable step was reached."""
     step(name)
-
-
-@contextlib.contextmanager
-def storing(what: str) -> Iterator[None]:
-    """Turn a failed write into a ``StorageError`` that says what could not be written."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        message = (
-            f"cannot write {what}: {reason}. What was committed before is intact; "
-            "make room or mend the disk, then run the same command again"
-        )
-        raise StorageError(message) from error
 
 
 class Draft:
@@ -175,12 +161,6 @@ def make_folder(folder: Path, *, private: bool = False) -> None:
     folder.mkdir(mode=PRIVATE_FOLDER if private else 0o777, parents=True, exist_ok=True)
     for made in missing:
         sync_folder(made.parent)
-
-
-def sha256_of(path: Path) -> str:
-    """The digest of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Lock:

@@ -29,7 +29,6 @@ class StopSwitch:
 
     def __init__(self) -> None:
         self.reason: Stop | None = None
-        self.at_once = False
         self._event = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -41,7 +40,6 @@ class StopSwitch:
             self.reason = reason
             self._event.set()
         elif reason.is_signal:
-            self.at_once = True
             self._hurry.set()
 
     @property
