@@ -20,13 +20,15 @@ from typing import Any
 
 from batchrun import __version__
 from batchrun.adapters import files, parts, rundir
+from batchrun.adapters.comparing import Changes
 from batchrun.adapters.journal import JournalWriter
-from batchrun.adapters.rundir import Changes, RunDirectory
+from batchrun.adapters.rundir import RunDirectory
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.core import body, redact, summary
 from batchrun.core.duplicates import Duplicates
 from batchrun.core.setting_table import DEFAULT_BASE_URL
-from batchrun.core.settings import Settings, parse_key
+from batchrun.core.setting_values import parse_key
+from batchrun.core.settings import Settings
 from batchrun.core.urls import chat_completions_url
 from batchrun.engine.attempt import AttemptLoop, Policy
 from batchrun.engine.engine import Engine, Known

@@ -9,37 +9,26 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from batchrun.adapters import arrow, files
+from batchrun.adapters import arrow, comparing, files
+from batchrun.adapters.comparing import Changes, known
 from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.journal import STATES, Journal, recover_flights
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Carry, Reader, Stamp
-from batchrun.core import settings as config
+from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.core.settings import Settings
 from batchrun.core.shards import plan_reading
 from batchrun.core.totals import Totals
-from batchrun.errors import DamagedError, RunChangedError, StorageError, UsageError
-from batchrun.records import Position, ShardState, Span
+from batchrun.errors import DamagedError, StorageError, UsageError
+from batchrun.records import Span
 
 FLIGHTS, LOCK, STATUS = "inflight", "lock", "status.json"
 SUMMARY, USAGE = "summary.json", "usage.parquet"
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What the user allows when settings or input are not those of the run directory."""
-
-    keep_done: bool = False
-    restart: bool = False
 
 
 @dataclass(slots=True)
@@ -87,9 +76,7 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
     ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
     and nothing was touched.
     """
-    stamps = opening.stamp(settings.files)
-    kind = opening.format_of(settings.files, settings.format)
-    opening.require_rows(stamps, kind)
+    given = opening.find(settings.files, settings.format)
     folder, checkpoint = Path(settings.dir), Path(settings.checkpoint)
     lock = _locked(folder, checkpoint)
     journal: Journal | None = None
@@ -99,11 +86,11 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
         _refuse_lost_checkpoint(folder, checkpoint)
         journal = Journal(checkpoint, settings.shard_rows)
         if journal.states.get("settings") is None:
-            carry = _begin(journal, settings, stamps, kind)
+            carry = _begin(journal, settings, given)
             grown = False
         else:
-            carry, grown = _continue(journal, settings, stamps, kind, changes, say)
-        reader = opening.open_reader(stamps, kind, carry, settings.shard_rows)
+            carry, grown = comparing.go_on(journal, settings, given, changes, say)
+        reader = given.reader(carry, settings.shard_rows)
         parts = Parts(folder, journal, carry.schema)
         opened = RunDirectory(folder, checkpoint, lock, journal, parts, reader, carry, [])
         _recover(opened, settings, say)
@@ -185,176 +172,18 @@ def _refuse_lost_checkpoint(folder: Path, checkpoint: Path) -> None:
         raise DamagedError(message, path=str(path))
 
 
-def _begin(journal: Journal, settings: Settings, stamps: Sequence[Stamp], kind: str) -> Carry:
-    schema = opening.open_reader(stamps, kind, None, settings.shard_rows).schema()
-    carry = opening.choose(schema, settings.carry, json_rows=kind == "jsonl")
+def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
+    schema = given.reader(None, settings.shard_rows).schema()
+    carry = opening.choose(schema, settings.carry, with_extra=given.has_extra)
     journal.states.put(
         settings=settings.shaping(),
-        input=[asdict(stamp) for stamp in stamps],
-        input_format=kind,
+        input=[asdict(stamp) for stamp in given.stamps],
+        input_format=given.kind,
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         started_at_us=time.time_ns() // 1000,
     )
     return carry
-
-
-def _continue(
-    journal: Journal,
-    settings: Settings,
-    stamps: Sequence[Stamp],
-    kind: str,
-    changes: Changes,
-    say: Callable[[str], None],
-) -> tuple[Carry, bool]:
-    """Compare with what is recorded. Returns the recorded columns, and whether the input may have
-    grown.
-    """
-    names, everything = journal.states.get("carry_names")
-    carry = Carry(
-        arrow.schema_from_bytes(journal.states.get("carry_schema")), tuple(names), everything
-    )
-    done = sum(journal.unpublished())
-    for published in journal.states.published():
-        done += sum(
-            sum(g[3][k] for k in ("rows_ok", "rows_error")) for g in published.totals["groups"]
-        )
-    found = config.differences(journal.states.get("settings"), settings.shaping())
-    if found and not (changes.keep_done and all(d.keepable for d in found)):
-        choices = ["--restart starts over; the old contents are kept aside"]
-        if all(difference.keepable for difference in found):
-            choices.insert(0, f"--keep-done keeps the {done:,} done rows and goes on with the rest")
-        raise _changed(
-            f"the settings are not those that {settings.dir} was begun with",
-            [str(difference) for difference in found],
-            f"{done:,} rows are done",
-            choices,
-        )
-    if kind != journal.states.get("input_format"):
-        raise _changed(
-            "the input has another format than the run was begun with",
-            [f"format: was {journal.states.get('input_format')}, is {kind}"],
-            f"{done:,} rows are done",
-            ["--restart starts over; the old contents are kept aside"],
-        )
-    grown = _compare_input(journal, settings, stamps, kind, carry, changes, say)
-    if found or grown:
-        journal.states.put(
-            settings=settings.shaping(),
-            input=[asdict(stamp) for stamp in stamps],
-            input_rows=None,
-        )
-    return carry, grown
-
-
-def _compare_input(
-    journal: Journal,
-    settings: Settings,
-    stamps: Sequence[Stamp],
-    kind: str,
-    carry: Carry,
-    changes: Changes,
-    say: Callable[[str], None],
-) -> bool:
-    """Size and modification time equal: trusted. Else what was read before is read again and
-    compared by digest. Returns False where nothing changed at all.
-    """
-    recorded = [Stamp(**stamp) for stamp in journal.states.get("input")]
-    now = [(stamp.size, stamp.mtime_ns) for stamp in stamps]
-    if now == [(stamp.size, stamp.mtime_ns) for stamp in recorded]:
-        return False
-    states = journal.shards()
-    if states:
-        say(f"the input files changed on disk; comparing {len(states):,} shards with what was read")
-    reader = opening.open_reader(stamps, kind, carry, settings.shard_rows)
-    if kind == "parquet":
-        schema = opening.choose(reader.schema(), settings.carry, json_rows=False).schema
-        if not schema.equals(carry.schema):
-            raise _changed(
-                "the input's columns are not those that the run was begun with",
-                [_schema_difference(carry.schema, schema)],
-                "parts hold one schema",
-                ["--restart starts over; the old contents are kept aside"],
-            )
-    fresh, edited = _reread(reader, states, settings.shard_rows)
-    if edited and not changes.keep_done:
-        touched = sum(len(_known_rows(journal, settings, carry, s)[0]) for s in edited)
-        first = edited[0] * settings.shard_rows
-        raise _changed(
-            f"the input is not what {settings.dir} was begun with",
-            [f"rows from {first:,} on differ ({len(edited):,} of {len(states):,} shards read)"],
-            f"up to {touched:,} done rows are touched",
-            [
-                "--keep-done keeps every done row and goes on with the rest",
-                "--restart starts over; the old contents are kept aside",
-            ],
-        )
-    journal.refresh(fresh)
-    return True
-
-
-def _known_rows(
-    journal: Journal, settings: Settings, carry: Carry, shard: int
-) -> tuple[frozenset[int], dict[int, int]]:
-    """Rows of a shard that have an outcome, in its part or in the journal, and the last attempt
-    number of rows that have none.
-    """
-    return _known(Parts(Path(settings.dir), journal, carry.schema), journal, shard)
-
-
-def _known(parts: Parts, journal: Journal, shard: int) -> tuple[frozenset[int], dict[int, int]]:
-    published, numbers = parts.known_rows(shard)
-    opened = journal.open_shard(shard)
-    done = frozenset(published) | frozenset(opened.done)
-    attempts = dict(numbers)
-    for row, number in opened.attempts.items():
-        attempts[row] = max(number, attempts.get(row, 0))
-    return done, {row: number for row, number in attempts.items() if row not in done}
-
-
-def _reread(
-    reader: Reader, states: Sequence[ShardState], shard_rows: int
-) -> tuple[list[ShardState], list[int]]:
-    """Read again what was read before: the states as they are now, and the shards that differ."""
-    position = Position()
-    fresh, edited = [], []
-    for state in states:
-        span = Span(state.shard, state.shard, position)
-        limit = state.shard * shard_rows + state.rows_read
-        last = next(iter(deque(reader.blocks([span], limit=limit), maxlen=1)), None)
-        rows, digest = (last.rows_read, last.digest) if last else (0, b"")
-        position = last.end if last else position
-        if state.digest and (rows, digest) != (state.rows_read, state.digest):
-            edited.append(state.shard)
-        # A short shard was the input's end: now there may be more of it.
-        complete = state.complete and state.rows_read == shard_rows
-        fresh.append(
-            replace(
-                state,
-                rows_read=rows or state.rows_read,
-                digest=digest,
-                end=position,
-                complete=complete,
-            )
-        )
-    return fresh, edited
-
-
-def _changed(
-    what: str, details: Sequence[str], touches: str, choices: Sequence[str]
-) -> RunChangedError:
-    lines = [f"{what}. Nothing was sent and nothing was touched."]
-    lines += [f"  {detail}" for detail in details]
-    lines += [f"  {touches}. Choose:"]
-    lines += [f"  {choice}" for choice in choices]
-    return RunChangedError("\n".join(lines))
-
-
-def _schema_difference(before: pa.Schema, now: pa.Schema) -> str:
-    old = {field.name: str(field.type) for field in before}
-    new = {field.name: str(field.type) for field in now}
-    changed = [n for n in dict.fromkeys([*old, *new]) if old.get(n) != new.get(n)]
-    return "; ".join(f"{n}: was {old.get(n, 'absent')}, is {new.get(n, 'absent')}" for n in changed)
 
 
 def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None]) -> None:
@@ -371,7 +200,7 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     complete = {state.shard for state in states if state.complete}
     begun = {state.shard for state in states} - complete
     opened.touched = journal.touched()
-    opened.known = {shard: _known(opened.parts, journal, shard) for shard in begun | opened.touched}
+    opened.known = {shard: known(opened.parts, journal, shard) for shard in begun | opened.touched}
 
     def last_attempt(row: int) -> int:
         shard = row // settings.shard_rows
@@ -386,7 +215,7 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
         say(f"{lost} requests were in flight when the last run ended; they are sent again")
         opened.touched = journal.touched()
         for shard in opened.touched:
-            opened.known[shard] = _known(opened.parts, journal, shard)
+            opened.known[shard] = known(opened.parts, journal, shard)
     with contextlib.suppress(FileNotFoundError):
         (opened.checkpoint / FLIGHTS).unlink()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.cli.console import exit_codes, put_json, say
-from batchrun.core import setting_table
+from batchrun.core import setting_table, setting_values
 from batchrun.core import settings as config
 from batchrun.errors import UsageError
 
@@ -114,7 +114,7 @@ def _run(
 ) -> int:
     """One session; returns the exit code."""
     from batchrun import assemble
-    from batchrun.adapters.rundir import Changes
+    from batchrun.adapters.comparing import Changes
     from batchrun.cli.process import make_lean
     from batchrun.views import ending
     from batchrun.views.text import safe
@@ -242,11 +242,11 @@ def _flag_value(name: str, value: Any, raw: config.Raw) -> Any:
         case "object":
             before = raw.get(name)
             base = before if isinstance(before, dict) else {}
-            return base | dict(config.parse_param(text) for text in value)
+            return base | dict(setting_values.parse_param(text) for text in value)
         case "headers":
             before = raw.get(name)
             base = before if isinstance(before, dict) else {}
-            return base | dict(config.parse_header(text) for text in value)
+            return base | dict(setting_values.parse_header(text) for text in value)
         case "concurrency" if value.isdecimal():
             return int(value)
         case _:

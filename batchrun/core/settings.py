@@ -8,9 +8,6 @@ downstream checks again.
 from __future__ import annotations
 
 import difflib
-import json
-import math
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +23,8 @@ from batchrun.core.setting_table import (
     TABLE,
     Setting,
 )
+from batchrun.core.setting_values import checked
 from batchrun.errors import UsageError
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet."""
@@ -177,7 +173,7 @@ def from_environment(environment: Mapping[str, str]) -> tuple[Raw, list[str]]:
 def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
     value = {
-        setting.name: _checked(setting, raw[setting.name])
+        setting.name: checked(setting, raw[setting.name])
         if raw.get(setting.name) is not None
         else setting.default
         for setting in TABLE
@@ -228,173 +224,3 @@ def _endpoint(value: Mapping[str, Any]) -> Endpoint:
         rpm=value["endpoint.rpm"],
         tpm=value["endpoint.tpm"],
     )
-
-
-def _checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind is a case
-    wrong = UsageError(f"{setting.name} is {value!r}; expected {_expectation(setting)}")
-    match setting.kind:
-        case "text" | "path":
-            if not isinstance(value, str) or not value:
-                raise wrong
-        case "paths":
-            if isinstance(value, str):
-                value = [value]
-            if not isinstance(value, (list, tuple)) or not all(
-                isinstance(item, str) and item for item in value
-            ):
-                raise wrong
-        case "choice":
-            if value not in setting.choices:
-                raise wrong
-        case "int" | "number" | "concurrency":
-            if setting.kind == "concurrency" and value == "auto":
-                return value
-            integral = setting.kind != "number"
-            if isinstance(value, bool) or not isinstance(value, int if integral else (int, float)):
-                raise wrong
-            if not (setting.low or 0) <= value < float("inf"):
-                raise wrong
-        case "columns":
-            return _columns(value, wrong)
-        case "object":
-            if not isinstance(value, dict):
-                raise wrong
-            _check_json(setting, value)
-        case "headers":
-            return _headers(setting, value)
-    return value
-
-
-def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
-    if value in ("all", "none"):
-        return str(value)
-    if isinstance(value, str):
-        value = [name.strip() for name in value.split(",")]
-    if not isinstance(value, list) or not all(isinstance(n, str) and n for n in value):
-        raise wrong
-    return tuple(value)
-
-
-def _check_json(setting: Setting, value: object, where: str = "") -> None:
-    """Refuse what JSON cannot hold, or servers do not take: NaN, dates, huge integers."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check_json(setting, item, f"{where}.{key}")
-    elif isinstance(value, list):
-        for item in value:
-            _check_json(setting, item, where)
-    elif not (
-        value is None
-        or isinstance(value, (str, bool))
-        or (isinstance(value, int) and -(2**63) <= value < 2**63)
-        or (isinstance(value, float) and math.isfinite(value))
-    ):
-        message = f"{setting.name}{where} is {value!s}, which JSON cannot hold"
-        raise UsageError(message)
-
-
-def _headers(setting: Setting, value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        message = f"{setting.name}: expected a table of header names and values"
-        raise UsageError(message)
-    for name, text in value.items():
-        if not _HEADER_NAME.fullmatch(name):
-            message = f"{setting.name}: {name!r} is no header name"
-            raise UsageError(message)
-        if not isinstance(text, str) or not f"{name}{text}".isascii() or set(text) & set("\r\n\0"):
-            # The value may be a credential: it is not repeated here.
-            message = f"{setting.name}: the value of {name!r} is not one line of ASCII text"
-            raise UsageError(message)
-    return value
-
-
-def _expectation(setting: Setting) -> str:
-    match setting.kind:
-        case "choice":
-            return "one of " + ", ".join(setting.choices)
-        case "int":
-            return f"a whole number, at least {setting.low:g}"
-        case "number":
-            return f"a number, at least {setting.low:g}"
-        case "concurrency":
-            return "a whole number, at least 1, or auto"
-        case "object":
-            return "a table"
-        case "paths":
-            return "a list of file names"
-        case "columns":
-            return "all, none, or column names"
-        case _:
-            return "text"
-
-
-def parse_param(text: str) -> tuple[str, Any]:
-    """One ``KEY=JSON`` flag. Raises ``UsageError`` for what is not JSON."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        message = f"--param {text!r}: expected KEY=JSON, such as temperature=0"
-        raise UsageError(message)
-    try:
-        return key, json.loads(value, parse_constant=_refuse_constant)
-    except ValueError:
-        message = f"--param {key}: {value!r} is not JSON (quote text twice: {key}='\"text\"')"
-        raise UsageError(message) from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def parse_header(text: str) -> tuple[str, str]:
-    """One ``'K: V'`` flag. The value is not repeated in the error: it may be a credential."""
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        message = "--header: expected 'Name: value'"
-        raise UsageError(message)
-    return name.strip(), value.strip()
-
-
-def parse_key(text: str, *, variable: str) -> str | None:
-    """A key as it may go into a header: stripped, or None where empty.
-
-    Raises ``UsageError`` for line breaks inside or text that is not ASCII, without repeating it.
-    """
-    key = text.strip()
-    if not key.isascii() or any(ord(c) < 32 for c in key):
-        message = f"the key in {variable} holds a line break or a character that is not ASCII"
-        raise UsageError(message)
-    return key or None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One shaping setting that is not what the run directory was made with."""
-
-    name: str
-    before: Any
-    now: Any
-
-    @property
-    def keepable(self) -> bool:
-        """Whether done rows may be kept in spite of it: parts hold one schema and one shard
-        size, so these two need a new start.
-        """
-        return self.name not in ("input.carry", "output.shard_rows")
-
-    def __str__(self) -> str:
-        return f"{self.name}: was {_short(self.before)}, is {_short(self.now)}"
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """What changed between the recorded shaping settings and the present ones."""
-    names = dict.fromkeys([*before, *now])
-    return [
-        Difference(name, before.get(name), now.get(name))
-        for name in names
-        if before.get(name) != now.get(name)
-    ]
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

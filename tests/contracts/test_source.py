@@ -174,11 +174,11 @@ def _body(number):
 
 def _opened(paths, limit):
     """The real source over these files, with all columns carried."""
-    stamps = opening.stamp([str(path) for path in paths])
-    kind = opening.format_of([str(path) for path in paths], "auto")
-    schema = opening.open_reader(stamps, kind, None, SHARD_ROWS).schema()
-    carry = opening.choose(schema, "all", json_rows=kind == "jsonl")
-    return ReadAhead(opening.open_reader(stamps, kind, carry, SHARD_ROWS), limit=limit)
+    names = [str(path) for path in paths]
+    given = opening.Input(tuple(opening.stamp(names)), opening.format_of(names, "auto"))
+    schema = given.reader(None, SHARD_ROWS).schema()
+    carry = opening.choose(schema, "all", with_extra=given.has_extra)
+    return ReadAhead(given.reader(carry, SHARD_ROWS), limit=limit)
 
 
 def _carried(blocks):

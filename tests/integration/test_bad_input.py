@@ -190,10 +190,10 @@ def test_no_depth_of_nesting_stops_the_run(depth, tmp_path):
     lines = [GOOD[:-1] + b', "%s": %s}' % (key, nested) for key in (b"note", b"metadata")]
     lines += [b'{"custom_id": ' + nested + b", " + GOOD[1:], GOOD]
     path = _file(tmp_path, b"\n".join(lines))
-    stamps = opening.stamp([str(path)])
-    schema = opening.open_reader(stamps, "jsonl", None, 10).schema()
-    carry = opening.choose(schema, "all", json_rows=True)
-    reader = opening.open_reader(stamps, "jsonl", carry, 10)
+    given = opening.find([str(path)], "jsonl")
+    schema = given.reader(None, 10).schema()
+    carry = opening.choose(schema, "all", with_extra=True)
+    reader = given.reader(carry, 10)
     rows = [row for b in reader.blocks([Span(0, None, Position())], limit=None) for row in b.rows]
     assert len(rows) == 4
     for row in rows:

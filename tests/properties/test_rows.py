@@ -129,10 +129,10 @@ def _write(path, rows):
 
 
 def _reader(path, shard_rows=5, carry="all"):
-    stamps = opening.stamp([str(path)])
-    schema = opening.open_reader(stamps, "jsonl", None, shard_rows).schema()
-    chosen = opening.choose(schema, carry, json_rows=True)
-    return opening.open_reader(stamps, "jsonl", chosen, shard_rows), chosen
+    given = opening.Input(tuple(opening.stamp([str(path)])), "jsonl")
+    schema = given.reader(None, shard_rows).schema()
+    chosen = opening.choose(schema, carry, with_extra=True)
+    return given.reader(chosen, shard_rows), chosen
 
 
 def _blocks(reader, *spans, limit=None):

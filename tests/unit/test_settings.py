@@ -6,17 +6,10 @@ import math
 import pytest
 
 from batchrun.core import settings as config
-from batchrun.core.settings import (
-    AUTO_CONCURRENCY,
-    DEFAULT_BASE_URL,
-    differences,
-    from_environment,
-    from_toml,
-    parse_header,
-    parse_key,
-    parse_param,
-    resolve,
-)
+from batchrun.core.differences import differences
+from batchrun.core.setting_table import AUTO_CONCURRENCY, DEFAULT_BASE_URL
+from batchrun.core.setting_values import parse_header, parse_key, parse_param
+from batchrun.core.settings import from_environment, from_toml, resolve
 from batchrun.errors import UsageError
 
 LEAST = {"input.files": ["a.jsonl"], "output.dir": "run"}

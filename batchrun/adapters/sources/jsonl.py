@@ -16,9 +16,9 @@ import msgspec
 import pyarrow as pa
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources.opening import Carry, Stamp
+from batchrun.adapters.sources.opening import Carry, Splitter, Stamp
 from batchrun.core import carried
-from batchrun.core.body import TOO_DEEP, nested_too_deeply, split
+from batchrun.core.body import TOO_DEEP, nested_too_deeply
 from batchrun.core.reply import json_text
 from batchrun.errors import InputLostError
 from batchrun.records import Block, Position, Row, Span
@@ -134,9 +134,12 @@ def _count_lines(stamp: Stamp, stop: Callable[[], bool]) -> int | None:
 class JsonlReader:
     """Rows of JSONL files, as ``opening.Reader`` describes."""
 
-    def __init__(self, files: Sequence[Stamp], carry: Carry | None, shard_rows: int) -> None:
+    def __init__(
+        self, files: Sequence[Stamp], carry: Carry | None, shard_rows: int, splitter: Splitter
+    ) -> None:
         self._files = files
         self._shard_rows = shard_rows
+        self.split = splitter
         self._carry = carry
 
     def schema(self) -> pa.Schema:
@@ -148,7 +151,7 @@ class JsonlReader:
                     return
                 fields, _ = self._fields(line)
                 if fields is not None:
-                    yield split(fields).carried
+                    yield self.split(fields).carried
 
         kinds = carried.infer(sample())
         return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
@@ -268,7 +271,7 @@ class _Draft:
             row = Row(number, None, None, problem, line.size, line.file, line.number)
             self._carried.append({})
         else:
-            parts = split(fields)
+            parts = self._reader.split(fields)
             row = Row(
                 number,
                 parts.custom_id,

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from batchrun.adapters import arrow
 from batchrun.core import carried
+from batchrun.core.body import Split, split
 from batchrun.errors import InputError, InputLostError, UsageError
-from batchrun.records import Block, Position, Row, Span
+from batchrun.records import Block, JsonObject, Position, Row, Span
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
 
@@ -83,21 +84,6 @@ def stamp(files: Sequence[str]) -> list[Stamp]:
     return stamps
 
 
-def require_rows(stamps: Sequence[Stamp], kind: str) -> None:
-    """Raise ``InputError`` for an input without a single row, or one that cannot be opened."""
-    carry = Carry(pa.schema([pa.field(arrow.EXTRA, pa.string())]), (), everything=False)
-    if kind == "parquet":
-        carry = Carry(pa.schema([]), (), everything=False)
-    reader = open_reader(stamps, kind, carry, 1)
-    try:
-        block = next(reader.blocks([Span(0, None, Position())], limit=1), None)
-    except InputLostError as error:
-        raise InputError(str(error)) from None
-    if block is None:
-        message = f"input {', '.join(stamp.path for stamp in stamps)}: not a single row in it"
-        raise InputError(message)
-
-
 def format_of(files: Sequence[str], given: str) -> str:
     """The one format of all files. Raises ``InputError`` where it is not known or not one."""
     if given != "auto":
@@ -119,7 +105,7 @@ def format_of(files: Sequence[str], given: str) -> str:
     return next(iter(found))
 
 
-def choose(schema: pa.Schema, carry: str | tuple[str, ...], *, json_rows: bool) -> Carry:
+def choose(schema: pa.Schema, carry: str | tuple[str, ...], *, with_extra: bool) -> Carry:
     """Apply ``--carry`` to the columns the input has, and name them for the results.
 
     Raises ``UsageError`` for a column that is not there.
@@ -140,17 +126,54 @@ def choose(schema: pa.Schema, carry: str | tuple[str, ...], *, json_rows: bool) 
         schema.field(name).with_name(new).with_nullable(True).remove_metadata()  # noqa: FBT003 - Arrow's own
         for name, new in zip(names, carried.output_names(names, taken), strict=True)
     ]
-    if json_rows:
+    if with_extra:
         fields.append(pa.field(arrow.EXTRA, pa.string()))
     return Carry(pa.schema(fields), tuple(names), everything=carry == "all")
 
 
-def open_reader(stamps: Sequence[Stamp], kind: str, carry: Carry | None, shard_rows: int) -> Reader:
-    """The reader of a format. Without ``carry`` it can only tell its schema and count."""
-    if kind == "jsonl":
-        from batchrun.adapters.sources.jsonl import JsonlReader
+Splitter = Callable[[JsonObject], Split]
+"""Tells a row's fields apart: what is sent, what is carried (``body.split`` is one)."""
 
-        return JsonlReader(stamps, carry, shard_rows)
-    from batchrun.adapters.sources.parquet import ParquetReader
 
-    return ParquetReader(stamps, carry, shard_rows)
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The input of a run: its files as they were found, their format, and how a row is split."""
+
+    stamps: tuple[Stamp, ...]
+    kind: str
+    splitter: Splitter = split
+
+    def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
+        """The reader of the format. Without ``carry`` it can only tell its schema and count."""
+        if self.kind == "jsonl":
+            from batchrun.adapters.sources.jsonl import JsonlReader
+
+            return JsonlReader(self.stamps, carry, shard_rows, self.splitter)
+        from batchrun.adapters.sources.parquet import ParquetReader
+
+        return ParquetReader(self.stamps, carry, shard_rows, self.splitter)
+
+    @property
+    def has_extra(self) -> bool:
+        """Whether fields may come that fit no column."""
+        return self.kind == "jsonl"
+
+    def require_rows(self) -> None:
+        """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
+        fields = [pa.field(arrow.EXTRA, pa.string())] if self.has_extra else []
+        reader = self.reader(Carry(pa.schema(fields), (), everything=False), 1)
+        try:
+            block = next(reader.blocks([Span(0, None, Position())], limit=1), None)
+        except InputLostError as error:
+            raise InputError(str(error)) from None
+        if block is None:
+            names = ", ".join(stamp.path for stamp in self.stamps)
+            message = f"input {names}: not a single row in it"
+            raise InputError(message)
+
+
+def find(files: Sequence[str], given_format: str) -> Input:
+    """The input that a user names. Raises ``InputError`` for what cannot be read or is no rows."""
+    found = Input(tuple(stamp(files)), format_of(files, given_format))
+    found.require_rows()
+    return found

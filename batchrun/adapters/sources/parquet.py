@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources.opening import Carry, Stamp
+from batchrun.adapters.sources.opening import Carry, Splitter, Stamp
 from batchrun.core import parameters
-from batchrun.core.body import TOO_DEEP, nested_too_deeply, split
+from batchrun.core.body import TOO_DEEP, nested_too_deeply
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 
@@ -44,11 +44,14 @@ class _Columns:
 class ParquetReader:
     """Rows of Parquet files, as ``opening.Reader`` describes."""
 
-    def __init__(self, files: Sequence[Stamp], carry: Carry | None, shard_rows: int) -> None:
+    def __init__(
+        self, files: Sequence[Stamp], carry: Carry | None, shard_rows: int, splitter: Splitter
+    ) -> None:
         """Read the footers. Raises ``InputError`` for what is not Parquet or does not unify."""
         self._files = files
         self._carry = carry
         self._shard_rows = shard_rows
+        self.split = splitter
         self._schema, self._rows = _footers(files)
         self._columns = _tell_apart(self._schema)
 
@@ -159,7 +162,7 @@ class ParquetReader:
             body = {name: _named(name, value) for name, value in fields.items()}
         except ValueError as error:
             return Row(number, None, None, str(error), size, start.file, line)
-        parts = split({k: v for k, v in body.items() if v is not None})
+        parts = self.split({k: v for k, v in body.items() if v is not None})
         return Row(number, parts.custom_id, parts.body, parts.problem, size, start.file, line)
 
     def where(self, row: Row) -> str:
