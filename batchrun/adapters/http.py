@@ -18,7 +18,9 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
+from batchrun.adapters.exchange import BodyReader, Head, Poster
 from batchrun.core.redact import Redactor
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
@@ -118,6 +120,7 @@ class HttpTransport:
             trust_env=False,
             auto_decompress=True,
         )
+        self._poster = Poster(self._session, self._url, self._headers)
         return self
 
     async def __aexit__(
@@ -133,62 +136,83 @@ class HttpTransport:
         task = asyncio.current_task()
         assert task is not None
         self._deadlines.enter(task)
-        response: aiohttp.ClientResponse | None = None
+        # The status counts once the head of a reply is there, for faults that come after it.
+        arrived = _Arrived(self._body_bytes_max)
         try:
-            body: aiohttp.Payload
-            if len(request.body) <= LARGE_BODY_BYTES:
-                body = aiohttp.BytesPayload(request.body, content_type=JSON)
+            if self._proxy is None:
+                head, answer = await self._poster.post(request.body, arrived.read)
             else:
-                body = aiohttp.BytesIOPayload(io.BytesIO(request.body), content_type=JSON)
-            response = await self._session.post(
-                self._url, data=body, allow_redirects=False, proxy=self._proxy
-            )
-            # Read to its end, a reply gives its connection back by itself.
-            answer = self._redactor.body(await self._read(response))
-            return Reply(response.status, self._redactor.headers(response.headers), answer)
-        except BaseException as error:
-            status = None
-            if response is not None:
-                response.close()
-                status = response.status
-            if isinstance(error, asyncio.CancelledError):
-                if self._deadlines.leave(task) and task.uncancel() == 0:
-                    message = f"no whole reply within {self._timeout_s:g} s"
-                    raise TransportFault(
-                        message, kind="timeout", sent=True, http_status=status
-                    ) from None
-                raise
-            if isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
-                # Not chained: aiohttp's errors hold the request's headers, the key among them.
-                raise self._fault(error, status) from None
+                head, answer = await self._post_by_proxy(request.body, arrived.read)
+            redactor = self._redactor
+            return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
+        except asyncio.CancelledError:
+            if self._deadlines.leave(task) and task.uncancel() == 0:
+                message = f"no whole reply within {self._timeout_s:g} s"
+                raise TransportFault(
+                    message, kind="timeout", sent=True, http_status=arrived.status
+                ) from None
             raise
+        except (
+            aiohttp.ClientError,
+            aiohttp.EofStream,
+            HttpProcessingError,
+            OSError,
+            TimeoutError,
+        ) as error:
+            # Not chained: aiohttp's errors hold the request's headers, the key among them.
+            raise self._fault(error, arrived.status) from None
         finally:
             self._deadlines.leave(task)
+
+    async def _post_by_proxy(self, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
+        """The same by the long way: a proxy may want a request line of its own, or a tunnel."""
+        payload: aiohttp.Payload
+        if len(body) <= LARGE_BODY_BYTES:
+            payload = aiohttp.BytesPayload(body, content_type=JSON)
+        else:
+            payload = aiohttp.BytesIOPayload(io.BytesIO(body), content_type=JSON)
+        response = await self._session.post(
+            self._url, data=payload, allow_redirects=False, proxy=self._proxy
+        )
+        try:
+            answer = await read(response.content, response.status)
+        except BaseException:
+            response.close()
+            raise
+        # Read to its end, a reply gives its connection back by itself.
+        return Head(response.status, response.headers), answer
 
     def _fault(self, error: Exception, status: int | None) -> TransportFault:
         found = fault(error, status)
         found.args = (self._redactor.text(str(found)),)
         return found
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        content = response.content
-        body = await content.readany()
-        if content.at_eof():
-            if len(body) > self._body_bytes_max:
-                raise self._too_large(response.status)
-            return body
-        pieces, size = [body], len(body)
-        while not content.at_eof():
-            piece = await content.readany()
-            pieces.append(piece)
-            size += len(piece)
-            if size > self._body_bytes_max:
-                raise self._too_large(response.status)
-        return b"".join(pieces)
 
-    def _too_large(self, status: int) -> TransportFault:
-        message = f"the reply is larger than {self._body_bytes_max:,} bytes"
-        return TransportFault(message, kind="too_large", sent=True, http_status=status)
+class _Arrived:
+    """How far a reply has arrived; reads its body, up to a limit."""
+
+    __slots__ = ("_bytes_max", "status")
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self.status: int | None = None
+
+    async def read(self, content: aiohttp.StreamReader, status: int) -> bytes:
+        """See ``exchange.BodyReader``."""
+        self.status = status
+        body = await content.readany()
+        size = len(body)
+        if not content.at_eof():
+            pieces = [body]
+            while not content.at_eof() and size <= self._bytes_max:
+                piece = await content.readany()
+                pieces.append(piece)
+                size += len(piece)
+            body = b"".join(pieces)
+        if size > self._bytes_max:
+            message = f"the reply is larger than {self._bytes_max:,} bytes"
+            raise TransportFault(message, kind="too_large", sent=True, http_status=status)
+        return body
 
 
 def fault(error: Exception, status: int | None) -> TransportFault:
@@ -204,7 +228,9 @@ def fault(error: Exception, status: int | None) -> TransportFault:
         return TransportFault(
             f"the reply was cut off: {text}", kind="cut", sent=True, http_status=status
         )
-    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
+    if isinstance(
+        error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.EofStream)
+    ):
         return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
     return TransportFault(text, kind="cut", sent=True)
 
