@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import aiohttp
-from aiohttp.client_reqrep import ClientRequest
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -55,7 +54,7 @@ class Poster:
         self._connector = connector
         self._timeout = session.timeout
         # The request that connections are asked for; its head is the head of them all.
-        self._request = ClientRequest(
+        self._request = aiohttp.ClientRequest(
             "POST",
             URL(url, encoded=False),
             headers=headers,
@@ -85,15 +84,7 @@ class Poster:
             protocol.set_response_params(
                 read_until_eof=True, auto_decompress=True, read_bufsize=READ_BUFFER_BYTES
             )
-            transport = protocol.transport
-            if transport is None or transport.is_closing():
-                raise aiohttp.ClientConnectionResetError
-            head = b"%b%d\r\n\r\n" % (self._head, len(body))
-            if len(body) <= JOINED_BYTES_MAX:
-                transport.write(head + body)
-            else:
-                transport.write(head)
-                transport.write(body)
+            transport = self._send(protocol.transport, body)
             message, content = await protocol.read()
             while 100 <= message.code < 200 and message.code != 101:
                 message, content = await protocol.read()
@@ -107,6 +98,17 @@ class Poster:
             raise
         connection.release()
         return found, answer
+
+    def _send(self, transport: asyncio.Transport | None, body: bytes) -> asyncio.Transport:
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError
+        head = b"%b%d\r\n\r\n" % (self._head, len(body))
+        if len(body) <= JOINED_BYTES_MAX:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        return transport
 
     async def _connect(self) -> aiohttp.connector.Connection:
         try:

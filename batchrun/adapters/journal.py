@@ -43,7 +43,7 @@ class BlockRecord(NamedTuple):
     carried: bytes
 
 
-read_outcome: Callable[[bytes], Outcome] = msgspec.msgpack.Decoder(Outcome).decode
+read_outcome: Callable[[bytes | memoryview], Outcome] = msgspec.msgpack.Decoder(Outcome).decode
 read_attempt: Callable[[bytes], Attempt] = msgspec.msgpack.Decoder(Attempt).decode
 read_block: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(BlockRecord).decode
 

@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -37,6 +37,9 @@ _PREFIX = struct.Struct("<IIqB")  # bytes of body, checksum, row, kind
 _CHECKED = struct.Struct("<qB")
 
 _pack = msgspec.msgpack.Encoder().encode
+
+
+_Bytes = TypeVar("_Bytes", bytes, memoryview)
 
 
 class Place(NamedTuple):
@@ -162,7 +165,7 @@ class ShardLog:
         """A record's msgpack body. Raises ``DamagedError`` where the disk holds something else."""
         return self._checked(place, os.pread(self._descriptor, place.size, place.offset))
 
-    def bodies(self, places: Sequence[Place]) -> list[bytes]:
+    def bodies(self, places: Sequence[Place]) -> Sequence[bytes | memoryview]:
         """The bodies of many records.
 
         What arrived close together is read at once: a read of its own for every record would hand
@@ -174,13 +177,13 @@ class ShardLog:
         high = max(place.offset + place.size for place in places)
         if high - low > BULK_FACTOR * sum(place.size for place in places):
             return [self.body(place) for place in places]
-        data = os.pread(self._descriptor, high - low, low)
+        data = memoryview(os.pread(self._descriptor, high - low, low))
         return [
             self._checked(place, data[place.offset - low : place.offset - low + place.size])
             for place in places
         ]
 
-    def _checked(self, place: Place, body: bytes) -> bytes:
+    def _checked(self, place: Place, body: _Bytes) -> _Bytes:
         crc = zlib.crc32(body, zlib.crc32(_CHECKED.pack(place.row, place.kind)))
         if len(body) != place.size or crc != place.crc:
             raise self._damaged(f"the record of row {place.row} changed on the disk")

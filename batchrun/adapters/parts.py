@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow, files
@@ -30,12 +29,14 @@ from batchrun.errors import DamagedError, StorageError
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
 
 FORMAT = "1"
-PIECE_ROWS = 128
+PIECE_ROWS = 256
 PIECE_BYTES = 12 * 2**20
 """What is read back at once: records are many small objects, four times the size of columns."""
 GROUP_ROWS = 1024
 GROUP_BYTES = 4 * 2**20
 """What becomes a row group."""
+ATTEMPT_BYTES = 200
+"""About what a line of the ledger takes: its texts are names and codes."""
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
 _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
 
@@ -118,28 +119,30 @@ class Parts:
             _OldPart(attempts.path, self._attempts_schema) as old_attempts,
         ):
             log = ShardReader(self._journal, shard)
-            for high, outcomes, ledger in self._pieces(shard, log):
+            for high, outcomes, ledger, size in self._pieces(shard, log):
                 ledgered = self._attempts_table(ledger, old_attempts.below(high))
-                write_attempts.add(ledgered)
-                resulted = self._results_table(log, outcomes, old_results.below(high))
-                write_results.add(resulted)
+                write_attempts.add(ledgered, ledgered.num_rows * ATTEMPT_BYTES)
+                old = old_results.below(high)
+                resulted = self._results_table(log, outcomes, old)
+                write_results.add(resulted, size + (0 if old is None else old.nbytes))
                 _count(totals, ledger, outcomes, ledgered, resulted)
         return totals
 
     def _pieces(
         self, shard: int, log: ShardReader
-    ) -> Iterator[tuple[int, list[Outcome], list[Attempt]]]:
+    ) -> Iterator[tuple[int, list[Outcome], list[Attempt], int]]:
         """The shard's log in row order and bounded pieces: the row below which a piece lies, its
-        outcomes, and its attempts, those that decided an outcome included.
+        outcomes, its attempts, those that decided an outcome included, and the bytes of its
+        outcomes.
         """
         end = (shard + 1) * self._journal.shard_rows
         while True:
-            outcomes = log.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
+            outcomes, size = log.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
             high = outcomes[-1].row + 1 if log.more else end
             ledger = list(log.attempts_below(high))
             ledger += [o.attempt for o in outcomes if o.attempt is not None]
             ledger.sort(key=lambda attempt: (attempt.row, attempt.number))
-            yield high, outcomes, ledger
+            yield high, outcomes, ledger, size
             if high == end:
                 return
 
@@ -165,8 +168,9 @@ class Parts:
         new = pa.Table.from_arrays([*fixed, *carried], schema=self._results_schema)
         if old is None:
             return new
-        fresh = pa.array(rows, pa.int64())
-        old = old.filter(pc.invert(pc.is_in(old.column("row"), value_set=fresh)))
+        fresh = set(rows)
+        kept = [row not in fresh for row in old.column("row").to_pylist()]
+        old = old.filter(pa.array(kept, pa.bool_()))
         return pa.concat_tables([old, new]).sort_by("row")
 
     def _gather(self, log: ShardReader, rows: list[int]) -> pa.Table:
@@ -212,7 +216,10 @@ def _count(
             keys.pop(),
             ok=len(outcomes),
             without_usage=sum(attempt.usage == NO_USAGE for attempt in ledger),
-            tokens=[pc.sum(ledgered.column(name)).as_py() for name in TOKENS],
+            tokens=[
+                sum(count for count in counts if count is not None)
+                for counts in zip(*(attempt.usage for attempt in ledger), strict=True)
+            ],
         )
         return
     totals.add_attempts(
@@ -258,12 +265,14 @@ class _Groups:
         self._rows = 0
         self._bytes = 0
 
-    def add(self, table: pa.Table) -> None:
-        """Take the next rows."""
+    def add(self, table: pa.Table, size_bytes: int) -> None:
+        """Take the next rows, of about this size: Arrow's own count of it looks at every buffer
+        of every column, for each of many small pieces.
+        """
         if table.num_rows:
             self._tables.append(table)
             self._rows += table.num_rows
-            self._bytes += table.nbytes
+            self._bytes += size_bytes
         if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self.flush()
 

@@ -26,8 +26,10 @@ class ShardReader:
         self._outcomes = deque(last[row] for row in sorted(last))
         self._blocks = [p for p in places if p.kind == BLOCK]
 
-    def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
-        """The next outcomes in row order, as many as the bounds allow and at least one."""
+    def outcomes(self, *, rows_max: int, bytes_max: int) -> tuple[list[Outcome], int]:
+        """The next outcomes in row order, as many as the bounds allow and at least one, and the
+        bytes of their records.
+        """
         taken: list[Place] = []
         size = 0
         while self._outcomes and len(taken) < rows_max and size < bytes_max:
@@ -35,7 +37,8 @@ class ShardReader:
             taken.append(place)
             size += place.size
         assert self._log is not None or not taken
-        return [read_outcome(body) for body in self._log.bodies(taken)] if self._log else []
+        found = [read_outcome(body) for body in self._log.bodies(taken)] if self._log else []
+        return found, size
 
     @property
     def more(self) -> bool:

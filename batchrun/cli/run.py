@@ -113,9 +113,11 @@ def _run(
     as_json: bool,
 ) -> int:
     """One session; returns the exit code."""
+    from batchrun.cli.process import load_arrow, make_lean
+
+    load_arrow()
     from batchrun import assemble
     from batchrun.adapters.comparing import Changes
-    from batchrun.cli.process import make_lean
     from batchrun.views import ending
     from batchrun.views.text import safe
 

@@ -41,9 +41,10 @@ class Redactor:
     def headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """A reply's headers without them; lower-case names where something was replaced."""
         values = "\n".join(headers.values())
-        if not any(secret in values for secret in self._texts):
-            return headers
-        return {name.lower(): self.text(value) for name, value in headers.items()}
+        for secret in self._texts:
+            if secret in values:
+                return {name.lower(): self.text(value) for name, value in headers.items()}
+        return headers
 
     def text(self, text: str) -> str:
         """A message without them."""

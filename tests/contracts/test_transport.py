@@ -357,6 +357,40 @@ class TestOnTheWire:
         assert found[0].status == 200
         assert (found[1].kind, found[1].sent) == ("reset", True)
 
+    def test_interim_responses_are_passed_over(self):
+        """What a server says before its answer (100 to 199) is not the answer."""
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+        [reply], _ = _exchanged(_answering(hints * 2 + _reply(200, b"{}")), _request())
+        assert (reply.status, reply.body) == (200, b"{}")
+
+    def test_an_early_answer_costs_the_connection(self):
+        """An answer before the whole request went out counts; the rest of the request must not
+        be taken for the next one.
+        """
+
+        connections = []
+
+        class Hasty(asyncio.Protocol):
+            def connection_made(self, transport):
+                connections.append(transport)
+                transport.pause_reading()
+                transport.write(_reply(413, b"{}"))
+
+        async def play():
+            loop = asyncio.get_running_loop()
+            listening = await loop.create_server(Hasty, "127.0.0.1", 0)
+            port = listening.sockets[0].getsockname()[1]
+            async with _http(f"http://127.0.0.1:{port}/v1", timeout_s=20) as transport:
+                for _ in range(2):
+                    reply = await transport.send(_request(body=b" " * 30_000_000))
+                    assert reply.status == 413
+            listening.close()
+            for connection in connections:
+                connection.abort()
+
+        asyncio.run(play())
+        assert len(connections) == 2
+
     def test_compressed_replies_are_read(self):
         """A reply may come compressed."""
         packed = gzip.compress(completion_body("Packed."))

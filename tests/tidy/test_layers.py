@@ -42,8 +42,8 @@ HOMES = [
     ),
     (
         {"aiohttp"},
-        ("batchrun.adapters.http", "batchrun.simulator"),
-        "One module speaks HTTP and turns its exceptions into ours; a second would do it again.",
+        ("batchrun.adapters.http", "batchrun.adapters.exchange", "batchrun.simulator"),
+        "One module turns HTTP's exceptions into ours, one knows the library's insides.",
     ),
     (
         {"tenacity", "aiolimiter"},
