@@ -367,7 +367,6 @@ class TestOnTheWire:
         """An answer before the whole request went out counts; the rest of the request must not
         be taken for the next one.
         """
-
         connections = []
 
         class Hasty(asyncio.Protocol):
