@@ -119,30 +119,30 @@ class Parts:
             _OldPart(attempts.path, self._attempts_schema) as old_attempts,
         ):
             log = ShardReader(self._journal, shard)
-            for high, outcomes, ledger, size in self._pieces(shard, log):
+            for high, outcomes, ledger in self._pieces(shard, log):
                 ledgered = self._attempts_table(ledger, old_attempts.below(high))
                 write_attempts.add(ledgered, ledgered.num_rows * ATTEMPT_BYTES)
                 old = old_results.below(high)
                 resulted = self._results_table(log, outcomes, old)
-                write_results.add(resulted, size + (0 if old is None else old.nbytes))
+                size = log.taken_bytes + (0 if old is None else old.nbytes)
+                write_results.add(resulted, size)
                 _count(totals, ledger, outcomes, ledgered, resulted)
         return totals
 
     def _pieces(
         self, shard: int, log: ShardReader
-    ) -> Iterator[tuple[int, list[Outcome], list[Attempt], int]]:
+    ) -> Iterator[tuple[int, list[Outcome], list[Attempt]]]:
         """The shard's log in row order and bounded pieces: the row below which a piece lies, its
-        outcomes, its attempts, those that decided an outcome included, and the bytes of its
-        outcomes.
+        outcomes, and its attempts, those that decided an outcome included.
         """
         end = (shard + 1) * self._journal.shard_rows
         while True:
-            outcomes, size = log.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
+            outcomes = log.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
             high = outcomes[-1].row + 1 if log.more else end
             ledger = list(log.attempts_below(high))
             ledger += [o.attempt for o in outcomes if o.attempt is not None]
             ledger.sort(key=lambda attempt: (attempt.row, attempt.number))
-            yield high, outcomes, ledger, size
+            yield high, outcomes, ledger
             if high == end:
                 return
 

@@ -24,12 +24,12 @@ class ShardReader:
             if place.kind == OUTCOME:
                 last[place.row] = place
         self._outcomes = deque(last[row] for row in sorted(last))
+        self.taken_bytes = 0
+        """Bytes of the outcomes taken last."""
         self._blocks = [p for p in places if p.kind == BLOCK]
 
-    def outcomes(self, *, rows_max: int, bytes_max: int) -> tuple[list[Outcome], int]:
-        """The next outcomes in row order, as many as the bounds allow and at least one, and the
-        bytes of their records.
-        """
+    def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
+        """The next outcomes in row order, as many as the bounds allow and at least one."""
         taken: list[Place] = []
         size = 0
         while self._outcomes and len(taken) < rows_max and size < bytes_max:
@@ -37,8 +37,8 @@ class ShardReader:
             taken.append(place)
             size += place.size
         assert self._log is not None or not taken
-        found = [read_outcome(body) for body in self._log.bodies(taken)] if self._log else []
-        return found, size
+        self.taken_bytes = size
+        return [read_outcome(body) for body in self._log.bodies(taken)] if self._log else []
 
     @property
     def more(self) -> bool:
