@@ -25,7 +25,7 @@ def _append(log, rows):
 
 def _read(log):
     """Row, kind and body of each record, one by one and all at once."""
-    bodies = map(bytes, log.bodies(log.places))
+    bodies = [bytes(body) for body in log.bodies(log.places)]
     assert bodies == [log.body(place) for place in log.places]
     return [(place.row, place.kind, body) for place, body in zip(log.places, bodies, strict=True)]
 
