@@ -16,7 +16,6 @@ Nothing is escaped: prompts are not HTML.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -175,7 +174,7 @@ def _sound(value: Any, name: str) -> Any:
         return str(value)  # text marked as safe in HTML is a class of its own
     try:
         _encode(value)
-    except (TypeError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         message = f"{name}: its value cannot be written as JSON: {error}"
         raise RowError(message) from None
     return value
@@ -201,8 +200,6 @@ def _to_json(value: object, indent: int | None = None) -> str:
     """Compact JSON with every character as it is; with ``indent``, over several lines."""
     try:
         text = _encode(value)
-    except OverflowError:  # integers beyond 64 bits
-        return json.dumps(value, ensure_ascii=False, indent=indent)
     except TypeError:
         message = "a list or an object that holds bytes cannot be shown"
         raise TypeError(message) from None
