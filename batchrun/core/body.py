@@ -10,8 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -44,8 +43,7 @@ def nested_too_deeply(text: bytes) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(NamedTuple):
     """A row's fields told apart: what is sent, what names the row, what is carried.
 
     ``added_bytes`` is what the body holds beyond the row's own data, such as a file read for it.

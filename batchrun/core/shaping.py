@@ -14,7 +14,15 @@ from typing import Any
 
 from batchrun.core import columns
 from batchrun.core.attachment import Attachment, Read, attached, size_of
-from batchrun.core.body import BODY_BYTES_MAX, Split, has_messages, split, split_data
+from batchrun.core.body import (
+    BODY_BYTES_MAX,
+    INT64_MAX,
+    INT64_MIN,
+    Split,
+    has_messages,
+    split,
+    split_data,
+)
 from batchrun.core.settings import Settings
 from batchrun.core.template import (
     Context,
@@ -174,20 +182,24 @@ class Shaper:
                 made[key] = value
         if "messages" in body:
             return made, 0
-        parts = list(self._parts(fields))
         messages = [said for make in self._plan.messages if (said := make(context))]
-        made["messages"] = attached(messages, parts)
-        if _asks_nothing(made["messages"]):
+        added_bytes = 0
+        if self._plan.attachments:
+            parts = list(self._parts(fields))
+            messages, added_bytes = attached(messages, parts), size_of(parts)
+        if _asks_nothing(messages):
             message = "the prompt is empty: every column that it shows is null or blank in this row"
             raise RowError(message)
-        return made, size_of(parts)
+        made["messages"] = messages
+        return made, added_bytes
 
     def _context(self, fields: JsonObject) -> Context:
         context = {}
         for name, column in self._sources:
             value = fields.get(column)
             if value is not None:
-                simple = value.__class__ in _SIMPLE
+                kind = value.__class__
+                simple = kind in _SIMPLE or (kind is int and INT64_MIN <= value <= INT64_MAX)
                 context[name] = value if simple else plain(value, column)
         return context
 
