@@ -41,7 +41,6 @@ from batchrun.errors import BatchrunError, RowError, StorageError, UsageError
 from batchrun.ports import Observer, Transport
 from batchrun.records import Request, Row
 
-BODY_BYTES_MAX = 64 * 2**20
 SAMPLE_S = 0.5
 FLIGHT_SLOTS = 512
 """Slots of the flight log to begin with; it grows."""
@@ -258,7 +257,7 @@ class _Session:
         if row.custom_id is not None:
             self._duplicates.watch(row.custom_id)
         try:
-            return body.build(row, defaults, body_bytes_max=BODY_BYTES_MAX)
+            return body.build(row, defaults, body_bytes_max=body.BODY_BYTES_MAX)
         except RowError as error:
             message = f"{self._opened.reader.where(row)}: {error}"
             raise RowError(message) from None

@@ -255,6 +255,8 @@ KINDS = {
     "choice": "text",
     "columns": "text, or list of names",
     "object": "table",
+    "names": "list of names",
+    "messages": "list of tables",
     "headers": "table of text",
     "concurrency": "whole number or `auto`",
 }
@@ -397,6 +399,9 @@ def inputs() -> Iterator[str]:
     yield "   as it is, with the run's defaults filled in. Other keys are carried to the results."
     yield "2. **A chat body**: `messages` and other parameters. The parameters below, and whatever"
     yield "   stands under `extra_body`, are sent. Other keys are carried to the results."
+    yield "3. **A data row**, where `--prompt` or `[[request.messages]]` say how it becomes"
+    yield "   messages. The parameters below are sent; other keys, and those that the prompt shows,"
+    yield "   are carried to the results. [templates.md](templates.md) tells the rest."
     yield ""
     yield "`stream` and `stream_options` of a row are not sent: replies are taken whole. In"
     yield "Parquet, a parameter may be a nested value or JSON text. A key that is a parameter is"

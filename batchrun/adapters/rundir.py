@@ -21,6 +21,7 @@ from batchrun.adapters.journal import STATES, Journal, recover_flights
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.core import shaping
 from batchrun.core.settings import Settings
 from batchrun.core.shards import plan_reading
 from batchrun.core.totals import Totals
@@ -76,7 +77,7 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
     ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
     and nothing was touched.
     """
-    given = opening.find(settings.files, settings.format)
+    given = opening.find(settings.files, settings.format, shaping.plan(settings))
     folder, checkpoint = Path(settings.dir), Path(settings.checkpoint)
     lock = _locked(folder, checkpoint)
     journal: Journal | None = None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DOTENV = ".env"
 _SHORT = {"output.dir": "-o"}
 _TYPES: dict[str, click.ParamType[Any]] = {"int": click.INT, "number": click.FLOAT}
+_REPEATED = ("object", "names", "headers")
 _NOT_REPEATED = ("--restart", "--keep-done")
 
 
@@ -39,7 +40,7 @@ def _setting_flags(function: Callable[..., Any]) -> Callable[..., Any]:
         function = click.option(
             *names,
             type=kind or _TYPES.get(setting.kind, click.STRING),
-            multiple=setting.kind in ("object", "headers"),
+            multiple=setting.kind in _REPEATED,
             metavar=setting.metavar,
             help=_help(setting),
         )(function)
@@ -245,6 +246,8 @@ def _flag_value(name: str, value: Any, raw: config.Raw) -> Any:
             before = raw.get(name)
             base = before if isinstance(before, dict) else {}
             return base | dict(setting_values.parse_param(text) for text in value)
+        case "names":
+            return list(value)
         case "headers":
             before = raw.get(name)
             base = before if isinstance(before, dict) else {}

@@ -10,8 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,6 +24,8 @@ _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
+BODY_BYTES_MAX = 64 * 2**20
+"""A larger body is not sent: its row is a bad row."""
 
 DEPTH_MAX = 500
 TOO_DEEP = f"is nested more than {DEPTH_MAX} levels deep"
@@ -42,14 +43,17 @@ def nested_too_deeply(text: bytes) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """A row's fields told apart: what is sent, what names the row, what is carried."""
+class Split(NamedTuple):
+    """A row's fields told apart: what is sent, what names the row, what is carried.
+
+    ``added_bytes`` is what the body holds beyond the row's own data, such as a file read for it.
+    """
 
     custom_id: str | None
     body: JsonObject | None
     carried: JsonObject
     problem: str | None = None
+    added_bytes: int = 0
 
 
 def split(fields: JsonObject) -> Split:
@@ -59,9 +63,7 @@ def split(fields: JsonObject) -> Split:
     ``parameters.SENT`` and what stands under ``extra_body`` are the body. Never raises: a row of
     neither kind, or a broken one, comes back with ``problem``.
     """
-    custom_id = fields.get("custom_id")
-    if custom_id is not None and not isinstance(custom_id, str):
-        custom_id = _encode(custom_id).decode()
+    custom_id = _custom_id(fields)
     if _is_batch_line(fields):
         carried = {k: v for k, v in fields.items() if k not in parameters.ENVELOPE}
         body, problem = _batch_body(fields)
@@ -83,9 +85,50 @@ def split(fields: JsonObject) -> Split:
             custom_id,
             None,
             carried,
-            "the row has neither `messages` nor an OpenAI Batch line's `body`",
+            "the row has neither `messages` nor an OpenAI Batch line's `body`; --prompt makes "
+            "messages of data rows",
         )
     return Split(custom_id, body, carried)
+
+
+def has_messages(fields: JsonObject, data: frozenset[str]) -> bool:
+    """Whether a row brings its own messages, well made or not. ``data`` are columns that are no
+    part of a request whatever they are called.
+    """
+    if fields.get("messages") is not None:
+        return True
+    if fields.get("body") is not None and "body" not in data:
+        return True
+    extra = fields.get("extra_body")
+    return isinstance(extra, dict) and "messages" in extra
+
+
+def split_data(fields: JsonObject, data: frozenset[str]) -> Split:
+    """Tell parameters from data in a row without messages, which has them made for it.
+
+    As ``split``; but a parameter that is null is not set, and columns in ``data`` are carried even
+    if they are called like parameters. The body is one without messages.
+    """
+    body, carried = {}, {}
+    for key, value in fields.items():
+        if key in data:
+            carried[key] = value
+        elif key in parameters.SENT:
+            if value is not None:
+                body[key] = value
+        elif key not in ("custom_id", "extra_body"):
+            carried[key] = value
+    extra = fields.get("extra_body")
+    if extra is None:
+        return Split(_custom_id(fields), body, carried)
+    if not isinstance(extra, dict):
+        return Split(_custom_id(fields), None, carried, "extra_body is not a JSON object")
+    return Split(_custom_id(fields), body | extra, carried)
+
+
+def _custom_id(fields: JsonObject) -> str | None:
+    name = fields.get("custom_id")
+    return name if name is None or isinstance(name, str) else _encode(name).decode()
 
 
 def _is_batch_line(fields: JsonObject) -> bool:

@@ -19,10 +19,10 @@ class Setting:
 
     ``kind`` is one of ``text``, ``path``, ``paths``, ``int``, ``number``, ``choice``, ``columns``
     (``all``, ``none`` or names, as a list or with commas between them), ``object``
-    (a TOML table or repeated KEY=JSON flags), ``headers`` (a table of strings or repeated
-    ``'K: V'`` flags) and ``concurrency`` (an integer or ``auto``). ``low`` is the smallest number
-    accepted. ``shapes`` marks what shapes requests or parts: it may not differ between the runs
-    on one directory.
+    (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
+    (a list of tables), ``headers`` (a table of strings or repeated ``'K: V'`` flags) and
+    ``concurrency`` (an integer or ``auto``). ``low`` is the smallest number accepted. ``shapes``
+    marks what shapes requests or parts: it may not differ between the runs on one directory.
     """
 
     section: str
@@ -103,10 +103,57 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "request",
+        "system",
+        "text",
+        "--system",
+        "The system message of rows without messages, a template; needs a prompt.",
+        metavar="T",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "prompt",
+        "text",
+        "--prompt",
+        "The user message of rows without messages, a template over their columns.",
+        metavar="T",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "messages",
+        "messages",
+        None,
+        "All messages of rows without any, in place of prompt and system.",
+        default=(),
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "image",
+        "names",
+        "--image",
+        "A column of images (URL, path or bytes) for the user message; repeatable.",
+        default=(),
+        metavar="COL",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "file",
+        "names",
+        "--file",
+        "A column of files (path or bytes) for the user message; repeatable.",
+        default=(),
+        metavar="COL",
+        shapes=True,
+    ),
+    Setting(
+        "request",
         "params",
         "object",
         "--param",
-        "A request parameter of rows that do not set it; repeatable.",
+        "A request parameter of rows that do not set it, maybe a template; repeatable.",
         default={},
         metavar="KEY=JSON",
         shapes=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core.setting_table import Setting
@@ -47,6 +48,17 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             if not isinstance(value, dict):
                 raise wrong
             _check_json(setting, value)
+        case "names":
+            if not isinstance(value, (list, tuple)) or not all(
+                isinstance(name, str) and name for name in value
+            ):
+                raise wrong
+            return tuple(value)
+        case "messages":
+            if not isinstance(value, list):
+                raise wrong
+            for place, message in enumerate(value):
+                _check_message(setting, place, message)
         case "headers":
             return _headers(setting, value)
     return value
@@ -77,6 +89,54 @@ def _check_json(setting: Setting, value: object, where: str = "") -> None:
         or (isinstance(value, float) and math.isfinite(value))
     ):
         message = f"{setting.name}{where} is {value!s}, which JSON cannot hold"
+        raise UsageError(message)
+
+
+def _check_message(setting: Setting, place: int, message: object) -> None:
+    where = f"{setting.name}[{place}]"
+    if not isinstance(message, dict):
+        wrong = f"{where} is {message!r}; expected a table with role and content"
+        raise UsageError(wrong)
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not role:
+        wrong = f"{where} has no role"
+        raise UsageError(wrong)
+    if content is None and role != "assistant":
+        wrong = f"{where} has role {role!r} and no content"
+        raise UsageError(wrong)
+    if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
+        wrong = f"{where}.content: every part must be a table, such as {{ type = 'text', ... }}"
+        raise UsageError(wrong)
+    if content is not None and not isinstance(content, (str, list)):
+        wrong = f"{where}.content is {content!r}; expected text or a list of parts"
+        raise UsageError(wrong)
+    _check_json(setting, message, f"[{place}]")
+
+
+def check_request(value: Mapping[str, Any]) -> None:
+    """Whether the settings of ``[request]`` go together. Raises ``UsageError`` naming them."""
+    if "messages" in value["request.params"]:
+        message = "request.params sets `messages`; write them as [[request.messages]]"
+        raise UsageError(message)
+    prompt, system, messages = (value[f"request.{key}"] for key in ("prompt", "system", "messages"))
+    if messages and (prompt is not None or system is not None):
+        name = "request.prompt" if prompt is not None else "request.system"
+        message = f"{name} and request.messages both say what the messages are; use one of them"
+        raise UsageError(message)
+    if system is not None and prompt is None:
+        message = (
+            "request.system would never be sent: it goes before a prompt, and rows with messages "
+            "keep their own. Set request.prompt (--prompt) too"
+        )
+        raise UsageError(message)
+    attached = next((key for key in ("image", "file") if value[f"request.{key}"]), None)
+    if attached is None:
+        return
+    if prompt is None and not any(message["role"] == "user" for message in messages):
+        message = (
+            f"request.{attached} adds to the user's message, and there is none: "
+            "set request.prompt (--prompt), or request.messages with one of role 'user'"
+        )
         raise UsageError(message)
 
 
@@ -111,6 +171,10 @@ def _expectation(setting: Setting) -> str:
             return "a list of file names"
         case "columns":
             return "all, none, or column names"
+        case "names":
+            return "a list of column names"
+        case "messages":
+            return "tables with role and content, written as [[request.messages]]"
         case _:
             return "text"
 

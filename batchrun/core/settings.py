@@ -23,7 +23,8 @@ from batchrun.core.setting_table import (
     TABLE,
     Setting,
 )
-from batchrun.core.setting_values import checked
+from batchrun.core.setting_values import check_request, checked
+from batchrun.core.template_syntax import SERVERS_OWN, is_template
 from batchrun.errors import UsageError
 
 Raw = dict[str, Any]
@@ -56,6 +57,11 @@ class Settings:
     raw: str
     shard_rows: int
     model: str | None
+    system: str | None
+    prompt: str | None
+    messages: tuple[Mapping[str, Any], ...]
+    image: tuple[str, ...]
+    file: tuple[str, ...]
     params: Mapping[str, Any]
     endpoint: Endpoint
     max_attempts: int
@@ -67,11 +73,26 @@ class Settings:
     limit: int | None = None
 
     def defaults(self) -> dict[str, Any]:
-        """The body parameters of rows that do not set them."""
-        body = dict(self.params)
-        if self.model is not None:
-            body["model"] = self.model
-        return body
+        """The body parameters of rows that do not set them, the same for every row."""
+        rendered = self.templated()
+        return {key: value for key, value in self._defaults().items() if key not in rendered}
+
+    def templated(self) -> dict[str, Any]:
+        """The body parameters of rows that do not set them, as templates over the row's columns."""
+        return {
+            key: value
+            for key, value in self._defaults().items()
+            if key not in SERVERS_OWN and is_template(value)
+        }
+
+    def _defaults(self) -> dict[str, Any]:
+        model = {} if self.model is None else {"model": self.model}
+        return {**self.params, **model}
+
+    @property
+    def makes_messages(self) -> bool:
+        """Whether rows without messages are turned into some."""
+        return self.prompt is not None or bool(self.messages)
 
     def shaping(self) -> dict[str, Any]:
         """The settings that shape requests and parts, which a resumed run must share."""
@@ -79,6 +100,12 @@ class Settings:
             "input.carry": self.carry if isinstance(self.carry, str) else list(self.carry),
             "output.shard_rows": self.shard_rows,
             "request.model": self.model,
+            "request.system": self.system,
+            "request.prompt": self.prompt,
+            # None where nothing is set, as in a run directory of a version without it.
+            "request.messages": list(self.messages) or None,
+            "request.image": list(self.image) or None,
+            "request.file": list(self.file) or None,
             "request.params": dict(self.params),
         }
 
@@ -187,9 +214,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     if limit is not None and limit < 1:
         message = f"--limit is {limit}; it must be at least 1"
         raise UsageError(message)
-    if "messages" in value["request.params"]:
-        message = "request.params sets `messages`; every row brings its own"
-        raise UsageError(message)
+    check_request(value)
     return Settings(
         files=tuple(value["input.files"]),
         format=value["input.format"],
@@ -199,6 +224,11 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         raw=value["output.raw"],
         shard_rows=value["output.shard_rows"],
         model=value["request.model"],
+        system=value["request.system"],
+        prompt=value["request.prompt"],
+        messages=tuple(value["request.messages"]),
+        image=value["request.image"],
+        file=value["request.file"],
         params=value["request.params"],
         endpoint=_endpoint(value),
         max_attempts=value["retry.max_attempts"],

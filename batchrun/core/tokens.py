@@ -15,6 +15,15 @@ UNSTATED_COMPLETION_TOKENS = 512
 """Assumed where a body names no limit; replaced by the real count as soon as it is known."""
 
 
+INLINE_BYTES = 16 * 2**10
+"""Only a body larger than this is searched for images inside it."""
+
+IMAGE_TOKENS = 1_500
+"""Assumed for an image that is sent as a data URL: servers charge by its size in pixels, some
+hundred to some thousand tokens, where its bytes would count as a million.
+"""
+
+
 def stated_limit(body: dict[str, Any]) -> int | None:
     """The completion tokens that the body itself allows for each choice."""
     for name in ("max_completion_tokens", "max_tokens"):
@@ -30,4 +39,19 @@ def estimate(body: dict[str, Any], body_bytes: int) -> int:
     choices = body.get("n")
     if not isinstance(choices, int) or choices < 1:
         choices = 1
-    return max(1, int(body_bytes / BYTES_PER_TOKEN)) + limit * choices
+    images, image_bytes = _inline_images(body) if body_bytes > INLINE_BYTES else (0, 0)
+    prompt = max(1, int((body_bytes - image_bytes) / BYTES_PER_TOKEN)) + images * IMAGE_TOKENS
+    return prompt + limit * choices
+
+
+def _inline_images(body: dict[str, Any]) -> tuple[int, int]:
+    """How many images are inside the body, and their bytes."""
+    sizes = []
+    for message in body.get("messages") or ():
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            image = part.get("image_url") if isinstance(part, dict) else None
+            url = image.get("url") if isinstance(image, dict) else None
+            if isinstance(url, str) and url.startswith("data:"):
+                sizes.append(len(url))
+    return len(sizes), sum(sizes)

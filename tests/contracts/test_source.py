@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources import opening
+from batchrun.adapters.sources import jsonl, opening, parquet
 from batchrun.adapters.sources.readahead import ReadAhead
+from batchrun.core import settings as config
+from batchrun.core import shaping
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Position, Span
 from batchrun.testing.fakes import FakeSource
@@ -172,13 +174,20 @@ def _body(number):
     return {"model": "m", "messages": [{"role": "user", "content": f"question {number}"}]}
 
 
-def _opened(paths, limit):
-    """The real source over these files, with all columns carried."""
+def _opened(paths, limit, **request):
+    """The real source over these files, with all columns carried, and a prompt if there is one."""
     names = [str(path) for path in paths]
     given = opening.Input(tuple(opening.stamp(names)), opening.format_of(names, "auto"))
+    if request:
+        given = opening.find(names, "auto", _plan(**request))
     schema = given.reader(None, SHARD_ROWS).schema()
     carry = opening.choose(schema, "all", with_extra=given.has_extra)
     return ReadAhead(given.reader(carry, SHARD_ROWS), limit=limit)
+
+
+def _plan(**request):
+    raw = {f"request.{key}": value for key, value in request.items()}
+    return shaping.plan(config.resolve({"input.files": ["a"], "output.dir": "b"} | raw))
 
 
 def _carried(blocks):
@@ -314,6 +323,87 @@ class TestParquet(SourceContract):
         path.write_bytes(b"PAR1 nothing of the kind")
         with pytest.raises(InputError, match="not a readable Parquet file"):
             _opened([path], None)
+
+
+class TestJsonlByTemplate(SourceContract):
+    """Data rows, and some that have messages; bad are those that the prompt cannot show."""
+
+    REQUEST = {"prompt": "question {{ n + 0 }}", "params": {"model": "{{ which }}"}}  # noqa: RUF012
+
+    def row(self, number):
+        """A row of the input."""
+        if number % 10 == 5:
+            return {"custom_id": f"id-{number}", **_body(number)}
+        value = "not a number" if number in BAD else number
+        return {"custom_id": f"id-{number}", "n": value, "which": "m"}
+
+    def source(self, folder, limit=None):
+        """The real one over this file."""
+        return _opened(self.write(folder), limit, **self.REQUEST)
+
+    def write(self, folder):
+        """Write the file; returns its path."""
+        path = folder / "rows.jsonl"
+        path.write_text("".join(json.dumps(self.row(n)) + "\n" for n in range(ROWS)))
+        return [path]
+
+    def lose(self, folder):
+        """Cut the file off once it was opened."""
+        source = self.source(folder)
+        with (folder / "rows.jsonl").open("r+b") as file:
+            file.truncate((folder / "rows.jsonl").stat().st_size * 2 // 3)
+        return source
+
+
+class TestParquetByTemplate(TestJsonlByTemplate):
+    """The same rows in two files with row groups that fit neither shards nor blocks."""
+
+    REQUEST = {"prompt": "question {{ n | int }}", "params": {"model": "{{ which }}"}}  # noqa: RUF012
+
+    def write(self, folder):
+        """Write the files; returns their paths."""
+        rows = [self.row(n) for n in range(ROWS)]
+        for row in rows:
+            row["n"] = str(row["n"]) if "n" in row else None
+            row["messages"] = json.dumps(row["messages"]) if "messages" in row else None
+        table = pa.Table.from_pylist(rows)
+        paths = [folder / f"rows-{index}.parquet" for index in range(2)]
+        pq.write_table(table.slice(0, 641), paths[0], row_group_size=600)
+        pq.write_table(table.slice(641), paths[1], row_group_size=600)
+        return paths
+
+    def lose(self, folder):
+        """Take the last file away once it was opened."""
+        source = self.source(folder)
+        (folder / "rows-1.parquet").unlink()
+        return source
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_blocks_stay_small_where_files_are_read_for_rows(tmp_path, kind, monkeypatch):
+    """The images of a block are bounded, whatever small rows name them, and digests agree with
+    those of blocks that were not split.
+    """
+    image = tmp_path / "a.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(300_000))
+    rows = [{"n": number, "photo": str(image)} for number in range(40)]
+    path = tmp_path / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    source = _opened([path], None, prompt="{{ n }}", image=["photo"])
+    blocks = _read(source)
+    assert all(block.size_bytes < 6 * 2**20 for block in blocks)
+    assert len(blocks) > 2
+    assert [row.number for row in _rows(blocks)] == list(range(40))
+    assert _carried(blocks).column("n").to_pylist() == list(range(40))
+    for block in blocks:
+        assert block.rows_read == block.end.line == block.first_row + len(block.rows)
+    monkeypatch.setattr(jsonl, "BLOCK_BYTES", 2**30)
+    monkeypatch.setattr(parquet, "BLOCK_BYTES", 2**30)
+    (whole,) = _read(source)
+    assert whole.digest == blocks[-1].digest and whole.end == blocks[-1].end
 
 
 def test_the_reader_stays_a_few_blocks_ahead(tmp_path):

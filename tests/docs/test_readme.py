@@ -1,5 +1,6 @@
 """What the documentation tells people to type works as it stands."""
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.core import settings as config
+from batchrun.core import shaping
 from batchrun.core.setting_table import BY_NAME, TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +89,32 @@ def test_the_samples_blocks_run(shell):
         assert "0 failed" in shell(text)
 
 
+TEMPLATES = "docs/templates.md"
+
+
+def test_the_blocks_about_templates_run(shell):
+    """Every command and every configuration of the page about templates does without a failure."""
+    (row,) = [body for info, body in blocks(TEMPLATES, "json") if info == "row"]
+    (shell.folder / "values.jsonl").write_text(row, "utf-8")
+    for text in marked(TEMPLATES):
+        assert " 0 failed" in shell(text)
+    configs = [(info.partition("=")[2], body) for info, body in blocks(TEMPLATES, "toml")]
+    assert all(name for name, _ in configs)
+    for name, body in configs:
+        (shell.folder / f"{name}.toml").write_text(body, "utf-8")
+        assert " 0 failed" in shell(f"batchrun run -c {name}.toml")
+
+
+def test_the_page_about_templates_tells_what_is_rendered():
+    """The row on the page, by the template on the page, is the text on the page."""
+    (config_text,) = [body for info, body in blocks(TEMPLATES, "toml") if info == "run=values"]
+    (row,) = [json.loads(body) for info, body in blocks(TEMPLATES, "json") if info == "row"]
+    (rendered,) = [body for info, body in blocks(TEMPLATES, "text") if info == "rendered"]
+    plan = shaping.plan(config.resolve(config.from_toml(config_text, path=TEMPLATES)))
+    made = plan.shaper([row], lambda _: b"")(row)
+    assert made.body["messages"] == [{"role": "user", "content": rendered.rstrip("\n")}]
+
+
 def test_the_demo_config_runs(shell):
     """`config.toml` is the demo's configuration."""
     seen = shell(
@@ -124,7 +152,10 @@ def test_the_config_names_every_setting():
     text, _ = uncommented()
     raw = config.from_toml(text, path="config.toml")
     assert set(raw) == {setting.name for setting in TABLE}
-    config.resolve(raw)
+    # The two ways to say what the messages are exclude each other.
+    config.resolve({name: raw[name] for name in raw if name != "request.messages"})
+    short = ("request.prompt", "request.system")
+    config.resolve({name: raw[name] for name in raw if name not in short})
 
 
 def test_the_config_tells_the_defaults():
@@ -136,7 +167,7 @@ def test_the_config_tells_the_defaults():
         content = document[section]
         value = (content[0] if isinstance(content, list) else content)[key]
         default = BY_NAME[name].default
-        if default in (None, {}):
+        if default in (None, {}, ()):
             assert example, f"{name} has no default: mark the line as an example"
         else:
             assert not example and value == default, f"{name} is {value}, the default {default}"

@@ -9,14 +9,19 @@ import sys
 
 import pytest
 
-SAMPLES = {"batch_lines.jsonl": 60, "chat_rows.jsonl": 20, "nightly_eval.parquet": 40}
+SAMPLES = {
+    "batch_lines.jsonl": (60, ()),
+    "chat_rows.jsonl": (20, ()),
+    "nightly_eval.parquet": (40, ()),
+    "reviews.parquet": (30, ("--prompt", "{{ product }}, {{ stars }} of 5: {{ review }}")),
+}
 
 
-@pytest.mark.parametrize(("name", "rows"), SAMPLES.items())
-def test_a_sample_runs_and_verifies(cli, simulator, samples, summary, published, name, rows):
+@pytest.mark.parametrize(("name", "rows", "flags"), [(n, *more) for n, more in SAMPLES.items()])
+def test_a_sample_runs_and_verifies(cli, simulator, samples, summary, published, name, rows, flags):
     """Every row of every sample is answered once, and the accounting of the directory holds."""
     endpoint = simulator()
-    done = cli.run(samples / name, "-o", "run", "--base-url", endpoint.base_url)
+    done = cli.run(samples / name, *flags, "-o", "run", "--base-url", endpoint.base_url)
     assert done.code == 0, done.err
     assert done.out == ""
     found = summary(cli.folder / "run")

@@ -33,11 +33,12 @@ def test_pins_say_nothing_about_where_packages_come_from(name):
     assert "://" not in text
 
 
-def test_the_evaluation_sample_is_what_its_script_makes():
-    """`nightly_eval.parquet` holds the table that can be reviewed in its script."""
-    script = runpy.run_path(str(ROOT / "samples" / "make_nightly_eval.py"))
-    stored = pq.read_table(ROOT / "samples" / "nightly_eval.parquet")
-    assert stored.equals(script["table"]()), "make it again: python samples/make_nightly_eval.py"
+@pytest.mark.parametrize("name", ["nightly_eval", "reviews"])
+def test_a_made_sample_is_what_its_script_makes(name):
+    """A Parquet sample holds the table that can be reviewed in its script."""
+    script = runpy.run_path(str(ROOT / "samples" / f"make_{name}.py"))
+    stored = pq.read_table(ROOT / "samples" / f"{name}.parquet")
+    assert stored.equals(script["table"]()), f"make it again: python samples/make_{name}.py"
 
 
 def test_the_batch_sample_is_well_formed():

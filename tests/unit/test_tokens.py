@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.tokens import UNSTATED_COMPLETION_TOKENS, estimate
+from batchrun.core.tokens import IMAGE_TOKENS, UNSTATED_COMPLETION_TOKENS, estimate
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,17 @@ from batchrun.core.tokens import UNSTATED_COMPLETION_TOKENS, estimate
 def test_the_completion_counts_as_a_server_would_charge_it(body, completion):
     """The stated limit times the choices, or a guess where none is stated or it is nonsense."""
     assert estimate(body, 350) == 100 + completion
+
+
+def test_an_image_inside_the_body_counts_as_an_image():
+    """Its bytes in base64 are no text; other parts and small bodies count by their bytes."""
+    url = "data:image/png;base64," + "A" * 35_000
+    image = {"type": "image_url", "image_url": {"url": url}}
+    text = {"type": "text", "text": "what is this?"}
+    odd = [None, {"image_url": None}, {"image_url": {"url": "https://a.example"}}]
+    messages = [{"content": "text"}, {"content": [text, image, *odd]}]
+    body = {"max_tokens": 1, "messages": messages}
+    assert estimate(body, len(url) + 350) == 100 + IMAGE_TOKENS + 1
 
 
 @pytest.mark.parametrize(

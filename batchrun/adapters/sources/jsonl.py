@@ -144,17 +144,17 @@ class JsonlReader:
 
     def schema(self) -> pa.Schema:
         """Infer the carried columns from the first rows."""
-
-        def sample() -> Iterator[Mapping[str, Any]]:
-            for count, line in enumerate(lines(self._files, Position())):
-                if count == carried.SAMPLE_ROWS:
-                    return
-                fields, _ = self._fields(line)
-                if fields is not None:
-                    yield self.split(fields).carried
-
-        kinds = carried.infer(sample())
+        kinds = carried.infer(self.split(fields).carried for fields in self.sample())
         return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
+
+    def sample(self) -> Iterator[dict[str, Any]]:
+        """The first rows that can be read."""
+        for count, line in enumerate(lines(self._files, Position())):
+            if count == carried.SAMPLE_ROWS:
+                return
+            fields, _ = self._fields(line)
+            if fields is not None:
+                yield fields
 
     def count(self, stop: Callable[[], bool]) -> int | None:
         """Count the lines that are not blank."""
@@ -277,10 +277,11 @@ class _Draft:
                 parts.custom_id,
                 parts.body,
                 parts.problem,
-                line.size,
+                line.size + parts.added_bytes,
                 line.file,
                 line.number,
             )
+            self._bytes += parts.added_bytes
             self._carried.append(parts.carried)
         self.rows.append(row)
         self._bytes += line.size if line.data is not None else 0

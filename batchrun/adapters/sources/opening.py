@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from batchrun.adapters import arrow
+from batchrun.adapters.sources.local import read_file
 from batchrun.core import carried
 from batchrun.core.body import Split, split
+from batchrun.core.shaping import Plan, Shaper
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span
 
@@ -25,6 +27,12 @@ class Reader(Protocol):
 
     def schema(self) -> pa.Schema:
         """The carried columns as the input has them, before they are chosen and renamed."""
+        ...
+
+    def sample(self) -> Iterator[Mapping[str, Any]]:
+        """Rows that tell which columns there are, and which keys inside them: the first ones, or
+        one that the input's schema stands for.
+        """
         ...
 
     def blocks(self, spans: Sequence[Span], *, limit: int | None) -> Iterator[Block]:
@@ -148,7 +156,11 @@ class Input:
         if self.kind == "jsonl":
             from batchrun.adapters.sources.jsonl import JsonlReader
 
-            return JsonlReader(self.stamps, carry, shard_rows, self.splitter)
+            splitter = self.splitter
+            if carry is None and isinstance(splitter, Shaper):
+                # What is carried is known without rendering a template or reading a file.
+                splitter = splitter.apart
+            return JsonlReader(self.stamps, carry, shard_rows, splitter)
         from batchrun.adapters.sources.parquet import ParquetReader
 
         return ParquetReader(self.stamps, carry, shard_rows, self.splitter)
@@ -172,8 +184,19 @@ class Input:
             raise InputError(message)
 
 
-def find(files: Sequence[str], given_format: str) -> Input:
-    """The input that a user names. Raises ``InputError`` for what cannot be read or is no rows."""
+def find(files: Sequence[str], given_format: str, plan: Plan | None = None) -> Input:
+    """The input that a user names, with the templates of ``plan`` applied to its rows.
+
+    Raises ``InputError`` for what cannot be read or is no rows, ``UsageError`` for a template that
+    names a column which is not there, or that no row can render.
+    """
     found = Input(tuple(stamp(files)), format_of(files, given_format))
     found.require_rows()
-    return found
+    if plan is None:
+        return found
+    try:
+        shaper = plan.shaper(found.reader(None, 1).sample(), read_file)
+    except InputLostError as error:
+        raise InputError(str(error)) from None
+    replace(found, splitter=shaper.strict()).require_rows()
+    return replace(found, splitter=shaper)

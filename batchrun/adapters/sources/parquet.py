@@ -2,7 +2,8 @@
 
 The body comes from a ``body`` column (OpenAI Batch lines), or from the columns that are named like
 parameters; both as nested Arrow values or as JSON text. Every other column is carried with its
-exact type. Files whose schemas differ are unified where Arrow can widen the types, else refused.
+exact type, and is there for templates to show. Files whose schemas differ are unified where Arrow
+can widen the types, else refused.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
+from batchrun.adapters.sources import showing
 from batchrun.adapters.sources.opening import Carry, Splitter, Stamp
 from batchrun.core import parameters
 from batchrun.core.body import TOO_DEEP, nested_too_deeply
+from batchrun.core.shaping import Shaper
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 
 BLOCK_ROWS = 512
 BLOCK_BYTES = 4 * 2**20
 BUFFER_BYTES = 2**16
+_PARSED = parameters.STRUCTURED | parameters.MAYBE_STRUCTURED | {"body"}  # text there may be JSON
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -39,6 +43,8 @@ class _Columns:
 
     read: tuple[str, ...]
     carried: tuple[str, ...]
+    shown: tuple[str, ...]
+    """Those of the carried ones that a template needs."""
 
 
 class ParquetReader:
@@ -53,11 +59,18 @@ class ParquetReader:
         self._shard_rows = shard_rows
         self.split = splitter
         self._schema, self._rows = _footers(files)
-        self._columns = _tell_apart(self._schema)
+        self._columns = _tell_apart(self._schema, splitter)
 
     def schema(self) -> pa.Schema:
         """The carried columns with their types."""
         return pa.schema([self._schema.field(name) for name in self._columns.carried])
+
+    def sample(self) -> Iterator[dict[str, Any]]:
+        """One row, made up from the schema."""
+        yield {
+            field.name: None if field.name in _PARSED else showing.example(field.type)
+            for field in self._schema
+        }
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - known at once
         """The number of rows, from the footers."""
@@ -85,10 +98,9 @@ class ParquetReader:
                 taken = batch.slice(done, border - row)
                 offset = start.offset + done
                 done += taken.num_rows
-                end = Position(start.file, start.offset + done, start.offset + done)
                 if row % size == 0:
                     digest = _Digest()
-                yield self._block(shard, row, taken, Position(start.file, offset), digest, end)
+                yield from self._blocks(shard, row, taken, Position(start.file, offset), digest)
                 row = border
             if last is not None and row >= last:
                 return
@@ -126,43 +138,73 @@ class ParquetReader:
                     yield batch.slice(skip)
                 skip = max(0, skip - batch.num_rows)
 
+    def _blocks(
+        self, shard: int, first_row: int, batch: pa.RecordBatch, start: Position, digest: _Digest
+    ) -> Iterator[Block]:
+        """A batch as one block, or several where files are read for its rows."""
+        sent = [name for name in batch.schema.names if name not in set(self._columns.carried)]
+        data = self._data(batch)
+        size = batch.nbytes // max(1, batch.num_rows)
+        rows: list[Row] = []
+        added_bytes, begun = 0, 0
+        for place, fields in enumerate(batch.select(sent).to_pylist()):
+            shown = {name: values[place] for name, values in data.items()}
+            row = self._row(first_row + place, fields, shown, start, place, size)
+            digest.body.update(_encode((row.custom_id, row.body, row.problem)))
+            rows.append(row)
+            added_bytes += row.size_bytes - size
+            if added_bytes > BLOCK_BYTES:
+                yield self._block(shard, rows, batch.slice(begun, len(rows)), start, digest)
+                begun += len(rows)
+                rows, added_bytes = [], 0
+        if rows:
+            yield self._block(shard, rows, batch.slice(begun), start, digest)
+
     def _block(
         self,
         shard: int,
-        first_row: int,
+        rows: Sequence[Row],
         batch: pa.RecordBatch,
         start: Position,
         digest: _Digest,
-        end: Position,
     ) -> Block:
         carried = self._carried(batch)
-        sent = [name for name in batch.schema.names if name not in set(self._columns.carried)]
-        size = batch.nbytes // max(1, batch.num_rows)
-        rows = []
-        for place, fields in enumerate(batch.select(sent).to_pylist()):
-            row = self._row(first_row + place, fields, start, place, size)
-            digest.body.update(_encode((row.custom_id, row.body, row.problem)))
-            rows.append(row)
         digest.add(carried)
+        end = rows[-1].line + 1
         return Block(
             shard=shard,
-            first_row=first_row,
+            first_row=rows[0].number,
             rows=tuple(rows),
             carried=arrow.to_ipc(carried) if carried.num_columns else b"",
-            rows_read=first_row + len(rows) - shard * self._shard_rows,
+            rows_read=rows[-1].number + 1 - shard * self._shard_rows,
             digest=digest.digest(),
-            end=end,
+            end=Position(start.file, end, end),
         )
 
+    def _data(self, batch: pa.RecordBatch) -> dict[str, list[Any]]:
+        """The columns that templates show and that are not sent themselves."""
+        return {
+            name: showing.shown(batch.column(name))
+            for name in self._columns.shown
+            if name in batch.schema.names
+        }
+
     def _row(
-        self, number: int, fields: dict[str, Any], start: Position, place: int, size: int
+        self,
+        number: int,
+        fields: dict[str, Any],
+        shown: dict[str, Any],
+        start: Position,
+        place: int,
+        size: int,
     ) -> Row:
         line = start.offset + place
         try:
-            body = {name: _named(name, value) for name, value in fields.items()}
+            body = {name: _named(name, value) for name, value in fields.items()} | shown
         except ValueError as error:
             return Row(number, None, None, str(error), size, start.file, line)
         parts = self.split({k: v for k, v in body.items() if v is not None})
+        size += parts.added_bytes
         return Row(number, parts.custom_id, parts.body, parts.problem, size, start.file, line)
 
     def where(self, row: Row) -> str:
@@ -244,12 +286,16 @@ def _footers(files: Sequence[Stamp]) -> tuple[pa.Schema, list[int]]:
     return unified, rows
 
 
-def _tell_apart(schema: pa.Schema) -> _Columns:
+def _tell_apart(schema: pa.Schema, splitter: Splitter) -> _Columns:
     names = schema.names
-    batch_lines = "body" in names and "messages" not in names
+    needs, data = frozenset[str](), frozenset[str]()
+    if isinstance(splitter, Shaper):
+        # Rows that may bring messages have their parameters where they are expected.
+        needs, data = splitter.needs, frozenset() if "messages" in names else splitter.data
+    batch_lines = "body" in names and "messages" not in names and "body" not in data
     sent = parameters.ENVELOPE if batch_lines else parameters.SENT | {"custom_id", "extra_body"}
-    carried = tuple(name for name in names if name not in sent)
-    return _Columns(tuple(names), carried)
+    carried = tuple(name for name in names if name not in sent or name in data)
+    return _Columns(tuple(names), carried, tuple(name for name in carried if name in needs))
 
 
 def _named(name: str, value: object) -> object:

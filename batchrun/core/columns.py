@@ -1,0 +1,138 @@
+"""Whether the names that templates use are in the input.
+
+The evidence is a sample of rows. A column is there if any of them has it. A key inside a column
+(``meta.title``) is missing only if some row has something else in that place: where the column was
+null in every row, nobody knows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from batchrun.core.carried import COLUMNS_MAX
+from batchrun.errors import UsageError
+
+Dotted = tuple[str, ...]
+NAMES_SHOWN = 40
+_TYPES = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+_NO_NAME = re.compile(r"\W")
+
+
+def identifier(name: str) -> str:
+    """The name by which a template reaches a column: what no identifier can hold is ``_``."""
+    name = _NO_NAME.sub("_", name)
+    return f"_{name}" if name[:1].isdigit() else name
+
+
+def find(
+    paths: Mapping[Dotted, str],
+    columns: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    offered: Callable[[str], bool],
+    called: Callable[[str, str], bool],
+) -> dict[str, str]:
+    """The column behind every name.
+
+    ``paths`` are what templates look up, ``columns`` what settings name as it stands; both with
+    the setting that does, for messages. ``rows`` are read only until everything was seen.
+    ``offered`` tells the names that the template language has itself, ``called`` whether a template
+    calls a name like a method. Raises ``UsageError`` naming what is missing, what uses it, the
+    nearest name and the names there are.
+    """
+    search = _Search(paths, columns)
+    for row in rows:
+        search.look(row)
+        if search.found_all:
+            break
+    found = {name: name for name in columns} | {path[0]: path[0] for path in paths}
+    for name, user in columns.items():
+        if name not in search.known:
+            raise _missing_column(user, name, search.known)
+    for name in {path[0] for path in paths} - search.known.keys():
+        behind = [column for column in search.known if identifier(column) == name]
+        if len(behind) == 1:
+            found[name] = behind[0]
+        elif offered(name) and not behind:
+            del found[name]
+        else:
+            user = next(user for path, user in paths.items() if path[0] == name)
+            raise _missing_column(user, name, search.known)
+    for path, (value, part) in search.refuted.items():
+        if not (hasattr(value, part) and called(paths[path], part)):
+            raise _missing_key(paths[path], path, value, search.keys.get(path, ()))
+    return found
+
+
+class _Search:
+    """What was seen so far of what is looked for."""
+
+    def __init__(self, paths: Mapping[Dotted, str], columns: Mapping[str, str]) -> None:
+        self._names = {path[0] for path in paths} | set(columns)
+        self._open = {path for path in paths if len(path) > 1}
+        self.known: dict[str, None] = {}
+        self.refuted: dict[Dotted, tuple[object, str]] = {}
+        self.keys: dict[Dotted, dict[str, None]] = {}
+
+    @property
+    def found_all(self) -> bool:
+        """Whether nothing is left to look for."""
+        return not self._open and self._names <= self.known.keys()
+
+    def look(self, row: Mapping[str, Any]) -> None:
+        """Take in one row."""
+        crowded = len(self.known) > COLUMNS_MAX
+        self.known.update(dict.fromkeys(self._names & row.keys() if crowded else row))
+        for path in list(self._open):
+            self._follow(path, row)
+
+    def _follow(self, path: Dotted, row: Mapping[str, Any]) -> None:
+        value: Any = row.get(path[0])
+        for part in path[1:]:
+            if value is None:
+                return
+            if isinstance(value, list) and part.isdigit():
+                value = value[int(part)] if int(part) < len(value) else None
+            elif isinstance(value, Mapping) and part in value:
+                value = value[part]
+            else:
+                self.refuted.setdefault(path, (value, part))
+                if isinstance(value, Mapping):
+                    self.keys.setdefault(path, {}).update(dict.fromkeys(value))
+                return
+        self._open.discard(path)
+        self.refuted.pop(path, None)
+
+
+def _missing_column(user: str, name: str, known: Iterable[str]) -> UsageError:
+    names = list(known)
+    return UsageError(
+        f"{user} uses the column {name!r}, which the input does not have"
+        f"{_nearest(name, names)} The columns are: {_listed(names)}"
+    )
+
+
+def _missing_key(user: str, path: Dotted, value: object, keys: Iterable[str]) -> UsageError:
+    names = list(keys)
+    if not names:
+        return UsageError(
+            f"{user} uses {'.'.join(path)}, which needs an object in that place, "
+            f"and the input has {_TYPES.get(type(value), 'something else')}"
+        )
+    return UsageError(
+        f"{user} uses {'.'.join(path)}, which no row has{_nearest(path[-1], names)} "
+        f"The keys are: {_listed(names)}"
+    )
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    found = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {found[0]}?" if found else "."
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return (", ".join(names[:NAMES_SHOWN]) or "none") + more
