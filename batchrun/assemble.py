@@ -203,6 +203,8 @@ class _Session:
             if isinstance(fault, StorageError):
                 raise fault
             rows_input = await counting
+            if rows_input is None:
+                rows_input = self._count_input()  # a pipe tells at its end
             return self._sum_up(switch.reason, rows_input, fault)
         finally:
             self._ended.set()
@@ -329,6 +331,7 @@ class _Session:
             wall_s=wall_s,
             settings=settings.public(),
             version=__version__,
+            fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
         )
         try:
             parts.write_usage(opened.folder / rundir.USAGE, totals)

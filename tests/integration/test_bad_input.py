@@ -114,7 +114,7 @@ def test_two_formats_in_one_run_are_refused(run, tmp_path, samples):
 def test_an_unreadable_input_is_named(tmp_path):
     """A file that may not be read is exit 2 with the reason."""
     script = (
-        "from batchrun.adapters.sources.opening import stamp\n"
+        "from batchrun.adapters.sources.storage import stamp\n"
         "from batchrun.errors import InputError\n"
         "import os, sys\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"

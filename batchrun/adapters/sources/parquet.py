@@ -8,10 +8,8 @@ exact type. Files whose schemas differ are unified where Arrow can widen the typ
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,26 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources.opening import Carry, Splitter, Stamp
-from batchrun.core import parameters
-from batchrun.core.body import TOO_DEEP, nested_too_deeply
+from batchrun.adapters.sources import storage
+from batchrun.adapters.sources.opening import Carry, Splitter
+from batchrun.adapters.sources.storage import Stamp
+from batchrun.core import cells
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 
 BLOCK_ROWS = 512
 BLOCK_BYTES = 4 * 2**20
 BUFFER_BYTES = 2**16
+REMOTE_BUFFER_BYTES = 2**20
 
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """A table's columns told apart."""
-
-    read: tuple[str, ...]
-    carried: tuple[str, ...]
 
 
 class ParquetReader:
@@ -52,23 +43,29 @@ class ParquetReader:
         self._carry = carry
         self._shard_rows = shard_rows
         self.split = splitter
-        self._schema, self._rows = _footers(files)
-        self._columns = _tell_apart(self._schema)
+        schemas, self._rows = _footers(files)
+        names = dict.fromkeys(name for schema in schemas for name in schema.names)
+        self._sent = cells.sent_columns(tuple(names))
+        self._schema = _unified(files, schemas, self._sent)
+        self._read = self._sent | splitter.columns | set(carry.names if carry else ())
 
     def schema(self) -> pa.Schema:
-        """The carried columns with their types."""
-        return pa.schema([self._schema.field(name) for name in self._columns.carried])
+        """The columns that can be carried, with their types."""
+        return self._schema
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - known at once
         """The number of rows, from the footers."""
         return sum(self._rows)
 
-    def blocks(self, spans: Sequence[Span], *, limit: int | None) -> Iterator[Block]:
+    def blocks(
+        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+    ) -> Iterator[Block]:
         """See ``opening.Reader``."""
+        borders = sorted(breaks)
         for span in spans:
-            yield from self._span(span, limit)
+            yield from self._span(span, limit, borders)
 
-    def _span(self, span: Span, limit: int | None) -> Iterator[Block]:
+    def _span(self, span: Span, limit: int | None, breaks: Sequence[int]) -> Iterator[Block]:
         size = self._shard_rows
         row = span.first * size
         last = None if span.last is None else (span.last + 1) * size
@@ -82,6 +79,8 @@ class ParquetReader:
                 border = min((shard + 1) * size, row + batch.num_rows - done)
                 if last is not None:
                     border = min(border, last)
+                if (place := bisect_right(breaks, row)) < len(breaks):
+                    border = min(border, breaks[place])
                 taken = batch.slice(done, border - row)
                 offset = start.offset + done
                 done += taken.num_rows
@@ -97,9 +96,9 @@ class ParquetReader:
         """Batches with the position of their first row."""
         for index in range(start.file, len(self._files)):
             offset = start.offset if index == start.file else 0
-            name = self._files[index].path
+            name = self._files[index].name
             try:
-                with pq.ParquetFile(name, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
+                with _opened(self._files[index]) as file:
                     for batch in self._aligned(file, offset):
                         yield batch, Position(index, offset, offset)
                         offset += batch.num_rows
@@ -111,7 +110,9 @@ class ParquetReader:
         """Batches from row ``skip`` on. Their borders depend on the row groups alone, not on
         where reading began, so that a shard's digest can be computed again.
         """
-        present = [name for name in self._columns.read if name in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        # A file without any of the columns still has rows: one column is read to count them.
+        present = [name for name in names if name in self._read] or names[:1]
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
             if skip >= group.num_rows:
@@ -136,10 +137,13 @@ class ParquetReader:
         end: Position,
     ) -> Block:
         carried = self._carried(batch)
-        sent = [name for name in batch.schema.names if name not in set(self._columns.carried)]
+        wanted = self._sent | self.split.columns
+        sent = [name for name in batch.schema.names if name in wanted]
         size = batch.nbytes // max(1, batch.num_rows)
         rows = []
-        for place, fields in enumerate(batch.select(sent).to_pylist()):
+        for place, fields in enumerate(
+            batch.select(sent).to_pylist() if sent else [{}] * batch.num_rows
+        ):
             row = self._row(first_row + place, fields, start, place, size)
             digest.body.update(_encode((row.custom_id, row.body, row.problem)))
             rows.append(row)
@@ -159,7 +163,10 @@ class ParquetReader:
     ) -> Row:
         line = start.offset + place
         try:
-            body = {name: _named(name, value) for name, value in fields.items()}
+            body = {
+                name: cells.typed(name, value) if name in self._sent else value
+                for name, value in fields.items()
+            }
         except ValueError as error:
             return Row(number, None, None, str(error), size, start.file, line)
         parts = self.split({k: v for k, v in body.items() if v is not None})
@@ -167,7 +174,7 @@ class ParquetReader:
 
     def where(self, row: Row) -> str:
         """See ``opening.Reader``."""
-        return f"{self._files[row.file].path} row {row.line}"
+        return f"{self._files[row.file].name} row {row.line}"
 
     def _carried(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         assert self._carry is not None
@@ -220,80 +227,53 @@ def _values(column: pa.Array) -> list[Any]:
     return values
 
 
-def _footers(files: Sequence[Stamp]) -> tuple[pa.Schema, list[int]]:
+def _opened(stamp: Stamp) -> pq.ParquetFile:
+    """A file opened for reading a little at a time."""
+    local = storage.local_path(stamp.path)
+    if local is not None:
+        return pq.ParquetFile(local, pre_buffer=False, buffer_size=BUFFER_BYTES)
+    return pq.ParquetFile(
+        storage.open_file(stamp), pre_buffer=False, buffer_size=REMOTE_BUFFER_BYTES
+    )
+
+
+def _footers(files: Sequence[Stamp]) -> tuple[list[pa.Schema], list[int]]:
     schemas, rows = [], []
     for stamp in files:
         try:
-            with pq.ParquetFile(Path(stamp.path)) as file:
-                schemas.append(file.schema_arrow.remove_metadata())
+            with _opened(stamp) as file:
+                schema = file.schema_arrow.remove_metadata()
                 rows.append(file.metadata.num_rows)
         except (OSError, pa.ArrowException) as error:
-            message = f"input {stamp.path} is not a readable Parquet file: {error}"
+            message = f"input {stamp.name} is not a readable Parquet file: {error}"
             raise InputError(message) from None
-    unified = schemas[0]
-    for stamp, schema in zip(files[1:], schemas[1:], strict=True):
-        try:
-            unified = pa.unify_schemas([unified, schema], promote_options="permissive")
-        except pa.ArrowException as error:
-            message = f"input {stamp.path} does not fit {files[0].path}: {error}"
-            raise InputError(message) from None
-    twice = {name for name in unified.names if unified.names.count(name) > 1}
-    if twice:
-        message = f"input {files[0].path} has the column {min(twice)!r} more than once"
-        raise InputError(message)
-    return unified, rows
+        twice = {name for name in schema.names if schema.names.count(name) > 1}
+        if twice:
+            message = f"input {stamp.name} has the column {min(twice)!r} more than once"
+            raise InputError(message)
+        schemas.append(schema)
+    return schemas, rows
 
 
-def _tell_apart(schema: pa.Schema) -> _Columns:
-    names = schema.names
-    batch_lines = "body" in names and "messages" not in names
-    sent = parameters.ENVELOPE if batch_lines else parameters.SENT | {"custom_id", "extra_body"}
-    carried = tuple(name for name in names if name not in sent)
-    return _Columns(tuple(names), carried)
-
-
-def _named(name: str, value: object) -> object:
-    try:
-        return _value(name, value)
-    except ValueError as error:
-        message = f"column {name!r} {error}"
-        raise ValueError(message) from None
-
-
-def _value(name: str, value: object) -> object:
-    """A parameter's value as JSON has it. Raises ``ValueError`` for text that should be JSON."""
-    if isinstance(value, str):
-        if name in parameters.STRUCTURED or name == "body":
-            return _parsed(value)
-        if name in parameters.MAYBE_STRUCTURED and value.lstrip()[:1] in ("{", "["):
-            return _parsed(value)
-        return value
-    return _without_nulls(value)
-
-
-def _parsed(text: str) -> object:
-    if nested_too_deeply(text.encode()):
-        message = TOO_DEEP
-        raise ValueError(message)
-    try:
-        return _decode(text)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        message = f"is not valid JSON: {error}"
-        raise ValueError(message) from None
-
-
-def _without_nulls(value: object) -> object:
-    """Nested Arrow values name every field in every row: absent ones come as nulls and are not
-    sent.
+def _unified(
+    files: Sequence[Stamp], schemas: Sequence[pa.Schema], sent: Collection[str]
+) -> pa.Schema:
+    """The data columns of all files, each as wide as every file needs it. Columns that are sent
+    need no common type. Raises ``InputError`` naming the column that has none.
     """
-    if isinstance(value, Mapping):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        message = f"holds {value}, which JSON cannot hold"
-        raise ValueError(message)
-    if isinstance(value, (str, int, float, bool)) or value is None:
-        return value
-    message = f"holds a {type(value).__name__}, which JSON cannot hold"
-    raise ValueError(message)
+    fields: dict[str, pa.Field] = {}
+    for stamp, schema in zip(files, schemas, strict=True):
+        for field in schema:
+            if field.name in sent:
+                continue
+            known = fields.get(field.name, field)
+            try:
+                both = [pa.schema([known]), pa.schema([field])]
+                fields[field.name] = pa.unify_schemas(both, promote_options="permissive").field(0)
+            except pa.ArrowException:
+                message = (
+                    f"input {stamp.name} does not fit {files[0].name}: column {field.name!r} is "
+                    f"{field.type}, and {known.type} before; convert one of them, or run them apart"
+                )
+                raise InputError(message) from None
+    return pa.schema(list(fields.values()))
