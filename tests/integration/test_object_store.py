@@ -100,7 +100,7 @@ def test_an_object_that_is_no_input_is_named(store, key, words):
         opening.find([f"s3://{store.bucket}/{key}"], "auto")
 
 
-def test_a_missing_bucket_and_a_wrong_endpoint_are_named(run, store):
+def test_a_missing_bucket_and_a_wrong_endpoint_are_named(run):
     """What the store says reaches the user, in one line."""
     done = run("s3://no-such-bucket-here/x.jsonl")
     assert done.code == 2 and "no-such-bucket-here" in done.err, done.err

@@ -232,9 +232,9 @@ class CsvReader(TextReader):
             for index, header in enumerate(self._headers):
                 found = self._lines(source, index, Position(index))
                 for _ in records(found, self._delimiter, parse=False):
-                    rows += 1
                     if rows % 1024 == 0 and stop():
                         return None
+                    rows += 1
                 rows -= header is not None
         finally:
             source.close()

@@ -158,9 +158,12 @@ def _pattern(path: str) -> str:
 
 
 def _hidden(path: str, pattern: str) -> bool:
-    """Whether a glob met a file that is nobody's data."""
-    first = path.rpartition("/")[2][:1]
-    return first in ("_", ".") and pattern.rpartition("/")[2][:1] != first
+    """Whether a glob met what is nobody's data: a name that the glob does not spell out."""
+    spelled = [part for part in pattern.split("/") if part[:1] in ("_", ".")]
+    return any(
+        part[:1] in ("_", ".") and not any(fnmatch.fnmatchcase(part, known) for known in spelled)
+        for part in path.split("/")
+    )
 
 
 def _data(folder: str, found: list[str], given_format: str) -> list[str]:

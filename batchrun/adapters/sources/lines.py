@@ -47,12 +47,8 @@ def split(  # noqa: PLR0912 - one loop, its cases in order
         if not chunk:
             yield None
             continue
-        if (
-            offset == 0
-            and held == 0
-            and (codec := storage.MAGIC.get(chunk[: 2 if chunk[0] == 0x1F else 4]))
-        ):
-            raise InputLostError(_packed(stamp, codec))
+        if offset == 0 and held == 0:
+            _refuse_packed(stamp, chunk)
         pieces = chunk.split(b"\n")
         tail = pieces.pop()
         for piece in pieces:
@@ -83,9 +79,13 @@ def split(  # noqa: PLR0912 - one loop, its cases in order
             yield Line(data, held, number + 1, index, offset + held)
 
 
-def _packed(stamp: Stamp, codec: str) -> str:
+def _refuse_packed(stamp: Stamp, chunk: bytes) -> None:
+    codec = next((codec for magic, codec in storage.MAGIC.items() if chunk.startswith(magic)), None)
+    if codec is None:
+        return
     tool, suffix = ("zcat", ".gz") if codec == "gzip" else ("zstdcat", ".zst")
     remedy = f"pipe it through {tool}"
     if stamp.path != storage.STDIN:
         remedy = f"give its name the suffix {suffix}"
-    return f"input {stamp.name} is compressed with {codec}; {remedy}"
+    message = f"input {stamp.name} is compressed with {codec}; {remedy}"
+    raise InputLostError(message)

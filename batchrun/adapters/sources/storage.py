@@ -29,7 +29,7 @@ REMOTE_READ_BYTES = 4 * 2**20
 
 STAT_THREADS = 16
 CODECS = {".gz": "gzip", ".zst": "zstd"}
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _ARROW = ("s3", "gs", "gcs")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _QUERY = re.compile(r"\?(?=[A-Za-z0-9_.-]+=)")
