@@ -14,8 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchrun.adapters import arrow
 from batchrun.adapters.sources import finding, opening, storage
+from batchrun.core.body import Split
 from batchrun.errors import InputError
+from batchrun.records import Position, Span
 from batchrun.simulator.latency import FixedLatency
 
 QUICK = ("--no-progress", "--shard-rows", 10)
@@ -302,9 +305,6 @@ def test_parquet_reads_only_the_columns_it_needs(tmp_path):
     """With --carry none, or a list, other columns are not read, be they damaged; a splitter gets
     those it names.
     """
-    from batchrun.core.body import Split
-    from batchrun.records import Position, Span
-
     path = tmp_path / "rows.parquet"
     columns = {
         "messages": [_cell(n) for n in range(50)],
@@ -516,3 +516,25 @@ def test_standard_input_that_holds_no_rows(cli, what):
     words = {"a terminal": "terminal", "nothing": "not a single row", "gzip": "zcat"}[what]
     assert words in done.stderr.decode()
     assert not (cli.folder / "run").exists()
+
+
+def test_columns_that_change_behind_the_sample(jsonl, chat):
+    """A column that is null at first has the type of what comes later within the first 10,000
+    rows; a key that changes its type at row 15,000 goes to ``extra`` from there on.
+    """
+    rows = [
+        chat(n, late=None if n < 9_000 else n / 2, score=n if n < 15_000 else "high")
+        for n in range(16_000)
+    ]
+    given = opening.find([str(jsonl(rows))], "auto")
+    carry = given.carry("all", 10_000)
+    assert [str(field.type) for field in carry.schema] == ["double", "int64", "string"]
+    late, score, extra = [], [], []
+    for block in given.reader(carry, 10_000).blocks([Span(0, None, Position())], limit=None):
+        columns = arrow.from_ipc(block.carried).to_pydict()
+        late += columns["late"]
+        score += columns["score"]
+        extra += columns["extra"]
+    assert late == [None if n < 9_000 else n / 2 for n in range(16_000)]
+    assert score == [*range(15_000), *[None] * 1000]
+    assert extra == [None] * 15_000 + ['{"score":"high"}'] * 1000
