@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from harness import make_input
@@ -29,10 +30,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS, metavar="KIND")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--convert", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         what, path, rows = options.measure
         print(json.dumps(MEASURES[what](path, int(rows))))
+        return
+    if options.convert:
+        _convert(*options.convert)
         return
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="batchrun-bench-") as room:
@@ -63,45 +68,36 @@ def _made(room: Path, kind: str, rows: int) -> Path:
     make_input(plain, rows)
     if kind == "jsonl":
         return plain
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import sources; sources.convert(*sys.argv[2:])"
-    here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", code, here, kind, str(plain), str(path), str(rows)]
+    command = [sys.executable, __file__, "--convert", kind, str(plain), str(path), str(rows)]
     subprocess.run(command, check=True)
     plain.unlink()
     return path
 
 
-def convert(kind: str, plain: str, to: str, rows: str) -> None:
+def _convert(kind: str, plain: str, to: str, rows: str) -> None:
     """Write the rows of a JSON Lines file as another kind."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    packing = {"gz": "gzip", "zst": "zstd"}.get(to.rpartition(".")[2])
-    lines = Path(plain).open(encoding="utf-8")
-    if kind.startswith("parquet"):
-        size = int(rows) if "," in kind else 20_000
-        records = [_cells(line) for line in lines] if "," in kind else None
-        with lines:
-            if records is not None:
-                pq.write_table(pa.Table.from_pylist(records), to, row_group_size=size)
-                return
-            writer = None
-            while group := [_cells(line) for _, line in zip(range(size), lines, strict=False)]:
-                table = pa.Table.from_pylist(group)
-                writer = writer or pq.ParquetWriter(to, table.schema)
-                writer.write_table(table)
-            assert writer is not None
-            writer.close()
-        return
-    with lines, pa.output_stream(to, compression=packing) as out:
-        if kind.startswith("csv"):
-            out.write(b"messages,ticket,lang,priority\n")
-        for line in lines:
-            out.write((line if kind.startswith("jsonl") else _record(line)).encode())
+    with Path(plain).open(encoding="utf-8") as lines:
+        if kind.startswith("parquet"):
+            size = int(rows) if "," in kind else 20_000
+            group = [_cells(line) for line in islice(lines, size)]
+            with pq.ParquetWriter(to, pa.Table.from_pylist(group[:1]).schema) as writer:
+                while group:
+                    writer.write_table(pa.Table.from_pylist(group), row_group_size=size)
+                    group = [_cells(line) for line in islice(lines, size)]
+            return
+        packing = {"gz": "gzip", "zst": "zstd"}.get(to.rpartition(".")[2])
+        with pa.output_stream(to, compression=packing) as out:
+            if kind.startswith("csv"):
+                out.write(b"messages,ticket,lang,priority\n")
+            for line in lines:
+                out.write((line if kind.startswith("jsonl") else _record(line)).encode())
 
 
 def _cells(line: str) -> dict[str, object]:
-    row = json.loads(line)
+    row: dict[str, object] = json.loads(line)
     return row | {"messages": json.dumps(row["messages"], ensure_ascii=False)}
 
 

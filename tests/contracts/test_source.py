@@ -366,6 +366,18 @@ class Compressed(SourceContract):
             (b.shard, b.rows_read, b.digest, b.end) for b in plain
         }
 
+    def test_many_spans_unpack_a_file_once(self, tmp_path, monkeypatch):
+        """Shards here and there are read in one pass over the file, not in one each."""
+        source = self.source(tmp_path)
+        ends = {block.shard: block.end for block in _read(source)}
+        opened = []
+        real = storage.open_file
+        monkeypatch.setattr(storage, "open_file", lambda s: opened.append(s.path) or real(s))
+        rows = _rows(_read(source, [Span(n, n, ends[n - 1]) for n in (1, 4, 5, 8, 11)]))
+        wanted = [100, 400, 500, 800, 1100]
+        assert [row.number for row in rows] == [n for w in wanted for n in range(w, w + 100)]
+        assert len(opened) == len(set(opened)) == 2
+
     def test_counting(self, tmp_path):
         """The rows are counted without being read as rows."""
         assert self.source(tmp_path)._reader.count(lambda: False) == ROWS
