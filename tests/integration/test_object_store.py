@@ -80,8 +80,20 @@ def test_a_glob_over_objects(run, cli, store, chat, published):
     one = run(f"s3://{store.bucket}/a/*.jsonl")
     assert one.code == 0, one.err
     assert published(cli.folder / "run")["ticket"].to_pylist() == [0, 1]
-    found = finding.expand([f"s3://{store.bucket}/**/[!4]*.jsonl"], "auto")
-    assert [name.rpartition("/")[2] for name in found] == ["1.jsonl", "2.jsonl", "3.jsonl"]
+    for pattern, numbers in {
+        "**/[!4]*.jsonl": "123",
+        "a/**": "123",
+        "?/?.jsonl": "124",
+        "a?b/*": None,
+        "*/*/*": "3",
+    }.items():
+        address = f"s3://{store.bucket}/{pattern}"
+        if numbers is None:
+            with pytest.raises(InputError, match="no file matches"):
+                finding.expand([address], "auto")
+        else:
+            found = finding.expand([address], "auto")
+            assert "".join(name[-7] for name in found) == numbers, pattern
 
 
 @pytest.mark.parametrize(

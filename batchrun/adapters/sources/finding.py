@@ -131,8 +131,12 @@ def _remote(address: str, given_format: str) -> list[str]:
             ]
             return _data(shown, [there.address(key) for key in keys], given_format)
         fixed = re.split(r"[*?\[]", there.path)[0].rpartition("/")[0]
-        wanted = re.compile(_pattern(there.path))
-        keys = [k for k in _keys(there, fixed) if wanted.fullmatch(k) and not _hidden(k, address)]
+        pattern = there.path.split("/")
+        keys = [
+            key
+            for key in _keys(there, fixed)
+            if _matches(key.split("/"), pattern) and not _hidden(key, there.path)
+        ]
     except OSError as error:
         message = f"input {shown}: {error}"
         raise InputError(message) from None
@@ -145,16 +149,17 @@ def _keys(there: storage.Place, base: str) -> list[str]:
     return sorted(info.path for info in infos if info.type == arrow_fs.FileType.File)
 
 
-def _pattern(path: str) -> str:
-    """A glob over a whole path as a regular expression: ``**`` crosses folders, ``*`` does not."""
-    parts = []
-    for part in path.split("/"):
-        if part == "**":
-            parts.append("(?:[^/]+/)*")
-        else:
-            one = fnmatch.translate(part).removeprefix("(?s:").removesuffix(r")\Z")
-            parts.append(one.removesuffix(r")\z").replace(".*", "[^/]*") + "/")
-    return "".join(parts).removesuffix("/")
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path matches a glob, both in parts: ``**`` is any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[n:], pattern[1:]) for n in range(len(parts) + 1))
+    return (
+        bool(parts)
+        and fnmatch.fnmatchcase(parts[0], pattern[0])
+        and _matches(parts[1:], pattern[1:])
+    )
 
 
 def _hidden(path: str, pattern: str) -> bool:
