@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -37,7 +38,7 @@ from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor, Snapshot
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
-from batchrun.errors import BatchrunError, RowError, StorageError, UsageError
+from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError, UsageError
 from batchrun.ports import Observer, Transport
 from batchrun.records import Request, Row
 
@@ -174,7 +175,7 @@ class _Session:
             dice=random.Random(),
         )
         self._count_resumed()
-        counting = asyncio.create_task(asyncio.to_thread(self._count_input))
+        counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with HttpTransport(
                 url,
@@ -202,6 +203,8 @@ class _Session:
             if isinstance(fault, StorageError):
                 raise fault
             rows_input = await counting
+            if rows_input is None:  # a pipe tells at its end
+                rows_input = self._count_input(lambda: True)
             return self._sum_up(switch.reason, rows_input, fault)
         finally:
             self._ended.set()
@@ -268,11 +271,14 @@ class _Session:
         self._tally.resumed_ok = ok + more_ok
         self._tally.resumed_error = error + more_error
 
-    def _count_input(self) -> int | None:
-        """Rows of the input, counted in a thread unless an earlier session did."""
+    def _count_input(self, stop: Callable[[], bool]) -> int | None:
+        """Rows of the input, counted in a thread unless an earlier session did. None if told to
+        stop, and where a file is damaged: reading it will say so.
+        """
         rows: int | None = self._opened.journal.states.get("input_rows")
         if rows is None:
-            rows = self._opened.reader.count(self._ended.is_set)
+            with contextlib.suppress(InputLostError):
+                rows = self._opened.reader.count(stop)
         if rows is not None and self._settings.limit is not None:
             # Rows that an earlier run finished beyond the limit are there all the same.
             done = self._tally.resumed_ok + self._tally.resumed_error
@@ -328,6 +334,7 @@ class _Session:
             wall_s=wall_s,
             settings=settings.public(),
             version=__version__,
+            fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
         )
         try:
             parts.write_usage(opened.folder / rundir.USAGE, totals)

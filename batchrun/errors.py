@@ -29,6 +29,14 @@ class InputLostError(BatchrunError):
     """The input could be read at the start and failed midway."""
 
 
+class InputChangedError(InputLostError):
+    """What is piped in is not what the run was begun with. What came before the difference is
+    answered and kept.
+    """
+
+    exit_code = 2
+
+
 class RunChangedError(BatchrunError):
     """Settings or input differ from those the run directory was made with. Nothing was touched."""
 

@@ -22,6 +22,7 @@ import pyarrow as pa  # noqa: E402
 
 from batchrun import assemble, errors  # noqa: E402
 from batchrun.adapters import arrow  # noqa: E402
+from batchrun.adapters.sources import finding  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core import parameters, summary  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
@@ -121,10 +122,10 @@ SUMMARY = {
     "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
     "stopped_by": "The guard (an error class) or the signal that ended the run; else null.",
     "exit_code": "The exit code of the command.",
-    "rows.input": "Rows of the input; with `--limit` at most that many. Null if not counted yet.",
+    "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
     "rows.ok": "Rows with a completion.",
     "rows.error": "Rows that failed.",
-    "rows.pending": "Rows without an outcome: `input - ok - error`.",
+    "rows.pending": "Rows without an outcome: `input - ok - error`; null as `rows.input` is.",
     "totals.attempts": "Lines of the ledger.",
     "totals.prompt_tokens": "Sum over the ledger.",
     "totals.completion_tokens": "Sum over the ledger.",
@@ -144,7 +145,7 @@ SUMMARY = {
 STATUS = {
     "state": "`running`, or `stopping` once a stop was asked for.",
     "elapsed_s": "Seconds of this session.",
-    "rows_input": "Rows of the input. Null while they are being counted.",
+    "rows_input": "Rows of the input. Null while they are being counted, and until a pipe ends.",
     "ok": "Rows with a durable completion, those of earlier sessions included.",
     "error": "Rows with a durable failure, those of earlier sessions included.",
     "resumed": "Of those, the rows that earlier sessions finished.",
@@ -388,12 +389,48 @@ def environment() -> Iterator[str]:
     yield from table(("variable", "meaning"), [(code(n), text) for n, text in ENVIRONMENT.items()])
 
 
+def suffixes(kind: str) -> str:
+    """The suffixes of a format."""
+    return " ".join(code(suffix) for suffix, named in finding.FORMATS.items() if named == kind)
+
+
 def inputs() -> Iterator[str]:
     """Which keys are sent."""
     yield "## Input"
     yield ""
-    yield "One run reads one format, told by the file names: `.jsonl` and `.ndjson` are JSON Lines,"
-    yield "`.parquet` and `.pq` are Parquet. A row is one of:"
+    yield "One run reads one format, told by the file names or `--format`:"
+    yield ""
+    yield from table(
+        ("format", "suffixes", "carried columns"),
+        [
+            ("JSON Lines", suffixes("jsonl"), "by the first 10,000 rows"),
+            ("CSV, tabs instead of commas", f"{suffixes('csv')} {suffixes('tsv')}", "text"),
+            ("Parquet", suffixes("parquet"), "with their exact types"),
+        ],
+    )
+    yield ""
+    yield "All but Parquet may be compressed, with `.gz` or `.zst` behind the suffix. An input is:"
+    yield ""
+    yield "- a file; several are read one after the other, and their rows are numbered on;"
+    yield "- a glob in quotes (`'rows/*.parquet'`; `**` crosses folders) or a directory: its files"
+    yield "  in the order of their paths. Of a directory, files of a known suffix at any depth."
+    yield "  Names that begin with `_` or `.` are passed over;"
+    yield "- an address: `file://`, `s3://` and `gs://` (through Arrow: credentials, region and"
+    yield "  endpoint from the environment), `hf://` and others through fsspec where it is"
+    yield "  installed. Globs and directories work there too;"
+    yield "- `-`, standard input: JSON Lines, or what `--format` says. It is read as it comes. To"
+    yield "  resume, pipe the same bytes in again: what was read before is compared as it passes,"
+    yield "  and a difference ends the run with exit code 2 before such a row is sent."
+    yield ""
+    yield "Only what is there at the start is input. A file whose size, modification time and etag"
+    yield "are those of the earlier run is trusted, another one is compared with what was read."
+    yield ""
+    yield "The first record of a CSV file names its columns. A row with too few or too many fields,"
+    yield "with invalid UTF-8, or with broken quotes is an `invalid_row`; reading goes on at the"
+    yield "next line. A record may be 16 MiB, a line of JSON 64 MiB. Files with different columns"
+    yield "are one table, matched by name, with nulls for what a file does not have."
+    yield ""
+    yield "A row is one of:"
     yield ""
     yield "1. **An OpenAI Batch line**: `custom_id`, `method`, `url` and `body`. The body is sent"
     yield "   as it is, with the run's defaults filled in. Other keys are carried to the results."
@@ -404,8 +441,10 @@ def inputs() -> Iterator[str]:
     yield "   are carried to the results. [templates.md](templates.md) tells the rest."
     yield ""
     yield "`stream` and `stream_options` of a row are not sent: replies are taken whole. In"
-    yield "Parquet, a parameter may be a nested value or JSON text. A key that is a parameter is"
-    yield "sent even if it was meant as data: rename such a column, or use Batch lines."
+    yield "Parquet, a parameter may be a nested value or JSON text. In CSV, a parameter that is"
+    yield "not text by nature is JSON, a number or a boolean, and an empty cell is no parameter."
+    yield "A key that is a parameter is sent even if it was meant as data: rename such a column, or"
+    yield "use Batch lines."
     yield ""
     groups = (
         ("the specification", parameters.SPECIFIED),

@@ -6,9 +6,8 @@ allow raises ``RunChangedError`` with what changed, which done rows it touches, 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +16,8 @@ from batchrun.adapters import arrow
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Carry, Input, Reader, Stamp
+from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.adapters.sources.storage import Stamp
 from batchrun.core.differences import differences
 from batchrun.core.settings import Settings
 from batchrun.errors import RunChangedError
@@ -73,7 +73,7 @@ def go_on(
     if found or grown:
         journal.states.put(
             settings=settings.shaping(),
-            input=[asdict(stamp) for stamp in given.stamps],
+            input=[stamp.public() for stamp in given.stamps],
             input_rows=None,
         )
     return carry, grown
@@ -87,15 +87,16 @@ def _compare_input(
     changes: Changes,
     say: Callable[[str], None],
 ) -> bool:
-    """Size and modification time equal: trusted. Else what was read before is read again and
-    compared by digest. Returns False where nothing changed at all.
+    """Size, modification time and etag equal: trusted. Else what was read before is read again and
+    compared by digest; a pipe is compared as it is read. Returns False where nothing changed.
     """
     recorded = [Stamp(**stamp) for stamp in journal.states.get("input")]
-    now = [(stamp.size, stamp.mtime_ns) for stamp in given.stamps]
-    if now == [(stamp.size, stamp.mtime_ns) for stamp in recorded]:
+    if len(recorded) == len(given.stamps) and all(
+        now.same_as(before) for now, before in zip(given.stamps, recorded, strict=True)
+    ):
         return False
     states = journal.shards()
-    if states:
+    if states and given.pipe is None:
         say(f"the input files changed on disk; comparing {len(states):,} shards with what was read")
     reader = given.reader(carry, settings.shard_rows)
     if not given.has_extra:
@@ -107,6 +108,9 @@ def _compare_input(
                 "parts hold one schema",
                 ["--restart starts over; the old contents are kept aside"],
             )
+    if given.pipe is not None:
+        journal.refresh([_reopened(state, settings.shard_rows) for state in states])
+        return True
     fresh, edited = _reread(reader, states, settings.shard_rows)
     if edited and not changes.keep_done:
         parts = Parts(Path(settings.dir), journal, carry.schema)
@@ -141,29 +145,38 @@ def known(parts: Parts, journal: Journal, shard: int) -> tuple[frozenset[int], d
 def _reread(
     reader: Reader, states: Sequence[ShardState], shard_rows: int
 ) -> tuple[list[ShardState], list[int]]:
-    """Read again what was read before: the states as they are now, and the shards that differ."""
-    position = Position()
+    """Read again, in one pass, what was read before: the states as they are now, and the shards
+    that differ.
+    """
+    ends = {state.shard: state.shard * shard_rows + state.rows_read for state in states}
+    found: dict[int, tuple[int, bytes, Position]] = {}
+    if states:
+        blocks = reader.blocks(
+            [Span(0, None, Position())], limit=max(ends.values()), breaks=set(ends.values())
+        )
+        for block in blocks:
+            if block.first_row < ends.get(block.shard, 0):
+                found[block.shard] = (block.rows_read, block.digest, block.end)
     fresh, edited = [], []
+    position = Position()
     for state in states:
-        span = Span(state.shard, state.shard, position)
-        limit = state.shard * shard_rows + state.rows_read
-        last = next(iter(deque(reader.blocks([span], limit=limit), maxlen=1)), None)
-        rows, digest = (last.rows_read, last.digest) if last else (0, b"")
-        position = last.end if last else position
+        rows, digest, position = found.get(state.shard, (0, b"", position))
         if state.digest and (rows, digest) != (state.rows_read, state.digest):
             edited.append(state.shard)
-        # A short shard was the input's end: now there may be more of it.
-        complete = state.complete and state.rows_read == shard_rows
         fresh.append(
             replace(
-                state,
+                _reopened(state, shard_rows),
                 rows_read=rows or state.rows_read,
                 digest=digest,
                 end=position,
-                complete=complete,
             )
         )
     return fresh, edited
+
+
+def _reopened(state: ShardState, shard_rows: int) -> ShardState:
+    """A short shard was the input's end: now there may be more of it."""
+    return replace(state, complete=state.complete and state.rows_read == shard_rows)
 
 
 def _changed(

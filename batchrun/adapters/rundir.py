@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.journal import STATES, Journal, recover_flights
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.core import shaping
 from batchrun.core.settings import Settings
@@ -91,7 +92,7 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
             grown = False
         else:
             carry, grown = comparing.go_on(journal, settings, given, changes, say)
-        reader = given.reader(carry, settings.shard_rows)
+        reader = _reader(given, carry, journal, changes)
         parts = Parts(folder, journal, carry.schema)
         opened = RunDirectory(folder, checkpoint, lock, journal, parts, reader, carry, [])
         _recover(opened, settings, say)
@@ -105,6 +106,14 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
         lock.release()
         raise
     return opened
+
+
+def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> Reader:
+    reader = given.reader(carry, journal.shard_rows)
+    if given.pipe is None:
+        return reader
+    marks = {} if changes.keep_done else recorded_marks(journal)
+    return OnePassReader(reader, given.pipe, marks, journal.shard_rows)
 
 
 def _locked(folder: Path, checkpoint: Path) -> files.Lock:
@@ -174,11 +183,10 @@ def _refuse_lost_checkpoint(folder: Path, checkpoint: Path) -> None:
 
 
 def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
-    schema = given.reader(None, settings.shard_rows).schema()
-    carry = opening.choose(schema, settings.carry, with_extra=given.has_extra)
+    carry = given.carry(settings.carry, settings.shard_rows)
     journal.states.put(
         settings=settings.shaping(),
-        input=[asdict(stamp) for stamp in given.stamps],
+        input=[stamp.public() for stamp in given.stamps],
         input_format=given.kind,
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],

@@ -63,5 +63,14 @@ STRUCTURED = frozenset(
 )
 MAYBE_STRUCTURED = frozenset({"stop", "tool_choice", "function_call", "thinking"})
 
+# Parameters whose value is text, whatever it looks like: the user "00017" stays so.
+TEXTS = frozenset(
+    """
+    model reasoning_effort verbosity service_tier user safety_identifier prompt_cache_key
+    prompt_cache_retention truncation_side chat_template request_id session_id cache_salt
+    guided_regex guided_grammar regex ebnf lora_path rid extra_key reasoning_format
+    """.split()
+)
+
 # The envelope of an OpenAI Batch line; `custom_id` counts at the top level of any row.
 ENVELOPE = frozenset({"custom_id", "method", "url", "body"})

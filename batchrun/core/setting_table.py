@@ -43,15 +43,22 @@ class Setting:
 
 
 TABLE: tuple[Setting, ...] = (
-    Setting("input", "files", "paths", None, "Input files, read in this order.", default=()),
+    Setting(
+        "input",
+        "files",
+        "paths",
+        None,
+        "Input files, globs, directories and addresses, read in this order; `-` is standard input.",
+        default=(),
+    ),
     Setting(
         "input",
         "format",
         "choice",
         "--format",
-        "What the input files are; auto goes by the file name.",
+        "What the input is; auto goes by the file names (of standard input: jsonl).",
         default="auto",
-        choices=("auto", "jsonl", "parquet"),
+        choices=("auto", "jsonl", "csv", "tsv", "parquet"),
     ),
     Setting(
         "input",

@@ -112,7 +112,7 @@ class Settings:
     def public(self) -> dict[str, Any]:
         """All settings as they may be shown: header values are left out, they may be keys."""
         return self.shaping() | {
-            "input.files": list(self.files),
+            "input.files": [public_url(f) if "://" in f else f for f in self.files],
             "input.format": self.format,
             "output.dir": self.dir,
             "output.checkpoint": self.checkpoint,
@@ -177,7 +177,12 @@ def _located(setting: Setting, value: object, folder: PurePath) -> object:
     if setting.kind == "path" and isinstance(value, str):
         return str(folder / value)
     if setting.kind == "paths" and isinstance(value, list):
-        return [str(folder / item) if isinstance(item, str) else item for item in value]
+        return [
+            str(folder / item)
+            if isinstance(item, str) and "://" not in item and item != "-"
+            else item
+            for item in value
+        ]
     return value
 
 

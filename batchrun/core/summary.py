@@ -32,8 +32,11 @@ def build(
     wall_s: float,
     settings: dict[str, Any],
     version: str,
+    fault_exit_code: int = 5,
 ) -> dict[str, Any]:
-    """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions."""
+    """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
+    A session that neither ended nor was stopped ends with ``fault_exit_code``.
+    """
     ok, error = totals.rows()
     pending = None if rows_input is None else rows_input - ok - error
     if pending == 0:
@@ -43,7 +46,7 @@ def build(
     else:
         signalled = stop_exit_code is not None and stop_exit_code > 128
         status = INTERRUPTED if signalled or stop_exit_code is None else STOPPED
-        exit_code = 5 if stop_exit_code is None else stop_exit_code
+        exit_code = fault_exit_code if stop_exit_code is None else stop_exit_code
     return {
         "status": status,
         "stopped_by": stopped_by,

@@ -1,7 +1,11 @@
 """The exam of the source: the fake, and the readers of real files behind the thread."""
 
 import asyncio
+import csv
+import gzip
+import io
 import json
+import os
 import random
 import threading
 from itertools import pairwise
@@ -11,8 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources import jsonl, opening, parquet
+from batchrun.adapters.sources import finding, opening, parquet, storage
+from batchrun.adapters.sources import rows as text_rows
+from batchrun.adapters.sources.onepass import OnePassReader
 from batchrun.adapters.sources.readahead import ReadAhead
+from batchrun.adapters.sources.streams import Pipe
 from batchrun.core import settings as config
 from batchrun.core import shaping
 from batchrun.errors import InputError, InputLostError
@@ -177,7 +184,7 @@ def _body(number):
 def _opened(paths, limit, **request):
     """The real source over these files, with all columns carried, and a prompt if there is one."""
     names = [str(path) for path in paths]
-    given = opening.Input(tuple(opening.stamp(names)), opening.format_of(names, "auto"))
+    given = opening.Input(tuple(storage.stamp(names)), finding.format_of(names, "auto"))
     if request:
         given = opening.find(names, "auto", _plan(**request))
     schema = given.reader(None, SHARD_ROWS).schema()
@@ -400,10 +407,252 @@ def test_blocks_stay_small_where_files_are_read_for_rows(tmp_path, kind, monkeyp
     assert _carried(blocks).column("n").to_pylist() == list(range(40))
     for block in blocks:
         assert block.rows_read == block.end.line == block.first_row + len(block.rows)
-    monkeypatch.setattr(jsonl, "BLOCK_BYTES", 2**30)
+    monkeypatch.setattr(text_rows, "BLOCK_BYTES", 2**30)
     monkeypatch.setattr(parquet, "BLOCK_BYTES", 2**30)
     (whole,) = _read(source)
     assert whole.digest == blocks[-1].digest and whole.end == blocks[-1].end
+
+
+PACK = {
+    ".gz": gzip.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
+
+
+class Compressed(SourceContract):
+    """The files of JSON lines, each packed in several pieces one behind the other."""
+
+    suffix = ""
+
+    def source(self, folder, limit=None):
+        """The real one over these files."""
+        return _opened(self.write(folder), limit)
+
+    def write(self, folder):
+        """Write the files; returns their paths."""
+        packed = []
+        for path in TestJsonl().write(folder):
+            data = path.read_bytes()
+            third = len(data) // 3
+            pieces = (data[:third], data[third : 2 * third], data[2 * third :])
+            to = path.with_suffix(".jsonl" + self.suffix)
+            to.write_bytes(b"".join(PACK[self.suffix](piece) for piece in pieces))
+            packed.append(to)
+        return packed
+
+    def lose(self, folder):
+        """Cut the last file off once it was opened."""
+        paths = self.write(folder)
+        source = _opened(paths, None)
+        with paths[-1].open("r+b") as file:
+            file.truncate(paths[-1].stat().st_size * 4 // 5)
+        return source
+
+    def test_it_reads_what_the_plain_files_hold(self, tmp_path):
+        """Rows, digests and positions are those of the unpacked files."""
+        packed = _read(self.source(tmp_path))
+        plain = _read(_opened(sorted(tmp_path.glob("*.jsonl")), None))
+        assert _rows(packed) == _rows(plain)
+        assert {(b.shard, b.rows_read, b.digest, b.end) for b in packed} == {
+            (b.shard, b.rows_read, b.digest, b.end) for b in plain
+        }
+
+    def test_many_spans_unpack_a_file_once(self, tmp_path, monkeypatch):
+        """Shards here and there are read in one pass over the file, not in one each."""
+        source = self.source(tmp_path)
+        ends = {block.shard: block.end for block in _read(source)}
+        opened = []
+        real = storage.open_file
+        monkeypatch.setattr(storage, "open_file", lambda s: opened.append(s.path) or real(s))
+        rows = _rows(_read(source, [Span(n, n, ends[n - 1]) for n in (1, 4, 5, 8, 11)]))
+        wanted = [100, 400, 500, 800, 1100]
+        assert [row.number for row in rows] == [n for w in wanted for n in range(w, w + 100)]
+        assert len(opened) == len(set(opened)) == 2
+
+    def test_counting(self, tmp_path):
+        """The rows are counted without being read as rows."""
+        assert self.source(tmp_path)._reader.count(lambda: False) == ROWS
+
+    def test_what_is_appended_meanwhile_is_not_read(self, tmp_path):
+        """Only the bytes that were there at the start are input, packed ones too."""
+        source = self.source(tmp_path)
+        with (tmp_path / f"rows-2.jsonl{self.suffix}").open("ab") as file:
+            file.write(PACK[self.suffix](b'{"messages": []}\n' * 50))
+        assert len(_rows(_read(source))) == ROWS
+
+    @pytest.mark.parametrize("harm", ["cut", "flipped"])
+    def test_a_damaged_file_is_named(self, tmp_path, harm):
+        """A file that was damaged before the start gives its first rows, then the error."""
+        paths = self.write(tmp_path)
+        data = bytearray(paths[-1].read_bytes())
+        if harm == "cut":
+            del data[-40:]
+        else:
+            data[len(data) * 9 // 10] ^= 0xFF
+        paths[-1].write_bytes(data)
+        with pytest.raises(InputLostError, match=r"rows-2.*damaged"):
+            _read(_opened(paths, None))
+
+
+class TestGzip(Compressed):
+    suffix = ".gz"
+
+
+class TestZstd(Compressed):
+    suffix = ".zst"
+
+
+class TestCsv(SourceContract):
+    """Three files: quotes over several lines, carriage returns, a byte-order mark, blank lines,
+    columns in another order, and every way in which a row can be bad.
+    """
+
+    BORDERS = (0, 333, 334, ROWS)
+    kind, delimiter = "csv", ","
+
+    def source(self, folder, limit=None):
+        """The real one over these files."""
+        return _opened(self.write(folder), limit)
+
+    def write(self, folder):
+        """Write the files; returns their paths."""
+        paths = []
+        for index, (first, end) in enumerate(pairwise(self.BORDERS)):
+            names = ["custom_id", "messages", "note", "temperature"]
+            names = names[::-1] if index == 2 else names
+            lines = [self._line(names)]
+            for number in range(first, end):
+                cells = {
+                    "custom_id": f"id-{number}",
+                    "messages": json.dumps(_body(number)["messages"]),
+                    "note": f'{number:05}{self.delimiter} "quoted"\nover lines'
+                    * self._noted(number),
+                    "temperature": "0.5" if number % 2 else "",
+                }
+                line = self._line([cells[name] for name in names])
+                if number in BAD:
+                    line = self._bad(number, line)
+                lines += [line] + [b"", b"  "] * (number % 50 == 0)
+            path = folder / f"rows-{index}.{self.kind}"
+            newline = b"\r\n" if index == 0 else b"\n"
+            mark = b"\xef\xbb\xbf" if index == 2 else b""
+            path.write_bytes(mark + newline.join(lines) + newline * (index != 1))
+            paths.append(path)
+        return paths
+
+    @staticmethod
+    def _noted(number):
+        # A broken record ends with its first line; what follows would be rows of its own.
+        return number % 3 == 0 and number not in BAD
+
+    def _line(self, cells):
+        out = io.StringIO()
+        csv.writer(out, delimiter=self.delimiter, lineterminator="").writerow(cells)
+        return out.getvalue().encode()
+
+    def _bad(self, number, line):
+        return {
+            0: line + self.delimiter.encode() + b"more",
+            7: b"alone",
+            99: line.replace(b"role", b'ro"le'),
+            100: line.replace(b"question", b"\xff\xfe"),
+            613: b'"never closed',
+            1236: line.replace(b"[{", b"[["),
+        }[number]
+
+    def lose(self, folder):
+        """Cut the last file off once it was opened."""
+        paths = self.write(folder)
+        source = _opened(paths, None)
+        with paths[-1].open("r+b") as file:
+            file.truncate(paths[-1].stat().st_size * 2 // 3)
+        return source
+
+    def test_carried_columns_are_text(self, tmp_path):
+        """Cells are carried as they are; those of rows that cannot be taken apart are null."""
+        notes = _carried(_read(self.source(tmp_path))).column("note").to_pylist()
+        for number, note in enumerate(notes):
+            whole = f'{number:05}{self.delimiter} "quoted"\nover lines' * self._noted(number)
+            assert note == whole or number in BAD
+
+    def test_counting(self, tmp_path):
+        """Counting finds the same records as reading."""
+        assert self.source(tmp_path)._reader.count(lambda: False) == ROWS
+
+    def test_problems_name_what_is_wrong_and_where(self, tmp_path):
+        """Each bad row says what is wrong with it, and its first line."""
+        source = self.source(tmp_path)
+        rows = _rows(_read(source))
+        words = {
+            0: "5 fields where the header has 4",
+            7: "1 fields where the header has 4",
+            99: "text behind a closing quote",
+            100: "not valid UTF-8",
+            613: "quote",
+            1236: "column 'messages' is not valid JSON",
+        }
+        for number, word in words.items():
+            assert word in rows[number].problem, rows[number].problem
+        assert source._reader.where(rows[0]) == f"{tmp_path / f'rows-0.{self.kind}'} line 2"
+        last = (tmp_path / f"rows-2.{self.kind}").read_bytes().split(b"\n")
+        assert last[rows[613].line - 1] == b'"never closed'
+
+    def test_an_edit_changes_the_digest_of_its_shard_alone(self, tmp_path):
+        """A changed byte shows in its shard from there on, and in no other; a renamed column in
+        all shards of its file.
+        """
+        before = _read(self.source(tmp_path))
+        path = tmp_path / f"rows-2.{self.kind}"
+        whole = path.read_bytes()
+
+        def changed():
+            after = _read(_opened(sorted(tmp_path.glob(f"*.{self.kind}")), None))
+            return {b.shard for b, a in zip(before, after, strict=True) if b.digest != a.digest}
+
+        path.write_bytes(whole.replace(b"question 751", b"question 75I"))
+        assert changed() == {7}
+        path.write_bytes(whole.replace(b"temperature", b"top_p", 1))
+        assert changed() == set(range(3, 13))
+
+
+class TestTsv(TestCsv):
+    kind, delimiter = "tsv", "\t"
+
+
+class TestPipe(SourceContract):
+    """Standard input: whatever part is asked for, it is read from its start."""
+
+    class Piped:
+        """A source that is piped the same bytes every time it is read."""
+
+        def __init__(self, path, limit, marks):
+            self._path, self._limit, self._marks = path, limit, marks
+
+        async def blocks(self, spans):
+            """See ``ports.Source``."""
+            descriptor = os.open(self._path, os.O_RDONLY)
+            try:
+                pipe = Pipe(descriptor)
+                given = opening.Input((storage.Stamp("-", -1, 0),), "jsonl", pipe=pipe)
+                given.require_rows()
+                inner = given.reader(given.carry("all", SHARD_ROWS), SHARD_ROWS)
+                reader = OnePassReader(inner, pipe, self._marks, SHARD_ROWS)
+                async for block in ReadAhead(reader, limit=self._limit).blocks(spans):
+                    yield block
+            finally:
+                os.close(descriptor)
+
+    def source(self, folder, limit=None):
+        """The real one over the bytes of all files."""
+        path = folder / "piped"
+        path.write_bytes(b"\n".join(p.read_bytes() for p in TestJsonl().write(folder)))
+        return self.Piped(path, limit, {})
+
+    def lose(self, folder):
+        """Other rows are recorded of its second half."""
+        source = self.source(folder)
+        source._marks = {900: b"not the digest"}
+        return source
 
 
 def test_the_reader_stays_a_few_blocks_ahead(tmp_path):

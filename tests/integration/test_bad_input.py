@@ -1,5 +1,6 @@
 """Input that is missing, broken, huge or strange: what is said, and what becomes of its rows."""
 
+import gzip
 import json
 import math
 import os
@@ -72,10 +73,11 @@ def test_one_empty_file_among_others_is_no_mistake(cli, tmp_path, jsonl, summary
     ("name", "words"),
     [
         ("missing.jsonl", ["missing.jsonl", "No such file"]),
-        ("folder.jsonl", ["folder.jsonl", "directory"]),
+        ("folder.jsonl", ["folder.jsonl", "the directory holds no file at all"]),
         ("rows.txt", ["rows.txt", ".txt", "--format"]),
         ("rows", ["rows", "no suffix", "--format"]),
-        ("rows.csv", ["rows.csv", ".csv"]),
+        ("rows.csv", ["rows.csv", "the first line must name the columns"]),
+        ("rows.xml", ["rows.xml", ".xml", ".csv", "--format"]),
         ("broken.parquet", ["broken.parquet", "not a readable Parquet file"]),
         ("half.parquet", ["half.parquet", "not a readable Parquet file"]),
     ],
@@ -83,8 +85,9 @@ def test_one_empty_file_among_others_is_no_mistake(cli, tmp_path, jsonl, summary
 def test_an_input_that_cannot_be_read_is_named(run, endpoint, cli, tmp_path, samples, name, words):
     """Exit 2 with the file's name and the reason; nothing is sent and no directory is begun."""
     (tmp_path / "folder.jsonl").mkdir()
-    for plain in ("rows.txt", "rows", "rows.csv"):
+    for plain in ("rows.txt", "rows", "rows.xml"):
         _file(tmp_path, GOOD, plain)
+    _file(tmp_path, b'"[{""role"": ""user"", ""content"": ""hi""}]",x\n', "rows.csv")
     _file(tmp_path, b"PAR1 no, PAR1", "broken.parquet")
     whole = (samples / "nightly_eval.parquet").read_bytes()
     _file(tmp_path, whole[: len(whole) // 2], "half.parquet")
@@ -114,7 +117,7 @@ def test_two_formats_in_one_run_are_refused(run, tmp_path, samples):
 def test_an_unreadable_input_is_named(tmp_path):
     """A file that may not be read is exit 2 with the reason."""
     script = (
-        "from batchrun.adapters.sources.opening import stamp\n"
+        "from batchrun.adapters.sources.storage import stamp\n"
         "from batchrun.errors import InputError\n"
         "import os, sys\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -228,15 +231,20 @@ def _max_rss(cli, arguments):
     return process.returncode, usage.ru_maxrss * 1024
 
 
-def test_a_line_of_100_mb_is_one_bad_row_in_flat_memory(cli, endpoint, tmp_path, published):
+@pytest.mark.parametrize("name", ["big.jsonl", "big.csv", "big.csv.gz"])
+def test_a_line_of_100_mb_is_one_bad_row_in_flat_memory(cli, endpoint, tmp_path, published, name):
     """The line is passed over, not held; the rows around it are sent."""
     small = _file(tmp_path, GOOD, "small.jsonl")
-    big = tmp_path / "big.jsonl"
-    with big.open("wb") as file:
-        file.write(GOOD + b"\n" + b'{"messages": "')
+    head, good, before, after = b"", GOOD, b'{"messages": "', b'"}'
+    if "csv" in name:
+        head, before, after = b"messages,note\n", b'"', b'",x'
+        good = b'"[{""role"": ""user"", ""content"": ""hi""}]",x'
+    big = tmp_path / name
+    with gzip.open(big, "wb", 1) if name.endswith("gz") else big.open("wb") as file:
+        file.write(head + good + b"\n" + before)
         for _ in range(100):
             file.write(b"x" * 2**20)
-        file.write(b'"}\n' + GOOD + b"\n")
+        file.write(after + b"\n" + good + b"\n")
     flags = ("--no-progress", "--base-url", endpoint.base_url)
     code, least = _max_rss(cli, (small, "-o", "small", *flags))
     assert code == 0
@@ -245,7 +253,8 @@ def test_a_line_of_100_mb_is_one_bad_row_in_flat_memory(cli, endpoint, tmp_path,
     assert most - least < 110 * 2**20, f"{(most - least) / 2**20:.0f} MiB more than for one row"
     table = published(cli.folder / "run")
     assert table["status"].to_pylist() == ["ok", "error", "ok"]
-    assert "big.jsonl line 2" in table["error_message"].to_pylist()[1]
+    line = 3 if head else 2
+    assert f"{name} line {line}" in table["error_message"].to_pylist()[1]
     big.unlink()
 
 

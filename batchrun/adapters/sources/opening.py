@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from batchrun.adapters import arrow
+from batchrun.adapters.sources import finding, storage
 from batchrun.adapters.sources.local import read_file
-from batchrun.core import carried
+from batchrun.adapters.sources.storage import Stamp
+from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
+from batchrun.core import carried, cells
 from batchrun.core.body import Split, split
 from batchrun.core.shaping import Plan, Shaper
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span
-
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
 
 
 class Reader(Protocol):
@@ -35,8 +34,12 @@ class Reader(Protocol):
         """
         ...
 
-    def blocks(self, spans: Sequence[Span], *, limit: int | None) -> Iterator[Block]:
-        """The blocks of the spans, in input order; only rows numbered below ``limit``."""
+    def blocks(
+        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+    ) -> Iterator[Block]:
+        """The blocks of the spans, in input order; only rows numbered below ``limit``. A block
+        also ends before each of the rows in ``breaks``, so that its digest can be compared.
+        """
         ...
 
     def where(self, row: Row) -> str:
@@ -44,7 +47,9 @@ class Reader(Protocol):
         ...
 
     def count(self, stop: Callable[[], bool]) -> int | None:
-        """The number of rows, or None if ``stop`` said so before it was known."""
+        """The number of rows, or None if ``stop`` said so before it was known, or if it is not
+        known yet: a pipe tells at its end.
+        """
         ...
 
 
@@ -58,59 +63,6 @@ class Carry:
     """The same columns under the input's names."""
     everything: bool
     """Whether fields without a column are kept too, in ``extra`` (JSON rows)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What tells that a file is still the same, without reading it. Only the bytes present at
-    the start are input: what is appended during a run belongs to the next one.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-
-
-def stamp(files: Sequence[str]) -> list[Stamp]:
-    """The stamps of the input files.
-
-    Raises ``InputError`` for a file that cannot be read.
-    """
-    stamps = []
-    for name in files:
-        path = Path(name)
-        try:
-            found = path.stat()
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            message = f"input {name}: {error.strerror}"
-            raise InputError(message) from None
-        stamps.append(Stamp(name, found.st_size, found.st_mtime_ns))
-    return stamps
-
-
-def format_of(files: Sequence[str], given: str) -> str:
-    """The one format of all files. Raises ``InputError`` where it is not known or not one."""
-    if given != "auto":
-        return given
-    found = {}
-    for name in files:
-        suffix = Path(name).suffix.lower()
-        if suffix not in FORMATS:
-            known = ", ".join(FORMATS)
-            message = (
-                f"input {name}: {suffix or 'no suffix'} is not a format that can be read here "
-                f"({known}); say which it is with --format"
-            )
-            raise InputError(message)
-        found[FORMATS[suffix]] = name
-    if len(found) > 1:
-        message = f"one run reads one format; got {' and '.join(found.values())}"
-        raise InputError(message)
-    return next(iter(found))
 
 
 def choose(schema: pa.Schema, carry: str | tuple[str, ...], *, with_extra: bool) -> Carry:
@@ -143,32 +95,74 @@ Splitter = Callable[[JsonObject], Split]
 """Tells a row's fields apart: what is sent, what is carried (``body.split`` is one)."""
 
 
+def needs_of(splitter: Splitter) -> frozenset[str]:
+    """The columns that have to be among the fields, whether they are sent, carried or neither."""
+    return splitter.needs if isinstance(splitter, Shaper) else frozenset()
+
+
+def sent_columns(names: Sequence[str], splitter: Splitter) -> frozenset[str]:
+    """Which columns of a table are told apart as parameters; every other one is data."""
+    data = frozenset[str]()
+    if isinstance(splitter, Shaper) and "messages" not in names:
+        # Rows that may bring messages have their parameters where they are expected.
+        data = splitter.data
+    return cells.sent_columns(names, data)
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The input of a run: its files as they were found, their format, and how a row is split."""
+    """The input of a run: its files as they were found, their format, and how a row is split.
+
+    ``pipe`` is standard input, which can be read once.
+    """
 
     stamps: tuple[Stamp, ...]
     kind: str
     splitter: Splitter = split
+    pipe: Pipe | None = None
 
     def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
-        """The reader of the format. Without ``carry`` it can only tell its schema and count."""
+        """The reader of the format. Without ``carry`` it can only tell its schema and count.
+
+        Raises ``InputError`` for files that are not of the format or do not fit each other.
+        """
+        if self.kind == "parquet":
+            from batchrun.adapters.sources.parquet import ParquetReader
+
+            return ParquetReader(self.stamps, carry, shard_rows, self.splitter)
+        source: ByteSource = self.pipe or FileBytes(self.stamps)
+        splitter = self.splitter
+        if carry is None and isinstance(splitter, Shaper):
+            # What is carried is known without rendering a template or reading a file.
+            splitter = splitter.apart
         if self.kind == "jsonl":
             from batchrun.adapters.sources.jsonl import JsonlReader
 
-            splitter = self.splitter
-            if carry is None and isinstance(splitter, Shaper):
-                # What is carried is known without rendering a template or reading a file.
-                splitter = splitter.apart
-            return JsonlReader(self.stamps, carry, shard_rows, splitter)
-        from batchrun.adapters.sources.parquet import ParquetReader
+            return JsonlReader(self.stamps, source, carry, shard_rows, splitter)
+        from batchrun.adapters.sources.delimited import DELIMITERS, CsvReader
 
-        return ParquetReader(self.stamps, carry, shard_rows, self.splitter)
+        delimiter = DELIMITERS[self.kind]
+        return CsvReader(self.stamps, source, carry, shard_rows, self.splitter, delimiter)
 
     @property
     def has_extra(self) -> bool:
         """Whether fields may come that fit no column."""
         return self.kind == "jsonl"
+
+    def carry(self, wanted: str | tuple[str, ...], shard_rows: int) -> Carry:
+        """The columns that are carried. Raises ``InputError``, or ``UsageError`` for a column that
+        is not there.
+        """
+        if wanted == "none":
+            schema = pa.schema(
+                []
+            )  # nothing to find out: a pipe's first rows need not be waited for
+        else:
+            try:
+                schema = self.reader(None, shard_rows).schema()
+            except InputLostError as error:
+                raise InputError(str(error)) from None
+        return choose(schema, wanted, with_extra=self.has_extra)
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
@@ -179,24 +173,40 @@ class Input:
         except InputLostError as error:
             raise InputError(str(error)) from None
         if block is None:
-            names = ", ".join(stamp.path for stamp in self.stamps)
-            message = f"input {names}: not a single row in it"
+            names = ", ".join(stamp.name for stamp in self.stamps[:5])
+            more = f" and {len(self.stamps) - 5:,} more" if len(self.stamps) > 5 else ""
+            message = f"input {names}{more}: not a single row in it"
             raise InputError(message)
 
 
-def find(files: Sequence[str], given_format: str, plan: Plan | None = None) -> Input:
-    """The input that a user names, with the templates of ``plan`` applied to its rows.
+def find(names: Sequence[str], given_format: str, plan: Plan | None = None) -> Input:
+    """The input that a user names: files, globs, directories, addresses, or ``-`` for standard
+    input; with the templates of ``plan`` applied to its rows.
 
     Raises ``InputError`` for what cannot be read or is no rows, ``UsageError`` for a template that
     names a column which is not there, or that no row can render.
     """
-    found = Input(tuple(stamp(files)), format_of(files, given_format))
+    files = finding.expand(names, given_format)
+    kind = finding.format_of(files, given_format)
+    pipe = Pipe(_stdin()) if storage.STDIN in files else None
+    found = Input(tuple(storage.stamp(files)), kind, pipe=pipe)
     found.require_rows()
-    if plan is None:
-        return found
+    return found if plan is None else shaped(found, plan)
+
+
+def shaped(found: Input, plan: Plan) -> Input:
+    """An input with templates applied to its rows. Raises as ``find`` does."""
     try:
         shaper = plan.shaper(found.reader(None, 1).sample(), read_file)
     except InputLostError as error:
         raise InputError(str(error)) from None
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)
+
+
+def _stdin() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):
+        message = "input -: there is no standard input"
+        raise InputError(message) from None

@@ -9,10 +9,8 @@ can widen the types, else refused.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -20,31 +18,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources import showing
-from batchrun.adapters.sources.opening import Carry, Splitter, Stamp
-from batchrun.core import parameters
-from batchrun.core.body import TOO_DEEP, nested_too_deeply
-from batchrun.core.shaping import Shaper
+from batchrun.adapters.sources import showing, storage
+from batchrun.adapters.sources.opening import Carry, Splitter, needs_of, sent_columns
+from batchrun.adapters.sources.storage import Stamp
+from batchrun.core import cells, parameters
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 
 BLOCK_ROWS = 512
 BLOCK_BYTES = 4 * 2**20
 BUFFER_BYTES = 2**16
+REMOTE_BUFFER_BYTES = 2**20
 _PARSED = parameters.STRUCTURED | parameters.MAYBE_STRUCTURED | {"body"}  # text there may be JSON
 
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """A table's columns told apart."""
-
-    read: tuple[str, ...]
-    carried: tuple[str, ...]
-    shown: tuple[str, ...]
-    """Those of the carried ones that a template needs."""
 
 
 class ParquetReader:
@@ -58,30 +45,39 @@ class ParquetReader:
         self._carry = carry
         self._shard_rows = shard_rows
         self.split = splitter
-        self._schema, self._rows = _footers(files)
-        self._columns = _tell_apart(self._schema, splitter)
+        schemas, self._rows = _footers(files)
+        names = dict.fromkeys(name for schema in schemas for name in schema.names)
+        self._sent = sent_columns(tuple(names), splitter)
+        self._schema = _unified(files, schemas, self._sent)
+        # What templates show and is not sent; what is sent they see as it is sent.
+        self._shown = needs_of(splitter) & set(self._schema.names)
+        self._read = self._sent | self._shown | set(carry.names if carry else ())
+        self._parameters = {f.name: f for schema in schemas for f in schema if f.name in self._sent}
 
     def schema(self) -> pa.Schema:
-        """The carried columns with their types."""
-        return pa.schema([self._schema.field(name) for name in self._columns.carried])
+        """The columns that can be carried, with their types."""
+        return self._schema
 
     def sample(self) -> Iterator[dict[str, Any]]:
-        """One row, made up from the schema."""
+        """See ``opening.Reader``: one row, made up from the schema."""
         yield {
             field.name: None if field.name in _PARSED else showing.example(field.type)
-            for field in self._schema
+            for field in (*self._schema, *self._parameters.values())
         }
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - known at once
         """The number of rows, from the footers."""
         return sum(self._rows)
 
-    def blocks(self, spans: Sequence[Span], *, limit: int | None) -> Iterator[Block]:
+    def blocks(
+        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+    ) -> Iterator[Block]:
         """See ``opening.Reader``."""
+        borders = sorted(breaks)
         for span in spans:
-            yield from self._span(span, limit)
+            yield from self._span(span, limit, borders)
 
-    def _span(self, span: Span, limit: int | None) -> Iterator[Block]:
+    def _span(self, span: Span, limit: int | None, breaks: Sequence[int]) -> Iterator[Block]:
         size = self._shard_rows
         row = span.first * size
         last = None if span.last is None else (span.last + 1) * size
@@ -95,6 +91,8 @@ class ParquetReader:
                 border = min((shard + 1) * size, row + batch.num_rows - done)
                 if last is not None:
                     border = min(border, last)
+                if (place := bisect_right(breaks, row)) < len(breaks):
+                    border = min(border, breaks[place])
                 taken = batch.slice(done, border - row)
                 offset = start.offset + done
                 done += taken.num_rows
@@ -109,9 +107,9 @@ class ParquetReader:
         """Batches with the position of their first row."""
         for index in range(start.file, len(self._files)):
             offset = start.offset if index == start.file else 0
-            name = self._files[index].path
+            name = self._files[index].name
             try:
-                with pq.ParquetFile(name, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
+                with _opened(self._files[index]) as file:
                     for batch in self._aligned(file, offset):
                         yield batch, Position(index, offset, offset)
                         offset += batch.num_rows
@@ -123,7 +121,9 @@ class ParquetReader:
         """Batches from row ``skip`` on. Their borders depend on the row groups alone, not on
         where reading began, so that a shard's digest can be computed again.
         """
-        present = [name for name in self._columns.read if name in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        # A file without any of the columns still has rows: one column is read to count them.
+        present = [name for name in names if name in self._read] or names[:1]
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
             if skip >= group.num_rows:
@@ -142,12 +142,13 @@ class ParquetReader:
         self, shard: int, first_row: int, batch: pa.RecordBatch, start: Position, digest: _Digest
     ) -> Iterator[Block]:
         """A batch as one block, or several where files are read for its rows."""
-        sent = [name for name in batch.schema.names if name not in set(self._columns.carried)]
+        sent = [name for name in batch.schema.names if name in self._sent]
         data = self._data(batch)
         size = batch.nbytes // max(1, batch.num_rows)
         rows: list[Row] = []
         added_bytes, begun = 0, 0
-        for place, fields in enumerate(batch.select(sent).to_pylist()):
+        fields_of = batch.select(sent).to_pylist() if sent else [{}] * batch.num_rows
+        for place, fields in enumerate(fields_of):
             shown = {name: values[place] for name, values in data.items()}
             row = self._row(first_row + place, fields, shown, start, place, size)
             digest.body.update(_encode((row.custom_id, row.body, row.problem)))
@@ -185,8 +186,8 @@ class ParquetReader:
         """The columns that templates show and that are not sent themselves."""
         return {
             name: showing.shown(batch.column(name))
-            for name in self._columns.shown
-            if name in batch.schema.names
+            for name in batch.schema.names
+            if name in self._shown
         }
 
     def _row(
@@ -200,7 +201,7 @@ class ParquetReader:
     ) -> Row:
         line = start.offset + place
         try:
-            body = {name: _named(name, value) for name, value in fields.items()} | shown
+            body = {name: cells.typed(name, value) for name, value in fields.items()} | shown
         except ValueError as error:
             return Row(number, None, None, str(error), size, start.file, line)
         parts = self.split({k: v for k, v in body.items() if v is not None})
@@ -209,7 +210,7 @@ class ParquetReader:
 
     def where(self, row: Row) -> str:
         """See ``opening.Reader``."""
-        return f"{self._files[row.file].path} row {row.line}"
+        return f"{self._files[row.file].name} row {row.line}"
 
     def _carried(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         assert self._carry is not None
@@ -262,84 +263,53 @@ def _values(column: pa.Array) -> list[Any]:
     return values
 
 
-def _footers(files: Sequence[Stamp]) -> tuple[pa.Schema, list[int]]:
+def _opened(stamp: Stamp) -> pq.ParquetFile:
+    """A file opened for reading a little at a time."""
+    local = storage.local_path(stamp.path)
+    if local is not None:
+        return pq.ParquetFile(local, pre_buffer=False, buffer_size=BUFFER_BYTES)
+    return pq.ParquetFile(
+        storage.open_file(stamp), pre_buffer=False, buffer_size=REMOTE_BUFFER_BYTES
+    )
+
+
+def _footers(files: Sequence[Stamp]) -> tuple[list[pa.Schema], list[int]]:
     schemas, rows = [], []
     for stamp in files:
         try:
-            with pq.ParquetFile(Path(stamp.path)) as file:
-                schemas.append(file.schema_arrow.remove_metadata())
+            with _opened(stamp) as file:
+                schema = file.schema_arrow.remove_metadata()
                 rows.append(file.metadata.num_rows)
         except (OSError, pa.ArrowException) as error:
-            message = f"input {stamp.path} is not a readable Parquet file: {error}"
+            message = f"input {stamp.name} is not a readable Parquet file: {error}"
             raise InputError(message) from None
-    unified = schemas[0]
-    for stamp, schema in zip(files[1:], schemas[1:], strict=True):
-        try:
-            unified = pa.unify_schemas([unified, schema], promote_options="permissive")
-        except pa.ArrowException as error:
-            message = f"input {stamp.path} does not fit {files[0].path}: {error}"
-            raise InputError(message) from None
-    twice = {name for name in unified.names if unified.names.count(name) > 1}
-    if twice:
-        message = f"input {files[0].path} has the column {min(twice)!r} more than once"
-        raise InputError(message)
-    return unified, rows
+        twice = {name for name in schema.names if schema.names.count(name) > 1}
+        if twice:
+            message = f"input {stamp.name} has the column {min(twice)!r} more than once"
+            raise InputError(message)
+        schemas.append(schema)
+    return schemas, rows
 
 
-def _tell_apart(schema: pa.Schema, splitter: Splitter) -> _Columns:
-    names = schema.names
-    needs, data = frozenset[str](), frozenset[str]()
-    if isinstance(splitter, Shaper):
-        # Rows that may bring messages have their parameters where they are expected.
-        needs, data = splitter.needs, frozenset() if "messages" in names else splitter.data
-    batch_lines = "body" in names and "messages" not in names and "body" not in data
-    sent = parameters.ENVELOPE if batch_lines else parameters.SENT | {"custom_id", "extra_body"}
-    carried = tuple(name for name in names if name not in sent or name in data)
-    return _Columns(tuple(names), carried, tuple(name for name in carried if name in needs))
-
-
-def _named(name: str, value: object) -> object:
-    try:
-        return _value(name, value)
-    except ValueError as error:
-        message = f"column {name!r} {error}"
-        raise ValueError(message) from None
-
-
-def _value(name: str, value: object) -> object:
-    """A parameter's value as JSON has it. Raises ``ValueError`` for text that should be JSON."""
-    if isinstance(value, str):
-        if name in parameters.STRUCTURED or name == "body":
-            return _parsed(value)
-        if name in parameters.MAYBE_STRUCTURED and value.lstrip()[:1] in ("{", "["):
-            return _parsed(value)
-        return value
-    return _without_nulls(value)
-
-
-def _parsed(text: str) -> object:
-    if nested_too_deeply(text.encode()):
-        message = TOO_DEEP
-        raise ValueError(message)
-    try:
-        return _decode(text)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        message = f"is not valid JSON: {error}"
-        raise ValueError(message) from None
-
-
-def _without_nulls(value: object) -> object:
-    """Nested Arrow values name every field in every row: absent ones come as nulls and are not
-    sent.
+def _unified(
+    files: Sequence[Stamp], schemas: Sequence[pa.Schema], sent: Collection[str]
+) -> pa.Schema:
+    """The data columns of all files, each as wide as every file needs it. Columns that are sent
+    need no common type. Raises ``InputError`` naming the column that has none.
     """
-    if isinstance(value, Mapping):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        message = f"holds {value}, which JSON cannot hold"
-        raise ValueError(message)
-    if isinstance(value, (str, int, float, bool)) or value is None:
-        return value
-    message = f"holds a {type(value).__name__}, which JSON cannot hold"
-    raise ValueError(message)
+    fields: dict[str, pa.Field] = {}
+    for stamp, schema in zip(files, schemas, strict=True):
+        for field in schema:
+            if field.name in sent:
+                continue
+            known = fields.get(field.name, field)
+            try:
+                both = [pa.schema([known]), pa.schema([field])]
+                fields[field.name] = pa.unify_schemas(both, promote_options="permissive").field(0)
+            except pa.ArrowException:
+                message = (
+                    f"input {stamp.name} does not fit {files[0].name}: column {field.name!r} is "
+                    f"{field.type}, and {known.type} before; convert one of them, or run them apart"
+                )
+                raise InputError(message) from None
+    return pa.schema(list(fields.values()))

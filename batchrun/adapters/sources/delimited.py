@@ -1,0 +1,288 @@
+"""CSV: taken apart record by record, so that a broken one is one bad row.
+
+The first record of a file names its columns. Columns that are named like parameters hold JSON text
+or plain values (``core.cells``), every other one is carried as text, whatever it looks like.
+
+Quoting is that of RFC 4180, strictly: text behind a closing quote, or a quote that is never closed,
+breaks a record. Its first line is then the bad row, and reading goes on at the next line, so that
+one stray quote does not swallow the rows behind it. Blank lines are no rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from batchrun.adapters.sources import lines
+from batchrun.adapters.sources.lines import Line
+from batchrun.adapters.sources.opening import Carry, Splitter, sent_columns
+from batchrun.adapters.sources.rows import TextReader
+from batchrun.adapters.sources.storage import Stamp
+from batchrun.adapters.sources.streams import ByteSource, FileBytes
+from batchrun.core import cells
+from batchrun.errors import InputError, InputLostError
+from batchrun.records import JsonObject, Position
+
+RECORD_BYTES_MAX = 16 * 2**20
+"""Python's parser holds a field at four bytes a character."""
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+# The default, 131,072 characters, is less than many prompts. It holds for the whole process, so it
+# is only ever raised.
+csv.field_size_limit(max(csv.field_size_limit(), RECORD_BYTES_MAX))
+
+
+class _TooLongError(Exception):
+    """A record of several lines is over the limit."""
+
+
+class _Feed:
+    """Lines as the parser takes them, one record at a time."""
+
+    def __init__(self, source: Iterator[Line | None]) -> None:
+        self._source = source
+        self._back: deque[Line] = deque()
+        self._next: Line | None = None
+        self.taken: list[Line] = []
+        self.size = 0
+        self.is_text = True
+
+    def firsts(self) -> Iterator[Line | None]:
+        """The lines at which records begin; None where more may come, but not at once."""
+        while True:
+            if self._back:
+                yield self._back.popleft()
+                continue
+            try:
+                line = next(self._source)
+            except StopIteration:
+                return
+            yield line
+
+    def begin(self, first: Line) -> None:
+        """Let the parser begin a record at this line."""
+        self._next, self.taken, self.size, self.is_text = first, [], 0, True
+
+    def give_back(self) -> None:
+        """The record is broken: what it took behind its first line is read again."""
+        self._back.extendleft(reversed(self.taken[1:]))
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        line, self._next = self._next, None
+        while line is None:
+            line = self._back.popleft() if self._back else next(self._source)
+        self.taken.append(line)
+        self.size += line.size + 1
+        if line.data is None or self.size > RECORD_BYTES_MAX:
+            raise _TooLongError
+        try:
+            return line.data.decode() + "\n"
+        except UnicodeDecodeError:
+            self.is_text = False
+            return line.data.decode(errors="replace") + "\n"
+
+
+def records(
+    source: Iterator[Line | None], delimiter: str, *, parse: bool = True
+) -> Iterator[Line | None]:
+    """The records that some lines hold. Without ``parse`` only as many as there are, quickly: a
+    line without a quote is a record.
+    """
+    feed = _Feed(source)
+    parser = csv.reader(feed, delimiter=delimiter, strict=True)
+    for first in feed.firsts():
+        if first is None:
+            yield None
+        elif first.data is None:
+            yield first._replace(problem=_too_long(first.size))
+        elif not first.data.strip(b" \r"):
+            continue
+        elif not parse and b'"' not in first.data:
+            yield first
+        else:
+            feed.begin(first)
+            try:
+                found = next(parser)
+            except (csv.Error, _TooLongError) as error:
+                feed.give_back()
+                yield first._replace(problem=_problem(error, feed, first))
+                continue
+            yield _record(feed, found)
+
+
+def _record(feed: _Feed, found: list[str]) -> Line:
+    first, last = feed.taken[0], feed.taken[-1]
+    problem = None if feed.is_text else "the line is not valid UTF-8"
+    if first is last:
+        return first._replace(cells=found, problem=problem)
+    data = b"\n".join(line.data or b"" for line in feed.taken)
+    lines_taken = last.number - first.number + 1
+    return Line(
+        data, len(data), first.number, first.file, last.end, lines_taken, found, problem
+    )  # fmt: skip
+
+
+def _too_long(size: int) -> str:
+    return f"the line is {size:,} bytes, more than {RECORD_BYTES_MAX:,}"
+
+
+def _problem(error: Exception, feed: _Feed, first: Line) -> str:
+    if isinstance(error, _TooLongError) or "end of data" in str(error):
+        if first.size > RECORD_BYTES_MAX:
+            return _too_long(first.size)
+        return "not valid CSV: a quote that opens here is not closed"
+    if "expected after" in str(error):
+        line = feed.taken[-1].number
+        where = "" if line == first.number else f" on line {line}"
+        return f"not valid CSV: text behind a closing quote{where}; write a quote inside as two"
+    if "new-line character" in str(error):
+        return "not valid CSV: a CR outside of quotes that ends no line"
+    return f"not valid CSV: {error}"
+
+
+class _Header(NamedTuple):
+    """The columns of one file: names, which of them are sent, and what fingerprints them."""
+
+    names: list[str]
+    sent: list[bool]
+    mark: bytes
+
+
+class CsvReader(TextReader):
+    """Rows of CSV files, as ``opening.Reader`` describes."""
+
+    def __init__(
+        self,
+        files: Sequence[Stamp],
+        source: ByteSource,
+        carry: Carry | None,
+        shard_rows: int,
+        splitter: Splitter,
+        delimiter: str,
+    ) -> None:
+        """Read the headers. Raises ``InputError`` for one that names no columns."""
+        super().__init__(files, source, carry, shard_rows, splitter)
+        self._delimiter = delimiter
+        try:
+            self._headers = [self._header(index) for index in range(len(files))]
+        except InputLostError as error:
+            raise InputError(str(error)) from None
+        finally:
+            source.close()
+
+    def _header(self, index: int) -> _Header | None:
+        name = self._files[index].name
+        found = next(self._of_file(self._source, index, Position(index)), None)
+        if found is None:
+            return None
+        if found.problem is not None or found.cells is None:
+            message = f"input {name} line {found.number}: the header: {found.problem}"
+            raise InputError(message)
+        names = found.cells
+        if any(cell.lstrip()[:2] in ('{"', "[{") for cell in names):
+            message = f"input {name}: the first line must name the columns; it looks like a row"
+            raise InputError(message)
+        if "" in (stripped := [cell.strip() for cell in names]):
+            message = (
+                f"input {name}: column {stripped.index('') + 1} has no name in the header; name "
+                "it, or write the file without it (an index column, perhaps)"
+            )
+            raise InputError(message)
+        twice = [column for column in names if names.count(column) > 1]
+        if twice:
+            message = f"input {name}: the header names the column {twice[0]!r} more than once"
+            raise InputError(message)
+        sent = sent_columns(names, self.split)
+        mark = hashlib.sha256("\n".join(names).encode()).digest()
+        return _Header(names, [column in sent for column in names], mark)
+
+    def _of_file(self, source: ByteSource, index: int, start: Position) -> Iterator[Line]:
+        """The records of a file without the pauses, its header among them."""
+        found = records(self._lines(source, index, start), self._delimiter)
+        return (record for record in found if record is not None)
+
+    def _lines(self, source: ByteSource, index: int, start: Position) -> Iterator[Line | None]:
+        return lines.split(
+            source, self._files[index], index, start, bytes_max=RECORD_BYTES_MAX, blank=True
+        )
+
+    def schema(self) -> pa.Schema:
+        """The carried columns of all files, in the order of their first appearance."""
+        names: dict[str, None] = {}
+        for header in filter(None, self._headers):
+            names |= {
+                n: None for n, sent in zip(header.names, header.sent, strict=True) if not sent
+            }
+        return pa.schema([(name, pa.string()) for name in names])
+
+    def count(self, stop: Callable[[], bool]) -> int | None:
+        """Count the records behind the headers."""
+        rows = 0
+        source = FileBytes(self._files)
+        try:
+            for index, header in enumerate(self._headers):
+                found = self._lines(source, index, Position(index))
+                for _ in records(found, self._delimiter, parse=False):
+                    if rows % 1024 == 0 and stop():
+                        return None
+                    rows += 1
+                rows -= header is not None
+        finally:
+            source.close()
+        return rows
+
+    def _records(self, start: Position) -> Iterator[Line | None]:
+        for index in range(start.file, len(self._files)):
+            here = start if index == start.file else Position(index)
+            found = records(self._lines(self._source, index, here), self._delimiter)
+            if here.offset == 0:
+                next((record for record in found if record is not None), None)  # the header
+            yield from found
+
+    def fingerprint(self, record: Line) -> bytes:
+        """The header's mark and the record's text, or its length where it is over the limit."""
+        header = self._headers[record.file]
+        assert header is not None
+        data = record.data if record.data is not None else str(record.size).encode()
+        return header.mark + data.rstrip(b"\r") + b"\n"
+
+    def fields(self, record: Line) -> tuple[JsonObject | None, str | None]:
+        """A record's fields; of one with a broken parameter the data alone."""
+        header = self._headers[record.file]
+        assert header is not None
+        found = record.cells
+        if record.problem is not None or found is None:
+            return None, record.problem
+        if len(found) != len(header.names):
+            return None, f"{len(found)} fields where the header has {len(header.names)}"
+        fields: JsonObject = {}
+        problem = None
+        for name, cell, sent in zip(header.names, found, header.sent, strict=True):
+            if not sent:
+                fields[name] = cell
+                continue
+            try:
+                value = cells.text(name, cell)
+            except ValueError as error:
+                problem = problem or str(error)
+            else:
+                if value is not None:
+                    fields[name] = value
+        return fields, problem
+
+    def carried_batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+        """The carried cells of some rows; a column that a row's file does not have is null."""
+        assert self._carry is not None
+        columns = [
+            pa.array([row.get(name) for row in rows], pa.string()) for name in self._carry.names
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=self._carry.schema)

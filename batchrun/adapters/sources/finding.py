@@ -1,0 +1,187 @@
+"""From what a user names to a list of files: globs, directories, addresses in stores.
+
+A directory means every file below it whose suffix is known, in the order of their paths. Names
+that begin with ``_`` or ``.`` are nobody's data (``_SUCCESS``, ``.crc``) and are passed over, in
+directories and in globs, unless the glob itself spells them out.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pyarrow import fs as arrow_fs
+
+from batchrun.adapters.sources import storage
+from batchrun.errors import InputError
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+TEXT_FORMATS = ("jsonl", "csv", "tsv")
+
+
+def format_named(path: str) -> str | None:
+    """The format that a file's name says, or None."""
+    name = storage.Stamp(path, 0, 0).name
+    suffix = storage.suffix_of(name)
+    if suffix not in storage.CODECS:
+        return FORMATS.get(suffix)
+    inner = FORMATS.get(storage.suffix_of(name[: -len(suffix)]))
+    return inner if inner in TEXT_FORMATS else None
+
+
+def format_of(files: Sequence[str], given: str) -> str:
+    """The one format of all files. Raises ``InputError`` where it is not known or not one."""
+    if storage.STDIN in files:
+        return _format_of_stdin(files, given)
+    if given != "auto":
+        packed = next((f for f in files if storage.suffix_of(f) in storage.CODECS), None)
+        if given == "parquet" and packed is not None:
+            message = f"input {packed}: Parquet is compressed inside; unpack the file first"
+            raise InputError(message)
+        return given
+    found: dict[str, str] = {}
+    for name in files:
+        kind = format_named(name)
+        if kind is None:
+            suffix = storage.suffix_of(name)
+            known = ", ".join(FORMATS)
+            message = (
+                f"input {name}: {suffix or 'no suffix'} is not a format that can be read here "
+                f"({known}, all but Parquet also with .gz or .zst behind); say which it is with "
+                "--format"
+            )
+            raise InputError(message)
+        found.setdefault(kind, name)
+    if len(found) > 1:
+        message = f"one run reads one format; got {' and '.join(found.values())}"
+        raise InputError(message)
+    return next(iter(found))
+
+
+def _format_of_stdin(files: Sequence[str], given: str) -> str:
+    if len(files) > 1:
+        message = "input -: standard input is an input of its own; name no other files beside it"
+        raise InputError(message)
+    if given == "parquet":
+        message = "input -: Parquet cannot be read from a pipe; save it to a file first"
+        raise InputError(message)
+    return "jsonl" if given == "auto" else given
+
+
+def expand(names: Sequence[str], given_format: str) -> list[str]:
+    """The files that are meant, in the order named; those of a directory or glob by path.
+
+    Raises ``InputError`` for a directory or glob without data.
+    """
+    files: list[str] = []
+    for name in names:
+        if name == storage.STDIN:
+            files.append(name)
+            continue
+        local = storage.local_path(name)
+        found = _remote(name, given_format) if local is None else _local(local, given_format)
+        files += found
+    return files
+
+
+def _local(path: str, given_format: str) -> list[str]:
+    folder = Path(path)
+    if folder.is_dir():
+        found = sorted(_below(path))
+        return _data(path, found, given_format)
+    if not glob.has_magic(path) or folder.exists():
+        return [path]
+    matched = [p for p in glob.glob(path, recursive=True) if not Path(p).is_dir()]  # noqa: PTH207 - Path.glob drops "./" and takes no absolute pattern
+    return _matched(path, sorted(p for p in matched if not _hidden(p, path)))
+
+
+def _below(path: str) -> Iterator[str]:
+    def stop(error: OSError) -> None:
+        message = f"input {error.filename}: {error.strerror}"
+        raise InputError(message)
+
+    for base, folders, names in os.walk(path, onerror=stop, followlinks=True):
+        folders[:] = [name for name in folders if name[0] not in "._"]
+        yield from (os.path.join(base, name) for name in names if name[0] not in "._")  # noqa: PTH118 - the path as it was given
+
+
+def _remote(address: str, given_format: str) -> list[str]:
+    there = storage.place(address)
+    shown = storage.Stamp(address, 0, 0).name
+    try:
+        if not glob.has_magic(there.path):
+            info = there.system.get_file_info(there.path)
+            if info.type != arrow_fs.FileType.Directory:
+                return [address]
+            keys = [
+                key
+                for key in _keys(there, there.path)
+                if not any(part[0] in "._" for part in key[len(there.path) + 1 :].split("/"))
+            ]
+            return _data(shown, [there.address(key) for key in keys], given_format)
+        fixed = re.split(r"[*?\[]", there.path)[0].rpartition("/")[0]
+        pattern = there.path.split("/")
+        keys = [
+            key
+            for key in _keys(there, fixed)
+            if _matches(key.split("/"), pattern) and not _hidden(key, there.path)
+        ]
+    except OSError as error:
+        message = f"input {shown}: {error}"
+        raise InputError(message) from None
+    return _matched(shown, [there.address(key) for key in keys])
+
+
+def _keys(there: storage.Place, base: str) -> list[str]:
+    selector = arrow_fs.FileSelector(base, allow_not_found=True, recursive=True)
+    infos = there.system.get_file_info(selector)
+    return sorted(info.path for info in infos if info.type == arrow_fs.FileType.File)
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path matches a glob, both in parts: ``**`` is any number of folders."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[n:], pattern[1:]) for n in range(len(parts) + 1))
+    return (
+        bool(parts)
+        and fnmatch.fnmatchcase(parts[0], pattern[0])
+        and _matches(parts[1:], pattern[1:])
+    )
+
+
+def _hidden(path: str, pattern: str) -> bool:
+    """Whether a glob met what is nobody's data: a name that the glob does not spell out."""
+    spelled = [part for part in pattern.split("/") if part[:1] in ("_", ".")]
+    return any(
+        part[:1] in ("_", ".") and not any(fnmatch.fnmatchcase(part, known) for known in spelled)
+        for part in path.split("/")
+    )
+
+
+def _data(folder: str, found: list[str], given_format: str) -> list[str]:
+    data = [f for f in found if given_format != "auto" or format_named(f) is not None]
+    if not data:
+        known = "no file at all" if not found else f"{len(found):,} files, none of a known suffix"
+        message = f"input {folder}: the directory holds {known} ({', '.join(FORMATS)})"
+        raise InputError(message)
+    return data
+
+
+def _matched(pattern: str, found: list[str]) -> list[str]:
+    if not found:
+        message = f"input {pattern}: no file matches"
+        raise InputError(message)
+    return found

@@ -1,0 +1,176 @@
+"""What readers of text formats share: lines become rows, rows become blocks.
+
+A format says where its records are and what fields one has; here rows are numbered, shards begun
+and ended, and what was read is fingerprinted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from batchrun.adapters import arrow
+from batchrun.adapters.sources.lines import Line
+from batchrun.adapters.sources.opening import Carry, Splitter
+from batchrun.adapters.sources.storage import Stamp
+from batchrun.adapters.sources.streams import ByteSource
+from batchrun.core import carried
+from batchrun.records import Block, JsonObject, Position, Row, Span
+
+BLOCK_ROWS = 128
+BLOCK_BYTES = 2 * 2**20
+
+
+class TextReader(ABC):
+    """``opening.Reader`` over records of bytes."""
+
+    def __init__(
+        self,
+        files: Sequence[Stamp],
+        source: ByteSource,
+        carry: Carry | None,
+        shard_rows: int,
+        splitter: Splitter,
+    ) -> None:
+        self._files = files
+        self._source = source
+        self._carry = carry
+        self._shard_rows = shard_rows
+        self.split = splitter
+
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """See ``opening.Reader``."""
+
+    def sample(self) -> Iterator[JsonObject]:
+        """See ``opening.Reader``: the first rows that can be read."""
+        try:
+            for count, record in enumerate(self._records(Position())):
+                if count == carried.SAMPLE_ROWS:
+                    return
+                fields = None if record is None else self.fields(record)[0]
+                if fields is not None:
+                    yield fields
+        finally:
+            self._source.close()
+
+    @abstractmethod
+    def count(self, stop: Callable[[], bool]) -> int | None:
+        """See ``opening.Reader``."""
+
+    @abstractmethod
+    def _records(self, start: Position) -> Iterator[Line | None]:
+        """The records from a position on; None where more may come, but not at once."""
+
+    @abstractmethod
+    def fields(self, record: Line) -> tuple[JsonObject | None, str | None]:
+        """A record's fields as far as they can be told, and what is wrong with it."""
+
+    @abstractmethod
+    def fingerprint(self, record: Line) -> bytes:
+        """What tells a record from an edited one."""
+
+    @abstractmethod
+    def carried_batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+        """The carried fields of some rows as columns."""
+
+    def where(self, row: Row) -> str:
+        """See ``opening.Reader``."""
+        return f"{self._files[row.file].name} line {row.line}"
+
+    def blocks(
+        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+    ) -> Iterator[Block]:
+        """See ``opening.Reader``."""
+        try:
+            for span in spans:
+                yield from self._span(span, limit, breaks)
+        finally:
+            self._source.close()
+
+    def _span(self, span: Span, limit: int | None, breaks: Collection[int]) -> Iterator[Block]:
+        size = self._shard_rows
+        row = span.first * size
+        last = None if span.last is None else (span.last + 1) * size
+        if limit is not None:
+            last = limit if last is None else min(last, limit)
+        if last is not None and row >= last:
+            return
+        draft = _Draft(self, row)
+        for record in self._records(span.start):
+            if record is None:
+                if draft.rows:
+                    yield draft.block((row - 1) // size, size)
+                    draft.next(row, fresh_shard=False)
+                continue
+            draft.add(record)
+            row += 1
+            at_border = row % size == 0
+            if at_border or row == last or draft.full or row in breaks:
+                yield draft.block((row - 1) // size, size)
+                if row == last:
+                    return
+                draft.next(row, fresh_shard=at_border)
+        if draft.rows:
+            yield draft.block((row - 1) // size, size)
+
+
+class _Draft:
+    """The block being filled, and the digest of its shard so far."""
+
+    def __init__(self, reader: TextReader, row: int) -> None:
+        self._reader = reader
+        self._digest = hashlib.sha256()
+        self.next(row, fresh_shard=True)
+
+    def next(self, row: int, *, fresh_shard: bool) -> None:
+        """Begin another block at ``row``."""
+        self.first_row = row
+        self.rows: list[Row] = []
+        self._carried: list[Mapping[str, Any]] = []
+        self._bytes = 0
+        self._last: Line | None = None
+        if fresh_shard:
+            self._digest = hashlib.sha256()
+
+    def add(self, record: Line) -> None:
+        """Take in one record."""
+        self._digest.update(self._reader.fingerprint(record))
+        fields, problem = self._reader.fields(record)
+        number = self.first_row + len(self.rows)
+        size, file, line = record.size, record.file, record.number
+        parts = None if fields is None else self._reader.split(fields)
+        if problem is not None or parts is None:
+            custom_id = None if parts is None else parts.custom_id
+            row = Row(number, custom_id, None, problem, size, file, line)
+        else:
+            size += parts.added_bytes
+            row = Row(number, parts.custom_id, parts.body, parts.problem, size, file, line)
+            self._bytes += parts.added_bytes
+        self._carried.append({} if parts is None else parts.carried)
+        self.rows.append(row)
+        self._bytes += record.size if record.data is not None else 0
+        self._last = record
+
+    @property
+    def full(self) -> bool:
+        """Whether the block should be handed on."""
+        return len(self.rows) >= BLOCK_ROWS or self._bytes >= BLOCK_BYTES
+
+    def block(self, shard: int, shard_rows: int) -> Block:
+        """The block as filled so far."""
+        last = self._last
+        assert last is not None
+        return Block(
+            shard=shard,
+            first_row=self.first_row,
+            rows=tuple(self.rows),
+            carried=arrow.to_ipc(self._reader.carried_batch(self._carried)),
+            rows_read=self.first_row + len(self.rows) - shard * shard_rows,
+            digest=self._digest.digest(),
+            end=Position(last.file, last.end, last.number + last.lines - 1),
+        )
