@@ -25,7 +25,12 @@ from batchrun.errors import DamagedError, UsageError
 
 FORMAT = 1
 MAGIC = b"batchrun log\n\0\0\0"
-OUTCOME, ATTEMPT, BLOCK = 1, 2, 3
+OUTCOME, ATTEMPT, BLOCK, AMENDMENT = 1, 2, 3, 4
+
+REMEDIES = (
+    "Set it aside with --repair, which keeps what is sound and sends the other rows again; restore "
+    "it from a copy; or start over with --restart (the old contents are kept aside)"
+)
 
 BULK_FACTOR = 4
 """Records are read together while what lies between them is at most this much more."""
@@ -212,8 +217,5 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
 
 def damaged(path: Path, why: str) -> DamagedError:
     """The error for a part of the journal that cannot be trusted."""
-    message = (
-        f"{path} is damaged: {why}. Nothing was sent and nothing was changed. "
-        "Restore it from a copy, or start over with --restart (the old contents are kept aside)"
-    )
+    message = f"{path} is damaged: {why}. Nothing was sent and nothing was changed. {REMEDIES}"
     return DamagedError(message, path=str(path))

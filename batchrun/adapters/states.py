@@ -126,7 +126,13 @@ class StateFile:
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
-        return json.loads(found[0]) if isinstance(found[0], str) else found[0]
+        return self._parsed(found[0]) if isinstance(found[0], str) else found[0]
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise damaged(self.path, f"a value in it is no JSON: {error}") from None
 
     def put(self, **values: Any) -> None:
         """Set values of ``meta`` together: bytes as they are, the rest as JSON."""
@@ -147,7 +153,7 @@ class StateFile:
             end = Position(file, offset, line)
             state = ShardState(shard, rows, digest, end, generation, bool(complete))
             results_sha256, attempts_sha256, totals = row[8:]
-            yield Published(state, results_sha256, attempts_sha256, json.loads(totals))
+            yield Published(state, results_sha256, attempts_sha256, self._parsed(totals))
 
     def seal(self, published: Published) -> None:
         """Record a shard's new parts."""
