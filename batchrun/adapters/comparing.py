@@ -145,8 +145,8 @@ class Comparison:
             ]
             if lost:
                 details.append(
-                    f"it became shorter: {len(lost):,} done rows, from {min(lost):,} on, are not in "
-                    "it any more"
+                    f"it became shorter: {len(lost):,} done rows, from {min(lost):,} on, are not "
+                    "in it any more"
                 )
             raise self._changed(
                 f"the input is not what {self._settings.dir} was begun with",
@@ -173,9 +173,8 @@ class Comparison:
             if old.digest and (new.rows_read < old.rows_read or not new.digest):
                 end = old.shard * self._settings.shard_rows
                 end += new.rows_read if new.digest else 0
-                lost += [
-                    row for row in endings(self._parts, self._journal, old.shard) if row >= end
-                ]
+                done = endings(self._parts, self._journal, old.shard)
+                lost += [row for row in done if row >= end]
         return lost
 
     def _changed(

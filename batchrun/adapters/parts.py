@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -203,8 +203,8 @@ class Parts:
             return new
         fresh = pa.array(rows, pa.int64())
         old = old.filter(pc.invert(pc.is_in(old.column("row"), value_set=fresh)))
-        for values in log.amendments():
-            old = _amended(old, arrow.from_ipc(values))
+        for amendment in log.amendments():
+            old = _amended(old, arrow.from_ipc(amendment))
         return _counted(pa.concat_tables([old, new]).sort_by("row"), ledgered)
 
     def _gather(self, log: ShardReader, rows: list[int]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What the user allows to become of rows that are done: kept, sent again, repaired, started over."""
+"""What may become of rows that are done: they are kept, sent again, or started over."""
 
 from __future__ import annotations
 
