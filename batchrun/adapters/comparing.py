@@ -187,22 +187,19 @@ class Comparison:
     ) -> RunChangedError:
         """The error: what changed, the done rows that it touches, and what each choice does."""
         done = sum(count_done(self._parts, self._journal))
-        lines = [f"{what}. Nothing was sent and nothing was touched."]
-        lines += [f"  {detail}" for detail in details]
-        lines.append(f"  {done:,} rows are done. Choose:")
+        choices = []
         if keepable:
-            lines.append(
-                f"  --keep-done keeps the {done:,} done rows as they are and goes on with the rest"
+            choices.append(
+                f"--keep-done keeps the {done:,} done rows as they are and goes on with the rest"
             )
         if keepable and resendable:
             again = self._would_resend(done)
             number = f"up to {done:,}" if again is None else f"{again.rows:,}"
-            lines.append(
-                f"  --resend-changed sends the done rows whose request changed again: {number}; "
+            choices.append(
+                f"--resend-changed sends the done rows whose request changed again: {number}; "
                 "each keeps its old outcome until it has a new one"
             )
-        lines.append(f"  {RESTART}")
-        return RunChangedError("\n".join(lines))
+        return changed(what, [*details, f"{done:,} rows are done"], [*choices, RESTART])
 
     def _would_resend(self, done: int) -> Found | None:
         """What ``--resend-changed`` would send, where counting it takes a moment only."""
@@ -219,6 +216,14 @@ class Comparison:
             return None
 
 
+def changed(what: str, details: Sequence[str], choices: Sequence[str]) -> RunChangedError:
+    """The error for a run directory that was begun with something else."""
+    lines = [f"{what}. Nothing was sent and no answer was touched."]
+    lines += [f"  {detail}" for detail in details]
+    lines += ["  Choose:", *(f"    {choice}" for choice in choices)]
+    return RunChangedError("\n".join(lines))
+
+
 def recorded_carry(journal: Journal) -> Carry:
     """The carried columns that the run was begun with."""
     names, everything = journal.states.get("carry_names")
@@ -230,12 +235,15 @@ def _reread(
     reader: Reader, states: Sequence[ShardState], shard_rows: int
 ) -> tuple[list[ShardState], list[int]]:
     """Read again what was read before: the states as they are now, and the shards that differ."""
-    position = Position()
+    position, following = Position(), 0
     fresh, edited = [], []
     for state in states:
-        span = Span(state.shard, state.shard, position)
+        # Shards of which nothing is known are read through, to know where the next one begins.
+        span = Span(following, state.shard, position)
+        following = state.shard + 1
         limit = state.shard * shard_rows + state.rows_read
-        last = next(iter(deque(reader.blocks([span], limit=limit), maxlen=1)), None)
+        blocks = (b for b in reader.blocks([span], limit=limit) if b.shard == state.shard)
+        last = next(iter(deque(blocks, maxlen=1)), None)
         rows, digest = (last.rows_read, last.digest) if last else (0, b"")
         position = last.end if last else position
         if state.digest and (rows, digest) != (state.rows_read, state.digest):

@@ -174,6 +174,18 @@ class Journal:
             if place.kind == OUTCOME:
                 yield read_outcome(log.body(place))  # type: ignore[union-attr]
 
+    def exchanges(self, shard: int) -> Iterator[tuple[int, int]]:
+        """Row and number of every attempt in the log of a shard."""
+        log = self.logs.get(shard)
+        for place in log.places if log else ():
+            if place.kind in (OUTCOME, ATTEMPT):
+                body = log.body(place)  # type: ignore[union-attr]
+                attempt = (
+                    read_attempt(body) if place.kind == ATTEMPT else read_outcome(body).attempt
+                )
+                if attempt is not None:
+                    yield attempt.row, attempt.number
+
     def open_shard(self, shard: int) -> OpenShard:
         """What the log of a shard tells."""
         done: set[int] = set()
@@ -230,6 +242,10 @@ class Journal:
         kept = [state for state in states if state.shard in self._published]
         self.states.refresh(kept)
         self._published |= {state.shard: state for state in kept}
+
+    def adopt(self, state: ShardState) -> None:
+        """Take a shard's state as it was just written to the state file."""
+        self._published[state.shard] = state
 
     def seal(self, published: Published) -> None:
         """Record a shard's new parts, then take its log away. Called in the sealing thread, once

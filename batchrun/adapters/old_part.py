@@ -72,6 +72,14 @@ class OldPart:
             return self._wanted().empty_table()
         return pa.concat_tables(pieces).cast(self._wanted())
 
+    def read_through(self) -> None:
+        """Read all of it. Raises ``DamagedError`` at the first thing that cannot be read."""
+        try:
+            for _ in self._batches:
+                pass
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self._path, error) from error
+
     def _wanted(self) -> pa.Schema:
         if self._columns is None:
             return self._schema

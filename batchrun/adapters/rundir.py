@@ -23,6 +23,8 @@ from batchrun.adapters.interrupted import recover_flights
 from batchrun.adapters.journal import STATES, Journal
 from batchrun.adapters.old_part import damaged
 from batchrun.adapters.parts import Parts, publish
+from batchrun.adapters.rebuild import Rebuilding
+from batchrun.adapters.repair import Repair
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.core.settings import Settings
@@ -97,15 +99,29 @@ def open_run(
     try:
         if changes.restart:
             lock = _set_aside(folder, checkpoint, lock, say)
-        _refuse_lost_checkpoint(folder, checkpoint)
-        journal = Journal(checkpoint, settings.shard_rows)
-        if journal.states.get("settings") is None:
-            found = Compared(_begin(journal, settings, given), grown=False)
+        repair = Repair(folder, checkpoint, say) if changes.repair else None
+        if repair is None:
+            _refuse_lost_checkpoint(folder, checkpoint)
         else:
+            repair.state_file()
+            repair.logs(settings.shard_rows)
+            repair.generations()
+        journal = Journal(checkpoint, settings.shard_rows)
+        if journal.states.get("settings") is not None:
             found = comparing.Comparison(journal, settings, given, changes, build, say).go_on()
+        elif repair is not None and _is_begun(folder, checkpoint):
+            found = Rebuilding(journal, settings, given, changes, build, repair, say).run()
+        else:
+            _refuse_unknown_parts(folder, checkpoint)
+            found = Compared(_begin(journal, settings, given), grown=False)
         reader = given.reader(found.carry, settings.shard_rows)
         parts = Parts(folder, journal, found.carry.schema)
-        _refuse_missing_parts(parts, journal)
+        if repair is None:
+            _refuse_missing_parts(parts, journal)
+        else:
+            parts.prepare()
+            repair.blocks(journal, reader)
+            repair.parts(parts, journal)
         opened = RunDirectory(folder, checkpoint, lock, journal, parts, reader, found.carry, [])
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
@@ -183,15 +199,30 @@ def _set_aside(
 
 
 def _refuse_lost_checkpoint(folder: Path, checkpoint: Path) -> None:
-    parts = list((folder / "results").glob("part-*.parquet"))
     path = checkpoint / STATES
-    if parts and (not path.exists() or path.stat().st_size == 0):
-        message = (
-            f"{folder}/results has {len(parts)} parts, but the journal {path} is missing or "
-            "empty, so nobody knows which rows are done. Restore it, or start over with "
-            "--restart (the old contents are kept aside)"
-        )
-        raise DamagedError(message, path=str(path))
+    if not path.exists() or path.stat().st_size == 0:
+        _refuse_unknown_parts(folder, checkpoint)
+
+
+def _is_begun(folder: Path, checkpoint: Path) -> bool:
+    """Whether there is something that a state file must know of."""
+    parts = (folder / kind for kind in ("results", "attempts"))
+    return any(any(kind.glob("part-*.parquet")) for kind in parts) or any(
+        checkpoint.glob("shard-*.log")
+    )
+
+
+def _refuse_unknown_parts(folder: Path, checkpoint: Path) -> None:
+    if not _is_begun(folder, checkpoint):
+        return
+    path = checkpoint / STATES
+    count = len(list((folder / "results").glob("part-*.parquet")))
+    message = (
+        f"{folder}/results has {count} parts, but the journal {path} is missing or empty, so "
+        "nobody knows which rows are done. --repair finds it out from the parts and the input; or "
+        "restore it, or start over with --restart (the old contents are kept aside)"
+    )
+    raise DamagedError(message, path=str(path))
 
 
 def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
@@ -213,8 +244,9 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     journal = opened.journal
     try:
         opened.parts.prepare()
-        for draft in opened.folder.glob(f"*{files.TEMPORARY}"):
-            draft.unlink()
+        for folder in (opened.folder, opened.checkpoint):
+            for draft in folder.glob(f"*{files.TEMPORARY}"):
+                draft.unlink()
     except OSError as error:
         message = f"cannot write into {opened.folder}: {error.strerror}"
         raise StorageError(message) from error
