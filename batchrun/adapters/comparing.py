@@ -248,8 +248,8 @@ def _reread(
         position = last.end if last else position
         if state.digest and (rows, digest) != (state.rows_read, state.digest):
             edited.append(state.shard)
-        # A short shard was the input's end: now there may be more of it.
-        complete = state.complete and state.rows_read == shard_rows
+        # A short shard was the input's end: now there may be more of it. Or it is the end now.
+        complete = state.complete and (rows or state.rows_read) == shard_rows
         fresh.append(
             replace(
                 state,

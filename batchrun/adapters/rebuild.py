@@ -81,7 +81,7 @@ class Rebuilding:
         self._shards(parts, reader, sorted(shards))
         self._compare_requests(parts, reader)
         self._note(carry)
-        return Compared(carry, grown=True)
+        return Compared(carry, grown=False)  # the input was just read to the end of what is done
 
     def _compare_settings(self) -> None:
         recorded = self._summary.get("settings")
