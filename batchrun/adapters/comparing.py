@@ -196,7 +196,7 @@ class Comparison:
             again = self._would_resend(done)
             number = f"up to {done:,}" if again is None else f"{again.rows:,}"
             choices.append(
-                f"--resend-changed sends the done rows whose request changed again: {number}; "
+                f"--resend-changed sends {number} done rows again, those whose request changed; "
                 "each keeps its old outcome until it has a new one"
             )
         return changed(what, [*details, f"{done:,} rows are done"], [*choices, RESTART])

@@ -50,7 +50,7 @@ def pristine(tmp_path_factory):
 
 
 @pytest.fixture
-def mend(cli, pristine, simulator, published):
+def mend(cli, here, pristine, simulator, published):
     """A copy of the finished run, and what repairs it and proves that all is well again."""
     folder = shutil.copytree(pristine / "run", cli.folder / "run")
     endpoint = simulator()
@@ -61,7 +61,7 @@ def mend(cli, pristine, simulator, published):
     before = published(folder).to_pylist()
 
     def run(*more):
-        done = cli.run(*command, "--repair", *more)
+        done = here(*command, "--repair", *more)
         assert done.code == 1, done.err
         cli.verified("run")
         after = published(folder)
@@ -69,7 +69,7 @@ def mend(cli, pristine, simulator, published):
         assert after["note"].to_pylist() == list(range(ROWS))
         assert after["custom_id"].to_pylist() == [f"id {n}" for n in range(ROWS)]
         sent = endpoint.stats()["requests_total"]
-        again = cli.run(*command)
+        again = here(*command)
         assert again.code == 1 and "nothing left to send" in again.err, again.err
         assert endpoint.stats()["requests_total"] == sent
         kept = [n for n, row in enumerate(after.to_pylist()) if row == before[n]]

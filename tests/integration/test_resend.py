@@ -49,7 +49,7 @@ def source(request, tmp_path):
 
 
 @pytest.fixture
-def begun(cli, scripted, answer, tmp_path):
+def begun(scripted, answer, tmp_path, here):
     """Runs 25 rows in parts of 10; every third of them sets its own temperature."""
     endpoint = scripted(lambda _b, _h, nth: (200, {}, answer(f"answer {nth}")))
 
@@ -57,25 +57,25 @@ def begun(cli, scripted, answer, tmp_path):
         rows = [_row(n, **({"temperature": 0.5} if n % 3 == 0 else {})) for n in range(25)]
         _write(source, rows)
         command = (source, "-o", "run", *QUICK, "--base-url", endpoint.base_url)
-        assert cli.run(*command).code == 0
+        assert here(*command).code == 0
         endpoint.requests.clear()
         return rows, command, endpoint
 
     return run
 
 
-def test_changed_settings(cli, begun, published):
+def test_changed_settings(cli, begun, published, here):
     """Rows whose request is another one by now are sent again, rows that set the value themselves
     keep their answer; the message had counted them.
     """
     _, command, endpoint = begun()
     kept = [n for n in range(25) if n % 3 == 0]
     before = _rows(published(cli.folder / "run"))
-    refused = cli.run(*command, "--param", "temperature=0.9")
+    refused = here(*command, "--param", "temperature=0.9")
     assert refused.code == 2
-    for word in ("request.params", "25 rows are done", "sends the done rows", "again: 16;"):
+    for word in ("request.params", "25 rows are done", "--keep-done", "sends 16 done rows again"):
         assert word in refused.err, refused.err
-    done = cli.run(*command, "--param", "temperature=0.9", "--resend-changed")
+    done = here(*command, "--param", "temperature=0.9", "--resend-changed")
     assert done.code == 0, done.err
     assert "16 changed rows are sent again" in done.err
     assert _asked(endpoint) == [f"question {n:02}" for n in range(25) if n not in kept]
@@ -84,15 +84,15 @@ def test_changed_settings(cli, begun, published):
     assert {n for n in range(25) if after[n]["attempts"] == 2} == set(range(25)) - set(kept)
     assert published(cli.folder / "run", "attempts").num_rows == 25 + 16
     cli.verified("run")
-    plain = cli.run(*command, "--param", "temperature=0.9")
+    plain = here(*command, "--param", "temperature=0.9")
     assert plain.code == 0 and "nothing left to send" in plain.err
-    again = cli.run(*command, "--param", "temperature=0.9", "--resend-changed")
+    again = here(*command, "--param", "temperature=0.9", "--resend-changed")
     assert again.code == 0 and "no changed rows to send again" in again.err
-    assert cli.run(*command, "--param", "temperature=0.9").code == 0
+    assert here(*command, "--param", "temperature=0.9").code == 0
     assert _asked(endpoint) == []
 
 
-def test_an_edited_input(cli, begun, source, published):
+def test_an_edited_input(cli, begun, source, published, here):
     """Edited requests are sent again with their new carried values; where only what is carried
     changed, the row is written again without being sent; other rows and parts stay.
     """
@@ -105,11 +105,15 @@ def test_an_edited_input(cli, begun, source, published):
     rows[5] |= {"custom_id": "other"}
     rows[12] |= {"note": -12, "custom_id": "x"}
     _write(source, rows)
-    refused = cli.run(*command)
+    refused = here(*command)
     assert refused.code == 2
-    for word in ("rows from 0 on differ (2 of 3 shards read)", "25 rows are done", "again: 1;"):
+    for word in (
+        "rows from 0 on differ (2 of 3 shards read)",
+        "25 rows are done",
+        "sends 1 done rows again",
+    ):
         assert word in refused.err, refused.err
-    done = cli.run(*command, "--resend-changed")
+    done = here(*command, "--resend-changed")
     assert done.code == 0, done.err
     assert _asked(endpoint) == ["question 33"]
     after = _rows(published(cli.folder / "run"))
@@ -122,17 +126,17 @@ def test_an_edited_input(cli, begun, source, published):
         }
     assert part.read_bytes() == untouched
     cli.verified("run")
-    plain = cli.run(*command)
+    plain = here(*command)
     assert plain.code == 0 and "nothing left to send" in plain.err
 
 
-def test_rows_that_moved_are_compared_by_position(cli, begun, published):
+def test_rows_that_moved_are_compared_by_position(cli, begun, published, here):
     """A row put in front shifts all others: every one of them has another request now, and the
     one behind the end is new.
     """
     rows, command, endpoint = begun()
     _write(command[0], [_row(99), *rows])
-    done = cli.run(*command, "--resend-changed")
+    done = here(*command, "--resend-changed")
     assert done.code == 0, done.err
     assert len(_asked(endpoint)) == 26
     assert published(cli.folder / "run")["custom_id"].to_pylist() == [
@@ -142,28 +146,30 @@ def test_rows_that_moved_are_compared_by_position(cli, begun, published):
 
 
 @pytest.mark.parametrize("left", [24, 14], ids=["a row less", "a part less"])
-def test_an_input_that_became_shorter(cli, begun, published, summary, left):
+def test_an_input_that_became_shorter(cli, begun, published, summary, left, here):
     """Rows that are gone cannot be sent again: exit 2 says so; --keep-done keeps their answers."""
     rows, command, endpoint = begun()
     before = published(cli.folder / "run")
     _write(command[0], rows[:left])
     for flags in ((), ("--resend-changed",)):
-        refused = cli.run(*command, *flags)
+        refused = here(*command, *flags)
         assert refused.code == 2, refused.err
         assert f"{25 - left} done rows, from {left} on, are not in it any more" in refused.err
         assert "--keep-done" in refused.err and "--restart" in refused.err
         assert "--resend-changed" not in refused.err
-    done = cli.run(*command, "--keep-done")
+    done = here(*command, "--keep-done")
     assert done.code == 0, done.err
     assert _asked(endpoint) == []
     assert published(cli.folder / "run").equals(before)
     assert summary(cli.folder / "run")["rows"] == {"input": 25, "ok": 25, "error": 0, "pending": 0}
     cli.verified("run")
-    assert cli.run(*command).code == 0
+    assert here(*command).code == 0
     cli.verified("run")
 
 
-def test_changed_and_failed_rows_and_pending_ones(cli, scripted, answer, chat, jsonl, published):
+def test_changed_and_failed_rows_and_pending_ones(
+    cli, scripted, answer, chat, jsonl, published, here
+):
     """One session does all three: a row is sent once."""
     broken = {"question 2", "question 4"}
     endpoint = scripted(
@@ -175,10 +181,10 @@ def test_changed_and_failed_rows_and_pending_ones(cli, scripted, answer, chat, j
     )
     source = jsonl([chat(n, **({"seed": 7} if n < 5 else {})) for n in range(25)])
     command = (source, "-o", "run", *QUICK, "--base-url", endpoint.base_url)
-    assert cli.run(*command, "--limit", 15).code == 1
+    assert here(*command, "--limit", 15).code == 1
     endpoint.requests.clear()
     broken.clear()
-    done = cli.run(*command, "--param", "seed=1", "--resend-changed", "--retry-failed")
+    done = here(*command, "--param", "seed=1", "--resend-changed", "--retry-failed")
     assert done.code == 0, done.err
     # Rows 0 to 4 bring their seed; 2 and 4 of them had failed; 15 to 24 were pending.
     asked = Counter(body["messages"][0]["content"] for _, _, body in endpoint.requests)
@@ -187,7 +193,7 @@ def test_changed_and_failed_rows_and_pending_ones(cli, scripted, answer, chat, j
     cli.verified("run")
 
 
-def test_a_stop_in_the_middle_of_a_resend(cli, scripted, answer, jsonl, until, published):
+def test_a_stop_in_the_middle_of_a_resend(cli, scripted, answer, jsonl, until, published, here):
     """Rows keep their old answer until they have a new one; a start without a flag says that some
     do, and the same command goes on with those.
     """
@@ -201,7 +207,7 @@ def test_a_stop_in_the_middle_of_a_resend(cli, scripted, answer, jsonl, until, p
 
     endpoint = scripted(reply)
     command = (jsonl(25), "-o", "run", *QUICK, "--concurrency", 1, "--base-url", endpoint.base_url)
-    assert cli.run(*command).code == 0
+    assert here(*command).code == 0
     changed = ("--param", "seed=1")
     live = cli.start("run", "--model", "m", *command, *changed, "--resend-changed")
     until(lambda: held)
@@ -211,28 +217,28 @@ def test_a_stop_in_the_middle_of_a_resend(cli, scripted, answer, jsonl, until, p
     assert published(cli.folder / "run")["status"].to_pylist() == ["ok"] * 25
     cli.verified("run")
     for flags in (changed, ()):
-        refused = cli.run(*command, *flags)
+        refused = here(*command, *flags)
         assert refused.code == 2, refused.err
     assert "--resend-changed" in refused.err
     endpoint.requests.extend([None] * 100)
     asked = len(endpoint.requests)
-    again = cli.run(*command, *changed, "--resend-changed")
+    again = here(*command, *changed, "--resend-changed")
     assert again.code == 0, again.err
     assert "21 changed rows are sent again" in again.err
     assert len(endpoint.requests) == asked + 21
     cli.verified("run")
-    assert cli.run(*command, *changed).code == 0
+    assert here(*command, *changed).code == 0
 
 
-def test_an_unfinished_resend_may_be_left(cli, begun):
+def test_an_unfinished_resend_may_be_left(cli, begun, here):
     """--limit leaves rows beyond it as they were; --keep-done then declares them good."""
     _, command, endpoint = begun()
     changed = (*command, "--param", "temperature=0.9")
-    assert cli.run(*changed, "--resend-changed", "--limit", 5).code == 0
+    assert here(*changed, "--resend-changed", "--limit", 5).code == 0
     assert len(_asked(endpoint)) == 3
-    refused = cli.run(*changed)
+    refused = here(*changed)
     assert refused.code == 2 and "did not come to its end" in refused.err
-    assert cli.run(*changed, "--keep-done").code == 0
-    assert cli.run(*changed).code == 0
+    assert here(*changed, "--keep-done").code == 0
+    assert here(*changed).code == 0
     assert _asked(endpoint) == []
     cli.verified("run")

@@ -39,7 +39,7 @@ def _asked(endpoint):
 
 
 @pytest.fixture
-def failed(cli, flaky, jsonl):
+def failed(cli, flaky, jsonl, here):
     """A complete run of 35 rows in parts of 10, six of them failed: the command, the endpoint."""
     flaky.broken.update({3: 404, 4: 500, 12: 400, 33: 404, 34: 500})
     rows = [json.loads(line) for line in jsonl(35).read_text().splitlines()]
@@ -47,7 +47,7 @@ def failed(cli, flaky, jsonl):
     rows[20] = {"note": 20}
     source = jsonl(rows)
     command = (source, "-o", "run", *QUICK, "--max-attempts", 2, "--base-url", flaky.base_url)
-    assert cli.run(*command).code == 1
+    assert here(*command).code == 1
     flaky.requests.clear()
     cli.verified("run")
     return command, flaky
@@ -57,13 +57,13 @@ def _rows(table):
     return {row["row"]: row for row in table.to_pylist()}
 
 
-def test_failed_rows_are_sent_again_and_no_other(cli, failed, published, summary):
+def test_failed_rows_are_sent_again_and_no_other(cli, failed, published, summary, here):
     """New outcomes replace the failed ones, attempts count on, everything else stays as it was."""
     command, endpoint = failed
     before, ledger = _rows(published(cli.folder / "run")), published(cli.folder / "run", "attempts")
     parts = {p: p.read_bytes() for p in (cli.folder / "run" / "results").iterdir()}
     del endpoint.broken[4], endpoint.broken[33]
-    done = cli.run(*command, "--retry-failed")
+    done = here(*command, "--retry-failed")
     assert done.code == 1, done.err
     assert "6 failed rows are sent again" in done.err
     assert _asked(endpoint) == {3: 1, 4: 1, 12: 1, 33: 1, 34: 2}
@@ -84,18 +84,18 @@ def test_failed_rows_are_sent_again_and_no_other(cli, failed, published, summary
     # Shard 1 has row 12 and shard 2 row 20; all four shards have a failed row, none other is new.
     assert len(parts) == 4
     endpoint.broken.clear()
-    again = cli.run(*command, "--retry-failed")
+    again = here(*command, "--retry-failed")
     assert "4 failed rows" in again.err and again.code == 1  # row 20 cannot become a request
     assert _asked(endpoint) == {3: 1, 12: 1, 34: 1}
     cli.verified("run")
 
 
-def test_failed_rows_of_a_class(cli, failed, published):
+def test_failed_rows_of_a_class(cli, failed, published, here):
     """Only rows of the named classes are sent, and only their parts are written again."""
     command, endpoint = failed
     endpoint.broken.clear()
     before = {p.name: p.read_bytes() for p in (cli.folder / "run" / "results").iterdir()}
-    done = cli.run(*command, "--retry-class", "not_found,timeout")
+    done = here(*command, "--retry-class", "not_found,timeout")
     assert done.code == 1, done.err
     assert "2 failed rows are sent again" in done.err
     assert _asked(endpoint) == {3: 1, 33: 1}
@@ -106,7 +106,7 @@ def test_failed_rows_of_a_class(cli, failed, published):
         4, 12, 20, 34,
     }  # fmt: skip
     cli.verified("run")
-    nothing = cli.run(*command, "--retry-class=not_found")
+    nothing = here(*command, "--retry-class=not_found")
     assert nothing.code == 1
     assert "no failed rows to send again" in nothing.err and "nothing left to send" in nothing.err
     assert _asked(endpoint) == {}
@@ -123,51 +123,51 @@ def test_failed_rows_of_a_class(cli, failed, published):
         (("--retry-failed", "--retry-class", "timeout"), ["--retry-failed and --retry-class"]),
     ],
 )
-def test_flags_that_make_no_sense(cli, jsonl, flags, words):
+def test_flags_that_make_no_sense(cli, jsonl, flags, words, here):
     """An unknown class, and wishes that exclude one another, are exit 2 before anything is made."""
-    done = cli.run(jsonl(1), "-o", "run", "--base-url", "http://127.0.0.1:9", *flags)
+    done = here(jsonl(1), "-o", "run", "--base-url", "http://127.0.0.1:9", *flags)
     assert done.code == 2
     assert all(word in done.err for word in words), done.err
     assert list(cli.folder.iterdir()) == []
 
 
-def test_a_limit_bounds_what_is_sent_again(cli, failed, published):
+def test_a_limit_bounds_what_is_sent_again(cli, failed, published, here):
     """Rows beyond the limit keep their outcome."""
     command, endpoint = failed
     endpoint.broken.clear()
-    done = cli.run(*command, "--retry-failed", "--limit", 4)
+    done = here(*command, "--retry-failed", "--limit", 4)
     assert "1 failed rows are sent again" in done.err
     assert _asked(endpoint) == {3: 1}
-    done = cli.run(*command, "--retry-failed", "--limit", 13)
+    done = here(*command, "--retry-failed", "--limit", 13)
     assert _asked(endpoint) == {4: 1, 12: 1}
     assert published(cli.folder / "run").num_rows == 35
     cli.verified("run")
 
 
-def test_pending_rows_and_failed_rows_together(cli, flaky, jsonl, published):
+def test_pending_rows_and_failed_rows_together(cli, flaky, jsonl, published, here):
     """A run with rows pending does both; a row is sent once."""
     flaky.broken.update({3: 404, 11: 404})
     command = (jsonl(35), "-o", "run", *QUICK, "--base-url", flaky.base_url)
-    assert cli.run(*command, "--limit", 15).code == 1
+    assert here(*command, "--limit", 15).code == 1
     flaky.broken.clear()
     flaky.requests.clear()
-    assert cli.run(*command, "--retry-failed").code == 0
+    assert here(*command, "--retry-failed").code == 0
     assert _asked(flaky) == dict.fromkeys([3, 11, *range(15, 35)], 1)
     assert published(cli.folder / "run")["row"].to_pylist() == list(range(35))
     cli.verified("run")
 
 
-def test_retrying_in_a_new_directory_is_a_start(cli, simulator, jsonl):
+def test_retrying_in_a_new_directory_is_a_start(simulator, jsonl, here):
     """Nothing is there yet: the run begins."""
     endpoint = simulator()
     flags = ("-o", "run", "--retry-failed", "--base-url", endpoint.base_url)
-    done = cli.run(jsonl(3), *flags)
+    done = here(jsonl(3), *flags)
     assert done.code == 0, done.err
     assert endpoint.stats()["requests_total"] == 3
 
 
 def test_a_stop_in_the_middle_keeps_the_old_outcomes(
-    cli, scripted, answer, jsonl, until, published, summary
+    cli, scripted, answer, jsonl, until, published, summary, here
 ):
     """Rows that had no new outcome keep their failure; attempts made so far are counted, and a
     plain run has nothing to do.
@@ -184,7 +184,7 @@ def test_a_stop_in_the_middle_keeps_the_old_outcomes(
 
     endpoint = scripted(reply)
     command = (jsonl(18), "-o", "run", *QUICK, "--concurrency", 1, "--base-url", endpoint.base_url)
-    assert cli.run(*command).code == 1
+    assert here(*command).code == 1
     live = cli.start("run", "--model", "m", *command, "--retry-failed")
     until(lambda: held)
     live.signal(signal.SIGINT)
@@ -200,7 +200,7 @@ def test_a_stop_in_the_middle_keeps_the_old_outcomes(
     assert summary(cli.folder / "run")["rows"] == {"input": 18, "ok": 4, "error": 14, "pending": 0}
     cli.verified("run")
     asked = len(endpoint.requests)
-    plain = cli.run(*command)
+    plain = here(*command)
     assert plain.code == 1 and "nothing left to send" in plain.err
     assert len(endpoint.requests) == asked
     assert cli("status", "run", "--json").json["state"] == "complete_with_errors"
