@@ -279,7 +279,9 @@ def test_a_damaged_log_keeps_its_sound_records(cli, killed, published, share):
     _flip(log, share)
     refused = cli(*command)
     assert refused.code == 2 and "--repair" in refused.err and log.name in refused.err
-    done = cli(*command, "--repair")
+    # Publishes what the log holds, of rows that are not read again.
+    assert cli(*command, "--repair", "--limit", 1).code == 0
+    done = cli(*command)
     assert done.code == 0, done.err
     assert endpoint.stats()["requests_total"] <= 30 - 11
     assert _aside(cli.folder / "run") == [log.name]
