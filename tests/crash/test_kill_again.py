@@ -87,7 +87,7 @@ def test_killed_while_failed_rows_are_sent_again(job):
     the ledger misses nothing.
     """
     before = job.whole()
-    points = ["log.synced:2", "draft.renamed:1", "draft.renamed:2", "seal.written:1"]
+    points = ["log.synced:2", "draft.renamed:2", "draft.renamed:3", "seal.written:1"]
     for point in [*points, "seal.committed:2"]:
         job.killed_at(point, "--retry-failed")
         job.broken.discard(max(job.broken))
@@ -109,7 +109,7 @@ def test_killed_between_the_last_part_and_the_summary(job):
     job.broken = {21}
     assert job.run("--retry-failed").code == 1
     job.broken.clear()
-    job.killed_at("draft.renamed:3", "--retry-failed")  # ledger, results, usage.parquet
+    job.killed_at("seal.committed:1", "--retry-failed")
     assert job.run().code == 0
     job.accounted()
 
