@@ -32,7 +32,7 @@ from batchrun.core.setting_values import parse_key
 from batchrun.core.settings import Settings
 from batchrun.core.urls import chat_completions_url
 from batchrun.engine.attempt import AttemptLoop, Policy
-from batchrun.engine.engine import Engine, Known
+from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor, Snapshot
@@ -102,13 +102,16 @@ def run(
     """
     url = chat_completions_url(settings.endpoint.base_url)
     key = key_of(settings, environment)
-    opened = rundir.open_run(settings, changes, say=say)
+    build = partial(body.build, defaults=settings.defaults(), body_bytes_max=body.BODY_BYTES_MAX)
+    opened = rundir.open_run(settings, changes, build, say=say)
     try:
-        if _is_finished(opened):
+        if _is_finished(opened) and not changes.repair:
             found = rundir.summary_of(opened.folder)
-            if found is not None:
+            if found is not None and summary.in_step(found, opened.totals()):
+                if changes.resend_changed and settings.limit is None:
+                    opened.all_resent()
                 return Result(found, None, None, 0, sent_nothing=True)
-        session = _Session(settings, opened, observers, say)
+        session = _Session(settings, opened, changes, build, observers, say)
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(session.go(url, key, environment))
     finally:
@@ -144,12 +147,16 @@ class _Session:
         self,
         settings: Settings,
         opened: RunDirectory,
+        changes: Changes,
+        build: Callable[[Row], Request],
         observers: Sequence[Observer],
         say: Callable[[str], None],
     ) -> None:
         self._say = say
         self._settings = settings
         self._opened = opened
+        self._changes = changes
+        self._build = build
         self._observers = observers
         self._tally = Tally()
         self._duplicates = Duplicates()
@@ -241,35 +248,35 @@ class _Session:
             ),
             journal=journal,
             publisher=sealer,
-            prepare=partial(self._prepare, settings.defaults()),
+            prepare=self._prepare,
             clock=clock,
             tally=self._tally,
             switch=switch,
             shard_rows=settings.shard_rows,
             room=room,
             grace_s=settings.grace_s,
-            known={n: Known(*known) for n, known in opened.known.items()},
+            known=opened.known,
             touched=opened.touched,
             limit=settings.limit,
         )
 
     # Before
 
-    def _prepare(self, defaults: Mapping[str, Any], row: Row) -> Request:
+    def _prepare(self, row: Row) -> Request:
         """A row's request. Raises ``RowError`` that says where the row stands."""
         if row.custom_id is not None:
             self._duplicates.watch(row.custom_id)
         try:
-            return body.build(row, defaults, body_bytes_max=body.BODY_BYTES_MAX)
+            return self._build(row)
         except RowError as error:
             message = f"{self._opened.reader.where(row)}: {error}"
             raise RowError(message) from None
 
     def _count_resumed(self) -> None:
-        ok, error = self._opened.totals().rows()
-        more_ok, more_error = self._opened.journal.unpublished()
-        self._tally.resumed_ok = ok + more_ok
-        self._tally.resumed_error = error + more_error
+        """Rows that earlier sessions finished. Those sent again count once they have ended anew."""
+        (ok, error), again = self._opened.done, self._opened.again
+        self._tally.resumed_ok = ok - again.ok
+        self._tally.resumed_error = error - again.error
 
     def _count_input(self, stop: Callable[[], bool]) -> int | None:
         """Rows of the input, counted in a thread unless an earlier session did. None if told to
@@ -279,10 +286,13 @@ class _Session:
         if rows is None:
             with contextlib.suppress(InputLostError):
                 rows = self._opened.reader.count(stop)
-        if rows is not None and self._settings.limit is not None:
-            # Rows that an earlier run finished beyond the limit are there all the same.
-            done = self._tally.resumed_ok + self._tally.resumed_error
-            rows = min(rows, max(self._settings.limit, done))
+        if rows is not None:
+            # Rows that an earlier run finished, beyond the limit or beyond what is left of the
+            # input, are there all the same.
+            done = sum(self._opened.done)
+            rows = max(
+                done, rows if self._settings.limit is None else min(rows, self._settings.limit)
+            )
         self._tally.rows_input = rows
         return rows
 
@@ -344,6 +354,13 @@ class _Session:
             raise StorageError(message) from error
         whole = settings.limit is None or (rows_input or 0) < settings.limit
         opened.journal.states.put(wall_s=wall_s, input_rows=rows_input if whole else None)
+        if self._changes.resend_changed and stop is None and fault is None and whole:
+            opened.all_resent()
+        elif stop is not None and opened.again.rows:
+            self._say(
+                "done rows that were not sent again so far keep the outcome they had; the same "
+                "command sends them again"
+            )
         if fault is not None:
             raise fault
         return Result(

@@ -10,7 +10,7 @@ written to the journal as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -214,6 +214,20 @@ class ShardState:
     end: Position
     generation: int
     complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What earlier sessions left of a shard: the rows whose outcome stands, and the last attempt
+    number of rows that have none yet or are sent again.
+
+    ``recorded`` says that the shard's input was read to its end and its parts hold every row:
+    a block of it without a row to send needs no record.
+    """
+
+    done: Collection[int]
+    attempts: Mapping[int, int]
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,8 @@ ATTEMPTS = {
     "error_class": "The error class. Null for success.",
     "error_code": (
         "The server's code or type of the error, or the kind of transport fault; `interrupted` "
-        "where the run ended before the reply came."
+        "where the run ended before the reply came; `ledger_lost` where a repair knows nothing of "
+        "the exchange but that it was."
     ),
     "retry_after_s": "Seconds that the server asked to wait.",
     "prompt_tokens": "As in the results.",

@@ -13,133 +13,228 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchrun.adapters import arrow
+from batchrun.adapters.again import Build, Found, Selection, Survey, count_done, endings
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.adapters.sources.storage import Stamp
+from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
 from batchrun.core.settings import Settings
-from batchrun.errors import RunChangedError
+from batchrun.errors import BatchrunError, RunChangedError
 from batchrun.records import Position, ShardState, Span
+
+__all__ = ["Changes", "Compared", "Comparison"]
+
+COUNTED_ROWS_MAX = 200_000
+COUNTED_BYTES_MAX = 2**30
+"""Up to so many done rows, in so much input, a message counts exactly what would be sent again."""
+
+RESTART = "--restart starts over; the old contents are kept aside"
+RESENDING = "resending"
+"""The key of the state file that is there while done rows are sent again because their request
+changed: the shards whose input was edited."""
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """What the user allows when settings or input are not those of the run directory."""
-
-    keep_done: bool = False
-    restart: bool = False
-
-
-def go_on(
-    journal: Journal,
-    settings: Settings,
-    given: Input,
-    changes: Changes,
-    say: Callable[[str], None],
-) -> tuple[Carry, bool]:
-    """Compare with what is recorded. Returns the recorded columns, and whether the input may have
-    grown.
+class Compared:
+    """A run directory that may go on: the recorded columns, whether the input may have grown, and
+    the shards whose input is not what it was.
     """
-    names, everything = journal.states.get("carry_names")
-    carry = Carry(
-        arrow.schema_from_bytes(journal.states.get("carry_schema")), tuple(names), everything
-    )
-    done = sum(journal.unpublished())
-    for published in journal.states.published():
-        done += sum(
-            sum(g[3][k] for k in ("rows_ok", "rows_error")) for g in published.totals["groups"]
-        )
-    found = differences(journal.states.get("settings"), settings.shaping())
-    if found and not (changes.keep_done and all(d.keepable for d in found)):
-        choices = ["--restart starts over; the old contents are kept aside"]
-        if all(difference.keepable for difference in found):
-            choices.insert(0, f"--keep-done keeps the {done:,} done rows and goes on with the rest")
-        raise _changed(
-            f"the settings are not those that {settings.dir} was begun with",
-            [str(difference) for difference in found],
-            f"{done:,} rows are done",
-            choices,
-        )
-    if given.kind != journal.states.get("input_format"):
-        raise _changed(
-            "the input has another format than the run was begun with",
-            [f"format: was {journal.states.get('input_format')}, is {given.kind}"],
-            f"{done:,} rows are done",
-            ["--restart starts over; the old contents are kept aside"],
-        )
-    grown = _compare_input(journal, settings, given, carry, changes, say)
-    if found or grown:
-        journal.states.put(
-            settings=settings.shaping(),
-            input=[stamp.public() for stamp in given.stamps],
-            input_rows=None,
-        )
-    return carry, grown
+
+    carry: Carry
+    grown: bool
+    edited: frozenset[int] = frozenset()
 
 
-def _compare_input(
-    journal: Journal,
-    settings: Settings,
-    given: Input,
-    carry: Carry,
-    changes: Changes,
-    say: Callable[[str], None],
-) -> bool:
-    """Size, modification time and etag equal: trusted. Else what was read before is read again and
-    compared by digest; a pipe is compared as it is read. Returns False where nothing changed.
-    """
-    recorded = [Stamp(**stamp) for stamp in journal.states.get("input")]
-    if len(recorded) == len(given.stamps) and all(
-        now.same_as(before) for now, before in zip(given.stamps, recorded, strict=True)
-    ):
-        return False
-    states = journal.shards()
-    if states and given.pipe is None:
-        say(f"the input files changed on disk; comparing {len(states):,} shards with what was read")
-    reader = given.reader(carry, settings.shard_rows)
-    if not given.has_extra:
-        schema = opening.choose(reader.schema(), settings.carry, with_extra=False).schema
-        if not schema.equals(carry.schema):
-            raise _changed(
-                "the input's columns are not those that the run was begun with",
-                [_schema_difference(carry.schema, schema)],
-                "parts hold one schema",
-                ["--restart starts over; the old contents are kept aside"],
+class Comparison:
+    """A run directory beside the settings and the input of the present run."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        settings: Settings,
+        given: Input,
+        changes: Changes,
+        build: Build,
+        say: Callable[[str], None],
+    ) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._given = given
+        self._changes = changes
+        self._build = build
+        self._say = say
+        self._carry = recorded_carry(journal)
+        self._parts = Parts(Path(settings.dir), journal, self._carry.schema)
+
+    def go_on(self) -> Compared:
+        """Compare, and note the present settings and input where the user allows them.
+
+        Raises ``RunChangedError``; then nothing was changed.
+        """
+        states, folder = self._journal.states, self._settings.dir
+        allowed = self._changes.keep_done or self._changes.resend_changed
+        found = differences(states.get("settings"), self._settings.shaping())
+        keepable = all(difference.keepable for difference in found)
+        if found and not (keepable and allowed):
+            raise self._changed(
+                f"the settings are not those that {folder} was begun with",
+                [str(difference) for difference in found],
+                keepable=keepable,
             )
-    if given.pipe is not None:
-        journal.refresh([_reopened(state, settings.shard_rows) for state in states])
-        return True
-    fresh, edited = _reread(reader, states, settings.shard_rows)
-    if edited and not changes.keep_done:
-        parts = Parts(Path(settings.dir), journal, carry.schema)
-        touched = sum(len(known(parts, journal, s)[0]) for s in edited)
-        first = edited[0] * settings.shard_rows
-        raise _changed(
-            f"the input is not what {settings.dir} was begun with",
-            [f"rows from {first:,} on differ ({len(edited):,} of {len(states):,} shards read)"],
-            f"up to {touched:,} done rows are touched",
-            [
-                "--keep-done keeps every done row and goes on with the rest",
-                "--restart starts over; the old contents are kept aside",
-            ],
-        )
-    journal.refresh(fresh)
-    return True
+        if self._given.kind != states.get("input_format"):
+            raise self._changed(
+                "the input has another format than the run was begun with",
+                [f"format: was {states.get('input_format')}, is {self._given.kind}"],
+                keepable=False,
+            )
+        unfinished = states.get(RESENDING)
+        if unfinished is not None and not allowed:
+            raise self._changed(
+                f"the last --resend-changed of {folder} did not come to its end",
+                ["some done rows may still answer the requests from before the change"],
+            )
+        fresh, edited = self._compare_input()
+        if self._changes.resend_changed:
+            states.put(**{RESENDING: sorted({*(unfinished or ()), *edited})})
+        if fresh is not None:
+            self._journal.refresh(fresh)
+        if found or fresh is not None:
+            states.put(
+                settings=self._settings.shaping(),
+                input=[stamp.public() for stamp in self._given.stamps],
+                input_rows=None,
+            )
+        if self._changes.keep_done and unfinished is not None:
+            states.put(**{RESENDING: None})
+        amends = edited | frozenset(unfinished or ())
+        return Compared(self._carry, fresh is not None, amends)
+
+    def _compare_input(self) -> tuple[list[ShardState] | None, frozenset[int]]:
+        """Size, modification time and etag equal: trusted, and None. Else what was read before is
+        read again and compared by digest: the states as they are now, and the shards that differ.
+        A pipe is compared while it is read.
+        """
+        recorded = [Stamp(**stamp) for stamp in self._journal.states.get("input")]
+        stamps = self._given.stamps
+        if len(recorded) == len(stamps) and all(
+            now.same_as(before) for now, before in zip(stamps, recorded, strict=True)
+        ):
+            return None, frozenset()
+        states = self._journal.shards()
+        if states and self._given.pipe is None:
+            self._say(
+                f"the input files changed on disk; comparing {len(states):,} shards with what "
+                "was read"
+            )
+        reader = self._reader()
+        changed_columns = self._changed_columns(reader)
+        if changed_columns is not None:
+            raise self._changed(
+                "the input's columns are not those that the run was begun with",
+                [changed_columns, "parts hold one schema"],
+                keepable=False,
+            )
+        if self._given.pipe is not None:
+            size = self._settings.shard_rows
+            return [_reopened(state, state.rows_read, size) for state in states], frozenset()
+        fresh, edited = _reread(reader, states, self._settings.shard_rows)
+        lost = self._lost_rows(states, fresh)
+        if (edited and not self._changes.keep_done and not self._changes.resend_changed) or (
+            lost and not self._changes.keep_done
+        ):
+            first = edited[0] * self._settings.shard_rows
+            details = [
+                f"rows from {first:,} on differ ({len(edited):,} of {len(states):,} shards read)"
+            ]
+            if lost:
+                details.append(
+                    f"it became shorter: {len(lost):,} done rows, from {min(lost):,} on, are not "
+                    "in it any more"
+                )
+            raise self._changed(
+                f"the input is not what {self._settings.dir} was begun with",
+                details,
+                resendable=not lost,
+            )
+        return fresh, frozenset(edited)
+
+    def _reader(self) -> Reader:
+        return self._given.reader(self._carry, self._settings.shard_rows)
+
+    def _changed_columns(self, reader: Reader) -> str | None:
+        """What is different about columns whose types the files themselves fix."""
+        if self._given.has_extra:
+            return None
+        now = opening.choose(reader.schema(), self._settings.carry, with_extra=False).schema
+        recorded = self._carry.schema
+        return None if now.equals(recorded) else _schema_difference(recorded, now)
+
+    def _lost_rows(self, before: Sequence[ShardState], fresh: Sequence[ShardState]) -> list[int]:
+        """Done rows that the input does not have any more."""
+        lost = []
+        for old, new in zip(before, fresh, strict=True):
+            if old.digest and (new.rows_read < old.rows_read or not new.digest):
+                end = old.shard * self._settings.shard_rows
+                end += new.rows_read if new.digest else 0
+                done = endings(self._parts, self._journal, old.shard)
+                lost += [row for row in done if row >= end]
+        return lost
+
+    def _changed(
+        self,
+        what: str,
+        details: Sequence[str],
+        *,
+        keepable: bool = True,
+        resendable: bool = True,
+    ) -> RunChangedError:
+        """The error: what changed, the done rows that it touches, and what each choice does."""
+        done = sum(count_done(self._parts, self._journal))
+        choices = []
+        if keepable:
+            choices.append(
+                f"--keep-done keeps the {done:,} done rows as they are and goes on with the rest"
+            )
+        if keepable and resendable and self._given.pipe is None:
+            again = self._would_resend(done)
+            number = f"up to {done:,}" if again is None else f"{again.rows:,}"
+            choices.append(
+                f"--resend-changed sends {number} done rows again, those whose request changed; "
+                "each keeps its old outcome until it has a new one"
+            )
+        return changed(what, [*details, f"{done:,} rows are done"], [*choices, RESTART])
+
+    def _would_resend(self, done: int) -> Found | None:
+        """What ``--resend-changed`` would send, where counting it takes a moment only."""
+        size = sum(stamp.size for stamp in self._given.stamps)
+        if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX:
+            return None
+        try:
+            reader = self._reader()
+            if self._changed_columns(reader) is not None:
+                return None
+            selection = Selection(Changes(), self._build)
+            return Survey(self._parts, self._journal, reader, selection).run(self._settings.limit)
+        except BatchrunError:
+            return None
 
 
-def known(parts: Parts, journal: Journal, shard: int) -> tuple[frozenset[int], dict[int, int]]:
-    """Rows of a shard that have an outcome, in its part or in the journal, and the last attempt
-    number of rows that have none.
-    """
-    published, numbers = parts.known_rows(shard)
-    opened = journal.open_shard(shard)
-    done = frozenset(published) | frozenset(opened.done)
-    attempts = dict(numbers)
-    for row, number in opened.attempts.items():
-        attempts[row] = max(number, attempts.get(row, 0))
-    return done, {row: number for row, number in attempts.items() if row not in done}
+def changed(what: str, details: Sequence[str], choices: Sequence[str]) -> RunChangedError:
+    """The error for a run directory that was begun with something else."""
+    lines = [f"{what}. Nothing was sent and no answer was touched."]
+    lines += [f"  {detail}" for detail in details]
+    lines += ["  Choose:", *(f"    {choice}" for choice in choices)]
+    return RunChangedError("\n".join(lines))
+
+
+def recorded_carry(journal: Journal) -> Carry:
+    """The carried columns that the run was begun with."""
+    names, everything = journal.states.get("carry_names")
+    schema = arrow.schema_from_bytes(journal.states.get("carry_schema"))
+    return Carry(schema, tuple(names), everything)
 
 
 def _reread(
@@ -163,30 +258,16 @@ def _reread(
         rows, digest, position = found.get(state.shard, (0, b"", position))
         if state.digest and (rows, digest) != (state.rows_read, state.digest):
             edited.append(state.shard)
+        read = rows or state.rows_read
         fresh.append(
-            replace(
-                _reopened(state, shard_rows),
-                rows_read=rows or state.rows_read,
-                digest=digest,
-                end=position,
-            )
+            replace(_reopened(state, read, shard_rows), rows_read=read, digest=digest, end=position)
         )
     return fresh, edited
 
 
-def _reopened(state: ShardState, shard_rows: int) -> ShardState:
-    """A short shard was the input's end: now there may be more of it."""
-    return replace(state, complete=state.complete and state.rows_read == shard_rows)
-
-
-def _changed(
-    what: str, details: Sequence[str], touches: str, choices: Sequence[str]
-) -> RunChangedError:
-    lines = [f"{what}. Nothing was sent and nothing was touched."]
-    lines += [f"  {detail}" for detail in details]
-    lines += [f"  {touches}. Choose:"]
-    lines += [f"  {choice}" for choice in choices]
-    return RunChangedError("\n".join(lines))
+def _reopened(state: ShardState, rows_read: int, shard_rows: int) -> ShardState:
+    """A short shard was the input's end: now there may be more of it. Or it is the end now."""
+    return replace(state, complete=state.complete and rows_read == shard_rows)
 
 
 def _schema_difference(before: pa.Schema, now: pa.Schema) -> str:

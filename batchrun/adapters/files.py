@@ -8,10 +8,12 @@ the process, or the disk, right there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -153,6 +155,40 @@ def read_json(path: Path) -> Any | None:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def set_aside(path: Path, folder: Path, name: str) -> Path:
+    """Move a file into another folder, which may be on another disk, under a name with the time in
+    it. Never replaces one; durable when this returns. Returns where it is now.
+    """
+    make_folder(folder, private=True)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    target, count = folder / f"{name}.{stamp}", 1
+    while target.exists():
+        count += 1
+        target = folder / f"{name}.{stamp}-{count}"
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        draft = target.with_name(target.name + TEMPORARY)
+        shutil.copyfile(path, draft)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.rename(target)
+        sync_folder(folder)
+        path.unlink()
+    sync_folder(folder)
+    sync_folder(path.parent)
+    reached("aside.moved")
+    return target
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path, *, private: bool = False) -> None:

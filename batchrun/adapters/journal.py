@@ -13,24 +13,30 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from batchrun.adapters.flight import FlightLog, read_notes
-from batchrun.adapters.log import ATTEMPT, BLOCK, OUTCOME, ShardLog, damaged, record
+from batchrun.adapters.flight import FlightLog
+from batchrun.adapters.log import (
+    AMENDMENT,
+    ATTEMPT,
+    BLOCK,
+    OUTCOME,
+    ShardLog,
+    damaged,
+    record,
+)
 from batchrun.adapters.states import Published, StateFile
 from batchrun.errors import StorageError
 from batchrun.ports import Durable
-from batchrun.records import NO_USAGE, Attempt, Block, Outcome, Position, ShardState
+from batchrun.records import Attempt, Block, Outcome, Position, ShardState
 
 STATES = "journal.db"
 GROUP_S = 0.025
-INTERRUPTED = "interrupted"
-"""``error_code`` of attempts that a kill cut off."""
 
 
 class BlockRecord(NamedTuple):
@@ -43,11 +49,21 @@ class BlockRecord(NamedTuple):
     carried: bytes
 
 
+class Amendment(NamedTuple):
+    """Done rows whose request is what it was while their ``custom_id`` or carried columns changed
+    in the input: ``values`` is an Arrow IPC stream of ``row``, ``custom_id`` and those columns.
+    """
+
+    row: int
+    values: bytes
+
+
 read_outcome: Callable[[bytes | memoryview], Outcome] = msgspec.msgpack.Decoder(Outcome).decode
 read_attempt: Callable[[bytes], Attempt] = msgspec.msgpack.Decoder(Attempt).decode
 read_block: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(BlockRecord).decode
+read_amendment: Callable[[bytes], Amendment] = msgspec.msgpack.Decoder(Amendment).decode
 
-_LOG_NAME = re.compile(r"shard-(\d{8})\.(\d+)\.log")
+LOG_NAME = re.compile(r"shard-(\d{8})\.(\d+)\.log")
 
 
 def log_name(shard: int, generation: int) -> str:
@@ -57,12 +73,12 @@ def log_name(shard: int, generation: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OpenShard:
-    """What the log of a shard holds: rows with an outcome (and how many of them are ok), and the
+    """What the log of a shard holds: rows with an outcome, those of them that are ok, and the
     last attempt number of any row.
     """
 
     done: frozenset[int]
-    ok: int
+    ok: frozenset[int]
     attempts: dict[int, int]
 
 
@@ -84,7 +100,7 @@ class Journal:
 
     def _open_logs(self) -> None:
         for path in sorted(self.folder.glob("shard-*.log")):
-            match = _LOG_NAME.fullmatch(path.name)
+            match = LOG_NAME.fullmatch(path.name)
             if match is None:
                 continue
             shard, generation = int(match[1]), int(match[2])
@@ -144,42 +160,55 @@ class Journal:
         return state
 
     def touched(self) -> set[int]:
-        """Shards with outcomes or attempts that no part holds yet."""
+        """Shards with outcomes, attempts or amendments that no part holds yet."""
         return {
             shard
             for shard, log in self.logs.items()
             if any(place.kind != BLOCK for place in log.places)
         }
 
-    def unpublished(self) -> tuple[int, int]:
-        """Rows ok and rows failed that no part holds yet."""
-        found = [self.open_shard(shard) for shard in self.touched()]
-        ok = sum(opened.ok for opened in found)
-        return ok, sum(len(opened.done) for opened in found) - ok
+    def outcomes(self, shard: int) -> Iterator[Outcome]:
+        """The outcomes in the log of a shard, in order of arrival."""
+        log = self.logs.get(shard)
+        for place in log.places if log else ():
+            if place.kind == OUTCOME:
+                yield read_outcome(log.body(place))  # type: ignore[union-attr]
+
+    def exchanges(self, shard: int) -> Iterator[tuple[int, int]]:
+        """Row and number of every attempt in the log of a shard."""
+        log = self.logs.get(shard)
+        for place in log.places if log else ():
+            if place.kind in (OUTCOME, ATTEMPT):
+                body = log.body(place)  # type: ignore[union-attr]
+                attempt = (
+                    read_attempt(body) if place.kind == ATTEMPT else read_outcome(body).attempt
+                )
+                if attempt is not None:
+                    yield attempt.row, attempt.number
 
     def open_shard(self, shard: int) -> OpenShard:
         """What the log of a shard tells."""
         done: set[int] = set()
+        ok: set[int] = set()
         attempts: dict[int, int] = {}
-        ok = 0
         log = self.logs.get(shard)
         for place in log.places if log else ():
             if place.kind == OUTCOME:
                 outcome = read_outcome(log.body(place))  # type: ignore[union-attr]
                 done.add(place.row)
-                ok += outcome.ok
-                attempts[place.row] = outcome.attempts
+                (ok.add if outcome.ok else ok.discard)(place.row)
+                attempts[place.row] = max(outcome.attempts, attempts.get(place.row, 0))
             elif place.kind == ATTEMPT:
                 number = read_attempt(log.body(place)).number  # type: ignore[union-attr]
                 attempts[place.row] = max(number, attempts.get(place.row, 0))
-        return OpenShard(frozenset(done), ok, attempts)
+        return OpenShard(frozenset(done), frozenset(ok), attempts)
 
-    def write(self, entries: Sequence[Outcome | Attempt | Block]) -> None:
+    def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
         """Make entries durable, in order; one group and one flush per shard's log."""
         groups: dict[int, tuple[list[tuple[int, int]], list[bytes]]] = {}
         size = self.shard_rows
         for entry in entries:
-            value: Outcome | Attempt | BlockRecord
+            value: Outcome | Attempt | BlockRecord | Amendment
             if isinstance(entry, Outcome):
                 if (entry.completion is None) == (entry.failure is None):
                     message = f"row {entry.row}: an outcome is a completion or a failure"
@@ -187,6 +216,8 @@ class Journal:
                 row, kind, value = entry.row, OUTCOME, entry
             elif isinstance(entry, Attempt):
                 row, kind, value = entry.row, ATTEMPT, entry
+            elif isinstance(entry, Amendment):
+                row, kind, value = entry.row, AMENDMENT, entry
             else:
                 row, kind = entry.first_row, BLOCK
                 value = BlockRecord(
@@ -199,15 +230,22 @@ class Journal:
             self.log_of(shard).append(rows, records)
 
     def next_state(self, shard: int, *, complete: bool) -> ShardState:
-        """The state a shard will have once its next parts are published."""
+        """The state a shard will have once its next parts are published. One that was complete
+        stays so: outcomes are replaced, never taken away.
+        """
         state = self.state(shard) or ShardState(shard, 0, b"", Position(), 0, complete=False)
-        return replace(state, generation=state.generation + 1, complete=complete)
+        whole = complete or state.complete
+        return replace(state, generation=state.generation + 1, complete=whole)
 
     def refresh(self, states: Sequence[ShardState]) -> None:
         """Replace what is known of published shards' input."""
         kept = [state for state in states if state.shard in self._published]
         self.states.refresh(kept)
         self._published |= {state.shard: state for state in kept}
+
+    def adopt(self, state: ShardState) -> None:
+        """Take a shard's state as it was just written to the state file."""
+        self._published[state.shard] = state
 
     def seal(self, published: Published) -> None:
         """Record a shard's new parts, then take its log away. Called in the sealing thread, once
@@ -347,50 +385,3 @@ def _storage_error(writer: JournalWriter, error: Exception) -> Exception:
     fault = StorageError(message)
     fault.__cause__ = error
     return fault
-
-
-def recover_flights(
-    journal: Journal, path: Path, known: Callable[[int], int], endpoints: Sequence[str]
-) -> int:
-    """Enter the exchanges that a killed process left in its flight log into the ledger.
-
-    ``known(row)`` is the number of the last attempt that parts or journal hold of a row, and -1
-    for a row that has an outcome. Returns how many were entered.
-    """
-    lost = []
-    for note in read_notes(path):
-        last = known(note.row)
-        if last >= 0:
-            lost += [
-                _unanswered(
-                    note.row,
-                    number,
-                    endpoints[min(note.endpoint, len(endpoints) - 1)],
-                    note.started_at_us,
-                )
-                for number in range(last + 1, note.attempt + 1)
-            ]
-    if lost:
-        journal.write(lost)
-    return len(lost)
-
-
-def _unanswered(row: int, number: int, endpoint: str, started_at_us: int) -> Attempt:
-    return Attempt(
-        row=row,
-        number=number,
-        endpoint=endpoint,
-        model=None,
-        service_tier=None,
-        started_at_us=started_at_us,
-        queue_s=0.0,
-        latency_s=0.0,
-        http_status=None,
-        error_class="connection",
-        error_code=INTERRUPTED,
-        retry_after_s=None,
-        usage=NO_USAGE,
-        cost_usd=None,
-        request_id=None,
-        unanswered=True,
-    )

@@ -11,6 +11,7 @@ off. Anything else that does not check out is damage, and is said so rather than
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import zlib
@@ -25,7 +26,12 @@ from batchrun.errors import DamagedError, UsageError
 
 FORMAT = 1
 MAGIC = b"batchrun log\n\0\0\0"
-OUTCOME, ATTEMPT, BLOCK = 1, 2, 3
+OUTCOME, ATTEMPT, BLOCK, AMENDMENT = 1, 2, 3, 4
+
+REMEDIES = (
+    "Set it aside with --repair, which keeps what is sound and sends the other rows again; restore "
+    "it from a copy; or start over with --restart (the old contents are kept aside)"
+)
 
 BULK_FACTOR = 4
 """Records are read together while what lies between them is at most this much more."""
@@ -59,6 +65,43 @@ def record(row: int, kind: int, value: object) -> bytes:
     return _PREFIX.pack(len(body), crc, row, kind) + body
 
 
+def head(shard: int, generation: int) -> bytes:
+    """The head of a log."""
+    start = _HEAD.pack(MAGIC, FORMAT, 0, shard, generation, 0)[:-4]
+    return start + struct.pack("<I", zlib.crc32(start))
+
+
+def group(records: Sequence[bytes]) -> bytes:
+    """Records as one group."""
+    start = struct.pack("<4sQ", _GROUP_MAGIC, sum(map(len, records)))
+    return b"".join((start, struct.pack("<I", zlib.crc32(start)), *records))
+
+
+def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, int, bytes]]:
+    """Row, kind and bytes of every record of a damaged log whose checksum holds.
+
+    ``rows`` are those of the shard. Where nothing sound begins, the next byte is tried.
+    """
+    at, end = _HEAD.size, len(data)
+    while at + _PREFIX.size <= end:
+        magic, _, crc = _GROUP.unpack_from(data, at)
+        if magic == _GROUP_MAGIC and crc == zlib.crc32(data[at : at + _GROUP.size - 4]):
+            at += _GROUP.size
+            continue
+        size, crc, row, kind = _PREFIX.unpack_from(data, at)
+        body = at + _PREFIX.size
+        if (
+            kind in (OUTCOME, ATTEMPT, BLOCK, AMENDMENT)
+            and row in rows
+            and body + size <= end
+            and crc == zlib.crc32(data[body : body + size], zlib.crc32(_CHECKED.pack(row, kind)))
+        ):
+            yield row, kind, data[at : body + size]
+            at = body + size
+        else:
+            at += 1
+
+
 class ShardLog:
     """The log of one shard, open for appending and reading."""
 
@@ -81,17 +124,16 @@ class ShardLog:
             raise
 
     def _begin(self) -> None:
-        head = _HEAD.pack(MAGIC, FORMAT, 0, self.shard, self.generation, 0)[:-4]
         os.ftruncate(self._descriptor, 0)
-        _write(self._descriptor, head + struct.pack("<I", zlib.crc32(head)), 0)
+        _write(self._descriptor, head(self.shard, self.generation), 0)
         os.fdatasync(self._descriptor)
         files.sync_folder(self.path.parent)
         self.size = _HEAD.size
 
     def _check_head(self) -> None:
-        head = os.pread(self._descriptor, _HEAD.size, 0)
-        magic, version, _, shard, generation, crc = _HEAD.unpack(head)
-        if magic != MAGIC or crc != zlib.crc32(head[:-4]):
+        start = os.pread(self._descriptor, _HEAD.size, 0)
+        magic, version, _, shard, generation, crc = _HEAD.unpack(start)
+        if magic != MAGIC or crc != zlib.crc32(start[:-4]):
             raise self._damaged("its head is not that of a log")
         if version != FORMAT:
             message = (
@@ -105,11 +147,11 @@ class ShardLog:
     def _scan(self) -> Iterator[Place]:
         offset = _HEAD.size
         while offset < self.size:
-            head = os.pread(self._descriptor, _GROUP.size, offset)
-            if len(head) < _GROUP.size or (not any(head) and self._zeros_from(offset)):
+            top = os.pread(self._descriptor, _GROUP.size, offset)
+            if len(top) < _GROUP.size or (not any(top) and self._zeros_from(offset)):
                 break
-            magic, size, crc = _GROUP.unpack(head)
-            if magic != _GROUP_MAGIC or crc != zlib.crc32(head[:-4]):
+            magic, size, crc = _GROUP.unpack(top)
+            if magic != _GROUP_MAGIC or crc != zlib.crc32(top[:-4]):
                 raise self._damaged(f"no group of records at byte {offset:,}")
             start = offset + _GROUP.size
             if start + size > self.size:
@@ -145,11 +187,8 @@ class ShardLog:
 
     def append(self, rows: Sequence[tuple[int, int]], records: Sequence[bytes]) -> None:
         """Write one group and flush it to the disk; ``rows`` are the records' rows and kinds."""
-        size = sum(map(len, records))
-        head = struct.pack("<4sQ", _GROUP_MAGIC, size)
-        head += struct.pack("<I", zlib.crc32(head))
         files.reached("log.writing")
-        _write(self._descriptor, b"".join((head, *records)), self.size)
+        _write(self._descriptor, group(records), self.size)
         files.reached("log.written")
         os.fdatasync(self._descriptor)
         files.reached("log.synced")
@@ -215,8 +254,5 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
 
 def damaged(path: Path, why: str) -> DamagedError:
     """The error for a part of the journal that cannot be trusted."""
-    message = (
-        f"{path} is damaged: {why}. Nothing was sent and nothing was changed. "
-        "Restore it from a copy, or start over with --restart (the old contents are kept aside)"
-    )
+    message = f"{path} is damaged: {why}. Nothing was sent and nothing was changed. {REMEDIES}"
     return DamagedError(message, path=str(path))

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow, files
+from batchrun.adapters import arrow, files, old_part
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.log import damaged as log_damaged
+from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals
-from batchrun.errors import DamagedError, StorageError
+from batchrun.errors import StorageError
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
 
 FORMAT = "1"
@@ -73,19 +75,53 @@ class Parts:
         numbers: dict[int, int] = {}
         results, attempts = self.results / part_name(shard), self.attempts / part_name(shard)
         if results.exists():
-            done = self._read(results, ["row"]).column("row").to_pylist()
+            done = old_part.read(results, ["row"]).column("row").to_pylist()
         if attempts.exists():
-            table = self._read(attempts, ["row", "attempt"])
+            table = old_part.read(attempts, ["row", "attempt"])
             for row, number in zip(*(c.to_pylist() for c in table.columns), strict=True):
                 numbers[row] = max(number, numbers.get(row, 0))
         return done, numbers
 
-    @staticmethod
-    def _read(path: Path, columns: Sequence[str]) -> pa.Table:
-        try:
-            return pq.read_table(path, columns=list(columns), partitioning=None)
-        except (OSError, pa.ArrowException) as error:
-            raise damaged(path, error) from error
+    def endings(self, shard: int) -> dict[int, tuple[str | None, str | None]]:
+        """How the rows of the published part ended: error class (None for a completion) and
+        request hash by row.
+        """
+        results = self.results / part_name(shard)
+        if not results.exists():
+            return {}
+        table = old_part.read(results, ["row", "error_class", "request_hash"])
+        return {row: (error_class, digest) for row, error_class, digest in _tuples(table)}
+
+    def carried(self, shard: int) -> OldPart:
+        """What came from the input into a shard's results: row, custom_id, carried columns."""
+        columns = ["row", "custom_id", *self._carried.names]
+        return OldPart(self.results / part_name(shard), self._results_schema, columns)
+
+    def pair(self, shard: int) -> tuple[Path, Path]:
+        """A shard's part of results and its part of attempts."""
+        return self.results / part_name(shard), self.attempts / part_name(shard)
+
+    def schemas(self) -> tuple[pa.Schema, pa.Schema]:
+        """What every part of results, and every part of attempts, looks like."""
+        return self._results_schema, self._attempts_schema
+
+    def require_room(self, shards: Iterable[int]) -> None:
+        """Parts are replaced one shard at a time, old and new side by side. Raises
+        ``StorageError`` where the disk has no room for the largest of these shards.
+        """
+        needed = max((self._size(shard) for shard in shards), default=0)
+        free = shutil.disk_usage(self.results).free
+        if needed > free:
+            message = (
+                f"{self.results}: {needed:,} bytes are needed to write a part again, {free:,} are "
+                "free. Nothing was sent; make room, then run the same command again"
+            )
+            raise StorageError(message)
+
+    def _size(self, shard: int) -> int:
+        log = self._journal.logs.get(shard)
+        old = sum(path.stat().st_size for path in self.pair(shard) if path.exists())
+        return old + (log.size if log else 0)
 
     def write(self, state: ShardState) -> Published:
         """Merge a shard's old parts and its log into the parts of ``state.generation``; durable
@@ -115,15 +151,15 @@ class Parts:
         with (
             _writer(results, self._results_schema) as write_results,
             _writer(attempts, self._attempts_schema) as write_attempts,
-            _OldPart(results.path, self._results_schema) as old_results,
-            _OldPart(attempts.path, self._attempts_schema) as old_attempts,
+            OldPart(results.path, self._results_schema) as old_results,
+            OldPart(attempts.path, self._attempts_schema) as old_attempts,
         ):
             log = ShardReader(self._journal, shard)
             for high, outcomes, ledger in self._pieces(shard, log):
                 ledgered = self._attempts_table(ledger, old_attempts.below(high))
                 write_attempts.add(ledgered, ledgered.num_rows * ATTEMPT_BYTES)
                 old = old_results.below(high)
-                resulted = self._results_table(log, outcomes, old)
+                resulted = self._results_table(log, outcomes, old, ledgered)
                 size = log.taken_bytes + (0 if old is None else old.nbytes)
                 write_results.add(resulted, size)
                 _count(totals, ledger, outcomes, ledgered, resulted)
@@ -158,9 +194,9 @@ class Parts:
         return merged.sort_by([("row", "ascending"), ("attempt", "ascending")])
 
     def _results_table(
-        self, log: ShardReader, outcomes: list[Outcome], old: pa.Table | None
+        self, log: ShardReader, outcomes: list[Outcome], old: pa.Table | None, ledgered: pa.Table
     ) -> pa.Table:
-        """A piece of the results, old rows and new ones."""
+        """A piece of the results, old rows and new ones; ``ledgered`` is the ledger of both."""
         rows = [outcome.row for outcome in outcomes]
         values = [arrow.result_values(outcome) for outcome in outcomes]
         fixed = arrow.columns(values, arrow.RESULT_TYPES)
@@ -171,7 +207,9 @@ class Parts:
         fresh = set(rows)
         kept = [row not in fresh for row in old.column("row").to_pylist()]
         old = old.filter(pa.array(kept, pa.bool_()))
-        return pa.concat_tables([old, new]).sort_by("row")
+        for amendment in log.amendments():
+            old = old_part.amended(old, arrow.from_ipc(amendment))
+        return _counted(pa.concat_tables([old, new]).sort_by("row"), ledgered)
 
     def _gather(self, log: ShardReader, rows: list[int]) -> pa.Table:
         """The carried columns of these rows (ascending), from the log's blocks."""
@@ -195,6 +233,20 @@ class Parts:
         if not pieces:
             return self._carried.empty_table()
         return pa.concat_tables(pieces)
+
+
+def _counted(results: pa.Table, ledger: pa.Table) -> pa.Table:
+    """Results whose ``attempts`` count what the ledger holds: a row that was sent again, without
+    an outcome so far, keeps its old one and counts on.
+    """
+    highest = dict(_tuples(ledger.select(["row", "attempt"])))
+    counts = [
+        max(count, highest.get(row, 0))
+        for row, count in _tuples(results.select(["row", "attempts"]))
+    ]
+    place = results.schema.get_field_index("attempts")
+    field = results.schema.field(place)
+    return results.set_column(place, field, pa.array(counts, field.type))
 
 
 def _count(
@@ -225,18 +277,18 @@ def _count(
     totals.add_attempts(
         AttemptLine(row, (endpoint, model, tier), cost, unanswered, tokens)
         for row, endpoint, model, tier, cost, unanswered, *tokens in _tuples(
-            ledgered, _ATTEMPT_COLUMNS
+            ledgered.select(_ATTEMPT_COLUMNS)
         )
     )
     totals.add_results(
         ResultLine(row, error_class, any(count is not None for count in tokens), cost)
-        for row, error_class, cost, *tokens in _tuples(resulted, _RESULT_COLUMNS)
+        for row, error_class, cost, *tokens in _tuples(resulted.select(_RESULT_COLUMNS))
     )
 
 
-def _tuples(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Some columns of a table, row by row."""
-    return zip(*(table.column(name).to_pylist() for name in names), strict=True)
+def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """A table row by row."""
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 @contextlib.contextmanager
@@ -284,66 +336,6 @@ class _Groups:
             self._writer.write_table(table)
 
 
-class _OldPart:
-    """The part that is to be replaced, read forward in pieces; nothing where there is none."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path = path
-        self._schema = schema
-        self._file: pq.ParquetFile | None = None
-        self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._rest: pa.Table | None = None
-
-    def __enter__(self) -> Self:
-        if self._path.exists():
-            try:
-                self._file = pq.ParquetFile(self._path, pre_buffer=False)
-            except (OSError, pa.ArrowException) as error:
-                raise damaged(self._path, error) from error
-            if not self._file.schema_arrow.equals(self._schema):
-                raise damaged(self._path, "its columns are not those of this run")
-            self._batches = self._file.iter_batches(batch_size=GROUP_ROWS, use_threads=False)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def below(self, row: int) -> pa.Table | None:
-        """The rows not taken yet that lie below ``row``; None where there is no old part."""
-        if self._file is None:
-            return None
-        pieces = []
-        while True:
-            if self._rest is None:
-                try:
-                    batch = next(self._batches, None)
-                except (OSError, pa.ArrowException) as error:
-                    raise damaged(self._path, error) from error
-                if batch is None:
-                    break
-                self._rest = pa.Table.from_batches([batch])
-            numbers = self._rest.column("row").to_pylist()
-            count = sum(1 for number in numbers if number < row)
-            pieces.append(self._rest.slice(0, count))
-            if count < len(numbers):
-                self._rest = self._rest.slice(count)
-                break
-            self._rest = None
-        if not pieces:
-            return self._schema.empty_table()
-        return pa.concat_tables(pieces).cast(self._schema)
-
-
-def damaged(path: Path, why: object) -> DamagedError:
-    """The error for a part that cannot be trusted."""
-    message = (
-        f"{path} is damaged: {why}. Nothing was changed. Restore it from a copy, or start over "
-        "with --restart (the old contents are kept aside)"
-    )
-    return DamagedError(message, path=str(path))
-
-
 def write_usage(path: Path, totals: Totals) -> None:
     """Replace ``usage.parquet``."""
     draft = files.Draft(path)
@@ -357,6 +349,19 @@ def write_usage(path: Path, totals: Totals) -> None:
     except BaseException:
         draft.discard()
         raise
+
+
+def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
+    """Write the parts of a shard in a new state, and note it. Raises ``StorageError``."""
+    try:
+        published = parts.write(state)
+    except OSError as error:
+        message = (
+            f"cannot write the parts of shard {state.shard}: {error}. Its rows are safe in the "
+            "journal; make room or mend the disk, then run the same command again"
+        )
+        raise StorageError(message) from error
+    journal.seal(published)
 
 
 class Sealer:
@@ -375,16 +380,7 @@ class Sealer:
         await loop.run_in_executor(self._thread, self._publish, shard, complete)
 
     def _publish(self, shard: int, complete: bool) -> None:  # noqa: FBT001 - run_in_executor
-        state = self._journal.next_state(shard, complete=complete)
-        try:
-            published = self._parts.write(state)
-        except OSError as error:
-            message = (
-                f"cannot write the parts of shard {shard}: {error}. Its rows are safe in the "
-                "journal; make room or mend the disk, then run the same command again"
-            )
-            raise StorageError(message) from error
-        self._journal.seal(published)
+        publish(self._parts, self._journal, self._journal.next_state(shard, complete=complete))
 
     def close(self) -> None:
         """End the thread."""

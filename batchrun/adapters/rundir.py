@@ -7,6 +7,7 @@ the settings and the input it was begun with (the fingerprints), and on sound fi
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,11 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import arrow, comparing, files
-from batchrun.adapters.comparing import Changes, known
+from batchrun.adapters import again, arrow, comparing, files
+from batchrun.adapters.again import Build, Found
+from batchrun.adapters.comparing import Changes, Compared
 from batchrun.adapters.flight import FlightLog
-from batchrun.adapters.journal import STATES, Journal, recover_flights
-from batchrun.adapters.parts import Parts
+from batchrun.adapters.interrupted import recover_flights
+from batchrun.adapters.journal import STATES, Journal
+from batchrun.adapters.old_part import damaged
+from batchrun.adapters.parts import Parts, publish
+from batchrun.adapters.rebuild import Rebuilding
+from batchrun.adapters.repair import Repair
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Carry, Input, Reader
@@ -27,7 +33,7 @@ from batchrun.core.settings import Settings
 from batchrun.core.shards import plan_reading
 from batchrun.core.totals import Totals
 from batchrun.errors import DamagedError, StorageError, UsageError
-from batchrun.records import Span
+from batchrun.records import Known, Span
 
 FLIGHTS, LOCK, STATUS = "inflight", "lock", "status.json"
 SUMMARY, USAGE = "summary.json", "usage.parquet"
@@ -45,8 +51,12 @@ class RunDirectory:
     reader: Reader
     carry: Carry
     spans: list[Span]
-    known: dict[int, tuple[frozenset[int], dict[int, int]]] = field(default_factory=dict)
+    known: dict[int, Known] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
+    done: tuple[int, int] = (0, 0)
+    """Rows with a completion and rows that failed, as the directory was found."""
+    again: Found = field(default_factory=Found)
+    """Those of them that are sent again."""
     started_at_us: int = 0
     wall_s_before: float = 0.0
 
@@ -65,39 +75,67 @@ class RunDirectory:
             message = f"cannot write into {self.checkpoint}: {error.strerror}; make room"
             raise StorageError(message) from error
 
+    def all_resent(self) -> None:
+        """Every done row whose request changed has a new outcome."""
+        self.journal.states.put(**{comparing.RESENDING: None})
+
     def close(self) -> None:
         """Close the journal and give the lock back."""
         self.journal.close()
         self.lock.release()
 
 
-def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]) -> RunDirectory:
+def open_run(
+    settings: Settings, changes: Changes, build: Build, *, say: Callable[[str], None]
+) -> RunDirectory:
     """Open or make the run directory of these settings.
 
-    ``say`` is told of what takes time or was repaired. Raises ``RunLockedError``,
-    ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
-    and nothing was touched.
+    ``build`` makes a row's request as the engine will; ``say`` is told of what takes time, is sent
+    again or was repaired. Raises ``RunLockedError``, ``RunChangedError``, ``DamagedError``,
+    ``InputError`` or ``UsageError``; then nothing was sent and nothing was touched.
     """
-    given = opening.find(settings.files, settings.format, shaping.plan(settings))
+    given = _input(settings, changes)
     folder, checkpoint = Path(settings.dir), Path(settings.checkpoint)
     lock = _locked(folder, checkpoint)
     journal: Journal | None = None
     try:
         if changes.restart:
             lock = _set_aside(folder, checkpoint, lock, say)
-        _refuse_lost_checkpoint(folder, checkpoint)
-        journal = Journal(checkpoint, settings.shard_rows)
-        if journal.states.get("settings") is None:
-            carry = _begin(journal, settings, given)
-            grown = False
+        repair = Repair(folder, checkpoint, say) if changes.repair else None
+        if repair is None:
+            _refuse_lost_checkpoint(folder, checkpoint)
         else:
-            carry, grown = comparing.go_on(journal, settings, given, changes, say)
-        reader = _reader(given, carry, journal, changes)
-        parts = Parts(folder, journal, carry.schema)
-        opened = RunDirectory(folder, checkpoint, lock, journal, parts, reader, carry, [])
+            repair.state_file()
+            repair.logs(settings.shard_rows)
+            repair.generations()
+        journal = Journal(checkpoint, settings.shard_rows)
+        if journal.states.get("settings") is not None:
+            found = comparing.Comparison(journal, settings, given, changes, build, say).go_on()
+        elif repair is not None and _is_begun(folder, checkpoint):
+            found = Rebuilding(journal, settings, given, changes, build, repair, say).run()
+        else:
+            _refuse_unknown_parts(folder, checkpoint)
+            found = Compared(_begin(journal, settings, given), grown=False)
+        reader = _reader(given, found.carry, journal, changes)
+        parts = Parts(folder, journal, found.carry.schema)
+        if repair is None:
+            _refuse_missing_parts(parts, journal)
+        else:
+            parts.prepare()
+            repair.blocks(journal, reader)
+            repair.parts(parts, journal)
+        opened = RunDirectory(folder, checkpoint, lock, journal, parts, reader, found.carry, [])
         _recover(opened, settings, say)
+        opened.done = again.count_done(parts, journal)
+        if changes.retries or changes.resend_changed:
+            _send_again(opened, settings, changes, build, found, say)
+        opened.touched = journal.touched()
         states = journal.shards()
-        opened.spans = plan_reading(states, settings.shard_rows, grown=grown)
+        begun = {state.shard for state in states if not state.complete} | opened.touched
+        opened.known |= {n: again.known(parts, journal, n) for n in begun}
+        opened.spans = plan_reading(
+            states, settings.shard_rows, grown=found.grown, again=opened.again.shards
+        )
         opened.started_at_us = journal.states.get("started_at_us")
         opened.wall_s_before = journal.states.get("wall_s") or 0.0
     except BaseException:
@@ -106,6 +144,18 @@ def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]
         lock.release()
         raise
     return opened
+
+
+def _input(settings: Settings, changes: Changes) -> Input:
+    """The input of the settings. Raises ``InputError`` or ``UsageError``."""
+    given = opening.find(settings.files, settings.format, shaping.plan(settings))
+    if given.pipe is not None and (changes.repair or changes.resend_changed):
+        message = (
+            "--repair and --resend-changed read the input several times, and standard input can be "
+            "read once. Write it to a file, and name that"
+        )
+        raise UsageError(message)
+    return given
 
 
 def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> Reader:
@@ -171,15 +221,30 @@ def _set_aside(
 
 
 def _refuse_lost_checkpoint(folder: Path, checkpoint: Path) -> None:
-    parts = list((folder / "results").glob("part-*.parquet"))
     path = checkpoint / STATES
-    if parts and (not path.exists() or path.stat().st_size == 0):
-        message = (
-            f"{folder}/results has {len(parts)} parts, but the journal {path} is missing or "
-            "empty, so nobody knows which rows are done. Restore it, or start over with "
-            "--restart (the old contents are kept aside)"
-        )
-        raise DamagedError(message, path=str(path))
+    if not path.exists() or path.stat().st_size == 0:
+        _refuse_unknown_parts(folder, checkpoint)
+
+
+def _is_begun(folder: Path, checkpoint: Path) -> bool:
+    """Whether there is something that a state file must know of."""
+    parts = (folder / kind for kind in ("results", "attempts"))
+    return any(any(kind.glob("part-*.parquet")) for kind in parts) or any(
+        checkpoint.glob("shard-*.log")
+    )
+
+
+def _refuse_unknown_parts(folder: Path, checkpoint: Path) -> None:
+    if not _is_begun(folder, checkpoint):
+        return
+    path = checkpoint / STATES
+    count = len(list((folder / "results").glob("part-*.parquet")))
+    message = (
+        f"{folder}/results has {count} parts, but the journal {path} is missing or empty, so "
+        "nobody knows which rows are done. --repair finds it out from the parts and the input; or "
+        "restore it, or start over with --restart (the old contents are kept aside)"
+    )
+    raise DamagedError(message, path=str(path))
 
 
 def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
@@ -200,33 +265,76 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     journal = opened.journal
     try:
         opened.parts.prepare()
-        for draft in opened.folder.glob(f"*{files.TEMPORARY}"):
-            draft.unlink()
+        for folder in (opened.folder, opened.checkpoint):
+            for draft in folder.glob(f"*{files.TEMPORARY}"):
+                draft.unlink()
     except OSError as error:
         message = f"cannot write into {opened.folder}: {error.strerror}"
         raise StorageError(message) from error
-    states = journal.shards()
-    complete = {state.shard for state in states if state.complete}
-    begun = {state.shard for state in states} - complete
-    opened.touched = journal.touched()
-    opened.known = {shard: known(opened.parts, journal, shard) for shard in begun | opened.touched}
+
+    @functools.cache
+    def numbers(shard: int) -> Mapping[int, int]:
+        return again.last_attempts(opened.parts, journal, shard)
 
     def last_attempt(row: int) -> int:
-        shard = row // settings.shard_rows
-        if shard in complete:
-            return -1
-        done, attempts = opened.known.get(shard, (frozenset(), {}))
-        return -1 if row in done else attempts.get(row, 0)
+        return numbers(row // settings.shard_rows).get(row, 0)
 
     names = [settings.endpoint.name]
     lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
     if lost:
-        say(f"{lost} requests were in flight when the last run ended; they are sent again")
-        opened.touched = journal.touched()
-        for shard in opened.touched:
-            opened.known[shard] = known(opened.parts, journal, shard)
+        say(f"{lost} requests were in flight when the last run ended")
     with contextlib.suppress(FileNotFoundError):
         (opened.checkpoint / FLIGHTS).unlink()
+
+
+def _refuse_missing_parts(parts: Parts, journal: Journal) -> None:
+    """What is recorded as published is there, as far as a look at the folders can tell."""
+    there = [
+        {path.name for path in folder.glob("part-*")} for folder in (parts.results, parts.attempts)
+    ]
+    for published in journal.states.published():
+        for path, names in zip(parts.pair(published.state.shard), there, strict=True):
+            if path.name not in names:
+                raise damaged(path, "it is missing")
+        if not published.results_sha256:
+            results, _ = parts.pair(published.state.shard)
+            raise damaged(results, "a --repair of it did not come to its end")
+
+
+def _send_again(
+    opened: RunDirectory,
+    settings: Settings,
+    changes: Changes,
+    build: Build,
+    compared: Compared,
+    say: Callable[[str], None],
+) -> None:
+    """Find the done rows that are sent again, and make the reader name them.
+
+    Logs that a kill left are published first: then a log never holds two outcomes of one row, and
+    the recorded totals speak of everything.
+    """
+    journal, parts = opened.journal, opened.parts
+    for shard in sorted(journal.touched()):
+        publish(parts, journal, journal.next_state(shard, complete=False))
+    reader, limit = opened.reader, settings.limit
+    selection = again.Selection(changes, build if changes.resend_changed else None)
+    if changes.resend_changed:
+        say("comparing the requests of done rows with what the settings and the input give now")
+        survey = again.Survey(parts, journal, reader, selection, amends=compared.edited)
+        found = survey.run(limit)
+    else:
+        found = again.find_failed(parts, journal, changes, limit)
+    parts.require_room(found.shards)
+    opened.again = found
+    opened.reader = again.SelectingReader(
+        reader, parts, journal, selection, found.shards, opened.known
+    )
+    what = "failed" if not changes.resend_changed else "changed" + " or failed" * changes.retries
+    if found.rows:
+        say(f"{found.rows:,} {what} rows are sent again")
+    else:
+        say(f"there are no {what} rows to send again")
 
 
 def summary_of(folder: Path) -> Mapping[str, Any] | None:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from batchrun.adapters.journal import Journal, read_attempt, read_block, read_outcome
-from batchrun.adapters.log import ATTEMPT, BLOCK, OUTCOME, Place
+from batchrun.adapters.journal import (
+    Journal,
+    read_amendment,
+    read_attempt,
+    read_block,
+    read_outcome,
+)
+from batchrun.adapters.log import AMENDMENT, ATTEMPT, BLOCK, OUTCOME, Place
 from batchrun.records import Attempt, Outcome
 
 
@@ -17,16 +23,18 @@ class ShardReader:
         self._log = journal.logs.get(shard)
         places = self._log.places if self._log else []
         last: dict[int, Place] = {}
-        self._attempts: deque[Place] = deque(
-            sorted((p for p in places if p.kind == ATTEMPT), key=lambda p: p.row)
-        )
+        attempts = [place for place in places if place.kind == ATTEMPT]
         for place in places:
             if place.kind == OUTCOME:
+                if place.row in last:
+                    attempts.append(last[place.row])  # its exchange stays in the ledger
                 last[place.row] = place
+        self._attempts = deque(sorted(attempts, key=lambda place: place.row))
         self._outcomes = deque(last[row] for row in sorted(last))
         self.taken_bytes = 0
         """Bytes of the outcomes taken last."""
         self._blocks = [p for p in places if p.kind == BLOCK]
+        self._amendments = [p for p in places if p.kind == AMENDMENT]
 
     def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
         """The next outcomes in row order, as many as the bounds allow and at least one."""
@@ -46,9 +54,18 @@ class ShardReader:
         return bool(self._outcomes)
 
     def attempts_below(self, row: int) -> Iterator[Attempt]:
-        """The next attempts that decided nothing, of rows below ``row``."""
+        """The next attempts of rows below ``row`` that did not decide the row's last outcome."""
         while self._attempts and self._attempts[0].row < row:
-            yield read_attempt(self._body(self._attempts.popleft()))
+            place = self._attempts.popleft()
+            body = self._body(place)
+            attempt = read_attempt(body) if place.kind == ATTEMPT else read_outcome(body).attempt
+            if attempt is not None:
+                yield attempt
+
+    def amendments(self) -> Iterator[bytes]:
+        """New values of done rows, as IPC streams, in order of arrival."""
+        for place in self._amendments:
+            yield read_amendment(self._body(place)).values
 
     def blocks(self, low: int, high: int) -> Iterator[tuple[int, int, bytes]]:
         """Carried columns that overlap the rows from ``low`` to below ``high``: first row, number

@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ _SCHEMA = (
         "attempts_sha256 TEXT NOT NULL, totals TEXT NOT NULL)"
     ),
 )
+
+
+_INSERT = "INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CRC = "crc32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,13 @@ class StateFile:
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
-        return json.loads(found[0]) if isinstance(found[0], str) else found[0]
+        return self._parsed(found[0]) if isinstance(found[0], str) else found[0]
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise damaged(self.path, f"a value in it is no JSON: {error}") from None
 
     def put(self, **values: Any) -> None:
         """Set values of ``meta`` together: bytes as they are, the rest as JSON."""
@@ -146,51 +157,55 @@ class StateFile:
             shard, rows, digest, file, offset, line, generation, complete = row[:8]
             end = Position(file, offset, line)
             state = ShardState(shard, rows, digest, end, generation, bool(complete))
-            results_sha256, attempts_sha256, totals = row[8:]
-            yield Published(state, results_sha256, attempts_sha256, json.loads(totals))
+            results_sha256, attempts_sha256, text = row[8:]
+            totals = self._parsed(text)
+            crc = totals.pop(_CRC, None) if isinstance(totals, dict) else -1
+            if crc is not None and crc != _checksum((*row[:10], totals)):
+                raise damaged(self.path, f"what it says of shard {shard} changed on the disk")
+            yield Published(state, results_sha256, attempts_sha256, totals)
 
     def seal(self, published: Published) -> None:
         """Record a shard's new parts."""
-        state, end = published.state, published.state.end
         with storing(self.path), self._transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    state.shard,
-                    state.rows_read,
-                    state.digest,
-                    end.file,
-                    end.offset,
-                    end.line,
-                    state.generation,
-                    state.complete,
-                    published.results_sha256,
-                    published.attempts_sha256,
-                    json.dumps(published.totals),
-                ),
-            )
+            db.execute(_INSERT, _values(published))
             files.reached("seal.written")
         files.reached("seal.committed")
 
     def refresh(self, states: Sequence[ShardState]) -> None:
         """Replace what is known of published shards' input, completeness included."""
+        fresh = {state.shard: state for state in states}
+        rows = [
+            _values(replace(published, state=fresh[published.state.shard]))
+            for published in self.published()
+            if published.state.shard in fresh
+        ]
         with storing(self.path), self._transaction() as db:
-            db.executemany(
-                "UPDATE shards SET rows_read = ?, digest = ?, file = ?, offset = ?, line = ?, "
-                "complete = ? WHERE shard = ?",
-                [
-                    (
-                        s.rows_read,
-                        s.digest,
-                        s.end.file,
-                        s.end.offset,
-                        s.end.line,
-                        s.complete,
-                        s.shard,
-                    )
-                    for s in states
-                ],
-            )
+            db.executemany(_INSERT, rows)
+
+
+def _values(published: Published) -> tuple[Any, ...]:
+    """A row of ``shards``. SQLite does not notice a byte that flips on the disk; the checksum,
+    kept among the totals, does.
+    """
+    state, end = published.state, published.state.end
+    row = (
+        state.shard,
+        state.rows_read,
+        state.digest,
+        end.file,
+        end.offset,
+        end.line,
+        state.generation,
+        int(state.complete),
+        published.results_sha256,
+        published.attempts_sha256,
+    )
+    totals = published.totals | {_CRC: _checksum((*row, published.totals))}
+    return (*row, json.dumps(totals))
+
+
+def _checksum(row: Sequence[Any]) -> int:
+    return zlib.crc32(json.dumps(row, default=bytes.hex, sort_keys=True).encode())
 
 
 @contextlib.contextmanager

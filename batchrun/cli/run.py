@@ -19,13 +19,14 @@ from batchrun.core import settings as config
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
+    from batchrun.core.changes import Changes
     from batchrun.ports import Observer
 
 DOTENV = ".env"
 _SHORT = {"output.dir": "-o"}
 _TYPES: dict[str, click.ParamType[Any]] = {"int": click.INT, "number": click.FLOAT}
 _REPEATED = ("object", "names", "headers")
-_NOT_REPEATED = ("--restart", "--keep-done")
+_NOT_REPEATED = ("--restart", "--keep-done", "--retry-failed", "--retry-class", "--repair")
 
 
 def _setting_flags(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,7 +66,24 @@ def _help(setting: setting_table.Setting) -> str:
     is_flag=True,
     help="Settings or input changed: keep the done rows, go on with the rest.",
 )
+@click.option(
+    "--resend-changed",
+    is_flag=True,
+    help="Settings or input changed: send the done rows whose request changed again.",
+)
 @click.option("--restart", is_flag=True, help="Start over; the old contents move to DIR.old-TIME.")
+@click.option("--retry-failed", is_flag=True, help="Send all failed rows again.")
+@click.option(
+    "--retry-class",
+    metavar="C,...",
+    multiple=True,
+    help="Send the rows that failed with these error classes again.",
+)
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Set damaged parts or a damaged journal aside and send their rows again.",
+)
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
@@ -73,8 +91,6 @@ def command(
     inputs: tuple[str, ...],
     config_file: str | None,
     limit: int | None,
-    keep_done: bool,
-    restart: bool,
     quiet: bool,
     no_progress: bool,
     as_json: bool,
@@ -85,6 +101,7 @@ def command(
     Run the same command again to resume: rows that are done are not sent again.
     """
     with exit_codes(as_json=as_json), _interrupts():
+        changes = _changes(flags)
         environment = _environment()
         settings, warnings = _settings(inputs, config_file, flags, environment, limit)
         tell: Callable[[str], None] = (lambda _: None) if quiet else say
@@ -94,8 +111,7 @@ def command(
             _run(
                 settings,
                 environment,
-                restart=restart,
-                keep_done=keep_done,
+                changes=changes,
                 tell=tell,
                 progress=not (quiet or no_progress),
                 as_json=as_json,
@@ -107,8 +123,7 @@ def _run(
     settings: config.Settings,
     environment: Mapping[str, str],
     *,
-    restart: bool,
-    keep_done: bool,
+    changes: Changes,
     tell: Callable[[str], None],
     progress: bool,
     as_json: bool,
@@ -118,7 +133,6 @@ def _run(
 
     load_arrow()
     from batchrun import assemble
-    from batchrun.adapters.comparing import Changes
     from batchrun.views import ending
     from batchrun.views.text import safe
 
@@ -130,7 +144,7 @@ def _run(
         result = assemble.run(
             settings,
             environment,
-            changes=Changes(keep_done=keep_done, restart=restart),
+            changes=changes,
             observers=observers,
             say=tell,
         )
@@ -151,6 +165,18 @@ def _run(
     if as_json:
         put_json(result.summary)
     return int(result.summary["exit_code"])
+
+
+def _changes(flags: dict[str, Any]) -> Changes:
+    """What the flags allow to become of done rows; takes those flags out of the others."""
+    from batchrun.core.changes import Changes, parse_classes
+
+    classes = flags.pop("retry_class")
+    names = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
+    return Changes(
+        retry_classes=parse_classes(",".join(classes)) if classes else (),
+        **{name: flags.pop(name) for name in names},
+    )
 
 
 def _simulated(
@@ -261,8 +287,10 @@ def _flag_value(name: str, value: Any, raw: config.Raw) -> Any:
 def _command_that_goes_on(arguments: Sequence[str]) -> str:
     """The command that resumes. Header values are left out: they may be credentials."""
     kept: list[str] = []
+    valued = False
     for argument in arguments:
-        if argument in _NOT_REPEATED:
+        if valued or argument.partition("=")[0] in _NOT_REPEATED:
+            valued = argument == "--retry-class"  # its value is the next argument
             continue
         if (kept and kept[-1] == "--header") or argument.startswith("--header="):
             argument = argument.partition(":")[0] + ": ..."  # noqa: PLW2901

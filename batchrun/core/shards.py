@@ -5,18 +5,26 @@ Shard k is rows [k·S, (k+1)·S).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from batchrun.records import Position, ShardState, Span
 
 
-def plan_reading(states: Sequence[ShardState], shard_rows: int, *, grown: bool) -> list[Span]:
-    """What is left to read: every shard that is not complete, as few spans as possible.
+def plan_reading(
+    states: Sequence[ShardState],
+    shard_rows: int,
+    *,
+    grown: bool,
+    again: Collection[int] = frozenset(),
+) -> list[Span]:
+    """What is left to read: every shard that is not complete, or has rows that are sent ``again``,
+    as few spans as possible.
 
     A complete shard with fewer rows than a full one was the input's end; it is read again only if
     the input has ``grown`` since. An empty plan means that there is nothing left to do.
     """
     known = {state.shard: state for state in states}
+    last = max(known, default=-1)
     spans: list[Span] = []
     start = Position()
     first: int | None = None
@@ -24,12 +32,17 @@ def plan_reading(states: Sequence[ShardState], shard_rows: int, *, grown: bool) 
     while True:
         state = known.get(shard)
         if state is None:
-            # Never reached: everything from here on is open.
-            spans.append(Span(shard if first is None else first, None, start))
-            return spans
+            if first is None:
+                first = shard
+            if shard > last:
+                # Never reached: everything from here on is open.
+                spans.append(Span(first, None, start))
+                return spans
+            shard += 1
+            continue
         short = state.rows_read < shard_rows
         done = state.complete and not (short and grown)
-        if done:
+        if done and shard not in again:
             if first is not None:
                 spans.append(Span(first, shard - 1, start))
                 first = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,17 @@ def moment(microseconds: int) -> str:
     """A wall-clock time as text, UTC."""
     when = datetime.fromtimestamp(microseconds / 1e6, UTC)
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def in_step(summary: Mapping[str, Any], totals: Totals) -> bool:
+    """Whether a summary counts what these totals do: it is older where a kill came between."""
+    rows = summary.get("rows")
+    counted = (rows.get("ok"), rows.get("error")) if isinstance(rows, dict) else None
+    return (
+        counted == totals.rows()
+        and summary.get("errors") == dict(sorted(totals.errors.items()))
+        and summary.get("totals") == totals.overall()
+    )
 
 
 def build(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +20,10 @@ from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Clock, Journal, Publisher, Source
-from batchrun.records import Attempt, Block, Failure, Outcome, Request, Row, Span
+from batchrun.records import Attempt, Block, Failure, Known, Outcome, Request, Row, Span
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What an earlier session left of a shard in progress: the rows that have an outcome, and
-    the last attempt number of rows that have none yet.
-    """
-
-    done: Collection[int]
-    attempts: Mapping[int, int]
 
 
 NOTHING_KNOWN = Known(frozenset(), {})
@@ -86,13 +76,14 @@ class Engine:
         switch: StopSwitch,
         shard_rows: int,
         grace_s: float,
-        known: Mapping[int, Known],
+        known: MutableMapping[int, Known],
         touched: Collection[int] = (),
         limit: int | None = None,
     ) -> None:
         """``prepare`` makes a row's request or raises ``RowError``; ``known`` holds the shards
-        that earlier sessions began, ``touched`` those with records no part holds yet; ``limit``
-        is the row below which the source stops.
+        that earlier sessions began, and may be filled while the source reads: a shard is taken
+        out of it with its first block. ``touched`` are those with records no part holds yet;
+        ``limit`` is the row below which the source stops.
         """
         self._source = source
         self._loop = loop
@@ -176,7 +167,7 @@ class Engine:
         """Dispatch the rows of a block that have no outcome yet."""
         shard = self._shards.get(block.shard)
         if shard is None:
-            known = self._known.get(block.shard, NOTHING_KNOWN)
+            known = self._known.pop(block.shard, NOTHING_KNOWN)
             shard = self._shards[block.shard] = _Shard(block.shard, known)
         done = shard.known.done
         rows = [row for row in block.rows if row.number not in done]
@@ -184,7 +175,8 @@ class Engine:
         shard.done += len(block.rows) - len(rows)
         shard.read_whole = shard.read == self._shard_rows
         shard.touched = shard.touched or bool(rows)
-        self._journal.post(block, self._noted)
+        if rows or not shard.known.recorded:
+            self._journal.post(block, self._noted)
         # All bodies of a block in one go: interleaved with the exchanges they cost twice as much.
         for row, request in [(row, self._request(row)) for row in rows]:
             await self._room.enter(row.size_bytes)
@@ -237,7 +229,7 @@ class Engine:
         """What happens to a row, from its request to the journal."""
         row, request = opened.row, opened.request
         if isinstance(request, str):
-            outcome = _never_sent(row, request)
+            outcome = _never_sent(row, request, opened.shard.known.attempts.get(row.number, 0))
         else:
             earlier = opened.shard.known.attempts.get(row.number, 0)
             opened.run = RowRun(request, earlier)
@@ -302,7 +294,8 @@ class Engine:
     def _seal_if_done(self, shard: _Shard) -> None:
         if shard.read_whole and shard.done == shard.read and self._fault is None:
             self._shards.pop(shard.number, None)
-            self._publish(shard.number, complete=True)
+            if shard.touched or shard.number in self._touched or not shard.known.recorded:
+                self._publish(shard.number, complete=True)
 
     def _publish(self, number: int, *, complete: bool) -> None:
         self._touched.discard(number)
@@ -377,14 +370,16 @@ class Engine:
             self._no_rows.set()
 
 
-def _never_sent(row: Row, problem: str) -> Outcome:
-    """The outcome of a row that cannot become a request."""
+def _never_sent(row: Row, problem: str, earlier: int) -> Outcome:
+    """The outcome of a row that cannot become a request; ``earlier`` attempts were made when it
+    still could.
+    """
     return Outcome(
         row=row.number,
         custom_id=row.custom_id,
         completion=None,
         failure=Failure("invalid_row", None, problem),
-        attempts=0,
+        attempts=earlier,
         attempt=None,
         request_hash=None,
         response=None,

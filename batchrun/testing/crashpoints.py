@@ -27,9 +27,12 @@ STEPS = (
     "seal.written",
     "seal.committed",
 )
-"""The steps of ``files.reached``: around a group in a shard's log (written, flushed, the log taken
+"""The steps of every run: around a group in a shard's log (written, flushed, the log taken
 away), a file that is published (flushed, renamed, its folder flushed) and the transaction that
 records a shard's parts."""
+
+REPAIR_STEPS = ("aside.moved",)
+"""Those that only ``--repair`` reaches: a damaged file was set aside."""
 
 
 def killer(name: str, times: int) -> Callable[[str], None]:
@@ -37,8 +40,9 @@ def killer(name: str, times: int) -> Callable[[str], None]:
 
     Raises ``ValueError`` for a step that there is not.
     """
-    if name not in STEPS:
-        message = f"no step is called {name!r}; there are {', '.join(STEPS)}"
+    steps = (*STEPS, *REPAIR_STEPS)
+    if name not in steps:
+        message = f"no step is called {name!r}; there are {', '.join(steps)}"
         raise ValueError(message)
     if times < 1:
         message = f"{name} is reached once or more often, not {times} times"

@@ -14,12 +14,12 @@ from functools import partial
 from batchrun.core import body
 from batchrun.core.shards import plan_reading
 from batchrun.engine.attempt import AttemptLoop, Policy
-from batchrun.engine.engine import Engine, Known
+from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
-from batchrun.records import Attempt, Block, Outcome, Position, Row, ShardState, Span
+from batchrun.records import Attempt, Block, Known, Outcome, Position, Row, ShardState, Span
 from batchrun.testing.fakes import (
     FakeGate,
     FakeJournal,
@@ -73,7 +73,7 @@ class Rig:
         self.switch = StopSwitch()
         self._shard_rows = shard_rows
         self._spans = [Span(0, None, Position())] if spans is None else spans
-        self._known = known or {}
+        self._known = dict(known or {})
         room = Room(concurrency)
         loop = AttemptLoop(
             transport=self.transport,

@@ -12,7 +12,8 @@ import pytest
 
 from batchrun.adapters import files
 from batchrun.adapters.flight import FlightLog, read_notes
-from batchrun.adapters.journal import Journal, JournalWriter, log_name, recover_flights
+from batchrun.adapters.interrupted import recover_flights
+from batchrun.adapters.journal import Journal, JournalWriter, log_name
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.errors import DamagedError, StorageError
@@ -407,9 +408,9 @@ class TestSessions:
                 for entry in [_block(0), attempt(1), attempt(1, 2), answered(2), failed(3, 4)]:
                     await mine.journal.append(entry)
                 opened = mine.opened.open_shard(0)
-                assert opened.done == {2, 3} and opened.ok == 1
+                assert opened.done == {2, 3} and opened.ok == {2}
                 assert opened.attempts == {1: 2, 2: 1, 3: 4}
-                assert mine.opened.touched() == {0} and mine.opened.unpublished() == (1, 1)
+                assert mine.opened.touched() == {0}
                 [state] = mine.opened.shards()
                 assert state.end == _block(0).end and state.digest == _block(0).digest
 
@@ -449,8 +450,8 @@ class TestFlights:
         asyncio.run(play())
 
     def test_exchanges_that_were_out_enter_the_ledger(self, tmp_path):
-        """Each attempt since the last one known is entered as unanswered; rows with an outcome
-        are let be; recovering twice enters nothing twice.
+        """Each attempt since the last one known is entered as unanswered, and none before;
+        recovering twice enters nothing twice.
         """
         path = tmp_path / "inflight"
         flight = FlightLog(path, 4)
@@ -458,7 +459,7 @@ class TestFlights:
             flight.note(row, number, 0, 1_000_000 + row)
         flight.close()
         journal = Journal(tmp_path, SHARD_ROWS)
-        known = {1: 0, 2: 1, 13: 0, 4: -1}
+        known = {1: 0, 2: 1, 13: 0, 4: 2}
         assert recover_flights(journal, path, known.__getitem__, ["main"]) == 4
         found = [a for shard in (0, 1) for a in ShardReader(journal, shard).attempts_below(99)]
         assert [(a.row, a.number) for a in found] == [(1, 1), (2, 2), (2, 3), (13, 1)]

@@ -207,3 +207,36 @@ def test_far_apart_records_are_read_one_by_one(path):
     assert log.bodies(few) == [log.body(place) for place in few]
     assert log.bodies([]) == []
     log.close()
+
+
+def test_whatever_byte_is_damaged_all_other_records_are_sound(path, borders):
+    """A flipped byte costs the record that it hits, and none where it hits what lies between."""
+    data = path.read_bytes()
+    whole = [(row, kind) for row, kind, _ in logs.sound_records(data, range(100))]
+    assert whole == ALL
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 0x10
+        found = list(logs.sound_records(bytes(flipped), range(100)))
+        rows = [(row, kind) for row, kind, _ in found]
+        in_group_head = any(border <= place < border + 16 for border in borders[:-1])
+        if place < borders[0] or in_group_head:
+            assert rows == ALL, place
+        else:
+            assert len(rows) == len(ALL) - 1, place
+            assert all(record in data for _, _, record in found), place
+
+
+def test_a_mended_log_is_a_log(path):
+    """Head, groups and sound records make a log that opens and holds what was sound."""
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0x10
+    records = [record for _, _, record in logs.sound_records(bytes(data), range(100))]
+    path.write_bytes(logs.head(3, 1) + b"".join(logs.group([record]) for record in records))
+    assert _rows(path) == ALL[:-1]
+
+
+def test_records_of_other_shards_are_not_sound(path):
+    """Bytes that look like a record of a row that the shard does not have are passed over."""
+    found = logs.sound_records(path.read_bytes(), range(8, 100))
+    assert {row for row, _, _ in found} == {8, 9}

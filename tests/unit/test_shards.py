@@ -59,12 +59,12 @@ CASES = {
     "a shard that was never reached": (
         [_state(0), _state(2)],
         False,
-        [Span(1, None, _after(0))],
+        [Span(1, 1, _after(0)), Span(3, None, _after(2))],
     ),
     "never reached behind an open one": (
         [_state(0), _state(1, complete=False), _state(3)],
         False,
-        [Span(1, None, _after(0))],
+        [Span(1, 2, _after(0)), Span(4, None, _after(3))],
     ),
     "grown behind a short tail": (
         [_state(0), _state(1, 4)],
@@ -87,3 +87,18 @@ def test_what_is_not_complete_is_read_and_nothing_else(states, grown, spans):
 def test_the_order_of_the_states_does_not_matter(states, grown, spans):
     """A plan depends on what is known, not on the order of telling."""
     assert plan_reading(states[::-1], SIZE, grown=grown) == spans
+
+
+@pytest.mark.parametrize(
+    ("again", "spans"),
+    [
+        ({1}, [Span(1, 1, _after(0))]),
+        ({0, 1}, [Span(0, 1, START)]),
+        ({3}, [Span(3, None, _after(2))]),
+        ({1, 3}, [Span(1, 1, _after(0)), Span(3, None, _after(2))]),
+    ],
+)
+def test_complete_shards_with_rows_that_are_sent_again_are_read(again, spans):
+    """A complete shard is read once more for the rows in it that are wanted, and no other is."""
+    states = [_state(0), _state(1), _state(2), _state(3, 4)]
+    assert plan_reading(states, SIZE, grown=False, again=again) == spans

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.summary import build, moment
+from batchrun.core.summary import build, in_step, moment
 from batchrun.core.totals import ResultLine, Totals
 
 
@@ -98,3 +98,19 @@ def test_times_are_text_in_utc():
     assert found["ended_at"] == "2023-11-14T22:14:20.000Z"
     assert found["wall_s"] == 59.877
     assert moment(0) == "1970-01-01T00:00:00.000Z"
+
+
+def test_a_summary_that_a_kill_left_behind_is_out_of_step():
+    """Rows, errors and totals are compared: a summary from before they changed is told."""
+    totals = Totals()
+    totals.add_results([ResultLine(0, None, True, None), ResultLine(1, "timeout", False, None)])
+    found = {
+        "rows": {"input": 2, "ok": 1, "error": 1, "pending": 0},
+        "errors": {"timeout": 1},
+        "totals": totals.overall(),
+    }
+    assert in_step(found, totals)
+    assert not in_step(found | {"errors": {"connection": 1}}, totals)
+    assert not in_step(found | {"rows": {"ok": 2, "error": 0}}, totals)
+    assert not in_step(found | {"totals": totals.overall() | {"attempts": 1}}, totals)
+    assert not in_step({}, totals)

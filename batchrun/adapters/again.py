@@ -1,0 +1,285 @@
+"""Rows that are done and are sent again: failed ones, and those whose request changed.
+
+A row's old outcome stays in its part until a new one is in the log; publishing lets the log win.
+Which rows are meant is found out shard by shard, when the shard is read: nothing here grows with
+the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from batchrun.adapters import arrow
+from batchrun.adapters.journal import Amendment, Journal
+from batchrun.adapters.old_part import OldPart
+from batchrun.adapters.parts import Parts, publish
+from batchrun.adapters.sources.opening import Reader
+from batchrun.core.changes import Changes
+from batchrun.errors import RowError
+from batchrun.records import Block, Known, Position, Request, Row, Span
+
+Build = Callable[[Row], Request]
+"""Makes a row's request, or raises ``RowError``."""
+
+Ending = tuple[str | None, str | None]
+"""How a row ended: its error class (None for a completion) and its request's hash."""
+
+
+def endings(parts: Parts, journal: Journal, shard: int) -> dict[int, Ending]:
+    """How the rows of a shard ended, by row: as its part says, or its log, which wins."""
+    found = parts.endings(shard)
+    for outcome in journal.outcomes(shard):
+        failure = outcome.failure
+        found[outcome.row] = (failure.error_class if failure else None, outcome.request_hash)
+    return found
+
+
+def count_done(parts: Parts, journal: Journal) -> tuple[int, int]:
+    """Rows with a completion and rows that failed, in parts and logs together."""
+    ok = error = 0
+    touched = journal.touched()
+    for published in journal.states.published():
+        if published.state.shard not in touched:
+            for *_, sums in published.totals["groups"]:
+                ok += sums["rows_ok"]
+                error += sums["rows_error"]
+    for shard in touched:
+        for error_class, _ in endings(parts, journal, shard).values():
+            if error_class is None:
+                ok += 1
+            else:
+                error += 1
+    return ok, error
+
+
+def known(parts: Parts, journal: Journal, shard: int) -> Known:
+    """Rows of a shard that have an outcome, in its part or in the journal, and the last attempt
+    number of rows that have none.
+    """
+    published, numbers = parts.known_rows(shard)
+    opened = journal.open_shard(shard)
+    done = frozenset(published) | opened.done
+    attempts = {
+        row: max(numbers.get(row, 0), opened.attempts.get(row, 0))
+        for row in numbers.keys() | opened.attempts.keys()
+        if row not in done
+    }
+    return Known(done, attempts)
+
+
+def last_attempts(parts: Parts, journal: Journal, shard: int) -> dict[int, int]:
+    """The last attempt number of every row of a shard that was sent."""
+    numbers = parts.known_rows(shard)[1]
+    for row, number in journal.open_shard(shard).attempts.items():
+        numbers[row] = max(number, numbers.get(row, 0))
+    return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which done rows are sent again. ``build`` is None where requests are not compared."""
+
+    changes: Changes
+    build: Build | None
+
+    def picks(self, ending: Ending, row: Row) -> bool:
+        """Whether this row is one of them."""
+        error_class, digest = ending
+        if self.changes.retries_class(error_class):
+            return True
+        return self.build is not None and _hash(self.build, row) != digest
+
+
+def _hash(build: Build, row: Row) -> str | None:
+    """The hash of a row's request; None where it cannot become one, as in the results."""
+    try:
+        return build(row).hash
+    except RowError:
+        return None
+
+
+@dataclass(slots=True)
+class Found:
+    """What is sent again: the shards, how many rows with a completion and failed ones; and
+    whether done rows are not in the input any more, from which row on.
+    """
+
+    shards: set[int] = field(default_factory=set)
+    ok: int = 0
+    error: int = 0
+    missing_from: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows are sent again."""
+        return self.ok + self.error
+
+
+def find_failed(parts: Parts, journal: Journal, changes: Changes, limit: int | None) -> Found:
+    """Failed rows of the wanted classes, by the totals recorded of each shard. Parts are read
+    only where ``limit`` lies inside a shard.
+    """
+    found = Found()
+    size = journal.shard_rows
+    for published in journal.states.published():
+        shard = published.state.shard
+        errors: Mapping[str, int] = published.totals["errors"]
+        count = sum(n for name, n in errors.items() if changes.retries_class(name))
+        if count and limit is not None and (shard + 1) * size > limit:
+            rows = endings(parts, journal, shard).items()
+            count = sum(row < limit and changes.retries_class(e) for row, (e, _) in rows)
+        if count:
+            found.shards.add(shard)
+            found.error += count
+    return found
+
+
+class Survey:
+    """One pass over the input of everything that is done: every request is compared."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        journal: Journal,
+        reader: Reader,
+        selection: Selection,
+        *,
+        amends: Collection[int] = (),
+    ) -> None:
+        """``amends`` are shards whose input changed: rows of them whose request is what it was
+        get the ``custom_id`` and the carried columns that they have by now. Their parts are
+        written again during ``run``, one by one.
+        """
+        self._parts = parts
+        self._journal = journal
+        self._reader = reader
+        self._selection = selection
+        self._amends = amends
+        self._found = Found()
+        self._rest: Mapping[int, Ending] = {}
+
+    def run(self, limit: int | None) -> Found:
+        """Find the rows below ``limit`` that are sent again."""
+        shards = [state.shard for state in self._journal.shards()]
+        if not shards:
+            return self._found
+        span = Span(0, max(shards), Position())
+        blocks = self._reader.blocks([span], limit=limit)
+        block = next(blocks, None)
+        for shard in shards:
+            while block is not None and block.shard < shard:
+                block = next(blocks, None)
+            block = self._shard(shard, block, blocks)
+            if self._rest and limit is None and self._found.missing_from is None:
+                self._found.missing_from = min(self._rest)
+        return self._found
+
+    def _shard(self, shard: int, block: Block | None, blocks: Iterator[Block]) -> Block | None:
+        """Look at one shard, whose first block is given; returns the block behind it."""
+        rest = self._rest = endings(self._parts, self._journal, shard)
+        amended = False
+        with self._parts.carried(shard) as old:
+            while block is not None and block.shard == shard:
+                same = []
+                for row in block.rows:
+                    ending = rest.pop(row.number, None)
+                    if ending is None:
+                        continue
+                    if self._selection.picks(ending, row):
+                        self._found.shards.add(shard)
+                        self._found.ok += ending[0] is None
+                        self._found.error += ending[0] is not None
+                    else:
+                        same.append(row)
+                if shard in self._amends:
+                    amended = self._amend(block, same, old) or amended
+                block = next(blocks, None)
+        if amended:
+            publish(self._parts, self._journal, self._journal.next_state(shard, complete=False))
+        return block
+
+    def _amend(self, block: Block, same: Sequence[Row], old: OldPart) -> bool:
+        """Note the new values of rows whose request is what it was; says whether there are any."""
+        before = old.below(block.first_row + len(block.rows))
+        if before is None or not same:
+            return False
+        places = {number: place for place, number in enumerate(before.column("row").to_pylist())}
+        now = _input_values(block, before.schema)
+        changed = [
+            row.number - block.first_row
+            for row in same
+            if row.number in places
+            and not now.slice(row.number - block.first_row, 1).equals(
+                before.slice(places[row.number], 1)
+            )
+        ]
+        if not changed:
+            return False
+        [batch] = now.take(changed).combine_chunks().to_batches()
+        self._journal.write([Amendment(block.first_row + changed[0], arrow.to_ipc(batch))])
+        return True
+
+
+def _input_values(block: Block, schema: pa.Schema) -> pa.Table:
+    """What a block's rows bring into the results: row, custom_id, carried columns."""
+    columns = [
+        pa.array([row.number for row in block.rows], pa.int64()),
+        pa.array([row.custom_id for row in block.rows], pa.string()),
+    ]
+    carried = arrow.from_ipc(block.carried).columns if block.carried else []
+    return pa.Table.from_arrays([*columns, *carried], schema=schema)
+
+
+class SelectingReader:
+    """A reader that finds out, with a shard's first block, which of its rows stand."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        parts: Parts,
+        journal: Journal,
+        selection: Selection,
+        shards: Collection[int],
+        known: dict[int, Known],
+    ) -> None:
+        """Fills ``known`` for these shards while they are read, before their blocks come."""
+        self._reader = reader
+        self._parts = parts
+        self._journal = journal
+        self._selection = selection
+        self._shards = shards
+        self._known = known
+        self.schema = reader.schema
+        self.where = reader.where
+        self.count = reader.count
+        self.sample = reader.sample
+
+    def blocks(
+        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+    ) -> Iterator[Block]:
+        """See ``opening.Reader``."""
+        shard = -1
+        ended: dict[int, Ending] = {}
+        standing: set[int] = set()
+        for block in self._reader.blocks(spans, limit=limit, breaks=breaks):
+            if block.shard not in self._shards:
+                yield block
+                continue
+            if block.shard != shard:
+                shard = block.shard
+                ended = endings(self._parts, self._journal, shard)
+                standing = set(ended)
+                state = self._journal.state(shard)
+                self._known[shard] = Known(
+                    # Loses rows of blocks that were not handed on yet.
+                    standing,
+                    self._parts.known_rows(shard)[1],
+                    recorded=state is not None and state.complete,
+                )
+            for row in block.rows:
+                if row.number in ended and self._selection.picks(ended[row.number], row):
+                    standing.discard(row.number)
+            yield block

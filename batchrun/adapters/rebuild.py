@@ -1,0 +1,200 @@
+"""``--repair`` of a lost state file: what it said is found out again from parts, logs and input.
+
+Settings come from ``summary.json`` where there is one, else from the present run. The input is
+read from its start, for the fingerprints; every part is written again, which gives digests and
+totals. The settings are noted last: a kill before that leaves a directory that only ``--repair``
+opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrun.adapters import arrow, files, ledger, old_part
+from batchrun.adapters.again import Build, Selection, Survey
+from batchrun.adapters.comparing import RESENDING, RESTART, Compared, changed
+from batchrun.adapters.journal import Journal
+from batchrun.adapters.parts import Parts, publish
+from batchrun.adapters.repair import Repair, fault_of_part, part_number
+from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.adapters.states import Published
+from batchrun.core.changes import Changes
+from batchrun.core.differences import differences
+from batchrun.core.settings import Settings
+from batchrun.core.totals import Totals
+from batchrun.errors import RunChangedError, UsageError
+from batchrun.records import Position, ShardState, Span
+
+
+class Rebuilding:
+    """A state file made anew for parts and logs that are there."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        settings: Settings,
+        given: Input,
+        changes: Changes,
+        build: Build,
+        repair: Repair,
+        say: Callable[[str], None],
+    ) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._given = given
+        self._changes = changes
+        self._build = build
+        self._repair = repair
+        self._say = say
+        self._folder = Path(settings.dir)
+        summary = files.read_json(self._folder / "summary.json")
+        self._summary: dict[str, Any] = summary if isinstance(summary, dict) else {}
+
+    def run(self) -> Compared:
+        """Make it. Raises ``RunChangedError`` or ``UsageError`` where settings or input are not
+        those that the parts were made with.
+        """
+        self._compare_settings()
+        schema = self._given.reader(None, self._settings.shard_rows).schema()
+        carry = opening.choose(schema, self._settings.carry, with_extra=self._given.has_extra)
+        parts = Parts(self._folder, self._journal, carry.schema)
+        parts.prepare()
+        shards = {
+            number
+            for folder in (parts.results, parts.attempts)
+            for path in folder.glob("part-*.parquet")
+            if (number := part_number(path)) is not None
+        } | self._journal.logs.keys()
+        self._compare_parts(parts, sorted(shards))
+        reader = self._given.reader(carry, self._settings.shard_rows)
+        self._repair.blocks(self._journal, reader)
+        self._shards(parts, reader, sorted(shards))
+        self._compare_requests(parts, reader)
+        self._note(carry)
+        return Compared(carry, grown=False)  # the input was just read to the end of what is done
+
+    def _compare_settings(self) -> None:
+        recorded = self._summary.get("settings")
+        now = self._settings.shaping()
+        if not isinstance(recorded, dict):
+            self._say("the settings of this run are taken for those of the directory")
+            return
+        self._say("the settings of the directory are taken from summary.json")
+        found = differences({name: recorded.get(name) for name in now}, now)
+        allowed = self._changes.keep_done or self._changes.resend_changed
+        if found and not (allowed and all(difference.keepable for difference in found)):
+            raise self._refused("the settings are not those of summary.json", map(str, found))
+
+    def _compare_parts(self, parts: Parts, shards: list[int]) -> None:
+        """Parts that are sound must be those of these settings and this input."""
+        size = self._settings.shard_rows
+        for shard in shards:
+            for path, schema in zip(parts.pair(shard), parts.schemas(), strict=True):
+                try:
+                    found = pq.read_schema(path)
+                except (OSError, pa.ArrowException):
+                    continue  # missing or damaged
+                if not found.equals(schema):
+                    message = (
+                        f"{path} has other columns than this input and --carry give. Name the "
+                        "input and the settings that the run was begun with"
+                    )
+                    raise UsageError(message)
+                if fault_of_part(path, schema, "") is None:
+                    rows = old_part.read(path, ["row"]).column("row").to_pylist()
+                    if rows and not shard * size <= min(rows) <= max(rows) < (shard + 1) * size:
+                        message = (
+                            f"{path} holds rows {min(rows):,} to {max(rows):,}: the run was begun "
+                            f"with another --shard-rows than {size:,}. Name that one"
+                        )
+                        raise UsageError(message)
+
+    def _shards(self, parts: Parts, reader: Reader, shards: list[int]) -> None:
+        """Read the input of all shards, and publish those that are there."""
+        self._say(f"reading the input and writing {len(shards):,} parts again")
+        read: dict[int, ShardState] = {}
+        last = max(shards, default=-1)
+        for block in reader.blocks([Span(0, last, Position())] if shards else [], limit=None):
+            generation = self._generation(block.shard)
+            read[block.shard] = ShardState(
+                block.shard, block.rows_read, block.digest, block.end, generation, complete=False
+            )
+        gone = [shard for shard in shards if shard not in read]
+        if gone:
+            first = gone[0] * self._settings.shard_rows
+            raise self._refused("the input is shorter than it was", [f"it has no row {first:,}"])
+        for shard in shards:
+            self._shard(parts, read[shard])
+
+    def _generation(self, shard: int) -> int:
+        """Before the one that the shard's log is for, or the first."""
+        log = self._journal.logs.get(shard)
+        return log.generation - 1 if log is not None else 1
+
+    def _shard(self, parts: Parts, state: ShardState) -> None:
+        journal, shard = self._journal, state.shard
+        pair = parts.pair(shard)
+        faults = [
+            fault_of_part(path, schema, "")
+            for path, schema in zip(pair, parts.schemas(), strict=True)
+        ]
+        journal.states.seal(Published(state, "", "", Totals().recorded()))
+        journal.adopt(state)
+        for path, why in zip(pair, faults, strict=True):
+            if why is not None and path.exists():
+                self._repair.part_aside(path, why)
+        if faults[1] is not None and faults[0] is None:
+            ledger.write_lost(parts, journal, shard)
+        done = set(parts.known_rows(shard)[0]) | journal.open_shard(shard).done
+        complete = len(done) == state.rows_read
+        publish(parts, journal, journal.next_state(shard, complete=complete))
+
+    def _compare_requests(self, parts: Parts, reader: Reader) -> None:
+        """Done rows must answer the requests that input and settings give."""
+        selection = Selection(Changes(), self._build)
+        found = Survey(parts, self._journal, reader, selection).run(None)
+        if found.missing_from is not None:
+            why = f"it has no row {found.missing_from:,}"
+            raise self._refused("the input is shorter than it was", [why])
+        if found.rows and not (self._changes.keep_done or self._changes.resend_changed):
+            raise self._refused(
+                "the done rows do not answer the requests that the settings and the input give",
+                [f"{found.rows:,} requests differ"],
+            )
+
+    def _refused(self, what: str, details: Any) -> RunChangedError:
+        return changed(
+            what,
+            list(details),
+            [
+                "the same command with the settings and the input that the run was begun with",
+                "--repair --keep-done keeps the done rows as they are",
+                "--repair --resend-changed sends the done rows whose request changed again",
+                RESTART,
+            ],
+        )
+
+    def _note(self, carry: Carry) -> None:
+        began = time.time_ns() // 1000
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            began = int(datetime.fromisoformat(self._summary["started_at"]).timestamp() * 1e6)
+        wall_s = self._summary.get("wall_s")
+        self._journal.states.put(
+            **{RESENDING: [] if self._changes.resend_changed else None},
+            settings=self._settings.shaping(),
+            input=[stamp.public() for stamp in self._given.stamps],
+            input_format=self._given.kind,
+            carry_schema=arrow.schema_to_bytes(carry.schema),
+            carry_names=[list(carry.names), carry.everything],
+            started_at_us=began,
+            wall_s=wall_s if isinstance(wall_s, (int, float)) else 0.0,
+        )

@@ -1,0 +1,76 @@
+"""What may become of rows that are done: they are kept, sent again, or started over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchrun.core.verdict import RULES
+from batchrun.errors import UsageError
+
+ERROR_CLASSES = tuple(sorted({"invalid_row", *(rule.error_class for rule in RULES)}))
+"""Every class that a row can fail with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is allowed, and asked for, when a run directory is opened again.
+
+    ``retry_failed`` sends all failed rows again, ``retry_classes`` those of some error classes.
+    Raises ``UsageError`` for a class that there is not, and for wishes that exclude one another.
+    """
+
+    keep_done: bool = False
+    restart: bool = False
+    resend_changed: bool = False
+    retry_failed: bool = False
+    retry_classes: tuple[str, ...] = ()
+    repair: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.retry_classes:
+            if name not in ERROR_CLASSES:
+                message = f"--retry-class: no row fails with {name!r}; there are " + ", ".join(
+                    ERROR_CLASSES
+                )
+                raise UsageError(message)
+        given = self._given()
+        for one, others, reason in (
+            ("--restart", given[1:], "--restart begins anew, with no row done"),
+            ("--keep-done", ("--resend-changed",), "a row that changed is kept or sent again"),
+            ("--retry-failed", ("--retry-class",), "--retry-failed takes every class"),
+        ):
+            both = [other for other in others if one in given and other in given and other != one]
+            if both:
+                message = f"{one} and {both[0]} exclude one another: {reason}"
+                raise UsageError(message)
+
+    def _given(self) -> list[str]:
+        flags = {
+            "--restart": self.restart,
+            "--keep-done": self.keep_done,
+            "--resend-changed": self.resend_changed,
+            "--retry-failed": self.retry_failed,
+            "--retry-class": bool(self.retry_classes),
+            "--repair": self.repair,
+        }
+        return [flag for flag, on in flags.items() if on]
+
+    @property
+    def retries(self) -> bool:
+        """Whether failed rows are sent again."""
+        return self.retry_failed or bool(self.retry_classes)
+
+    def retries_class(self, error_class: str | None) -> bool:
+        """Whether a row that ended like this (None: with a completion) is sent again."""
+        return error_class is not None and (self.retry_failed or error_class in self.retry_classes)
+
+
+def parse_classes(text: str | Sequence[str]) -> tuple[str, ...]:
+    """The classes of ``--retry-class C,...``."""
+    pieces = text.split(",") if isinstance(text, str) else text
+    names = tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
+    if not names:
+        message = "--retry-class names no class; there are " + ", ".join(ERROR_CLASSES)
+        raise UsageError(message)
+    return names
