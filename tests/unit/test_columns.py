@@ -44,6 +44,7 @@ def test_the_columns_behind_the_names(paths, more, found):
         (["meta", "meta.titel"], {}, ["meta.titel", "did you mean title?", "The keys are: title"]),
         (["id", "id.x"], {}, ["id.x", "needs an object", "a number"]),
         (["meta", "meta.item"], {"called": ["item"]}, ["meta.item"]),
+        (["meta", "meta.items"], {}, ["meta.items"]),
         ([], {"columns": ["foto"]}, ["request.image", "'foto'"]),
     ],
 )
