@@ -167,6 +167,16 @@ class Journal:
             if any(place.kind != BLOCK for place in log.places)
         }
 
+    def drop_idle(self) -> None:
+        """Take away logs of complete shards in which nothing but their input is noted: rows of
+        them were to be sent again, and a kill came first.
+        """
+        touched = self.touched()
+        for shard in [s for s in self.logs if s not in touched]:
+            state = self._published.get(shard)
+            if state is not None and state.complete:
+                self.logs.pop(shard).remove()
+
     def outcomes(self, shard: int) -> Iterator[Outcome]:
         """The outcomes in the log of a shard, in order of arrival."""
         log = self.logs.get(shard)

@@ -285,6 +285,7 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
         say(f"{lost} requests were in flight when the last run ended")
     with contextlib.suppress(FileNotFoundError):
         (opened.checkpoint / FLIGHTS).unlink()
+    journal.drop_idle()
 
 
 def _refuse_missing_parts(parts: Parts, journal: Journal) -> None:
