@@ -28,6 +28,7 @@ from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.core.verdict import RULES, Action  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
+from batchrun.views import validate  # noqa: E402
 from batchrun.views.verify import Report  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -176,6 +177,21 @@ VERIFY = {
     "notes": "What could not be checked, and why.",
     "problems": "What does not hold, a sentence each.",
 }
+VALIDATE = {
+    "ok": "Whether every row can be sent.",
+    "rows": "Rows looked at.",
+    "bad": "Rows that cannot be sent.",
+    "reasons": "Bad rows by reason; what differs from row to row is left out of it.",
+    "problems": (
+        "The first 20 bad rows: `row`, `file`, `line` (from 1; in Parquet the row in its file, "
+        "from 0), `reason`, `remedy`."
+    ),
+    "duplicate_ids": (
+        "`ids` that come more than once, the `rows` they come in, and the `first` 20 of them with "
+        "the rows where they came first and second. Exact, however many rows there are."
+    ),
+    "warnings": "What makes no row bad: repeated ids, rows of different kinds.",
+}
 ERROR_CLASSES = {
     "invalid_row": "The input row cannot become a request. It is never sent.",
     "invalid_request": "The server refuses the request as malformed.",
@@ -217,8 +233,8 @@ FAULTS = {
     "too_large": "reply too large",
 }
 EXIT_CODES = {
-    0: "Every row is `ok`. For `verify`: all of it holds.",
-    1: "Finished, and some rows are `error` rows. For `verify`: something does not hold.",
+    0: "Every row is `ok`. For `verify`: all of it holds. For `validate`: every row can be sent.",
+    1: "Finished, and some rows are `error` rows. For `verify`: something does not hold. For `validate`: a row is bad.",
     2: (
         "A flag, the configuration, the input or the run directory is not in order; or another "
         "process works on the directory. Nothing was sent."
@@ -512,6 +528,10 @@ def json_files() -> Iterator[str]:
     yield "## Keys of `verify --json`"
     yield ""
     found = described("verify --json", Report("").as_dict(), VERIFY)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Keys of `validate --json`"
+    yield ""
+    found = described("validate --json", validate.Report().as_dict(), VALIDATE)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
 
 

@@ -88,6 +88,13 @@ def split(fields: JsonObject) -> Split:
     return Split(custom_id, body, carried)
 
 
+def kind_of(fields: JsonObject) -> str:
+    """Which kind of row these fields are: ``batch line``, ``chat body`` or ``data row``."""
+    if _is_batch_line(fields):
+        return "batch line"
+    return "chat body" if "messages" in fields else "data row"
+
+
 def _is_batch_line(fields: JsonObject) -> bool:
     return "body" in fields and "messages" not in fields
 
