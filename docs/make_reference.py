@@ -28,7 +28,7 @@ from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.core.verdict import RULES, Action  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
-from batchrun.views import validate  # noqa: E402
+from batchrun.views import export, validate  # noqa: E402
 from batchrun.views.verify import Report  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -177,6 +177,13 @@ VERIFY = {
     "notes": "What could not be checked, and why.",
     "problems": "What does not hold, a sentence each.",
 }
+EXPORT = {
+    "rows": "Rows written.",
+    "ok": "Of those, rows with a completion.",
+    "error": "Of those, rows that failed.",
+    "pending": "Rows without an outcome, or not published yet. Null where it is not known.",
+    "live": "Whether the run goes on.",
+}
 VALIDATE = {
     "ok": "Whether every row can be sent.",
     "rows": "Rows looked at.",
@@ -234,7 +241,10 @@ FAULTS = {
 }
 EXIT_CODES = {
     0: "Every row is `ok`. For `verify`: all of it holds. For `validate`: every row can be sent.",
-    1: "Finished, and some rows are `error` rows. For `verify`: something does not hold. For `validate`: a row is bad.",
+    1: (
+        "Finished, and some rows are `error` rows. For `verify`: something does not hold. For "
+        "`validate`: a row is bad."
+    ),
     2: (
         "A flag, the configuration, the input or the run directory is not in order; or another "
         "process works on the directory. Nothing was sent."
@@ -532,6 +542,11 @@ def json_files() -> Iterator[str]:
     yield "## Keys of `validate --json`"
     yield ""
     found = described("validate --json", validate.Report().as_dict(), VALIDATE)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Keys of `export --json`"
+    yield ""
+    keys = export.Exported(0, 0, 0, 0, live=False).as_dict()
+    found = described("export --json", keys, EXPORT)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
 
 

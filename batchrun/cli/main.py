@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": "Look at every row without sending any.",
     "status": "Show the progress of a live or ended run.",
     "verify": "Prove that every row of a run is accounted for.",
+    "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
 
