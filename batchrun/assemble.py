@@ -1,18 +1,19 @@
 """Settings become a wired engine: the only module that names concrete adapters.
 
-``run`` is one session: open the directory, wire, go, publish, sum up.
+One session: open the directory, wire, go, publish, sum up. ``run`` has a loop of its own and minds
+signals; ``session`` is the same as a coroutine of the caller's loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,13 +22,14 @@ from typing import Any
 from batchrun import __version__
 from batchrun.adapters import files, parts, rundir
 from batchrun.adapters.comparing import Changes
+from batchrun.adapters.configuration import key_of, organisation
 from batchrun.adapters.journal import JournalWriter
 from batchrun.adapters.rundir import RunDirectory
+from batchrun.adapters.signals import on_signals
+from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.core import body, redact, summary
 from batchrun.core.duplicates import Duplicates
-from batchrun.core.setting_table import DEFAULT_BASE_URL
-from batchrun.core.setting_values import parse_key
 from batchrun.core.settings import Settings
 from batchrun.core.urls import chat_completions_url
 from batchrun.engine.attempt import AttemptLoop, Policy
@@ -35,18 +37,17 @@ from batchrun.engine.engine import Engine, Known
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor, Snapshot
+from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
-from batchrun.errors import BatchrunError, RowError, StorageError, UsageError
-from batchrun.ports import Observer, Transport
+from batchrun.errors import BatchrunError, RowError, StorageError
+from batchrun.ports import Journal, Observer, Source, Transport
 from batchrun.records import Request, Row
 
 BODY_BYTES_MAX = 64 * 2**20
 SAMPLE_S = 0.5
 FLIGHT_SLOTS = 512
 """Slots of the flight log to begin with; it grows."""
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +75,6 @@ class LoopClock:
         return time.time_ns() // 1000
 
 
-def key_of(settings: Settings, environment: Mapping[str, str]) -> str | None:
-    """The endpoint's key. Raises ``UsageError`` where the default endpoint has none."""
-    variable = settings.endpoint.api_key_env
-    key = parse_key(environment.get(variable, ""), variable=variable)
-    given = {name.lower() for name in settings.endpoint.headers}
-    if key is None and settings.endpoint.base_url == DEFAULT_BASE_URL and not given:
-        message = (
-            f"no key: set {variable} (or name another variable with --api-key-env), "
-            "or name another endpoint with --base-url"
-        )
-        raise UsageError(message)
-    return key
-
-
 def run(
     settings: Settings,
     environment: Mapping[str, str],
@@ -100,36 +87,76 @@ def run(
 
     Raises ``BatchrunError`` as described by its subclasses.
     """
+    with _opened(settings, environment, None, changes, observers, say) as opened:
+        if isinstance(opened, Result):
+            return opened
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(opened.go(StopSwitch(), signals=True))
+
+
+async def session(
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    given: Input | None,
+    changes: Changes,
+    switch: StopSwitch,
+    say: Callable[[str], None],
+    outbox: Outbox | None = None,
+) -> Result:
+    """Run one session in the running loop; no signal is handled.
+
+    ``given`` is the input, where ``settings.files`` only names it. Whoever wants it to end early
+    throws ``switch``; cancelling leaves at once, without publishing what is in the journal.
+    ``outbox`` gets every outcome once it is durable.
+    """
+    opening = contextlib.ExitStack()
+    entering = asyncio.ensure_future(
+        asyncio.to_thread(
+            opening.enter_context, _opened(settings, environment, given, changes, (), say)
+        )
+    )
+    try:
+        opened = await asyncio.shield(entering)
+        if isinstance(opened, Result):
+            return opened
+        return await opened.go(switch, outbox=outbox)
+    finally:
+        # Cancelled while the directory is being opened: the lock must not stay behind.
+        await asyncio.wait((entering,))
+        entering.exception()  # it was raised above, unless this was cancelled
+        opening.close()
+
+
+@contextlib.contextmanager
+def _opened(
+    settings: Settings,
+    environment: Mapping[str, str],
+    given: Input | None,
+    changes: Changes,
+    observers: Sequence[Observer],
+    say: Callable[[str], None],
+) -> Iterator[_Session | Result]:
+    """The run directory opened for a session; a result where there is nothing left to do."""
     url = chat_completions_url(settings.endpoint.base_url)
     key = key_of(settings, environment)
-    opened = rundir.open_run(settings, changes, say=say)
+    opened = rundir.open_run(settings, changes, given, say=say)
     try:
-        if _is_finished(opened):
-            found = rundir.summary_of(opened.folder)
-            if found is not None:
-                return Result(found, None, None, 0, sent_nothing=True)
-        session = _Session(settings, opened, observers, say)
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(session.go(url, key, environment))
+        found = rundir.summary_of(opened.folder) if _is_finished(opened) else None
+        if found is not None:
+            yield Result(found, None, None, 0, sent_nothing=True)
+        else:
+            yield _Session(settings, opened, url, key, environment, observers, say)
     finally:
         opened.close()
-
-
-def _organisation(environment: Mapping[str, str]) -> dict[str, str]:
-    """OpenAI's headers that say on whose account requests run."""
-    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-    return {
-        header: environment[variable]
-        for header, variable in named.items()
-        if environment.get(variable)
-    }
 
 
 def _is_finished(opened: RunDirectory) -> bool:
     return not opened.spans and not opened.touched
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
+    """A loop of our own: uvloop's where it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -144,9 +171,15 @@ class _Session:
         self,
         settings: Settings,
         opened: RunDirectory,
+        url: str,
+        key: str | None,
+        environment: Mapping[str, str],
         observers: Sequence[Observer],
         say: Callable[[str], None],
     ) -> None:
+        self._url = url
+        self._key = key
+        self._environment = environment
         self._say = say
         self._settings = settings
         self._opened = opened
@@ -157,14 +190,18 @@ class _Session:
         self._ended = threading.Event()
         self._started_s = time.monotonic()
 
-    async def go(self, url: str, key: str | None, environment: Mapping[str, str]) -> Result:
+    async def go(
+        self, switch: StopSwitch, *, signals: bool = False, outbox: Outbox | None = None
+    ) -> Result:
         """Wire the engine, run it, sum up."""
         from batchrun.adapters.http import HttpTransport
 
         settings, opened = self._settings, self._opened
         endpoint = settings.endpoint
-        switch, clock = StopSwitch(), LoopClock()
-        _on_signals(switch, self._say)
+        key, url, environment = self._key, self._url, self._environment
+        clock = LoopClock()
+        if signals:
+            on_signals(switch, self._say)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
         gate = EndpointGate(
@@ -180,7 +217,7 @@ class _Session:
             async with HttpTransport(
                 url,
                 key=key,
-                headers=_organisation(environment) | dict(endpoint.headers),
+                headers=organisation(environment) | dict(endpoint.headers),
                 redactor=redact.Redactor(redact.secrets_of(key, endpoint.headers, url)),
                 concurrency=endpoint.concurrency,
                 timeout_s=settings.timeout_s,
@@ -188,7 +225,7 @@ class _Session:
                 body_bytes_max=settings.max_response_bytes,
                 environment=environment,
             ) as transport:
-                engine = self._engine(transport, gate, journal, sealer, clock, switch)
+                engine = self._engine(transport, gate, journal, sealer, clock, switch, outbox)
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
                 watching = asyncio.create_task(self._watch(monitor))
                 fault: BatchrunError | None = None
@@ -199,13 +236,16 @@ class _Session:
                 finally:
                     watching.cancel()
             await journal.close()
-            sealer.close()
             if isinstance(fault, StorageError):
                 raise fault
             rows_input = await counting
+            if rows_input is None:
+                rows_input = self._count_input()  # rows that come once are counted at their end
             return self._sum_up(switch.reason, rows_input, fault)
         finally:
             self._ended.set()
+            await journal.close()
+            sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
 
     def _engine(
@@ -216,11 +256,16 @@ class _Session:
         sealer: parts.Sealer,
         clock: LoopClock,
         switch: StopSwitch,
+        outbox: Outbox | None,
     ) -> Engine:
         settings, opened, endpoint = self._settings, self._opened, self._settings.endpoint
         room = Room(endpoint.concurrency)
+        source: Source = ReadAhead(opened.reader, limit=settings.limit)
+        entries: Journal = journal
+        if outbox is not None:
+            source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
         return Engine(
-            source=ReadAhead(opened.reader, limit=settings.limit),
+            source=source,
             loop=AttemptLoop(
                 transport=transport,
                 gate=gate,
@@ -237,7 +282,7 @@ class _Session:
                     endpoint.name,
                 ),
             ),
-            journal=journal,
+            journal=entries,
             publisher=sealer,
             prepare=partial(self._prepare, settings.defaults()),
             clock=clock,
@@ -348,18 +393,3 @@ class _Session:
             sent_nothing=False,
             duplicate_id=self._duplicates.first,
         )
-
-
-def _on_signals(switch: StopSwitch, say: Callable[[str], None]) -> None:
-    """The first signal stops the dispatch, a second one does not wait for what is in flight."""
-    loop = asyncio.get_running_loop()
-
-    def stop(number: signal.Signals) -> None:
-        if switch.stopping:
-            say(f"{number.name}: stopping at once")
-        else:
-            say(f"{number.name}: requests in flight may finish; once more stops at once")
-        switch.stop(Stop(number.name, f"stopped by {number.name}", 128 + number))
-
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stop, number)

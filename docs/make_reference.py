@@ -20,8 +20,9 @@ if str(ROOT) not in sys.path:
 import click  # noqa: E402 - the checkout's package comes first
 import pyarrow as pa  # noqa: E402
 
-from batchrun import assemble, errors  # noqa: E402
+from batchrun import errors  # noqa: E402
 from batchrun.adapters import arrow  # noqa: E402
+from batchrun.adapters.signals import SIGNALS  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core import parameters, summary  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
@@ -613,7 +614,7 @@ def exit_codes() -> Iterator[str]:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.BatchrunError)
     }
-    known |= FIXED_CODES | {128 + number for number in assemble.SIGNALS}
+    known |= FIXED_CODES | {128 + number for number in SIGNALS}
     rows = described("exit codes", sorted(known), EXIT_CODES)
     yield from table(("code", "meaning"), [(number, text) for number, text in rows])
 

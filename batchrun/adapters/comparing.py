@@ -96,7 +96,7 @@ def _compare_input(
         return False
     states = journal.shards()
     if states:
-        say(f"the input files changed on disk; comparing {len(states):,} shards with what was read")
+        say(f"the input may have changed; comparing {len(states):,} shards with what was read")
     reader = given.reader(carry, settings.shard_rows)
     if not given.has_extra:
         schema = opening.choose(reader.schema(), settings.carry, with_extra=False).schema

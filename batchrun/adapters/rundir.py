@@ -69,14 +69,20 @@ class RunDirectory:
         self.lock.release()
 
 
-def open_run(settings: Settings, changes: Changes, *, say: Callable[[str], None]) -> RunDirectory:
+def open_run(
+    settings: Settings,
+    changes: Changes,
+    given: Input | None = None,
+    *,
+    say: Callable[[str], None],
+) -> RunDirectory:
     """Open or make the run directory of these settings.
 
-    ``say`` is told of what takes time or was repaired. Raises ``RunLockedError``,
-    ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
-    and nothing was touched.
+    ``given`` is the input, if it is not the files of the settings. ``say`` is told of what takes
+    time or was repaired. Raises ``RunLockedError``, ``RunChangedError``, ``DamagedError``,
+    ``InputError`` or ``UsageError``; then nothing was sent and nothing was touched.
     """
-    given = opening.find(settings.files, settings.format)
+    given = given or opening.find(settings.files, settings.format)
     folder, checkpoint = Path(settings.dir), Path(settings.checkpoint)
     lock = _locked(folder, checkpoint)
     journal: Journal | None = None

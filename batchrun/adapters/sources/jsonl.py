@@ -146,7 +146,7 @@ class JsonlReader:
         """Infer the carried columns from the first rows."""
 
         def sample() -> Iterator[Mapping[str, Any]]:
-            for count, line in enumerate(lines(self._files, Position())):
+            for count, line in enumerate(filter(None, self._records(Position()))):
                 if count == carried.SAMPLE_ROWS:
                     return
                 fields, _ = self._fields(line)
@@ -180,7 +180,12 @@ class JsonlReader:
         if last is not None and row >= last:
             return
         draft = _Draft(self, row)
-        for line in lines(self._files, span.start):
+        for line in self._records(span.start, final=span.last is None):
+            if line is None:
+                if draft.rows:
+                    yield draft.block((row - 1) // size, size)
+                    draft.next(row, fresh_shard=False)
+                continue
             fields, problem = self._fields(line)
             draft.add(line, fields, problem)
             row += 1
@@ -192,6 +197,12 @@ class JsonlReader:
                 draft.next(row, fresh_shard=at_border)
         if draft.rows:
             yield draft.block((row - 1) // size, size)
+
+    def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:  # noqa: ARG002 - files can be read again
+        """The lines from a position on; None where more may come, but not at once. After a
+        ``final`` call nothing is read again.
+        """
+        return lines(self._files, start)
 
     def _fields(self, line: Line) -> tuple[dict[str, Any] | None, str | None]:
         """A line's top-level fields, or None and what is wrong with it."""

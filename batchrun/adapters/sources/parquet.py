@@ -52,8 +52,12 @@ class ParquetReader:
         self._carry = carry
         self._shard_rows = shard_rows
         self.split = splitter
-        self._schema, self._rows = _footers(files)
+        self._schema, self._rows = self._known()
         self._columns = _tell_apart(self._schema)
+
+    def _known(self) -> tuple[pa.Schema, list[int]]:
+        """The schema, and the numbers of rows."""
+        return _footers(self._files)
 
     def schema(self) -> pa.Schema:
         """The carried columns with their types."""
@@ -75,7 +79,7 @@ class ParquetReader:
         if limit is not None:
             last = limit if last is None else min(last, limit)
         digest = _Digest()
-        for batch, start in self._batches(span.start):
+        for batch, start in self._batches(span.start, final=span.last is None):
             done = 0
             while done < batch.num_rows and (last is None or row < last):
                 shard = row // size
@@ -93,8 +97,15 @@ class ParquetReader:
             if last is not None and row >= last:
                 return
 
-    def _batches(self, start: Position) -> Iterator[tuple[pa.RecordBatch, Position]]:
-        """Batches with the position of their first row."""
+    def _batches(
+        self,
+        start: Position,
+        *,
+        final: bool,  # noqa: ARG002 - files can be read again
+    ) -> Iterator[tuple[pa.RecordBatch, Position]]:
+        """Batches with the position of their first row. After a ``final`` call nothing is read
+        again.
+        """
         for index in range(start.file, len(self._files)):
             offset = start.offset if index == start.file else 0
             name = self._files[index].path
