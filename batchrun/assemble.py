@@ -98,7 +98,7 @@ async def session(
     settings: Settings,
     environment: Mapping[str, str],
     *,
-    given: Input | None,
+    find: Callable[[], Input] | None,
     changes: Changes,
     switch: StopSwitch,
     say: Callable[[str], None],
@@ -106,14 +106,14 @@ async def session(
 ) -> Result:
     """Run one session in the running loop; no signal is handled.
 
-    ``given`` is the input, where ``settings.files`` only names it. Whoever wants it to end early
+    ``find`` opens the input, where ``settings.files`` only names it. Whoever wants it to end early
     throws ``switch``; cancelling leaves at once, without publishing what is in the journal.
     ``outbox`` gets every outcome once it is durable.
     """
     opening = contextlib.ExitStack()
     entering = asyncio.ensure_future(
         asyncio.to_thread(
-            opening.enter_context, _opened(settings, environment, given, changes, (), say)
+            opening.enter_context, _opened(settings, environment, find, changes, (), say)
         )
     )
     try:
@@ -132,7 +132,7 @@ async def session(
 def _opened(
     settings: Settings,
     environment: Mapping[str, str],
-    given: Input | None,
+    find: Callable[[], Input] | None,
     changes: Changes,
     observers: Sequence[Observer],
     say: Callable[[str], None],
@@ -140,7 +140,7 @@ def _opened(
     """The run directory opened for a session; a result where there is nothing left to do."""
     url = chat_completions_url(settings.endpoint.base_url)
     key = key_of(settings, environment)
-    opened = rundir.open_run(settings, changes, given, say=say)
+    opened = rundir.open_run(settings, changes, find() if find else None, say=say)
     try:
         found = rundir.summary_of(opened.folder) if _is_finished(opened) else None
         if found is not None:
