@@ -46,14 +46,16 @@ __all__ = [
 _LATE = frozenset({"Options", "RowOutcome", "Summary", "arun", "run", "stream"})
 
 
-def __getattr__(name: str) -> Any:
-    """Load the functions when they are asked for."""
-    if name not in _LATE:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    from batchrun import api
+if not TYPE_CHECKING:  # a type checker sees the names above, and no others
 
-    return getattr(api, name)
+    def __getattr__(name: str) -> Any:
+        """Load the functions when they are asked for."""
+        if name not in _LATE:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        from batchrun import api
+
+        return getattr(api, name)
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 from batchrun import assemble
 from batchrun.adapters.comparing import Changes
@@ -33,7 +33,22 @@ from batchrun.report import RowOutcome, Summary
 
 __all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "stream"]
 
-Rows = str | os.PathLike[str] | Iterable[Any]
+
+class ArrowStream(Protocol):
+    """What exports Arrow's C stream: tables, batches, data frames."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
+
+
+class Scannable(Protocol):
+    """A data set of Arrow."""
+
+    def scanner(self, *arguments: Any, **options: Any) -> Any:
+        """A scan of it."""
+        ...
+
+
+Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable
 """Paths, or rows: an iterable of dicts, or anything that holds Arrow data. See docs/python.md."""
 
 GUARD = RunStoppedError.exit_code

@@ -22,7 +22,7 @@ from batchrun.adapters.sources.parquet import BLOCK_BYTES, BLOCK_ROWS, ParquetRe
 from batchrun.adapters.sources.tables import ArrowRows, arrow_rows
 from batchrun.adapters.sources.tape import Tape
 from batchrun.core.rows_as_json import BAD, as_json
-from batchrun.errors import InputError, UsageError
+from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, Position, Row, Span
 
 FLUSH_S = 0.1
@@ -137,11 +137,15 @@ class DictReader(JsonlReader):
 
     def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:
         flushed_s = time.monotonic()
-        for row, data in self._rows.lines(start.offset, final=final):
-            yield Line(data, len(data), row + 1, 0, row + 1)
-            if time.monotonic() - flushed_s > FLUSH_S:
-                yield None
-                flushed_s = time.monotonic()
+        try:
+            for row, data in self._rows.lines(start.offset, final=final):
+                yield Line(data, len(data), row + 1, 0, row + 1)
+                if time.monotonic() - flushed_s > FLUSH_S:
+                    yield None
+                    flushed_s = time.monotonic()
+        except InputLostError:
+            yield None  # what came before it is answered
+            raise
 
     def _fields(self, line: Line) -> tuple[dict[str, Any] | None, str | None]:
         if line.data is not None and line.data.startswith(BAD):

@@ -59,7 +59,7 @@ class Tape:
             try:
                 found = next(self._pieces, None)
             except Exception as error:
-                message = f"the rows end before row {self.rows}: {type(error).__name__}: {error}"
+                message = f"the rows broke off at row {self.rows}: {type(error).__name__}: {error}"
                 raise InputLostError(message) from error
             if found is None:
                 self.ended = True
