@@ -370,6 +370,35 @@ def test_cancelling_while_the_directory_is_opened(tmp_path, simulator):
     assert batchrun.run(_rows(), **options).ok == ROWS
 
 
+@pytest.mark.parametrize("when", ["opening", "sending"])
+def test_a_loop_that_ends_leaves_the_directory_free(simulator, tmp_path, cli, until, when):
+    """A program that ends its loop without waiting for the run loses nothing that was durable, and
+    the same call goes on in the same process.
+    """
+    endpoint = simulator(latency=FixedLatency(0.02))
+    options = {"output": tmp_path / "run", "model": "m", "base_url": endpoint.base_url}
+    going, reading = threading.Event(), threading.Event()
+
+    def rows():
+        reading.set()
+        going.wait(10)
+        yield from _rows(200)
+
+    async def play():
+        task = asyncio.create_task(batchrun.arun(rows(), concurrency=2, **options))
+        await asyncio.to_thread(reading.wait, 10)
+        if when == "sending":
+            going.set()
+            await asyncio.to_thread(until, lambda: endpoint.stats()["requests_total"] >= 20)
+        threading.Timer(0.2, going.set).start()
+        return task
+
+    assert asyncio.run(play()).cancelled()
+    assert batchrun.run(_rows(200), **options).ok == 200
+    assert endpoint.stats()["requests_total"] <= 200 + 2
+    cli.verified(tmp_path / "run")
+
+
 CTRL_C = """
 import sys, batchrun
 rows = [{"messages": [{"role": "user", "content": str(n)}]} for n in range(2000)]
