@@ -1,10 +1,63 @@
 """batchrun: chat completions over a data set, with every answer accounted for.
 
-The command ``batchrun`` is the way in; see README.md. Importing the package is cheap: nothing
-heavier than the error tree is loaded until a run starts.
+The command ``batchrun`` and the functions ``run``, ``arun`` and ``stream`` do the same; see
+README.md and docs/python.md. Importing the package is cheap: nothing heavier than the error tree is
+loaded until one of the functions is asked for.
 """
 
-from batchrun.errors import BatchrunError
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchrun.errors import (
+    BatchrunError,
+    DamagedError,
+    InputError,
+    InputLostError,
+    RunChangedError,
+    RunLockedError,
+    RunStoppedError,
+    StorageError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from batchrun.api import Options, RowOutcome, Summary, arun, run, stream
 
 __version__ = "0.1.0"
-__all__ = ["BatchrunError", "__version__"]
+__all__ = [
+    "BatchrunError",
+    "DamagedError",
+    "InputError",
+    "InputLostError",
+    "Options",
+    "RowOutcome",
+    "RunChangedError",
+    "RunLockedError",
+    "RunStoppedError",
+    "StorageError",
+    "Summary",
+    "UsageError",
+    "__version__",
+    "arun",
+    "run",
+    "stream",
+]
+_LATE = frozenset({"Options", "RowOutcome", "Summary", "arun", "run", "stream"})
+
+
+if not TYPE_CHECKING:  # a type checker sees the names above, and no others
+
+    def __getattr__(name: str) -> Any:
+        """Load the functions when they are asked for."""
+        if name not in _LATE:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        from batchrun import api
+
+        return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """All public names, the late ones too."""
+    return sorted({*globals(), *__all__})

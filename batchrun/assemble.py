@@ -1,6 +1,7 @@
 """Settings become a wired engine: the only module that names concrete adapters.
 
-``run`` is one session: open the directory, wire, go, publish, sum up.
+One session: open the directory, wire, go, publish, sum up. ``run`` has a loop of its own and minds
+signals; ``session`` is the same as a coroutine of the caller's loop.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,14 +21,16 @@ from typing import Any
 
 from batchrun import __version__
 from batchrun.adapters import files, parts, rundir
+from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
+from batchrun.adapters.configuration import key_of, organisation
 from batchrun.adapters.journal import JournalWriter
 from batchrun.adapters.rundir import RunDirectory
+from batchrun.adapters.signals import on_signals
+from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.core import body, redact, summary
 from batchrun.core.duplicates import Duplicates
-from batchrun.core.setting_table import DEFAULT_BASE_URL
-from batchrun.core.setting_values import parse_key
 from batchrun.core.settings import Settings
 from batchrun.core.urls import chat_completions_url
 from batchrun.engine.attempt import AttemptLoop, Policy
@@ -36,17 +38,16 @@ from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor, Snapshot
+from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
-from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError, UsageError
-from batchrun.ports import Observer, Transport
+from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
+from batchrun.ports import Journal, Observer, Source, Transport
 from batchrun.records import Request, Row
 
 SAMPLE_S = 0.5
 FLIGHT_SLOTS = 512
 """Slots of the flight log to begin with; it grows."""
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +62,6 @@ class Result:
     duplicate_id: str | None = None
 
 
-class LoopClock:
-    """``ports.Clock`` by the running event loop and the system's wall clock."""
-
-    def __init__(self) -> None:
-        self.now_s = asyncio.get_running_loop().time
-        self.sleep = asyncio.sleep
-
-    @staticmethod
-    def wall_us() -> int:
-        """See ``ports.Clock``."""
-        return time.time_ns() // 1000
-
-
-def key_of(settings: Settings, environment: Mapping[str, str]) -> str | None:
-    """The endpoint's key. Raises ``UsageError`` where the default endpoint has none."""
-    variable = settings.endpoint.api_key_env
-    key = parse_key(environment.get(variable, ""), variable=variable)
-    given = {name.lower() for name in settings.endpoint.headers}
-    if key is None and settings.endpoint.base_url == DEFAULT_BASE_URL and not given:
-        message = (
-            f"no key: set {variable} (or name another variable with --api-key-env), "
-            "or name another endpoint with --base-url"
-        )
-        raise UsageError(message)
-    return key
-
-
 def run(
     settings: Settings,
     environment: Mapping[str, str],
@@ -100,44 +74,80 @@ def run(
 
     Raises ``BatchrunError`` as described by its subclasses.
     """
+    with _opened(settings, environment, None, changes, observers, say) as opened:
+        if isinstance(opened, Result):
+            return opened
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(opened.go(StopSwitch(), signals=True))
+
+
+async def session(
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    find: Callable[[], Input] | None,
+    changes: Changes,
+    switch: StopSwitch,
+    say: Callable[[str], None],
+    outbox: Outbox | None = None,
+) -> Result:
+    """Run one session in the running loop; no signal is handled.
+
+    ``find`` opens the input, where ``settings.files`` only names it. Whoever wants it to end early
+    throws ``switch``; cancelling leaves at once, without publishing what is in the journal.
+    ``outbox`` gets every outcome once it is durable.
+    """
+    opening = contextlib.ExitStack()
+    entering = asyncio.ensure_future(
+        asyncio.to_thread(
+            opening.enter_context, _opened(settings, environment, find, changes, (), say)
+        )
+    )
+    try:
+        opened = await asyncio.shield(entering)
+        if isinstance(opened, Result):
+            return opened
+        return await opened.go(switch, outbox=outbox)
+    finally:
+        # Cancelled while the directory is being opened: the lock must not stay behind.
+        await asyncio.wait((entering,))
+        entering.exception()  # it was raised above, unless this was cancelled
+        opening.close()
+
+
+@contextlib.contextmanager
+def _opened(
+    settings: Settings,
+    environment: Mapping[str, str],
+    find: Callable[[], Input] | None,
+    changes: Changes,
+    observers: Sequence[Observer],
+    say: Callable[[str], None],
+) -> Iterator[_Session | Result]:
+    """The run directory opened for a session; a result where there is nothing left to do."""
     url = chat_completions_url(settings.endpoint.base_url)
     key = key_of(settings, environment)
     build = partial(body.build, defaults=settings.defaults(), body_bytes_max=body.BODY_BYTES_MAX)
-    opened = rundir.open_run(settings, changes, build, say=say)
+    given = find() if find else None
+    opened = rundir.open_run(settings, changes, build, given, say=say)
     try:
+        found = None
         if _is_finished(opened) and not changes.repair:
             found = rundir.summary_of(opened.folder)
-            if found is not None and summary.in_step(found, opened.totals()):
-                if changes.resend_changed and settings.limit is None:
-                    opened.all_resent()
-                return Result(found, None, None, 0, sent_nothing=True)
-        session = _Session(settings, opened, changes, build, observers, say)
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            return runner.run(session.go(url, key, environment))
+        if found is not None and summary.in_step(found, opened.totals()):
+            if changes.resend_changed and settings.limit is None:
+                opened.all_resent()
+            yield Result(found, None, None, 0, sent_nothing=True)
+        else:
+            yield _Session(
+                settings, opened, changes, build, (url, key, environment), observers, say
+            )
     finally:
         opened.close()
 
 
-def _organisation(environment: Mapping[str, str]) -> dict[str, str]:
-    """OpenAI's headers that say on whose account requests run."""
-    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-    return {
-        header: environment[variable]
-        for header, variable in named.items()
-        if environment.get(variable)
-    }
-
-
 def _is_finished(opened: RunDirectory) -> bool:
     return not opened.spans and not opened.touched
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 class _Session:
@@ -149,9 +159,11 @@ class _Session:
         opened: RunDirectory,
         changes: Changes,
         build: Callable[[Row], Request],
+        endpoint: tuple[str, str | None, Mapping[str, str]],
         observers: Sequence[Observer],
         say: Callable[[str], None],
     ) -> None:
+        self._url, self._key, self._environment = endpoint
         self._say = say
         self._settings = settings
         self._opened = opened
@@ -164,14 +176,18 @@ class _Session:
         self._ended = threading.Event()
         self._started_s = time.monotonic()
 
-    async def go(self, url: str, key: str | None, environment: Mapping[str, str]) -> Result:
+    async def go(
+        self, switch: StopSwitch, *, signals: bool = False, outbox: Outbox | None = None
+    ) -> Result:
         """Wire the engine, run it, sum up."""
         from batchrun.adapters.http import HttpTransport
 
         settings, opened = self._settings, self._opened
         endpoint = settings.endpoint
-        switch, clock = StopSwitch(), LoopClock()
-        _on_signals(switch, self._say)
+        key, url, environment = self._key, self._url, self._environment
+        clock = LoopClock()
+        if signals:
+            on_signals(switch, self._say)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
         gate = EndpointGate(
@@ -187,7 +203,7 @@ class _Session:
             async with HttpTransport(
                 url,
                 key=key,
-                headers=_organisation(environment) | dict(endpoint.headers),
+                headers=organisation(environment) | dict(endpoint.headers),
                 redactor=redact.Redactor(redact.secrets_of(key, endpoint.headers, url)),
                 concurrency=endpoint.concurrency,
                 timeout_s=settings.timeout_s,
@@ -195,7 +211,7 @@ class _Session:
                 body_bytes_max=settings.max_response_bytes,
                 environment=environment,
             ) as transport:
-                engine = self._engine(transport, gate, journal, sealer, clock, switch)
+                engine = self._engine(transport, gate, journal, sealer, clock, switch, outbox)
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
                 watching = asyncio.create_task(self._watch(monitor))
                 fault: BatchrunError | None = None
@@ -206,15 +222,16 @@ class _Session:
                 finally:
                     watching.cancel()
             await journal.close()
-            sealer.close()
             if isinstance(fault, StorageError):
                 raise fault
             rows_input = await counting
-            if rows_input is None:  # a pipe tells at its end
+            if rows_input is None:  # rows that come once are counted at their end
                 rows_input = self._count_input(lambda: True)
             return self._sum_up(switch.reason, rows_input, fault)
         finally:
             self._ended.set()
+            await journal.close()
+            sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
 
     def _engine(
@@ -225,11 +242,16 @@ class _Session:
         sealer: parts.Sealer,
         clock: LoopClock,
         switch: StopSwitch,
+        outbox: Outbox | None,
     ) -> Engine:
         settings, opened, endpoint = self._settings, self._opened, self._settings.endpoint
         room = Room(endpoint.concurrency)
+        source: Source = ReadAhead(opened.reader, limit=settings.limit)
+        entries: Journal = journal
+        if outbox is not None:
+            source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
         return Engine(
-            source=ReadAhead(opened.reader, limit=settings.limit),
+            source=source,
             loop=AttemptLoop(
                 transport=transport,
                 gate=gate,
@@ -246,7 +268,7 @@ class _Session:
                     endpoint.name,
                 ),
             ),
-            journal=journal,
+            journal=entries,
             publisher=sealer,
             prepare=self._prepare,
             clock=clock,
@@ -371,18 +393,3 @@ class _Session:
             sent_nothing=False,
             duplicate_id=self._duplicates.first,
         )
-
-
-def _on_signals(switch: StopSwitch, say: Callable[[str], None]) -> None:
-    """The first signal stops the dispatch, a second one does not wait for what is in flight."""
-    loop = asyncio.get_running_loop()
-
-    def stop(number: signal.Signals) -> None:
-        if switch.stopping:
-            say(f"{number.name}: stopping at once")
-        else:
-            say(f"{number.name}: requests in flight may finish; once more stops at once")
-        switch.stop(Stop(number.name, f"stopped by {number.name}", 128 + number))
-
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stop, number)

@@ -70,6 +70,19 @@ class StorageError(BatchrunError):
     """A write failed (disk full, no permission). Everything committed before it is intact."""
 
 
+class RunStoppedError(BatchrunError):
+    """A guard stopped the run with rows left pending; the same call goes on with them.
+
+    Raised by ``batchrun.stream``, whose outcomes end there. ``by`` is the guard.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, by: str) -> None:
+        super().__init__(message)
+        self.by = by
+
+
 class RowError(BatchrunError):
     """One input row cannot become a request; it turns into an ``invalid_row`` outcome."""
 

@@ -20,8 +20,9 @@ if str(ROOT) not in sys.path:
 import click  # noqa: E402 - the checkout's package comes first
 import pyarrow as pa  # noqa: E402
 
-from batchrun import assemble, errors  # noqa: E402
+from batchrun import errors  # noqa: E402
 from batchrun.adapters import arrow  # noqa: E402
+from batchrun.adapters.signals import SIGNALS  # noqa: E402
 from batchrun.adapters.sources import finding  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core import parameters, summary  # noqa: E402
@@ -29,6 +30,7 @@ from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.core.verdict import RULES, Action  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
+from batchrun.views import export, validate  # noqa: E402
 from batchrun.views.verify import Report  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -178,6 +180,28 @@ VERIFY = {
     "notes": "What could not be checked, and why.",
     "problems": "What does not hold, a sentence each.",
 }
+EXPORT = {
+    "rows": "Rows written.",
+    "ok": "Of those, rows with a completion.",
+    "error": "Of those, rows that failed.",
+    "pending": "Rows without an outcome, or not published yet. Null where it is not known.",
+    "live": "Whether the run goes on.",
+}
+VALIDATE = {
+    "ok": "Whether every row can be sent.",
+    "rows": "Rows looked at.",
+    "bad": "Rows that cannot be sent.",
+    "reasons": "Bad rows by reason; what differs from row to row is left out of it.",
+    "problems": (
+        "The first 20 bad rows: `row`, `file`, `line` (from 1; in Parquet the row in its file, "
+        "from 0), `reason`, `remedy`."
+    ),
+    "duplicate_ids": (
+        "`ids` that come more than once, the `rows` they come in, and the `first` 20 of them with "
+        "the rows where they came first and second. Exact, however many rows there are."
+    ),
+    "warnings": "What makes no row bad: repeated ids, rows of different kinds.",
+}
 ERROR_CLASSES = {
     "invalid_row": "The input row cannot become a request. It is never sent.",
     "invalid_request": "The server refuses the request as malformed.",
@@ -219,8 +243,11 @@ FAULTS = {
     "too_large": "reply too large",
 }
 EXIT_CODES = {
-    0: "Every row is `ok`. For `verify`: all of it holds.",
-    1: "Finished, and some rows are `error` rows. For `verify`: something does not hold.",
+    0: "Every row is `ok`. For `verify`: all of it holds. For `validate`: every row can be sent.",
+    1: (
+        "Finished, and some rows are `error` rows. For `verify`: something does not hold. For "
+        "`validate`: a row is bad."
+    ),
     2: (
         "A flag, the configuration, the input or the run directory is not in order; or another "
         "process works on the directory. Nothing was sent."
@@ -558,6 +585,15 @@ def json_files() -> Iterator[str]:
     yield ""
     found = described("verify --json", Report("").as_dict(), VERIFY)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Keys of `validate --json`"
+    yield ""
+    found = described("validate --json", validate.Report().as_dict(), VALIDATE)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Keys of `export --json`"
+    yield ""
+    keys = export.Exported(0, 0, 0, 0, live=False).as_dict()
+    found = described("export --json", keys, EXPORT)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
 
 
 def verdicts() -> Iterator[str]:
@@ -623,7 +659,7 @@ def exit_codes() -> Iterator[str]:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.BatchrunError)
     }
-    known |= FIXED_CODES | {128 + number for number in assemble.SIGNALS}
+    known |= FIXED_CODES | {128 + number for number in SIGNALS}
     rows = described("exit codes", sorted(known), EXIT_CODES)
     yield from table(("code", "meaning"), [(number, text) for number, text in rows])
 

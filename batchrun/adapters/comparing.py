@@ -126,8 +126,7 @@ class Comparison:
         states = self._journal.shards()
         if states and self._given.pipe is None:
             self._say(
-                f"the input files changed on disk; comparing {len(states):,} shards with what "
-                "was read"
+                f"the input may have changed; comparing {len(states):,} shards with what was read"
             )
         reader = self._reader()
         changed_columns = self._changed_columns(reader)
@@ -246,9 +245,9 @@ def _reread(
     ends = {state.shard: state.shard * shard_rows + state.rows_read for state in states}
     found: dict[int, tuple[int, bytes, Position]] = {}
     if states:
-        blocks = reader.blocks(
-            [Span(0, None, Position())], limit=max(ends.values()), breaks=set(ends.values())
-        )
+        everything = Span(0, max(ends), Position())
+        borders = set(ends.values())
+        blocks = reader.blocks([everything], limit=max(borders), breaks=borders)
         for block in blocks:
             if block.first_row < ends.get(block.shard, 0):
                 found[block.shard] = (block.rows_read, block.digest, block.end)

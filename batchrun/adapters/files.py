@@ -24,6 +24,7 @@ from batchrun.errors import RunLockedError
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
+SHARED_FILE = 0o666
 TEMPORARY = ".tmp"
 
 
@@ -43,15 +44,18 @@ def reached(name: str) -> None:
 class Draft:
     """A file being written aside. It counts bytes and digests them as they pass.
 
-    Usable as the sink of a Parquet writer. ``publish`` gives it its name; leaving it unpublished
-    leaves a ``*.tmp`` file that the next start removes.
+    Usable as the sink of a Parquet writer. ``rename`` gives it its name; leaving it without one
+    leaves a ``*.tmp`` file that the next start removes. ``foreign`` is for files outside a run
+    directory: nobody's ``*.tmp`` is overwritten, and the file's mode is what the umask says.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, foreign: bool = False) -> None:
         self.path = path
-        self._aside = path.with_name(path.name + TEMPORARY)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        self._file: IO[bytes] = os.fdopen(os.open(self._aside, flags, PRIVATE_FILE), "wb", 2**18)
+        name = f".{path.name}.{os.getpid()}" if foreign else path.name
+        self._aside = path.with_name(name + TEMPORARY)
+        flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if foreign else os.O_TRUNC)
+        mode = SHARED_FILE if foreign else PRIVATE_FILE
+        self._file: IO[bytes] = os.fdopen(os.open(self._aside, flags, mode), "wb", 2**18)
         self._sha256 = hashlib.sha256()
         self.size = 0
         self.closed = False

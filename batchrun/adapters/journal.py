@@ -324,7 +324,7 @@ class JournalWriter:
         self._flight.note(row, attempt, endpoint, started_at_us)
 
     async def close(self) -> None:
-        """Make durable what was appended and stop the thread."""
+        """Make durable what was appended and stop the thread. Closing twice is harmless."""
         self._closing = True
         self._wake.set()
         await asyncio.to_thread(self._thread.join)

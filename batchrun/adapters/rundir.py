@@ -86,15 +86,21 @@ class RunDirectory:
 
 
 def open_run(
-    settings: Settings, changes: Changes, build: Build, *, say: Callable[[str], None]
+    settings: Settings,
+    changes: Changes,
+    build: Build,
+    given: Input | None = None,
+    *,
+    say: Callable[[str], None],
 ) -> RunDirectory:
     """Open or make the run directory of these settings.
 
-    ``build`` makes a row's request as the engine will; ``say`` is told of what takes time, is sent
-    again or was repaired. Raises ``RunLockedError``, ``RunChangedError``, ``DamagedError``,
-    ``InputError`` or ``UsageError``; then nothing was sent and nothing was touched.
+    ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
+    files of the settings; ``say`` is told of what takes time, is sent again or was repaired.
+    Raises ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or
+    ``UsageError``; then nothing was sent and nothing was touched.
     """
-    given = _input(settings, changes)
+    given = given or _input(settings, changes)
     folder, checkpoint = Path(settings.dir), Path(settings.checkpoint)
     lock = _locked(folder, checkpoint)
     journal: Journal | None = None

@@ -10,8 +10,10 @@ from batchrun import __version__
 
 COMMANDS = {
     "run": "Run chat completions over a data set; run it again to resume.",
+    "validate": "Look at every row without sending any.",
     "status": "Show the progress of a live or ended run.",
     "verify": "Prove that every row of a run is accounted for.",
+    "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
 

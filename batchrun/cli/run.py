@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchrun.adapters.configuration import read_config, read_environment
 from batchrun.cli.console import exit_codes, put_json, say
 from batchrun.core import setting_table, setting_values
 from batchrun.core import settings as config
-from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
     from batchrun.core.changes import Changes
     from batchrun.ports import Observer
 
-DOTENV = ".env"
 _SHORT = {"output.dir": "-o"}
 _TYPES: dict[str, click.ParamType[Any]] = {"int": click.INT, "number": click.FLOAT}
 _REPEATED = ("object", "names", "headers")
 _NOT_REPEATED = ("--restart", "--keep-done", "--retry-failed", "--retry-class", "--repair")
 
 
-def _setting_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A flag for every setting that has one."""
-    for setting in reversed(setting_table.TABLE):
+def setting_flags(
+    function: Callable[..., Any],
+    settings: Sequence[setting_table.Setting] = setting_table.TABLE,
+) -> Callable[..., Any]:
+    """A flag for every one of the settings that has one."""
+    for setting in reversed(settings):
         if setting.flag is None:
             continue
         names = [setting.flag, setting.name.replace(".", "__")]
@@ -59,7 +59,7 @@ def _help(setting: setting_table.Setting) -> str:
 @click.option(
     "-c", "--config", "config_file", metavar="FILE", help="A TOML file with the settings."
 )
-@_setting_flags
+@setting_flags
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows, in this run.")
 @click.option(
     "--keep-done",
@@ -100,10 +100,10 @@ def command(
 
     Run the same command again to resume: rows that are done are not sent again.
     """
-    with exit_codes(as_json=as_json), _interrupts():
+    with exit_codes(as_json=as_json), interrupts():
         changes = _changes(flags)
-        environment = _environment()
-        settings, warnings = _settings(inputs, config_file, flags, environment, limit)
+        environment = read_environment()
+        settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
         tell: Callable[[str], None] = (lambda _: None) if quiet else say
         for warning in warnings:
             tell(f"warning: {warning}")
@@ -204,7 +204,7 @@ def _progress(tell: Callable[[str], None]) -> Iterator[Observer]:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[None]:
+def interrupts() -> Iterator[None]:
     """Ctrl-C before the engine listens for it."""
     try:
         yield
@@ -213,21 +213,7 @@ def _interrupts() -> Iterator[None]:
         sys.exit(130)
 
 
-def _environment() -> dict[str, str]:
-    """The environment over ``.env`` in the working directory. Empty counts as unset."""
-    merged: dict[str, str] = {}
-    if Path(DOTENV).is_file():
-        from dotenv import dotenv_values
-
-        try:
-            merged = {k: v for k, v in dotenv_values(DOTENV).items() if v}
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"{DOTENV} cannot be read: {error}"
-            raise UsageError(message) from None
-    return merged | {k: v for k, v in os.environ.items() if v}
-
-
-def _settings(
+def settings_of(
     inputs: Sequence[str],
     config_file: str | None,
     flags: Mapping[str, Any],
@@ -235,49 +221,27 @@ def _settings(
     limit: int | None,
 ) -> tuple[config.Settings, list[str]]:
     """Lay the sources over each other: flag, environment, file."""
-    raw: config.Raw = {}
-    if config_file is not None:
-        try:
-            text = Path(config_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"{config_file}: {getattr(error, 'strerror', None) or error}"
-            raise UsageError(message) from None
-        raw = config.from_toml(text, path=config_file)
-    from_environment, warnings = config.from_environment(environment)
-    given = {
-        name.replace("__", "."): value
-        for name, value in flags.items()
-        if value is not None and value != ()
-    }
-    if raw.get("endpoint.base_url") is None and raw.get("endpoint.provider") is not None:
-        # A provider chosen in the file brings its own URL; the variable speaks of another.
-        from_environment = {}
-    raw |= from_environment
-    if "endpoint.base_url" in given:
-        if "endpoint.provider" in given:
-            message = "--provider and --base-url name two endpoints; give one of them"
-            raise UsageError(message)
-        if raw.get("endpoint.provider") in setting_table.PROVIDERS:
-            del raw["endpoint.provider"]
-    raw |= {name: _flag_value(name, value, raw) for name, value in given.items()}
+    raw = {} if config_file is None else read_config(config_file)
+    given = {}
+    for name, value in flags.items():
+        if value is not None and value != ():
+            setting = name.replace("__", ".")
+            given[setting] = _flag_value(setting, value)
     if inputs:
-        raw["input.files"] = list(inputs)
+        given["input.files"] = list(inputs)
+    raw, warnings = config.lay_over(raw, environment, given)
     return config.resolve(raw, limit=limit), warnings
 
 
-def _flag_value(name: str, value: Any, raw: config.Raw) -> Any:
+def _flag_value(name: str, value: Any) -> Any:
     """A flag's text as the config file would have it."""
     match setting_table.BY_NAME[name].kind:
         case "object":
-            before = raw.get(name)
-            base = before if isinstance(before, dict) else {}
-            return base | dict(setting_values.parse_param(text) for text in value)
+            return dict(setting_values.parse_param(text) for text in value)
         case "names":
             return list(value)
         case "headers":
-            before = raw.get(name)
-            base = before if isinstance(before, dict) else {}
-            return base | dict(setting_values.parse_header(text) for text in value)
+            return dict(setting_values.parse_header(text) for text in value)
         case "concurrency" if value.isdecimal():
             return int(value)
         case _:

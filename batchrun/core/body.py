@@ -131,6 +131,13 @@ def _custom_id(fields: JsonObject) -> str | None:
     return name if name is None or isinstance(name, str) else _encode(name).decode()
 
 
+def kind_of(fields: JsonObject) -> str:
+    """Which kind of row these fields are: ``batch line``, ``chat body`` or ``data row``."""
+    if _is_batch_line(fields):
+        return "batch line"
+    return "chat body" if "messages" in fields else "data row"
+
+
 def _is_batch_line(fields: JsonObject) -> bool:
     return "body" in fields and "messages" not in fields
 

@@ -19,6 +19,7 @@ from batchrun.core.setting_table import (
     AUTO_CONCURRENCY,
     BY_NAME,
     DEFAULT_BASE_URL,
+    PROVIDERS,
     SECTIONS,
     TABLE,
     Setting,
@@ -200,6 +201,31 @@ def from_environment(environment: Mapping[str, str]) -> tuple[Raw, list[str]]:
         warnings.append("OPENAI_BASE_URL and OPENAI_API_BASE differ; OPENAI_BASE_URL is used")
     chosen = url or legacy
     return ({"endpoint.base_url": chosen} if chosen else {}), warnings
+
+
+def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw, list[str]]:
+    """What is given wins over the environment, which wins over the file; and warnings about it.
+
+    Tables (parameters, headers) are added to those of the file, key by key. Raises ``UsageError``
+    where ``given`` names two endpoints.
+    """
+    surroundings, warnings = from_environment(environment)
+    raw = dict(file)
+    if raw.get("endpoint.base_url") is None and raw.get("endpoint.provider") is not None:
+        # A provider chosen in the file brings its own URL; the variable speaks of another.
+        surroundings = {}
+    raw |= surroundings
+    if "endpoint.base_url" in given:
+        if "endpoint.provider" in given:
+            message = "--provider and --base-url name two endpoints; give one of them"
+            raise UsageError(message)
+        if raw.get("endpoint.provider") in PROVIDERS:
+            del raw["endpoint.provider"]
+    for name, value in given.items():
+        before = raw.get(name)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        raw[name] = before | value if both else value
+    return raw, warnings
 
 
 def resolve(raw: Raw, *, limit: int | None = None) -> Settings:

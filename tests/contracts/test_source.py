@@ -13,9 +13,10 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import dataset
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources import finding, opening, parquet, storage
+from batchrun.adapters.sources import finding, memory, opening, parquet, storage
 from batchrun.adapters.sources import rows as text_rows
 from batchrun.adapters.sources.onepass import OnePassReader
 from batchrun.adapters.sources.readahead import ReadAhead
@@ -653,6 +654,123 @@ class TestPipe(SourceContract):
         source = self.source(folder)
         source._marks = {900: b"not the digest"}
         return source
+
+
+def _given(rows, limit, like=None):
+    """The real source over rows in memory, with all columns carried that are in them, or in rows
+    ``like`` them.
+    """
+    given = memory.find(rows, "auto")
+    sample = given if like is None else memory.find(like, "auto")
+    schema = sample.reader(None, SHARD_ROWS).schema()
+    carry = opening.choose(schema, "all", with_extra=given.has_extra)
+    return ReadAhead(given.reader(carry, SHARD_ROWS), limit=limit)
+
+
+def _dicts():
+    for n in range(ROWS):
+        if n in BAD:
+            yield {"custom_id": f"id-{n}", "ticket": n}
+        else:
+            yield {"custom_id": f"id-{n}", **_body(n), "ticket": n}
+
+
+def _table():
+    return pa.table(
+        {
+            "custom_id": [None if n in BAD else f"id-{n}" for n in range(ROWS)],
+            "messages": [
+                "[{" if n in BAD else json.dumps(_body(n)["messages"]) for n in range(ROWS)
+            ],
+            "model": ["m"] * ROWS,
+            "ticket": pa.array(range(ROWS), pa.int16()),
+        }
+    )
+
+
+class TestDicts(SourceContract):
+    """A list of dicts."""
+
+    def source(self, folder, limit=None):  # noqa: ARG002 - it needs no folder
+        """The real one over a list."""
+        return _given(list(_dicts()), limit)
+
+    def lose(self, folder):  # noqa: ARG002 - it needs no folder
+        """A program that fails while it makes the rows."""
+
+        def rows():
+            for n, row in enumerate(_dicts()):
+                if n == 900:
+                    message = "no more rows"
+                    raise RuntimeError(message)
+                yield row
+
+        return _given(rows(), None, like=list(_dicts()))
+
+
+class TestTable(SourceContract):
+    """An Arrow table in chunks that fit neither shards nor blocks."""
+
+    def source(self, folder, limit=None):  # noqa: ARG002 - it needs no folder
+        """The real one over a table."""
+        return _given(pa.concat_tables([_table().slice(0, 641), _table().slice(641)]), limit)
+
+    def lose(self, folder):  # noqa: ARG002 - it needs no folder
+        """A stream that breaks."""
+
+        def batches():
+            for place in range(0, ROWS, 300):
+                if place == 900:
+                    message = "no more rows"
+                    raise RuntimeError(message)
+                yield from _table().slice(place, 300).to_batches()
+
+        return _given(pa.RecordBatchReader.from_batches(_table().schema, batches()), None)
+
+
+class TestDataset(TestTable):
+    """A data set on the disk."""
+
+    def source(self, folder, limit=None):
+        """The real one over a data set."""
+        pq.write_table(_table(), folder / "rows.parquet", row_group_size=600)
+        return _given(dataset.dataset(folder / "rows.parquet"), limit)
+
+
+@pytest.mark.parametrize(
+    ("once", "often"),
+    [
+        (_dicts, lambda: list(_dicts())),
+        (lambda: pa.RecordBatchReader.from_batches(_table().schema, _table().to_batches()), _table),
+    ],
+    ids=["dicts", "Arrow"],
+)
+def test_rows_that_come_once_are_compared_and_read(once, often):
+    """What an earlier session read is read again to be compared; then the rest is read, and the
+    blocks are those of rows that can be read at will.
+    """
+    expected = _read(_given(often(), None))
+    ends = {block.shard: block for block in expected}
+    source = _given(once(), None)
+    reader = source._reader
+    assert reader.count(lambda: False) in (None, ROWS)
+    position = Position()
+    for shard in range(7):
+        *_, last = reader.blocks([Span(shard, shard, position)], limit=(shard + 1) * SHARD_ROWS)
+        assert last.digest == ends[shard].digest
+        position = last.end
+    rest = _read(source, [Span(2, 4, ends[1].end), Span(6, None, ends[5].end)])
+    wanted = [block for block in expected if block.shard in (2, 3, 4) or block.shard >= 6]
+    assert _names(_rows(rest)) == _names(_rows(wanted))
+    assert {b.shard: b.digest for b in rest} == {b.shard: b.digest for b in wanted}
+    assert reader.count(lambda: False) == ROWS
+
+
+def test_rows_that_come_slowly_are_handed_on(monkeypatch):
+    """A row does not wait for its block to fill up when the next one takes its time."""
+    monkeypatch.setattr(memory, "FLUSH_S", 0.0)
+    blocks = _read(_given(list(_dicts())[:10], None))
+    assert [len(block.rows) for block in blocks] == [1] * 10
 
 
 def test_the_reader_stays_a_few_blocks_ahead(tmp_path):

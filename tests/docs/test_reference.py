@@ -9,8 +9,8 @@ import click
 import pyarrow as pa
 import pytest
 
-from batchrun import assemble
 from batchrun.adapters import arrow
+from batchrun.adapters.signals import SIGNALS
 from batchrun.cli.main import COMMANDS, main
 from batchrun.core.setting_table import TABLE
 from batchrun.core.verdict import RULES
@@ -91,7 +91,7 @@ def test_every_error_class_is_documented(text):
 def test_every_exit_code_is_documented(text):
     """Those of the error tree, of a finished run, of a guard and of every signal."""
     found = {int(n) for n in re.findall(r"^\| (\d+) \|", chapter(text, "Exit codes"), re.MULTILINE)}
-    assert found == {0, 1, 2, 3, 5} | {128 + number for number in assemble.SIGNALS}
+    assert found == {0, 1, 2, 3, 5} | {128 + number for number in SIGNALS}
 
 
 def test_every_environment_variable_is_documented(text):

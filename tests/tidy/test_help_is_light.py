@@ -23,7 +23,11 @@ print(json.dumps(sorted(set(json.loads(sys.argv[2])) & set(sys.modules))))
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["validate", "--help"], ["export", "--help"]],
+    ids=" ".join,
+)
 def test_help_loads_no_heavy_library(arguments):
     """`--help` answers without loading Arrow, the HTTP client, an event loop or the display."""
     done = subprocess.run(
@@ -61,3 +65,28 @@ def test_a_run_loads_neither_numpy_nor_pandas(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+IMPORT = """
+import json, sys
+import batchrun
+assert {"run", "arun", "stream", "Summary"} <= set(dir(batchrun))
+print(json.dumps(sorted(set(json.loads(sys.argv[1])) & set(sys.modules))))
+assert callable(batchrun.run) and "pyarrow" in sys.modules and "pandas" not in sys.modules
+"""
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    """`import batchrun` costs next to nothing; its functions are loaded when they are asked for,
+    and without the data frame libraries that they can take.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, json.dumps(HEAVY)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []

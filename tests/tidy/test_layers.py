@@ -19,9 +19,10 @@ LAYERS = {
     "engine": 2,
     "adapters": 3,
     "assemble": 4,
-    "api": 4,
-    "": 4,  # batchrun/__init__.py offers the api
+    "report": 4,
     "views": 5,
+    "api": 6,
+    "": 6,  # batchrun/__init__.py offers the api
     "cli": 6,
     "scale": 6,
     "simulator": 6,

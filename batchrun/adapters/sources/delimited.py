@@ -240,7 +240,7 @@ class CsvReader(TextReader):
             source.close()
         return rows
 
-    def _records(self, start: Position) -> Iterator[Line | None]:
+    def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:  # noqa: ARG002 - files can be read again
         for index in range(start.file, len(self._files)):
             here = start if index == start.file else Position(index)
             found = records(self._lines(self._source, index, here), self._delimiter)

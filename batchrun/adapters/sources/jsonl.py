@@ -76,7 +76,7 @@ class JsonlReader(TextReader):
             source.close()
         return rows
 
-    def _records(self, start: Position) -> Iterator[Line | None]:
+    def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:  # noqa: ARG002 - files can be read again
         for index in range(start.file, len(self._files)):
             here = start if index == start.file else Position(index)
             yield from lines.split(

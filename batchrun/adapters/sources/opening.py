@@ -97,16 +97,20 @@ Splitter = Callable[[JsonObject], Split]
 
 def needs_of(splitter: Splitter) -> frozenset[str]:
     """The columns that have to be among the fields, whether they are sent, carried or neither."""
-    return splitter.needs if isinstance(splitter, Shaper) else frozenset()
+    needs: frozenset[str] = getattr(splitter, "needs", frozenset())
+    return needs
 
 
 def sent_columns(names: Sequence[str], splitter: Splitter) -> frozenset[str]:
     """Which columns of a table are told apart as parameters; every other one is data."""
-    data = frozenset[str]()
-    if isinstance(splitter, Shaper) and "messages" not in names:
-        # Rows that may bring messages have their parameters where they are expected.
-        data = splitter.data
-    return cells.sent_columns(names, data)
+    # Rows that may bring messages have their parameters where they are expected.
+    data: frozenset[str] = getattr(splitter, "data", frozenset())
+    return cells.sent_columns(names, () if "messages" in names else data)
+
+
+def schema_splitter(splitter: Splitter) -> Splitter:
+    """A splitter for finding out what is carried: no template is rendered, no file read."""
+    return splitter.apart if isinstance(splitter, Shaper) else splitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,7 @@ class Input:
 
             return ParquetReader(self.stamps, carry, shard_rows, self.splitter)
         source: ByteSource = self.pipe or FileBytes(self.stamps)
-        splitter = self.splitter
-        if carry is None and isinstance(splitter, Shaper):
-            # What is carried is known without rendering a template or reading a file.
-            splitter = splitter.apart
+        splitter = schema_splitter(self.splitter) if carry is None else self.splitter
         if self.kind == "jsonl":
             from batchrun.adapters.sources.jsonl import JsonlReader
 

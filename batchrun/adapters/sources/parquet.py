@@ -45,7 +45,7 @@ class ParquetReader:
         self._carry = carry
         self._shard_rows = shard_rows
         self.split = splitter
-        schemas, self._rows = _footers(files)
+        schemas, self._rows = self._known()
         names = dict.fromkeys(name for schema in schemas for name in schema.names)
         self._sent = sent_columns(tuple(names), splitter)
         self._schema = _unified(files, schemas, self._sent)
@@ -53,6 +53,10 @@ class ParquetReader:
         self._shown = needs_of(splitter) & set(self._schema.names)
         self._read = self._sent | self._shown | set(carry.names if carry else ())
         self._parameters = {f.name: f for schema in schemas for f in schema if f.name in self._sent}
+
+    def _known(self) -> tuple[list[pa.Schema], list[int]]:
+        """The schemas of the files, and their numbers of rows."""
+        return _footers(self._files)
 
     def schema(self) -> pa.Schema:
         """The columns that can be carried, with their types."""
@@ -84,7 +88,7 @@ class ParquetReader:
         if limit is not None:
             last = limit if last is None else min(last, limit)
         digest = _Digest()
-        for batch, start in self._batches(span.start):
+        for batch, start in self._batches(span.start, final=span.last is None):
             done = 0
             while done < batch.num_rows and (last is None or row < last):
                 shard = row // size
@@ -103,8 +107,15 @@ class ParquetReader:
             if last is not None and row >= last:
                 return
 
-    def _batches(self, start: Position) -> Iterator[tuple[pa.RecordBatch, Position]]:
-        """Batches with the position of their first row."""
+    def _batches(
+        self,
+        start: Position,
+        *,
+        final: bool,  # noqa: ARG002 - files can be read again
+    ) -> Iterator[tuple[pa.RecordBatch, Position]]:
+        """Batches with the position of their first row. After a ``final`` call nothing is read
+        again.
+        """
         for index in range(start.file, len(self._files)):
             offset = start.offset if index == start.file else 0
             name = self._files[index].name
@@ -121,9 +132,7 @@ class ParquetReader:
         """Batches from row ``skip`` on. Their borders depend on the row groups alone, not on
         where reading began, so that a shard's digest can be computed again.
         """
-        names = file.schema_arrow.names
-        # A file without any of the columns still has rows: one column is read to count them.
-        present = [name for name in names if name in self._read] or names[:1]
+        present = self._present(file.schema_arrow.names)
         for index in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(index)
             if skip >= group.num_rows:
@@ -137,6 +146,12 @@ class ParquetReader:
                 if skip < batch.num_rows:
                     yield batch.slice(skip)
                 skip = max(0, skip - batch.num_rows)
+
+    def _present(self, names: Sequence[str]) -> list[str]:
+        """Which of some columns are read. Without any of them there are still rows: one column
+        is read to count them.
+        """
+        return [name for name in names if name in self._read] or list(names[:1])
 
     def _blocks(
         self, shard: int, first_row: int, batch: pa.RecordBatch, start: Position, digest: _Digest

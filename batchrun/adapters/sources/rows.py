@@ -63,8 +63,10 @@ class TextReader(ABC):
         """See ``opening.Reader``."""
 
     @abstractmethod
-    def _records(self, start: Position) -> Iterator[Line | None]:
-        """The records from a position on; None where more may come, but not at once."""
+    def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:
+        """The records from a position on; None where more may come, but not at once. After a
+        ``final`` call nothing is read again.
+        """
 
     @abstractmethod
     def fields(self, record: Line) -> tuple[JsonObject | None, str | None]:
@@ -101,7 +103,7 @@ class TextReader(ABC):
         if last is not None and row >= last:
             return
         draft = _Draft(self, row)
-        for record in self._records(span.start):
+        for record in self._records(span.start, final=span.last is None):
             if record is None:
                 if draft.rows:
                     yield draft.block((row - 1) // size, size)

@@ -1,0 +1,236 @@
+"""Input that is in memory, or comes from a program: dicts, Arrow data, data frames.
+
+Dicts become JSON and go the way of JSON Lines; Arrow data goes the way of Parquet. Data frames and
+data sets of other libraries come in through Arrow; none of those libraries is imported here.
+What can be read once is read once: see ``tape``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import (
+    AsyncIterable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.jsonl import JsonlReader
+from batchrun.adapters.sources.lines import Line
+from batchrun.adapters.sources.opening import Carry, Input, Reader, Splitter
+from batchrun.adapters.sources.parquet import BLOCK_BYTES, BLOCK_ROWS, ParquetReader
+from batchrun.adapters.sources.storage import Stamp
+from batchrun.adapters.sources.streams import FileBytes
+from batchrun.adapters.sources.tables import ArrowRows, arrow_rows
+from batchrun.adapters.sources.tape import Tape
+from batchrun.core.rows_as_json import BAD, as_json
+from batchrun.core.shaping import Plan
+from batchrun.errors import InputError, InputLostError, UsageError
+from batchrun.records import Block, JsonObject, Position, Row, Span
+
+FLUSH_S = 0.1
+"""Rows that come slowly are handed on after so long, not only by the block."""
+
+
+def find(rows: object, given_format: str, plan: Plan | None = None) -> Input:
+    """The input that a program gives, with the templates of ``plan`` applied to its rows.
+
+    A path or a list of paths are files. Raises ``UsageError`` for what is no rows, and
+    ``InputError`` for what holds none; for templates see ``opening.find``.
+    """
+    if isinstance(rows, (str, os.PathLike)):
+        return opening.find([os.fspath(rows)], given_format, plan)
+    if (
+        isinstance(rows, Sequence)
+        and rows
+        and all(isinstance(item, (str, os.PathLike)) for item in rows)
+    ):
+        return opening.find([os.fspath(item) for item in rows], given_format, plan)
+    table = arrow_rows(rows)
+    given: DictRows | ArrowRows
+    if table is not None:
+        given = table
+    elif isinstance(rows, Mapping):
+        message = "the input is one dict; a run takes an iterable of dicts, one for each row"
+        raise UsageError(message)
+    elif isinstance(rows, Iterable) and not isinstance(rows, (bytes, bytearray)):
+        given = DictRows(rows)
+    else:
+        hint = "collect it into a list first" if isinstance(rows, AsyncIterable) else "see the docs"
+        message = f"the input is a {type(rows).__name__}, which is neither files nor rows; {hint}"
+        raise UsageError(message)
+    name = f"<{type(rows).__name__}>"
+    # Nothing tells that rows in memory are still the same: they are always compared by value.
+    stamp = Stamp(name, 0, time.time_ns())
+    kind = "jsonl" if isinstance(given, DictRows) else "parquet"
+    found = MemoryInput((stamp,), kind, rows=given)
+    found.require_rows()
+    return found if plan is None else opening.shaped(found, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryInput(Input):
+    """An ``Input`` without files."""
+
+    rows: DictRows | ArrowRows = field(kw_only=True)
+
+    def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
+        """See ``Input``."""
+        if isinstance(self.rows, DictRows):
+            splitter = opening.schema_splitter(self.splitter) if carry is None else self.splitter
+            return DictReader(self.rows, self.stamps, carry, shard_rows, splitter)
+        return ArrowReader(self.rows, self.stamps, carry, shard_rows, self.splitter)
+
+    def require_rows(self) -> None:
+        """Raise ``InputError`` for an input without a row."""
+        columns = [pa.field("extra", pa.string())] if self.has_extra else []
+        reader = self.reader(Carry(pa.schema(columns), (), everything=False), 1)
+        if next(reader.blocks([Span(0, 0, Position())], limit=1), None) is None:
+            message = f"input {self.stamps[0].path}: not a single row in it"
+            raise InputError(message)
+
+
+class DictRows:
+    """Dicts as lines of JSON, from any row on."""
+
+    def __init__(self, rows: Iterable[object]) -> None:
+        self._sequence = rows if isinstance(rows, Sequence) else None
+        self._tape = Tape((1, as_json(row)) for row in rows)
+
+    @property
+    def known(self) -> int | None:
+        """The number of rows, if it is known."""
+        if self._sequence is not None:
+            return len(self._sequence)
+        return self._tape.rows if self._tape.ended else None
+
+    @property
+    def seen(self) -> int:
+        """Rows that there are at least."""
+        return len(self._sequence) if self._sequence is not None else self._tape.rows
+
+    def lines(self, first: int, *, final: bool) -> Iterator[tuple[int, bytes]]:
+        """Row numbers and their JSON, or what is wrong with a row behind ``BAD``."""
+        if self._sequence is not None:
+            for row in range(first, len(self._sequence)):
+                yield row, as_json(self._sequence[row])
+            return
+        for piece in self._tape.read(first, final=final):
+            yield piece.first_row, piece.data
+
+
+class DictReader(JsonlReader):
+    """Rows that are dicts, as ``opening.Reader`` describes."""
+
+    def __init__(
+        self,
+        rows: DictRows,
+        stamps: Sequence[Stamp],
+        carry: Carry | None,
+        shard_rows: int,
+        splitter: Splitter,
+    ) -> None:
+        super().__init__(stamps, FileBytes(()), carry, shard_rows, splitter)
+        self._rows = rows
+        self._limit: int | None = None
+
+    def blocks(
+        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+    ) -> Iterator[Block]:
+        """See ``opening.Reader``."""
+        self._limit = limit
+        return super().blocks(spans, limit=limit, breaks=breaks)
+
+    def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:
+        flushed_s = time.monotonic()
+        try:
+            for row, data in self._rows.lines(start.offset, final=final):
+                yield Line(data, len(data), row + 1, 0, row + 1)
+                if time.monotonic() - flushed_s > FLUSH_S:
+                    yield None
+                    flushed_s = time.monotonic()
+        except InputLostError:
+            yield None  # what came before it is answered
+            raise
+
+    def fields(self, record: Line) -> tuple[JsonObject | None, str | None]:
+        """See ``TextReader``."""
+        if record.data is not None and record.data.startswith(BAD):
+            return None, record.data.removeprefix(BAD).decode()
+        return super().fields(record)
+
+    def where(self, row: Row) -> str:
+        """See ``opening.Reader``."""
+        return f"rows[{row.number}]"
+
+    def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
+        """The number of rows, or None while nobody knows it. See ``opening.Reader``."""
+        return _counted(self._rows, self._limit)
+
+
+class ArrowReader(ParquetReader):
+    """Rows of Arrow data, as ``opening.Reader`` describes."""
+
+    def __init__(
+        self,
+        rows: ArrowRows,
+        stamps: Sequence[Stamp],
+        carry: Carry | None,
+        shard_rows: int,
+        splitter: Splitter,
+    ) -> None:
+        self._table = rows
+        self._limit: int | None = None
+        super().__init__(stamps, carry, shard_rows, splitter)
+
+    def blocks(
+        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+    ) -> Iterator[Block]:
+        """See ``opening.Reader``."""
+        self._limit = limit
+        return super().blocks(spans, limit=limit, breaks=breaks)
+
+    def _known(self) -> tuple[list[pa.Schema], list[int]]:
+        names = self._table.schema.names
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            message = f"the input has the column {min(twice)!r} more than once"
+            raise InputError(message)
+        return [self._table.schema.remove_metadata()], []
+
+    def _batches(
+        self, start: Position, *, final: bool
+    ) -> Iterator[tuple[pa.RecordBatch, Position]]:
+        present = self._present(self._table.schema.names)
+        for first, whole in self._table.batches(start.offset, final=final):
+            skip = max(0, start.offset - first)
+            batch = whole.select(present).slice(skip)
+            row = first + skip
+            row_bytes = max(1.0, batch.nbytes / max(1, batch.num_rows))
+            size = max(1, min(BLOCK_ROWS, int(BLOCK_BYTES / row_bytes)))
+            for place in range(0, batch.num_rows, size):
+                offset = row + place
+                yield batch.slice(place, size), Position(0, offset, offset)
+
+    def where(self, row: Row) -> str:
+        """See ``opening.Reader``."""
+        return f"rows[{row.number}]"
+
+    def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
+        """The number of rows, or None while nobody knows it. See ``opening.Reader``."""
+        return _counted(self._table, self._limit)
+
+
+def _counted(rows: DictRows | ArrowRows, limit: int | None) -> int | None:
+    """The number of rows; of rows that come once, at a limit, as many as were seen."""
+    if rows.known is None and limit is not None and rows.seen >= limit:
+        return rows.seen
+    return rows.known

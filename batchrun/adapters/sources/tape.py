@@ -1,0 +1,99 @@
+"""A source of rows that can be read once, made readable again for as long as that is needed.
+
+What is read is kept in a temporary file without a name: the first rows, which fix the schema, and
+what an earlier session had read, which is compared before anything is sent. With the last reading
+the file ends: from there on rows pass through and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import weakref
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from batchrun.errors import InputLostError, StorageError
+
+INDEX_ROWS = 256
+"""Every so many rows their place in the file is remembered: 16 bytes."""
+
+_HEAD = struct.Struct("<QI")
+
+
+class Piece(NamedTuple):
+    """Consecutive rows as bytes."""
+
+    first_row: int
+    rows: int
+    data: bytes
+
+
+class Tape:
+    """Pieces of rows from an iterator, readable from any row until they were read for the last
+    time.
+    """
+
+    def __init__(self, pieces: Iterator[tuple[int, bytes]]) -> None:
+        """``pieces`` yields numbers of rows and their bytes."""
+        self._pieces = pieces
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the tape
+        weakref.finalize(self, self._file.close)
+        self._index: list[tuple[int, int]] = []
+        self._kept = 0  # rows in the file
+        self.rows = 0
+        """Rows taken from the iterator so far."""
+        self.ended = False
+        """Whether they are all there are."""
+
+    def read(self, first: int, *, final: bool) -> Iterator[Piece]:
+        """The pieces from the one that holds row ``first``. After a ``final`` reading began to
+        take rows that are not kept, there can be no other.
+        """
+        if first < self._kept:
+            yield from self._recalled(first)
+        while not self.ended:
+            if self._kept < self.rows and not final:
+                message = "rows that can be read once were asked for a second time"
+                raise InputLostError(message)
+            try:
+                found = next(self._pieces, None)
+            except Exception as error:
+                message = f"the rows broke off at row {self.rows}: {type(error).__name__}: {error}"
+                raise InputLostError(message) from error
+            if found is None:
+                self.ended = True
+                return
+            start, (rows, data) = self.rows, found
+            self.rows += rows
+            if not final:
+                self._keep(start, rows, data)
+            if self.rows > first:
+                yield Piece(start, rows, data)
+
+    def _keep(self, start: int, rows: int, data: bytes) -> None:
+        try:
+            place = self._file.seek(0, 2)
+            if not self._index or start >= self._index[-1][0] + INDEX_ROWS:
+                self._index.append((start, place))
+            self._file.write(_HEAD.pack(len(data), rows))
+            self._file.write(data)
+        except OSError as error:
+            message = (
+                f"cannot keep the input's first rows in {tempfile.gettempdir()}: "
+                f"{error.strerror or error}; make room, or name another folder with TMPDIR"
+            )
+            raise StorageError(message) from error
+        self._kept = self.rows
+
+    def _recalled(self, first: int) -> Iterator[Piece]:
+        """What is kept, from the piece that holds row ``first``; also what is added meanwhile."""
+        at = max(place for place, (row, _) in enumerate(self._index) if row <= first)
+        row, place = self._index[at]
+        while row < self._kept:
+            self._file.seek(place)
+            size, rows = _HEAD.unpack(self._file.read(_HEAD.size))
+            if row + rows > first:
+                yield Piece(row, rows, self._file.read(size))
+            row += rows
+            place += _HEAD.size + size

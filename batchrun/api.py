@@ -1,0 +1,316 @@
+"""batchrun from a program: ``run``, ``arun`` and ``stream``.
+
+All three do what ``batchrun run`` does, with the settings of the config file as keyword arguments.
+They install no signal handlers and change nothing else of the process. Messages go to the logger
+``batchrun``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import logging
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol, TypedDict, Unpack
+
+from batchrun import assemble
+from batchrun.adapters.clock import new_loop
+from batchrun.adapters.configuration import read_config, read_environment
+from batchrun.adapters.sources import memory
+from batchrun.adapters.sources.opening import Input
+from batchrun.core import settings as config
+from batchrun.core import shaping
+from batchrun.core.changes import Changes
+from batchrun.core.setting_table import BY_NAME, TABLE
+from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.outbox import Outbox
+from batchrun.errors import RunStoppedError, UsageError
+from batchrun.report import RowOutcome, Summary
+
+__all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "stream"]
+
+
+class ArrowStream(Protocol):
+    """What exports Arrow's C stream: tables, batches, data frames."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
+
+
+class Scannable(Protocol):
+    """A data set of Arrow."""
+
+    def scanner(self, *arguments: Any, **options: Any) -> Any:
+        """A scan of it."""
+        ...
+
+
+Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable
+"""Paths, or rows: an iterable of dicts, or anything that holds Arrow data. See docs/python.md."""
+
+GUARD = RunStoppedError.exit_code
+_LOG = logging.getLogger("batchrun")
+_CANCELLED = Stop("cancelled", "the task of the run was cancelled", 130)
+_CLOSED = Stop("closed", "nobody reads the outcomes any more", 130)
+_INTERRUPTED = Stop("SIGINT", "stopped by KeyboardInterrupt", 130)
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of ``run``, ``arun`` and ``stream``: the settings of the config file by
+    their keys (``output`` is ``output.dir``), and what the command has as flags alone.
+    """
+
+    output: str | os.PathLike[str]
+    config: str | os.PathLike[str]
+    limit: int
+    keep_done: bool
+    restart: bool
+    format: str
+    carry: str | Sequence[str]
+    checkpoint: str | os.PathLike[str]
+    raw: Literal["all", "errors", "none"]
+    shard_rows: int
+    model: str
+    params: Mapping[str, Any]
+    name: str
+    provider: str
+    base_url: str
+    api_key_env: str
+    headers: Mapping[str, str]
+    concurrency: int | Literal["auto"]
+    rpm: float
+    tpm: float
+    max_attempts: int
+    timeout_s: float
+    connect_timeout_s: float
+    max_wait_s: float
+    max_response_bytes: int
+    grace_s: float
+
+
+_OTHERS = ("output", "config", "limit", "keep_done", "restart")
+KEYWORDS: dict[str, str] = {
+    setting.key: setting.name
+    for setting in TABLE
+    if setting.name not in ("input.files", "output.dir")
+}
+"""The setting behind every keyword that is one."""
+
+
+def run(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
+    """Run chat completions over rows and write Parquet into ``output``. Returns when it ended.
+
+    The same call goes on with what is pending, as the command does. Works where an event loop runs
+    too (a notebook): the run has a thread and a loop of its own. An interrupt (Ctrl-C) stops it in
+    order, keeps everything, and is raised again then; a second one does not wait for requests in
+    flight. A run that a guard stopped is no error: see ``Summary.status``.
+
+    Raises ``BatchrunError`` as its subclasses say, ``TypeError`` for an unknown keyword.
+    """
+    job = _Job(rows, options)
+    ended: Future[assemble.Result] = Future()
+    ready: Future[asyncio.AbstractEventLoop] = Future()
+
+    async def work() -> assemble.Result:
+        ready.set_result(asyncio.get_running_loop())
+        return await job.go(None)
+
+    def body() -> None:
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                ended.set_result(runner.run(work()))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
+            ended.set_exception(error)
+
+    thread = threading.Thread(target=body, name="batchrun", daemon=True)
+    thread.start()
+    interrupted: KeyboardInterrupt | None = None
+    while True:
+        try:
+            result = ended.result()
+            thread.join()
+            break
+        except KeyboardInterrupt as error:
+            if ended.done():
+                raise
+            interrupted = error
+            # The loop may not run yet, or not any more.
+            with contextlib.suppress(RuntimeError, TimeoutError):
+                ready.result(1).call_soon_threadsafe(job.switch.stop, _INTERRUPTED)
+    if interrupted is not None:
+        raise interrupted
+    return job.summary(result)
+
+
+async def arun(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
+    """The same in the running event loop.
+
+    Cancelling it stops the run in order: nothing more is sent, requests in flight may finish within
+    ``grace_s``, and everything answered is kept and published before ``CancelledError`` is raised.
+    Cancelling once more does not wait for requests in flight.
+    """
+    job = _Job(rows, options)
+    return job.summary(await _ended(asyncio.create_task(job.go(None)), job.switch, _CANCELLED))
+
+
+def stream(
+    rows: Rows | None = None, **options: Unpack[Options]
+) -> AsyncGenerator[RowOutcome, None]:
+    """The same as an asynchronous generator: it yields the outcome of every row once that would
+    survive a power cut.
+
+    Outcomes come in the order in which they are done. Those of earlier sessions do not come again:
+    they are in the results. A slow reader slows the run. Closing the generator early
+    (``aclose``, or leaving ``contextlib.aclosing``) stops the run in order. Raises
+    ``RunStoppedError`` after the last outcome if a guard stopped the run.
+    """
+    return _stream(_Job(rows, options))
+
+
+async def _stream(job: _Job) -> AsyncGenerator[RowOutcome, None]:
+    outbox = Outbox()
+    task = asyncio.create_task(job.go(outbox))
+    task.add_done_callback(lambda _: outbox.close())
+    try:
+        while (outcome := await outbox.take()) is not None:
+            yield RowOutcome.of(outcome)
+    finally:
+        outbox.close()
+        if not task.done():
+            job.switch.stop(_CLOSED)
+        result = await _ended(task, job.switch, _CANCELLED)
+    if result.stop is not None and result.stop.exit_code == GUARD:
+        raise RunStoppedError(result.stop.message, by=result.stop.by)
+
+
+async def _ended(
+    task: asyncio.Task[assemble.Result], switch: StopSwitch, reason: Stop
+) -> assemble.Result:
+    """The result of a task that is not cancelled but stopped, however often its waiter is."""
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+            switch.stop(reason)
+    result = task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a call asks for, checked."""
+
+    settings: config.Settings
+    environment: Mapping[str, str]
+    rows: Rows | None
+    changes: Changes
+
+
+class _Job:
+    """One call: its settings, and the switch that stops it."""
+
+    def __init__(self, rows: Rows | None, options: Mapping[str, Any]) -> None:
+        self._plan = _plan(rows, options)
+        self.switch = StopSwitch()
+
+    async def go(self, outbox: Outbox | None) -> assemble.Result:
+        """Run the session in the running loop."""
+        plan = self._plan
+        settings = plan.settings
+        with contextlib.ExitStack() as stack:
+            if settings.endpoint.provider == "simulator":
+                from batchrun.simulator.embedded import EmbeddedSimulator
+
+                simulator = stack.enter_context(EmbeddedSimulator())
+                _LOG.info("answers come from the built-in simulator, not from a model")
+                endpoint = replace(settings.endpoint, base_url=simulator.base_url)
+                settings = replace(settings, endpoint=endpoint)
+            result = await assemble.session(
+                settings,
+                plan.environment,
+                find=self._find(),
+                changes=plan.changes,
+                switch=self.switch,
+                say=_LOG.info,
+                outbox=outbox,
+            )
+        if result.stop is not None:
+            _LOG.warning("%s", result.stop.message)
+        if result.duplicate_id is not None:
+            _LOG.warning("custom_id %r comes more than once", result.duplicate_id)
+        return result
+
+    def _find(self) -> Callable[[], Input] | None:
+        rows, settings = self._plan.rows, self._plan.settings
+        if rows is None:
+            return None
+        return partial(memory.find, rows, settings.format, shaping.plan(settings))
+
+    def summary(self, result: assemble.Result) -> Summary:
+        """The summary of how it ended."""
+        message = result.stop.message if result.stop else None
+        return Summary.of(result.summary, self._plan.settings.dir, message)
+
+
+def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
+    """Check the keywords and lay the settings over each other: keyword, environment, file."""
+    known = [*_OTHERS, *KEYWORDS]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            message = f"unknown keyword {name!r}; {hint}"
+            raise TypeError(message)
+    file = options.get("config")
+    raw = {} if file is None else read_config(os.fspath(file))
+    given = {
+        KEYWORDS[name]: _plain(value, KEYWORDS[name])
+        for name, value in options.items()
+        if name in KEYWORDS and value is not None
+    }
+    if options.get("output") is not None:
+        given["output.dir"] = os.fspath(options["output"])
+    if rows is not None:
+        given["input.files"] = _names(rows)
+    environment = read_environment()
+    raw, warnings = config.lay_over(raw, environment, given)
+    for warning in warnings:
+        _LOG.warning("%s", warning)
+    settings = config.resolve(raw, limit=options.get("limit"))
+    changes = Changes(
+        keep_done=bool(options.get("keep_done")), restart=bool(options.get("restart"))
+    )
+    return _Plan(settings, environment, rows, changes)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A keyword's value as the config file would have it."""
+    kind = BY_NAME[name].kind
+    if kind == "path" and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if kind in ("object", "headers") and isinstance(value, Mapping):
+        return dict(value)
+    if kind == "columns" and isinstance(value, tuple):
+        return list(value)
+    return value
+
+
+def _names(rows: Any) -> list[str]:
+    """What the summary calls the input."""
+    if isinstance(rows, (str, os.PathLike)):
+        return [os.fspath(rows)]
+    if isinstance(rows, (list, tuple)) and rows and isinstance(rows[0], (str, os.PathLike)):
+        return [os.fspath(item) for item in rows if isinstance(item, (str, os.PathLike))]
+    if isinstance(rows, (list, tuple)) and not rows:
+        message = "the input is an empty list; nothing to run"
+        raise UsageError(message)
+    return [f"<{type(rows).__name__}>"]

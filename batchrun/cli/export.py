@@ -1,0 +1,102 @@
+"""``batchrun export``: the results as one file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchrun.views.export import Exported
+
+
+@click.command("export")
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE",
+    required=True,
+    help="The file to write; its name tells the format: .jsonl, .parquet or .csv. - is stdout.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["jsonl", "parquet", "csv"]),
+    help="The format, whatever the name says; JSON Lines on stdout unless csv is asked for.",
+)
+@click.option(
+    "--errors",
+    metavar="FILE",
+    help="Write the lines of failed rows into a file of their own, as the Batch API does.",
+)
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@click.option("--checkpoint", metavar="DIR", help="Where the checkpoint lives, if not in DIR.")
+@click.option("--quiet", is_flag=True, help="No messages but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
+def command(
+    folder: str,
+    target: str,
+    kind: str | None,
+    errors: str | None,
+    force: bool,
+    checkpoint: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write the published results of DIR into one FILE, in row order.
+
+    JSON Lines are output lines of the OpenAI Batch API; Parquet has the columns of `results/`; CSV
+    has them flat. Works on a live run too, and needs no permission to write into DIR.
+    """
+    with exit_codes(as_json=as_json):
+        from batchrun.cli.process import make_lean
+        from batchrun.views import export
+
+        make_lean()
+        chosen = export.format_of(target, kind)
+        if errors is not None and (chosen != "jsonl" or errors == "-"):
+            message = "--errors names a file for the failed rows of a .jsonl export"
+            raise UsageError(message)
+        if target == "-" and (as_json or chosen == "parquet"):
+            message = f"{'--json' if as_json else 'Parquet'} and -o - do not go together"
+            raise UsageError(message)
+        try:
+            done = export.export(
+                folder,
+                target,
+                chosen,
+                errors=errors,
+                force=force,
+                checkpoint=checkpoint,
+                stdout=sys.stdout.buffer if target == "-" else None,
+            )
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the lines has enough of them. Python would flush once more at the end.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+        if not quiet:
+            _tell(done, target)
+        if as_json:
+            put_json(done.as_dict())
+
+
+def _tell(done: Exported, target: str) -> None:
+    """What was written and what was not, on stderr."""
+    where = "" if target == "-" else f" to {target}"
+    say(f"exported {done.rows:,} rows{where}: {done.ok:,} ok, {done.error:,} failed")
+    if done.live:
+        left = "an unknown number of" if done.pending is None else f"{done.pending:,}"
+        say(f"the run goes on: {left} rows are pending or not yet published")
+    elif done.pending != 0:
+        left = "an unknown number of" if done.pending is None else f"{done.pending:,}"
+        say(f"{left} rows are pending: they have no outcome and no line")

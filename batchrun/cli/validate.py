@@ -1,0 +1,68 @@
+"""``batchrun validate``: look at every row without sending one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import click
+
+from batchrun.adapters.configuration import read_environment
+from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.cli.run import interrupts, setting_flags, settings_of
+from batchrun.core import setting_table
+
+_SHAPING = [s for s in setting_table.TABLE if s.section in ("input", "request")]
+
+
+@click.command("validate")
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+@click.option(
+    "-c", "--config", "config_file", metavar="FILE", help="A TOML file with the settings."
+)
+@partial(setting_flags, settings=_SHAPING)
+@click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
+@click.option(
+    "--max-body-bytes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="A row with a larger body is bad. [default: 67108864, the limit of `run`]",
+)
+@click.option("--quiet", is_flag=True, help="Print nothing but what is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def command(
+    inputs: tuple[str, ...],
+    config_file: str | None,
+    limit: int | None,
+    max_body_bytes: int | None,
+    quiet: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Look at every row of the INPUT files as `run` would, without sending any.
+
+    Exit 0 if every row can be sent, 1 if not.
+    """
+    with exit_codes(as_json=as_json), interrupts():
+        # No run directory is needed, but a run's settings name one.
+        flags["output__dir"] = os.curdir
+        settings, warnings = settings_of(inputs, config_file, flags, read_environment(), limit)
+        for warning in () if quiet else warnings:
+            say(f"warning: {warning}")
+
+        from batchrun.cli.process import make_lean
+        from batchrun.core.body import BODY_BYTES_MAX
+        from batchrun.views import validate
+
+        make_lean()
+        report = validate.check(settings, body_bytes_max=max_body_bytes or BODY_BYTES_MAX)
+        if as_json:
+            put_json(report.as_dict())
+        else:
+            with contextlib.suppress(BrokenPipeError):
+                for line in report.lines(quiet=quiet):
+                    click.echo(line)
+        sys.exit(0 if report.ok else 1)

@@ -1,0 +1,131 @@
+"""What the Python API gives back: a run's summary, and the outcome of one row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Self
+
+from batchrun.records import NO_USAGE, Outcome, ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended: ``summary.json`` with a type.
+
+    ``status`` is ``complete``, ``complete_with_errors``, ``stopped`` (by the guard ``stopped_by``)
+    or ``interrupted``; ``stop_message`` says what happened then, and what to do. ``ok``, ``error``
+    and ``pending`` count rows over all sessions; ``rows`` is the input's number of rows. ``rows``
+    and ``pending`` are None where rows that come only once were not read to their end.
+    """
+
+    status: Literal["complete", "complete_with_errors", "stopped", "interrupted"]
+    stopped_by: str | None
+    stop_message: str | None
+    exit_code: int
+    rows: int | None
+    ok: int
+    error: int
+    pending: int | None
+    totals: Mapping[str, Any] = field(repr=False)
+    errors: Mapping[str, int]
+    started_at: str
+    ended_at: str
+    wall_s: float
+    path: Path
+    """The run directory."""
+    _whole: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def results_path(self) -> Path:
+        """The folder of results, as pandas, Polars, DuckDB and Arrow read it."""
+        return self.path / "results"
+
+    @property
+    def attempts_path(self) -> Path:
+        """The folder of the ledger."""
+        return self.path / "attempts"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``summary.json``; a copy."""
+        return copy.deepcopy(dict(self._whole))
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any], folder: str, message: str | None) -> Self:
+        """The summary as it was written for a run directory."""
+        rows = summary["rows"]
+        return cls(
+            status=summary["status"],
+            stopped_by=summary["stopped_by"],
+            stop_message=message,
+            exit_code=summary["exit_code"],
+            rows=rows["input"],
+            ok=rows["ok"],
+            error=rows["error"],
+            pending=rows["pending"],
+            totals=MappingProxyType(summary["totals"]),
+            errors=MappingProxyType(summary["errors"]),
+            started_at=summary["started_at"],
+            ended_at=summary["ended_at"],
+            wall_s=summary["wall_s"],
+            path=Path(folder),
+            _whole=summary,
+        )
+
+
+class RowOutcome(NamedTuple):
+    """The final state of one row, durable. The columns of ``results/`` have the same names."""
+
+    row: int
+    custom_id: str | None
+    status: Literal["ok", "error"]
+    content: str | None
+    reasoning: str | None
+    refusal: str | None
+    tool_calls: tuple[ToolCall, ...] | None
+    finish_reason: str | None
+    model: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    attempts: int
+    http_status: int | None
+    error_class: str | None
+    error_code: str | None
+    error_message: str | None
+    response: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the row has a completion."""
+        return self.status == "ok"
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Self:
+        """An outcome of the engine."""
+        completion, failure, attempt = outcome.completion, outcome.failure, outcome.attempt
+        first = completion.first if completion else None
+        usage = completion.usage if completion else attempt.usage if attempt else NO_USAGE
+        return cls(
+            row=outcome.row,
+            custom_id=outcome.custom_id,
+            status="ok" if completion else "error",
+            content=first.content if first else None,
+            reasoning=first.reasoning if first else None,
+            refusal=first.refusal if first else None,
+            tool_calls=first.tool_calls if first else None,
+            finish_reason=first.finish_reason if first else None,
+            model=completion.model if completion else None,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_tokens=usage.total_tokens,
+            attempts=outcome.attempts,
+            http_status=attempt.http_status if attempt else None,
+            error_class=failure.error_class if failure else None,
+            error_code=failure.code if failure else None,
+            error_message=failure.message if failure else None,
+            response=outcome.response,
+        )

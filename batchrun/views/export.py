@@ -1,0 +1,232 @@
+"""``batchrun export``: the published results as one file, in row order and in flat memory.
+
+Only published parts are read, so it works on a live run too, without its lock and without writing
+into its directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from batchrun.adapters import arrow, files
+from batchrun.core import batch_lines
+from batchrun.errors import StorageError, UsageError
+from batchrun.views import status
+from batchrun.views.flat import flat, flat_type
+from batchrun.views.published import Results
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+}
+GROUP_ROWS = 16_384
+GROUP_BYTES = 16 * 2**20
+"""What becomes a row group of the one Parquet file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: ``pending`` rows are not among it, None where their number is unknown;
+    ``live`` says that the run goes on.
+    """
+
+    rows: int
+    ok: int
+    error: int
+    pending: int | None
+    live: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "rows": self.rows,
+            "ok": self.ok,
+            "error": self.error,
+            "pending": self.pending,
+            "live": self.live,
+        }
+
+
+class Sink(Protocol):
+    """Where bytes go: a draft, or standard output."""
+
+    def write(self, data: bytes) -> int:
+        """Append bytes."""
+        ...
+
+
+def format_of(target: str, given: str | None) -> str:
+    """The format of a file, as given or by its name. Raises ``UsageError`` where neither tells."""
+    if given is not None:
+        return given
+    if target == "-":
+        return "jsonl"
+    suffix = Path(target).suffix.lower()
+    if suffix not in FORMATS:
+        message = (
+            f"{target}: {suffix or 'no suffix'} is no format to export to "
+            f"({', '.join(FORMATS)}); say which it is with --format"
+        )
+        raise UsageError(message)
+    return FORMATS[suffix]
+
+
+def export(
+    folder: str,
+    target: str,
+    kind: str,
+    *,
+    errors: str | None = None,
+    force: bool = False,
+    checkpoint: str | None = None,
+    stdout: Sink | None = None,
+) -> Exported:
+    """Write the results of a run directory into one file, or into ``stdout``.
+
+    With ``errors`` (JSON Lines only) the lines of failed rows go into a file of their own. A file
+    appears whole or not at all; one that exists is only replaced with ``force``. Raises
+    ``UsageError``, ``DamagedError`` or ``StorageError``.
+    """
+    found = status.read(folder, checkpoint)
+    targets = [name for name in (None if stdout else target, errors) if name is not None]
+    _refuse(targets, folder, force=force)
+    with Results(Path(folder)) as results, contextlib.ExitStack() as stack:
+        drafts = [stack.enter_context(_draft(Path(name))) for name in targets]
+        try:
+            sinks: list[Sink] = [*([stdout] if stdout else []), *drafts]
+            ok, error = _WRITERS[kind](results, *sinks)
+            for draft in drafts:
+                draft.sync()
+            for draft in drafts:
+                draft.rename()
+                files.sync_folder(draft.path.parent)
+        except BrokenPipeError:
+            raise
+        except OSError as fault:
+            message = f"cannot write {' and '.join(targets) or 'the output'}: {fault.strerror}"
+            raise StorageError(message) from fault
+    live = found["state"] == "running"
+    whole = _whole(found)
+    pending = None if whole is None else max(0, whole - ok - error)
+    return Exported(ok + error, ok, error, pending, live)
+
+
+def _whole(found: dict[str, Any]) -> int | None:
+    """The number of rows of the input, where it is known."""
+    rows: int | None
+    if "summary" in found:
+        rows = found["summary"]["rows"]["input"]
+    else:
+        rows = (found["live"] or {}).get("rows_input")
+    return rows
+
+
+def _refuse(targets: Sequence[str], folder: str, *, force: bool) -> None:
+    for name in targets:
+        path = Path(name)
+        if path.is_dir():
+            message = f"{name} is a folder; name a file with -o"
+            raise UsageError(message)
+        if path.exists() and not force:
+            message = f"{name} exists; --force replaces it"
+            raise UsageError(message)
+        ours = [Path(folder, part).resolve() for part in ("results", "attempts", "checkpoint")]
+        if path.resolve().parent in ours:
+            message = f"{name} lies among the run's own files; name another place with -o"
+            raise UsageError(message)
+    if len({Path(name).resolve() for name in targets}) < len(targets):
+        message = f"{targets[0]} is named twice; results and errors need a file each"
+        raise UsageError(message)
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[files.Draft]:
+    try:
+        draft = files.Draft(path, foreign=True)
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror}"
+        raise UsageError(message) from None
+    try:
+        yield draft
+    except BaseException:
+        draft.discard()
+        raise
+
+
+def _write_jsonl(results: Results, lines: Sink, errors: Sink | None = None) -> tuple[int, int]:
+    ok = error = 0
+    for table in results.tables(batch_lines.COLUMNS):
+        place = table.schema.get_field_index("created")
+        seconds = pc.divide(table.column(place).cast(pa.int64()), 1000)
+        good: list[bytes] = []
+        bad: list[bytes] = good if errors is None else []
+        for row in table.set_column(place, "created", seconds).to_pylist():
+            if row["status"] == "ok":
+                ok += 1
+                good.append(batch_lines.line(row))
+            else:
+                error += 1
+                bad.append(batch_lines.line(row))
+        _put(lines, good)
+        if errors is not None:
+            _put(errors, bad)
+    return ok, error
+
+
+def _put(sink: Sink, texts: Sequence[bytes]) -> None:
+    if texts:
+        sink.write(b"\n".join(texts) + b"\n")
+
+
+def _write_parquet(results: Results, sink: Sink) -> tuple[int, int]:
+    ok = rows = 0
+    held: list[pa.Table] = []
+    with pq.ParquetWriter(
+        pa.PythonFile(sink, mode="w"),
+        results.schema,
+        compression="zstd",
+        use_dictionary=arrow.dictionary_columns(results.schema),
+    ) as writer:
+        for table in results.tables():
+            held.append(table)
+            ok += _ok(table)
+            rows += table.num_rows
+            if (
+                sum(t.num_rows for t in held) >= GROUP_ROWS
+                or sum(t.nbytes for t in held) >= GROUP_BYTES
+            ):
+                writer.write_table(pa.concat_tables(held))
+                held = []
+        if held:
+            writer.write_table(pa.concat_tables(held))
+    return ok, rows - ok
+
+
+def _write_csv(results: Results, sink: Sink) -> tuple[int, int]:
+    ok = rows = 0
+    schema = pa.schema([(field.name, flat_type(field.type)) for field in results.schema])
+    with pacsv.CSVWriter(pa.PythonFile(sink, mode="w"), schema) as writer:
+        for table in results.tables():
+            writer.write_table(flat(table).cast(schema))
+            ok += _ok(table)
+            rows += table.num_rows
+    return ok, rows - ok
+
+
+def _ok(table: pa.Table) -> int:
+    return int(pc.sum(pc.equal(table.column("status"), "ok")).as_py() or 0)
+
+
+_WRITERS: dict[str, Any] = {"jsonl": _write_jsonl, "parquet": _write_parquet, "csv": _write_csv}

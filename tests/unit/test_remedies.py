@@ -1,0 +1,86 @@
+"""What a user is told to do about a bad row, and which bad rows count as alike."""
+
+import math
+
+import pytest
+
+from batchrun.core import body, remedies
+from batchrun.errors import RowError
+from batchrun.records import Row
+
+USER = {"role": "user", "content": "hi"}
+
+
+def _refusal(fields, body_bytes_max=10_000):
+    """The sentence with which a row is refused."""
+    parts = body.split(fields)
+    row = Row(0, parts.custom_id, parts.body, parts.problem)
+    with pytest.raises(RowError) as caught:
+        body.build(row, {}, body_bytes_max=body_bytes_max)
+    return str(caught.value)
+
+
+REFUSED = {
+    "no model": {"messages": [USER]},
+    "neither kind": {"question": "?"},
+    "extra_body": {"messages": [USER], "extra_body": 1},
+    "extra_body of a body": {"body": {"model": "m", "extra_body": 1}},
+    "body": {"body": "text"},
+    "method": {"body": {"model": "m", "messages": [USER]}, "method": "PUT"},
+    "url": {"body": {"model": "m", "messages": [USER]}, "url": "/v1/embeddings"},
+    "no messages": {"model": "m", "messages": []},
+    "a message": {"model": "m", "messages": ["hi"]},
+    "no role": {"model": "m", "messages": [{"content": "hi"}]},
+    "no content": {"model": "m", "messages": [{"role": "user"}]},
+    "no tool call": {"model": "m", "messages": [{"role": "tool", "content": "4"}]},
+    "NaN": {"model": "m", "messages": [USER], "temperature": math.nan},
+    "a huge integer": {"model": "m", "messages": [USER], "seed": 2**70},
+    "half a pair": {"model": "m", "messages": [{"role": "user", "content": "\ud83d"}]},
+    "no JSON": {"model": "m", "messages": [USER], "stop": object()},
+    "too large": {"model": "m", "messages": [{"role": "user", "content": "x" * 20_000}]},
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_every_refused_body_has_a_remedy(case):
+    """Whatever ``build`` refuses, the user is told what to do about that very thing."""
+    assert remedies.remedy(_refusal(REFUSED[case])) != remedies.OTHERWISE
+
+
+def test_the_remedies_are_of_use():
+    """Every line of the table is met by a row of the cases here or by a reader's problem."""
+    met = {remedies.remedy(_refusal(fields)) for fields in REFUSED.values()}
+    readers = (
+        "the line is 70,000,000 bytes, more than 67,108,864",
+        "the JSON is nested more than 500 levels deep",
+        "the line is not valid UTF-8",
+        "not valid JSON: Input data was truncated",
+        "the line is not a JSON object",
+    )
+    met |= {remedies.remedy(problem) for problem in readers}
+    assert met == {what for _, what in remedies.REMEDIES}
+
+
+def test_a_strange_problem_has_a_remedy_too():
+    """A sentence that the table does not know gets the general advice."""
+    assert remedies.remedy("the moon is full") == remedies.OTHERWISE
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("messages[0] has no `role`", "messages[12] has no `role`"),
+        ("not valid JSON: invalid character (byte 6)", "not valid JSON: truncated"),
+        ("the body is 1,234 bytes; at most 10 are sent", "the body is 9 bytes; at most 1 are sent"),
+        ("`method` is 'PUT'; only POST can be run", '`method` is "O\'PUT"; only POST can be run'),
+    ],
+)
+def test_like_problems_have_one_reason(one, other):
+    """Places, sizes and values do not tell reasons apart."""
+    assert remedies.reason(one) == remedies.reason(other)
+
+
+def test_unlike_problems_have_two_reasons():
+    """What is wrong does tell them apart."""
+    found = {remedies.reason(_refusal(fields)) for fields in REFUSED.values()}
+    assert len(found) == len(REFUSED) - 1  # extra_body comes twice
