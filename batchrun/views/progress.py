@@ -93,12 +93,10 @@ def _display(s: Snapshot, width: int) -> RenderableType:
             ("ok ", "green"),
             f"{s.ok:,}  ",
             ("failed ", "red" if s.error else ""),
-            f"{s.error:,}  retried {s.retries:,}  throttled {s.throttled:,}",
+            f"{s.error:,}  retried {s.retries:,}",
         ),
-        Text(
-            f"{rate(s.requests_per_s)} requests  {rate(s.tokens_per_s)} tokens  "
-            f"in flight {s.in_flight}"
-        ),
+        Text(f"{rate(s.requests_per_s)} requests  {rate(s.tokens_per_s)} tokens"),
+        Text(f"in flight {s.in_flight}  throttled {s.throttled:,}"),
         Text(_last_line(s), style="dim"),
     ]
     return Group(*lines)
