@@ -26,7 +26,7 @@ from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
 from batchrun.core import settings as config
 from batchrun.core import shaping
-from batchrun.core.changes import Changes, parse_classes
+from batchrun.core.changes import Changes
 from batchrun.core.setting_table import BY_NAME, TABLE
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.outbox import Outbox
@@ -69,22 +69,13 @@ class Options(TypedDict, total=False):
     config: str | os.PathLike[str]
     limit: int
     keep_done: bool
-    resend_changed: bool
     restart: bool
-    retry_failed: bool
-    retry_class: str | Sequence[str]
-    repair: bool
     format: str
     carry: str | Sequence[str]
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     shard_rows: int
     model: str
-    system: str
-    prompt: str
-    messages: Sequence[Mapping[str, Any]]
-    image: Sequence[str]
-    file: Sequence[str]
     params: Mapping[str, Any]
     name: str
     provider: str
@@ -102,8 +93,7 @@ class Options(TypedDict, total=False):
     grace_s: float
 
 
-_SWITCHES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
-_OTHERS = ("output", "config", "limit", *_SWITCHES, "retry_class")
+_OTHERS = ("output", "config", "limit", "keep_done", "restart")
 KEYWORDS: dict[str, str] = {
     setting.key: setting.name
     for setting in TABLE
@@ -296,10 +286,8 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     for warning in warnings:
         _LOG.warning("%s", warning)
     settings = config.resolve(raw, limit=options.get("limit"))
-    classes = options.get("retry_class")
     changes = Changes(
-        retry_classes=parse_classes(classes) if classes is not None else (),
-        **{name: bool(options.get(name)) for name in _SWITCHES},
+        keep_done=bool(options.get("keep_done")), restart=bool(options.get("restart"))
     )
     return _Plan(settings, environment, rows, changes)
 
@@ -313,10 +301,6 @@ def _plain(value: Any, name: str) -> Any:
         return dict(value)
     if kind == "columns" and isinstance(value, tuple):
         return list(value)
-    if kind == "names" and isinstance(value, str):
-        return [value]
-    if kind == "messages" and isinstance(value, Sequence):
-        return [dict(item) if isinstance(item, Mapping) else item for item in value]
     return value
 
 
