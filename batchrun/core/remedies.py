@@ -13,7 +13,7 @@ OTHERWISE = "mend the row, or take it out of the input"
 
 REMEDIES: tuple[tuple[str, str], ...] = (
     ("no model", "add --model M for all rows, or `model` to the row"),
-    ("neither `messages` nor", "give the row `messages`, or `body` as an OpenAI Batch line has it"),
+    ("neither `messages` nor", "give the row `messages`, or make them with --prompt"),
     ("extra_body is not", "write extra_body as an object of parameters, or leave it out"),
     ("`body` is not a JSON object", "write the request body as an object under `body`"),
     ("only POST can be run", "set `method` to POST, or leave it out"),
@@ -27,7 +27,6 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         "give the row as many fields as the header, and quote those with commas",
     ),
     ("not valid CSV", "close every quote, and write a quote inside a quoted field as two"),
-    ("`messages` nor", "give the row `messages`, or turn its columns into them with --prompt"),
     ("the prompt is empty", "fill in the columns that the prompt shows, or drop the row"),
     ("cannot read", "name a file that is there and can be read, relative to where batchrun runs"),
     ("no `tool_call_id`", "name the tool call that the message answers in `tool_call_id`"),
