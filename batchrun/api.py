@@ -26,7 +26,7 @@ from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
 from batchrun.core import settings as config
 from batchrun.core import shaping
-from batchrun.core.changes import Changes
+from batchrun.core.changes import Changes, parse_classes
 from batchrun.core.setting_table import BY_NAME, TABLE
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.outbox import Outbox
@@ -69,13 +69,22 @@ class Options(TypedDict, total=False):
     config: str | os.PathLike[str]
     limit: int
     keep_done: bool
+    resend_changed: bool
     restart: bool
+    retry_failed: bool
+    retry_class: str | Sequence[str]
+    repair: bool
     format: str
     carry: str | Sequence[str]
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     shard_rows: int
     model: str
+    system: str
+    prompt: str
+    messages: Sequence[Mapping[str, Any]]
+    image: Sequence[str]
+    file: Sequence[str]
     params: Mapping[str, Any]
     name: str
     provider: str
@@ -93,7 +102,8 @@ class Options(TypedDict, total=False):
     grace_s: float
 
 
-_OTHERS = ("output", "config", "limit", "keep_done", "restart")
+_CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
+_OTHERS = ("output", "config", "limit", *_CHANGES, "retry_class")
 KEYWORDS: dict[str, str] = {
     setting.key: setting.name
     for setting in TABLE
@@ -286,8 +296,10 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     for warning in warnings:
         _LOG.warning("%s", warning)
     settings = config.resolve(raw, limit=options.get("limit"))
+    classes = options.get("retry_class")
     changes = Changes(
-        keep_done=bool(options.get("keep_done")), restart=bool(options.get("restart"))
+        retry_classes=parse_classes(classes) if classes else (),
+        **{name: bool(options.get(name)) for name in _CHANGES},
     )
     return _Plan(settings, environment, rows, changes)
 
@@ -299,8 +311,10 @@ def _plain(value: Any, name: str) -> Any:
         return os.fspath(value)
     if kind in ("object", "headers") and isinstance(value, Mapping):
         return dict(value)
-    if kind == "columns" and isinstance(value, tuple):
+    if kind in ("columns", "names") and isinstance(value, tuple):
         return list(value)
+    if name == "request.messages" and not isinstance(value, str):
+        return [dict(message) if isinstance(message, Mapping) else message for message in value]
     return value
 
 

@@ -15,7 +15,7 @@ UTF8 = "iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW, if it comes from a spreadsheet
 
 REMEDIES: tuple[tuple[str, str], ...] = (
     ("no model", "add --model M for all rows, or `model` to the row"),
-    ("neither `messages` nor", "give the row `messages`, or `body` as an OpenAI Batch line has it"),
+    ("neither `messages` nor", "give the row `messages`, or make them with --prompt"),
     ("extra_body is not", "write extra_body as an object of parameters, or leave it out"),
     ("`body` is not a JSON object", "write the request body as an object under `body`"),
     ("only POST can be run", "set `method` to POST, or leave it out"),
@@ -24,6 +24,13 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("is not an object", 'write every message as {"role": ..., "content": ...}'),
     ("has no `role`", "give the message a role: system, developer, user, assistant or tool"),
     ("no `content`", 'give the message its text; an empty one is ""'),
+    (
+        "where the header has",
+        "give the row as many fields as the header, and quote those with commas",
+    ),
+    ("not valid CSV", "close every quote, and write a quote inside a quoted field as two"),
+    ("the prompt is empty", "fill in the columns that the prompt shows, or drop the row"),
+    ("cannot read", "name a file that is there and can be read, relative to where batchrun runs"),
     ("no `tool_call_id`", "name the tool call that the message answers in `tool_call_id`"),
     ("which JSON cannot hold", "write null, a finite number or text"),
     ("beyond 64 bits", "write the number as text"),

@@ -344,6 +344,20 @@ class TestSessions:
         asyncio.run(play())
         assert 1 <= synced.count("log.synced") <= 3
 
+    def test_closing_while_a_group_gathers(self, real, monkeypatch):
+        """Whenever it is closed, what was posted becomes durable and the thread ends."""
+        monkeypatch.setattr("batchrun.adapters.journal.GROUP_S", 0.2)
+
+        async def play():
+            async with real() as mine:
+                mine.journal.post(answered(1))
+                await asyncio.sleep(0.05)  # the thread waits for more now
+                async with asyncio.timeout(5):
+                    await mine.journal.close()
+                assert mine.kept() == {0: [("outcome", 1, 1)]}
+
+        asyncio.run(play())
+
     def test_the_backlog_is_the_size_of_the_logs(self, real):
         """The backlog grows with what is appended and goes when the shard is sealed."""
 

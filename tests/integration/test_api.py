@@ -208,7 +208,7 @@ def test_bad_rows_are_error_rows(simulator, tmp_path, published):
         (pl.LazyFrame({"a": [1]}), "collect"),
         (pd.DataFrame({"a": [1, "x", {"b": 1}]}), "cannot become Arrow"),
     ],
-    ids=str,
+    ids="dict int bytes list iterator table missing lazy mixed".split(),
 )
 def test_what_is_no_input_is_refused(tmp_path, rows, said):
     """A clear error before anything is made or sent."""

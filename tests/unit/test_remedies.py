@@ -56,6 +56,11 @@ def test_the_remedies_are_of_use():
         "the line is not valid UTF-8",
         "not valid JSON: Input data was truncated",
         "the line is not a JSON object",
+        "5 fields where the header has 4",
+        "not valid CSV: a quote that opens here is not closed",
+        "the row has neither `messages` nor an OpenAI Batch line's `body`; --prompt makes messages",
+        "the prompt is empty: every column that it shows is null or blank in this row",
+        "cannot read 'a.png': No such file or directory",
     )
     met |= {remedies.remedy(problem) for problem in readers}
     assert met == {what for _, what in remedies.REMEDIES}
