@@ -45,7 +45,7 @@ REMEDIES: tuple[tuple[str, str], ...] = (
 )
 """A part of the sentence, and the remedy; the first that fits counts."""
 
-_PLACES = re.compile(r"(?<!UTF-)(?!64 bits)\d[\d,]*")
+_PLACES = re.compile(r"(?<!UTF-)(?!64 bits)\b\d[\d,]*")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 

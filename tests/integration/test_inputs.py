@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -323,8 +324,8 @@ def test_parquet_reads_only_the_columns_it_needs(tmp_path):
         seen.append(fields["q"])
         return Split(None, {"messages": []}, {})
 
-    splitter = opening.Splitter(split, frozenset({"q"}))
-    given = opening.find([str(path)], "auto", splitter)
+    split.needs = frozenset({"q"})
+    given = replace(opening.find([str(path)], "auto"), splitter=split)
     reader = given.reader(given.carry("none", 10), 10)
     seen.clear()
     assert len(list(reader.blocks([Span(0, None, Position())], limit=None))) == 5
