@@ -15,6 +15,7 @@ SAMPLES = {
     "batch_lines.jsonl": (60, ()),
     "chat_rows.jsonl": (20, ()),
     "nightly_eval.parquet": (40, ()),
+    "questions.csv": (20, ("--prompt", "{{ question }}")),
     "reviews.parquet": (30, ("--prompt", "{{ product }}, {{ stars }} of 5: {{ review }}")),
 }
 
