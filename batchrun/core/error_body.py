@@ -26,6 +26,8 @@ NESTED_TEXT_MAX = 65_536
 """Characters of a JSON text inside a message that is read."""
 PHRASE_TEXT_MAX = 2000
 """Characters of a message that a phrase is looked for in."""
+ONE_WORD_MAX = 40
+"""A message of so few characters is a name of its own: vLLM's to a wrong key is one word."""
 
 
 class Phrase(NamedTuple):
@@ -53,6 +55,8 @@ TOO_LARGE = "@above_limit"
 MODERATED = "@moderated"
 GATEWAY_QUOTA = "@gateway_quota"
 WRONG_PATH = "@wrong_path"
+SILENT = "@silent"
+"""The name of an error without a body that could be read: a page, a text, nothing."""
 
 # Up to so many characters in front of the words: no quotation mark, no bracket, no line's end.
 _BEFORE = r"""(?:[^\n"'`{}\[\]]|(?<=\w)'){0,120}?"""
@@ -65,7 +69,8 @@ PHRASES: tuple[Phrase, ...] = (
         rf"{_BEFORE}model's (?:maximum )?context length (?:is|of|\() ?\d",
         rf"{_BEFORE}\d maximum context length",
         rf"{_BEFORE}(?:exceeds?|longer than|larger than|too long for) "
-        r"(?:the |this |its )?(?:model's |available )?(?:maximum |max )?context (?:length|size|window)",
+        r"(?:the |this |its )?(?:model's |available )?(?:maximum |max )?"
+        r"context (?:length|size|window)",
     ),
     _phrase(CONTEXT, "TGI", r"`inputs` tokens \+ `max_new_tokens`"),
     _phrase(CONTEXT, "gateways", rf"{_BEFORE}maximum input length is \d"),
@@ -260,29 +265,37 @@ def _names(layers: tuple[dict[str, Any], ...], said: list[str]) -> Iterator[str]
             if metadata.get("reasons"):
                 yield MODERATED
         for holder in holders:
-            for field in _IDENTIFIERS:
-                word = _word(holder.get(field))
-                if word and not word.startswith("@"):
-                    yield word
-                    if "spend_limit" in word:
-                        yield SPENDING
-            for violation in _objects(holder.get("violations")):
-                if "PerDay" in str(violation.get("quotaId")):
-                    yield PER_DAY
+            yield from _identifiers(holder)
     for text in said:
-        start = text[:PHRASE_TEXT_MAX].strip()
-        if 0 < len(start) <= 40 and not start.startswith("@"):
-            yield start  # vLLM's whole message to a wrong key is one word
-        for phrase in PHRASES:
-            if phrase.pattern.match(start):
-                yield phrase.name
-        figures = _FIGURES.match(start)
-        if figures:
-            limit, requested = (_figure(group) for group in figures.groups())
-            if limit == 0:
-                yield NO_LIMIT
-            elif requested > limit:
-                yield TOO_LARGE
+        yield from _names_in(text[:PHRASE_TEXT_MAX].strip())
+
+
+def _identifiers(holder: Mapping[str, Any]) -> Iterator[str]:
+    for field in _IDENTIFIERS:
+        word = _word(holder.get(field))
+        if word and not word.startswith("@"):
+            yield word
+            if "spend_limit" in word:
+                yield SPENDING
+    for violation in _objects(holder.get("violations")):
+        if "PerDay" in str(violation.get("quotaId")):
+            yield PER_DAY
+
+
+def _names_in(text: str) -> Iterator[str]:
+    """The names that a message stands for."""
+    if 0 < len(text) <= ONE_WORD_MAX and not text.startswith("@"):
+        yield text
+    for phrase in PHRASES:
+        if phrase.pattern.match(text):
+            yield phrase.name
+    figures = _FIGURES.match(text)
+    if figures:
+        limit, requested = (_figure(group) for group in figures.groups())
+        if limit == 0:
+            yield NO_LIMIT
+        elif requested > limit:
+            yield TOO_LARGE
 
 
 _IDENTIFIERS = ("code", "type", "status", "error_type", "reason", "limit_source")

@@ -91,9 +91,8 @@ _FILTER = frozenset(
     invalid_prompt
     """.split()
 ) | {names.MODERATED}
-_NO_MODEL = frozenset(
-    "model_not_found DeploymentNotFound unknown_url".split(),
-) | {names.WRONG_PATH}
+_NO_MODEL = frozenset("model_not_found DeploymentNotFound".split())
+_NO_PATH = frozenset({"unknown_url", "Not Found", names.WRONG_PATH, names.SILENT})
 _RATE = frozenset({"rate_limit_exceeded"})
 
 UNFINISHED = "@unfinished"
@@ -177,9 +176,18 @@ RULES: tuple[Rule, ...] = (
         source="Azure API Management",
     ),
     Rule("forbidden", A.STOP, "forbidden", statuses=(403,)),
-    # Nobody will find what the whole run asks for. A row that chose its model fails by itself.
+    # The path is the run's, and so is a model that the row did not choose: nobody will find them.
+    Rule("wrong_path", A.STOP, "not_found", statuses=(404,), codes=_NO_PATH, succeeded=False),
+    Rule("wrong_model", A.STOP, "not_found", statuses=(404,), succeeded=False, runs_model=True),
     Rule(
-        "nothing_there", A.STOP, "not_found", statuses=(404,), succeeded=False, runs_model=True
+        "path_gone",
+        A.AGAIN,
+        "not_found",
+        statuses=(404,),
+        codes=_NO_PATH,
+        tries_max=2,
+        then=A.STOP,
+        succeeded=True,
     ),
     Rule(
         "model_gone",
@@ -286,7 +294,12 @@ STATUS_OF_NAME: Mapping[str, int] = {
             *"permission_error PermissionDeniedError PERMISSION_DENIED".split(),
             *"unsupported_country_region_territory Forbidden".split(),
         ),
-        404: (*_NO_MODEL, *"not_found_error NotFoundError NOT_FOUND".split(), "Not Found"),
+        404: (
+            *_NO_MODEL,
+            *"unknown_url not_found_error NotFoundError NOT_FOUND".split(),
+            "Not Found",
+            names.WRONG_PATH,
+        ),
         413: ("request_too_large",),
         429: (
             *_QUOTA,

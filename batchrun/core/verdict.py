@@ -92,6 +92,8 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
             return Verdict(Action.DONE, "completion", completion=found, usage=found.usage)
         return _rule(_without_completion(exchange, value, found, circumstances), circumstances)
     error = error_body.read(value)
+    if not error.layers:
+        error = error._replace(names=frozenset({error_body.SILENT}))
     message = error.message or f"HTTP {status}: {_glimpse(exchange.body)}"
     return _rule(_signal(exchange, status, error, message, value, circumstances), circumstances)
 
@@ -146,7 +148,7 @@ def _without_completion(
     error = error_body.read(_error_inside(value))
     status = error.status
     if status is None:
-        ranked = (error.code, error.kind, *sorted(error.names))
+        ranked = (error.code or "", error.kind or "", *sorted(error.names))
         status = next((STATUS_OF_NAME[name] for name in ranked if name in STATUS_OF_NAME), None)
     if found is not None and status is None:
         reason = _unfinished(found) or ""
@@ -155,7 +157,7 @@ def _without_completion(
         return _signal(reply, reply.status, error, message, value, circumstances)
     if status is None and isinstance(value, dict) and value.get("error"):
         # What it is named as is unknown, but a server that reports an error failed.
-        status = 404 if error_body.WRONG_PATH in error.names else 500
+        status = 500
     if status is None:
         message = f"HTTP {reply.status} without a completion: {_glimpse(reply.body)}"
         return _signal(reply, reply.status, NO_ERROR, message, value, circumstances)

@@ -181,7 +181,8 @@ class GateContract:
             watch = Watch(self.gate(2))
             tasks = [asyncio.create_task(watch.exchange(n, at_s=n / 4)) for n in range(10)]
             await asyncio.sleep(0.6)
-            left_s = watch.gate.cool_down(30.0, sent_at_s=START_S + 0.5)
+            assert watch.gate.cool_down(30.0, sent_at_s=START_S + 0.5)
+            left_s = watch.gate.cooling_s
             await asyncio.gather(*tasks)
             return watch, left_s
 
@@ -196,7 +197,8 @@ class GateContract:
         async def play():
             gate = self.gate(1)
             gate.cool_down(30.0, sent_at_s=START_S)
-            assert gate.cool_down(5.0, sent_at_s=START_S) == pytest.approx(30)
+            gate.cool_down(5.0, sent_at_s=START_S)
+            assert gate.cooling_s == pytest.approx(30)
             watch = Watch(gate)
             await watch.exchange("only")
             return watch
@@ -365,10 +367,12 @@ class TestCoolDown:
             gate, loop = _endpoint(), asyncio.get_running_loop()
             waits = []
             for _ in range(9):
-                waits.append(gate.cool_down(None, sent_at_s=loop.time()))
+                gate.cool_down(None, sent_at_s=loop.time())
+                waits.append(gate.cooling_s)
                 await asyncio.sleep(waits[-1] + 1)
             gate.settle(1, 1)
-            waits.append(gate.cool_down(None, sent_at_s=loop.time()))
+            gate.cool_down(None, sent_at_s=loop.time())
+            waits.append(gate.cooling_s)
             return waits
 
         *waits, after_success = run_virtual(play())
@@ -383,8 +387,11 @@ class TestCoolDown:
             gate = _endpoint()
             sent_at_s = asyncio.get_running_loop().time()
             await asyncio.sleep(0.1)
-            first = gate.cool_down(None, sent_at_s=sent_at_s)
-            return first, [gate.cool_down(None, sent_at_s=sent_at_s) for _ in range(20)]
+            waits = []
+            for _ in range(21):
+                gate.cool_down(None, sent_at_s=sent_at_s)
+                waits.append(gate.cooling_s)
+            return waits[0], waits[1:]
 
         first, others = run_virtual(play())
         assert others == pytest.approx([first] * 20)
