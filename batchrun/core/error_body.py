@@ -66,6 +66,7 @@ PHRASES: tuple[Phrase, ...] = (
         CONTEXT,
         "OpenAI, vLLM, SGLang, Mistral, llama.cpp",
         rf"{_BEFORE}maximum context length (?:is|of|\()? ?\d",
+        r"'max_tokens'(?: or 'max_completion_tokens')? is too large",
         rf"{_BEFORE}model's (?:maximum )?context length (?:is|of|\() ?\d",
         rf"{_BEFORE}\d maximum context length",
         rf"{_BEFORE}(?:exceeds?|longer than|larger than|too long for) "

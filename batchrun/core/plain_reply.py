@@ -61,15 +61,16 @@ class _PlainUsage(msgspec.Struct):
 
 class _PlainCompletion(msgspec.Struct):
     choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1, max_length=1)]
-    usage: _PlainUsage
     id: str | None = None
     model: str | None = None
     system_fingerprint: str | None = None
     service_tier: str | None = None
     created: Annotated[int, msgspec.Meta(ge=0, lt=10**11)] | None = None
+    usage: _PlainUsage | None = None
     error: None = None
 
 
+_NOT_COUNTED = _PlainUsage()
 _decode_plain = msgspec.json.Decoder(_PlainCompletion).decode
 
 
@@ -86,6 +87,10 @@ def plain_completion(body: bytes) -> Completion | None:
         return None
     choice, counts = plain.choices[0], plain.usage
     message = choice.message
+    if counts is None:
+        if b'"usage"' in body:
+            return None  # it may stand where some vendors put it
+        counts = _NOT_COUNTED
     prompt, completed = counts.prompt_tokens_details, counts.completion_tokens_details
     cached = prompt.cached_tokens if prompt is not None else None
     if cached is None:

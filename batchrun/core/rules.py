@@ -35,7 +35,7 @@ class Action(Enum):
     """The run stops; the row stays pending."""
 
 
-REFUSED_S_MAX = 1800.0
+REFUSED_S_MAX = 3600.0
 """After so many seconds of nothing but refusals the run stops, or after three times the longest
 wait if that is more: throttling costs a row nothing, and would otherwise go on for ever."""
 

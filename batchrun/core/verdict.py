@@ -120,7 +120,7 @@ def _signal(
     circumstances: Circumstances,
 ) -> _Signal:
     names = error.names
-    if error.code in CODES and error.kind is not None:
+    if error.code in CODES and error.kind not in (None, error.code):
         # A type may still say what it said before there were codes (OpenAI's insufficient_quota).
         names -= {error.kind}
     wall_s = circumstances.wall_s
