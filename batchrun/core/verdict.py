@@ -74,6 +74,9 @@ class Circumstances(NamedTuple):
     refused_s: float = 0.0
 
 
+_DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
+
+
 def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Verdict:
     """Decide about one exchange. Any body and any headers end in a verdict."""
     if isinstance(exchange, TransportFault):
@@ -84,12 +87,12 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     if success:
         found = plain_completion(exchange.body)
         if found is not None and found.first.finish_reason not in UNFINISHED_REASONS:
-            return Verdict(Action.DONE, "completion", completion=found, usage=found.usage)
+            return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
     value = reading.parse(exchange.body)
     if success:
         found = reading.completion(value)
         if found is not None and not _unfinished(found):
-            return Verdict(Action.DONE, "completion", completion=found, usage=found.usage)
+            return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
         return _rule(_without_completion(exchange, value, found, circumstances), circumstances)
     error = error_body.read(value)
     if not error.layers:
