@@ -15,7 +15,7 @@ DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirem
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format check wheel wheel-demo crash bench docs pins clean
+.PHONY: help demo test lint format check wheel wheel-demo crash fuzz bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -48,6 +48,9 @@ wheel-demo: wheel
 
 crash: $(DEV) ## the crash tests with many more kills than in `make test`
 	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} $(BIN)/python -m pytest --timeout 7200 tests/crash
+
+fuzz: $(DEV) ## random replies and headers against their readers, for FUZZ_SECONDS (600)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
 
 bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 	$(BIN)/python benchmarks/ratio.py

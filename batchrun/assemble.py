@@ -266,6 +266,7 @@ class _Session:
                     settings.max_wait_s,
                     settings.raw,
                     endpoint.name,
+                    settings.model,
                 ),
             ),
             journal=entries,
