@@ -387,13 +387,13 @@ def test_every_fault_at_once_loses_nothing(cli, simulator, jsonl, published, sum
         seed=4,
     )
     done = cli.run(
-        *(jsonl(600), "-o", "run", "--no-progress", "--concurrency", 64, "--timeout", 1),
-        *("--shard-rows", 250, "--base-url", endpoint.base_url),
+        *(jsonl(500), "-o", "run", "--no-progress", "--concurrency", 64, "--timeout", 1),
+        *("--shard-rows", 200, "--max-attempts", 3, "--base-url", endpoint.base_url),
     )
     assert done.code == 1, done.err
     found = summary(cli.folder / "run")
     rows = found["rows"]
-    assert rows["ok"] + rows["error"] == rows["input"] == 600 and rows["ok"] > 400
+    assert rows["ok"] + rows["error"] == rows["input"] == 500 and rows["ok"] > 300
     by_status, stats = _equal(endpoint, cli.folder / "run", published)
     # A cut answer has a status for the client and none for the server.
     by_status["200"] -= stats["cut"]
@@ -422,4 +422,41 @@ def test_every_stop_leaves_rows_for_the_next_run(cli, simulator, jsonl, publishe
     assert len(stops) >= 3, stops
     by_status, stats = _equal(endpoint, cli.folder / "run", published)
     assert by_status == stats["by_status"]
+    cli.verified("run")
+
+
+def test_a_misspelt_host_stops_the_run(cli, jsonl, summary):
+    """A host that no name server knows ends the run; no row fails for it."""
+    done = cli.run(
+        *(jsonl(5), "-o", "run", *QUICK, "--max-attempts", 1),
+        *("--base-url", "http://no-such-host.invalid/v1"),
+    )
+    assert done.code == 3, done.err
+    assert "base URL" in done.err
+    found = summary(cli.folder / "run")
+    assert (found["stopped_by"], found["rows"]["pending"]) == ("connection", 5)
+    assert found["totals"]["unanswered_attempts"] == 0
+    cli.verified("run")
+
+
+def test_one_refusal_in_twenty_costs_its_rows_only(cli, simulator, jsonl, summary):
+    """Refused at random with waits of 0.5 s, 1,500 rows take little longer than without."""
+    endpoint = simulator(error_rates={"429": 0.05}, retry_after_s=0.5, seed=2)
+    done = cli.run(
+        *(jsonl(1500), "-o", "run", "--no-progress", "--concurrency", 32),
+        *("--base-url", endpoint.base_url),
+    )
+    assert done.code == 0, done.err
+    assert endpoint.stats()["by_status"]["429"] > 50
+    assert summary(cli.folder / "run")["wall_s"] < 15, "held together it took over 40 s"
+    cli.verified("run")
+
+
+def test_a_limit_that_is_met_draws_few_refusals(cli, simulator, jsonl, summary):
+    """Without --rpm, against 6,000 a minute: less than one refusal per answer, at full rate."""
+    endpoint = simulator(rpm=6000)
+    done = cli.run(jsonl(400), "-o", "run", "--no-progress", "--base-url", endpoint.base_url)
+    assert done.code == 0, done.err
+    assert endpoint.stats()["by_status"].get("429", 0) < 400
+    assert summary(cli.folder / "run")["wall_s"] < 12, "400 rows at 100 a second, 100 at once"
     cli.verified("run")
