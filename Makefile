@@ -26,7 +26,7 @@ demo: $(RUN) ## run the samples against the embedded simulator; again to resume
 	$(BIN)/batchrun verify demo-run
 
 test: $(DEV) ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(DEV) ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .
@@ -59,10 +59,10 @@ bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 docs: $(RUN) ## write docs/reference.md again, from the program
 	$(BIN)/python docs/make_reference.py
 
-COMPILE := CUSTOM_COMPILE_COMMAND='make pins' PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --quiet --generate-hashes \
-	--allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --no-emit-find-links
 pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the newest versions
-	$(COMPILE) $(UPGRADE) --all-build-deps --output-file requirements/run.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --output-file requirements/run.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml requirements/dev.in
 
 clean: ## remove what the other targets made, the demo's results too

@@ -319,12 +319,14 @@ def test_parquet_reads_only_the_columns_it_needs(tmp_path):
     path.write_bytes(data[:start] + b"\xff" * 64 + data[start + 64 :])
     seen = []
 
-    def split(fields):
-        seen.append(fields["q"])
-        return Split(None, {"messages": []}, {})
+    class Splitter:
+        needs = frozenset({"q"})
 
-    splitter = opening.Splitter(split, frozenset({"q"}))
-    given = opening.find([str(path)], "auto", splitter)
+        def __call__(self, fields):
+            seen.append(fields["q"])
+            return Split(None, {"messages": []}, {})
+
+    given = opening.Input(tuple(storage.stamp([str(path)])), "parquet", Splitter())
     reader = given.reader(given.carry("none", 10), 10)
     seen.clear()
     assert len(list(reader.blocks([Span(0, None, Position())], limit=None))) == 5
