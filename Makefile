@@ -15,7 +15,7 @@ DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirem
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format check wheel wheel-demo crash bench docs pins clean
+.PHONY: help demo test lint format check wheel wheel-demo crash fuzz bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,7 +26,7 @@ demo: $(RUN) ## run the samples against the embedded simulator; again to resume
 	$(BIN)/batchrun verify demo-run
 
 test: $(DEV) ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(DEV) ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .
@@ -49,6 +49,9 @@ wheel-demo: wheel
 crash: $(DEV) ## the crash tests with many more kills than in `make test`
 	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} $(BIN)/python -m pytest --timeout 7200 tests/crash
 
+fuzz: $(DEV) ## random replies and headers against their readers, for FUZZ_SECONDS (600)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
+
 bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 	$(BIN)/python benchmarks/ratio.py
 	$(BIN)/python benchmarks/memory.py
@@ -56,10 +59,10 @@ bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 docs: $(RUN) ## write docs/reference.md again, from the program
 	$(BIN)/python docs/make_reference.py
 
-COMPILE := CUSTOM_COMPILE_COMMAND='make pins' PIP_CONFIG_FILE=/dev/null $(BIN)/pip-compile --quiet --generate-hashes \
-	--allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --no-emit-find-links
 pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the newest versions
-	$(COMPILE) $(UPGRADE) --all-build-deps --output-file requirements/run.txt pyproject.toml
+	$(COMPILE) $(UPGRADE) --output-file requirements/run.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml requirements/dev.in
 
 clean: ## remove what the other targets made, the demo's results too

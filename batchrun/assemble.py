@@ -269,6 +269,7 @@ class _Session:
                     settings.max_wait_s,
                     settings.raw,
                     endpoint.name,
+                    settings.model,
                 ),
             ),
             journal=entries,

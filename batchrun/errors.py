@@ -90,9 +90,10 @@ class RowError(BatchrunError):
 class TransportFault(BatchrunError):
     """One exchange ended without a whole reply.
 
-    ``kind`` is a key of the verdict table: ``timeout``, ``connect``, ``reset``, ``cut``, ``tls``,
-    ``proxy`` or ``too_large``. ``sent`` tells whether the request may have reached the server:
-    then it may have been billed. ``http_status`` is there when the reply's head had arrived.
+    ``kind`` is a key of the verdict table: ``timeout``, ``dns``, ``connect``, ``reset``, ``cut``,
+    ``tls``, ``proxy`` or ``too_large``. ``sent`` tells whether the request may have reached the
+    server: then it may have been billed. ``http_status`` is there when the reply's head had
+    arrived.
     """
 
     def __init__(

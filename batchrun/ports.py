@@ -59,11 +59,13 @@ class Gate(Protocol):
         """
         ...
 
-    def cool_down(self, wait_s: float | None, *, sent_at_s: float) -> float:
-        """The server throttles: nobody enters for ``wait_s`` seconds (None: as long as seems
-        wise). ``sent_at_s`` (loop time) is when the throttled request went out: where the wait is
-        guessed, news older than the present cool-down does not lengthen it. Returns the seconds
-        from now.
+    def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
+        """The server refused a request for now. Returns whether that is everybody's: then nobody
+        enters for ``wait_s`` seconds (None: as long as seems wise). Else it is only the refused
+        row's, which is to stay away by itself. ``for_all`` says that it is everybody's.
+
+        ``sent_at_s`` (loop time) is when the refused request went out: where the wait is guessed,
+        news older than the present cool-down does not lengthen it.
         """
         ...
 

@@ -25,11 +25,12 @@ from batchrun.adapters import arrow  # noqa: E402
 from batchrun.adapters.signals import SIGNALS  # noqa: E402
 from batchrun.adapters.sources import finding  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
-from batchrun.core import parameters, summary  # noqa: E402
+from batchrun.core import error_body, parameters, rules, summary  # noqa: E402
+from batchrun.core.rules import RULES, Action  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
-from batchrun.core.verdict import RULES, Action  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
+from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import export, validate  # noqa: E402
 from batchrun.views.verify import Report  # noqa: E402
 
@@ -208,6 +209,7 @@ ERROR_CLASSES = {
     "context_length": "The request is longer than the model's context.",
     "content_filter": "The server's content filter refuses the request.",
     "payload_too_large": "The request is larger than the server takes.",
+    "request_too_large": "The request can never fit the account's rate limit.",
     "rate_limit": "The server throttles. Waited out and not charged: it stands in the ledger only.",
     "quota": "The account's quota or spending limit is used up.",
     "auth": "The key is missing or not accepted.",
@@ -220,6 +222,7 @@ ERROR_CLASSES = {
     "server_error": "The server failed.",
     "overloaded": "The server says that it is overloaded.",
     "invalid_response": "A success status without a completion in it.",
+    "invalid_output": "The model wrote what its own server could not read (Groq).",
     "response_too_large": "The reply is larger than `--max-response-bytes`.",
 }
 ELSEWHERE = {"invalid_row"}
@@ -227,7 +230,14 @@ ELSEWHERE = {"invalid_row"}
 
 ACTIONS = {
     Action.DONE: "The row is `ok`.",
-    Action.THROTTLE: "Sent again after the endpoint's cool-down. Not charged to the row.",
+    Action.THROTTLE: (
+        "Sent again when the server may take it. Where many recent replies were refusals, all "
+        "requests wait; else only this row does. Not charged to the row. After an hour of "
+        "nothing but refusals (three times `--max-wait`, if that is longer) the run stops."
+    ),
+    Action.PAUSE: (
+        "*throttle*, if the server names a wait that is within `--max-wait`; else *stop*."
+    ),
     Action.FREE: "Sent again at once. Not charged to the row.",
     Action.AGAIN: "Sent again after a backoff. Charged to the row; at `--max-attempts` it fails.",
     Action.FAIL: "The row ends as an `error` row.",
@@ -235,12 +245,28 @@ ACTIONS = {
 }
 FAULTS = {
     "timeout": "no whole reply in time",
+    "dns": "host name not found",
     "connect": "no connection",
     "reset": "connection closed before a reply",
     "cut": "connection closed within the reply",
     "tls": "TLS failure",
     "proxy": "the proxy refuses",
     "too_large": "reply too large",
+}
+OWN_NAMES = {
+    error_body.CONTEXT: "words for a prompt beyond the context",
+    error_body.SPENDING: "words or a code for a spending limit",
+    error_body.PER_DAY: "words or a quota id for a limit per day",
+    error_body.NO_LIMIT: "a limit of 0",
+    error_body.TOO_LARGE: "more requested than the limit, by the message's figures",
+    error_body.MODERATED: "`metadata.reasons`",
+    error_body.GATEWAY_QUOTA: "words for a gateway's quota",
+    error_body.WRONG_PATH: "words for an unknown path",
+    error_body.SILENT: "no readable error",
+    rules.UNFINISHED: (
+        "a completion whose finish reason is one of "
+        + ", ".join(f"`{reason}`" for reason in sorted(rules.UNFINISHED_REASONS))
+    ),
 }
 EXIT_CODES = {
     0: "Every row is `ok`. For `verify`: all of it holds. For `validate`: every row can be sent.",
@@ -608,34 +634,65 @@ def verdicts() -> Iterator[str]:
     yield ""
     yield "The first line that matches decides. A reply with status 2xx and a completion is a"
     yield "success and never comes here. A 2xx whose body is an error enters with the status named"
-    yield "in it, else with 500. Codes are compared with the error's `code` and `type`; message"
-    yield "texts are never searched. Where the server asks for a longer wait than `--max-wait`,"
-    yield "*again* and *throttle* become *stop*."
+    yield "in it, or with the status that belongs to its code or type, else with 500. Codes are"
+    yield "compared as a whole with what the error calls itself: `code`, `type`, `status`,"
+    yield "`reason`, those of inner errors, and `detail` or messages of one word. Where the table"
+    yield "knows the code, the type counts no more. Messages are not searched, except for the words"
+    yield "below. `x-should-retry: false` makes *fail* of every other try, `true` makes *again* of"
+    yield "*fail* and *stop* while the row has attempts left. Where the server asks for a longer"
+    yield "wait than `--max-wait`, *again* and *throttle* become *stop*."
     yield ""
     yield from table(
         ("action", "what it does"),
         [(f"*{action.value}*", text) for action, text in described("actions", Action, ACTIONS)],
     )
     described("transport faults", [fault for rule in RULES for fault in rule.faults], FAULTS)
+    own = [name for rule in RULES for name in sorted(rule.codes) if name.startswith("@")]
+    described("names of our own", own, OWN_NAMES)
     rows = []
     for rule in RULES:
         action = f"*{rule.action.value}*"
         if rule.tries_max is not None:
             times = {1: "once", 2: "twice"}.get(rule.tries_max, f"{rule.tries_max} times")
             action += f" {times}, then *{rule.then.value}*"
-        rows.append((signal_of(rule), action, code(rule.error_class)))
-    yield from table(("signal", "action", "class"), rows)
+        if rule.backoff_s is not None:
+            action += f", first after up to {rule.backoff_s:g} s"
+        rows.append((signal_of(rule), action, code(rule.error_class), rule.source))
+    yield from table(("signal", "action", "class", "seen at"), rows)
+    yield "Some servers say in words only what they mean. These are recognised, as regular"
+    yield "expressions from the start of the message, with no quotation before the words:"
+    yield ""
+    yield from table(
+        ("means", "said by"),
+        dict.fromkeys((OWN_NAMES[phrase.name], phrase.source) for phrase in error_body.PHRASES),
+    )
+    yield "The wait that a server asks for is the first of: `retry-after-ms`; `retry-after`; a"
+    yield "field of the error (`retry_after`, Google's `RetryInfo`, headers that OpenRouter passes"
+    yield 'on); its message ("try again in 5.2s"); and with status 429 the `x-ratelimit-reset`'
+    yield "headers of limits that are used up. Seconds, durations (`1m30s`), HTTP dates, RFC 3339"
+    yield "and moments in seconds or milliseconds since the epoch are read, up to a week; anything"
+    yield "else counts as nothing."
+    yield ""
+    yield "`batchrun simulate --error NAME=RATE` plays these:"
+    yield ", ".join(code(name) for name in CATALOGUE) + "."
+    yield ""
 
 
 def signal_of(rule: Any) -> str:
     """What a rule matches, in words."""
     if rule.faults:
-        return "; ".join(FAULTS[fault] for fault in rule.faults)
-    text = f"status {ranges(rule.statuses)}" if rule.statuses else "2xx without a completion"
+        text = "; ".join(FAULTS[fault] for fault in rule.faults)
+    else:
+        text = f"status {ranges(rule.statuses)}" if rule.statuses else "2xx without a completion"
     if rule.codes:
-        text += " with " + ", ".join(code(name) for name in sorted(rule.codes))
-    if rule.after_success:
-        text += ", after any row had an answer"
+        names = sorted(rule.codes, key=lambda name: (name.startswith("@"), name))
+        text += " with " + ", ".join(OWN_NAMES.get(name) or code(name) for name in names)
+    if rule.with_wait:
+        text += ", and a wait asked for"
+    if rule.runs_model:
+        text += ", for the run's model rather than one that the row chose"
+    if rule.succeeded is not None:
+        text += ", after any row had an answer" if rule.succeeded else ", before any answer"
     return text
 
 

@@ -304,6 +304,54 @@ def samples():
     return ROOT / "samples"
 
 
+@pytest.fixture(scope="session")
+def stored():
+    """Puts a verdict through Parquet as the attempt loop would: returns the row that is read back,
+    whose texts are those that went in.
+    """
+    from batchrun.adapters import arrow
+    from batchrun.core import reply as reading
+    from batchrun.core.headers import request_id
+    from batchrun.records import Attempt, Outcome
+
+    def through_parquet(table):
+        table.validate(full=True)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        back = pq.read_table(pa.BufferReader(sink.getvalue()))
+        assert back.equals(table)
+        return back.to_pylist()[0]
+
+    def store(verdict, reply):
+        completion = verdict.completion
+        attempt = Attempt(
+            row=0, number=1, endpoint="e",
+            model=completion.model if completion else None,
+            service_tier=completion.service_tier if completion else None,
+            started_at_us=0, queue_s=0.0, latency_s=0.0, http_status=reply.status,
+            error_class=verdict.error_class, error_code=verdict.code,
+            retry_after_s=verdict.wait_s, usage=verdict.usage,
+            cost_usd=None, request_id=request_id(reply.headers), unanswered=False,
+        )  # fmt: skip
+        failure = None
+        if completion is None:
+            failure = reading.failure(verdict.error_class, verdict.code, verdict.message)
+        outcome = Outcome(
+            row=0, custom_id=None, completion=completion, failure=failure, attempts=1,
+            attempt=attempt, request_hash=None, response=reading.text_of(reply.body, 4096),
+        )  # fmt: skip
+        through_parquet(arrow.table([arrow.attempt_values(attempt)], arrow.attempts_schema()))
+        row = through_parquet(
+            arrow.table([arrow.result_values(outcome)], arrow.results_schema(pa.schema([])))
+        )
+        if completion is not None:
+            first = completion.first
+            assert (row["content"], row["reasoning"]) == (first.content, first.reasoning)
+        return row
+
+    return store
+
+
 @pytest.fixture
 def interrupted(cli, simulator, jsonl, until):
     """Makes a run that SIGINT ended midway: the run directory, the input and the endpoint.

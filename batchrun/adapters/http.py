@@ -222,6 +222,8 @@ def fault(error: Exception, status: int | None) -> TransportFault:
         return TransportFault(text, kind="tls", sent=False)
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return TransportFault(f"the proxy refused: {text}", kind="proxy", sent=False)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return TransportFault(text, kind="dns", sent=False)
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
         return TransportFault(text, kind="connect", sent=False)
     if status is not None or isinstance(error, aiohttp.ClientPayloadError):

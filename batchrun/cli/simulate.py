@@ -127,7 +127,7 @@ def _read_models(
     multiple=True,
     metavar="STATUS=RATE",
     callback=_read_error_rates,
-    help="Answer a share of the askings with this status, or 'quota'; repeatable.",
+    help="Answer a share of the askings with this error, a status or another name; repeatable.",
 )
 @click.option(
     "--retry-after",

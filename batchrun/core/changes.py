@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchrun.core.verdict import RULES
+from batchrun.core.rules import RULES
 from batchrun.errors import UsageError
 
 ERROR_CLASSES = tuple(sorted({"invalid_row", *(rule.error_class for rule in RULES)}))

@@ -6,9 +6,10 @@ column needs and is None otherwise; the raw text is kept beside the columns.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +17,11 @@ from batchrun.records import NO_USAGE, Choice, Completion, Failure, ToolCall, Us
 
 ERROR_TEXT_MAX = 4096
 """Bytes of an error body, characters of an error message, that are kept."""
+WORD_MAX = 200
+"""Characters of an error code that are kept."""
+
+DIGITS_MAX = 4000
+"""Python converts integers of at most 4,300 digits."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -31,118 +37,36 @@ def parse(body: bytes) -> object:
     """
     try:
         return _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
-    text = body.decode("utf-8-sig", errors="replace")
+    text = body.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
     try:
-        return _storable(json.loads(text, strict=False))
+        return _storable(json.loads(text, strict=False, parse_int=_whole))
     except (ValueError, RecursionError):
         return None
 
 
-class _PlainMessage(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: None = None
-
-
-class _PlainChoice(msgspec.Struct):
-    message: _PlainMessage
-    index: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 0
-    finish_reason: str | None = None
-    logprobs: None = None
-
-
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)] | None
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: _Tokens = None
-
-
-class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: _Tokens = None
-
-
-class _PlainUsage(msgspec.Struct):
-    prompt_tokens: _Tokens = None
-    completion_tokens: _Tokens = None
-    total_tokens: _Tokens = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-
-
-class _PlainCompletion(msgspec.Struct):
-    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1, max_length=1)]
-    id: str | None = None
-    model: str | None = None
-    system_fingerprint: str | None = None
-    service_tier: str | None = None
-    created: Annotated[int, msgspec.Meta(ge=0, lt=10**11)] | None = None
-    usage: _PlainUsage | None = None
-    error: None = None
-
-
-_decode_plain = msgspec.json.Decoder(_PlainCompletion).decode
-
-
-def plain_completion(body: bytes) -> Completion | None:
-    """The completion in a body of the most common shape: one choice of text, every field of the
-    specified type. None for anything else, which ``parse`` and ``completion`` then look at.
-
-    The same as ``completion(parse(body))`` at a third of its cost, for nearly every reply.
-    """
-    try:
-        plain = _decode_plain(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    choice, counts = plain.choices[0], plain.usage
-    message = choice.message
-    counted = NO_USAGE
-    if counts is not None:
-        prompt, completed = counts.prompt_tokens_details, counts.completion_tokens_details
-        counted = Usage(
-            counts.prompt_tokens,
-            counts.completion_tokens,
-            counts.total_tokens,
-            prompt.cached_tokens if prompt is not None else None,
-            completed.reasoning_tokens if completed is not None else None,
-        )
-    first = Choice(
-        choice.index,
-        message.content,
-        message.reasoning_content or message.reasoning,
-        message.refusal,
-        choice.finish_reason,
-        None,
-        None,
-    )
-    return Completion(
-        first,
-        None,
-        plain.model,
-        plain.id,
-        plain.system_fingerprint,
-        plain.service_tier,
-        plain.created,
-        counted,
-    )
+def _whole(digits: str) -> int | float:
+    """An integer of any length; one that Python refuses to convert is as good as infinite."""
+    return int(digits) if len(digits) <= DIGITS_MAX else float(digits)
 
 
 def text_of(body: bytes, limit: int) -> str:
     """The body as text that any file can hold, cut to ``limit`` bytes without splitting a
     character.
     """
-    return body[:limit].decode("utf-8", errors="ignore" if len(body) > limit else "replace")
+    if len(body) <= limit:
+        return body.decode("utf-8", errors="replace")
+    # A decoder that expects more keeps the bytes of an unfinished character to itself.
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(body[:limit])
 
 
 def completion(value: object) -> Completion | None:
     """The completion in a parsed body, or None where it is not one.
 
     It is one if it is an object with no truthy ``error`` and a non-empty list ``choices`` whose
-    first entry has an object ``message``.
+    first entry has an object ``message``. Of later entries, an object without one is a choice of
+    nulls, and what is no object is left out.
     """
     if not isinstance(value, dict) or value.get("error"):
         return None
@@ -151,11 +75,10 @@ def completion(value: object) -> Completion | None:
         return None
     choices: list[Choice] = []
     for place, item in enumerate(listed):
-        if not isinstance(item, dict) or not isinstance(item.get("message"), dict):
-            if place == 0:
-                return None
-            continue
-        choices.append(_choice(item, place))
+        if place == 0 and not (isinstance(item, dict) and isinstance(item.get("message"), dict)):
+            return None
+        if isinstance(item, dict):
+            choices.append(_choice(item, place))
     if len(choices) > 1:
         choices.sort(key=lambda choice: choice.index)
     first = choices[0]
@@ -168,7 +91,7 @@ def completion(value: object) -> Completion | None:
         system_fingerprint=_text(value.get("system_fingerprint")),
         service_tier=_text(value.get("service_tier")),
         created_s=_moment(created),
-        usage=usage(value.get("usage")),
+        usage=usage_of(value),
     )
 
 
@@ -176,92 +99,171 @@ def usage(value: object) -> Usage:
     """Token counts from a ``usage`` object; nothing is added up that the server did not say."""
     if not isinstance(value, dict):
         return NO_USAGE
-    prompt_details = value.get("prompt_tokens_details")
-    completion_details = value.get("completion_tokens_details")
     return Usage(
-        prompt_tokens=_count(value.get("prompt_tokens")),
-        completion_tokens=_count(value.get("completion_tokens")),
-        total_tokens=_count(value.get("total_tokens")),
-        cached_tokens=_count(prompt_details.get("cached_tokens"))
-        if isinstance(prompt_details, dict)
-        else None,
-        reasoning_tokens=_count(completion_details.get("reasoning_tokens"))
-        if isinstance(completion_details, dict)
-        else None,
+        prompt_tokens=_first_count(value, _PROMPT),
+        completion_tokens=_first_count(value, _COMPLETION),
+        total_tokens=_first_count(value, _TOTAL),
+        cached_tokens=_first_count(value, _CACHED),
+        reasoning_tokens=_first_count(value, _REASONING),
     )
 
 
-def error_of(value: object) -> tuple[str | None, str | None, str]:
-    """Code, type and message of an error body, empty where it has none.
+# Where each count stands, by vendor; the first that is a count is taken.
+_PROMPT = (("prompt_tokens",), ("input_tokens",))
+_COMPLETION = (("completion_tokens",), ("output_tokens",))
+_TOTAL = (("total_tokens",),)
+_CACHED = (
+    ("prompt_tokens_details", "cached_tokens"),
+    ("input_tokens_details", "cached_tokens"),
+    ("prompt_cache_hit_tokens",),  # DeepSeek
+    ("cached_tokens",),  # Moonshot
+    ("cache_read_input_tokens",),  # Anthropic, behind a proxy
+)
+_REASONING = (
+    ("completion_tokens_details", "reasoning_tokens"),
+    ("output_tokens_details", "reasoning_tokens"),
+    ("reasoning_tokens",),  # SGLang
+)
 
-    Reads ``{"error": {...}}``, ``{"error": "text"}``, the same inside an array, and flat objects
-    with ``message`` or ``detail``.
-    """
-    if isinstance(value, list) and value:
-        value = value[0]
+
+def _first_count(value: dict[str, Any], places: tuple[tuple[str, ...], ...]) -> int | None:
+    for first, *inner in places:
+        found = value.get(first)
+        if inner:
+            found = found.get(inner[0]) if isinstance(found, dict) else None
+        count = _count(found)
+        if count is not None:
+            return count
+    return None
+
+
+def usage_of(value: object) -> Usage:
+    """The usage in a parsed body: at its place, or where Moonshot and Groq put it."""
     if not isinstance(value, dict):
-        return None, None, ""
-    inner = value.get("error")
-    if isinstance(inner, str):
-        return None, None, _bounded(inner)
-    source: dict[str, Any] = inner if isinstance(inner, dict) else value
-    message = source.get("message") or source.get("detail") or ""
-    if not isinstance(message, str):
-        message = _encode(message).decode(errors="replace")
-    code = source.get("code")
-    return (
-        None if code is None or isinstance(code, (dict, list)) else _bounded(str(code)),
-        _text(source.get("type")),
-        _bounded(message),
-    )
+        return NO_USAGE
+    groq, choices = value.get("x_groq"), value.get("choices")
+    last = choices[0] if isinstance(choices, list) and choices else None
+    for holder in (value, last, groq):
+        if isinstance(holder, dict):
+            found = usage(holder.get("usage"))
+            if found != NO_USAGE:
+                return found
+    return NO_USAGE
 
 
 def failure(error_class: str, code: str | None, message: str) -> Failure:
     """A failure with its texts made storable and bounded."""
-    return Failure(error_class, code[:200] if code else None, _bounded(message))
+    return Failure(
+        error_class, storable_text(code, WORD_MAX) if code else None, storable_text(message)
+    )
 
 
 def _choice(item: dict[str, Any], place: int) -> Choice:
-    message = item["message"]
+    message = item.get("message")
+    if not isinstance(message, dict):
+        message = {}
     index = item.get("index")
-    calls = message.get("tool_calls")
     logprobs = item.get("logprobs")
+    said = _said(message.get("content"))
+    reasoning = _reasoning(message)
+    refusal = _text(message.get("refusal"))
     return Choice(
         index=index if type(index) is int and 0 <= index < 2**31 else place,
-        content=_content(message.get("content")),
-        reasoning=_text(message.get("reasoning_content")) or _text(message.get("reasoning")),
-        refusal=_text(message.get("refusal")),
-        finish_reason=_text(item.get("finish_reason")),
-        tool_calls=tuple(_tool_call(call) for call in calls if isinstance(call, dict))
-        if isinstance(calls, list) and calls
-        else None,
+        content=said.text,
+        reasoning=said.thinking if reasoning is None else reasoning,
+        refusal=said.refusal if refusal is None else refusal,
+        finish_reason=_word(item.get("finish_reason")),
+        tool_calls=_tool_calls(message),
         logprobs=json_text(logprobs) if logprobs is not None else None,
     )
 
 
-def _content(value: object) -> str | None:
-    """Content as text; content given as parts is the joined text of its text parts."""
+class _Said(NamedTuple):
+    """What content holds, apart from what the model thought and refused."""
+
+    text: str | None
+    thinking: str | None = None
+    refusal: str | None = None
+
+
+def _said(content: object) -> _Said:
+    """Content as text. Parts are joined by kind (Mistral sends text, thinking and references);
+    a value that should not be there is kept as its JSON text.
+    """
+    if content is None or isinstance(content, str):
+        return _Said(content)
+    if isinstance(content, dict) and not ("text" in content or "thinking" in content):
+        return _Said(json_text(content))
+    if not isinstance(content, (list, dict)):
+        return _Said(json_text(content))
+    texts: list[str] = []
+    thoughts: list[str] = []
+    refusals: list[str] = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict):
+            match part.get("type"):
+                case None | "text" | "output_text":
+                    texts.append(_part_text(part.get("text")))
+                case "thinking" | "reasoning" as kind:
+                    inner = part.get(kind)
+                    thoughts.append(_part_text(part.get("text") if inner is None else inner))
+                case "refusal":
+                    refusals.append(_part_text(part.get("refusal")))
+    return _Said(
+        "".join(texts),
+        "".join(thoughts) if thoughts else None,
+        "".join(refusals) if refusals else None,
+    )
+
+
+def _part_text(value: object) -> str:
+    """A part's text: text, an object that holds it, or parts once more."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return _text(value.get("value")) or _text(value.get("text")) or ""
     if isinstance(value, list):
-        return "".join(
-            part["text"]
-            for part in value
-            if isinstance(part, dict)
-            and part.get("type") == "text"
-            and isinstance(part.get("text"), str)
-        )
-    return _text(value)
+        return "".join(_part_text(part) for part in value if isinstance(part, (str, dict)))
+    return ""
+
+
+def _reasoning(message: dict[str, Any]) -> str | None:
+    """Reasoning by either of its names; an empty one does not hide the other."""
+    found: str | None = None
+    for name in ("reasoning_content", "reasoning"):
+        value = message.get(name)
+        text = _part_text(value) if isinstance(value, list) else _text(value)
+        if text:
+            return text
+        found = text if found is None else found
+    return found
+
+
+def _tool_calls(message: dict[str, Any]) -> tuple[ToolCall, ...] | None:
+    calls = message.get("tool_calls")
+    if isinstance(calls, dict):
+        calls = [calls]
+    if isinstance(calls, list) and calls:
+        return tuple(_tool_call(call) for call in calls if isinstance(call, dict))
+    legacy = message.get("function_call")
+    # The call of the older protocol has neither id nor type, and none is made up.
+    return (_tool_call({"function": legacy}),) if isinstance(legacy, dict) and legacy else None
 
 
 def _tool_call(call: dict[str, Any]) -> ToolCall:
     function = call.get("function")
     if not isinstance(function, dict):
-        function = {}
-    arguments = function.get("arguments")
+        function = call.get("custom")
+        if not isinstance(function, dict):
+            function = call
+    arguments = function.get("arguments", function.get("input"))
     return ToolCall(
         id=_text(call.get("id")),
         type=_text(call.get("type")),
         name=_text(function.get("name")),
-        arguments=_text(arguments)
+        arguments=arguments
         if isinstance(arguments, str) or arguments is None
         else json_text(arguments),
     )
@@ -270,15 +272,21 @@ def _tool_call(call: dict[str, Any]) -> ToolCall:
 def json_text(value: object) -> str:
     """A JSON value as compact text."""
     try:
-        return _encode(value).decode()
-    except (UnicodeEncodeError, OverflowError):
-        return json.dumps(value, ensure_ascii=True)
+        try:
+            return _encode(value).decode()
+        except UnicodeEncodeError:
+            return _encode(_storable(value)).decode()
     except RecursionError:
         return '"nested too deeply to be kept"'
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _word(value: object) -> str | None:
+    """A word as sent; what is no text is kept as its JSON text."""
+    return value if value is None or isinstance(value, str) else json_text(value)[:WORD_MAX]
 
 
 def _storable(value: Any) -> Any:
@@ -292,11 +300,14 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def _bounded(text: str) -> str:
-    return _LONE_SURROGATE.sub("\ufffd", text[:ERROR_TEXT_MAX])
+def storable_text(text: str, length_max: int = ERROR_TEXT_MAX) -> str:
+    """Text that any file can hold, cut to a number of characters."""
+    return _LONE_SURROGATE.sub("\ufffd", text[:length_max])
 
 
 def _count(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 12.0 is how some proxies write 12
     if type(value) is int and 0 <= value <= _INT64_MAX:
         return value
     return None

@@ -1,135 +1,42 @@
-"""What one exchange means for its row and for the run: a table, and the reading of it.
+"""What one exchange means for its row and for the run: the reading of a table.
 
-The first rule that matches decides. A signal is a fault of the transport (``TransportFault.kind``)
-or a status with the code and type of the error body; a 200 whose body is an error enters with the
-code inside it. Text is never searched for numbers or phrases: servers echo prompts in messages.
-
-Sources: the status tables and SDKs of OpenAI, Azure, Groq, OpenRouter, DeepSeek, vLLM, SGLang and
-llama.cpp as of 2026-11.
+The table is ``core/rules.py``. A signal is a fault of the transport (``TransportFault.kind``), or a
+status with the names that the error's body gives itself (``core/error_body.py``). A success whose
+body is an error enters with the status inside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from batchrun.core import error_body
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
+from batchrun.core.error_body import NO_ERROR, ErrorBody
+from batchrun.core.plain_reply import plain_completion
+from batchrun.core.rules import (
+    CODES,
+    REFUSED_S_MAX,
+    RULES,
+    STATUS_OF_NAME,
+    UNFINISHED,
+    UNFINISHED_REASONS,
+    Action,
+    Rule,
+)
 from batchrun.errors import TransportFault
-from batchrun.records import Completion, Reply
+from batchrun.records import NO_USAGE, Completion, Reply, Usage
 
-
-class Action(Enum):
-    """What to do with the row."""
-
-    DONE = "done"
-    """A completion."""
-    THROTTLE = "throttle"
-    """Again after the endpoint's cool-down; costs the row nothing."""
-    FREE = "free"
-    """Again at once; costs the row nothing."""
-    AGAIN = "again"
-    """Again after a backoff; costs one of the row's attempts."""
-    FAIL = "fail"
-    """The row ends as an error."""
-    STOP = "stop"
-    """The run stops; the row stays pending."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One line of the table.
-
-    ``statuses`` and ``codes`` narrow the rule where they are not empty; ``codes`` are compared
-    with the body's code and with its type. After ``tries_max`` rulings of this rule for one row
-    (None: no limit of its own) ``then`` takes the place of ``action``.
-    """
-
-    name: str
-    action: Action
-    error_class: str
-    faults: Collection[str] = ()
-    statuses: Collection[int] = ()
-    codes: frozenset[str] = frozenset()
-    tries_max: int | None = None
-    then: Action = Action.FAIL
-    after_success: bool = False
-
-    def matches(self, fault: str | None, status: int | None, names: Collection[str]) -> bool:
-        """Whether this line speaks of such an exchange."""
-        if fault is not None:
-            return fault in self.faults
-        if self.faults or (self.statuses and status not in self.statuses):
-            return False
-        return not self.codes or not self.codes.isdisjoint(names)
-
-
-_QUOTA = frozenset(
-    """
-    insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded
-    project_spend_limit_exceeded organization_usage_limit_exceeded enforced_spend_limit_reached
-    """.split()
-)
-_CONTEXT = frozenset(
-    "context_length_exceeded exceed_context_size_error string_above_max_length".split()
-)
-_FILTER = frozenset(
-    """
-    content_filter content_policy_violation ResponsibleAIPolicyViolation cyber_policy
-    invalid_prompt
-    """.split()
-)
-
-_ERROR_STATUSES = frozenset(str(status) for status in range(400, 600))
-
-A = Action
-RULES: tuple[Rule, ...] = (
-    Rule("timeout", A.AGAIN, "timeout", faults=("timeout",)),
-    Rule("connect", A.AGAIN, "connection", faults=("connect",)),
-    # A kept-alive connection that the server had closed meanwhile: not the row's fault, once.
-    Rule("reset", A.FREE, "connection", faults=("reset",), tries_max=1, then=A.AGAIN),
-    Rule("cut", A.AGAIN, "connection", faults=("cut",)),
-    Rule("tls", A.STOP, "config", faults=("tls", "proxy")),
-    Rule("too_large", A.FAIL, "response_too_large", faults=("too_large",)),
-    Rule("quota", A.STOP, "quota", statuses=(400, 403, 429), codes=_QUOTA),
-    Rule("context", A.FAIL, "context_length", statuses=(400, 413, 422), codes=_CONTEXT),
-    Rule("filter", A.FAIL, "content_filter", statuses=(400, 403), codes=_FILTER),
-    # Keys spread slowly through some providers: after successes a 401 gets two more chances.
-    Rule(
-        "auth_again",
-        A.AGAIN,
-        "auth",
-        statuses=(401,),
-        tries_max=2,
-        then=A.STOP,
-        after_success=True,
-    ),
-    Rule("auth", A.STOP, "auth", statuses=(401,)),
-    Rule("billing", A.STOP, "billing", statuses=(402,)),
-    Rule("forbidden", A.STOP, "forbidden", statuses=(403,)),
-    Rule("not_found", A.FAIL, "not_found", statuses=(404, 410)),
-    Rule("config", A.STOP, "config", statuses=(405, 406, 407, 415, *range(300, 400))),
-    Rule("request_timeout", A.AGAIN, "timeout", statuses=(408,)),
-    Rule("conflict", A.AGAIN, "server_error", statuses=(409,), tries_max=3),
-    Rule("payload", A.FAIL, "payload_too_large", statuses=(413,)),
-    Rule("dependency", A.AGAIN, "server_error", statuses=(421, 424, 425, 499)),
-    Rule("throttled", A.THROTTLE, "rate_limit", statuses=(429,)),
-    Rule("overloaded", A.AGAIN, "overloaded", statuses=(498, 503, 529)),
-    Rule("unsupported", A.FAIL, "invalid_request", statuses=(501,)),
-    Rule("server", A.AGAIN, "server_error", statuses=range(500, 600)),
-    Rule("invalid", A.FAIL, "invalid_request", statuses=range(400, 500)),
-    # A success status without a completion in it: a proxy's page, half a body, something else.
-    Rule("not_a_completion", A.AGAIN, "invalid_response", tries_max=2),
-)
+__all__ = ["RULES", "Action", "Circumstances", "Rule", "Verdict", "judge"]
 
 
 class Verdict(NamedTuple):
     """The decision about one exchange.
 
     ``wait_s`` is the wait the server asked for, None where it named none. ``rule`` names the line
-    of the table that decided ("completion" for a success).
+    of the table that decided ("completion" for a success). ``usage`` is what the reply says it
+    cost, completion or not. ``backoff_s`` is the first backoff where the table has one of its own.
     """
 
     action: Action
@@ -139,6 +46,8 @@ class Verdict(NamedTuple):
     code: str | None = None
     message: str = ""
     wait_s: float | None = None
+    usage: Usage = NO_USAGE
+    backoff_s: float | None = None
 
     @property
     def charged(self) -> bool:
@@ -151,71 +60,185 @@ class Circumstances(NamedTuple):
 
     ``rulings`` counts this row's earlier rulings by rule name; ``succeeded`` says whether any row
     of this run had an answer; ``wall_s`` is seconds since the epoch; ``wait_s_max`` is the longest
-    wait that is still waited out.
+    wait that is still waited out. ``runs_model`` says that the row asks for the run's own model
+    rather than for one of its choice; ``last_try`` that another charged ruling uses up the row's
+    attempts; ``refused_s`` how long the endpoint has answered with refusals only.
     """
 
     rulings: Mapping[str, int]
     succeeded: bool
     wall_s: float
     wait_s_max: float
+    runs_model: bool = False
+    last_try: bool = False
+    refused_s: float = 0.0
+
+
+_DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
 
 
 def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Verdict:
     """Decide about one exchange. Any body and any headers end in a verdict."""
     if isinstance(exchange, TransportFault):
-        return _rule(exchange.kind, None, (None, None, str(exchange)), None, circumstances)
+        signal = _Signal(exchange.kind, None, frozenset(), exchange.kind, str(exchange))
+        return _rule(signal, circumstances)
     status = exchange.status
     success = 200 <= status < 300
-    if success and (found := reading.plain_completion(exchange.body)) is not None:
-        return Verdict(Action.DONE, "completion", completion=found)
-    value = reading.parse(exchange.body)
-    if success and (found := reading.completion(value)) is not None:
-        return Verdict(Action.DONE, "completion", completion=found)
-    code, kind, message = reading.error_of(value)
     if success:
-        if isinstance(value, dict) and value.get("error"):
-            # An error in disguise: the code inside is the status it should have had.
-            status = int(code) if code in _ERROR_STATUSES else 500
-        else:
-            message = f"HTTP {status} without a completion: {_glimpse(exchange.body)}"
-    elif not message:
-        message = f"HTTP {status}: {_glimpse(exchange.body)}"
-    wait_s = header.retry_after_s(exchange.headers, wall_s=circumstances.wall_s)
-    return _rule(None, status, (code, kind, message), wait_s, circumstances)
+        found = plain_completion(exchange.body)
+        if found is not None and found.first.finish_reason not in UNFINISHED_REASONS:
+            return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
+    value = reading.parse(exchange.body)
+    if success:
+        found = reading.completion(value)
+        if found is not None and not _unfinished(found):
+            return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
+        return _rule(_without_completion(exchange, value, found, circumstances), circumstances)
+    error = error_body.read(value)
+    if not error.layers:
+        error = error._replace(names=frozenset({error_body.SILENT}))
+    message = error.message or f"HTTP {status}: {_glimpse(exchange.body)}"
+    return _rule(_signal(exchange, status, error, message, value, circumstances), circumstances)
 
 
-def _rule(
-    fault: str | None,
-    status: int | None,
-    error: tuple[str | None, str | None, str],
-    wait_s: float | None,
+class _Signal(NamedTuple):
+    """An exchange as the table sees it."""
+
+    fault: str | None
+    status: int | None
+    names: frozenset[str]
+    code: str | None
+    message: str
+    wait_s: float | None = None
+    should_retry: bool | None = None
+    usage: Usage = NO_USAGE
+
+
+def _signal(
+    reply: Reply,
+    status: int,
+    error: ErrorBody,
+    message: str,
+    value: object,
     circumstances: Circumstances,
-) -> Verdict:
-    code, kind, message = error
-    names = tuple(name for name in (code, kind) if name)
-    rule = next(
-        rule
-        for rule in RULES
-        if rule.matches(fault, status, names)
-        and (circumstances.succeeded or not rule.after_success)
+) -> _Signal:
+    names = error.names
+    if error.code in CODES and error.kind not in (None, error.code):
+        # A type may still say what it said before there were codes (OpenAI's insufficient_quota).
+        names -= {error.kind}
+    wall_s = circumstances.wall_s
+    wait_s = header.retry_after_s(reply.headers, wall_s=wall_s)
+    if wait_s is None:
+        wait_s = error_body.wait_s(error, wall_s=wall_s)
+    if wait_s is None and status == 429:
+        wait_s = header.reset_s(reply.headers, wall_s=wall_s)
+    return _Signal(
+        None,
+        status,
+        names,
+        error.code or error.kind,
+        message,
+        wait_s,
+        header.should_retry(reply.headers),
+        reading.usage_of(value),
     )
+
+
+def _without_completion(
+    reply: Reply, value: object, found: Completion | None, circumstances: Circumstances
+) -> _Signal:
+    """A success that is none: an error in disguise, an answer that broke off, or something else."""
+    error = error_body.read(_error_inside(value))
+    status = error.status
+    if status is None:
+        ranked = (error.code or "", error.kind or "", *sorted(error.names))
+        status = next((STATUS_OF_NAME[name] for name in ranked if name in STATUS_OF_NAME), None)
+    if found is not None and status is None:
+        reason = _unfinished(found) or ""
+        message = error.message or f"HTTP {reply.status}: the answer ended with {reason!r}"
+        error = error._replace(names=error.names | {UNFINISHED}, code=error.code or reason)
+        return _signal(reply, reply.status, error, message, value, circumstances)
+    if status is None and isinstance(value, dict) and value.get("error"):
+        # What it is named as is unknown, but a server that reports an error failed.
+        status = 500
+    if status is None:
+        message = f"HTTP {reply.status} without a completion: {_glimpse(reply.body)}"
+        return _signal(reply, reply.status, NO_ERROR, message, value, circumstances)
+    message = error.message or f"HTTP {reply.status} with an error: {_glimpse(reply.body)}"
+    return _signal(reply, status, error, message, value, circumstances)
+
+
+def _unfinished(found: Completion) -> str | None:
+    """The finish reason that says of a choice that the server broke it off."""
+    for choice in found.choices or (found.first,):
+        if choice.finish_reason in UNFINISHED_REASONS:
+            return choice.finish_reason
+    return None
+
+
+def _error_inside(value: object) -> object:
+    """Where in a success an error stands: at the top, or in a choice (OpenRouter)."""
+    if isinstance(value, dict):
+        choices = value.get("choices")
+        if not value.get("error") and isinstance(choices, list) and choices:
+            listed = (choice.get("error") for choice in choices if isinstance(choice, dict))
+            return {"error": next((error for error in listed if error), None)}
+    return value
+
+
+def _rule(signal: _Signal, circumstances: Circumstances) -> Verdict:
+    """What the table says, bent by what the server asks for and by how often it said so."""
+    rule = next(rule for rule in RULES if _applies(rule, signal, circumstances))
+    before = circumstances.rulings.get(rule.name, 0)
     action = rule.action
-    if rule.tries_max is not None and circumstances.rulings.get(rule.name, 0) >= rule.tries_max:
-        action = rule.then
-    if (
-        wait_s is not None
-        and wait_s > circumstances.wait_s_max
-        and action in (Action.AGAIN, Action.THROTTLE)
+    if rule.tries_max is not None and (
+        before >= rule.tries_max
+        or (circumstances.last_try and rule.then is Action.STOP and action is Action.AGAIN)
     ):
-        action = Action.STOP
+        action = rule.then
+    action = _as_told(action, signal, circumstances)
+    message = signal.message
+    if rule.advice and before:
+        message = f"{message} ({rule.advice})"
     return Verdict(
         action,
         rule.name,
         error_class=rule.error_class,
-        code=code or kind or fault,
+        code=signal.code,
         message=message,
-        wait_s=wait_s,
+        wait_s=signal.wait_s,
+        usage=signal.usage,
+        backoff_s=rule.backoff_s,
     )
+
+
+def _applies(rule: Rule, signal: _Signal, circumstances: Circumstances) -> bool:
+    return (
+        rule.matches(signal.fault, signal.status, signal.names)
+        and rule.succeeded in (None, circumstances.succeeded)
+        and (circumstances.runs_model or not rule.runs_model)
+        and (signal.wait_s is not None or not rule.with_wait)
+    )
+
+
+def _as_told(action: Action, signal: _Signal, circumstances: Circumstances) -> Action:
+    """The action after ``x-should-retry`` and the wait that the server asks for."""
+    if signal.should_retry is False and action in _REPEATING:
+        return Action.FAIL
+    if signal.should_retry is True and action in (Action.FAIL, Action.STOP):
+        # Told to try again, also at what would end the row or the run: within its attempts.
+        action = action if circumstances.last_try else Action.AGAIN
+    wait_s, wait_s_max = signal.wait_s, circumstances.wait_s_max
+    if action is Action.PAUSE:
+        action = Action.STOP if wait_s is None else Action.THROTTLE
+    if wait_s is not None and wait_s > wait_s_max and action in _REPEATING:
+        return Action.STOP
+    if action is Action.THROTTLE and circumstances.refused_s > max(REFUSED_S_MAX, 3 * wait_s_max):
+        return Action.STOP
+    return action
+
+
+_REPEATING = (Action.AGAIN, Action.THROTTLE, Action.FREE, Action.PAUSE)
 
 
 def _glimpse(body: bytes) -> str:

@@ -21,10 +21,12 @@ from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Gate, Journal, Transport
-from batchrun.records import NO_USAGE, Attempt, Outcome, Reply, Request
+from batchrun.records import Attempt, Outcome, Reply, Request
 
 BACKOFF_S = 0.5
 BACKOFF_S_MAX = 30.0
+REFUSED_BACKOFF_S = 1.0
+REFUSED_BACKOFF_S_MAX = 60.0
 KEPT_RESPONSE_BYTES = 2**20
 
 
@@ -33,11 +35,15 @@ class LeftPendingError(Exception):
 
 
 class AgainError(Exception):
-    """An exchange failed in a way that is worth another try."""
+    """An exchange failed in a way that is worth another try.
 
-    def __init__(self, verdict: Verdict) -> None:
+    ``at_gate`` says that the gate does the waiting, for all rows together.
+    """
+
+    def __init__(self, verdict: Verdict, *, at_gate: bool = False) -> None:
         super().__init__(verdict.message)
         self.verdict = verdict
+        self.at_gate = at_gate
 
 
 @dataclass(slots=True)
@@ -57,12 +63,15 @@ class RowRun:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the loop may do. ``raw`` is the setting of that name."""
+    """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
+    where each row brings its own.
+    """
 
     max_attempts: int
     wait_s_max: float
     raw: str
     endpoint: str
+    model: str | None = None
 
 
 class AttemptLoop:
@@ -90,6 +99,7 @@ class AttemptLoop:
         self._tally = tally
         self._switch = switch
         self._policy = policy
+        self._refused_from_s: float | None = None
 
     async def first(self, run: RowRun) -> Outcome:
         """Send a row's request for the first time.
@@ -142,18 +152,25 @@ class AttemptLoop:
                 self._interrupted(run, wall_us, permit.queue_s, latency_s)
                 raise
             latency_s = self._clock.now_s() - sent_at_s
-            verdict = judge(
-                exchange,
-                Circumstances(
-                    run.rulings, self._tally.succeeded, wall_us / 1e6, self._policy.wait_s_max
-                ),
-            )
+            verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
             permit.settle(_tokens_used(request, exchange, verdict))
         run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
         run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
         reply = exchange if isinstance(exchange, Reply) else None
         return self._act(run, attempt, verdict, reply, sent_at_s)
+
+    def _circumstances(self, run: RowRun, wall_us: int, now_s: float) -> Circumstances:
+        policy, refused_from_s = self._policy, self._refused_from_s
+        return Circumstances(
+            run.rulings,
+            self._tally.succeeded,
+            wall_us / 1e6,
+            policy.wait_s_max,
+            run.request.model == policy.model,
+            run.charged + 1 >= policy.max_attempts,
+            0.0 if refused_from_s is None else now_s - refused_from_s,
+        )
 
     def _act(
         self,
@@ -164,8 +181,10 @@ class AttemptLoop:
         sent_at_s: float,
     ) -> Outcome:
         """Do what the verdict says."""
+        at_gate = False
         match verdict.action:
             case Action.DONE:
+                self._refused_from_s = None
                 run.phase = "settled"
                 return Outcome(
                     row=run.request.row,
@@ -178,14 +197,21 @@ class AttemptLoop:
                     response=self._kept(reply) if self._policy.raw == "all" else None,
                 )
             case Action.FAIL:
+                self._refused_from_s = None
                 return self._failed(run, attempt, verdict, reply)
             case Action.STOP:
                 self._journal.post(attempt)
-                self._switch.stop(Stop(verdict.error_class or "", _stop_message(verdict, attempt)))
+                self._switch.stop(
+                    Stop(verdict.error_class or "", _stop_message(verdict, attempt, self._policy))
+                )
                 raise LeftPendingError
             case Action.THROTTLE:
                 self._tally.throttled += 1
-                self._gate.cool_down(verdict.wait_s, sent_at_s=sent_at_s)
+                if self._refused_from_s is None:
+                    self._refused_from_s = self._clock.now_s()
+                at_gate = self._gate.cool_down(
+                    verdict.wait_s, sent_at_s=sent_at_s, for_all=verdict.rule == "slow_down"
+                )
             case _:
                 pass
         if run.charged >= self._policy.max_attempts:
@@ -194,7 +220,7 @@ class AttemptLoop:
         self._tally.retries += 1
         self._journal.post(attempt)
         run.phase = "waiting"
-        raise AgainError(verdict)
+        raise AgainError(verdict, at_gate=at_gate)
 
     def _failed(
         self, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
@@ -236,15 +262,22 @@ class AttemptLoop:
     def _wait_s(self, state: RetryCallState) -> float:
         """Full jitter on an exponential backoff, or what the server asked for and a little.
 
-        A throttled row waits at the gate, where the cool-down holds everybody.
+        A refused row waits at the gate, where the cool-down holds everybody, or here, where it
+        alone was refused.
         """
         error = state.outcome.exception() if state.outcome else None
         assert isinstance(error, AgainError)
         verdict = error.verdict
-        if verdict.action in (Action.THROTTLE, Action.FREE):
+        if error.at_gate or verdict.action is Action.FREE:
             return 0.0
-        tries: int = state.attempt_number - 1
-        backoff_s: float = min(BACKOFF_S_MAX, BACKOFF_S * 2**tries) * self._dice.random()
+        tries: int = min(state.attempt_number - 1, 20)
+        if verdict.action is Action.THROTTLE:
+            longest_s: float = min(REFUSED_BACKOFF_S_MAX, REFUSED_BACKOFF_S * 2**tries)
+            if verdict.wait_s is None:
+                return longest_s * (0.5 + 0.5 * self._dice.random())
+            return verdict.wait_s + min(verdict.wait_s, 1.0) * 0.5 * self._dice.random()
+        first_s = verdict.backoff_s or BACKOFF_S
+        backoff_s: float = min(BACKOFF_S_MAX, first_s * 2**tries) * self._dice.random()
         if verdict.wait_s is not None:
             return verdict.wait_s + min(backoff_s, 1.0)
         return backoff_s
@@ -280,7 +313,7 @@ class AttemptLoop:
             error_class=verdict.error_class,
             error_code=verdict.code,
             retry_after_s=verdict.wait_s,
-            usage=completion.usage if completion else NO_USAGE,
+            usage=verdict.usage,
             cost_usd=None,
             request_id=header.request_id(reply.headers) if reply else None,
             unanswered=isinstance(exchange, TransportFault) and exchange.sent,
@@ -312,15 +345,18 @@ _ADVICE = {
     "auth": "check the key",
     "billing": "settle the account",
     "quota": "raise the quota or wait until it is renewed",
+    "rate_limit": "come back later, or lower --rpm, --tpm or --concurrency",
     "forbidden": "check the key's permissions and the region",
     "config": "check the base URL and the network",
+    "not_found": "check the model's name and the base URL",
+    "connection": "check the host in the base URL",
 }
 
 
-def _stop_message(verdict: Verdict, attempt: Attempt) -> str:
+def _stop_message(verdict: Verdict, attempt: Attempt, policy: Policy) -> str:
     """What stopped the run, for its user."""
     status = f"HTTP {attempt.http_status}" if attempt.http_status else (verdict.code or "")
-    if verdict.wait_s is not None and verdict.error_class in ("rate_limit", "overloaded"):
+    if verdict.wait_s is not None and verdict.wait_s > policy.wait_s_max:
         return (
             f"the server asks to come back in {verdict.wait_s:.0f} s ({status}), longer than "
             f"--max-wait: {verdict.message}"

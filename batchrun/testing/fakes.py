@@ -235,13 +235,18 @@ class FakeGate:
                 turn.set_result(None)
                 return
 
-    def cool_down(self, wait_s: float | None, *, sent_at_s: float) -> float:
-        """See ``ports.Gate``. A wait that seems wise is one second."""
-        del sent_at_s
+    def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
+        """See ``ports.Gate``. Every refusal is everybody's; a wait that seems wise is a second."""
+        del sent_at_s, for_all
         self.cool_downs.append(wait_s)
         now_s = asyncio.get_running_loop().time()
         self._cool_until_s = max(self._cool_until_s, now_s + (1.0 if wait_s is None else wait_s))
-        return self._cool_until_s - now_s
+        return True
+
+    @property
+    def cooling_s(self) -> float:
+        """Seconds for which nobody enters."""
+        return max(0.0, self._cool_until_s - asyncio.get_running_loop().time())
 
 
 # Storage

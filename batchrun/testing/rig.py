@@ -52,10 +52,11 @@ class Rig:
         max_wait_s: float = 600.0,
         grace_s: float = 30.0,
         seed: int = 0,
+        model: str | None = None,
         known: Mapping[int, Known] | None = None,
         spans: Sequence[Span] | None = None,
     ) -> None:
-        """``rows`` is a number of good rows, or the rows themselves."""
+        """``rows`` is a number of good rows, or the rows themselves; ``model`` is the run's."""
         self.rows = [chat_row(n) for n in range(rows)] if isinstance(rows, int) else list(rows)
         self.clock = VirtualClock()
         self.transport = transport or FakeTransport()
@@ -84,7 +85,7 @@ class Rig:
             room=room,
             tally=self.tally,
             switch=self.switch,
-            policy=Policy(max_attempts, max_wait_s, "all", "fake"),
+            policy=Policy(max_attempts, max_wait_s, "all", "fake", model),
         )
         self.engine = Engine(
             source=self.source,

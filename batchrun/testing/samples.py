@@ -68,7 +68,7 @@ def refusal(status: int, *, code: str | None = None, retry_after_s: float | None
 
 def fault(kind: str, *, http_status: int | None = None) -> TransportFault:
     """A fault of the transport: ``kind`` is one of ``TransportFault``'s."""
-    sent = kind not in ("connect", "tls", "proxy")
+    sent = kind not in ("dns", "connect", "tls", "proxy")
     return TransportFault(f"{kind}, on purpose", kind=kind, sent=sent, http_status=http_status)
 
 

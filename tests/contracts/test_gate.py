@@ -181,7 +181,8 @@ class GateContract:
             watch = Watch(self.gate(2))
             tasks = [asyncio.create_task(watch.exchange(n, at_s=n / 4)) for n in range(10)]
             await asyncio.sleep(0.6)
-            left_s = watch.gate.cool_down(30.0, sent_at_s=START_S + 0.5)
+            assert watch.gate.cool_down(30.0, sent_at_s=START_S + 0.5)
+            left_s = watch.gate.cooling_s
             await asyncio.gather(*tasks)
             return watch, left_s
 
@@ -196,7 +197,8 @@ class GateContract:
         async def play():
             gate = self.gate(1)
             gate.cool_down(30.0, sent_at_s=START_S)
-            assert gate.cool_down(5.0, sent_at_s=START_S) == pytest.approx(30)
+            gate.cool_down(5.0, sent_at_s=START_S)
+            assert gate.cooling_s == pytest.approx(30)
             watch = Watch(gate)
             await watch.exchange("only")
             return watch
@@ -365,10 +367,12 @@ class TestCoolDown:
             gate, loop = _endpoint(), asyncio.get_running_loop()
             waits = []
             for _ in range(9):
-                waits.append(gate.cool_down(None, sent_at_s=loop.time()))
+                gate.cool_down(None, sent_at_s=loop.time())
+                waits.append(gate.cooling_s)
                 await asyncio.sleep(waits[-1] + 1)
             gate.settle(1, 1)
-            waits.append(gate.cool_down(None, sent_at_s=loop.time()))
+            gate.cool_down(None, sent_at_s=loop.time())
+            waits.append(gate.cooling_s)
             return waits
 
         *waits, after_success = run_virtual(play())
@@ -383,8 +387,11 @@ class TestCoolDown:
             gate = _endpoint()
             sent_at_s = asyncio.get_running_loop().time()
             await asyncio.sleep(0.1)
-            first = gate.cool_down(None, sent_at_s=sent_at_s)
-            return first, [gate.cool_down(None, sent_at_s=sent_at_s) for _ in range(20)]
+            waits = []
+            for _ in range(21):
+                gate.cool_down(None, sent_at_s=sent_at_s)
+                waits.append(gate.cooling_s)
+            return waits[0], waits[1:]
 
         first, others = run_virtual(play())
         assert others == pytest.approx([first] * 20)
@@ -433,6 +440,94 @@ class TestCoolDown:
         moments_s = run_virtual(play())
         assert 0 < sum(moment_s < 10.3 for moment_s in moments_s) < 8
         assert not [moment_s for moment_s in moments_s if 10.3 < moment_s < 40.3]
+
+    @staticmethod
+    def _replies(gate, replies, wait_s=5.0, **more):
+        """Tell the gate of replies in a row, by letter: an answer or a refusal. Returns what it
+        made of each refusal.
+        """
+        told = []
+        for reply in replies:
+            gate.settle(1, 1 if reply == "a" else 0)
+            if reply == "r":
+                now_s = asyncio.get_running_loop().time()
+                told.append(gate.cool_down(wait_s, sent_at_s=now_s, **more))
+        return told
+
+    def test_a_sporadic_refusal_holds_nobody(self):
+        """One refusal among many answers is its row's alone: the others go on."""
+
+        async def play():
+            gate = _endpoint()
+            told = self._replies(gate, "a" * 40 + "r" + "a" * 19 + "r")
+            watch = Watch(gate)
+            await watch.exchange("next")
+            return told, watch.moments_s
+
+        told, moments_s = run_virtual(play())
+        assert told == [False, False] and moments_s == [0]
+
+    def test_refusals_in_a_row_are_a_storm(self):
+        """After a few refusals in a row everybody waits, however well it went before."""
+
+        async def play():
+            gate = _endpoint()
+            told = self._replies(gate, "a" * 400 + "r" * 8)
+            watch = Watch(gate)
+            await watch.exchange("next")
+            return told, watch.moments_s
+
+        told, moments_s = run_virtual(play())
+        assert told == sorted(told) and 3 <= told.index(True) <= 5
+        assert moments_s[0] >= 5
+
+    def test_the_first_refusals_are_everybodys(self):
+        """Before there are answers nothing tells a storm from bad luck: the server is believed."""
+
+        async def play():
+            return [self._replies(_endpoint(), answers + "r") for answers in ("", "a", "a" * 10)]
+
+        assert run_virtual(play()) == [[True], [True], [True]]
+
+    @pytest.mark.parametrize(("share", "held"), [(0.02, 0.0), (0.05, 0.03), (0.6, 1.0)])
+    def test_refusals_at_random_are_told_from_a_storm_by_their_share(self, share, held):
+        """One in twenty hardly ever holds everybody; more than half nearly always do."""
+
+        async def play():
+            dice, gate = random.Random(3), _endpoint()
+            replies = ["r" if dice.random() < share else "a" for _ in range(5000)]
+            told = self._replies(gate, ["a"] * 60 + replies)
+            return sum(told) / len(told)
+
+        assert run_virtual(play()) == pytest.approx(held, abs=0.04)
+
+    def test_a_server_that_wants_everybody_slower_gets_it(self):
+        """A refusal that is said to be everybody's is, whatever the share."""
+
+        async def play():
+            gate = _endpoint()
+            return self._replies(gate, "a" * 100 + "r", for_all=True), gate.cooling_s
+
+        told, cooling_s = run_virtual(play())
+        assert told == [True] and cooling_s == pytest.approx(5)
+
+    def test_short_waits_grow_in_a_storm(self):
+        """A server that tells each row when there is room for one is asked ever less often, up to
+        once a second, until answers come again.
+        """
+
+        async def play():
+            gate = _endpoint()
+            waits = []
+            for replies in ("r",) * 8 + ("a" * 300 + "r" * 8,):
+                self._replies(gate, replies, wait_s=0.01)
+                waits.append(gate.cooling_s)
+                await asyncio.sleep(gate.cooling_s + 0.001)
+            return waits
+
+        *waits, after_answers = run_virtual(play())
+        assert waits == pytest.approx([0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1, 1])
+        assert after_answers < 0.1
 
     def test_what_binds_is_named(self):
         """The gate tells what requests are waiting for."""

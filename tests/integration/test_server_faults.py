@@ -119,7 +119,8 @@ def test_what_fails_a_row_fails_it_once(
 ):
     """A request that can never pass is an error row after one attempt, and exit 1."""
     endpoint = simulator(error_rates={name: 0.3}, seed=1)
-    done = cli.run(jsonl(40), "-o", "run", *QUICK, "--base-url", endpoint.base_url)
+    rows = jsonl(40, model="m-2")  # the rows' own: a model of the run that is missing ends the run
+    done = cli.run(rows, "-o", "run", *QUICK, "--base-url", endpoint.base_url)
     assert done.code == 1, done.err
     stats = endpoint.stats()
     assert stats["requests_total"] == 40
@@ -348,4 +349,114 @@ def test_nobody_listening_fails_rows_as_connection(cli, jsonl, summary):
     assert found["errors"] == {"connection": 2}
     assert found["totals"]["attempts"] == 4
     assert found["totals"]["unanswered_attempts"] == 0
+    cli.verified("run")
+
+
+def _played(*, stops):
+    """The simulator's errors that stop a run before its first answer, or those that do not."""
+    from batchrun.core.verdict import Action, Circumstances, judge
+    from batchrun.records import Reply
+    from batchrun.simulator.rejections import INJECTED, injected
+
+    found = []
+    for name in INJECTED:
+        error = injected(name, 0.05)
+        headers = {name.lower(): text for name, text in error.headers.items()}
+        verdict = judge(
+            Reply(error.status, headers, error.body),
+            Circumstances({}, succeeded=False, wall_s=0.0, wait_s_max=600.0, runs_model=True),
+        )
+        if (verdict.action is Action.STOP) is stops:
+            found.append(name)
+    return found
+
+
+def test_every_fault_at_once_loses_nothing(cli, simulator, jsonl, published, summary):
+    """With all that a server can do short of stopping the run: every row has its outcome, and the
+    ledger is what the server counted.
+    """
+    names = [name for name in _played(stops=False) if name not in ("525", "526")]  # thrice: a stop
+    endpoint = simulator(
+        error_rates=dict.fromkeys(names, 0.35 / len(names)),
+        drop_rate=0.02,
+        cut_rate=0.02,
+        stall_rate=0.005,
+        garbage_rate=0.01,
+        error_200_rate=0.02,
+        retry_after_s=0.05,
+        seed=4,
+    )
+    done = cli.run(
+        *(jsonl(500), "-o", "run", "--no-progress", "--concurrency", 64, "--timeout", 1),
+        *("--shard-rows", 200, "--max-attempts", 3, "--base-url", endpoint.base_url),
+    )
+    assert done.code == 1, done.err
+    found = summary(cli.folder / "run")
+    rows = found["rows"]
+    assert rows["ok"] + rows["error"] == rows["input"] == 500 and rows["ok"] > 300
+    by_status, stats = _equal(endpoint, cli.folder / "run", published)
+    # A cut answer has a status for the client and none for the server.
+    by_status["200"] -= stats["cut"]
+    assert by_status == stats["by_status"]
+    assert len(by_status) > 25
+    cli.verified("run")
+
+
+def test_every_stop_leaves_rows_for_the_next_run(cli, simulator, jsonl, published, summary):
+    """With all that stops a run, now and then: the same command goes on each time, until every row
+    is answered once and the ledger is what the server counted.
+    """
+    names = _played(stops=True)
+    endpoint = simulator(error_rates=dict.fromkeys(names, 0.04 / len(names)), seed=9)
+    source = jsonl(120)
+    stops = []
+    for _ in range(30):
+        done = cli.run(source, "-o", "run", *QUICK, "--base-url", endpoint.base_url)
+        assert done.code in (0, 3), done.err
+        found = summary(cli.folder / "run")
+        if done.code == 0:
+            break
+        stops.append(found["stopped_by"])
+        assert found["rows"]["pending"] > 0 and "to go on:" in done.err
+    assert found["rows"] == {"input": 120, "ok": 120, "error": 0, "pending": 0}
+    assert len(stops) >= 3, stops
+    by_status, stats = _equal(endpoint, cli.folder / "run", published)
+    assert by_status == stats["by_status"]
+    cli.verified("run")
+
+
+def test_a_misspelt_host_stops_the_run(cli, jsonl, summary):
+    """A host that no name server knows ends the run; no row fails for it."""
+    done = cli.run(
+        *(jsonl(5), "-o", "run", *QUICK, "--max-attempts", 1),
+        *("--base-url", "http://no-such-host.invalid/v1"),
+    )
+    assert done.code == 3, done.err
+    assert "base URL" in done.err
+    found = summary(cli.folder / "run")
+    assert (found["stopped_by"], found["rows"]["pending"]) == ("connection", 5)
+    assert found["totals"]["unanswered_attempts"] == 0
+    cli.verified("run")
+
+
+def test_one_refusal_in_twenty_costs_its_rows_only(cli, simulator, jsonl, summary):
+    """Refused at random with waits of 0.5 s, 1,500 rows take little longer than without."""
+    endpoint = simulator(error_rates={"429": 0.05}, retry_after_s=0.5, seed=2)
+    done = cli.run(
+        *(jsonl(1500), "-o", "run", "--no-progress", "--concurrency", 32),
+        *("--base-url", endpoint.base_url),
+    )
+    assert done.code == 0, done.err
+    assert endpoint.stats()["by_status"]["429"] > 50
+    assert summary(cli.folder / "run")["wall_s"] < 15, "held together it took over 40 s"
+    cli.verified("run")
+
+
+def test_a_limit_that_is_met_draws_few_refusals(cli, simulator, jsonl, summary):
+    """Without --rpm, against 6,000 a minute: less than one refusal per answer, at full rate."""
+    endpoint = simulator(rpm=6000)
+    done = cli.run(jsonl(400), "-o", "run", "--no-progress", "--base-url", endpoint.base_url)
+    assert done.code == 0, done.err
+    assert endpoint.stats()["by_status"].get("429", 0) < 400
+    assert summary(cli.folder / "run")["wall_s"] < 12, "400 rows at 100 a second, 100 at once"
     cli.verified("run")

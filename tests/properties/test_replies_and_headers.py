@@ -3,15 +3,14 @@
 import json
 import string
 
-import pyarrow as pa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters import arrow
+from batchrun.core import plain_reply
 from batchrun.core import reply as reading
-from batchrun.core.headers import WAIT_S_MAX, request_id, retry_after_s
+from batchrun.core.headers import WAIT_S_MAX, request_id, reset_s, retry_after_s, should_retry
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
-from batchrun.records import Attempt, Outcome, Reply
+from batchrun.records import Reply
 
 JSON = st.recursive(
     st.none()
@@ -42,6 +41,7 @@ MESSAGE = _object(
     reasoning=st.text(max_size=5),
     reasoning_content=st.text(max_size=5),
     refusal=st.none(),
+    function_call=FUNCTION,
     tool_calls=st.lists(CALL, max_size=3),
 )
 CHOICE = st.fixed_dictionaries(
@@ -52,6 +52,10 @@ USAGE = _object(
     prompt_tokens=COUNT,
     completion_tokens=COUNT,
     total_tokens=COUNT,
+    prompt_cache_hit_tokens=COUNT,
+    reasoning_tokens=COUNT,
+    cached_tokens=COUNT,
+    input_tokens=COUNT,
     prompt_tokens_details=_object(cached_tokens=COUNT),
     completion_tokens_details=_object(reasoning_tokens=COUNT),
 )
@@ -67,6 +71,9 @@ COMPLETION = _object(
 ERROR = _object(
     message=st.text(max_size=9),
     type=st.text(max_size=5),
+    retry_after=st.integers() | st.floats() | st.text(max_size=5),
+    details=st.lists(_object(retryDelay=st.text(max_size=5)), max_size=2),
+    metadata=_object(raw=st.text(max_size=9), reasons=st.lists(st.text(), max_size=1)),
     code=st.integers(0, 1000) | st.integers(0, 1000).map(str),
 )
 BODY = (
@@ -79,36 +86,15 @@ BODY = (
 STATUS = st.sampled_from([200, 200, 200, 201, 400, 401, 403, 404, 429, 500, 503]) | st.integers(
     100, 999
 )
+# aiohttp decodes headers with half surrogates for bytes that are not UTF-8.
+ANY_TEXT = st.text(st.characters(codec=None), max_size=30)
 HEADERS = st.dictionaries(
-    st.sampled_from(["retry-after", "retry-after-ms", "x-request-id"]), st.text(max_size=20)
+    st.sampled_from(
+        "retry-after retry-after-ms x-request-id x-should-retry x-ratelimit-reset "
+        "x-ratelimit-remaining-tokens x-ratelimit-reset-tokens".split()
+    ),
+    ANY_TEXT | st.sampled_from(["true", "false", "0", "1m30s", "1700000000000", "-1"]),
 )
-
-
-def _store(verdict, reply):
-    """What the attempt loop would make of a verdict, put through Arrow."""
-    completion = verdict.completion
-    attempt = Attempt(
-        row=0, number=1, endpoint="e",
-        model=completion.model if completion else None,
-        service_tier=completion.service_tier if completion else None,
-        started_at_us=0, queue_s=0.0, latency_s=0.0, http_status=reply.status,
-        error_class=verdict.error_class, error_code=verdict.code,
-        retry_after_s=verdict.wait_s,
-        usage=completion.usage if completion else reading.NO_USAGE,
-        cost_usd=None, request_id=request_id(reply.headers), unanswered=False,
-    )  # fmt: skip
-    failure = None
-    if completion is None:
-        failure = reading.failure(verdict.error_class, verdict.code, verdict.message)
-    outcome = Outcome(
-        row=0, custom_id=None, completion=completion, failure=failure, attempts=1,
-        attempt=attempt, request_hash=None, response=reading.text_of(reply.body, 4096),
-    )  # fmt: skip
-    schema = arrow.results_schema(pa.schema([]))
-    table = arrow.table([arrow.result_values(outcome)], schema)
-    table.validate(full=True)
-    arrow.table([arrow.attempt_values(attempt)], arrow.attempts_schema()).validate(full=True)
-    return table
 
 
 @settings(max_examples=400, deadline=None)
@@ -117,15 +103,28 @@ def _store(verdict, reply):
 @example(500, {}, b'{"error":{"message":{"n":99999999999999999999999}}}', False)
 @example(429, {"retry-after": "1e400"}, b"", True)
 @example(200, {}, b'{"choices":[{"message":{}},{"message":{},"index":false}]}', False)
-def test_any_reply_ends_in_a_verdict_and_in_storable_values(status, headers, body, succeeded):
-    """No body, status or header crashes the judge, and Arrow takes what comes of it."""
+@example(503, {"x-request-id": "\udcff"}, b'{"error":{"type":"\\ud800"}}', False)
+@example(200, {}, b'{"choices":[{"message":{"content":"\\u0000"},"finish_reason":{"a":1}}]}', False)
+@example(200, {}, b'{"choices":[{"message":{"content":' + b"[" * 990 + b"]" * 990 + b"}}]}", False)
+def test_any_reply_ends_in_a_verdict_and_in_parquet(stored, status, headers, body, succeeded):
+    """No body, status or header crashes the judge, and Parquet holds what comes of it."""
     reply = Reply(status, headers, body)
     verdict = judge(reply, Circumstances({}, succeeded, 1e9, 600.0))
     assert isinstance(verdict, Verdict)
     assert (verdict.completion is not None) == (verdict.action is Action.DONE)
-    table = _store(verdict, reply)
-    assert table["status"].to_pylist() == ["ok" if verdict.completion else "error"]
+    row = stored(verdict, reply)
+    assert row["status"] == ("ok" if verdict.completion else "error")
     assert verdict.completion is not None or verdict.error_class
+    assert len(verdict.code or "") <= reading.WORD_MAX
+
+
+@settings(max_examples=200, deadline=None)
+@given(COMPLETION)
+def test_the_quick_reading_agrees_with_the_long_one(value):
+    """What the quick reading takes for a completion the long one reads the same."""
+    body = json.dumps(value).encode()
+    quick = plain_reply.plain_completion(body)
+    assert quick is None or repr(quick) == repr(reading.completion(reading.parse(body)))
 
 
 @settings(max_examples=120, deadline=None)
@@ -150,19 +149,44 @@ DATE_LIKE = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None)
-@given(
-    st.text(max_size=40)
-    | st.text(string.digits + " :,-+.eE" + string.ascii_letters, max_size=40)
+TEXT = (
+    ANY_TEXT
+    | st.text(string.digits + " :,-+.eEmshdT" + string.ascii_letters, max_size=40)
     | DATE_LIKE
     | st.floats().map(str)
-    | st.integers().map(str),
-    st.none() | st.text(max_size=20) | st.floats().map(str),
+    | st.integers().map(str)
+    | st.lists(
+        st.tuples(st.integers(0, 999), st.sampled_from(["ms", "s", "m", "h", " seconds"])),
+        max_size=4,
+    ).map(lambda pieces: "".join(f"{number}{unit}" for number, unit in pieces))
 )
+
+
+@settings(max_examples=600, deadline=None)
+@given(TEXT, st.none() | ANY_TEXT | st.floats().map(str))
 def test_any_retry_after_is_a_wait_or_nothing(text, milliseconds):
     """Whatever the header says: None, or seconds between 0 and a week."""
-    headers = {"retry-after": text} | (
+    given_headers = {"retry-after": text} | (
         {} if milliseconds is None else {"retry-after-ms": milliseconds}
     )
-    wait_s = retry_after_s(headers, wall_s=1_700_000_000.0)
-    assert wait_s is None or 0 <= wait_s <= WAIT_S_MAX
+    found = retry_after_s(given_headers, wall_s=1_700_000_000.0)
+    assert found is None or 0 <= found <= WAIT_S_MAX
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            "x-ratelimit-reset X-RateLimit-Remaining x-ratelimit-reset-tokens x-should-retry "
+            "x-ratelimit-remaining-tokens anthropic-ratelimit-requests-reset x-request-id".split()
+        )
+        | ANY_TEXT,
+        TEXT,
+    )
+)
+def test_any_headers_are_read(headers):
+    """Resets, advice and names come out of any headers in a form that can be used."""
+    found = reset_s(headers, wall_s=1_700_000_000.0)
+    assert found is None or 0 <= found <= WAIT_S_MAX
+    assert should_retry(headers) in (None, True, False)
+    (request_id(headers) or "").encode()

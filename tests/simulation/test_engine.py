@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -17,7 +17,7 @@ from batchrun.testing.fakes import (
     script_of,
 )
 from batchrun.testing.rig import SIGNAL, Rig
-from batchrun.testing.samples import bad_row, chat_row, fault, ok, refusal
+from batchrun.testing.samples import MODEL, bad_row, chat_row, fault, ok, refusal
 from batchrun.testing.virtual import run_virtual
 
 PLANS = 200
@@ -95,6 +95,96 @@ class TestTrouble:
         moments = [moment_s - 1000 for moment_s in transport.asked_at_s]
         assert moments[:4] == [0, 0, 0, 0]
         assert all(moment_s >= 60.5 for moment_s in moments[4:])
+
+    def test_sporadic_429s_delay_their_rows_only(self):
+        """One refusal in twenty, with a wait of 2 s each: the run takes as long as without, and
+        each refused row waits as told.
+        """
+        dice = random.Random(5)
+        told = {
+            row: [refusal(429, retry_after_s=2.0)] for row in range(2000) if dice.random() < 0.05
+        }
+        took_s = {}
+        for name, answers in (("well", {}), ("refused", told)):
+            transport = FakeTransport(script_of(answers), latency_s=0.1)
+            rig = _session(rows=2000, transport=transport, concurrency=16, shard_rows=1000)
+            _account(rig)
+            assert rig.tally.ok == 2000
+            took_s[name] = max(transport.asked_at_s) - 1000
+        assert len(told) > 80 and rig.tally.throttled == len(told)
+        assert took_s["refused"] < took_s["well"] + 8
+        asked = defaultdict(list)
+        for row, moment_s in zip(transport.asked, transport.asked_at_s, strict=True):
+            asked[row].append(moment_s)
+        assert all(second - first >= 2.1 for first, second in (asked[row] for row in told))
+
+    def test_a_limit_that_is_met_draws_few_refusals(self):
+        """Against a server that lets 20 through each second and tells the rest to come back in
+        50 ms, rows are refused about once, and the server's limit is made use of.
+        """
+
+        async def session():
+            loop = asyncio.get_running_loop()
+            bucket = {"level": 20.0, "at_s": loop.time()}
+
+            def script(_request, _asked_before):
+                now_s = loop.time()
+                filled = bucket["level"] + (now_s - bucket["at_s"]) * 20
+                bucket.update(level=min(20.0, filled), at_s=now_s)
+                if bucket["level"] < 1:
+                    return refusal(429, retry_after_s=0.05)
+                bucket["level"] -= 1
+                return ok()
+
+            transport = FakeTransport(script, latency_s=0.05)
+            rig = Rig(rows=1000, transport=transport, concurrency=64, shard_rows=1000)
+            await rig.run()
+            return rig, max(transport.asked_at_s) - 1000
+
+        rig, took_s = run_virtual(session())
+        _account(rig)
+        assert rig.tally.ok == 1000
+        assert rig.tally.throttled < 1500
+        assert took_s < 60, "1,000 rows at 20 a second take 49 s"
+
+    def test_refusals_for_ever_stop_the_run(self):
+        """A server that refuses everything for an hour ends the run; its rows stay pending."""
+        script = script_of({}, then=refusal(429, retry_after_s=60))
+        rig = _session(rows=20, transport=FakeTransport(script), max_attempts=2)
+        _account(rig)
+        assert rig.switch.reason.by == "rate_limit" and rig.outcomes == {}
+        assert 3600 < max(rig.transport.asked_at_s) - 1000 < 4000
+
+    def test_the_runs_model_that_nobody_has_stops_it(self):
+        """A model of the run that the server does not know ends it; a row's own fails the row."""
+        known = ok()
+
+        def script(request, _):
+            return known if request.row % 2 else refusal(404, code="model_not_found")
+
+        rig = _session(rows=10, transport=FakeTransport(script), model=MODEL)
+        _account(rig)
+        assert rig.switch.reason.by == "not_found" and "model" in rig.switch.reason.message
+        rig = _session(rows=10, transport=FakeTransport(script), model="another")
+        _account(rig)
+        assert (rig.tally.ok, rig.tally.error) == (5, 5)
+
+    def test_a_host_that_was_never_found_stops_the_run(self):
+        """A misspelt host ends the run after a few tries rather than failing row by row."""
+        rig = _session(rows=50, transport=FakeTransport(script_of({}, then=fault("dns"))),
+                       max_attempts=6)  # fmt: skip
+        _account(rig)
+        assert rig.switch.reason.by == "connection" and rig.outcomes == {}
+        assert "host" in rig.switch.reason.message
+
+    def test_the_tokens_of_a_broken_off_answer_are_in_the_ledger(self):
+        """An answer that the server broke off was billed, and is tried again."""
+        choice = {"message": {"content": "The beg"}, "finish_reason": "network_error"}
+        broken = ok(choices=[choice])
+        rig = _session(rows=1, transport=FakeTransport(script_of({0: [broken]})))
+        _account(rig)
+        assert [a.usage.total_tokens for a in rig.journal.attempts()] == [12, 12]
+        assert rig.outcomes[0].ok and rig.outcomes[0].attempts == 2
 
     def test_one_500_in_twenty_is_retried(self):
         """Server errors cost an attempt each and no answer."""

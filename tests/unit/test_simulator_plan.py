@@ -63,10 +63,10 @@ def test_a_masked_key_shows_its_ends_only(key, masked):
 
 
 def test_injected_errors_have_the_status_they_are_called_by():
-    """The table's names are statuses; the one that is not is a 429."""
+    """A name begins with its status; the one that does not is a 429."""
     statuses = {name: reply.status for name, reply in INJECTED.items()}
     assert statuses.pop("quota") == 429
-    assert all(name == str(status) for name, status in statuses.items())
+    assert all(name[:3] == str(status) for name, status in statuses.items())
 
 
 @pytest.mark.parametrize(
