@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,9 @@ FLIGHT_SLOTS = 512
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a session ended: the summary as written, what stopped it, and what observers broke."""
+    """How a session ended: the summary as written, what stopped it, what observers broke, and by
+    error class the row that failed first and why.
+    """
 
     summary: Mapping[str, Any]
     stop: Stop | None
@@ -60,6 +62,7 @@ class Result:
     observer_failures: int
     sent_nothing: bool
     duplicate_id: str | None = None
+    first_failed: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def run(
@@ -393,4 +396,5 @@ class _Session:
             self._observer_failures,
             sent_nothing=False,
             duplicate_id=self._duplicates.first,
+            first_failed=self._tally.first_failed,
         )

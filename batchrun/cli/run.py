@@ -160,7 +160,13 @@ def _run(
     if result.sent_nothing:
         tell("nothing left to send")
     resume = _command_that_goes_on(sys.argv[1:])
-    for text in ending.lines(result.summary, settings.dir, resume=resume, bound_by=result.bound_by):
+    for text in ending.lines(
+        result.summary,
+        settings.dir,
+        resume=resume,
+        bound_by=result.bound_by,
+        first_failed=result.first_failed,
+    ):
         tell(text)
     if as_json:
         put_json(result.summary)

@@ -111,7 +111,19 @@ def _missing_column(user: str, name: str, known: Iterable[str]) -> UsageError:
     names = list(known)
     return UsageError(
         f"{user} uses the column {name!r}, which the input does not have"
-        f"{_nearest(name, names)} The columns are: {_listed(names)}"
+        f"{_nearest(name, names)} The columns are: {_listed(names)}{_undivided(names)}"
+    )
+
+
+def _undivided(names: list[str]) -> str:
+    """A hint where the one name looks like several."""
+    found = next((c for c in ";\t|" if len(names) == 1 and c in names[0]), None)
+    if found is None:
+        return ""
+    what = {"\t": "tabs"}.get(found, repr(found))
+    return (
+        f" (one column: {what} seem to stand between them; a .csv has commas, a .tsv tabs, and "
+        "--format says which)"
     )
 
 

@@ -11,6 +11,8 @@ import re
 
 OTHERWISE = "mend the row, or take it out of the input"
 
+UTF8 = "iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW, if it comes from a spreadsheet"
+
 REMEDIES: tuple[tuple[str, str], ...] = (
     ("no model", "add --model M for all rows, or `model` to the row"),
     ("neither `messages` nor", "give the row `messages`, or make them with --prompt"),
@@ -37,13 +39,13 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("nested", "flatten the value"),
     ("at most", "shorten the row, or allow larger bodies if the server takes them"),
     ("more than", "split or shorten the line: a line end may be missing"),
-    ("not valid UTF-8", "write the file as UTF-8"),
+    ("not valid UTF-8", "write the file as UTF-8: " + UTF8),
     ("not valid JSON", "write one JSON object on one line; text needs double quotes"),
     ("the line is not a JSON object", "write one JSON object on one line"),
 )
 """A part of the sentence, and the remedy; the first that fits counts."""
 
-_PLACES = re.compile(r"\d[\d,]*")
+_PLACES = re.compile(r"(?<!UTF-)(?!64 bits)\b\d[\d,]*")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 

@@ -27,6 +27,8 @@ class Tally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    first_failed: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """By error class the row that failed with it first, and what was said."""
     bound_s: dict[str, float] = field(default_factory=dict)
     """Seconds the run was held back, by what held it."""
 
@@ -36,7 +38,10 @@ class Tally:
         if completion is None:
             self.error += 1
             if outcome.failure is not None:
-                self.errors[outcome.failure.error_class] += 1
+                failure = outcome.failure
+                self.errors[failure.error_class] += 1
+                said = failure.message or failure.code or ""
+                self.first_failed.setdefault(failure.error_class, (outcome.row, said))
             return
         self.ok += 1
         self.prompt_tokens += completion.usage.prompt_tokens or 0

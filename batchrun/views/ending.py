@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from batchrun.views.text import BOUND, duration, safe
 
+CLASSES_SHOWN = 5
+SAID_SHOWN = 300
+
 
 def lines(
-    summary: Mapping[str, Any], folder: str, *, resume: str, bound_by: str | None = None
+    summary: Mapping[str, Any],
+    folder: str,
+    *,
+    resume: str,
+    bound_by: str | None = None,
+    first_failed: Mapping[str, tuple[int, str]] = {},
 ) -> list[str]:
-    """The final summary as lines. ``resume`` is the command that goes on."""
+    """The final summary as lines. ``resume`` is the command that goes on, ``first_failed`` has an
+    example of each error class: the row, and what was said.
+    """
     rows, totals = summary["rows"], summary["totals"]
     whole = "?" if rows["input"] is None else f"{rows['input']:,}"
     pending = "" if rows["pending"] == 0 else f", {_count(rows['pending'])} pending"
@@ -34,11 +45,16 @@ def lines(
     if summary["errors"]:
         counts = ", ".join(f"{safe(name)} {n:,}" for name, n in summary["errors"].items())
         out.append(f"failed by class: {counts}")
+        for name, (row, said) in list(first_failed.items())[:CLASSES_SHOWN]:
+            text = " ".join(safe(said).split())
+            out.append(f"  {safe(name)}, row {row:,}: {textwrap.shorten(text, SAID_SHOWN)}")
     if bound_by is not None:
         out.append(f"held back most by {BOUND[bound_by]}")
     out.append(f"results: {folder}/results")
     if rows["pending"] == 0:
         out.append(f"next: batchrun verify {folder}")
+        if rows["error"]:
+            out.append("to send failed rows again: the same command with --retry-failed")
     else:
         out.append(f"to go on: {resume}")
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from batchrun.engine.monitor import Snapshot
@@ -12,6 +12,7 @@ from batchrun.views.text import BOUND, duration, rate, share
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
+    from rich.text import Text
 
 LINE_EVERY_S = 5.0
 
@@ -84,24 +85,32 @@ def _display(s: Snapshot, width: int) -> RenderableType:
 
     whole = "?" if s.rows_input is None else f"{s.rows_input:,}"
     head = f"{s.done:,}/{whole} rows {share(s.done, s.rows_input)}".rstrip()
-    lines: list[RenderableType] = [
-        Text.assemble(
-            (head, "bold"), f"  ETA {duration(s.eta_s)}  elapsed {duration(s.elapsed_s)}"
-        ),
+    ok = Text.assemble(("ok ", "green"), f"{s.ok:,}")
+    failed = Text.assemble(("failed ", "red" if s.error else ""), f"{s.error:,}")
+    times = (f"ETA {duration(s.eta_s)}", f"elapsed {duration(s.elapsed_s)}")
+    rates = (f"{rate(s.requests_per_s)} requests", f"{rate(s.tokens_per_s)} tokens")
+    return Group(
+        *_flow([Text(head, "bold"), *times], width),
         _bar(s, max(10, min(width - 1, 72))),
-        Text.assemble(
-            ("ok ", "green"),
-            f"{s.ok:,}  ",
-            ("failed ", "red" if s.error else ""),
-            f"{s.error:,}  retried {s.retries:,}  throttled {s.throttled:,}",
-        ),
-        Text(
-            f"{rate(s.requests_per_s)} requests  {rate(s.tokens_per_s)} tokens  "
-            f"in flight {s.in_flight}"
-        ),
+        *_flow([ok, failed, f"retried {s.retries:,}", f"throttled {s.throttled:,}"], width),
+        *_flow([*rates, f"in flight {s.in_flight}"], width),
         Text(_last_line(s), style="dim"),
-    ]
-    return Group(*lines)
+    )
+
+
+def _flow(pieces: Sequence[str | Text], width: int) -> Iterator[Text]:
+    """The pieces on as many lines as they need; none is broken in two."""
+    from rich.text import Text
+
+    line = Text()
+    for piece in pieces:
+        if line and line.cell_len + 2 + len(piece) > width:
+            yield line
+            line = Text()
+        if line:
+            line.append("  ")
+        line.append(piece)
+    yield line
 
 
 def _bar(s: Snapshot, width: int) -> RenderableType:

@@ -1,5 +1,8 @@
 """What the documentation tells people to type works as it stands."""
 
+import csv
+import gzip
+import io
 import json
 import os
 import re
@@ -10,6 +13,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -113,6 +117,95 @@ def test_the_page_about_templates_tells_what_is_rendered():
     plan = shaping.plan(config.resolve(config.from_toml(config_text, path=TEMPLATES)))
     made = plan.shaper([row], lambda _: b"")(row)
     assert made.body["messages"] == [{"role": "user", "content": rendered.rstrip("\n")}]
+
+
+DATA = "docs/data.md"
+
+
+@pytest.fixture
+def page_of_data(shell):
+    """The shell, with the configurations of the page about data in their files."""
+    for info, body in blocks(DATA, "toml"):
+        (shell.folder / info.removeprefix("file=")).write_text(body, "utf-8")
+    return shell
+
+
+def results(shell, folder):
+    """The results of a run directory that some block made; its accounting holds."""
+    assert "verified" in shell(f"batchrun verify {folder}")
+    return pq.read_table(shell.folder / folder / "results", partitioning=None)
+
+
+def test_the_blocks_about_data_run(page_of_data):
+    """Every command of the page, in its order; each run comes to what the page says of it."""
+    shell = page_of_data
+    seen = "".join(shell(text) for text in marked(DATA))
+    text = (ROOT / "samples/questions.csv").read_text("utf-8")
+    questions = list(csv.DictReader(io.StringIO(text)))
+    answers = results(shell, "answers")
+    for name in ("id", "question", "asked_on"):
+        assert answers[name].to_pylist() == [row[name] for row in questions]
+    assert answers["status"].to_pylist() == ["ok"] * len(questions)
+    assert "valid: all 20 rows" in seen and "00005" in seen
+    assert "exit code 1: some rows failed" in seen
+    assert "uneven.csv line 3: 3 fields where the header has 2" in seen
+    assert results(shell, "uneven")["attempts"].to_pylist() == [1, 1, 1]
+    assert results(shell, "semicolons")["id"].to_pylist() == ["00005"]
+    assert "exit code 2: nothing was sent" in seen
+    attempts = results(shell, "changing")["attempts"].to_pylist()
+    assert sorted(attempts) == [*[1] * 19, 2]
+    assert results(shell, "replies")["attempts"].to_pylist() == [1] * 30
+    assert pq.read_table(shell.folder / "replies.parquet").num_rows == 30
+    assert len((shell.folder / "batch_output.jsonl").read_text("utf-8").splitlines()) == 60
+    assert (shell.folder / "batch_errors.jsonl").read_bytes() == b""
+    assert "describe-enamel-kettle-en" in seen
+    for night in ("nights/2024-05-01", "nights/2024-05-02"):
+        assert results(shell, night)["expected"].null_count == 0
+
+
+def test_the_walk_takes_less_than_five_commands(page_of_data):
+    """From a CSV to a data frame of its answers, as the first section of the page has it."""
+    text = (ROOT / DATA).read_text("utf-8")
+    section = text.partition("\n## From a CSV")[2].partition("\n## ")[0]
+    walk = [body for language, _, body in FENCE.findall(section) if language == "sh"]
+    assert len(walk) < 5
+    assert "[20 rows x 5 columns]" in "".join(page_of_data(body) for body in walk)
+
+
+def test_every_source_of_the_table_runs(page_of_data):
+    """Each command of the table of sources answers all questions of the sample, in order."""
+    shell, folder = page_of_data, page_of_data.folder
+    plain = (folder / "samples/questions.csv").read_text("utf-8")
+    rows = list(csv.DictReader(io.StringIO(plain)))
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    table = pa.Table.from_pylist(rows)
+
+    def write(name, part, **how):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), **how)
+            writer.writeheader()
+            writer.writerows(part)
+
+    for name in ("rows.csv", "export.txt"):
+        write(name, rows)
+    write("rows.tsv", rows, delimiter="\t")
+    (folder / "rows.csv.gz").write_bytes(gzip.compress(plain.encode()))
+    (folder / "rows.jsonl").write_bytes(lines)
+    (folder / "rows.ndjson.zst").write_bytes(pa.compress(lines, "zstd", asbytes=True))
+    pq.write_table(table, folder / "rows.parquet")
+    for name, part in (("may.csv", rows[:9]), ("june.csv", rows[9:])):
+        write(name, part)
+        write(f"months/{1 + (name == 'june.csv')}.csv", part)
+    text = (ROOT / DATA).read_text("utf-8")
+    commands = re.findall(r"^\| [^|]+ \| `((?:[^`])+ -o (out-[\w-]+))` \|$", text, re.MULTILINE)
+    assert len(commands) == 11
+    shell("\n".join(command.replace("\\|", "|") for command, _ in commands))
+    for _, output in commands:
+        found = pq.read_table(folder / output / "results", partitioning=None)
+        assert found["question"].to_pylist() == [row["question"] for row in rows], output
+        assert found["status"].to_pylist() == ["ok"] * len(rows)
+        assert found["id"].to_pylist() == [row["id"] for row in rows]
 
 
 def test_the_demo_config_runs(shell):

@@ -237,6 +237,53 @@ def test_settings_come_from_everywhere(simulator, tmp_path, monkeypatch):
     assert settings["endpoint.base_url"] == endpoint.base_url
 
 
+def test_a_prompt_and_the_choices_are_keywords(scripted, answer, tmp_path):
+    """Templates, changed rows and failed rows, as the flags of the command have them."""
+    broken = {"2 of 5: bad"}
+
+    def reply(body, _headers, _nth):
+        refused = body["messages"][-1]["content"] in broken
+        return (404, {}, {"error": {"message": "no"}}) if refused else (200, {}, answer())
+
+    endpoint = scripted(reply)
+
+    def go(rows, **more):
+        done = batchrun.run(
+            rows,
+            output=tmp_path / "run",
+            model="m",
+            system="Judge.",
+            prompt="{{ stars }} of 5: {{ text }}",
+            base_url=endpoint.base_url,
+            **more,
+        )
+        asked = sorted(body["messages"][-1]["content"] for _, _, body in endpoint.requests)
+        endpoint.requests.clear()
+        return done, asked
+
+    rows = [{"stars": 5, "text": "good"}, {"stars": 2, "text": "bad"}, {"stars": 3, "text": "so"}]
+    done, asked = go(rows)
+    assert (done.error, asked) == (1, ["2 of 5: bad", "3 of 5: so", "5 of 5: good"])
+    broken.clear()
+    assert go(rows, retry_class="not_found")[1] == ["2 of 5: bad"]
+    rows[2]["text"] = "all right"
+    with pytest.raises(batchrun.RunChangedError):
+        go(rows)
+    assert go(rows, resend_changed=True)[1] == ["3 of 5: all right"]
+    assert go(rows, retry_failed=True)[1] == []
+    with pytest.raises(batchrun.UsageError, match="no row fails with 'nonsense'"):
+        go(rows, retry_class=["nonsense"])
+    examples = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    said = batchrun.run(
+        rows,
+        output=tmp_path / "few",
+        model="m",
+        messages=examples,
+        base_url=endpoint.base_url,
+    )
+    assert said.ok == 3 and endpoint.requests[0][2]["messages"] == examples
+
+
 @pytest.mark.parametrize("call", [batchrun.run, batchrun.arun, batchrun.stream])
 def test_an_unknown_keyword_names_the_nearest(call):
     """A typing mistake is a TypeError at once, as for any other function."""

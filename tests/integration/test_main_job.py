@@ -1,5 +1,7 @@
 """The main job from end to end: samples in, Parquet out, and what the command says meanwhile."""
 
+import dataclasses
+import io
 import json
 import os
 import pty
@@ -13,6 +15,7 @@ SAMPLES = {
     "batch_lines.jsonl": (60, ()),
     "chat_rows.jsonl": (20, ()),
     "nightly_eval.parquet": (40, ()),
+    "questions.csv": (20, ("--prompt", "{{ question }}")),
     "reviews.parquet": (30, ("--prompt", "{{ product }}, {{ stars }} of 5: {{ review }}")),
 }
 
@@ -102,6 +105,58 @@ def test_json_is_one_object_and_nothing_else(cli, simulator, samples, summary):
     assert done.out.count("\n") == 1
     assert done.json == summary(cli.folder / "run")
     assert "complete" in done.err
+
+
+def test_the_last_words_tell_why_rows_failed(cli, scripted, answer, tmp_path):
+    """One example of each class, with its row, on one line that cannot steer the terminal; and
+    how failed rows are sent again.
+    """
+
+    def reply(body, _headers, _nth):
+        text = body["messages"][0]["content"]
+        said = "no such model\x1b[2J\nhere " + "x " * 500
+        return (404, {}, {"error": {"message": said}}) if text == "b" else (200, {}, answer())
+
+    (tmp_path / "in.csv").write_bytes(b"text\na\nb\n\xe9\nb\n\xe9\n")
+    endpoint = scripted(reply)
+    command = (tmp_path / "in.csv", "-o", "run", "--prompt", "{{ text }}", "--concurrency", 1)
+    done = cli.run(*command, "--base-url", endpoint.base_url)
+    assert done.code == 1, done.err
+    lines = done.err.splitlines()
+    place = lines.index("failed by class: invalid_row 2, not_found 2")
+    bad, unknown = sorted(lines[place + 1 : place + 3])
+    assert bad == f"  invalid_row, row 2: {tmp_path}/in.csv line 4: the line is not valid UTF-8"
+    assert unknown.startswith("  not_found, row 1: no such model\N{REPLACEMENT CHARACTER}[2J here")
+    assert len(unknown) < 340
+    assert "--retry-failed" in lines[-1]
+
+
+def test_the_display_fits_a_narrow_terminal():
+    """At 40 columns no line of the display is broken in two."""
+    from rich.console import Console
+
+    from batchrun.engine.monitor import Snapshot
+    from batchrun.views.progress import LiveProgress
+
+    console = Console(file=io.StringIO(), width=40, force_terminal=True, legacy_windows=False)
+    numbers = {"rows_input": 9_999_999, "ok": 1_234_567, "error": 123, "retries": 4567}
+    plain = dict.fromkeys((field.name for field in dataclasses.fields(Snapshot)), 0)
+    rates = {"requests_per_s": 1234.0, "tokens_per_s": 234_567.0, "throttled": 12_345}
+    more = {"in_flight": 512, "eta_s": 7000.0, "elapsed_s": 900.0, "bound_by": "server"}
+    with LiveProgress(console) as live:
+        live(Snapshot(**(plain | {"state": "running"} | numbers | rates | more)))
+        shown = console.file.getvalue()
+    lines = [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in shown.splitlines()]
+    found = [line for line in lines if line.strip()]
+    assert found[0] == "1,234,690/9,999,999 rows 12%  ETA 1h56m"
+    assert found[1] == "elapsed 15m00s"
+    assert found[3:7] == [
+        "ok 1,234,567  failed 123  retried 4,567",
+        "throttled 12,345",
+        "1234/s requests  235k/s tokens",
+        "in flight 512",
+    ]
+    assert max(map(len, lines)) <= 40
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,13 @@ def test_a_made_sample_is_what_its_script_makes(name):
     assert stored.equals(script["table"]()), f"make it again: python samples/make_{name}.py"
 
 
+def test_the_questions_are_what_their_script_makes():
+    """The CSV holds the table that can be reviewed in its script."""
+    script = runpy.run_path(str(ROOT / "samples" / "make_questions.py"))
+    stored = (ROOT / "samples" / "questions.csv").read_bytes().decode()
+    assert stored == script["text"](), "make it again: python samples/make_questions.py"
+
+
 def test_the_batch_sample_is_well_formed():
     """Every line is an OpenAI Batch line with an id of its own."""
     text = (ROOT / "samples" / "batch_lines.jsonl").read_text("utf-8")

@@ -27,6 +27,10 @@ def one() -> int:
             carry=["ticket"],
             raw="errors",
             limit=10,
+            prompt="{{ text }}",
+            system="Be brief.",
+            image=["photo"],
+            retry_class=["timeout", "connection"],
         )
     except BatchrunError as error:
         return error.exit_code

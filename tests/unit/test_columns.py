@@ -107,3 +107,15 @@ def test_data_used_as_keys_does_not_hide_a_column():
 def test_identifiers(name, expected):
     """What cannot stand in an identifier becomes an underscore."""
     assert identifier(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(["id;text"], "';'"), (["id\ttext"], "tabs"), (["id"], None), (["a;b", "c"], None)],
+)
+def test_columns_that_were_not_divided(names, told):
+    """One name that looks like several is told as a wrong delimiter, and nothing else is."""
+    with pytest.raises(UsageError) as caught:
+        _find(["text"], [dict.fromkeys(names, "x")])
+    assert ("one column" in str(caught.value)) == (told is not None)
+    assert (told or "") in str(caught.value)

@@ -47,6 +47,13 @@ def test_every_refused_body_has_a_remedy(case):
     assert remedies.remedy(_refusal(REFUSED[case])) != remedies.OTHERWISE
 
 
+def test_a_reason_keeps_numbers_that_are_names():
+    """What differs from row to row is left out; the name of an encoding does not."""
+    assert remedies.reason("5 fields where the header has 4") == "N fields where the header has N"
+    assert remedies.reason("the line is not valid UTF-8") == "the line is not valid UTF-8"
+    assert remedies.reason("seed is beyond 64 bits") == "seed is beyond 64 bits"
+
+
 def test_the_remedies_are_of_use():
     """Every line of the table is met by a row of the cases here or by a reader's problem."""
     met = {remedies.remedy(_refusal(fields)) for fields in REFUSED.values()}

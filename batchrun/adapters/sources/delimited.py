@@ -24,7 +24,7 @@ from batchrun.adapters.sources.opening import Carry, Splitter, sent_columns
 from batchrun.adapters.sources.rows import TextReader
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes
-from batchrun.core import cells
+from batchrun.core import cells, remedies
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import JsonObject, Position
 
@@ -185,7 +185,9 @@ class CsvReader(TextReader):
         if found is None:
             return None
         if found.problem is not None or found.cells is None:
-            message = f"input {name} line {found.number}: the header: {found.problem}"
+            problem = found.problem or ""
+            hint = f"; {remedies.remedy(problem)}" if "UTF-8" in problem else ""
+            message = f"input {name} line {found.number}: the header: {problem}{hint}"
             raise InputError(message)
         names = found.cells
         if any(cell.lstrip()[:2] in ('{"', "[{") for cell in names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ from batchrun.errors import InputLostError
 from batchrun.records import Position
 
 BOM = b"\xef\xbb\xbf"
+UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""No text in UTF-8 begins with one of these."""
 
 
 class Line(NamedTuple):
@@ -80,6 +83,11 @@ def split(  # noqa: PLR0912 - one loop, its cases in order
 
 
 def _refuse_packed(stamp: Stamp, chunk: bytes) -> None:
+    if chunk.startswith(UTF16_BOMS):
+        message = (
+            f"input {stamp.name} is UTF-16; write it as UTF-8: iconv -f UTF-16 -t UTF-8 OLD > NEW"
+        )
+        raise InputLostError(message)
     codec = next((codec for magic, codec in storage.MAGIC.items() if chunk.startswith(magic)), None)
     if codec is None:
         return
