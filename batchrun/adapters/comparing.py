@@ -145,9 +145,12 @@ class Comparison:
             lost and not self._changes.keep_done
         ):
             first = edited[0] * self._settings.shard_rows
-            details = [
-                f"rows from {first:,} on differ ({len(edited):,} of {len(states):,} shards read)"
-            ]
+            read = next(state.rows_read for state in states if state.shard == edited[0])
+            where = (
+                f"the first difference is within rows {first:,} to {first + read - 1:,} "
+                f"({len(edited):,} of {len(states):,} shards read differ)"
+            )
+            details = [where]
             if lost:
                 details.append(
                     f"it became shorter: {len(lost):,} done rows, from {min(lost):,} on, are not "

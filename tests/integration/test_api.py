@@ -139,7 +139,7 @@ def test_the_same_rows_go_on_and_others_are_refused(simulator, tmp_path, made):
     assert (begun.rows, begun.ok, begun.pending) == (13, 13, 0)
     others = _rows()
     others[12]["messages"][0]["content"] = "another question"
-    with pytest.raises(batchrun.RunChangedError, match="rows from 10 on differ"):
+    with pytest.raises(batchrun.RunChangedError, match="difference is within rows 10 to"):
         go(made(others))
     assert endpoint.stats()["requests_total"] == 13
     done = go(made(_rows()))
@@ -243,7 +243,7 @@ def test_a_prompt_and_the_choices_are_keywords(scripted, answer, tmp_path):
 
     def reply(body, _headers, _nth):
         refused = body["messages"][-1]["content"] in broken
-        return (404, {}, {"error": {"message": "no"}}) if refused else (200, {}, answer())
+        return (400, {}, {"error": {"message": "no"}}) if refused else (200, {}, answer())
 
     endpoint = scripted(reply)
 
@@ -265,7 +265,7 @@ def test_a_prompt_and_the_choices_are_keywords(scripted, answer, tmp_path):
     done, asked = go(rows)
     assert (done.error, asked) == (1, ["2 of 5: bad", "3 of 5: so", "5 of 5: good"])
     broken.clear()
-    assert go(rows, retry_class="not_found")[1] == ["2 of 5: bad"]
+    assert go(rows, retry_class="invalid_request")[1] == ["2 of 5: bad"]
     rows[2]["text"] = "all right"
     with pytest.raises(batchrun.RunChangedError):
         go(rows)

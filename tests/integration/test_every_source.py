@@ -42,7 +42,7 @@ def _rows(count, edited):
             "custom_id": f"id {n:05}",
             "question": f"question {n}" + (", edited" if n == edited else ""),
             "number": n,
-            "note": f'a "quoted", 有逗号的\nnote {n}' if n % 7 == 0 else None,
+            "note": f'a "quoted", 有逗号的\nnote {n}' if n % 7 == 0 or n == edited else None,
         }
         for n in range(count)
     ]

@@ -153,7 +153,7 @@ def test_stopped_resumed_edited(cli, interrupted, chat, tmp_path, published, nam
     os.utime(path, (time.time() + 5, time.time() + 5))
     done = cli.run(*command)
     assert done.code == 2, done.err
-    assert "rows from 10 on differ (1 of 4 shards read)" in done.err
+    assert "difference is within rows 10 to 19 (1 of 4 shards read differ)" in done.err
     assert endpoint.stats()["by_status"] == {"200": 40}
     cli.verified(folder)
 
@@ -212,11 +212,11 @@ def test_a_directory_is_all_its_data(run, cli, tree, published, summary):
     assert summary(cli.folder / "run")["rows"]["input"] == 6
     (tree / "0.jsonl").write_text((tree / "a.jsonl").read_text())
     shifted = run(tree)
-    assert shifted.code == 2 and "rows from 0 on differ" in shifted.err, shifted.err
+    assert shifted.code == 2 and "difference is within rows 0 to" in shifted.err, shifted.err
     (tree / "0.jsonl").unlink()
     (tree / "b" / "a.ndjson").unlink()
     gone = run(tree)
-    assert gone.code == 2 and "rows from 0 on differ" in gone.err, gone.err
+    assert gone.code == 2 and "difference is within rows 0 to" in gone.err, gone.err
     assert run.endpoint.stats()["requests_total"] == 6
 
 

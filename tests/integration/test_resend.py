@@ -108,7 +108,7 @@ def test_an_edited_input(cli, begun, source, published, here):
     refused = here(*command)
     assert refused.code == 2
     for word in (
-        "rows from 0 on differ (2 of 3 shards read)",
+        "difference is within rows 0 to 9 (2 of 3 shards read differ)",
         "25 rows are done",
         "sends 1 done rows again",
     ):
@@ -174,7 +174,7 @@ def test_changed_and_failed_rows_and_pending_ones(
     broken = {"question 2", "question 4"}
     endpoint = scripted(
         lambda body, _h, _n: (
-            (404, {}, {"error": {"message": "no"}})
+            (400, {}, {"error": {"message": "no"}})
             if body["messages"][0]["content"] in broken
             else (200, {}, answer("ok"))
         )

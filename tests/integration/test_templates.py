@@ -289,4 +289,4 @@ def test_appended_rows_are_sent_by_the_same_template(cli, heard, tmp_path):
     edited = table.set_column(0, "n", pa.array([0, 9, 2, 3, 4]))
     pq.write_table(edited, path)
     done = cli.run(*command, "--carry", "none")
-    assert done.code == 2 and "rows from 0 on differ" in done.err
+    assert done.code == 2 and "difference is within rows 0 to" in done.err
