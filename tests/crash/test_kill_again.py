@@ -14,7 +14,7 @@ ROWS = 22
 
 @pytest.fixture
 def job(cli, scripted, answer, jsonl, chat):
-    """A finished run of 22 rows in parts of 8, every third of which failed with 404."""
+    """A finished run of 22 rows in parts of 8, every third of which failed with 413."""
     return _Job(cli, scripted, answer, jsonl([chat(n, note=n) for n in range(ROWS)]))
 
 
@@ -29,7 +29,7 @@ class _Job:
             number = int(body["messages"][0]["content"].split()[1])
             self.asked[number] += 1
             if number in self.broken:
-                return 404, {}, {"error": {"message": "no"}}
+                return 413, {}, {"error": {"message": "no"}}
             return 200, {}, answer(f"answer {nth} to {number}")
 
         self._arguments = [

@@ -41,7 +41,7 @@ def _asked(endpoint):
 @pytest.fixture
 def failed(cli, flaky, jsonl, here):
     """A complete run of 35 rows in parts of 10, six of them failed: the command, the endpoint."""
-    flaky.broken.update({3: 404, 4: 500, 12: 400, 33: 404, 34: 500})
+    flaky.broken.update({3: 413, 4: 500, 12: 400, 33: 413, 34: 500})
     rows = [json.loads(line) for line in jsonl(35).read_text().splitlines()]
     rows = [row | {"note": number} for number, row in enumerate(rows)]
     rows[20] = {"note": 20}
@@ -95,7 +95,7 @@ def test_failed_rows_of_a_class(cli, failed, published, here):
     command, endpoint = failed
     endpoint.broken.clear()
     before = {p.name: p.read_bytes() for p in (cli.folder / "run" / "results").iterdir()}
-    done = here(*command, "--retry-class", "not_found,timeout")
+    done = here(*command, "--retry-class", "payload_too_large,timeout")
     assert done.code == 1, done.err
     assert "2 failed rows are sent again" in done.err
     assert _asked(endpoint) == {3: 1, 33: 1}
@@ -106,7 +106,7 @@ def test_failed_rows_of_a_class(cli, failed, published, here):
         4, 12, 20, 34,
     }  # fmt: skip
     cli.verified("run")
-    nothing = here(*command, "--retry-class=not_found")
+    nothing = here(*command, "--retry-class=payload_too_large")
     assert nothing.code == 1
     assert "no failed rows to send again" in nothing.err and "nothing left to send" in nothing.err
     assert _asked(endpoint) == {}
@@ -146,7 +146,7 @@ def test_a_limit_bounds_what_is_sent_again(cli, failed, published, here):
 
 def test_pending_rows_and_failed_rows_together(cli, flaky, jsonl, published, here):
     """A run with rows pending does both; a row is sent once."""
-    flaky.broken.update({3: 404, 11: 404})
+    flaky.broken.update({3: 413, 11: 413})
     command = (jsonl(35), "-o", "run", *QUICK, "--base-url", flaky.base_url)
     assert here(*command, "--limit", 15).code == 1
     flaky.broken.clear()
@@ -176,7 +176,7 @@ def test_a_stop_in_the_middle_keeps_the_old_outcomes(
 
     def reply(_body, _headers, nth):
         if nth <= 18:
-            return 404, {}, {"error": {"message": "no"}}
+            return 413, {}, {"error": {"message": "no"}}
         if nth <= 22:
             return 200, {}, answer("late")
         held.append(nth)
