@@ -35,7 +35,7 @@ def parse(body: bytes) -> object:
         pass
     text = body.decode("utf-8-sig", errors="replace")
     try:
-        return _storable(json.loads(text, strict=False))
+        return storable(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None
 
@@ -281,14 +281,14 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """A JSON value whose texts can be written as UTF-8, which half a surrogate pair cannot."""
     if isinstance(value, str):
         return _LONE_SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
-        return [_storable(item) for item in value]
+        return [storable(item) for item in value]
     if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
+        return {storable(key): storable(item) for key, item in value.items()}
     return value
 
 

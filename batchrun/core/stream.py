@@ -1,0 +1,405 @@
+"""A streamed answer folded into the plain reply that it stands for.
+
+The result is JSON in the shape of a plain completion, so that one reader and one table of verdicts
+serve both ways, and the same answer has the same columns streamed or not (docs/adr/0014).
+
+An event is read in one of three ways. *Repeated* chunks equal the one before them but for their
+text: one search for what stands between the texts. A *plain* chunk holds one choice of text and
+nothing that this module does not know: typed decoding. Everything else is read with care.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+
+from batchrun.core import reply as reading
+from batchrun.core import sse, stream_json
+from batchrun.core.choice_deltas import ChoiceDeltas
+from batchrun.core.tool_deltas import integer
+
+JsonObject = dict[str, Any]
+
+BROKEN_OFF = frozenset("insufficient_system_resource error abort network_error".split())
+"""Finish reasons with which servers say that they could not finish."""
+
+DONE = b"[DONE]"
+_HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
+_NOT_KEPT = frozenset((*_HEAD, "object", "choices", "usage", "error", "obfuscation"))
+_CONTENT = b'"content":'
+FED_BYTES = 2**16
+_LEARNED_MAX = 4
+"""How often a repeated shape is looked for in vain before the search is given up."""
+
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    content: str | None = None
+    role: None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class _Chosen(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    delta: _Delta
+    index: Literal[0] = 0
+    finish_reason: str | None = None
+    logprobs: None = None
+    stop_reason: None = None
+    matched_stop: None = None
+    token_ids: None = None
+
+
+class _Chunk(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A chunk of the most common shape, in the fields that every server's chunks have."""
+
+    choices: Annotated[list[_Chosen], msgspec.Meta(min_length=1, max_length=1)]
+    id: str | None = None
+    object: str | None = None
+    created: int | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+    service_tier: str | None = None
+    usage: None = None
+    error: None = None
+    obfuscation: str | None = None
+
+
+class _Shape(NamedTuple):
+    """What stands before and behind the text of a chunk, and so between two texts."""
+
+    before: bytes
+    behind: bytes
+    between: bytes
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class Stream:
+    """Takes a stream's bytes, cut anywhere, and gives the reply they make.
+
+    ``done`` says that the server has announced the end. Any bytes can be fed; nothing is raised.
+    What is held is the answer so far and the event that is still arriving.
+    """
+
+    __slots__ = (
+        "_choices",
+        "_damaged",
+        "_error",
+        "_first",
+        "_head",
+        "_learned",
+        "_other",
+        "_repeated",
+        "_splitter",
+        "_usage",
+        "done",
+    )
+
+    def __init__(self) -> None:
+        self._splitter = sse.Splitter()
+        self._choices: dict[int, ChoiceDeltas] = {}
+        self._first: ChoiceDeltas | None = None
+        self._head: JsonObject = {}
+        self._other: JsonObject = {}
+        self._usage: JsonObject | None = None
+        self._error: object = None
+        self._damaged = False
+        self._repeated: _Shape | None = None
+        self._learned = 0
+        self.done = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything that the model said has arrived."""
+        return any(choice.begun for choice in self._choices.values())
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        block = self._splitter.feed(piece)
+        at, length = 0, len(block)
+        while at < length:
+            if self._repeated is not None:
+                at = self._take_repeated(self._repeated, block, at)
+                if at >= length:
+                    break
+            end = block.find(sse.BLANK, at)
+            if end < 0:
+                end = length
+            event = block[at:end].lstrip(b"\n")
+            at = end + 2
+            if event and not (event.startswith(b"data:") and self._takes_plain(event)):
+                self._take(event)
+
+    def end(self) -> None:
+        """The stream is over: what came after the last blank line is an event too."""
+        rest = self._splitter.rest().strip(b"\n")
+        if rest:
+            damaged = self._damaged
+            self._take(rest)
+            # Torn at its end, it says nothing about the events before it.
+            self._damaged = damaged
+        self._splitter = sse.Splitter()
+
+    def problem(self) -> str | None:
+        """Why the answer cannot be taken for whole; None where it can, or where the server sent
+        an error, which decides by itself. To be asked after ``end``.
+        """
+        if self._error is not None:
+            return None
+        choices = self._choices.values()
+        for choice in choices:
+            if choice.finish in BROKEN_OFF:
+                return f"the server broke the answer off: finish_reason {choice.finish!r}"
+        if self._damaged:
+            return "an event of the stream cannot be read"
+        if self.done or (choices and all(choice.finish for choice in choices)):
+            return None
+        if self.begun:
+            return "the stream ended in the middle of the answer"
+        return "the stream ended before an answer began"
+
+    def body(self) -> bytes:
+        """The reply in the shape of a plain one: a completion, and an error where one came.
+
+        Half an answer has this shape too; ``problem`` tells.
+        """
+        return stream_json.write(self._value())
+
+    def _value(self) -> JsonObject:
+        value: JsonObject = {}
+        if self._error is not None:
+            # First, so that it is in what is kept of a failed row's reply.
+            value["error"] = self._error
+        value |= {
+            "id": self._head.get("id"),
+            "object": "chat.completion",
+            "created": self._head.get("created"),
+            "model": self._head.get("model"),
+            "choices": [choice.value(index) for index, choice in sorted(self._choices.items())],
+        }
+        if self._usage is not None:
+            value["usage"] = self._usage
+        for key in ("service_tier", "system_fingerprint"):
+            if key in self._head:
+                value[key] = self._head[key]
+        return value | self._other
+
+    # The quick ways
+
+    def _take_repeated(self, shape: _Shape, block: bytes, at: int) -> int:
+        """Take the chunks from ``at`` on that have this shape; returns where the next event starts.
+
+        What stands between their texts is cut out in one go, and the texts are decoded as one.
+        """
+        assert self._first is not None
+        self._repeated = None
+        if not block.startswith(shape.before, at):
+            return at
+        texts = block[at + len(shape.before) :].split(shape.between)
+        last, _, left = texts[-1].partition(sse.BLANK)
+        if last.endswith(shape.behind):
+            texts[-1] = last[: -len(shape.behind)]
+            end = len(block) - len(left)
+        else:
+            # It begins like the others and goes on in another way.
+            end = len(block) - len(texts.pop()) - len(shape.before)
+        joined = b"".join(texts)
+        if not texts or (b"\\" in joined and any(text.endswith(b"\\") for text in texts)):
+            return at
+        try:
+            text = _decode_text(b'"%b"' % joined)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return at
+        if text:
+            self._first.content.append(text)
+        self._learned = 0
+        self._repeated = shape
+        return end
+
+    def _takes_plain(self, event: bytes) -> bool:
+        try:
+            chunk = _decode_chunk(event[5:])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+        chosen = chunk.choices[0]
+        content = chosen.delta.content
+        first = self._first
+        if first is None or first.parts is not None or content == "":
+            return False
+        if content is not None:
+            first.content.append(content)
+        if chosen.finish_reason:
+            first.finish = chosen.finish_reason
+        head = self._head
+        for key in _HEAD:
+            if key not in head and (given := getattr(chunk, key)):
+                head[key] = given
+        if content is not None and self._learned < _LEARNED_MAX:
+            self._learned += 1
+            self._repeated = _shape(event, content)
+        return True
+
+    # The careful way
+
+    def _take(self, event: bytes) -> None:
+        self._repeated = None
+        name, data = sse.read_event(event.strip(b"\n"))
+        if not data:
+            return
+        whole = data[0] if len(data) == 1 else b"\n".join(data)
+        if self._takes_datum(name, whole):
+            return
+        if len(data) == 1:
+            self._damaged = True
+            return
+        # Events whose blank lines were forgotten.
+        for line in data:
+            if not self._takes_datum(name, line):
+                self._damaged = True
+
+    def _takes_datum(self, name: str, datum: bytes) -> bool:
+        """Take an event's data. False where it looks like JSON and cannot be read."""
+        text = datum.strip()
+        if text in (DONE, b'"[DONE]"'):
+            self.done = True
+            return True
+        if not text:
+            return True
+        value = stream_json.read(text)
+        if value is stream_json.UNREADABLE:
+            if name == "error":
+                self._fail(reading.text_of(text, reading.ERROR_TEXT_MAX))
+            # Other text is what some servers keep the connection alive with.
+            return name == "error" or (text[:1] not in (b"{", b"[") and b"\n" not in text)
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, dict):
+                self._take_object(name, item)
+            elif name == "error":
+                self._fail(item)
+        return True
+
+    def _take_object(self, name: str, value: JsonObject) -> None:
+        self._take_errors(name, value)
+        groq, usage = value.get("x_groq"), value.get("usage")
+        if not usage and isinstance(groq, dict):
+            usage = groq.get("usage")
+        choices = value.get("choices")
+        if isinstance(choices, list):
+            for key in _HEAD:
+                if key not in self._head and (given := value.get(key)):
+                    self._head[key] = given
+            for key, item in value.items():
+                if key not in _NOT_KEPT and item is not None:
+                    self._other[key] = item
+            for place, item in enumerate(choices):
+                if isinstance(item, dict):
+                    whole = value.get("object") == "chat.completion"
+                    usage = self._take_choice(item, place, whole=whole) or usage
+        if isinstance(usage, dict) and usage:
+            self._usage = usage
+
+    def _take_errors(self, name: str, value: JsonObject) -> None:
+        groq = value.get("x_groq")
+        if error := value.get("error"):
+            self._fail(error)
+        elif isinstance(groq, dict) and groq.get("error"):
+            self._fail(groq["error"])
+        elif name == "error" or (not isinstance(value.get("choices"), list) and _is_error(value)):
+            self._fail(value)
+
+    def _take_choice(self, item: JsonObject, place: int, *, whole: bool) -> object:
+        """Take a choice of one chunk; returns the usage where it has one."""
+        index = integer(item.get("index"))
+        if index is None or not 0 <= index < 2**31:
+            index = place
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = ChoiceDeltas()
+            if index == 0:
+                self._first = choice
+        delta, message = item.get("delta"), item.get("message")
+        if isinstance(delta, dict):
+            choice.add(delta)
+        elif isinstance(message, dict):
+            if whole:
+                choice.replace(message)
+            else:
+                choice.add(message)
+        finish = item.get("finish_reason")
+        if isinstance(finish, str) and finish:
+            choice.finish = finish
+        logprobs = item.get("logprobs")
+        if isinstance(logprobs, dict):
+            choice.add_logprobs(logprobs)
+        if error := item.get("error"):
+            self._fail(error)
+        for key, value in item.items():
+            if key not in _CHOICE_FIELDS:
+                choice.note(key, value)
+        return item.get("usage")
+
+    def _fail(self, error: object) -> None:
+        if self._error is None:
+            known = isinstance(error, (dict, str)) and error
+            self._error = error if known else {"message": reading.json_text(error)}
+
+
+_CHOICE_FIELDS = frozenset("index delta message finish_reason logprobs error usage".split())
+
+
+def fold(body: bytes) -> Stream:
+    """A stream that has arrived whole."""
+    stream = Stream()
+    for start in range(0, len(body), FED_BYTES):
+        stream.feed(body[start : start + FED_BYTES])
+    stream.end()
+    return stream
+
+
+def is_chunks(body: bytes) -> bool:
+    """Whether a body that begins with a brace is a stream of chunks all the same: its lines are
+    JSON and the field names of the events are missing.
+    """
+    if b'"delta"' not in body[:4096]:
+        return False
+    value = stream_json.read(body.lstrip().partition(b"\n")[0])
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return (
+        isinstance(choices, list)
+        and bool(choices)
+        and isinstance(choices[0], dict)
+        and "message" not in choices[0]
+        and isinstance(choices[0].get("delta"), dict)
+    )
+
+
+def _shape(event: bytes, content: str) -> _Shape | None:
+    """The shape of a plain chunk, if it can be told."""
+    if event.count(_CONTENT) != 1:
+        return None
+    start = event.index(_CONTENT) + len(_CONTENT)
+    start += event.startswith(b" ", start)
+    text = b'"%b"' % content.encode()
+    if not event.startswith(text, start):
+        return None
+    before, behind = event[: start + 1], event[start + len(text) - 1 :]
+    return _Shape(before, behind, behind + sse.BLANK + before)
+
+
+def _is_error(value: JsonObject) -> bool:
+    """Whether an object without choices is an error that stands by itself."""
+    kind, status = value.get("type"), value.get("status")
+    if value.get("object") == "error" or isinstance(value.get("detail"), (str, list)):
+        return True
+    if isinstance(status, int) and status >= 400 and "title" in value:
+        return True
+    return isinstance(value.get("message"), str) and (
+        value.get("code") is not None or (isinstance(kind, str) and "error" in kind.lower())
+    )
