@@ -258,7 +258,9 @@ class _Session:
         if row.custom_id is not None:
             self._duplicates.watch(row.custom_id)
         try:
-            return body.build(row, defaults, body_bytes_max=BODY_BYTES_MAX)
+            return body.build(
+                row, defaults, body_bytes_max=BODY_BYTES_MAX, stream=self._settings.stream
+            )
         except RowError as error:
             message = f"{self._opened.reader.where(row)}: {error}"
             raise RowError(message) from None

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from functools import partial
+from itertools import pairwise
 from typing import cast
 
 import uvloop
@@ -18,10 +19,12 @@ HEAD_END = b"\r\n\r\n"
 REFUSAL = b"HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+SENTENCE = "The parcel left the warehouse on Tuesday and arrives within three days. "
+
+
 def completion(reply_bytes: int) -> bytes:
     """One whole HTTP response whose answer's content is `reply_bytes` bytes long."""
-    sentence = "The parcel left the warehouse on Tuesday and arrives within three days. "
-    content = (sentence * (reply_bytes // len(sentence) + 1))[:reply_bytes]
+    content = (SENTENCE * (reply_bytes // len(SENTENCE) + 1))[:reply_bytes]
     body = json.dumps(
         {
             "id": "chatcmpl-fixed",
@@ -49,11 +52,57 @@ def completion(reply_bytes: int) -> bytes:
     return head.encode() + body
 
 
+def stream(reply_bytes: int, chunks: int) -> list[bytes]:
+    """The same answer as a stream: the head with the opening chunk, one piece for each of the
+    `chunks` of text, and the end with finish reason, usage and `[DONE]`. Every event is an HTTP
+    chunk of its own, as servers send them.
+    """
+    content = (SENTENCE * (reply_bytes // len(SENTENCE) + 1))[:reply_bytes]
+    cuts = [reply_bytes * place // chunks for place in range(chunks + 1)]
+    texts = [content[start:end] for start, end in pairwise(cuts)]
+    usage = {
+        "prompt_tokens": 90,
+        "completion_tokens": reply_bytes // 4,
+        "total_tokens": 90 + reply_bytes // 4,
+    }
+    said = [event({"content": text}) for text in texts]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    opening = head + event({"role": "assistant", "content": ""})
+    ending = [event({}, finish_reason="stop"), event(None, usage=usage), framed(b"[DONE]")]
+    return [opening, *said, b"".join(ending) + b"0\r\n\r\n"]
+
+
+def event(
+    delta: dict[str, str] | None,
+    *,
+    finish_reason: str | None = None,
+    usage: dict[str, int] | None = None,
+) -> bytes:
+    """One chunk of a completion as an event."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    chunk = {
+        "id": "chatcmpl-fixed",
+        "object": "chat.completion.chunk",
+        "created": 1_760_000_000,
+        "model": "m",
+        "system_fingerprint": None,
+        "choices": [] if delta is None else [choice],
+        "usage": usage,
+    }
+    return framed(json.dumps(chunk, separators=(",", ":")).encode())
+
+
+def framed(data: bytes) -> bytes:
+    """Data as an event, in an HTTP chunk."""
+    return b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data)
+
+
 class FixedReply(asyncio.Protocol):
     """One connection: counts the requests that have arrived whole, and answers each."""
 
-    def __init__(self, response: bytes, latency_s: float) -> None:
-        self._response = response
+    def __init__(self, pieces: list[bytes], latency_s: float) -> None:
+        """`pieces` are one response, sent by a write each."""
+        self._pieces = pieces
         self._latency_s = latency_s
         self._pending = b""
         self._transport: asyncio.Transport
@@ -84,7 +133,7 @@ class FixedReply(asyncio.Protocol):
             self._answer(requests)
 
     def _answer(self, requests: int) -> None:
-        write = partial(self._transport.write, self._response * requests)
+        write = partial(self._write, requests)
         if self._latency_s:
             # One latency for all: timers fire in the order they were set, so answers stay in order.
             asyncio.get_running_loop().call_later(self._latency_s, write)
@@ -92,11 +141,15 @@ class FixedReply(asyncio.Protocol):
             write()
 
 
-async def serve(port: int, reply_bytes: int, latency_s: float) -> None:
+    def _write(self, requests: int) -> None:
+        for piece in self._pieces * requests:
+            self._transport.write(piece)
+
+
+async def serve(port: int, pieces: list[bytes], latency_s: float) -> None:
     """Listen until cancelled; the first line on stdout is the base URL."""
-    response = completion(reply_bytes)
     server = await asyncio.get_running_loop().create_server(
-        lambda: FixedReply(response, latency_s), "127.0.0.1", port, backlog=1024
+        lambda: FixedReply(pieces, latency_s), "127.0.0.1", port, backlog=1024
     )
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     async with server:
@@ -109,11 +162,18 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--reply-bytes", type=int, default=2048, help="length of each answer")
     parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="before each reply")
+    parser.add_argument(
+        "--stream", type=int, metavar="CHUNKS", help="stream each answer in so many chunks"
+    )
     options = parser.parse_args()
+    if options.stream:
+        pieces = stream(options.reply_bytes, options.stream)
+    else:
+        pieces = [completion(options.reply_bytes)]
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, {cores[1]})
-    uvloop.run(serve(options.port, options.reply_bytes, options.latency))
+    uvloop.run(serve(options.port, pieces, options.latency))
 
 
 if __name__ == "__main__":

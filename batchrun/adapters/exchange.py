@@ -35,10 +35,12 @@ class Head(NamedTuple):
 
 
 class BodyReader(Protocol):
-    """Reads a response's body to its end."""
+    """Reads a response's body."""
 
-    async def __call__(self, content: aiohttp.StreamReader, status: int) -> bytes:
-        """The whole body; raises to have the connection closed."""
+    async def __call__(self, content: aiohttp.StreamReader, head: Head) -> bytes:
+        """The body; raises to have the connection closed, which also happens where the body was
+        not read to its end.
+        """
         ...
 
 
@@ -89,7 +91,7 @@ class Poster:
             while 100 <= message.code < 200 and message.code != 101:
                 message, content = await protocol.read()
             found = Head(message.code, message.headers)
-            answer = await read(content, message.code)
+            answer = await read(content, found)
             if transport.get_write_buffer_size():
                 # Answered before everything was sent: the rest must not meet the next request.
                 protocol.force_close()

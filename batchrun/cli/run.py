@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 DOTENV = ".env"
 _SHORT = {"output.dir": "-o"}
-_TYPES: dict[str, click.ParamType[Any]] = {"int": click.INT, "number": click.FLOAT}
+_TYPES: dict[str, click.ParamType[Any]] = {
+    "int": click.INT,
+    "number": click.FLOAT,
+    "bool": click.BOOL,
+}
 _NOT_REPEATED = ("--restart", "--keep-done")
 
 
@@ -39,6 +43,7 @@ def _setting_flags(function: Callable[..., Any]) -> Callable[..., Any]:
         function = click.option(
             *names,
             type=kind or _TYPES.get(setting.kind, click.STRING),
+            default=None,
             multiple=setting.kind in ("object", "headers"),
             metavar=setting.metavar,
             help=_help(setting),
@@ -47,7 +52,7 @@ def _setting_flags(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _help(setting: setting_table.Setting) -> str:
-    if setting.default in (None, (), {}):
+    if setting.kind == "bool" or setting.default in (None, (), {}):
         return setting.help
     return f"{setting.help} [default: {setting.default}]"
 

@@ -191,6 +191,12 @@ def usage(value: object) -> Usage:
     )
 
 
+def usage_of(body: bytes) -> Usage:
+    """Token counts from a body that holds no whole completion."""
+    value = parse(body)
+    return usage(value.get("usage")) if isinstance(value, dict) else NO_USAGE
+
+
 def error_of(value: object) -> tuple[str | None, str | None, str]:
     """Code, type and message of an error body, empty where it has none.
 

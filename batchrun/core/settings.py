@@ -57,6 +57,7 @@ class Settings:
     shard_rows: int
     model: str | None
     params: Mapping[str, Any]
+    stream: bool
     endpoint: Endpoint
     max_attempts: int
     timeout_s: float
@@ -80,6 +81,7 @@ class Settings:
             "output.shard_rows": self.shard_rows,
             "request.model": self.model,
             "request.params": dict(self.params),
+            "request.stream": self.stream,
         }
 
     def public(self) -> dict[str, Any]:
@@ -200,6 +202,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         shard_rows=value["output.shard_rows"],
         model=value["request.model"],
         params=value["request.params"],
+        stream=value["request.stream"],
         endpoint=_endpoint(value),
         max_attempts=value["retry.max_attempts"],
         timeout_s=value["retry.timeout_s"],

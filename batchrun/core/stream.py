@@ -10,6 +10,7 @@ nothing that this module does not know: typed decoding. Everything else is read 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -28,6 +29,7 @@ DONE = b"[DONE]"
 _HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
 _NOT_KEPT = frozenset((*_HEAD, "object", "choices", "usage", "error", "obfuscation"))
 _CONTENT = b'"content":'
+_STRING = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
 FED_BYTES = 2**16
 _LEARNED_MAX = 4
 """How often a repeated shape is looked for in vain before the search is given up."""
@@ -76,6 +78,7 @@ class _Shape(NamedTuple):
     before: bytes
     behind: bytes
     between: bytes
+    escaped: bytes
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -211,7 +214,8 @@ class Stream:
             # It begins like the others and goes on in another way.
             end = len(block) - len(texts.pop()) - len(shape.before)
         joined = b"".join(texts)
-        if not texts or (b"\\" in joined and any(text.endswith(b"\\") for text in texts)):
+        # A backslash in front of the closing quote: such a chunk is looked at by itself.
+        if not texts or texts[-1].endswith(b"\\") or shape.escaped in block:
             return at
         try:
             text = _decode_text(b'"%b"' % joined)
@@ -243,7 +247,7 @@ class Stream:
                 head[key] = given
         if content is not None and self._learned < _LEARNED_MAX:
             self._learned += 1
-            self._repeated = _shape(event, content)
+            self._repeated = _shape(event)
         return True
 
     # The careful way
@@ -380,17 +384,16 @@ def is_chunks(body: bytes) -> bool:
     )
 
 
-def _shape(event: bytes, content: str) -> _Shape | None:
+def _shape(event: bytes) -> _Shape | None:
     """The shape of a plain chunk, if it can be told."""
     if event.count(_CONTENT) != 1:
         return None
-    start = event.index(_CONTENT) + len(_CONTENT)
-    start += event.startswith(b" ", start)
-    text = b'"%b"' % content.encode()
-    if not event.startswith(text, start):
+    text = _STRING.match(event, event.index(_CONTENT) + len(_CONTENT))
+    if text is None:
         return None
-    before, behind = event[: start + 1], event[start + len(text) - 1 :]
-    return _Shape(before, behind, behind + sse.BLANK + before)
+    before, behind = event[: text.start(1)], event[text.end(1) :]
+    between = behind + sse.BLANK + before
+    return _Shape(before, behind, between, b"\\" + between)
 
 
 def _is_error(value: JsonObject) -> bool:

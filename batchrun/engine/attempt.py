@@ -152,7 +152,7 @@ class AttemptLoop:
         run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
         run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
-        reply = exchange if isinstance(exchange, Reply) else None
+        reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(run, attempt, verdict, reply, sent_at_s)
 
     def _act(
@@ -265,8 +265,13 @@ class AttemptLoop:
         queue_s: float,
         latency_s: float,
     ) -> Attempt:
-        reply = exchange if isinstance(exchange, Reply) else None
+        fault = None if isinstance(exchange, Reply) else exchange
+        reply = exchange if isinstance(exchange, Reply) else exchange.partial
         completion = verdict.completion
+        usage = completion.usage if completion else NO_USAGE
+        if fault is not None and reply is not None:
+            # Half an answer may still have told what it cost.
+            usage = reading.usage_of(reply.body)
         return Attempt(
             row=run.request.row,
             number=run.number,
@@ -276,14 +281,15 @@ class AttemptLoop:
             started_at_us=wall_us,
             queue_s=queue_s,
             latency_s=latency_s,
-            http_status=reply.status if reply else getattr(exchange, "http_status", None),
+            http_status=reply.status if reply else fault.http_status if fault else None,
             error_class=verdict.error_class,
             error_code=verdict.code,
             retry_after_s=verdict.wait_s,
-            usage=completion.usage if completion else NO_USAGE,
+            usage=usage,
             cost_usd=None,
             request_id=header.request_id(reply.headers) if reply else None,
-            unanswered=isinstance(exchange, TransportFault) and exchange.sent,
+            unanswered=fault is not None and fault.sent and usage == NO_USAGE,
+            ttft_s=reply.ttft_s if reply else None,
         )
 
 
