@@ -187,6 +187,7 @@ class _Session:
                 connect_timeout_s=settings.connect_timeout_s,
                 body_bytes_max=settings.max_response_bytes,
                 environment=environment,
+                stream=settings.stream,
             ) as transport:
                 engine = self._engine(transport, gate, journal, sealer, clock, switch)
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)

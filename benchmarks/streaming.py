@@ -71,7 +71,9 @@ def main() -> None:
         print(
             f"{way:10}{statistics.median(found):8.0f}  min {min(found):.0f}, max {max(found):.0f}"
         )
-    print(f"ratio     {statistics.median(ratios):8.2f}  min {min(ratios):.2f}, max {max(ratios):.2f}")
+    print(
+        f"ratio     {statistics.median(ratios):8.2f}  min {min(ratios):.2f}, max {max(ratios):.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ def stream(reply_bytes: int, chunks: int) -> list[bytes]:
         "total_tokens": 90 + reply_bytes // 4,
     }
     said = [event({"content": text}) for text in texts]
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     opening = head + event({"role": "assistant", "content": ""})
     ending = [event({}, finish_reason="stop"), event(None, usage=usage), framed(b"[DONE]")]
     return [opening, *said, b"".join(ending) + b"0\r\n\r\n"]
@@ -139,7 +141,6 @@ class FixedReply(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self._latency_s, write)
         else:
             write()
-
 
     def _write(self, requests: int) -> None:
         for piece in self._pieces * requests:

@@ -89,13 +89,16 @@ class HttpTransport:
         body_bytes_max: int,
         environment: Mapping[str, str],
         redactor: Redactor | None = None,
+        stream: bool = False,
     ) -> None:
         """``url`` is the full URL requests are posted to; ``key`` goes into the bearer header
         unless ``headers`` bring their own authorization; ``redactor`` (default: one that knows
-        the key) cleans every reply.
+        the key) cleans every reply; ``stream`` says that streams are expected, which makes them
+        cheap to read (they are read in any case).
         """
         self._redactor = redactor or Redactor([key] if key else [])
         self._url = url
+        self._stream = stream
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
@@ -141,7 +144,8 @@ class HttpTransport:
         arrived = Arriving(self._body_bytes_max)
         try:
             if self._proxy is None:
-                head, answer = await self._poster.post(request.body, arrived.read)
+                tap = arrived.tap if self._stream else None
+                head, answer = await self._poster.post(request.body, arrived.read, tap)
             else:
                 head, answer = await self._post_by_proxy(request.body, arrived.read)
             if arrived.stream is not None:

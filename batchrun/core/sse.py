@@ -9,6 +9,7 @@ servers do beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 EVENT_STREAM = "text/event-stream"
@@ -39,7 +40,7 @@ def is_stream(start: bytes, content_type: str, *, whole: bool = False) -> bool |
     round. ``whole`` says that nothing follows.
     """
     labelled = content_type.lower().startswith(EVENT_STREAM)
-    text = start[len(_BOM) :] if start.startswith(_BOM) else start
+    text = start.removeprefix(_BOM)
     text = text.lstrip()
     if not text or (_BOM.startswith(text) and text != _BOM):
         return labelled if whole else None
@@ -65,8 +66,8 @@ class Splitter:
         self._after_cr = False
 
     def feed(self, piece: bytes) -> bytes:
-        """The events that are whole now, with a blank line between two and none behind the last;
-        lines end with LF. Empty where none is.
+        """The lines of the events that are whole now, ended by LF, with a blank line between two
+        events and none behind the last. Empty where none is whole.
         """
         if not piece:
             return b""
@@ -103,8 +104,9 @@ class Splitter:
         return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def read_event(text: bytes) -> Event:
-    """The fields of one event. Comments, ``id``, ``retry`` and unknown fields are left out.
+def read_event(lines: Sequence[bytes]) -> Event:
+    """The fields of one event, given by its lines. Comments, ``id``, ``retry`` and unknown fields
+    are left out.
 
     ``error: ...`` is read as an event of that name, and lines from one that begins with a brace as
     data whose field name was forgotten.
@@ -112,9 +114,8 @@ def read_event(text: bytes) -> Event:
     name = ""
     data: list[bytes] = []
     bare = False
-    for line in text.split(b"\n"):
-        if line.startswith(_BOM):
-            line = line[len(_BOM) :]  # noqa: PLW2901 - a mark where nothing needs one
+    for line in lines:
+        line = line.removeprefix(_BOM)  # noqa: PLW2901 - a mark where nothing needs one
         field, _, value = line.partition(b":")
         if value.startswith(b" "):
             value = value[1:]

@@ -4,13 +4,14 @@ The result is JSON in the shape of a plain completion, so that one reader and on
 serve both ways, and the same answer has the same columns streamed or not (docs/adr/0014).
 
 An event is read in one of three ways. *Repeated* chunks equal the one before them but for their
-text: one search for what stands between the texts. A *plain* chunk holds one choice of text and
+text: what stands around it is compared and cut off. A *plain* chunk holds one choice of text and
 nothing that this module does not know: typed decoding. Everything else is read with care.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -39,7 +40,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     content: str | None = None
-    role: None = None
+    role: str | None = None
     reasoning_content: None = None
     reasoning: None = None
     refusal: None = None
@@ -60,25 +61,24 @@ class _Chosen(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class _Chunk(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """A chunk of the most common shape, in the fields that every server's chunks have."""
 
-    choices: Annotated[list[_Chosen], msgspec.Meta(min_length=1, max_length=1)]
+    choices: Annotated[list[_Chosen], msgspec.Meta(max_length=1)]
     id: str | None = None
     object: str | None = None
     created: int | None = None
     model: str | None = None
     system_fingerprint: str | None = None
     service_tier: str | None = None
-    usage: None = None
+    usage: dict[str, Any] | None = None
     error: None = None
     obfuscation: str | None = None
 
 
 class _Shape(NamedTuple):
-    """What stands before and behind the text of a chunk, and so between two texts."""
+    """What stands before and behind the text of a chunk, and how long both are."""
 
     before: bytes
     behind: bytes
-    between: bytes
-    escaped: bytes
+    least: int
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -126,26 +126,33 @@ class Stream:
     def feed(self, piece: bytes) -> None:
         """Take the next bytes."""
         block = self._splitter.feed(piece)
-        at, length = 0, len(block)
-        while at < length:
+        if not block:
+            return
+        lines = block.split(b"\n")
+        at, count = 0, len(lines)
+        while at < count:
+            line = lines[at]
+            if not line:
+                at += 1
+                continue
             if self._repeated is not None:
-                at = self._take_repeated(self._repeated, block, at)
-                if at >= length:
-                    break
-            end = block.find(sse.BLANK, at)
-            if end < 0:
-                end = length
-            event = block[at:end].lstrip(b"\n")
-            at = end + 2
-            if event and not (event.startswith(b"data:") and self._takes_plain(event)):
-                self._take(event)
+                after = self._take_repeated(self._repeated, lines, at)
+                if after > at:
+                    at = after
+                    continue
+            end = at + 1
+            while end < count and lines[end]:
+                end += 1
+            if not (end - at == 1 and line.startswith(b"data:") and self._takes_plain(line)):
+                self._take(lines[at:end])
+            at = end + 1
 
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""
-        rest = self._splitter.rest().strip(b"\n")
+        rest = self._splitter.rest()
         if rest:
             damaged = self._damaged
-            self._take(rest)
+            self._take([line for line in rest.split(b"\n") if line])
             # Torn at its end, it says nothing about the events before it.
             self._damaged = damaged
         self._splitter = sse.Splitter()
@@ -196,26 +203,26 @@ class Stream:
 
     # The quick ways
 
-    def _take_repeated(self, shape: _Shape, block: bytes, at: int) -> int:
-        """Take the chunks from ``at`` on that have this shape; returns where the next event starts.
+    def _take_repeated(self, shape: _Shape, lines: list[bytes], at: int) -> int:
+        """Take the events from line ``at`` on that have this shape; returns the line behind them.
 
-        What stands between their texts is cut out in one go, and the texts are decoded as one.
+        What stands around their texts is cut off, and the texts are decoded as one.
         """
         assert self._first is not None
         self._repeated = None
-        if not block.startswith(shape.before, at):
-            return at
-        texts = block[at + len(shape.before) :].split(shape.between)
-        last, _, left = texts[-1].partition(sse.BLANK)
-        if last.endswith(shape.behind):
-            texts[-1] = last[: -len(shape.behind)]
-            end = len(block) - len(left)
-        else:
-            # It begins like the others and goes on in another way.
-            end = len(block) - len(texts.pop()) - len(shape.before)
+        before, behind, least = shape
+        start, stop = len(before), -len(behind)
+        texts = []
+        for line in islice(lines, at, None, 2):
+            if not (line.startswith(before) and line.endswith(behind) and len(line) >= least):
+                break
+            texts.append(line[start:stop])
+        end = at + 2 * len(texts)
         joined = b"".join(texts)
-        # A backslash in front of the closing quote: such a chunk is looked at by itself.
-        if not texts or texts[-1].endswith(b"\\") or shape.escaped in block:
+        # Not where events have more lines, nor where a backslash eats a closing quote.
+        if any(lines[at + 1 : end : 2]) or (
+            b"\\" in joined and any(text.endswith(b"\\") for text in texts)
+        ):
             return at
         try:
             text = _decode_text(b'"%b"' % joined)
@@ -223,38 +230,48 @@ class Stream:
             return at
         if text:
             self._first.content.append(text)
-        self._learned = 0
-        self._repeated = shape
+        if texts:
+            self._learned = 0
+            self._repeated = shape
         return end
 
-    def _takes_plain(self, event: bytes) -> bool:
+    def _takes_plain(self, line: bytes) -> bool:
         try:
-            chunk = _decode_chunk(event[5:])
+            chunk = _decode_chunk(line[5:])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return False
-        chosen = chunk.choices[0]
-        content = chosen.delta.content
-        first = self._first
-        if first is None or first.parts is not None or content == "":
-            return False
-        if content is not None:
-            first.content.append(content)
-        if chosen.finish_reason:
-            first.finish = chosen.finish_reason
+        content = None
+        if chunk.choices:
+            chosen = chunk.choices[0]
+            delta, first = chosen.delta, self._first
+            content = delta.content
+            if first is None:
+                first = self._first = self._choices[0] = ChoiceDeltas()
+            elif first.parts is not None:
+                return False
+            if content and delta.role is None:
+                first.content.append(content)
+            elif content is not None or delta.role is not None:
+                first.add({"role": delta.role, "content": content})
+            if chosen.finish_reason:
+                first.finish = chosen.finish_reason
+        if chunk.usage:
+            self._usage = chunk.usage
         head = self._head
-        for key in _HEAD:
-            if key not in head and (given := getattr(chunk, key)):
-                head[key] = given
-        if content is not None and self._learned < _LEARNED_MAX:
+        if len(head) < len(_HEAD):
+            for key in _HEAD:
+                if key not in head and (given := getattr(chunk, key)):
+                    head[key] = given
+        if content and self._learned < _LEARNED_MAX:
             self._learned += 1
-            self._repeated = _shape(event)
+            self._repeated = _shape(line)
         return True
 
     # The careful way
 
-    def _take(self, event: bytes) -> None:
+    def _take(self, event: list[bytes]) -> None:
         self._repeated = None
-        name, data = sse.read_event(event.strip(b"\n"))
+        name, data = sse.read_event(event)
         if not data:
             return
         whole = data[0] if len(data) == 1 else b"\n".join(data)
@@ -384,16 +401,15 @@ def is_chunks(body: bytes) -> bool:
     )
 
 
-def _shape(event: bytes) -> _Shape | None:
+def _shape(line: bytes) -> _Shape | None:
     """The shape of a plain chunk, if it can be told."""
-    if event.count(_CONTENT) != 1:
+    if line.count(_CONTENT) != 1:
         return None
-    text = _STRING.match(event, event.index(_CONTENT) + len(_CONTENT))
+    text = _STRING.match(line, line.index(_CONTENT) + len(_CONTENT))
     if text is None:
         return None
-    before, behind = event[: text.start(1)], event[text.end(1) :]
-    between = behind + sse.BLANK + before
-    return _Shape(before, behind, between, b"\\" + between)
+    before, behind = line[: text.start(1)], line[text.end(1) :]
+    return _Shape(before, behind, len(before) + len(behind))
 
 
 def _is_error(value: JsonObject) -> bool:

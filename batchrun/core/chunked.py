@@ -1,0 +1,102 @@
+"""The chunked transfer coding of HTTP/1.1 in bytes (RFC 9112, section 7.1)."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+LINE_BYTES_MAX = 2**13
+"""A size line or a trailer line may be so long; extensions and trailers are dropped."""
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
+
+
+class ChunkedError(ValueError):
+    """The coding is broken: what follows cannot be told."""
+
+
+class Dechunker:
+    """Takes a chunked body cut anywhere and gives what is in it.
+
+    ``ended`` says that the body is over; ``surplus`` that something came behind it.
+    """
+
+    __slots__ = ("_held", "_in_trailer", "_left", "_past", "ended", "surplus")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._left = 0
+        self._past = False
+        """Whether the line break behind a chunk's data is still to come."""
+        self._in_trailer = False
+        self.ended = False
+        self.surplus = False
+
+    def feed(self, data: bytes) -> bytes:
+        """What the next bytes hold of the body. Raises ``ChunkedError``."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        pieces: list[bytes] = []
+        at, size = 0, len(data)
+        if self._left or self._past:
+            at = self._take_rest(data, pieces)
+        while at < size and not (self._left or self._past or self._in_trailer or self._held):
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._hold(data, at, whole_at=LINE_BYTES_MAX)
+                break
+            length = _size(data[at:end])
+            at = end + 2
+            end = at + length
+            if length == 0:
+                self._in_trailer = True
+            elif data.startswith(b"\r\n", end):
+                pieces.append(data[at:end])
+                at = end + 2
+            else:
+                self._left = length
+                at = self._take_rest(data, pieces, at)
+        if self._in_trailer:
+            self._take_trailer(data, at)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _take_rest(self, data: bytes, pieces: list[bytes], at: int = 0) -> int:
+        """Go on with a chunk that does not arrive whole; returns where its part here ends."""
+        if self._left:
+            piece = data[at : at + self._left]
+            pieces.append(piece)
+            at += len(piece)
+            self._left -= len(piece)
+            self._past = self._left == 0
+        if self._past:
+            if data.startswith(b"\r\n", at):
+                self._past = False
+                return at + 2
+            self._hold(data, at, whole_at=2)
+        return at
+
+    def _hold(self, data: bytes, at: int, *, whole_at: int) -> None:
+        """Keep a line that has not arrived whole; at so many bytes it would have."""
+        if len(data) - at >= whole_at:
+            message = "no line break where a chunk of the body ends or its size stands"
+            raise ChunkedError(message)
+        self._held = data[at:]
+
+    def _take_trailer(self, data: bytes, at: int) -> None:
+        while not self.ended:
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._hold(data, at, whole_at=LINE_BYTES_MAX)
+                return
+            self.ended = end == at
+            at = end + 2
+        self.surplus = self.surplus or at < len(data)
+
+
+@functools.lru_cache(512)
+def _size(line: bytes) -> int:
+    found = _SIZE.fullmatch(line)
+    if found is None:
+        message = f"{line[:20]!r} is no size of a chunk"
+        raise ChunkedError(message)
+    return int(found[1], 16)
