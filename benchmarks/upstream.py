@@ -52,10 +52,12 @@ def completion(reply_bytes: int) -> bytes:
     return head.encode() + body
 
 
-def stream(reply_bytes: int, chunks: int) -> list[bytes]:
-    """The same answer as a stream: the head with the opening chunk, one piece for each of the
-    `chunks` of text, and the end with finish reason, usage and `[DONE]`. Every event is an HTTP
-    chunk of its own, as servers send them.
+def stream(reply_bytes: int, chunks: int) -> bytes:
+    """The same answer as a stream: an opening chunk, `chunks` of text, and the end with finish
+    reason, usage and `[DONE]`. Every event is an HTTP chunk of its own, as servers send them.
+
+    It goes out in one write. With a write for each event this server would be slower than its
+    client, which would then be measured waking up for single replies.
     """
     content = (SENTENCE * (reply_bytes // len(SENTENCE) + 1))[:reply_bytes]
     cuts = [reply_bytes * place // chunks for place in range(chunks + 1)]
@@ -71,7 +73,7 @@ def stream(reply_bytes: int, chunks: int) -> list[bytes]:
     )
     opening = head + event({"role": "assistant", "content": ""})
     ending = [event({}, finish_reason="stop"), event(None, usage=usage), framed(b"[DONE]")]
-    return [opening, *said, b"".join(ending) + b"0\r\n\r\n"]
+    return b"".join([opening, *said, *ending]) + b"0\r\n\r\n"
 
 
 def event(
@@ -102,9 +104,8 @@ def framed(data: bytes) -> bytes:
 class FixedReply(asyncio.Protocol):
     """One connection: counts the requests that have arrived whole, and answers each."""
 
-    def __init__(self, pieces: list[bytes], latency_s: float) -> None:
-        """`pieces` are one response, sent by a write each."""
-        self._pieces = pieces
+    def __init__(self, response: bytes, latency_s: float) -> None:
+        self._response = response
         self._latency_s = latency_s
         self._pending = b""
         self._transport: asyncio.Transport
@@ -135,22 +136,18 @@ class FixedReply(asyncio.Protocol):
             self._answer(requests)
 
     def _answer(self, requests: int) -> None:
-        write = partial(self._write, requests)
+        write = partial(self._transport.write, self._response * requests)
         if self._latency_s:
             # One latency for all: timers fire in the order they were set, so answers stay in order.
             asyncio.get_running_loop().call_later(self._latency_s, write)
         else:
             write()
 
-    def _write(self, requests: int) -> None:
-        for piece in self._pieces * requests:
-            self._transport.write(piece)
 
-
-async def serve(port: int, pieces: list[bytes], latency_s: float) -> None:
+async def serve(port: int, response: bytes, latency_s: float) -> None:
     """Listen until cancelled; the first line on stdout is the base URL."""
     server = await asyncio.get_running_loop().create_server(
-        lambda: FixedReply(pieces, latency_s), "127.0.0.1", port, backlog=1024
+        lambda: FixedReply(response, latency_s), "127.0.0.1", port, backlog=1024
     )
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     async with server:
@@ -168,13 +165,13 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.stream:
-        pieces = stream(options.reply_bytes, options.stream)
+        response = stream(options.reply_bytes, options.stream)
     else:
-        pieces = [completion(options.reply_bytes)]
+        response = completion(options.reply_bytes)
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, {cores[1]})
-    uvloop.run(serve(options.port, pieces, options.latency))
+    uvloop.run(serve(options.port, response, options.latency))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Arriving:
 
     def tap(self, protocol: ResponseHandler) -> None:
         """Expect a stream: take it straight from the connection."""
-        self._tap = Tap(protocol, self.take)
+        self._tap = Tap(protocol, self.take_all)
 
     async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
         """See ``exchange.BodyReader``. Empty where the body is a stream."""
@@ -82,15 +82,26 @@ class Arriving:
                         self.take(await content.readany())
         return self._finished()
 
+    def take_all(self, pieces: list[bytes]) -> bool:
+        """The same as ``take``, for several pieces."""
+        at = 0
+        while self.stream is None:
+            if at == len(pieces):
+                return False
+            self.take(pieces[at])
+            at += 1
+        rest = pieces[at:] if at else pieces
+        self._count(sum(map(len, rest)))
+        self.stream.feed_all(rest)
+        self._look(self.stream)
+        return self.stream.done
+
     def take(self, piece: bytes) -> bool:
         """Take the next bytes of the body; returns whether a stream has announced its end.
 
         Raises ``TransportFault`` where there are too many.
         """
-        self._size += len(piece)
-        if self._size > self._bytes_max:
-            message = f"the reply is larger than {self._bytes_max:,} bytes"
-            raise TransportFault(message, kind="too_large", sent=True, http_status=self.status)
+        self._count(len(piece))
         if self._plain:
             self._pieces.append(piece)
             return False
@@ -107,6 +118,12 @@ class Arriving:
         self.stream.feed(piece)
         self._look(self.stream)
         return self.stream.done
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._size > self._bytes_max:
+            message = f"the reply is larger than {self._bytes_max:,} bytes"
+            raise TransportFault(message, kind="too_large", sent=True, http_status=self.status)
 
     def _look(self, stream: Stream) -> None:
         if self.ttft_s is None and stream.begun:

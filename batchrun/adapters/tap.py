@@ -36,7 +36,7 @@ class Tap:
 
     __slots__ = ("_dechunker", "_ended", "_held", "_loop", "_protocol", "_take", "_timer")
 
-    def __init__(self, protocol: ResponseHandler, take: Callable[[bytes], bool]) -> None:
+    def __init__(self, protocol: ResponseHandler, take: Callable[[list[bytes]], bool]) -> None:
         """To be made after ``set_response_params``. ``take`` gets the body's bytes and returns
         whether the stream has announced its end; it may raise ``TransportFault``.
         """

@@ -57,6 +57,12 @@ class ChoiceDeltas:
         """Whether the model has said anything: text, reasoning, a refusal, a tool call."""
         return bool(self.content or self.parts) or self._speaks_otherwise()
 
+    def open(self) -> None:
+        """Take the delta that opens the message: a role and empty content, which with nothing else
+        beside it does not mean that the content is empty.
+        """
+        self._formal = True
+
     def add(self, delta: JsonObject) -> None:
         """Take one delta, whatever it holds."""
         calls = delta.get("tool_calls")
@@ -67,11 +73,10 @@ class ChoiceDeltas:
         if isinstance(content, list):
             self._add_parts(content)
         elif content == "":
-            # With nothing but the role it opens the message, and does not mean empty content.
             if delta.get("role") and not any(
                 value for key, value in delta.items() if key not in ("role", "content")
             ):
-                self._formal = True
+                self.open()
             else:
                 self._empty = True
         elif isinstance(content, str):

@@ -32,39 +32,44 @@ class Dechunker:
         self.ended = False
         self.surplus = False
 
-    def feed(self, data: bytes) -> bytes:
-        """What the next bytes hold of the body. Raises ``ChunkedError``."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """What the next bytes hold of the body, chunk by chunk. Raises ``ChunkedError``."""
         if self._held:
             data, self._held = self._held + data, b""
         pieces: list[bytes] = []
         at, size = 0, len(data)
         if self._left or self._past:
             at = self._take_rest(data, pieces)
-        while at < size and not (self._left or self._past or self._in_trailer or self._held):
+            if self._left or self._past:
+                return pieces
+        while at < size and not self._in_trailer:
             end = data.find(b"\r\n", at)
             if end < 0:
                 self._hold(data, at, whole_at=LINE_BYTES_MAX)
-                break
+                return pieces
             length = _size(data[at:end])
             at = end + 2
             end = at + length
-            if length == 0:
-                self._in_trailer = True
-            elif data.startswith(b"\r\n", end):
+            if data.startswith(b"\r\n", end) and length:
                 pieces.append(data[at:end])
                 at = end + 2
+            elif length == 0:
+                self._in_trailer = True
             else:
                 self._left = length
                 at = self._take_rest(data, pieces, at)
+                if self._left or self._past:
+                    return pieces
         if self._in_trailer:
             self._take_trailer(data, at)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pieces
 
     def _take_rest(self, data: bytes, pieces: list[bytes], at: int = 0) -> int:
         """Go on with a chunk that does not arrive whole; returns where its part here ends."""
         if self._left:
             piece = data[at : at + self._left]
-            pieces.append(piece)
+            if piece:
+                pieces.append(piece)
             at += len(piece)
             self._left -= len(piece)
             self._past = self._left == 0

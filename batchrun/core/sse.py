@@ -65,6 +65,11 @@ class Splitter:
         self._held = bytearray()
         self._after_cr = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether the next piece begins a new event."""
+        return not (self._held or self._after_cr)
+
     def feed(self, piece: bytes) -> bytes:
         """The lines of the events that are whole now, ended by LF, with a blank line between two
         events and none behind the last. Empty where none is whole.

@@ -26,7 +26,8 @@ JsonObject = dict[str, Any]
 BROKEN_OFF = frozenset("insufficient_system_resource error abort network_error".split())
 """Finish reasons with which servers say that they could not finish."""
 
-DONE = b"[DONE]"
+_DONE = b"[DONE]"
+_LAST_LINE = b"data: [DONE]"
 _HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
 _NOT_KEPT = frozenset((*_HEAD, "object", "choices", "usage", "error", "obfuscation"))
 _CONTENT = b'"content":'
@@ -74,11 +75,10 @@ class _Chunk(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _Shape(NamedTuple):
-    """What stands before and behind the text of a chunk, and how long both are."""
+    """What stands before and behind the text of a chunk."""
 
     before: bytes
     behind: bytes
-    least: int
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -98,6 +98,7 @@ class Stream:
         "_first",
         "_head",
         "_learned",
+        "_named",
         "_other",
         "_repeated",
         "_splitter",
@@ -116,6 +117,7 @@ class Stream:
         self._damaged = False
         self._repeated: _Shape | None = None
         self._learned = 0
+        self._named = False
         self.done = False
 
     @property
@@ -136,16 +138,32 @@ class Stream:
                 at += 1
                 continue
             if self._repeated is not None:
-                after = self._take_repeated(self._repeated, lines, at)
+                after = self._take_repeated(self._repeated, lines, at, 2, b"")
                 if after > at:
                     at = after
                     continue
+            if line == _LAST_LINE:
+                self.done = True
+                at += 1
+                continue
             end = at + 1
             while end < count and lines[end]:
                 end += 1
             if not (end - at == 1 and line.startswith(b"data:") and self._takes_plain(line)):
                 self._take(lines[at:end])
             at = end + 1
+
+    def feed_all(self, pieces: list[bytes]) -> None:
+        """Take the next bytes in pieces: quicker than one by one where each is an event."""
+        at = 0
+        while at < len(pieces):
+            if self._repeated is not None and self._splitter.idle:
+                after = self._take_repeated(self._repeated, pieces, at, 1, sse.BLANK)
+                if after > at:
+                    at = after
+                    continue
+            self.feed(pieces[at])
+            at += 1
 
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""
@@ -203,34 +221,39 @@ class Stream:
 
     # The quick ways
 
-    def _take_repeated(self, shape: _Shape, lines: list[bytes], at: int) -> int:
-        """Take the events from line ``at`` on that have this shape; returns the line behind them.
+    def _take_repeated(
+        self, shape: _Shape, lines: list[bytes], at: int, step: int, ending: bytes
+    ) -> int:
+        """Take every ``step``-th of the lines from ``at`` on that has this shape and ending;
+        returns how far that went.
 
         What stands around their texts is cut off, and the texts are decoded as one.
         """
         assert self._first is not None
         self._repeated = None
-        before, behind, least = shape
+        before, behind = shape.before, shape.behind + ending
         start, stop = len(before), -len(behind)
+        least = start - stop
         texts = []
-        for line in islice(lines, at, None, 2):
+        for line in islice(lines, at, None, step):
             if not (line.startswith(before) and line.endswith(behind) and len(line) >= least):
                 break
             texts.append(line[start:stop])
-        end = at + 2 * len(texts)
         joined = b"".join(texts)
-        # Not where events have more lines, nor where a backslash eats a closing quote.
-        if any(lines[at + 1 : end : 2]) or (
-            b"\\" in joined and any(text.endswith(b"\\") for text in texts)
-        ):
+        # A backslash may eat a closing quote: that is for the careful way.
+        if b"\\" in joined and any(text.endswith(b"\\") for text in texts):
             return at
         try:
             text = _decode_text(b'"%b"' % joined)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return at
-        if text:
-            self._first.content.append(text)
+        end = at + step * len(texts)
+        if step > 1 and any(lines[at + 1 : end : step]):
+            # Events of several lines.
+            return at
         if texts:
+            if text:
+                self._first.content.append(text)
             self._learned = 0
             self._repeated = shape
         return end
@@ -251,17 +274,17 @@ class Stream:
                 return False
             if content and delta.role is None:
                 first.content.append(content)
-            elif content is not None or delta.role is not None:
+            elif content == "" and delta.role is not None:
+                first.open()
+            elif content is not None:
                 first.add({"role": delta.role, "content": content})
             if chosen.finish_reason:
                 first.finish = chosen.finish_reason
         if chunk.usage:
             self._usage = chunk.usage
-        head = self._head
-        if len(head) < len(_HEAD):
-            for key in _HEAD:
-                if key not in head and (given := getattr(chunk, key)):
-                    head[key] = given
+        if not self._named or chunk.service_tier or chunk.system_fingerprint:
+            self._take_head({key: getattr(chunk, key) for key in _HEAD})
+            self._named = "id" in self._head and "created" in self._head and "model" in self._head
         if content and self._learned < _LEARNED_MAX:
             self._learned += 1
             self._repeated = _shape(line)
@@ -288,7 +311,7 @@ class Stream:
     def _takes_datum(self, name: str, datum: bytes) -> bool:
         """Take an event's data. False where it looks like JSON and cannot be read."""
         text = datum.strip()
-        if text in (DONE, b'"[DONE]"'):
+        if text in (_DONE, b'"[DONE]"'):
             self.done = True
             return True
         if not text:
@@ -313,9 +336,7 @@ class Stream:
             usage = groq.get("usage")
         choices = value.get("choices")
         if isinstance(choices, list):
-            for key in _HEAD:
-                if key not in self._head and (given := value.get(key)):
-                    self._head[key] = given
+            self._take_head(value)
             for key, item in value.items():
                 if key not in _NOT_KEPT and item is not None:
                     self._other[key] = item
@@ -325,6 +346,14 @@ class Stream:
                     usage = self._take_choice(item, place, whole=whole) or usage
         if isinstance(usage, dict) and usage:
             self._usage = usage
+
+    def _take_head(self, value: JsonObject) -> None:
+        """Take what all chunks say of the answer: the first that says it counts, as servers give
+        every chunk a time of its own, and empty values to chunks that are none.
+        """
+        for key in _HEAD:
+            if key not in self._head and (given := value.get(key)):
+                self._head[key] = given
 
     def _take_errors(self, name: str, value: JsonObject) -> None:
         groq = value.get("x_groq")
@@ -408,8 +437,7 @@ def _shape(line: bytes) -> _Shape | None:
     text = _STRING.match(line, line.index(_CONTENT) + len(_CONTENT))
     if text is None:
         return None
-    before, behind = line[: text.start(1)], line[text.end(1) :]
-    return _Shape(before, behind, len(before) + len(behind))
+    return _Shape(line[: text.start(1)], line[text.end(1) :])
 
 
 def _is_error(value: JsonObject) -> bool:
