@@ -85,6 +85,8 @@ class Arriving:
     def take_all(self, pieces: list[bytes]) -> bool:
         """The same as ``take``, for several pieces."""
         at = 0
+        if self.stream is None and pieces and pieces[0].startswith(b"data:") and not self._pieces:
+            self.stream = Stream()
         while self.stream is None:
             if at == len(pieces):
                 return False

@@ -35,7 +35,7 @@ def parse(body: bytes) -> object:
         pass
     text = body.decode("utf-8-sig", errors="replace")
     try:
-        return storable(json.loads(text, strict=False))
+        return _storable(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None
 
@@ -191,12 +191,6 @@ def usage(value: object) -> Usage:
     )
 
 
-def usage_of(body: bytes) -> Usage:
-    """Token counts from a body that holds no whole completion."""
-    value = parse(body)
-    return usage(value.get("usage")) if isinstance(value, dict) else NO_USAGE
-
-
 def error_of(value: object) -> tuple[str | None, str | None, str]:
     """Code, type and message of an error body, empty where it has none.
 
@@ -287,14 +281,14 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def storable(value: Any) -> Any:
+def _storable(value: Any) -> Any:
     """A JSON value whose texts can be written as UTF-8, which half a surrogate pair cannot."""
     if isinstance(value, str):
         return _LONE_SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
-        return [storable(item) for item in value]
+        return [_storable(item) for item in value]
     if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
+        return {_storable(key): _storable(item) for key, item in value.items()}
     return value
 
 

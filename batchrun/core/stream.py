@@ -3,85 +3,29 @@
 The result is JSON in the shape of a plain completion, so that one reader and one table of verdicts
 serve both ways, and the same answer has the same columns streamed or not (docs/adr/0014).
 
-An event is read in one of three ways. *Repeated* chunks equal the one before them but for their
-text: what stands around it is compared and cut off. A *plain* chunk holds one choice of text and
-nothing that this module does not know: typed decoding. Everything else is read with care.
+Most events are read by the quick ways of ``core.plain_chunk``, all others with care: every field is
+taken if it has the type that it should have, and nothing else is expected of it.
 """
 
 from __future__ import annotations
 
-import re
-from itertools import islice
-from typing import Annotated, Any, Literal, NamedTuple
-
-import msgspec
+from typing import Any
 
 from batchrun.core import reply as reading
 from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
+from batchrun.core.plain_chunk import Shape, read_plain, shape_of
 from batchrun.core.tool_deltas import integer
 
 JsonObject = dict[str, Any]
-
-BROKEN_OFF = frozenset("insufficient_system_resource error abort network_error".split())
-"""Finish reasons with which servers say that they could not finish."""
 
 _DONE = b"[DONE]"
 _LAST_LINE = b"data: [DONE]"
 _HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
 _NOT_KEPT = frozenset((*_HEAD, "object", "choices", "usage", "error", "obfuscation"))
-_CONTENT = b'"content":'
-_STRING = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
 FED_BYTES = 2**16
 _LEARNED_MAX = 4
 """How often a repeated shape is looked for in vain before the search is given up."""
-
-_decode_text = msgspec.json.Decoder(str).decode
-
-
-class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    content: str | None = None
-    role: str | None = None
-    reasoning_content: None = None
-    reasoning: None = None
-    refusal: None = None
-    tool_calls: None = None
-    function_call: None = None
-
-
-class _Chosen(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    delta: _Delta
-    index: Literal[0] = 0
-    finish_reason: str | None = None
-    logprobs: None = None
-    stop_reason: None = None
-    matched_stop: None = None
-    token_ids: None = None
-
-
-class _Chunk(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A chunk of the most common shape, in the fields that every server's chunks have."""
-
-    choices: Annotated[list[_Chosen], msgspec.Meta(max_length=1)]
-    id: str | None = None
-    object: str | None = None
-    created: int | None = None
-    model: str | None = None
-    system_fingerprint: str | None = None
-    service_tier: str | None = None
-    usage: dict[str, Any] | None = None
-    error: None = None
-    obfuscation: str | None = None
-
-
-class _Shape(NamedTuple):
-    """What stands before and behind the text of a chunk."""
-
-    before: bytes
-    behind: bytes
-
-
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class Stream:
@@ -115,7 +59,7 @@ class Stream:
         self._usage: JsonObject | None = None
         self._error: object = None
         self._damaged = False
-        self._repeated: _Shape | None = None
+        self._repeated: Shape | None = None
         self._learned = 0
         self._named = False
         self.done = False
@@ -123,6 +67,9 @@ class Stream:
     @property
     def begun(self) -> bool:
         """Whether anything that the model said has arrived."""
+        first = self._first
+        if first is not None and first.content:
+            return True
         return any(choice.begun for choice in self._choices.values())
 
     def feed(self, piece: bytes) -> None:
@@ -133,36 +80,40 @@ class Stream:
         lines = block.split(b"\n")
         at, count = 0, len(lines)
         while at < count:
-            line = lines[at]
-            if not line:
+            if not lines[at]:
                 at += 1
                 continue
-            if self._repeated is not None:
-                after = self._take_repeated(self._repeated, lines, at, 2, b"")
-                if after > at:
-                    at = after
-                    continue
-            if line == _LAST_LINE:
-                self.done = True
-                at += 1
+            if self._repeated is not None and (taken := self._take_repeated(lines, at)):
+                at += 2 * taken
                 continue
             end = at + 1
             while end < count and lines[end]:
                 end += 1
-            if not (end - at == 1 and line.startswith(b"data:") and self._takes_plain(line)):
+            if end - at == 1:
+                self._take_line(lines[at])
+            else:
                 self._take(lines[at:end])
             at = end + 1
 
     def feed_all(self, pieces: list[bytes]) -> None:
         """Take the next bytes in pieces: quicker than one by one where each is an event."""
-        at = 0
-        while at < len(pieces):
-            if self._repeated is not None and self._splitter.idle:
-                after = self._take_repeated(self._repeated, pieces, at, 1, sse.BLANK)
-                if after > at:
-                    at = after
+        at, count = 0, len(pieces)
+        while at < count:
+            shape, piece = self._repeated, pieces[at]
+            if not (piece.endswith(sse.BLANK) and self._splitter.idle):
+                self.feed(piece)
+            elif shape is not None:
+                taken, text = shape.take(pieces[at:] if at else pieces, sse.BLANK)
+                if taken:
+                    self._take_text(text)
+                    at += taken
                     continue
-            self.feed(pieces[at])
+                self._repeated = None
+                continue
+            elif piece.count(b"\n") == 2 and b"\r" not in piece:
+                self._take_line(piece[:-2])
+            else:
+                self.feed(piece)
             at += 1
 
     def end(self) -> None:
@@ -181,12 +132,9 @@ class Stream:
         """
         if self._error is not None:
             return None
-        choices = self._choices.values()
-        for choice in choices:
-            if choice.finish in BROKEN_OFF:
-                return f"the server broke the answer off: finish_reason {choice.finish!r}"
         if self._damaged:
             return "an event of the stream cannot be read"
+        choices = self._choices.values()
         if self.done or (choices and all(choice.finish for choice in choices)):
             return None
         if self.begun:
@@ -221,47 +169,36 @@ class Stream:
 
     # The quick ways
 
-    def _take_repeated(
-        self, shape: _Shape, lines: list[bytes], at: int, step: int, ending: bytes
-    ) -> int:
-        """Take every ``step``-th of the lines from ``at`` on that has this shape and ending;
-        returns how far that went.
-
-        What stands around their texts is cut off, and the texts are decoded as one.
+    def _take_repeated(self, lines: list[bytes], at: int) -> int:
+        """Take the events of one line from there on that are like the one before; returns how
+        many they are.
         """
+        shape, self._repeated = self._repeated, None
+        if shape is None or not lines[at].startswith(shape.before):
+            return 0
+        taken, text = shape.take(lines[at::2])
+        if not taken or any(lines[at + 1 : at + 2 * taken : 2]):
+            return 0
+        self._repeated = shape
+        self._take_text(text)
+        return taken
+
+    def _take_text(self, text: str) -> None:
         assert self._first is not None
-        self._repeated = None
-        before, behind = shape.before, shape.behind + ending
-        start, stop = len(before), -len(behind)
-        least = start - stop
-        texts = []
-        for line in islice(lines, at, None, step):
-            if not (line.startswith(before) and line.endswith(behind) and len(line) >= least):
-                break
-            texts.append(line[start:stop])
-        joined = b"".join(texts)
-        # A backslash may eat a closing quote: that is for the careful way.
-        if b"\\" in joined and any(text.endswith(b"\\") for text in texts):
-            return at
-        try:
-            text = _decode_text(b'"%b"' % joined)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return at
-        end = at + step * len(texts)
-        if step > 1 and any(lines[at + 1 : end : step]):
-            # Events of several lines.
-            return at
-        if texts:
-            if text:
-                self._first.content.append(text)
-            self._learned = 0
-            self._repeated = shape
-        return end
+        if text:
+            self._first.content.append(text)
+        self._learned = 0
+
+    def _take_line(self, line: bytes) -> None:
+        """Take an event of one line."""
+        if line == _LAST_LINE:
+            self.done = True
+        elif not (line.startswith(b"data:") and self._takes_plain(line)):
+            self._take([line])
 
     def _takes_plain(self, line: bytes) -> bool:
-        try:
-            chunk = _decode_chunk(line[5:])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        chunk = read_plain(line[5:])
+        if chunk is None:
             return False
         content = None
         if chunk.choices:
@@ -287,7 +224,7 @@ class Stream:
             self._named = "id" in self._head and "created" in self._head and "model" in self._head
         if content and self._learned < _LEARNED_MAX:
             self._learned += 1
-            self._repeated = _shape(line)
+            self._repeated = shape_of(line)
         return True
 
     # The careful way
@@ -428,16 +365,6 @@ def is_chunks(body: bytes) -> bool:
         and "message" not in choices[0]
         and isinstance(choices[0].get("delta"), dict)
     )
-
-
-def _shape(line: bytes) -> _Shape | None:
-    """The shape of a plain chunk, if it can be told."""
-    if line.count(_CONTENT) != 1:
-        return None
-    text = _STRING.match(line, line.index(_CONTENT) + len(_CONTENT))
-    if text is None:
-        return None
-    return _Shape(line[: text.start(1)], line[text.end(1) :])
 
 
 def _is_error(value: JsonObject) -> bool:

@@ -12,8 +12,6 @@ from typing import Any
 
 import msgspec
 
-from batchrun.core.reply import storable
-
 UNREADABLE = object()
 """What is not JSON."""
 
@@ -22,6 +20,7 @@ TOO_DEEP = "nested too deeply to be kept"
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+_HALF = re.compile("[\ud800-\udfff]")
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
@@ -61,7 +60,7 @@ def _write(value: Any) -> bytes:
 
 def _mended(value: Any) -> Any:
     if isinstance(value, str):
-        return storable(_PAIR.sub(_joined, value))
+        return _HALF.sub("\ufffd", _PAIR.sub(_joined, value))
     if isinstance(value, list):
         return [_mended(item) for item in value]
     if isinstance(value, dict):

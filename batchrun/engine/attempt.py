@@ -271,7 +271,8 @@ class AttemptLoop:
         usage = completion.usage if completion else NO_USAGE
         if fault is not None and reply is not None:
             # Half an answer may still have told what it cost.
-            usage = reading.usage_of(reply.body)
+            told = reading.parse(reply.body)
+            usage = reading.usage(told.get("usage")) if isinstance(told, dict) else NO_USAGE
         return Attempt(
             row=run.request.row,
             number=run.number,
