@@ -47,7 +47,7 @@ class ChoiceDeltas:
         """Content given as parts, in the shape that plain replies have it in."""
         self.finish: str | None = None
         self._formal = self._empty = False
-        self._calls = ToolCalls()
+        self._calls: ToolCalls | None = None
         self._message: JsonObject = {}
         self._logprobs: JsonObject | None = None
         self._other: JsonObject = {}
@@ -66,9 +66,12 @@ class ChoiceDeltas:
     def add(self, delta: JsonObject) -> None:
         """Take one delta, whatever it holds."""
         calls = delta.get("tool_calls")
-        for call in calls if isinstance(calls, list) else (calls,):
-            if isinstance(call, dict):
-                self._calls.add(call)
+        if calls:
+            if self._calls is None:
+                self._calls = ToolCalls()
+            for call in calls if isinstance(calls, list) else (calls,):
+                if isinstance(call, dict):
+                    self._calls.add(call)
         content = delta.get("content")
         if isinstance(content, list):
             self._add_parts(content)
@@ -89,7 +92,7 @@ class ChoiceDeltas:
         """Take a whole message in place of everything so far."""
         self.content, self.parts = Pieces(), None
         self._formal = self._empty = False
-        self._calls = ToolCalls()
+        self._calls = None
         self._message = {}
         self.add({key: value for key, value in message.items() if key != "role"})
 
@@ -113,16 +116,19 @@ class ChoiceDeltas:
     def value(self, index: int) -> JsonObject:
         """The choice in the shape of a plain reply."""
         message: JsonObject = {"role": "assistant", "content": self._content()}
-        message |= {key: settled(value) for key, value in self._message.items()}
+        for key, value in self._message.items():
+            message[key] = settled(value)
         if self._calls:
             message["tool_calls"] = self._calls.values()
-        return {
+        choice: JsonObject = {
             "index": index,
             "message": message,
             "logprobs": settled(self._logprobs),
             "finish_reason": self.finish,
-            **{key: settled(value) for key, value in self._other.items()},
         }
+        for key, value in self._other.items():
+            choice[key] = settled(value)
+        return choice
 
     def _content(self) -> object:
         if self.parts is not None:

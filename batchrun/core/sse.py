@@ -27,7 +27,7 @@ blank lines, and their replies would be one event, read only at its end. One lin
 
 
 class Event(NamedTuple):
-    """One event. ``data`` holds its data lines; a line that is bare JSON counts as one."""
+    """One event. ``data`` holds its data lines; lines of bare JSON in a row are one of them."""
 
     name: str
     data: list[bytes]
@@ -118,7 +118,7 @@ def read_event(lines: Sequence[bytes]) -> Event:
     """
     name = ""
     data: list[bytes] = []
-    bare = False
+    bare: list[bytes] = []
     for line in lines:
         line = line.removeprefix(_BOM)  # noqa: PLW2901 - a mark where nothing needs one
         field, _, value = line.partition(b":")
@@ -126,8 +126,10 @@ def read_event(lines: Sequence[bytes]) -> Event:
             value = value[1:]
         match field:
             case b"data":
+                if bare:
+                    data.append(b"\n".join(bare))
+                    bare = []
                 data.append(value)
-                bare = False
             case b"event":
                 name = value.decode("ascii", errors="replace").strip()
             case b"error":
@@ -136,6 +138,7 @@ def read_event(lines: Sequence[bytes]) -> Event:
             case b"" | b"id" | b"retry":
                 pass
             case _ if bare or line.lstrip()[:1] in (b"{", b"["):
-                data.append(line)
-                bare = True
+                bare.append(line)
+    if bare:
+        data.append(b"\n".join(bare))
     return Event(name, data)

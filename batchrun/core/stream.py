@@ -234,15 +234,14 @@ class Stream:
         name, data = sse.read_event(event)
         if not data:
             return
-        whole = data[0] if len(data) == 1 else b"\n".join(data)
-        if self._takes_datum(name, whole):
+        if len(data) > 1 and self._takes_datum(name, b"\n".join(data)):
             return
-        if len(data) == 1:
-            self._damaged = True
-            return
-        # Events whose blank lines were forgotten.
-        for line in data:
-            if not self._takes_datum(name, line):
+        # Several events whose blank lines were forgotten, or just one line.
+        for datum in data:
+            if self._takes_datum(name, datum):
+                continue
+            lines = datum.split(b"\n")
+            if len(lines) == 1 or not all([self._takes_datum(name, line) for line in lines]):
                 self._damaged = True
 
     def _takes_datum(self, name: str, datum: bytes) -> bool:
