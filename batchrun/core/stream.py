@@ -241,7 +241,7 @@ class Stream:
             if self._takes_datum(name, datum):
                 continue
             lines = datum.split(b"\n")
-            if len(lines) == 1 or not all([self._takes_datum(name, line) for line in lines]):
+            if len(lines) == 1 or not all(self._takes_datum(name, line) for line in lines):
                 self._damaged = True
 
     def _takes_datum(self, name: str, datum: bytes) -> bool:
