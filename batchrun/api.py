@@ -86,6 +86,7 @@ class Options(TypedDict, total=False):
     image: Sequence[str]
     file: Sequence[str]
     params: Mapping[str, Any]
+    stream: bool
     name: str
     provider: str
     base_url: str

@@ -130,12 +130,17 @@ def _opened(
     """The run directory opened for a session; a result where there is nothing left to do."""
     url = chat_completions_url(settings.endpoint.base_url)
     key = key_of(settings, environment)
-    build = partial(body.build, defaults=settings.defaults(), body_bytes_max=body.BODY_BYTES_MAX)
+    build = partial(
+        body.build,
+        defaults=settings.defaults(),
+        body_bytes_max=body.BODY_BYTES_MAX,
+        stream=settings.stream,
+    )
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
     try:
         found = None
-        if _is_finished(opened) and not changes.repair:
+        if opened.is_finished and not changes.repair:
             found = rundir.summary_of(opened.folder)
         if found is not None and summary.in_step(found, opened.totals()):
             if changes.resend_changed and settings.limit is None:
@@ -147,10 +152,6 @@ def _opened(
             )
     finally:
         opened.close()
-
-
-def _is_finished(opened: RunDirectory) -> bool:
-    return not opened.spans and not opened.touched
 
 
 class _Session:
@@ -213,6 +214,7 @@ class _Session:
                 connect_timeout_s=settings.connect_timeout_s,
                 body_bytes_max=settings.max_response_bytes,
                 environment=environment,
+                stream=settings.stream,
             ) as transport:
                 engine = self._engine(transport, gate, journal, sealer, clock, switch, outbox)
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
@@ -360,11 +362,12 @@ class _Session:
         opened, settings = self._opened, self._settings
         totals = opened.totals()
         wall_s = opened.wall_s_before + time.monotonic() - self._started_s
+        by, exit_code = (stop.by, stop.exit_code) if stop else (None, None)
         built = summary.build(
             totals=totals,
             rows_input=rows_input,
-            stopped_by=stop.by if stop else None,
-            stop_exit_code=stop.exit_code if stop else None,
+            stopped_by=by,
+            stop_exit_code=exit_code,
             started_at_us=opened.started_at_us,
             ended_at_us=LoopClock.wall_us(),
             wall_s=wall_s,
@@ -372,15 +375,10 @@ class _Session:
             version=__version__,
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
         )
-        try:
-            parts.write_usage(opened.folder / rundir.USAGE, totals)
-            files.write_json(opened.folder / rundir.SUMMARY, built)
-        except OSError as error:
-            message = f"cannot write the summary into {opened.folder}: {error.strerror}"
-            raise StorageError(message) from error
+        opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit
         opened.journal.states.put(wall_s=wall_s, input_rows=rows_input if whole else None)
-        if self._changes.resend_changed and stop is None and fault is None and whole:
+        if whole and self._changes.resend_changed and stop is None and fault is None:
             opened.all_resent()
         elif stop is not None and opened.again.rows:
             self._say(

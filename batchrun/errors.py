@@ -6,6 +6,11 @@ credential. ``exit_code`` is what the command returns when the error reaches the
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrun.records import Reply
+
 
 class BatchrunError(Exception):
     """Base of everything this package raises on purpose."""
@@ -91,15 +96,22 @@ class TransportFault(BatchrunError):
     """One exchange ended without a whole reply.
 
     ``kind`` is a key of the verdict table: ``timeout``, ``dns``, ``connect``, ``reset``, ``cut``,
-    ``tls``, ``proxy`` or ``too_large``. ``sent`` tells whether the request may have reached the
-    server: then it may have been billed. ``http_status`` is there when the reply's head had
-    arrived.
+    ``incomplete``, ``tls``, ``proxy`` or ``too_large``. ``sent`` tells whether the request may
+    have reached the server: then it may have been billed. ``http_status`` is there when the
+    reply's head had arrived, ``partial`` when part of a streamed answer had.
     """
 
     def __init__(
-        self, message: str, *, kind: str, sent: bool, http_status: int | None = None
+        self,
+        message: str,
+        *,
+        kind: str,
+        sent: bool,
+        http_status: int | None = None,
+        partial: Reply | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.sent = sent
         self.http_status = http_status
+        self.partial = partial

@@ -88,11 +88,16 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came back from one exchange, whatever its status. ``headers`` ignores case."""
+    """What came back from one exchange, whatever its status. ``headers`` ignores case.
+
+    A streamed answer is folded into the plain ``body`` that it stands for; ``ttft_s`` is then the
+    time from sending to the first thing the model said.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    ttft_s: float | None = None
 
 
 class Usage(NamedTuple):
@@ -176,6 +181,7 @@ class Attempt(NamedTuple):
     cost_usd: float | None
     request_id: str | None
     unanswered: bool
+    ttft_s: float | None = None
 
 
 class Outcome(NamedTuple):

@@ -53,12 +53,16 @@ def make_input(path: Path, rows: int) -> None:
 
 
 @contextmanager
-def upstream(*, reply_bytes: int, latency_s: float = 0.0) -> Iterator[str]:
+def upstream(
+    *, reply_bytes: int, latency_s: float = 0.0, stream_chunks: int | None = None
+) -> Iterator[str]:
     """Serve fixed replies from the second core; this process and its children keep to the first.
 
-    Yields the base URL.
+    With `stream_chunks` they are streams of so many chunks. Yields the base URL.
     """
     command = [sys.executable, str(HERE / "upstream.py"), f"--reply-bytes={reply_bytes}"]
+    if stream_chunks is not None:
+        command.append(f"--stream={stream_chunks}")
     cores = os.sched_getaffinity(0)
     with subprocess.Popen(
         [*command, f"--latency={latency_s}"], stdout=subprocess.PIPE, text=True

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from functools import partial
+from itertools import pairwise
 from typing import cast
 
 import uvloop
@@ -18,10 +19,12 @@ HEAD_END = b"\r\n\r\n"
 REFUSAL = b"HTTP/1.1 411 Length Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+SENTENCE = "The parcel left the warehouse on Tuesday and arrives within three days. "
+
+
 def completion(reply_bytes: int) -> bytes:
     """One whole HTTP response whose answer's content is `reply_bytes` bytes long."""
-    sentence = "The parcel left the warehouse on Tuesday and arrives within three days. "
-    content = (sentence * (reply_bytes // len(sentence) + 1))[:reply_bytes]
+    content = (SENTENCE * (reply_bytes // len(SENTENCE) + 1))[:reply_bytes]
     body = json.dumps(
         {
             "id": "chatcmpl-fixed",
@@ -47,6 +50,55 @@ def completion(reply_bytes: int) -> bytes:
         f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def stream(reply_bytes: int, chunks: int) -> bytes:
+    """The same answer as a stream: an opening chunk, `chunks` of text, and the end with finish
+    reason, usage and `[DONE]`. Every event is an HTTP chunk of its own, as servers send them.
+
+    It goes out in one write. With a write for each event this server would be slower than its
+    client, which would then be measured waking up for single replies.
+    """
+    content = (SENTENCE * (reply_bytes // len(SENTENCE) + 1))[:reply_bytes]
+    cuts = [reply_bytes * place // chunks for place in range(chunks + 1)]
+    texts = [content[start:end] for start, end in pairwise(cuts)]
+    usage = {
+        "prompt_tokens": 90,
+        "completion_tokens": reply_bytes // 4,
+        "total_tokens": 90 + reply_bytes // 4,
+    }
+    said = [event({"content": text}) for text in texts]
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    opening = head + event({"role": "assistant", "content": ""})
+    ending = [event({}, finish_reason="stop"), event(None, usage=usage), framed(b"[DONE]")]
+    return b"".join([opening, *said, *ending]) + b"0\r\n\r\n"
+
+
+def event(
+    delta: dict[str, str] | None,
+    *,
+    finish_reason: str | None = None,
+    usage: dict[str, int] | None = None,
+) -> bytes:
+    """One chunk of a completion as an event."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    chunk = {
+        "id": "chatcmpl-fixed",
+        "object": "chat.completion.chunk",
+        "created": 1_760_000_000,
+        "model": "m",
+        "system_fingerprint": None,
+        "choices": [] if delta is None else [choice],
+        "usage": usage,
+    }
+    return framed(json.dumps(chunk, separators=(",", ":")).encode())
+
+
+def framed(data: bytes) -> bytes:
+    """Data as an event, in an HTTP chunk."""
+    return b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data)
 
 
 class FixedReply(asyncio.Protocol):
@@ -92,9 +144,8 @@ class FixedReply(asyncio.Protocol):
             write()
 
 
-async def serve(port: int, reply_bytes: int, latency_s: float) -> None:
+async def serve(port: int, response: bytes, latency_s: float) -> None:
     """Listen until cancelled; the first line on stdout is the base URL."""
-    response = completion(reply_bytes)
     server = await asyncio.get_running_loop().create_server(
         lambda: FixedReply(response, latency_s), "127.0.0.1", port, backlog=1024
     )
@@ -109,11 +160,18 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--reply-bytes", type=int, default=2048, help="length of each answer")
     parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="before each reply")
+    parser.add_argument(
+        "--stream", type=int, metavar="CHUNKS", help="stream each answer in so many chunks"
+    )
     options = parser.parse_args()
+    if options.stream:
+        response = stream(options.reply_bytes, options.stream)
+    else:
+        response = completion(options.reply_bytes)
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         os.sched_setaffinity(0, {cores[1]})
-    uvloop.run(serve(options.port, options.reply_bytes, options.latency))
+    uvloop.run(serve(options.port, response, options.latency))
 
 
 if __name__ == "__main__":

@@ -210,6 +210,7 @@ ERROR_CLASSES = {
     "content_filter": "The server's content filter refuses the request.",
     "payload_too_large": "The request is larger than the server takes.",
     "request_too_large": "The request can never fit the account's rate limit.",
+    "incomplete_stream": "A streamed answer ended too early. What came of it stands in `response`.",
     "rate_limit": "The server throttles. Waited out and not charged: it stands in the ledger only.",
     "quota": "The account's quota or spending limit is used up.",
     "auth": "The key is missing or not accepted.",
@@ -249,6 +250,7 @@ FAULTS = {
     "connect": "no connection",
     "reset": "connection closed before a reply",
     "cut": "connection closed within the reply",
+    "incomplete": "a stream ends before its answer does",
     "tls": "TLS failure",
     "proxy": "the proxy refuses",
     "too_large": "reply too large",
@@ -314,6 +316,7 @@ KINDS = {
     "messages": "list of tables",
     "headers": "table of text",
     "concurrency": "whole number or `auto`",
+    "bool": "true or false",
 }
 
 

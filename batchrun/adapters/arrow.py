@@ -196,7 +196,7 @@ def result_values(outcome: Outcome) -> tuple[Any, ...]:
         attempt.request_id if attempt else None,
         attempt.started_at_us if attempt else None,
         attempt.latency_s if attempt else None,
-        None,
+        attempt.ttft_s if attempt else None,
         outcome.request_hash,
         outcome.response,
     )

@@ -14,10 +14,11 @@ names and meaning since aiohttp 3.8, and the transport's exam (tests/contracts) 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -35,10 +36,12 @@ class Head(NamedTuple):
 
 
 class BodyReader(Protocol):
-    """Reads a response's body to its end."""
+    """Reads a response's body."""
 
-    async def __call__(self, content: aiohttp.StreamReader, status: int) -> bytes:
-        """The whole body; raises to have the connection closed."""
+    async def __call__(self, content: aiohttp.StreamReader, head: Head) -> bytes:
+        """The body; raises to have the connection closed, which also happens where the body was
+        not read to its end.
+        """
         ...
 
 
@@ -72,8 +75,14 @@ class Poster:
             raise ValueError(message)
         self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
 
-    async def post(self, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
-        """Send a body and return the response, whatever its status.
+    async def post(
+        self,
+        body: bytes,
+        read: BodyReader,
+        tap: Callable[[ResponseHandler], None] | None = None,
+    ) -> tuple[Head, bytes]:
+        """Send a body and return the response, whatever its status. ``tap`` may stand before the
+        HTTP parser (see ``adapters.tap``).
 
         Raises what aiohttp raises; then, and when cancelled, the connection is closed.
         """
@@ -84,12 +93,14 @@ class Poster:
             protocol.set_response_params(
                 read_until_eof=True, auto_decompress=True, read_bufsize=READ_BUFFER_BYTES
             )
+            if tap is not None:
+                tap(protocol)
             transport = self._send(protocol.transport, body)
             message, content = await protocol.read()
             while 100 <= message.code < 200 and message.code != 101:
                 message, content = await protocol.read()
             found = Head(message.code, message.headers)
-            answer = await read(content, message.code)
+            answer = await read(content, found)
             if transport.get_write_buffer_size():
                 # Answered before everything was sent: the rest must not meet the next request.
                 protocol.force_close()

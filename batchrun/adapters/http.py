@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
+from batchrun.adapters.arriving import Arriving
 from batchrun.adapters.exchange import BodyReader, Head, Poster
 from batchrun.core.redact import Redactor
 from batchrun.errors import TransportFault
@@ -88,13 +89,16 @@ class HttpTransport:
         body_bytes_max: int,
         environment: Mapping[str, str],
         redactor: Redactor | None = None,
+        stream: bool = False,
     ) -> None:
         """``url`` is the full URL requests are posted to; ``key`` goes into the bearer header
         unless ``headers`` bring their own authorization; ``redactor`` (default: one that knows
-        the key) cleans every reply.
+        the key) cleans every reply; ``stream`` says that streams are expected, which makes them
+        cheap to read (they are read in any case).
         """
         self._redactor = redactor or Redactor([key] if key else [])
         self._url = url
+        self._stream = stream
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
@@ -137,20 +141,24 @@ class HttpTransport:
         assert task is not None
         self._deadlines.enter(task)
         # The status counts once the head of a reply is there, for faults that come after it.
-        arrived = _Arrived(self._body_bytes_max)
+        arrived = Arriving(self._body_bytes_max)
         try:
             if self._proxy is None:
-                head, answer = await self._poster.post(request.body, arrived.read)
+                tap = arrived.tap if self._stream else None
+                head, answer = await self._poster.post(request.body, arrived.read, tap)
             else:
                 head, answer = await self._post_by_proxy(request.body, arrived.read)
+            if arrived.stream is not None:
+                return self._folded(arrived, None)
             redactor = self._redactor
             return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
         except asyncio.CancelledError:
             if self._deadlines.leave(task) and task.uncancel() == 0:
                 message = f"no whole reply within {self._timeout_s:g} s"
-                raise TransportFault(
+                fault = TransportFault(
                     message, kind="timeout", sent=True, http_status=arrived.status
-                ) from None
+                )
+                return self._folded(arrived, fault)
             raise
         except (
             aiohttp.ClientError,
@@ -160,7 +168,9 @@ class HttpTransport:
             TimeoutError,
         ) as error:
             # Not chained: aiohttp's errors hold the request's headers, the key among them.
-            raise self._fault(error, arrived.status) from None
+            return self._folded(arrived, self._fault(error, arrived.status))
+        except TransportFault as fault:
+            return self._folded(arrived, fault)
         finally:
             self._deadlines.leave(task)
 
@@ -175,44 +185,47 @@ class HttpTransport:
             self._url, data=payload, allow_redirects=False, proxy=self._proxy
         )
         try:
-            answer = await read(response.content, response.status)
+            answer = await read(response.content, Head(response.status, response.headers))
         except BaseException:
             response.close()
             raise
         # Read to its end, a reply gives its connection back by itself.
+        if not response.content.at_eof():
+            response.close()
         return Head(response.status, response.headers), answer
+
+    def _folded(self, arrived: Arriving, fault: TransportFault | None) -> Reply:
+        """The reply that a stream makes, also where the connection broke behind a whole answer.
+
+        Raises the fault otherwise, with what had arrived; ``fault`` is what ended the stream.
+        """
+        stream, head = arrived.stream, arrived.head
+        if stream is None or head is None:
+            assert fault is not None
+            raise fault from None
+        stream.end()
+        redactor = self._redactor
+        reply = Reply(
+            head.status,
+            redactor.headers(head.headers),
+            redactor.body(stream.body()),
+            arrived.ttft_s,
+        )
+        problem = stream.problem()
+        if problem is None and (fault is None or fault.kind != "too_large"):
+            return reply
+        if fault is None or fault.kind == "cut":
+            message = problem if fault is None else f"{problem}: {fault}"
+            fault = TransportFault(
+                message or "", kind="incomplete", sent=True, http_status=head.status
+            )
+        fault.partial = reply
+        raise fault from None
 
     def _fault(self, error: Exception, status: int | None) -> TransportFault:
         found = fault(error, status)
         found.args = (self._redactor.text(str(found)),)
         return found
-
-
-class _Arrived:
-    """How far a reply has arrived; reads its body, up to a limit."""
-
-    __slots__ = ("_bytes_max", "status")
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self.status: int | None = None
-
-    async def read(self, content: aiohttp.StreamReader, status: int) -> bytes:
-        """See ``exchange.BodyReader``."""
-        self.status = status
-        body = await content.readany()
-        size = len(body)
-        if not content.at_eof():
-            pieces = [body]
-            while not content.at_eof() and size <= self._bytes_max:
-                piece = await content.readany()
-                pieces.append(piece)
-                size += len(piece)
-            body = b"".join(pieces)
-        if size > self._bytes_max:
-            message = f"the reply is larger than {self._bytes_max:,} bytes"
-            raise TransportFault(message, kind="too_large", sent=True, http_status=status)
-        return body
 
 
 def fault(error: Exception, status: int | None) -> TransportFault:

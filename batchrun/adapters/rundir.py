@@ -22,7 +22,7 @@ from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.interrupted import recover_flights
 from batchrun.adapters.journal import STATES, Journal
 from batchrun.adapters.old_part import damaged
-from batchrun.adapters.parts import Parts, publish
+from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
 from batchrun.adapters.repair import Repair
 from batchrun.adapters.sources import opening
@@ -67,12 +67,26 @@ class RunDirectory:
             totals.add(published.totals)
         return totals
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether every row has an outcome, and every outcome is in a part."""
+        return not self.spans and not self.touched
+
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""
         try:
             return FlightLog(self.checkpoint / FLIGHTS, slots)
         except OSError as error:
             message = f"cannot write into {self.checkpoint}: {error.strerror}; make room"
+            raise StorageError(message) from error
+
+    def write_summary(self, totals: Totals, built: Mapping[str, Any]) -> None:
+        """Replace ``usage.parquet`` and ``summary.json``. Raises ``StorageError``."""
+        try:
+            write_usage(self.folder / USAGE, totals)
+            files.write_json(self.folder / SUMMARY, built)
+        except OSError as error:
+            message = f"cannot write the summary into {self.folder}: {error.strerror}"
             raise StorageError(message) from error
 
     def all_resent(self) -> None:

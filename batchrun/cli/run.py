@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from batchrun.ports import Observer
 
 _SHORT = {"output.dir": "-o"}
-_TYPES: dict[str, click.ParamType[Any]] = {"int": click.INT, "number": click.FLOAT}
+_TYPES: dict[str, click.ParamType[Any]] = {
+    "int": click.INT,
+    "number": click.FLOAT,
+    "bool": click.BOOL,
+}
 _REPEATED = ("object", "names", "headers")
 _NOT_REPEATED = ("--restart", "--keep-done", "--retry-failed", "--retry-class", "--repair")
 
@@ -41,6 +45,7 @@ def setting_flags(
         function = click.option(
             *names,
             type=kind or _TYPES.get(setting.kind, click.STRING),
+            default=None,
             multiple=setting.kind in _REPEATED,
             metavar=setting.metavar,
             help=_help(setting),
@@ -49,7 +54,7 @@ def setting_flags(
 
 
 def _help(setting: setting_table.Setting) -> str:
-    if setting.default in (None, (), {}):
+    if setting.kind == "bool" or setting.default in (None, (), {}):
         return setting.help
     return f"{setting.help} [default: {setting.default}]"
 

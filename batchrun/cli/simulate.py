@@ -40,6 +40,11 @@ class _Flags(TypedDict):
     stall_rate: float
     garbage_rate: float
     error_200_rate: float
+    stream_end_rate: float
+    stream_stall_rate: float
+    stream_error_rate: float
+    no_done_rate: float
+    odd_framing_rate: float
     fail_first: int
     retry_after_s: float
     detail: bool
@@ -187,6 +192,46 @@ def _read_models(
     help="Answer with status 200 and an error in the body.",
 )
 @click.option(
+    "--stream-end",
+    "stream_end_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="End a stream in good order after half of its chunks.",
+)
+@click.option(
+    "--stream-stall",
+    "stream_stall_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Send half of a stream, then nothing until the client gives up.",
+)
+@click.option(
+    "--stream-error",
+    "stream_error_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Send an error after half of a stream.",
+)
+@click.option(
+    "--no-done",
+    "no_done_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Send a whole stream without its last event, [DONE].",
+)
+@click.option(
+    "--odd-framing",
+    "odd_framing_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Send a stream with CRLF, comments, ids and data over several lines.",
+)
+@click.option(
     "--detail/--no-detail",
     default=True,
     show_default=True,
@@ -202,8 +247,9 @@ def _read_models(
 def command(*, as_json: bool, **flags: Unpack[_Flags]) -> None:
     """Serve a simulated OpenAI-compatible endpoint on this machine.
 
-    The same request gets the same answer, and with the same --seed the same faults. The ledger of
-    what was asked is at /stats (?detail=1 per request).
+    The same request gets the same answer, streamed or not, and with the same --seed the same
+    faults. A stream begins after the latency's base and goes on at its pace per token. The ledger
+    of what was asked is at /stats (?detail=1 per request).
     """
     from batchrun.simulator.plan import SimulatorOptions
 

@@ -22,6 +22,7 @@ _encode = msgspec.json.Encoder().encode
 _CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
+_NOT_GIVEN = object()
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 BODY_BYTES_MAX = 64 * 2**20
@@ -161,17 +162,26 @@ def _batch_body(fields: JsonObject) -> tuple[JsonObject | None, str | None]:
     return merged | extra, None
 
 
-def build(row: Row, defaults: Mapping[str, Any], *, body_bytes_max: int) -> Request:
+def build(
+    row: Row, defaults: Mapping[str, Any], *, body_bytes_max: int, stream: bool = False
+) -> Request:
     """The request for a row: defaults under the row's own values, checked and serialised.
+
+    With ``stream`` it asks for a stream, and for usage at its end: ``stream_options`` of the row
+    or the defaults is laid over that, and null leaves it out (some servers refuse it).
 
     Raises ``RowError`` with a sentence for a row that cannot be sent.
     """
     if row.problem is not None or row.body is None:
         raise RowError(row.problem or "the row has no body")
     body = {**defaults, **row.body}
-    # How replies travel is the run's business, not the row's: they are taken whole.
+    # How replies travel is the run's business, not the row's.
     body.pop("stream", None)
-    body.pop("stream_options", None)
+    options = body.pop("stream_options", _NOT_GIVEN)
+    if stream:
+        body["stream"] = True
+        if options is not None:
+            body["stream_options"] = _stream_options(options)
     try:
         _check(body)
         # Only the top level is sorted: below it, order can matter to the model that reads it.
@@ -194,6 +204,16 @@ def build(row: Row, defaults: Mapping[str, Any], *, body_bytes_max: int) -> Requ
         tokens=tokens.estimate(body, len(wire)),
         tokens_stated=tokens.stated_limit(body) is not None,
     )
+
+
+def _stream_options(given: object) -> JsonObject:
+    options: JsonObject = {"include_usage": True}
+    if isinstance(given, dict):
+        options |= given
+    elif given is not _NOT_GIVEN:
+        message = "`stream_options` is not an object"
+        raise RowError(message)
+    return options
 
 
 def _check(body: Mapping[str, Any]) -> None:

@@ -122,6 +122,8 @@ RULES: tuple[Rule, ...] = (
     # A kept-alive connection that the server had closed meanwhile: not the row's fault, once.
     Rule("reset", A.FREE, "connection", faults=("reset",), tries_max=1, then=A.AGAIN),
     Rule("cut", A.AGAIN, "connection", faults=("cut",)),
+    # A stream that ended before its answer did, by a cut or in good order.
+    Rule("incomplete", A.AGAIN, "incomplete_stream", faults=("incomplete",)),
     Rule("tls", A.STOP, "config", faults=("tls", "proxy")),
     Rule("too_large", A.FAIL, "response_too_large", faults=("too_large",)),
     Rule(

@@ -17,7 +17,8 @@ PROVIDERS = ("simulator",)
 class Setting:
     """One setting: where it stands in the config file, its flag, its kind and its default.
 
-    ``kind`` is one of ``text``, ``path``, ``paths``, ``int``, ``number``, ``choice``, ``columns``
+    ``kind`` is one of ``text``, ``path``, ``paths``, ``int``, ``number``, ``bool`` (with a pair of
+    flags, ``--x/--no-x``), ``choice``, ``columns``
     (``all``, ``none`` or names, as a list or with commas between them), ``object``
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
     (a list of tables), ``headers`` (a table of strings or repeated ``'K: V'`` flags) and
@@ -163,6 +164,15 @@ TABLE: tuple[Setting, ...] = (
         "A request parameter of rows that do not set it, maybe a template; repeatable.",
         default={},
         metavar="KEY=JSON",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "stream",
+        "bool",
+        "--stream/--no-stream",
+        "Ask for a stream and put the answer together; the columns are the same.",
+        default=False,
         shapes=True,
     ),
     Setting("endpoint", "name", "text", None, "The endpoint's name in results and ledger."),

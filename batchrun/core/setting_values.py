@@ -42,6 +42,9 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
                 raise wrong
             if not (setting.low or 0) <= value < float("inf"):
                 raise wrong
+        case "bool":
+            if not isinstance(value, bool):
+                raise wrong
         case "columns":
             return _columns(value, wrong)
         case "object":
@@ -165,6 +168,8 @@ def _expectation(setting: Setting) -> str:
             return f"a number, at least {setting.low:g}"
         case "concurrency":
             return "a whole number, at least 1, or auto"
+        case "bool":
+            return "true or false"
         case "object":
             return "a table"
         case "paths":

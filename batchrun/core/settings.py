@@ -64,6 +64,7 @@ class Settings:
     image: tuple[str, ...]
     file: tuple[str, ...]
     params: Mapping[str, Any]
+    stream: bool
     endpoint: Endpoint
     max_attempts: int
     timeout_s: float
@@ -108,6 +109,7 @@ class Settings:
             "request.image": list(self.image) or None,
             "request.file": list(self.file) or None,
             "request.params": dict(self.params),
+            "request.stream": self.stream,
         }
 
     def public(self) -> dict[str, Any]:
@@ -261,6 +263,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         image=value["request.image"],
         file=value["request.file"],
         params=value["request.params"],
+        stream=value["request.stream"],
         endpoint=_endpoint(value),
         max_attempts=value["retry.max_attempts"],
         timeout_s=value["retry.timeout_s"],

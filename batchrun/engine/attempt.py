@@ -21,7 +21,7 @@ from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Gate, Journal, Transport
-from batchrun.records import Attempt, Outcome, Reply, Request
+from batchrun.records import NO_USAGE, Attempt, Outcome, Reply, Request
 
 BACKOFF_S = 0.5
 BACKOFF_S_MAX = 30.0
@@ -157,7 +157,7 @@ class AttemptLoop:
         run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
         run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
-        reply = exchange if isinstance(exchange, Reply) else None
+        reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(run, attempt, verdict, reply, sent_at_s)
 
     def _circumstances(self, run: RowRun, wall_us: int, now_s: float) -> Circumstances:
@@ -298,8 +298,14 @@ class AttemptLoop:
         queue_s: float,
         latency_s: float,
     ) -> Attempt:
-        reply = exchange if isinstance(exchange, Reply) else None
+        fault = None if isinstance(exchange, Reply) else exchange
+        reply = exchange if isinstance(exchange, Reply) else exchange.partial
         completion = verdict.completion
+        usage = verdict.usage
+        if fault is not None and reply is not None:
+            # Half an answer may still have told what it cost.
+            told = reading.parse(reply.body)
+            usage = reading.usage(told.get("usage")) if isinstance(told, dict) else NO_USAGE
         return Attempt(
             row=run.request.row,
             number=run.number,
@@ -309,14 +315,15 @@ class AttemptLoop:
             started_at_us=wall_us,
             queue_s=queue_s,
             latency_s=latency_s,
-            http_status=reply.status if reply else getattr(exchange, "http_status", None),
+            http_status=reply.status if reply else fault.http_status if fault else None,
             error_class=verdict.error_class,
             error_code=verdict.code,
             retry_after_s=verdict.wait_s,
-            usage=verdict.usage,
+            usage=usage,
             cost_usd=None,
             request_id=header.request_id(reply.headers) if reply else None,
-            unanswered=isinstance(exchange, TransportFault) and exchange.sent,
+            unanswered=fault is not None and fault.sent and usage == NO_USAGE,
+            ttft_s=reply.ttft_s if reply else None,
         )
 
 

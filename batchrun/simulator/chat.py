@@ -22,6 +22,8 @@ class ChatRequest:
     prompt_tokens: int
     completion_tokens_max: int | None  # per choice
     choices: int
+    stream: bool = False
+    include_usage: bool = False  # the stream's last chunk tells the usage
 
     def tokens_charged(self, completion_tokens: int) -> int:
         """What a token limit charges: the prompt and the most that may be generated.
@@ -49,15 +51,23 @@ def read_body(raw: bytes) -> tuple[dict[str, Any], bytes]:
     return body, sha256(canonical).digest()
 
 
+def answer_digest(body: dict[str, Any], digest: bytes) -> bytes:
+    """The digest on which the answer depends: that of the same request as if it did not stream.
+
+    So a request is answered with the same text streamed or not.
+    """
+    if "stream" not in body and "stream_options" not in body:
+        return digest
+    plain = {key: body[key] for key in sorted(body) if key not in ("stream", "stream_options")}
+    return sha256(msgspec.json.encode(plain)).digest()
+
+
 def read_chat(body: dict[str, Any]) -> ChatRequest:
     """Check a request body; unknown fields are ignored.
 
     Raises RejectedError (400), which names the `param`.
     """
-    if body.get("stream"):
-        raise invalid_request(
-            "This simulated endpoint does not stream; send the request without 'stream'.", "stream"
-        )
+    stream, include_usage = _read_stream(body)
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise invalid_request("'model' must be a string.", "model", "invalid_type")
@@ -71,7 +81,27 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
         prompt_tokens=prompt_tokens,
         completion_tokens_max=cap,
         choices=_read_count(body, "n", most=CHOICES_MAX) or 1,
+        stream=stream,
+        include_usage=include_usage,
     )
+
+
+def _read_stream(body: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether to stream, and whether to tell the usage at the end."""
+    stream, options = body.get("stream"), body.get("stream_options")
+    if stream is not None and not isinstance(stream, bool):
+        raise invalid_request("'stream' must be a boolean.", "stream", "invalid_type")
+    if options is None:
+        return bool(stream), False
+    if not isinstance(options, dict):
+        raise invalid_request(
+            "'stream_options' must be an object.", "stream_options", "invalid_type"
+        )
+    if not stream:
+        raise invalid_request(
+            "'stream_options' is only allowed when 'stream' is true.", "stream_options"
+        )
+    return True, options.get("include_usage") is True
 
 
 def _read_messages(body: dict[str, Any]) -> tuple[str, int]:

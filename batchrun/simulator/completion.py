@@ -1,6 +1,7 @@
 """The answer side of the chat completions protocol: one completion as OpenAI writes it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -20,7 +21,6 @@ class Answer:
 
     def encode(self, completion_id: str, created: int, system_fingerprint: str) -> bytes:
         """The response body; `created` in seconds since the epoch."""
-        prompt_tokens = self.request.prompt_tokens
         return _JSON.encode(
             {
                 "id": completion_id,
@@ -40,17 +40,22 @@ class Answer:
                     }
                     for index, passage in enumerate(self.passages)
                 ],
-                "usage": {
-                    "prompt_tokens": prompt_tokens,
-                    "completion_tokens": self.completion_tokens,
-                    "total_tokens": prompt_tokens + self.completion_tokens,
-                    "prompt_tokens_details": {"cached_tokens": 0},
-                    "completion_tokens_details": {"reasoning_tokens": 0},
-                },
+                "usage": self.usage(),
                 "service_tier": "default",
                 "system_fingerprint": system_fingerprint,
             }
         )
+
+    def usage(self) -> dict[str, Any]:
+        """The token counts as the reply has them."""
+        prompt_tokens = self.request.prompt_tokens
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
 
 
 def write_answer(

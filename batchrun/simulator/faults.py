@@ -11,8 +11,15 @@ CUT = "cut"  # headers and half of the body, then the connection is closed
 STALL = "stall"  # no answer until the client gives up
 GARBAGE = "garbage"  # status 200 with an HTML page
 ERROR_200 = "error-200"  # status 200 with an error in the body
+STREAM_END = "stream-end"  # a stream that ends in good order after half of its chunks
+STREAM_STALL = "stream-stall"  # half of a stream's chunks, then nothing until the client gives up
+STREAM_ERROR = "stream-error"  # half of a stream's chunks, then an error among them
+NO_DONE = "no-done"  # a whole stream without the last event, `[DONE]`
+ODD_FRAMING = "odd-framing"  # a whole stream, framed in every way that the format allows
 
-FAULTS = frozenset({*INJECTED, DROP, CUT, STALL, GARBAGE, ERROR_200})
+STREAM_FAULTS = frozenset({STREAM_END, STREAM_STALL, STREAM_ERROR, NO_DONE, ODD_FRAMING})
+"""These happen to streams alone; a plain answer that draws one of them goes well."""
+FAULTS = frozenset({*INJECTED, DROP, CUT, STALL, GARBAGE, ERROR_200, *STREAM_FAULTS})
 FIRST_FAULT = "500"  # what `fail_first` answers
 
 

@@ -53,6 +53,11 @@ class SimulatorOptions:
     stall_rate: float = 0.0
     garbage_rate: float = 0.0
     error_200_rate: float = 0.0
+    stream_end_rate: float = 0.0  # this and the next four happen to streams alone
+    stream_stall_rate: float = 0.0
+    stream_error_rate: float = 0.0
+    no_done_rate: float = 0.0
+    odd_framing_rate: float = 0.0
     fail_first: int = 0  # the first so many askings of each request get status 500
     retry_after_s: float = 0.2  # in the injected 429
 
@@ -87,6 +92,11 @@ class SimulatorOptions:
             faults.STALL: self.stall_rate,
             faults.GARBAGE: self.garbage_rate,
             faults.ERROR_200: self.error_200_rate,
+            faults.STREAM_END: self.stream_end_rate,
+            faults.STREAM_STALL: self.stream_stall_rate,
+            faults.STREAM_ERROR: self.stream_error_rate,
+            faults.NO_DONE: self.no_done_rate,
+            faults.ODD_FRAMING: self.odd_framing_rate,
         }
 
 

@@ -14,8 +14,8 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
 
 from batchrun.simulator import faults, ledger
-from batchrun.simulator.chat import DEFAULT_MODEL, read_body, read_chat
-from batchrun.simulator.completion import write_answer
+from batchrun.simulator.chat import DEFAULT_MODEL, answer_digest, read_body, read_chat
+from batchrun.simulator.completion import Answer, write_answer
 from batchrun.simulator.draws import draw_exchange, seed_key
 from batchrun.simulator.faults import FaultTable
 from batchrun.simulator.ledger import Exchange, ExchangeLog, Ledger
@@ -35,7 +35,9 @@ from batchrun.simulator.rejections import (
     unknown_path,
     wrong_key,
 )
+from batchrun.simulator.streaming import EVENT_STREAM, write_chunks, write_events
 
+_PLAYED_BY_STREAMS = {None, faults.CUT, *faults.STREAM_FAULTS}
 BODY_BYTES_MAX = 256 * 1024 * 1024
 _BEARER = "Bearer "
 
@@ -110,6 +112,7 @@ class Simulator:
         if self._models and chat.model not in self._models:
             raise unknown_model(chat.model)
 
+        digest = answer_digest(body, digest)
         answer = write_answer(chat, digest, self._key, self.options.reply_bytes)
         refusal = self._limits.admit(
             chat.tokens_charged(answer.completion_tokens), time.monotonic()
@@ -120,16 +123,67 @@ class Simulator:
         asked_before = exchange.admit()
         draws = draw_exchange(self._key, digest, asked_before)
         fault = self._faults.draw(draws.fault, asked_before)
-        tokens = answer.completion_tokens if fault in {None, faults.CUT} else 0
+        if not chat.stream and fault in faults.STREAM_FAULTS:
+            fault = None
+        streams = chat.stream and (fault in _PLAYED_BY_STREAMS)
+        tokens = answer.completion_tokens if not streams and fault in {None, faults.CUT} else 0
         wait_s = self.options.latency.seconds(draws.latency, tokens)
         if wait_s > 0:
             await asyncio.sleep(wait_s)
 
+        if streams:
+            written_s = self.options.latency.seconds(draws.latency, answer.completion_tokens)
+            return await self._stream(
+                request, exchange, answer, draws.completion_id, fault, written_s - wait_s
+            )
         encode = partial(answer.encode, draws.completion_id, int(time.time()), self._fingerprint)
         if fault is not None:
             return await self._misbehave(fault, request, exchange, encode)
         exchange.completed(chat.prompt_tokens, answer.completion_tokens)
         return web.Response(body=encode(), content_type=JSON, headers=self._headers())
+
+    async def _stream(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        answer: Answer,
+        completion_id: str,
+        fault: str | None,
+        lasts_s: float,
+    ) -> web.StreamResponse:
+        """Send the answer as a stream that lasts so long."""
+        chunks = write_chunks(answer, completion_id, int(time.time()), self._fingerprint)
+        events = write_events(chunks, fault)
+        response = web.StreamResponse(headers=self._headers())
+        response.content_type = EVENT_STREAM
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        if fault == faults.CUT:
+            exchange.broken(ledger.CUT)
+            whole = b"".join(events)
+            await response.write(whole[: len(whole) // 2])
+            return HangUp()
+        if lasts_s > 0:
+            for event in events[:-1]:
+                await response.write(event)
+                await asyncio.sleep(lasts_s / len(events))
+        elif len(events) > 1:
+            await response.write(b"".join(events[:-1]))
+        # Settled before the client can see the end.
+        match fault:
+            case faults.STREAM_STALL:
+                exchange.broken(ledger.STALLED)
+                await response.write(events[-1])
+                await asyncio.get_running_loop().create_future()
+            case faults.STREAM_END:
+                exchange.broken(ledger.CUT)
+            case faults.STREAM_ERROR:
+                exchange.answered(200)
+            case _:
+                exchange.completed(answer.request.prompt_tokens, answer.completion_tokens)
+        await response.write(events[-1])
+        await response.write_eof()
+        return response
 
     async def _misbehave(
         self, fault: str, request: web.Request, exchange: Exchange, encode: Callable[[], bytes]

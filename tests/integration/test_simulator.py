@@ -163,7 +163,7 @@ def test_the_same_request_gets_the_same_answer_but_its_own_ids():
 def test_bad_requests_are_told_what_is_wrong():
     """Not JSON, a missing field and a stream are 400 in OpenAI's envelope, and counted."""
     with _simulator() as simulator:
-        replies = _exchange(simulator, b"{", {"model": "m"}, _ask(stream=True))
+        replies = _exchange(simulator, b"{", {"model": "m"}, _ask(stream="yes"))
         stats = simulator.stats()
     assert [status for status, _, _ in replies] == [400, 400, 400]
     assert [body["error"]["param"] for _, _, body in replies] == [None, "messages", "stream"]

@@ -43,7 +43,13 @@ HOMES = [
     ),
     (
         {"aiohttp"},
-        ("batchrun.adapters.http", "batchrun.adapters.exchange", "batchrun.simulator"),
+        (
+            "batchrun.adapters.http",
+            "batchrun.adapters.exchange",
+            "batchrun.adapters.arriving",
+            "batchrun.adapters.tap",
+            "batchrun.simulator",
+        ),
         "One module turns HTTP's exceptions into ours, one knows the library's insides.",
     ),
     (

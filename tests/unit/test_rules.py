@@ -51,6 +51,7 @@ CASES = [
     Case("nobody listens", "connect", AGAIN, "connection", fault="connect"),
     Case("a stale connection", "reset", FREE, "connection", fault="reset"),
     Case("a cut body", "cut", AGAIN, "connection", fault="cut"),
+    Case("a stream without its end", "incomplete", AGAIN, "incomplete_stream", fault="incomplete"),
     Case("a bad certificate", "tls", STOP, "config", fault="tls"),
     Case("a proxy that refuses", "tls", STOP, "config", fault="proxy"),
     Case("a huge body", "too_large", FAIL, "response_too_large", fault="too_large"),

@@ -1,0 +1,158 @@
+"""One reply's body as it arrives: a plain one kept as it is, a stream folded piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from batchrun.adapters.exchange import Head
+from batchrun.adapters.tap import DONE_GRACE_S, Tap
+from batchrun.core import reply as reading
+from batchrun.core import sse
+from batchrun.core.stream import Stream, fold, is_chunks
+from batchrun.errors import TransportFault
+
+_BLANK = b" \t\r\n"
+
+
+class Arriving:
+    """How far one reply has arrived. Made when its request goes out.
+
+    ``stream`` is there where the body is one; whoever reads must ask it whether it is whole.
+    ``ttft_s`` is the time from then to the first thing the model said.
+    """
+
+    __slots__ = (
+        "_bytes_max",
+        "_label",
+        "_pieces",
+        "_plain",
+        "_size",
+        "_started_s",
+        "_tap",
+        "head",
+        "stream",
+        "ttft_s",
+    )
+
+    def __init__(self, bytes_max: int) -> None:
+        """``bytes_max`` bounds the body as it comes, with all that frames a stream's events."""
+        self._bytes_max = bytes_max
+        self._size = 0
+        self._started_s = time.monotonic()
+        self._pieces: list[bytes] = []
+        self._plain = False
+        self._label = sse.EVENT_STREAM
+        self._tap: Tap | None = None
+        self.head: Head | None = None
+        self.stream: Stream | None = None
+        self.ttft_s: float | None = None
+
+    @property
+    def status(self) -> int | None:
+        """The status, once the head of the reply is there."""
+        return self.head.status if self.head is not None else None
+
+    def tap(self, protocol: ResponseHandler) -> None:
+        """Expect a stream: take it straight from the connection."""
+        self._tap = Tap(protocol, self.take_all)
+
+    async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
+        """See ``exchange.BodyReader``. Empty where the body is a stream."""
+        self.head = head
+        if self._tap is not None and self._tap.took_over:
+            await self._tap.end()
+            return self._finished()
+        piece = await content.readany()
+        if piece[:1] == b"{" or not 200 <= head.status < 300:
+            self._plain = True
+        else:
+            self._label = head.headers.get("Content-Type", "")
+        done = self.take(piece)
+        while not (done or content.at_eof()):
+            done = self.take(await content.readany())
+        if done:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DONE_GRACE_S):
+                    while not content.at_eof():
+                        self.take(await content.readany())
+        return self._finished()
+
+    def take_all(self, pieces: list[bytes]) -> bool:
+        """The same as ``take``, for several pieces."""
+        at = 0
+        if self.stream is None and pieces and pieces[0].startswith(b"data:") and not self._pieces:
+            self.stream = Stream()
+        while self.stream is None:
+            if at == len(pieces):
+                return False
+            self.take(pieces[at])
+            at += 1
+        rest = pieces[at:] if at else pieces
+        self._count(sum(map(len, rest)))
+        self.stream.feed_all(rest)
+        self._look(self.stream)
+        return self.stream.done
+
+    def take(self, piece: bytes) -> bool:
+        """Take the next bytes of the body; returns whether a stream has announced its end.
+
+        Raises ``TransportFault`` where there are too many.
+        """
+        self._count(len(piece))
+        if self._plain:
+            self._pieces.append(piece)
+            return False
+        if self.stream is None:
+            # Blank lines keep some connections alive while the request is queued.
+            start = b"".join([*self._pieces, piece]).lstrip(_BLANK)
+            self._pieces = [start]
+            decided = sse.is_stream(start, self._label)
+            self._plain = decided is False
+            if not decided:
+                return False
+            self._pieces, piece = [], start
+            self.stream = Stream()
+        self.stream.feed(piece)
+        self._look(self.stream)
+        return self.stream.done
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._size > self._bytes_max:
+            message = f"the reply is larger than {self._bytes_max:,} bytes"
+            raise TransportFault(message, kind="too_large", sent=True, http_status=self.status)
+
+    def _look(self, stream: Stream) -> None:
+        if self.ttft_s is None and stream.begun:
+            self.ttft_s = time.monotonic() - self._started_s
+
+    def _finished(self) -> bytes:
+        """The body, once it has ended; empty where it is a stream."""
+        if self.stream is not None:
+            self.stream.end()
+            self._look(self.stream)
+            return b""
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if not self._plain and sse.is_stream(body, self._label, whole=True):
+            self.stream = fold(body)
+            return b""
+        if b'"delta"' in body[:4096] or body[-1:] != b"}":
+            return self._reconsidered(body)
+        return body
+
+    def _reconsidered(self, body: bytes) -> bytes:
+        """A body that begins with a brace can be a stream whose lines lack their field names."""
+        assert self.head is not None
+        if not 200 <= self.head.status < 300:
+            return body
+        label = self.head.headers.get("Content-Type", "").lower()
+        torn = label.startswith(sse.EVENT_STREAM) and reading.parse(body) is None
+        if torn or is_chunks(body):
+            self.stream = fold(body)
+            return b""
+        return body

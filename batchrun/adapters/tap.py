@@ -1,0 +1,133 @@
+"""A stream's bytes on a short way: from the connection straight into whoever puts them together.
+
+The long way costs more than the folding itself: aiohttp keeps every chunk of the coding as a piece
+of its own, wakes the reading task for it, and asks the transport to go on after each (65 of 120 µs
+for an answer of 50 chunks, see docs/adr/0014). So a tap stands before its HTTP parser. The head of
+the response goes through to the parser. If it announces events in the chunked coding, and no
+compression, the body is taken off here, and the parser is told of an empty one; everything else
+goes on to the parser as if there were no tap.
+
+Used of ``ResponseHandler``, besides what ``exchange`` names: ``set_parser``, which is there for
+WebSockets, and ``data_received``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from batchrun.core.chunked import ChunkedError, Dechunker
+from batchrun.errors import TransportFault
+
+HEAD_BYTES_MAX = 2**16
+DONE_GRACE_S = 1.0
+"""How long a stream that has announced its end may take to end. A connection that is still open
+then is closed: the answer is whole.
+"""
+
+_EMPTY_REST = b"0\r\n\r\n"
+
+
+class Tap:
+    """Takes one response's body, if it is a stream. ``took_over`` says whether it does."""
+
+    __slots__ = ("_dechunker", "_ended", "_held", "_loop", "_protocol", "_take", "_timer")
+
+    def __init__(self, protocol: ResponseHandler, take: Callable[[list[bytes]], bool]) -> None:
+        """To be made after ``set_response_params``. ``take`` gets the body's bytes and returns
+        whether the stream has announced its end; it may raise ``TransportFault``.
+        """
+        self._protocol = protocol
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._held = b""
+        self._dechunker: Dechunker | None = None
+        self._ended: asyncio.Future[Exception | None] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        protocol.set_parser(self, None)
+
+    @property
+    def took_over(self) -> bool:
+        """Whether the body comes here. Known once the response's head is."""
+        return self._dechunker is not None
+
+    async def end(self) -> None:
+        """Return at the body's end, or raise what broke it off."""
+        error = await self._ended
+        if error is not None:
+            raise error
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Called by the protocol with what has arrived."""
+        if self._dechunker is not None:
+            self._take_body(self._dechunker, data)
+            return False, b""
+        data = self._held + data
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4 and len(data) <= HEAD_BYTES_MAX:
+            self._held = data
+        elif end >= 4 and _announces_stream(data[:end]):
+            self._pass(data[:end])
+            self._protocol.set_parser(self, None)
+            self._held, self._dechunker = b"", Dechunker()
+            if end < len(data):
+                self._take_body(self._dechunker, data[end:])
+        else:
+            self._pass(data)
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Called by the protocol when the connection is gone."""
+        if self._dechunker is None:
+            self._pass(self._held)
+        else:
+            self._end(aiohttp.ClientPayloadError("the connection was closed within the stream"))
+
+    def _pass(self, data: bytes) -> None:
+        """Step aside and let the HTTP parser have this."""
+        self._protocol.set_parser(None, None)
+        if data:
+            self._protocol.data_received(data)
+
+    def _take_body(self, dechunker: Dechunker, data: bytes) -> None:
+        if self._ended.done():
+            return
+        try:
+            done = self._take(dechunker.feed(data))
+        except ChunkedError as error:
+            self._end(aiohttp.ClientPayloadError(str(error)))
+        except TransportFault as fault:
+            self._end(fault)
+        else:
+            if dechunker.ended:
+                self._pass(_EMPTY_REST)
+                if dechunker.surplus:
+                    self._protocol.force_close()
+                self._end(None)
+            elif done and self._timer is None:
+                # The connection's next use would begin with the rest of this body: as the tap
+                # stays where it is, the connection counts as one that is to be closed.
+                self._timer = self._loop.call_later(DONE_GRACE_S, self._end, None)
+
+    def _end(self, error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._ended.done():
+            # As a result: an exception that nobody fetches would be complained about.
+            self._ended.set_result(error)
+
+
+def _announces_stream(head: bytes) -> bool:
+    """Whether a response's head announces events in the chunked coding and nothing unusual."""
+    head = head.lower()
+    return (
+        head.startswith(b"http/1.1 200")
+        and b"\r\ncontent-type: text/event-stream" in head
+        and b"\r\ntransfer-encoding: chunked\r\n" in head
+        and b"\r\ncontent-encoding:" not in head
+        and b"\r\ncontent-length:" not in head
+        and b"\r\nupgrade:" not in head
+    )

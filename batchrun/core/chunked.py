@@ -1,0 +1,152 @@
+"""The chunked transfer coding of HTTP/1.1 in bytes (RFC 9112, section 7.1)."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+LINE_BYTES_MAX = 2**13
+"""A size line or a trailer line may be so long; extensions and trailers are dropped."""
+
+BULK_BYTES = 2**10
+"""Below, taking chunk by chunk is as quick."""
+
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
+
+
+class ChunkedError(ValueError):
+    """The coding is broken: what follows cannot be told."""
+
+
+class Dechunker:
+    """Takes a chunked body cut anywhere and gives what is in it.
+
+    ``ended`` says that the body is over; ``surplus`` that something came behind it.
+    """
+
+    __slots__ = ("_held", "_in_trailer", "_left", "_past", "_without_cr", "ended", "surplus")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._left = 0
+        self._past = False
+        """Whether the line break behind a chunk's data is still to come."""
+        self._in_trailer = False
+        self._without_cr = True
+        """Whether no chunk has held a CR yet, as far as anybody looked."""
+        self.ended = False
+        self.surplus = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """What the next bytes hold of the body, chunk by chunk. Raises ``ChunkedError``."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        pieces: list[bytes] = []
+        at, size = 0, len(data)
+        if self._left or self._past:
+            at = self._take_rest(data, pieces)
+            if self._left or self._past:
+                return pieces
+        if size - at > BULK_BYTES and self._without_cr and not self._in_trailer:
+            at += self._take_bulk(data[at:] if at else data, pieces)
+        while at < size and not self._in_trailer:
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._hold(data, at, whole_at=LINE_BYTES_MAX)
+                return pieces
+            length = _size(data[at:end])
+            at = end + 2
+            end = at + length
+            if data.startswith(b"\r\n", end) and length:
+                pieces.append(data[at:end])
+                at = end + 2
+            elif length == 0:
+                self._in_trailer = True
+            else:
+                self._left = length
+                at = self._take_rest(data, pieces, at)
+                if self._left or self._past:
+                    return pieces
+        if self._in_trailer:
+            self._take_trailer(data, at)
+        return pieces
+
+    def _take_bulk(self, data: bytes, pieces: list[bytes]) -> int:
+        """Take the whole chunks at the start all at once; returns where they end.
+
+        As long as no chunk holds a CR, splitting there gives sizes and data by turns, each but the
+        first behind the LF of its line break.
+        """
+        parts = data.split(b"\r")
+        count = (len(parts) - 1) // 2
+        if count and parts[2 * count - 2] == b"\n0":
+            count -= 1
+        if not count:
+            return 0
+        found = parts[1 : 2 * count : 2]
+        try:
+            sizes = [_size(parts[0]), *map(_next_size, parts[2 : 2 * count : 2])]
+        except ChunkedError:
+            self._without_cr = False
+            return 0
+        taken = [part[1:] for part in found]
+        if (
+            sizes != list(map(len, taken))
+            or not all(sizes)
+            or b"\n".join([b"", *taken]) != b"".join(found)
+            or not parts[2 * count].startswith(b"\n")
+        ):
+            self._without_cr = False
+            return 0
+        pieces += taken
+        return len(data) - len(b"\r".join(parts[2 * count :])) + 1
+
+    def _take_rest(self, data: bytes, pieces: list[bytes], at: int = 0) -> int:
+        """Go on with a chunk that does not arrive whole; returns where its part here ends."""
+        if self._left:
+            piece = data[at : at + self._left]
+            if piece:
+                pieces.append(piece)
+            at += len(piece)
+            self._left -= len(piece)
+            self._past = self._left == 0
+        if self._past:
+            if data.startswith(b"\r\n", at):
+                self._past = False
+                return at + 2
+            self._hold(data, at, whole_at=2)
+        return at
+
+    def _hold(self, data: bytes, at: int, *, whole_at: int) -> None:
+        """Keep a line that has not arrived whole; at so many bytes it would have."""
+        if len(data) - at >= whole_at:
+            message = "no line break where a chunk of the body ends or its size stands"
+            raise ChunkedError(message)
+        self._held = data[at:]
+
+    def _take_trailer(self, data: bytes, at: int) -> None:
+        while not self.ended:
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._hold(data, at, whole_at=LINE_BYTES_MAX)
+                return
+            self.ended = end == at
+            at = end + 2
+        self.surplus = self.surplus or at < len(data)
+
+
+@functools.lru_cache(512)
+def _next_size(line: bytes) -> int:
+    if not line.startswith(b"\n"):
+        message = f"{line[:20]!r} is no size of a chunk"
+        raise ChunkedError(message)
+    return _size(line[1:])
+
+
+@functools.lru_cache(512)
+def _size(line: bytes) -> int:
+    found = _SIZE.fullmatch(line)
+    if found is None:
+        message = f"{line[:20]!r} is no size of a chunk"
+        raise ChunkedError(message)
+    return int(found[1], 16)

@@ -1,0 +1,378 @@
+"""A streamed answer folded into the plain reply that it stands for.
+
+The result is JSON in the shape of a plain completion, so that one reader and one table of verdicts
+serve both ways, and the same answer has the same columns streamed or not (docs/adr/0014).
+
+Most events are read by the quick ways of ``core.plain_chunk``, all others with care: every field is
+taken if it has the type that it should have, and nothing else is expected of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchrun.core import reply as reading
+from batchrun.core import sse, stream_json
+from batchrun.core.choice_deltas import ChoiceDeltas
+from batchrun.core.plain_chunk import Shape, read_plain, shape_of
+from batchrun.core.tool_deltas import integer
+
+JsonObject = dict[str, Any]
+
+_DONE = b"[DONE]"
+_LAST_LINE = b"data: [DONE]"
+_HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
+_NOT_KEPT = frozenset((*_HEAD, "object", "choices", "usage", "error", "obfuscation"))
+FED_BYTES = 2**16
+_LEARNED_MAX = 4
+"""How often a repeated shape is looked for in vain before the search is given up."""
+
+
+class Stream:
+    """Takes a stream's bytes, cut anywhere, and gives the reply they make.
+
+    ``done`` says that the server has announced the end. Any bytes can be fed; nothing is raised.
+    What is held is the answer so far and the event that is still arriving.
+    """
+
+    __slots__ = (
+        "_choices",
+        "_damaged",
+        "_error",
+        "_first",
+        "_head",
+        "_learned",
+        "_named",
+        "_other",
+        "_repeated",
+        "_splitter",
+        "_usage",
+        "done",
+    )
+
+    def __init__(self) -> None:
+        self._splitter = sse.Splitter()
+        self._choices: dict[int, ChoiceDeltas] = {}
+        self._first: ChoiceDeltas | None = None
+        self._head: JsonObject = {}
+        self._other: JsonObject = {}
+        self._usage: JsonObject | None = None
+        self._error: object = None
+        self._damaged = False
+        self._repeated: Shape | None = None
+        self._learned = 0
+        self._named = False
+        self.done = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything that the model said has arrived."""
+        first = self._first
+        if first is not None and first.content:
+            return True
+        return any(choice.begun for choice in self._choices.values())
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        block = self._splitter.feed(piece)
+        if not block:
+            return
+        lines = block.split(b"\n")
+        at, count = 0, len(lines)
+        while at < count:
+            if not lines[at]:
+                at += 1
+                continue
+            if self._repeated is not None and (taken := self._take_repeated(lines, at)):
+                at += 2 * taken
+                continue
+            end = at + 1
+            while end < count and lines[end]:
+                end += 1
+            if end - at == 1:
+                self._take_line(lines[at])
+            else:
+                self._take(lines[at:end])
+            at = end + 1
+
+    def feed_all(self, pieces: list[bytes]) -> None:
+        """Take the next bytes in pieces: quicker than one by one where each is an event."""
+        at, count = 0, len(pieces)
+        while at < count:
+            shape, piece = self._repeated, pieces[at]
+            if not (piece.endswith(sse.BLANK) and self._splitter.idle):
+                self.feed(piece)
+            elif shape is not None:
+                taken, text = shape.take(pieces[at:] if at else pieces, sse.BLANK)
+                if taken:
+                    self._take_text(text)
+                    at += taken
+                    continue
+                self._repeated = None
+                continue
+            elif piece.count(b"\n") == 2 and b"\r" not in piece:
+                self._take_line(piece[:-2])
+            else:
+                self.feed(piece)
+            at += 1
+
+    def end(self) -> None:
+        """The stream is over: what came after the last blank line is an event too."""
+        rest = self._splitter.rest()
+        if rest:
+            damaged = self._damaged
+            self._take([line for line in rest.split(b"\n") if line])
+            # Torn at its end, it says nothing about the events before it.
+            self._damaged = damaged
+        self._splitter = sse.Splitter()
+
+    def problem(self) -> str | None:
+        """Why the answer cannot be taken for whole; None where it can, or where the server sent
+        an error, which decides by itself. To be asked after ``end``.
+        """
+        if self._error is not None:
+            return None
+        if self._damaged:
+            return "an event of the stream cannot be read"
+        choices = self._choices.values()
+        if self.done or (choices and all(choice.finish for choice in choices)):
+            return None
+        if self.begun:
+            return "the stream ended in the middle of the answer"
+        return "the stream ended before an answer began"
+
+    def body(self) -> bytes:
+        """The reply in the shape of a plain one: a completion, and an error where one came.
+
+        Half an answer has this shape too; ``problem`` tells.
+        """
+        return stream_json.write(self._value())
+
+    def _value(self) -> JsonObject:
+        value: JsonObject = {}
+        if self._error is not None:
+            # First, so that it is in what is kept of a failed row's reply.
+            value["error"] = self._error
+        value |= {
+            "id": self._head.get("id"),
+            "object": "chat.completion",
+            "created": self._head.get("created"),
+            "model": self._head.get("model"),
+            "choices": [choice.value(index) for index, choice in sorted(self._choices.items())],
+        }
+        if self._usage is not None:
+            value["usage"] = self._usage
+        for key in ("service_tier", "system_fingerprint"):
+            if key in self._head:
+                value[key] = self._head[key]
+        return value | self._other
+
+    # The quick ways
+
+    def _take_repeated(self, lines: list[bytes], at: int) -> int:
+        """Take the events of one line from there on that are like the one before; returns how
+        many they are.
+        """
+        shape, self._repeated = self._repeated, None
+        if shape is None or not lines[at].startswith(shape.before):
+            return 0
+        taken, text = shape.take(lines[at::2])
+        if not taken or any(lines[at + 1 : at + 2 * taken : 2]):
+            return 0
+        self._repeated = shape
+        self._take_text(text)
+        return taken
+
+    def _take_text(self, text: str) -> None:
+        assert self._first is not None
+        if text:
+            self._first.content.append(text)
+        self._learned = 0
+
+    def _take_line(self, line: bytes) -> None:
+        """Take an event of one line."""
+        if line == _LAST_LINE:
+            self.done = True
+        elif not (line.startswith(b"data:") and self._takes_plain(line)):
+            self._take([line])
+
+    def _takes_plain(self, line: bytes) -> bool:
+        chunk = read_plain(line[5:])
+        if chunk is None:
+            return False
+        content = None
+        if chunk.choices:
+            chosen = chunk.choices[0]
+            delta, first = chosen.delta, self._first
+            content = delta.content
+            if first is None:
+                first = self._first = self._choices[0] = ChoiceDeltas()
+            elif first.parts is not None:
+                return False
+            if content and delta.role is None:
+                first.content.append(content)
+            elif content == "" and delta.role is not None:
+                first.open()
+            elif content is not None:
+                first.add({"role": delta.role, "content": content})
+            if chosen.finish_reason:
+                first.finish = chosen.finish_reason
+        if chunk.usage:
+            self._usage = chunk.usage
+        if not self._named or chunk.service_tier or chunk.system_fingerprint:
+            self._take_head({key: getattr(chunk, key) for key in _HEAD})
+            self._named = "id" in self._head and "created" in self._head and "model" in self._head
+        if content and self._learned < _LEARNED_MAX:
+            self._learned += 1
+            self._repeated = shape_of(line)
+        return True
+
+    # The careful way
+
+    def _take(self, event: list[bytes]) -> None:
+        self._repeated = None
+        name, data = sse.read_event(event)
+        if not data:
+            return
+        if len(data) > 1 and self._takes_datum(name, b"\n".join(data)):
+            return
+        # Several events whose blank lines were forgotten, or just one line.
+        for datum in data:
+            if self._takes_datum(name, datum):
+                continue
+            lines = datum.split(b"\n")
+            if len(lines) == 1 or not all(self._takes_datum(name, line) for line in lines):
+                self._damaged = True
+
+    def _takes_datum(self, name: str, datum: bytes) -> bool:
+        """Take an event's data. False where it looks like JSON and cannot be read."""
+        text = datum.strip()
+        if text in (_DONE, b'"[DONE]"'):
+            self.done = True
+            return True
+        if not text:
+            return True
+        value = stream_json.read(text)
+        if value is stream_json.UNREADABLE:
+            if name == "error":
+                self._fail(reading.text_of(text, reading.ERROR_TEXT_MAX))
+            # Other text is what some servers keep the connection alive with.
+            return name == "error" or (text[:1] not in (b"{", b"[") and b"\n" not in text)
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, dict):
+                self._take_object(name, item)
+            elif name == "error":
+                self._fail(item)
+        return True
+
+    def _take_object(self, name: str, value: JsonObject) -> None:
+        self._take_errors(name, value)
+        groq, usage = value.get("x_groq"), value.get("usage")
+        if not usage and isinstance(groq, dict):
+            usage = groq.get("usage")
+        choices = value.get("choices")
+        if isinstance(choices, list):
+            self._take_head(value)
+            for key, item in value.items():
+                if key not in _NOT_KEPT and item is not None:
+                    self._other[key] = item
+            for place, item in enumerate(choices):
+                if isinstance(item, dict):
+                    whole = value.get("object") == "chat.completion"
+                    usage = self._take_choice(item, place, whole=whole) or usage
+        if isinstance(usage, dict) and usage:
+            self._usage = usage
+
+    def _take_head(self, value: JsonObject) -> None:
+        """Take what all chunks say of the answer: the first that says it counts, as servers give
+        every chunk a time of its own, and empty values to chunks that are none.
+        """
+        for key in _HEAD:
+            if key not in self._head and (given := value.get(key)):
+                self._head[key] = given
+
+    def _take_errors(self, name: str, value: JsonObject) -> None:
+        groq = value.get("x_groq")
+        if error := value.get("error"):
+            self._fail(error)
+        elif isinstance(groq, dict) and groq.get("error"):
+            self._fail(groq["error"])
+        elif name == "error" or (not isinstance(value.get("choices"), list) and _is_error(value)):
+            self._fail(value)
+
+    def _take_choice(self, item: JsonObject, place: int, *, whole: bool) -> object:
+        """Take a choice of one chunk; returns the usage where it has one."""
+        index = integer(item.get("index"))
+        if index is None or not 0 <= index < 2**31:
+            index = place
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = ChoiceDeltas()
+            if index == 0:
+                self._first = choice
+        delta, message = item.get("delta"), item.get("message")
+        if isinstance(delta, dict):
+            choice.add(delta)
+        elif isinstance(message, dict):
+            if whole:
+                choice.replace(message)
+            else:
+                choice.add(message)
+        finish = item.get("finish_reason")
+        if isinstance(finish, str) and finish:
+            choice.finish = finish
+        logprobs = item.get("logprobs")
+        if isinstance(logprobs, dict):
+            choice.add_logprobs(logprobs)
+        if error := item.get("error"):
+            self._fail(error)
+        for key, value in item.items():
+            if key not in _CHOICE_FIELDS:
+                choice.note(key, value)
+        return item.get("usage")
+
+    def _fail(self, error: object) -> None:
+        if self._error is None:
+            known = isinstance(error, (dict, str)) and error
+            self._error = error if known else {"message": reading.json_text(error)}
+
+
+_CHOICE_FIELDS = frozenset("index delta message finish_reason logprobs error usage".split())
+
+
+def fold(body: bytes) -> Stream:
+    """A stream that has arrived whole."""
+    stream = Stream()
+    for start in range(0, len(body), FED_BYTES):
+        stream.feed(body[start : start + FED_BYTES])
+    stream.end()
+    return stream
+
+
+def is_chunks(body: bytes) -> bool:
+    """Whether a body that begins with a brace is a stream of chunks all the same: its lines are
+    JSON and the field names of the events are missing.
+    """
+    if b'"delta"' not in body[:4096]:
+        return False
+    value = stream_json.read(body.lstrip().partition(b"\n")[0])
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return (
+        isinstance(choices, list)
+        and bool(choices)
+        and isinstance(choices[0], dict)
+        and "message" not in choices[0]
+        and isinstance(choices[0].get("delta"), dict)
+    )
+
+
+def _is_error(value: JsonObject) -> bool:
+    """Whether an object without choices is an error that stands by itself."""
+    kind, status = value.get("type"), value.get("status")
+    if value.get("object") == "error" or isinstance(value.get("detail"), (str, list)):
+        return True
+    if isinstance(status, int) and status >= 400 and "title" in value:
+        return True
+    return isinstance(value.get("message"), str) and (
+        value.get("code") is not None or (isinstance(kind, str) and "error" in kind.lower())
+    )

@@ -1,0 +1,82 @@
+"""JSON values as the chunks of a stream bring them, and the one value they become.
+
+Read as tolerantly as plain replies are, with one difference: halves of surrogate pairs are kept
+until the end, since a server may cut a pair in two and send the halves in two chunks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+
+UNREADABLE = object()
+"""What is not JSON."""
+
+DEPTH_MAX = 64
+TOO_DEEP = "nested too deeply to be kept"
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_HALF = re.compile("[\ud800-\udfff]")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def read(text: bytes) -> object:
+    """The JSON value in a text, or ``UNREADABLE``."""
+    try:
+        return _decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return json.loads(text.decode("utf-8-sig", errors="replace"), strict=False)
+    except (ValueError, RecursionError):
+        return UNREADABLE
+
+
+def write(value: Any) -> bytes:
+    """A value as JSON in UTF-8: pairs put together, single halves replaced, absurd depths cut."""
+    try:
+        return _write(value)
+    except RecursionError:
+        return _write(_cut(value, DEPTH_MAX))
+
+
+def _write(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        value = _mended(value)
+    except OverflowError:
+        pass
+    try:
+        return _encode(value)
+    except OverflowError:
+        # An integer beyond 64 bits.
+        return json.dumps(_mended(value), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", _PAIR.sub(_joined, value))
+    if isinstance(value, list):
+        return [_mended(item) for item in value]
+    if isinstance(value, dict):
+        return {_mended(key): _mended(item) for key, item in value.items()}
+    return value
+
+
+def _joined(pair: re.Match[str]) -> str:
+    return pair[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
+def _cut(value: Any, depth: int) -> Any:
+    if not isinstance(value, (list, dict)):
+        return value
+    if depth == 0:
+        return TOO_DEEP
+    if isinstance(value, list):
+        return [_cut(item, depth - 1) for item in value]
+    return {key: _cut(item, depth - 1) for key, item in value.items()}

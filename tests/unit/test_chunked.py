@@ -1,0 +1,81 @@
+"""The chunked transfer coding, cut anywhere."""
+
+import pytest
+
+from batchrun.core.chunked import BULK_BYTES, LINE_BYTES_MAX, ChunkedError, Dechunker
+
+TEXTS = [b"a", b"data: x\n\n", b"\r\n", b"12\r\n", b"z" * 300, b"\n", b"\r"]
+
+
+def _coded(texts, extension=b"", trailer=b""):
+    lines = [b"%x%b\r\n%b\r\n" % (len(text), extension, text) for text in texts]
+    return b"".join(lines) + b"0\r\n" + trailer + b"\r\n"
+
+
+def _fed(data, size):
+    dechunker = Dechunker()
+    found = b""
+    for start in range(0, len(data), size):
+        found += b"".join(dechunker.feed(data[start : start + size]))
+    return found, dechunker
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 10_000])
+@pytest.mark.parametrize("extension", [b"", b";name=value", b' ; a="\x01"'])
+@pytest.mark.parametrize("trailer", [b"", b"Expires: never\r\nX: y\r\n"])
+def test_whatever_the_cuts(size, extension, trailer):
+    """Data, extensions and trailers cut anywhere give the body, whole and once."""
+    found, dechunker = _fed(_coded(TEXTS, extension, trailer), size)
+    assert found == b"".join(TEXTS)
+    assert (dechunker.ended, dechunker.surplus) == (True, False)
+
+
+@pytest.mark.parametrize("size", [1, 700, 1500, 5000, 100_000])
+@pytest.mark.parametrize("odd", [None, b"with \r inside", b"\n0", b"\r\n", b"0\r\n\r\n"])
+def test_many_chunks_at_once(size, odd):
+    """Chunks that are taken in bulk are those that would be taken one by one."""
+    texts = [b"data: %d\n\n" % number for number in range(2 * BULK_BYTES // 10)]
+    if odd is not None:
+        texts.insert(70, odd)
+    found, dechunker = _fed(_coded(texts), size)
+    assert found == b"".join(texts)
+    assert (dechunker.ended, dechunker.surplus) == (True, False)
+
+
+def test_what_comes_behind_the_body_is_noticed():
+    """The connection of such a response must not be used again."""
+    for size in (1, 1000):
+        found, dechunker = _fed(_coded([b"x"]) + b"H", size)
+        assert (found, dechunker.ended, dechunker.surplus) == (b"x", True, True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n",
+        b"x\r\nx\r\n",
+        b"-1\r\n",
+        b"+1\r\nx\r\n",
+        b"0x1\r\nx\r\n",
+        b"1_0\r\n",
+        b"1" * 17 + b"\r\n",
+        b"1\r\nxyz",
+        b"1\r\nx\n\n1\r\nx",
+        b"f" * (LINE_BYTES_MAX + 1),
+        b"0\r\n" + b"t" * (LINE_BYTES_MAX + 1),
+        b"5\r\n12345\rX5\r\n12345\r\n" + b"5\r\n12345\r\n" * BULK_BYTES,
+        b"5\r\n12345\r\n" * BULK_BYTES + b"5\r\n123456\r\n",
+        b"5\r\n12345\r\n" * BULK_BYTES + b"5\rX12345\r\n" * 2,
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_broken_coding_is_an_error(data, size):
+    """What is no chunk is never taken for text."""
+    with pytest.raises(ChunkedError):
+        _fed(data, size)
+
+
+def test_half_a_body_has_not_ended():
+    """The end is announced and not guessed."""
+    found, dechunker = _fed(_coded([b"hello"])[:6], 2)
+    assert (found, dechunker.ended) == (b"hel", False)

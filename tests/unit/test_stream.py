@@ -1,0 +1,514 @@
+"""A stream folded into the plain reply that it stands for, whatever a server makes of it."""
+
+import json
+
+import pytest
+
+from batchrun.core import error_body
+from batchrun.core import reply as reading
+from batchrun.core import stream as streams
+from batchrun.core.stream import Stream, fold, is_chunks
+from batchrun.records import ToolCall, Usage
+
+HEAD = {"id": "c-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "m-2"}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+DONE = b"data: [DONE]\n\n"
+
+
+def _event(value):
+    return b"data: %b\n\n" % (value if isinstance(value, bytes) else json.dumps(value).encode())
+
+
+def _choice(delta=None, finish=None, index=0, **more):
+    return {"index": index, "delta": delta or {}, "finish_reason": finish} | more
+
+
+def _chunk(delta=None, finish=None, index=0, more=None, **top):
+    return HEAD | {"choices": [_choice(delta, finish, index, **(more or {}))]} | top
+
+
+ROLE = _chunk({"role": "assistant", "content": ""})
+STOP = _chunk(finish="stop")
+
+
+def _say(text, **more):
+    return _chunk({"content": text}, **more)
+
+
+def _fold(*values, done=True):
+    data = b"".join(v if isinstance(v, bytes) else _event(v) for v in values)
+    return fold(data + (DONE if done else b""))
+
+
+def _read(*values, done=True):
+    stream = _fold(*values, done=done)
+    assert stream.problem() is None
+    return reading.completion(reading.parse(stream.body()))
+
+
+def _first(*deltas):
+    return _read(*(_chunk(delta) for delta in deltas), STOP).first
+
+
+def test_a_stream_as_the_specification_has_it():
+    """Role, text, finish reason and usage make a plain completion with every field in its place."""
+    head = {"system_fingerprint": "fp", "service_tier": "default", "usage": None}
+    found = _read(
+        *(chunk | head for chunk in (ROLE, _say("Hel"), _say("lo "), _say("you"), STOP)),
+        HEAD | head | {"choices": [], "usage": USAGE},
+    )
+    assert (found.response_id, found.created_s, found.model) == ("c-1", 1_700_000_000, "m-2")
+    assert (found.system_fingerprint, found.service_tier) == ("fp", "default")
+    assert (found.first.content, found.first.finish_reason) == ("Hello you", "stop")
+    assert found.usage == Usage(3, 4, 7)
+    assert found.choices is None
+
+
+@pytest.mark.parametrize("text", ["plain", 'quo"te', "back\\slash", "line\nend", "é€😀", "\u2028"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_every_text_is_exact(text, ascii_only):
+    """Escapes, quotes and line ends in the text are those that were sent."""
+    data = b"".join(
+        _event(json.dumps(_say(f"{n}{text}"), ensure_ascii=ascii_only).encode()) for n in range(9)
+    )
+    expected = "".join(f"{n}{text}" for n in range(9))
+    assert _read(ROLE, data, STOP).first.content == expected
+
+
+def test_chunks_that_are_nearly_like_the_one_before():
+    """What looks like the chunks before and is not is read for what it says."""
+    texts = [_say(text) for text in "abc"]
+    found = _read(
+        *texts,
+        _say("d", more={"logprobs": {"content": [{"token": "d"}]}}),
+        *texts,
+        _chunk({"content": "e", "refusal": "no"}),
+        *texts,
+        _say("f", index=1),
+        *texts,
+        _say("g", finish="length"),
+        _chunk(finish="stop", index=1),
+    )
+    first, second = found.choices
+    assert first.content == "abcdabceabcabcg"
+    assert (first.refusal, first.finish_reason, second.content) == ("no", "length", "f")
+    assert first.logprobs == '{"content":[{"token":"d"}]}'
+
+
+@pytest.mark.parametrize(
+    ("events", "problem"),
+    [
+        pytest.param([ROLE, _say("a"), STOP, DONE], None, id="finish and done"),
+        pytest.param([ROLE, _say("a"), STOP], None, id="finish, no done"),
+        pytest.param([ROLE, _say("a"), DONE], None, id="done, no finish"),
+        pytest.param([ROLE, DONE], None, id="done, no text"),
+        pytest.param([ROLE, STOP], None, id="finish, no text"),
+        pytest.param([ROLE, _say("a")], "in the middle", id="neither"),
+        pytest.param([ROLE], "before an answer", id="neither, no text"),
+        pytest.param([], "before an answer", id="nothing"),
+        pytest.param([b": keep-alive\n\n"], "before an answer", id="comments only"),
+        pytest.param([_say("a", finish="")], "in the middle", id="empty finish reason"),
+        pytest.param(
+            [_say("a", finish="stop"), _say("b", index=1)], "in the middle", id="one of two"
+        ),
+        pytest.param([_say("a"), b'data: {"id":\n\n', STOP, DONE], "cannot be read", id="damage"),
+        pytest.param([_say("a"), STOP, b'data: {"usa'], None, id="torn behind the finish"),
+        pytest.param([_say("a"), b'data: {"usa'], "in the middle", id="torn"),
+        pytest.param([_say("a"), _event({"error": {"code": 500}})], None, id="an error decides"),
+    ],
+)
+def test_which_ends_are_complete(events, problem):
+    """A finish reason or ``[DONE]`` makes an answer whole, a good end of the connection not."""
+    stream = _fold(*events, done=False)
+    found = stream.problem()
+    assert found is None if problem is None else problem in found
+
+
+def test_done_alone_is_no_completion():
+    """A stream of nothing but its end has no choices, and the judge sees that."""
+    stream = _fold()
+    assert stream.problem() is None
+    assert reading.completion(reading.parse(stream.body())) is None
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        b"data: [DONE]",
+        b"data: [DONE]\n",
+        b"data:[DONE]\n\n",
+        b'data: "[DONE]"\n\n',
+        b"data:  [DONE] ",
+    ],
+)
+def test_forms_of_done(ending):
+    """With a space or none, quoted, and not ended by a blank line."""
+    assert _fold(_say("a"), ending, done=False).done
+
+
+def test_the_last_event_may_lack_its_blank_line():
+    """The finish reason is not lost with it."""
+    data = _event(_say("a")) + _event(STOP).rstrip(b"\n")
+    assert fold(data).problem() is None
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\xef\xbb\xbf",
+        b": keep-alive\n\n",
+        b": OPENROUTER PROCESSING\n\n",
+        b"\n\n\n",
+        b"id: 7\n\n",
+        b"retry: 3000\n\n",
+        b"data: \n\n",
+        b"data: ping\n\n",
+        b'event: ping\ndata: {"type":"ping"}\n\n',
+        b'event: sglext_ids\ndata: {"ids":[1]}\n\n',
+        b"data: null\n\n",
+        b"data: 5\n\n",
+        b"data: []\n\n",
+        b"data: {}\n\n",
+        b"x-unknown: field\n\n",
+        b'data: {"choices":null}\n\n',
+        b'data: {"choices":[null,7]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":null}]}\n\n',
+        b'data: {"choices":[{"index":0}]}\n\n',
+        b'data: {"error":null}\n\n',
+        b'data: {"object":"","id":"","choices":[],"prompt_filter_results":[{}]}\n\n',
+        b'data: {"choices":[{"index":0,"finish_reason":null,"content_filter_offsets":{}}]}\n\n',
+    ],
+)
+def test_what_is_no_chunk_changes_nothing(junk):
+    """Comments, pings, preludes and trailers may stand before, between and behind the chunks."""
+    found = _read(junk, ROLE, _say("a"), junk, _say("b"), STOP, junk, done=False)
+    assert (found.first.content, found.first.finish_reason) == ("ab", "stop")
+    assert (found.response_id, found.model, found.choices) == ("c-1", "m-2", None)
+
+
+def test_blank_lines_that_were_forgotten():
+    """Data lines that together are no JSON are read each by itself."""
+    data = b"".join(_event(value).replace(b"\n\n", b"\n") for value in (ROLE, _say("a"), STOP))
+    assert _read(data + b"data: [DONE]\n", done=False).first.content == "a"
+
+
+def test_data_over_several_lines():
+    """The lines of one event are one JSON text."""
+    data = b"".join(
+        b"data: %b\n" % line for line in json.dumps(_say("a"), indent=1).encode().split(b"\n")
+    )
+    assert _read(ROLE, data + b"\n", STOP).first.content == "a"
+
+
+def test_lines_without_field_names():
+    """Chunks given line by line as bare JSON are chunks."""
+    data = b"\n".join(json.dumps(value).encode() for value in (ROLE, _say("a"), STOP))
+    assert is_chunks(data)
+    assert reading.completion(reading.parse(fold(data).body())).first.content == "a"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices":[{"message":{"content":"hi"}}]}',
+        b'{"choices":[{"message":{"content":"hi"},"delta":{}}]}',
+        b'{"error":"x","delta":1}',
+        b'{"choices":[{"delta":5}]}',
+        b'{"choices":[],"delta":{}}',
+        b'{"delta',
+        b'["delta"]',
+    ],
+)
+def test_what_is_not_chunks(body):
+    """A plain reply is not taken for chunks because a word stands in it."""
+    assert not is_chunks(body)
+
+
+def test_messages_in_place_of_deltas():
+    """Some servers name a chunk's delta ``message``."""
+    chunks = [HEAD | {"choices": [{"index": 0, "message": {"content": c}}]} for c in "ab"]
+    assert _read(*chunks, STOP).first.content == "ab"
+
+
+def test_a_whole_completion_as_an_event():
+    """A plain reply in an event is the answer; behind chunks it takes their place."""
+    message = {"role": "assistant", "content": "whole", "refusal": None}
+    whole = HEAD | {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+    for before in ([], [ROLE, _say("who"), _say("le")]):
+        found = _read(*before, whole)
+        assert (found.first.content, found.usage.total_tokens) == ("whole", 7)
+
+
+def test_the_first_that_is_said_of_the_answer_counts():
+    """Ids and times that change from chunk to chunk, and empty ones, do no harm."""
+    azure = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
+    odd = [_say("a") | {"id": f"c-{n}", "created": 1_700_000_000 + n} for n in range(1, 4)]
+    found = _read(azure, *odd, STOP | {"service_tier": "flex", "system_fingerprint": "late"})
+    assert (found.response_id, found.created_s, found.model) == ("c-1", 1_700_000_001, "m-2")
+    assert (found.service_tier, found.system_fingerprint) == ("flex", "late")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param([{"usage": USAGE}], id="with the finish reason"),
+        pytest.param([{"usage": {"total_tokens": 1}}, {"usage": USAGE}], id="cumulative"),
+        pytest.param([{"usage": USAGE}, {"usage": None}], id="null behind it"),
+        pytest.param([{"usage": USAGE}, {"usage": {}}], id="empty behind it"),
+        pytest.param([{"x_groq": {"id": "r", "usage": USAGE}}], id="Groq"),
+        pytest.param([{"choices": [_choice(usage=USAGE)]}], id="Moonshot"),
+        pytest.param([{"choices": [], "usage": USAGE}], id="OpenAI"),
+        pytest.param([{"choices": None, "usage": USAGE}], id="without choices"),
+    ],
+)
+def test_the_last_usage_counts(where):
+    """Wherever usage stands, the last that says anything is it; nothing is added up."""
+    found = _read(ROLE, _say("a"), *(STOP | top for top in where), STOP)
+    assert found.usage == Usage(3, 4, 7)
+
+
+def test_choices_come_in_any_order():
+    """Interleaved choices are told apart by index, and the lowest is the first."""
+    deltas = [(1, "x"), (0, "a"), ("2", "p"), (1, "y"), (0, "b"), (2, "q")]
+    chunks = [_say(text, index=index) for index, text in deltas]
+    ends = [_chunk(finish="stop", index=index) for index in range(3)]
+    found = _read(*chunks, *ends)
+    assert [(c.index, c.content) for c in found.choices] == [(0, "ab"), (1, "xy"), (2, "pq")]
+    assert found.first.content == "ab"
+
+
+def test_several_choices_in_one_chunk_without_indexes():
+    """Choices without an index are told apart by their place."""
+    chunk = HEAD | {"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "x"}}]}
+    found = _read(chunk, chunk)
+    assert [(c.index, c.content) for c in found.choices] == [(0, "aa"), (1, "xx")]
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_by_both_names(name):
+    """Reasoning deltas are joined; null on the content chunks says nothing."""
+    other = {"reasoning_content": None, "reasoning": None}
+    found = _first({"role": "assistant", "content": ""}, {name: "think"}, {name: " on"},
+                   other | {"content": "a"}, other | {"content": "b"})  # fmt: skip
+    assert (found.reasoning, found.content) == ("think on", "ab")
+
+
+def test_a_refusal():
+    """Refusal deltas are joined, and the content is null as in a plain reply."""
+    found = _first(
+        {"role": "assistant", "content": "", "refusal": None},
+        {"refusal": "I "},
+        {"refusal": "won't"},
+    )
+    assert (found.refusal, found.content) == ("I won't", None)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "content"),
+    [
+        pytest.param([{"role": "assistant", "content": ""}], "", id="an empty answer"),
+        pytest.param([{"role": "assistant", "content": None}], None, id="null"),
+        pytest.param([{"role": "assistant"}], None, id="never"),
+        pytest.param([{"content": ""}], "", id="empty without a role"),
+        pytest.param(
+            [{"role": "assistant", "content": ""}, {"tool_calls": [{"index": 0, "id": "a"}]}],
+            None,
+            id="the opening chunk of a tool call",
+        ),
+        pytest.param(
+            [{"role": "assistant", "content": "", "tool_calls": [{"id": "a"}]}], "", id="Ollama"
+        ),
+    ],
+)
+def test_empty_content_and_none(deltas, content):
+    """The empty content that opens a message does not make null content empty."""
+    assert _first(*deltas).content == content
+
+
+def test_tool_calls_end_in_their_columns():
+    """Fragments, and arguments given as an object, are the calls of a plain reply."""
+    found = _first(
+        {"role": "assistant", "content": None},
+        {"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f"}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"x":'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]},
+        {"tool_calls": {"index": "1", "id": "b", "function": {"name": "g", "arguments": {"y": 2}}}},
+    )
+    assert found.tool_calls == (
+        ToolCall("a", "function", "f", '{"x":1}'),
+        ToolCall("b", None, "g", '{"y":2}'),
+    )
+
+
+def test_content_in_parts():
+    """Parts and plain text may alternate; the text is all of it, in order."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    stream = _fold(
+        *(
+            _chunk({"content": c})
+            for c in ("a", [thought], [{"type": "text", "text": "b"}], "c", "d")
+        ),
+        STOP,
+    )
+    value = json.loads(stream.body())
+    assert value["choices"][0]["message"]["content"] == [
+        {"type": "text", "text": "a"}, thought, {"type": "text", "text": "bcd"},
+    ]  # fmt: skip
+    assert reading.completion(value).first.content == "abcd"
+
+
+def test_logprobs_are_joined():
+    """Each chunk's lists go on with those before; null stays null."""
+    chunks = [
+        _say(c, more={"logprobs": {"content": [{"token": c, "logprob": -0.5}], "refusal": None}})
+        for c in "ab"
+    ]
+    found = _read(ROLE, *chunks, STOP)
+    assert json.loads(found.first.logprobs) == {
+        "content": [{"token": c, "logprob": -0.5} for c in "ab"],
+        "refusal": None,
+    }
+    assert found.choices == (found.first,)
+
+
+def test_a_surrogate_pair_in_two_chunks():
+    """Halves that two chunks bring are one character; a lone half is replaced."""
+    halves = [
+        b'{"choices":[{"index":0,"delta":{"content":"%b"}}]}' % h for h in (b"\\ud83d", b"\\ude00")
+    ]
+    assert _read(*map(_event, halves), STOP).first.content == "😀"
+    assert _read(_event(halves[0]), _say("x"), STOP).first.content == "\ufffdx"
+
+
+@pytest.mark.parametrize(
+    ("raw", "content"),
+    [
+        (b'"a\xff"', "a\ufffd"),
+        (b'"a\x01"', "a\x01"),
+        (b'"a\\u0000"', "a\x00"),
+        (b'"a","content":"b"', "b"),
+    ],
+)
+def test_json_that_strict_parsers_refuse(raw, content):
+    """Invalid UTF-8, control characters, NUL and doubled keys are read as in a plain reply."""
+    event = _event(b'{"choices":[{"index":0,"delta":{"content":%b}}]}' % raw)
+    assert _read(event, event, event, STOP).first.content == content * 3
+
+
+def test_numbers_that_json_cannot_hold():
+    """NaN and integers beyond 64 bits come through where a plain reply brings them."""
+    logprobs = b'{"content":[{"logprob":NaN,"bytes":[99999999999999999999999]}]}'
+    event = b'{"choices":[{"index":0,"delta":{"content":"a"},"logprobs":%b}]}' % logprobs
+    plain = b'{"choices":[{"index":0,"message":{"content":"a"},"logprobs":%b}]}' % logprobs
+    expected = reading.completion(reading.parse(plain)).first.logprobs
+    assert _read(_event(event)).first.logprobs == expected
+
+
+def test_absurd_nesting_is_not_the_end():
+    """A field of a thousand levels costs its value and not the answer."""
+    deep = b'{"choices":[{"index":0,"delta":{"content":"a"},"x":%b%b}]}' % (b"[" * 400, b"]" * 400)
+    assert _read(_event(deep), STOP).first.content == "a"
+    deeper = deep.replace(b"[[", b"[" * 4000).replace(b"]]", b"]" * 4000)
+    assert (
+        _fold(_say("a"), _event(deeper), STOP).problem() == "an event of the stream cannot be read"
+    )
+
+
+ERRORS = {
+    "an object": (b'data: {"error":{"message":"no","code":503}}\n\n', "503", "no"),
+    "text": (b'data: {"error":"no"}\n\n', None, "no"),
+    "flat": (b'data: {"object":"error","message":"no","code":503}\n\n', "503", "no"),
+    "flat, of a type": (b'data: {"message":"no","type":"server_error"}\n\n', None, "no"),
+    "named": (b'event: error\ndata: {"message":"no","code":503}\n\n', "503", "no"),
+    "named, text": (b"event: error\ndata: no\n\n", None, "no"),
+    "a field": (b'error: {"message":"no","code":503}\n\n', "503", "no"),
+    "bare JSON": (b'{"error":{"message":"no","code":503}}\n', "503", "no"),
+    "bare JSON over lines": (b'{\n "error":{\n  "message":"no", "code":503}\n}\n', "503", "no"),
+    "a list": (b'data: [{"error":{"message":"no","code":503}}]\n\n', "503", "no"),
+    "detail": (b'data: {"detail":"no"}\n\n', None, "no"),
+    "Groq": (b'data: {"choices":[],"x_groq":{"error":"no"}}\n\n', None, "no"),
+    "in a choice": (
+        b'data: {"choices":[{"index":0,"error":{"code":503,"message":"no"}}]}\n\n',
+        "503",
+        "no",
+    ),
+    "beside choices": (
+        b'data: {"error":{"code":503,"message":"no"},"choices":[{"finish_reason":"error"}]}\n\n',
+        "503",
+        "no",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_in_the_middle(name):
+    """In every shape an error is at the top of the reply, with the partial text beside it."""
+    event, code, message = ERRORS[name]
+    stream = _fold(ROLE, _say("half"), event)
+    value = json.loads(stream.body())
+    assert stream.problem() is None
+    assert reading.completion(value) is None
+    told = error_body.read(value)
+    assert told.code == code and told.message == message
+    assert value["choices"][0]["message"]["content"] == "half"
+
+
+def test_the_first_error_counts():
+    """A second error is most often about the first."""
+    stream = _fold(_event({"error": "first"}), _event({"error": "second"}))
+    assert json.loads(stream.body())["error"] == "first"
+
+
+def test_the_raw_reply_keeps_what_vendors_add():
+    """Unknown fields of chunk and choice are kept, padding is not; lists of a choice are joined."""
+    chunks = [
+        _chunk({"content": c, "annotations": [c]}, more={"token_ids": [n], "stop_reason": None},
+               obfuscation="xxxx", provider="p", timings={"n": n})
+        for n, c in enumerate("ab")
+    ]  # fmt: skip
+    value = json.loads(_fold(*chunks, STOP).body())
+    assert value["object"] == "chat.completion"
+    assert (value["provider"], value["timings"]) == ("p", {"n": 1})
+    assert "obfuscation" not in value
+    assert value["choices"][0]["token_ids"] == [0, 1]
+    assert value["choices"][0]["message"]["annotations"] == ["a", "b"]
+
+
+def test_what_has_begun():
+    """The model has begun with its first text, reasoning, refusal or tool call, and no sooner."""
+    for delta in (
+        {"content": "a"},
+        {"content": [{"type": "text", "text": "a"}]},
+        {"reasoning": "a"},
+        {"reasoning_content": "a"},
+        {"refusal": "a"},
+        {"tool_calls": [{"index": 0}]},
+    ):
+        stream = Stream()
+        stream.feed(
+            b": hello\n\n" + _event(ROLE) + _event(_chunk({"reasoning": "", "content": None}))
+        )
+        assert not stream.begun
+        stream.feed(_event(_chunk(delta)))
+        assert stream.begun
+
+
+def test_the_quick_ways_are_taken():
+    """Repeated chunks are not decoded one by one, or streams would cost what they should not."""
+    decoded = []
+    original = streams.read_plain
+    streams.read_plain = lambda data: decoded.append(data) or original(data)
+    try:
+        pieces = [_event(value) for value in (ROLE, *map(_say, "abcdefgh"), STOP)]
+        for feed in (lambda s: s.feed(b"".join(pieces)), lambda s: s.feed_all(pieces)):
+            decoded.clear()
+            stream = Stream()
+            feed(stream)
+            assert json.loads(stream.body())["choices"][0]["message"]["content"] == "abcdefgh"
+            assert len(decoded) == 3  # the opening, the first text, the end
+    finally:
+        streams.read_plain = original
