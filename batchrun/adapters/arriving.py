@@ -125,7 +125,7 @@ class Arriving:
         self._size += size
         if self._size > self._bytes_max:
             message = f"the reply is larger than {self._bytes_max:,} bytes"
-            raise TransportFault(message, kind="too_large", sent=True, http_status=self.status)
+            raise TransportFault(message, kind="too_large", sent=True)
 
     def _look(self, stream: Stream) -> None:
         if self.ttft_s is None and stream.begun:

@@ -170,6 +170,7 @@ class HttpTransport:
             # Not chained: aiohttp's errors hold the request's headers, the key among them.
             return self._folded(arrived, self._fault(error, arrived.status))
         except TransportFault as fault:
+            fault.http_status = arrived.status
             return self._folded(arrived, fault)
         finally:
             self._deadlines.leave(task)

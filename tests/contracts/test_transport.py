@@ -20,6 +20,13 @@ KEY = "sk-never-to-be-seen"
 BODY = b'{"messages":[],"model":"m"}'
 TIMEOUT_S = 0.4
 BYTES_MAX = 100_000
+EXPECTING = {"stream": False}
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["plain", "streams expected"])
+def _expecting(request, monkeypatch):
+    """The whole exam twice: what is no stream must not suffer from one being expected."""
+    monkeypatch.setitem(EXPECTING, "stream", request.param)
 
 
 def _request(row=0, body=BODY):
@@ -149,7 +156,7 @@ def _http(url, **settings):
         "body_bytes_max": BYTES_MAX,
         "environment": {},
     }
-    return HttpTransport(url, **defaults | settings)
+    return HttpTransport(url, **defaults | EXPECTING | settings)
 
 
 async def _fault_of(sending):

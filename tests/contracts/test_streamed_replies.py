@@ -1,0 +1,393 @@
+"""Streams over real sockets: both ways of reading them, every way in which they can end."""
+
+import asyncio
+import gzip
+import json
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+
+from batchrun.adapters import arriving, tap
+from batchrun.adapters.http import HttpTransport
+from batchrun.core import reply as reading
+from batchrun.core.redact import REDACTED
+from batchrun.core.verdict import Circumstances, judge
+from batchrun.errors import TransportFault
+from batchrun.records import Request
+
+REQUEST = Request(0, None, b'{"model":"m","stream":true}', "0" * 64, "m", 10)
+KEY = "sk-never-to-be-seen"
+TIMEOUT_S = 0.5
+BYTES_MAX = 100_000
+PATIENCE_S = 10.0
+
+STREAM = "Content-Type: text/event-stream"
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.fixture(params=[True, False], ids=["tapped", "by aiohttp"])
+def transport_of(request):
+    """Makes transports that expect streams, and such that do not."""
+
+    def make(url, **settings):
+        defaults = {
+            "key": KEY, "headers": {}, "concurrency": 4, "timeout_s": TIMEOUT_S,
+            "connect_timeout_s": 5.0, "body_bytes_max": BYTES_MAX, "environment": {},
+            "stream": request.param,
+        }  # fmt: skip
+        return HttpTransport(url, **defaults | settings)
+
+    return make
+
+
+def _head(*headers, status="200 OK"):
+    return "\r\n".join([f"HTTP/1.1 {status}", "X-Request-Id: req-1", *headers, "", ""]).encode()
+
+
+def _chunked(*pieces, end=True):
+    body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    return body + (b"0\r\n\r\n" if end else b"")
+
+
+def _event(delta, finish=None, **more):
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    chunk = {"id": "c", "created": 5, "model": "m", "choices": [choice]} | more
+    return b"data: %b\n\n" % json.dumps(chunk).encode()
+
+
+OPEN = _event({"role": "assistant", "content": ""})
+TEXTS = [_event({"content": f"word {number} "}) for number in range(40)]
+CONTENT = "".join(f"word {number} " for number in range(40))
+STOP = _event({}, "stop")
+USAGE = _event({}, usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})
+DONE = b"data: [DONE]\n\n"
+WHOLE = [OPEN, *TEXTS, STOP, USAGE, DONE]
+
+
+@asynccontextmanager
+async def _serving(behave):
+    """A server that reads a request and then does as it is told; counts its connections."""
+    writers, opened = set(), []
+
+    async def handle(reader, writer):
+        writers.add(writer)
+        opened.append(writer)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                if not await behave(reader, writer):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writers.discard(writer)
+            writer.close()
+
+    listening = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1", opened
+    finally:
+        listening.close()
+        for writer in writers:
+            writer.transport.abort()
+        async with asyncio.timeout(5):
+            while writers:  # noqa: ASYNC110 - sockets close when they like
+                await asyncio.sleep(0.01)
+
+
+def _sending(*pieces, pause_s=0.0, then="go on"):
+    """Send these pieces; then go on, close, reset, or wait for the client to leave."""
+
+    async def behave(reader, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            if pause_s:
+                await asyncio.sleep(pause_s)
+        if then == "reset":
+            writer.transport.abort()
+        if then == "wait":
+            await reader.read()
+        return then == "go on"
+
+    return behave
+
+
+def _exchange(make, behave, times=1, **settings):
+    """What each exchange brought, a reply or a fault, and how many connections it took."""
+
+    async def play():
+        found = []
+        async with _serving(behave) as (url, opened), make(url, **settings) as transport:
+            for _ in range(times):
+                try:
+                    async with asyncio.timeout(PATIENCE_S):
+                        found.append(await transport.send(REQUEST))
+                except TransportFault as fault:
+                    found.append(fault)
+            return found, len(opened)
+
+    return asyncio.run(play())
+
+
+def _read(reply):
+    return reading.completion(reading.parse(reply.body))
+
+
+def _verdict(exchange):
+    return judge(exchange, Circumstances({}, True, 1e9, 600.0))
+
+
+def test_a_stream_becomes_a_plain_reply(transport_of):
+    """Status, headers, the answer and the time to its first token; connections are kept."""
+    behave = _sending(_head(STREAM, CHUNKED), _chunked(*WHOLE))
+    found, opened = _exchange(transport_of, behave, times=3)
+    for reply in found:
+        assert (reply.status, reply.headers.get("x-request-id")) == (200, "req-1")
+        answer = _read(reply)
+        assert (answer.first.content, answer.first.finish_reason) == (CONTENT, "stop")
+        assert answer.usage.total_tokens == 3
+        assert 0 < reply.ttft_s < PATIENCE_S
+    assert opened == 1
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_cut_anywhere(transport_of, size):
+    """Head, chunk sizes and events may be cut by the network wherever it likes."""
+    raw = _head(STREAM, CHUNKED) + _chunked(b": hello\r\n\r\n", OPEN, *TEXTS[:4], STOP, DONE)
+    pieces = [raw[a:b] for a, b in pairwise([*range(0, len(raw), size), len(raw)])]
+
+    async def behave(_, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0)
+        return True
+
+    [reply], _ = _exchange(transport_of, behave, timeout_s=20)
+    assert _read(reply).first.content == "word 0 word 1 word 2 word 3 "
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "then"),
+    [
+        pytest.param([STREAM], b"".join(WHOLE), "close", id="until the connection closes"),
+        pytest.param(
+            [STREAM, f"Content-Length: {len(b''.join(WHOLE))}"], b"".join(WHOLE), "go on",
+            id="with its length",
+        ),
+        pytest.param(
+            ["Content-Type: text/plain", CHUNKED], _chunked(*WHOLE), "go on", id="mislabelled"
+        ),
+        pytest.param([CHUNKED], _chunked(*WHOLE), "go on", id="not labelled"),
+        pytest.param(
+            [STREAM, CHUNKED, "Content-Encoding: gzip"],
+            _chunked(gzip.compress(b"".join(WHOLE))), "go on", id="compressed",
+        ),
+        pytest.param(
+            [STREAM, CHUNKED, "Connection: close"], _chunked(*WHOLE), "close", id="closing"
+        ),
+        pytest.param(
+            ["content-type:text/event-stream;charset=utf-8", "transfer-encoding:  chunked "],
+            _chunked(*WHOLE), "go on", id="odd head",
+        ),
+        pytest.param(
+            [STREAM, CHUNKED], _chunked(b"\n", b"\r\n\r\n", *WHOLE), "go on", id="blank lines first"
+        ),
+        pytest.param(
+            [STREAM, CHUNKED],
+            _chunked(*(e.replace(b"data: ", b"").replace(b"\n\n", b"\n") for e in WHOLE[:-1])),
+            "go on", id="lines without field names",
+        ),
+    ],
+)  # fmt: skip
+def test_streams_in_other_clothes(transport_of, head, body, then):
+    """However its end is told, labelled or not, a stream is read as one."""
+    [reply], _ = _exchange(transport_of, _sending(_head(*head), body, then=then))
+    assert _read(reply).first.content == CONTENT
+    assert _read(reply).usage.total_tokens == 3
+
+
+PLAIN = json.dumps(
+    {"id": "c", "choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}
+).encode()
+
+
+@pytest.mark.parametrize("label", ["text/event-stream", "application/json", "text/plain"])
+@pytest.mark.parametrize("before", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_plain_json_is_read_as_such(transport_of, label, before):
+    """A server that does not stream is understood all the same."""
+    body = before + PLAIN
+    behave = _sending(_head(f"Content-Type: {label}", CHUNKED), _chunked(body[:5], body[5:]))
+    [reply], opened = _exchange(transport_of, behave)
+    assert (_read(reply).first.content, reply.ttft_s, opened) == ("hi", None, 1)
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "429 Slow", "500 Broken", "503 Later"])
+def test_refusals_are_read_whole(transport_of, status):
+    """An error status has a plain body, whatever its label."""
+    behave = _sending(_head(STREAM, CHUNKED, status=status), _chunked(b"data: no", b" more\n\n"))
+    [reply], _ = _exchange(transport_of, behave)
+    assert (reply.status, reply.body, reply.ttft_s) == (int(status[:3]), b"data: no more\n\n", None)
+
+
+@pytest.mark.parametrize("then", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("events", "whole"),
+    [
+        pytest.param([OPEN, *TEXTS], False, id="in the text"),
+        pytest.param([OPEN, *TEXTS, STOP], True, id="behind the finish reason"),
+        pytest.param([OPEN, *TEXTS, DONE], True, id="behind done"),
+        pytest.param([OPEN], False, id="before the text"),
+        pytest.param([], False, id="behind the head"),
+    ],
+)
+def test_a_connection_cut_in_the_middle(transport_of, events, whole, then):
+    """A cut costs an answer that was not whole, whose part is kept, and no other."""
+    raw = _head(STREAM, CHUNKED) + _chunked(*events, end=False)
+    [found], _ = _exchange(transport_of, _sending(raw, pause_s=0.05, then=then))
+    if whole:
+        assert _read(found).first.content == CONTENT
+        return
+    if not events and found.partial is None:
+        assert found.kind == "cut"
+        return
+    assert (found.kind, found.sent, found.http_status) == ("incomplete", True, 200)
+    assert _verdict(found).error_class == "incomplete_stream"
+    text = CONTENT if len(events) > 1 else ""
+    assert (_read(found.partial).first.content if events else "") == text
+    assert found.partial.headers.get("x-request-id") == "req-1"
+
+
+@pytest.mark.parametrize("framing", ["chunked", "closing"])
+def test_a_good_end_in_the_middle(transport_of, framing):
+    """Half an answer whose stream ends in good order is half an answer."""
+    if framing == "chunked":
+        behave = _sending(_head(STREAM, CHUNKED), _chunked(OPEN, *TEXTS))
+    else:
+        behave = _sending(_head(STREAM), OPEN, *TEXTS, then="close")
+    [fault], _ = _exchange(transport_of, behave)
+    assert (fault.kind, str(fault)) == (
+        "incomplete",
+        "the stream ended in the middle of the answer",
+    )
+    assert _read(fault.partial).first.content == CONTENT
+    assert fault.partial.ttft_s > 0
+
+
+@pytest.mark.parametrize(
+    ("events", "whole"), [([OPEN, *TEXTS], False), ([OPEN, *TEXTS, STOP], True)]
+)
+def test_a_stream_that_stalls(transport_of, events, whole):
+    """The wall clock ends a stalled stream; what it holds counts if it is whole."""
+    raw = _head(STREAM, CHUNKED) + _chunked(*events, end=False)
+    [found], _ = _exchange(transport_of, _sending(raw, then="wait"))
+    if whole:
+        assert _read(found).first.content == CONTENT
+    else:
+        assert (found.kind, found.sent) == ("timeout", True)
+        assert _read(found.partial).first.content == CONTENT
+
+
+def test_a_stream_that_does_not_end_behind_done(transport_of, monkeypatch):
+    """Once the end is announced, a server that keeps the connection open holds nobody up."""
+    monkeypatch.setattr(tap, "DONE_GRACE_S", 0.05)
+    monkeypatch.setattr(arriving, "DONE_GRACE_S", 0.05)
+    raw = _head(STREAM, CHUNKED) + _chunked(*WHOLE, end=False)
+    found, opened = _exchange(transport_of, _sending(raw, then="wait"), times=2, timeout_s=20)
+    assert [_read(reply).first.content for reply in found] == [CONTENT, CONTENT]
+    assert opened == 2
+
+
+def test_what_comes_late_behind_done(transport_of):
+    """The end of the body may come after ``[DONE]`` did, and the connection is used again."""
+    pieces = [_head(STREAM, CHUNKED) + _chunked(*WHOLE, end=False), b"0\r\n", b"\r\n"]
+    found, opened = _exchange(transport_of, _sending(*pieces, pause_s=0.03), times=2, timeout_s=20)
+    assert [_read(reply).first.content for reply in found] == [CONTENT, CONTENT]
+    assert opened == 1
+
+
+def test_surplus_costs_the_connection(transport_of):
+    """What a server sends behind a body is not taken for the next answer."""
+    raw = _head(STREAM, CHUNKED) + _chunked(*WHOLE) + _head("Content-Length: 2") + b"{}"
+    found, _ = _exchange(transport_of, _sending(raw), times=2)
+    for reply in found:
+        if not isinstance(reply, TransportFault):
+            assert _read(reply).first.content == CONTENT
+
+
+def test_broken_chunked_coding(transport_of):
+    """A coding that cannot be followed ends the stream there, and costs the connection."""
+    raw = _head(STREAM, CHUNKED) + _chunked(OPEN, *TEXTS, end=False)
+    found, opened = _exchange(
+        transport_of, _sending(raw, b"zz\r\n" + STOP, pause_s=0.05, then="wait"), times=2
+    )
+    # aiohttp closes such a connection and leaves its reader waiting.
+    assert {fault.kind for fault in found} <= {"incomplete", "timeout"}
+    assert [_read(fault.partial).first.content for fault in found] == [CONTENT] * 2
+    assert opened == 2
+
+
+def test_too_large_a_stream(transport_of):
+    """The limit counts the bytes that come, framing and all, and is not read on beyond it."""
+
+    async def behave(_, writer):
+        writer.write(_head(STREAM, CHUNKED) + _chunked(OPEN, TEXTS[0], end=False))
+        await asyncio.sleep(0.05)
+        while True:
+            writer.write(_chunked(b": keep-alive\n\n" * 700, end=False))
+            await writer.drain()
+
+    [fault], _ = _exchange(transport_of, behave, timeout_s=20)
+    assert (fault.kind, fault.http_status) == ("too_large", 200)
+    assert _read(fault.partial).first.content == "word 0 "
+
+
+def test_an_error_in_the_middle_is_judged_by_its_code(transport_of):
+    """The status inside is the one that counts; the partial text stays beside it."""
+    error = b'data: {"error":{"message":"Slow down.","code":429}}\n\n'
+    [reply], _ = _exchange(
+        transport_of, _sending(_head(STREAM, CHUNKED), _chunked(OPEN, *TEXTS, error, DONE))
+    )
+    verdict = _verdict(reply)
+    assert (verdict.error_class, verdict.code, verdict.message) == (
+        "rate_limit",
+        "429",
+        "Slow down.",
+    )
+    assert json.loads(reply.body)["choices"][0]["message"]["content"] == CONTENT
+
+
+def test_a_key_in_two_chunks_is_redacted(transport_of):
+    """A credential that a server spells out piece by piece is found in the whole."""
+    events = [OPEN, *(_event({"content": part}) for part in (KEY[:7], KEY[7:])), STOP, DONE]
+    [reply], _ = _exchange(transport_of, _sending(_head(STREAM, CHUNKED), _chunked(*events)))
+    assert _read(reply).first.content == REDACTED
+
+
+def test_the_first_token_is_timed(transport_of):
+    """The time to the first token is that of the first thing said, not of the head or the end."""
+    pieces = [_head(STREAM, CHUNKED) + _chunked(OPEN, end=False), _chunked(TEXTS[0], end=False)]
+    pieces += [_chunked(*TEXTS[1:], STOP, DONE)]
+    [reply], _ = _exchange(transport_of, _sending(*pieces, pause_s=0.15), timeout_s=20)
+    assert 0.14 <= reply.ttft_s < 0.29
+
+
+def test_cancelling_closes_the_connection(transport_of):
+    """A stream that is given up in the middle leaves nothing open and nothing to complain of."""
+
+    async def play():
+        raw = _head(STREAM, CHUNKED) + _chunked(OPEN, *TEXTS, end=False)
+        async with (
+            _serving(_sending(raw, then="wait")) as (url, _),
+            transport_of(url, timeout_s=20) as transport,
+        ):
+            sending = asyncio.create_task(transport.send(REQUEST))
+            await asyncio.sleep(0.1)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+
+    asyncio.run(play())
