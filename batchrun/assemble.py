@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters import files, parts, rundir
+from batchrun.adapters import files, parts, rundir, store
 from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
 from batchrun.adapters.configuration import key_of, organisation
@@ -133,7 +133,7 @@ def _opened(
     try:
         found = None
         if _is_finished(opened) and not changes.repair:
-            found = rundir.summary_of(opened.folder)
+            found = rundir.summary_of(opened.store)
         if found is not None and summary.in_step(found, opened.totals()):
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
@@ -369,10 +369,10 @@ class _Session:
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
         )
         try:
-            parts.write_usage(opened.folder / rundir.USAGE, totals)
-            files.write_json(opened.folder / rundir.SUMMARY, built)
+            parts.write_usage(opened.store, totals)
+            store.write_json(opened.store, store.SUMMARY, built)
         except OSError as error:
-            message = f"cannot write the summary into {opened.folder}: {error.strerror}"
+            message = f"cannot write the summary into {opened.store.where()}: {error.strerror}"
             raise StorageError(message) from error
         whole = settings.limit is None or (rows_input or 0) < settings.limit
         opened.journal.states.put(wall_s=wall_s, input_rows=rows_input if whole else None)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from batchrun.core.addresses import shown
 from batchrun.views.text import BOUND, duration, safe
 
 
 def lines(
-    summary: Mapping[str, Any], folder: str, *, resume: str, bound_by: str | None = None
+    summary: Mapping[str, Any],
+    folder: str,
+    *,
+    resume: str,
+    bound_by: str | None = None,
+    checkpoint: str | None = None,
 ) -> list[str]:
-    """The final summary as lines. ``resume`` is the command that goes on."""
+    """The final summary as lines. ``resume`` is the command that goes on; ``checkpoint`` is where
+    it lives, if not in the run directory.
+    """
     rows, totals = summary["rows"], summary["totals"]
     whole = "?" if rows["input"] is None else f"{rows['input']:,}"
     pending = "" if rows["pending"] == 0 else f", {_count(rows['pending'])} pending"
@@ -36,12 +45,17 @@ def lines(
         out.append(f"failed by class: {counts}")
     if bound_by is not None:
         out.append(f"held back most by {BOUND[bound_by]}")
-    out.append(f"results: {folder}/results")
+    place = shown(folder)
+    out.append(f"results: {place}/results")
     if rows["pending"] == 0:
-        out.append(f"next: batchrun verify {folder}")
+        out.append(f"next: batchrun verify {place}{_where(checkpoint)}")
     else:
         out.append(f"to go on: {resume}")
     return out
+
+
+def _where(checkpoint: str | None) -> str:
+    return "" if checkpoint is None else f" --checkpoint {shlex.quote(checkpoint)}"
 
 
 def _count(number: int | None) -> str:
