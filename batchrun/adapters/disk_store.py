@@ -39,7 +39,7 @@ class DiskStore:
             return None
 
     def open(self, name: str) -> io.BufferedIOBase:
-        """See ``store.StoreReader``. Arrow's own file: it reads without holding the interpreter."""
+        """See ``store.StoreReader``."""
         return cast("io.BufferedIOBase", pa.OSFile(str(self.folder / name)))
 
     def prepare(self) -> None:

@@ -1,8 +1,8 @@
 """A run directory in an object store: drafts lie on a local disk and are uploaded.
 
 An upload becomes an object when the store confirms it, not before: a kill or a cut connection
-leaves nothing that could be read. Reading goes the other way: an object is fetched into an unnamed
-file first, so that a store that does not answer is never mistaken for a damaged part.
+leaves nothing that could be read. Reading goes the other way: an object is fetched into a file
+without a name first, so that a store that does not answer is never mistaken for a damaged part.
 
 Whatever fails is tried again for a while (``TRIES``), longer than a store takes to recover from
 being asked too often. What then still fails is a ``StorageError``; what was answered is safe in
@@ -15,6 +15,7 @@ import contextlib
 import errno
 import functools
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -97,21 +98,21 @@ class ObjectStore:
     def _fetch(self, name: str) -> io.BufferedIOBase:
         there = self._place._replace(path=self._path(name))
         version = filesystems.version(there)
-        fetched = tempfile.TemporaryFile(dir=self.drafts)  # noqa: SIM115 - it is what is returned
+        descriptor, path = tempfile.mkstemp(files.TEMPORARY, dir=self.drafts)
         try:
-            with self._system.open_input_file(there.path) as source:
+            with (
+                os.fdopen(descriptor, "wb") as fetched,
+                self._system.open_input_file(there.path) as source,
+            ):
                 while piece := source.read(PIECE_BYTES):
                     fetched.write(piece)
+                size = fetched.tell()
             # It was read in several requests, which a replacement may have come between.
-            whole = filesystems.version(there) == version and fetched.tell() == version.size
-            fetched.seek(0)
-        except BaseException:
-            fetched.close()
-            raise
-        if not whole:
-            fetched.close()
-            raise OSError(errno.ESTALE, "it was replaced while it was read")
-        return cast("io.BufferedIOBase", fetched)
+            if filesystems.version(there) == version and size == version.size:
+                return cast("io.BufferedIOBase", pa.OSFile(path))
+        finally:
+            os.unlink(path)  # noqa: PTH108 - what is open can be read to its end
+        raise OSError(errno.ESTALE, "it was replaced while it was read")
 
     # Writing
 

@@ -36,7 +36,8 @@ class StoreReader(Protocol):
         ...
 
     def open(self, name: str) -> io.BufferedIOBase:
-        """A file as it is now, for reading at any place, whatever replaces it meanwhile.
+        """A file as it is now, for reading at any place, whatever replaces it meanwhile. It is
+        one of Arrow's own: its threads read it without the interpreter, even at the end of all.
 
         Raises ``FileNotFoundError``.
         """
