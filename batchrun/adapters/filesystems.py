@@ -80,6 +80,9 @@ def place(address: str) -> Place:
 
 @functools.cache
 def _arrow_system(scheme: str, bucket: str, query: str) -> arrow_fs.FileSystem:
+    if scheme == "s3" and "allow_delayed_open=" not in query:
+        # What fits into one request is written with one.
+        query += ("&" if query else "?") + "allow_delayed_open=true"
     try:
         return arrow_fs.FileSystem.from_uri(f"{scheme}://{bucket}{query}")[0]
     except (OSError, ValueError) as error:

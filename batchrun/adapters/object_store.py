@@ -31,9 +31,10 @@ from batchrun.adapters.store import KINDS
 from batchrun.core import addresses
 from batchrun.errors import StorageError
 
-TRIES = 6
-WAIT_S = 0.5
-"""Before the second try; twice as long before every further one."""
+TRIES = 4
+WAIT_S = 1.0
+"""Before the second try; twice as long before every further one. Each of them is several, over six
+seconds, where Arrow's own S3 client does not reach the server."""
 PIECE_BYTES = 8 * 2**20
 COPY_THREADS = 16
 OWNER = "owner.json"
@@ -96,23 +97,30 @@ class ObjectStore:
         return self._tried("read", name, functools.partial(self._fetch, name))
 
     def _fetch(self, name: str) -> io.BufferedIOBase:
-        there = self._place._replace(path=self._path(name))
-        version = filesystems.version(there)
-        descriptor, path = tempfile.mkstemp(files.TEMPORARY, dir=self.drafts)
+        path = self._path(name)
+        descriptor, target = tempfile.mkstemp(files.TEMPORARY, dir=self.drafts)
         try:
             with (
                 os.fdopen(descriptor, "wb") as fetched,
-                self._system.open_input_file(there.path) as source,
+                self._system.open_input_file(path) as source,
             ):
+                version = self._version(source, path)
                 while piece := source.read(PIECE_BYTES):
                     fetched.write(piece)
                 size = fetched.tell()
             # It was read in several requests, which a replacement may have come between.
-            if filesystems.version(there) == version and size == version.size:
-                return cast("io.BufferedIOBase", pa.OSFile(path))
+            with self._system.open_input_file(path) as source:
+                if self._version(source, path) == version and size == source.size():
+                    return cast("io.BufferedIOBase", pa.OSFile(target))
         finally:
-            os.unlink(path)  # noqa: PTH108 - what is open can be read to its end
+            os.unlink(target)  # noqa: PTH108 - what is open can be read to its end
         raise OSError(errno.ESTALE, "it was replaced while it was read")
+
+    def _version(self, file: pa.NativeFile, path: str) -> object:
+        """What an opened object is at this moment, as far as its store tells."""
+        if self._place.fsspec is not None:
+            return filesystems.version(self._place._replace(path=path))
+        return file.size(), file.metadata()
 
     # Writing
 

@@ -157,6 +157,8 @@ def _mine(store: ObjectStore, checkpoint: Path, changes: Changes) -> dict[str, A
     mine, theirs, shown = _read(checkpoint / OWNER), _owner_of(store), store.where()
     if theirs is None:
         if mine is not None and mine.get("directory") != shown:
+            if not (checkpoint / STATES).exists():
+                return None  # nothing came of it
             message = (
                 f"{checkpoint} is the checkpoint of {mine.get('directory')}; name a new folder "
                 "with --checkpoint, or that directory with -o"
