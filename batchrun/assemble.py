@@ -141,7 +141,7 @@ def _opened(
     try:
         found = None
         if opened.is_finished and not changes.repair:
-            found = rundir.summary_of(opened.folder)
+            found = rundir.summary_of(opened.store)
         if found is not None and summary.in_step(found, opened.totals()):
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
+from batchrun.core.addresses import below, is_remote
 from batchrun.records import NO_USAGE, Outcome, ToolCall
 
 
@@ -35,19 +36,22 @@ class Summary:
     started_at: str
     ended_at: str
     wall_s: float
-    path: Path
-    """The run directory."""
+    path: Path | str
+    """The run directory: a path, or as text the address of one in an object store."""
     _whole: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
-    def results_path(self) -> Path:
+    def results_path(self) -> Path | str:
         """The folder of results, as pandas, Polars, DuckDB and Arrow read it."""
-        return self.path / "results"
+        return self._below("results")
 
     @property
-    def attempts_path(self) -> Path:
+    def attempts_path(self) -> Path | str:
         """The folder of the ledger."""
-        return self.path / "attempts"
+        return self._below("attempts")
+
+    def _below(self, name: str) -> Path | str:
+        return self.path / name if isinstance(self.path, Path) else below(self.path, name)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``summary.json``; a copy."""
@@ -71,7 +75,7 @@ class Summary:
             started_at=summary["started_at"],
             ended_at=summary["ended_at"],
             wall_s=summary["wall_s"],
-            path=Path(folder),
+            path=folder if is_remote(folder) else Path(folder),
             _whole=summary,
         )
 

@@ -32,7 +32,7 @@ from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import export, validate  # noqa: E402
-from batchrun.views.verify import Report  # noqa: E402
+from batchrun.views.counted import Report  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 

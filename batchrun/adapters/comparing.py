@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -19,6 +18,7 @@ from batchrun.adapters.parts import Parts
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.adapters.sources.storage import Stamp
+from batchrun.adapters.store import Store
 from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
 from batchrun.core.settings import Settings
@@ -53,6 +53,7 @@ class Comparison:
 
     def __init__(
         self,
+        store: Store,
         journal: Journal,
         settings: Settings,
         given: Input,
@@ -60,6 +61,7 @@ class Comparison:
         build: Build,
         say: Callable[[str], None],
     ) -> None:
+        self._where = store.where()
         self._journal = journal
         self._settings = settings
         self._given = given
@@ -67,14 +69,14 @@ class Comparison:
         self._build = build
         self._say = say
         self._carry = recorded_carry(journal)
-        self._parts = Parts(Path(settings.dir), journal, self._carry.schema)
+        self._parts = Parts(store, journal, self._carry.schema)
 
     def go_on(self) -> Compared:
         """Compare, and note the present settings and input where the user allows them.
 
         Raises ``RunChangedError``; then nothing was changed.
         """
-        states, folder = self._journal.states, self._settings.dir
+        states, folder = self._journal.states, self._where
         allowed = self._changes.keep_done or self._changes.resend_changed
         found = differences(states.get("settings"), self._settings.shaping())
         keepable = all(difference.keepable for difference in found)
@@ -157,7 +159,7 @@ class Comparison:
                     "in it any more"
                 )
             raise self._changed(
-                f"the input is not what {self._settings.dir} was begun with",
+                f"the input is not what {self._where} was begun with",
                 details,
                 resendable=not lost,
             )

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from batchrun.errors import RunLockedError
 
@@ -103,13 +104,28 @@ class Draft:
         self.closed = True
         reached("draft.synced")
 
+    def finish(self) -> Path:
+        """Everything written can be read by others, while a power cut may still take it. Returns
+        where it is, until it is renamed or discarded.
+        """
+        self._file.flush()
+        self._file.close()
+        self.closed = True
+        return self._aside
+
     def rename(self) -> None:
         """Give the file its name, in place of an older one. Durable after ``sync_folder``."""
         self._aside.replace(self.path)
         reached("draft.renamed")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.discard()
+
     def discard(self) -> None:
-        """Take the draft away."""
+        """Take the draft away, unless it got its name."""
         if not self.closed:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -136,9 +152,7 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
         if durable:
             draft.sync()
         else:
-            draft.flush()
-            draft._file.close()  # noqa: SLF001 - the same module
-            draft.closed = True
+            draft.finish()
         draft.rename()
         if durable:
             sync_folder(path.parent)
@@ -161,9 +175,9 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def set_aside(path: Path, folder: Path, name: str) -> Path:
-    """Move a file into another folder, which may be on another disk, under a name with the time in
-    it. Never replaces one; durable when this returns. Returns where it is now.
+def free_name(folder: Path, name: str) -> Path:
+    """A path that nothing has yet, in a folder made for what is set aside: the name with the time
+    behind it.
     """
     make_folder(folder, private=True)
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
@@ -171,17 +185,21 @@ def set_aside(path: Path, folder: Path, name: str) -> Path:
     while target.exists():
         count += 1
         target = folder / f"{name}.{stamp}-{count}"
+    return target
+
+
+def set_aside(path: Path, folder: Path, name: str) -> Path:
+    """Move a file into another folder, which may be on another disk, under a name with the time in
+    it. Never replaces one; durable when this returns. Returns where it is now.
+    """
+    target = free_name(folder, name)
     try:
         path.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        draft = target.with_name(target.name + TEMPORARY)
-        shutil.copyfile(path, draft)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.rename(target)
-        sync_folder(folder)
+        with path.open("rb") as file:
+            copy_whole(file, target)
         path.unlink()
     sync_folder(folder)
     sync_folder(path.parent)
@@ -189,10 +207,15 @@ def set_aside(path: Path, folder: Path, name: str) -> Path:
     return target
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def copy_whole(source: IO[bytes] | io.BufferedIOBase, target: Path) -> None:
+    """Copy what a file gives into a new one; durable when this returns."""
+    draft = target.with_name(target.name + TEMPORARY)
+    with draft.open("wb") as file:
+        shutil.copyfileobj(source, file, 2**20)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(target)
+    sync_folder(target.parent)
 
 
 def make_folder(folder: Path, *, private: bool = False) -> None:

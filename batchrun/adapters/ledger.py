@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow, files
+from batchrun.adapters import arrow
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.old_part import BATCH_ROWS
 from batchrun.adapters.parts import Parts
@@ -31,10 +31,9 @@ def write_lost(parts: Parts, journal: Journal, shard: int) -> None:
     number and the code ``ledger_lost``. Attempts of rows without an outcome are not known any
     more; their numbers begin again.
     """
-    _, path = parts.pair(shard)
+    _, name = parts.pair(shard)
     schema = parts.schemas()[1]
-    draft = files.Draft(path)
-    try:
+    with parts.store.draft(name) as draft:
         with pq.ParquetWriter(pa.PythonFile(draft, mode="w"), schema) as writer:
             lines: list[tuple[Any, ...]] = []
             for line in _lines(parts, journal, shard):
@@ -43,12 +42,7 @@ def write_lost(parts: Parts, journal: Journal, shard: int) -> None:
                     writer.write_table(arrow.table(lines, schema))
                     lines = []
             writer.write_table(arrow.table(lines, schema))
-        draft.sync()
-        draft.rename()
-        files.sync_folder(path.parent)
-    except BaseException:
-        draft.discard()
-        raise
+        parts.store.publish([draft])
 
 
 def _lines(parts: Parts, journal: Journal, shard: int) -> Iterator[tuple[Any, ...]]:
@@ -58,7 +52,7 @@ def _lines(parts: Parts, journal: Journal, shard: int) -> Iterator[tuple[Any, ..
         logged[row].add(number)
     ahead = deque(sorted(logged))
     results, _ = parts.pair(shard)
-    with pq.ParquetFile(results, pre_buffer=False) as file:
+    with parts.store.open(results) as source, pq.ParquetFile(source, pre_buffer=False) as file:
         columns = [*_FROM_RESULT, "attempts"]
         for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
             for result in batch.to_pylist():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters.log import REMEDIES
+from batchrun.adapters.store import StoreReader
 from batchrun.errors import DamagedError
 
 BATCH_ROWS = 1024
@@ -18,34 +19,64 @@ BATCH_ROWS = 1024
 class OldPart:
     """A published part, read forward in pieces; nothing where there is none."""
 
-    def __init__(self, path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        store: StoreReader,
+        name: str,
+        schema: pa.Schema,
+        columns: Sequence[str] | None = None,
+    ) -> None:
         """``schema`` is what the part must have, ``columns`` those that are read (None: all).
 
         Raises ``DamagedError``, here and later, for a part that cannot be read.
         """
-        self._path = path
+        self._store = store
+        self._name = name
         self._schema = schema
         self._columns = columns
+        self._source: io.BufferedIOBase | None = None
         self._file: pq.ParquetFile | None = None
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._rest: pa.Table | None = None
 
     def __enter__(self) -> Self:
-        if self._path.exists():
-            try:
-                self._file = pq.ParquetFile(self._path, pre_buffer=False)
-            except (OSError, pa.ArrowException) as error:
-                raise damaged(self._path, error) from error
-            if not self._file.schema_arrow.equals(self._schema):
-                raise damaged(self._path, "its columns are not those of this run")
-            self._batches = self._file.iter_batches(
-                batch_size=BATCH_ROWS, columns=self._columns, use_threads=False
-            )
+        try:
+            self._source = self._store.open(self._name)
+        except FileNotFoundError:
+            return self
+        except OSError as error:
+            raise self._damaged(error) from error
+        try:
+            self._begin(self._source)
+        except BaseException:
+            self._source.close()
+            raise
         return self
+
+    def _begin(self, source: io.BufferedIOBase) -> None:
+        try:
+            self._file = pq.ParquetFile(source, pre_buffer=False)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(error) from error
+        if not self._file.schema_arrow.equals(self._schema):
+            raise self._damaged("its columns are not those of this run")
+        self._batches = self._file.iter_batches(
+            batch_size=BATCH_ROWS, columns=self._columns, use_threads=False
+        )
 
     def __exit__(self, *exc: object) -> None:
         if self._file is not None:
             self._file.close()
+        if self._source is not None:
+            self._source.close()
+
+    def _damaged(self, why: object) -> DamagedError:
+        return damaged(self._store.where(self._name), why)
+
+    @property
+    def found(self) -> bool:
+        """Whether there is such a part."""
+        return self._file is not None
 
     def below(self, row: int) -> pa.Table | None:
         """The rows not taken yet that lie below ``row``; None where there is no old part."""
@@ -57,7 +88,7 @@ class OldPart:
                 try:
                     batch = next(self._batches, None)
                 except (OSError, pa.ArrowException) as error:
-                    raise damaged(self._path, error) from error
+                    raise self._damaged(error) from error
                 if batch is None:
                     break
                 self._rest = pa.Table.from_batches([batch])
@@ -78,7 +109,7 @@ class OldPart:
             for _ in self._batches:
                 pass
         except (OSError, pa.ArrowException) as error:
-            raise damaged(self._path, error) from error
+            raise self._damaged(error) from error
 
     def _wanted(self) -> pa.Schema:
         if self._columns is None:
@@ -86,18 +117,21 @@ class OldPart:
         return pa.schema([self._schema.field(name) for name in self._columns])
 
 
-def damaged(path: Path, why: object) -> DamagedError:
+def damaged(where: str, why: object) -> DamagedError:
     """The error for a part that cannot be trusted."""
-    message = f"{path} is damaged: {why}. Nothing was changed. {REMEDIES}"
-    return DamagedError(message, path=str(path))
+    message = f"{where} is damaged: {why}. Nothing was changed. {REMEDIES}"
+    return DamagedError(message, path=where)
 
 
-def read(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a part. Raises ``DamagedError``."""
+def read(store: StoreReader, name: str, columns: Sequence[str]) -> pa.Table | None:
+    """Some columns of a part; None where there is none. Raises ``DamagedError``."""
     try:
-        return pq.read_table(path, columns=list(columns), partitioning=None).select(list(columns))
+        with store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
+            return part.read(list(columns)).select(list(columns))
+    except FileNotFoundError:
+        return None
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise damaged(path, error) from error
+        raise damaged(store.where(name), error) from error
 
 
 def amended(old: pa.Table, values: pa.Table) -> pa.Table:

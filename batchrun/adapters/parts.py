@@ -14,7 +14,6 @@ import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +25,7 @@ from batchrun.adapters.log import damaged as log_damaged
 from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
+from batchrun.adapters.store import USAGE, Store, part_name
 from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals
 from batchrun.errors import StorageError
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
@@ -43,17 +43,11 @@ _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "una
 _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
 
 
-def part_name(shard: int) -> str:
-    """The file name of a shard's parts; in name order they are in input order."""
-    return f"part-{shard:08d}.parquet"
-
-
 class Parts:
     """Reads and writes the parts of one run directory, synchronously."""
 
-    def __init__(self, folder: Path, journal: Journal, carried: pa.Schema) -> None:
-        self.results = folder / "results"
-        self.attempts = folder / "attempts"
+    def __init__(self, store: Store, journal: Journal, carried: pa.Schema) -> None:
+        self.store = store
         self._journal = journal
         version = {"batchrun.format": FORMAT}
         self._carried = carried
@@ -62,44 +56,40 @@ class Parts:
 
     def prepare(self) -> None:
         """Make the folders and take away drafts that a kill left behind."""
-        for folder in (self.results, self.attempts):
-            files.make_folder(folder)
-            for draft in folder.glob(f"*{files.TEMPORARY}"):
-                draft.unlink()
+        self.store.prepare()
 
     def known_rows(self, shard: int) -> tuple[list[int], dict[int, int]]:
         """Rows with an outcome in the published part, and the last attempt number of each row in
         its ledger.
         """
-        done: list[int] = []
         numbers: dict[int, int] = {}
-        results, attempts = self.results / part_name(shard), self.attempts / part_name(shard)
-        if results.exists():
-            done = old_part.read(results, ["row"]).column("row").to_pylist()
-        if attempts.exists():
-            table = old_part.read(attempts, ["row", "attempt"])
-            for row, number in zip(*(c.to_pylist() for c in table.columns), strict=True):
-                numbers[row] = max(number, numbers.get(row, 0))
+        results, attempts = self.pair(shard)
+        table = old_part.read(self.store, results, ["row"])
+        done: list[int] = [] if table is None else table.column("row").to_pylist()
+        table = old_part.read(self.store, attempts, ["row", "attempt"])
+        for row, number in _tuples(table) if table is not None else ():
+            numbers[row] = max(number, numbers.get(row, 0))
         return done, numbers
 
     def endings(self, shard: int) -> dict[int, tuple[str | None, str | None]]:
         """How the rows of the published part ended: error class (None for a completion) and
         request hash by row.
         """
-        results = self.results / part_name(shard)
-        if not results.exists():
+        columns = ["row", "error_class", "request_hash"]
+        table = old_part.read(self.store, self.pair(shard)[0], columns)
+        if table is None:
             return {}
-        table = old_part.read(results, ["row", "error_class", "request_hash"])
         return {row: (error_class, digest) for row, error_class, digest in _tuples(table)}
 
     def carried(self, shard: int) -> OldPart:
         """What came from the input into a shard's results: row, custom_id, carried columns."""
         columns = ["row", "custom_id", *self._carried.names]
-        return OldPart(self.results / part_name(shard), self._results_schema, columns)
+        return OldPart(self.store, self.pair(shard)[0], self._results_schema, columns)
 
-    def pair(self, shard: int) -> tuple[Path, Path]:
-        """A shard's part of results and its part of attempts."""
-        return self.results / part_name(shard), self.attempts / part_name(shard)
+    def pair(self, shard: int) -> tuple[str, str]:
+        """The names of a shard's part of results and of its part of attempts."""
+        name = part_name(shard)
+        return f"results/{name}", f"attempts/{name}"
 
     def schemas(self) -> tuple[pa.Schema, pa.Schema]:
         """What every part of results, and every part of attempts, looks like."""
@@ -110,49 +100,39 @@ class Parts:
         ``StorageError`` where the disk has no room for the largest of these shards.
         """
         needed = max((self._size(shard) for shard in shards), default=0)
-        free = shutil.disk_usage(self.results).free
+        folder = self.store.drafts
+        free = shutil.disk_usage(folder).free
         if needed > free:
             message = (
-                f"{self.results}: {needed:,} bytes are needed to write a part again, {free:,} are "
+                f"{folder}: {needed:,} bytes are needed to write a part again, {free:,} are "
                 "free. Nothing was sent; make room, then run the same command again"
             )
             raise StorageError(message)
 
     def _size(self, shard: int) -> int:
         log = self._journal.logs.get(shard)
-        old = sum(path.stat().st_size for path in self.pair(shard) if path.exists())
+        old = sum(self.store.size(name) or 0 for name in self.pair(shard))
         return old + (log.size if log else 0)
 
     def write(self, state: ShardState) -> Published:
         """Merge a shard's old parts and its log into the parts of ``state.generation``; durable
         under their names when this returns.
         """
-        name = part_name(state.shard)
-        results = files.Draft(self.results / name)
-        attempts: files.Draft | None = None
-        try:
-            attempts = files.Draft(self.attempts / name)
-            totals = self._fill(state.shard, results, attempts)
-            for draft in (attempts, results):
-                draft.sync()
-            for draft in (attempts, results):
-                draft.rename()
-        except BaseException:
-            results.discard()
-            if attempts is not None:
-                attempts.discard()
-            raise
-        for folder in (self.attempts, self.results):
-            files.sync_folder(folder)
+        shard, store = state.shard, self.store
+        names = self.pair(shard)
+        with store.draft(names[0]) as results, store.draft(names[1]) as attempts:
+            totals = self._fill(shard, results, attempts)
+            store.publish([attempts, results])
         return Published(state, results.digest, attempts.digest, totals.recorded())
 
     def _fill(self, shard: int, results: files.Draft, attempts: files.Draft) -> Totals:
         totals = Totals()
+        names = self.pair(shard)
         with (
             _writer(results, self._results_schema) as write_results,
             _writer(attempts, self._attempts_schema) as write_attempts,
-            OldPart(results.path, self._results_schema) as old_results,
-            OldPart(attempts.path, self._attempts_schema) as old_attempts,
+            OldPart(self.store, names[0], self._results_schema) as old_results,
+            OldPart(self.store, names[1], self._attempts_schema) as old_attempts,
         ):
             log = ShardReader(self._journal, shard)
             for high, outcomes, ledger in self._pieces(shard, log):
@@ -336,19 +316,13 @@ class _Groups:
             self._writer.write_table(table)
 
 
-def write_usage(path: Path, totals: Totals) -> None:
+def write_usage(store: Store, totals: Totals) -> None:
     """Replace ``usage.parquet``."""
-    draft = files.Draft(path)
-    try:
+    with store.draft(USAGE) as draft:
         with pq.ParquetWriter(pa.PythonFile(draft, mode="w"), arrow.USAGE_SCHEMA) as writer:
             rows = totals.usage_rows()
             writer.write_table(pa.Table.from_pylist(rows, schema=arrow.USAGE_SCHEMA))
-        draft.sync()
-        draft.rename()
-        files.sync_folder(path.parent)
-    except BaseException:
-        draft.discard()
-        raise
+        store.publish([draft])
 
 
 def publish(parts: Parts, journal: Journal, state: ShardState) -> None:

@@ -12,21 +12,21 @@ import contextlib
 import time
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow, files, ledger, old_part
+from batchrun.adapters import arrow, ledger, old_part
 from batchrun.adapters.again import Build, Selection, Survey
 from batchrun.adapters.comparing import RESENDING, RESTART, Compared, changed
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts, publish
-from batchrun.adapters.repair import Repair, fault_of_part, part_number
+from batchrun.adapters.repair import Repair, fault_of_part
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.adapters.states import Published
+from batchrun.adapters.store import KINDS, SUMMARY, Store, part_names, part_number, read_json
 from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
 from batchrun.core.settings import Settings
@@ -40,6 +40,7 @@ class Rebuilding:
 
     def __init__(
         self,
+        store: Store,
         journal: Journal,
         settings: Settings,
         given: Input,
@@ -55,8 +56,8 @@ class Rebuilding:
         self._build = build
         self._repair = repair
         self._say = say
-        self._folder = Path(settings.dir)
-        summary = files.read_json(self._folder / "summary.json")
+        self._store = store
+        summary = read_json(store, SUMMARY)
         self._summary: dict[str, Any] = summary if isinstance(summary, dict) else {}
 
     def run(self) -> Compared:
@@ -66,13 +67,13 @@ class Rebuilding:
         self._compare_settings()
         schema = self._given.reader(None, self._settings.shard_rows).schema()
         carry = opening.choose(schema, self._settings.carry, with_extra=self._given.has_extra)
-        parts = Parts(self._folder, self._journal, carry.schema)
+        parts = Parts(self._store, self._journal, carry.schema)
         parts.prepare()
         shards = {
             number
-            for folder in (parts.results, parts.attempts)
-            for path in folder.glob("part-*.parquet")
-            if (number := part_number(path)) is not None
+            for kind in KINDS
+            for name in part_names(self._store, kind)
+            if (number := part_number(name)) is not None
         } | self._journal.logs.keys()
         self._compare_parts(parts, sorted(shards))
         reader = self._given.reader(carry, self._settings.shard_rows)
@@ -96,25 +97,27 @@ class Rebuilding:
 
     def _compare_parts(self, parts: Parts, shards: list[int]) -> None:
         """Parts that are sound must be those of these settings and this input."""
-        size = self._settings.shard_rows
+        size, store = self._settings.shard_rows, self._store
         for shard in shards:
-            for path, schema in zip(parts.pair(shard), parts.schemas(), strict=True):
+            for name, schema in zip(parts.pair(shard), parts.schemas(), strict=True):
                 try:
-                    found = pq.read_schema(path)
+                    with store.open(name) as file:
+                        found = pq.read_schema(file)
                 except (OSError, pa.ArrowException):
                     continue  # missing or damaged
                 if not found.equals(schema):
                     message = (
-                        f"{path} has other columns than this input and --carry give. Name the "
-                        "input and the settings that the run was begun with"
+                        f"{store.where(name)} has other columns than this input and --carry give. "
+                        "Name the input and the settings that the run was begun with"
                     )
                     raise UsageError(message)
-                if fault_of_part(path, schema, "") is None:
-                    rows = old_part.read(path, ["row"]).column("row").to_pylist()
+                if fault_of_part(store, name, schema, "") is None:
+                    table = old_part.read(store, name, ["row"])
+                    rows = [] if table is None else table.column("row").to_pylist()
                     if rows and not shard * size <= min(rows) <= max(rows) < (shard + 1) * size:
                         message = (
-                            f"{path} holds rows {min(rows):,} to {max(rows):,}: the run was begun "
-                            f"with another --shard-rows than {size:,}. Name that one"
+                            f"{store.where(name)} holds rows {min(rows):,} to {max(rows):,}: the "
+                            f"run was begun with another --shard-rows than {size:,}. Name that one"
                         )
                         raise UsageError(message)
 
@@ -144,14 +147,14 @@ class Rebuilding:
         journal, shard = self._journal, state.shard
         pair = parts.pair(shard)
         faults = [
-            fault_of_part(path, schema, "")
-            for path, schema in zip(pair, parts.schemas(), strict=True)
+            fault_of_part(self._store, name, schema, "")
+            for name, schema in zip(pair, parts.schemas(), strict=True)
         ]
         journal.states.seal(Published(state, "", "", Totals().recorded()))
         journal.adopt(state)
-        for path, why in zip(pair, faults, strict=True):
-            if why is not None and path.exists():
-                self._repair.part_aside(path, why)
+        for name, why in zip(pair, faults, strict=True):
+            if why is not None and self._store.size(name) is not None:
+                self._repair.part_aside(name, why)
         if faults[1] is not None and faults[0] is None:
             ledger.write_lost(parts, journal, shard)
         done = set(parts.known_rows(shard)[0]) | journal.open_shard(shard).done

@@ -9,6 +9,7 @@ other part, the log. A kill in between leaves a missing part or that note; a sta
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 import os
 import shutil
@@ -25,6 +26,7 @@ from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.parts import Parts, publish
 from batchrun.adapters.sources.opening import Reader
 from batchrun.adapters.states import Published, StateFile
+from batchrun.adapters.store import KINDS, Store, StoreReader, part_names, part_number
 from batchrun.core.totals import Totals
 from batchrun.errors import DamagedError
 from batchrun.records import Position, ShardState, Span
@@ -36,8 +38,8 @@ _META = ("settings", "input", "input_format", "carry_schema", "carry_names", "st
 class Repair:
     """One repair of a run directory. The methods are called in the order in which they stand."""
 
-    def __init__(self, folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, checkpoint: Path, say: Callable[[str], None]) -> None:
+        self._store = store
         self._checkpoint = checkpoint
         self._say = say
         self._salvaged: set[int] = set()
@@ -148,12 +150,12 @@ class Repair:
             # With a log beside them, parts may be newer than what is recorded of them.
             sure = shard not in unsure
             faults = [
-                fault_of_part(path, schema, digest if sure else "")
-                for path, schema, digest in zip(pair, parts.schemas(), digests, strict=True)
+                fault_of_part(self._store, name, schema, digest if sure else "")
+                for name, schema, digest in zip(pair, parts.schemas(), digests, strict=True)
             ]
             if any(faults) or not all(digests):
                 self._mend(parts, journal, one, faults)
-        self._strays(parts, journal)
+        self._strays(journal)
 
     def _mend(
         self, parts: Parts, journal: Journal, one: Published, faults: list[str | None]
@@ -162,9 +164,9 @@ class Repair:
         shard = one.state.shard
         results, attempts = faults
         parts.require_room([shard])
-        for path, why in zip(parts.pair(shard), faults, strict=True):
+        for name, why in zip(parts.pair(shard), faults, strict=True):
             if why is not None:
-                self.part_aside(path, why)
+                self.part_aside(name, why)
         state = replace(one.state, complete=one.state.complete and results is None)
         journal.states.seal(Published(state, "", "", one.totals))
         journal.adopt(state)
@@ -176,42 +178,39 @@ class Repair:
             self._say(f"  {max(0, _rows(one) - done):,} rows of it are sent again")
         publish(parts, journal, journal.next_state(shard, complete=False))
 
-    def _strays(self, parts: Parts, journal: Journal) -> None:
+    def _strays(self, journal: Journal) -> None:
         """Parts that neither the state file nor a log knows of."""
         known = {one.state.shard for one in journal.states.published()} | journal.logs.keys()
-        for folder in (parts.results, parts.attempts):
-            for path in sorted(folder.glob("part-*.parquet")):
-                if part_number(path) not in known:
-                    self.part_aside(path, "the journal does not know it")
+        for kind in KINDS:
+            for name in part_names(self._store, kind):
+                if part_number(name) not in known:
+                    self.part_aside(f"{kind}/{name}", "the journal does not know it")
 
-    def part_aside(self, path: Path, why: str) -> None:
+    def part_aside(self, name: str, why: str) -> None:
         """Set a part aside, if it is there, and say so."""
-        name = f"{path.parent.name}/{path.name}"
-        if not path.exists():
+        if self._store.size(name) is None:
             self._say(f"{name} is missing")
             return
-        place = self._aside(path, f"{path.parent.name}-{path.name}")
+        place = self._store.set_aside(name, self._checkpoint / ASIDE)
         self._say(f"{name} is damaged: {why}. It was set aside as {place}")
 
     def _aside(self, path: Path, name: str) -> Path:
         return files.set_aside(path, self._checkpoint / ASIDE, name)
 
 
-def part_number(path: Path) -> int | None:
-    """The shard of a part, by its name."""
-    digits = path.name.removeprefix("part-").removesuffix(".parquet")
-    return int(digits) if digits.isdecimal() else None
-
-
-def fault_of_part(path: Path, schema: pa.Schema, digest: str) -> str | None:
+def fault_of_part(store: StoreReader, name: str, schema: pa.Schema, digest: str) -> str | None:
     """What is wrong with a part; without a digest, as far as reading all of it can tell."""
-    if not path.exists():
-        return "it is missing"
     try:
         if digest:
-            return None if files.digest_of(path) == digest else "it is not what was written"
-        with OldPart(path, schema) as part:
+            with store.open(name) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            return None if found == digest else "it is not what was written"
+        with OldPart(store, name, schema) as part:
+            if not part.found:
+                return "it is missing"
             part.read_through()
+    except FileNotFoundError:
+        return "it is missing"
     except DamagedError as error:
         return str(error).partition("is damaged: ")[2].partition(". Nothing")[0]
     except OSError as error:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import again, arrow, comparing, files
+from batchrun.adapters import again, arrow, comparing, files, taking
 from batchrun.adapters.again import Build, Found
 from batchrun.adapters.comparing import Changes, Compared
 from batchrun.adapters.flight import FlightLog
@@ -28,6 +27,14 @@ from batchrun.adapters.repair import Repair
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.adapters.store import (
+    KINDS,
+    SUMMARY,
+    Store,
+    part_names,
+    read_json,
+    write_json,
+)
 from batchrun.core import shaping
 from batchrun.core.settings import Settings
 from batchrun.core.shards import plan_reading
@@ -35,15 +42,14 @@ from batchrun.core.totals import Totals
 from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.records import Known, Span
 
-FLIGHTS, LOCK, STATUS = "inflight", "lock", "status.json"
-SUMMARY, USAGE = "summary.json", "usage.parquet"
+FLIGHTS, STATUS = "inflight", "status.json"
 
 
 @dataclass(slots=True)
 class RunDirectory:
     """An opened run directory, locked until ``close``."""
 
-    folder: Path
+    store: Store
     checkpoint: Path
     lock: files.Lock
     journal: Journal
@@ -83,10 +89,10 @@ class RunDirectory:
     def write_summary(self, totals: Totals, built: Mapping[str, Any]) -> None:
         """Replace ``usage.parquet`` and ``summary.json``. Raises ``StorageError``."""
         try:
-            write_usage(self.folder / USAGE, totals)
-            files.write_json(self.folder / SUMMARY, built)
+            write_usage(self.store, totals)
+            write_json(self.store, SUMMARY, built)
         except OSError as error:
-            message = f"cannot write the summary into {self.folder}: {error.strerror}"
+            message = f"cannot write the summary into {self.store.where()}: {error.strerror}"
             raise StorageError(message) from error
 
     def all_resent(self) -> None:
@@ -115,36 +121,35 @@ def open_run(
     ``UsageError``; then nothing was sent and nothing was touched.
     """
     given = given or _input(settings, changes)
-    folder, checkpoint = Path(settings.dir), Path(settings.checkpoint)
-    lock = _locked(folder, checkpoint)
+    checkpoint = Path(settings.checkpoint)
+    store, lock = taking.take(settings.dir, checkpoint, changes, say)
     journal: Journal | None = None
     try:
-        if changes.restart:
-            lock = _set_aside(folder, checkpoint, lock, say)
-        repair = Repair(folder, checkpoint, say) if changes.repair else None
+        repair = Repair(store, checkpoint, say) if changes.repair else None
         if repair is None:
-            _refuse_lost_checkpoint(folder, checkpoint)
+            _refuse_lost_checkpoint(store, checkpoint)
         else:
             repair.state_file()
             repair.logs(settings.shard_rows)
             repair.generations()
         journal = Journal(checkpoint, settings.shard_rows)
         if journal.states.get("settings") is not None:
-            found = comparing.Comparison(journal, settings, given, changes, build, say).go_on()
-        elif repair is not None and _is_begun(folder, checkpoint):
-            found = Rebuilding(journal, settings, given, changes, build, repair, say).run()
+            compared = comparing.Comparison(store, journal, settings, given, changes, build, say)
+            found = compared.go_on()
+        elif repair is not None and _is_begun(store, checkpoint):
+            found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
         else:
-            _refuse_unknown_parts(folder, checkpoint)
+            _refuse_unknown_parts(store, checkpoint)
             found = Compared(_begin(journal, settings, given), grown=False)
         reader = _reader(given, found.carry, journal, changes)
-        parts = Parts(folder, journal, found.carry.schema)
+        parts = Parts(store, journal, found.carry.schema)
         if repair is None:
             _refuse_missing_parts(parts, journal)
         else:
             parts.prepare()
             repair.blocks(journal, reader)
             repair.parts(parts, journal)
-        opened = RunDirectory(folder, checkpoint, lock, journal, parts, reader, found.carry, [])
+        opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
         if changes.retries or changes.resend_changed:
@@ -186,83 +191,26 @@ def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> R
     return OnePassReader(reader, given.pipe, marks, journal.shard_rows)
 
 
-def _locked(folder: Path, checkpoint: Path) -> files.Lock:
-    """Make the folders where they are missing, and take the lock."""
-    if folder.exists() and not folder.is_dir():
-        message = f"{folder} is a file; -o names the run directory"
-        raise UsageError(message)
-    try:
-        strangers = [] if not folder.exists() else [p.name for p in folder.iterdir()]
-    except OSError as error:
-        message = f"cannot look into {folder}: {error.strerror}"
-        raise UsageError(message) from None
-    ours = {"checkpoint", "results", "attempts", SUMMARY, USAGE}
-    if strangers and not ours & set(strangers) and not (checkpoint / STATES).exists():
-        message = (
-            f"{folder} holds other files ({', '.join(sorted(strangers)[:3])}) and is no run "
-            "directory; name a new or empty one with -o"
-        )
-        raise UsageError(message)
-    try:
-        files.make_folder(folder)
-        files.make_folder(checkpoint, private=True)
-        lock = files.Lock(folder, checkpoint / LOCK)
-        lock.acquire()
-    except OSError as error:
-        message = f"cannot make the run directory {folder}: {error.strerror}"
-        raise UsageError(message) from None
-    return lock
-
-
-def _set_aside(
-    folder: Path, checkpoint: Path, lock: files.Lock, say: Callable[[str], None]
-) -> files.Lock:
-    """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted."""
-    if not (checkpoint / STATES).exists() and not (folder / "results").exists():
-        return lock
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    folder, checkpoint = folder.resolve(), checkpoint.resolve()
-    aside = folder.with_name(f"{folder.name}.old-{stamp}")
-    count = 1
-    while aside.exists():
-        count += 1
-        aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
-    try:
-        folder.rename(aside)
-        if checkpoint.exists():  # it lives elsewhere
-            shutil.move(checkpoint, aside / "checkpoint")
-        files.sync_folder(folder.parent)
-    except OSError as error:
-        message = f"cannot move {folder} to {aside}: {error.strerror}"
-        raise StorageError(message) from error
-    say(f"the old contents of {folder} are in {aside}")
-    lock.release()
-    return _locked(folder, checkpoint)
-
-
-def _refuse_lost_checkpoint(folder: Path, checkpoint: Path) -> None:
+def _refuse_lost_checkpoint(store: Store, checkpoint: Path) -> None:
     path = checkpoint / STATES
     if not path.exists() or path.stat().st_size == 0:
-        _refuse_unknown_parts(folder, checkpoint)
+        _refuse_unknown_parts(store, checkpoint)
 
 
-def _is_begun(folder: Path, checkpoint: Path) -> bool:
+def _is_begun(store: Store, checkpoint: Path) -> bool:
     """Whether there is something that a state file must know of."""
-    parts = (folder / kind for kind in ("results", "attempts"))
-    return any(any(kind.glob("part-*.parquet")) for kind in parts) or any(
-        checkpoint.glob("shard-*.log")
-    )
+    return any(part_names(store, kind) for kind in KINDS) or any(checkpoint.glob("shard-*.log"))
 
 
-def _refuse_unknown_parts(folder: Path, checkpoint: Path) -> None:
-    if not _is_begun(folder, checkpoint):
+def _refuse_unknown_parts(store: Store, checkpoint: Path) -> None:
+    if not _is_begun(store, checkpoint):
         return
     path = checkpoint / STATES
-    count = len(list((folder / "results").glob("part-*.parquet")))
+    count = len(part_names(store, "results"))
     message = (
-        f"{folder}/results has {count} parts, but the journal {path} is missing or empty, so "
-        "nobody knows which rows are done. --repair finds it out from the parts and the input; or "
-        "restore it, or start over with --restart (the old contents are kept aside)"
+        f"{store.where('results')} has {count} parts, but the journal {path} is missing or empty, "
+        "so nobody knows which rows are done. --repair finds it out from the parts and the input; "
+        "or restore it, or start over with --restart (the old contents are kept aside)"
     )
     raise DamagedError(message, path=str(path))
 
@@ -285,11 +233,10 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     journal = opened.journal
     try:
         opened.parts.prepare()
-        for folder in (opened.folder, opened.checkpoint):
-            for draft in folder.glob(f"*{files.TEMPORARY}"):
-                draft.unlink()
+        for draft in opened.checkpoint.glob(f"*{files.TEMPORARY}"):
+            draft.unlink()
     except OSError as error:
-        message = f"cannot write into {opened.folder}: {error.strerror}"
+        message = f"cannot write into {opened.store.where()}: {error.strerror}"
         raise StorageError(message) from error
 
     @functools.cache
@@ -310,16 +257,15 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
 
 def _refuse_missing_parts(parts: Parts, journal: Journal) -> None:
     """What is recorded as published is there, as far as a look at the folders can tell."""
-    there = [
-        {path.name for path in folder.glob("part-*")} for folder in (parts.results, parts.attempts)
-    ]
+    there = {kind: set(parts.store.names(kind)) for kind in KINDS}
     for published in journal.states.published():
-        for path, names in zip(parts.pair(published.state.shard), there, strict=True):
-            if path.name not in names:
-                raise damaged(path, "it is missing")
+        pair = parts.pair(published.state.shard)
+        for name in pair:
+            kind, _, file = name.partition("/")
+            if file not in there[kind]:
+                raise damaged(parts.store.where(name), "it is missing")
         if not published.results_sha256:
-            results, _ = parts.pair(published.state.shard)
-            raise damaged(results, "a --repair of it did not come to its end")
+            raise damaged(parts.store.where(pair[0]), "a --repair of it did not come to its end")
 
 
 def _send_again(
@@ -358,7 +304,7 @@ def _send_again(
         say(f"there are no {what} rows to send again")
 
 
-def summary_of(folder: Path) -> Mapping[str, Any] | None:
+def summary_of(store: Store) -> Mapping[str, Any] | None:
     """The summary in a run directory, or None."""
-    found = files.read_json(folder / SUMMARY)
+    found = read_json(store, SUMMARY)
     return found if isinstance(found, dict) else None

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -165,12 +166,14 @@ def _run(
     if result.sent_nothing:
         tell("nothing left to send")
     resume = _command_that_goes_on(sys.argv[1:])
+    apart = settings.checkpoint != str(PurePath(settings.dir, "checkpoint"))
     for text in ending.lines(
         result.summary,
         settings.dir,
         resume=resume,
         bound_by=result.bound_by,
         first_failed=result.first_failed,
+        checkpoint=settings.checkpoint if apart else None,
     ):
         tell(text)
     if as_json:

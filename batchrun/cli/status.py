@@ -20,5 +20,5 @@ def command(folder: str, checkpoint: str | None, as_json: bool) -> None:
         if as_json:
             put_json(found)
             return
-        for line in status.lines(found, folder):
+        for line in status.lines(found, folder, checkpoint):
             click.echo(line)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     AUTO_CONCURRENCY,
@@ -117,7 +118,7 @@ class Settings:
         return self.shaping() | {
             "input.files": [public_url(f) if "://" in f else f for f in self.files],
             "input.format": self.format,
-            "output.dir": self.dir,
+            "output.dir": shown(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
             "endpoint.name": self.endpoint.name,
@@ -177,7 +178,7 @@ def _only_endpoint(content: object, path: str) -> object:
 
 
 def _located(setting: Setting, value: object, folder: PurePath) -> object:
-    if setting.kind == "path" and isinstance(value, str):
+    if setting.kind == "path" and isinstance(value, str) and scheme_of(value) is None:
         return str(folder / value)
     if setting.kind == "paths" and isinstance(value, list):
         return [
@@ -252,8 +253,8 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         files=tuple(value["input.files"]),
         format=value["input.format"],
         carry=value["input.carry"],
-        dir=value["output.dir"],
-        checkpoint=value["output.checkpoint"] or str(PurePath(value["output.dir"], "checkpoint")),
+        dir=local_path(value["output.dir"]) or value["output.dir"],
+        checkpoint=_checkpoint(value["output.dir"], value["output.checkpoint"]),
         raw=value["output.raw"],
         shard_rows=value["output.shard_rows"],
         model=value["request.model"],
@@ -273,6 +274,25 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         grace_s=value["guards.grace_s"],
         limit=limit,
     )
+
+
+def _checkpoint(directory: str, given: str | None) -> str:
+    """Where the checkpoint lives: logs and locks need a local disk."""
+    if given is not None:
+        local = local_path(given)
+        if local is None:
+            message = f"--checkpoint {shown(given)}: the checkpoint must be on a local disk"
+            raise UsageError(message)
+        return local
+    local = local_path(directory)
+    if local is None:
+        message = (
+            f"-o {shown(directory)} is an object store: name a folder on a local disk for the "
+            "checkpoint with --checkpoint DIR (or output.checkpoint in the config file), and the "
+            "same one whenever this run goes on"
+        )
+        raise UsageError(message)
+    return str(PurePath(local, "checkpoint"))
 
 
 def _endpoint(value: Mapping[str, Any]) -> Endpoint:

@@ -34,13 +34,16 @@ records a shard's parts."""
 REPAIR_STEPS = ("aside.moved",)
 """Those that only ``--repair`` reaches: a damaged file was set aside."""
 
+STORE_STEPS = ("object.putting", "object.put", "restart.copied", "restart.renamed")
+"""Those of a run directory in an object store: around an upload, and inside ``--restart``."""
+
 
 def killer(name: str, times: int) -> Callable[[str], None]:
     """A ``files.step`` that kills this process when it hears ``name`` for the ``times``-th time.
 
     Raises ``ValueError`` for a step that there is not.
     """
-    steps = (*STEPS, *REPAIR_STEPS)
+    steps = (*STEPS, *REPAIR_STEPS, *STORE_STEPS)
     if name not in steps:
         message = f"no step is called {name!r}; there are {', '.join(steps)}"
         raise ValueError(message)

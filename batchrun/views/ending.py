@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from batchrun.core.addresses import shown
 from batchrun.views.text import BOUND, duration, safe
 
 CLASSES_SHOWN = 5
@@ -19,9 +21,11 @@ def lines(
     resume: str,
     bound_by: str | None = None,
     first_failed: Mapping[str, tuple[int, str]] = {},
+    checkpoint: str | None = None,
 ) -> list[str]:
     """The final summary as lines. ``resume`` is the command that goes on, ``first_failed`` has an
-    example of each error class: the row, and what was said.
+    example of each error class: the row, and what was said; ``checkpoint`` is where it lives, if
+    not in the run directory.
     """
     rows, totals = summary["rows"], summary["totals"]
     whole = "?" if rows["input"] is None else f"{rows['input']:,}"
@@ -50,14 +54,19 @@ def lines(
             out.append(f"  {safe(name)}, row {row:,}: {textwrap.shorten(text, SAID_SHOWN)}")
     if bound_by is not None:
         out.append(f"held back most by {BOUND[bound_by]}")
-    out.append(f"results: {folder}/results")
+    place = shown(folder)
+    out.append(f"results: {place}/results")
     if rows["pending"] == 0:
-        out.append(f"next: batchrun verify {folder}")
+        out.append(f"next: batchrun verify {place}{_where(checkpoint)}")
         if rows["error"]:
             out.append("to send failed rows again: the same command with --retry-failed")
     else:
         out.append(f"to go on: {resume}")
     return out
+
+
+def _where(checkpoint: str | None) -> str:
+    return "" if checkpoint is None else f" --checkpoint {shlex.quote(checkpoint)}"
 
 
 def _count(number: int | None) -> str:

@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow, files
+from batchrun.adapters import arrow, files, looking
+from batchrun.adapters.store import KINDS
 from batchrun.core import batch_lines
+from batchrun.core.addresses import local_path
 from batchrun.errors import StorageError, UsageError
 from batchrun.views import status
 from batchrun.views.flat import flat, flat_type
@@ -100,9 +102,10 @@ def export(
     ``UsageError``, ``DamagedError`` or ``StorageError``.
     """
     found = status.read(folder, checkpoint)
+    store = looking.look_at(folder, checkpoint).store
     targets = [name for name in (None if stdout else target, errors) if name is not None]
     _refuse(targets, folder, force=force)
-    with Results(Path(folder)) as results, contextlib.ExitStack() as stack:
+    with Results(store) as results, contextlib.ExitStack() as stack:
         drafts = [stack.enter_context(_draft(Path(name))) for name in targets]
         try:
             sinks: list[Sink] = [*([stdout] if stdout else []), *drafts]
@@ -142,8 +145,9 @@ def _refuse(targets: Sequence[str], folder: str, *, force: bool) -> None:
         if path.exists() and not force:
             message = f"{name} exists; --force replaces it"
             raise UsageError(message)
-        ours = [Path(folder, part).resolve() for part in ("results", "attempts", "checkpoint")]
-        if path.resolve().parent in ours:
+        local = local_path(folder)
+        ours = [] if local is None else [Path(local, part) for part in (*KINDS, "checkpoint")]
+        if path.resolve().parent in [place.resolve() for place in ours]:
             message = f"{name} lies among the run's own files; name another place with -o"
             raise UsageError(message)
     if len({Path(name).resolve() for name in targets}) < len(targets):

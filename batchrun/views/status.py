@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import files
+from batchrun.adapters import files, looking
 from batchrun.adapters.journal import STATES
-from batchrun.adapters.rundir import STATUS, SUMMARY
+from batchrun.adapters.rundir import STATUS
+from batchrun.adapters.store import SUMMARY, read_json
+from batchrun.core.addresses import shown
 from batchrun.errors import UsageError
 from batchrun.views import ending
 from batchrun.views.text import BOUND, duration, rate, safe, share
@@ -20,30 +21,31 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     ``state`` is ``running``, ``killed`` (it ended without a word; the same command resumes) or the
     summary's status. Raises ``UsageError`` for what is no run directory.
     """
-    place = Path(folder)
-    control = Path(checkpoint) if checkpoint else place / "checkpoint"
-    summary = files.read_json(place / SUMMARY)
-    live = files.read_json(control / STATUS)
-    if summary is None and live is None and not (control / STATES).exists():
-        message = f"{folder} is no run directory: it has neither summary.json nor a checkpoint"
+    look = looking.look_at(folder, checkpoint)
+    control = look.checkpoint
+    summary = read_json(look.store, SUMMARY)
+    live = None if control is None else files.read_json(control / STATUS)
+    begun = control is not None and (control / STATES).exists()
+    if summary is None and live is None and not begun:
+        shown = look.store.where()
+        message = f"{shown} is no run directory: it has neither summary.json nor a checkpoint"
+        if control is None:
+            message += " (--checkpoint names that)"
         raise UsageError(message)
-    if files.is_locked(place):
+    if look.live:
         return {"state": "running", "live": live}
-    newer = (
-        summary is not None
-        and live is not None
-        and (control / STATUS).stat().st_mtime > (place / SUMMARY).stat().st_mtime
-    )
-    if summary is None or newer:
+    # Both were written by the run's own clock; a store's modification times are another's.
+    since = "" if live is None else live.get("updated_at", "")
+    if summary is None or since > summary.get("ended_at", ""):
         return {"state": "killed", "live": live}
     return {"state": summary["status"], "summary": summary}
 
 
-def lines(found: dict[str, Any], folder: str) -> list[str]:
+def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> list[str]:
     """The same for people."""
     if "summary" in found:
-        resume = f"the same batchrun run command (-o {shlex.quote(folder)})"
-        return ending.lines(found["summary"], folder, resume=resume)
+        resume = f"the same batchrun run command (-o {shlex.quote(shown(folder))})"
+        return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
     live = found["live"]
     if found["state"] == "killed":
         out = ["killed: the run ended without a word; the same command resumes it"]

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters.flight import read_notes
-from batchrun.testing.crashpoints import REPAIR_STEPS, STEPS
+from batchrun.testing.crashpoints import REPAIR_STEPS, STEPS, STORE_STEPS
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("BATCHRUN_CRASH_KILLS", "20"))
@@ -394,4 +394,8 @@ def test_a_crash_point_that_cannot_be_reached_is_refused(arguments, says):
 def test_every_step_of_the_package_is_a_crash_point():
     """The list of steps is the list of what the package reaches."""
     source = "".join(path.read_text("utf-8") for path in (ROOT / "batchrun").rglob("*.py"))
-    assert set(re.findall(r'\breached\("([a-z.]+)"\)', source)) == {*STEPS, *REPAIR_STEPS}
+    assert set(re.findall(r'\breached\("([a-z.]+)"\)', source)) == {
+        *STEPS,
+        *REPAIR_STEPS,
+        *STORE_STEPS,
+    }

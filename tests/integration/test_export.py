@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from batchrun.adapters.disk_store import DiskStore
 from batchrun.cli.main import main
 from batchrun.views.flat import flat
 from batchrun.views.published import Results
@@ -177,7 +178,7 @@ def test_nothing_published_is_said(cli, scripted, jsonl):
 def test_parts_replaced_while_they_are_read(ran):
     """A part that gives way to a new one, or moves away, is read to its end as it was."""
     folder = ran("nightly_eval.parquet", "--shard-rows", 20)
-    with Results(folder) as results:
+    with Results(DiskStore(folder)) as results:
         tables = results.tables(["row"])
         first = next(tables).column("row").to_pylist()
         for part in (folder / "results").glob("*.parquet"):

@@ -37,7 +37,7 @@ def one() -> int:
     assert_type(summary, Summary)
     assert_type(summary.ok, int)
     assert_type(summary.pending, int | None)
-    assert_type(summary.results_path, Path)
+    assert_type(summary.results_path, Path | str)
     assert_type(summary.to_dict(), dict[str, Any])
     if summary.status == "complete":
         return 0

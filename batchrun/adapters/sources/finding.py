@@ -16,7 +16,9 @@ from pathlib import Path
 
 from pyarrow import fs as arrow_fs
 
+from batchrun.adapters import filesystems
 from batchrun.adapters.sources import storage
+from batchrun.core.addresses import local_path
 from batchrun.errors import InputError
 
 FORMATS = {
@@ -89,7 +91,7 @@ def expand(names: Sequence[str], given_format: str) -> list[str]:
         if name == storage.STDIN:
             files.append(name)
             continue
-        local = storage.local_path(name)
+        local = local_path(name)
         found = _remote(name, given_format) if local is None else _local(local, given_format)
         files += found
     return files
@@ -143,7 +145,7 @@ def _remote(address: str, given_format: str) -> list[str]:
     return _matched(shown, [there.address(key) for key in keys])
 
 
-def _keys(there: storage.Place, base: str) -> list[str]:
+def _keys(there: filesystems.Place, base: str) -> list[str]:
     selector = arrow_fs.FileSelector(base, allow_not_found=True, recursive=True)
     infos = there.system.get_file_info(selector)
     return sorted(info.path for info in infos if info.type == arrow_fs.FileType.File)

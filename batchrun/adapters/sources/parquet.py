@@ -22,6 +22,7 @@ from batchrun.adapters.sources import showing, storage
 from batchrun.adapters.sources.opening import Carry, Splitter, needs_of, sent_columns
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.core import cells, parameters
+from batchrun.core.addresses import local_path
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 
@@ -280,7 +281,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 def _opened(stamp: Stamp) -> pq.ParquetFile:
     """A file opened for reading a little at a time."""
-    local = storage.local_path(stamp.path)
+    local = local_path(stamp.path)
     if local is not None:
         return pq.ParquetFile(local, pre_buffer=False, buffer_size=BUFFER_BYTES)
     return pq.ParquetFile(

@@ -1,0 +1,40 @@
+"""Looking at a run directory without its lock and without writing: what the views begin with."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchrun.adapters import files, filesystems
+from batchrun.adapters.disk_store import DiskStore
+from batchrun.adapters.object_store import ObjectStore
+from batchrun.adapters.store import StoreReader
+from batchrun.core.addresses import local_path
+from batchrun.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run directory: its files, its checkpoint (None where nobody said where that is), and
+    whether a run works on it, as far as this machine can tell.
+    """
+
+    store: StoreReader
+    checkpoint: Path | None
+    live: bool
+
+
+def look_at(directory: str, checkpoint: str | None) -> Look:
+    """Open a run directory for reading. Raises ``UsageError`` for an address that cannot be."""
+    control = Path(checkpoint) if checkpoint else None
+    local = local_path(directory)
+    if local is not None:
+        folder = Path(local)
+        return Look(DiskStore(folder), control or folder / "checkpoint", files.is_locked(folder))
+    try:
+        store = ObjectStore(directory, Path(tempfile.gettempdir()))
+    except filesystems.AddressError as error:
+        message = f"cannot look into {error}"
+        raise UsageError(message) from None
+    return Look(store, control, control is not None and files.is_locked(control))

@@ -1,0 +1,274 @@
+"""Taking a run directory: alone, and only if it is this run's.
+
+On a disk the operating system's lock on the directory keeps other processes out. An object store
+knows no locks. There the lock on the checkpoint does it, and an object names the run that the
+files belong to: a run with another checkpoint, on whatever machine, is refused. Two runs that
+begin in one empty prefix within the same second may both get past that; the one whose mark was
+replaced finds out before it publishes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters import files, filesystems
+from batchrun.adapters.disk_store import DiskStore
+from batchrun.adapters.journal import STATES
+from batchrun.adapters.object_store import OWNER, TRIES, ObjectStore
+from batchrun.adapters.store import KINDS, SUMMARY, USAGE, Store
+from batchrun.core.addresses import cut, local_path
+from batchrun.core.changes import Changes
+from batchrun.errors import StorageError, UsageError
+
+LOCK = "lock"
+UPLOADS = "upload"
+
+
+def take(
+    directory: str, checkpoint: Path, changes: Changes, say: Callable[[str], None]
+) -> tuple[Store, files.Lock]:
+    """Take a run directory and its checkpoint, which are made where they are missing; what
+    ``--restart`` moves aside is moved.
+
+    Raises ``RunLockedError``, ``UsageError`` or ``StorageError``.
+    """
+    local = local_path(directory)
+    if local is None:
+        return _take_remote(directory, checkpoint, changes, say)
+    folder = Path(local)
+    lock = _locked(folder, checkpoint)
+    if changes.restart:
+        try:
+            lock = _set_aside(folder, checkpoint, lock, say)
+        except BaseException:
+            lock.release()
+            raise
+    return DiskStore(folder), lock
+
+
+def _locked(folder: Path, checkpoint: Path) -> files.Lock:
+    """Make the folders where they are missing, and take the lock."""
+    if folder.exists() and not folder.is_dir():
+        message = f"{folder} is a file; -o names the run directory"
+        raise UsageError(message)
+    try:
+        there = [] if not folder.exists() else [p.name for p in folder.iterdir()]
+    except OSError as error:
+        message = f"cannot look into {folder}: {error.strerror}"
+        raise UsageError(message) from None
+    _refuse_strangers(str(folder), there, checkpoint)
+    try:
+        files.make_folder(folder)
+        files.make_folder(checkpoint, private=True)
+        lock = files.Lock(folder, checkpoint / LOCK)
+        lock.acquire()
+    except OSError as error:
+        message = f"cannot make the run directory {folder}: {error.strerror}"
+        raise UsageError(message) from None
+    return lock
+
+
+def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
+    ours = {"checkpoint", *KINDS, SUMMARY, USAGE, OWNER}
+    if there and not ours & set(there) and not (checkpoint / STATES).exists():
+        message = (
+            f"{shown} holds other files ({', '.join(sorted(there)[:3])}) and is no run "
+            "directory; name a new or empty one with -o"
+        )
+        raise UsageError(message)
+
+
+def _set_aside(
+    folder: Path, checkpoint: Path, lock: files.Lock, say: Callable[[str], None]
+) -> files.Lock:
+    """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted."""
+    if not (checkpoint / STATES).exists() and not (folder / "results").exists():
+        return lock
+    stamp = _stamp()
+    folder, checkpoint = folder.resolve(), checkpoint.resolve()
+    aside = folder.with_name(f"{folder.name}.old-{stamp}")
+    count = 1
+    while aside.exists():
+        count += 1
+        aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
+    try:
+        folder.rename(aside)
+        if checkpoint.exists():  # it lives elsewhere
+            shutil.move(checkpoint, aside / "checkpoint")
+        files.sync_folder(folder.parent)
+    except OSError as error:
+        message = f"cannot move {folder} to {aside}: {error.strerror}"
+        raise StorageError(message) from error
+    say(f"the old contents of {folder} are in {aside}")
+    lock.release()
+    return _locked(folder, checkpoint)
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+
+
+def _take_remote(
+    directory: str, checkpoint: Path, changes: Changes, say: Callable[[str], None]
+) -> tuple[Store, files.Lock]:
+    """Every way to be refused comes before the first change."""
+    try:
+        store = ObjectStore(directory, checkpoint / UPLOADS)
+    except filesystems.AddressError as error:
+        message = f"-o {error}"
+        raise UsageError(message) from None
+    lock = _locked_checkpoint(checkpoint)
+    try:
+        with _asking():
+            store.prepare()
+            mine = _mine(store, checkpoint, changes)
+        if changes.restart:
+            lock = _move_aside(store, directory, checkpoint, lock, say)
+            mine = _read(checkpoint / OWNER)
+        with _asking():
+            _mark(store, checkpoint, mine)
+    except BaseException:
+        lock.release()
+        raise
+    store.tries = TRIES
+    return store, lock
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Before anything was sent, a store that does not answer is a matter of what was asked for."""
+    try:
+        yield
+    except (StorageError, OSError) as error:
+        message = str(error).partition(". What was answered")[0]
+        raise UsageError(message) from error
+
+
+def _mine(store: ObjectStore, checkpoint: Path, changes: Changes) -> dict[str, Any] | None:
+    """The mark of this checkpoint's run; None where it has none that the directory bears."""
+    mine, theirs, shown = _read(checkpoint / OWNER), _owner_of(store), store.where()
+    if theirs is None:
+        if mine is not None and mine.get("directory") != shown:
+            if not (checkpoint / STATES).exists():
+                return None  # nothing came of it
+            message = (
+                f"{checkpoint} is the checkpoint of {mine.get('directory')}; name a new folder "
+                "with --checkpoint, or that directory with -o"
+            )
+            raise UsageError(message)
+        _refuse_strangers(shown, store.top(), checkpoint)
+    elif not changes.restart and (mine is None or mine.get("run") != theirs.get("run")):
+        _refuse_foreign(shown, mine, theirs, changes)
+    return mine
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    found = files.read_json(path)
+    return found if isinstance(found, dict) else None
+
+
+def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
+    """The mark on a directory, empty where it cannot be read as one; None without any."""
+    try:
+        with store.open(OWNER) as file:
+            found = json.loads(file.read())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _locked_checkpoint(checkpoint: Path) -> files.Lock:
+    try:
+        files.make_folder(checkpoint, private=True)
+        lock = files.Lock(checkpoint, checkpoint / LOCK)
+        lock.acquire()
+    except OSError as error:
+        message = f"cannot make the checkpoint {checkpoint}: {error.strerror}"
+        raise UsageError(message) from None
+    return lock
+
+
+def _refuse_foreign(
+    shown: str, mine: dict[str, Any] | None, theirs: dict[str, Any], changes: Changes
+) -> None:
+    """Another checkpoint's files. One without any may take them over, if that is asked for."""
+    whose = f"{theirs.get('checkpoint')} on {theirs.get('host')}"
+    if mine is not None:
+        message = (
+            f"{shown} was taken over by another run, whose checkpoint is {whose}. Go on with that "
+            "one, name another directory with -o, or start over with --restart (the old contents "
+            "are kept aside)"
+        )
+        raise UsageError(message)
+    if not changes.repair:
+        message = (
+            f"{shown} belongs to a run whose checkpoint is {whose}. Go on with that one. If it is "
+            "lost, --repair finds out from the parts and the input which rows are done; --restart "
+            "starts over (the old contents are kept aside)"
+        )
+        raise UsageError(message)
+
+
+def _mark(store: ObjectStore, checkpoint: Path, mine: dict[str, Any] | None) -> None:
+    """Put this run's mark on the directory: it shows, too, that the store takes what is written."""
+    mine = mine or {
+        "run": secrets.token_hex(16),
+        "directory": store.where(),
+        "checkpoint": str(checkpoint.resolve()),
+        "host": socket.gethostname(),
+        "begun_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    files.write_json(checkpoint / OWNER, mine)
+    content = (checkpoint / OWNER).read_bytes()
+    with store.draft(OWNER) as draft:
+        draft.write(content)
+        store.publish([draft])
+    store.owner = content
+
+
+def _move_aside(
+    store: ObjectStore,
+    directory: str,
+    checkpoint: Path,
+    lock: files.Lock,
+    say: Callable[[str], None],
+) -> files.Lock:
+    """``--restart`` in a store, which cannot rename. Everything is copied, then the checkpoint is
+    renamed, then the objects are deleted. A kill in between leaves the run as it was, or without
+    its checkpoint: refused by the next start, until ``--restart`` moves what is left.
+    """
+    checkpoint = checkpoint.resolve()
+    begun = (checkpoint / STATES).exists()
+    if not begun and not store.everything():
+        return lock
+    bare, query = cut(directory)
+    stamp, count = _stamp(), 1
+    while True:
+        end = f".old-{stamp}" if count == 1 else f".old-{stamp}-{count}"
+        aside = ObjectStore(f"{bare.rstrip('/')}{end}{query}", store.drafts)
+        kept = checkpoint.with_name(f"{checkpoint.name}{end}")
+        if not aside.everything() and not kept.exists():
+            break
+        count += 1
+    store.tries = aside.tries = TRIES
+    names = store.copy_to(aside)
+    files.reached("restart.copied")
+    checkpoint.rename(kept)
+    files.sync_folder(kept.parent)
+    files.reached("restart.renamed")
+    store.remove(names)
+    say(f"the old contents of {store.where()} are in {aside.where()}, its checkpoint in {kept}")
+    lock.release()
+    lock = _locked_checkpoint(checkpoint)
+    store.prepare()
+    return lock
