@@ -336,12 +336,12 @@ class JournalWriter:
         try:
             while True:
                 self._wake.wait()
-                closing = self._closing
-                if not closing:
+                if not self._closing:
                     time.sleep(GROUP_S)
-                # Cleared before the queue is emptied: what is appended meanwhile is either taken
-                # now or wakes the next turn.
+                # Cleared before anything is looked at: what is appended meanwhile, or the end, is
+                # either seen now or wakes the next turn.
                 self._wake.clear()
+                closing = self._closing
                 taken = [self._queue.popleft() for _ in range(len(self._queue))]
                 if taken:
                     self._journal.write([entry for entry, _ in taken])
