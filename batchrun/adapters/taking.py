@@ -157,13 +157,13 @@ def _mine(store: ObjectStore, checkpoint: Path, changes: Changes) -> dict[str, A
     mine, theirs, shown = _read(checkpoint / OWNER), _owner_of(store), store.where()
     if theirs is None:
         if mine is not None and mine.get("directory") != shown:
-            if not (checkpoint / STATES).exists():
-                return None  # nothing came of it
-            message = (
-                f"{checkpoint} is the checkpoint of {mine.get('directory')}; name a new folder "
-                "with --checkpoint, or that directory with -o"
-            )
-            raise UsageError(message)
+            if (checkpoint / STATES).exists():
+                message = (
+                    f"{checkpoint} is the checkpoint of {mine.get('directory')}; name a new folder "
+                    "with --checkpoint, or that directory with -o"
+                )
+                raise UsageError(message)
+            mine = None  # nothing was begun with it
         _refuse_strangers(shown, store.top(), checkpoint)
     elif not changes.restart and (mine is None or mine.get("run") != theirs.get("run")):
         _refuse_foreign(shown, mine, theirs, changes)

@@ -71,13 +71,21 @@ TABLE: tuple[Setting, ...] = (
         metavar="all|none|COL,...",
         shapes=True,
     ),
-    Setting("output", "dir", "path", "--output", "The run directory.", metavar="DIR"),
+    Setting(
+        "output",
+        "dir",
+        "path",
+        "--output",
+        "The run directory: a folder, or an address such as s3://BUCKET/PREFIX.",
+        metavar="DIR",
+    ),
     Setting(
         "output",
         "checkpoint",
         "path",
         "--checkpoint",
-        "Where the checkpoint lives, if not in the run directory (always a local disk).",
+        "Where the checkpoint lives, if not in the run directory; needed where that is an "
+        "address, for the checkpoint is always on a local disk.",
         metavar="DIR",
     ),
     Setting(

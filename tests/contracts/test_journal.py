@@ -4,13 +4,15 @@ import asyncio
 import errno
 import shutil
 import tempfile
+import threading
 from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from batchrun.adapters import files
+from batchrun.adapters import files, journal
 from batchrun.adapters.flight import FlightLog, read_notes
 from batchrun.adapters.interrupted import recover_flights
 from batchrun.adapters.journal import Journal, JournalWriter, log_name
@@ -297,6 +299,33 @@ class TestJournalWriter(JournalContract):
     def bench(self, real):
         """Makes a real one."""
         return real
+
+
+class TestEnding:
+    def test_the_end_comes_while_a_group_gathers(self, real, monkeypatch):
+        """A writer that is told to end within a group's time writes what it has and ends."""
+        gathering, told = threading.Event(), threading.Event()
+
+        def sleep(_):
+            gathering.set()
+            told.wait(10)
+
+        monkeypatch.setattr(journal, "time", SimpleNamespace(sleep=sleep))
+
+        async def play():
+            async with real() as mine:
+                mine.journal.post(_mixture(1)[0])
+                await asyncio.to_thread(gathering.wait, 10)
+                closing = asyncio.create_task(mine.journal.close())
+                await asyncio.sleep(0)
+                told.set()
+                try:
+                    await asyncio.wait_for(asyncio.shield(closing), 10)
+                finally:
+                    mine.journal._wake.set()  # so that a failure ends, too
+                return mine.kept()
+
+        assert asyncio.run(play()) == _by_shard(_mixture(1)[:1])
 
 
 class TestSessions:

@@ -1,0 +1,36 @@
+"""The commands of docs/object-stores.md run as they stand, against a real S3 server."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "object-stores.md").read_text("utf-8")
+
+
+def test_the_page_runs(store, cli, chat):
+    """From rows in a bucket to a data frame of answers."""
+    lines = "".join(json.dumps(chat(n)) + "\n" for n in range(12))
+    store.put("rows/one.jsonl", lines.encode())
+    blocks = re.findall(r"^```(?:sh|python) run\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    *commands, program = [block.replace("my-bucket", store.bucket) for block in blocks]
+    assert len(commands) == 2
+    script = f'set -e\nbatchrun() {{ "{sys.executable}" -m batchrun "$@"; }}\n' + "".join(commands)
+    for command in (
+        ["bash", "-c", script],
+        [sys.executable, "-c", f"{program}print(len(answers))"],
+    ):
+        done = subprocess.run(
+            command,
+            cwd=cli.folder,
+            env=cli._environment(store.env),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "12\n"
+    assert len((cli.folder / "answers.jsonl").read_text("utf-8").splitlines()) == 12
