@@ -65,10 +65,14 @@ RESULTS = {
     "request_id": "The server's name for the exchange (`x-request-id`), for its support.",
     "started_at": "When the last attempt was sent.",
     "latency_s": "Seconds from sending the last attempt to the end of its reply.",
-    "ttft_s": "Seconds to the first token. Null in this version, which does not stream.",
+    "ttft_s": (
+        "Seconds from sending the last attempt to the first thing the model said: text, "
+        "reasoning, a refusal or a tool call. Null where the answer was not streamed."
+    ),
     "request_hash": "SHA-256 of the request body as sent, in hex.",
     "response": (
-        "The raw JSON of the completion up to 1 MiB, or the first 4 KiB of an error's body. "
+        "The raw JSON of the completion up to 1 MiB, or the first 4 KiB of an error's body. A "
+        "streamed answer stands here as the plain completion that it makes, half of one too. "
         "Which rows have it is set by `--raw`."
     ),
 }
@@ -193,6 +197,7 @@ ERROR_CLASSES = {
     "connection": "The connection could not be made, or broke.",
     "server_error": "The server failed.",
     "overloaded": "The server says that it is overloaded.",
+    "incomplete_stream": "A stream ended before the answer in it did.",
     "invalid_response": "A success status without a completion in it.",
     "response_too_large": "The reply is larger than `--max-response-bytes`.",
 }
@@ -212,6 +217,7 @@ FAULTS = {
     "connect": "no connection",
     "reset": "connection closed before a reply",
     "cut": "connection closed within the reply",
+    "incomplete": "stream that ended before its answer did",
     "tls": "TLS failure",
     "proxy": "the proxy refuses",
     "too_large": "reply too large",
@@ -252,6 +258,7 @@ KINDS = {
     "paths": "list of paths",
     "int": "whole number",
     "number": "number",
+    "bool": "true or false",
     "choice": "text",
     "columns": "text, or list of names",
     "object": "table",
@@ -370,6 +377,8 @@ def configuration() -> Iterator[str]:
         elif setting.low is not None:
             kind += f", at least {setting.low:g}"
         default = "" if setting.default in (None, (), {}) else code(setting.default)
+        if setting.kind == "bool":
+            default = code(str(setting.default).lower())
         told = setting.help + (" *fixed*" if setting.shapes else "")
         rows.append((code(setting.name), kind, default, code(setting.flag), told))
     yield from table(("key", "type", "default", "flag", "meaning"), rows)
@@ -398,9 +407,9 @@ def inputs() -> Iterator[str]:
     yield "2. **A chat body**: `messages` and other parameters. The parameters below, and whatever"
     yield "   stands under `extra_body`, are sent. Other keys are carried to the results."
     yield ""
-    yield "`stream` and `stream_options` of a row are not sent: replies are taken whole. In"
-    yield "Parquet, a parameter may be a nested value or JSON text. A key that is a parameter is"
-    yield "sent even if it was meant as data: rename such a column, or use Batch lines."
+    yield "`stream` of a row is not sent: `--stream` says it for the whole run. In Parquet, a"
+    yield "parameter may be a nested value or JSON text. A key that is a parameter is sent even if"
+    yield "it was meant as data: rename such a column, or use Batch lines."
     yield ""
     groups = (
         ("the specification", parameters.SPECIFIED),
@@ -415,6 +424,29 @@ def inputs() -> Iterator[str]:
         ("taken from", "parameters"),
         [(told, " ".join(code(name) for name in sorted(names))) for told, names in groups],
     )
+
+
+def streaming() -> Iterator[str]:
+    """What `--stream` does."""
+    yield "## Streaming"
+    yield ""
+    yield "With `--stream` every request asks for a stream (`stream`, and `stream_options` with"
+    yield "`include_usage`). The answer is put together as it arrives, and has the same columns as if"
+    yield "it had come whole; `ttft_s` has a value. A server that answers with a plain reply all the"
+    yield "same is understood, and so is one that streams without being asked."
+    yield ""
+    yield "It is worth its cost where a proxy cuts off answers that are silent for long, where"
+    yield "answers are very long, and where the time to the first token matters. A server that"
+    yield "refuses `stream_options` is asked without it by `--param stream_options=null`; its answers"
+    yield "then have no token counts. Other `stream_options`, of a row or by `--param`, are laid over"
+    yield "`include_usage`."
+    yield ""
+    yield "An answer is whole if each of its choices has a finish reason, or if `[DONE]` came, however"
+    yield "the connection ended. Any other end is tried again and is `incomplete_stream` at last; if"
+    yield "the time ran out, it is `timeout`. An error among the events is judged like an error"
+    yield "reply with the status inside it. What had arrived of a failed row is in `response`."
+    yield "`--max-response-bytes` counts a stream as it comes, with all that frames its events."
+    yield ""
 
 
 def columns(title: str, schema: pa.Schema, prose: Mapping[str, str], more: str) -> Iterator[str]:
@@ -599,6 +631,7 @@ def page() -> str:
         configuration,
         environment,
         inputs,
+        streaming,
         files,
         json_files,
         verdicts,

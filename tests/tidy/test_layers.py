@@ -42,8 +42,14 @@ HOMES = [
     ),
     (
         {"aiohttp"},
-        ("batchrun.adapters.http", "batchrun.adapters.exchange", "batchrun.simulator"),
-        "One module turns HTTP's exceptions into ours, one knows the library's insides.",
+        (
+            "batchrun.adapters.http",
+            "batchrun.adapters.exchange",
+            "batchrun.adapters.arriving",
+            "batchrun.adapters.tap",
+            "batchrun.simulator",
+        ),
+        "One module turns HTTP's exceptions into ours, the next ones know the library's insides.",
     ),
     (
         {"tenacity", "aiolimiter"},

@@ -51,6 +51,7 @@ def test_an_answer_is_an_answer():
         ("tls", STOP, "config"),
         ("proxy", STOP, "config"),
         ("too_large", FAIL, "response_too_large"),
+        ("incomplete", AGAIN, "incomplete_stream"),
     ],
 )
 def test_a_fault_of_the_transport(kind, action, error_class):
@@ -247,7 +248,7 @@ def test_every_rule_is_reachable_and_named_once():
     """Every line of the table is named once and decided at least one case of this file."""
     names = [rule.name for rule in RULES]
     assert len(set(names)) == len(names)
-    kinds = ("timeout", "connect", "reset", "cut", "tls", "proxy", "too_large")
+    kinds = ("timeout", "connect", "reset", "cut", "tls", "proxy", "too_large", "incomplete")
     seen = {_fault(kind).rule for kind in kinds}
     seen |= {_judge(status, _error(code, kind)).rule for status, code, kind, *_ in SIGNALS}
     seen |= {_judge(401, succeeded=True).rule, _judge(200).rule}
