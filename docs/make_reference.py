@@ -69,10 +69,14 @@ RESULTS = {
     "request_id": "The server's name for the exchange (`x-request-id`), for its support.",
     "started_at": "When the last attempt was sent.",
     "latency_s": "Seconds from sending the last attempt to the end of its reply.",
-    "ttft_s": "Seconds to the first token. Null in this version, which does not stream.",
+    "ttft_s": (
+        "Seconds from sending the last attempt to the first thing the model said: text, "
+        "reasoning, a refusal or a tool call. Null where the answer was not streamed."
+    ),
     "request_hash": "SHA-256 of the request body as sent, in hex.",
     "response": (
-        "The raw JSON of the completion up to 1 MiB, or the first 4 KiB of an error's body. "
+        "The raw JSON of the completion up to 1 MiB, or the first 4 KiB of an error's body. A "
+        "streamed answer stands here as the plain completion that it makes, half of one too. "
         "Which rows have it is set by `--raw`."
     ),
 }
@@ -210,7 +214,6 @@ ERROR_CLASSES = {
     "content_filter": "The server's content filter refuses the request.",
     "payload_too_large": "The request is larger than the server takes.",
     "request_too_large": "The request can never fit the account's rate limit.",
-    "incomplete_stream": "A streamed answer ended too early. What came of it stands in `response`.",
     "rate_limit": "The server throttles. Waited out and not charged: it stands in the ledger only.",
     "quota": "The account's quota or spending limit is used up.",
     "auth": "The key is missing or not accepted.",
@@ -222,6 +225,7 @@ ERROR_CLASSES = {
     "connection": "The connection could not be made, or broke.",
     "server_error": "The server failed.",
     "overloaded": "The server says that it is overloaded.",
+    "incomplete_stream": "A stream ended before the answer in it did.",
     "invalid_response": "A success status without a completion in it.",
     "invalid_output": "The model wrote what its own server could not read (Groq).",
     "response_too_large": "The reply is larger than `--max-response-bytes`.",
@@ -309,6 +313,7 @@ KINDS = {
     "paths": "list of paths",
     "int": "whole number",
     "number": "number",
+    "bool": "true or false",
     "choice": "text",
     "columns": "text, or list of names",
     "object": "table",
@@ -430,6 +435,8 @@ def configuration() -> Iterator[str]:
         elif setting.low is not None:
             kind += f", at least {setting.low:g}"
         default = "" if setting.default in (None, (), {}) else code(setting.default)
+        if setting.kind == "bool":
+            default = code(str(setting.default).lower())
         told = setting.help + (" *fixed*" if setting.shapes else "")
         rows.append((code(setting.name), kind, default, code(setting.flag), told))
     yield from table(("key", "type", "default", "flag", "meaning"), rows)
@@ -497,11 +504,11 @@ def inputs() -> Iterator[str]:
     yield "   messages. The parameters below are sent; other keys, and those that the prompt shows,"
     yield "   are carried to the results. [templates.md](templates.md) tells the rest."
     yield ""
-    yield "`stream` and `stream_options` of a row are not sent: replies are taken whole. In"
-    yield "Parquet, a parameter may be a nested value or JSON text. In CSV, a parameter that is"
-    yield "not text by nature is JSON, a number or a boolean, and an empty cell is no parameter."
-    yield "A key that is a parameter is sent even if it was meant as data: rename such a column, or"
-    yield "use Batch lines."
+    yield "`stream` of a row is not sent: `--stream` says it for the whole run. In Parquet, a"
+    yield "parameter may be a nested value or JSON text. In CSV, a parameter that is not text by"
+    yield "nature is JSON, a number or a boolean, and an empty cell is no parameter. A key that is"
+    yield "a parameter is sent even if it was meant as data: rename such a column, or use Batch"
+    yield "lines."
     yield ""
     groups = (
         ("the specification", parameters.SPECIFIED),
@@ -516,6 +523,30 @@ def inputs() -> Iterator[str]:
         ("taken from", "parameters"),
         [(told, " ".join(code(name) for name in sorted(names))) for told, names in groups],
     )
+
+
+def streaming() -> Iterator[str]:
+    """What `--stream` does."""
+    yield "## Streaming"
+    yield ""
+    yield "With `--stream` every request asks for a stream (`stream`, and `stream_options` with"
+    yield "`include_usage`). The answer is put together as it arrives and has the same columns as"
+    yield "if it had come whole; `ttft_s` has a value. A server that answers with a plain reply"
+    yield "all the same is understood, and so is one that streams without being asked."
+    yield ""
+    yield "It is worth its cost where a proxy cuts off answers that are silent for long, where"
+    yield "answers are very long, and where the time to the first token matters. A server that"
+    yield "refuses `stream_options` is asked without it by `--param stream_options=null`; its"
+    yield "answers then have no token counts. Other `stream_options`, of a row or by `--param`,"
+    yield "are laid over `include_usage`."
+    yield ""
+    yield "An answer is whole if each of its choices has a finish reason, or if `[DONE]` came,"
+    yield "however the connection ended. Any other end is tried again and is `incomplete_stream`"
+    yield "at last; if the time ran out, it is `timeout`. An error among the events is judged"
+    yield "like an error reply with the status inside it. What had arrived of a failed row is in"
+    yield "`response`. `--max-response-bytes` counts a stream as it comes, with all that frames"
+    yield "its events."
+    yield ""
 
 
 def columns(title: str, schema: pa.Schema, prose: Mapping[str, str], more: str) -> Iterator[str]:
@@ -740,6 +771,7 @@ def page() -> str:
         configuration,
         environment,
         inputs,
+        streaming,
         files,
         json_files,
         verdicts,

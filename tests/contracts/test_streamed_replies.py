@@ -312,10 +312,9 @@ def test_what_comes_late_behind_done(transport_of):
 def test_surplus_costs_the_connection(transport_of):
     """What a server sends behind a body is not taken for the next answer."""
     raw = _head(STREAM, CHUNKED) + _chunked(*WHOLE) + _head("Content-Length: 2") + b"{}"
-    found, _ = _exchange(transport_of, _sending(raw), times=2)
-    for reply in found:
-        if not isinstance(reply, TransportFault):
-            assert _read(reply).first.content == CONTENT
+    found, opened = _exchange(transport_of, _sending(raw), times=2)
+    assert [_read(reply).first.content for reply in found] == [CONTENT, CONTENT]
+    assert opened == 2
 
 
 def test_broken_chunked_coding(transport_of):
@@ -330,11 +329,13 @@ def test_broken_chunked_coding(transport_of):
     assert opened == 2
 
 
-def test_too_large_a_stream(transport_of):
+@pytest.mark.parametrize("finished", [False, True])
+def test_too_large_a_stream(transport_of, finished):
     """The limit counts the bytes that come, framing and all, and is not read on beyond it."""
 
     async def behave(_, writer):
-        writer.write(_head(STREAM, CHUNKED) + _chunked(OPEN, TEXTS[0], end=False))
+        said = [OPEN, TEXTS[0], STOP] if finished else [OPEN, TEXTS[0]]
+        writer.write(_head(STREAM, CHUNKED) + _chunked(*said, end=False))
         await asyncio.sleep(0.05)
         while True:
             writer.write(_chunked(b": keep-alive\n\n" * 700, end=False))

@@ -163,7 +163,11 @@ def test_an_edited_input_is_refused(cli, finished, old, new):
     before = _tree(cli.folder / "run")
     done = cli.run(*command, "--shard-rows", 10)
     assert done.code == 2, done.err
-    assert "the first difference is within rows" in done.err and "done rows" in done.err and "--keep-done" in done.err
+    assert (
+        "the first difference is within rows" in done.err
+        and "done rows" in done.err
+        and "--keep-done" in done.err
+    )
     assert endpoint.stats()["requests_total"] == 0
     assert _tree(cli.folder / "run") == before
 

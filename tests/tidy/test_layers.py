@@ -50,7 +50,7 @@ HOMES = [
             "batchrun.adapters.tap",
             "batchrun.simulator",
         ),
-        "One module turns HTTP's exceptions into ours, one knows the library's insides.",
+        "One module turns HTTP's exceptions into ours, the next ones know the library's insides.",
     ),
     (
         {"tenacity", "aiolimiter"},

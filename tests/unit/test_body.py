@@ -137,6 +137,39 @@ def test_how_replies_travel_is_not_the_rows_to_say():
     assert sent == {"messages": MESSAGES, "model": "m"}
 
 
+@pytest.mark.parametrize(
+    ("row", "defaults", "options"),
+    [
+        ({}, {}, {"include_usage": True}),
+        ({"stream": False}, {}, {"include_usage": True}),
+        ({"stream_options": {}}, {}, {"include_usage": True}),
+        ({"stream_options": {"x": 1}}, {}, {"include_usage": True, "x": 1}),
+        ({"stream_options": {"include_usage": False}}, {}, {"include_usage": False}),
+        ({}, {"stream_options": {"x": 1}}, {"include_usage": True, "x": 1}),
+        ({}, {"stream_options": None}, None),
+        ({"stream_options": {"x": 1}}, {"stream_options": None}, {"include_usage": True, "x": 1}),
+    ],
+)
+def test_a_stream_is_asked_for_with_its_usage(row, defaults, options):
+    """Streaming asks for usage too, unless the options say otherwise or are left out by null."""
+    fields = {"messages": MESSAGES} | row
+    parts = split(fields)
+    request = build(
+        Row(0, None, parts.body), {"model": "m"} | defaults, body_bytes_max=1000, stream=True
+    )
+    sent = json.loads(request.body)
+    assert sent["stream"] is True
+    assert sent.get("stream_options") == options
+    assert ("stream_options" in sent) is (options is not None)
+
+
+def test_stream_options_of_another_kind_are_a_row_error():
+    """What cannot be options is told before anything is sent."""
+    row = Row(0, None, {"messages": MESSAGES, "stream_options": [1]})
+    with pytest.raises(RowError, match="stream_options"):
+        build(row, {"model": "m"}, body_bytes_max=1000, stream=True)
+
+
 def test_the_defaults_are_not_changed():
     """Building a row's body leaves the shared defaults and the row as they were."""
     defaults, body = {"model": "m", "stream": True}, {"messages": MESSAGES, "stream": False}

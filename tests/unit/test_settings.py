@@ -107,6 +107,8 @@ def test_a_config_file_may_be_empty():
         ("request.params", {"messages": []}, "messages"),
         ("request.model", 4, "text"),
         ("endpoint.provider", "acme", "simulator"),
+        ("request.stream", "yes", "true or false"),
+        ("request.stream", 1, "true or false"),
         ("endpoint.concurrency", 0, "at least 1"),
         ("endpoint.concurrency", "many", "auto"),
         ("endpoint.concurrency", 1.5, "auto"),

@@ -95,6 +95,27 @@ def test_chunks_that_are_nearly_like_the_one_before():
     assert first.logprobs == '{"content":[{"token":"d"}]}'
 
 
+def test_a_line_more_in_a_chunk_like_the_one_before():
+    """The second line of an event is not skipped because the first looks as usual."""
+    like = [_event(_say(text)) for text in "abc"]
+    stream = fold(b"".join(like).rstrip(b"\n") + b"\ndata: [DONE]\n\n" + like[0])
+    assert stream.done
+    assert reading.completion(reading.parse(stream.body())).first.content == "abca"
+
+
+def test_a_backslash_before_the_closing_quote():
+    """An event that ends within its text is damage, and not one text with the next."""
+    like = json.dumps(_say("@")).encode()
+    torn = [_event(like.replace(b"@", text)) for text in (b"a", b"b", b"c\\", b"n", b"d")]
+    for fed in (b"".join(torn), b"".join(torn[:3])):
+        stream = Stream()
+        stream.feed(fed)
+        assert stream.problem() == "an event of the stream cannot be read"
+        stream = Stream()
+        stream.feed_all(torn)
+        assert stream.problem() == "an event of the stream cannot be read"
+
+
 @pytest.mark.parametrize(
     ("events", "problem"),
     [

@@ -54,6 +54,7 @@ def test_an_answer_is_an_answer():
         ("tls", STOP, "config"),
         ("proxy", STOP, "config"),
         ("too_large", FAIL, "response_too_large"),
+        ("incomplete", AGAIN, "incomplete_stream"),
     ],
 )
 def test_a_fault_of_the_transport(kind, action, error_class):
