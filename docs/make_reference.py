@@ -321,7 +321,6 @@ KINDS = {
     "messages": "list of tables",
     "headers": "table of text",
     "concurrency": "whole number or `auto`",
-    "bool": "true or false",
 }
 
 
