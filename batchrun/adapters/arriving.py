@@ -64,8 +64,11 @@ class Arriving:
     async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
         """See ``exchange.BodyReader``. Empty where the body is a stream."""
         self.head = head
-        if self._tap is not None and self._tap.took_over:
-            await self._tap.end()
+        # The two know each other: parted here, both go as soon as nobody needs them. Left to the
+        # collector of cycles, they cost a tenth of all CPU time.
+        tap, self._tap = self._tap, None
+        if tap is not None and tap.took_over:
+            await tap.end()
             return self._finished()
         piece = await content.readany()
         if piece[:1] == b"{" or not 200 <= head.status < 300:

@@ -111,8 +111,13 @@ def shape_of(line: bytes) -> Shape | None:
     at = line.find(_CONTENT)
     if line.find(_CONTENT, at + 1) >= 0:
         return None
-    start = at + len(_CONTENT)
-    text = _STRING.match(line, start)
-    if at < 0 or text is None:
+    if at < 0:
         return None
-    return Shape(line[: text.start(1)], line[text.end(1) :])
+    start = at + len(_CONTENT)
+    if line.startswith(b'"', start):
+        # Nearly always: no space, and no escape in the text.
+        end = line.find(b'"', start + 1)
+        if line.find(b"\\", start, end) < 0:
+            return Shape(line[: start + 1], line[end:])
+    text = _STRING.match(line, start)
+    return None if text is None else Shape(line[: text.start(1)], line[text.end(1) :])

@@ -102,13 +102,13 @@ class Stream:
             shape, piece = self._repeated, pieces[at]
             if not (piece.endswith(sse.BLANK) and self._splitter.idle):
                 self.feed(piece)
-            elif shape is not None:
+            elif shape is not None and piece.startswith(shape.before):
                 taken, text = shape.take(pieces[at:] if at else pieces, sse.BLANK)
                 if taken:
                     self._take_text(text)
                     at += taken
-                    continue
-                self._repeated = None
+                else:
+                    self._repeated = None
                 continue
             elif piece.count(b"\n") == 2 and b"\r" not in piece:
                 self._take_line(piece[:-2])
@@ -197,6 +197,8 @@ class Stream:
             self._take([line])
 
     def _takes_plain(self, line: bytes) -> bool:
+        # What is repeated says nothing new only as long as nothing else comes between.
+        self._repeated = None
         chunk = read_plain(line[5:])
         if chunk is None:
             return False

@@ -1,6 +1,7 @@
 """Streams over real sockets: both ways of reading them, every way in which they can end."""
 
 import asyncio
+import gc
 import gzip
 import json
 from contextlib import asynccontextmanager
@@ -374,6 +375,25 @@ def test_the_first_token_is_timed(transport_of):
     pieces += [_chunked(*TEXTS[1:], STOP, DONE)]
     [reply], _ = _exchange(transport_of, _sending(*pieces, pause_s=0.15), timeout_s=20)
     assert 0.14 <= reply.ttft_s < 0.29
+
+
+def test_nothing_is_left_for_the_collector(transport_of):
+    """What an exchange needed goes when it ends: cycles of references are collected at a price."""
+
+    async def play():
+        raw = _head(STREAM, CHUNKED) + _chunked(*WHOLE)
+        async with _serving(_sending(raw)) as (url, _), transport_of(url) as transport:
+            await transport.send(REQUEST)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(20):
+                    await transport.send(REQUEST)
+                return gc.collect()
+            finally:
+                gc.enable()
+
+    assert asyncio.run(play()) < 20
 
 
 def test_cancelling_closes_the_connection(transport_of):

@@ -95,6 +95,19 @@ def test_chunks_that_are_nearly_like_the_one_before():
     assert first.logprobs == '{"content":[{"token":"d"}]}'
 
 
+def test_chunks_that_say_more_than_their_text():
+    """A chunk like an earlier one is news again where another came between."""
+    one, two = {"total_tokens": 1}, {"total_tokens": 2}
+    pieces = [_say(t, usage=one) for t in "abc"] + [_say("d", usage=two), _chunk(usage=two)]
+    pieces = [_event(piece) for piece in pieces]
+    for behind, total in ((pieces[:2], 1), (pieces[3:], 2)):
+        for split in (True, False):
+            stream = Stream()
+            given = pieces + behind
+            stream.feed_all(given if split else [b"".join(given)])
+            assert json.loads(stream.body())["usage"]["total_tokens"] == total
+
+
 def test_a_line_more_in_a_chunk_like_the_one_before():
     """The second line of an event is not skipped because the first looks as usual."""
     like = [_event(_say(text)) for text in "abc"]
