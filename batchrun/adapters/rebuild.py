@@ -23,7 +23,6 @@ from batchrun.adapters.comparing import RESENDING, RESTART, Compared, changed
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts, publish
 from batchrun.adapters.repair import Repair, fault_of_part
-from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import KINDS, SUMMARY, Store, part_names, part_number, read_json
@@ -65,8 +64,7 @@ class Rebuilding:
         those that the parts were made with.
         """
         self._compare_settings()
-        schema = self._given.reader(None, self._settings.shard_rows).schema()
-        carry = opening.choose(schema, self._settings.carry, with_extra=self._given.has_extra)
+        carry = self._given.carry(self._settings.carry, self._settings.shard_rows)
         parts = Parts(self._store, self._journal, carry.schema)
         parts.prepare()
         shards = {

@@ -57,7 +57,9 @@ def command(
     has them flat. Works on a live run too, and needs no permission to write into DIR.
     """
     with exit_codes(as_json=as_json):
-        from batchrun.cli.process import make_lean
+        from batchrun.cli.process import load_arrow, make_lean
+
+        load_arrow()
         from batchrun.views import export
 
         make_lean()

@@ -53,7 +53,9 @@ def command(
         for warning in () if quiet else warnings:
             say(f"warning: {warning}")
 
-        from batchrun.cli.process import make_lean
+        from batchrun.cli.process import load_arrow, make_lean
+
+        load_arrow()
         from batchrun.core.body import BODY_BYTES_MAX
         from batchrun.views import validate
 

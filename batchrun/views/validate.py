@@ -139,7 +139,7 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
                 if row.custom_id is not None:
                     ids.add(row.number, row.custom_id)
                 try:
-                    body.build(row, defaults, body_bytes_max=body_bytes_max)
+                    body.build(row, defaults, body_bytes_max=body_bytes_max, stream=settings.stream)
                 except RowError as error:
                     file = given.stamps[row.file].name
                     _note(report, row, str(error), file, reader.where(row))
