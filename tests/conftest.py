@@ -343,9 +343,13 @@ def stored():
             row=0, custom_id=None, completion=completion, failure=failure, attempts=1,
             attempt=attempt, request_hash=None, response=reading.text_of(reply.body, 4096),
         )  # fmt: skip
-        through_parquet(arrow.table([arrow.attempt_values(attempt)], arrow.attempts_schema()))
+        through_parquet(
+            pa.Table.from_arrays(arrow.attempt_columns([attempt]), schema=arrow.attempts_schema())
+        )
         row = through_parquet(
-            arrow.table([arrow.result_values(outcome)], arrow.results_schema(pa.schema([])))
+            pa.Table.from_arrays(
+                arrow.result_columns([outcome]), schema=arrow.results_schema(pa.schema([]))
+            )
         )
         if completion is not None:
             first = completion.first

@@ -74,6 +74,8 @@ class Poster:
             message = "a request header holds a line break"
             raise ValueError(message)
         self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: dict[asyncio.Transport, bytes] = {}
 
     async def post(
         self,
@@ -101,7 +103,7 @@ class Poster:
                 message, content = await protocol.read()
             found = Head(message.code, message.headers)
             answer = await read(content, found)
-            if transport.get_write_buffer_size():
+            if transport in self._outgoing or transport.get_write_buffer_size():
                 # Answered before everything was sent: the rest must not meet the next request.
                 protocol.force_close()
         except BaseException:
@@ -111,19 +113,42 @@ class Poster:
         return found, answer
 
     def _send(self, transport: asyncio.Transport | None, body: bytes) -> asyncio.Transport:
+        """Have a request written at the end of this turn of the event loop, with all others of it.
+
+        Written one by one, between the work on two rows, each wakes a server that had time to fall
+        asleep: 17 instead of 6 µs in the kernel over loopback.
+        """
         if transport is None or transport.is_closing():
             raise aiohttp.ClientConnectionResetError
-        head = b"%b%d\r\n\r\n" % (self._head, len(body))
-        if len(body) <= JOINED_BYTES_MAX:
-            transport.write(head + body)
-        else:
-            transport.write(head)
-            transport.write(body)
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing[transport] = body
         return transport
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, {}
+        for transport, body in outgoing.items():
+            if transport.is_closing():
+                continue  # given up, or lost: then the protocol tells who waits for the answer
+            head = b"%b%d\r\n\r\n" % (self._head, len(body))
+            if len(body) <= JOINED_BYTES_MAX:
+                transport.write(head + body)
+            else:
+                transport.write(head)
+                transport.write(body)
 
     async def _connect(self) -> aiohttp.connector.Connection:
         try:
-            return await self._connector.connect(self._request, traces=[], timeout=self._timeout)
+            while True:
+                connection = await self._connector.connect(
+                    self._request, traces=[], timeout=self._timeout
+                )
+                protocol = connection.protocol
+                if protocol is None or not protocol.should_close:
+                    return connection
+                # The server spoke unasked while it lay idle (some announce a timeout that way):
+                # that would be taken for the answer to the next request.
+                connection.close()
         except TimeoutError as error:
             message = f"no connection to {self._request.url.host} in time"
             raise aiohttp.ConnectionTimeoutError(message) from error

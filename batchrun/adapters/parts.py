@@ -14,6 +14,7 @@ import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -40,6 +41,7 @@ GROUP_BYTES = 4 * 2**20
 ATTEMPT_BYTES = 200
 """About what a line of the ledger takes: its texts are names and codes."""
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
+_KEY = attrgetter("endpoint", "model", "service_tier")
 _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
 
 
@@ -164,7 +166,7 @@ class Parts:
 
     def _attempts_table(self, ledger: list[Attempt], old: pa.Table | None) -> pa.Table:
         """A piece of the ledger, old lines and new ones."""
-        new = arrow.table([arrow.attempt_values(a) for a in ledger], self._attempts_schema)
+        new = pa.Table.from_arrays(arrow.attempt_columns(ledger), schema=self._attempts_schema)
         if old is None:
             return new
         seen = {(attempt.row, attempt.number) for attempt in ledger}
@@ -178,8 +180,7 @@ class Parts:
     ) -> pa.Table:
         """A piece of the results, old rows and new ones; ``ledgered`` is the ledger of both."""
         rows = [outcome.row for outcome in outcomes]
-        values = [arrow.result_values(outcome) for outcome in outcomes]
-        fixed = arrow.columns(values, arrow.RESULT_TYPES)
+        fixed = arrow.result_columns(outcomes)
         carried = self._gather(log, rows).columns if len(self._carried) else []
         new = pa.Table.from_arrays([*fixed, *carried], schema=self._results_schema)
         if old is None:
@@ -237,21 +238,20 @@ def _count(
     resulted: pa.Table,
 ) -> None:
     """Count a piece as published into the totals."""
-    keys = {(a.endpoint, a.model, a.service_tier) for a in ledger}
+    keys = set(map(_KEY, ledger))
     if (
         len(keys) == 1
         and len(ledger) == len(outcomes) == ledgered.num_rows == resulted.num_rows
-        and all(outcome.failure is None and outcome.attempt is not None for outcome in outcomes)
+        and resulted.column("error_class").null_count == len(outcomes)
+        and resulted.column("endpoint").null_count == 0  # each was sent
         and ledgered.column("cost_usd").null_count == len(ledger)
     ):
+        usages = [attempt.usage for attempt in ledger]
         totals.add_alike(
             keys.pop(),
             ok=len(outcomes),
-            without_usage=sum(attempt.usage == NO_USAGE for attempt in ledger),
-            tokens=[
-                sum(count for count in counts if count is not None)
-                for counts in zip(*(attempt.usage for attempt in ledger), strict=True)
-            ],
+            without_usage=usages.count(NO_USAGE),
+            tokens=[sum(filter(None, counts)) for counts in zip(*usages, strict=True)],
         )
         return
     totals.add_attempts(

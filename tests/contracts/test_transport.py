@@ -468,6 +468,29 @@ class TestOnTheWire:
 
         asyncio.run(play())
 
+    def test_what_a_server_says_unasked_is_no_answer(self):
+        """A server that talks on an idle connection: each request still gets its own answer."""
+        servers = []
+
+        async def chatty(_, writer, count):
+            writer.write(_reply(200, servers[0].exchanges[-1].body))
+            if count == 1:
+                await asyncio.sleep(0.02)
+                writer.write(_reply(200, b'{"stale":true}'))
+            return True
+
+        async def play():
+            async with _serving(chatty) as (server, url), _http(url) as transport:
+                servers.append(server)
+                await transport.send(_request(body=b'{"n":0}'))
+                await asyncio.sleep(0.05)
+                answers = [
+                    (await transport.send(_request(body=b'{"n":%d}' % n))).body for n in range(1, 5)
+                ]
+                assert answers == [b'{"n":%d}' % n for n in range(1, 5)]
+
+        asyncio.run(play())
+
     def test_a_cancel_is_not_taken_for_a_timeout(self):
         """Who is cancelled just when the time runs out is cancelled."""
 
