@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from batchrun.simulator import faults
-from batchrun.simulator.completion import Answer
+from batchrun.simulator.completion import Answer, Said, logprobs_of
+from batchrun.simulator.tools import Call
 
 EVENT_STREAM = "text/event-stream"
 DONE = b"[DONE]"
@@ -18,6 +19,7 @@ ERROR = (
 
 _JSON = msgspec.json.Encoder()
 _PIECES = re.compile(r"\s*\S{1,8}|\s+")  # about what a token is
+_ARGUMENT_PIECES = re.compile(r".{1,6}", re.DOTALL)  # torn anywhere, in escapes too
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -31,8 +33,8 @@ def write_chunks(
 ) -> list[bytes]:
     """The chunks of an answer as JSON, in the order in which OpenAI sends them.
 
-    Each choice is opened by a chunk with the role, the texts of several choices alternate, each
-    ends by a chunk with the finish reason; usage comes last, where it was asked for.
+    Each choice is opened by a chunk with the role, those of several choices alternate, each ends
+    by a chunk with the finish reason; usage comes last, where it was asked for.
     """
     usage = answer.request.include_usage
 
@@ -42,27 +44,82 @@ def write_chunks(
             "object": "chat.completion.chunk",
             "created": created,
             "model": answer.request.model,
-            "service_tier": "default",
+            "service_tier": answer.request.service_tier,
             "system_fingerprint": system_fingerprint,
             "choices": choices,
         }
         return _JSON.encode(value | {"usage": counts} if usage else value)
 
-    def choice(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        return chunk(
-            {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    chunks = [
+        chunk(
+            {
+                "index": index,
+                "delta": part.delta,
+                "logprobs": part.logprobs,
+                "finish_reason": part.finish_reason,
+            }
         )
-
-    opening = {"role": "assistant", "content": "", "refusal": None}
-    chunks = [choice(index, opening) for index in range(len(answer.passages))]
-    texts = [iter(pieces_of(passage.content)) for passage in answer.passages]
-    chunks += [choice(index, {"content": text}) for index, text in _in_turns(texts)]
-    chunks += [
-        choice(index, {}, passage.finish_reason) for index, passage in enumerate(answer.passages)
+        for index, part in _in_turns([_parts(said, answer) for said in answer.choices])
     ]
     if usage:
         chunks.append(chunk(counts=answer.usage()))
     return chunks
+
+
+class _Part(NamedTuple):
+    """What a chunk brings for a choice."""
+
+    delta: dict[str, Any]
+    logprobs: dict[str, Any] | None = None
+    finish_reason: str | None = None
+
+
+def _parts(said: Said, answer: Answer) -> Iterator[_Part]:
+    """What the model says in one choice, as it generates it."""
+    yield _Part(_opening(said, answer))
+    field = answer.reasoning_field
+    if field is not None and said.reasoning is not None:
+        for piece in pieces_of(said.reasoning):
+            yield _Part({field: piece})
+    name = "content" if said.refusal is None else "refusal"
+    text = said.content if said.refusal is None else said.refusal
+    if said.logprobs:
+        # Token by token, each with its own.
+        for entry in said.logprobs:
+            yield _Part({name: entry["token"]}, logprobs_of(said, [entry]))
+    elif text:
+        for piece in pieces_of(text):
+            yield _Part({name: piece})
+    for index, call in enumerate(said.calls):
+        if not _opens_with_call(said, answer):
+            yield _Part({"tool_calls": [_call_begun(index, call)]})
+        for piece in _ARGUMENT_PIECES.findall(call.arguments):
+            yield _Part({"tool_calls": [{"index": index} | call.part(None, piece)]})
+    yield _Part({}, finish_reason=said.finish_reason)
+
+
+def _opening(said: Said, answer: Answer) -> dict[str, Any]:
+    """The first delta: the role, and empty text where text will come first."""
+    told = answer.reasoning_field is not None and said.reasoning is not None
+    opening: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    if said.refusal is not None:
+        opening["refusal"] = ""
+    elif said.content is not None and not told:
+        opening["content"] = ""
+    elif _opens_with_call(said, answer):
+        opening["tool_calls"] = [_call_begun(0, said.calls[0])]
+    return opening
+
+
+def _opens_with_call(said: Said, answer: Answer) -> bool:
+    """Whether one call is all that is said: it begins in the first chunk then."""
+    told = answer.reasoning_field is not None and said.reasoning is not None
+    return len(said.calls) == 1 and said.content is None and not told
+
+
+def _call_begun(index: int, call: Call) -> dict[str, Any]:
+    """A call's first fragment: all but its arguments."""
+    return {"index": index, "id": call.id, "type": call.type} | call.part(call.name, "")
 
 
 def write_events(chunks: Sequence[bytes], fault: str | None) -> list[bytes]:
@@ -106,13 +163,13 @@ def _odd_events(chunks: Sequence[bytes]) -> Iterator[bytes]:
     yield b"data: " + DONE
 
 
-def _in_turns(texts: Sequence[Iterator[str]]) -> Iterator[tuple[int, str]]:
-    """One piece of each, until all are used up."""
-    left = dict(enumerate(texts))
+def _in_turns(choices: Sequence[Iterator[_Part]]) -> Iterator[tuple[int, _Part]]:
+    """One part of each, until all are used up."""
+    left = dict(enumerate(choices))
     while left:
-        for index, text in list(left.items()):
-            piece = next(text, None)
-            if piece is None:
+        for index, parts in list(left.items()):
+            part = next(parts, None)
+            if part is None:
                 del left[index]
             else:
-                yield index, piece
+                yield index, part

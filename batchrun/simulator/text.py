@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from batchrun.simulator.draws import draw_choice
+from batchrun.simulator.draws import Chance, draw_choice
 from batchrun.simulator.filler import CHINESE, ENGLISH
 from batchrun.simulator.tokens import count_tokens, cut_to_tokens, has_cjk
 
@@ -18,6 +18,11 @@ class Passage:
     content: str
     tokens: int
     finish_reason: str
+
+
+def quote_of(said: str) -> str:
+    """The beginning of what was said, on one line."""
+    return " ".join(said[: 2 * QUOTED_CHARS].split())[:QUOTED_CHARS]
 
 
 def write_passage(
@@ -36,7 +41,7 @@ def write_passage(
     it, that many bytes in UTF-8 (up to 3 fewer where a character would be torn).
     """
     start, length = draw_choice(key, digest, index)
-    quote = " ".join(said[: 2 * QUOTED_CHARS].split())[:QUOTED_CHARS]
+    quote = quote_of(said)
     tag = digest.hex()[:TAG_HEX_DIGITS]
     if has_cjk(said):
         ring, heading = CHINESE, f"关于「{quote}」[{tag}]:\n"
@@ -54,6 +59,30 @@ def write_passage(
             tokens = count_tokens(heading)
         body, more = ring.by_bytes(start, max(reply_bytes - len(lead), 0))
     content, tokens = heading + body, tokens + more
+    if tokens_max is None or tokens <= tokens_max:
+        return Passage(content, tokens, "stop")
+    content = cut_to_tokens(content, tokens_max)
+    return Passage(content, count_tokens(content), "length")
+
+
+def write_reasoning(
+    key: bytes, digest: bytes, index: int, said: str, tokens: int
+) -> tuple[str, int]:
+    """What the model thinks before choice `index`, and how many tokens that is: about `tokens`."""
+    start = Chance(key, digest, index, b"reasoning").number()
+    lead = f"{quote_of(said)}? [{digest.hex()[:TAG_HEX_DIGITS]}]\n\n"
+    ring = CHINESE if has_cjk(said) else ENGLISH
+    body, _ = ring.by_tokens(start, max(1, tokens - count_tokens(lead)))
+    text = lead + body
+    return text, count_tokens(text)
+
+
+def write_refusal(digest: bytes, said: str, tokens_max: int | None) -> Passage:
+    """How the model refuses."""
+    content = (
+        f"I can\u2019t help with \u201c{quote_of(said)}\u201d [{digest.hex()[:TAG_HEX_DIGITS]}]."
+    )
+    tokens = count_tokens(content)
     if tokens_max is None or tokens <= tokens_max:
         return Passage(content, tokens, "stop")
     content = cut_to_tokens(content, tokens_max)
