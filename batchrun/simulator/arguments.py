@@ -15,7 +15,8 @@ from batchrun.simulator.draws import Chance
 DEPTH_OPTIONAL = 6
 """From this depth on, what may be left out is."""
 DEPTH_MAX = 24
-"""A schema that asks for more, as one that needs itself does, gets null."""
+VALUES_MAX = 4000
+"""A schema that asks for more, as one that needs itself does, gets null there."""
 NUMBER_MAX = 1000
 ITEMS_MAX = 3
 TEXTS = ("Zürich", "left", 'a "quoted" word', "2 lines:\nsecond", "北京", "C:\\tmp", "🙂", "")
@@ -38,11 +39,13 @@ class _Writer:
         self._root = root
         self._chance = chance
         self._texts = (quote, *TEXTS)
+        self._values = 0
 
     def value(self, schema: object, depth: int) -> object:
         """A value for the schema."""
         schema = self._resolved(schema)
-        if depth > DEPTH_MAX:
+        self._values += 1
+        if depth > DEPTH_MAX or self._values > VALUES_MAX:
             return None
         if "const" in schema:
             return schema["const"]
@@ -85,8 +88,11 @@ class _Writer:
                     return schema
         return self._one_of(schemas)
 
-    def _resolved(self, schema: object) -> dict[str, Any]:
+    def _resolved(self, schema: object, nested: int = 0) -> dict[str, Any]:
         """The schema with its reference followed and its `allOf` put together."""
+        self._values += 1
+        if nested > DEPTH_MAX or self._values > VALUES_MAX:
+            return {}  # it refers to itself without end
         for _ in range(DEPTH_MAX):
             if not isinstance(schema, dict) or not isinstance(schema.get("$ref"), str):
                 break
@@ -97,7 +103,7 @@ class _Writer:
         if isinstance(parts, list):
             whole = {key: value for key, value in schema.items() if key != "allOf"}
             for part in parts:
-                for key, value in self._resolved(part).items():
+                for key, value in self._resolved(part, nested + 1).items():
                     before = whole.get(key)
                     if isinstance(before, dict) and isinstance(value, dict):
                         whole[key] = before | value
