@@ -14,6 +14,7 @@ names and meaning since aiohttp 3.8, and the transport's exam (tests/contracts) 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -26,6 +27,12 @@ JOINED_BYTES_MAX = 2**16
 """Head and body go out in one piece up to here; beyond, copying costs more than a second write."""
 
 READ_BUFFER_BYTES = 2**16
+
+LOST_MIN = 2
+LOST_SHARE = 1 / 8
+"""Connections are no longer kept once so many that were used again, and such a share of them, were
+closed by the server before it answered.
+"""
 
 
 class Head(NamedTuple):
@@ -75,6 +82,8 @@ class Poster:
             raise ValueError(message)
         self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
         self._loop = asyncio.get_running_loop()
+        self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+        self._used_again = self._lost = 0
         self._outgoing: dict[asyncio.Transport, bytes] = {}
 
     async def post(
@@ -87,18 +96,28 @@ class Poster:
         HTTP parser (see ``adapters.tap``).
 
         Raises what aiohttp raises; then, and when cancelled, the connection is closed.
+
+        Some servers close a connection after each stream and do not say so (llama.cpp's names a
+        time for which it would stay open). Whoever uses it again at once meets the end more often
+        than not; so it is counted how often that happens, and then connections are not kept.
         """
         connection = await self._connect()
+        protocol = connection.protocol
+        assert protocol is not None
+        again = protocol in self._used
         try:
-            protocol = connection.protocol
-            assert protocol is not None
             protocol.set_response_params(
                 read_until_eof=True, auto_decompress=True, read_bufsize=READ_BUFFER_BYTES
             )
             if tap is not None:
                 tap(protocol)
-            transport = self._send(protocol.transport, body)
-            message, content = await protocol.read()
+            try:
+                transport = self._send(protocol.transport, body)
+                message, content = await protocol.read()
+            except (aiohttp.ClientConnectionError, aiohttp.EofStream):
+                # If a new one is lost too, the server has other troubles.
+                self._lost = self._lost + 1 if again else 0
+                raise
             while 100 <= message.code < 200 and message.code != 101:
                 message, content = await protocol.read()
             found = Head(message.code, message.headers)
@@ -109,8 +128,21 @@ class Poster:
         except BaseException:
             connection.close()
             raise
-        connection.release()
+        if again:
+            self._used_again += 1
+        else:
+            self._used.add(protocol)
+        if self._keeps:
+            connection.release()
+        else:
+            connection.close()
         return found, answer
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether a connection is worth keeping for the next request."""
+        lost = self._lost
+        return lost < LOST_MIN or lost < LOST_SHARE * (lost + self._used_again)
 
     def _send(self, transport: asyncio.Transport | None, body: bytes) -> asyncio.Transport:
         """Have a request written at the end of this turn of the event loop, with all others of it.
@@ -149,6 +181,9 @@ class Poster:
                 # The server spoke unasked while it lay idle (some announce a timeout that way):
                 # that would be taken for the answer to the next request.
                 connection.close()
+        except aiohttp.ClientConnectorError:
+            self._lost = 0
+            raise
         except TimeoutError as error:
             message = f"no connection to {self._request.url.host} in time"
             raise aiohttp.ConnectionTimeoutError(message) from error
