@@ -295,16 +295,19 @@ EXIT_CODES = {
 }
 FIXED_CODES = {0, 1, 2, 3, 5}
 ENVIRONMENT = {
-    "OPENAI_API_KEY": "The key, unless `--api-key-env` names another variable.",
+    "OPENAI_API_KEY": (
+        "The key, unless `--api-key-env` names another variable, or a file or a command gives it."
+    ),
     "OPENAI_BASE_URL": "The base URL, unless the config file names a `provider`.",
     "OPENAI_API_BASE": "The older name of the same; a warning if both are set and differ.",
-    "OPENAI_ORG_ID": "Sent as the header `OpenAI-Organization`.",
-    "OPENAI_PROJECT_ID": "Sent as the header `OpenAI-Project`.",
+    "OPENAI_ORG_ID": "Sent to hosts of `openai.com`, as the header `OpenAI-Organization`.",
+    "OPENAI_PROJECT_ID": "Sent to hosts of `openai.com`, as the header `OpenAI-Project`.",
     "HTTPS_PROXY": "The proxy for `https://` endpoints. Lower case works too.",
     "HTTP_PROXY": "The proxy for `http://` endpoints. Lower case works too.",
     "ALL_PROXY": "The proxy where neither of the two is set. Lower case works too.",
     "NO_PROXY": "Hosts that are reached without the proxy. Lower case works too.",
-    "SSL_CERT_FILE": "A file of certificate authorities, read by OpenSSL.",
+    "SSL_CERT_FILE": "A file of certificate authorities to trust, unless `--ca-file` is given.",
+    "SSL_CERT_DIR": "Folders of such files, named by their hash as `openssl rehash` does it.",
     "NO_COLOR": "Set to anything: the progress display has no colours.",
 }
 KINDS = {
@@ -321,6 +324,7 @@ KINDS = {
     "messages": "list of tables",
     "headers": "table of text",
     "concurrency": "whole number or `auto`",
+    "command": "text",
 }
 
 
@@ -423,6 +427,11 @@ def configuration() -> Iterator[str]:
     yield "file, and the file over the default. There is one `[[endpoint]]`. A setting marked"
     yield "*fixed* shapes requests or parts: it may not differ between the runs on one directory."
     yield ""
+    yield "Of `endpoint.api_key_env`, `endpoint.api_key_file` and `endpoint.api_key_command` one is"
+    yield "given: they say where the key comes from, and two in the file, or two flags, are an"
+    yield "error. A flag of these replaces whichever stands in the file. Where a file or a command"
+    yield "is named, `OPENAI_API_KEY` is not used. [network.md](network.md) tells more."
+    yield ""
     rows = []
     for setting in TABLE:
         if not setting.help:
@@ -446,7 +455,7 @@ def environment() -> Iterator[str]:
     yield "## Environment"
     yield ""
     yield "Variables are read from the environment and from `.env` in the working directory; the"
-    yield "environment wins. An empty variable counts as unset. The last two are read from the"
+    yield "environment wins. An empty variable counts as unset. The last one is read from the"
     yield "environment only."
     yield ""
     yield from table(("variable", "meaning"), [(code(n), text) for n, text in ENVIRONMENT.items()])

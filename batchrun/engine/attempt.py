@@ -17,10 +17,11 @@ from batchrun.core import reply as reading
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.renewal import Renewal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
-from batchrun.ports import Clock, Gate, Journal, Transport
+from batchrun.ports import Clock, Credentials, Gate, Journal, Transport
 from batchrun.records import NO_USAGE, Attempt, Outcome, Reply, Request
 
 BACKOFF_S = 0.5
@@ -89,8 +90,10 @@ class AttemptLoop:
         tally: Tally,
         switch: StopSwitch,
         policy: Policy,
+        credentials: Credentials | None = None,
     ) -> None:
         self._transport = transport
+        self._renewal = Renewal(credentials, journal)
         self._gate = gate
         self._journal = journal
         self._clock = clock
@@ -141,6 +144,7 @@ class AttemptLoop:
             wall_us = self._clock.wall_us()
             self._journal.sending(request.row, run.number, 0, wall_us)
             self._tally.requests += 1
+            key = self._renewal.generation
             sent_at_s = self._clock.now_s()
             exchange: Reply | TransportFault
             try:
@@ -154,6 +158,11 @@ class AttemptLoop:
             latency_s = self._clock.now_s() - sent_at_s
             verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
             permit.settle(_tokens_used(request, exchange, verdict))
+        if verdict.error_class == "auth":
+            line = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+            verdict = await self._renewal.bend(verdict, key, run, line)
+        elif verdict.action is Action.DONE:
+            self._renewal.proved = key
         run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
         run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
