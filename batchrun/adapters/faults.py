@@ -9,18 +9,20 @@ import aiohttp
 from batchrun.errors import TransportFault
 
 _DISAGREEMENTS = (
-    "CERTIFICATE",
-    "UNKNOWN_CA",
-    "HANDSHAKE_FAILURE",
-    "PROTOCOL_VERSION",
-    "UNSUPPORTED_PROTOCOL",
-    "UNRECOGNIZED_NAME",
-    "NO_SHARED_CIPHER",
-    "INSUFFICIENT_SECURITY",
-    "ACCESS_DENIED",
+    "certificate",
+    "unknown ca",
+    "handshake failure",
+    "protocol version",
+    "unsupported protocol",
+    "unrecognized name",
+    "no shared cipher",
+    "insufficient security",
+    "access denied",
 )
 """Parts of OpenSSL's reasons that will not change by trying again."""
-_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+_NO_TLS = ("wrong version number", "http request", "record layer failure", "packet length too long")
+_NO_AUTHORITY = (2, 18, 19, 20, 21)
+"""OpenSSL's codes for a chain that ends nowhere known, the self-signed among them."""
 
 
 def fault(
@@ -83,24 +85,16 @@ def _tls_fault(error: ssl.SSLError, where: str) -> TransportFault | None:
         if error.verify_code in _NO_AUTHORITY:
             message += "; name its authority with --ca-file, if you trust it"
         return TransportFault(message, kind="tls", sent=False)
-    reason = error.reason or str(error)
+    reason = (error.reason or str(error)).replace("_", " ").lower()
     if any(part in reason for part in _NO_TLS):
-        message = f"{where} does not speak TLS ({_words(reason)}): is it an http:// address?"
+        message = f"{where} does not speak TLS ({reason}): is it an http:// address?"
         return TransportFault(message, kind="tls", sent=False)
     if not any(part in reason for part in _DISAGREEMENTS):
         return None
-    message = f"{where} refuses the TLS connection: {_words(reason)}"
-    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+    message = f"{where} refuses the TLS connection: {reason}"
+    if "certificate required" in reason or "handshake failure" in reason:
         message += "; it may ask for a client certificate (--client-cert)"
     return TransportFault(message, kind="tls", sent=False)
-
-
-_NO_AUTHORITY = (2, 18, 19, 20, 21)
-"""OpenSSL's codes for a chain that ends nowhere known, the self-signed among them."""
-
-
-def _words(reason: str) -> str:
-    return reason.replace("_", " ").lower()
 
 
 def _proxy_fault(error: aiohttp.ClientHttpProxyError, proxy: str, where: str) -> TransportFault:

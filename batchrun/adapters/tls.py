@@ -66,9 +66,9 @@ def _show(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
         message = f"{name}: the key is encrypted; give one that is not, readable by you alone"
         raise UsageError(message) from None
     except ssl.SSLError as error:
-        reason = {
-            "KEY_VALUES_MISMATCH": "the key is not that of the certificate",
-        }.get(error.reason or "", "it takes a certificate and its key, both in PEM form")
+        reason = "it takes a certificate and its key, both in PEM form"
+        if "MISMATCH" in (error.reason or ""):
+            reason = "the key is not that of the certificate"
         message = f"{name} cannot be used: {reason}"
         raise UsageError(message) from None
     except OSError as error:

@@ -29,10 +29,8 @@ def target(url: str, status: int, location: str | None) -> str | None:
     return there.partition("#")[0]
 
 
-def refused(status: int, location: str | None) -> str:
+def refused(status: int, location: str) -> str:
     """The sentence about a redirect that was not followed."""
-    if not location:
-        return f"HTTP {status} without a Location"
     told = public_url(location.strip()[:500])
     return (
         f"HTTP {status}: redirected to {told}, which is not followed (only 307 and 308 to the "

@@ -98,8 +98,8 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     if not error.layers:
         error = error._replace(names=frozenset({error_body.SILENT}))
     message = error.message or f"HTTP {status}: {_glimpse(exchange.body)}"
-    if 300 <= status < 400:
-        message = redirects.refused(status, exchange.headers.get("location"))
+    if 300 <= status < 400 and (location := exchange.headers.get("location")):
+        message = redirects.refused(status, location)
     return _rule(_signal(exchange, status, error, message, value, circumstances), circumstances)
 
 

@@ -565,8 +565,8 @@ class TestProxies:
         """A proxy gets the request with the whole URL."""
 
         async def play():
-            async with _serving(_answering(_reply(200, b"{}"))) as (server, proxy):
-                proxy = proxy.removesuffix("/v1/chat/completions")
+            async with _serving(_answering(_reply(200, b"{}"))) as (server, url):
+                proxy = url.removesuffix("/v1/chat/completions")
                 async with _http("http://a.example/v1", proxy=proxy) as transport:
                     assert (await transport.send(_request())).status == 200
                 return server.exchanges[0].head
