@@ -176,8 +176,8 @@ STATUS = {
     "tokens_per_s": "Tokens per second over the last 15 seconds.",
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
-        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server`, `source` (reading the "
-        "input), `cpu`, or null."
+        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server` (its throttling), "
+        "`outage`, `source` (reading the input), `cpu`, or null."
     ),
     "pid": "The process.",
     "host": "Its machine.",
