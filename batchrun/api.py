@@ -91,6 +91,11 @@ class Options(TypedDict, total=False):
     provider: str
     base_url: str
     api_key_env: str
+    api_key_file: str | os.PathLike[str]
+    api_key_command: str
+    ca_file: str | os.PathLike[str]
+    client_cert: str | os.PathLike[str]
+    client_key: str | os.PathLike[str]
     headers: Mapping[str, str]
     concurrency: int | Literal["auto"]
     rpm: float
@@ -100,6 +105,10 @@ class Options(TypedDict, total=False):
     connect_timeout_s: float
     max_wait_s: float
     max_response_bytes: int
+    max_failures: int | str
+    max_truncated: str
+    max_empty: str
+    deadline_s: float
     grace_s: float
 
 

@@ -18,21 +18,20 @@ from typing import Any
 
 from batchrun import __version__
 from batchrun.adapters import parts, rundir
+from batchrun.adapters.access import Access, access_to
 from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
-from batchrun.adapters.configuration import key_of, organisation
 from batchrun.adapters.journal import JournalWriter
 from batchrun.adapters.rundir import RunDirectory
 from batchrun.adapters.signals import on_signals
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.adapters.status import StatusFile
-from batchrun.core import body, redact, summary
+from batchrun.core import body, summary
 from batchrun.core.bounds import Finished
 from batchrun.core.drift import Drift
 from batchrun.core.duplicates import Duplicates
 from batchrun.core.settings import Settings
-from batchrun.core.urls import chat_completions_url
 from batchrun.engine.attempt import AttemptLoop, Policy
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
@@ -43,7 +42,7 @@ from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.watching import Watching
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
-from batchrun.ports import Journal, Observer, Source, Transport
+from batchrun.ports import Credentials, Journal, Observer, Source, Transport
 from batchrun.records import Request, Row
 
 FLIGHT_SLOTS = 512
@@ -132,8 +131,7 @@ def _opened(
     say: Callable[[str], None],
 ) -> Iterator[_Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
-    url = chat_completions_url(settings.endpoint.base_url)
-    key = key_of(settings, environment)
+    access = access_to(settings.endpoint, environment)
     build = partial(
         body.build,
         defaults=settings.defaults(),
@@ -151,9 +149,7 @@ def _opened(
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
         else:
-            yield _Session(
-                settings, opened, changes, build, (url, key, environment), observers, say
-            )
+            yield _Session(settings, opened, changes, build, access, observers, say)
     finally:
         opened.close()
 
@@ -167,11 +163,11 @@ class _Session:
         opened: RunDirectory,
         changes: Changes,
         build: Callable[[Row], Request],
-        endpoint: tuple[str, str | None, Mapping[str, str]],
+        access: Access,
         observers: Sequence[Observer],
         say: Callable[[str], None],
     ) -> None:
-        self._url, self._key, self._environment = endpoint
+        self._access = access
         self._say = say
         self._settings = settings
         self._opened = opened
@@ -193,11 +189,8 @@ class _Session:
         outbox: Outbox | None = None,
     ) -> Result:
         """Wire the engine, run it, sum up."""
-        from batchrun.adapters.http import HttpTransport
-
         settings, opened = self._settings, self._opened
         endpoint = settings.endpoint
-        key, url, environment = self._key, self._url, self._environment
         clock = LoopClock()
         if signals:
             on_signals(switch, self._say)
@@ -214,19 +207,8 @@ class _Session:
         self._count_resumed()
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
-            async with HttpTransport(
-                url,
-                key=key,
-                headers=organisation(environment) | dict(endpoint.headers),
-                redactor=redact.Redactor(redact.secrets_of(key, endpoint.headers, url)),
-                concurrency=endpoint.concurrency,
-                timeout_s=settings.timeout_s,
-                connect_timeout_s=settings.connect_timeout_s,
-                body_bytes_max=settings.max_response_bytes,
-                environment=environment,
-                stream=settings.stream,
-            ) as transport:
-                engine = self._engine(transport, gate, journal, sealer, clock, switch, outbox)
+            async with self._access.talking(settings, self._say) as talking:
+                engine = self._engine(talking, gate, journal, sealer, clock, switch, outbox)
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
                 watching = asyncio.create_task(self._watching.watch(monitor))
                 fault: BatchrunError | None = None
@@ -252,7 +234,7 @@ class _Session:
 
     def _engine(
         self,
-        transport: Transport,
+        talking: tuple[Transport, Credentials],
         gate: EndpointGate,
         journal: JournalWriter,
         sealer: parts.Sealer,
@@ -269,7 +251,8 @@ class _Session:
         return Engine(
             source=source,
             loop=AttemptLoop(
-                transport=transport,
+                transport=talking[0],
+                credentials=talking[1],
                 gate=gate,
                 journal=journal,
                 clock=clock,

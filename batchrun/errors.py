@@ -24,6 +24,12 @@ class UsageError(BatchrunError):
     exit_code = 2
 
 
+class KeyUnavailableError(UsageError):
+    """The place where the key should come from gave none, or none that can be sent. At the start
+    nothing was sent; at a renewal the run stops as it does for a refused key.
+    """
+
+
 class InputError(BatchrunError):
     """An input file is missing, unreadable or of a kind that cannot be run. Nothing was sent."""
 

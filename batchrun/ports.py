@@ -36,6 +36,23 @@ class Transport(Protocol):
         ...
 
 
+class Credentials(Protocol):
+    """The key of one endpoint, which may be renewed while requests are out."""
+
+    generation: int
+    """Counts the keys: it is another number once another key is in use."""
+
+    async def renew(self, used: int, *, proved: bool) -> bool:
+        """A request that went out with the key of generation ``used`` was refused for it. Return
+        whether another key is in use now, so that sending again is worth it.
+
+        ``proved`` says that some request with that key had an answer: a renewed key that never
+        had one is not renewed again. One renewal runs at a time, for all that ask; being cancelled
+        does not end it. Raises ``KeyUnavailableError`` where there is no key to be had.
+        """
+        ...
+
+
 class Permit(Protocol):
     """The right to one exchange, settled exactly once by leaving its ``with`` block.
 

@@ -25,7 +25,13 @@ from batchrun.adapters import arrow  # noqa: E402
 from batchrun.adapters.signals import SIGNALS  # noqa: E402
 from batchrun.adapters.sources import finding  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
-from batchrun.core import error_body, parameters, rules, summary  # noqa: E402
+from batchrun.core import (  # noqa: E402
+    error_body,
+    outage,
+    parameters,
+    rules,
+    summary,
+)
 from batchrun.core.rules import RULES, Action  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
@@ -128,7 +134,10 @@ USAGE = {
 }
 SUMMARY = {
     "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
-    "stopped_by": "The guard (an error class) or the signal that ended the run; else null.",
+    "stopped_by": (
+        "What ended the run: an error class, `misconfiguration`, `max_failures`, `max_truncated`, "
+        "`max_empty`, `deadline`, or a signal; else null."
+    ),
     "exit_code": "The exit code of the command.",
     "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
     "rows.ok": "Rows with a completion.",
@@ -167,8 +176,8 @@ STATUS = {
     "tokens_per_s": "Tokens per second over the last 15 seconds.",
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
-        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server`, `source` (reading the "
-        "input), `cpu`, or null."
+        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server` (its throttling), "
+        "`outage`, `source` (reading the input), `cpu`, or null."
     ),
     "pid": "The process.",
     "host": "Its machine.",
@@ -247,7 +256,25 @@ ACTIONS = {
     Action.AGAIN: "Sent again after a backoff. Charged to the row; at `--max-attempts` it fails.",
     Action.FAIL: "The row ends as an `error` row.",
     Action.STOP: "The run stops with exit code 3. The row stays pending.",
+    Action.HOLD: (
+        "During an outage, in place of *again*: sent again when the endpoint is back. Not charged "
+        "to the row."
+    ),
 }
+OUTAGES = (
+    "*Health* is what a signal tells of the endpoint. Where the last",
+    f"{outage.WINDOW} exchanges tell of nothing but bad health ({outage.SHARE:.0%} of them, of",
+    f"{outage.ROWS} different rows or more; {outage.ROWS_DARK} rows do where one of them would",
+    "fail and nothing was answered meanwhile), it is an outage: sending stops, and one request at",
+    "a time finds out whether the endpoint is back, after pauses that grow from a second to",
+    f"{outage.PROBE_S_MAX:.0f} s. No row is charged for it, neither for what failed before it was",
+    "clear; only a row that was asked with more than",
+    f"{outage.PROBES_FREE} times in vain, at an *ailing* endpoint, is charged for more: its own",
+    "request may be what the server cannot digest. First exchanges count as signs, and retries at",
+    "an endpoint that is *down*. An endpoint that never answered at all is waited for no longer",
+    "than `--max-wait`; then the run stops.",
+    "",
+)
 FAULTS = {
     "timeout": "no whole reply in time",
     "dns": "host name not found",
@@ -295,16 +322,19 @@ EXIT_CODES = {
 }
 FIXED_CODES = {0, 1, 2, 3, 5}
 ENVIRONMENT = {
-    "OPENAI_API_KEY": "The key, unless `--api-key-env` names another variable.",
+    "OPENAI_API_KEY": (
+        "The key, unless `--api-key-env` names another variable, or a file or a command gives it."
+    ),
     "OPENAI_BASE_URL": "The base URL, unless the config file names a `provider`.",
     "OPENAI_API_BASE": "The older name of the same; a warning if both are set and differ.",
-    "OPENAI_ORG_ID": "Sent as the header `OpenAI-Organization`.",
-    "OPENAI_PROJECT_ID": "Sent as the header `OpenAI-Project`.",
+    "OPENAI_ORG_ID": "Sent to hosts of `openai.com`, as the header `OpenAI-Organization`.",
+    "OPENAI_PROJECT_ID": "Sent to hosts of `openai.com`, as the header `OpenAI-Project`.",
     "HTTPS_PROXY": "The proxy for `https://` endpoints. Lower case works too.",
     "HTTP_PROXY": "The proxy for `http://` endpoints. Lower case works too.",
     "ALL_PROXY": "The proxy where neither of the two is set. Lower case works too.",
     "NO_PROXY": "Hosts that are reached without the proxy. Lower case works too.",
-    "SSL_CERT_FILE": "A file of certificate authorities, read by OpenSSL.",
+    "SSL_CERT_FILE": "A file of certificate authorities to trust, unless `--ca-file` is given.",
+    "SSL_CERT_DIR": "Folders of such files, named by their hash as `openssl rehash` does it.",
     "NO_COLOR": "Set to anything: the progress display has no colours.",
 }
 KINDS = {
@@ -321,6 +351,9 @@ KINDS = {
     "messages": "list of tables",
     "headers": "table of text",
     "concurrency": "whole number or `auto`",
+    "command": "text",
+    "share": "share, such as `5%`",
+    "bound": "whole number, or share such as `5%`",
 }
 
 
@@ -423,6 +456,11 @@ def configuration() -> Iterator[str]:
     yield "file, and the file over the default. There is one `[[endpoint]]`. A setting marked"
     yield "*fixed* shapes requests or parts: it may not differ between the runs on one directory."
     yield ""
+    yield "Of `endpoint.api_key_env`, `endpoint.api_key_file` and `endpoint.api_key_command` one is"
+    yield "given: they say where the key comes from, and two in the file, or two flags, are an"
+    yield "error. A flag of these replaces whichever stands in the file. Where a file or a command"
+    yield "is named, `OPENAI_API_KEY` is not used. [network.md](network.md) tells more."
+    yield ""
     rows = []
     for setting in TABLE:
         if not setting.help:
@@ -446,7 +484,7 @@ def environment() -> Iterator[str]:
     yield "## Environment"
     yield ""
     yield "Variables are read from the environment and from `.env` in the working directory; the"
-    yield "environment wins. An empty variable counts as unset. The last two are read from the"
+    yield "environment wins. An empty variable counts as unset. The last one is read from the"
     yield "environment only."
     yield ""
     yield from table(("variable", "meaning"), [(code(n), text) for n, text in ENVIRONMENT.items()])
@@ -690,8 +728,10 @@ def verdicts() -> Iterator[str]:
             action += f" {times}, then *{rule.then.value}*"
         if rule.backoff_s is not None:
             action += f", first after up to {rule.backoff_s:g} s"
-        rows.append((signal_of(rule), action, code(rule.error_class), rule.source))
-    yield from table(("signal", "action", "class", "seen at"), rows)
+        health = "" if rule.health is None else rule.health.value
+        rows.append((signal_of(rule), action, code(rule.error_class), health, rule.source))
+    yield from table(("signal", "action", "class", "health", "seen at"), rows)
+    yield from OUTAGES
     yield "Some servers say in words only what they mean. These are recognised, as regular"
     yield "expressions from the start of the message, with no quotation before the words:"
     yield ""

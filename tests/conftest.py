@@ -1,10 +1,12 @@
 """What tests share: the real command in a subprocess, endpoints to talk to, inputs to run."""
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -185,10 +187,12 @@ class Scripted:
 
 @pytest.fixture
 def scripted():
-    """Starts an endpoint that answers ``answer(body, headers, nth)``: status, headers, body."""
+    """Starts an endpoint that answers ``answer(body, headers, nth)``: status, headers, body. With
+    an SSL context it speaks TLS.
+    """
     servers = []
 
-    def start(answer):
+    def start(answer, tls=None):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -215,7 +219,14 @@ def scripted():
         lock = threading.Lock()
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        endpoint = Scripted(f"http://127.0.0.1:{server.server_port}/v1")
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            server.handle_error = lambda *_: None  # handshakes that clients give up
+            server.socket = tls.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        endpoint = Scripted(f"{scheme}://127.0.0.1:{server.server_port}/v1")
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         servers.append((server, thread))
@@ -226,6 +237,59 @@ def scripted():
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.fixture
+def unix_simulator():
+    """Starts a simulated endpoint on a Unix socket."""
+    from aiohttp import web
+
+    from batchrun.simulator.plan import SimulatorOptions
+    from batchrun.simulator.server import Simulator
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    runners = []
+
+    async def listen(path):
+        runners.append(web.AppRunner(Simulator(SimulatorOptions()).application()))
+        await runners[-1].setup()
+        await web.UnixSite(runners[-1], path).start()
+
+    def start(path):
+        asyncio.run_coroutine_threadsafe(listen(str(path)), loop).result(10)
+
+    yield start
+    for runner in runners:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def authority(tmp_path):
+    """A private certificate authority, ``ca.pem`` in a folder, and a server's SSL context."""
+    trustme = pytest.importorskip("trustme")
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    def server_tls(*names, **more):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.issue_cert(*(names or ("127.0.0.1", "localhost")), **more).configure_cert(context)
+        return context
+
+    return Authority(ca, tmp_path / "ca.pem", server_tls)
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What vouches for servers in tests."""
+
+    ca: object
+    file: Path
+    server_tls: object
 
 
 @pytest.fixture

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from batchrun.core import settings
-from batchrun.core.setting_table import DEFAULT_BASE_URL
-from batchrun.core.setting_values import parse_key
 from batchrun.errors import UsageError
 
 DOTENV = ".env"
@@ -36,27 +33,3 @@ def read_environment() -> dict[str, str]:
             message = f"{DOTENV} cannot be read: {error}"
             raise UsageError(message) from None
     return merged | {k: v for k, v in os.environ.items() if v}
-
-
-def key_of(resolved: settings.Settings, environment: Mapping[str, str]) -> str | None:
-    """The endpoint's key. Raises ``UsageError`` where the default endpoint has none."""
-    variable = resolved.endpoint.api_key_env
-    key = parse_key(environment.get(variable, ""), variable=variable)
-    given = {name.lower() for name in resolved.endpoint.headers}
-    if key is None and resolved.endpoint.base_url == DEFAULT_BASE_URL and not given:
-        message = (
-            f"no key: set {variable} (or name another variable with --api-key-env), "
-            "or name another endpoint with --base-url"
-        )
-        raise UsageError(message)
-    return key
-
-
-def organisation(environment: Mapping[str, str]) -> dict[str, str]:
-    """OpenAI's headers that say on whose account requests run."""
-    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-    return {
-        header: environment[variable]
-        for header, variable in named.items()
-        if environment.get(variable)
-    }

@@ -62,14 +62,20 @@ class Poster:
         connector = session.connector
         assert connector is not None
         self._connector = connector
+        self._session = session
+        self._url = URL(url, encoded=False)
         self._timeout = session.timeout
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: dict[asyncio.Transport, bytes] = {}
+        self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+        self._used_again = self._lost = 0
+        self.replace_headers(headers)
+
+    def replace_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these with every body from now on."""
         # The request that connections are asked for; its head is the head of them all.
         self._request = aiohttp.ClientRequest(
-            "POST",
-            URL(url, encoded=False),
-            headers=headers,
-            loop=asyncio.get_running_loop(),
-            session=session,
+            "POST", self._url, headers=headers, loop=self._loop, session=self._session
         )
         lines = [f"POST {self._request.url.raw_path_qs} HTTP/1.1"]
         lines += [
@@ -81,10 +87,6 @@ class Poster:
             message = "a request header holds a line break"
             raise ValueError(message)
         self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
-        self._loop = asyncio.get_running_loop()
-        self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
-        self._used_again = self._lost = 0
-        self._outgoing: dict[asyncio.Transport, bytes] = {}
 
     async def post(
         self,

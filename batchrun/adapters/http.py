@@ -2,19 +2,18 @@
 
 The session's own total timeout is off, because it would count the wait for a connection; instead
 one timer for all exchanges enforces a wall clock per attempt, which a server that drips bytes
-cannot reset. Redirects are not followed. Proxies come from the environment, resolved here, since
-aiohttp's own reading of it would consult ``~/.netrc`` too.
+cannot reset. Redirects are followed where they stay on the server (``core.redirects``). Whoever
+makes the transport names the proxy: aiohttp's own reading of the environment would consult
+``~/.netrc`` too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-import ssl
-import urllib.request
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,13 +21,22 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrun.adapters.arriving import Arriving
 from batchrun.adapters.exchange import BodyReader, Head, Poster
+from batchrun.adapters.faults import fault
+from batchrun.core.proxies import proxy_name
 from batchrun.core.redact import Redactor
+from batchrun.core.redirects import FOLLOWED, REDIRECTS_MAX, target
+from batchrun.core.urls import Address
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
+
+if TYPE_CHECKING:
+    import ssl
 
 JSON = "application/json"
 LARGE_BODY_BYTES = 2**20
 """aiohttp wants larger bodies as a stream."""
+ELSEWHERE_MAX = 16
+"""Paths that redirects led to and that are kept ready."""
 
 
 class Deadlines:
@@ -79,7 +87,7 @@ class HttpTransport:
 
     def __init__(
         self,
-        url: str,
+        address: str | Address,
         *,
         key: str | None,
         headers: Mapping[str, str],
@@ -87,45 +95,66 @@ class HttpTransport:
         timeout_s: float,
         connect_timeout_s: float,
         body_bytes_max: int,
-        environment: Mapping[str, str],
+        proxy: str | None = None,
+        tls: ssl.SSLContext | None = None,
         redactor: Redactor | None = None,
         stream: bool = False,
     ) -> None:
-        """``url`` is the full URL requests are posted to; ``key`` goes into the bearer header
-        unless ``headers`` bring their own authorization; ``redactor`` (default: one that knows
-        the key) cleans every reply; ``stream`` says that streams are expected, which makes them
-        cheap to read (they are read in any case).
+        """``address`` is the full URL requests are posted to, maybe with a Unix socket; ``key``
+        goes into the bearer header unless ``headers`` bring their own authorization; ``proxy`` is
+        a URL; ``tls`` (default: the system's authorities) is for ``https``; ``redactor`` (default:
+        one that knows the key) cleans every reply; ``stream`` says that streams are expected,
+        which makes them cheap to read (they are read in any case).
         """
         self._redactor = redactor or Redactor([key] if key else [])
-        self._url = url
+        self._url, self._socket = Address(address) if isinstance(address, str) else address
         self._stream = stream
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._body_bytes_max = body_bytes_max
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if key is not None:
-            self._headers["Authorization"] = f"Bearer {key}"
-        given = {name.lower() for name in headers}
-        self._headers = {k: v for k, v in self._headers.items() if k.lower() not in given}
-        self._headers.update(headers)
-        self._proxy = proxy_for(url, environment)
+        self._given_headers = headers
+        self._headers = self._headers_with(key)
+        self._proxy = proxy
+        self._tls = tls
+        self._where = self._socket or urlsplit(self._url).netloc
 
     def __repr__(self) -> str:
-        return f"HttpTransport({urlsplit(self._url).netloc})"
+        return f"HttpTransport({self._where})"
+
+    def _headers_with(self, key: str | None) -> dict[str, str]:
+        headers = {"Content-Type": JSON, "Accept": JSON}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        given = {name.lower() for name in self._given_headers}
+        return {k: v for k, v in headers.items() if k.lower() not in given} | dict(
+            self._given_headers
+        )
+
+    def replace_key(self, key: str) -> None:
+        """Send every request from now on with this key; those that are out keep theirs."""
+        self._headers = self._headers_with(key)
+        for poster in self._posters.values():
+            poster.replace_headers(self._headers)
 
     async def __aenter__(self) -> Self:
         self._deadlines = Deadlines(self._timeout_s)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._concurrency, ttl_dns_cache=60),
+            connector=self._connector(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
             trust_env=False,
             auto_decompress=True,
         )
-        self._poster = Poster(self._session, self._url, self._headers)
+        self._posters = {self._url: Poster(self._session, self._url, self._headers)}
         return self
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._socket is not None:
+            return aiohttp.UnixConnector(self._socket, limit=self._concurrency)
+        return aiohttp.TCPConnector(
+            limit=self._concurrency, ttl_dns_cache=60, ssl=True if self._tls is None else self._tls
+        )
 
     async def __aexit__(
         self,
@@ -143,11 +172,16 @@ class HttpTransport:
         # The status counts once the head of a reply is there, for faults that come after it.
         arrived = Arriving(self._body_bytes_max)
         try:
-            if self._proxy is None:
-                tap = arrived.tap if self._stream else None
-                head, answer = await self._poster.post(request.body, arrived.read, tap)
-            else:
-                head, answer = await self._post_by_proxy(request.body, arrived.read)
+            head, answer = await self._post(self._url, request.body, arrived)
+            if head.status in FOLLOWED:
+                url = self._url
+                for _ in range(REDIRECTS_MAX):
+                    there = target(url, head.status, head.headers.get("Location"))
+                    if there is None:
+                        break
+                    url = there
+                    arrived = Arriving(self._body_bytes_max)
+                    head, answer = await self._post(url, request.body, arrived)
             if arrived.stream is not None:
                 return self._folded(arrived, None)
             redactor = self._redactor
@@ -175,7 +209,17 @@ class HttpTransport:
         finally:
             self._deadlines.leave(task)
 
-    async def _post_by_proxy(self, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
+    async def _post(self, url: str, body: bytes, arrived: Arriving) -> tuple[Head, bytes]:
+        if self._proxy is not None:
+            return await self._post_by_proxy(url, body, arrived.read)
+        poster = self._posters.get(url)
+        if poster is None:
+            if len(self._posters) > ELSEWHERE_MAX:
+                self._posters = {self._url: self._posters[self._url]}
+            poster = self._posters[url] = Poster(self._session, url, self._headers)
+        return await poster.post(body, arrived.read, arrived.tap if self._stream else None)
+
+    async def _post_by_proxy(self, url: str, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
         """The same by the long way: a proxy may want a request line of its own, or a tunnel."""
         payload: aiohttp.Payload
         if len(body) <= LARGE_BODY_BYTES:
@@ -183,7 +227,11 @@ class HttpTransport:
         else:
             payload = aiohttp.BytesIOPayload(io.BytesIO(body), content_type=JSON)
         response = await self._session.post(
-            self._url, data=payload, allow_redirects=False, proxy=self._proxy
+            url,
+            data=payload,
+            headers=self._headers,
+            allow_redirects=False,
+            proxy=self._proxy,
         )
         try:
             answer = await read(response.content, Head(response.status, response.headers))
@@ -224,41 +272,7 @@ class HttpTransport:
         raise fault from None
 
     def _fault(self, error: Exception, status: int | None) -> TransportFault:
-        found = fault(error, status)
+        proxy = None if self._proxy is None else proxy_name(self._proxy)
+        found = fault(error, status, where=self._where, proxy=proxy)
         found.args = (self._redactor.text(str(found)),)
         return found
-
-
-def fault(error: Exception, status: int | None) -> TransportFault:
-    """Our fault for one of aiohttp's. ``status`` is known once a reply's head had arrived."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
-        return TransportFault(text, kind="tls", sent=False)
-    if isinstance(error, aiohttp.ClientHttpProxyError):
-        return TransportFault(f"the proxy refused: {text}", kind="proxy", sent=False)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return TransportFault(text, kind="dns", sent=False)
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
-        return TransportFault(text, kind="connect", sent=False)
-    if status is not None or isinstance(error, aiohttp.ClientPayloadError):
-        return TransportFault(
-            f"the reply was cut off: {text}", kind="cut", sent=True, http_status=status
-        )
-    if isinstance(
-        error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.EofStream)
-    ):
-        return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
-    return TransportFault(text, kind="cut", sent=True)
-
-
-def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
-    """The proxy that the environment names for a URL, upper or lower case, minding NO_PROXY."""
-    parts = urlsplit(url)
-    lowered = {name.lower(): value for name, value in environment.items() if value}
-    proxy = lowered.get(f"{parts.scheme}_proxy") or lowered.get("all_proxy")
-    if not proxy:
-        return None
-    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
-    if bypass(parts.netloc, {"no": lowered.get("no_proxy", "")}):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"

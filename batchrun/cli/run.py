@@ -15,7 +15,7 @@ import click
 from batchrun.adapters.configuration import read_config, read_environment
 from batchrun.cli.console import exit_codes, put_json, say
 from batchrun.cli.main import STARTED_S
-from batchrun.core import setting_table, setting_values
+from batchrun.core import commands, setting_table, setting_values
 from batchrun.core import settings as config
 
 if TYPE_CHECKING:
@@ -265,15 +265,22 @@ def _flag_value(name: str, value: Any) -> Any:
 
 
 def _command_that_goes_on(arguments: Sequence[str]) -> str:
-    """The command that resumes. Header values are left out: they may be credentials."""
+    """The command that resumes. Header values and a command's arguments are left out: they may be
+    credentials.
+    """
     kept: list[str] = []
     valued = False
     for argument in arguments:
         if valued or argument.partition("=")[0] in _NOT_REPEATED:
             valued = argument == "--retry-class"  # its value is the next argument
             continue
+        flag, equals, value = argument.partition("=")
         if (kept and kept[-1] == "--header") or argument.startswith("--header="):
             argument = argument.partition(":")[0] + ": ..."  # noqa: PLW2901
+        elif kept and kept[-1] == "--api-key-command":
+            argument = commands.shown(argument)  # noqa: PLW2901
+        elif equals and flag == "--api-key-command":
+            argument = f"{flag}={commands.shown(value)}"  # noqa: PLW2901
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)

@@ -6,30 +6,42 @@ the credentials of its endpoint before anybody else sees it.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import html
 import json
 import re
-from collections.abc import Iterable, Mapping
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit, urlunsplit
 
 REDACTED = "[redacted]"
 LENGTH_MIN = 8
 """Shorter values are no secrets, and replacing them would damage answers."""
 
 _SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
+_NO_SECRETS = frozenset({"api-version", "api_version", "version"})
+"""Parameters of a URL whose values an answer may well contain."""
 
 
 class Redactor:
-    """Replaces known credentials wherever they occur."""
+    """Replaces known credentials wherever they occur, however they are written there."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         """``secrets`` are the credentials in use; short ones are left alone."""
-        known = {secret for secret in secrets if len(secret) >= LENGTH_MIN}
-        known |= {json.dumps(secret)[1:-1] for secret in known}
-        self._texts = sorted(known, key=len, reverse=True)
-        self._bytes = [text.encode() for text in self._texts]
+        self._known: set[str] = set()
+        self._texts: list[str] = []
+        self._bytes: list[bytes] = []
+        self.add(secrets)
 
     def __repr__(self) -> str:
-        return f"Redactor({len(self._texts)} credentials)"
+        return f"Redactor({len(self._known)} credentials)"
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Replace these too from now on. None is forgotten: a server may name an old key."""
+        self._known |= {secret for secret in secrets if len(secret) >= LENGTH_MIN}
+        written = {text for secret in self._known for text in _spellings(secret)}
+        self._texts = sorted(written, key=len, reverse=True)
+        self._bytes = [text.encode(errors="replace") for text in self._texts]
 
     def body(self, body: bytes) -> bytes:
         """A reply's body without them."""
@@ -60,9 +72,54 @@ def secrets_of(key: str | None, headers: Mapping[str, str], url: str) -> list[st
     found = [key] if key else []
     for name, value in headers.items():
         if _SECRET_HEADER.search(name):
-            found += [value, *value.split()]
-    found += [value for _, value in parse_qsl(urlsplit(url).query)]
+            found += [value, *value.split(), *_basic(value)]
+    for pair in urlsplit(url).query.split("&"):
+        name, _, written = pair.partition("=")
+        if name.lower() not in _NO_SECRETS:
+            found += [written, *(value for _, value in parse_qsl(pair))]
     return found
+
+
+def _basic(value: str) -> list[str]:
+    """What a header of basic authorization says: user and password, and the password alone."""
+    scheme, _, encoded = value.partition(" ")
+    if scheme.lower() != "basic":
+        return []
+    try:
+        decoded = base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return []
+    return [decoded, decoded.partition(":")[2]]
+
+
+def _spellings(secret: str) -> set[str]:
+    """A text as it is, and as JSON, URLs and pages of HTML write it.
+
+    Characters that every encoder leaves alone (most keys have no others) make these one.
+    """
+    json_text = json.dumps(secret)[1:-1]
+    found = {
+        secret,
+        json_text,
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        json_text.replace("/", "\\/"),
+        html.escape(secret),
+        html.escape(secret, quote=False),
+        html.escape(secret).replace("&#x27;", "&#39;"),
+    }
+    for characters in ("<>&", "<>&'", "<>&'+`"):  # Go; PHP and Rails; .NET
+        found |= {_escaped(json_text, characters, upper) for upper in (str.lower, str.upper)}
+    escaped = secret.encode(errors="replace")
+    for quoted in (quote(escaped, safe=""), quote(escaped), quote_plus(escaped)):
+        found |= {quoted, re.sub("%..", lambda match: match[0].lower(), quoted)}
+    return found
+
+
+def _escaped(text: str, characters: str, case: Callable[[str], str]) -> str:
+    r"""A text with some characters written as ``\uXXXX``."""
+    return "".join(
+        "\\u" + case(f"{ord(letter):04x}") if letter in characters else letter for letter in text
+    )
 
 
 def public_url(url: str) -> str:

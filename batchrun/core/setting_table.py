@@ -22,9 +22,10 @@ class Setting:
     (``all``, ``none`` or names, as a list or with commas between them), ``object``
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
     (a list of tables), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
-    ``concurrency`` (an integer or ``auto``), ``share`` (a percentage such as ``5%``) and ``bound``
-    (a number of rows or such a share). ``low`` is the smallest number accepted. ``shapes``
-    marks what shapes requests or parts: it may not differ between the runs on one directory.
+    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``share``
+    (a percentage such as ``5%``) and ``bound`` (a number of rows or such a share). ``low`` is the
+    smallest number accepted. ``shapes`` marks what shapes requests or parts: it may not differ
+    between the runs on one directory.
     """
 
     section: str
@@ -212,12 +213,52 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "endpoint",
+        "api_key_file",
+        "path",
+        "--api-key-file",
+        "The file that holds the key, in place of a variable; read again after a 401.",
+        metavar="FILE",
+    ),
+    Setting(
+        "endpoint",
+        "api_key_command",
+        "command",
+        "--api-key-command",
+        "The command that prints the key; run at the start and again after a 401.",
+        metavar="CMD",
+    ),
+    Setting(
+        "endpoint",
         "headers",
         "headers",
         "--header",
         "An extra request header; repeatable.",
         default={},
         metavar="'K: V'",
+    ),
+    Setting(
+        "endpoint",
+        "ca_file",
+        "path",
+        "--ca-file",
+        "Certificate authorities (PEM) to trust in place of the system's.",
+        metavar="FILE",
+    ),
+    Setting(
+        "endpoint",
+        "client_cert",
+        "path",
+        "--client-cert",
+        "A client certificate (PEM) for servers that ask for one; may hold its key too.",
+        metavar="FILE",
+    ),
+    Setting(
+        "endpoint",
+        "client_key",
+        "path",
+        "--client-key",
+        "The key of the client certificate (PEM), if it is in a file of its own.",
+        metavar="FILE",
     ),
     Setting(
         "endpoint",

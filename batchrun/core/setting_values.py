@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from batchrun.core import commands
 from batchrun.core.bounds import Bound
 from batchrun.core.setting_table import Setting
 from batchrun.errors import UsageError
@@ -68,7 +69,18 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
                 _check_message(setting, place, message)
         case "headers":
             return _headers(setting, value)
+        case "command":
+            _check_command(setting, value)
     return value
+
+
+def _check_command(setting: Setting, value: object) -> None:
+    """The command is not repeated in an error: it may hold a credential."""
+    try:
+        commands.words(value if isinstance(value, str) else "")
+    except ValueError as error:
+        message = f"{setting.name}: {error}"
+        raise UsageError(message) from None
 
 
 def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
@@ -224,13 +236,18 @@ def parse_header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def parse_key(text: str, *, variable: str) -> str | None:
-    """A key as it may go into a header: stripped, or None where empty.
+def parse_key(text: str, *, source: str) -> str | None:
+    """A key as it may go into a header: stripped, or None where empty. ``source`` is named in the
+    error ("the key file a.txt").
 
-    Raises ``UsageError`` for line breaks inside or text that is not ASCII, without repeating it.
+    Raises ``UsageError`` for line breaks and other control characters inside, and for text that is
+    not ASCII, without repeating it.
     """
     key = text.strip()
-    if not key.isascii() or any(ord(c) < 32 for c in key):
-        message = f"the key in {variable} holds a line break or a character that is not ASCII"
+    if not key.isascii() or not key.isprintable():
+        message = (
+            f"{source} holds no key that can be sent: there is a line break, a control character "
+            "or a character that is not ASCII in it"
+        )
         raise UsageError(message)
     return key or None

@@ -10,17 +10,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
+from batchrun.core.endpoints import Endpoint, endpoint_of, with_one_key
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
-    AUTO_CONCURRENCY,
     BY_NAME,
-    DEFAULT_BASE_URL,
     PROVIDERS,
     SECTIONS,
     TABLE,
@@ -30,22 +29,10 @@ from batchrun.core.setting_values import check_request, checked
 from batchrun.core.template_syntax import SERVERS_OWN, is_template
 from batchrun.errors import UsageError
 
+__all__ = ["Endpoint", "Raw", "Settings", "from_environment", "from_toml", "lay_over", "resolve"]
+
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where requests go and how fast. The key is not in here."""
-
-    name: str
-    provider: str | None
-    base_url: str
-    api_key_env: str
-    headers: Mapping[str, str] = field(repr=False)
-    concurrency: int
-    rpm: float | None
-    tpm: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +104,14 @@ class Settings:
         }
 
     def public(self) -> dict[str, Any]:
-        """All settings as they may be shown: header values are left out, they may be keys."""
+        """All settings as they may be shown."""
         return self.shaping() | {
             "input.files": [public_url(f) if "://" in f else f for f in self.files],
             "input.format": self.format,
             "output.dir": shown(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
-            "endpoint.name": self.endpoint.name,
-            "endpoint.base_url": public_url(self.endpoint.base_url),
-            "endpoint.api_key_env": self.endpoint.api_key_env,
-            "endpoint.headers": sorted(self.endpoint.headers),
-            "endpoint.concurrency": self.endpoint.concurrency,
-            "endpoint.rpm": self.endpoint.rpm,
-            "endpoint.tpm": self.endpoint.tpm,
+            **{f"endpoint.{key}": value for key, value in self.endpoint.public().items()},
             "retry.max_attempts": self.max_attempts,
             "retry.timeout_s": self.timeout_s,
             "retry.connect_timeout_s": self.connect_timeout_s,
@@ -217,10 +198,10 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     """What is given wins over the environment, which wins over the file; and warnings about it.
 
     Tables (parameters, headers) are added to those of the file, key by key. Raises ``UsageError``
-    where ``given`` names two endpoints.
+    where ``given`` names two endpoints, or either names two sources of the key.
     """
     surroundings, warnings = from_environment(environment)
-    raw = dict(file)
+    raw = with_one_key(file, given)
     if raw.get("endpoint.base_url") is None and raw.get("endpoint.provider") is not None:
         # A provider chosen in the file brings its own URL; the variable speaks of another.
         surroundings = {}
@@ -272,7 +253,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         file=value["request.file"],
         params=value["request.params"],
         stream=value["request.stream"],
-        endpoint=_endpoint(value),
+        endpoint=endpoint_of(value),
         max_attempts=value["retry.max_attempts"],
         timeout_s=value["retry.timeout_s"],
         connect_timeout_s=value["retry.connect_timeout_s"],
@@ -304,18 +285,3 @@ def _checkpoint(directory: str, given: str | None) -> str:
         )
         raise UsageError(message)
     return str(PurePath(local, "checkpoint"))
-
-
-def _endpoint(value: Mapping[str, Any]) -> Endpoint:
-    concurrency = value["endpoint.concurrency"]
-    provider = value["endpoint.provider"]
-    return Endpoint(
-        name=value["endpoint.name"] or provider or "default",
-        provider=provider,
-        base_url=value["endpoint.base_url"] or DEFAULT_BASE_URL,
-        api_key_env=value["endpoint.api_key_env"],
-        headers=value["endpoint.headers"],
-        concurrency=AUTO_CONCURRENCY if concurrency == "auto" else concurrency,
-        rpm=value["endpoint.rpm"],
-        tpm=value["endpoint.tpm"],
-    )

@@ -3,10 +3,54 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit, urlunsplit
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from batchrun.core.redact import public_url
 from batchrun.errors import UsageError
+
+SOCKET_SCHEME = "http+unix"
+SOCKET_PATH_MAX = 107
+"""Bytes of a Unix socket's path, by the kernel's ``sockaddr_un``."""
+
+
+class Address(NamedTuple):
+    """Where requests go: the URL in their head, and the Unix socket that takes the place of its
+    host and port.
+    """
+
+    url: str
+    socket: str | None = None
+
+
+def address(base_url: str) -> Address:
+    """The address behind a base URL, ``http+unix://PERCENT-ENCODED-PATH/v1`` included.
+
+    Raises ``UsageError`` as ``chat_completions_url`` does, and for a socket that is not written
+    as it should be.
+    """
+    scheme, separator, rest = base_url.strip().partition("://")
+    if not separator or scheme.lower() not in (SOCKET_SCHEME, "unix"):
+        return Address(chat_completions_url(base_url))
+    written = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    path = unquote(written)
+    if scheme.lower() == "unix" or not path:
+        # The path of the socket ends where a file's name does; only its usual suffix tells.
+        bare = re.split(r"[?#]", rest, maxsplit=1)[0]
+        given, found, more = bare.partition(".sock")
+        shown = quote(given + found if found else "/run/llm.sock", safe="") + (more or "/v1")
+        message = (
+            f"base URL {scheme}://{bare}: write a Unix socket with its path percent-encoded, "
+            f"as in {SOCKET_SCHEME}://{shown}"
+        )
+        raise UsageError(message)
+    if "\0" in path or len(path.encode()) > SOCKET_PATH_MAX:
+        message = (
+            f"base URL {public_url(base_url)}: the path of a Unix socket has at most "
+            f"{SOCKET_PATH_MAX} bytes"
+        )
+        raise UsageError(message)
+    return Address(chat_completions_url(f"http://localhost{rest[len(written) :]}"), path)
 
 
 def chat_completions_url(base_url: str) -> str:

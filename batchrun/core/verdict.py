@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from batchrun.core import error_body
+from batchrun.core import error_body, redirects
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
 from batchrun.core.error_body import NO_ERROR, ErrorBody
@@ -98,6 +98,8 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     if not error.layers:
         error = error._replace(names=frozenset({error_body.SILENT}))
     message = error.message or f"HTTP {status}: {_glimpse(exchange.body)}"
+    if 300 <= status < 400 and (location := exchange.headers.get("location")):
+        message = redirects.refused(status, location)
     return _rule(_signal(exchange, status, error, message, value, circumstances), circumstances)
 
 

@@ -21,10 +21,11 @@ from batchrun.core.verdict import Action, Circumstances, Verdict, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.outage import Outage
+from batchrun.engine.renewal import Renewal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
-from batchrun.ports import Clock, Gate, Journal, Transport
+from batchrun.ports import Clock, Credentials, Gate, Journal, Transport
 from batchrun.records import NO_USAGE, Attempt, Outcome, Reply, Request
 
 BACKOFF_S = 0.5
@@ -96,10 +97,12 @@ class AttemptLoop:
         tally: Tally,
         switch: StopSwitch,
         policy: Policy,
+        credentials: Credentials | None = None,
         drift: Drift | None = None,
     ) -> None:
         """``drift`` says which models answered in earlier sessions."""
         self._transport = transport
+        self._renewal = Renewal(credentials, journal)
         self._gate = gate
         self._journal = journal
         self._clock = clock
@@ -161,6 +164,7 @@ class AttemptLoop:
             wall_us = self._clock.wall_us()
             self._journal.sending(request.row, run.number, 0, wall_us)
             self._tally.requests += 1
+            key = self._renewal.generation
             sent_at_s = self._clock.now_s()
             exchange: Reply | TransportFault
             try:
@@ -176,6 +180,11 @@ class AttemptLoop:
                 self._outage.forgive(run)
             verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
             permit.settle(_tokens_used(request, exchange, verdict))
+        if verdict.error_class == "auth":
+            line = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+            verdict = await self._renewal.bend(verdict, key, run, line)
+        elif verdict.action is Action.DONE:
+            self._renewal.proved = key
         health = HEALTH.get(verdict.rule)
         if health is not None:
             verdict = self._outage.ruled(
@@ -341,6 +350,10 @@ class AttemptLoop:
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         completion = verdict.completion
         usage = verdict.usage
+        if reply is not None and reply.ttft_s is not None:
+            # The event loop's clock ticks in milliseconds: an answer of one token, which arrives
+            # whole, would end before it began.
+            latency_s = max(latency_s, reply.ttft_s)
         if fault is not None and reply is not None:
             # Half an answer may still have told what it cost.
             told = reading.parse(reply.body)

@@ -239,7 +239,7 @@ class EndpointGate:
 
     async def _open_or_probe(self) -> bool:
         while self._held_until_s is not None:
-            self.waiting_for = "server"
+            self.waiting_for = "outage"
             left_s = self._held_until_s - self._clock.now_s()
             if not self._probing and left_s <= 0:
                 self._probing = True
@@ -338,8 +338,8 @@ class EndpointGate:
 
     @property
     def bound_by(self) -> str | None:
-        """What holds requests back right now: ``server``, ``rpm``, ``tpm``, ``concurrency``, or
-        None where nothing here does.
+        """What holds requests back right now: ``server``, ``outage``, ``rpm``, ``tpm``,
+        ``concurrency``, or None where nothing here does.
         """
         if self.waiting_for is not None:
             return self.waiting_for

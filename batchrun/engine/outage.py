@@ -1,9 +1,9 @@
 """Outages: an endpoint that is down is left alone, and costs no row an attempt.
 
-While it is, the gate lets one request through at a time, after growing pauses. What fails meanwhile
-is sent again later, uncharged; so is what failed in the time that led to it. Probes take turns among
-the open rows. One that was the probe several times is charged for more, where its own request may be
-the cause: rows that no server can digest must end some day.
+While it is, the gate lets one request through at a time, after growing pauses. What fails then is
+sent again later, uncharged; so is what failed in the time that led to it. Probes take turns among
+the open rows. A row that was the probe several times is charged for more, where its own request
+may be the cause: rows that no server can digest must end some day.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def transport_of(request):
     def make(url, **settings):
         defaults = {
             "key": KEY, "headers": {}, "concurrency": 4, "timeout_s": TIMEOUT_S,
-            "connect_timeout_s": 5.0, "body_bytes_max": BYTES_MAX, "environment": {},
+            "connect_timeout_s": 5.0, "body_bytes_max": BYTES_MAX,
             "stream": request.param,
         }  # fmt: skip
         return HttpTransport(url, **defaults | settings)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batchrun.adapters.http import HttpTransport, proxy_for
+from batchrun.adapters.http import HttpTransport
 from batchrun.core.redact import Redactor, secrets_of
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
@@ -154,7 +154,6 @@ def _http(url, **settings):
         "timeout_s": TIMEOUT_S,
         "connect_timeout_s": 5.0,
         "body_bytes_max": BYTES_MAX,
-        "environment": {},
     }
     return HttpTransport(url, **defaults | EXPECTING | settings)
 
@@ -606,38 +605,13 @@ class TestKeys:
 
 
 class TestProxies:
-    @pytest.mark.parametrize(
-        ("url", "environment", "proxy"),
-        [
-            ("https://a.example/v1", {}, None),
-            ("https://a.example/v1", {"HTTPS_PROXY": "http://p:3128"}, "http://p:3128"),
-            ("https://a.example/v1", {"https_proxy": "p:3128"}, "http://p:3128"),
-            ("http://a.example/v1", {"HTTPS_PROXY": "http://p:3128"}, None),
-            ("http://a.example/v1", {"ALL_PROXY": "http://p:1"}, "http://p:1"),
-            (
-                "https://a.example/v1",
-                {"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".example"},
-                None,
-            ),
-            (
-                "https://a.example/v1",
-                {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "b.example"},
-                "http://p:1",
-            ),
-            ("https://a.example/v1", {"HTTPS_PROXY": ""}, None),
-        ],
-    )
-    def test_the_proxy_of_a_url(self, url, environment, proxy):
-        """The environment names the proxy, in upper or lower case, unless the host is excepted."""
-        assert proxy_for(url, environment) == proxy
-
     def test_requests_go_through_it(self):
         """A proxy gets the request with the whole URL."""
 
         async def play():
-            async with _serving(_answering(_reply(200, b"{}"))) as (server, proxy):
-                environment = {"HTTP_PROXY": proxy.removesuffix("/v1/chat/completions")}
-                async with _http("http://a.example/v1", environment=environment) as transport:
+            async with _serving(_answering(_reply(200, b"{}"))) as (server, url):
+                proxy = url.removesuffix("/v1/chat/completions")
+                async with _http("http://a.example/v1", proxy=proxy) as transport:
                     assert (await transport.send(_request())).status == 200
                 return server.exchanges[0].head
 

@@ -47,6 +47,7 @@ HOMES = [
             "batchrun.adapters.http",
             "batchrun.adapters.exchange",
             "batchrun.adapters.arriving",
+            "batchrun.adapters.faults",
             "batchrun.adapters.tap",
             "batchrun.simulator",
         ),

@@ -248,9 +248,9 @@ SECRET = "sk-hunter2"
         lambda: _resolve(endpoint__headers={"X": [SECRET]}),
         lambda: _resolve(endpoint__headers=[SECRET]),
         lambda: _resolve(endpoint__headers=SECRET),
-        lambda: parse_key(f"{SECRET}\nsecond", variable="KEY"),
-        lambda: parse_key(f"{SECRET}é", variable="KEY"),
-        lambda: parse_key(f"{SECRET}\0x", variable="KEY"),
+        lambda: parse_key(f"{SECRET}\nsecond", source="KEY"),
+        lambda: parse_key(f"{SECRET}é", source="KEY"),
+        lambda: parse_key(f"{SECRET}\0x", source="KEY"),
     ],
     ids=range(12),
 )
@@ -272,7 +272,7 @@ def test_a_header_name_that_http_cannot_hold_is_refused(name):
 @pytest.mark.parametrize(("text", "key"), [("", None), (" \n", None), (" k\n", "k"), ("k", "k")])
 def test_a_key_is_stripped(text, key):
     """The newline that an editor leaves in a key file does no harm, and empty is unset."""
-    assert parse_key(text, variable="KEY") == key
+    assert parse_key(text, source="KEY") == key
 
 
 def test_credentials_do_not_show():

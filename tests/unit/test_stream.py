@@ -569,7 +569,7 @@ def test_a_stream_of_llama_cpp():
         b'"total_tokens":39,"prompt_tokens_details":{"cached_tokens":36}},"timings":{"cache_n":36,'
         b'"prompt_n":1,"prompt_ms":11.908}}' % tail,
     ]
-    stream = _fold(*chunks)
+    stream = _fold(*map(_event, chunks))
     assert stream.problem() is None
     body = reading.parse(stream.body())
     assert body["timings"]["cache_n"] == 36

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.urls import chat_completions_url
+from batchrun.core.urls import address, chat_completions_url
 from batchrun.errors import UsageError
 
 
@@ -59,3 +59,40 @@ def test_credentials_in_the_url_are_refused_and_not_repeated(base):
     with pytest.raises(UsageError) as caught:
         chat_completions_url(base)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "url", "socket"),
+    [
+        ("http://h/v1", "http://h/v1/chat/completions", None),
+        ("http+unix://%2Frun%2Fllm.sock", "http://localhost/v1/chat/completions", "/run/llm.sock"),
+        (
+            " http+unix://%2FRun%2Fa%20b.sock/v1/?x=1 ",
+            "http://localhost/v1/chat/completions?x=1",
+            "/Run/a b.sock",
+        ),
+        ("http+unix://llm.sock/api", "http://localhost/api/chat/completions", "llm.sock"),
+    ],
+)
+def test_a_socket_stands_in_place_of_the_host(base, url, socket):
+    """Its path is percent-encoded, upper and lower case are kept."""
+    assert address(base) == (url, socket)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("http+unix:///run/llm.sock/v1", "http+unix://%2Frun%2Fllm.sock/v1"),
+        ("unix:///run/llm.sock", "http+unix://%2Frun%2Fllm.sock/v1"),
+        ("unix:/run/llm.sock", "http://HOST"),
+        ("http+unix://", "percent-encoded"),
+        (f"http+unix://{'%2Fx' * 60}/v1", "107 bytes"),
+        ("http+unix://%2Fa%00b/v1", "107 bytes"),
+        ("https+unix://%2Fa/v1", "http://HOST"),
+    ],
+)
+def test_a_socket_that_is_written_otherwise_is_refused(base, words):
+    """With the right spelling, as far as it can be guessed."""
+    with pytest.raises(UsageError) as caught:
+        address(base)
+    assert words in str(caught.value)

@@ -430,8 +430,8 @@ def test_every_status_ends_in_a_verdict(succeeded):
         (
             400,
             (
-                b'{"error":{"code":400,"message":"request (931 tokens) exceeds the available context '
-                b'size (512 tokens), try increasing it","type":"exceed_context_size_error",'
+                b'{"error":{"code":400,"message":"request (931 tokens) exceeds the available '
+                b'context size (512 tokens), try increasing it","type":"exceed_context_size_error",'
                 b'"n_prompt_tokens":931,"n_ctx":512}}'
             ),
             FAIL,
@@ -441,8 +441,8 @@ def test_every_status_ends_in_a_verdict(succeeded):
         (
             400,
             (
-                b'{"error":{"code":400,"message":"Field \'n\': Value must be between 1 <= value <= 1, '
-                b'but got 3","type":"invalid_request_error"}}'
+                b'{"error":{"code":400,"message":"Field \'n\': Value must be between 1 <= value '
+                b'<= 1, but got 3","type":"invalid_request_error"}}'
             ),
             FAIL,
             "invalid_request",

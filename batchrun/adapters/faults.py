@@ -1,0 +1,109 @@
+"""Foreign exceptions become ours: every way in which an exchange ends without a whole reply."""
+
+from __future__ import annotations
+
+import ssl
+
+import aiohttp
+
+from batchrun.errors import TransportFault
+
+_DISAGREEMENTS = (
+    "certificate",
+    "unknown ca",
+    "handshake failure",
+    "protocol version",
+    "unsupported protocol",
+    "unrecognized name",
+    "no shared cipher",
+    "insufficient security",
+    "access denied",
+)
+"""Parts of OpenSSL's reasons that will not change by trying again."""
+_NO_TLS = ("wrong version number", "http request", "record layer failure", "packet length too long")
+_NO_AUTHORITY = (2, 18, 19, 20, 21)
+"""OpenSSL's codes for a chain that ends nowhere known, the self-signed among them."""
+
+
+def fault(
+    error: Exception, status: int | None, *, where: str = "the server", proxy: str | None = None
+) -> TransportFault:
+    """Our fault for one of aiohttp's.
+
+    ``status`` is known once a reply's head had arrived; ``where`` is the server's host and port,
+    ``proxy`` the proxy's, if there is one.
+    """
+    text = str(error) or type(error).__name__
+    tls = _tls_error(error)
+    if tls is not None:
+        found = _tls_fault(tls, where)
+        if found is not None:
+            return found
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return _proxy_fault(error, proxy or "", where)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        message = f"no connection to the proxy {proxy}: {_reason(error)}"
+        return TransportFault(message, kind="connect", sent=False)
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        message = f"no address for {error.host}: {_reason(error)}"
+        return TransportFault(message, kind="dns", sent=False)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        message = f"no connection to {where}: {_reason(error)}"
+        return TransportFault(message, kind="connect", sent=False)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TransportFault(text, kind="connect", sent=False)
+    if status is not None or isinstance(error, aiohttp.ClientPayloadError):
+        return TransportFault(
+            f"the reply was cut off: {text}", kind="cut", sent=True, http_status=status
+        )
+    if isinstance(
+        error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.EofStream)
+    ):
+        return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
+    return TransportFault(text, kind="cut", sent=True)
+
+
+def _reason(error: aiohttp.ClientConnectorError) -> str:
+    return error.os_error.strerror or str(error.os_error) or type(error.os_error).__name__
+
+
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    """The failure of TLS behind an exception: an alert may come long after the handshake."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    for found in (error, getattr(error, "os_error", None), error.__cause__):
+        if isinstance(found, ssl.SSLError) and not isinstance(found, aiohttp.ClientError):
+            return found
+    return None
+
+
+def _tls_fault(error: ssl.SSLError, where: str) -> TransportFault | None:
+    """A fault that stops the run, where trying again cannot help; else None."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = error.verify_message or error.reason or "verification failed"
+        message = f"the TLS certificate of {where} is not accepted: {reason.rstrip('.')}"
+        if error.verify_code in _NO_AUTHORITY:
+            message += "; name its authority with --ca-file, if you trust it"
+        return TransportFault(message, kind="tls", sent=False)
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    if any(part in reason for part in _NO_TLS):
+        message = f"{where} does not speak TLS ({reason}): is it an http:// address?"
+        return TransportFault(message, kind="tls", sent=False)
+    if not any(part in reason for part in _DISAGREEMENTS):
+        return None
+    message = f"{where} refuses the TLS connection: {reason}"
+    if "certificate required" in reason or "handshake failure" in reason:
+        message += "; it may ask for a client certificate (--client-cert)"
+    return TransportFault(message, kind="tls", sent=False)
+
+
+def _proxy_fault(error: aiohttp.ClientHttpProxyError, proxy: str, where: str) -> TransportFault:
+    """An answer other than 200 to CONNECT. That the proxy cannot reach the server may pass."""
+    answer = f"HTTP {error.status} {error.message}".rstrip()
+    if error.status >= 500 or error.status in (408, 429):
+        message = f"the proxy {proxy} has no connection to {where}: {answer}"
+        return TransportFault(message, kind="connect", sent=False)
+    message = f"the proxy {proxy} refuses a connection to {where}: {answer}"
+    if error.status == 407:
+        message += "; give user and password in the proxy's URL"
+    return TransportFault(message, kind="proxy", sent=False)

@@ -1,0 +1,96 @@
+"""The settings of one endpoint: where requests go, how fast, with which key and certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchrun.core import commands
+from batchrun.core.redact import public_url
+from batchrun.core.setting_table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_URL
+from batchrun.errors import UsageError
+
+KEY_SOURCES = tuple(f"endpoint.api_key_{kind}" for kind in ("env", "file", "command"))
+"""The settings that say where the key comes from, of which one counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where requests go and how fast. The key is not in here."""
+
+    name: str
+    provider: str | None
+    base_url: str
+    api_key_env: str
+    api_key_file: str | None
+    api_key_command: str | None = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    concurrency: int
+    rpm: float | None
+    tpm: float | None
+    ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+
+    def public(self) -> dict[str, Any]:
+        """All of it as it may be shown. Header values are left out, and so are the arguments of a
+        command: they may be keys.
+        """
+        command = self.api_key_command
+        return {
+            "name": self.name,
+            "base_url": public_url(self.base_url),
+            "api_key_env": self.api_key_env,
+            "api_key_file": self.api_key_file,
+            "api_key_command": None if command is None else commands.shown(command),
+            "headers": sorted(self.headers),
+            "ca_file": self.ca_file,
+            "client_cert": self.client_cert,
+            "client_key": self.client_key,
+            "concurrency": self.concurrency,
+            "rpm": self.rpm,
+            "tpm": self.tpm,
+        }
+
+
+def with_one_key(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's values, without its source of the key where another one is given.
+
+    Raises ``UsageError`` where either names two.
+    """
+    for values, spell in ((given, _flag_of), (file, str)):
+        named = [spell(name) for name in KEY_SOURCES if values.get(name) is not None]
+        if len(named) > 1:
+            message = f"{' and '.join(named)} are {len(named)} sources of the key; give one of them"
+            raise UsageError(message)
+    replaced = any(given.get(name) is not None for name in KEY_SOURCES)
+    return {key: value for key, value in file.items() if not (replaced and key in KEY_SOURCES)}
+
+
+def _flag_of(name: str) -> str:
+    return BY_NAME[name].flag or name
+
+
+def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
+    """The endpoint by checked values. Raises ``UsageError`` where they do not go together."""
+    concurrency = value["endpoint.concurrency"]
+    provider = value["endpoint.provider"]
+    if value["endpoint.client_key"] is not None and value["endpoint.client_cert"] is None:
+        message = "endpoint.client_key (--client-key) is the key of a certificate: give it too, "
+        raise UsageError(message + "as endpoint.client_cert (--client-cert)")
+    return Endpoint(
+        name=value["endpoint.name"] or provider or "default",
+        provider=provider,
+        base_url=value["endpoint.base_url"] or DEFAULT_BASE_URL,
+        api_key_env=value["endpoint.api_key_env"],
+        api_key_file=value["endpoint.api_key_file"],
+        api_key_command=value["endpoint.api_key_command"],
+        headers=value["endpoint.headers"],
+        concurrency=AUTO_CONCURRENCY if concurrency == "auto" else concurrency,
+        rpm=value["endpoint.rpm"],
+        tpm=value["endpoint.tpm"],
+        ca_file=value["endpoint.ca_file"],
+        client_cert=value["endpoint.client_cert"],
+        client_key=value["endpoint.client_key"],
+    )
