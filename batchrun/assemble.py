@@ -29,7 +29,7 @@ from batchrun.adapters.rundir import RunDirectory
 from batchrun.adapters.signals import on_signals
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
-from batchrun.core import body, redact, summary
+from batchrun.core import body, output, redact, summary
 from batchrun.core.duplicates import Duplicates
 from batchrun.core.settings import Settings
 from batchrun.core.urls import chat_completions_url
@@ -135,6 +135,7 @@ def _opened(
         defaults=settings.defaults(),
         body_bytes_max=body.BODY_BYTES_MAX,
         stream=settings.stream,
+        asked=output.asked_by(settings),
     )
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
@@ -272,6 +273,7 @@ class _Session:
                     settings.raw,
                     endpoint.name,
                     settings.model,
+                    output.policy_of(settings),
                 ),
             ),
             journal=entries,

@@ -24,7 +24,12 @@ class Difference:
         return self.name not in ("input.carry", "output.shard_rows")
 
     def __str__(self) -> str:
-        return f"{self.name}: was {_short(self.before)}, is {_short(self.now)}"
+        name, before, now = self.name, self.before, self.now
+        while isinstance(before, dict) and isinstance(now, dict) and _short(before) == _short(now):
+            # Long tables begin alike: what differs stands deeper.
+            key = next(k for k in [*before, *now] if before.get(k) != now.get(k))
+            name, before, now = f"{name}.{key}", before.get(key), now.get(key)
+        return f"{name}: was {_short(before)}, is {_short(now)}"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

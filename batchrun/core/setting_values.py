@@ -11,8 +11,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from batchrun.core.json_schema import NotASchemaError, encoded, require
+from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
+from batchrun.core.template_syntax import is_template
 from batchrun.errors import UsageError
+from batchrun.records import JsonObject
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -57,6 +61,11 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             ):
                 raise wrong
             return tuple(value)
+        case "schema":
+            # Files are read before: see adapters/configuration.py.
+            if not isinstance(value, dict):
+                raise wrong
+            return _schema(setting, value)
         case "messages":
             if not isinstance(value, list):
                 raise wrong
@@ -65,6 +74,15 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
         case "headers":
             return _headers(setting, value)
     return value
+
+
+def _schema(setting: Setting, value: dict[str, Any]) -> JsonObject:
+    _check_json(setting, value)
+    try:
+        return of_document(value, "answer")
+    except NotASchemaError as error:
+        message = f"{setting.name}: {error}"
+        raise UsageError(message) from None
 
 
 def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
@@ -132,6 +150,7 @@ def check_request(value: Mapping[str, Any]) -> None:
             "keep their own. Set request.prompt (--prompt) too"
         )
         raise UsageError(message)
+    _check_format(value)
     attached = next((key for key in ("image", "file") if value[f"request.{key}"]), None)
     if attached is None:
         return
@@ -141,6 +160,23 @@ def check_request(value: Mapping[str, Any]) -> None:
             "set request.prompt (--prompt), or request.messages with one of role 'user'"
         )
         raise UsageError(message)
+
+
+def _check_format(value: Mapping[str, Any]) -> None:
+    """Whether what asks for the form of the answer is said once, and is a schema."""
+    given, schema = value["request.params"].get("response_format"), value["request.schema"]
+    if schema is not None and given is not None:
+        message = "request.schema and request.params both set `response_format`; use one of them"
+        raise UsageError(message)
+    name = "request.params.response_format" if schema is None else "request.schema"
+    found = schema_of(given if schema is None else schema)
+    if found is None or not value["output.check_schema"] or (schema is None and is_template(given)):
+        return
+    try:
+        require(encoded(found))
+    except (NotASchemaError, ValueError) as error:
+        message = f"{name} is not a JSON Schema: {error}"
+        raise UsageError(message) from None
 
 
 def _headers(setting: Setting, value: object) -> dict[str, str]:
@@ -178,6 +214,8 @@ def _expectation(setting: Setting) -> str:
             return "all, none, or column names"
         case "names":
             return "a list of column names"
+        case "schema":
+            return "a file with a JSON Schema, or the schema as a table"
         case "messages":
             return "tables with role and content, written as [[request.messages]]"
         case _:

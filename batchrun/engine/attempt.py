@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from batchrun.core import headers as header
+from batchrun.core import output
 from batchrun.core import reply as reading
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
 from batchrun.engine.gate import Dice
@@ -64,7 +65,7 @@ class RowRun:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
-    where each row brings its own.
+    where each row brings its own; ``output`` what is asked of every answer, None for nothing.
     """
 
     max_attempts: int
@@ -72,6 +73,7 @@ class Policy:
     raw: str
     endpoint: str
     model: str | None = None
+    output: output.Policy | None = None
 
 
 class AttemptLoop:
@@ -154,6 +156,10 @@ class AttemptLoop:
             latency_s = self._clock.now_s() - sent_at_s
             verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
             permit.settle(_tokens_used(request, exchange, verdict))
+        asked = request.expected, self._policy.output
+        if verdict.completion is not None and asked != (None, None):
+            self._refused_from_s = None
+            verdict = output.held_against(verdict, *asked)
         run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
         run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
@@ -276,7 +282,7 @@ class AttemptLoop:
             if verdict.wait_s is None:
                 return longest_s * (0.5 + 0.5 * self._dice.random())
             return verdict.wait_s + min(verdict.wait_s, 1.0) * 0.5 * self._dice.random()
-        first_s = verdict.backoff_s or BACKOFF_S
+        first_s = BACKOFF_S if verdict.backoff_s is None else verdict.backoff_s
         backoff_s: float = min(BACKOFF_S_MAX, first_s * 2**tries) * self._dice.random()
         if verdict.wait_s is not None:
             return verdict.wait_s + min(backoff_s, 1.0)
