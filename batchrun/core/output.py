@@ -263,4 +263,5 @@ def _read(text: str) -> tuple[Any, str | None]:
     except RecursionError:
         return None, "it is nested too deeply"
     except (msgspec.MsgspecError, ValueError) as error:
-        return None, json_schema.shortened(str(error), 120)
+        said = str(error).removeprefix("JSON is malformed: ")
+        return None, json_schema.shortened(said, 120)

@@ -108,6 +108,7 @@ def test_a_summary_that_a_kill_left_behind_is_out_of_step():
         "rows": {"input": 2, "ok": 1, "error": 1, "pending": 0},
         "errors": {"timeout": 1},
         "totals": totals.overall(),
+        "outputs": {"truncated": 0, "empty": 0},
     }
     assert in_step(found, totals)
     assert not in_step(found | {"errors": {"connection": 1}}, totals)
