@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from batchrun.core import settings
-from batchrun.core.json_schema import NotASchemaError, encoded, require
 from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import DEFAULT_BASE_URL
-from batchrun.core.setting_values import parse_key
-from batchrun.errors import UsageError
+from batchrun.core.setting_values import parse_key, require_schema
+from batchrun.errors import NotASchemaError, UsageError
 
 DOTENV = ".env"
 
@@ -36,7 +35,7 @@ def read_schema(raw: settings.Raw) -> settings.Raw:
         document = json.loads(Path(path).read_bytes())
         asked = of_document(document, Path(path).name.partition(".")[0])
         if raw.get("output.check_schema") is not False:
-            require(encoded(schema_of(asked)))
+            require_schema(schema_of(asked))
     except OSError as error:
         message = f"{path}: {error.strerror or error}"
         raise UsageError(message) from None

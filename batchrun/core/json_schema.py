@@ -20,6 +20,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from batchrun.errors import NotASchemaError
+
 if TYPE_CHECKING:
     import jsonschema_rs
 
@@ -40,10 +42,6 @@ _DIALECT = re.compile(
     r"https?://json-schema\.org/(draft-0[467]/schema|draft/20(19-09|20-12)/schema|schema)#?"
 )
 _DRAFT_7 = "http://json-schema.org/draft-07/schema#"
-
-
-class NotASchemaError(ValueError):
-    """A JSON value is not a JSON Schema, or none that can be used; the message says why."""
 
 
 def encoded(schema: object) -> bytes:

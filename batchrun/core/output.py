@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from batchrun.core import json_schema, response_format
-from batchrun.core.json_schema import NotASchemaError
 from batchrun.core.rules import Action
 from batchrun.core.settings import Settings
 from batchrun.core.verdict import Verdict
-from batchrun.errors import RowError
+from batchrun.errors import NotASchemaError, RowError
 from batchrun.records import Choice, Completion, Expected, ToolCall
 
 KEEP, FAIL, RETRY = POLICIES = ("keep", "fail", "retry")

@@ -1,4 +1,8 @@
-"""``response_format``: the schema in one, and one made of a schema."""
+"""``response_format``: the schema in one, and one made of a schema.
+
+The command line loads this with the settings; what it takes to read a schema is loaded with the
+first one.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from batchrun.core.json_schema import NotASchemaError
-from batchrun.records import JsonObject
+from batchrun.errors import NotASchemaError
 
 NAME_MAX = 64
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
@@ -36,7 +39,7 @@ def asks_for_json(response_format: object) -> bool:
     return isinstance(response_format, Mapping) and response_format.get("type") == "json_object"
 
 
-def of_document(document: object, name: str) -> JsonObject:
+def of_document(document: object, name: str) -> dict[str, Any]:
     """The ``response_format`` that asks for a schema.
 
     ``document`` is the schema; or an object of ``name``, ``schema`` and maybe ``strict`` and
@@ -52,7 +55,7 @@ def of_document(document: object, name: str) -> JsonObject:
         document = inner
         if "schema" not in document:
             raise NotASchemaError("it is a response_format without a schema in it")
-    wrapped: JsonObject = {"name": name_of(name), "strict": True}
+    wrapped: dict[str, Any] = {"name": name_of(name), "strict": True}
     if document.keys() <= _WRAPPER and isinstance(document.get("schema"), Mapping):
         wrapped |= document
     else:

@@ -11,12 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from batchrun.core.json_schema import NotASchemaError, encoded, require
 from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
 from batchrun.core.template_syntax import is_template
-from batchrun.errors import UsageError
-from batchrun.records import JsonObject
+from batchrun.errors import NotASchemaError, UsageError
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -76,7 +74,7 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
     return value
 
 
-def _schema(setting: Setting, value: dict[str, Any]) -> JsonObject:
+def _schema(setting: Setting, value: dict[str, Any]) -> dict[str, Any]:
     _check_json(setting, value)
     try:
         return of_document(value, "answer")
@@ -173,10 +171,17 @@ def _check_format(value: Mapping[str, Any]) -> None:
     if found is None or not value["output.check_schema"] or (schema is None and is_template(given)):
         return
     try:
-        require(encoded(found))
-    except (NotASchemaError, ValueError) as error:
+        require_schema(found)
+    except NotASchemaError as error:
         message = f"{name} is not a JSON Schema: {error}"
         raise UsageError(message) from None
+
+
+def require_schema(schema: object) -> None:
+    """Make sure that a JSON value is a schema. Raises ``NotASchemaError``."""
+    from batchrun.core import json_schema  # what it takes is not needed for --help
+
+    json_schema.require(json_schema.encoded(schema))
 
 
 def _headers(setting: Setting, value: object) -> dict[str, str]:

@@ -114,4 +114,5 @@ def test_a_summary_that_a_kill_left_behind_is_out_of_step():
     assert not in_step(found | {"errors": {"connection": 1}}, totals)
     assert not in_step(found | {"rows": {"ok": 2, "error": 0}}, totals)
     assert not in_step(found | {"totals": totals.overall() | {"attempts": 1}}, totals)
+    assert not in_step(found | {"outputs": {"truncated": 1, "empty": 0}}, totals)
     assert not in_step({}, totals)
