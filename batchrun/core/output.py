@@ -187,12 +187,14 @@ def flaw_of(completion: Completion, expected: Expected | None, policy: Policy) -
     """
     if policy.on_truncation != KEEP and is_truncated(completion):
         said = "the answer was cut off by a token limit"
-        return Flaw("truncated_output", said, policy.on_truncation == RETRY)
+        return Flaw(
+            error_class="truncated_output", message=said, again=policy.on_truncation == RETRY
+        )
     if policy.on_empty != KEEP and is_empty(completion):
         said = "the answer has no content, no tool call and no refusal"
         if any(choice.reasoning for choice in completion.choices or (completion.first,)):
             said += ", only reasoning"
-        return Flaw("empty_output", said, policy.on_empty == RETRY)
+        return Flaw(error_class="empty_output", message=said, again=policy.on_empty == RETRY)
     if expected is None:
         return None
     several = completion.choices is not None and len(completion.choices) > 1
@@ -206,7 +208,7 @@ def flaw_of(completion: Completion, expected: Expected | None, policy: Policy) -
                 reason = json_schema.shortened(choice.finish_reason or "", 40)
                 said += f" (finish_reason {reason})"
             where = f"choice {choice.index}: " if several else ""
-            return Flaw("invalid_output", where + said, again=True)
+            return Flaw(error_class="invalid_output", message=where + said, again=True)
     return None
 
 
