@@ -1,10 +1,10 @@
 """JSON Schemas: compiled once each, and documents held against them.
 
 The library is loaded with the first schema, so a run without one pays nothing. Nothing that a
-schema says makes this process fetch anything, and no schema can keep the event loop: patterns
-are matched with a bounded number of steps, and a schema that asks for more evaluations of one
-value than ``WEIGHT_MAX`` is refused (the library holds the interpreter's lock while it validates,
-so that no timeout could end it).
+schema says makes this process fetch anything. The library holds the interpreter's lock while it
+validates, so that no timeout could end it; so patterns are matched in linear time or a bounded
+number of steps, and a schema that asks for more evaluations of one value than ``WEIGHT_MAX`` is
+refused.
 
 ``format`` is an annotation here, as the specification has it: it is not checked.
 """
@@ -30,8 +30,9 @@ TEXT_BYTES_MAX = 512 * 2**10
 """What is kept compiled: a schema takes about 40 times its text (39 KB for one of 1 KB)."""
 WEIGHT_MAX = 100_000
 CHAIN_MAX = 200
-BACKTRACKS_MAX = 100_000
-"""Steps of one pattern: 20 ms at most; what needs more counts as not matching."""
+BACKTRACKS_MAX = 10_000
+"""Steps of a pattern that linear matching cannot do; what takes more counts as not matching. Each
+may look at the whole text: 2 s for 100 KB at worst, fractions of a millisecond otherwise."""
 SAID_MAX = 300
 VALUE_MAX = 80
 PLACE_MAX = 120
@@ -173,21 +174,28 @@ def _compile(text: bytes) -> jsonschema_rs.Validator:
 
 
 def _validator(schema: Any) -> jsonschema_rs.Validator:
+    """Compile with patterns that match in linear time; with look-around and references to groups,
+    which need backtracking, in a bounded number of steps.
+    """
     import jsonschema_rs
 
-    try:
-        return jsonschema_rs.validator_for(
-            schema,
-            retriever=_not_fetched,
-            validate_formats=False,
-            pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS_MAX),
-        )
-    except jsonschema_rs.ValidationError as error:
-        place = place_of(error.instance_path)
-        said = _said(error.message, error.instance)
-        raise NotASchemaError(f"at {place}: {said}" if place else said) from None
-    except ValueError as error:  # nested too deeply, or text that is none
-        raise NotASchemaError(shortened(str(error), SAID_MAX)) from None
+    backtracking = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS_MAX)
+    said = ""
+    for patterns in (jsonschema_rs.RegexOptions(), backtracking):
+        try:
+            return jsonschema_rs.validator_for(
+                schema,
+                retriever=_not_fetched,
+                validate_formats=False,
+                pattern_options=patterns,
+            )
+        except jsonschema_rs.ValidationError as error:
+            place = place_of(error.instance_path)
+            said = _said(error.message, error.instance)
+            said = f"at {place}: {said}" if place else said
+        except ValueError as error:  # nested too deeply, or text that is none
+            said = shortened(str(error), SAID_MAX)
+    raise NotASchemaError(said)
 
 
 def _not_fetched(address: str) -> NoReturn:

@@ -156,10 +156,10 @@ class AttemptLoop:
             latency_s = self._clock.now_s() - sent_at_s
             verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
             permit.settle(_tokens_used(request, exchange, verdict))
-        asked = request.expected, self._policy.output
-        if verdict.completion is not None and asked != (None, None):
+        asked, wanted = request.expected, self._policy.output
+        if (asked is not None or wanted is not None) and verdict.completion is not None:
             self._refused_from_s = None
-            verdict = output.held_against(verdict, *asked)
+            verdict = output.held_against(verdict, asked, wanted)
         run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
         run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)

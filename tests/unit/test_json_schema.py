@@ -42,6 +42,8 @@ LINES = {
         (True, 1, None),
         (False, 1, "False schema does not allow 1"),
         ({"pattern": r"^\p{Lu}\d+$"}, "Ä7", None),
+        ({"pattern": r"^(?!.*foo)[\s\S]*$"}, "bar", None),
+        ({"pattern": r"^(?!.*foo)[\s\S]*$"}, "a foo", "does not match"),
         ({"const": "a"}, "\ud800", "cannot be checked"),
     ],
 )
@@ -154,10 +156,22 @@ def test_a_schema_that_multiplies_is_refused(schema):
         ),
         ({"type": "string", "pattern": "^(a+)+$"}, "a" * 50 + "b"),
         ({"type": "string", "pattern": r"^(?=(a+)+$)(a+)+\1$"}, "a" * 60 + "b"),
+        ({"pattern": "(x+x+)+y"}, "x" * 200_000),
+        ({"pattern": "(?<!z)(x+x+)+y"}, "x" * 3_000),
         ({"items": {"$ref": "#"}}, json.loads("[" * 300 + "]" * 300)),
         (_doubling(10), "x"),
     ],
-    ids=["itself", "allOf", "mutual", "backtracking", "lookahead", "deep value", "some doubling"],
+    ids=[
+        "itself",
+        "allOf",
+        "mutual",
+        "backtracking",
+        "lookahead",
+        "long",
+        "long lookbehind",
+        "deep value",
+        "some doubling",
+    ],
 )
 def test_what_is_hard_ends(schema, value):
     """Loops of references, patterns that backtrack for ever and deep values come to an end."""
