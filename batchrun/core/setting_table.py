@@ -132,7 +132,7 @@ TABLE: tuple[Setting, ...] = (
         "check_schema",
         "bool",
         "--check-schema/--no-check-schema",
-        "Check answers against the JSON Schema in their request's response_format.",
+        "Hold answers against the JSON Schema in their request's response_format (the default).",
         default=True,
     ),
     Setting(
@@ -140,7 +140,7 @@ TABLE: tuple[Setting, ...] = (
         "check_tools",
         "bool",
         "--check-tools/--no-check-tools",
-        "Check the arguments of tool calls against their request's tools.",
+        "Hold the arguments of tool calls against their request's tools.",
         default=False,
     ),
     Setting(

@@ -227,7 +227,7 @@ def test_a_changed_schema_is_a_changed_run(here, cli, simulator, jsonl, schema_f
     file.write_text(json.dumps(changed), "utf-8")
     done = here(*command, *QUICK)
     assert done.code == 2, done.err
-    where = "request.schema.json_schema.schema.properties.score"
+    where = "request.schema.json_schema.schema.properties.score: was {"
     assert where in done.err and "--resend-changed sends 5 done rows" in done.err
     assert here(*command, *QUICK, "--resend-changed").code == 0
     results, _, _ = found()

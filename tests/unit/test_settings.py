@@ -358,3 +358,15 @@ def test_a_vendors_schema_passes_unchecked():
     vendor = {"type": "OBJECT"}
     found = resolve(LEAST | {"request.schema": vendor, "output.check_schema": False})
     assert found.defaults()["response_format"]["json_schema"]["schema"] == vendor
+
+
+def test_a_difference_deep_in_a_long_table_is_named_where_it_stands():
+    """What would be cut off is not shown; short tables are shown whole, and several differences."""
+    many = {f"key {n}": n for n in range(20)}
+    table = {"request.schema": {"a": {"b": many}}}
+    other = {"request.schema": {"a": {"b": many | {"key 7": 8}}}}
+    assert [str(d) for d in differences(table, other)] == ["request.schema.a.b.key 7: was 7, is 8"]
+    two = {"request.schema": {"a": {"b": many | {"key 7": 8, "key 8": 9}}}}
+    assert str(differences(table, two)[0]).startswith("request.schema.a.b: was {")
+    short = differences({"request.params": {"seed": 1}}, {"request.params": {"seed": 2}})
+    assert str(short[0]) == 'request.params: was {"seed": 1}, is {"seed": 2}'
