@@ -105,6 +105,10 @@ class Options(TypedDict, total=False):
     connect_timeout_s: float
     max_wait_s: float
     max_response_bytes: int
+    max_failures: int | str
+    max_truncated: str
+    max_empty: str
+    deadline_s: float
     grace_s: float
 
 

@@ -25,7 +25,15 @@ from batchrun.adapters import arrow  # noqa: E402
 from batchrun.adapters.signals import SIGNALS  # noqa: E402
 from batchrun.adapters.sources import finding  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
-from batchrun.core import error_body, json_schema, output, parameters, rules, summary  # noqa: E402
+from batchrun.core import (  # noqa: E402
+    answer,
+    error_body,
+    json_schema,
+    outage,
+    parameters,
+    rules,
+    summary,
+)
 from batchrun.core.rules import RULES, Action  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
@@ -128,7 +136,10 @@ USAGE = {
 }
 SUMMARY = {
     "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
-    "stopped_by": "The guard (an error class) or the signal that ended the run; else null.",
+    "stopped_by": (
+        "What ended the run: an error class, `misconfiguration`, `max_failures`, `max_truncated`, "
+        "`max_empty`, `deadline`, or a signal; else null."
+    ),
     "exit_code": "The exit code of the command.",
     "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
     "rows.ok": "Rows with a completion.",
@@ -169,8 +180,8 @@ STATUS = {
     "tokens_per_s": "Tokens per second over the last 15 seconds.",
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
-        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server`, `source` (reading the "
-        "input), `cpu`, or null."
+        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server` (its throttling), "
+        "`outage`, `source` (reading the input), `cpu`, or null."
     ),
     "pid": "The process.",
     "host": "Its machine.",
@@ -254,7 +265,25 @@ ACTIONS = {
     Action.AGAIN: "Sent again after a backoff. Charged to the row; at `--max-attempts` it fails.",
     Action.FAIL: "The row ends as an `error` row.",
     Action.STOP: "The run stops with exit code 3. The row stays pending.",
+    Action.HOLD: (
+        "During an outage, in place of *again*: sent again when the endpoint is back. Not charged "
+        "to the row."
+    ),
 }
+OUTAGES = (
+    "*Health* is what a signal tells of the endpoint. Where the last",
+    f"{outage.WINDOW} exchanges tell of nothing but bad health ({outage.SHARE:.0%} of them, of",
+    f"{outage.ROWS} different rows or more; {outage.ROWS_DARK} rows do where one of them would",
+    "fail and nothing was answered meanwhile), it is an outage: sending stops, and one request at",
+    "a time finds out whether the endpoint is back, after pauses that grow from a second to",
+    f"{outage.PROBE_S_MAX:.0f} s. No row is charged for it, neither for what failed before it was",
+    "clear; only a row that was asked with more than",
+    f"{outage.PROBES_FREE} times in vain, at an *ailing* endpoint, is charged for more: its own",
+    "request may be what the server cannot digest. First exchanges count as signs, and retries at",
+    "an endpoint that is *down*. An endpoint that never answered at all is waited for no longer",
+    "than `--max-wait`; then the run stops.",
+    "",
+)
 FAULTS = {
     "timeout": "no whole reply in time",
     "dns": "host name not found",
@@ -329,6 +358,8 @@ KINDS = {
     "schema": "path, or table",
     "headers": "table of text",
     "concurrency": "whole number or `auto`",
+    "share": "share, such as `5%`",
+    "bound": "whole number, or share such as `5%`",
 }
 
 
@@ -558,7 +589,7 @@ def streaming() -> Iterator[str]:
 
 def answers() -> Iterator[str]:
     """What answers are held against."""
-    truncated = ", ".join(code(reason) for reason in sorted(output.TRUNCATED))
+    truncated = ", ".join(code(reason) for reason in sorted(answer.TRUNCATED))
     yield "## Answers"
     yield ""
     yield "An answer to a request whose `response_format` has a JSON Schema is held against it,"
@@ -735,8 +766,10 @@ def verdicts() -> Iterator[str]:
             action += f" {times}, then *{rule.then.value}*"
         if rule.backoff_s is not None:
             action += f", first after up to {rule.backoff_s:g} s"
-        rows.append((signal_of(rule), action, code(rule.error_class), rule.source))
-    yield from table(("signal", "action", "class", "seen at"), rows)
+        health = "" if rule.health is None else rule.health.value
+        rows.append((signal_of(rule), action, code(rule.error_class), health, rule.source))
+    yield from table(("signal", "action", "class", "health", "seen at"), rows)
+    yield from OUTAGES
     yield "Some servers say in words only what they mean. These are recognised, as regular"
     yield "expressions from the start of the message, with no quotation before the words:"
     yield ""

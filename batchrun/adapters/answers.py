@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from batchrun.core import output
+from batchrun.core import answer
 
 _ROWS = 1024
 _COLUMNS = ["finish_reason", "content", "refusal", "tool_calls", "choices"]
@@ -28,9 +28,9 @@ def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
             }
             listed = choices or [flat]
             yield (
-                any(output.cut_off(choice["finish_reason"]) for choice in listed),
+                any(answer.cut_off(choice["finish_reason"]) for choice in listed),
                 any(
-                    output.blank(choice["content"])
+                    answer.blank(choice["content"])
                     and not choice["tool_calls"]
                     and not choice["refusal"]
                     for choice in listed

@@ -27,7 +27,7 @@ from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import USAGE, Store, part_name
-from batchrun.core import output
+from batchrun.core import answer
 from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals
 from batchrun.errors import StorageError
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
@@ -249,8 +249,8 @@ def _count(
     ):
         said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
         totals.add_outputs(
-            truncated=sum(map(output.is_truncated, said)),
-            empty=sum(map(output.is_empty, said)),
+            truncated=sum(map(answer.is_truncated, said)),
+            empty=sum(map(answer.is_empty, said)),
         )
         usages = [attempt.usage for attempt in ledger]
         totals.add_alike(

@@ -14,6 +14,7 @@ import click
 
 from batchrun.adapters.configuration import read_config, read_environment, read_schema
 from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.cli.main import STARTED_S
 from batchrun.core import setting_table, setting_values
 from batchrun.core import settings as config
 
@@ -153,6 +154,7 @@ def _run(
             changes=changes,
             observers=observers,
             say=tell,
+            started_s=STARTED_S,
         )
     if result.stop is not None:
         say(safe(f"batchrun: {result.stop.message}"))

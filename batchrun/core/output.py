@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from batchrun.core import json_schema, response_format
+from batchrun.core.answer import blank, cut_off, is_empty, is_truncated
 from batchrun.core.rules import Action
 from batchrun.core.settings import Settings
 from batchrun.core.verdict import Verdict
@@ -20,16 +21,6 @@ from batchrun.errors import NotASchemaError, RowError
 from batchrun.records import Choice, Completion, Expected, ToolCall
 
 KEEP, FAIL, RETRY = POLICIES = ("keep", "fail", "retry")
-
-TRUNCATED = frozenset(
-    """
-    length max_tokens max_output_tokens model_length token_limit model_context_window_exceeded
-    """.split()
-)
-"""Finish reasons of an answer that a token limit cut off, in lower case: OpenAI and most others,
-Anthropic and Gemini behind proxies, Mistral."""
-BLANK = " \t\r\n"
-"""Content of nothing else counts as empty."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -128,36 +119,6 @@ def _tools(body: Mapping[str, Any]) -> dict[str, bytes | None]:
             wrong = f"parameters of tool {json_schema.shortened(name, 80)!r} are not a JSON Schema"
             found[name] = None if parameters is None else _schema(parameters, wrong)
     return found
-
-
-def is_truncated(completion: Completion) -> bool:
-    """Whether a token limit cut any of the answers off."""
-    if completion.choices is None:
-        return cut_off(completion.first.finish_reason)
-    return any(cut_off(choice.finish_reason) for choice in completion.choices)
-
-
-def is_empty(completion: Completion) -> bool:
-    """Whether any of the answers says nothing: reasoning alone is no answer."""
-    if completion.choices is None:
-        return _says_nothing(completion.first)
-    return any(_says_nothing(choice) for choice in completion.choices)
-
-
-def cut_off(finish_reason: str | None) -> bool:
-    """Whether a finish reason tells of a token limit."""
-    return (
-        finish_reason is not None and finish_reason != "stop" and finish_reason.lower() in TRUNCATED
-    )
-
-
-def blank(content: str | None) -> bool:
-    """Whether content is missing or nothing but white space."""
-    return not content or (content[0] in BLANK and not content.strip(BLANK))
-
-
-def _says_nothing(choice: Choice) -> bool:
-    return blank(choice.content) and not choice.tool_calls and not choice.refusal
 
 
 def held_against(verdict: Verdict, expected: Expected | None, policy: Policy | None) -> Verdict:

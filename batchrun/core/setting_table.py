@@ -21,9 +21,10 @@ class Setting:
     flags, ``--x/--no-x``), ``choice``, ``columns``
     (``all``, ``none`` or names, as a list or with commas between them), ``object``
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
-    (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself),
-    ``headers`` (a table of strings or repeated ``'K: V'`` flags) and
-    ``concurrency`` (an integer or ``auto``). ``low`` is the smallest number accepted. ``shapes``
+    (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``headers``
+    (a table of strings or repeated ``'K: V'`` flags), ``concurrency`` (an integer or ``auto``),
+    ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a share).
+    ``low`` is the smallest number accepted. ``shapes``
     marks what shapes requests or parts: it may not differ between the runs on one directory.
     """
 
@@ -339,6 +340,39 @@ TABLE: tuple[Setting, ...] = (
         default=64 * 2**20,
         metavar="N",
         low=1024,
+    ),
+    Setting(
+        "guards",
+        "max_failures",
+        "bound",
+        "--max-failures",
+        "Stop when more rows of this session fail; a share counts after 100 rows.",
+        metavar="N|P%",
+    ),
+    Setting(
+        "guards",
+        "max_truncated",
+        "share",
+        "--max-truncated",
+        "Stop when more of the answers are cut off by a length limit; counts after 100 rows.",
+        metavar="P%",
+    ),
+    Setting(
+        "guards",
+        "max_empty",
+        "share",
+        "--max-empty",
+        "Stop when more of the answers are empty; counts after 100 rows.",
+        metavar="P%",
+    ),
+    Setting(
+        "guards",
+        "deadline_s",
+        "number",
+        "--deadline",
+        "Stop so many seconds after the start of the process; what is in flight may finish.",
+        metavar="S",
+        low=0,
     ),
     Setting(
         "guards",

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from batchrun.core.bounds import Bound
 from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
 from batchrun.core.template_syntax import is_template
 from batchrun.errors import NotASchemaError, UsageError
 
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -47,6 +49,8 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
         case "bool":
             if not isinstance(value, bool):
                 raise wrong
+        case "share" | "bound":
+            return _bound(setting, value, wrong)
         case "columns":
             return _columns(value, wrong)
         case "object":
@@ -91,6 +95,20 @@ def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(n, str) and n for n in value):
         raise wrong
     return tuple(value)
+
+
+def _bound(setting: Setting, value: object, wrong: UsageError) -> Bound:
+    """A share (``5%``), or a number of rows where the setting takes one."""
+    if isinstance(value, str) and (found := _SHARE.fullmatch(value)):
+        share = float(found[1])
+        if share <= 100:
+            return Bound(None, share / 100)
+    elif setting.kind == "bound":
+        if isinstance(value, str) and value.isdecimal() and value.isascii():
+            return Bound(int(value), None)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return Bound(value, None)
+    raise wrong
 
 
 def _check_json(setting: Setting, value: object, where: str = "") -> None:
@@ -199,32 +217,27 @@ def _headers(setting: Setting, value: object) -> dict[str, str]:
     return value
 
 
+_EXPECTED = {
+    "concurrency": "a whole number, at least 1, or auto",
+    "bool": "true or false",
+    "share": "a share from 0% to 100%, such as 5%",
+    "bound": "a number of rows, or a share such as 5%",
+    "object": "a table",
+    "paths": "a list of file names",
+    "columns": "all, none, or column names",
+    "names": "a list of column names",
+    "schema": "a file with a JSON Schema, or the schema as a table",
+    "messages": "tables with role and content, written as [[request.messages]]",
+}
+
+
 def _expectation(setting: Setting) -> str:
-    match setting.kind:
-        case "choice":
-            return "one of " + ", ".join(setting.choices)
-        case "int":
-            return f"a whole number, at least {setting.low:g}"
-        case "number":
-            return f"a number, at least {setting.low:g}"
-        case "concurrency":
-            return "a whole number, at least 1, or auto"
-        case "bool":
-            return "true or false"
-        case "object":
-            return "a table"
-        case "paths":
-            return "a list of file names"
-        case "columns":
-            return "all, none, or column names"
-        case "names":
-            return "a list of column names"
-        case "schema":
-            return "a file with a JSON Schema, or the schema as a table"
-        case "messages":
-            return "tables with role and content, written as [[request.messages]]"
-        case _:
-            return "text"
+    if setting.kind == "choice":
+        return "one of " + ", ".join(setting.choices)
+    if setting.kind in ("int", "number"):
+        whole = "whole " if setting.kind == "int" else ""
+        return f"a {whole}number, at least {setting.low:g}"
+    return _EXPECTED.get(setting.kind, "text")
 
 
 def parse_param(text: str) -> tuple[str, Any]:

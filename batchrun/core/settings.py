@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from batchrun.core.addresses import local_path, scheme_of, shown
+from batchrun.core.bounds import Bounds
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     AUTO_CONCURRENCY,
@@ -80,6 +81,8 @@ class Settings:
     connect_timeout_s: float
     max_wait_s: float
     max_response_bytes: int
+    bounds: Bounds
+    deadline_s: float | None
     grace_s: float
     limit: int | None = None
 
@@ -149,6 +152,10 @@ class Settings:
             "retry.connect_timeout_s": self.connect_timeout_s,
             "retry.max_wait_s": self.max_wait_s,
             "retry.max_response_bytes": self.max_response_bytes,
+            "guards.max_failures": self.bounds.failures and str(self.bounds.failures),
+            "guards.max_truncated": self.bounds.truncated and str(self.bounds.truncated),
+            "guards.max_empty": self.bounds.empty and str(self.bounds.empty),
+            "guards.deadline_s": self.deadline_s,
             "guards.grace_s": self.grace_s,
             "limit": self.limit,
         }
@@ -293,6 +300,10 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         connect_timeout_s=value["retry.connect_timeout_s"],
         max_wait_s=value["retry.max_wait_s"],
         max_response_bytes=value["retry.max_response_bytes"],
+        bounds=Bounds(
+            value["guards.max_failures"], value["guards.max_truncated"], value["guards.max_empty"]
+        ),
+        deadline_s=value["guards.deadline_s"],
         grace_s=value["guards.grace_s"],
         limit=limit,
     )

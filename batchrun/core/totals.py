@@ -160,6 +160,11 @@ class Totals:
         groups = self._groups.values()
         return sum(g["rows_ok"] for g in groups), sum(g["rows_error"] for g in groups)
 
+    @property
+    def models(self) -> frozenset[str | None]:
+        """Models that answered, or were asked where nobody did."""
+        return frozenset(model for _, model, _ in self._groups)
+
     def overall(self) -> dict[str, Any]:
         """The ``totals`` of the summary."""
         groups = self._groups.values()

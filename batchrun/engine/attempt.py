@@ -15,9 +15,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from batchrun.core import headers as header
 from batchrun.core import output
 from batchrun.core import reply as reading
+from batchrun.core.drift import Drift
+from batchrun.core.rules import HEALTH
+from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.outage import Outage
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
@@ -52,7 +56,8 @@ class RowRun:
     """One open row: where it is, and what it has been through.
 
     ``phase`` is ``waiting`` (at the gate or in a backoff: may be given up when the run stops),
-    ``sending`` or ``settled``.
+    ``sending`` or ``settled``. ``rulings`` counts its failures by rule; ``doubts`` are those that
+    may turn out to be the endpoint's alone: the time of trouble (see core/outage.py) and the rule.
     """
 
     request: Request
@@ -60,6 +65,8 @@ class RowRun:
     phase: str = "waiting"
     charged: int = 0
     rulings: dict[str, int] = field(default_factory=dict)
+    doubts: list[tuple[int, str]] = field(default_factory=list)
+    probes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,9 @@ class AttemptLoop:
         tally: Tally,
         switch: StopSwitch,
         policy: Policy,
+        drift: Drift | None = None,
     ) -> None:
+        """``drift`` says which models answered in earlier sessions."""
         self._transport = transport
         self._gate = gate
         self._journal = journal
@@ -101,6 +110,17 @@ class AttemptLoop:
         self._tally = tally
         self._switch = switch
         self._policy = policy
+        self._drift = drift or Drift()
+        self._outage = Outage(
+            endpoint=policy.endpoint,
+            gate=gate,
+            clock=clock,
+            dice=dice,
+            tally=tally,
+            switch=switch,
+            attempts_max=policy.max_attempts,
+            silence_s_max=policy.wait_s_max,
+        )
         self._refused_from_s: float | None = None
 
     async def first(self, run: RowRun) -> Outcome:
@@ -154,14 +174,24 @@ class AttemptLoop:
                 self._interrupted(run, wall_us, permit.queue_s, latency_s)
                 raise
             latency_s = self._clock.now_s() - sent_at_s
+            if run.doubts:
+                self._outage.forgive(run)
             verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
             permit.settle(_tokens_used(request, exchange, verdict))
         asked, wanted = request.expected, self._policy.output
         if (asked is not None or wanted is not None) and verdict.completion is not None:
             self._refused_from_s = None
             verdict = output.held_against(verdict, asked, wanted)
-        run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
-        run.charged += verdict.charged
+        health = HEALTH.get(verdict.rule)
+        if health is not None:
+            verdict = self._outage.ruled(
+                run, verdict, health, probe=permit.probe, sent_at_s=sent_at_s
+            )
+        elif not self._outage.clean:
+            self._outage.answered()
+        if verdict.action is not Action.HOLD:
+            run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
+            run.charged += verdict.charged
         attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(run, attempt, verdict, reply, sent_at_s)
@@ -192,10 +222,14 @@ class AttemptLoop:
             case Action.DONE:
                 self._refused_from_s = None
                 run.phase = "settled"
+                completion = verdict.completion
+                assert completion is not None
+                if news := self._drift.note(run.request.model, completion, run.request.row):
+                    self._tally.notices.append(news)
                 return Outcome(
                     row=run.request.row,
                     custom_id=run.request.custom_id,
-                    completion=verdict.completion,
+                    completion=completion,
                     failure=None,
                     attempts=run.number,
                     attempt=attempt,
@@ -208,7 +242,10 @@ class AttemptLoop:
             case Action.STOP:
                 self._journal.post(attempt)
                 self._switch.stop(
-                    Stop(verdict.error_class or "", _stop_message(verdict, attempt, self._policy))
+                    Stop(
+                        verdict.error_class or "",
+                        stop_message(verdict, attempt, self._policy.wait_s_max),
+                    )
                 )
                 raise LeftPendingError
             case Action.THROTTLE:
@@ -218,6 +255,8 @@ class AttemptLoop:
                 at_gate = self._gate.cool_down(
                     verdict.wait_s, sent_at_s=sent_at_s, for_all=verdict.rule == "slow_down"
                 )
+            case Action.HOLD:
+                at_gate = True
             case _:
                 pass
         if run.charged >= self._policy.max_attempts:
@@ -352,27 +391,3 @@ def _tokens_used(
     if isinstance(exchange, TransportFault):
         return None if exchange.sent else 0
     return 0 if exchange.status >= 400 else None
-
-
-_ADVICE = {
-    "auth": "check the key",
-    "billing": "settle the account",
-    "quota": "raise the quota or wait until it is renewed",
-    "rate_limit": "come back later, or lower --rpm, --tpm or --concurrency",
-    "forbidden": "check the key's permissions and the region",
-    "config": "check the base URL and the network",
-    "not_found": "check the model's name and the base URL",
-    "connection": "check the host in the base URL",
-}
-
-
-def _stop_message(verdict: Verdict, attempt: Attempt, policy: Policy) -> str:
-    """What stopped the run, for its user."""
-    status = f"HTTP {attempt.http_status}" if attempt.http_status else (verdict.code or "")
-    if verdict.wait_s is not None and verdict.wait_s > policy.wait_s_max:
-        return (
-            f"the server asks to come back in {verdict.wait_s:.0f} s ({status}), longer than "
-            f"--max-wait: {verdict.message}"
-        )
-    advice = _ADVICE.get(verdict.error_class or "", "see the message")
-    return f"{verdict.error_class} ({status}): {verdict.message}; {advice}"

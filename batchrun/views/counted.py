@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
 from batchrun.adapters.store import KINDS, StoreReader, part_number
-from batchrun.core import output
+from batchrun.core import answer
 from batchrun.views.text import safe
 
 PROBLEMS_SHOWN = 20
@@ -251,7 +251,7 @@ def _sum_outputs(answered: pa.RecordBatch, outputs: Counter[str]) -> None:
 
 def _cut(answers: pa.RecordBatch) -> pa.Array:
     lower = pc.utf8_lower(answers.column("finish_reason"))
-    return pc.is_in(lower, value_set=pa.array(sorted(output.TRUNCATED)))
+    return pc.is_in(lower, value_set=pa.array(sorted(answer.TRUNCATED)))
 
 
 def _silent(answers: pa.RecordBatch) -> pa.Array:

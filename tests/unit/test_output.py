@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from batchrun.core.output import Asked, Policy, flaw_of, held_against, is_empty, is_truncated
+from batchrun.core.answer import is_empty, is_truncated
+from batchrun.core.output import Asked, Policy, flaw_of, held_against
 from batchrun.core.response_format import name_of, of_document, schema_of
 from batchrun.core.verdict import Action, Verdict
 from batchrun.errors import NotASchemaError, RowError
