@@ -27,7 +27,7 @@ from batchrun.adapters.signals import on_signals
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.adapters.status import StatusFile
-from batchrun.core import body, summary
+from batchrun.core import body, output, summary
 from batchrun.core.bounds import Finished
 from batchrun.core.drift import Drift
 from batchrun.core.duplicates import Duplicates
@@ -137,6 +137,7 @@ def _opened(
         defaults=settings.defaults(),
         body_bytes_max=body.BODY_BYTES_MAX,
         stream=settings.stream,
+        asked=output.asked_by(settings),
     )
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
@@ -266,6 +267,7 @@ class _Session:
                     settings.raw,
                     endpoint.name,
                     settings.model,
+                    output.policy_of(settings),
                 ),
                 drift=Drift(settings.model, opened.totals().models),
             ),

@@ -47,6 +47,9 @@ class _Flags(TypedDict):
     stream_error_rate: float
     no_done_rate: float
     odd_framing_rate: float
+    invalid_rate: float
+    truncated_rate: float
+    empty_rate: float
     fail_first: int
     retry_after_s: float
     detail: bool
@@ -247,6 +250,30 @@ def _read_models(
     help="Send a stream with CRLF, comments, ids and data over several lines.",
 )
 @click.option(
+    "--invalid",
+    "invalid_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Where JSON or a tool call is asked for, answer with what it is not.",
+)
+@click.option(
+    "--truncated",
+    "truncated_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Break answers off half-way, with finish_reason length.",
+)
+@click.option(
+    "--empty",
+    "empty_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Answer without content.",
+)
+@click.option(
     "--detail/--no-detail",
     default=True,
     show_default=True,
@@ -267,10 +294,10 @@ def command(*, as_json: bool, **flags: Unpack[_Flags]) -> None:
     of what was asked is at /stats (?detail=1 per request).
 
     Of a request's parameters it knows n, max_tokens, stream, stream_options, service_tier and the
-    following. Tools: calls whose arguments fit the schema, one or several, as tool_choice (none,
-    auto, required or a name) and parallel_tool_calls say; by auto about half of the requests get
-    calls. logprobs and top_logprobs: figures for every token. reasoning_effort: so much thinking
-    that counts among the tokens. Others are ignored.
+    following. response_format: JSON that fits the schema. tools: calls whose arguments fit theirs,
+    one or several, as tool_choice (none, auto, required or a name) and parallel_tool_calls say; by
+    auto about half of the requests get calls. logprobs, top_logprobs: figures for every token.
+    reasoning_effort: so much thinking, which counts among the tokens. Others are ignored.
     """
     from batchrun.simulator.plan import SimulatorOptions
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from batchrun.core import answer
 from batchrun.records import Failure, Outcome
 
 ROWS_MIN = 100
 """A share counts from so many finished rows on."""
 ALIKE_ROWS = 20
 """So many rows that fail alike before any succeeds are one mistake, not many."""
-
-CUT_REASONS = frozenset("length max_tokens MAX_TOKENS model_length".split())
-"""Finish reasons of an answer that a length limit cut off."""
 
 
 class Bound(NamedTuple):
@@ -113,12 +111,11 @@ def is_truncated(outcome: Outcome) -> bool:
     """Whether a length limit cut the answer off."""
     if outcome.completion is None:
         return outcome.failure is not None and outcome.failure.error_class == "truncated_output"
-    return outcome.completion.first.finish_reason in CUT_REASONS
+    return answer.is_truncated(outcome.completion)
 
 
 def is_empty(outcome: Outcome) -> bool:
     """Whether the answer says nothing: no text, no refusal, no tool call."""
     if outcome.completion is None:
         return outcome.failure is not None and outcome.failure.error_class == "empty_output"
-    first = outcome.completion.first
-    return not (first.content or first.refusal or first.tool_calls)
+    return answer.is_empty(outcome.completion)

@@ -13,8 +13,10 @@ from typing import Any
 
 from batchrun.core import commands
 from batchrun.core.bounds import Bound
+from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
-from batchrun.errors import UsageError
+from batchrun.core.template_syntax import is_template
+from batchrun.errors import NotASchemaError, UsageError
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -62,6 +64,11 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             ):
                 raise wrong
             return tuple(value)
+        case "schema":
+            # Files are read before: see adapters/configuration.py.
+            if not isinstance(value, dict):
+                raise wrong
+            return _schema(setting, value)
         case "messages":
             if not isinstance(value, list):
                 raise wrong
@@ -79,6 +86,15 @@ def _check_command(setting: Setting, value: object) -> None:
     try:
         commands.words(value if isinstance(value, str) else "")
     except ValueError as error:
+        message = f"{setting.name}: {error}"
+        raise UsageError(message) from None
+
+
+def _schema(setting: Setting, value: dict[str, Any]) -> dict[str, Any]:
+    _check_json(setting, value)
+    try:
+        return of_document(value, "answer")
+    except NotASchemaError as error:
         message = f"{setting.name}: {error}"
         raise UsageError(message) from None
 
@@ -162,6 +178,7 @@ def check_request(value: Mapping[str, Any]) -> None:
             "keep their own. Set request.prompt (--prompt) too"
         )
         raise UsageError(message)
+    _check_format(value)
     attached = next((key for key in ("image", "file") if value[f"request.{key}"]), None)
     if attached is None:
         return
@@ -171,6 +188,30 @@ def check_request(value: Mapping[str, Any]) -> None:
             "set request.prompt (--prompt), or request.messages with one of role 'user'"
         )
         raise UsageError(message)
+
+
+def _check_format(value: Mapping[str, Any]) -> None:
+    """Whether what asks for the form of the answer is said once, and is a schema."""
+    given, schema = value["request.params"].get("response_format"), value["request.schema"]
+    if schema is not None and given is not None:
+        message = "request.schema and request.params both set `response_format`; use one of them"
+        raise UsageError(message)
+    name = "request.params.response_format" if schema is None else "request.schema"
+    found = schema_of(given if schema is None else schema)
+    if found is None or not value["output.check_schema"] or (schema is None and is_template(given)):
+        return
+    try:
+        require_schema(found)
+    except NotASchemaError as error:
+        message = f"{name} is not a JSON Schema: {error}"
+        raise UsageError(message) from None
+
+
+def require_schema(schema: object) -> None:
+    """Make sure that a JSON value is a schema. Raises ``NotASchemaError``."""
+    from batchrun.core import json_schema  # what it takes is not needed for --help
+
+    json_schema.require(json_schema.encoded(schema))
 
 
 def _headers(setting: Setting, value: object) -> dict[str, str]:
@@ -197,6 +238,7 @@ _EXPECTED = {
     "paths": "a list of file names",
     "columns": "all, none, or column names",
     "names": "a list of column names",
+    "schema": "a file with a JSON Schema, or the schema as a table",
     "messages": "tables with role and content, written as [[request.messages]]",
 }
 

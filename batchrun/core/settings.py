@@ -37,7 +37,10 @@ Raw = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one run, checked. Paths are as given, relative to the working directory."""
+    """The settings of one run, checked. Paths are as given, relative to the working directory.
+
+    ``schema`` is the whole ``response_format`` that asks for it.
+    """
 
     files: tuple[str, ...]
     format: str
@@ -53,7 +56,12 @@ class Settings:
     image: tuple[str, ...]
     file: tuple[str, ...]
     params: Mapping[str, Any]
+    schema: Mapping[str, Any] | None
     stream: bool
+    on_truncation: str
+    on_empty: str
+    check_schema: bool
+    check_tools: bool
     endpoint: Endpoint
     max_attempts: int
     timeout_s: float
@@ -68,7 +76,10 @@ class Settings:
     def defaults(self) -> dict[str, Any]:
         """The body parameters of rows that do not set them, the same for every row."""
         rendered = self.templated()
-        return {key: value for key, value in self._defaults().items() if key not in rendered}
+        found = {key: value for key, value in self._defaults().items() if key not in rendered}
+        if self.schema is not None:
+            found["response_format"] = self.schema
+        return found
 
     def templated(self) -> dict[str, Any]:
         """The body parameters of rows that do not set them, as templates over the row's columns."""
@@ -100,6 +111,7 @@ class Settings:
             "request.image": list(self.image) or None,
             "request.file": list(self.file) or None,
             "request.params": dict(self.params),
+            "request.schema": self.schema,
             "request.stream": self.stream,
         }
 
@@ -112,6 +124,10 @@ class Settings:
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
             **{f"endpoint.{key}": value for key, value in self.endpoint.public().items()},
+            "output.on_truncation": self.on_truncation,
+            "output.on_empty": self.on_empty,
+            "output.check_schema": self.check_schema,
+            "output.check_tools": self.check_tools,
             "retry.max_attempts": self.max_attempts,
             "retry.timeout_s": self.timeout_s,
             "retry.connect_timeout_s": self.connect_timeout_s,
@@ -166,8 +182,9 @@ def _only_endpoint(content: object, path: str) -> object:
 
 
 def _located(setting: Setting, value: object, folder: PurePath) -> object:
-    if setting.kind == "path" and isinstance(value, str) and scheme_of(value) is None:
-        return str(folder / value)
+    is_path = setting.kind in ("path", "schema") and isinstance(value, str)
+    if is_path and scheme_of(str(value)) is None:
+        return str(folder / str(value))
     if setting.kind == "paths" and isinstance(value, list):
         return [
             str(folder / item)
@@ -197,8 +214,8 @@ def from_environment(environment: Mapping[str, str]) -> tuple[Raw, list[str]]:
 def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw, list[str]]:
     """What is given wins over the environment, which wins over the file; and warnings about it.
 
-    Tables (parameters, headers) are added to those of the file, key by key. Raises ``UsageError``
-    where ``given`` names two endpoints, or either names two sources of the key.
+    Tables (parameters, headers; not a schema) are added to those of the file, key by key. Raises
+    ``UsageError`` where ``given`` names two endpoints, or either names two sources of the key.
     """
     surroundings, warnings = from_environment(environment)
     raw = with_one_key(file, given)
@@ -214,7 +231,7 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
             del raw["endpoint.provider"]
     for name, value in given.items():
         before = raw.get(name)
-        both = isinstance(before, dict) and isinstance(value, dict)
+        both = isinstance(before, dict) and isinstance(value, dict) and name != "request.schema"
         raw[name] = before | value if both else value
     return raw, warnings
 
@@ -252,7 +269,12 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         image=value["request.image"],
         file=value["request.file"],
         params=value["request.params"],
+        schema=value["request.schema"],
         stream=value["request.stream"],
+        on_truncation=value["output.on_truncation"],
+        on_empty=value["output.on_empty"],
+        check_schema=value["output.check_schema"],
+        check_tools=value["output.check_tools"],
         endpoint=endpoint_of(value),
         max_attempts=value["retry.max_attempts"],
         timeout_s=value["retry.timeout_s"],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from batchrun.core import headers as header
+from batchrun.core import output
 from batchrun.core import reply as reading
 from batchrun.core.drift import Drift
 from batchrun.core.rules import HEALTH
@@ -20,13 +20,14 @@ from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.ledger import ledger_line, tokens_used
 from batchrun.engine.outage import Outage
 from batchrun.engine.renewal import Renewal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Credentials, Gate, Journal, Transport
-from batchrun.records import NO_USAGE, Attempt, Outcome, Reply, Request
+from batchrun.records import Attempt, Outcome, Reply, Request
 
 BACKOFF_S = 0.5
 BACKOFF_S_MAX = 30.0
@@ -72,7 +73,7 @@ class RowRun:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
-    where each row brings its own.
+    where each row brings its own; ``output`` what is asked of every answer, None for nothing.
     """
 
     max_attempts: int
@@ -80,6 +81,7 @@ class Policy:
     raw: str
     endpoint: str
     model: str | None = None
+    output: output.Policy | None = None
 
 
 class AttemptLoop:
@@ -179,12 +181,16 @@ class AttemptLoop:
             if run.doubts:
                 self._outage.forgive(run)
             verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
-            permit.settle(_tokens_used(request, exchange, verdict))
+            permit.settle(tokens_used(request, exchange, verdict))
         if verdict.error_class == "auth":
-            line = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+            line = self._line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
             verdict = await self._renewal.bend(verdict, key, run, line)
         elif verdict.action is Action.DONE:
             self._renewal.proved = key
+        asked, wanted = request.expected, self._policy.output
+        if (asked is not None or wanted is not None) and verdict.completion is not None:
+            self._refused_from_s = None
+            verdict = output.held_against(verdict, asked, wanted)
         health = HEALTH.get(verdict.rule)
         if health is not None:
             verdict = self._outage.ruled(
@@ -195,7 +201,7 @@ class AttemptLoop:
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
             run.charged += verdict.charged
-        attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+        attempt = self._line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(run, attempt, verdict, reply, sent_at_s)
 
@@ -324,7 +330,7 @@ class AttemptLoop:
             if verdict.wait_s is None:
                 return longest_s * (0.5 + 0.5 * self._dice.random())
             return verdict.wait_s + min(verdict.wait_s, 1.0) * 0.5 * self._dice.random()
-        first_s = verdict.backoff_s or BACKOFF_S
+        first_s = BACKOFF_S if verdict.backoff_s is None else verdict.backoff_s
         backoff_s: float = min(BACKOFF_S_MAX, first_s * 2**tries) * self._dice.random()
         if verdict.wait_s is not None:
             return verdict.wait_s + min(backoff_s, 1.0)
@@ -334,10 +340,10 @@ class AttemptLoop:
         """A request in flight was given up: the server may answer, and bill, it all the same."""
         fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
         verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
-        self._journal.post(self._ledger_line(run, fault, verdict, wall_us, queue_s, latency_s))
+        self._journal.post(self._line(run, fault, verdict, wall_us, queue_s, latency_s))
         run.phase = "settled"
 
-    def _ledger_line(
+    def _line(
         self,
         run: RowRun,
         exchange: Reply | TransportFault,
@@ -346,55 +352,7 @@ class AttemptLoop:
         queue_s: float,
         latency_s: float,
     ) -> Attempt:
-        fault = None if isinstance(exchange, Reply) else exchange
-        reply = exchange if isinstance(exchange, Reply) else exchange.partial
-        completion = verdict.completion
-        usage = verdict.usage
-        if reply is not None and reply.ttft_s is not None:
-            # The event loop's clock ticks in milliseconds: an answer of one token, which arrives
-            # whole, would end before it began.
-            latency_s = max(latency_s, reply.ttft_s)
-        if fault is not None and reply is not None:
-            # Half an answer may still have told what it cost.
-            told = reading.parse(reply.body)
-            usage = reading.usage(told.get("usage")) if isinstance(told, dict) else NO_USAGE
-        return Attempt(
-            row=run.request.row,
-            number=run.number,
-            endpoint=self._policy.endpoint,
-            model=(completion.model if completion else None) or run.request.model,
-            service_tier=completion.service_tier if completion else None,
-            started_at_us=wall_us,
-            queue_s=queue_s,
-            latency_s=latency_s,
-            http_status=reply.status if reply else fault.http_status if fault else None,
-            error_class=verdict.error_class,
-            error_code=verdict.code,
-            retry_after_s=verdict.wait_s,
-            usage=usage,
-            cost_usd=None,
-            request_id=header.request_id(reply.headers) if reply else None,
-            unanswered=fault is not None and fault.sent and usage == NO_USAGE,
-            ttft_s=reply.ttft_s if reply else None,
+        endpoint = self._policy.endpoint
+        return ledger_line(
+            run.request, run.number, endpoint, exchange, verdict, wall_us, queue_s, latency_s
         )
-
-
-def _tokens_used(
-    request: Request, exchange: Reply | TransportFault, verdict: Verdict
-) -> int | None:
-    """Tokens to charge to the limit: 0 where the server refused, None where nobody knows.
-
-    Servers that limit tokens charge what a request may use, before they know what it does: a
-    limit that the request states is not given back, one that we assumed is.
-    """
-    if verdict.completion is not None:
-        usage = verdict.completion.usage
-        used = usage.total_tokens
-        if used is None and usage.prompt_tokens is not None:
-            used = usage.prompt_tokens + (usage.completion_tokens or 0)
-        if used is None:
-            return None
-        return max(used, request.tokens) if request.tokens_stated else used
-    if isinstance(exchange, TransportFault):
-        return None if exchange.sent else 0
-    return 0 if exchange.status >= 400 else None

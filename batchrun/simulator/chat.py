@@ -41,6 +41,8 @@ class ChatRequest:
     reasoning_tokens: int = 0  # about so many come before each choice, and count as generated
     top_logprobs: int | None = None  # alternatives per token; None = no log probabilities
     tools: ToolUse | None = None
+    json: bool = False  # the content is to be JSON
+    schema: object = None  # and to fit this schema
     answered: bool = False  # the last message is a tool's result
     service_tier: str = "default"  # the one that serves the request
 
@@ -107,9 +109,31 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
         reasoning_tokens=_EFFORTS[_read_word(body, "reasoning_effort", _EFFORTS) or "none"],
         top_logprobs=_read_logprobs(body),
         tools=tools,
+        **_read_format(body.get("response_format")),
         answered=told.answered,
         service_tier=_TIERS[_read_word(body, "service_tier", _TIERS) or "auto"],
     )
+
+
+def _read_format(given: object) -> dict[str, Any]:
+    """Whether JSON is wanted, and what it is to fit."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not isinstance(kind := given.get("type"), str):
+        raise invalid_request(
+            "'response_format' must be an object with a 'type'.", "response_format", "invalid_type"
+        )
+    if kind not in ("json_schema", "json_object"):
+        return {}
+    inner = given.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else given.get("schema")
+    if kind == "json_schema" and schema is None:
+        raise invalid_request(
+            "'response_format' names no schema.",
+            "response_format.json_schema.schema",
+            "missing_required_parameter",
+        )
+    return {"json": True, "schema": schema}
 
 
 def _read_stream(body: dict[str, Any]) -> tuple[bool, bool]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
+from batchrun.simulator import faults
 from batchrun.simulator.chat import ChatRequest
+from batchrun.simulator.documents import write_document
 from batchrun.simulator.draws import Chance
 from batchrun.simulator.logprobs import tokens_of, write_logprobs
 from batchrun.simulator.text import Passage, quote_of, write_passage, write_reasoning, write_refusal
@@ -79,7 +81,10 @@ class Answer:
         }
         if self.reasoning_field is not None and said.reasoning is not None:
             message[self.reasoning_field] = said.reasoning
-        if said.calls:
+        if said.calls and said.calls[0].legacy:
+            (call,) = said.calls
+            message["function_call"] = call.part(call.name, call.arguments)["function"]
+        elif said.calls:
             message["tool_calls"] = [call.value() for call in said.calls]
         return message
 
@@ -157,8 +162,12 @@ def _speak(
         )
     if has_text:
         left = None if cap is None else cap - spent
-        passage = write_passage(
-            key, digest, index, request.said, reply_bytes=manner.reply_bytes, tokens_max=left
+        passage = (
+            _document(request, digest, key, index).cut(left)
+            if request.json
+            else write_passage(
+                key, digest, index, request.said, reply_bytes=manner.reply_bytes, tokens_max=left
+            )
         )
         spent += passage.tokens
         finish_reason = passage.finish_reason
@@ -168,7 +177,8 @@ def _speak(
         if not whole:
             finish_reason = "length"
         elif request.tools is not None and request.tools.choice != "named":
-            finish_reason = "tool_calls"  # of a named tool it is `stop`, as OpenAI has it
+            # Of a named tool it is `stop`, as OpenAI has it.
+            finish_reason = "function_call" if request.tools.legacy else "tool_calls"
     return Said(
         None if passage is None else passage.content,
         finish_reason,
@@ -178,6 +188,80 @@ def _speak(
         calls=calls,
         logprobs=None if passage is None else _logprobs(request, passage, digest, key, index),
     )
+
+
+_ANY = {"type": "object", "properties": {"answer": {"type": "string", "minLength": 20}}}
+
+
+def _document(request: ChatRequest, digest: bytes, key: bytes, index: int) -> Passage:
+    """Content that is the JSON which was asked for."""
+    chance = Chance(key, digest, index, b"document")
+    text = write_document(_ANY if request.schema is None else request.schema, chance)
+    return Passage(text, count_tokens(text), "stop")
+
+
+def spoil(answer: Answer, fault: str, chance: float) -> Answer:
+    """The answer as the model's fault makes it; `chance` in [0, 1) chooses how it is invalid."""
+    match fault:
+        case faults.TRUNCATED:
+            spoilt = [_half(said) for said in answer.choices]
+        case faults.EMPTY:
+            spoilt = [Said("", "stop", 0) for _ in answer.choices]
+        case _ if answer.request.json or any(said.calls for said in answer.choices):
+            spoilt = [_invalid(said, int(chance * 3)) for said in answer.choices]
+        case _:
+            return answer
+    tokens = sum([said.tokens for said in spoilt])
+    return replace(answer, choices=tuple(spoilt), completion_tokens=tokens)
+
+
+def _half(said: Said) -> Said:
+    """What is there when half of it is generated; the reasoning is not touched."""
+    told = said.content if said.refusal is None else said.refusal
+    left = max((said.tokens - said.reasoning_tokens) // 2, 1)
+    calls, spent, _ = _cut_calls(said.calls, left)
+    if told:
+        told = cut_to_tokens(told, left)
+        calls, spent = (), count_tokens(told)
+    return replace(
+        said,
+        content=told if said.refusal is None else None,
+        refusal=None if said.refusal is None else told,
+        finish_reason="length",
+        tokens=said.reasoning_tokens + spent,
+        calls=calls,
+        logprobs=said.logprobs and said.logprobs[:spent],
+    )
+
+
+def _invalid(said: Said, way: int) -> Said:
+    """What models do wrong: a fence around the JSON, JSON that breaks off, a list of one; in place
+    of the fence, a tool that there is not.
+    """
+    if said.calls:
+        calls = [
+            replace(call, name=f"{call.name}_v2")
+            if way == 0
+            else replace(call, arguments=_broken(call.arguments, way))
+            for call in said.calls
+        ]
+        spent = sum([call.tokens() for call in calls]) - sum([call.tokens() for call in said.calls])
+        return replace(said, calls=tuple(calls), tokens=said.tokens + spent)
+    if said.content is None:
+        return said
+    text = _broken(said.content, way)
+    spent = count_tokens(text) - count_tokens(said.content)
+    return replace(said, content=text, tokens=said.tokens + spent, logprobs=None)
+
+
+def _broken(text: str, way: int) -> str:
+    match way:
+        case 0:
+            return f"```json\n{text}\n```"
+        case 1:
+            return text[:-1]
+        case _:
+            return f"[{text}]"
 
 
 def _cut_calls(

@@ -69,8 +69,8 @@ class Chance:
         return int.from_bytes(found, "big")
 
     def below(self, limit: int) -> int:
-        """A number from 0 to `limit` - 1."""
-        return self.number() % limit
+        """A number from 0 to below `limit`; 0 where there is none."""
+        return self.number() % max(limit, 1)
 
     def share(self) -> float:
         """A number in [0, 1)."""

@@ -92,9 +92,9 @@ def _parts(said: Said, answer: Answer) -> Iterator[_Part]:
             yield _Part({name: piece})
     for index, call in enumerate(said.calls):
         if not _opens_with_call(said, answer):
-            yield _Part({"tool_calls": [_call_begun(index, call)]})
+            yield _Part(_call_begun(index, call))
         for piece in _ARGUMENT_PIECES.findall(call.arguments):
-            yield _Part({"tool_calls": [{"index": index} | call.part(None, piece)]})
+            yield _Part(_call_delta(index, call, call.part(None, piece)))
     yield _Part({}, finish_reason=said.finish_reason)
 
 
@@ -107,7 +107,7 @@ def _opening(said: Said, answer: Answer) -> dict[str, Any]:
     elif said.content is not None and not told:
         opening["content"] = ""
     elif _opens_with_call(said, answer):
-        opening["tool_calls"] = [_call_begun(0, said.calls[0])]
+        opening |= _call_begun(0, said.calls[0])
     return opening
 
 
@@ -119,7 +119,18 @@ def _opens_with_call(said: Said, answer: Answer) -> bool:
 
 def _call_begun(index: int, call: Call) -> dict[str, Any]:
     """A call's first fragment: all but its arguments."""
-    return {"index": index, "id": call.id, "type": call.type} | call.part(call.name, "")
+    named = call.part(call.name, "")
+    return _call_delta(index, call, named if call.legacy else _identity(call) | named)
+
+
+def _identity(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": call.type}
+
+
+def _call_delta(index: int, call: Call, part: dict[str, Any]) -> dict[str, Any]:
+    if call.legacy:
+        return {"function_call": part["function"]}
+    return {"tool_calls": [{"index": index} | part]}
 
 
 def write_events(chunks: Sequence[bytes], fault: str | None) -> list[bytes]:

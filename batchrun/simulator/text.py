@@ -19,6 +19,13 @@ class Passage:
     tokens: int
     finish_reason: str
 
+    def cut(self, tokens_max: int | None) -> "Passage":
+        """The same as a token limit leaves it."""
+        if tokens_max is None or self.tokens <= tokens_max:
+            return self
+        content = cut_to_tokens(self.content, tokens_max)
+        return Passage(content, count_tokens(content), "length")
+
 
 def quote_of(said: str) -> str:
     """The beginning of what was said, on one line."""
@@ -58,11 +65,7 @@ def write_passage(
             heading = lead[:reply_bytes].decode(errors="ignore")
             tokens = count_tokens(heading)
         body, more = ring.by_bytes(start, max(reply_bytes - len(lead), 0))
-    content, tokens = heading + body, tokens + more
-    if tokens_max is None or tokens <= tokens_max:
-        return Passage(content, tokens, "stop")
-    content = cut_to_tokens(content, tokens_max)
-    return Passage(content, count_tokens(content), "length")
+    return Passage(heading + body, tokens + more, "stop").cut(tokens_max)
 
 
 def write_reasoning(
@@ -82,8 +85,4 @@ def write_refusal(digest: bytes, said: str, tokens_max: int | None) -> Passage:
     content = (
         f"I can\u2019t help with \u201c{quote_of(said)}\u201d [{digest.hex()[:TAG_HEX_DIGITS]}]."
     )
-    tokens = count_tokens(content)
-    if tokens_max is None or tokens <= tokens_max:
-        return Passage(content, tokens, "stop")
-    content = cut_to_tokens(content, tokens_max)
-    return Passage(content, count_tokens(content), "length")
+    return Passage(content, count_tokens(content), "stop").cut(tokens_max)

@@ -4,6 +4,7 @@
 tool one call of it, and with `auto` the model decides: about half of the requests get calls, none
 does whose last message is a tool's result. Without `parallel_tool_calls: false` there may be
 several. About every fourth answer with calls has text beside them, unless calls were asked for.
+The older `functions` and `function_call` are kept to likewise, with one call at most.
 """
 
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from batchrun.simulator.arguments import write_arguments
+from batchrun.simulator.documents import write_document
 from batchrun.simulator.draws import Chance
 from batchrun.simulator.rejections import invalid_request
 from batchrun.simulator.tokens import count_tokens
@@ -21,6 +22,7 @@ TOOLS_MAX = 128
 CALLS_MAX = 3
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _ID_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_NOTHING = {"type": "object"}
 _WORDS = ("auto", "none", "required")
 
 
@@ -41,6 +43,7 @@ class ToolUse:
     choice: str  # one of `auto`, `none`, `required`, `named`
     parallel: bool
     tokens: int  # what the definitions add to the prompt
+    legacy: bool = False  # the older protocol's functions
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Call:
     name: str
     arguments: str
     custom: bool = False
+    legacy: bool = False
 
     @property
     def type(self) -> str:
@@ -64,7 +68,7 @@ class Call:
         return {self.type: named | {field: arguments}}
 
     def value(self) -> dict[str, Any]:
-        """The call as a plain reply has it."""
+        """The call as a plain reply has it among its tool calls."""
         return {"id": self.id, "type": self.type} | self.part(self.name, self.arguments)
 
     def tokens(self) -> int:
@@ -77,6 +81,8 @@ def read_tools(body: dict[str, Any]) -> ToolUse | None:
     listed, choice, parallel = (
         body.get(name) for name in ("tools", "tool_choice", "parallel_tool_calls")
     )
+    if listed is None and body.get("functions") is not None:
+        return _read_functions(body["functions"], body.get("function_call"))
     if listed is None:
         for name in ("tool_choice", "parallel_tool_calls"):
             if body.get(name) is not None and body[name] != "none":
@@ -98,6 +104,19 @@ def read_tools(body: dict[str, Any]) -> ToolUse | None:
     word, offered = _read_choice(choice, tools)
     tokens = count_tokens(msgspec.json.encode(listed).decode())
     return ToolUse(offered, word, parallel is not False, tokens)
+
+
+def _read_functions(listed: object, choice: object) -> ToolUse:
+    """The same by the older protocol."""
+    if not isinstance(listed, list) or not listed:
+        raise invalid_request("'functions' must be an array.", "functions", "invalid_type")
+    wrapped = [{"type": "function", "function": function} for function in listed]
+    tools = tuple(_read_tool(tool, f"functions[{n}]") for n, tool in enumerate(wrapped))
+    if isinstance(choice, dict):
+        choice = {"type": "function", "function": choice}
+    word, offered = _read_choice(choice, tools)
+    tokens = count_tokens(msgspec.json.encode(listed).decode())
+    return ToolUse(offered, word, parallel=False, tokens=tokens, legacy=True)
 
 
 def _read_tool(tool: object, where: str) -> Tool:
@@ -171,6 +190,6 @@ def write_calls(
     for _ in range(count):
         tool = use.tools[chance.below(len(use.tools))]
         id_ = "".join([_ID_CHARS[chance.below(len(_ID_CHARS))] for _ in range(24)])
-        text = quote if tool.custom else write_arguments(tool.parameters, chance, quote)
-        calls.append(Call(f"call_{id_}", tool.name, text, tool.custom))
+        text = quote if tool.custom else write_document(tool.parameters or _NOTHING, chance)
+        calls.append(Call(f"call_{id_}", tool.name, text, tool.custom, use.legacy))
     return tuple(calls), auto and beside

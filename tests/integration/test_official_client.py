@@ -66,6 +66,8 @@ ASKED = {
     "tools-custom": {"tools": [SQL, WEATHER], "tool_choice": "required"},
     "tools-cut": {"tools": [WEATHER], "tool_choice": "required", "max_completion_tokens": 12},
     "tools-choices": {"tools": BOTH, "n": 3},
+    "functions": {"functions": [WEATHER["function"]], "n": 3},
+    "json": {"response_format": {"type": "json_object"}, "logprobs": True},
     "logprobs": {"logprobs": True},
     "logprobs-top": {"logprobs": True, "top_logprobs": 5, "max_tokens": 40},
     "logprobs-tools": {"logprobs": True, "top_logprobs": 1, "tools": BOTH},
@@ -109,6 +111,13 @@ def _ask(client, body, *, streamed):
         return stream.current_completion_snapshot
 
 
+def _calls(message):
+    if message.function_call is not None:
+        # The older protocol knows neither id nor type.
+        return [{"id": None, "type": None} | message.function_call.model_dump()]
+    return [_call(call) for call in message.tool_calls or ()] or None
+
+
 def _call(call):
     rest = call.function if call.type == "function" else call.custom
     inner = rest if isinstance(rest, dict) else rest.model_dump()
@@ -130,7 +139,7 @@ def _choice(choice):
         "reasoning": told[0] if told else None,
         "refusal": message.refusal,
         "finish_reason": choice.finish_reason,
-        "tool_calls": [_call(call) for call in message.tool_calls or ()] or None,
+        "tool_calls": _calls(message),
         "logprobs": None if choice.logprobs is None else choice.logprobs.model_dump(mode="json"),
     }
 
@@ -213,10 +222,11 @@ def _require_variety(told, options):
     said = [choice for row in told for choice in row["choices"] or [row]]
     calls = [choice["tool_calls"] for choice in said if choice["tool_calls"]]
     assert {len(found) for found in calls} >= {1, 2, 3}
-    assert {call["type"] for found in calls for call in found} == {"function", "custom"}
+    assert {call["type"] for found in calls for call in found} == {"function", "custom", None}
     assert max(len(call["arguments"]) for found in calls for call in found) > 80
     assert any(choice["tool_calls"] and choice["content"] for choice in said)
-    assert {row["finish_reason"] for row in told} == {"stop", "length", "tool_calls"}
+    reasons = {"stop", "length", "tool_calls", "function_call"}
+    assert {choice["finish_reason"] for choice in said} == reasons
     assert any(row["reasoning"] for row in told) is ("reasoning_field" in options)
     assert any(row["refusal"] for row in told) is ("refusal_rate" in options)
     assert {len(row["choices"] or ()) for row in told} == {0, 1, 3}

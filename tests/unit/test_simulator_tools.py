@@ -9,9 +9,10 @@ import pytest
 
 from batchrun.core import reply as reading
 from batchrun.core.stream import fold
-from batchrun.simulator.arguments import write_arguments
+from batchrun.simulator import faults
 from batchrun.simulator.chat import read_chat
-from batchrun.simulator.completion import Manner, write_answer
+from batchrun.simulator.completion import Manner, spoil, write_answer
+from batchrun.simulator.documents import write_document
 from batchrun.simulator.draws import Chance, seed_key
 from batchrun.simulator.logprobs import tokens_of
 from batchrun.simulator.rejections import RejectedError
@@ -141,25 +142,40 @@ SCHEMA["properties"]["tree"] = {"$ref": "#/$defs/tree"}
 
 
 def test_arguments_fit_their_schema():
-    """The values are valid by the schema, differ, and hold what the user said."""
+    """The values are valid by the schema, and differ."""
     judge = jsonschema.Draft202012Validator(SCHEMA)
     seen = Counter()
     for number in range(300):
         chance = Chance(KEY, number.to_bytes(32, "big"), 0, b"calls")
-        text = write_arguments(SCHEMA, chance, "天空为什么")
+        text = write_document(SCHEMA, chance)
         value = json.loads(text)
         judge.validate(value)
         seen.update(value.keys())
         seen[text] += 1
     assert set(SCHEMA["properties"]) <= set(seen)
     assert len(seen) > 250
-    assert any("天空为什么" in text for text in seen)
+    assert any("北京市" in text for text in seen) and any("\\\\" in text for text in seen)
 
 
-@pytest.mark.parametrize("schema", [None, True, {}, {"type": "object"}])
-def test_without_parameters_the_arguments_are_an_empty_object(schema):
+@pytest.mark.parametrize("parameters", [{}, {"parameters": {}}, {"parameters": {"type": "object"}}])
+def test_without_parameters_the_arguments_are_an_empty_object(parameters):
     """A function may take nothing."""
-    assert write_arguments(schema, Chance(KEY, bytes(32), 0, b"calls"), "q") == "{}"
+    tools = [{"type": "function", "function": {"name": "f"} | parameters}]
+    (said,) = _answer(tools=tools, tool_choice="required", parallel_tool_calls=False).choices
+    assert said.calls[0].arguments == "{}"
+
+
+def test_the_older_functions_are_kept_to():
+    """One call, of the named function or of any, in the field of that time."""
+    functions = [{"name": "f"}, {"name": "g", "parameters": SCHEMA}]
+    said = _said(functions=functions)
+    assert 30 < sum(bool(one.calls) for one in said) < 70
+    assert {one.finish_reason for one in said if one.calls} == {"function_call"}
+    answer = _answer(functions=functions, function_call={"name": "g"})
+    message = json.loads(answer.encode("c", 0, "fp"))["choices"][0]["message"]
+    assert "tool_calls" not in message
+    assert message["function_call"]["name"] == "g"
+    jsonschema.validate(json.loads(message["function_call"]["arguments"]), SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +192,7 @@ def test_without_parameters_the_arguments_are_an_empty_object(schema):
 )
 def test_schemas_that_nothing_fits_are_survived(schema):
     """A schema that refers to itself for ever, or contradicts itself, gets JSON all the same."""
-    json.loads(write_arguments(schema, Chance(KEY, bytes(32), 0, b"calls"), "q"))
+    json.loads(write_document(schema, Chance(KEY, bytes(32), 0, b"calls")))
 
 
 def test_a_token_limit_cuts_calls_too():
@@ -191,6 +207,22 @@ def test_a_token_limit_cuts_calls_too():
         assert answer.completion_tokens == said.tokens == min(cap, whole)
         assert said.finish_reason == ("length" if cap < whole else "tool_calls")
         assert [call.name for call in said.calls] == ["f"]
+
+
+@pytest.mark.parametrize("fault", [faults.TRUNCATED, faults.EMPTY, faults.INVALID])
+def test_a_spoilt_answer_counts_what_it_says(fault):
+    """Tokens are those of what is left, and the stream says the same."""
+    for number in range(60):
+        body = {"tools": [F, SQL], "response_format": {"type": "json_object"}, "n": 1 + number % 2}
+        answer = _answer(number, reasoning_effort=("none", "low")[number % 2], **body, **STREAM)
+        spoilt = spoil(answer, fault, number / 60)
+        assert spoilt.choices != answer.choices
+        for said in spoilt.choices:
+            told = count_tokens(said.content or "") + sum(call.tokens() for call in said.calls)
+            assert said.tokens == said.reasoning_tokens + told
+        stream = fold(b"".join(write_events(write_chunks(spoilt, "c-1", 5, "fp"), None)))
+        found = reading.completion(reading.parse(stream.body()))
+        assert found == reading.completion(reading.parse(spoilt.encode("c-1", 5, "fp")))
 
 
 @pytest.mark.parametrize("text", ["", " ", "a", " two words\n", "混合 mixed文字 🙂🙂🙂🙂🙂 end "])
@@ -272,7 +304,7 @@ def test_streams_say_what_plain_answers_say(manner, cap):
     """Calls, reasoning, refusals and log probabilities come in the chunks, whatever is cut."""
     for number in range(60):
         body = {
-            "tools": [F, SQL],
+            "tools" if number % 4 else "functions": [F, SQL] if number % 4 else [F["function"]],
             "n": 1 + number % 3,
             "logprobs": number % 2 == 1,
             "reasoning_effort": ("none", "minimal", "low")[number // 3 % 3],
