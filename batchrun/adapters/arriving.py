@@ -76,6 +76,8 @@ class Arriving:
         else:
             self._label = head.headers.get("Content-Type", "")
         done = self.take(piece)
+        if not content.at_eof():
+            self._expect(head.headers.get("Content-Length"))
         while not (done or content.at_eof()):
             done = self.take(await content.readany())
         if done:
@@ -127,8 +129,16 @@ class Arriving:
     def _count(self, size: int) -> None:
         self._size += size
         if self._size > self._bytes_max:
-            message = f"the reply is larger than {self._bytes_max:,} bytes"
-            raise TransportFault(message, kind="too_large", sent=True)
+            raise self._too_large("is larger than")
+
+    def _expect(self, length: str | None) -> None:
+        """Do not begin to read what announces that it will be too large."""
+        if length is not None and length.isdecimal() and int(length) > self._bytes_max:
+            raise self._too_large(f"announces {int(length):,} bytes, over")
+
+    def _too_large(self, how: str) -> TransportFault:
+        message = f"the reply {how} {self._bytes_max:,} bytes"
+        return TransportFault(message, kind="too_large", sent=True)
 
     def _look(self, stream: Stream) -> None:
         if self.ttft_s is None and stream.begun:
@@ -154,7 +164,8 @@ class Arriving:
         if not 200 <= self.head.status < 300:
             return body
         label = self.head.headers.get("Content-Type", "").lower()
-        torn = label.startswith(sse.EVENT_STREAM) and reading.parse(body) is None
+        lines = label.startswith(sse.EVENT_STREAM) and body.lstrip()[:1] in (b"{", b"[")
+        torn = lines and reading.parse(body) is None
         if torn or is_chunks(body):
             self.stream = fold(body)
             return b""

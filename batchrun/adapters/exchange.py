@@ -27,6 +27,11 @@ JOINED_BYTES_MAX = 2**16
 
 READ_BUFFER_BYTES = 2**16
 
+HEADER_BYTES_MAX = 2**16
+HEADERS_MAX = 1024
+"""Of a response's head. aiohttp's own bounds (8 KB, 128) are met by content security policies and
+by what a chain of proxies adds."""
+
 
 class Head(NamedTuple):
     """What a response begins with."""
@@ -93,7 +98,12 @@ class Poster:
             protocol = connection.protocol
             assert protocol is not None
             protocol.set_response_params(
-                read_until_eof=True, auto_decompress=True, read_bufsize=READ_BUFFER_BYTES
+                read_until_eof=True,
+                auto_decompress=True,
+                read_bufsize=READ_BUFFER_BYTES,
+                max_line_size=HEADER_BYTES_MAX,
+                max_field_size=HEADER_BYTES_MAX,
+                max_headers=HEADERS_MAX,
             )
             if tap is not None:
                 tap(protocol)

@@ -21,7 +21,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrun.adapters.arriving import Arriving
-from batchrun.adapters.exchange import BodyReader, Head, Poster
+from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
 from batchrun.core.redact import Redactor
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
@@ -123,6 +123,9 @@ class HttpTransport:
             headers=self._headers,
             trust_env=False,
             auto_decompress=True,
+            max_line_size=HEADER_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_headers=HEADERS_MAX,
         )
         self._poster = Poster(self._session, self._url, self._headers)
         return self
@@ -216,9 +219,11 @@ class HttpTransport:
         if problem is None and (fault is None or fault.kind != "too_large"):
             return reply
         if fault is None or fault.kind == "cut":
-            message = problem if fault is None else f"{problem}: {fault}"
+            message = problem or ""
+            if fault is not None:
+                message = f"{fault}: {message}"
             fault = TransportFault(
-                message or "", kind="incomplete", sent=True, http_status=head.status
+                redactor.text(message), kind="incomplete", sent=True, http_status=head.status
             )
         fault.partial = reply
         raise fault from None
@@ -231,7 +236,7 @@ class HttpTransport:
 
 def fault(error: Exception, status: int | None) -> TransportFault:
     """Our fault for one of aiohttp's. ``status`` is known once a reply's head had arrived."""
-    text = str(error) or type(error).__name__
+    text = _words(error)
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         return TransportFault(text, kind="tls", sent=False)
     if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -248,7 +253,22 @@ def fault(error: Exception, status: int | None) -> TransportFault:
         error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.EofStream)
     ):
         return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
+    if isinstance(error, HttpProcessingError):
+        text = f"the reply is not HTTP as it should be: {text}"
     return TransportFault(text, kind="cut", sent=True)
+
+
+def _words(error: Exception) -> str:
+    """What an error says, on one line and without the status that aiohttp makes up for replies
+    that it cannot read.
+    """
+    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
+        return "it ended within the head of the reply"  # which stands in the error
+    inner = error.__cause__
+    if isinstance(error, aiohttp.ClientPayloadError) and isinstance(inner, HttpProcessingError):
+        error = inner
+    text = error.message if isinstance(error, HttpProcessingError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:

@@ -28,6 +28,7 @@ DONE_GRACE_S = 1.0
 then is closed: the answer is whole.
 """
 
+_START = b"HTTP/1.1 200"
 _EMPTY_REST = b"0\r\n\r\n"
 
 
@@ -67,7 +68,7 @@ class Tap:
             return False, b""
         data = self._held + data
         end = data.find(b"\r\n\r\n") + 4
-        if end < 4 and len(data) <= HEAD_BYTES_MAX:
+        if end < 4 and _may_go_on(data):
             self._held = data
         elif end >= 4 and _announces_stream(data[:end]):
             self._pass(data[:end])
@@ -120,11 +121,20 @@ class Tap:
             self._ended.set_result(error)
 
 
+def _may_go_on(head: bytes) -> bool:
+    """Whether a head without its end may still become one that announces a stream. What is no
+    HTTP, or ends its lines otherwise, the parser is to see at once.
+    """
+    return (
+        len(head) <= HEAD_BYTES_MAX and head.startswith(_START[: len(head)]) and b"\n\n" not in head
+    )
+
+
 def _announces_stream(head: bytes) -> bool:
     """Whether a response's head announces events in the chunked coding and nothing unusual."""
     head = head.lower()
     return (
-        head.startswith(b"http/1.1 200")
+        head.startswith(_START.lower())
         and b"\r\ncontent-type: text/event-stream" in head
         and b"\r\ntransfer-encoding: chunked\r\n" in head
         and b"\r\ncontent-encoding:" not in head

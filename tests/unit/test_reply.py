@@ -204,8 +204,9 @@ def test_tool_calls_are_kept_as_sent(calls, read):
             {"prompt_tokens_details": {"cached_tokens": None}, "prompt_cache_hit_tokens": 0},
             Usage(cached_tokens=0),
         ),
-        ({"prompt_tokens": -1, "total_tokens": 2**63}, NO_USAGE),
-        ({"total_tokens": 2**63 - 1}, Usage(total_tokens=2**63 - 1)),
+        # Sums over all answers must fit into 64 bits.
+        ({"prompt_tokens": -1, "completion_tokens": 10**9 + 1, "total_tokens": 2**63}, NO_USAGE),
+        ({"completion_tokens": 2e9, "total_tokens": 10**9}, Usage(total_tokens=10**9)),
         ({"prompt_tokens": 3, "completion_tokens": None}, Usage(prompt_tokens=3)),
         (
             {"prompt_tokens_details": None, "completion_tokens_details": [], "queue_time": 0.1},

@@ -113,7 +113,7 @@ def test_a_line_more_in_a_chunk_like_the_one_before():
     like = [_event(_say(text)) for text in "abc"]
     stream = fold(b"".join(like).rstrip(b"\n") + b"\ndata: [DONE]\n\n" + like[0])
     assert stream.done
-    assert reading.completion(reading.parse(stream.body())).first.content == "abca"
+    assert reading.completion(reading.parse(stream.body())).first.content == "abc"
 
 
 def test_a_backslash_before_the_closing_quote():
@@ -123,10 +123,10 @@ def test_a_backslash_before_the_closing_quote():
     for fed in (b"".join(torn), b"".join(torn[:3])):
         stream = Stream()
         stream.feed(fed)
-        assert stream.problem() == "an event of the stream cannot be read"
+        assert "an event of the stream cannot be read" in stream.problem()
         stream = Stream()
         stream.feed_all(torn)
-        assert stream.problem() == "an event of the stream cannot be read"
+        assert "an event of the stream cannot be read" in stream.problem()
 
 
 @pytest.mark.parametrize(
@@ -447,9 +447,7 @@ def test_absurd_nesting_is_not_the_end():
     deep = b'{"choices":[{"index":0,"delta":{"content":"a"},"x":%b%b}]}' % (b"[" * 400, b"]" * 400)
     assert _read(_event(deep), STOP).first.content == "a"
     deeper = deep.replace(b"[[", b"[" * 4000).replace(b"]]", b"]" * 4000)
-    assert (
-        _fold(_say("a"), _event(deeper), STOP).problem() == "an event of the stream cannot be read"
-    )
+    assert "cannot be read" in _fold(_say("a"), _event(deeper), STOP).problem()
 
 
 ERRORS = {
