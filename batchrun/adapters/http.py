@@ -27,6 +27,8 @@ from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
 
 JSON = "application/json"
+REMARK_MAX = 200
+"""Characters of what a server said in a stream beside an answer."""
 LARGE_BODY_BYTES = 2**20
 """aiohttp wants larger bodies as a stream."""
 
@@ -220,11 +222,12 @@ class HttpTransport:
             return reply
         if fault is None or fault.kind == "cut":
             message = problem or ""
+            remark = redactor.text(stream.remark())[:REMARK_MAX]
+            if remark:
+                message = f"{message}; the server said: {remark}"
             if fault is not None:
                 message = f"{fault}: {message}"
-            fault = TransportFault(
-                redactor.text(message), kind="incomplete", sent=True, http_status=head.status
-            )
+            fault = TransportFault(message, kind="incomplete", sent=True, http_status=head.status)
         fault.partial = reply
         raise fault from None
 

@@ -136,7 +136,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("quota", A.STOP, "quota", statuses=(400, 403, 429), codes=_QUOTA),
     Rule("context", A.FAIL, "context_length", statuses=(400, 413, 422), codes=_CONTEXT),
-    Rule("filter", A.FAIL, "content_filter", statuses=(400, 403), codes=_FILTER),
+    Rule("filter", A.FAIL, "content_filter", statuses=(400, 403, 422), codes=_FILTER),
     Rule(
         "model_output",
         A.AGAIN,

@@ -25,7 +25,6 @@ _LAST_LINE = b"data: [DONE]"
 _HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
 _NOT_KEPT = frozenset((*_HEAD, "object", "choices", "usage", "error", "obfuscation"))
 FED_BYTES = 2**16
-_REMARK_MAX = 200
 _LEARNED_MAX = 4
 """How often a repeated shape is looked for in vain before the search is given up."""
 
@@ -146,17 +145,16 @@ class Stream:
         if self._error is not None:
             return None
         if self._damaged:
-            found = "an event of the stream cannot be read"
-        elif self.done or self._finished():
+            return "an event of the stream cannot be read"
+        if self.done or self._finished():
             return None
-        elif self.begun:
-            found = "the stream ended in the middle of the answer"
-        else:
-            found = "the stream ended before an answer began"
-        if self._remark:
-            remark = " ".join(reading.text_of(self._remark, _REMARK_MAX).split())
-            found = f"{found}; it said: {remark}"
-        return found
+        if self.begun:
+            return "the stream ended in the middle of the answer"
+        return "the stream ended before an answer began"
+
+    def remark(self) -> str:
+        """The last thing in the stream that was no part of an answer, on one line; or nothing."""
+        return " ".join(reading.text_of(self._remark, reading.ERROR_TEXT_MAX).split())
 
     def body(self) -> bytes:
         """The reply in the shape of a plain one: a completion, and an error where one came.

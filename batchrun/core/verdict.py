@@ -102,6 +102,8 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     if not error.layers:
         error = error._replace(names=frozenset({error_body.SILENT}))
     message = error.message or f"HTTP {status}: {_glimpse(exchange.body)}"
+    if 300 <= status < 400 and (place := exchange.headers.get("location")):
+        message = f"a redirect to {reading.storable_text(place, 300)}: {message}"
     return _rule(_signal(exchange, status, error, message, value, circumstances), circumstances)
 
 
