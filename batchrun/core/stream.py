@@ -208,7 +208,7 @@ class Stream:
         """Take an event of one line."""
         if line == _LAST_LINE:
             self.done = True
-        elif not (line.startswith(b"data:") and self._takes_plain(line)):
+        elif line[:1] != b":" and not (line.startswith(b"data:") and self._takes_plain(line)):
             self._take([line])
 
     def _takes_plain(self, line: bytes) -> bool:
