@@ -27,6 +27,7 @@ from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
 
 JSON = "application/json"
+_TLS_RECORD = r"b'\x15\x03"
 REMARK_MAX = 200
 """Characters of what a server said in a stream beside an answer."""
 LARGE_BODY_BYTES = 2**20
@@ -256,8 +257,11 @@ def fault(error: Exception, status: int | None) -> TransportFault:
         error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.EofStream)
     ):
         return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
+    if isinstance(error, aiohttp.ClientConnectionResetError):
+        return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
     if isinstance(error, HttpProcessingError):
-        text = f"the reply is not HTTP as it should be: {text}"
+        advice = " (the server speaks TLS: use https://)" if _TLS_RECORD in text else ""
+        text = f"the reply is not HTTP as it should be: {text}{advice}"
     return TransportFault(text, kind="cut", sent=True)
 
 

@@ -119,7 +119,9 @@ RULES: tuple[Rule, ...] = (
         succeeded=False,
     ),
     Rule("connect", A.AGAIN, "connection", faults=("connect", "dns")),
-    # A kept-alive connection that the server had closed meanwhile: not the row's fault, once.
+    # A kept-alive connection that the server had closed meanwhile: not the row's fault.
+    Rule("stale", A.FREE, "connection", faults=("stale",), tries_max=8, then=A.AGAIN),
+    # The same, where it cannot be told.
     Rule("reset", A.FREE, "connection", faults=("reset",), tries_max=1, then=A.AGAIN),
     Rule("cut", A.AGAIN, "connection", faults=("cut",)),
     # A stream that ended before its answer did, by a cut or in good order.

@@ -267,6 +267,13 @@ DEVIATIONS = {
         + b"9" * 30 + b'},"created":1e300,"model":7}',
         "a",
     ),
+    **{
+        f"all the tokens of 64 bits, {time}": (
+            b'{"choices":[{"message":{"content":"a"}}],"usage":{"total_tokens":%d}}' % (2**63 - 1),
+            "a",
+        )
+        for time in ("once", "twice")
+    },
 }  # fmt: skip
 
 

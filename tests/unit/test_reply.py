@@ -366,6 +366,8 @@ PLAIN = json.dumps(_body()).encode()
         b'{"choices": null, ' + PLAIN[1:],
         b"\r\n\xef\xbb\xbf\n" + PLAIN,
         PLAIN[:-1] + b', "huge": ' + b"9" * 5000 + b"}",
+        PLAIN.decode().encode("utf-16"),
+        PLAIN.decode().encode("utf-32-be"),
     ],
     ids=[
         "plain",
@@ -380,6 +382,8 @@ PLAIN = json.dumps(_body()).encode()
         "a key twice",
         "blank lines and a mark",
         "an integer that Python refuses",
+        "UTF-16",
+        "UTF-32",
     ],
 )
 def test_json_that_strict_parsers_refuse_is_read(body):
