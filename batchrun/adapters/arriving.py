@@ -19,6 +19,22 @@ from batchrun.errors import TransportFault
 _BLANK = b" \t\r\n"
 
 
+LARGE_AT_ONCE = 8
+UNPACKED_BYTES = 2**28
+
+
+class Large:
+    """Lets few replies be large at once: a server that answers everything with bombs would fill
+    the memory with as many replies of the largest size as there are requests in flight.
+
+    A reply is large from ``bytes_min`` on; what stays below may arrive together.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self.bytes_min = max(2**16, UNPACKED_BYTES // concurrency)
+        self.slots = asyncio.Semaphore(LARGE_AT_ONCE)
+
+
 class Arriving:
     """How far one reply has arrived. Made when its request goes out.
 
@@ -29,9 +45,11 @@ class Arriving:
     __slots__ = (
         "_bytes_max",
         "_label",
+        "_large",
         "_pieces",
         "_plain",
         "_size",
+        "_slot",
         "_started_s",
         "_tap",
         "head",
@@ -39,9 +57,11 @@ class Arriving:
         "ttft_s",
     )
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, large: Large) -> None:
         """``bytes_max`` bounds the body as it comes, with all that frames a stream's events."""
         self._bytes_max = bytes_max
+        self._large = large
+        self._slot = False
         self._size = 0
         self._started_s = time.monotonic()
         self._pieces: list[bytes] = []
@@ -79,6 +99,10 @@ class Arriving:
         if not content.at_eof():
             self._expect(head.headers.get("Content-Length"))
         while not (done or content.at_eof()):
+            if self._size > self._large.bytes_min and not self._slot:
+                # What is not read on is not sent on: the server waits too.
+                await self._large.slots.acquire()
+                self._slot = True
             done = self.take(await content.readany())
         if done:
             with contextlib.suppress(TimeoutError):
@@ -86,6 +110,13 @@ class Arriving:
                     while not content.at_eof():
                         self.take(await content.readany())
         return self._finished()
+
+    def close(self) -> None:
+        """The reply is read, or given up."""
+        if self._slot:
+            self._slot = False
+            self._pieces = []
+            self._large.slots.release()
 
     def take_all(self, pieces: list[bytes]) -> bool:
         """The same as ``take``, for several pieces."""

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
-from batchrun.adapters.arriving import Arriving
+from batchrun.adapters.arriving import Arriving, Large
 from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
 from batchrun.core.redact import Redactor
 from batchrun.errors import TransportFault
@@ -119,6 +119,7 @@ class HttpTransport:
 
     async def __aenter__(self) -> Self:
         self._deadlines = Deadlines(self._timeout_s)
+        self._large = Large(self._concurrency)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._concurrency, ttl_dns_cache=60),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
@@ -147,7 +148,7 @@ class HttpTransport:
         assert task is not None
         self._deadlines.enter(task)
         # The status counts once the head of a reply is there, for faults that come after it.
-        arrived = Arriving(self._body_bytes_max)
+        arrived = Arriving(self._body_bytes_max, self._large)
         try:
             if self._proxy is None:
                 tap = arrived.tap if self._stream else None
@@ -180,6 +181,7 @@ class HttpTransport:
             return self._folded(arrived, fault)
         finally:
             self._deadlines.leave(task)
+            arrived.close()
 
     async def _post_by_proxy(self, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
         """The same by the long way: a proxy may want a request line of its own, or a tunnel."""
