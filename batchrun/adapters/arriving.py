@@ -10,29 +10,13 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from batchrun.adapters.exchange import Head
-from batchrun.adapters.tap import DONE_GRACE_S, Tap
+from batchrun.adapters.tap import DONE_GRACE_S, Large, Tap
 from batchrun.core import reply as reading
 from batchrun.core import sse
 from batchrun.core.stream import Stream, fold, is_chunks
 from batchrun.errors import TransportFault
 
 _BLANK = b" \t\r\n"
-
-
-LARGE_AT_ONCE = 8
-UNPACKED_BYTES = 2**28
-
-
-class Large:
-    """Lets few replies be large at once: a server that answers everything with bombs would fill
-    the memory with as many replies of the largest size as there are requests in flight.
-
-    A reply is large from ``bytes_min`` on; what stays below may arrive together.
-    """
-
-    def __init__(self, concurrency: int) -> None:
-        self.bytes_min = max(2**16, UNPACKED_BYTES // concurrency)
-        self.slots = asyncio.Semaphore(LARGE_AT_ONCE)
 
 
 class Arriving:
@@ -79,7 +63,7 @@ class Arriving:
 
     def tap(self, protocol: ResponseHandler) -> None:
         """Expect a stream: take it straight from the connection."""
-        self._tap = Tap(protocol, self.take_all)
+        self._tap = Tap(protocol, self.take_all, self._large)
 
     async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
         """See ``exchange.BodyReader``. Empty where the body is a stream."""
@@ -88,7 +72,10 @@ class Arriving:
         # collector of cycles, they cost a tenth of all CPU time.
         tap, self._tap = self._tap, None
         if tap is not None and tap.took_over:
-            await tap.end()
+            try:
+                await tap.end()
+            finally:
+                tap.close()
             return self._finished()
         piece = await content.readany()
         if piece[:1] == b"{" or not 200 <= head.status < 300:
@@ -113,6 +100,8 @@ class Arriving:
 
     def close(self) -> None:
         """The reply is read, or given up."""
+        if self._tap is not None:
+            self._tap.close()
         if self._slot:
             self._slot = False
             self._pieces = []

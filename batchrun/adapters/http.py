@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
-from batchrun.adapters.arriving import Arriving, Large
+from batchrun.adapters.arriving import Arriving
 from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
+from batchrun.adapters.tap import Large
 from batchrun.core.redact import Redactor
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request

@@ -154,7 +154,7 @@ class Stream:
 
     def remark(self) -> str:
         """The last thing in the stream that was no part of an answer, on one line; or nothing."""
-        return " ".join(reading.text_of(self._remark, reading.ERROR_TEXT_MAX).split())
+        return " ".join(self._remark.decode(errors="replace").split())
 
     def body(self) -> bytes:
         """The reply in the shape of a plain one: a completion, and an error where one came.
@@ -249,8 +249,7 @@ class Stream:
     def _take(self, event: list[bytes]) -> None:
         self._repeated = None
         name, data, unknown = sse.read_event(event)
-        if unknown:
-            self._remark = unknown
+        self._remark = unknown[: reading.ERROR_TEXT_MAX] or self._remark
         if not data:
             return
         if len(data) > 1 and self._takes_datum(name, b"\n".join(data)):
@@ -261,7 +260,7 @@ class Stream:
                 continue
             lines = datum.split(b"\n")
             if len(lines) == 1 or not all(self._takes_datum(name, line) for line in lines):
-                self._damaged, self._remark = True, datum
+                self._damaged, self._remark = True, datum[: reading.ERROR_TEXT_MAX]
 
     def _takes_datum(self, name: str, datum: bytes) -> bool:
         """Take an event's data. False where it looks like JSON and cannot be read."""
@@ -276,7 +275,7 @@ class Stream:
             if name == "error":
                 self._fail(reading.text_of(text, reading.ERROR_TEXT_MAX))
             # Other text is what some servers keep the connection alive with.
-            self._remark = text
+            self._remark = text[: reading.ERROR_TEXT_MAX]
             return name == "error" or (text[:1] not in (b"{", b"[") and b"\n" not in text)
         for item in value if isinstance(value, list) else (value,):
             if isinstance(item, dict):
@@ -362,7 +361,8 @@ class Stream:
 
     def _damage(self, value: object) -> None:
         if value:
-            self._damaged, self._remark = True, reading.json_text(value).encode(errors="replace")
+            said = reading.json_text(value)[: reading.ERROR_TEXT_MAX]
+            self._damaged, self._remark = True, said.encode(errors="replace")
 
     def _fail(self, error: object) -> None:
         if self._error is None:

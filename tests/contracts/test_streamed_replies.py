@@ -380,6 +380,43 @@ def test_too_large_a_stream(transport_of, finished):
     assert _read(fault.partial).first.content == "word 0 "
 
 
+@pytest.mark.parametrize("kind", ["stream", "plain"])
+def test_few_replies_are_large_at_once(transport_of, monkeypatch, kind):
+    """With room for one large reply, others wait for it or are given up, and all come whole."""
+    monkeypatch.setattr(tap, "LARGE_AT_ONCE", 1)
+    monkeypatch.setattr(tap, "UNPACKED_BYTES", 0)
+    text = "x" * 150_000
+    plain = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+    events = [OPEN, _event({"content": text}), STOP, DONE]
+    raw = _head(*[STREAM, CHUNKED] if kind == "stream" else [CHUNKED])
+    raw += _chunked(*(events if kind == "stream" else [plain]), end=False)
+    half, gone = len(raw) // 2, []
+
+    async def behave(_, writer):
+        first = not gone
+        gone.append(writer)
+        writer.write(raw[: half + 20_000])
+        await asyncio.sleep(0.3 if first else 0)
+        writer.write(raw[half + 20_000 :] + b"0\r\n\r\n")
+        return True
+
+    async def play():
+        async with (
+            _serving(behave) as (url, _),
+            transport_of(url, timeout_s=20, body_bytes_max=10**6) as transport,
+        ):
+            sending = [asyncio.create_task(transport.send(REQUEST)) for _ in range(4)]
+            await asyncio.sleep(0.1)
+            sending.pop().cancel()
+            async with asyncio.timeout(PATIENCE_S):
+                replies = await asyncio.gather(*sending)
+            assert [_read(reply).first.content for reply in replies] == [text] * 3
+            await asyncio.sleep(0)
+            assert not transport._large.slots.locked()
+
+    asyncio.run(play())
+
+
 def test_an_error_in_the_middle_is_judged_by_its_code(transport_of):
     """The status inside is the one that counts; the partial text stays beside it."""
     error = b'data: {"error":{"message":"Slow down.","code":429}}\n\n'
