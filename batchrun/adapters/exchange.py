@@ -23,6 +23,8 @@ from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from batchrun.errors import TransportFault
+
 JOINED_BYTES_MAX = 2**16
 """Head and body go out in one piece up to here; beyond, copying costs more than a second write."""
 
@@ -31,8 +33,14 @@ READ_BUFFER_BYTES = 2**16
 LOST_MIN = 2
 LOST_SHARE = 1 / 8
 """Connections are no longer kept once so many that were used again, and such a share of them, were
-closed by the server before it answered.
+closed by the server before it answered (docs/adr/0018).
 """
+_LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+HEADER_BYTES_MAX = 2**16
+HEADERS_MAX = 1024
+"""Of a response's head. aiohttp's own bounds (8 KB, 128) are met by content security policies and
+by what a chain of proxies adds."""
 
 
 class Head(NamedTuple):
@@ -68,6 +76,7 @@ class Poster:
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[asyncio.Transport, bytes] = {}
         self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+        """Connections that have brought an answer."""
         self._used_again = self._lost = 0
         self.replace_headers(headers)
 
@@ -97,29 +106,30 @@ class Poster:
         """Send a body and return the response, whatever its status. ``tap`` may stand before the
         HTTP parser (see ``adapters.tap``).
 
-        Raises what aiohttp raises; then, and when cancelled, the connection is closed.
+        Raises what aiohttp raises, and ``TransportFault`` for a connection that was lost; then, and
+        when cancelled, the connection is closed.
 
         Some servers close a connection after each stream and do not say so (llama.cpp's names a
         time for which it would stay open). Whoever uses it again at once meets the end more often
         than not; so it is counted how often that happens, and then connections are not kept.
         """
-        connection = await self._connect()
-        protocol = connection.protocol
-        assert protocol is not None
-        again = protocol in self._used
+        connection, protocol = await self._connect()
+        used = protocol in self._used
+        begun = False
         try:
             protocol.set_response_params(
-                read_until_eof=True, auto_decompress=True, read_bufsize=READ_BUFFER_BYTES
+                read_until_eof=True,
+                auto_decompress=True,
+                read_bufsize=READ_BUFFER_BYTES,
+                max_line_size=HEADER_BYTES_MAX,
+                max_field_size=HEADER_BYTES_MAX,
+                max_headers=HEADERS_MAX,
             )
             if tap is not None:
                 tap(protocol)
-            try:
-                transport = self._send(protocol.transport, body)
-                message, content = await protocol.read()
-            except (aiohttp.ClientConnectionError, aiohttp.EofStream):
-                # If a new one is lost too, the server has other troubles.
-                self._lost = self._lost + 1 if again else 0
-                raise
+            transport = self._send(protocol.transport, body)
+            message, content = await protocol.read()
+            begun = True
             while 100 <= message.code < 200 and message.code != 101:
                 message, content = await protocol.read()
             found = Head(message.code, message.headers)
@@ -127,10 +137,20 @@ class Poster:
             if transport in self._outgoing or transport.get_write_buffer_size():
                 # Answered before everything was sent: the rest must not meet the next request.
                 protocol.force_close()
+        except _LOST as error:
+            connection.close()
+            if not begun:
+                # Where a new one is lost too, the server has other troubles.
+                self._lost = self._lost + 1 if used else 0
+            # With part of a head, the error holds that instead of a text.
+            if begun or not used or not isinstance(getattr(error, "message", ""), str):
+                raise
+            what = "the server closed a kept-alive connection"
+            raise TransportFault(what, kind="stale", sent=True) from None
         except BaseException:
             connection.close()
             raise
-        if again:
+        if used:
             self._used_again += 1
         else:
             self._used.add(protocol)
@@ -153,7 +173,8 @@ class Poster:
         asleep: 17 instead of 6 µs in the kernel over loopback.
         """
         if transport is None or transport.is_closing():
-            raise aiohttp.ClientConnectionResetError
+            message = "the connection was closed before the request went out"
+            raise TransportFault(message, kind="reset", sent=False)
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing[transport] = body
@@ -171,15 +192,17 @@ class Poster:
                 transport.write(head)
                 transport.write(body)
 
-    async def _connect(self) -> aiohttp.connector.Connection:
+    async def _connect(self) -> tuple[aiohttp.connector.Connection, ResponseHandler]:
+        """A connection, and the protocol on it."""
         try:
             while True:
                 connection = await self._connector.connect(
                     self._request, traces=[], timeout=self._timeout
                 )
                 protocol = connection.protocol
-                if protocol is None or not protocol.should_close:
-                    return connection
+                assert protocol is not None
+                if protocol not in self._used or not protocol.should_close:
+                    return connection, protocol
                 # The server spoke unasked while it lay idle (some announce a timeout that way):
                 # that would be taken for the answer to the next request.
                 connection.close()

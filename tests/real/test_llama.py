@@ -88,7 +88,7 @@ def test_each_answer_costs_one_attempt(cli, llama, jsonl, published):
     done = _run(cli, jsonl(_asks(40)), "run", llama(), "--stream", "--concurrency", 1)
     assert done.code == 0, done.err
     ends = Counter(published(cli.folder / "run", "attempts")["error_code"].to_pylist())
-    assert ends.pop("reset", 0) <= 2
+    assert ends.pop("stale", 0) <= 2
     assert ends == {None: 40}
 
 
