@@ -30,17 +30,18 @@ JOINED_BYTES_MAX = 2**16
 
 READ_BUFFER_BYTES = 2**16
 
-LOST_MIN = 2
-LOST_SHARE = 1 / 8
-"""Connections are no longer kept once so many that were used again, and such a share of them, were
-closed by the server before it answered (docs/adr/0018).
-"""
 _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 HEADER_BYTES_MAX = 2**16
 HEADERS_MAX = 1024
 """Of a response's head. aiohttp's own bounds (8 KB, 128) are met by content security policies and
 by what a chain of proxies adds."""
+
+LOST_MIN = 2
+LOST_SHARE = 1 / 8
+"""Connections are no longer kept once so many that were used again, and such a share of them, were
+closed by the server before it answered.
+"""
 
 
 class Head(NamedTuple):
@@ -76,7 +77,6 @@ class Poster:
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[asyncio.Transport, bytes] = {}
         self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
-        """Connections that have brought an answer."""
         self._used_again = self._lost = 0
         self.replace_headers(headers)
 
@@ -106,15 +106,13 @@ class Poster:
         """Send a body and return the response, whatever its status. ``tap`` may stand before the
         HTTP parser (see ``adapters.tap``).
 
-        Raises what aiohttp raises, and ``TransportFault`` for a connection that was lost; then, and
-        when cancelled, the connection is closed.
+        Raises what aiohttp raises; then, and when cancelled, the connection is closed.
 
         Some servers close a connection after each stream and do not say so (llama.cpp's names a
         time for which it would stay open). Whoever uses it again at once meets the end more often
         than not; so it is counted how often that happens, and then connections are not kept.
         """
-        connection, protocol = await self._connect()
-        used = protocol in self._used
+        connection, protocol, used = await self._connect()
         begun = False
         try:
             protocol.set_response_params(
@@ -140,7 +138,7 @@ class Poster:
         except _LOST as error:
             connection.close()
             if not begun:
-                # Where a new one is lost too, the server has other troubles.
+                # If a new one is lost too, the server has other troubles.
                 self._lost = self._lost + 1 if used else 0
             # With part of a head, the error holds that instead of a text.
             if begun or not used or not isinstance(getattr(error, "message", ""), str):
@@ -192,8 +190,8 @@ class Poster:
                 transport.write(head)
                 transport.write(body)
 
-    async def _connect(self) -> tuple[aiohttp.connector.Connection, ResponseHandler]:
-        """A connection, and the protocol on it."""
+    async def _connect(self) -> tuple[aiohttp.connector.Connection, ResponseHandler, bool]:
+        """A connection, its protocol, and whether it was used before."""
         try:
             while True:
                 connection = await self._connector.connect(
@@ -201,8 +199,9 @@ class Poster:
                 )
                 protocol = connection.protocol
                 assert protocol is not None
-                if protocol not in self._used or not protocol.should_close:
-                    return connection, protocol
+                used = protocol in self._used
+                if not used or not protocol.should_close:
+                    return connection, protocol, used
                 # The server spoke unasked while it lay idle (some announce a timeout that way):
                 # that would be taken for the answer to the next request.
                 connection.close()
