@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core import commands
+from batchrun.core.providers import provider_named
 from batchrun.core.setting_table import Setting
 from batchrun.errors import UsageError
 
@@ -67,6 +68,11 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             return _headers(setting, value)
         case "command":
             _check_command(setting, value)
+        case "provider":
+            return provider_named(value).name
+        case "header_name":
+            if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
+                raise wrong
     return value
 
 
@@ -133,6 +139,9 @@ def check_request(value: Mapping[str, Any]) -> None:
     if "messages" in value["request.params"]:
         message = "request.params sets `messages`; write them as [[request.messages]]"
         raise UsageError(message)
+    if not isinstance(value["request.params"].get("extra_body", {}), dict):
+        message = "request.params.extra_body is no table: what it holds goes into the body"
+        raise UsageError(message)
     prompt, system, messages = (value[f"request.{key}"] for key in ("prompt", "system", "messages"))
     if messages and (prompt is not None or system is not None):
         name = "request.prompt" if prompt is not None else "request.system"
@@ -190,6 +199,8 @@ def _expectation(setting: Setting) -> str:
             return "all, none, or column names"
         case "names":
             return "a list of column names"
+        case "header_name":
+            return "the name of a header, such as api-key"
         case "messages":
             return "tables with role and content, written as [[request.messages]]"
         case _:
