@@ -23,8 +23,9 @@ from batchrun.errors import KeyUnavailableError, UsageError
 if TYPE_CHECKING:
     import ssl
 
+    from batchrun.adapters.http import HttpTransport
     from batchrun.core.settings import Settings
-    from batchrun.ports import Credentials, Transport
+    from batchrun.ports import Credentials
 
 OPENAI = "openai.com"
 _ORGANISATION = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
@@ -45,7 +46,7 @@ class Access:
     @asynccontextmanager
     async def talking(
         self, settings: Settings, say: Callable[[str], None]
-    ) -> AsyncIterator[tuple[Transport, Credentials]]:
+    ) -> AsyncIterator[tuple[HttpTransport, Credentials]]:
         """A transport in the running loop, and its key, which is renewed there."""
         from batchrun.adapters.http import HttpTransport
 
