@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 from batchrun import assemble
 from batchrun.adapters.clock import new_loop
-from batchrun.adapters.configuration import read_config, read_environment
+from batchrun.adapters.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
 from batchrun.core import settings as config
@@ -79,6 +79,10 @@ class Options(TypedDict, total=False):
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     shard_rows: int
+    on_truncation: Literal["keep", "fail", "retry"]
+    on_empty: Literal["keep", "fail", "retry"]
+    check_schema: bool
+    check_tools: bool
     model: str
     system: str
     prompt: str
@@ -86,6 +90,7 @@ class Options(TypedDict, total=False):
     image: Sequence[str]
     file: Sequence[str]
     params: Mapping[str, Any]
+    schema: str | os.PathLike[str] | Mapping[str, Any]
     stream: bool
     name: str
     provider: str
@@ -106,6 +111,10 @@ class Options(TypedDict, total=False):
     connect_timeout_s: float
     max_wait_s: float
     max_response_bytes: int
+    max_failures: int | str
+    max_truncated: str
+    max_empty: str
+    deadline_s: float
     grace_s: float
 
 
@@ -302,7 +311,7 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     raw, warnings = config.lay_over(raw, environment, given)
     for warning in warnings:
         _LOG.warning("%s", warning)
-    settings = config.resolve(raw, limit=options.get("limit"))
+    settings = config.resolve(read_schema(raw), limit=options.get("limit"))
     classes = options.get("retry_class")
     changes = Changes(
         retry_classes=parse_classes(classes) if classes else (),
@@ -314,9 +323,9 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
 def _plain(value: Any, name: str) -> Any:
     """A keyword's value as the config file would have it."""
     kind = BY_NAME[name].kind
-    if kind == "path" and isinstance(value, os.PathLike):
+    if kind in ("path", "schema") and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if kind in ("object", "headers") and isinstance(value, Mapping):
+    if kind in ("object", "headers", "schema") and isinstance(value, Mapping):
         return dict(value)
     if kind in ("columns", "names") and isinstance(value, tuple):
         return list(value)

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters import files, parts, rundir
+from batchrun.adapters import parts, rundir
 from batchrun.adapters.access import Access, access_to
 from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
@@ -29,22 +26,25 @@ from batchrun.adapters.rundir import RunDirectory
 from batchrun.adapters.signals import on_signals
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
-from batchrun.core import body, summary
+from batchrun.adapters.status import StatusFile
+from batchrun.core import body, output, summary
+from batchrun.core.bounds import Finished
+from batchrun.core.drift import Drift
 from batchrun.core.duplicates import Duplicates
 from batchrun.core.settings import Settings
 from batchrun.engine.attempt import AttemptLoop, Policy
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
-from batchrun.engine.monitor import Monitor, Snapshot
+from batchrun.engine.monitor import Monitor
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
+from batchrun.engine.watching import Watching
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
 from batchrun.ports import Credentials, Journal, Observer, Source, Transport
 from batchrun.records import Request, Row
 
-SAMPLE_S = 0.5
 FLIGHT_SLOTS = 512
 """Slots of the flight log to begin with; it grows."""
 
@@ -71,16 +71,19 @@ def run(
     changes: Changes = Changes(),  # noqa: B008 - frozen
     observers: Sequence[Observer] = (),
     say: Callable[[str], None] = lambda _: None,
+    started_s: float | None = None,
 ) -> Result:
     """Run one session to its end. Blocks; handles SIGINT, SIGTERM and SIGHUP meanwhile.
 
-    Raises ``BatchrunError`` as described by its subclasses.
+    ``started_s`` (``time.monotonic``; None: now) is when a deadline begins to count. Raises
+    ``BatchrunError`` as described by its subclasses.
     """
+    started_s = time.monotonic() if started_s is None else started_s
     with _opened(settings, environment, None, changes, observers, say) as opened:
         if isinstance(opened, Result):
             return opened
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            return runner.run(opened.go(StopSwitch(), signals=True))
+            return runner.run(opened.go(StopSwitch(), started_s, signals=True))
 
 
 async def session(
@@ -99,6 +102,7 @@ async def session(
     throws ``switch``; cancelling leaves at once, without publishing what is in the journal.
     ``outbox`` gets every outcome once it is durable.
     """
+    started_s = time.monotonic()
     opening = contextlib.ExitStack()
     entering = asyncio.ensure_future(
         asyncio.to_thread(
@@ -109,7 +113,7 @@ async def session(
         opened = await asyncio.shield(entering)
         if isinstance(opened, Result):
             return opened
-        return await opened.go(switch, outbox=outbox)
+        return await opened.go(switch, started_s, outbox=outbox)
     finally:
         # Cancelled while the directory is being opened: the lock must not stay behind.
         await asyncio.wait((entering,))
@@ -133,6 +137,7 @@ def _opened(
         defaults=settings.defaults(),
         body_bytes_max=body.BODY_BYTES_MAX,
         stream=settings.stream,
+        asked=output.asked_by(settings),
     )
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
@@ -169,15 +174,20 @@ class _Session:
         self._opened = opened
         self._changes = changes
         self._build = build
-        self._observers = observers
         self._tally = Tally()
         self._duplicates = Duplicates()
-        self._observer_failures = 0
+        status = StatusFile(opened.checkpoint / rundir.STATUS, settings.endpoint.name)
+        self._watching = Watching((status, *observers), self._tally, say)
         self._ended = threading.Event()
         self._started_s = time.monotonic()
 
     async def go(
-        self, switch: StopSwitch, *, signals: bool = False, outbox: Outbox | None = None
+        self,
+        switch: StopSwitch,
+        started_s: float,
+        *,
+        signals: bool = False,
+        outbox: Outbox | None = None,
     ) -> Result:
         """Wire the engine, run it, sum up."""
         settings, opened = self._settings, self._opened
@@ -185,6 +195,7 @@ class _Session:
         clock = LoopClock()
         if signals:
             on_signals(switch, self._say)
+        switch.stop_at(settings.deadline_s, time.monotonic() - started_s)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
         gate = EndpointGate(
@@ -200,7 +211,7 @@ class _Session:
             async with self._access.talking(settings, self._say) as talking:
                 engine = self._engine(talking, gate, journal, sealer, clock, switch, outbox)
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
-                watching = asyncio.create_task(self._watch(monitor))
+                watching = asyncio.create_task(self._watching.watch(monitor))
                 fault: BatchrunError | None = None
                 try:
                     await engine.run(opened.spans)
@@ -209,6 +220,7 @@ class _Session:
                 finally:
                     watching.cancel()
             await journal.close()
+            self._watching.tell()
             if isinstance(fault, StorageError):
                 raise fault
             rows_input = await counting
@@ -255,7 +267,9 @@ class _Session:
                     settings.raw,
                     endpoint.name,
                     settings.model,
+                    output.policy_of(settings),
                 ),
+                drift=Drift(settings.model, opened.totals().models),
             ),
             journal=entries,
             publisher=sealer,
@@ -269,6 +283,7 @@ class _Session:
             known=opened.known,
             touched=opened.touched,
             limit=settings.limit,
+            finished=Finished(settings.bounds),
         )
 
     # Before
@@ -307,36 +322,6 @@ class _Session:
         self._tally.rows_input = rows
         return rows
 
-    # Meanwhile
-
-    async def _watch(self, monitor: Monitor) -> None:
-        """Take snapshots and show them to the observers, in a thread: a blocked terminal or a
-        slow disk holds nothing up.
-        """
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, thread_name_prefix="observers") as thread:
-            while True:
-                snapshot = monitor.sample(loop.time(), time.process_time())
-                await loop.run_in_executor(thread, self._show, snapshot)
-                await asyncio.sleep(SAMPLE_S)
-
-    def _show(self, snapshot: Snapshot) -> None:
-        for observer in (self._write_status, *self._observers):
-            try:
-                observer(snapshot)
-            except Exception:  # noqa: BLE001 - an observer never breaks a run; it is counted
-                self._observer_failures += 1
-
-    def _write_status(self, snapshot: object) -> None:
-        assert isinstance(snapshot, Snapshot)
-        status = asdict(snapshot) | {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "endpoint": self._settings.endpoint.name,
-            "updated_at": summary.moment(LoopClock.wall_us()),
-        }
-        files.write_json(self._opened.checkpoint / rundir.STATUS, status, durable=False)
-
     # After
 
     def _sum_up(
@@ -374,7 +359,7 @@ class _Session:
             built,
             stop,
             self._tally.bound_by,
-            self._observer_failures,
+            self._watching.failures,
             sent_nothing=False,
             duplicate_id=self._duplicates.first,
             first_failed=self._tally.first_failed,

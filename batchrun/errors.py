@@ -98,6 +98,12 @@ class RowError(BatchrunError):
     """One input row cannot become a request; it turns into an ``invalid_row`` outcome."""
 
 
+class NotASchemaError(BatchrunError):
+    """A JSON value is not a JSON Schema, or none that can be used; the message says why. It turns
+    into an error of the row or of the setting that holds it.
+    """
+
+
 class TransportFault(BatchrunError):
     """One exchange ended without a whole reply.
 

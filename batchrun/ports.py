@@ -54,9 +54,14 @@ class Credentials(Protocol):
 
 
 class Permit(Protocol):
-    """The right to one exchange, settled exactly once by leaving its ``with`` block."""
+    """The right to one exchange, settled exactly once by leaving its ``with`` block.
+
+    ``probe`` says that the gate is held, and this is the one exchange that may find out whether
+    the endpoint is back.
+    """
 
     queue_s: float
+    probe: bool
 
     def settle(self, tokens: int | None) -> None:
         """Say what the exchange really cost in tokens; 0 gives the estimate back."""
@@ -84,6 +89,16 @@ class Gate(Protocol):
         ``sent_at_s`` (loop time) is when the refused request went out: where the wait is guessed,
         news older than the present cool-down does not lengthen it.
         """
+        ...
+
+    def hold(self, wait_s: float) -> None:
+        """The endpoint is down: nobody enters until ``open``, but for one probe at a time, the
+        first of them after ``wait_s`` seconds. Said again after a probe, it sets the next wait.
+        """
+        ...
+
+    def open(self) -> None:
+        """The endpoint is back: those who wait enter, not all at once."""
         ...
 
 

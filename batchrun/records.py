@@ -69,13 +69,27 @@ class Block:
         return len(self.carried) + sum(row.size_bytes for row in self.rows)
 
 
+class Expected(NamedTuple):
+    """What a request asks its answer to be, as far as that is checked.
+
+    ``json`` says that the content is to be JSON, and ``schema`` is the text of the JSON Schema that
+    it is to fit. ``tools`` has the text of the parameters' schema (None: any) by the name of the
+    tool, and is None where tool calls are not checked.
+    """
+
+    json: bool = False
+    schema: bytes | None = None
+    tools: Mapping[str, bytes | None] | None = None
+
+
 class Request(NamedTuple):
     """A body ready for the wire: serialised once, hashed once.
 
     ``body`` is canonical: top-level keys sorted, compact, UTF-8, everything below in the order
     given (the order of a JSON Schema's properties can change an answer). ``hash`` is its SHA-256
     in hex. ``tokens`` estimates prompt plus completion, for the token rate limit;
-    ``tokens_stated`` says that the body itself limits the completion.
+    ``tokens_stated`` says that the body itself limits the completion. ``expected`` is what the
+    answer is held against, None where nothing is.
     """
 
     row: int
@@ -85,6 +99,7 @@ class Request(NamedTuple):
     model: str
     tokens: int
     tokens_stated: bool = False
+    expected: Expected | None = None
 
 
 class Reply(NamedTuple):

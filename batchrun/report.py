@@ -33,6 +33,8 @@ class Summary:
     pending: int | None
     totals: Mapping[str, Any] = field(repr=False)
     errors: Mapping[str, int]
+    outputs: Mapping[str, int]
+    """Rows with an answer that was ``truncated`` by a token limit, or is ``empty``."""
     started_at: str
     ended_at: str
     wall_s: float
@@ -72,6 +74,7 @@ class Summary:
             pending=rows["pending"],
             totals=MappingProxyType(summary["totals"]),
             errors=MappingProxyType(summary["errors"]),
+            outputs=MappingProxyType(summary["outputs"]),
             started_at=summary["started_at"],
             ended_at=summary["ended_at"],
             wall_s=summary["wall_s"],

@@ -25,7 +25,15 @@ from batchrun.adapters import arrow  # noqa: E402
 from batchrun.adapters.signals import SIGNALS  # noqa: E402
 from batchrun.adapters.sources import finding  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
-from batchrun.core import error_body, parameters, rules, summary  # noqa: E402
+from batchrun.core import (  # noqa: E402
+    answer,
+    error_body,
+    json_schema,
+    outage,
+    parameters,
+    rules,
+    summary,
+)
 from batchrun.core.rules import RULES, Action  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
@@ -128,7 +136,10 @@ USAGE = {
 }
 SUMMARY = {
     "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
-    "stopped_by": "The guard (an error class) or the signal that ended the run; else null.",
+    "stopped_by": (
+        "What ended the run: an error class, `misconfiguration`, `max_failures`, `max_truncated`, "
+        "`max_empty`, `deadline`, or a signal; else null."
+    ),
     "exit_code": "The exit code of the command.",
     "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
     "rows.ok": "Rows with a completion.",
@@ -144,6 +155,8 @@ SUMMARY = {
     "totals.cost_usd": "Sum over the ledger. Null in this version.",
     "totals.wasted_cost_usd": "The bill less the answers of `ok` rows. Null in this version.",
     "errors": "Failed rows by error class.",
+    "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
+    "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
     "started_at": "When the first session began, UTC.",
     "ended_at": "When the last session ended, UTC.",
     "wall_s": "Seconds of all sessions together.",
@@ -167,8 +180,8 @@ STATUS = {
     "tokens_per_s": "Tokens per second over the last 15 seconds.",
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
-        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server`, `source` (reading the "
-        "input), `cpu`, or null."
+        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server` (its throttling), "
+        "`outage`, `source` (reading the input), `cpu`, or null."
     ),
     "pid": "The process.",
     "host": "Its machine.",
@@ -227,10 +240,15 @@ ERROR_CLASSES = {
     "overloaded": "The server says that it is overloaded.",
     "incomplete_stream": "A stream ended before the answer in it did.",
     "invalid_response": "A success status without a completion in it.",
-    "invalid_output": "The model wrote what its own server could not read (Groq).",
+    "invalid_output": (
+        "The answer does not fit the JSON Schema of its request or is no JSON, or a tool call does "
+        "not fit its tool; or the model wrote what its own server could not read (Groq)."
+    ),
+    "truncated_output": "A token limit cut the answer off; only with `--on-truncation`.",
+    "empty_output": "No content, tool call or refusal; only with `--on-empty`.",
     "response_too_large": "The reply is larger than `--max-response-bytes`.",
 }
-ELSEWHERE = {"invalid_row"}
+ELSEWHERE = {"invalid_row", "truncated_output", "empty_output"}
 """Classes that no rule of the verdict table gives."""
 
 ACTIONS = {
@@ -247,7 +265,25 @@ ACTIONS = {
     Action.AGAIN: "Sent again after a backoff. Charged to the row; at `--max-attempts` it fails.",
     Action.FAIL: "The row ends as an `error` row.",
     Action.STOP: "The run stops with exit code 3. The row stays pending.",
+    Action.HOLD: (
+        "During an outage, in place of *again*: sent again when the endpoint is back. Not charged "
+        "to the row."
+    ),
 }
+OUTAGES = (
+    "*Health* is what a signal tells of the endpoint. Where the last",
+    f"{outage.WINDOW} exchanges tell of nothing but bad health ({outage.SHARE:.0%} of them, of",
+    f"{outage.ROWS} different rows or more; {outage.ROWS_DARK} rows do where one of them would",
+    "fail and nothing was answered meanwhile), it is an outage: sending stops, and one request at",
+    "a time finds out whether the endpoint is back, after pauses that grow from a second to",
+    f"{outage.PROBE_S_MAX:.0f} s. No row is charged for it, neither for what failed before it was",
+    "clear; only a row that was asked with more than",
+    f"{outage.PROBES_FREE} times in vain, at an *ailing* endpoint, is charged for more: its own",
+    "request may be what the server cannot digest. First exchanges count as signs, and retries at",
+    "an endpoint that is *down*. An endpoint that never answered at all is waited for no longer",
+    "than `--max-wait`; then the run stops.",
+    "",
+)
 FAULTS = {
     "timeout": "no whole reply in time",
     "dns": "host name not found",
@@ -322,9 +358,12 @@ KINDS = {
     "object": "table",
     "names": "list of names",
     "messages": "list of tables",
+    "schema": "path, or table",
     "headers": "table of text",
     "concurrency": "whole number or `auto`",
     "command": "text",
+    "share": "share, such as `5%`",
+    "bound": "whole number, or share such as `5%`",
 }
 
 
@@ -557,6 +596,43 @@ def streaming() -> Iterator[str]:
     yield ""
 
 
+def answers() -> Iterator[str]:
+    """What answers are held against."""
+    truncated = ", ".join(code(reason) for reason in sorted(answer.TRUNCATED))
+    yield "## Answers"
+    yield ""
+    yield "An answer to a request whose `response_format` has a JSON Schema is held against it,"
+    yield "and one to `json_object` must be JSON. One that does not fit is asked for again at"
+    yield "once; each attempt is charged, and at `--max-attempts` the row fails as"
+    yield "`invalid_output`. The schema of `--schema FILE` is sent as the `response_format` of"
+    yield "rows that set none: `json_schema`, `strict`, and named after the file up to its first"
+    yield "dot. The file may also hold OpenAI's object of `name`, `strict` and `schema`, or a"
+    yield "whole `response_format`; what it says wins."
+    yield ""
+    yield "A row whose schema is none is an `invalid_row`; a file that is none ends the command"
+    yield "with exit code 2. Dialects are draft 4 to 2020-12, by `$schema`; without one it is"
+    yield "2020-12. Unknown keywords are ignored, `format` is not checked, and a `$ref` to"
+    yield "another document is refused: nothing is fetched. A schema whose references multiply to"
+    yield f"more than {json_schema.WEIGHT_MAX:,} checks of one value is refused too."
+    yield "`--no-check-schema` sends everything and looks at nothing."
+    yield ""
+    yield "Refusals are answers and are not held against a schema, nor is what stands beside a"
+    yield "tool call. With `n` above 1 every choice must fit. Nothing is repaired: JSON inside a"
+    yield "Markdown fence is no JSON."
+    yield ""
+    yield f"An answer is *cut off* if its finish reason is {truncated}, in upper or lower case. It"
+    yield "is *empty* without content, tool call and refusal; white space is no content, and"
+    yield "reasoning alone is no answer. `--on-truncation` and `--on-empty` say what becomes of"
+    yield "such a row: `keep` counts it in `summary.json`, `fail` makes it an error row at once,"
+    yield "`retry` asks again within `--max-attempts` first. They come before the schema."
+    yield ""
+    yield "With `--check-tools` each tool call must name a tool of its request (`tools`, or the"
+    yield "older `functions`), with arguments that fit its `parameters`; else it is asked for"
+    yield "again and fails as `invalid_output`. No arguments at all count as `{}`. Arguments are"
+    yield "stored as sent in any case. [outputs.md](outputs.md) has examples."
+    yield ""
+
+
 def columns(title: str, schema: pa.Schema, prose: Mapping[str, str], more: str) -> Iterator[str]:
     """The columns of one kind of file."""
     yield f"## {title}"
@@ -699,8 +775,10 @@ def verdicts() -> Iterator[str]:
             action += f" {times}, then *{rule.then.value}*"
         if rule.backoff_s is not None:
             action += f", first after up to {rule.backoff_s:g} s"
-        rows.append((signal_of(rule), action, code(rule.error_class), rule.source))
-    yield from table(("signal", "action", "class", "seen at"), rows)
+        health = "" if rule.health is None else rule.health.value
+        rows.append((signal_of(rule), action, code(rule.error_class), health, rule.source))
+    yield from table(("signal", "action", "class", "health", "seen at"), rows)
+    yield from OUTAGES
     yield "Some servers say in words only what they mean. These are recognised, as regular"
     yield "expressions from the start of the message, with no quotation before the words:"
     yield ""
@@ -780,6 +858,7 @@ def page() -> str:
         environment,
         inputs,
         streaming,
+        answers,
         files,
         json_files,
         verdicts,

@@ -83,10 +83,12 @@ def access_to(
     """Read the key, the certificates and the proxy of an endpoint. Blocks where a command gives
     the key. ``demand_key`` says that a missing key is an error where one is needed.
 
-    Raises ``UsageError`` for whatever is missing or cannot be used.
+    The built-in simulator needs neither key nor proxy. Raises ``UsageError`` for whatever is
+    missing or cannot be used.
     """
     where = address(endpoint.base_url)
-    proxy = None if where.socket else proxy_for(where.url, environment)
+    built_in = endpoint.provider == "simulator"
+    proxy = None if where.socket or built_in else proxy_for(where.url, environment)
     secrets = redact.secrets_of(None, endpoint.headers, where.url)
     redactor = redact.Redactor([*secrets, *(secrets_of_proxy(proxy) if proxy else ())])
     tls = None
@@ -94,9 +96,9 @@ def access_to(
         from batchrun.adapters.tls import context_of
 
         tls = context_of(endpoint, environment)
-    source = source_of(endpoint, environment)
+    source = source_of(endpoint, {} if built_in else environment)
     try:
-        key = source.read()
+        key = None if built_in else source.read()
     except KeyUnavailableError as error:
         raise KeyUnavailableError(redactor.text(str(error))) from None
     given = {name.lower() for name in endpoint.headers}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from batchrun.core import settings
-from batchrun.errors import UsageError
+from batchrun.core.response_format import of_document, schema_of
+from batchrun.core.setting_values import require_schema
+from batchrun.errors import NotASchemaError, UsageError
 
 DOTENV = ".env"
 
@@ -19,6 +22,28 @@ def read_config(path: str) -> settings.Raw:
         message = f"{path}: {getattr(error, 'strerror', None) or error}"
         raise UsageError(message) from None
     return settings.from_toml(text, path=path)
+
+
+def read_schema(raw: settings.Raw) -> settings.Raw:
+    """Raw values with the file of ``request.schema`` read. Raises ``UsageError`` that names it."""
+    path = raw.get("request.schema")
+    if not isinstance(path, str):
+        return raw
+    try:
+        document = json.loads(Path(path).read_bytes())
+        asked = of_document(document, Path(path).name.partition(".")[0])
+        if raw.get("output.check_schema") is not False:
+            require_schema(schema_of(asked))
+    except OSError as error:
+        message = f"{path}: {error.strerror or error}"
+        raise UsageError(message) from None
+    except NotASchemaError as error:
+        message = f"{path} is not a JSON Schema: {error}"
+        raise UsageError(message) from None
+    except (ValueError, RecursionError) as error:
+        message = f"{path} is not JSON: {error}"
+        raise UsageError(message) from None
+    return raw | {"request.schema": asked}
 
 
 def read_environment() -> dict[str, str]:

@@ -20,13 +20,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow, files, old_part
+from batchrun.adapters import answers, arrow, files, old_part
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.log import damaged as log_damaged
 from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import USAGE, Store, part_name
+from batchrun.core import answer
 from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals
 from batchrun.errors import StorageError
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
@@ -246,6 +247,11 @@ def _count(
         and resulted.column("endpoint").null_count == 0  # each was sent
         and ledgered.column("cost_usd").null_count == len(ledger)
     ):
+        said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
+        totals.add_outputs(
+            truncated=sum(map(answer.is_truncated, said)),
+            empty=sum(map(answer.is_empty, said)),
+        )
         usages = [attempt.usage for attempt in ledger]
         totals.add_alike(
             keys.pop(),
@@ -261,8 +267,10 @@ def _count(
         )
     )
     totals.add_results(
-        ResultLine(row, error_class, any(count is not None for count in tokens), cost)
-        for row, error_class, cost, *tokens in _tuples(resulted.select(_RESULT_COLUMNS))
+        ResultLine(row, error_class, any(count is not None for count in tokens), cost, *told)
+        for (row, error_class, cost, *tokens), told in zip(
+            _tuples(resulted.select(_RESULT_COLUMNS)), answers.cut_or_empty(resulted), strict=True
+        )
     )
 
 

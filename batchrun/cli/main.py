@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import time
 
 import click
 
 from batchrun import __version__
+
+STARTED_S = time.monotonic()
+"""About when the process began: nothing of weight is imported before."""
 
 COMMANDS = {
     "run": "Run chat completions over a data set; run it again to resume.",

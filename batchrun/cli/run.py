@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.adapters.configuration import read_config, read_environment
+from batchrun.adapters.configuration import read_config, read_environment, read_schema
 from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.cli.main import STARTED_S
 from batchrun.core import commands, setting_table, setting_values
 from batchrun.core import settings as config
 
@@ -153,6 +154,7 @@ def _run(
             changes=changes,
             observers=observers,
             say=tell,
+            started_s=STARTED_S,
         )
     if result.stop is not None:
         say(safe(f"batchrun: {result.stop.message}"))
@@ -244,7 +246,7 @@ def settings_of(
     if inputs:
         given["input.files"] = list(inputs)
     raw, warnings = config.lay_over(raw, environment, given)
-    return config.resolve(raw, limit=limit), warnings
+    return config.resolve(read_schema(raw), limit=limit), warnings
 
 
 def _flag_value(name: str, value: Any) -> Any:

@@ -45,6 +45,9 @@ class _Flags(TypedDict):
     stream_error_rate: float
     no_done_rate: float
     odd_framing_rate: float
+    invalid_rate: float
+    truncated_rate: float
+    empty_rate: float
     fail_first: int
     retry_after_s: float
     detail: bool
@@ -232,6 +235,30 @@ def _read_models(
     help="Send a stream with CRLF, comments, ids and data over several lines.",
 )
 @click.option(
+    "--invalid",
+    "invalid_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Where JSON or a tool call is asked for, answer with what it is not.",
+)
+@click.option(
+    "--truncated",
+    "truncated_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Break answers off half-way, with finish_reason length.",
+)
+@click.option(
+    "--empty",
+    "empty_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Answer without content.",
+)
+@click.option(
     "--detail/--no-detail",
     default=True,
     show_default=True,
@@ -248,8 +275,9 @@ def command(*, as_json: bool, **flags: Unpack[_Flags]) -> None:
     """Serve a simulated OpenAI-compatible endpoint on this machine.
 
     The same request gets the same answer, streamed or not, and with the same --seed the same
-    faults. A stream begins after the latency's base and goes on at its pace per token. The ledger
-    of what was asked is at /stats (?detail=1 per request).
+    faults. A response_format is kept to, and a tool_choice that names a tool or is `required`.
+    A stream begins after the latency's base and goes on at its pace per token. The ledger of what
+    was asked is at /stats (?detail=1 per request).
     """
     from batchrun.simulator.plan import SimulatorOptions
 

@@ -15,7 +15,10 @@ from batchrun.cli.console import exit_codes, put_json, say
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core import setting_table
 
-_SHAPING = [s for s in setting_table.TABLE if s.section in ("input", "request")]
+_CHECKS = ("output.check_schema", "output.check_tools")
+_SHAPING = [
+    s for s in setting_table.TABLE if s.section in ("input", "request") or s.name in _CHECKS
+]
 
 
 @click.command("validate")

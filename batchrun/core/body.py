@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from batchrun.core import parameters, tokens
 from batchrun.errors import RowError
-from batchrun.records import JsonObject, Request, Row
+from batchrun.records import Expected, JsonObject, Request, Row
 
 _encode = msgspec.json.Encoder().encode
 _CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
@@ -163,12 +163,18 @@ def _batch_body(fields: JsonObject) -> tuple[JsonObject | None, str | None]:
 
 
 def build(
-    row: Row, defaults: Mapping[str, Any], *, body_bytes_max: int, stream: bool = False
+    row: Row,
+    defaults: Mapping[str, Any],
+    *,
+    body_bytes_max: int,
+    stream: bool = False,
+    asked: Callable[[JsonObject], Expected | None] | None = None,
 ) -> Request:
     """The request for a row: defaults under the row's own values, checked and serialised.
 
     With ``stream`` it asks for a stream, and for usage at its end: ``stream_options`` of the row
-    or the defaults is laid over that, and null leaves it out (some servers refuse it).
+    or the defaults is laid over that, and null leaves it out (some servers refuse it). ``asked``
+    reads what the answer to a body must be; it may raise ``RowError``.
 
     Raises ``RowError`` with a sentence for a row that cannot be sent.
     """
@@ -203,6 +209,7 @@ def build(
         model=body["model"],
         tokens=tokens.estimate(body, len(wire)),
         tokens_stated=tokens.stated_limit(body) is not None,
+        expected=None if asked is None else asked(body),
     )
 
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from batchrun.core.rules import RULES
 from batchrun.errors import UsageError
 
-ERROR_CLASSES = tuple(sorted({"invalid_row", *(rule.error_class for rule in RULES)}))
+ERROR_CLASSES = tuple(
+    sorted(
+        {
+            "invalid_row",
+            "invalid_output",
+            "truncated_output",
+            "empty_output",
+            *(rule.error_class for rule in RULES),
+        }
+    )
+)
 """Every class that a row can fail with."""
 
 

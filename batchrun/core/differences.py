@@ -24,7 +24,14 @@ class Difference:
         return self.name not in ("input.carry", "output.shard_rows")
 
     def __str__(self) -> str:
-        return f"{self.name}: was {_short(self.before)}, is {_short(self.now)}"
+        name, before, now = self.name, self.before, self.now
+        while isinstance(before, dict) and isinstance(now, dict) and _long(before, now):
+            keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+            if len(keys) != 1:
+                break
+            # All of it would not be shown: where it differs stands deeper.
+            name, before, now = f"{name}.{keys[0]}", before.get(keys[0]), now.get(keys[0])
+        return f"{name}: was {_short(before)}, is {_short(now)}"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -37,6 +44,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
     ]
 
 
+SHOWN_MAX = 80
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _long(*values: object) -> bool:
+    return any(len(_text(value)) > SHOWN_MAX for value in values)
+
+
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."
+    text = _text(value)
+    return text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 3] + "..."

@@ -14,6 +14,12 @@ OTHERWISE = "mend the row, or take it out of the input"
 UTF8 = "iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW, if it comes from a spreadsheet"
 
 REMEDIES: tuple[tuple[str, str], ...] = (
+    # First, since what they quote of the schema may hold any of the others' words.
+    (
+        "schema of response_format is not a JSON Schema",
+        "correct the schema; if the server reads it as another dialect, --no-check-schema sends it",
+    ),
+    ("are not a JSON Schema", "correct the tool's parameters, or leave --check-tools out"),
     ("no model", "add --model M for all rows, or `model` to the row"),
     ("neither `messages` nor", "give the row `messages`, or make them with --prompt"),
     ("extra_body is not", "write extra_body as an object of parameters, or leave it out"),

@@ -33,6 +33,19 @@ class Action(Enum):
     """The row ends as an error."""
     STOP = "stop"
     """The run stops; the row stays pending."""
+    HOLD = "hold"
+    """Again when the endpoint is back; costs the row nothing. Not in the table: what becomes of a
+    ruling while there is an outage.
+    """
+
+
+class Health(Enum):
+    """What a ruling tells of the endpoint's health. Any other ruling: it answers."""
+
+    DOWN = "down"
+    """Nobody is there to answer: it has nothing to do with the row."""
+    AILING = "ailing"
+    """It may be down, or it may be this row's request that it cannot digest."""
 
 
 REFUSED_S_MAX = 3600.0
@@ -49,7 +62,8 @@ class Rule:
     run had an answer; ``runs_model``: only where the row asks for the run's model; ``with_wait``:
     only where the server names a wait. After ``tries_max`` rulings of this rule for one row (None:
     no limit of its own) ``then`` takes the place of ``action``. ``backoff_s`` is a first backoff
-    of its own; ``advice`` is told when it rules a row again.
+    of its own; ``advice`` is told when it rules a row again. ``health`` is what it tells of the
+    endpoint: enough of these in a row, and nothing else, make an outage (core/outage.py).
     """
 
     name: str
@@ -65,6 +79,7 @@ class Rule:
     with_wait: bool = False
     backoff_s: float | None = None
     advice: str = ""
+    health: Health | None = None
     source: str = ""
 
     def matches(self, fault: str | None, status: int | None, given: Collection[str]) -> bool:
@@ -105,9 +120,10 @@ UNFINISHED_REASONS = frozenset(
 not of the model's: what came before them is no answer."""
 
 A = Action
+DOWN, AILING = Health.DOWN, Health.AILING
 RULES: tuple[Rule, ...] = (
     # It may have been billed and may still be running: not worth all of a row's attempts.
-    Rule("timeout", A.AGAIN, "timeout", faults=("timeout",), tries_max=2),
+    Rule("timeout", A.AGAIN, "timeout", faults=("timeout",), tries_max=2, health=AILING),
     # A name that was never resolved is most likely misspelt.
     Rule(
         "unknown_host",
@@ -118,12 +134,20 @@ RULES: tuple[Rule, ...] = (
         then=A.STOP,
         succeeded=False,
     ),
-    Rule("connect", A.AGAIN, "connection", faults=("connect", "dns")),
+    Rule("connect", A.AGAIN, "connection", faults=("connect", "dns"), health=DOWN),
     # A kept-alive connection that the server had closed meanwhile: not the row's fault, once.
-    Rule("reset", A.FREE, "connection", faults=("reset",), tries_max=1, then=A.AGAIN),
-    Rule("cut", A.AGAIN, "connection", faults=("cut",)),
+    Rule(
+        "reset",
+        A.FREE,
+        "connection",
+        faults=("reset",),
+        tries_max=1,
+        then=A.AGAIN,
+        health=AILING,
+    ),
+    Rule("cut", A.AGAIN, "connection", faults=("cut",), health=AILING),
     # A stream that ended before its answer did, by a cut or in good order.
-    Rule("incomplete", A.AGAIN, "incomplete_stream", faults=("incomplete",)),
+    Rule("incomplete", A.AGAIN, "incomplete_stream", faults=("incomplete",), health=AILING),
     Rule("tls", A.STOP, "config", faults=("tls", "proxy")),
     Rule("too_large", A.FAIL, "response_too_large", faults=("too_large",)),
     Rule(
@@ -205,7 +229,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("not_found", A.FAIL, "not_found", statuses=(404, 410)),
     Rule("config", A.STOP, "config", statuses=(405, 406, 407, 415, *range(300, 400))),
-    Rule("request_timeout", A.AGAIN, "timeout", statuses=(408,)),
+    Rule("request_timeout", A.AGAIN, "timeout", statuses=(408,), health=AILING),
     Rule("conflict", A.AGAIN, "server_error", statuses=(409,), tries_max=3),
     Rule("payload", A.FAIL, "payload_too_large", statuses=(413,)),
     Rule("dependency", A.AGAIN, "server_error", statuses=(421, 424, 425, 499)),
@@ -237,9 +261,10 @@ RULES: tuple[Rule, ...] = (
     # Servers that still load their model answer 503 for a while.
     Rule(
         "starting", A.AGAIN, "overloaded", statuses=(503,), succeeded=False, backoff_s=2.0,
+        health=DOWN,
         source="llama.cpp, and load balancers without a healthy server",
     ),
-    Rule("overloaded", A.AGAIN, "overloaded", statuses=(498, 503, 529)),
+    Rule("overloaded", A.AGAIN, "overloaded", statuses=(498, 503, 529), health=DOWN),
     Rule("unsupported", A.FAIL, "invalid_request", statuses=(501,)),
     Rule(
         "origin_tls",
@@ -255,10 +280,13 @@ RULES: tuple[Rule, ...] = (
         A.AGAIN,
         "server_error",
         statuses=(524,),
+        health=AILING,
         advice="the proxy gives up on answers that are silent for long: ask for a stream",
         source="Cloudflare",
     ),
-    Rule("server", A.AGAIN, "server_error", statuses=range(500, 600)),
+    # What Cloudflare says of a server that it cannot reach.
+    Rule("unreachable", A.AGAIN, "server_error", statuses=(521, 522, 523, 530), health=DOWN),
+    Rule("server", A.AGAIN, "server_error", statuses=range(500, 600), health=AILING),
     Rule("invalid", A.FAIL, "invalid_request", statuses=range(400, 500)),
     Rule(
         "unfinished",
@@ -271,6 +299,9 @@ RULES: tuple[Rule, ...] = (
     # A success status without a completion in it: a proxy's page, half a body, something else.
     Rule("not_a_completion", A.AGAIN, "invalid_response", tries_max=2),
 )  # fmt: skip
+
+HEALTH: Mapping[str, Health] = {rule.name: rule.health for rule in RULES if rule.health}
+"""What rulings tell of the endpoint's health, by the rule's name."""
 
 CODES: frozenset[str] = _RATE | {
     code for rule in RULES for code in rule.codes if not code.startswith("@")

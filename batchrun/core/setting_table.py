@@ -21,11 +21,12 @@ class Setting:
     flags, ``--x/--no-x``), ``choice``, ``columns``
     (``all``, ``none`` or names, as a list or with commas between them), ``object``
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
-    (a list of tables), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
-    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments),
-    ``provider`` (a name of ``core.providers``) and ``header_name``. ``low``
-    is the smallest number accepted. ``shapes`` marks what shapes requests or parts: it may not
-    differ between the runs on one directory.
+    (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
+    (a name of ``core.providers``), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
+    ``header_name``, ``concurrency`` (an integer or ``auto``), ``command`` (a program and its
+    arguments), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
+    share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes requests or parts:
+    it may not differ between the runs on one directory.
     """
 
     section: str
@@ -111,6 +112,40 @@ TABLE: tuple[Setting, ...] = (
         shapes=True,
     ),
     Setting(
+        "output",
+        "on_truncation",
+        "choice",
+        "--on-truncation",
+        "What becomes of an answer that a token limit cut off.",
+        default="keep",
+        choices=("keep", "fail", "retry"),
+    ),
+    Setting(
+        "output",
+        "on_empty",
+        "choice",
+        "--on-empty",
+        "What becomes of an answer without content, tool call or refusal.",
+        default="keep",
+        choices=("keep", "fail", "retry"),
+    ),
+    Setting(
+        "output",
+        "check_schema",
+        "bool",
+        "--check-schema/--no-check-schema",
+        "Hold answers against the JSON Schema in their request's response_format (the default).",
+        default=True,
+    ),
+    Setting(
+        "output",
+        "check_tools",
+        "bool",
+        "--check-tools/--no-check-tools",
+        "Hold the arguments of tool calls against their request's tools.",
+        default=False,
+    ),
+    Setting(
         "request",
         "model",
         "text",
@@ -174,6 +209,15 @@ TABLE: tuple[Setting, ...] = (
         "A request parameter of rows that do not set it, maybe a template; repeatable.",
         default={},
         metavar="KEY=JSON",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "schema",
+        "schema",
+        "--schema",
+        "A JSON Schema that answers must fit; the response_format of rows that set none.",
+        metavar="FILE",
         shapes=True,
     ),
     Setting(
@@ -344,6 +388,39 @@ TABLE: tuple[Setting, ...] = (
         default=64 * 2**20,
         metavar="N",
         low=1024,
+    ),
+    Setting(
+        "guards",
+        "max_failures",
+        "bound",
+        "--max-failures",
+        "Stop when more rows of this session fail; a share counts after 100 rows.",
+        metavar="N|P%",
+    ),
+    Setting(
+        "guards",
+        "max_truncated",
+        "share",
+        "--max-truncated",
+        "Stop when more of the answers are cut off by a length limit; counts after 100 rows.",
+        metavar="P%",
+    ),
+    Setting(
+        "guards",
+        "max_empty",
+        "share",
+        "--max-empty",
+        "Stop when more of the answers are empty; counts after 100 rows.",
+        metavar="P%",
+    ),
+    Setting(
+        "guards",
+        "deadline_s",
+        "number",
+        "--deadline",
+        "Stop so many seconds after the start of the process; what is in flight may finish.",
+        metavar="S",
+        low=0,
     ),
     Setting(
         "guards",

@@ -12,10 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core import commands
+from batchrun.core.bounds import Bound
 from batchrun.core.providers import provider_named
+from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
-from batchrun.errors import UsageError
+from batchrun.core.template_syntax import is_template
+from batchrun.errors import NotASchemaError, UsageError
 
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -47,6 +51,8 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
         case "bool":
             if not isinstance(value, bool):
                 raise wrong
+        case "share" | "bound":
+            return _bound(setting, value, wrong)
         case "columns":
             return _columns(value, wrong)
         case "object":
@@ -59,6 +65,11 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             ):
                 raise wrong
             return tuple(value)
+        case "schema":
+            # Files are read before: see adapters/configuration.py.
+            if not isinstance(value, dict):
+                raise wrong
+            return _schema(setting, value)
         case "messages":
             if not isinstance(value, list):
                 raise wrong
@@ -85,6 +96,15 @@ def _check_command(setting: Setting, value: object) -> None:
         raise UsageError(message) from None
 
 
+def _schema(setting: Setting, value: dict[str, Any]) -> dict[str, Any]:
+    _check_json(setting, value)
+    try:
+        return of_document(value, "answer")
+    except NotASchemaError as error:
+        message = f"{setting.name}: {error}"
+        raise UsageError(message) from None
+
+
 def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
     if value in ("all", "none"):
         return str(value)
@@ -93,6 +113,20 @@ def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(n, str) and n for n in value):
         raise wrong
     return tuple(value)
+
+
+def _bound(setting: Setting, value: object, wrong: UsageError) -> Bound:
+    """A share (``5%``), or a number of rows where the setting takes one."""
+    if isinstance(value, str) and (found := _SHARE.fullmatch(value)):
+        share = float(found[1])
+        if share <= 100:
+            return Bound(None, share / 100)
+    elif setting.kind == "bound":
+        if isinstance(value, str) and value.isdecimal() and value.isascii():
+            return Bound(int(value), None)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return Bound(value, None)
+    raise wrong
 
 
 def _check_json(setting: Setting, value: object, where: str = "") -> None:
@@ -153,6 +187,7 @@ def check_request(value: Mapping[str, Any]) -> None:
             "keep their own. Set request.prompt (--prompt) too"
         )
         raise UsageError(message)
+    _check_format(value)
     attached = next((key for key in ("image", "file") if value[f"request.{key}"]), None)
     if attached is None:
         return
@@ -162,6 +197,30 @@ def check_request(value: Mapping[str, Any]) -> None:
             "set request.prompt (--prompt), or request.messages with one of role 'user'"
         )
         raise UsageError(message)
+
+
+def _check_format(value: Mapping[str, Any]) -> None:
+    """Whether what asks for the form of the answer is said once, and is a schema."""
+    given, schema = value["request.params"].get("response_format"), value["request.schema"]
+    if schema is not None and given is not None:
+        message = "request.schema and request.params both set `response_format`; use one of them"
+        raise UsageError(message)
+    name = "request.params.response_format" if schema is None else "request.schema"
+    found = schema_of(given if schema is None else schema)
+    if found is None or not value["output.check_schema"] or (schema is None and is_template(given)):
+        return
+    try:
+        require_schema(found)
+    except NotASchemaError as error:
+        message = f"{name} is not a JSON Schema: {error}"
+        raise UsageError(message) from None
+
+
+def require_schema(schema: object) -> None:
+    """Make sure that a JSON value is a schema. Raises ``NotASchemaError``."""
+    from batchrun.core import json_schema  # what it takes is not needed for --help
+
+    json_schema.require(json_schema.encoded(schema))
 
 
 def _headers(setting: Setting, value: object) -> dict[str, str]:
@@ -179,32 +238,28 @@ def _headers(setting: Setting, value: object) -> dict[str, str]:
     return value
 
 
+_EXPECTED = {
+    "concurrency": "a whole number, at least 1, or auto",
+    "bool": "true or false",
+    "share": "a share from 0% to 100%, such as 5%",
+    "bound": "a number of rows, or a share such as 5%",
+    "object": "a table",
+    "paths": "a list of file names",
+    "columns": "all, none, or column names",
+    "names": "a list of column names",
+    "header_name": "the name of a header, such as api-key",
+    "schema": "a file with a JSON Schema, or the schema as a table",
+    "messages": "tables with role and content, written as [[request.messages]]",
+}
+
+
 def _expectation(setting: Setting) -> str:
-    match setting.kind:
-        case "choice":
-            return "one of " + ", ".join(setting.choices)
-        case "int":
-            return f"a whole number, at least {setting.low:g}"
-        case "number":
-            return f"a number, at least {setting.low:g}"
-        case "concurrency":
-            return "a whole number, at least 1, or auto"
-        case "bool":
-            return "true or false"
-        case "object":
-            return "a table"
-        case "paths":
-            return "a list of file names"
-        case "columns":
-            return "all, none, or column names"
-        case "names":
-            return "a list of column names"
-        case "header_name":
-            return "the name of a header, such as api-key"
-        case "messages":
-            return "tables with role and content, written as [[request.messages]]"
-        case _:
-            return "text"
+    if setting.kind == "choice":
+        return "one of " + ", ".join(setting.choices)
+    if setting.kind in ("int", "number"):
+        whole = "whole " if setting.kind == "int" else ""
+        return f"a {whole}number, at least {setting.low:g}"
+    return _EXPECTED.get(setting.kind, "text")
 
 
 def parse_param(text: str) -> tuple[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from batchrun.core import presets
 from batchrun.core.addresses import local_path, scheme_of, shown
+from batchrun.core.bounds import Bounds
 from batchrun.core.endpoints import Endpoint, endpoint_of, with_one_key
 from batchrun.core.presets import from_environment
 from batchrun.core.redact import public_url
@@ -37,7 +38,10 @@ Raw = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of one run, checked. Paths are as given, relative to the working directory."""
+    """The settings of one run, checked. Paths are as given, relative to the working directory.
+
+    ``schema`` is the whole ``response_format`` that asks for it.
+    """
 
     files: tuple[str, ...]
     format: str
@@ -53,20 +57,30 @@ class Settings:
     image: tuple[str, ...]
     file: tuple[str, ...]
     params: Mapping[str, Any]
+    schema: Mapping[str, Any] | None
     stream: bool
+    on_truncation: str
+    on_empty: str
+    check_schema: bool
+    check_tools: bool
     endpoint: Endpoint
     max_attempts: int
     timeout_s: float
     connect_timeout_s: float
     max_wait_s: float
     max_response_bytes: int
+    bounds: Bounds
+    deadline_s: float | None
     grace_s: float
     limit: int | None = None
 
     def defaults(self) -> dict[str, Any]:
         """The body parameters of rows that do not set them, the same for every row."""
         rendered = self.templated()
-        return {key: value for key, value in self._defaults().items() if key not in rendered}
+        found = {key: value for key, value in self._defaults().items() if key not in rendered}
+        if self.schema is not None:
+            found["response_format"] = self.schema
+        return found
 
     def templated(self) -> dict[str, Any]:
         """The body parameters of rows that do not set them, as templates over the row's columns."""
@@ -78,9 +92,9 @@ class Settings:
 
     def _defaults(self) -> dict[str, Any]:
         model = {} if self.model is None else {"model": self.model}
-        params = dict(self.params)
         # As in a row: `extra_body` is the libraries' name for what goes into the body.
-        return {**params, **params.pop("extra_body", {}), **model}
+        plain = {key: value for key, value in self.params.items() if key != "extra_body"}
+        return {**plain, **self.params.get("extra_body", {}), **model}
 
     @property
     def makes_messages(self) -> bool:
@@ -100,6 +114,7 @@ class Settings:
             "request.image": list(self.image) or None,
             "request.file": list(self.file) or None,
             "request.params": dict(self.params),
+            "request.schema": self.schema,
             "request.stream": self.stream,
         }
 
@@ -112,11 +127,19 @@ class Settings:
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
             **{f"endpoint.{key}": value for key, value in self.endpoint.public().items()},
+            "output.on_truncation": self.on_truncation,
+            "output.on_empty": self.on_empty,
+            "output.check_schema": self.check_schema,
+            "output.check_tools": self.check_tools,
             "retry.max_attempts": self.max_attempts,
             "retry.timeout_s": self.timeout_s,
             "retry.connect_timeout_s": self.connect_timeout_s,
             "retry.max_wait_s": self.max_wait_s,
             "retry.max_response_bytes": self.max_response_bytes,
+            "guards.max_failures": self.bounds.failures and str(self.bounds.failures),
+            "guards.max_truncated": self.bounds.truncated and str(self.bounds.truncated),
+            "guards.max_empty": self.bounds.empty and str(self.bounds.empty),
+            "guards.deadline_s": self.deadline_s,
             "guards.grace_s": self.grace_s,
             "limit": self.limit,
         }
@@ -162,8 +185,9 @@ def _only_endpoint(content: object, path: str) -> object:
 
 
 def _located(setting: Setting, value: object, folder: PurePath) -> object:
-    if setting.kind == "path" and isinstance(value, str) and scheme_of(value) is None:
-        return str(folder / value)
+    is_path = setting.kind in ("path", "schema") and isinstance(value, str)
+    if is_path and scheme_of(str(value)) is None:
+        return str(folder / str(value))
     if setting.kind == "paths" and isinstance(value, list):
         return [
             str(folder / item)
@@ -182,15 +206,15 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw, list[str]]:
     """What is given wins over the environment, which wins over the file; and warnings about it.
 
-    Tables (parameters, headers) are added to those of the file, key by key. Raises ``UsageError``
-    where ``given`` names two endpoints, either names two sources of the key, or the provider is not
-    known.
+    Tables (parameters, headers; not a schema) are added to those of the file, key by key. Raises
+    ``UsageError`` where ``given`` names two endpoints, either names two sources of the key, or the
+    provider is not known.
     """
     file, warnings = presets.kept(file, given)
     raw = with_one_key(file, given)
     for name, value in given.items():
         before = raw.get(name)
-        both = isinstance(before, dict) and isinstance(value, dict)
+        both = isinstance(before, dict) and isinstance(value, dict) and name != "request.schema"
         raw[name] = before | value if both else value
     found, more = presets.surroundings(raw, given, environment)
     return raw | found, warnings + more
@@ -229,13 +253,22 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         image=value["request.image"],
         file=value["request.file"],
         params=value["request.params"],
+        schema=value["request.schema"],
         stream=value["request.stream"],
+        on_truncation=value["output.on_truncation"],
+        on_empty=value["output.on_empty"],
+        check_schema=value["output.check_schema"],
+        check_tools=value["output.check_tools"],
         endpoint=endpoint_of(value),
         max_attempts=value["retry.max_attempts"],
         timeout_s=value["retry.timeout_s"],
         connect_timeout_s=value["retry.connect_timeout_s"],
         max_wait_s=value["retry.max_wait_s"],
         max_response_bytes=value["retry.max_response_bytes"],
+        bounds=Bounds(
+            value["guards.max_failures"], value["guards.max_truncated"], value["guards.max_empty"]
+        ),
+        deadline_s=value["guards.deadline_s"],
         grace_s=value["guards.grace_s"],
         limit=limit,
     )

@@ -30,6 +30,7 @@ def in_step(summary: Mapping[str, Any], totals: Totals) -> bool:
         counted == totals.rows()
         and summary.get("errors") == dict(sorted(totals.errors.items()))
         and summary.get("totals") == totals.overall()
+        and summary.get("outputs") == totals.outputs
     )
 
 
@@ -66,6 +67,7 @@ def build(
         "rows": {"input": rows_input, "ok": ok, "error": error, "pending": pending},
         "totals": totals.overall(),
         "errors": dict(sorted(totals.errors.items())),
+        "outputs": dict(totals.outputs),
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),

@@ -34,12 +34,16 @@ class AttemptLine(NamedTuple):
 
 
 class ResultLine(NamedTuple):
-    """What is counted of a row; ``error_class`` is None for a completion."""
+    """What is counted of a row; ``error_class`` is None for a completion, ``truncated`` and
+    ``empty`` tell of one.
+    """
 
     row: int
     error_class: str | None
     has_usage: bool
     cost_usd: float | None
+    truncated: bool = False
+    empty: bool = False
 
 
 _COUNTS = (
@@ -58,6 +62,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.errors: dict[str, int] = {}
+        self.outputs = {"truncated": 0, "empty": 0}
         self._groups: dict[Key, dict[str, Any]] = {}
         self._last: dict[int, Key] = {}
 
@@ -93,12 +98,13 @@ class Totals:
     def add_results(self, results: Iterable[ResultLine]) -> None:
         """Count rows, after the attempts of the same rows."""
         last = self._last
-        for row, error_class, has_usage, cost in results:
+        for row, error_class, has_usage, cost, truncated, empty in results:
             group = self._group(last.pop(row, _UNSENT))
             if error_class is None:
                 group["rows_ok"] += 1
                 group["rows_without_usage"] += not has_usage
                 _add_cost(group, "ok_cost_usd", cost)
+                self.add_outputs(truncated=truncated, empty=empty)
             else:
                 group["rows_error"] += 1
                 self.errors[error_class] = self.errors.get(error_class, 0) + 1
@@ -121,10 +127,16 @@ class Totals:
         for name, count in zip(TOKENS, tokens, strict=True):
             group[name] += count or 0
 
+    def add_outputs(self, *, truncated: int, empty: int) -> None:
+        """Count completions that a token limit cut off, and those that say nothing."""
+        self.outputs["truncated"] += truncated
+        self.outputs["empty"] += empty
+
     def add(self, recorded: Mapping[str, Any]) -> None:
         """Count a shard by its recorded totals."""
         for error_class, rows in recorded["errors"].items():
             self.errors[error_class] = self.errors.get(error_class, 0) + rows
+        self.add_outputs(**recorded["outputs"])
         for endpoint, model, tier, sums in recorded["groups"]:
             group = self._group((endpoint, model, tier))
             for name in _COUNTS:
@@ -136,6 +148,7 @@ class Totals:
         """The totals as JSON values."""
         return {
             "errors": dict(sorted(self.errors.items())),
+            "outputs": dict(self.outputs),
             "groups": [[*key, sums] for key, sums in self._ordered()],
         }
 
@@ -146,6 +159,11 @@ class Totals:
         """Rows ok and rows failed."""
         groups = self._groups.values()
         return sum(g["rows_ok"] for g in groups), sum(g["rows_error"] for g in groups)
+
+    @property
+    def models(self) -> frozenset[str | None]:
+        """Models that answered, or were asked where nobody did."""
+        return frozenset(model for _, model, _ in self._groups)
 
     def overall(self) -> dict[str, Any]:
         """The ``totals`` of the summary."""

@@ -36,10 +36,11 @@ def address(base_url: str) -> Address:
     path = unquote(written)
     if scheme.lower() == "unix" or not path:
         # The path of the socket ends where a file's name does; only its usual suffix tells.
-        given, found, more = re.split(r"[?#]", rest, maxsplit=1)[0].partition(".sock")
+        bare = re.split(r"[?#]", rest, maxsplit=1)[0]
+        given, found, more = bare.partition(".sock")
         shown = quote(given + found if found else "/run/llm.sock", safe="") + (more or "/v1")
         message = (
-            f"base URL {public_url(base_url)}: write a Unix socket with its path percent-encoded, "
+            f"base URL {scheme}://{bare}: write a Unix socket with its path percent-encoded, "
             f"as in {SOCKET_SCHEME}://{shown}"
         )
         raise UsageError(message)

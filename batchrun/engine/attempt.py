@@ -12,17 +12,22 @@ from dataclasses import dataclass, field
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from batchrun.core import headers as header
+from batchrun.core import output
 from batchrun.core import reply as reading
+from batchrun.core.drift import Drift
+from batchrun.core.rules import HEALTH
+from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.ledger import ledger_line, tokens_used
+from batchrun.engine.outage import Outage
 from batchrun.engine.renewal import Renewal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Credentials, Gate, Journal, Transport
-from batchrun.records import NO_USAGE, Attempt, Outcome, Reply, Request
+from batchrun.records import Attempt, Outcome, Reply, Request
 
 BACKOFF_S = 0.5
 BACKOFF_S_MAX = 30.0
@@ -52,7 +57,8 @@ class RowRun:
     """One open row: where it is, and what it has been through.
 
     ``phase`` is ``waiting`` (at the gate or in a backoff: may be given up when the run stops),
-    ``sending`` or ``settled``.
+    ``sending`` or ``settled``. ``rulings`` counts its failures by rule; ``doubts`` are those that
+    may turn out to be the endpoint's alone: the time of trouble (see core/outage.py) and the rule.
     """
 
     request: Request
@@ -60,12 +66,14 @@ class RowRun:
     phase: str = "waiting"
     charged: int = 0
     rulings: dict[str, int] = field(default_factory=dict)
+    doubts: list[tuple[int, str]] = field(default_factory=list)
+    probes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
-    where each row brings its own.
+    where each row brings its own; ``output`` what is asked of every answer, None for nothing.
     """
 
     max_attempts: int
@@ -73,6 +81,7 @@ class Policy:
     raw: str
     endpoint: str
     model: str | None = None
+    output: output.Policy | None = None
 
 
 class AttemptLoop:
@@ -91,7 +100,9 @@ class AttemptLoop:
         switch: StopSwitch,
         policy: Policy,
         credentials: Credentials | None = None,
+        drift: Drift | None = None,
     ) -> None:
+        """``drift`` says which models answered in earlier sessions."""
         self._transport = transport
         self._renewal = Renewal(credentials, journal)
         self._gate = gate
@@ -102,6 +113,17 @@ class AttemptLoop:
         self._tally = tally
         self._switch = switch
         self._policy = policy
+        self._drift = drift or Drift()
+        self._outage = Outage(
+            endpoint=policy.endpoint,
+            gate=gate,
+            clock=clock,
+            dice=dice,
+            tally=tally,
+            switch=switch,
+            attempts_max=policy.max_attempts,
+            silence_s_max=policy.wait_s_max,
+        )
         self._refused_from_s: float | None = None
 
     async def first(self, run: RowRun) -> Outcome:
@@ -156,16 +178,30 @@ class AttemptLoop:
                 self._interrupted(run, wall_us, permit.queue_s, latency_s)
                 raise
             latency_s = self._clock.now_s() - sent_at_s
+            if run.doubts:
+                self._outage.forgive(run)
             verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
-            permit.settle(_tokens_used(request, exchange, verdict))
+            permit.settle(tokens_used(request, exchange, verdict))
         if verdict.error_class == "auth":
-            line = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+            line = self._line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
             verdict = await self._renewal.bend(verdict, key, run, line)
         elif verdict.action is Action.DONE:
             self._renewal.proved = key
-        run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
-        run.charged += verdict.charged
-        attempt = self._ledger_line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+        asked, wanted = request.expected, self._policy.output
+        if (asked is not None or wanted is not None) and verdict.completion is not None:
+            self._refused_from_s = None
+            verdict = output.held_against(verdict, asked, wanted)
+        health = HEALTH.get(verdict.rule)
+        if health is not None:
+            verdict = self._outage.ruled(
+                run, verdict, health, probe=permit.probe, sent_at_s=sent_at_s
+            )
+        elif not self._outage.clean:
+            self._outage.answered()
+        if verdict.action is not Action.HOLD:
+            run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
+            run.charged += verdict.charged
+        attempt = self._line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(run, attempt, verdict, reply, sent_at_s)
 
@@ -195,10 +231,14 @@ class AttemptLoop:
             case Action.DONE:
                 self._refused_from_s = None
                 run.phase = "settled"
+                completion = verdict.completion
+                assert completion is not None
+                if news := self._drift.note(run.request.model, completion, run.request.row):
+                    self._tally.notices.append(news)
                 return Outcome(
                     row=run.request.row,
                     custom_id=run.request.custom_id,
-                    completion=verdict.completion,
+                    completion=completion,
                     failure=None,
                     attempts=run.number,
                     attempt=attempt,
@@ -211,7 +251,10 @@ class AttemptLoop:
             case Action.STOP:
                 self._journal.post(attempt)
                 self._switch.stop(
-                    Stop(verdict.error_class or "", _stop_message(verdict, attempt, self._policy))
+                    Stop(
+                        verdict.error_class or "",
+                        stop_message(verdict, attempt.http_status, self._policy.wait_s_max),
+                    )
                 )
                 raise LeftPendingError
             case Action.THROTTLE:
@@ -221,6 +264,8 @@ class AttemptLoop:
                 at_gate = self._gate.cool_down(
                     verdict.wait_s, sent_at_s=sent_at_s, for_all=verdict.rule == "slow_down"
                 )
+            case Action.HOLD:
+                at_gate = True
             case _:
                 pass
         if run.charged >= self._policy.max_attempts:
@@ -285,7 +330,7 @@ class AttemptLoop:
             if verdict.wait_s is None:
                 return longest_s * (0.5 + 0.5 * self._dice.random())
             return verdict.wait_s + min(verdict.wait_s, 1.0) * 0.5 * self._dice.random()
-        first_s = verdict.backoff_s or BACKOFF_S
+        first_s = BACKOFF_S if verdict.backoff_s is None else verdict.backoff_s
         backoff_s: float = min(BACKOFF_S_MAX, first_s * 2**tries) * self._dice.random()
         if verdict.wait_s is not None:
             return verdict.wait_s + min(backoff_s, 1.0)
@@ -295,10 +340,10 @@ class AttemptLoop:
         """A request in flight was given up: the server may answer, and bill, it all the same."""
         fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
         verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
-        self._journal.post(self._ledger_line(run, fault, verdict, wall_us, queue_s, latency_s))
+        self._journal.post(self._line(run, fault, verdict, wall_us, queue_s, latency_s))
         run.phase = "settled"
 
-    def _ledger_line(
+    def _line(
         self,
         run: RowRun,
         exchange: Reply | TransportFault,
@@ -307,75 +352,7 @@ class AttemptLoop:
         queue_s: float,
         latency_s: float,
     ) -> Attempt:
-        fault = None if isinstance(exchange, Reply) else exchange
-        reply = exchange if isinstance(exchange, Reply) else exchange.partial
-        completion = verdict.completion
-        usage = verdict.usage
-        if fault is not None and reply is not None:
-            # Half an answer may still have told what it cost.
-            told = reading.parse(reply.body)
-            usage = reading.usage(told.get("usage")) if isinstance(told, dict) else NO_USAGE
-        return Attempt(
-            row=run.request.row,
-            number=run.number,
-            endpoint=self._policy.endpoint,
-            model=(completion.model if completion else None) or run.request.model,
-            service_tier=completion.service_tier if completion else None,
-            started_at_us=wall_us,
-            queue_s=queue_s,
-            latency_s=latency_s,
-            http_status=reply.status if reply else fault.http_status if fault else None,
-            error_class=verdict.error_class,
-            error_code=verdict.code,
-            retry_after_s=verdict.wait_s,
-            usage=usage,
-            cost_usd=None,
-            request_id=header.request_id(reply.headers) if reply else None,
-            unanswered=fault is not None and fault.sent and usage == NO_USAGE,
-            ttft_s=reply.ttft_s if reply else None,
+        endpoint = self._policy.endpoint
+        return ledger_line(
+            run.request, run.number, endpoint, exchange, verdict, wall_us, queue_s, latency_s
         )
-
-
-def _tokens_used(
-    request: Request, exchange: Reply | TransportFault, verdict: Verdict
-) -> int | None:
-    """Tokens to charge to the limit: 0 where the server refused, None where nobody knows.
-
-    Servers that limit tokens charge what a request may use, before they know what it does: a
-    limit that the request states is not given back, one that we assumed is.
-    """
-    if verdict.completion is not None:
-        usage = verdict.completion.usage
-        used = usage.total_tokens
-        if used is None and usage.prompt_tokens is not None:
-            used = usage.prompt_tokens + (usage.completion_tokens or 0)
-        if used is None:
-            return None
-        return max(used, request.tokens) if request.tokens_stated else used
-    if isinstance(exchange, TransportFault):
-        return None if exchange.sent else 0
-    return 0 if exchange.status >= 400 else None
-
-
-_ADVICE = {
-    "auth": "check the key",
-    "billing": "settle the account",
-    "quota": "raise the quota or wait until it is renewed",
-    "rate_limit": "come back later, or lower --rpm, --tpm or --concurrency",
-    "forbidden": "check the key's permissions and the region",
-    "config": "check the base URL and the network",
-    "not_found": "check the model's name and the base URL",
-    "connection": "check the host in the base URL",
-}
-
-
-def _stop_message(verdict: Verdict, attempt: Attempt, policy: Policy) -> str:
-    """What stopped the run, for its user."""
-    status = f"HTTP {attempt.http_status}" if attempt.http_status else (verdict.code or "")
-    if verdict.wait_s is not None and verdict.wait_s > policy.wait_s_max:
-        return (
-            f"the server asks to come back in {verdict.wait_s:.0f} s ({status}), longer than "
-            f"--max-wait: {verdict.message}"
-        )
-    advice = _ADVICE.get(verdict.error_class or "", "see the message")
-    return f"{verdict.error_class} ({status}): {verdict.message}; {advice}"

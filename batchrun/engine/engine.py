@@ -8,16 +8,16 @@ place; a row with an outcome waits for the disk as plain data. ``Room`` bounds a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from batchrun.core.bounds import Finished
 from batchrun.engine.attempt import AgainError, AttemptLoop, LeftPendingError, RowRun
-from batchrun.engine.guards import StopSwitch
+from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
+from batchrun.engine.tasks import cancelled
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Clock, Journal, Publisher, Source
 from batchrun.records import Attempt, Block, Failure, Known, Outcome, Request, Row, Span
@@ -79,11 +79,13 @@ class Engine:
         known: MutableMapping[int, Known],
         touched: Collection[int] = (),
         limit: int | None = None,
+        finished: Finished | None = None,
     ) -> None:
         """``prepare`` makes a row's request or raises ``RowError``; ``known`` holds the shards
         that earlier sessions began, and may be filled while the source reads: a shard is taken
         out of it with its first block. ``touched`` are those with records no part holds yet;
-        ``limit`` is the row below which the source stops.
+        ``limit`` is the row below which the source stops; ``finished`` says when there are too
+        many bad rows to go on.
         """
         self._source = source
         self._loop = loop
@@ -99,6 +101,7 @@ class Engine:
         self._known = known
         self._touched = set(touched)
         self._limit = limit
+        self._finished = finished or Finished()
         self._shards: dict[int, _Shard] = {}
         self._rows: dict[int, _Open] = {}
         self._no_rows = asyncio.Event()
@@ -130,12 +133,12 @@ class Engine:
         try:
             await asyncio.wait((ending, stopping, broken), return_when="FIRST_COMPLETED")
             if self._fault is None and self._switch.stopping:
-                await _cancelled((feeding,))
+                await cancelled((feeding,))
                 await self._drain()
             await self._finish()
         finally:
             mine = (feeding, stopping, broken, ending)
-            await _cancelled((*mine, *self._workers, *self._retrying, *self._publishing))
+            await cancelled((*mine, *self._workers, *self._retrying, *self._publishing))
 
     # The feed
 
@@ -273,6 +276,10 @@ class Engine:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
             return
         self._tally.finished(outcome)
+        if outcome.failure is not None or not self._finished.idle:
+            broken = self._finished.add(outcome, succeeded=self._tally.succeeded)
+            if broken is not None:
+                self._switch.stop(Stop(broken.guard, broken.message))
         self._ended(opened)
         shard = opened.shard
         shard.done += 1
@@ -335,7 +342,7 @@ class Engine:
                 (hurried, ended), timeout=self._grace_s, return_when="FIRST_COMPLETED"
             )
         finally:
-            await _cancelled((hurried, ended))
+            await cancelled((hurried, ended))
         for opened in list(self._rows.values()):
             if not opened.answered and opened.task is not None:
                 opened.task.cancel()
@@ -384,12 +391,3 @@ def _never_sent(row: Row, problem: str, earlier: int) -> Outcome:
         request_hash=None,
         response=None,
     )
-
-
-async def _cancelled(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and see them end; what they raise was or will be looked at elsewhere."""
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with contextlib.suppress(BaseException):
-            await task

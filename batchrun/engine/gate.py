@@ -16,6 +16,7 @@ than it offers (refunds, debts, requests above the limit), so their budget is a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
@@ -93,13 +94,20 @@ class TokenBudget:
 class EndpointPermit:
     """See ``ports.Permit``."""
 
-    __slots__ = ("_gate", "_settled", "_tokens", "queue_s")
+    __slots__ = ("_gate", "_settled", "_tokens", "probe", "queue_s")
 
-    def __init__(self, gate: EndpointGate, tokens: int, queue_s: float) -> None:
+    def __init__(
+        self,
+        gate: EndpointGate,
+        tokens: int,
+        queue_s: float,
+        probe: bool = False,  # noqa: FBT001, FBT002 - made for every exchange
+    ) -> None:
         self._gate = gate
         self._tokens = tokens
         self._settled = False
         self.queue_s = queue_s
+        self.probe = probe
 
     def settle(self, tokens: int | None) -> None:
         """Say what the exchange cost; None: unknown, the estimate stands."""
@@ -112,6 +120,8 @@ class EndpointPermit:
 
     def __exit__(self, *exc: object) -> None:
         self.settle(None)
+        if self.probe:
+            self._gate.probe_over()
         self._gate.release()
 
 
@@ -158,6 +168,9 @@ class EndpointGate:
         self._storm_wait_s = 0.0
         self._spread_left = 0
         self._spread_s = 0.0
+        self._held_until_s: float | None = None
+        self._probing = False
+        self._reopened = asyncio.Event()
         self.waiting_for: str | None = None
 
     async def enter(self, tokens: int) -> EndpointPermit:
@@ -171,20 +184,21 @@ class EndpointGate:
             self._paced
             or self._spread_left
             or self._queueing
+            or self._held_until_s is not None
             or self._clock.now_s() < self._cool_until_s
         ):
             return EndpointPermit(self, tokens, self._clock.now_s() - began)
         self._queueing += 1
         try:
             async with self._door:
-                await self._pass(tokens)
+                probe = await self._pass(tokens)
         except BaseException:
             self.release()
             raise
         finally:
             self._queueing -= 1
             self.waiting_for = None
-        return EndpointPermit(self, tokens, self._clock.now_s() - began)
+        return EndpointPermit(self, tokens, self._clock.now_s() - began, probe)
 
     async def _permit(self) -> None:
         """Wait in line for a permit; whoever gives one back hands it over."""
@@ -211,7 +225,32 @@ class EndpointGate:
         """Permits held."""
         return self._concurrency - self._free
 
-    async def _pass(self, tokens: int) -> None:
+    async def _pass(self, tokens: int) -> bool:
+        """Wait for everything but the permit; returns whether this one is the probe."""
+        probe = await self._open_or_probe()
+        try:
+            await self._paced_turn(tokens)
+        except BaseException:
+            if probe:
+                self.probe_over()
+            raise
+        # It may have been closed while this one waited for its turn.
+        return probe or await self._open_or_probe()
+
+    async def _open_or_probe(self) -> bool:
+        while self._held_until_s is not None:
+            self.waiting_for = "outage"
+            left_s = self._held_until_s - self._clock.now_s()
+            if not self._probing and left_s <= 0:
+                self._probing = True
+                return True
+            self._reopened.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if self._probing else left_s):
+                    await self._reopened.wait()
+        return False
+
+    async def _paced_turn(self, tokens: int) -> None:
         await self._cooled()
         if self._budget is not None:
             self.waiting_for = "tpm"
@@ -275,6 +314,23 @@ class EndpointGate:
             self._spread_s = min(SPREAD_S_MAX, wait_s) / self._concurrency
         return True
 
+    def hold(self, wait_s: float) -> None:
+        """See ``ports.Gate``."""
+        self._held_until_s = self._clock.now_s() + wait_s
+        self._reopened.set()
+
+    def open(self) -> None:
+        """See ``ports.Gate``."""
+        self._held_until_s = None
+        self._reopened.set()
+        self._spread_left = self._concurrency
+        self._spread_s = SPREAD_S_MAX / self._concurrency
+
+    def probe_over(self) -> None:
+        """The probe came back, or was given up: the next one may follow."""
+        self._probing = False
+        self._reopened.set()
+
     @property
     def cooling_s(self) -> float:
         """Seconds for which nobody enters."""
@@ -282,8 +338,8 @@ class EndpointGate:
 
     @property
     def bound_by(self) -> str | None:
-        """What holds requests back right now: ``server``, ``rpm``, ``tpm``, ``concurrency``, or
-        None where nothing here does.
+        """What holds requests back right now: ``server``, ``outage``, ``rpm``, ``tpm``,
+        ``concurrency``, or None where nothing here does.
         """
         if self.waiting_for is not None:
             return self.waiting_for

@@ -42,6 +42,13 @@ class StopSwitch:
         elif reason.is_signal:
             self._hurry.set()
 
+    def stop_at(self, deadline_s: float | None, elapsed_s: float) -> None:
+        """Stop once the deadline is over, of which this much has passed; None: there is none."""
+        if deadline_s is not None:
+            reason = Stop("deadline", f"the deadline of {deadline_s:g} s is over (--deadline)")
+            left_s = max(0.0, deadline_s - elapsed_s)
+            asyncio.get_running_loop().call_later(left_s, self.stop, reason)
+
     @property
     def stopping(self) -> bool:
         """Whether a stop was asked for."""

@@ -19,7 +19,7 @@ BUSY = 0.95
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``server``,
-    ``source``, ``cpu``, or None.
+    ``outage``, ``source``, ``cpu``, or None.
     """
 
     state: str

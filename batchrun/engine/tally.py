@@ -6,7 +6,7 @@ row.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from batchrun.records import Outcome
@@ -29,6 +29,8 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
     first_failed: dict[str, tuple[int, str]] = field(default_factory=dict)
     """By error class the row that failed with it first, and what was said."""
+    notices: deque[str] = field(default_factory=deque)
+    """What the user should hear of, until somebody tells."""
     bound_s: dict[str, float] = field(default_factory=dict)
     """Seconds the run was held back, by what held it."""
 

@@ -14,6 +14,17 @@ CHOICES_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """The tool that the request wants called. `parameters` is its JSON Schema, None for none;
+    `legacy` is a function of the older protocol.
+    """
+
+    name: str
+    parameters: object = None
+    legacy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What an answer depends on, out of a valid request body."""
 
@@ -24,6 +35,9 @@ class ChatRequest:
     choices: int
     stream: bool = False
     include_usage: bool = False  # the stream's last chunk tells the usage
+    json: bool = False  # the content is to be JSON
+    schema: object = None  # and to fit this schema
+    tool: Tool | None = None
 
     def tokens_charged(self, completion_tokens: int) -> int:
         """What a token limit charges: the prompt and the most that may be generated.
@@ -83,7 +97,52 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
         choices=_read_count(body, "n", most=CHOICES_MAX) or 1,
         stream=stream,
         include_usage=include_usage,
+        **_read_format(body.get("response_format")),
+        tool=_read_tool(body),
     )
+
+
+def _read_format(given: object) -> dict[str, Any]:
+    """Whether JSON is wanted, and what it is to fit."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not isinstance(kind := given.get("type"), str):
+        raise invalid_request(
+            "'response_format' must be an object with a 'type'.", "response_format", "invalid_type"
+        )
+    if kind not in ("json_schema", "json_object"):
+        return {}
+    inner = given.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) else given.get("schema")
+    if kind == "json_schema" and schema is None:
+        raise invalid_request(
+            "'response_format' names no schema.",
+            "response_format.json_schema.schema",
+            "missing_required_parameter",
+        )
+    return {"json": True, "schema": schema}
+
+
+def _read_tool(body: dict[str, Any]) -> Tool | None:
+    """The tool that must be called: named, or the first where any will do."""
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    legacy = False
+    if not isinstance(tools, list):
+        tools, choice = body.get("functions"), body.get("function_call")
+        legacy = True
+    dicts = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    listed = dicts if legacy else [tool.get("function") for tool in dicts]
+    offered = {tool["name"]: tool for tool in listed if isinstance(tool, dict) and "name" in tool}
+    if choice == "required" and offered:
+        name = next(iter(offered))
+    elif isinstance(choice, dict):
+        named = choice if legacy else choice.get("function")
+        name = named.get("name") if isinstance(named, dict) else None
+    else:
+        return None
+    if name not in offered:
+        raise invalid_request(f"There is no tool {name!r}.", "tool_choice", "invalid_value")
+    return Tool(name, offered[name].get("parameters"), legacy)
 
 
 def _read_stream(body: dict[str, Any]) -> tuple[bool, bool]:

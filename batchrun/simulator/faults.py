@@ -17,9 +17,17 @@ STREAM_ERROR = "stream-error"  # half of a stream's chunks, then an error among 
 NO_DONE = "no-done"  # a whole stream without the last event, `[DONE]`
 ODD_FRAMING = "odd-framing"  # a whole stream, framed in every way that the format allows
 
+INVALID = "invalid"  # an answer that is not the JSON, or the tool call, that was asked for
+TRUNCATED = "truncated"  # half of an answer, with finish_reason `length`
+EMPTY = "empty"  # an answer without content
+
 STREAM_FAULTS = frozenset({STREAM_END, STREAM_STALL, STREAM_ERROR, NO_DONE, ODD_FRAMING})
 """These happen to streams alone; a plain answer that draws one of them goes well."""
-FAULTS = frozenset({*INJECTED, DROP, CUT, STALL, GARBAGE, ERROR_200, *STREAM_FAULTS})
+ANSWER_FAULTS = frozenset({INVALID, TRUNCATED, EMPTY})
+"""These are the model's: what is sent is a completion like any other."""
+FAULTS = frozenset(
+    {*INJECTED, DROP, CUT, STALL, GARBAGE, ERROR_200, *STREAM_FAULTS, *ANSWER_FAULTS}
+)
 FIRST_FAULT = "500"  # what `fail_first` answers
 
 

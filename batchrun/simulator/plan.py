@@ -58,6 +58,9 @@ class SimulatorOptions:
     stream_error_rate: float = 0.0
     no_done_rate: float = 0.0
     odd_framing_rate: float = 0.0
+    invalid_rate: float = 0.0  # of answers that are to be JSON, or a tool call
+    truncated_rate: float = 0.0
+    empty_rate: float = 0.0
     fail_first: int = 0  # the first so many askings of each request get status 500
     retry_after_s: float = 0.2  # in the injected 429
 
@@ -97,6 +100,9 @@ class SimulatorOptions:
             faults.STREAM_ERROR: self.stream_error_rate,
             faults.NO_DONE: self.no_done_rate,
             faults.ODD_FRAMING: self.odd_framing_rate,
+            faults.INVALID: self.invalid_rate,
+            faults.TRUNCATED: self.truncated_rate,
+            faults.EMPTY: self.empty_rate,
         }
 
 

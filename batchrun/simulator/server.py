@@ -15,7 +15,7 @@ from aiohttp.web_request import BaseRequest
 
 from batchrun.simulator import faults, ledger
 from batchrun.simulator.chat import DEFAULT_MODEL, answer_digest, read_body, read_chat
-from batchrun.simulator.completion import Answer, write_answer
+from batchrun.simulator.completion import Answer, spoil, write_answer
 from batchrun.simulator.draws import draw_exchange, seed_key
 from batchrun.simulator.faults import FaultTable
 from batchrun.simulator.ledger import Exchange, ExchangeLog, Ledger
@@ -124,6 +124,9 @@ class Simulator:
         draws = draw_exchange(self._key, digest, asked_before)
         fault = self._faults.draw(draws.fault, asked_before)
         if not chat.stream and fault in faults.STREAM_FAULTS:
+            fault = None
+        if fault in faults.ANSWER_FAULTS:
+            answer = spoil(answer, fault, draws.latency)
             fault = None
         streams = chat.stream and (fault in _PLAYED_BY_STREAMS)
         tokens = answer.completion_tokens if not streams and fault in {None, faults.CUT} else 0

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from batchrun.simulator import faults
-from batchrun.simulator.completion import Answer
+from batchrun.simulator.completion import Answer, call_id
+from batchrun.simulator.text import Passage
 
 EVENT_STREAM = "text/event-stream"
 DONE = b"[DONE]"
@@ -53,16 +54,44 @@ def write_chunks(
             {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         )
 
-    opening = {"role": "assistant", "content": "", "refusal": None}
-    chunks = [choice(index, opening) for index in range(len(answer.passages))]
+    legacy = answer.request.tool is not None and answer.request.tool.legacy
+    chunks = [
+        choice(index, _opening(passage, completion_id, legacy=legacy))
+        for index, passage in enumerate(answer.passages)
+    ]
     texts = [iter(pieces_of(passage.content)) for passage in answer.passages]
-    chunks += [choice(index, {"content": text}) for index, text in _in_turns(texts)]
+    chunks += [
+        choice(index, _delta(answer.passages[index], text, legacy=legacy))
+        for index, text in _in_turns(texts)
+    ]
     chunks += [
         choice(index, {}, passage.finish_reason) for index, passage in enumerate(answer.passages)
     ]
     if usage:
         chunks.append(chunk(counts=answer.usage()))
     return chunks
+
+
+def _opening(passage: Passage, completion_id: str, *, legacy: bool) -> dict[str, Any]:
+    """What the first chunk of a choice tells."""
+    delta: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+    if passage.calls is None:
+        return delta
+    function = {"name": passage.calls, "arguments": ""}
+    delta["content"] = None
+    if legacy:
+        return {**delta, "function_call": function}
+    call = {"index": 0, "id": call_id(completion_id), "type": "function", "function": function}
+    return {**delta, "tool_calls": [call]}
+
+
+def _delta(passage: Passage, text: str, *, legacy: bool) -> dict[str, Any]:
+    """What a later chunk adds."""
+    if passage.calls is None:
+        return {"content": text}
+    if legacy:
+        return {"function_call": {"arguments": text}}
+    return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
 
 
 def write_events(chunks: Sequence[bytes], fault: str | None) -> list[bytes]:

@@ -13,11 +13,22 @@ NATURAL_TOKENS = (40, 120)
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """The content of one choice. `finish_reason` is `length` where the token limit cut it."""
+    """The content of one choice. `finish_reason` is `length` where the token limit cut it.
+
+    Where it calls the tool `calls`, the content is the call's arguments.
+    """
 
     content: str
     tokens: int
     finish_reason: str
+    calls: str | None = None
+
+    def cut(self, tokens_max: int) -> "Passage":
+        """The same as a token limit leaves it."""
+        if self.tokens <= tokens_max:
+            return self
+        content = cut_to_tokens(self.content, tokens_max)
+        return Passage(content, count_tokens(content), "length", self.calls)
 
 
 def write_passage(
@@ -53,8 +64,5 @@ def write_passage(
             heading = lead[:reply_bytes].decode(errors="ignore")
             tokens = count_tokens(heading)
         body, more = ring.by_bytes(start, max(reply_bytes - len(lead), 0))
-    content, tokens = heading + body, tokens + more
-    if tokens_max is None or tokens <= tokens_max:
-        return Passage(content, tokens, "stop")
-    content = cut_to_tokens(content, tokens_max)
-    return Passage(content, count_tokens(content), "length")
+    passage = Passage(heading + body, tokens + more, "stop")
+    return passage if tokens_max is None else passage.cut(tokens_max)

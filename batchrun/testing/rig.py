@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from batchrun.core import body
+from batchrun.core.bounds import Bounds, Finished
 from batchrun.core.shards import plan_reading
 from batchrun.engine.attempt import AttemptLoop, Policy
 from batchrun.engine.engine import Engine
@@ -20,8 +21,8 @@ from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.records import Attempt, Block, Known, Outcome, Position, Row, ShardState, Span
+from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.fakes import (
-    FakeGate,
     FakeJournal,
     FakePublisher,
     FakeSource,
@@ -55,6 +56,7 @@ class Rig:
         model: str | None = None,
         known: Mapping[int, Known] | None = None,
         spans: Sequence[Span] | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         """``rows`` is a number of good rows, or the rows themselves; ``model`` is the run's."""
         self.rows = [chat_row(n) for n in range(rows)] if isinstance(rows, int) else list(rows)
@@ -101,6 +103,7 @@ class Rig:
             grace_s=grace_s,
             known=self._known,
             touched=self._known.keys(),
+            finished=Finished(bounds),
         )
 
     async def run(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,12 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
 from batchrun.adapters.store import KINDS, StoreReader, part_number
+from batchrun.core import answer
 from batchrun.views.text import safe
 
 PROBLEMS_SHOWN = 20
+_BATCH_ROWS = 1024
+_OF_CHOICES = ("content", "refusal", "finish_reason", "tool_calls.list.element.name")
 SUMS = (
     "prompt_tokens",
     "completion_tokens",
@@ -90,6 +93,7 @@ class Sums:
     cost_usd: float | None = None
     ok_cost_usd: float | None = None
     without_usage: int = 0
+    outputs: Counter[str] = field(default_factory=Counter)
 
 
 class Shards:
@@ -192,7 +196,8 @@ class Shards:
         report, kind = self._report, where.partition("/")[0]
         fixed = arrow.RESULT_FIELDS if kind == "results" else arrow.ATTEMPT_FIELDS
         wanted = {
-            "row", "attempt", "attempts", "status", "error_class", "cost_usd", "unanswered", *SUMS
+            "row", "attempt", "attempts", "status", "error_class", "cost_usd", "unanswered", *SUMS,
+            "finish_reason", "content", "refusal", "tool_calls",
         }  # fmt: skip
         try:
             with pq.ParquetFile(source, pre_buffer=False) as file:
@@ -206,7 +211,9 @@ class Shards:
                     )
                     return
                 columns = [name for name, _ in fixed if name in wanted]
-                yield from file.iter_batches(columns=columns, use_threads=False)
+                if kind == "results":
+                    columns += [f"choices.list.element.{name}" for name in _OF_CHOICES]
+                yield from file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             report.problems.append(f"{where} cannot be read: {error}")
 
@@ -229,7 +236,42 @@ def _sum_results(batch: pa.RecordBatch, sums: Sums) -> None:
     for more in reported[1:]:
         reported[0] = pc.or_(reported[0], more)
     sums.without_usage += answered.num_rows - (pc.sum(reported[0]).as_py() or 0)
+    _sum_outputs(answered, sums.outputs)
     sums.ok_cost_usd = _plus(sums.ok_cost_usd, pc.sum(answered.column("cost_usd")).as_py())
+
+
+def _sum_outputs(answered: pa.RecordBatch, outputs: Counter[str]) -> None:
+    """Count answers that were cut off, and empty ones. Several choices of a row count once."""
+    several = pc.is_valid(answered.column("choices"))
+    rows = answered.column("choices").filter(several)
+    single = answered.filter(pc.invert(several))
+    outputs["truncated"] += _true(_cut(single)) + len(_rows_with(_cut, rows))
+    outputs["empty"] += _true(_silent(single)) + len(_rows_with(_silent, rows))
+
+
+def _cut(answers: pa.RecordBatch) -> pa.Array:
+    lower = pc.utf8_lower(answers.column("finish_reason"))
+    return pc.is_in(lower, value_set=pa.array(sorted(answer.TRUNCATED)))
+
+
+def _silent(answers: pa.RecordBatch) -> pa.Array:
+    blank = pc.match_substring_regex(answers.column("content"), r"\A[ \t\r\n]*\z")
+    calls = pc.list_value_length(answers.column("tool_calls"))
+    refused = pc.binary_length(answers.column("refusal"))
+    said = pc.or_(*(pc.greater(pc.fill_null(length, 0), 0) for length in (calls, refused)))
+    return pc.and_not(pc.fill_null(blank, fill_value=True), said)
+
+
+def _rows_with(what: Callable[[pa.RecordBatch], pa.Array], rows: pa.Array) -> set[int]:
+    """The rows of which any choice is such a one."""
+    if not len(rows):
+        return set()
+    choices = pa.RecordBatch.from_struct_array(rows.flatten())
+    return set(pc.list_parent_indices(rows).filter(what(choices)).to_pylist())
+
+
+def _true(mask: pa.Array) -> int:
+    return pc.sum(mask).as_py() or 0
 
 
 def _plus(before: float | None, more: float | None) -> float | None:

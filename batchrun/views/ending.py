@@ -46,6 +46,10 @@ def lines(
         out.append(
             f"{totals['unanswered_attempts']:,} attempts got no whole answer and may be billed"
         )
+    outputs = summary["outputs"]
+    if any(outputs.values()):
+        told = [f"{n:,} {what}" for what, n in outputs.items() if n]
+        out.append(f"of the ok rows, {' and '.join(told)}: see --on-truncation and --on-empty")
     if summary["errors"]:
         counts = ", ".join(f"{safe(name)} {n:,}" for name, n in summary["errors"].items())
         out.append(f"failed by class: {counts}")

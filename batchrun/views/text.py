@@ -47,6 +47,7 @@ BOUND = {
     "rpm": "the request limit (--rpm)",
     "tpm": "the token limit (--tpm)",
     "server": "the server's throttling",
+    "outage": "an endpoint that is down",
     "source": "reading the input",
     "cpu": "this machine's CPU",
 }

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from batchrun.adapters.ids import IdPiles, Repeats
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Splitter
-from batchrun.core import body, remedies, shaping
+from batchrun.core import body, output, remedies, shaping
 from batchrun.core.settings import Settings
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Row, Span
@@ -132,14 +133,20 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     reader = replace(given, splitter=counting).reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
-    defaults = settings.defaults()
+    build = partial(
+        body.build,
+        defaults=settings.defaults(),
+        body_bytes_max=body_bytes_max,
+        stream=settings.stream,
+        asked=output.asked_by(settings),
+    )
     with IdPiles() as ids:
         for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
             for row in block.rows:
                 if row.custom_id is not None:
                     ids.add(row.number, row.custom_id)
                 try:
-                    body.build(row, defaults, body_bytes_max=body_bytes_max, stream=settings.stream)
+                    build(row)
                 except RowError as error:
                     file = given.stamps[row.file].name
                     _note(report, row, str(error), file, reader.where(row))

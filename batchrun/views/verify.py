@@ -125,6 +125,11 @@ def _compare_summary(summary: dict[str, Any], report: Report, sums: Sums) -> Non
         summary.get("errors") == dict(sums.errors),
         f"summary.json counts errors {summary.get('errors')}, the parts {dict(sums.errors)}",
     )
+    outputs = {name: sums.outputs[name] for name in ("truncated", "empty")}
+    report.claim(
+        summary.get("outputs") == outputs,
+        f"summary.json counts outputs {summary.get('outputs')}, the parts {outputs}",
+    )
     for name in ("attempts", "unanswered_attempts", *SUMS):
         report.claim(
             totals.get(name) == sums.totals[name],

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from batchrun.engine.gate import EndpointGate
-from batchrun.testing.fakes import FakeGate
+from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
 
 
@@ -219,6 +219,53 @@ class GateContract:
             return watch
 
         assert run_virtual(play()).order == [0, 1]
+
+    def test_one_probe_at_a_time_while_it_is_held(self):
+        """An endpoint that is down is asked once after each wait, until it is back; then all of
+        those who waited get in.
+        """
+
+        async def play():
+            gate = self.gate(3)
+            probes = []
+
+            async def exchange(n):
+                permit = await gate.enter(1)
+                with permit:
+                    await asyncio.sleep(0.5)
+                if permit.probe:
+                    probes.append((n, asyncio.get_running_loop().time() - START_S))
+                    gate.open() if len(probes) == 3 else gate.hold(10.0)
+                return permit.probe
+
+            gate.hold(2.0)
+            found = await asyncio.gather(*(exchange(n) for n in range(12)))
+            return probes, found
+
+        probes, found = run_virtual(play())
+        assert [n for n, _ in probes] == [0, 1, 2]  # they take turns
+        assert [at for _, at in probes] == pytest.approx([2.5, 13, 23.5], abs=0.2)
+        assert sum(found) == 3
+
+    def test_a_probe_that_is_given_up_makes_room_for_another(self):
+        """A cancelled probe, or one that failed on our side, is not waited for."""
+
+        async def play():
+            gate = self.gate(2)
+
+            async def exchange():
+                with await gate.enter(1) as permit:
+                    await asyncio.sleep(3600)
+                    return permit.probe
+
+            gate.hold(1.0)
+            first = asyncio.create_task(exchange())
+            await asyncio.sleep(2)
+            first.cancel()
+            with await asyncio.wait_for(gate.enter(1), 5) as permit:
+                return permit.probe
+
+        assert run_virtual(play())
 
 
 class TestFakeGate(GateContract):

@@ -96,6 +96,15 @@ def test_a_unix_socket(cli, unix_simulator, jsonl):
     assert done.code == 2 and "http+unix://%2Frun%2Fllm.sock/v1" in done.err
 
 
+def test_the_built_in_simulator_is_inside(cli, jsonl):
+    """No proxy is asked for it, and no key is looked for."""
+    done = cli.run(
+        *(jsonl(3), "-o", "run", "--provider", "simulator", "--api-key-file", "nowhere"),
+        env={"HTTP_PROXY": "http://127.0.0.1:9"},
+    )
+    assert done.code == 0, done.err
+
+
 @pytest.fixture
 def real_proxy(tmp_path):
     """A proxy server of its own process, with a password; yields its address without one."""

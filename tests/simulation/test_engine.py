@@ -8,8 +8,8 @@ import pytest
 
 from batchrun.errors import InputLostError, StorageError
 from batchrun.records import Attempt, Outcome
+from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.fakes import (
-    FakeGate,
     FakeJournal,
     FakePublisher,
     FakeSource,

@@ -59,6 +59,11 @@ HOMES = [
         "Retrying and pacing happen once, around the attempt: a second place would multiply both.",
     ),
     (
+        {"jsonschema_rs"},
+        ("batchrun.core.json_schema",),
+        "One module bounds what a schema may cost, and lets none of them fetch anything.",
+    ),
+    (
         {"rich"},
         ("batchrun.views", "batchrun.cli"),
         "What a terminal shows is for views and commands: the engine reports through its observer.",

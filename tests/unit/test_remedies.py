@@ -5,6 +5,7 @@ import math
 import pytest
 
 from batchrun.core import body, remedies
+from batchrun.core.output import Asked
 from batchrun.errors import RowError
 from batchrun.records import Row
 
@@ -16,7 +17,7 @@ def _refusal(fields, body_bytes_max=10_000):
     parts = body.split(fields)
     row = Row(0, parts.custom_id, parts.body, parts.problem)
     with pytest.raises(RowError) as caught:
-        body.build(row, {}, body_bytes_max=body_bytes_max)
+        body.build(row, {}, body_bytes_max=body_bytes_max, asked=Asked(tools=True))
     return str(caught.value)
 
 
@@ -37,6 +38,16 @@ REFUSED = {
     "a huge integer": {"model": "m", "messages": [USER], "seed": 2**70},
     "half a pair": {"model": "m", "messages": [{"role": "user", "content": "\ud83d"}]},
     "no JSON": {"model": "m", "messages": [USER], "stop": object()},
+    "a schema": {
+        "model": "m",
+        "messages": [USER],
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "int"}}},
+    },
+    "a tool": {
+        "model": "m",
+        "messages": [USER],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"required": 1}}}],
+    },
     "too large": {"model": "m", "messages": [{"role": "user", "content": "x" * 20_000}]},
 }
 

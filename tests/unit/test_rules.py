@@ -178,8 +178,9 @@ CASES = [
     # 5xx
     Case("OpenAI", "server", AGAIN, "server_error", 500, _error(None, "server_error")),
     *(Case("nginx", "server", AGAIN, "server_error", status, PAGE) for status in (502, 504)),
-    *(Case("Cloudflare", "server", AGAIN, "server_error", status, PAGE)
-      for status in (520, 521, 522, 523, 530)),
+    Case("Cloudflare", "server", AGAIN, "server_error", 520, PAGE),
+    *(Case("Cloudflare", "unreachable", AGAIN, "server_error", status, PAGE)
+      for status in (521, 522, 523, 530)),
     Case("Cloudflare", "silent_too_long", AGAIN, "server_error", 524,
          {"type": "about:blank", "title": "Error 524", "status": 524}),
     *(Case("Cloudflare", "origin_tls", AGAIN, "config", status, PAGE) for status in (525, 526)),

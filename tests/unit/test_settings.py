@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ from batchrun.core import settings as config
 from batchrun.core.differences import differences
 from batchrun.core.setting_table import AUTO_CONCURRENCY, DEFAULT_BASE_URL
 from batchrun.core.setting_values import parse_header, parse_key, parse_param
-from batchrun.core.settings import from_environment, from_toml, resolve
+from batchrun.core.settings import from_environment, from_toml, lay_over, resolve
 from batchrun.errors import UsageError
 
 LEAST = {"input.files": ["a.jsonl"], "output.dir": "run"}
@@ -325,3 +326,47 @@ def test_a_setting_of_another_version_is_a_difference():
     assert [str(d) for d in differences({"request.system": "be brief"}, {})] == [
         'request.system: was "be brief", is null'
     ]
+
+
+def test_a_schema_takes_the_place_of_another():
+    """Tables are added up key by key; a schema is one thing."""
+    file = from_toml('[request.schema]\ntype = "object"', path="c.toml")
+    raw, _ = lay_over(file, {}, {"request.schema": {"enum": [1]}})
+    sent = {"name": "answer", "strict": True, "schema": {"enum": [1]}}
+    assert _resolve(**{"request.schema": raw["request.schema"]}).defaults() == {
+        "response_format": {"type": "json_schema", "json_schema": sent}
+    }
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"request.schema": {"type": "x"}}, "request.schema is not a JSON Schema: at type"),
+        ({"request.schema": "s.json"}, "expected a file with a JSON Schema, or the schema"),
+        ({"request.schema": {"const": 2**70}}, "which JSON cannot hold"),
+        ({"output.on_empty": "drop"}, "expected one of keep, fail, retry"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused(raw, said):
+    """What is no schema, and a file that nobody has read."""
+    with pytest.raises(UsageError, match=re.escape(said)):
+        resolve(LEAST | raw)
+
+
+def test_a_vendors_schema_passes_unchecked():
+    """What a server alone understands is taken where nothing is checked."""
+    vendor = {"type": "OBJECT"}
+    found = resolve(LEAST | {"request.schema": vendor, "output.check_schema": False})
+    assert found.defaults()["response_format"]["json_schema"]["schema"] == vendor
+
+
+def test_a_difference_deep_in_a_long_table_is_named_where_it_stands():
+    """What would be cut off is not shown; short tables are shown whole, and several differences."""
+    many = {f"key {n}": n for n in range(20)}
+    table = {"request.schema": {"a": {"b": many}}}
+    other = {"request.schema": {"a": {"b": many | {"key 7": 8}}}}
+    assert [str(d) for d in differences(table, other)] == ["request.schema.a.b.key 7: was 7, is 8"]
+    two = {"request.schema": {"a": {"b": many | {"key 7": 8, "key 8": 9}}}}
+    assert str(differences(table, two)[0]).startswith("request.schema.a.b: was {")
+    short = differences({"request.params": {"seed": 1}}, {"request.params": {"seed": 2}})
+    assert str(short[0]) == 'request.params: was {"seed": 1}, is {"seed": 2}'

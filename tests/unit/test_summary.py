@@ -108,9 +108,11 @@ def test_a_summary_that_a_kill_left_behind_is_out_of_step():
         "rows": {"input": 2, "ok": 1, "error": 1, "pending": 0},
         "errors": {"timeout": 1},
         "totals": totals.overall(),
+        "outputs": {"truncated": 0, "empty": 0},
     }
     assert in_step(found, totals)
     assert not in_step(found | {"errors": {"connection": 1}}, totals)
     assert not in_step(found | {"rows": {"ok": 2, "error": 0}}, totals)
     assert not in_step(found | {"totals": totals.overall() | {"attempts": 1}}, totals)
+    assert not in_step(found | {"outputs": {"truncated": 1, "empty": 0}}, totals)
     assert not in_step({}, totals)

@@ -1,0 +1,32 @@
+"""The status file: how far a live run is, for whoever asks from outside."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+
+from batchrun.adapters import files
+from batchrun.adapters.clock import LoopClock
+from batchrun.core import summary
+from batchrun.engine.monitor import Snapshot
+
+
+class StatusFile:
+    """``ports.Observer`` that replaces ``checkpoint/status.json``."""
+
+    def __init__(self, path: Path, endpoint: str) -> None:
+        self._path = path
+        self._endpoint = endpoint
+
+    def __call__(self, event: object) -> None:
+        """See ``ports.Observer``."""
+        assert isinstance(event, Snapshot)
+        status = asdict(event) | {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "endpoint": self._endpoint,
+            "updated_at": summary.moment(LoopClock.wall_us()),
+        }
+        files.write_json(self._path, status, durable=False)

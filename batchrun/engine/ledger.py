@@ -1,0 +1,68 @@
+"""What an exchange leaves behind: its line in the ledger, and the tokens it is charged with."""
+
+from __future__ import annotations
+
+from batchrun.core import headers as header
+from batchrun.core import reply as reading
+from batchrun.core.verdict import Verdict
+from batchrun.errors import TransportFault
+from batchrun.records import NO_USAGE, Attempt, Reply, Request
+
+
+def ledger_line(
+    request: Request,
+    number: int,
+    endpoint: str,
+    exchange: Reply | TransportFault,
+    verdict: Verdict,
+    wall_us: int,
+    queue_s: float,
+    latency_s: float,
+) -> Attempt:
+    """The line of a row's exchange number ``number``, which began at ``wall_us``."""
+    fault = None if isinstance(exchange, Reply) else exchange
+    reply = exchange if isinstance(exchange, Reply) else exchange.partial
+    completion = verdict.completion
+    usage = verdict.usage
+    if fault is not None and reply is not None:
+        # Half an answer may still have told what it cost.
+        told = reading.parse(reply.body)
+        usage = reading.usage(told.get("usage")) if isinstance(told, dict) else NO_USAGE
+    return Attempt(
+        row=request.row,
+        number=number,
+        endpoint=endpoint,
+        model=(completion.model if completion else None) or request.model,
+        service_tier=completion.service_tier if completion else None,
+        started_at_us=wall_us,
+        queue_s=queue_s,
+        latency_s=latency_s,
+        http_status=reply.status if reply else fault.http_status if fault else None,
+        error_class=verdict.error_class,
+        error_code=verdict.code,
+        retry_after_s=verdict.wait_s,
+        usage=usage,
+        cost_usd=None,
+        request_id=header.request_id(reply.headers) if reply else None,
+        unanswered=fault is not None and fault.sent and usage == NO_USAGE,
+        ttft_s=reply.ttft_s if reply else None,
+    )
+
+
+def tokens_used(request: Request, exchange: Reply | TransportFault, verdict: Verdict) -> int | None:
+    """Tokens to charge to the limit: 0 where the server refused, None where nobody knows.
+
+    Servers that limit tokens charge what a request may use, before they know what it does: a
+    limit that the request states is not given back, one that we assumed is.
+    """
+    if verdict.completion is not None:
+        usage = verdict.completion.usage
+        used = usage.total_tokens
+        if used is None and usage.prompt_tokens is not None:
+            used = usage.prompt_tokens + (usage.completion_tokens or 0)
+        if used is None:
+            return None
+        return max(used, request.tokens) if request.tokens_stated else used
+    if isinstance(exchange, TransportFault):
+        return None if exchange.sent else 0
+    return 0 if exchange.status >= 400 else None

@@ -1,0 +1,126 @@
+"""The fake of ``ports.Gate``: permits, a cool-down and outages on the loop's time, and no rates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Self
+
+
+class FakePermit:
+    """``ports.Permit`` that remembers what it was settled with, each time."""
+
+    def __init__(self, gate: FakeGate, tokens: int, queue_s: float) -> None:
+        self.queue_s = queue_s
+        self.probe = False
+        self.tokens = tokens
+        self.settled: list[int | None] = []
+        self._gate = gate
+
+    def settle(self, tokens: int | None) -> None:
+        """See ``ports.Permit``."""
+        if not self.settled:
+            self.settled.append(tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.settle(None)
+        if self.probe:
+            self._gate.probing = False
+        self._gate.release()
+
+
+class FakeGate:
+    """``ports.Gate`` with permits and a cool-down, and no rates. It remembers its permits."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.held = 0
+        self.held_max = 0
+        self.permits: list[FakePermit] = []
+        self.cool_downs: list[float | None] = []
+        """The waits asked for, as they were asked."""
+        self.holds: list[float] = []
+        """The waits before a probe, as they were asked."""
+        self.probing = False
+        self._held_until_s: float | None = None
+        self._concurrency = concurrency
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._cool_until_s = 0.0
+
+    async def enter(self, tokens: int) -> FakePermit:
+        """See ``ports.Gate``."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        if self.held >= self._concurrency or self._waiting:
+            await self._turn()
+        else:
+            self._take()
+        try:
+            # A reply may lengthen the cool-down meanwhile.
+            while (left_s := self._cool_until_s - loop.time()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(left_s)
+            probe = await self._open_or_probe()
+        except BaseException:
+            self.release()
+            raise
+        permit = FakePermit(self, tokens, loop.time() - began_s)
+        permit.probe = probe
+        self.permits.append(permit)
+        return permit
+
+    async def _open_or_probe(self) -> bool:
+        now_s = asyncio.get_running_loop().time
+        while self._held_until_s is not None:
+            if not self.probing and now_s() >= self._held_until_s:
+                self.probing = True
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    async def _turn(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.release()  # it was handed over a moment ago
+            raise
+
+    def _take(self) -> None:
+        self.held += 1
+        self.held_max = max(self.held_max, self.held)
+
+    def release(self) -> None:
+        """A permit is free again: the first in line gets it."""
+        self.held -= 1
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._take()
+                turn.set_result(None)
+                return
+
+    def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
+        """See ``ports.Gate``. Every refusal is everybody's; a wait that seems wise is a second."""
+        del sent_at_s, for_all
+        self.cool_downs.append(wait_s)
+        now_s = asyncio.get_running_loop().time()
+        self._cool_until_s = max(self._cool_until_s, now_s + (1.0 if wait_s is None else wait_s))
+        return True
+
+    @property
+    def cooling_s(self) -> float:
+        """Seconds for which nobody enters."""
+        return max(0.0, self._cool_until_s - asyncio.get_running_loop().time())
+
+    def hold(self, wait_s: float) -> None:
+        """See ``ports.Gate``."""
+        self.holds.append(wait_s)
+        self._held_until_s = asyncio.get_running_loop().time() + wait_s
+
+    def open(self) -> None:
+        """See ``ports.Gate``. All enter at once."""
+        self._held_until_s = None

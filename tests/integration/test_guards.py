@@ -1,0 +1,186 @@
+"""What stops a run or holds it, by the real command over real HTTP."""
+
+import json
+import subprocess
+import sys
+import time
+from urllib.request import urlopen
+
+import pytest
+
+from batchrun.simulator.latency import FixedLatency
+
+QUICK = ("--no-progress", "--model", "m")
+WRONG = {"error": {"message": "unknown parameter: 'top_q'", "code": "unknown_parameter"}}
+
+
+def _answer(model="m-1", content="Yes.", reason="stop"):
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": content},
+        "finish_reason": reason,
+    }
+    return 200, {}, json.dumps({"id": "x", "model": model, "choices": [choice]}).encode()
+
+
+def _wrong(_, __, ___):
+    return 400, {}, json.dumps(WRONG).encode()
+
+
+@pytest.fixture
+def served(tmp_path, until):
+    """Starts and kills `batchrun simulate` on one port."""
+    processes = []
+
+    def start(port=0):
+        ready = tmp_path / f"port-{len(processes)}"
+        with ready.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "batchrun", "simulate", "--port", str(port)],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        processes.append(process)
+        until(lambda: b"http://" in ready.read_bytes() or process.poll() is not None)
+        text = ready.read_text()
+        assert "http://" in text, text
+        return process, int(text.split("127.0.0.1:")[1].split("/")[0])
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_that_is_killed_and_comes_back_costs_no_row(
+    cli, jsonl, until, summary, published, served
+):
+    """Killed in mid-run, gone for some seconds, back: every row is ok, with two attempts allowed;
+    the user hears of both.
+    """
+    process, port = served()
+    live = cli.start(
+        *("run", jsonl(3000), "-o", "run", *QUICK, "--base-url", f"http://127.0.0.1:{port}/v1"),
+        *("--concurrency", 16, "--max-attempts", 2, "--shard-rows", 500),
+    )
+
+    def asked():
+        with urlopen(f"http://127.0.0.1:{port}/stats") as answer:
+            return json.load(answer)["requests_total"]
+
+    until(lambda: asked() > 300)
+    process.kill()
+    process.wait()
+    time.sleep(4)
+    assert live.process.poll() is None
+    served(port)
+    done = live.wait()
+    assert done.code == 0, done.err
+    assert summary(cli.folder / "run")["rows"] == {
+        "input": 3000, "ok": 3000, "error": 0, "pending": 0
+    }  # fmt: skip
+    assert "default does not answer (" in done.err and "default answers again, after" in done.err
+    failed = [c for c in published(cli.folder / "run", "attempts")["error_class"].to_pylist() if c]
+    assert 16 <= len(failed) < 120  # those in flight, and a few probes
+    cli.verified("run")
+
+
+def test_a_server_that_was_never_there_stops_the_run(cli, jsonl, summary):
+    """A wrong port: after --max-wait exit 3, all rows pending, and a sentence that says so."""
+    done = cli.run(
+        *(jsonl(200), "-o", "run", *QUICK, "--base-url", "http://127.0.0.1:9/v1"),
+        *("--max-wait", 2, "--concurrency", 8),
+    )
+    assert done.code == 3, done.err
+    found = summary(cli.folder / "run")
+    assert (found["stopped_by"], found["rows"]["pending"]) == ("connection", 200)
+    assert "has not answered once" in done.err and "check the base URL" in done.err
+    assert "Nothing has answered yet" in done.err
+    cli.verified("run")
+
+
+def test_a_mistake_in_every_request_stops_early(cli, scripted, jsonl, summary, published):
+    """The first 20 rows fail alike: the rest is not sent, and goes on after --retry-failed."""
+    mended = []
+    endpoint = scripted(lambda *given: _answer() if mended else _wrong(*given))
+    command = (jsonl(400), "-o", "run", *QUICK, "--base-url", endpoint.base_url)
+    done = cli.run(*command, "--concurrency", 4)
+    assert done.code == 3, done.err
+    found = summary(cli.folder / "run")
+    assert found["stopped_by"] == "misconfiguration"
+    assert found["errors"] == {"invalid_request": found["rows"]["error"]}
+    assert 20 <= found["rows"]["error"] <= 40
+    assert found["rows"]["pending"] == 400 - found["rows"]["error"]
+    assert "unknown parameter: 'top_q'" in done.err and "--retry-failed" in done.err
+    assert published(cli.folder / "run").num_rows == found["rows"]["error"]
+    mended.append(True)
+    again = cli.run(*command, "--retry-failed")
+    assert again.code == 0, again.err
+    assert summary(cli.folder / "run")["rows"]["ok"] == 400
+    cli.verified("run")
+
+
+def test_a_guard_that_leaves_nothing_pending_is_no_stop(cli, scripted, jsonl, summary):
+    """Twenty rows that all fail are a finished run with errors."""
+    endpoint = scripted(_wrong)
+    done = cli.run(jsonl(20), "-o", "run", *QUICK, "--base-url", endpoint.base_url)
+    assert done.code == 1, done.err
+    found = summary(cli.folder / "run")
+    assert (found["status"], found["stopped_by"]) == ("complete_with_errors", None)
+
+
+@pytest.mark.parametrize(
+    ("flag", "bad"),
+    [
+        (("--max-failures", "5"), _wrong),
+        (("--max-failures", "2%"), _wrong),
+        (("--max-truncated", "2%"), lambda *_: _answer(reason="length")),
+        (("--max-empty", "2%"), lambda *_: _answer(content="")),
+    ],
+    ids=["failures", "share of failures", "truncated", "empty"],
+)
+def test_too_many_bad_rows_stop_the_run(cli, scripted, jsonl, summary, flag, bad):
+    """One in ten is bad: stopped soon after there are too many, the rest pending."""
+    endpoint = scripted(
+        lambda body, headers, nth: bad(body, headers, nth) if nth % 10 == 5 else _answer()
+    )
+    done = cli.run(
+        jsonl(1000), "-o", "run", *QUICK, "--base-url", endpoint.base_url, *flag, "--concurrency", 4
+    )
+    assert done.code == 3, done.err
+    found = summary(cli.folder / "run")
+    assert found["stopped_by"] == flag[0].removeprefix("--").replace("-", "_")
+    assert found["settings"][f"guards.{found['stopped_by']}"] == flag[1]
+    assert f"more than {flag[0]} {flag[1]}" in done.err
+    finished = found["rows"]["ok"] + found["rows"]["error"]
+    assert (50 if flag[1] == "5" else 99) < finished < 300
+    cli.verified("run")
+
+
+def test_a_deadline_stops_the_run(cli, simulator, jsonl, summary):
+    """So many seconds after the start; what is in flight is kept, the rest goes on later."""
+    endpoint = simulator(latency=FixedLatency(0.3))
+    command = (jsonl(400), "-o", "run", *QUICK, "--base-url", endpoint.base_url)
+    began_s = time.monotonic()
+    done = cli.run(*command, "--concurrency", 8, "--deadline", 2.5)
+    assert time.monotonic() - began_s < 6
+    assert done.code == 3, done.err
+    found = summary(cli.folder / "run")
+    assert found["stopped_by"] == "deadline" and "--deadline" in done.err
+    assert 0 < found["rows"]["ok"] < 400 and found["rows"]["error"] == 0
+    assert found["rows"]["ok"] == endpoint.stats()["requests_total"]
+    over = cli.run(*command, "--deadline", 0)
+    assert over.code == 3
+    assert endpoint.stats()["requests_total"] == found["rows"]["ok"]
+
+
+def test_another_model_that_answers_is_told_of(cli, scripted, jsonl):
+    """In mid-run, and when the run goes on with another: a warning, and nothing else."""
+    endpoint = scripted(lambda _, __, nth: _answer("m-1" if nth < 30 else "m-2"))
+    command = (jsonl(60), "-o", "run", *QUICK, "--base-url", endpoint.base_url)
+    done = cli.run(*command, "--limit", 50, "--concurrency", 1)
+    assert done.code == 0, done.err
+    assert done.err.count("answered by another: model 'm-1' until now, 'm-2'") == 1
+    endpoint.requests.clear()
+    again = cli.run(*command)
+    assert again.code == 0
