@@ -219,8 +219,8 @@ PROVIDERS: tuple[Provider, ...] = (
         (KeyVariable("LLAMA_API_KEY"),),
         key_needed=False,
         remark=(
-            "503 while the model loads. One model is served, whatever `model` says. All sampling "
-            "options of `/completion` are taken."
+            "503 while the model loads. Unless it routes, it serves one model, whatever `model` "
+            "says. The sampling options of `/completion` are taken."
         ),
         source="llama.cpp, tools/server",
         starts_with="llama-server -m MODEL.gguf",
@@ -245,7 +245,7 @@ PROVIDERS: tuple[Provider, ...] = (
         (),
         key_needed=False,
         remark="Answers 200 with an error text on unknown paths; loads a model when it is asked.",
-        source="LM Studio's bug tracker, 618 and 1323",
+        source="LM Studio's documentation and bug tracker",
         starts_with="lms server start",
     ),
     Provider(

@@ -204,7 +204,8 @@ def test_the_list_of_providers(cli):
     """Names, URLs, variables and whether they are set; never a key."""
     done = cli("providers", env={"GROQ_API_KEY": KEY})
     assert done.code == 0
-    assert re.search(r"^groq +https://api.groq.com/openai/v1\n +GROQ_API_KEY: set$", done.out, re.MULTILINE)
+    told = re.compile(r"^groq +https://api.groq.com/openai/v1\n +GROQ_API_KEY: set$", re.MULTILINE)
+    assert told.search(done.out)
     assert "MISTRAL_API_KEY: not set" in done.out
     as_json = cli("providers", "--json", env={"GROQ_API_KEY": KEY})
     found = {row["name"]: row for row in as_json.json["providers"]}

@@ -398,7 +398,7 @@ def test_a_missing_key_is_exit_2(name, here, jsonl, monkeypatch):
 
 
 def test_a_key_header_of_ones_own(here, playing, jsonl, monkeypatch):
-    """--api-key-header shows the key there, whole and redacted like any other."""
+    """--api-key-header shows the key there, whole, and nowhere else."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     endpoint = playing(Plays(shown={"x-api-key": KEY}))
     done = here(
