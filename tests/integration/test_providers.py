@@ -366,19 +366,28 @@ def test_parameters_of_a_provider_need_no_extra_body(provider):
     assert sent - {"extra_body", "data_sources"} <= SENT
 
 
-def test_parameters_of_the_run_under_extra_body(here, playing, set_keys, jsonl):
-    """--param extra_body is merged too, and what a row says itself wins."""
+@pytest.mark.parametrize("inner", [{}, {"extra_body": {"google": {}}}], ids=["plain", "nested"])
+def test_parameters_of_the_run_under_extra_body(here, playing, set_keys, jsonl, inner):
+    """--param extra_body is merged too, and what a row says itself wins. A field that is called so
+    stands inside.
+    """
     set_keys(BY_NAME["vllm"])
     endpoint = playing(PLAYS["vllm"])
-    extra = json.dumps({"bad_words": ["x"], "top_k": 1, "extra_body": {"google": {}}})
-    rows = jsonl([{"messages": [{"role": "user", "content": "q"}], "top_k": 2}])
+    extra = json.dumps({"bad_words": ["x"], "top_k": 1, **inner})
+    row = {"messages": [{"role": "user", "content": "q"}], "top_k": 2}
     done = here(
-        *(rows, "-o", "run", "--provider", "vllm", "--base-url", endpoint.base_url),
+        *(jsonl([row]), "-o", "run", "--provider", "vllm", "--base-url", endpoint.base_url),
         *("--param", f"extra_body={extra}"),
     )
     assert done.code == 0, done.err
-    body = endpoint.requests[-1][2]
-    assert (body["bad_words"], body["top_k"], body["extra_body"]) == (["x"], 2, {"google": {}})
+    assert endpoint.requests[-1][2] == row | {"model": "m", "bad_words": ["x"], **inner}
+
+
+def test_an_extra_body_that_is_no_table_is_exit_2(here, jsonl):
+    """What cannot be merged is refused before anything is sent."""
+    done = here(jsonl(1), "-o", "run", "--provider", "simulator", "--param", "extra_body=7")
+    assert done.code == 2
+    assert "extra_body" in done.err
 
 
 @pytest.mark.parametrize("name", [p.name for p in PROVIDERS if p.key_needed])
@@ -413,7 +422,7 @@ def test_a_key_header_of_ones_own(here, playing, jsonl, monkeypatch):
 def test_the_sample_of_a_provider(provider, samples):
     """There is one for each; it loads, names the provider and resolves to its URL and key."""
     path = samples / "providers" / f"{provider.name}.toml"
-    raw, warnings = lay_over(read_config(str(path)), {}, {})
+    raw, warnings = lay_over(read_config(str(path)), {}, {"output.dir": "run"})
     found = resolve(raw)
     assert warnings == []
     assert found.endpoint.provider == provider.name
