@@ -18,7 +18,8 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "argume
 class Plays:
     """What an endpoint is known for: how it is shown the key, how it refuses, how it answers.
 
-    ``refusal`` (status, headers, body) is its answer to the first request; ``message`` is that of
+    ``refusal`` (status, headers, body) is its answer to the first request, which is of
+    ``error_class`` and asks for a wait of ``wait_s``; ``message`` is that of
     its completions, ``choice`` and ``top`` stand beside it; ``sent`` are parameters that only this
     server knows; ``stream`` are the events of its streams, where they are odd.
     """
@@ -26,6 +27,7 @@ class Plays:
     shown: dict = field(default_factory=dict)
     refusal: tuple = (429, {"retry-after": "0"}, {"error": {"message": "slow", "code": None}})
     error_class: str = "rate_limit"
+    wait_s: float | None = None
     message: dict = field(default_factory=dict)
     choice: dict = field(default_factory=dict)
     top: dict = field(default_factory=dict)
@@ -64,6 +66,7 @@ PLAYS = {
         ),
     ),
     "ucloud": Plays(
+        wait_s=0.0,
         shown=BEARER,
         message={"content": "ok", "refusal": None},
         top={"service_tier": "default", "system_fingerprint": "", "search_result": None},
@@ -72,6 +75,7 @@ PLAYS = {
         stream=(*REASONED, {"choices": [], "usage": {"total_tokens": 2}}),
     ),
     "openai": Plays(
+        wait_s=0.001,
         shown=BEARER,
         refusal=(
             429,
@@ -86,6 +90,7 @@ PLAYS = {
         sent={"max_completion_tokens": 9, "verbosity": "low", "prompt_cache_key": "k"},
     ),
     "azure": Plays(
+        wait_s=0.0,
         shown={"api-key": KEY},
         path="/openai/v1/chat/completions",
         refusal=(
@@ -142,6 +147,7 @@ PLAYS = {
         sent={"reasoning_format": "parsed", "service_tier": "flex"},
     ),
     "together": Plays(
+        wait_s=0.0,
         shown=BEARER,
         refusal=(
             429, {"x-ratelimit-reset": "0", "x-tokenlimit-remaining": "0", "retry-after": "0"},
@@ -152,6 +158,7 @@ PLAYS = {
         sent={"repetition_penalty": 1.1, "safety_model": "s"},
     ),
     "gemini": Plays(
+        wait_s=0.01,
         shown=BEARER,
         refusal=(
             429, {},
@@ -168,6 +175,7 @@ PLAYS = {
         ),
     ),
     "mistral": Plays(
+        wait_s=0.0,
         shown=BEARER,
         refusal=(
             429, {"x-ratelimit-remaining-req-minute": "0", "retry-after": "0"},
@@ -343,6 +351,7 @@ def test_a_provider_as_it_documents_itself(name, here, playing, set_keys, jsonl,
     assert {key: found[key] for key in plays.columns} == plays.columns
     ledger = published("plain", "attempts").to_pylist()
     assert [line["error_class"] for line in ledger] == [plays.error_class, None]
+    assert ledger[0]["retry_after_s"] == plays.wait_s
     if plays.stream:
         done = here(
             jsonl([row]), "-o", "stream", "--stream", "--provider", name, "--base-url", where
