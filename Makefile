@@ -49,7 +49,7 @@ wheel-demo: wheel
 crash: $(DEV) ## the crash tests with many more kills than in `make test`
 	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} $(BIN)/python -m pytest --timeout 7200 tests/crash
 
-fuzz: $(DEV) ## random replies and headers against their readers, for FUZZ_SECONDS (600)
+fuzz: $(DEV) ## random replies, streams and headers against their readers, for FUZZ_SECONDS (600)
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
 
 bench: $(DEV) ## CPU per row against a bare loop, and memory growth

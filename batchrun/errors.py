@@ -107,9 +107,9 @@ class NotASchemaError(BatchrunError):
 class TransportFault(BatchrunError):
     """One exchange ended without a whole reply.
 
-    ``kind`` is a key of the verdict table: ``timeout``, ``dns``, ``connect``, ``reset``, ``cut``,
-    ``incomplete``, ``tls``, ``proxy`` or ``too_large``. ``sent`` tells whether the request may
-    have reached the server: then it may have been billed. ``http_status`` is there when the
+    ``kind`` is a key of the verdict table: ``timeout``, ``dns``, ``connect``, ``stale``, ``reset``,
+    ``cut``, ``incomplete``, ``tls``, ``proxy`` or ``too_large``. ``sent`` tells whether the request
+    may have reached the server: then it may have been billed. ``http_status`` is there when the
     reply's head had arrived, ``partial`` when part of a streamed answer had.
     """
 

@@ -289,6 +289,7 @@ FAULTS = {
     "timeout": "no whole reply in time",
     "dns": "host name not found",
     "connect": "no connection",
+    "stale": "a kept-alive connection is closed before a reply",
     "reset": "connection closed before a reply",
     "cut": "connection closed within the reply",
     "incomplete": "a stream ends before its answer does",

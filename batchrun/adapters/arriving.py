@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from batchrun.adapters.exchange import Head
-from batchrun.adapters.tap import DONE_GRACE_S, Tap
+from batchrun.adapters.tap import DONE_GRACE_S, Large, Tap
 from batchrun.core import reply as reading
 from batchrun.core import sse
 from batchrun.core.stream import Stream, fold, is_chunks
@@ -29,9 +29,11 @@ class Arriving:
     __slots__ = (
         "_bytes_max",
         "_label",
+        "_large",
         "_pieces",
         "_plain",
         "_size",
+        "_slot",
         "_started_s",
         "_tap",
         "head",
@@ -39,9 +41,11 @@ class Arriving:
         "ttft_s",
     )
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, large: Large) -> None:
         """``bytes_max`` bounds the body as it comes, with all that frames a stream's events."""
         self._bytes_max = bytes_max
+        self._large = large
+        self._slot = False
         self._size = 0
         self._started_s = time.monotonic()
         self._pieces: list[bytes] = []
@@ -59,7 +63,7 @@ class Arriving:
 
     def tap(self, protocol: ResponseHandler) -> None:
         """Expect a stream: take it straight from the connection."""
-        self._tap = Tap(protocol, self.take_all)
+        self._tap = Tap(protocol, self.take_all, self._large)
 
     async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
         """See ``exchange.BodyReader``. Empty where the body is a stream."""
@@ -68,7 +72,10 @@ class Arriving:
         # collector of cycles, they cost a tenth of all CPU time.
         tap, self._tap = self._tap, None
         if tap is not None and tap.took_over:
-            await tap.end()
+            try:
+                await tap.end()
+            finally:
+                tap.close()
             return self._finished()
         piece = await content.readany()
         if piece[:1] == b"{" or not 200 <= head.status < 300:
@@ -76,7 +83,13 @@ class Arriving:
         else:
             self._label = head.headers.get("Content-Type", "")
         done = self.take(piece)
+        if not content.at_eof():
+            self._expect(head.headers.get("Content-Length"))
         while not (done or content.at_eof()):
+            if self._size > self._large.bytes_min and not self._slot:
+                # What is not read on is not sent on: the server waits too.
+                await self._large.slots.acquire()
+                self._slot = True
             done = self.take(await content.readany())
         if done:
             with contextlib.suppress(TimeoutError):
@@ -84,6 +97,15 @@ class Arriving:
                     while not content.at_eof():
                         self.take(await content.readany())
         return self._finished()
+
+    def close(self) -> None:
+        """The reply is read, or given up."""
+        if self._tap is not None:
+            self._tap.close()
+        if self._slot:
+            self._slot = False
+            self._pieces = []
+            self._large.slots.release()
 
     def take_all(self, pieces: list[bytes]) -> bool:
         """The same as ``take``, for several pieces."""
@@ -127,8 +149,16 @@ class Arriving:
     def _count(self, size: int) -> None:
         self._size += size
         if self._size > self._bytes_max:
-            message = f"the reply is larger than {self._bytes_max:,} bytes"
-            raise TransportFault(message, kind="too_large", sent=True)
+            raise self._too_large("is larger than")
+
+    def _expect(self, length: str | None) -> None:
+        """Do not begin to read what announces that it will be too large."""
+        if length is not None and length.isdecimal() and int(length) > self._bytes_max:
+            raise self._too_large(f"announces {int(length):,} bytes, over")
+
+    def _too_large(self, how: str) -> TransportFault:
+        message = f"the reply {how} {self._bytes_max:,} bytes"
+        return TransportFault(message, kind="too_large", sent=True)
 
     def _look(self, stream: Stream) -> None:
         if self.ttft_s is None and stream.begun:
@@ -154,7 +184,8 @@ class Arriving:
         if not 200 <= self.head.status < 300:
             return body
         label = self.head.headers.get("Content-Type", "").lower()
-        torn = label.startswith(sse.EVENT_STREAM) and reading.parse(body) is None
+        lines = label.startswith(sse.EVENT_STREAM) and body.lstrip()[:1] in (b"{", b"[")
+        torn = lines and reading.parse(body) is None
         if torn or is_chunks(body):
             self.stream = fold(body)
             return b""

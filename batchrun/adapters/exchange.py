@@ -22,10 +22,19 @@ from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from batchrun.errors import TransportFault
+
 JOINED_BYTES_MAX = 2**16
 """Head and body go out in one piece up to here; beyond, copying costs more than a second write."""
 
 READ_BUFFER_BYTES = 2**16
+
+_LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+HEADER_BYTES_MAX = 2**16
+HEADERS_MAX = 1024
+"""Of a response's head. aiohttp's own bounds (8 KB, 128) are met by content security policies and
+by what a chain of proxies adds."""
 
 
 class Head(NamedTuple):
@@ -60,6 +69,8 @@ class Poster:
         self._timeout = session.timeout
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[asyncio.Transport, bytes] = {}
+        self._idle = 0
+        """Connections that were given back and not taken again: at most so many are open."""
         self.replace_headers(headers)
 
     def replace_headers(self, headers: Mapping[str, str]) -> None:
@@ -90,17 +101,24 @@ class Poster:
 
         Raises what aiohttp raises; then, and when cancelled, the connection is closed.
         """
-        connection = await self._connect()
+        connection, used = await self._connect()
+        begun = False
         try:
             protocol = connection.protocol
             assert protocol is not None
             protocol.set_response_params(
-                read_until_eof=True, auto_decompress=True, read_bufsize=READ_BUFFER_BYTES
+                read_until_eof=True,
+                auto_decompress=True,
+                read_bufsize=READ_BUFFER_BYTES,
+                max_line_size=HEADER_BYTES_MAX,
+                max_field_size=HEADER_BYTES_MAX,
+                max_headers=HEADERS_MAX,
             )
             if tap is not None:
                 tap(protocol)
             transport = self._send(protocol.transport, body)
             message, content = await protocol.read()
+            begun = True
             while 100 <= message.code < 200 and message.code != 101:
                 message, content = await protocol.read()
             found = Head(message.code, message.headers)
@@ -108,10 +126,19 @@ class Poster:
             if transport in self._outgoing or transport.get_write_buffer_size():
                 # Answered before everything was sent: the rest must not meet the next request.
                 protocol.force_close()
+        except _LOST as error:
+            connection.close()
+            # With part of a head, the error holds that instead of a text.
+            if begun or not used or not isinstance(getattr(error, "message", ""), str):
+                raise
+            what = "the server closed a kept-alive connection"
+            raise TransportFault(what, kind="stale", sent=True) from None
         except BaseException:
             connection.close()
             raise
         connection.release()
+        if self._idle < self._connector.limit:
+            self._idle += 1
         return found, answer
 
     def _send(self, transport: asyncio.Transport | None, body: bytes) -> asyncio.Transport:
@@ -121,7 +148,8 @@ class Poster:
         asleep: 17 instead of 6 µs in the kernel over loopback.
         """
         if transport is None or transport.is_closing():
-            raise aiohttp.ClientConnectionResetError
+            message = "the connection was closed before the request went out"
+            raise TransportFault(message, kind="reset", sent=False)
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing[transport] = body
@@ -139,15 +167,18 @@ class Poster:
                 transport.write(head)
                 transport.write(body)
 
-    async def _connect(self) -> aiohttp.connector.Connection:
+    async def _connect(self) -> tuple[aiohttp.connector.Connection, bool]:
+        """A connection, and whether it may have been used before."""
         try:
             while True:
+                used = self._idle > 0
+                self._idle -= used
                 connection = await self._connector.connect(
                     self._request, traces=[], timeout=self._timeout
                 )
                 protocol = connection.protocol
-                if protocol is None or not protocol.should_close:
-                    return connection
+                if not used or protocol is None or not protocol.should_close:
+                    return connection, used
                 # The server spoke unasked while it lay idle (some announce a timeout that way):
                 # that would be taken for the answer to the next request.
                 connection.close()

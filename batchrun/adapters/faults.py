@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrun.errors import TransportFault
 
@@ -20,6 +21,7 @@ _DISAGREEMENTS = (
     "access denied",
 )
 """Parts of OpenSSL's reasons that will not change by trying again."""
+_TLS_RECORD = r"b'\x15\x03"
 _NO_TLS = ("wrong version number", "http request", "record layer failure", "packet length too long")
 _NO_AUTHORITY = (2, 18, 19, 20, 21)
 """OpenSSL's codes for a chain that ends nowhere known, the self-signed among them."""
@@ -33,7 +35,7 @@ def fault(
     ``status`` is known once a reply's head had arrived; ``where`` is the server's host and port,
     ``proxy`` the proxy's, if there is one.
     """
-    text = str(error) or type(error).__name__
+    text = _words(error)
     tls = _tls_error(error)
     if tls is not None:
         found = _tls_fault(tls, where)
@@ -60,7 +62,23 @@ def fault(
         error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.EofStream)
     ):
         return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
+    if isinstance(error, HttpProcessingError):
+        advice = " (the server speaks TLS: use https://)" if _TLS_RECORD in text else ""
+        text = f"the reply is not HTTP as it should be: {text}{advice}"
     return TransportFault(text, kind="cut", sent=True)
+
+
+def _words(error: Exception) -> str:
+    """What an error says, on one line and without the status that aiohttp makes up for replies
+    that it cannot read.
+    """
+    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
+        return "it ended within the head of the reply"  # which stands in the error
+    inner = error.__cause__
+    if isinstance(error, aiohttp.ClientPayloadError) and isinstance(inner, HttpProcessingError):
+        error = inner
+    text = error.message if isinstance(error, HttpProcessingError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _reason(error: aiohttp.ClientConnectorError) -> str:

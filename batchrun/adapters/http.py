@@ -20,8 +20,9 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrun.adapters.arriving import Arriving
-from batchrun.adapters.exchange import BodyReader, Head, Poster
+from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
 from batchrun.adapters.faults import fault
+from batchrun.adapters.tap import Large
 from batchrun.core.providers import AUTHORIZATION
 from batchrun.core.proxies import proxy_name
 from batchrun.core.redact import Redactor
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import ssl
 
 JSON = "application/json"
+REMARK_MAX = 200
+"""Characters of what a server said in a stream beside an answer."""
 LARGE_BODY_BYTES = 2**20
 """aiohttp wants larger bodies as a stream."""
 ELSEWHERE_MAX = 16
@@ -143,12 +146,16 @@ class HttpTransport:
 
     async def __aenter__(self) -> Self:
         self._deadlines = Deadlines(self._timeout_s)
+        self._large = Large(self._concurrency)
         self._session = aiohttp.ClientSession(
             connector=self._connector(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=True,
+            max_line_size=HEADER_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            max_headers=HEADERS_MAX,
         )
         self._posters = {self._url: Poster(self._session, self._url, self._headers)}
         return self
@@ -174,7 +181,7 @@ class HttpTransport:
         assert task is not None
         self._deadlines.enter(task)
         # The status counts once the head of a reply is there, for faults that come after it.
-        arrived = Arriving(self._body_bytes_max)
+        arrived = Arriving(self._body_bytes_max, self._large)
         try:
             head, answer = await self._post(self._url, request.body, arrived)
             if head.status in FOLLOWED:
@@ -184,7 +191,8 @@ class HttpTransport:
                     if there is None:
                         break
                     url = there
-                    arrived = Arriving(self._body_bytes_max)
+                    arrived.close()
+                    arrived = Arriving(self._body_bytes_max, self._large)
                     head, answer = await self._post(url, request.body, arrived)
             if arrived.stream is not None:
                 return self._folded(arrived, None)
@@ -212,6 +220,7 @@ class HttpTransport:
             return self._folded(arrived, fault)
         finally:
             self._deadlines.leave(task)
+            arrived.close()
 
     async def _post(self, url: str, body: bytes, arrived: Arriving) -> tuple[Head, bytes]:
         if self._proxy is not None:
@@ -251,7 +260,7 @@ class HttpTransport:
         """What the same server says under another URL, such as its list of models. Raises
         ``TransportFault`` as ``send`` does.
         """
-        arrived = Arriving(self._body_bytes_max)
+        arrived = Arriving(self._body_bytes_max, self._large)
         try:
             async with asyncio.timeout(self._timeout_s) as timer:
                 response = await self._session.get(
@@ -260,11 +269,13 @@ class HttpTransport:
                 async with response:
                     head = Head(response.status, response.headers)
                     answer = await arrived.read(response.content, head)
-        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+        except (aiohttp.ClientError, aiohttp.EofStream, HttpProcessingError, OSError) as error:
             if isinstance(error, TimeoutError) and timer.expired():
                 message = f"no whole reply within {self._timeout_s:g} s"
                 raise TransportFault(message, kind="timeout", sent=True) from None
             raise self._fault(error, arrived.status) from None
+        finally:
+            arrived.close()
         redactor = self._redactor
         return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
 
@@ -289,10 +300,13 @@ class HttpTransport:
         if problem is None and (fault is None or fault.kind != "too_large"):
             return reply
         if fault is None or fault.kind == "cut":
-            message = problem if fault is None else f"{problem}: {fault}"
-            fault = TransportFault(
-                message or "", kind="incomplete", sent=True, http_status=head.status
-            )
+            message = problem or ""
+            remark = redactor.text(stream.remark())[:REMARK_MAX]
+            if remark:
+                message = f"{message}; the server said: {remark}"
+            if fault is not None:
+                message = f"{fault}: {message}"
+            fault = TransportFault(message, kind="incomplete", sent=True, http_status=head.status)
         fault.partial = reply
         raise fault from None
 

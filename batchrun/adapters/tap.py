@@ -28,20 +28,53 @@ DONE_GRACE_S = 1.0
 then is closed: the answer is whole.
 """
 
+_START = b"HTTP/1.1 200"
 _EMPTY_REST = b"0\r\n\r\n"
+
+
+LARGE_AT_ONCE = 4
+UNPACKED_BYTES = 2**28
+
+
+class Large:
+    """Lets few replies be large at once: a server that answers everything with bombs would fill
+    the memory with as many replies of the largest size as there are requests in flight.
+
+    A reply is large from ``bytes_min`` on; what stays below may arrive together.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self.bytes_min = max(2**16, UNPACKED_BYTES // concurrency)
+        self.slots = asyncio.Semaphore(LARGE_AT_ONCE)
 
 
 class Tap:
     """Takes one response's body, if it is a stream. ``took_over`` says whether it does."""
 
-    __slots__ = ("_dechunker", "_ended", "_held", "_loop", "_protocol", "_take", "_timer")
+    __slots__ = (
+        "_dechunker",
+        "_ended",
+        "_held",
+        "_large",
+        "_left",
+        "_loop",
+        "_protocol",
+        "_take",
+        "_timer",
+        "_turn",
+    )
 
-    def __init__(self, protocol: ResponseHandler, take: Callable[[list[bytes]], bool]) -> None:
+    def __init__(
+        self, protocol: ResponseHandler, take: Callable[[list[bytes]], bool], large: Large
+    ) -> None:
         """To be made after ``set_response_params``. ``take`` gets the body's bytes and returns
         whether the stream has announced its end; it may raise ``TransportFault``.
         """
         self._protocol = protocol
         self._take = take
+        self._large = large
+        self._left = large.bytes_min
+        self._turn: asyncio.Task[bool] | None = None
         self._loop = asyncio.get_running_loop()
         self._held = b""
         self._dechunker: Dechunker | None = None
@@ -60,6 +93,15 @@ class Tap:
         if error is not None:
             raise error
 
+    def close(self) -> None:
+        """The body is read, or given up."""
+        turn, self._turn = self._turn, None
+        if turn is not None and not turn.cancel():
+            self._large.slots.release()
+
+    def _go_on(self, _: object) -> None:
+        self._protocol.resume_reading()
+
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Called by the protocol with what has arrived."""
         if self._dechunker is not None:
@@ -67,7 +109,7 @@ class Tap:
             return False, b""
         data = self._held + data
         end = data.find(b"\r\n\r\n") + 4
-        if end < 4 and len(data) <= HEAD_BYTES_MAX:
+        if end < 4 and _may_go_on(data):
             self._held = data
         elif end >= 4 and _announces_stream(data[:end]):
             self._pass(data[:end])
@@ -95,6 +137,12 @@ class Tap:
     def _take_body(self, dechunker: Dechunker, data: bytes) -> None:
         if self._ended.done():
             return
+        self._left -= len(data)
+        if self._left < 0 and self._turn is None:
+            # What is not read on is not sent on: the server waits too.
+            self._protocol.pause_reading()
+            self._turn = self._loop.create_task(self._large.slots.acquire())
+            self._turn.add_done_callback(self._go_on)
         try:
             done = self._take(dechunker.feed(data))
         except ChunkedError as error:
@@ -120,11 +168,20 @@ class Tap:
             self._ended.set_result(error)
 
 
+def _may_go_on(head: bytes) -> bool:
+    """Whether a head without its end may still become one that announces a stream. What is no
+    HTTP, or ends its lines otherwise, the parser is to see at once.
+    """
+    return (
+        len(head) <= HEAD_BYTES_MAX and head.startswith(_START[: len(head)]) and b"\n\n" not in head
+    )
+
+
 def _announces_stream(head: bytes) -> bool:
     """Whether a response's head announces events in the chunked coding and nothing unusual."""
     head = head.lower()
     return (
-        head.startswith(b"http/1.1 200")
+        head.startswith(_START.lower())
         and b"\r\ncontent-type: text/event-stream" in head
         and b"\r\ntransfer-encoding: chunked\r\n" in head
         and b"\r\ncontent-encoding:" not in head

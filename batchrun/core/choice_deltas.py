@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchrun.core.reply import json_text
 from batchrun.core.tool_deltas import ToolCalls
 
 JsonObject = dict[str, Any]
@@ -73,17 +74,15 @@ class ChoiceDeltas:
                 if isinstance(call, dict):
                     self._calls.add(call)
         content = delta.get("content")
-        if isinstance(content, list):
-            self._add_parts(content)
-        elif content == "":
+        if content == "":
             if delta.get("role") and not any(
                 value for key, value in delta.items() if key not in ("role", "content")
             ):
                 self.open()
             else:
                 self._empty = True
-        elif isinstance(content, str):
-            self._add_text(content)
+        elif content is not None:
+            self._add_content(content)
         for key, value in delta.items():
             if key not in ("content", "tool_calls") and value is not None:
                 _merge(self._message, key, value, depth=1)
@@ -139,6 +138,15 @@ class ChoiceDeltas:
 
     def _speaks_otherwise(self) -> bool:
         return bool(self._calls) or any(self._message.get(key) for key in _SAID)
+
+    def _add_content(self, content: object) -> None:
+        """Take content of any kind, as ``core.reply`` takes that of a plain reply."""
+        if isinstance(content, list):
+            self._add_parts(content)
+        elif isinstance(content, dict) and ("text" in content or "thinking" in content):
+            self._add_parts([content])
+        else:
+            self._add_text(content if isinstance(content, str) else json_text(content))
 
     def _add_text(self, text: str) -> None:
         if self.parts is None:

@@ -325,8 +325,8 @@ def _word(value: object) -> str | None:
     """An identifier: text, or a number as text."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None or isinstance(value, (dict, list)):
-        return None
+    if value is None or isinstance(value, (dict, list)) or value == "about:blank":
+        return None  # the type of a problem report (RFC 9457) that is no more than its status
     if isinstance(value, int) and abs(value) > 10**18:
         return None
     return storable_text(str(value), WORD_MAX)

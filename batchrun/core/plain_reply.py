@@ -10,9 +10,8 @@ from typing import Annotated
 
 import msgspec
 
+from batchrun.core.reply import TOKENS_MAX
 from batchrun.records import Choice, Completion, Usage
-
-_INT64_MAX = 2**63 - 1
 
 
 class _PlainMessage(msgspec.Struct):
@@ -31,7 +30,7 @@ class _PlainChoice(msgspec.Struct):
     logprobs: None = None
 
 
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)] | None
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)] | None
 
 
 class _PromptDetails(msgspec.Struct):

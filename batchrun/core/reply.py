@@ -26,27 +26,54 @@ DIGITS_MAX = 4000
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_INT64_MAX = 2**63 - 1
+TOKENS_MAX = 10**9
+"""A larger count of one answer's tokens is junk; in 64 bits, nine billion such answers add up."""
 
 
 def parse(body: bytes) -> object:
     """The body's JSON value, or None where it is not JSON.
 
     A second, tolerant reading takes what strict parsers refuse and real servers send: a byte-order
-    mark, NaN, raw control characters, half surrogate pairs, invalid UTF-8 (replaced).
+    mark, NaN, raw control characters, half surrogate pairs, invalid UTF-8 (replaced), UTF-16.
     """
     try:
         return _decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
-    text = body.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
     try:
-        return _storable(json.loads(text, strict=False, parse_int=_whole))
+        return _storable(json.loads(_text_inside(body), strict=False, parse_int=whole_number))
     except (ValueError, RecursionError):
         return None
 
 
-def _whole(digits: str) -> int | float:
+def flaw(body: bytes) -> str | None:
+    """Why a body is not JSON, in a few words; None where it is."""
+    if parse(body) is not None or body.strip() == b"null":
+        return None
+    text = _text_inside(body)
+    if not text:
+        return "it is empty"
+    if text.startswith("<"):
+        return "a page, not JSON"
+    try:
+        json.loads(text, strict=False, parse_int=whole_number)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            return f"not JSON, for something follows behind character {error.pos:,}"
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated"):
+            return "JSON that breaks off"
+        return f"not JSON, from character {error.pos:,} on"
+    except (ValueError, RecursionError):
+        pass
+    return "JSON that is nested too deeply"
+
+
+def _text_inside(body: bytes) -> str:
+    encoding = json.detect_encoding(body)
+    return body.decode(encoding, errors="replace").lstrip("\ufeff \t\r\n")
+
+
+def whole_number(digits: str) -> int | float:
     """An integer of any length; one that Python refuses to convert is as good as infinite."""
     return int(digits) if len(digits) <= DIGITS_MAX else float(digits)
 
@@ -308,7 +335,7 @@ def storable_text(text: str, length_max: int = ERROR_TEXT_MAX) -> str:
 def _count(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 12.0 is how some proxies write 12
-    if type(value) is int and 0 <= value <= _INT64_MAX:
+    if type(value) is int and 0 <= value <= TOKENS_MAX:
         return value
     return None
 

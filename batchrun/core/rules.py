@@ -135,7 +135,17 @@ RULES: tuple[Rule, ...] = (
         succeeded=False,
     ),
     Rule("connect", A.AGAIN, "connection", faults=("connect", "dns"), health=DOWN),
-    # A kept-alive connection that the server had closed meanwhile: not the row's fault, once.
+    # A kept-alive connection that the server had closed meanwhile: not the row's fault.
+    Rule(
+        "stale",
+        A.FREE,
+        "connection",
+        faults=("stale",),
+        tries_max=8,
+        then=A.AGAIN,
+        health=AILING,
+    ),
+    # The same, where it cannot be told.
     Rule(
         "reset",
         A.FREE,
@@ -160,7 +170,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("quota", A.STOP, "quota", statuses=(400, 403, 429), codes=_QUOTA),
     Rule("context", A.FAIL, "context_length", statuses=(400, 413, 422), codes=_CONTEXT),
-    Rule("filter", A.FAIL, "content_filter", statuses=(400, 403), codes=_FILTER),
+    Rule("filter", A.FAIL, "content_filter", statuses=(400, 403, 422), codes=_FILTER),
     Rule(
         "model_output",
         A.AGAIN,

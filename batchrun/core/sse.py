@@ -17,6 +17,7 @@ BLANK = b"\n\n"
 """The blank line behind an event, once line ends are LF."""
 
 _BOM = b"\xef\xbb\xbf"
+_SKIPPED = _BOM + b" \t\0"
 _FIELDS = (b"data", b"event", b"id", b"retry", b"error")
 """Fields that a stream begins with. Builds of llama.cpp sent errors as ``error: {...}``."""
 _FIELD_BYTES_MAX = max(map(len, _FIELDS))
@@ -27,10 +28,13 @@ blank lines, and their replies would be one event, read only at its end. One lin
 
 
 class Event(NamedTuple):
-    """One event. ``data`` holds its data lines; lines of bare JSON in a row are one of them."""
+    """One event. ``data`` holds its data lines; lines of bare JSON in a row are one of them.
+    ``unknown`` is the last line that is no field of the format.
+    """
 
     name: str
     data: list[bytes]
+    unknown: bytes = b""
 
 
 def is_stream(start: bytes, content_type: str, *, whole: bool = False) -> bool | None:
@@ -116,12 +120,12 @@ def read_event(lines: Sequence[bytes]) -> Event:
     ``error: ...`` is read as an event of that name, and lines from one that begins with a brace as
     data whose field name was forgotten.
     """
-    name = ""
+    name, unknown = "", b""
     data: list[bytes] = []
     bare: list[bytes] = []
     for line in lines:
-        line = line.removeprefix(_BOM)  # noqa: PLW2901 - a mark where nothing needs one
-        field, _, value = line.partition(b":")
+        # Marks, blanks and zero bytes where nothing needs them.
+        field, _, value = line.lstrip(_SKIPPED).partition(b":")
         if value.startswith(b" "):
             value = value[1:]
         match field:
@@ -131,14 +135,16 @@ def read_event(lines: Sequence[bytes]) -> Event:
                     bare = []
                 data.append(value)
             case b"event":
-                name = value.decode("ascii", errors="replace").strip()
+                name = value.decode("ascii", errors="replace").strip().lower()
             case b"error":
                 name = "error"
                 data.append(value)
             case b"" | b"id" | b"retry":
                 pass
-            case _ if bare or line.lstrip()[:1] in (b"{", b"["):
-                bare.append(line)
+            case _ if bare or line.lstrip(_SKIPPED)[:1] in (b"{", b"["):
+                bare.append(line.lstrip(_BOM + b"\0"))
+            case _:
+                unknown = line
     if bare:
         data.append(b"\n".join(bare))
-    return Event(name, data)
+    return Event(name, data, unknown)

@@ -15,6 +15,7 @@ from batchrun.core import reply as reading
 from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
 from batchrun.core.plain_chunk import Shape, read_plain, shape_of
+from batchrun.core.stream_errors import is_error, may_be_error
 from batchrun.core.tool_deltas import integer
 
 JsonObject = dict[str, Any]
@@ -44,8 +45,10 @@ class Stream:
         "_learned",
         "_named",
         "_other",
+        "_remark",
         "_repeated",
         "_splitter",
+        "_suspect",
         "_usage",
         "done",
     )
@@ -58,6 +61,8 @@ class Stream:
         self._other: JsonObject = {}
         self._usage: JsonObject | None = None
         self._error: object = None
+        self._suspect: JsonObject | None = None
+        self._remark = b""
         self._damaged = False
         self._repeated: Shape | None = None
         self._learned = 0
@@ -79,7 +84,7 @@ class Stream:
             return
         lines = block.split(b"\n")
         at, count = 0, len(lines)
-        while at < count:
+        while at < count and not self.done:
             if not lines[at]:
                 at += 1
                 continue
@@ -98,7 +103,7 @@ class Stream:
     def feed_all(self, pieces: list[bytes]) -> None:
         """Take the next bytes in pieces: quicker than one by one where each is an event."""
         at, count = 0, len(pieces)
-        while at < count:
+        while at < count and not self.done:
             shape, piece = self._repeated, pieces[at]
             if not (piece.endswith(sse.BLANK) and self._splitter.idle):
                 self.feed(piece)
@@ -119,12 +124,19 @@ class Stream:
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""
         rest = self._splitter.rest()
-        if rest:
-            damaged = self._damaged
+        if rest and not self.done:
+            damaged, remark = self._damaged, self._remark
             self._take([line for line in rest.split(b"\n") if line])
             # Torn at its end, it says nothing about the events before it.
-            self._damaged = damaged
+            if self._damaged:
+                self._damaged, self._remark = damaged, remark
         self._splitter = sse.Splitter()
+        if self._suspect is not None and not self._finished():
+            self._fail(self._suspect)
+
+    def _finished(self) -> bool:
+        choices = self._choices.values()
+        return bool(choices) and all(choice.finish for choice in choices)
 
     def problem(self) -> str | None:
         """Why the answer cannot be taken for whole; None where it can, or where the server sent
@@ -134,12 +146,15 @@ class Stream:
             return None
         if self._damaged:
             return "an event of the stream cannot be read"
-        choices = self._choices.values()
-        if self.done or (choices and all(choice.finish for choice in choices)):
+        if self.done or self._finished():
             return None
         if self.begun:
             return "the stream ended in the middle of the answer"
         return "the stream ended before an answer began"
+
+    def remark(self) -> str:
+        """The last thing in the stream that was no part of an answer, on one line; or nothing."""
+        return " ".join(self._remark.decode(errors="replace").split())
 
     def body(self) -> bytes:
         """The reply in the shape of a plain one: a completion, and an error where one came.
@@ -193,7 +208,7 @@ class Stream:
         """Take an event of one line."""
         if line == _LAST_LINE:
             self.done = True
-        elif not (line.startswith(b"data:") and self._takes_plain(line)):
+        elif line[:1] != b":" and not (line.startswith(b"data:") and self._takes_plain(line)):
             self._take([line])
 
     def _takes_plain(self, line: bytes) -> bool:
@@ -233,18 +248,19 @@ class Stream:
 
     def _take(self, event: list[bytes]) -> None:
         self._repeated = None
-        name, data = sse.read_event(event)
+        name, data, unknown = sse.read_event(event)
+        self._remark = unknown[: reading.ERROR_TEXT_MAX] or self._remark
         if not data:
             return
         if len(data) > 1 and self._takes_datum(name, b"\n".join(data)):
             return
         # Several events whose blank lines were forgotten, or just one line.
         for datum in data:
-            if self._takes_datum(name, datum):
+            if self.done or self._takes_datum(name, datum):
                 continue
             lines = datum.split(b"\n")
             if len(lines) == 1 or not all(self._takes_datum(name, line) for line in lines):
-                self._damaged = True
+                self._damaged, self._remark = True, datum[: reading.ERROR_TEXT_MAX]
 
     def _takes_datum(self, name: str, datum: bytes) -> bool:
         """Take an event's data. False where it looks like JSON and cannot be read."""
@@ -259,6 +275,7 @@ class Stream:
             if name == "error":
                 self._fail(reading.text_of(text, reading.ERROR_TEXT_MAX))
             # Other text is what some servers keep the connection alive with.
+            self._remark = text[: reading.ERROR_TEXT_MAX]
             return name == "error" or (text[:1] not in (b"{", b"[") and b"\n" not in text)
         for item in value if isinstance(value, list) else (value,):
             if isinstance(item, dict):
@@ -282,6 +299,8 @@ class Stream:
                 if isinstance(item, dict):
                     whole = value.get("object") == "chat.completion"
                     usage = self._take_choice(item, place, whole=whole) or usage
+        else:
+            self._damage(choices)
         if isinstance(usage, dict) and usage:
             self._usage = usage
 
@@ -299,8 +318,11 @@ class Stream:
             self._fail(error)
         elif isinstance(groq, dict) and groq.get("error"):
             self._fail(groq["error"])
-        elif name == "error" or (not isinstance(value.get("choices"), list) and _is_error(value)):
+        elif name == "error" or (not isinstance(value.get("choices"), list) and is_error(value)):
             self._fail(value)
+        elif self._suspect is None and may_be_error(value):
+            # Not surely an error: it counts as one where the answer has no finish reason.
+            self._suspect = value
 
     def _take_choice(self, item: JsonObject, place: int, *, whole: bool) -> object:
         """Take a choice of one chunk; returns the usage where it has one."""
@@ -312,17 +334,9 @@ class Stream:
             choice = self._choices[index] = ChoiceDeltas()
             if index == 0:
                 self._first = choice
-        delta, message = item.get("delta"), item.get("message")
-        if isinstance(delta, dict):
-            choice.add(delta)
-        elif isinstance(message, dict):
-            if whole:
-                choice.replace(message)
-            else:
-                choice.add(message)
-        finish = item.get("finish_reason")
-        if isinstance(finish, str) and finish:
-            choice.finish = finish
+        self._take_delta(choice, item, whole=whole)
+        if finish := item.get("finish_reason"):
+            choice.finish = finish if isinstance(finish, str) else reading.json_text(finish)
         logprobs = item.get("logprobs")
         if isinstance(logprobs, dict):
             choice.add_logprobs(logprobs)
@@ -332,6 +346,23 @@ class Stream:
             if key not in _CHOICE_FIELDS:
                 choice.note(key, value)
         return item.get("usage")
+
+    def _take_delta(self, choice: ChoiceDeltas, item: JsonObject, *, whole: bool) -> None:
+        delta, message = item.get("delta"), item.get("message")
+        if isinstance(delta, dict):
+            choice.add(delta)
+        elif not isinstance(message, dict):
+            # What the model said, in a place where nobody can tell what it is.
+            self._damage(delta or message or item.get("text"))
+        elif whole:
+            choice.replace(message)
+        else:
+            choice.add(message)
+
+    def _damage(self, value: object) -> None:
+        if value:
+            said = reading.json_text(value)[: reading.ERROR_TEXT_MAX]
+            self._damaged, self._remark = True, said.encode(errors="replace")
 
     def _fail(self, error: object) -> None:
         if self._error is None:
@@ -365,16 +396,4 @@ def is_chunks(body: bytes) -> bool:
         and isinstance(choices[0], dict)
         and "message" not in choices[0]
         and isinstance(choices[0].get("delta"), dict)
-    )
-
-
-def _is_error(value: JsonObject) -> bool:
-    """Whether an object without choices is an error that stands by itself."""
-    kind, status = value.get("type"), value.get("status")
-    if value.get("object") == "error" or isinstance(value.get("detail"), (str, list)):
-        return True
-    if isinstance(status, int) and status >= 400 and "title" in value:
-        return True
-    return isinstance(value.get("message"), str) and (
-        value.get("code") is not None or (isinstance(kind, str) and "error" in kind.lower())
     )

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from batchrun.core.reply import whole_number
+
 UNREADABLE = object()
 """What is not JSON."""
 
@@ -31,7 +33,8 @@ def read(text: bytes) -> object:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return json.loads(text.decode("utf-8-sig", errors="replace"), strict=False)
+        decoded = text.decode("utf-8-sig", errors="replace")
+        return json.loads(decoded, strict=False, parse_int=whole_number)
     except (ValueError, RecursionError):
         return UNREADABLE
 

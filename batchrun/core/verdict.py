@@ -7,6 +7,7 @@ body is an error enters with the status inside it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from batchrun.core.rules import (
     Action,
     Rule,
 )
+from batchrun.core.stream import fold
 from batchrun.errors import TransportFault
 from batchrun.records import NO_USAGE, Completion, Reply, Usage
 
@@ -94,6 +96,8 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
         if found is not None and not _unfinished(found):
             return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
         return _rule(_without_completion(exchange, value, found, circumstances), circumstances)
+    if value is None and _EVENT.match(exchange.body):
+        value = reading.parse(fold(exchange.body).body())
     error = error_body.read(value)
     if not error.layers:
         error = error._replace(names=frozenset({error_body.SILENT}))
@@ -101,6 +105,10 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     if 300 <= status < 400 and (location := exchange.headers.get("location")):
         message = redirects.refused(status, location)
     return _rule(_signal(exchange, status, error, message, value, circumstances), circumstances)
+
+
+_EVENT = re.compile(rb"\s*(?:data|event|error|id|retry)?:")
+"""What a refusal begins with that is told as an event of a stream."""
 
 
 class _Signal(NamedTuple):
@@ -164,10 +172,23 @@ def _without_completion(
         # What it is named as is unknown, but a server that reports an error failed.
         status = 500
     if status is None:
-        message = f"HTTP {reply.status} without a completion: {_glimpse(reply.body)}"
+        message = f"HTTP {reply.status} without a completion{_lack(value, reply.body)}"
         return _signal(reply, reply.status, NO_ERROR, message, value, circumstances)
     message = error.message or f"HTTP {reply.status} with an error: {_glimpse(reply.body)}"
     return _signal(reply, status, error, message, value, circumstances)
+
+
+def _lack(value: object, body: bytes) -> str:
+    """What a success lacks to be a completion, and the start of its body."""
+    if not body.strip():
+        return ": empty body"
+    found = reading.flaw(body)
+    if found is None and not isinstance(value, dict):
+        found = "not a JSON object"
+    elif found is None and isinstance(value, dict):
+        listed = value.get("choices")
+        found = "no choices" if not listed else "no message in its choices"
+    return f" ({found}): {_glimpse(body)}"
 
 
 def _unfinished(found: Completion) -> str | None:

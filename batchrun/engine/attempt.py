@@ -172,7 +172,8 @@ class AttemptLoop:
             try:
                 exchange = await self._transport.send(request)
             except TransportFault as fault:
-                exchange = fault
+                # Its frames hold what had arrived: a whole bomb, until cycles are collected.
+                exchange = fault.with_traceback(None)
             except asyncio.CancelledError:
                 latency_s = self._clock.now_s() - sent_at_s
                 self._interrupted(run, wall_us, permit.queue_s, latency_s)

@@ -202,6 +202,10 @@ def test_cut_anywhere(transport_of, size):
             _chunked(*(e.replace(b"data: ", b"").replace(b"\n\n", b"\n") for e in WHOLE[:-1])),
             "go on", id="lines without field names",
         ),
+        pytest.param(
+            [STREAM, CHUNKED, "X-Policy: " + "x" * 30_000, *(f"X-{n}: v" for n in range(300))],
+            _chunked(*WHOLE), "go on", id="a large head",
+        ),
     ],
 )  # fmt: skip
 def test_streams_in_other_clothes(transport_of, head, body, then):
@@ -224,6 +228,35 @@ def test_plain_json_is_read_as_such(transport_of, label, before):
     behave = _sending(_head(f"Content-Type: {label}", CHUNKED), _chunked(body[:5], body[5:]))
     [reply], opened = _exchange(transport_of, behave)
     assert (_read(reply).first.content, reply.ttft_s, opened) == ("hi", None, 1)
+
+
+def test_a_head_with_bare_line_feeds(transport_of):
+    """It is the parser that decides about it, at once and not at the timeout."""
+    raw = _head(STREAM, f"Content-Length: {len(b''.join(WHOLE))}").replace(b"\r\n", b"\n")
+    [reply], _ = _exchange(transport_of, _sending(raw + b"".join(WHOLE), then="wait"))
+    assert _read(reply).first.content == CONTENT
+
+
+@pytest.mark.parametrize("raw", [b"220 ready\r\n", b"\x15\x03\x01\0\x02\x02\x50"])
+def test_what_is_no_http_is_not_waited_for(transport_of, raw):
+    """A server that speaks something else is found out by its first words."""
+    [fault], _ = _exchange(transport_of, _sending(raw, then="wait"))
+    assert fault.kind == "cut" and "not HTTP" in str(fault)
+    assert ("https://" in str(fault)) is (raw[0] == 0x15)
+
+
+def test_a_page_labelled_as_a_stream(transport_of):
+    """It is a page, and the verdict shows it."""
+    [reply], _ = _exchange(transport_of, _sending(_head(STREAM, CHUNKED), _chunked(b"<html>no")))
+    verdict = _verdict(reply)
+    assert verdict.error_class == "invalid_response" and "<html>no" in verdict.message
+
+
+def test_what_a_server_says_in_a_broken_stream_is_told(transport_of):
+    """Its words are in the message, a credential among them is not."""
+    said = f"data: no more for {KEY}\n\n".encode()
+    [fault], _ = _exchange(transport_of, _sending(_head(STREAM, CHUNKED), _chunked(OPEN, said)))
+    assert str(fault).endswith(f"the server said: no more for {REDACTED}")
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "429 Slow", "500 Broken", "503 Later"])
@@ -345,6 +378,43 @@ def test_too_large_a_stream(transport_of, finished):
     [fault], _ = _exchange(transport_of, behave, timeout_s=20)
     assert (fault.kind, fault.http_status) == ("too_large", 200)
     assert _read(fault.partial).first.content == "word 0 "
+
+
+@pytest.mark.parametrize("kind", ["stream", "plain"])
+def test_few_replies_are_large_at_once(transport_of, monkeypatch, kind):
+    """With room for one large reply, others wait for it or are given up, and all come whole."""
+    monkeypatch.setattr(tap, "LARGE_AT_ONCE", 1)
+    monkeypatch.setattr(tap, "UNPACKED_BYTES", 0)
+    text = "x" * 150_000
+    plain = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+    events = [OPEN, _event({"content": text}), STOP, DONE]
+    raw = _head(*[STREAM, CHUNKED] if kind == "stream" else [CHUNKED])
+    raw += _chunked(*(events if kind == "stream" else [plain]), end=False)
+    half, gone = len(raw) // 2, []
+
+    async def behave(_, writer):
+        first = not gone
+        gone.append(writer)
+        writer.write(raw[: half + 20_000])
+        await asyncio.sleep(0.3 if first else 0)
+        writer.write(raw[half + 20_000 :] + b"0\r\n\r\n")
+        return True
+
+    async def play():
+        async with (
+            _serving(behave) as (url, _),
+            transport_of(url, timeout_s=20, body_bytes_max=10**6) as transport,
+        ):
+            sending = [asyncio.create_task(transport.send(REQUEST)) for _ in range(4)]
+            await asyncio.sleep(0.1)
+            sending.pop().cancel()
+            async with asyncio.timeout(PATIENCE_S):
+                replies = await asyncio.gather(*sending)
+            assert [_read(reply).first.content for reply in replies] == [text] * 3
+            await asyncio.sleep(0)
+            assert not transport._large.slots.locked()
+
+    asyncio.run(play())
 
 
 def test_an_error_in_the_middle_is_judged_by_its_code(transport_of):

@@ -357,11 +357,11 @@ class TestOnTheWire:
         assert [reply.status for reply in found] == [200, 500, 429, 200]
         assert server.opened == 1
 
-    def test_a_connection_that_went_stale_is_a_reset(self):
+    def test_a_connection_that_went_stale(self):
         """A kept-alive connection that the server closes on the next request is told apart."""
         found, _ = _exchanged(_answering(_reply(200, b"{}"), None), _request(), _request())
         assert found[0].status == 200
-        assert (found[1].kind, found[1].sent) == ("reset", True)
+        assert (found[1].kind, found[1].sent) == ("stale", True)
 
     def test_interim_responses_are_passed_over(self):
         """What a server says before its answer (100 to 199) is not the answer."""
@@ -414,6 +414,42 @@ class TestOnTheWire:
                 await server.gone()
 
         asyncio.run(play())
+
+    def test_a_large_head_is_read(self):
+        """Security policies and chains of proxies make large heads."""
+        lines = ["X-Policy: " + "x" * 30_000, *(f"X-{number}: v" for number in range(300))]
+        [reply], _ = _exchanged(_answering(_reply(200, b"{}", *lines)), _request())
+        assert (reply.status, len(reply.headers["X-Policy"])) == (200, 30_000)
+
+    def test_a_length_beyond_the_bound_is_enough(self):
+        """A reply that announces more than is allowed is not waited for."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n{"
+        [found], _ = _exchanged(_answering(head), _request(), timeout_s=20)
+        assert found.kind == "too_large" and "999,999,999,999" in str(found)
+
+    def test_a_server_that_speaks_first_is_not_called_again_and_again(self):
+        """One exchange opens one connection, whatever comes before the request."""
+        opened = []
+
+        class Greeter(asyncio.Protocol):
+            def connection_made(self, transport):
+                opened.append(transport)
+                transport.write(b"220 ready\r\n")
+
+        async def play():
+            loop = asyncio.get_running_loop()
+            listening = await loop.create_server(Greeter, "127.0.0.1", 0)
+            port = listening.sockets[0].getsockname()[1]
+            async with _http(f"http://127.0.0.1:{port}/v1", timeout_s=20) as transport:
+                found = [await _fault_of(transport.send(_request())) for _ in range(5)]
+            listening.close()
+            for connection in opened:
+                connection.abort()
+            return found
+
+        found = asyncio.run(play())
+        assert {fault.kind for fault in found} <= {"cut", "reset"}
+        assert len(opened) == 5
 
     def test_a_bomb_is_not_unpacked(self):
         """A small reply that unpacks to more than is allowed is too large."""

@@ -11,17 +11,20 @@ A new reader of bytes gets a strategy and a check, and a line in TARGETS.
 import itertools
 import json
 import os
+import runpy
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from batchrun.core import error_body
+from batchrun.core import error_body, sse
 from batchrun.core.headers import WAIT_S_MAX, request_id, reset_s, should_retry, wait_s
 from batchrun.core.reply import parse
+from batchrun.core.stream import fold
 from batchrun.core.verdict import Action, Circumstances, judge
 from batchrun.records import Reply
 from batchrun.simulator.catalogue import CATALOGUE
@@ -128,11 +131,54 @@ def check_message(_stored, message):
     assert len(error.message) <= 4096
 
 
+STREAMS = runpy.run_path(str(Path(__file__).parents[1] / "properties" / "test_streams.py"))
+"""The properties of streams, whose examples are the fuzzer's too."""
+
+
+def _property(name):
+    return STREAMS[name].hypothesis.inner_test
+
+
+def check_framing(_stored, *arguments):
+    """Any completion, cut at any bytes into any framing, is the plain reply."""
+    _property("test_any_completion_in_any_framing_is_the_plain_reply")(*arguments)
+
+
+def check_stream(stored, raw, cuts, label):
+    """Any bytes are a stream or none; as one they end in a verdict, wherever they are cut, and
+    Parquet holds what comes of it.
+    """
+    _property("test_any_bytes_end_in_a_verdict")(raw, cuts)
+    assert sse.is_stream(raw, label, whole=True) in (True, False)
+    stream = fold(raw)
+    stream.remark().encode()
+    reply = Reply(200, {}, stream.body())
+    stored(judge(reply, Circumstances({}, True, WALL_S, 600.0)), reply)
+
+
+def check_chunks(_stored, *arguments):
+    """Any bytes are a chunked body or a broken one, wherever they are cut."""
+    _property("test_a_chunked_body_cut_anywhere")(*arguments)
+
+
+STREAM_BYTES = STREAMS["BYTES"] | st.builds(_broken, STREAMS["BYTES"], st.lists(EDIT, max_size=3))
+LABEL = st.sampled_from(["", "text/event-stream", "application/json", "text/html; charset=x"])
 STATUS = st.sampled_from([200, 200, 200, 400, 403, 404, 429, 500, 503]) | st.integers(100, 999)
 TARGETS = {
     "replies": (check_reply, (STATUS, HEADERS, BODIES, st.booleans())),
     "headers": (check_header, (TEXTS, HEADERS)),
     "messages": (check_message, (SAID,)),
+    "framings": (check_framing, (st.data(), STREAMS["_streamed"](), STREAMS["CUTS"])),
+    "streams": (check_stream, (STREAM_BYTES, STREAMS["CUTS"], LABEL)),
+    "chunked bodies": (
+        check_chunks,
+        (
+            st.lists(st.binary(min_size=1, max_size=9) | st.just(b"data: x\n\n"), max_size=30),
+            st.integers(1, 40),
+            st.binary(max_size=6),
+            STREAMS["CUTS"],
+        ),
+    ),
 }
 
 

@@ -32,7 +32,7 @@ def _object(**fields):
     return st.fixed_dictionaries({}, optional={k: v | JSON for k, v in fields.items()})
 
 
-COUNT = st.integers(-1, 2**63)
+COUNT = st.integers(-1, 2 * 10**9) | st.integers(-1, 2**63)
 FUNCTION = _object(name=st.text(max_size=5), arguments=st.text(max_size=9))
 CALL = _object(id=st.text(max_size=5), type=st.just("function"), function=FUNCTION)
 PART = _object(type=st.just("text"), text=st.text(max_size=5))

@@ -66,7 +66,7 @@ SHAPES = {
     "RFC 7807": (
         {"type": "about:blank", "title": "Error 524", "status": 524, "detail": "d"},
         None,
-        "about:blank",
+        None,
         524,
         "d",
     ),

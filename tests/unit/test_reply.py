@@ -204,8 +204,9 @@ def test_tool_calls_are_kept_as_sent(calls, read):
             {"prompt_tokens_details": {"cached_tokens": None}, "prompt_cache_hit_tokens": 0},
             Usage(cached_tokens=0),
         ),
-        ({"prompt_tokens": -1, "total_tokens": 2**63}, NO_USAGE),
-        ({"total_tokens": 2**63 - 1}, Usage(total_tokens=2**63 - 1)),
+        # Sums over all answers must fit into 64 bits.
+        ({"prompt_tokens": -1, "completion_tokens": 10**9 + 1, "total_tokens": 2**63}, NO_USAGE),
+        ({"completion_tokens": 2e9, "total_tokens": 10**9}, Usage(total_tokens=10**9)),
         ({"prompt_tokens": 3, "completion_tokens": None}, Usage(prompt_tokens=3)),
         (
             {"prompt_tokens_details": None, "completion_tokens_details": [], "queue_time": 0.1},
@@ -365,6 +366,8 @@ PLAIN = json.dumps(_body()).encode()
         b'{"choices": null, ' + PLAIN[1:],
         b"\r\n\xef\xbb\xbf\n" + PLAIN,
         PLAIN[:-1] + b', "huge": ' + b"9" * 5000 + b"}",
+        PLAIN.decode().encode("utf-16"),
+        PLAIN.decode().encode("utf-32-be"),
     ],
     ids=[
         "plain",
@@ -379,6 +382,8 @@ PLAIN = json.dumps(_body()).encode()
         "a key twice",
         "blank lines and a mark",
         "an integer that Python refuses",
+        "UTF-16",
+        "UTF-32",
     ],
 )
 def test_json_that_strict_parsers_refuse_is_read(body):

@@ -113,6 +113,8 @@ def test_a_stream_without_blank_lines_is_not_held_forever():
         ([b"event: error", b"data: x"], "error", [b"x"]),
         ([b'error: {"code":500}'], "error", [b'{"code":500}']),
         ([b"\xef\xbb\xbfdata: x"], "", [b"x"]),
+        ([b"\0\0 data: x"], "", [b"x"]),
+        ([b"event: Error", b"data: x"], "error", [b"x"]),
         ([b'{"error":1}'], "", [b'{"error":1}']),
         ([b"{", b'  "error": 1', b"}"], "", [b'{\n  "error": 1\n}']),
         ([b"{", b"}", b"data: x"], "", [b"{\n}", b"x"]),
@@ -122,4 +124,5 @@ def test_a_stream_without_blank_lines_is_not_held_forever():
 )
 def test_the_fields_of_an_event(lines, name, data):
     """Data with one space or none, several lines, comments, names, and bare JSON."""
-    assert read_event(lines) == (name, data)
+    event = read_event(lines)
+    assert (event.name, event.data) == (name, data)

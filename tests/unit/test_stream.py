@@ -113,7 +113,7 @@ def test_a_line_more_in_a_chunk_like_the_one_before():
     like = [_event(_say(text)) for text in "abc"]
     stream = fold(b"".join(like).rstrip(b"\n") + b"\ndata: [DONE]\n\n" + like[0])
     assert stream.done
-    assert reading.completion(reading.parse(stream.body())).first.content == "abca"
+    assert reading.completion(reading.parse(stream.body())).first.content == "abc"
 
 
 def test_a_backslash_before_the_closing_quote():
@@ -156,6 +156,63 @@ def test_which_ends_are_complete(events, problem):
     stream = _fold(*events, done=False)
     found = stream.problem()
     assert found is None if problem is None else problem in found
+
+
+def test_nothing_counts_behind_done():
+    """What a server sends behind the announced end is no part of the answer, wherever it is cut."""
+    late = [_event(_say("c")), _event({"error": "late"}), b"data: {\n\n"]
+    raw = b"".join([_event(_say("a")), _event(_say("b")), DONE, *late])
+    for size in (1, 7, len(raw)):
+        stream = Stream()
+        stream.feed_all([raw[at : at + size] for at in range(0, len(raw), size)])
+        stream.end()
+        assert stream.problem() is None
+        found = reading.completion(reading.parse(stream.body()))
+        assert found.first.content == "ab"
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [(5, "5"), (1.5, "1.5"), (False, "false"), ({"a": 1}, '{"a":1}'), ({"text": "a"}, "a")],
+)
+def test_content_that_is_no_text(content, read):
+    """It is kept as that of a plain reply is, and joined with what comes as text."""
+    assert _first({"content": "x"}, {"content": content}).content == "x" + read
+    plain = {"choices": [{"message": {"content": content}}]}
+    assert reading.completion(plain).first.content == read
+
+
+@pytest.mark.parametrize(("given", "kept"), [(5, "5"), (["stop"], '["stop"]'), (False, None)])
+def test_a_finish_reason_that_is_no_text(given, kept):
+    """It is kept as JSON, and the answer is whole."""
+    assert _read(_say("a", finish=given)).first.finish_reason == kept
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": {"index": 0, "delta": {"content": "b"}}},
+        {"choices": [{"index": 0, "delta": "b"}]},
+        {"choices": [{"index": 0, "delta": ["b"]}]},
+        {"choices": [{"index": 0, "message": "b"}]},
+        {"choices": [{"index": 0, "text": "b"}]},
+    ],
+)
+def test_what_the_model_said_is_never_passed_over(chunk):
+    """Where it stands in a place that cannot be read, the answer is not whole."""
+    stream = _fold(_say("a"), chunk, STOP)
+    assert stream.problem() == "an event of the stream cannot be read"
+    assert '"b"' in stream.remark()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b"upstream  timed out\n", b"data: upstream timed out\n\n", b"upstream\ttimed out"],
+)
+def test_what_a_server_said_beside_an_answer(event):
+    """Its words are there for the message; the text of an answer that was torn is not."""
+    assert _fold(_say("a"), event, done=False).remark() == "upstream timed out"
+    assert _fold(_say("a"), b'data: {"choi', done=False).remark() == ""
 
 
 def test_done_alone_is_no_completion():
@@ -201,6 +258,9 @@ def test_the_last_event_may_lack_its_blank_line():
         b'event: sglext_ids\ndata: {"ids":[1]}\n\n',
         b"data: null\n\n",
         b"data: 5\n\n",
+        b"\0\0\n\n",
+        b'data: {"message":"still working"}\n\n',
+        b'data: {"choices":[],"x":%b}\n\n' % (b"9" * 5000),
         b"data: []\n\n",
         b"data: {}\n\n",
         b"x-unknown: field\n\n",
@@ -447,9 +507,7 @@ def test_absurd_nesting_is_not_the_end():
     deep = b'{"choices":[{"index":0,"delta":{"content":"a"},"x":%b%b}]}' % (b"[" * 400, b"]" * 400)
     assert _read(_event(deep), STOP).first.content == "a"
     deeper = deep.replace(b"[[", b"[" * 4000).replace(b"]]", b"]" * 4000)
-    assert (
-        _fold(_say("a"), _event(deeper), STOP).problem() == "an event of the stream cannot be read"
-    )
+    assert "cannot be read" in _fold(_say("a"), _event(deeper), STOP).problem()
 
 
 ERRORS = {
@@ -464,6 +522,9 @@ ERRORS = {
     "bare JSON over lines": (b'{\n "error":{\n  "message":"no", "code":503}\n}\n', "503", "no"),
     "a list": (b'data: [{"error":{"message":"no","code":503}}]\n\n', "503", "no"),
     "detail": (b'data: {"detail":"no"}\n\n', None, "no"),
+    "named in capitals": (b"event: ERROR\ndata: no\n\n", None, "no"),
+    "a message alone": (b'data: {"message":"no"}\n\n', None, "no"),
+    "a list of errors": (b'data: {"errors":[{"message":"no"}]}\n\n', None, "no"),
     "Groq": (b'data: {"choices":[],"x_groq":{"error":"no"}}\n\n', None, "no"),
     "in a choice": (
         b'data: {"choices":[{"index":0,"error":{"code":503,"message":"no"}}]}\n\n',

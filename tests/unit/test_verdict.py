@@ -49,6 +49,7 @@ def test_an_answer_is_an_answer():
         ("timeout", AGAIN, "timeout"),
         ("dns", AGAIN, "connection"),
         ("connect", AGAIN, "connection"),
+        ("stale", FREE, "connection"),
         ("reset", FREE, "connection"),
         ("cut", AGAIN, "connection"),
         ("tls", STOP, "config"),
@@ -170,6 +171,39 @@ def test_a_success_without_a_completion_is_tried_twice_more(body):
         assert "HTTP 200" in verdict.message
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b" ", "empty body"),
+        (b"<html>Sign in</html>", "(a page, not JSON): <html>"),
+        (b'{"choices": [{"mess', "(JSON that breaks off): "),
+        (b'{"choices": []} {}', "(not JSON, for something follows behind character 16): "),
+        (b"{'choices': 1}", "(not JSON, from character 1 on): "),
+        (b"[" * 100_000, "(JSON that is nested too deeply): "),
+        (b"[1]", "(not a JSON object): [1]"),
+        (b"null", "(not a JSON object): null"),
+        (b'{"id": 1}', '(no choices): {"id": 1}'),
+        (b'{"choices": [{"text": "a"}]}', "(no message in its choices): "),
+    ],
+)
+def test_a_success_without_a_completion_is_told_apart(body, words):
+    """The message says what is wrong with the body, and shows its start."""
+    message = _judge(200, body).message
+    assert message.startswith("HTTP 200 without a completion") and words in message
+
+
+def test_a_refusal_told_as_an_event_is_read():
+    """Servers that were asked for a stream refuse in one, whatever the status is."""
+    body = b": hi\n\ndata: %b\n\n" % json.dumps(_error("context_length_exceeded")).encode()
+    assert _judge(400, body).error_class == "context_length"
+
+
+def test_a_redirect_names_its_target():
+    """Where it points to is what tells a login page from a wrong base URL."""
+    verdict = _judge(302, b"", headers={"location": "https://login.example/x"})
+    assert "redirected to https://login.example/x" in verdict.message
+
+
 def test_a_reply_without_a_readable_error_is_shown():
     """The message is the status and the start of the body, on one line."""
     verdict = _judge(502, b"<html>\r\n<h1>Bad   Gateway</h1>\n" + b"x" * 1000)
@@ -181,6 +215,7 @@ def test_a_reply_without_a_readable_error_is_shown():
 @pytest.mark.parametrize(
     ("rule", "judged", "tries", "before", "after"),
     [
+        ("stale", lambda rulings: _fault("stale", rulings=rulings), 8, FREE, AGAIN),
         ("reset", lambda rulings: _fault("reset", rulings=rulings), 1, FREE, AGAIN),
         ("timeout", lambda rulings: _fault("timeout", rulings=rulings), 2, AGAIN, FAIL),
         ("unknown_host", lambda rulings: _fault("dns", rulings=rulings), 3, AGAIN, STOP),
