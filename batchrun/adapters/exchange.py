@@ -14,6 +14,7 @@ names and meaning since aiohttp 3.8, and the transport's exam (tests/contracts) 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -35,6 +36,12 @@ HEADER_BYTES_MAX = 2**16
 HEADERS_MAX = 1024
 """Of a response's head. aiohttp's own bounds (8 KB, 128) are met by content security policies and
 by what a chain of proxies adds."""
+
+LOST_MIN = 2
+LOST_SHARE = 1 / 8
+"""Connections are no longer kept once so many that were used again, and such a share of them, were
+closed by the server before it answered.
+"""
 
 
 class Head(NamedTuple):
@@ -69,8 +76,8 @@ class Poster:
         self._timeout = session.timeout
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[asyncio.Transport, bytes] = {}
-        self._idle = 0
-        """Connections that were given back and not taken again: at most so many are open."""
+        self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+        self._used_again = self._lost = 0
         self.replace_headers(headers)
 
     def replace_headers(self, headers: Mapping[str, str]) -> None:
@@ -100,12 +107,14 @@ class Poster:
         HTTP parser (see ``adapters.tap``).
 
         Raises what aiohttp raises; then, and when cancelled, the connection is closed.
+
+        Some servers close a connection after each stream and do not say so (llama.cpp's names a
+        time for which it would stay open). Whoever uses it again at once meets the end more often
+        than not; so it is counted how often that happens, and then connections are not kept.
         """
-        connection, used = await self._connect()
+        connection, protocol, used = await self._connect()
         begun = False
         try:
-            protocol = connection.protocol
-            assert protocol is not None
             protocol.set_response_params(
                 read_until_eof=True,
                 auto_decompress=True,
@@ -128,6 +137,9 @@ class Poster:
                 protocol.force_close()
         except _LOST as error:
             connection.close()
+            if not begun:
+                # If a new one is lost too, the server has other troubles.
+                self._lost = self._lost + 1 if used else 0
             # With part of a head, the error holds that instead of a text.
             if begun or not used or not isinstance(getattr(error, "message", ""), str):
                 raise
@@ -136,10 +148,21 @@ class Poster:
         except BaseException:
             connection.close()
             raise
-        connection.release()
-        if self._idle < self._connector.limit:
-            self._idle += 1
+        if used:
+            self._used_again += 1
+        else:
+            self._used.add(protocol)
+        if self._keeps:
+            connection.release()
+        else:
+            connection.close()
         return found, answer
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether a connection is worth keeping for the next request."""
+        lost = self._lost
+        return lost < LOST_MIN or lost < LOST_SHARE * (lost + self._used_again)
 
     def _send(self, transport: asyncio.Transport | None, body: bytes) -> asyncio.Transport:
         """Have a request written at the end of this turn of the event loop, with all others of it.
@@ -167,21 +190,24 @@ class Poster:
                 transport.write(head)
                 transport.write(body)
 
-    async def _connect(self) -> tuple[aiohttp.connector.Connection, bool]:
-        """A connection, and whether it may have been used before."""
+    async def _connect(self) -> tuple[aiohttp.connector.Connection, ResponseHandler, bool]:
+        """A connection, its protocol, and whether it was used before."""
         try:
             while True:
-                used = self._idle > 0
-                self._idle -= used
                 connection = await self._connector.connect(
                     self._request, traces=[], timeout=self._timeout
                 )
                 protocol = connection.protocol
-                if not used or protocol is None or not protocol.should_close:
-                    return connection, used
+                assert protocol is not None
+                used = protocol in self._used
+                if not used or not protocol.should_close:
+                    return connection, protocol, used
                 # The server spoke unasked while it lay idle (some announce a timeout that way):
                 # that would be taken for the answer to the next request.
                 connection.close()
+        except aiohttp.ClientConnectorError:
+            self._lost = 0
+            raise
         except TimeoutError as error:
             message = f"no connection to {self._request.url.host} in time"
             raise aiohttp.ConnectionTimeoutError(message) from error

@@ -29,6 +29,8 @@ class _Flags(TypedDict):
     models: tuple[str, ...]
     api_key: str | None
     reply_bytes: int | None
+    refusal_rate: float
+    reasoning_field: str | None
     latency: "Latency"
     rpm: float | None
     tpm: float | None
@@ -95,6 +97,19 @@ def _read_models(
     type=int,
     metavar="N",
     help="Size of an answer's content. [default: 40 to 120 tokens]",
+)
+@click.option(
+    "--refusal",
+    "refusal_rate",
+    type=float,
+    default=0.0,
+    metavar="RATE",
+    help="Refuse a share of the requests, in the message's field `refusal`.",
+)
+@click.option(
+    "--reasoning-field",
+    metavar="NAME",
+    help="Tell the reasoning's text: reasoning_content or reasoning. [default: it is not told]",
 )
 @click.option(
     "--latency",
@@ -275,9 +290,14 @@ def command(*, as_json: bool, **flags: Unpack[_Flags]) -> None:
     """Serve a simulated OpenAI-compatible endpoint on this machine.
 
     The same request gets the same answer, streamed or not, and with the same --seed the same
-    faults. A response_format is kept to, and a tool_choice that names a tool or is `required`.
-    A stream begins after the latency's base and goes on at its pace per token. The ledger of what
-    was asked is at /stats (?detail=1 per request).
+    faults. A stream begins after the latency's base and goes on at its pace per token. The ledger
+    of what was asked is at /stats (?detail=1 per request).
+
+    Of a request's parameters it knows n, max_tokens, stream, stream_options, service_tier and the
+    following. response_format: JSON that fits the schema. tools: calls whose arguments fit theirs,
+    one or several, as tool_choice (none, auto, required or a name) and parallel_tool_calls say; by
+    auto about half of the requests get calls. logprobs, top_logprobs: figures for every token.
+    reasoning_effort: so much thinking, which counts among the tokens. Others are ignored.
     """
     from batchrun.simulator.plan import SimulatorOptions
 

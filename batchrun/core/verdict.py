@@ -146,7 +146,8 @@ def _signal(
         None,
         status,
         names,
-        error.code or error.kind,
+        # A code that repeats the status (llama.cpp, vLLM) says less than the type beside it.
+        error.kind if error.kind and error.code == str(reply.status) else error.code or error.kind,
         message,
         wait_s,
         header.should_retry(reply.headers),

@@ -24,6 +24,10 @@ def ledger_line(
     reply = exchange if isinstance(exchange, Reply) else exchange.partial
     completion = verdict.completion
     usage = verdict.usage
+    if reply is not None and reply.ttft_s is not None:
+        # The event loop's clock ticks in milliseconds: an answer of one token, which arrives
+        # whole, would end before it began.
+        latency_s = max(latency_s, reply.ttft_s)
     if fault is not None and reply is not None:
         # Half an answer may still have told what it cost.
         told = reading.parse(reply.body)

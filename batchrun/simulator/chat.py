@@ -1,27 +1,29 @@
 """The request side of the chat completions protocol: read, identify, check, count."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from batchrun.simulator.logprobs import TOP_MAX
 from batchrun.simulator.rejections import invalid_request
 from batchrun.simulator.tokens import MESSAGE_TOKENS, PRIMING_TOKENS, count_tokens
+from batchrun.simulator.tools import ToolUse, read_tools
 
 DEFAULT_MODEL = "simulator"
 CHOICES_MAX = 128
 
+CACHED_MIN, CACHED_STEP = 1024, 128
+"""Tokens of a prompt's beginning are cached from so many on, in steps, as OpenAI documents. That
+the instructions at its beginning are in the cache stands for the other requests that share them."""
+_INSTRUCTING = ("system", "developer")
 
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """The tool that the request wants called. `parameters` is its JSON Schema, None for none;
-    `legacy` is a function of the older protocol.
-    """
-
-    name: str
-    parameters: object = None
-    legacy: bool = False
+_EFFORTS = {"none": 0, "minimal": 20, "low": 40, "medium": 100, "high": 300, "xhigh": 800}
+"""How many tokens the model thinks, by `reasoning_effort`; not at all where it is not set."""
+_TIERS = {name: name for name in ("default", "flex", "priority", "scale")} | {"auto": "default"}
+"""The tier that serves, by the `service_tier` that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,14 @@ class ChatRequest:
     choices: int
     stream: bool = False
     include_usage: bool = False  # the stream's last chunk tells the usage
+    cached_tokens: int = 0  # of the prompt's
+    reasoning_tokens: int = 0  # about so many come before each choice, and count as generated
+    top_logprobs: int | None = None  # alternatives per token; None = no log probabilities
+    tools: ToolUse | None = None
     json: bool = False  # the content is to be JSON
     schema: object = None  # and to fit this schema
-    tool: Tool | None = None
+    answered: bool = False  # the last message is a tool's result
+    service_tier: str = "default"  # the one that serves the request
 
     def tokens_charged(self, completion_tokens: int) -> int:
         """What a token limit charges: the prompt and the most that may be generated.
@@ -85,20 +92,26 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise invalid_request("'model' must be a string.", "model", "invalid_type")
-    said, prompt_tokens = _read_messages(body)
+    told = _read_messages(body)
+    tools = read_tools(body)
     cap = _read_count(body, "max_completion_tokens")
     if cap is None:
         cap = _read_count(body, "max_tokens")
     return ChatRequest(
         model=model or DEFAULT_MODEL,
-        said=said,
-        prompt_tokens=prompt_tokens,
+        said=told.said,
+        prompt_tokens=told.tokens + (0 if tools is None else tools.tokens),
         completion_tokens_max=cap,
         choices=_read_count(body, "n", most=CHOICES_MAX) or 1,
         stream=stream,
         include_usage=include_usage,
+        cached_tokens=told.cached_tokens,
+        reasoning_tokens=_EFFORTS[_read_word(body, "reasoning_effort", _EFFORTS) or "none"],
+        top_logprobs=_read_logprobs(body),
+        tools=tools,
         **_read_format(body.get("response_format")),
-        tool=_read_tool(body),
+        answered=told.answered,
+        service_tier=_TIERS[_read_word(body, "service_tier", _TIERS) or "auto"],
     )
 
 
@@ -123,28 +136,6 @@ def _read_format(given: object) -> dict[str, Any]:
     return {"json": True, "schema": schema}
 
 
-def _read_tool(body: dict[str, Any]) -> Tool | None:
-    """The tool that must be called: named, or the first where any will do."""
-    tools, choice = body.get("tools"), body.get("tool_choice")
-    legacy = False
-    if not isinstance(tools, list):
-        tools, choice = body.get("functions"), body.get("function_call")
-        legacy = True
-    dicts = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-    listed = dicts if legacy else [tool.get("function") for tool in dicts]
-    offered = {tool["name"]: tool for tool in listed if isinstance(tool, dict) and "name" in tool}
-    if choice == "required" and offered:
-        name = next(iter(offered))
-    elif isinstance(choice, dict):
-        named = choice if legacy else choice.get("function")
-        name = named.get("name") if isinstance(named, dict) else None
-    else:
-        return None
-    if name not in offered:
-        raise invalid_request(f"There is no tool {name!r}.", "tool_choice", "invalid_value")
-    return Tool(name, offered[name].get("parameters"), legacy)
-
-
 def _read_stream(body: dict[str, Any]) -> tuple[bool, bool]:
     """Whether to stream, and whether to tell the usage at the end."""
     stream, options = body.get("stream"), body.get("stream_options")
@@ -163,7 +154,16 @@ def _read_stream(body: dict[str, Any]) -> tuple[bool, bool]:
     return True, options.get("include_usage") is True
 
 
-def _read_messages(body: dict[str, Any]) -> tuple[str, int]:
+class _Told(NamedTuple):
+    """What the messages say."""
+
+    said: str
+    tokens: int
+    cached_tokens: int
+    answered: bool
+
+
+def _read_messages(body: dict[str, Any]) -> _Told:
     if "messages" not in body:
         raise invalid_request("'messages' is missing.", "messages", "missing_required_parameter")
     messages = body["messages"]
@@ -172,7 +172,10 @@ def _read_messages(body: dict[str, Any]) -> tuple[str, int]:
     if not messages:
         raise invalid_request("'messages' is empty.", "messages", "empty_array")
     said = last = ""
+    role: object = None
     tokens = PRIMING_TOKENS
+    shared = 0  # the tokens of the messages that instruct, at the beginning
+    instructs = True
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, dict):
@@ -186,7 +189,12 @@ def _read_messages(body: dict[str, Any]) -> tuple[str, int]:
         tokens += MESSAGE_TOKENS + count_tokens(last)
         if role == "user":
             said = last
-    return said or last, tokens
+        if instructs and role in _INSTRUCTING:
+            shared = tokens
+        else:
+            instructs = False
+    cached = shared - shared % CACHED_STEP if shared >= CACHED_MIN else 0
+    return _Told(said or last, tokens, cached, role == "tool")
 
 
 def _read_content(content: object, where: str) -> str:
@@ -207,6 +215,33 @@ def _read_content(content: object, where: str) -> str:
         if isinstance(text, str):
             texts.append(text)
     return "\n".join(texts)
+
+
+def _read_word(body: dict[str, Any], name: str, words: Container[str]) -> str | None:
+    value = body.get(name)
+    if value is None or (isinstance(value, str) and value in words):
+        return value
+    raise invalid_request(f"'{name}' cannot be {value!r}.", name, "invalid_value")
+
+
+def _read_logprobs(body: dict[str, Any]) -> int | None:
+    """How many alternatives to tell per token; None where log probabilities are not asked for."""
+    wanted, top = body.get("logprobs"), body.get("top_logprobs")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise invalid_request("'logprobs' must be a boolean.", "logprobs", "invalid_type")
+    if top is None:
+        return 0 if wanted else None
+    if type(top) is not int or not 0 <= top <= TOP_MAX:
+        raise invalid_request(
+            f"'top_logprobs' must be an integer between 0 and {TOP_MAX}.",
+            "top_logprobs",
+            "invalid_value",
+        )
+    if not wanted:
+        raise invalid_request(
+            "'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs"
+        )
+    return top
 
 
 def _read_count(body: dict[str, Any], name: str, *, most: int | None = None) -> int | None:

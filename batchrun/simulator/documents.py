@@ -7,57 +7,48 @@ minded: such a document may not fit.
 """
 
 from collections.abc import Mapping
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
+from batchrun.simulator.draws import Chance
+
 DEPTH_MAX = 6
 ITEMS_MORE = 2
 STEPS_MAX = 12  # references to references; a loop has no end
-_WORDS = "amber basin cedar delta ember fjord grove haven inlet jetty knoll ledge marsh".split()
+VALUES_MAX = 2000
+"""A schema that asks for more, as one that needs itself twice does, gets null there."""
+# Among them what readers of JSON stumble over.
+_WORDS = (
+    *"amber basin cedar delta ember fjord grove haven inlet jetty knoll ledge marsh".split(),
+    *("Zürich", '"said"', "C:\\new", "two\nlines", "北京市的路", "🙂👩\u200d👧🙂"),
+)
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Numbers:
-    """Numbers that depend on the seed, the request and the choice alone, one after the other."""
-
-    def __init__(self, key: bytes, digest: bytes, index: int) -> None:
-        self._key = key
-        self._from = digest + index.to_bytes(2, "big")
-        self._drawn = 0
-
-    def below(self, end: int) -> int:
-        """The next number, from 0 to below `end` (at least 1)."""
-        self._drawn += 1
-        chance = blake2b(
-            self._from + self._drawn.to_bytes(4, "big"),
-            key=self._key,
-            digest_size=8,
-            person=b"document",
-        ).digest()
-        return int.from_bytes(chance, "big") % max(end, 1)
-
-
-def write_document(schema: object, numbers: Numbers) -> str:
+def write_document(schema: object, chance: Chance) -> str:
     """A document as JSON text."""
-    writer = _Writer(schema, numbers)
+    writer = _Writer(schema, chance)
     return _encode(writer.value(schema, 0)).decode()
 
 
 class _Writer:
-    def __init__(self, root: object, numbers: Numbers) -> None:
+    def __init__(self, root: object, chance: Chance) -> None:
         self._root = root
-        self._numbers = numbers
+        self._chance = chance
+        self._values = 0
 
     def value(self, schema: object, depth: int) -> Any:
         """A value that fits a schema; `depth` is how deep it stands in the document."""
+        self._values += 1
+        if self._values > VALUES_MAX:
+            return None
         found = self._flat(schema, depth)
         if "const" in found:
             return found["const"]
         if isinstance(listed := found.get("enum"), list) and listed:
-            return listed[self._numbers.below(len(listed))]
+            return listed[self._chance.below(len(listed))]
         match self._kind(found, depth):
             case "object":
                 return self._object(found, depth)
@@ -67,9 +58,9 @@ class _Writer:
                 return self._whole(found)
             case "number":
                 low, high = self._bounds(found)
-                return low + (high - low) * self._numbers.below(1001) / 1000
+                return low + (high - low) * self._chance.below(1001) / 1000
             case "boolean":
-                return self._numbers.below(2) == 1
+                return self._chance.below(2) == 1
             case "null":
                 return None
             case _:
@@ -83,7 +74,7 @@ class _Writer:
                 found = {**self._referred(reference), **found}
             elif isinstance(options := found.pop("anyOf", found.pop("oneOf", None)), list):
                 # Deep down the last one: that is where `null` and leaves usually stand.
-                place = self._numbers.below(len(options)) if depth < DEPTH_MAX else -1
+                place = self._chance.below(len(options)) if depth < DEPTH_MAX else -1
                 chosen = options[place] if options else {}
                 found = {**found, **(chosen if isinstance(chosen, Mapping) else {})}
             elif isinstance(parts := found.pop("allOf", None), list):
@@ -105,7 +96,7 @@ class _Writer:
         if isinstance(kind, list) and kind:
             if depth >= DEPTH_MAX and "null" in kind:
                 return "null"
-            return kind[self._numbers.below(len(kind))]
+            return kind[self._chance.below(len(kind))]
         if kind is None:
             for key, meant in (("properties", "object"), ("items", "array"), ("minimum", "number")):
                 if key in schema:
@@ -127,7 +118,7 @@ class _Writer:
         begun = first if isinstance(first, list) else []
         low = _count(schema, "minItems", 0)
         high = _count(schema, "maxItems", max(low, 1) + ITEMS_MORE)
-        count = low + self._numbers.below(high - low + 1) if depth < DEPTH_MAX else low
+        count = low + self._chance.below(high - low + 1) if depth < DEPTH_MAX else low
         count = max(count, len(begun)) if items is not False else len(begun)
         if depth > 4 * DEPTH_MAX:
             return []
@@ -152,14 +143,14 @@ class _Writer:
         low, high = (int(bound) for bound in self._bounds(schema))
         step = schema.get("multipleOf")
         if not isinstance(step, int) or step < 1:
-            return low + self._numbers.below(high - low + 1)
+            return low + self._chance.below(high - low + 1)
         first = -(-low // step)
-        return step * (first + self._numbers.below(max(high // step - first, 0) + 1))
+        return step * (first + self._chance.below(max(high // step - first, 0) + 1))
 
     def _text(self, schema: Mapping[str, Any]) -> str:
         low = _count(schema, "minLength", 1)
         high = _count(schema, "maxLength", max(low, 40))
-        text = " ".join(_WORDS[self._numbers.below(len(_WORDS))] for _ in range(1 + low // 4))
+        text = " ".join(_WORDS[self._chance.below(len(_WORDS))] for _ in range(1 + low // 4))
         return text[:high]
 
 

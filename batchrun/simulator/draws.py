@@ -42,3 +42,36 @@ def draw_choice(key: bytes, digest: bytes, index: int) -> tuple[int, int]:
         digest + index.to_bytes(2, "big"), key=key, digest_size=8, person=b"choice"
     ).digest()
     return int.from_bytes(chance[:4], "big"), int.from_bytes(chance[4:], "big")
+
+
+class Chance:
+    """Numbers one after another for one purpose in one choice of an answer.
+
+    They do not depend on the asking: the same request, choice and purpose give the same numbers.
+    """
+
+    __slots__ = ("_about", "_blocks", "_key", "_left", "_purpose")
+
+    def __init__(self, key: bytes, digest: bytes, index: int, purpose: bytes) -> None:
+        """`purpose` has at most 16 bytes."""
+        self._key, self._about, self._purpose = key, digest + index.to_bytes(2, "big"), purpose
+        self._blocks = 0
+        self._left = b""
+
+    def number(self) -> int:
+        """The next 32 bits."""
+        if not self._left:
+            self._left = blake2b(
+                self._about + self._blocks.to_bytes(8, "big"), key=self._key, person=self._purpose
+            ).digest()
+            self._blocks += 1
+        found, self._left = self._left[:4], self._left[4:]
+        return int.from_bytes(found, "big")
+
+    def below(self, limit: int) -> int:
+        """A number from 0 to below `limit`; 0 where there is none."""
+        return self.number() % max(limit, 1)
+
+    def share(self) -> float:
+        """A number in [0, 1)."""
+        return self.number() * 2.0**-32

@@ -1,11 +1,13 @@
 """How the simulated endpoint is to behave: every knob, checked when the options are built."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
 from batchrun.simulator import faults
+from batchrun.simulator.completion import Manner
 from batchrun.simulator.latency import FixedLatency, Latency
 from batchrun.simulator.rejections import INJECTED
 
@@ -22,7 +24,10 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "tpm_window_s": (0.001, 86400),
     "fail_first": (0, 1_000_000),
     "retry_after_s": (0, 86400),
+    "refusal_rate": (0, 1),
 }
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""The names that servers have for the text of the reasoning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,8 @@ class SimulatorOptions:
     api_key: str | None = field(default=None, repr=False)
 
     reply_bytes: int | None = None  # size of an answer's content; None = 40 to 120 tokens
+    refusal_rate: float = 0.0  # share of the requests that the model refuses, at every asking
+    reasoning_field: str | None = None  # one of REASONING_FIELDS; None = its text is not told
     latency: Latency = FixedLatency()  # noqa: RUF009  frozen, so it may be shared
 
     rpm: float | None = None  # requests per minute
@@ -66,6 +73,7 @@ class SimulatorOptions:
 
     detail: bool = True  # count per request; a million of them take about 180 MB
     log_path: Path | None = None
+    clock: Callable[[], float] = field(default=time.time, repr=False)  # of `created`, in seconds
 
     def __post_init__(self) -> None:
         if not _is_loopback(self.host):
@@ -81,10 +89,19 @@ class SimulatorOptions:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:  # NaN is in no range
                 raise ValueError(f"{name} must be between {least} and {most}, not {value}")
+        if self.reasoning_field not in (None, *REASONING_FIELDS):
+            raise ValueError(
+                f"reasoning_field must be one of {', '.join(REASONING_FIELDS)}, "
+                f"not {self.reasoning_field!r}"
+            )
         for name in self.error_rates:
             if name not in INJECTED:
                 raise ValueError(f"no error is called {name!r}; there are {', '.join(INJECTED)}")
         faults.require_rates(self.fault_rates().items())
+
+    def manner(self) -> Manner:
+        """What the answers depend on."""
+        return Manner(self.reply_bytes, self.refusal_rate, self.reasoning_field)
 
     def fault_rates(self) -> dict[str, float]:
         """All rates in one table, by the names of `faults.FAULTS`."""

@@ -57,6 +57,7 @@ class Simulator:
     def __init__(self, options: SimulatorOptions, *, log: ExchangeLog | None = None) -> None:
         self.options = options
         self._key = seed_key(options.seed)
+        self._manner = options.manner()
         self._faults = FaultTable(options.fault_rates(), fail_first=options.fail_first)
         self._limits = Limits(
             rpm=options.rpm,
@@ -70,7 +71,7 @@ class Simulator:
         self.ledger = Ledger(remember_requests=remember, log=log)
         self._fingerprint = f"fp_{blake2b(self._key, digest_size=5).hexdigest()}"
         self._models = frozenset(options.models)
-        self._started_s = int(time.time())
+        self._started_s = self._now()
         self._run_id = secrets.token_hex(5)
         self._exchange_numbers = count(1)
 
@@ -113,7 +114,7 @@ class Simulator:
             raise unknown_model(chat.model)
 
         digest = answer_digest(body, digest)
-        answer = write_answer(chat, digest, self._key, self.options.reply_bytes)
+        answer = write_answer(chat, digest, self._key, self._manner)
         refusal = self._limits.admit(
             chat.tokens_charged(answer.completion_tokens), time.monotonic()
         )
@@ -139,7 +140,7 @@ class Simulator:
             return await self._stream(
                 request, exchange, answer, draws.completion_id, fault, written_s - wait_s
             )
-        encode = partial(answer.encode, draws.completion_id, int(time.time()), self._fingerprint)
+        encode = partial(answer.encode, draws.completion_id, self._now(), self._fingerprint)
         if fault is not None:
             return await self._misbehave(fault, request, exchange, encode)
         exchange.completed(chat.prompt_tokens, answer.completion_tokens)
@@ -155,7 +156,7 @@ class Simulator:
         lasts_s: float,
     ) -> web.StreamResponse:
         """Send the answer as a stream that lasts so long."""
-        chunks = write_chunks(answer, completion_id, int(time.time()), self._fingerprint)
+        chunks = write_chunks(answer, completion_id, self._now(), self._fingerprint)
         events = write_events(chunks, fault)
         response = web.StreamResponse(headers=self._headers())
         response.content_type = EVENT_STREAM
@@ -255,6 +256,9 @@ class Simulator:
         key = given.removeprefix(_BEARER)
         if key != self.options.api_key:
             raise wrong_key(key.encode("ascii", "replace").decode())
+
+    def _now(self) -> int:
+        return int(self.options.clock())
 
     def _headers(self) -> dict[str, str]:
         number = next(self._exchange_numbers)

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from batchrun.simulator import faults
-from batchrun.simulator.completion import Answer, call_id
-from batchrun.simulator.text import Passage
+from batchrun.simulator.completion import Answer, Said, logprobs_of
+from batchrun.simulator.tools import Call
 
 EVENT_STREAM = "text/event-stream"
 DONE = b"[DONE]"
@@ -19,6 +19,7 @@ ERROR = (
 
 _JSON = msgspec.json.Encoder()
 _PIECES = re.compile(r"\s*\S{1,8}|\s+")  # about what a token is
+_ARGUMENT_PIECES = re.compile(r".{1,6}", re.DOTALL)  # torn anywhere, in escapes too
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -32,8 +33,8 @@ def write_chunks(
 ) -> list[bytes]:
     """The chunks of an answer as JSON, in the order in which OpenAI sends them.
 
-    Each choice is opened by a chunk with the role, the texts of several choices alternate, each
-    ends by a chunk with the finish reason; usage comes last, where it was asked for.
+    Each choice is opened by a chunk with the role, those of several choices alternate, each ends
+    by a chunk with the finish reason; usage comes last, where it was asked for.
     """
     usage = answer.request.include_usage
 
@@ -43,55 +44,93 @@ def write_chunks(
             "object": "chat.completion.chunk",
             "created": created,
             "model": answer.request.model,
-            "service_tier": "default",
+            "service_tier": answer.request.service_tier,
             "system_fingerprint": system_fingerprint,
             "choices": choices,
         }
         return _JSON.encode(value | {"usage": counts} if usage else value)
 
-    def choice(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        return chunk(
-            {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        )
-
-    legacy = answer.request.tool is not None and answer.request.tool.legacy
     chunks = [
-        choice(index, _opening(passage, completion_id, legacy=legacy))
-        for index, passage in enumerate(answer.passages)
-    ]
-    texts = [iter(pieces_of(passage.content)) for passage in answer.passages]
-    chunks += [
-        choice(index, _delta(answer.passages[index], text, legacy=legacy))
-        for index, text in _in_turns(texts)
-    ]
-    chunks += [
-        choice(index, {}, passage.finish_reason) for index, passage in enumerate(answer.passages)
+        chunk(
+            {
+                "index": index,
+                "delta": part.delta,
+                "logprobs": part.logprobs,
+                "finish_reason": part.finish_reason,
+            }
+        )
+        for index, part in _in_turns([_parts(said, answer) for said in answer.choices])
     ]
     if usage:
         chunks.append(chunk(counts=answer.usage()))
     return chunks
 
 
-def _opening(passage: Passage, completion_id: str, *, legacy: bool) -> dict[str, Any]:
-    """What the first chunk of a choice tells."""
-    delta: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
-    if passage.calls is None:
-        return delta
-    function = {"name": passage.calls, "arguments": ""}
-    delta["content"] = None
-    if legacy:
-        return {**delta, "function_call": function}
-    call = {"index": 0, "id": call_id(completion_id), "type": "function", "function": function}
-    return {**delta, "tool_calls": [call]}
+class _Part(NamedTuple):
+    """What a chunk brings for a choice."""
+
+    delta: dict[str, Any]
+    logprobs: dict[str, Any] | None = None
+    finish_reason: str | None = None
 
 
-def _delta(passage: Passage, text: str, *, legacy: bool) -> dict[str, Any]:
-    """What a later chunk adds."""
-    if passage.calls is None:
-        return {"content": text}
-    if legacy:
-        return {"function_call": {"arguments": text}}
-    return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
+def _parts(said: Said, answer: Answer) -> Iterator[_Part]:
+    """What the model says in one choice, as it generates it."""
+    yield _Part(_opening(said, answer))
+    field = answer.reasoning_field
+    if field is not None and said.reasoning is not None:
+        for piece in pieces_of(said.reasoning):
+            yield _Part({field: piece})
+    name = "content" if said.refusal is None else "refusal"
+    text = said.content if said.refusal is None else said.refusal
+    if said.logprobs:
+        # Token by token, each with its own.
+        for entry in said.logprobs:
+            yield _Part({name: entry["token"]}, logprobs_of(said, [entry]))
+    elif text:
+        for piece in pieces_of(text):
+            yield _Part({name: piece})
+    for index, call in enumerate(said.calls):
+        if not _opens_with_call(said, answer):
+            yield _Part(_call_begun(index, call))
+        for piece in _ARGUMENT_PIECES.findall(call.arguments):
+            yield _Part(_call_delta(index, call, call.part(None, piece)))
+    yield _Part({}, finish_reason=said.finish_reason)
+
+
+def _opening(said: Said, answer: Answer) -> dict[str, Any]:
+    """The first delta: the role, and empty text where text will come first."""
+    told = answer.reasoning_field is not None and said.reasoning is not None
+    opening: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    if said.refusal is not None:
+        opening["refusal"] = ""
+    elif said.content is not None and not told:
+        opening["content"] = ""
+    elif _opens_with_call(said, answer):
+        opening |= _call_begun(0, said.calls[0])
+    return opening
+
+
+def _opens_with_call(said: Said, answer: Answer) -> bool:
+    """Whether one call is all that is said: it begins in the first chunk then."""
+    told = answer.reasoning_field is not None and said.reasoning is not None
+    return len(said.calls) == 1 and said.content is None and not told
+
+
+def _call_begun(index: int, call: Call) -> dict[str, Any]:
+    """A call's first fragment: all but its arguments."""
+    named = call.part(call.name, "")
+    return _call_delta(index, call, named if call.legacy else _identity(call) | named)
+
+
+def _identity(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": call.type}
+
+
+def _call_delta(index: int, call: Call, part: dict[str, Any]) -> dict[str, Any]:
+    if call.legacy:
+        return {"function_call": part["function"]}
+    return {"tool_calls": [{"index": index} | part]}
 
 
 def write_events(chunks: Sequence[bytes], fault: str | None) -> list[bytes]:
@@ -135,13 +174,13 @@ def _odd_events(chunks: Sequence[bytes]) -> Iterator[bytes]:
     yield b"data: " + DONE
 
 
-def _in_turns(texts: Sequence[Iterator[str]]) -> Iterator[tuple[int, str]]:
-    """One piece of each, until all are used up."""
-    left = dict(enumerate(texts))
+def _in_turns(choices: Sequence[Iterator[_Part]]) -> Iterator[tuple[int, _Part]]:
+    """One part of each, until all are used up."""
+    left = dict(enumerate(choices))
     while left:
-        for index, text in list(left.items()):
-            piece = next(text, None)
-            if piece is None:
+        for index, parts in list(left.items()):
+            part = next(parts, None)
+            if part is None:
                 del left[index]
             else:
-                yield index, piece
+                yield index, part

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from batchrun.simulator.draws import draw_choice
+from batchrun.simulator.draws import Chance, draw_choice
 from batchrun.simulator.filler import CHINESE, ENGLISH
 from batchrun.simulator.tokens import count_tokens, cut_to_tokens, has_cjk
 
@@ -13,22 +13,23 @@ NATURAL_TOKENS = (40, 120)
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """The content of one choice. `finish_reason` is `length` where the token limit cut it.
-
-    Where it calls the tool `calls`, the content is the call's arguments.
-    """
+    """The content of one choice. `finish_reason` is `length` where the token limit cut it."""
 
     content: str
     tokens: int
     finish_reason: str
-    calls: str | None = None
 
-    def cut(self, tokens_max: int) -> "Passage":
+    def cut(self, tokens_max: int | None) -> "Passage":
         """The same as a token limit leaves it."""
-        if self.tokens <= tokens_max:
+        if tokens_max is None or self.tokens <= tokens_max:
             return self
         content = cut_to_tokens(self.content, tokens_max)
-        return Passage(content, count_tokens(content), "length", self.calls)
+        return Passage(content, count_tokens(content), "length")
+
+
+def quote_of(said: str) -> str:
+    """The beginning of what was said, on one line."""
+    return " ".join(said[: 2 * QUOTED_CHARS].split())[:QUOTED_CHARS]
 
 
 def write_passage(
@@ -47,7 +48,7 @@ def write_passage(
     it, that many bytes in UTF-8 (up to 3 fewer where a character would be torn).
     """
     start, length = draw_choice(key, digest, index)
-    quote = " ".join(said[: 2 * QUOTED_CHARS].split())[:QUOTED_CHARS]
+    quote = quote_of(said)
     tag = digest.hex()[:TAG_HEX_DIGITS]
     if has_cjk(said):
         ring, heading = CHINESE, f"关于「{quote}」[{tag}]:\n"
@@ -64,5 +65,24 @@ def write_passage(
             heading = lead[:reply_bytes].decode(errors="ignore")
             tokens = count_tokens(heading)
         body, more = ring.by_bytes(start, max(reply_bytes - len(lead), 0))
-    passage = Passage(heading + body, tokens + more, "stop")
-    return passage if tokens_max is None else passage.cut(tokens_max)
+    return Passage(heading + body, tokens + more, "stop").cut(tokens_max)
+
+
+def write_reasoning(
+    key: bytes, digest: bytes, index: int, said: str, tokens: int
+) -> tuple[str, int]:
+    """What the model thinks before choice `index`, and how many tokens that is: about `tokens`."""
+    start = Chance(key, digest, index, b"reasoning").number()
+    lead = f"{quote_of(said)}? [{digest.hex()[:TAG_HEX_DIGITS]}]\n\n"
+    ring = CHINESE if has_cjk(said) else ENGLISH
+    body, _ = ring.by_tokens(start, max(1, tokens - count_tokens(lead)))
+    text = lead + body
+    return text, count_tokens(text)
+
+
+def write_refusal(digest: bytes, said: str, tokens_max: int | None) -> Passage:
+    """How the model refuses."""
+    content = (
+        f"I can\u2019t help with \u201c{quote_of(said)}\u201d [{digest.hex()[:TAG_HEX_DIGITS]}]."
+    )
+    return Passage(content, count_tokens(content), "stop").cut(tokens_max)

@@ -13,12 +13,12 @@ PRIMING_TOKENS = 3
 CHARS_PER_TOKEN = 4
 
 # Punctuation, kana, ideographs, hangul, full-width forms; the ideographic space is white space.
-_CJK_RANGES = (
+CJK_RANGES = (
     "\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff01-\uffef"
     "\U00020000-\U0003134f"
 )
-_CJK = re.compile(f"[{_CJK_RANGES}]")
-_CJK_OR_WORD = re.compile(rf"[{_CJK_RANGES}]|[^\s{_CJK_RANGES}]+")
+_CJK = re.compile(f"[{CJK_RANGES}]")
+_CJK_OR_WORD = re.compile(rf"[{CJK_RANGES}]|[^\s{CJK_RANGES}]+")
 
 
 def has_cjk(text: str) -> bool:

@@ -363,6 +363,50 @@ class TestOnTheWire:
         assert found[0].status == 200
         assert (found[1].kind, found[1].sent) == ("stale", True)
 
+    def test_connections_that_are_lost_each_time_are_not_kept(self):
+        """A server that closes after each answer and does not say so is met twice, then known."""
+        connections = {}
+
+        async def once(_, writer, __):
+            connections[writer] = connections.get(writer, 0) + 1
+            if connections[writer] == 1:
+                writer.write(_reply(200, b"{}"))
+                await writer.drain()
+            return connections[writer] == 1
+
+        found, server = _exchanged(once, *[_request()] * 12)
+        kinds = [getattr(one, "kind", "answered") for one in found]
+        assert kinds == ["answered", "stale", "answered", "stale"] + ["answered"] * 8
+        assert server.opened == 2 + 8
+
+    def test_connections_that_are_lost_now_and_then_are_kept(self):
+        """Most that are used again serve: losing some is no reason to give up on all."""
+
+        async def forgetful(_, writer, count):
+            if count % 10 == 0:
+                return False
+            writer.write(_reply(200, b"{}"))
+            await writer.drain()
+            return True
+
+        found, server = _exchanged(forgetful, *[_request()] * 60)
+        assert sum(isinstance(one, TransportFault) for one in found) == 6
+        assert server.opened == 6
+
+    def test_a_server_in_trouble_does_not_cost_its_connections(self):
+        """Where new connections are lost as well, nothing is learnt about kept ones."""
+
+        async def restarting(_, writer, count):
+            if count in (2, 3, 4, 6, 7):
+                return False
+            writer.write(_reply(200, b"{}"))
+            await writer.drain()
+            return True
+
+        found, server = _exchanged(restarting, *[_request()] * 20)
+        assert sum(isinstance(one, TransportFault) for one in found) == 5
+        assert server.opened == 6
+
     def test_interim_responses_are_passed_over(self):
         """What a server says before its answer (100 to 199) is not the answer."""
         hints = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"

@@ -333,6 +333,7 @@ def test_tool_calls_are_checked(here, simulator, jsonl, found, older, stream):
     more = {"functions": [WEATHER], "function_call": {"name": "weather"}}
     if not older:
         more = {"tools": [{"type": "function", "function": WEATHER}], "tool_choice": "required"}
+        more["parallel_tool_calls"] = False
     endpoint = simulator(invalid_rate=0.4, seed=6)
     command = (jsonl(30, **more), "--base-url", endpoint.base_url, stream, *QUICK)
     done = here(*command, "-o", "checked", "--check-tools", "--max-attempts", 20)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from batchrun.core.json_schema import encoded
 from batchrun.core.output import Asked, Policy, flaw_of
 from batchrun.records import Choice, Completion, Usage
-from batchrun.simulator.documents import Numbers, write_document
+from batchrun.simulator.documents import write_document
+from batchrun.simulator.draws import Chance
 
 NAMES = st.text("abcdefgh_é", min_size=1, max_size=4)
 
@@ -91,6 +92,6 @@ def test_what_fits_passes_and_what_was_changed_does_not(case, as_reference):
 def test_the_simulated_model_keeps_to_the_schema(case, digest):
     """Its documents fit, and depend on seed and request alone."""
     schema, _, _ = case
-    text = write_document(schema, Numbers(b"key", digest, 0))
+    text = write_document(schema, Chance(b"key", digest, 0, b"document"))
     assert _flaw(schema, text) is None, text
-    assert text == write_document(schema, Numbers(b"key", digest, 0))
+    assert text == write_document(schema, Chance(b"key", digest, 0, b"document"))

@@ -24,7 +24,7 @@ def test_tests_run_on_the_versions_that_the_demo_runs_on():
     assert runtime == {name: tools.get(name) for name in runtime}, "compile both: make pins"
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "real.txt"])
 def test_pins_say_nothing_about_where_packages_come_from(name):
     """A requirements file holds pins, hashes and comments, and no option such as an index."""
     text = (ROOT / "requirements" / name).read_text("utf-8")

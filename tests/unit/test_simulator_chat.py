@@ -4,7 +4,7 @@ import json
 import pytest
 
 from batchrun.simulator.chat import read_body, read_chat
-from batchrun.simulator.completion import write_answer
+from batchrun.simulator.completion import Manner, write_answer
 from batchrun.simulator.draws import seed_key
 from batchrun.simulator.rejections import RejectedError
 
@@ -100,7 +100,7 @@ def test_token_limits_charge_the_most_that_may_come():
 def test_an_answer_has_all_that_openai_sends():
     """The whole body of a completion with two choices, field by field."""
     chat = read_chat({"messages": MESSAGES, "n": 2, "model": "m"})
-    answer = write_answer(chat, bytes(32), seed_key(0), reply_bytes=None)
+    answer = write_answer(chat, bytes(32), seed_key(0), Manner())
     body = json.loads(answer.encode("chatcmpl-1", 1_700_000_000, "fp_1"))
     contents = [choice["message"].pop("content") for choice in body["choices"]]
     assert all(content.startswith('Re: "Hi there"') for content in contents)

@@ -9,7 +9,7 @@ from batchrun.core import reply as reading
 from batchrun.core.stream import fold
 from batchrun.simulator import faults
 from batchrun.simulator.chat import answer_digest, read_body, read_chat
-from batchrun.simulator.completion import write_answer
+from batchrun.simulator.completion import Manner, write_answer
 from batchrun.simulator.draws import seed_key
 from batchrun.simulator.rejections import RejectedError
 from batchrun.simulator.streaming import pieces_of, write_chunks, write_events
@@ -17,7 +17,7 @@ from batchrun.simulator.streaming import pieces_of, write_chunks, write_events
 
 def _answer(**body):
     body = {"messages": [{"role": "user", "content": "订单 and parcel"}]} | body
-    return write_answer(read_chat(body), hashlib.sha256(b"x").digest(), seed_key(1), None)
+    return write_answer(read_chat(body), hashlib.sha256(b"x").digest(), seed_key(1), Manner())
 
 
 @pytest.mark.parametrize(

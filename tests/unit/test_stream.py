@@ -607,3 +607,38 @@ def test_the_quick_ways_are_taken():
             assert len(decoded) == 3  # the opening, the first text, the end
     finally:
         streams.read_plain = original
+
+
+def test_a_stream_of_llama_cpp():
+    """As it came: a null that opens, each chunk with the second it was made in, and usage with
+    its own timings in a chunk without choices.
+    """
+    tail = (
+        b'"id":"chatcmpl-t","model":"m.gguf","system_fingerprint":"b0-unknown",'
+        b'"object":"chat.completion.chunk"'
+    )
+    said = ('"role":"assistant","content":null', '"content":"L"', '"content":"\u00c9t"')
+    chunks = [
+        b'{"choices":[{"finish_reason":null,"index":0,"delta":{%b}}],"created":%d,%b}'
+        % (delta.encode(), 1795325602 + second, tail)
+        for second, delta in enumerate(said)
+    ]
+    chunks += [
+        b'{"choices":[{"finish_reason":"length","index":0,"delta":{}}],"created":1795325605,%b}'
+        % tail,
+        b'{"choices":[],"created":1795325606,%b,"usage":{"completion_tokens":2,"prompt_tokens":37,'
+        b'"total_tokens":39,"prompt_tokens_details":{"cached_tokens":36}},"timings":{"cache_n":36,'
+        b'"prompt_n":1,"prompt_ms":11.908}}' % tail,
+    ]
+    stream = _fold(*map(_event, chunks))
+    assert stream.problem() is None
+    body = reading.parse(stream.body())
+    assert body["timings"]["cache_n"] == 36
+    found = reading.completion(body)
+    assert (found.first.content, found.first.finish_reason) == ("L\u00c9t", "length")
+    assert (found.model, found.response_id, found.created_s) == (
+        "m.gguf",
+        "chatcmpl-t",
+        1795325602,
+    )
+    assert found.usage == Usage(37, 2, 39, 36, None)

@@ -457,3 +457,52 @@ def test_every_status_ends_in_a_verdict(succeeded):
         verdict = _judge(status, b"x", succeeded=succeeded)
         assert verdict.error_class, status
         assert verdict.action is not DONE, status
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "action", "error_class", "code"),
+    [
+        (
+            400,
+            (
+                b'{"error":{"code":400,"message":"request (931 tokens) exceeds the available '
+                b'context size (512 tokens), try increasing it","type":"exceed_context_size_error",'
+                b'"n_prompt_tokens":931,"n_ctx":512}}'
+            ),
+            FAIL,
+            "context_length",
+            "exceed_context_size_error",
+        ),
+        (
+            400,
+            (
+                b'{"error":{"code":400,"message":"Field \'n\': Value must be between 1 <= value '
+                b'<= 1, but got 3","type":"invalid_request_error"}}'
+            ),
+            FAIL,
+            "invalid_request",
+            "invalid_request_error",
+        ),
+        (
+            401,
+            b'{"error":{"message":"Invalid API Key","type":"authentication_error","code":401}}',
+            STOP,
+            "auth",
+            "authentication_error",
+        ),
+        (
+            500,
+            (
+                b'{"error":{"code":500,"message":"image input is not supported - hint: if this is '
+                b'unexpected, you may need to provide the mmproj","type":"server_error"}}'
+            ),
+            AGAIN,
+            "server_error",
+            "server_error",
+        ),
+    ],
+)
+def test_what_llama_cpp_says(status, body, action, error_class, code):
+    """Its errors as they came: the code repeats the status, so the type is kept for it."""
+    verdict = _judge(status, body)
+    assert (verdict.action, verdict.error_class, verdict.code) == (action, error_class, code)
