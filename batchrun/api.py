@@ -98,6 +98,7 @@ class Options(TypedDict, total=False):
     api_key_env: str
     api_key_file: str | os.PathLike[str]
     api_key_command: str
+    api_key_header: str
     ca_file: str | os.PathLike[str]
     client_cert: str | os.PathLike[str]
     client_key: str | os.PathLike[str]

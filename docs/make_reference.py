@@ -34,6 +34,7 @@ from batchrun.core import (  # noqa: E402
     rules,
     summary,
 )
+from batchrun.core.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
 from batchrun.core.rules import RULES, Action  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
@@ -335,8 +336,19 @@ ENVIRONMENT = {
     "OPENAI_API_KEY": (
         "The key, unless `--api-key-env` names another variable, or a file or a command gives it."
     ),
-    "OPENAI_BASE_URL": "The base URL, unless the config file names a `provider`.",
+    "OPENAI_BASE_URL": "The base URL, unless a `provider` other than `openai` is named.",
     "OPENAI_API_BASE": "The older name of the same; a warning if both are set and differ.",
+    **{
+        key.name: f"The key of provider `{provider.name}`, sent as `{key.header}`."
+        for provider in PROVIDERS
+        for key in provider.keys
+        if provider.name != "openai"
+    },
+    "AZURE_OPENAI_ENDPOINT": "The resource of provider `azure`, or a whole base URL.",
+    "OPENAI_API_VERSION": (
+        "For provider `azure`: a date means deployment URLs; `preview` and `latest` are those of "
+        "the v1 API."
+    ),
     "OPENAI_ORG_ID": "Sent to hosts of `openai.com`, as the header `OpenAI-Organization`.",
     "OPENAI_PROJECT_ID": "Sent to hosts of `openai.com`, as the header `OpenAI-Project`.",
     "HTTPS_PROXY": "The proxy for `https://` endpoints. Lower case works too.",
@@ -363,6 +375,8 @@ KINDS = {
     "headers": "table of text",
     "concurrency": "whole number or `auto`",
     "command": "text",
+    "provider": "a provider's name",
+    "header_name": "text",
     "share": "share, such as `5%`",
     "bound": "whole number, or share such as `5%`",
 }
@@ -490,6 +504,34 @@ def configuration() -> Iterator[str]:
     yield from table(("key", "type", "default", "flag", "meaning"), rows)
 
 
+def providers() -> Iterator[str]:
+    """Every provider that is known by name."""
+    yield "## Providers"
+    yield ""
+    yield "What `--provider NAME` (in the config file `provider`) fills in, unless it is given:"
+    yield "the base URL, the variable of the key (the first that is set) and the header of the"
+    yield "key, which is `Authorization: Bearer` where nothing else is said. Where there is no"
+    yield "variable, no key is sent. [providers.md](providers.md) tells more; samples are in"
+    yield "`samples/providers/`."
+    yield ""
+    rows = []
+    for provider in PROVIDERS:
+        keys = [
+            code(key.name) + ("" if key.header == AUTHORIZATION else f" as {code(key.header)}")
+            for key in provider.keys
+        ]
+        key = ", else ".join(keys) + ("" if provider.key_needed or not keys else ", if set")
+        url = code(provider.base_url)
+        if provider.base_url is None:
+            inside = provider.name == SIMULATOR
+            url = "in the process" if inside else f"by {code(provider.url_variables[0])}"
+        rows.append(
+            (code(provider.name), provider.title, url, key, provider.remark, provider.source)
+        )
+    heads = ("name", "endpoint", "base URL", "key", "what is odd", "read in")
+    yield from table(heads, rows)
+
+
 def environment() -> Iterator[str]:
     """Every environment variable."""
     yield "## Environment"
@@ -562,6 +604,7 @@ def inputs() -> Iterator[str]:
         ("the specification", parameters.SPECIFIED),
         ("vLLM", parameters.VLLM),
         ("SGLang", parameters.SGLANG),
+        ("llama.cpp", parameters.LLAMA_CPP),
         ("other servers", parameters.OTHERS),
     )
     if frozenset().union(*(names for _, names in groups)) != parameters.SENT:
@@ -856,6 +899,7 @@ def page() -> str:
     for chapter in (
         commands,
         configuration,
+        providers,
         environment,
         inputs,
         streaming,

@@ -188,7 +188,7 @@ class Scripted:
 @pytest.fixture
 def scripted():
     """Starts an endpoint that answers ``answer(body, headers, nth)``: status, headers, body. With
-    an SSL context it speaks TLS.
+    an SSL context it speaks TLS. A GET has no body (None).
     """
     servers = []
 
@@ -196,9 +196,13 @@ def scripted():
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def do_GET(self):
+                self._answer(None)
+
             def do_POST(self):
-                data = self.rfile.read(int(self.headers["Content-Length"]))
-                body = json.loads(data)
+                self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def _answer(self, body):
                 with lock:
                     endpoint.requests.append((self.path, dict(self.headers), body))
                     nth = len(endpoint.requests)

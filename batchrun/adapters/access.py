@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from batchrun.adapters.keys import KeySource, RenewableKey, source_of
 from batchrun.core import redact
 from batchrun.core.endpoints import Endpoint
+from batchrun.core.providers import BY_NAME
 from batchrun.core.proxies import proxy_for, secrets_of_proxy
 from batchrun.core.setting_table import DEFAULT_BASE_URL
 from batchrun.core.urls import Address, address
@@ -22,8 +23,9 @@ from batchrun.errors import KeyUnavailableError, UsageError
 if TYPE_CHECKING:
     import ssl
 
+    from batchrun.adapters.http import HttpTransport
     from batchrun.core.settings import Settings
-    from batchrun.ports import Credentials, Transport
+    from batchrun.ports import Credentials
 
 OPENAI = "openai.com"
 _ORGANISATION = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
@@ -44,7 +46,7 @@ class Access:
     @asynccontextmanager
     async def talking(
         self, settings: Settings, say: Callable[[str], None]
-    ) -> AsyncIterator[tuple[Transport, Credentials]]:
+    ) -> AsyncIterator[tuple[HttpTransport, Credentials]]:
         """A transport in the running loop, and its key, which is renewed there."""
         from batchrun.adapters.http import HttpTransport
 
@@ -60,6 +62,7 @@ class Access:
             proxy=self.proxy,
             tls=self.tls,
             stream=settings.stream,
+            key_header=settings.endpoint.api_key_header,
         ) as transport:
             credentials = RenewableKey(
                 self.source,
@@ -74,9 +77,11 @@ class Access:
                 await credentials.close()
 
 
-def access_to(endpoint: Endpoint, environment: Mapping[str, str]) -> Access:
+def access_to(
+    endpoint: Endpoint, environment: Mapping[str, str], *, demand_key: bool = True
+) -> Access:
     """Read the key, the certificates and the proxy of an endpoint. Blocks where a command gives
-    the key.
+    the key. ``demand_key`` says that a missing key is an error where one is needed.
 
     The built-in simulator needs neither key nor proxy. Raises ``UsageError`` for whatever is
     missing or cannot be used.
@@ -97,19 +102,41 @@ def access_to(endpoint: Endpoint, environment: Mapping[str, str]) -> Access:
     except KeyUnavailableError as error:
         raise KeyUnavailableError(redactor.text(str(error))) from None
     given = {name.lower() for name in endpoint.headers}
-    if key is None and endpoint.base_url == DEFAULT_BASE_URL and not given:
-        message = (
-            f"no key: set {endpoint.api_key_env} (or name another variable with --api-key-env, a "
-            "file with --api-key-file, a command with --api-key-command), or name another endpoint "
-            "with --base-url"
-        )
-        raise UsageError(message)
+    if key is None and demand_key and (message := missing_key(endpoint)) is not None:
+        raise KeyUnavailableError(message)
     redactor.add([key] if key else [])
     headers = {
         **organisation(where, environment, given),
         **endpoint.headers,
     }
     return Access(where, source, key, headers, proxy, tls, redactor)
+
+
+def missing_key(endpoint: Endpoint) -> str | None:
+    """What to say where no key was found; None where the endpoint may do without."""
+    preset = None if endpoint.provider is None else BY_NAME[endpoint.provider]
+    if any(redact.is_secret_header(name) for name in endpoint.headers):
+        return None
+    elsewhere = (
+        "name another variable with --api-key-env, a file with --api-key-file, a command with "
+        "--api-key-command"
+    )
+    if preset is None:
+        if endpoint.base_url != DEFAULT_BASE_URL:
+            return None
+        return (
+            f"no key: set {endpoint.api_key_env} (or {elsewhere}), or name another endpoint with "
+            "--base-url or --provider"
+        )
+    if not preset.key_needed:
+        return None
+    names = [key.name for key in preset.keys]
+    if endpoint.api_key_env not in names:
+        names = [endpoint.api_key_env or ""]
+    return (
+        f"no key for provider {preset.name}: set {' or '.join(names)}, in the environment or in "
+        f"the file .env of the working directory (or {elsewhere})"
+    )
 
 
 def organisation(where: Address, environment: Mapping[str, str], given: set[str]) -> dict[str, str]:

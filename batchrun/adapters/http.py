@@ -23,6 +23,7 @@ from batchrun.adapters.arriving import Arriving
 from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
 from batchrun.adapters.faults import fault
 from batchrun.adapters.tap import Large
+from batchrun.core.providers import AUTHORIZATION
 from batchrun.core.proxies import proxy_name
 from batchrun.core.redact import Redactor
 from batchrun.core.redirects import FOLLOWED, REDIRECTS_MAX, target
@@ -102,12 +103,13 @@ class HttpTransport:
         tls: ssl.SSLContext | None = None,
         redactor: Redactor | None = None,
         stream: bool = False,
+        key_header: str = AUTHORIZATION,
     ) -> None:
         """``address`` is the full URL requests are posted to, maybe with a Unix socket; ``key``
-        goes into the bearer header unless ``headers`` bring their own authorization; ``proxy`` is
-        a URL; ``tls`` (default: the system's authorities) is for ``https``; ``redactor`` (default:
-        one that knows the key) cleans every reply; ``stream`` says that streams are expected,
-        which makes them cheap to read (they are read in any case).
+        goes into ``key_header`` unless ``headers`` bring their own, as ``Bearer KEY`` where that is
+        the authorization; ``proxy`` is a URL; ``tls`` (default: the system's authorities) is for
+        ``https``; ``redactor`` (default: one that knows the key) cleans every reply; ``stream``
+        says that streams are expected, which makes them cheap to read (they are read in any case).
         """
         self._redactor = redactor or Redactor([key] if key else [])
         self._url, self._socket = Address(address) if isinstance(address, str) else address
@@ -117,6 +119,7 @@ class HttpTransport:
         self._connect_timeout_s = connect_timeout_s
         self._body_bytes_max = body_bytes_max
         self._given_headers = headers
+        self._key_header = key_header
         self._headers = self._headers_with(key)
         self._proxy = proxy
         self._tls = tls
@@ -128,7 +131,8 @@ class HttpTransport:
     def _headers_with(self, key: str | None) -> dict[str, str]:
         headers = {"Content-Type": JSON, "Accept": JSON}
         if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
+            bearer = self._key_header.lower() == AUTHORIZATION.lower()
+            headers[self._key_header] = f"Bearer {key}" if bearer else key
         given = {name.lower() for name in self._given_headers}
         return {k: v for k, v in headers.items() if k.lower() not in given} | dict(
             self._given_headers
@@ -251,6 +255,29 @@ class HttpTransport:
         if not response.content.at_eof():
             response.close()
         return Head(response.status, response.headers), answer
+
+    async def get(self, url: str) -> Reply:
+        """What the same server says under another URL, such as its list of models. Raises
+        ``TransportFault`` as ``send`` does.
+        """
+        arrived = Arriving(self._body_bytes_max, self._large)
+        try:
+            async with asyncio.timeout(self._timeout_s) as timer:
+                response = await self._session.get(
+                    url, headers=self._headers, allow_redirects=False, proxy=self._proxy
+                )
+                async with response:
+                    head = Head(response.status, response.headers)
+                    answer = await arrived.read(response.content, head)
+        except (aiohttp.ClientError, aiohttp.EofStream, HttpProcessingError, OSError) as error:
+            if isinstance(error, TimeoutError) and timer.expired():
+                message = f"no whole reply within {self._timeout_s:g} s"
+                raise TransportFault(message, kind="timeout", sent=True) from None
+            raise self._fault(error, arrived.status) from None
+        finally:
+            arrived.close()
+        redactor = self._redactor
+        return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
 
     def _folded(self, arrived: Arriving, fault: TransportFault | None) -> Reply:
         """The reply that a stream makes, also where the connection broke behind a whole answer.

@@ -39,13 +39,13 @@ class KeySource(Protocol):
 
 
 class Variable:
-    """An environment variable, or one of ``.env``."""
+    """An environment variable, or one of ``.env``. No name, no key."""
 
     renewable = False
 
-    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str | None, environment: Mapping[str, str]) -> None:
         self._name = name
-        self._value = environment.get(name, "")
+        self._value = "" if name is None else environment.get(name, "")
 
     def __str__(self) -> str:
         return f"the variable {self._name}"

@@ -18,6 +18,8 @@ COMMANDS = {
     "status": "Show the progress of a live or ended run.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
+    "providers": "List the endpoints that are known by name.",
+    "doctor": "Look at an endpoint: key, URL, models, one small request.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
 

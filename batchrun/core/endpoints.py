@@ -7,22 +7,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun.core import commands
+from batchrun.core.presets import KEY_SOURCES
+from batchrun.core.providers import AUTHORIZATION, SIMULATOR, Provider, provider_named
 from batchrun.core.redact import public_url
-from batchrun.core.setting_table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_URL
+from batchrun.core.setting_table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_URL, DEFAULT_KEY
 from batchrun.errors import UsageError
-
-KEY_SOURCES = tuple(f"endpoint.api_key_{kind}" for kind in ("env", "file", "command"))
-"""The settings that say where the key comes from, of which one counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go and how fast. The key is not in here."""
+    """Where requests go and how fast. The key is not in here; ``api_key_env`` is None where no
+    variable belongs to the provider.
+    """
 
     name: str
     provider: str | None
     base_url: str
-    api_key_env: str
+    api_key_env: str | None
     api_key_file: str | None
     api_key_command: str | None = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -32,6 +33,7 @@ class Endpoint:
     ca_file: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
+    api_key_header: str = AUTHORIZATION
 
     def public(self) -> dict[str, Any]:
         """All of it as it may be shown. Header values are left out, and so are the arguments of a
@@ -40,10 +42,12 @@ class Endpoint:
         command = self.api_key_command
         return {
             "name": self.name,
+            "provider": self.provider,
             "base_url": public_url(self.base_url),
             "api_key_env": self.api_key_env,
             "api_key_file": self.api_key_file,
             "api_key_command": None if command is None else commands.shown(command),
+            "api_key_header": self.api_key_header,
             "headers": sorted(self.headers),
             "ca_file": self.ca_file,
             "client_cert": self.client_cert,
@@ -76,14 +80,15 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
     """The endpoint by checked values. Raises ``UsageError`` where they do not go together."""
     concurrency = value["endpoint.concurrency"]
     provider = value["endpoint.provider"]
+    preset = None if provider is None else provider_named(provider)
     if value["endpoint.client_key"] is not None and value["endpoint.client_cert"] is None:
         message = "endpoint.client_key (--client-key) is the key of a certificate: give it too, "
         raise UsageError(message + "as endpoint.client_cert (--client-cert)")
     return Endpoint(
         name=value["endpoint.name"] or provider or "default",
         provider=provider,
-        base_url=value["endpoint.base_url"] or DEFAULT_BASE_URL,
-        api_key_env=value["endpoint.api_key_env"],
+        base_url=value["endpoint.base_url"] or _base_url(preset),
+        api_key_env=value["endpoint.api_key_env"] or _variable(preset),
         api_key_file=value["endpoint.api_key_file"],
         api_key_command=value["endpoint.api_key_command"],
         headers=value["endpoint.headers"],
@@ -93,4 +98,32 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
         ca_file=value["endpoint.ca_file"],
         client_cert=value["endpoint.client_cert"],
         client_key=value["endpoint.client_key"],
+        api_key_header=value["endpoint.api_key_header"]
+        or _key_header(preset, value["endpoint.api_key_env"]),
     )
+
+
+def _base_url(preset: Provider | None) -> str:
+    if preset is None or preset.name == SIMULATOR:  # the simulator's is known once it runs
+        return DEFAULT_BASE_URL
+    if preset.base_url is None:
+        message = (
+            f"no base URL: provider {preset.name} has one for every customer; set "
+            f"{preset.url_variables[0]}, or give it with --base-url"
+        )
+        raise UsageError(message)
+    return preset.base_url
+
+
+def _variable(preset: Provider | None) -> str | None:
+    if preset is None:
+        return DEFAULT_KEY
+    return preset.keys[0].name if preset.keys else None
+
+
+def _key_header(preset: Provider | None, variable: str | None) -> str:
+    """The header of the key, by its variable: a provider may take one kind of key in another."""
+    if preset is None:
+        return AUTHORIZATION
+    by_variable = {key.name: key.header for key in preset.keys}
+    return by_variable.get(variable or "", preset.key_header)

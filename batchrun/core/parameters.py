@@ -41,14 +41,33 @@ SGLANG = frozenset(
     """.split()
 )
 
-OTHERS = frozenset(
+# `grammar`, `json_schema` and `lora` are left out: data sets have columns of these names, and what
+# stands under `extra_body` is sent whatever it is called. So it is with other names of columns:
+# Groq's `country`, OpenRouter's `route`.
+LLAMA_CPP = frozenset(
     """
-    enable_thinking thinking_budget provider models transforms reasoning usage reasoning_format
-    reasoning_control timings_per_token cache_prompt
+    top_k min_p reasoning_format reasoning_control timings_per_token cache_prompt
+    dynatemp_range dynatemp_exponent typical_p top_n_sigma xtc_probability xtc_threshold
+    repeat_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length dry_penalty_last_n
+    dry_sequence_breakers mirostat mirostat_tau mirostat_eta samplers min_keep n_predict n_keep
+    n_probs n_discard n_indent id_slot post_sampling_probs return_tokens return_progress
+    t_max_predict_ms
     """.split()
 )
 
-SENT = SPECIFIED | VLLM | SGLANG | OTHERS
+OTHERS = frozenset(
+    """
+    enable_thinking thinking_budget provider models transforms reasoning usage plugins top_a
+    reasoning_format include_reasoning search_settings citation_options disable_tool_validation
+    compound_custom exclude_domains include_domains
+    context_length_exceeded_behavior safety_model
+    random_seed safe_prompt prompt_mode guardrails top_prompt_logprobs
+    """.split()
+)
+"""DeepSeek, Qwen and GLM; OpenRouter; Groq (groq 1.7.0); Together (together 3.1.1); Mistral
+(mistralai 3.7.0)."""
+
+SENT = SPECIFIED | VLLM | SGLANG | LLAMA_CPP | OTHERS
 
 # Parameters whose value is an array or an object. A table's text column under one of these names
 # holds JSON; `stop` and `tool_choice` may be plain words, so only text that opens like JSON counts.
@@ -58,7 +77,8 @@ STRUCTURED = frozenset(
     modalities web_search_options moderation prompt_cache_options chat_template_kwargs documents
     mm_processor_kwargs media_io_kwargs structured_outputs kv_transfer_params vllm_xargs
     stop_token_ids allowed_token_ids bad_words logprob_token_ids session_params
-    provider models transforms reasoning usage extra_body
+    provider models transforms reasoning usage plugins search_settings compound_custom
+    exclude_domains include_domains dry_sequence_breakers samplers guardrails extra_body
     """.split()
 )
 MAYBE_STRUCTURED = frozenset({"stop", "tool_choice", "function_call", "thinking"})
@@ -69,6 +89,7 @@ TEXTS = frozenset(
     model reasoning_effort verbosity service_tier user safety_identifier prompt_cache_key
     prompt_cache_retention truncation_side chat_template request_id session_id cache_salt
     guided_regex guided_grammar regex ebnf lora_path rid extra_key reasoning_format
+    citation_options context_length_exceeded_behavior safety_model prompt_mode
     """.split()
 )
 

@@ -65,13 +65,18 @@ class Redactor:
         return text
 
 
+def is_secret_header(name: str) -> bool:
+    """Whether a header is named like a credential."""
+    return _SECRET_HEADER.search(name) is not None
+
+
 def secrets_of(key: str | None, headers: Mapping[str, str], url: str) -> list[str]:
     """The credentials of an endpoint: its key, the values of headers that are named like
     credentials, and the values in the URL's query.
     """
     found = [key] if key else []
     for name, value in headers.items():
-        if _SECRET_HEADER.search(name):
+        if is_secret_header(name):
             found += [value, *value.split(), *_basic(value)]
     for pair in urlsplit(url).query.split("&"):
         name, _, written = pair.partition("=")

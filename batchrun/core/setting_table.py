@@ -10,7 +10,7 @@ from typing import Any
 
 AUTO_CONCURRENCY = 64
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-PROVIDERS = ("simulator",)
+DEFAULT_KEY = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,12 @@ class Setting:
     flags, ``--x/--no-x``), ``choice``, ``columns``
     (``all``, ``none`` or names, as a list or with commas between them), ``object``
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
-    (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``headers``
-    (a table of strings or repeated ``'K: V'`` flags), ``concurrency`` (an integer or ``auto``),
-    ``command`` (a program and its arguments), ``share`` (a percentage such as ``5%``) and ``bound``
-    (a number of rows or such a share). ``low`` is the smallest number accepted. ``shapes`` marks
-    what shapes requests or parts: it may not differ between the runs on one directory.
+    (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
+    (a name of ``core.providers``), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
+    ``header_name``, ``concurrency`` (an integer or ``auto``), ``command`` (a program and its
+    arguments), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
+    share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes requests or parts:
+    it may not differ between the runs on one directory.
     """
 
     section: str
@@ -232,17 +233,17 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "endpoint",
         "provider",
-        "choice",
+        "provider",
         "--provider",
-        "A known endpoint by name; `simulator` starts the built-in one.",
-        choices=PROVIDERS,
+        "A known endpoint by name (see `batchrun providers`); `simulator` starts the built-in one.",
+        metavar="NAME",
     ),
     Setting(
         "endpoint",
         "base_url",
         "text",
         "--base-url",
-        f"The endpoint's base URL (default {DEFAULT_BASE_URL}).",
+        f"The endpoint's base URL (default: the provider's, else {DEFAULT_BASE_URL}).",
         metavar="URL",
     ),
     Setting(
@@ -250,8 +251,7 @@ TABLE: tuple[Setting, ...] = (
         "api_key_env",
         "text",
         "--api-key-env",
-        "The environment variable that holds the key.",
-        default="OPENAI_API_KEY",
+        f"The variable that holds the key (default: the provider's, else {DEFAULT_KEY}).",
         metavar="VAR",
     ),
     Setting(
@@ -269,6 +269,14 @@ TABLE: tuple[Setting, ...] = (
         "--api-key-command",
         "The command that prints the key; run at the start and again after a 401.",
         metavar="CMD",
+    ),
+    Setting(
+        "endpoint",
+        "api_key_header",
+        "header_name",
+        "--api-key-header",
+        "The header that shows the key (default: the provider's, else Authorization: Bearer).",
+        metavar="NAME",
     ),
     Setting(
         "endpoint",

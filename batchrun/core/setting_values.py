@@ -13,6 +13,7 @@ from typing import Any
 
 from batchrun.core import commands
 from batchrun.core.bounds import Bound
+from batchrun.core.providers import provider_named
 from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
 from batchrun.core.template_syntax import is_template
@@ -78,6 +79,11 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             return _headers(setting, value)
         case "command":
             _check_command(setting, value)
+        case "provider":
+            return provider_named(value).name
+        case "header_name":
+            if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
+                raise wrong
     return value
 
 
@@ -167,6 +173,9 @@ def check_request(value: Mapping[str, Any]) -> None:
     if "messages" in value["request.params"]:
         message = "request.params sets `messages`; write them as [[request.messages]]"
         raise UsageError(message)
+    if not isinstance(value["request.params"].get("extra_body", {}), dict):
+        message = "request.params.extra_body is no table: what it holds goes into the body"
+        raise UsageError(message)
     prompt, system, messages = (value[f"request.{key}"] for key in ("prompt", "system", "messages"))
     if messages and (prompt is not None or system is not None):
         name = "request.prompt" if prompt is not None else "request.system"
@@ -238,6 +247,7 @@ _EXPECTED = {
     "paths": "a list of file names",
     "columns": "all, none, or column names",
     "names": "a list of column names",
+    "header_name": "the name of a header, such as api-key",
     "schema": "a file with a JSON Schema, or the schema as a table",
     "messages": "tables with role and content, written as [[request.messages]]",
 }

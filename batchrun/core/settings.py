@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from batchrun.core import presets
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
 from batchrun.core.endpoints import Endpoint, endpoint_of, with_one_key
+from batchrun.core.presets import from_environment
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     BY_NAME,
-    PROVIDERS,
     SECTIONS,
     TABLE,
     Setting,
@@ -91,7 +92,9 @@ class Settings:
 
     def _defaults(self) -> dict[str, Any]:
         model = {} if self.model is None else {"model": self.model}
-        return {**self.params, **model}
+        # As in a row: `extra_body` is the libraries' name for what goes into the body.
+        plain = {key: value for key, value in self.params.items() if key != "extra_body"}
+        return {**plain, **self.params.get("extra_body", {}), **model}
 
     @property
     def makes_messages(self) -> bool:
@@ -200,40 +203,21 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {found[0]}?" if found else f"; known are {', '.join(known)}"
 
 
-def from_environment(environment: Mapping[str, str]) -> tuple[Raw, list[str]]:
-    """Raw values that the environment sets, and warnings about it. Empty counts as unset."""
-    url = environment.get("OPENAI_BASE_URL") or None
-    legacy = environment.get("OPENAI_API_BASE") or None
-    warnings = []
-    if url and legacy and url != legacy:
-        warnings.append("OPENAI_BASE_URL and OPENAI_API_BASE differ; OPENAI_BASE_URL is used")
-    chosen = url or legacy
-    return ({"endpoint.base_url": chosen} if chosen else {}), warnings
-
-
 def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw, list[str]]:
     """What is given wins over the environment, which wins over the file; and warnings about it.
 
     Tables (parameters, headers; not a schema) are added to those of the file, key by key. Raises
-    ``UsageError`` where ``given`` names two endpoints, or either names two sources of the key.
+    ``UsageError`` where ``given`` names two endpoints, either names two sources of the key, or the
+    provider is not known.
     """
-    surroundings, warnings = from_environment(environment)
+    file, warnings = presets.kept(file, given)
     raw = with_one_key(file, given)
-    if raw.get("endpoint.base_url") is None and raw.get("endpoint.provider") is not None:
-        # A provider chosen in the file brings its own URL; the variable speaks of another.
-        surroundings = {}
-    raw |= surroundings
-    if "endpoint.base_url" in given:
-        if "endpoint.provider" in given:
-            message = "--provider and --base-url name two endpoints; give one of them"
-            raise UsageError(message)
-        if raw.get("endpoint.provider") in PROVIDERS:
-            del raw["endpoint.provider"]
     for name, value in given.items():
         before = raw.get(name)
         both = isinstance(before, dict) and isinstance(value, dict) and name != "request.schema"
         raw[name] = before | value if both else value
-    return raw, warnings
+    found, more = presets.surroundings(raw, given, environment)
+    return raw | found, warnings + more
 
 
 def resolve(raw: Raw, *, limit: int | None = None) -> Settings:

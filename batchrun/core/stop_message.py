@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from batchrun.core.verdict import Verdict
-from batchrun.records import Attempt
 
 _ADVICE = {
     "auth": "check the key",
@@ -17,9 +16,9 @@ _ADVICE = {
 }
 
 
-def stop_message(verdict: Verdict, attempt: Attempt, wait_s_max: float) -> str:
+def stop_message(verdict: Verdict, http_status: int | None, wait_s_max: float) -> str:
     """What an exchange stopped the run for. ``wait_s_max`` is the longest wait waited out."""
-    status = f"HTTP {attempt.http_status}" if attempt.http_status else (verdict.code or "")
+    status = f"HTTP {http_status}" if http_status else (verdict.code or "")
     if verdict.wait_s is not None and verdict.wait_s > wait_s_max:
         return (
             f"the server asks to come back in {verdict.wait_s:.0f} s ({status}), longer than "

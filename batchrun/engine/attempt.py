@@ -254,7 +254,7 @@ class AttemptLoop:
                 self._switch.stop(
                     Stop(
                         verdict.error_class or "",
-                        stop_message(verdict, attempt, self._policy.wait_s_max),
+                        stop_message(verdict, attempt.http_status, self._policy.wait_s_max),
                     )
                 )
                 raise LeftPendingError

@@ -12,6 +12,9 @@ from batchrun.core import parameters
     response_format reasoning_effort logit_bias user metadata service_tier
     top_k min_p repetition_penalty chat_template_kwargs guided_json structured_outputs
     regex ebnf separate_reasoning enable_thinking thinking provider reasoning cache_prompt
+    modalities audio prediction verbosity moderation prompt_cache_options safety_identifier
+    plugins top_a reasoning_format include_reasoning search_settings safe_prompt random_seed
+    prompt_mode context_length_exceeded_behavior repeat_penalty mirostat dry_multiplier
     """.split(),
 )
 def test_parameters_of_the_specification_and_of_vendors_are_sent(name):
@@ -20,7 +23,9 @@ def test_parameters_of_the_specification_and_of_vendors_are_sent(name):
 
 
 @pytest.mark.parametrize(
-    "name", "id ticket expected topic lang prompt text question custom_id extra_body body".split()
+    "name",
+    "id ticket expected topic lang prompt text question custom_id extra_body body "
+    "grammar json_schema lora country route description verbose".split(),
 )
 def test_what_data_sets_call_their_columns_is_not_sent(name):
     """Common names of data columns stay data."""

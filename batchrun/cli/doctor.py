@@ -1,0 +1,136 @@
+"""``batchrun doctor``: look at an endpoint before a run does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrun.adapters.configuration import read_environment
+from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.cli.run import interrupts, setting_flags, settings_of
+from batchrun.core import setting_table
+from batchrun.core.providers import SIMULATOR
+from batchrun.core.redact import public_url
+
+if TYPE_CHECKING:
+    from batchrun.core.diagnosis import Check
+    from batchrun.core.endpoints import Endpoint
+    from batchrun.core.settings import Settings
+
+TIMEOUT_S = 60.0
+_LIMITS = ("endpoint.concurrency", "endpoint.rpm", "endpoint.tpm")
+_REQUEST = ("request.model", "request.params", "request.stream")
+_ASKED = [
+    setting
+    for setting in setting_table.TABLE
+    if setting.name in _REQUEST or (setting.section == "endpoint" and setting.name not in _LIMITS)
+]
+
+
+@click.command("doctor")
+@click.option(
+    "-c", "--config", "config_file", metavar="FILE", help="A TOML file with the settings."
+)
+@partial(setting_flags, settings=_ASKED)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0.001),
+    default=TIMEOUT_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds that each exchange may take.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: Any) -> None:
+    """Look at an endpoint as a run would meet it: the key, the URL, the list of models, and one
+    request for a few tokens. Says what is wrong and what to do about it.
+
+    Exit 0 if a run can begin, 1 if not.
+    """
+    with exit_codes(as_json=as_json), interrupts():
+        # Neither input nor run directory are needed, but a run's settings name both.
+        flags["output__dir"] = os.curdir
+        environment = read_environment()
+        settings, warnings = settings_of(["-"], config_file, flags, environment, None)
+        for warning in warnings:
+            say(f"warning: {warning}")
+        settings = replace(settings, timeout_s=timeout_s)
+        with contextlib.ExitStack() as stack:
+            if settings.endpoint.provider == SIMULATOR:
+                from batchrun.simulator.embedded import EmbeddedSimulator
+
+                url = stack.enter_context(EmbeddedSimulator()).base_url
+                settings = replace(settings, endpoint=replace(settings.endpoint, base_url=url))
+            checks = _examined(settings, environment)
+        ok = not any(check.status == "failed" for check in checks)
+        if as_json:
+            put_json(_report(settings, checks, ok=ok))
+        else:
+            _show(settings, checks, ok=ok)
+        sys.exit(0 if ok else 1)
+
+
+def _examined(settings: Settings, environment: Mapping[str, str]) -> list[Check]:
+    import asyncio
+
+    from batchrun.adapters.access import access_to, missing_key
+    from batchrun.adapters.diagnosis import examine
+    from batchrun.core.diagnosis import Check
+    from batchrun.errors import KeyUnavailableError
+
+    endpoint = settings.endpoint
+    try:
+        access = access_to(endpoint, environment, demand_key=False)
+    except KeyUnavailableError as error:
+        return [Check("key", "failed", str(error))]
+    missing = missing_key(endpoint) if access.key is None else None
+    if missing is not None:
+        key = Check("key", "failed", missing)
+    elif access.key is None:
+        key = Check("key", "ok", _without(endpoint))
+    else:
+        key = Check("key", "ok", f"from {access.source}{_place(endpoint)}")
+    return [key, *asyncio.run(examine(settings, access, say, ask=missing is None))]
+
+
+def _without(endpoint: Endpoint) -> str:
+    variable = endpoint.api_key_env
+    return "none is sent" + (f": {variable} is not set" if variable else ", none is needed")
+
+
+def _place(endpoint: Endpoint) -> str:
+    """Where the variable was found, and the header that the key is sent in."""
+    place = ""
+    if endpoint.api_key_file is None and endpoint.api_key_command is None:
+        found = bool(os.environ.get(endpoint.api_key_env or ""))
+        place = " in the environment" if found else " in .env"
+    return f"{place}, sent as {endpoint.api_key_header}"
+
+
+def _report(settings: Settings, checks: list[Check], *, ok: bool) -> dict[str, Any]:
+    return {
+        "ok": ok,
+        "provider": settings.endpoint.provider,
+        "base_url": public_url(settings.endpoint.base_url),
+        "model": settings.defaults().get("model"),
+        "checks": [check._asdict() for check in checks],
+    }
+
+
+def _show(settings: Settings, checks: list[Check], *, ok: bool) -> None:
+    from batchrun.views.text import safe
+
+    click.echo(f"{settings.endpoint.name}: {public_url(settings.endpoint.base_url)}")
+    for check in checks:
+        click.echo(safe(f"  {check.status:<8} {check.name:<8} {check.message}"))
+        if check.todo is not None:
+            click.echo(safe(f"{'':<20}-> {check.todo}"))
+    click.echo("a run can begin" if ok else "a run would not get far")
