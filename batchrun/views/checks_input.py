@@ -75,6 +75,8 @@ def compare(
         if there is not None:
             _compare_block(_expected(block, carry, build), there, report)
     published.finish(seen)
+    if seen > report.compared:
+        report.notes.append(f"{seen - report.compared:,} rows of the input have no result")
     if isinstance(limit, int) and seen > limit:
         report.notes.append(
             f"the input has {seen:,} rows, the run counts {limit:,}: it was limited, or rows came "

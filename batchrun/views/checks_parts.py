@@ -179,10 +179,7 @@ class Shards:
             except UnreadableError as error:
                 self._unreadable(ledger.where, error)
                 ledger = None
-        if len(pieces) == 1:
-            lines = pieces[0]
-        else:
-            lines = _joined(pieces)
+        lines = pieces[0] if len(pieces) == 1 else _joined(pieces)
         last = checks_ledger.last_lines(chunk, lines)
         if ledger is not None:
             absent = {*part.absent, *ledger.absent}

@@ -50,7 +50,6 @@ class PartReader:
         except (OSError, pa.ArrowException) as error:
             raise UnreadableError(error) from None
         schema = self._file.schema_arrow
-        self._names = list(schema.names)
         self.absent: set[str] = set()
         for text in column_faults(schema, expected):
             report.found("columns", f"{where}: {text}")
@@ -172,7 +171,7 @@ def column_faults(schema: pa.Schema, expected: pa.Schema) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if name not in wanted:
             yield f"it has the column {name!r}, which does not belong there"
-    common = [name for name in names if name in wanted]
+    common = [name for name in dict.fromkeys(names) if name in wanted]
     ordered = [name for name in wanted if name in names]
     if common != ordered:
         name = next(a for a, b in zip(common, ordered, strict=False) if a != b)
