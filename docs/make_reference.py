@@ -40,7 +40,7 @@ from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import export, validate  # noqa: E402
-from batchrun.views.findings import KINDS as DAMAGES
+from batchrun.views.findings import KINDS as DAMAGES  # noqa: E402
 from batchrun.views.findings import Report  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -732,7 +732,7 @@ def json_files() -> Iterator[str]:
     yield ""
     found = described("verify --json", Report("").as_dict(), VERIFY)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
-    yield "The kinds of damage:"
+    yield "## Kinds of damage"
     yield ""
     yield from table(("kind", "meaning"), [(code(name), told) for name, told in DAMAGES.items()])
     yield "## Keys of `validate --json`"

@@ -16,6 +16,8 @@ FORMAT = b"1"
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 8 * 2**20
 """What is looked at together; one row group is at most 1,024 rows or about 4 MiB."""
+GROUPS_BYTES = 16 * 2**20
+"""Of all their columns, those that are not read included."""
 LEDGER_NAMES = tuple(
     name for name, _ in arrow.ATTEMPT_FIELDS if name not in ("queue_s", "retry_after_s")
 )
@@ -100,9 +102,9 @@ class PartReader:
 
     def _groups(self, names: Sequence[str] | None) -> Iterator[pa.Table]:
         columns = None if names is None else list(names)
-        for group in range(self._file.num_row_groups):
+        for groups in self._together():
             try:
-                table = self._file.read_row_group(group, columns=columns, use_threads=False)
+                table = self._file.read_row_groups(groups, columns=columns, use_threads=False)
             except (OSError, pa.ArrowException) as error:
                 raise UnreadableError(error) from None
             numbers = table.column("row")
@@ -115,6 +117,20 @@ class PartReader:
                 table = table.filter(numbers.is_valid())
             if table.num_rows:
                 yield table
+
+    def _together(self) -> Iterator[list[int]]:
+        """Row groups that are read at once: each reading costs as much as a thousand rows."""
+        groups: list[int] = []
+        rows = size = 0
+        for number in range(self._file.num_row_groups):
+            group = self._file.metadata.row_group(number)
+            groups.append(number)
+            rows, size = rows + group.num_rows, size + group.total_byte_size
+            if rows >= CHUNK_ROWS or size >= GROUPS_BYTES:
+                yield groups
+                groups, rows, size = [], 0, 0
+        if groups:
+            yield groups
 
     def _chunk(self, tables: Sequence[pa.Table], names: Sequence[str]) -> pa.RecordBatch:
         table = pa.concat_tables(tables).combine_chunks()
