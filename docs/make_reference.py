@@ -41,7 +41,8 @@ from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import export, validate  # noqa: E402
-from batchrun.views.counted import Report  # noqa: E402
+from batchrun.views.findings import KINDS as DAMAGES  # noqa: E402
+from batchrun.views.findings import Report  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 
@@ -196,8 +197,10 @@ VERIFY = {
     "attempts": "Attempts found in `attempts/`.",
     "parts": "Pairs of parts read.",
     "digests": "Files whose SHA-256 was compared with the recorded one.",
-    "notes": "What could not be checked, and why.",
-    "problems": "What does not hold, a sentence each.",
+    "compared": "Rows compared with the input. Null without `--against`.",
+    "notes": "What could not be checked, and why; what is odd and harmless.",
+    "kinds": "How often each kind of damage was found, by a short name for the kind.",
+    "problems": "What does not hold, a sentence each; the first ten of every kind.",
 }
 EXPORT = {
     "rows": "Rows written.",
@@ -773,6 +776,9 @@ def json_files() -> Iterator[str]:
     yield ""
     found = described("verify --json", Report("").as_dict(), VERIFY)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Kinds of damage"
+    yield ""
+    yield from table(("kind", "meaning"), [(code(name), told) for name, told in DAMAGES.items()])
     yield "## Keys of `validate --json`"
     yield ""
     found = described("validate --json", validate.Report().as_dict(), VALIDATE)

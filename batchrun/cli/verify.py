@@ -7,21 +7,48 @@ import sys
 import click
 
 from batchrun.cli.console import exit_codes, put_json
+from batchrun.core.setting_table import BY_NAME
 
 
 @click.command("verify")
 @click.argument("folder", metavar="DIR")
 @click.option("--checkpoint", metavar="DIR", help="Where the checkpoint lives, if not in DIR.")
+@click.option(
+    "--against",
+    "inputs",
+    metavar="INPUT",
+    multiple=True,
+    help="Also compare custom_id, carried columns and request of every row with the input as it "
+    "is now. Give it once for each INPUT of the run, in the same order.",
+)
+@click.option(
+    "--format",
+    "input_format",
+    type=click.Choice(BY_NAME["input.format"].choices),
+    default="auto",
+    show_default=True,
+    help="The format of the input.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(folder: str, checkpoint: str | None, as_json: bool) -> None:
+def command(
+    folder: str,
+    checkpoint: str | None,
+    inputs: tuple[str, ...],
+    input_format: str,
+    as_json: bool,
+) -> None:
     """Recompute everything from the files in DIR: every row once, in order, all sums equal.
 
     Exit 0 if all of it holds, 1 if not.
     """
     with exit_codes(as_json=as_json):
+        from batchrun.cli.process import load_arrow, make_lean
+
+        load_arrow()
         from batchrun.views import verify
 
-        report = verify.check(folder, checkpoint)
+        make_lean()
+        report = verify.check(folder, checkpoint, against=inputs, input_format=input_format)
         if as_json:
             put_json(report.as_dict())
         else:

@@ -1,192 +1,174 @@
 """``batchrun verify``: everything recomputed from the files, in one pass with flat memory.
 
 It shares no code with what wrote the files: rows are counted and summed here once more, by Arrow's
-own aggregation, and compared with what the summary and the journal claim.
+own aggregation, and compared with what the summary and the journal claim. What is wrong is told,
+one kind of damage after the other; nothing ends the pass.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from pathlib import Path
+import re
+from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from batchrun.adapters import arrow, files, looking
-from batchrun.adapters.journal import STATES
-from batchrun.adapters.store import (
-    KINDS,
-    SUMMARY,
-    USAGE,
-    StoreReader,
-    part_names,
-    read_json,
-)
-from batchrun.core.addresses import local_path
+from batchrun.adapters import arrow, files, looking, recorded
+from batchrun.adapters.disk_store import DiskStore
+from batchrun.adapters.looking import Look
+from batchrun.adapters.recorded import STATES, Recorded
+from batchrun.adapters.store import KINDS, SUMMARY, StoreReader, part_number, read_json
 from batchrun.errors import UsageError
-from batchrun.views.counted import SUMS, Report, Shards, Sums
+from batchrun.views import checks_totals
+from batchrun.views.checks_parts import Expectation, Shards
+from batchrun.views.findings import Report
 
-_CLOSE = 1e-6
+_PART = re.compile(r"part-\d{8,}\.parquet")
 
 
-def check(folder: str, checkpoint: str | None = None) -> Report:
-    """Check a run directory. Raises ``UsageError`` for what is none."""
+def check(
+    folder: str,
+    checkpoint: str | None = None,
+    *,
+    against: Sequence[str] = (),
+    input_format: str = "auto",
+) -> Report:
+    """Check a run directory; with ``against`` also beside the input files of these names.
+
+    Raises ``UsageError`` for what is no run directory or cannot be looked into, ``InputError`` for
+    input that cannot be opened.
+    """
     look = looking.look_at(folder, checkpoint)
     store = look.store
-    names = {kind: store.names(kind) for kind in KINDS}
-    local = local_path(folder)
-    if not (any(names.values()) if local is None else Path(local, KINDS[0]).is_dir()):
-        message = f"{store.where()} is no run directory: it has no results/"
+    try:
+        names = {kind: _names(store, kind) for kind in KINDS}
+        known = None if look.checkpoint is None else recorded.read(look.checkpoint)
+    except PermissionError as error:
+        message = f"cannot look into {store.where()}: {error.strerror}"
+        raise UsageError(message) from None
+    if names["results"] is None and known is None and not names["attempts"]:
+        message = f"{store.where()} is no run directory: it has neither results/ nor a checkpoint"
         raise UsageError(message)
-    report, sums = Report(store.where()), Sums()
-    summary = read_json(store, SUMMARY)
-    if look.live:
-        report.problems.append("a run is working here; verify it when it has ended")
-    if not isinstance(summary, dict):
-        if not look.live:
-            report.problems.append("summary.json is missing: the run was killed; run it again")
-        summary = None
-    parts = {kind: part_names(store, kind) for kind in KINDS}
-    for kind, other in zip(KINDS, reversed(KINDS), strict=True):
-        for name in sorted(set(parts[other]) - set(parts[kind])):
-            report.problems.append(f"{kind}/{name} is missing")
-        report.problems += [
-            f"{kind}/{name} is a leftover of a kill; run again"
-            for name in names[kind]
-            if name.endswith(files.TEMPORARY)
-        ]
-    digests, shard_rows = _recorded(look.checkpoint, report)
-    if shard_rows is None and summary is not None:
-        shard_rows = summary.get("settings", {}).get("output.shard_rows")
-    shards = Shards(store, shard_rows, digests, report, sums)
-    for name in sorted({*digests, *parts["results"], *parts["attempts"]}):
+    report = Report(store.where())
+    summary = _summary(store, look, report)
+    _check_state(look, known, report)
+    parts = {kind: _parts_among(kind, names[kind] or (), report) for kind in KINDS}
+    _check_drafts(look, report)
+    expected = _expectation(summary, known)
+    shards = Shards(store, known, expected, report)
+    numbers = {part_number(name): name for kind in KINDS for name in parts[kind]}
+    numbers |= {n: f"part-{n:08d}.parquet" for n in (known.shards if known else ())}
+    for number in sorted(n for n in numbers if n is not None):
+        name = numbers[number]
         shards.check(name, [kind for kind in KINDS if name in parts[kind]])
+    _check_gaps(expected, numbers.keys(), report)
     if summary is not None:
-        _compare_summary(summary, report, sums)
-        _compare_usage(store, report, sums)
+        checks_totals.compare_summary(summary, report, shards.sums)
+        checks_totals.compare_usage(store, report, shards.sums)
+        if known is not None:
+            checks_totals.compare_state(summary, known, report)
+    if against:
+        from batchrun.views import checks_input
+
+        checks_input.compare(look, summary, known, report, against, input_format)
     return report
 
 
-def _recorded(
-    checkpoint: Path | None, report: Report
-) -> tuple[dict[str, tuple[str, str]], int | None]:
-    """The digests the journal recorded, by part name, and the rows of a shard."""
-    if checkpoint is None:
+def _names(store: StoreReader, folder: str) -> list[str] | None:
+    """The names of what is in a folder, folders with a slash; None where there is none."""
+    if not isinstance(store, DiskStore):
+        return store.names(folder) or None
+    path = store.folder / folder
+    try:
+        return sorted(p.name + "/" * p.is_dir() for p in path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _summary(store: StoreReader, look: Look, report: Report) -> dict[str, Any] | None:
+    found = read_json(store, SUMMARY)
+    if look.live:
+        report.found("live", "a run is working here; verify it when it has ended")
+    if isinstance(found, dict):
+        return found
+    if store.size(SUMMARY) is not None:
+        report.found("summary", "summary.json holds no JSON object; run again")
+    elif not look.live:
+        text = "summary.json is missing: the run was killed; run it again"
+        report.found("summary_missing", text)
+    return None
+
+
+def _check_state(look: Look, known: Recorded | None, report: Report) -> None:
+    """The checkpoint: its state file is sound, and no log waits to be published."""
+    folder = look.checkpoint
+    if folder is None:
         report.notes.append("--checkpoint names no journal; digests were not compared")
-        return {}, None
-    path = checkpoint / STATES
-    wal = path.with_name(path.name + "-wal")
-    if not path.exists() or (wal.exists() and wal.stat().st_size):
-        report.notes.append(f"{path} is missing or in use; digests were not compared")
-        return {}, None
-    try:
-        db = sqlite3.connect(f"file:{path.resolve()}?mode=ro&immutable=1", uri=True)
-        try:
-            rows = db.execute(
-                "SELECT shard, results_sha256, attempts_sha256 FROM shards"
-            ).fetchall()
-            (size,) = db.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone() or (
-                "{}",
-            )
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        report.problems.append(f"{path} cannot be read: {error}")
-        return {}, None
-    report.problems += [
-        f"{path.name} waits to be published; run again"
-        for path in sorted(path.parent.glob("shard-*.log"))
-    ]
-    shard_rows = json.loads(size).get("output.shard_rows")
-    return {f"part-{shard:08d}.parquet": (r, a) for shard, r, a in rows}, shard_rows
-
-
-def _compare_summary(summary: dict[str, Any], report: Report, sums: Sums) -> None:
-    rows, totals = summary.get("rows", {}), summary.get("totals", {})
-    for status in ("ok", "error"):
-        report.claim(
-            rows.get(status) == sums.status[status],
-            f"summary.json says {rows.get(status)} rows {status}, the parts hold "
-            f"{sums.status[status]}",
-        )
-    if rows.get("input") is not None:
-        left = rows["input"] - sums.status["ok"] - sums.status["error"]
-        report.claim(
-            rows.get("pending") == left and left >= 0,
-            f"summary.json says {rows.get('pending')} rows pending, the parts leave {left}",
-        )
-        if summary.get("status") in ("complete", "complete_with_errors"):
-            report.claim(left == 0, f"the run is called complete and {left} rows are missing")
-    _compare_status(summary, report, sums)
-    report.claim(
-        summary.get("errors") == dict(sums.errors),
-        f"summary.json counts errors {summary.get('errors')}, the parts {dict(sums.errors)}",
-    )
-    outputs = {name: sums.outputs[name] for name in ("truncated", "empty")}
-    report.claim(
-        summary.get("outputs") == outputs,
-        f"summary.json counts outputs {summary.get('outputs')}, the parts {outputs}",
-    )
-    for name in ("attempts", "unanswered_attempts", *SUMS):
-        report.claim(
-            totals.get(name) == sums.totals[name],
-            f"summary.json says {name} {totals.get(name)}, the ledger sums to {sums.totals[name]}",
-        )
-    report.claim(
-        _same(totals.get("cost_usd"), sums.cost_usd),
-        f"summary.json says cost {totals.get('cost_usd')}, the ledger sums to {sums.cost_usd}",
-    )
-
-
-def _compare_status(summary: dict[str, Any], report: Report, sums: Sums) -> None:
-    """A run is complete if, and only if, nothing is pending."""
-    status, code = summary.get("status"), summary.get("exit_code")
-    if summary.get("rows", {}).get("pending") == 0:
-        expected = ("complete_with_errors", 1) if sums.status["error"] else ("complete", 0)
-        report.claim(
-            (status, code) == expected,
-            f"summary.json says status {status}, exit code {code}; the parts say {expected[0]}",
-        )
-    else:
-        report.claim(
-            status in ("stopped", "interrupted") and code not in (0, 1),
-            f"summary.json says status {status}, exit code {code}, with rows pending",
-        )
-
-
-def _same(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= _CLOSE * max(1.0, abs(one))
-
-
-def _compare_usage(store: StoreReader, report: Report, sums: Sums) -> None:
-    try:
-        with store.open(USAGE) as file:
-            table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        report.problems.append(f"usage.parquet cannot be read: {error}")
         return
-    if not table.schema.equals(arrow.USAGE_SCHEMA):
-        report.problems.append("usage.parquet has other columns than it should")
-        return
-    for name in ("attempts", "unanswered_attempts", *SUMS):
-        found = pc.sum(table.column(name)).as_py() or 0
-        report.claim(
-            found == sums.totals[name],
-            f"usage.parquet sums {name} to {found}, the ledger to {sums.totals[name]}",
-        )
-    found = pc.sum(table.column("rows_without_usage")).as_py() or 0
-    report.claim(
-        found == sums.without_usage,
-        f"usage.parquet counts {found} rows without usage, the parts {sums.without_usage}",
+    if known is None:
+        report.notes.append(f"{folder / STATES} is missing; digests were not compared")
+        if folder.is_dir():
+            report.found("state", f"{folder / STATES} is missing; --repair makes it again")
+    for fault in known.faults if known else ():
+        report.found("state", f"{folder / STATES}: {fault}")
+    for path in sorted(folder.glob("shard-*.log")):
+        report.found("log_waiting", f"{path.name} waits to be published; run again")
+
+
+def _parts_among(kind: str, names: Sequence[str], report: Report) -> set[str]:
+    """The parts in a folder; everything else there is told."""
+    parts = set()
+    for name in names:
+        where = f"{kind}/{name}"
+        if _PART.fullmatch(name):
+            parts.add(name)
+        elif name.endswith(files.TEMPORARY):
+            report.found("left_over", f"{where} is a leftover of a kill; run again")
+        elif name.startswith((".", "_")):
+            report.notes.append(f"{where} is no part; readers of a data set pass it over")
+        else:
+            report.found("stray", f"{where} is no part of a run; take it away")
+    return parts
+
+
+def _check_drafts(look: Look, report: Report) -> None:
+    """Drafts beside the summary and in the checkpoint."""
+    store = look.store
+    folders = [] if look.checkpoint is None or look.live else [look.checkpoint]
+    if isinstance(store, DiskStore) and not look.live:
+        folders.append(store.folder)
+    for folder in folders:
+        for path in sorted(folder.glob(f"*{files.TEMPORARY}")):
+            report.found("left_over", f"{path.name} is a leftover of a kill; run again")
+
+
+def _expectation(summary: dict[str, Any] | None, known: Recorded | None) -> Expectation:
+    shard_rows = known.settings.get("output.shard_rows") if known else None
+    rows_whole = None
+    if summary is not None:
+        settings, rows = summary.get("settings"), summary.get("rows")
+        if shard_rows is None and isinstance(settings, dict):
+            shard_rows = settings.get("output.shard_rows")
+        if isinstance(rows, dict) and rows.get("pending") == 0:
+            rows_whole = rows.get("input")
+    carried = known.carried if known else None
+    return Expectation(
+        shard_rows if isinstance(shard_rows, int) and shard_rows > 0 else None,
+        rows_whole if isinstance(rows_whole, int) else None,
+        None if carried is None else arrow.results_schema(carried),
+        arrow.attempts_schema(),
     )
-    for name, status in (("rows_ok", "ok"), ("rows_error", "error")):
-        found = pc.sum(table.column(name)).as_py() or 0
-        report.claim(
-            found == sums.status[status],
-            f"usage.parquet counts {found} rows {status}, the parts {sums.status[status]}",
-        )
+
+
+def _check_gaps(expected: Expectation, there: Any, report: Report) -> None:
+    """Shards of a whole run of which there is nothing at all."""
+    size, rows = expected.shard_rows, expected.rows_whole
+    if size is None or rows is None:
+        return
+    begun = None
+    for shard in range(-(-rows // size) + 1):
+        if shard * size < rows and shard not in there:
+            begun = shard if begun is None else begun
+        elif begun is not None:
+            low, high = begun * size, min(shard * size, rows)
+            text = f"rows {low} to {high - 1} are missing: no part holds them"
+            report.found("row_missing", text, high - low)
+            begun = None

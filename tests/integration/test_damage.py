@@ -145,12 +145,12 @@ DAMAGES = {
     ),
     "a column dropped": (
         lambda f: _rewrite(_results(f), lambda t: t.drop_columns(["request_hash"])),
-        "columns",
+        "lacks the column 'request_hash'",
     ),
     "a column's type changed in one part": (
         lambda f: _rewrite(_results(f), lambda t: t.set_column(
             t.schema.get_field_index("note"), "note", pc.cast(t["note"], pa.float64()))),
-        "columns",
+        "'note' is double",
     ),
     "the summary's ok rows": (lambda f: _summary(f, lambda s: s["rows"].update(ok=21)), "ok"),
     "the summary's input": (lambda f: _summary(f, lambda s: s["rows"].update(input=26)), "pending"),

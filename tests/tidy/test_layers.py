@@ -38,7 +38,7 @@ HOMES = [
     ),
     (
         {"sqlite3"},
-        ("batchrun.adapters", "batchrun.views.verify"),
+        ("batchrun.adapters",),
         "SQLite is how the journal is stored: another store must be able to take its place.",
     ),
     (

@@ -1,0 +1,145 @@
+"""What a state file says, read without its lock and without writing, for those who check it.
+
+It shares no code with ``states``, which writes the file: what is wrong is told, not raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+STATES = "journal.db"
+FORMAT = 1
+APPLICATION_ID = 0x62617472
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedShard:
+    """What is recorded of one shard's parts."""
+
+    shard: int
+    rows_read: int
+    digest: bytes
+    generation: int
+    complete: bool
+    results_sha256: str
+    attempts_sha256: str
+    totals: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A state file: its values, its shards by number, and what is wrong with it."""
+
+    meta: dict[str, Any] = field(default_factory=dict)
+    shards: dict[int, RecordedShard] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that shape requests and parts; empty where none are recorded."""
+        found = self.meta.get("settings")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def carried(self) -> pa.Schema | None:
+        """The carried columns; None where they are not recorded, or not as a schema."""
+        data = self.meta.get("carry_schema")
+        if not isinstance(data, bytes):
+            return None
+        try:
+            return pa.ipc.read_schema(pa.BufferReader(data))
+        except (OSError, pa.ArrowException):
+            return None
+
+
+def read(checkpoint: Path) -> Recorded | None:
+    """What the state file of a checkpoint says; None where there is no such file."""
+    path = checkpoint / STATES
+    if not path.is_file():
+        return None
+    found = Recorded()
+    try:
+        with _opened(path) as db:
+            _check_file(db, found)
+            for key, value in db.execute("SELECT key, value FROM meta"):
+                found.meta[key] = _value(key, value, found)
+            for row in db.execute(
+                "SELECT shard, rows_read, digest, file, offset, line, generation, complete, "
+                "results_sha256, attempts_sha256, totals FROM shards ORDER BY shard"
+            ):
+                _shard(row, found)
+    except (OSError, sqlite3.Error) as error:
+        found.faults.append(f"it cannot be read: {error}")
+    for key in ("settings", "input", "input_format", "carry_schema", "carry_names"):
+        if key not in found.meta and not found.faults:
+            found.faults.append(f"it does not record {key!r}")
+    if "carry_schema" in found.meta and found.carried is None:
+        found.faults.append("what it records as 'carry_schema' is no schema")
+    return found
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file for reading. What a kill left in its log is read too, on a copy: reading that in
+    place would write.
+    """
+    wal = path.with_name(path.name + "-wal")
+    with contextlib.ExitStack() as stack:
+        address = f"file:{path.resolve()}?mode=ro&immutable=1"
+        if wal.exists() and wal.stat().st_size:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrun-verify-"))
+            for one in (path, wal):
+                shutil.copyfile(one, Path(folder, one.name))
+            address = f"file:{Path(folder, path.name)}"
+        db = stack.enter_context(contextlib.closing(sqlite3.connect(address, uri=True)))
+        yield db
+
+
+def _check_file(db: sqlite3.Connection, found: Recorded) -> None:
+    (mark,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if mark != APPLICATION_ID:
+        found.faults.append("it is no batchrun checkpoint")
+    if version != FORMAT:
+        found.faults.append(f"it has format {version}; this version reads format {FORMAT}")
+    if sound != "ok":
+        found.faults.append(str(sound))
+
+
+def _value(key: str, value: object, found: Recorded) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        found.faults.append(f"what it records as {key!r} is no JSON")
+        return None
+
+
+def _shard(row: tuple[Any, ...], found: Recorded) -> None:
+    shard, rows_read, digest, _, _, _, generation, complete, results, attempts, text = row
+    totals = _value(f"totals of shard {shard}", text, found)
+    totals = totals if isinstance(totals, dict) else {}
+    crc = totals.pop("crc32", None)
+    whole = json.dumps((*row[:10], totals), default=bytes.hex, sort_keys=True).encode()
+    if crc is not None and crc != zlib.crc32(whole):
+        found.faults.append(f"what it says of shard {shard} changed on the disk")
+    if generation < 1:
+        found.faults.append(f"it records generation {generation} of shard {shard}'s parts")
+    if not results or not attempts:
+        found.faults.append(f"a --repair of shard {shard} did not come to its end")
+    found.shards[shard] = RecordedShard(
+        shard, rows_read, digest, generation, bool(complete), results, attempts, totals
+    )
