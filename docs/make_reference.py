@@ -332,6 +332,7 @@ EXIT_CODES = {
     ),
     129: "Stopped by SIGHUP. The same command goes on.",
     130: "Stopped by SIGINT (Ctrl-C). The same command goes on.",
+    141: "Whoever read the command's output went away (`| head`).",
     143: "Stopped by SIGTERM. The same command goes on.",
 }
 FIXED_CODES = {0, 1, 2, 3, 5}
@@ -886,7 +887,7 @@ def exit_codes() -> Iterator[str]:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.BatchrunError)
     }
-    known |= FIXED_CODES | {128 + number for number in SIGNALS}
+    known |= FIXED_CODES | {128 + number for number in SIGNALS} | {BROKEN_PIPE}
     rows = described("exit codes", sorted(known), EXIT_CODES)
     yield from table(("code", "meaning"), [(number, text) for number, text in rows])
 

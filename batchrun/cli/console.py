@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from typing import Any
 import click
 
 from batchrun.errors import BatchrunError
+
+BROKEN_PIPE = 128 + 13
+"""The exit code of a command whose reader went away, as shells give it for SIGPIPE."""
 
 
 def say(text: str) -> None:
@@ -37,6 +41,10 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
         if as_json:
             put_json({"error": str(error), "exit_code": error.exit_code})
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever reads our output has seen enough (`| head`); what is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
     except Exception as error:  # noqa: BLE001 - a defect: it ends like any failure midway
         traceback.print_exc()
         say("batchrun: this is a defect of batchrun. What was committed is intact")

@@ -1,7 +1,10 @@
 """Stopping a run by signals: what is kept, what is said, and how it goes on."""
 
+import os
 import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -150,3 +153,24 @@ def test_a_killed_run_goes_on(cli, simulator, jsonl, until, published):
     interrupted = ledger["error_code"].to_pylist().count("interrupted")
     # A request noted as going out when the kill came may never have reached the server.
     assert 0 <= ledger.num_rows - endpoint.stats()["requests_total"] <= interrupted
+
+
+@pytest.mark.parametrize("command", ["providers", "verify", "status"])
+def test_a_reader_that_goes_away_is_no_defect(cli, simulator, jsonl, command):
+    """`batchrun verify DIR | head -0`: nothing is said, and the exit code is that of SIGPIPE."""
+    endpoint = simulator()
+    done = cli.run(jsonl(3), "-o", "run", "--model", "m", "--base-url", endpoint.base_url)
+    assert done.code == 0, done.err
+    reader, writer = os.pipe()
+    os.close(reader)
+    folder = () if command == "providers" else ("run",)
+    ended = subprocess.run(
+        [sys.executable, "-m", "batchrun", command, *folder],
+        cwd=cli.folder,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
