@@ -24,6 +24,7 @@ from batchrun import errors  # noqa: E402
 from batchrun.adapters import arrow  # noqa: E402
 from batchrun.adapters.signals import SIGNALS  # noqa: E402
 from batchrun.adapters.sources import finding  # noqa: E402
+from batchrun.cli.console import BROKEN_PIPE  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core import (  # noqa: E402
     answer,
