@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from batchrun import __version__
@@ -132,13 +131,7 @@ def _opened(
 ) -> Iterator[_Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
     access = access_to(settings.endpoint, environment)
-    build = partial(
-        body.build,
-        defaults=settings.defaults(),
-        body_bytes_max=body.BODY_BYTES_MAX,
-        stream=settings.stream,
-        asked=output.asked_by(settings),
-    )
+    build = body.builder(settings)
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
     try:

@@ -65,15 +65,7 @@ def _locked(folder: Path, checkpoint: Path) -> files.Lock:
         message = f"cannot look into {folder}: {error.strerror}"
         raise UsageError(message) from None
     _refuse_strangers(str(folder), there, checkpoint)
-    try:
-        files.make_folder(folder)
-        files.make_folder(checkpoint, private=True)
-        lock = files.Lock(folder, checkpoint / LOCK)
-        lock.acquire()
-    except OSError as error:
-        message = f"cannot make the run directory {folder}: {error.strerror}"
-        raise UsageError(message) from None
-    return lock
+    return _lock_made(folder, checkpoint, "run directory")
 
 
 def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
@@ -125,7 +117,7 @@ def _take_remote(
     except filesystems.AddressError as error:
         message = f"-o {error}"
         raise UsageError(message) from None
-    lock = _locked_checkpoint(checkpoint)
+    lock = _lock_made(checkpoint, checkpoint, "checkpoint")
     try:
         with _asking():
             store.prepare()
@@ -187,13 +179,16 @@ def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _locked_checkpoint(checkpoint: Path) -> files.Lock:
+def _lock_made(folder: Path, checkpoint: Path, what: str) -> files.Lock:
+    """The lock of a folder and its checkpoint, both made; they may be one."""
     try:
+        if folder != checkpoint:
+            files.make_folder(folder)
         files.make_folder(checkpoint, private=True)
-        lock = files.Lock(checkpoint, checkpoint / LOCK)
+        lock = files.Lock(folder, checkpoint / LOCK)
         lock.acquire()
     except OSError as error:
-        message = f"cannot make the checkpoint {checkpoint}: {error.strerror}"
+        message = f"cannot make the {what} {folder}: {error.strerror}"
         raise UsageError(message) from None
     return lock
 
@@ -269,6 +264,6 @@ def _move_aside(
     store.remove(names)
     say(f"the old contents of {store.where()} are in {aside.where()}, its checkpoint in {kept}")
     lock.release()
-    lock = _locked_checkpoint(checkpoint)
+    lock = _lock_made(checkpoint, checkpoint, "checkpoint")
     store.prepare()
     return lock

@@ -10,13 +10,17 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from batchrun.core import parameters, tokens
+from batchrun.core import output, parameters, tokens
 from batchrun.errors import RowError
 from batchrun.records import Expected, JsonObject, Request, Row
+
+if TYPE_CHECKING:
+    from batchrun.core.settings import Settings
 
 _encode = msgspec.json.Encoder().encode
 _CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
@@ -160,6 +164,21 @@ def _batch_body(fields: JsonObject) -> tuple[JsonObject | None, str | None]:
         return None, "extra_body is not a JSON object"
     merged = {k: v for k, v in body.items() if k != "extra_body"}
     return merged | extra, None
+
+
+def builder(
+    settings: Settings, *, body_bytes_max: int = BODY_BYTES_MAX
+) -> Callable[[Row], Request]:
+    """``build`` as a run with these settings has it: the one way to its requests, for whoever looks
+    at them before or after as well.
+    """
+    return partial(
+        build,
+        defaults=settings.defaults(),
+        body_bytes_max=body_bytes_max,
+        stream=settings.stream,
+        asked=output.asked_by(settings),
+    )
 
 
 def build(

@@ -184,7 +184,9 @@ class AttemptLoop:
             verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
             permit.settle(tokens_used(request, exchange, verdict))
         if verdict.error_class == "auth":
-            line = self._line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+            line = ledger_line(
+                run, self._policy.endpoint, exchange, verdict, wall_us, permit.queue_s, latency_s
+            )
             verdict = await self._renewal.bend(verdict, key, run, line)
         elif verdict.action is Action.DONE:
             self._renewal.proved = key
@@ -202,7 +204,9 @@ class AttemptLoop:
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
             run.charged += verdict.charged
-        attempt = self._line(run, exchange, verdict, wall_us, permit.queue_s, latency_s)
+        attempt = ledger_line(
+            run, self._policy.endpoint, exchange, verdict, wall_us, permit.queue_s, latency_s
+        )
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(run, attempt, verdict, reply, sent_at_s)
 
@@ -341,19 +345,7 @@ class AttemptLoop:
         """A request in flight was given up: the server may answer, and bill, it all the same."""
         fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
         verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
-        self._journal.post(self._line(run, fault, verdict, wall_us, queue_s, latency_s))
-        run.phase = "settled"
-
-    def _line(
-        self,
-        run: RowRun,
-        exchange: Reply | TransportFault,
-        verdict: Verdict,
-        wall_us: int,
-        queue_s: float,
-        latency_s: float,
-    ) -> Attempt:
-        endpoint = self._policy.endpoint
-        return ledger_line(
-            run.request, run.number, endpoint, exchange, verdict, wall_us, queue_s, latency_s
+        self._journal.post(
+            ledger_line(run, self._policy.endpoint, fault, verdict, wall_us, queue_s, latency_s)
         )
+        run.phase = "settled"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
 from batchrun.core.verdict import Verdict
 from batchrun.errors import TransportFault
 from batchrun.records import NO_USAGE, Attempt, Reply, Request
 
+if TYPE_CHECKING:
+    from batchrun.engine.attempt import RowRun
+
 
 def ledger_line(
-    request: Request,
-    number: int,
+    run: RowRun,
     endpoint: str,
     exchange: Reply | TransportFault,
     verdict: Verdict,
@@ -19,7 +23,7 @@ def ledger_line(
     queue_s: float,
     latency_s: float,
 ) -> Attempt:
-    """The line of a row's exchange number ``number``, which began at ``wall_us``."""
+    """The line of a row's latest exchange, which began at ``wall_us``."""
     fault = None if isinstance(exchange, Reply) else exchange
     reply = exchange if isinstance(exchange, Reply) else exchange.partial
     completion = verdict.completion
@@ -33,10 +37,10 @@ def ledger_line(
         told = reading.parse(reply.body)
         usage = reading.usage(told.get("usage")) if isinstance(told, dict) else NO_USAGE
     return Attempt(
-        row=request.row,
-        number=number,
+        row=run.request.row,
+        number=run.number,
         endpoint=endpoint,
-        model=(completion.model if completion else None) or request.model,
+        model=(completion.model if completion else None) or run.request.model,
         service_tier=completion.service_tier if completion else None,
         started_at_us=wall_us,
         queue_s=queue_s,

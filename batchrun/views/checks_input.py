@@ -7,7 +7,6 @@ with the settings that the run recorded, and compared with what was published. O
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +19,7 @@ from batchrun.adapters.recorded import Recorded
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input
 from batchrun.adapters.store import part_names
-from batchrun.core import body, output, shaping
-from batchrun.core.body import BODY_BYTES_MAX
+from batchrun.core import body, shaping
 from batchrun.core.setting_table import BY_NAME
 from batchrun.core.settings import Settings, resolve
 from batchrun.errors import RowError, UsageError
@@ -52,13 +50,7 @@ def compare(
         message = f"--against names {given.kind} input; the run was begun with {wanted}"
         raise UsageError(message)
     carry = _carry(known, given, settings)
-    build = partial(
-        body.build,
-        defaults=settings.defaults(),
-        body_bytes_max=BODY_BYTES_MAX,
-        stream=settings.stream,
-        asked=output.asked_by(settings),
-    )
+    build = body.builder(settings)
     reader = given.reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from batchrun.adapters.ids import IdPiles, Repeats
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Splitter
-from batchrun.core import body, output, remedies, shaping
+from batchrun.core import body, remedies, shaping
 from batchrun.core.settings import Settings
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Row, Span
@@ -133,13 +132,7 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     reader = replace(given, splitter=counting).reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
-    build = partial(
-        body.build,
-        defaults=settings.defaults(),
-        body_bytes_max=body_bytes_max,
-        stream=settings.stream,
-        asked=output.asked_by(settings),
-    )
+    build = body.builder(settings, body_bytes_max=body_bytes_max)
     with IdPiles() as ids:
         for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
             for row in block.rows:
