@@ -115,6 +115,7 @@ class Options(TypedDict, total=False):
     max_truncated: str
     max_empty: str
     deadline_s: float
+    min_free_disk: int | str
     grace_s: float
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters import parts, rundir
+from batchrun.adapters import free_space, parts, rundir
 from batchrun.adapters.access import Access, access_to
 from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
@@ -131,6 +131,7 @@ def _opened(
 ) -> Iterator[_Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
     access = access_to(settings.endpoint, environment)
+    free_space.require_room(settings)
     build = body.builder(settings)
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
@@ -171,6 +172,10 @@ class _Session:
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / rundir.STATUS, settings.endpoint.name)
         self._watching = Watching((status, *observers), self._tally, say)
+        self._space = free_space.FreeSpace(
+            settings, opened.journal, opened.parts, self._tally, settings.endpoint.concurrency
+        )
+        self._space.require_room()
         self._ended = threading.Event()
         self._started_s = time.monotonic()
 
@@ -201,7 +206,10 @@ class _Session:
         self._count_resumed()
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
-            async with self._access.talking(settings, self._say) as talking:
+            async with (
+                self._access.talking(settings, self._say) as talking,
+                self._space.watched(switch),
+            ):
                 engine = self._engine(talking, gate, journal, sealer, clock, switch, outbox)
                 monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
                 watching = asyncio.create_task(self._watching.watch(monitor))

@@ -141,7 +141,7 @@ SUMMARY = {
     "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
     "stopped_by": (
         "What ended the run: an error class, `misconfiguration`, `max_failures`, `max_truncated`, "
-        "`max_empty`, `deadline`, or a signal; else null."
+        "`max_empty`, `deadline`, `min_free_disk`, or a signal; else null."
     ),
     "exit_code": "The exit code of the command.",
     "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
@@ -382,6 +382,7 @@ KINDS = {
     "command": "text",
     "provider": "a provider's name",
     "header_name": "text",
+    "bytes": "bytes, such as `500MB` or `2GiB`",
     "share": "share, such as `5%`",
     "bound": "whole number, or share such as `5%`",
 }

@@ -14,6 +14,7 @@ import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -46,6 +47,17 @@ _KEY = attrgetter("endpoint", "model", "service_tier")
 _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
 
 
+@dataclass(slots=True)
+class Grown:
+    """What was published since the parts were opened: rows and bytes of parts, bytes of the logs
+    they were made from.
+    """
+
+    rows: int = 0
+    part_bytes: int = 0
+    log_bytes: int = 0
+
+
 class Parts:
     """Reads and writes the parts of one run directory, synchronously."""
 
@@ -54,6 +66,7 @@ class Parts:
         self._journal = journal
         version = {"batchrun.format": FORMAT}
         self._carried = carried
+        self.grown = Grown()
         self._results_schema = arrow.results_schema(carried).with_metadata(version)
         self._attempts_schema = arrow.attempts_schema().with_metadata(version)
 
@@ -126,6 +139,8 @@ class Parts:
         with store.draft(names[0]) as results, store.draft(names[1]) as attempts:
             totals = self._fill(shard, results, attempts)
             store.publish([attempts, results])
+        self.grown.rows += sum(totals.rows())
+        self.grown.part_bytes += results.size + attempts.size
         return Published(state, results.digest, attempts.digest, totals.recorded())
 
     def _fill(self, shard: int, results: files.Draft, attempts: files.Draft) -> Totals:
@@ -335,6 +350,7 @@ def write_usage(store: Store, totals: Totals) -> None:
 
 def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
     """Write the parts of a shard in a new state, and note it. Raises ``StorageError``."""
+    log = journal.logs.get(state.shard)
     try:
         published = parts.write(state)
     except OSError as error:
@@ -344,6 +360,7 @@ def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
         )
         raise StorageError(message) from error
     journal.seal(published)
+    parts.grown.log_bytes += log.size if log else 0
 
 
 class Sealer:

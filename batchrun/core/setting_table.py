@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from batchrun.core.byte_sizes import Bytes
+
 AUTO_CONCURRENCY = 64
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
@@ -24,9 +26,10 @@ class Setting:
     (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
     (a name of ``core.providers``), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
     ``header_name``, ``concurrency`` (an integer or ``auto``), ``command`` (a program and its
-    arguments), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
-    share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes requests or parts:
-    it may not differ between the runs on one directory.
+    arguments), ``bytes`` (an integer, or text with a unit such as ``500MB``), ``share`` (a
+    percentage such as ``5%``) and ``bound`` (a number of rows or such a share). ``low`` is the
+    smallest number accepted. ``shapes`` marks what shapes requests or parts: it may not differ
+    between the runs on one directory.
     """
 
     section: str
@@ -421,6 +424,16 @@ TABLE: tuple[Setting, ...] = (
         "Stop so many seconds after the start of the process; what is in flight may finish.",
         metavar="S",
         low=0,
+    ),
+    Setting(
+        "guards",
+        "min_free_disk",
+        "bytes",
+        "--min-free-disk",
+        "Stop before less than this is free on a disk that the run writes to (500MB, 2GiB); 0: "
+        "never.",
+        default=Bytes(256 * 2**20),
+        metavar="BYTES",
     ),
     Setting(
         "guards",

@@ -17,6 +17,7 @@ from typing import Any
 from batchrun.core import presets
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
+from batchrun.core.byte_sizes import Bytes
 from batchrun.core.endpoints import Endpoint, endpoint_of, with_one_key
 from batchrun.core.presets import from_environment
 from batchrun.core.redact import public_url
@@ -71,6 +72,7 @@ class Settings:
     max_response_bytes: int
     bounds: Bounds
     deadline_s: float | None
+    min_free_disk: Bytes
     grace_s: float
     limit: int | None = None
 
@@ -140,6 +142,7 @@ class Settings:
             "guards.max_truncated": self.bounds.truncated and str(self.bounds.truncated),
             "guards.max_empty": self.bounds.empty and str(self.bounds.empty),
             "guards.deadline_s": self.deadline_s,
+            "guards.min_free_disk": int(self.min_free_disk),
             "guards.grace_s": self.grace_s,
             "limit": self.limit,
         }
@@ -269,6 +272,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
             value["guards.max_failures"], value["guards.max_truncated"], value["guards.max_empty"]
         ),
         deadline_s=value["guards.deadline_s"],
+        min_free_disk=value["guards.min_free_disk"],
         grace_s=value["guards.grace_s"],
         limit=limit,
     )
