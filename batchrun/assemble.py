@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters import free_space, parts, rundir
+from batchrun.adapters import free_space, open_files, parts, rundir
 from batchrun.adapters.access import Access, access_to
 from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
@@ -132,6 +132,7 @@ def _opened(
     """The run directory opened for a session; a result where there is nothing left to do."""
     access = access_to(settings.endpoint, environment)
     free_space.require_room(settings)
+    open_files.require(settings)
     build = body.builder(settings)
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)

@@ -350,6 +350,7 @@ def write_usage(store: Store, totals: Totals) -> None:
 
 def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
     """Write the parts of a shard in a new state, and note it. Raises ``StorageError``."""
+    journal.fence()
     log = journal.logs.get(state.shard)
     try:
         published = parts.write(state)

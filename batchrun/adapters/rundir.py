@@ -20,6 +20,7 @@ from batchrun.adapters.comparing import Changes, Compared
 from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.interrupted import recover_flights
 from batchrun.adapters.journal import STATES, Journal
+from batchrun.adapters.lock import Lock
 from batchrun.adapters.old_part import damaged
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
@@ -51,7 +52,7 @@ class RunDirectory:
 
     store: Store
     checkpoint: Path
-    lock: files.Lock
+    lock: Lock
     journal: Journal
     parts: Parts
     reader: Reader
@@ -133,6 +134,7 @@ def open_run(
             repair.logs(settings.shard_rows)
             repair.generations()
         journal = Journal(checkpoint, settings.shard_rows)
+        journal.fence = lock.check
         if journal.states.get("settings") is not None:
             compared = comparing.Comparison(store, journal, settings, given, changes, build, say)
             found = compared.go_on()

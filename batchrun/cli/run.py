@@ -148,6 +148,7 @@ def _run(
 
     load_arrow()
     from batchrun import assemble
+    from batchrun.adapters import open_files
     from batchrun.views import ending
     from batchrun.views.text import safe
 
@@ -155,6 +156,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         if settings.endpoint.provider == "simulator":
             settings = _simulated(settings, stack, tell)
+        open_files.raise_limit(settings)
         observers = [stack.enter_context(_progress(tell))] if progress else []
         result = assemble.run(
             settings,

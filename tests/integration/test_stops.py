@@ -14,7 +14,7 @@ import termios
 
 import pytest
 
-from batchrun.adapters import files
+from batchrun.adapters import lock
 from batchrun.simulator.latency import FixedLatency
 
 ROWS = 40
@@ -88,15 +88,19 @@ def test_a_run_outlives_its_parent(cli, job, until, complete):
         check=True,
     )
     folder = cli.folder / "run"
-    until(lambda: (folder / "summary.json").exists() and not files.is_locked(folder))
+    until(lambda: (folder / "summary.json").exists() and not lock.is_locked(folder))
     complete(endpoint)
 
 
-def _at_terminal(cli, words):
+def _at_terminal(cli, words, *, full=False):
     """Start the command as the leader of a session with a terminal of its own, as a remote login
-    does. Returns the process and the terminal's other end.
+    does; ``full`` says that nothing more fits into it. Returns the process and the other end.
     """
     ours, theirs = pty.openpty()
+    if full:
+        os.set_blocking(theirs, False)
+        _fill(theirs)
+        os.set_blocking(theirs, True)
 
     def lead():
         os.setsid()
@@ -133,9 +137,8 @@ def test_a_terminal_that_is_closed_stops_the_run_in_order(cli, job, until, summa
 def test_a_paused_terminal_holds_nothing_up(cli, job, complete):
     """Ctrl-S, or a window that nobody empties: the display waits, the run does not."""
     endpoint, words = job
-    process, ours = _at_terminal(cli, words)
+    process, ours = _at_terminal(cli, words, full=True)
     try:
-        termios.tcflow(ours, termios.TCOOFF)
         assert process.wait(30) == 0
     finally:
         os.close(ours)
@@ -144,14 +147,18 @@ def test_a_paused_terminal_holds_nothing_up(cli, job, complete):
     complete(endpoint)
 
 
+def _fill(descriptor):
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, b"x" * 4096)
+
+
 def _full_pipe():
     """A pipe without room for a byte, whose reader never reads."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x" * 4096)
+    _fill(writer)
     os.set_blocking(writer, True)
     return reader, writer
 
@@ -246,7 +253,6 @@ def test_the_printed_command_goes_on(
     cli, simulator, until, complete, chat, stopped_by, path_with_batchrun
 ):
     """Pasted into a shell it ends the run, whatever is in the names of files and folders."""
-
     endpoint = simulator(latency=FixedLatency(0.08))
     folder = 'it\'s "my" run & $HOME; *'
     rows = cli.folder / "rows `of` 'mine'.jsonl"
