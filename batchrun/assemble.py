@@ -339,7 +339,7 @@ class _Session:
             stopped_by=by,
             stop_exit_code=exit_code,
             started_at_us=opened.started_at_us,
-            ended_at_us=LoopClock.wall_us(),
+            ended_at_us=max(opened.started_at_us, LoopClock.onward_us()),
             wall_s=wall_s,
             settings=settings.public(),
             version=__version__,

@@ -27,6 +27,6 @@ class StatusFile:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "endpoint": self._endpoint,
-            "updated_at": summary.moment(LoopClock.wall_us()),
+            "updated_at": summary.moment(LoopClock.onward_us()),
         }
         files.write_json(self._path, status, durable=False)

@@ -1,16 +1,22 @@
 """Faults of the place that a run works in: open files, locks, permissions, the time of day."""
 
+import ctypes
 import errno
+import itertools
 import os
 import resource
+import subprocess
 import threading
 import time
 
+import pyarrow.compute as pc
 import pytest
 
-from batchrun.adapters import faults, lock
+from batchrun.adapters import faults, lock, parts
+from batchrun.engine import engine
 from batchrun.errors import BatchrunError
 from batchrun.simulator.latency import FixedLatency
+from batchrun.views import status
 
 
 def _open_files(soft, hard):
@@ -149,4 +155,129 @@ def test_who_was_succeeded_writes_nothing_more(cli, here, simulator, jsonl):
     assert note.read_text("utf-8") == ELSEWHERE
     again = here(*words, "--concurrency", 64)
     assert again.code == 0, again.err
+    cli.verified("run")
+
+
+@pytest.mark.parametrize("jumps_s", [(0, 3600, -7200, 5), (0, -86_400)], ids=["both ways", "back"])
+def test_a_clock_that_jumps_spoils_no_figure(
+    cli, here, simulator, jsonl, monkeypatch, published, summary, jumps_s
+):
+    """The wall clock is set again and again, within sessions and between them: what lasts is never
+    negative, nothing ends before it began, and nobody takes an ended run for a killed one.
+    """
+    real_ns, times = time.time_ns, itertools.count()
+
+    def jumping_ns():
+        return real_ns() + jumps_s[min(next(times) // 7, 10**6) % len(jumps_s)] * 10**9
+
+    monkeypatch.setattr("time.time_ns", jumping_ns)
+    endpoint = simulator(latency=FixedLatency(0.01))
+    words = (jsonl(40), "-o", "run", "--base-url", endpoint.base_url, "--no-progress")
+    for limit in (25, 40):
+        done = here(*words, "--concurrency", 4, "--limit", limit)
+        assert done.code == 0, done.err
+        found = summary(cli.folder / "run")
+        assert found["started_at"] <= found["ended_at"]
+        assert 0 < found["wall_s"] < 60
+        assert status.read(str(cli.folder / "run"))["state"] == "complete"
+    for kind, columns in (("results", ["latency_s"]), ("attempts", ["latency_s", "queue_s"])):
+        for column in columns:
+            assert pc.min(published(cli.folder / "run", kind)[column]).as_py() >= 0
+    cli.verified("run")
+
+
+def test_a_journal_at_its_bound_makes_the_feeder_wait(cli, here, simulator, jsonl, monkeypatch):
+    """Publishing that is slower than the answers: the logs stay at their bound, and all is done."""
+    bound = 40_000
+    monkeypatch.setattr(engine, "BACKLOG_BYTES_MAX", bound)
+    monkeypatch.setattr(engine, "BACKLOG_POLL_S", 0.005)
+    held = []
+    publish = parts.publish
+
+    def slowly(to, journal, state):
+        held.append(journal.size_bytes)
+        time.sleep(0.1)
+        held.append(journal.size_bytes)
+        publish(to, journal, state)
+
+    monkeypatch.setattr(parts, "publish", slowly)
+    endpoint = simulator(reply_bytes=1500, latency=FixedLatency(0.02))
+    words = (jsonl(120), "-o", "run", "--base-url", endpoint.base_url, "--no-progress")
+    done = here(*words, "--concurrency", 4, "--shard-rows", 10)
+    assert done.code == 0, done.err
+    # The rows that were open, and those of a group that is being written, come on top of it.
+    assert bound < max(held) < 4 * bound, max(held)
+    assert len(held) == 2 * 12
+    cli.verified("run")
+
+
+def _no_override():
+    """In a child: root like everybody else, for whom a folder's mode counts."""
+    if os.getuid() == 0:
+        for capability in range(64):
+            ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP
+
+
+@pytest.fixture
+def held_to_modes(tmp_path):
+    """Options for processes that may not write where a mode forbids it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    options = {"preexec_fn": _no_override}
+    tried = subprocess.run(["touch", closed / "x"], capture_output=True, check=False, **options)
+    if tried.returncode == 0:
+        pytest.skip("modes of folders hold nobody here")
+    return options
+
+
+def test_a_place_without_permission_is_refused(cli, simulator, jsonl, held_to_modes):
+    """Exit 2 naming the folder, before anything is sent."""
+    endpoint = simulator()
+    (cli.folder / "closed").mkdir(mode=0o555)
+    words = (jsonl(3), "-o", "closed/run", "--base-url", endpoint.base_url)
+    done = cli.run(*words, **held_to_modes)
+    assert done.code == 2, done.err
+    assert "closed/run: Permission denied" in done.err and "Traceback" not in done.err
+    assert endpoint.stats()["requests_total"] == 0
+
+
+def test_a_run_of_another_user_is_refused(cli, simulator, jsonl, held_to_modes):
+    """What one user began another cannot go on with: a clear word, and it stays as it was."""
+    endpoint = simulator()
+    words = (jsonl(6), "-o", "run", "--base-url", endpoint.base_url)
+    assert cli.run(*words, "--limit", 2).code == 0
+    checkpoint = cli.folder / "run" / "checkpoint"
+    checkpoint.chmod(0o500)
+    lock_file = checkpoint / "lock"
+    lock_file.chmod(0o400)
+    done = cli.run(*words, **held_to_modes)
+    assert done.code == 2, done.err
+    assert "Permission denied" in done.err and "Traceback" not in done.err
+    assert endpoint.stats()["requests_total"] == 2
+    checkpoint.chmod(0o700)
+    lock_file.chmod(0o600)
+    assert cli.run(*words).code == 0
+    cli.verified("run")
+
+
+def test_permission_that_is_withdrawn_midway(
+    cli, simulator, jsonl, until, held_to_modes, published
+):
+    """A folder that takes no more files: exit 5, every answer safe; with permission it goes on."""
+    endpoint = simulator(latency=FixedLatency(0.05))
+    words = (*("run", jsonl(60), "-o", "run", "--model", "m"), "--base-url", endpoint.base_url)
+    words = (*words, "--concurrency", 4, "--shard-rows", 30, "--no-progress")
+    live = cli.start(*words, **held_to_modes)
+    until(lambda: endpoint.stats()["by_status"].get("200", 0) >= 8)
+    results = cli.folder / "run" / "results"
+    results.chmod(0o555)
+    done = live.wait()
+    results.chmod(0o755)
+    assert done.code == 5, done.err
+    assert "Permission denied" in done.err and "safe in the journal" in done.err
+    assert "to go on: batchrun run" in done.err
+    assert cli(*words).code == 0
+    ledger = published(cli.folder / "run", "attempts")
+    assert endpoint.stats()["requests_total"] == ledger.num_rows
+    assert published(cli.folder / "run")["row"].to_pylist() == list(range(60))
     cli.verified("run")
