@@ -85,6 +85,20 @@ def _note(cli, text):
     return note
 
 
+def test_a_second_run_in_one_directory_is_refused(cli, simulator, jsonl, until):
+    """Exit 2 at once, naming the process; the first run goes on undisturbed."""
+    endpoint = simulator(latency=FixedLatency(0.1))
+    words = ("run", jsonl(40), "-o", "run", "--model", "m", "--base-url", endpoint.base_url)
+    live = cli.start(*words, "--concurrency", 4, "--no-progress")
+    until(lambda: endpoint.stats()["requests_total"] > 3)
+    second = cli(*words)
+    assert second.code == 2, second.err
+    assert f"run is in use by another run (process {live.process.pid} on " in second.err
+    assert live.wait().code == 0
+    assert endpoint.stats()["requests_total"] == 40
+    cli.verified("run")
+
+
 def test_the_lock_of_a_dead_process_is_free(cli, here, words):
     """What a killed process of this machine left in the note delays nobody."""
     _note(cli, f"process 999999 on here, since then\nkernel {lock.this_kernel()}\n")
