@@ -32,6 +32,7 @@ from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import RunStoppedError, UsageError
 from batchrun.report import RowOutcome, Summary
+from batchrun.standing_in import standing_in
 
 __all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "stream"]
 
@@ -253,13 +254,8 @@ class _Job:
         plan = self._plan
         settings = plan.settings
         with contextlib.ExitStack() as stack:
-            if settings.endpoint.provider == "simulator":
-                from batchrun.simulator.embedded import EmbeddedSimulator
-
-                simulator = stack.enter_context(EmbeddedSimulator())
-                _LOG.info("answers come from the built-in simulator, not from a model")
-                endpoint = replace(settings.endpoint, base_url=simulator.base_url)
-                settings = replace(settings, endpoint=endpoint)
+            endpoints = standing_in(settings.endpoints, stack, _LOG.info)
+            settings = replace(settings, endpoints=endpoints)
             result = await assemble.session(
                 settings,
                 plan.environment,
