@@ -93,22 +93,22 @@ def test_weight_shifts_what_is_not_at_its_limit():
 
 
 @pytest.mark.parametrize("how", ["connect", "cut", "timeout", "503", "500"])
-@pytest.mark.parametrize("concurrency", [1, 2, 16])
+@pytest.mark.parametrize("concurrency", [1, 2, 12])
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_an_endpoint_that_dies_costs_nobody(how, concurrency, attempts):
-    """Down from 5 s to 30 s: every row is ok though a row has one attempt, the dead one is left
+    """Down from 3 s to 13 s: every row is ok though a row has one attempt, the dead one is left
     alone after a moment, the other works on at full speed, and the dead one is used again.
     """
     answer = refusal(int(how)) if how.isdecimal() else fault(how)
-    servers = [_server(_between(5, 30, answer)), _server()]
-    rows = 10 * concurrency * 40
+    servers = [_server(_between(3, 13, answer)), _server()]
+    per_s = concurrency / 0.2
+    rows = int(per_s * (2 * 3 + 10 + 2 * 4))
     rig, took_s = _run(rows, servers, concurrency=concurrency, rig={"max_attempts": attempts})
     assert sum(_count(rig).values()) == rows
     _ledger_is_true(rig, servers)
-    assert _sent(servers[0], 8, 30) <= 8  # probes
-    per_s = concurrency / 0.2
-    assert _sent(servers[1], 6, 30) >= 0.9 * 24 * per_s
-    assert took_s < 30 or _sent(servers[0], 31, took_s) > 0
+    assert _sent(servers[0], 6, 13) <= 5  # probes
+    assert _sent(servers[1], 4, 13) >= 0.9 * 9 * per_s
+    assert _sent(servers[0], 14, took_s) > 0
 
 
 def test_nothing_answers_anywhere_and_then_one_does():

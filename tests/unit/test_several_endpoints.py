@@ -56,7 +56,7 @@ def test_names_tell_endpoints_apart():
 def test_a_name_given_twice_is_refused():
     """Results tell endpoints apart by it."""
     table = '[[endpoint]]\nname = "a"\nbase_url = "http://h/v1"\n'
-    with pytest.raises(UsageError, match="two .* the name 'a'"):
+    with pytest.raises(UsageError, match=r"two .* the name 'a'"):
         _settings(table * 2)
 
 
@@ -95,7 +95,7 @@ def test_a_flag_that_names_an_endpoint_takes_the_place_of_all(flag):
 @pytest.mark.parametrize("key", ["rpm", "concurrency", "headers", "api_key_env"])
 def test_a_flag_for_one_endpoint_is_refused_with_several(key):
     """Nobody can tell which of them is meant."""
-    with pytest.raises(UsageError, match="2 \\[\\[endpoint\\]\\] tables"):
+    with pytest.raises(UsageError, match=r"2 \[\[endpoint\]\] tables"):
         _settings(TWO, **{f"endpoint__{key}": 5})
 
 
@@ -125,11 +125,11 @@ models = { large = "large-there" }
 
 def test_a_model_that_nobody_serves_is_refused():
     """The run's at the start; a row's, as a bad row: both say which models there are."""
-    with pytest.raises(UsageError, match="'huge', and no endpoint serves it: .* large, small"):
+    with pytest.raises(UsageError, match=r"'huge', and no endpoint serves it: .* large, small"):
         _settings(SERVED, request__model="huge")
     build = builder(_settings(SERVED)[0])
     row = chat_row(0)
-    with pytest.raises(RowError, match="'huge', and no endpoint serves it: .* large, small"):
+    with pytest.raises(RowError, match=r"'huge', and no endpoint serves it: .* large, small"):
         build(row._replace(body=row.body | {"model": "huge"}))
     assert build(row._replace(body=row.body | {"model": "small"})).model == "small"
 
