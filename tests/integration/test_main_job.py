@@ -160,7 +160,7 @@ def test_the_display_fits_a_narrow_terminal():
         "1234/s requests  235k/s tokens",
         "in flight 512",
     ]
-    assert found[7].startswith("a  down, probed  12.0/s")
+    assert found[7].startswith("a  down, probed  12/s")
     assert found[8] == "b" * 39 + "\N{HORIZONTAL ELLIPSIS}"
     assert max(map(len, lines)) <= 40
 
