@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import resource
 
+from batchrun.core.providers import SIMULATOR
 from batchrun.core.settings import Settings
 from batchrun.engine.room import OPEN_ROWS_MAX
 from batchrun.errors import UsageError
@@ -17,11 +18,10 @@ SPARE = 48
 
 def needed(settings: Settings) -> int:
     """Files that a run has open at once, those of this process included, with a socket for each
-    request in flight: two with the built-in simulator, which is the other end.
+    request in flight: two with a built-in simulator, which is the other end.
     """
-    endpoint = settings.endpoint
-    sockets = endpoint.concurrency * (2 if endpoint.provider == "simulator" else 1)
-    return _open_now() + sockets + SPARE
+    sockets = [e.concurrency * (2 if e.provider == SIMULATOR else 1) for e in settings.endpoints]
+    return _open_now() + sum(sockets) + SPARE
 
 
 def raise_limit(settings: Settings) -> None:
@@ -40,8 +40,9 @@ def require(settings: Settings) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = needed(settings)
     if limit != resource.RLIM_INFINITY and limit < need:
+        concurrency = sum(endpoint.concurrency for endpoint in settings.endpoints)
         message = (
-            f"a concurrency of {settings.endpoint.concurrency:,} needs {need:,} open files, and "
+            f"a concurrency of {concurrency:,} needs {need:,} open files, and "
             f"this process may have {limit:,} (`ulimit -n`). Nothing was sent: raise that limit, "
             "or lower --concurrency"
         )

@@ -84,6 +84,8 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             _check_command(setting, value)
         case "provider":
             return provider_named(value).name
+        case "models":
+            return _models(value, wrong)
         case "header_name":
             if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
                 raise wrong
@@ -128,6 +130,17 @@ def _bytes(value: object, wrong: UsageError) -> Bytes:
     if size is None or not 0 <= size < 2**63:
         raise wrong
     return size
+
+
+def _models(value: object, wrong: UsageError) -> dict[str, str]:
+    """By the name that rows use, the name that the endpoint has for it."""
+    if isinstance(value, list):
+        value = {name: name for name in value} if all(isinstance(n, str) for n in value) else None
+    if not isinstance(value, dict) or not value:
+        raise wrong
+    if not all(isinstance(there, str) and here and there for here, there in value.items()):
+        raise wrong
+    return value
 
 
 def _bound(setting: Setting, value: object, wrong: UsageError) -> Bound:
@@ -266,6 +279,7 @@ _EXPECTED = {
     "header_name": "the name of a header, such as api-key",
     "schema": "a file with a JSON Schema, or the schema as a table",
     "messages": "tables with role and content, written as [[request.messages]]",
+    "models": "a list of names, or a table of text",
 }
 
 
