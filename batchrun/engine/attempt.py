@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from batchrun.core import output
 from batchrun.core import reply as reading
 from batchrun.core.drift import Drift
+from batchrun.core.price_book import PriceBook
 from batchrun.core.rules import HEALTH
 from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
@@ -73,7 +74,8 @@ class RowRun:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
-    where each row brings its own; ``output`` what is asked of every answer, None for nothing.
+    where each row brings its own; ``output`` what is asked of every answer, None for nothing;
+    ``prices`` say what exchanges cost.
     """
 
     max_attempts: int
@@ -82,6 +84,7 @@ class Policy:
     endpoint: str
     model: str | None = None
     output: output.Policy | None = None
+    prices: PriceBook | None = None
 
 
 class AttemptLoop:
@@ -205,8 +208,16 @@ class AttemptLoop:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
             run.charged += verdict.charged
         attempt = ledger_line(
-            run, self._policy.endpoint, exchange, verdict, wall_us, permit.queue_s, latency_s
+            run,
+            self._policy.endpoint,
+            exchange,
+            verdict,
+            wall_us,
+            permit.queue_s,
+            latency_s,
+            self._policy.prices,
         )
+        self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(run, attempt, verdict, reply, sent_at_s)
 

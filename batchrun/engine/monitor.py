@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from batchrun.core.money import usd
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import StopSwitch
@@ -19,7 +20,8 @@ BUSY = 0.95
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``server``,
-    ``outage``, ``source``, ``cpu``, or None.
+    ``outage``, ``source``, ``cpu``, or None. The costs are of all sessions, None
+    while none is known.
     """
 
     state: str
@@ -38,6 +40,8 @@ class Snapshot:
     tokens_per_s: float
     eta_s: float | None
     bound_by: str | None
+    cost_usd: float | None = None
+    wasted_cost_usd: float | None = None
 
     @property
     def done(self) -> int:
@@ -96,6 +100,8 @@ class Monitor:
             tokens_per_s=tokens_per_s,
             eta_s=left / rows_per_s if left is not None and rows_per_s > 0 else None,
             bound_by=bound_by,
+            cost_usd=None if tally.cost_pd is None else usd(tally.cost_pd),
+            wasted_cost_usd=None if tally.cost_pd is None else usd(tally.wasted_pd),
         )
 
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:
