@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from batchrun.core.endpoints import Endpoint
-from batchrun.core.price_book import Listed, PriceBook
+from batchrun.core.price_book import NAME_MAX, Listed, PriceBook, table_of
 from batchrun.core.price_table import STANDARD_TIERS
 from batchrun.core.pricing import Quote, price
 from batchrun.core.urls import address
@@ -70,9 +70,9 @@ class PriceList:
             model = named[1]
             provider = _found(snapshot, model, None, None)
             remark = (
-                f"the cost of model {asked!r} is counted at the list price of its maker: what this "
-                f'endpoint asks is not known; if it is something else, set [prices."{asked}"] in '
-                "the config file"
+                f"the cost of model {asked[:NAME_MAX]!r} is counted at its maker's list price: "
+                "what this endpoint asks is not known; if it is something else, set "
+                f"{table_of(asked)} in the config file"
             )
         if provider is None:
             return None

@@ -6,6 +6,7 @@ since lists have prices by date and by time of day; then it is multiplications.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ PERIOD_US = 15 * 60 * 10**6
 TOLD_MAX = 10
 """Models that are told of; behind a server that makes names up they would never end."""
 KNOWN_MAX = 1024
+NAME_MAX = 200
 
 
 class Listed(NamedTuple):
@@ -32,6 +34,11 @@ class Listed(NamedTuple):
 
 Lookup = Callable[[str, str, str | None, int], Listed | None]
 """By endpoint, model, service tier and time (microseconds since the epoch); None: not listed."""
+
+
+def table_of(model: str) -> str:
+    """The head of the table in which a model's own price stands, as TOML has it."""
+    return f"[prices.{json.dumps(model[:NAME_MAX])}]"
 
 
 class PriceBook:
@@ -103,8 +110,8 @@ class PriceBook:
         self._tell(
             model,
             None,
-            f"no price is known for model {model!r}: its cost is not counted; set "
-            f'[prices."{model}"] in the config file',
+            f"no price is known for model {model[:NAME_MAX]!r}: its cost is not counted; set "
+            f"{table_of(model)} in the config file",
         )
         return None
 
@@ -113,7 +120,7 @@ class PriceBook:
             self._tell(
                 model,
                 tier,
-                f"model {model!r} answers in the service tier {tier!r}, for which no price is "
+                f"model {model[:NAME_MAX]!r} answers in the service tier {tier!r}, for which no price is "
                 "known: its standard price is counted",
             )
 
@@ -122,4 +129,4 @@ class PriceBook:
             return
         self._told.add((model, tier))
         last = "; further models are not told of" if len(self._told) == TOLD_MAX else ""
-        self._say(f"warning: {news}{last}")
+        self._say(f"{news}{last}")
