@@ -70,7 +70,9 @@ RESULTS = {
     "total_tokens": "Prompt and answer together, as reported.",
     "cached_tokens": "Prompt tokens that came from the server's cache, as reported.",
     "reasoning_tokens": "Tokens of the answer that were spent on reasoning, as reported.",
-    "cost_usd": "The cost of the last attempt; in an `ok` row, of its answer. Null where no price is known.",
+    "cost_usd": (
+        "The cost of the last attempt; in an `ok` row, of its answer. Null where it is not known."
+    ),
     "attempts": "Exchanges sent for this row, over all runs. 0 for a row that could not be sent.",
     "http_status": "The HTTP status of the last attempt. Null where no reply came.",
     "error_class": "Why the row failed: one of the error classes below. Null in an `ok` row.",
@@ -113,7 +115,7 @@ ATTEMPTS = {
     "total_tokens": "As in the results.",
     "cached_tokens": "As in the results.",
     "reasoning_tokens": "As in the results.",
-    "cost_usd": "What this exchange cost. Null where no price is known, or the reply tells no usage.",
+    "cost_usd": "What this exchange cost. Null where no price, or no usage, is known.",
     "request_id": "The server's name for the exchange.",
     "unanswered": (
         "True where the request may have reached the server and no whole reply came back: it may "
@@ -505,7 +507,7 @@ def configuration() -> Iterator[str]:
     yield "error. A flag of these replaces whichever stands in the file. Where a file or a command"
     yield "is named, `OPENAI_API_KEY` is not used. [network.md](network.md) tells more."
     yield ""
-    yield 'A table `[prices."MODEL"]` has the prices of the model that is asked for or that answers:'
+    yield 'A table `[prices."MODEL"]` has the prices of a model, asked for or answering:'
     yield "`input` and `output`, and if they differ `cached_input`, `reasoning`, `batch_input` and"
     yield "`batch_output`. [cost.md](cost.md) tells more."
     yield ""

@@ -120,8 +120,8 @@ class PriceBook:
             self._tell(
                 model,
                 tier,
-                f"model {model[:NAME_MAX]!r} answers in the service tier {tier!r}, for which no price is "
-                "known: its standard price is counted",
+                f"model {model[:NAME_MAX]!r} answers in the service tier {tier!r}, whose price is "
+                "not known: the standard price is counted",
             )
 
     def _tell(self, model: str, tier: str | None, news: str) -> None:

@@ -94,11 +94,12 @@ def _own_price(model: str, table: object) -> OwnPrice:
             hint = f"did you mean {found[0]}?" if found else f"known are {', '.join(known)}"
             message = f"unknown key {where}.{key}; {hint}"
             raise UsageError(message)
+    amounts = {key: _amount(f"{where}.{key}", usd) for key, usd in table.items()}
     for key in ("input", "output"):
         if key not in table:
             message = f"{where} has no {key}: USD per million tokens (0 where they cost nothing)"
             raise UsageError(message)
-    return OwnPrice(**{key: _amount(f"{where}.{key}", usd) for key, usd in table.items()})
+    return OwnPrice(**amounts)
 
 
 def _amount(name: str, value: Any) -> Decimal:

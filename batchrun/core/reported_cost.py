@@ -51,14 +51,14 @@ def _cost_pd(usage: dict[str, object]) -> int | None:
         return settled(ticks * _PD_PER_TICK)
     cost = usage.get("cost")
     if isinstance(cost, dict):
-        return _amount_pd(cost.get("total_cost"))
-    found = _amount_pd(cost)
+        cost = cost.get("total_cost")
+    found = _amount_pd(usage.get("estimated_cost") if cost is None else cost)
     if found is None:
-        return _amount_pd(usage.get("estimated_cost"))
+        return None
     details = usage.get("cost_details")
     if usage.get("is_byok") is True and isinstance(details, dict):
         found += _amount_pd(details.get("upstream_inference_cost")) or 0
-    return found
+    return settled(found) if found <= EXCHANGE_PD_MAX else None
 
 
 def _amount_pd(value: object) -> int | None:
@@ -67,4 +67,4 @@ def _amount_pd(value: object) -> int | None:
     if not math.isfinite(value) or not 0 <= value <= EXCHANGE_USD_MAX:
         return None
     # The decimal number that was written, not the binary one that is nearest to it.
-    return settled(round(Fraction(str(value)) * PICODOLLARS))
+    return round(Fraction(str(value)) * PICODOLLARS)

@@ -423,7 +423,7 @@ DAMAGES = {
         lambda r: r.cell("cost_usd", 1e300, kind="attempts", which=_answered), "cost",
         "has cost_usd 1e+300"),
     "a day of the summary": (
-        lambda r: r.summary(lambda s: next(iter(s["totals"]["by_day"].values())).update(attempts=1)),
+        lambda r: r.summary(lambda s: s["totals"]["by_day"].update({"2026-01-01": {}})),
         "summary", "says by_day"),
     "the summary without its days": (
         lambda r: r.summary(lambda s: s["totals"].update(by_day=None)), "state_summary",
