@@ -25,6 +25,7 @@ from batchrun.core.endpoints import (
     with_one_key,
 )
 from batchrun.core.presets import from_environment
+from batchrun.core.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     BY_NAME,
@@ -79,6 +80,7 @@ class Settings:
     bounds: Bounds
     deadline_s: float | None
     grace_s: float
+    prices: Mapping[str, OwnPrice]
     limit: int | None = None
 
     @property
@@ -153,6 +155,7 @@ class Settings:
             "guards.max_empty": self.bounds.empty and str(self.bounds.empty),
             "guards.deadline_s": self.deadline_s,
             "guards.grace_s": self.grace_s,
+            "prices": {model: own.public() for model, own in self.prices.items()},
             "limit": self.limit,
         }
 
@@ -173,6 +176,9 @@ def from_toml(text: str, *, path: str) -> Raw:
         if section not in SECTIONS:
             message = f"{path}: unknown table [{section}]{_nearest(section, SECTIONS)}"
             raise UsageError(message)
+        if section == PRICES:
+            raw[PRICES] = exact_prices(text, path=path)
+            continue
         if section != "endpoint":
             raw |= _table(section, given, path, folder)
             continue
@@ -285,6 +291,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         ),
         deadline_s=value["guards.deadline_s"],
         grace_s=value["guards.grace_s"],
+        prices=value["prices"],
         limit=limit,
     )
 
