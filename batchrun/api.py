@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, Protocol, TypedDict, Unpack
 
@@ -122,12 +123,13 @@ class Options(TypedDict, total=False):
     deadline_s: float
     min_free_disk: int | str
     grace_s: float
+    prices: Mapping[str, Mapping[str, float | Decimal]]
 
 
 _CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
 _OTHERS = ("output", "config", "limit", "endpoints", *_CHANGES, "retry_class")
 KEYWORDS: dict[str, str] = {
-    setting.key: setting.name
+    setting.key or setting.section: setting.name
     for setting in TABLE
     if setting.name not in ("input.files", "output.dir")
 }

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters import free_space, open_files, parts, rundir
+from batchrun.adapters import free_space, open_files, parts, price_list, rundir
 from batchrun.adapters.access import Access, accesses_to
 from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
@@ -25,6 +25,7 @@ from batchrun.adapters.rundir import RunDirectory
 from batchrun.adapters.signals import on_signals
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
+from batchrun.adapters.spent import spent
 from batchrun.adapters.status import StatusFile
 from batchrun.core import body, output, summary
 from batchrun.core.bounds import Finished
@@ -172,6 +173,7 @@ class _Session:
         self._build = build
         self._tally = Tally()
         self._room = Room(sum(access.endpoint.concurrency for access in accesses))
+        self._prices = price_list.book(settings, self._tally.notices.append, LoopClock.wall_us())
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / rundir.STATUS)
         self._watching = Watching((status, *observers), self._tally, say)
@@ -266,6 +268,7 @@ class _Session:
                 settings.raw,
                 settings.model,
                 output.policy_of(settings),
+                self._prices,
             ),
         )
 
@@ -318,6 +321,7 @@ class _Session:
         (ok, error), again = self._opened.done, self._opened.again
         self._tally.resumed_ok = ok - again.ok
         self._tally.resumed_error = error - again.error
+        self._tally.cost_pd, self._tally.wasted_pd = spent(self._opened.journal)
 
     def _count_input(self, stop: Callable[[], bool]) -> int | None:
         """Rows of the input, counted in a thread unless an earlier session did. None if told to

@@ -70,7 +70,9 @@ RESULTS = {
     "total_tokens": "Prompt and answer together, as reported.",
     "cached_tokens": "Prompt tokens that came from the server's cache, as reported.",
     "reasoning_tokens": "Tokens of the answer that were spent on reasoning, as reported.",
-    "cost_usd": "The cost of this answer. Null in this version, which knows no prices.",
+    "cost_usd": (
+        "The cost of the last attempt; in an `ok` row, of its answer. Null where it is not known."
+    ),
     "attempts": "Exchanges sent for this row, over all runs. 0 for a row that could not be sent.",
     "http_status": "The HTTP status of the last attempt. Null where no reply came.",
     "error_class": "Why the row failed: one of the error classes below. Null in an `ok` row.",
@@ -113,7 +115,7 @@ ATTEMPTS = {
     "total_tokens": "As in the results.",
     "cached_tokens": "As in the results.",
     "reasoning_tokens": "As in the results.",
-    "cost_usd": "What this exchange cost. Null in this version.",
+    "cost_usd": "What this exchange cost. Null where no price, or no usage, is known.",
     "request_id": "The server's name for the exchange.",
     "unanswered": (
         "True where the request may have reached the server and no whole reply came back: it may "
@@ -133,8 +135,8 @@ USAGE = {
     "cached_tokens": "Sum over the attempts.",
     "reasoning_tokens": "Sum over the attempts.",
     "rows_without_usage": "Completions without any token count: the sums miss them.",
-    "cost_usd": "Sum over the attempts: the bill. Null in this version.",
-    "wasted_cost_usd": "The bill less the answers of `ok` rows. Null in this version.",
+    "cost_usd": "Sum over the attempts: the bill. Null where no cost is known.",
+    "wasted_cost_usd": "The bill less the answers of `ok` rows. Null where no cost is known.",
     "unanswered_attempts": "Attempts that may have been billed without being seen.",
 }
 SUMMARY = {
@@ -155,8 +157,19 @@ SUMMARY = {
     "totals.cached_tokens": "Sum over the ledger.",
     "totals.reasoning_tokens": "Sum over the ledger.",
     "totals.unanswered_attempts": "Attempts that may have been billed without being seen.",
-    "totals.cost_usd": "Sum over the ledger. Null in this version.",
-    "totals.wasted_cost_usd": "The bill less the answers of `ok` rows. Null in this version.",
+    "totals.cost_usd": (
+        "Sum over the ledger, exact in picodollars, then the nearest double. Null where no cost is "
+        "known."
+    ),
+    "totals.wasted_cost_usd": "The bill less the answers of `ok` rows.",
+    "totals.unpriced_attempts": (
+        "Attempts with a usage whose cost is not known, so that `cost_usd` misses them. Null where "
+        "an earlier version, which did not count them, wrote a part of the run."
+    ),
+    "totals.by_day": (
+        "`attempts`, `prompt_tokens`, `completion_tokens` and `cost_usd` by the day (UTC) on which "
+        "attempts were sent; `unknown` for those a repair could not date. Null as above."
+    ),
     "errors": "Failed rows by error class.",
     "endpoints": (
         "By the name of the endpoint: `rows_ok`, `rows_error`, `attempts`, tokens and "
@@ -190,6 +203,8 @@ STATUS = {
         "What holds the run back: `concurrency`, `rpm`, `tpm`, `server` (its throttling), "
         "`outage`, `source` (reading the input), `cpu`, or null."
     ),
+    "cost_usd": "The bill so far, of all sessions. Null while no cost is known.",
+    "wasted_cost_usd": "Of it, what was no answer of an `ok` row.",
     "pid": "The process.",
     "host": "Its machine.",
     "endpoints": (
@@ -390,6 +405,7 @@ KINDS = {
     "concurrency": "whole number or `auto`",
     "command": "text",
     "provider": "a provider's name",
+    "prices": "tables of numbers",
     "header_name": "text",
     "bytes": "bytes, such as `500MB` or `2GiB`",
     "models": "list of names, or table of text",
@@ -502,6 +518,10 @@ def configuration() -> Iterator[str]:
     yield "given: they say where the key comes from, and two in the file, or two flags, are an"
     yield "error. A flag of these replaces whichever stands in the file. Where a file or a command"
     yield "is named, `OPENAI_API_KEY` is not used. [network.md](network.md) tells more."
+    yield ""
+    yield 'A table `[prices."MODEL"]` has the prices of a model, asked for or answering:'
+    yield "`input` and `output`, and if they differ `cached_input`, `reasoning`, `batch_input` and"
+    yield "`batch_output`. [cost.md](cost.md) tells more."
     yield ""
     rows = []
     for setting in TABLE:

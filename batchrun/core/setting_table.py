@@ -25,11 +25,12 @@ class Setting:
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
     (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
     (a name of ``core.providers``), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
-    ``header_name``, ``concurrency`` (an integer or ``auto``), ``command`` (a program and its
-    arguments), ``models`` (a list of names, or a table of names), ``bytes`` (an integer, or text
-    with a unit such as ``500MB``), ``share`` (a percentage such as ``5%``) and ``bound`` (a number
-    of rows or such a share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes
-    requests or parts: it may not differ between the runs on one directory.
+    ``prices`` (for each model a table of USD per million tokens), ``header_name``,
+    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
+    (a list of names, or a table of names), ``bytes`` (an integer, or text with a unit such as
+    ``500MB``), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
+    share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes requests or parts:
+    it may not differ between the runs on one directory.
     """
 
     section: str
@@ -45,8 +46,8 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """``section.key``, the name used in messages."""
-        return f"{self.section}.{self.key}"
+        """``section.key``, the name used in messages; ``section`` for a table that is a setting."""
+        return f"{self.section}.{self.key}" if self.key else self.section
 
 
 TABLE: tuple[Setting, ...] = (
@@ -460,6 +461,14 @@ TABLE: tuple[Setting, ...] = (
         default=30.0,
         metavar="S",
         low=0,
+    ),
+    Setting(
+        "prices",
+        "",
+        "prices",
+        None,
+        'Prices by model, as tables `[prices."MODEL"]`; USD per million tokens.',
+        default={},
     ),
 )
 

@@ -14,6 +14,7 @@ from typing import Any
 from batchrun.core import commands
 from batchrun.core.bounds import Bound
 from batchrun.core.byte_sizes import Bytes, parsed
+from batchrun.core.price_table import own_prices
 from batchrun.core.providers import provider_named
 from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
@@ -86,6 +87,8 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             return provider_named(value).name
         case "models":
             return _models(value, wrong)
+        case "prices":
+            return own_prices(value)
         case "header_name":
             if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
                 raise wrong

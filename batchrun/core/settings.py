@@ -26,6 +26,7 @@ from batchrun.core.endpoints import (
     with_one_key,
 )
 from batchrun.core.presets import from_environment
+from batchrun.core.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     BY_NAME,
@@ -81,6 +82,7 @@ class Settings:
     deadline_s: float | None
     min_free_disk: Bytes
     grace_s: float
+    prices: Mapping[str, OwnPrice]
     limit: int | None = None
 
     @property
@@ -156,6 +158,7 @@ class Settings:
             "guards.deadline_s": self.deadline_s,
             "guards.min_free_disk": int(self.min_free_disk),
             "guards.grace_s": self.grace_s,
+            "prices": {model: own.public() for model, own in self.prices.items()},
             "limit": self.limit,
         }
 
@@ -176,6 +179,9 @@ def from_toml(text: str, *, path: str) -> Raw:
         if section not in SECTIONS:
             message = f"{path}: unknown table [{section}]{_nearest(section, SECTIONS)}"
             raise UsageError(message)
+        if section == PRICES:
+            raw[PRICES] = exact_prices(text, path=path)
+            continue
         if section != "endpoint":
             raw |= _table(section, given, path, folder)
             continue
@@ -289,6 +295,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         deadline_s=value["guards.deadline_s"],
         min_free_disk=value["guards.min_free_disk"],
         grace_s=value["guards.grace_s"],
+        prices=value["prices"],
         limit=limit,
     )
 

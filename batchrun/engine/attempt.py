@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from batchrun.core import output
 from batchrun.core import reply as reading
+from batchrun.core.price_book import PriceBook
 from batchrun.core.rules import HEALTH
 from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
@@ -42,7 +43,8 @@ KEPT_RESPONSE_BYTES = 2**20
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
-    where each row brings its own; ``output`` what is asked of every answer, None for nothing.
+    where each row brings its own; ``output`` what is asked of every answer, None for nothing;
+    ``prices`` say what exchanges cost.
     """
 
     max_attempts: int
@@ -50,6 +52,7 @@ class Policy:
     raw: str
     model: str | None = None
     output: output.Policy | None = None
+    prices: PriceBook | None = None
 
 
 class AttemptLoop:
@@ -166,7 +169,11 @@ class AttemptLoop:
             lane.renewal.proved = key
             lane.exchanges.answered += 1
         verdict = self._ruled(lane, run, verdict, permit.probe, sent_at_s)
-        attempt = ledger_line(run, lane.name, exchange, verdict, wall_us, permit.queue_s, latency_s)
+        prices = self._policy.prices
+        attempt = ledger_line(
+            run, lane.name, exchange, verdict, wall_us, permit.queue_s, latency_s, prices
+        )
+        self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchrun.core.money import usd
 from batchrun.engine.engine import Engine
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.lane import Lane
@@ -38,7 +39,8 @@ class EndpointSnapshot:
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``server``,
-    ``outage``, ``source``, ``cpu``, or None.
+    ``outage``, ``source``, ``cpu``, or None. The costs are of all sessions, None
+    while none is known.
     """
 
     state: str
@@ -57,6 +59,8 @@ class Snapshot:
     tokens_per_s: float
     eta_s: float | None
     bound_by: str | None
+    cost_usd: float | None = None
+    wasted_cost_usd: float | None = None
     endpoints: tuple[EndpointSnapshot, ...] = ()
 
     @property
@@ -118,6 +122,8 @@ class Monitor:
             tokens_per_s=tokens_per_s,
             eta_s=left / rows_per_s if left is not None and rows_per_s > 0 else None,
             bound_by=bound_by,
+            cost_usd=None if tally.cost_pd is None else usd(tally.cost_pd),
+            wasted_cost_usd=None if tally.cost_pd is None else usd(tally.wasted_pd),
             endpoints=tuple(map(_look, self._lanes, each_per_s)),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from batchrun.engine.monitor import EndpointSnapshot, Snapshot
-from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
+from batchrun.views.text import BOUND, HEALTH, duration, money, rate, safe, share
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,6 +33,8 @@ def line(s: Snapshot) -> str:
         f"throttled {s.throttled:,}",
         f"ETA {duration(s.eta_s)}",
     ]
+    if s.cost_usd is not None:
+        parts.insert(-1, f"cost {money(s.cost_usd)}")
     if s.state == "stopping":
         parts.insert(0, "stopping")
     if s.bound_by is not None:
@@ -91,7 +93,9 @@ def _display(s: Snapshot, width: int) -> RenderableType:
     ok = Text.assemble(("ok ", "green"), f"{s.ok:,}")
     failed = Text.assemble(("failed ", "red" if s.error else ""), f"{s.error:,}")
     times = (f"ETA {duration(s.eta_s)}", f"elapsed {duration(s.elapsed_s)}")
-    rates = (f"{rate(s.requests_per_s)} requests", f"{rate(s.tokens_per_s)} tokens")
+    rates = [f"{rate(s.requests_per_s)} requests", f"{rate(s.tokens_per_s)} tokens"]
+    if s.cost_usd is not None:
+        rates.append(f"cost {money(s.cost_usd)}")
     return Group(
         *_flow([Text(head, "bold"), *times], width),
         _bar(s, max(10, min(width - 1, 72))),
