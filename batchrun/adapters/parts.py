@@ -14,7 +14,6 @@ import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -29,6 +28,7 @@ from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import USAGE, Store, part_name
 from batchrun.core import answer
+from batchrun.core.free_disk import Grown
 from batchrun.core.money import picodollars
 from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals, day_of
 from batchrun.errors import StorageError
@@ -46,17 +46,6 @@ ATTEMPT_BYTES = 200
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
 _KEY = attrgetter("endpoint", "model", "service_tier")
 _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
-
-
-@dataclass(slots=True)
-class Grown:
-    """What was published since the parts were opened: rows and bytes of parts, bytes of the logs
-    they were made from.
-    """
-
-    rows: int = 0
-    part_bytes: int = 0
-    log_bytes: int = 0
 
 
 class Parts:

@@ -55,6 +55,17 @@ class Written(NamedTuple):
     in_flight: int
 
 
+@dataclass(slots=True)
+class Grown:
+    """What was published since the parts were opened: rows and bytes of parts, bytes of the logs
+    they were made from.
+    """
+
+    rows: int = 0
+    part_bytes: int = 0
+    log_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """Bytes that the rest of a run takes, at the most it will ever hold at a time: in all parts,
@@ -130,8 +141,8 @@ class FreeDisk:
     def _shortage(self, disk: Disk, reserve: int, need: Forecast | None) -> str:
         more = f" The rows left need about {shown(need.on(disk))} more." if need else ""
         return (
-            f"{disk.path} has {shown(disk.free_bytes)} free ({disk.free_bytes:,} bytes): less than "
-            f"--min-free-disk {shown(self._bound)} and the {shown(reserve)} that writing the "
+            f"the disk of {disk.path} has {shown(disk.free_bytes)} free ({disk.free_bytes:,} "
+            f"bytes): less than --min-free-disk {shown(self._bound)} and the {shown(reserve)} that writing the "
             f"answers at hand may take.{more} Make room, or lower --min-free-disk"
         )
 

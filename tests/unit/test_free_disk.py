@@ -122,7 +122,7 @@ def test_the_stop_comes_at_the_bound_and_its_reserve():
     enough = 60 * MIB + PART_OVERHEAD_BYTES
     assert guard.look([ONE._replace(free_bytes=enough)], _written(**journal))[0] is None
     said, _ = guard.look([ONE._replace(free_bytes=enough - 1)], _written(**journal))
-    assert said.startswith("run has 60.2 MiB free (63,176,703 bytes)")
+    assert said.startswith("the disk of run has 60.2 MiB free (63,176,703 bytes)")
     assert "--min-free-disk 50 MiB and the 10.2 MiB" in said
     assert "rows left need about 6.2 MiB more. Make room" in said
     # A disk that holds logs alone needs no room for parts.
@@ -141,4 +141,4 @@ def test_the_worst_disk_decides():
     """Two disks, one of them full."""
     full = Disk("cp", 0, logs=True, drafts=False, parts=False)
     said, _ = FreeDisk(1, 1000).look([ONE, full], _written())
-    assert said.startswith("cp has 0 B free")
+    assert said.startswith("the disk of cp has 0 B free")
