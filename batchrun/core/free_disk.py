@@ -142,8 +142,8 @@ class FreeDisk:
         more = f" The rows left need about {shown(need.on(disk))} more." if need else ""
         return (
             f"the disk of {disk.path} has {shown(disk.free_bytes)} free ({disk.free_bytes:,} "
-            f"bytes): less than --min-free-disk {shown(self._bound)} and the {shown(reserve)} that writing the "
-            f"answers at hand may take.{more} Make room, or lower --min-free-disk"
+            f"bytes): less than --min-free-disk {shown(self._bound)} and the {shown(reserve)} that "
+            f"writing the answers at hand may take.{more} Make room, or lower --min-free-disk"
         )
 
     def _warning(self, disk: Disk, need: Forecast, rows_left: int) -> str:
