@@ -3,8 +3,9 @@
 Two kinds of file grow. The log of a shard takes every answer as it comes and goes away once the
 shard's parts are written; parts stay. So the most is needed while the last shard is published: all
 parts, and that shard's log beside them. What a row takes is measured in this session, in its logs
-and in its parts; until a part is written, a part is taken to be as large as its log, which is too
-much rather than too little.
+and in its parts. Until a part is written, a forecast takes it to be a quarter of its log, as is
+usual: a warning that turns out wrong is worse than a late one. What must be free at once takes it
+to be as large as its log.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from batchrun.core.byte_sizes import shown
 
 ROWS_MIN = 100
 """A forecast takes so many finished rows."""
+USUAL = 0.25
+"""What a part is of its log, about: compressed text, that stands in the log twice."""
 PART_OVERHEAD_BYTES = 256 * 1024
 """Heads and ends of the files that publishing a shard writes, those of the summary, the state
 file's own log: what does not grow with the rows."""
@@ -87,7 +90,7 @@ def forecast(written: Written, shard_rows: int) -> Forecast | None:
     if written.rows_left is None or written.rows_done < ROWS_MIN or not written.logged_bytes:
         return None
     log_row = written.logged_bytes / written.rows_done
-    part_row = written.part_bytes / written.part_rows if written.part_rows else log_row
+    part_row = written.part_bytes / written.part_rows if written.part_rows else USUAL * log_row
     open_rows = written.log_bytes / log_row
     to_come = written.rows_left + open_rows
     last = min(to_come, shard_rows)
