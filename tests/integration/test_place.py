@@ -27,7 +27,7 @@ def _open_files(soft, hard):
 
 
 def test_too_few_open_files_are_refused_before_anything_is_sent(cli, simulator, jsonl):
-    """Exit 2 with both numbers, never an `error` row; with what fits, the run completes."""
+    """Exit 2 with both numbers, never an `error` row."""
     endpoint = simulator()
     words = ("run", jsonl(30), "-o", "run", "--model", "m", "--base-url", endpoint.base_url)
     limit = {"preexec_fn": _open_files(100, 100)}
@@ -36,9 +36,6 @@ def test_too_few_open_files_are_refused_before_anything_is_sent(cli, simulator, 
     assert "a concurrency of 500 needs 5" in done.err and "may have 100 (`ulimit -n`)" in done.err
     assert not (cli.folder / "run").exists()
     assert endpoint.stats()["requests_total"] == 0
-    fits = cli.start(*words, "--concurrency", 20, **limit).wait()
-    assert fits.code == 0, fits.err
-    cli.verified("run")
 
 
 def test_the_limit_on_open_files_is_raised_where_it_may_be(cli, simulator, jsonl):
