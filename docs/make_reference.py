@@ -171,6 +171,10 @@ SUMMARY = {
         "attempts were sent; `unknown` for those a repair could not date. Null as above."
     ),
     "errors": "Failed rows by error class.",
+    "endpoints": (
+        "By the name of the endpoint: `rows_ok`, `rows_error`, `attempts`, tokens and "
+        "`unanswered_attempts`."
+    ),
     "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
     "started_at": "When the first session began, UTC.",
@@ -203,10 +207,15 @@ STATUS = {
     "wasted_cost_usd": "Of it, what was no answer of an `ok` row.",
     "pid": "The process.",
     "host": "Its machine.",
-    "endpoint": "The endpoint's name.",
+    "endpoints": (
+        "One object per endpoint: `name`; `state` (`up`, `throttled` by the server, `down`, where "
+        "probes alone go there, or `closed`: left out for the reason in `why`); `in_flight`; "
+        "`requests`, `answers`, `refusals` and `failures`, in exchanges; `requests_per_s`; "
+        "`bound_by`."
+    ),
     "updated_at": "When this was written, UTC; about twice a second.",
 }
-STATUS_ADDED = ("pid", "host", "endpoint", "updated_at")
+STATUS_ADDED = ("pid", "host", "updated_at")
 VERIFY = {
     "ok": "Whether everything holds.",
     "rows": "Rows found in `results/`.",
@@ -398,6 +407,7 @@ KINDS = {
     "provider": "a provider's name",
     "prices": "tables of numbers",
     "header_name": "text",
+    "models": "list of names, or table of text",
     "share": "share, such as `5%`",
     "bound": "whole number, or share such as `5%`",
 }
@@ -499,7 +509,8 @@ def configuration() -> Iterator[str]:
     yield ""
     yield "TOML, given with `-c FILE`. Paths in it are relative to the file. An unknown key is an"
     yield "error. A flag wins over the environment, the environment over `.env`, `.env` over the"
-    yield "file, and the file over the default. There is one `[[endpoint]]`. A setting marked"
+    yield "file, and the file over the default. There may be several `[[endpoint]]` tables: see"
+    yield "[endpoints.md](endpoints.md). A setting marked"
     yield "*fixed* shapes requests or parts: it may not differ between the runs on one directory."
     yield ""
     yield "Of `endpoint.api_key_env`, `endpoint.api_key_file` and `endpoint.api_key_command` one is"

@@ -94,10 +94,9 @@ def _found(
 
 def book(settings: Settings, say: Callable[[str], None], wall_us: int) -> PriceBook:
     """The prices of a run, ready for its own model: loading the list would hold up its answers."""
-    endpoints = [settings.endpoint]
-    prices = PriceBook(settings.prices, PriceList(endpoints), say)
+    prices = PriceBook(settings.prices, PriceList(settings.endpoints), say)
     if settings.model is not None:
-        for endpoint in endpoints:
+        for endpoint in settings.endpoints:
             prices.expect(endpoint.name, settings.model, wall_us)
     return prices
 

@@ -24,10 +24,10 @@ class Setting:
     (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
     (a name of ``core.providers``), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
     ``prices`` (for each model a table of USD per million tokens), ``header_name``,
-    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``share``
-    (a percentage such as ``5%``) and ``bound`` (a number of rows or such a share). ``low`` is the
-    smallest number accepted. ``shapes`` marks what shapes requests or parts: it may not differ
-    between the runs on one directory.
+    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
+    (a list of names, or a table of names), ``share`` (a percentage such as ``5%``) and ``bound`` (a
+    number of rows or such a share). ``low`` is the smallest number accepted. ``shapes`` marks what
+    shapes requests or parts: it may not differ between the runs on one directory.
     """
 
     section: str
@@ -339,6 +339,22 @@ TABLE: tuple[Setting, ...] = (
         "Tokens per minute at most (prompt plus completion).",
         metavar="N",
         low=1,
+    ),
+    Setting(
+        "endpoint",
+        "models",
+        "models",
+        None,
+        "The models it serves (default: any); a table gives each the name that it has there.",
+    ),
+    Setting(
+        "endpoint",
+        "weight",
+        "number",
+        None,
+        "How much of the load it takes beside other endpoints, for its concurrency.",
+        default=1.0,
+        low=0.001,
     ),
     Setting(
         "retry",

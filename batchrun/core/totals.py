@@ -61,6 +61,7 @@ _COUNTS = (
     "rows_without_usage",
     "unanswered_attempts",
 )
+_OF_ENDPOINTS = ("rows_ok", "rows_error", "attempts", *TOKENS, "unanswered_attempts")
 _COSTS = ("cost_pd", "ok_cost_pd")
 _OF_DAYS = ("attempts", "prompt_tokens", "completion_tokens")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -233,6 +234,16 @@ class Totals:
     def models(self) -> frozenset[str | None]:
         """Models that answered, or were asked where nobody did."""
         return frozenset(model for _, model, _ in self._groups)
+
+    def by_endpoint(self) -> dict[str, dict[str, int]]:
+        """Rows, attempts and tokens by the name of the endpoint."""
+        found: dict[str, dict[str, int]] = {}
+        for (endpoint, _, _), sums in self._ordered():
+            if endpoint is not None:
+                own = found.setdefault(endpoint, dict.fromkeys(_OF_ENDPOINTS, 0))
+                for name in _OF_ENDPOINTS:
+                    own[name] += sums[name]
+        return found
 
     def overall(self) -> dict[str, Any]:
         """The ``totals`` of the summary."""

@@ -12,7 +12,7 @@ from batchrun.errors import TransportFault
 from batchrun.records import NO_USAGE, Attempt, Reply, Request
 
 if TYPE_CHECKING:
-    from batchrun.engine.attempt import RowRun
+    from batchrun.engine.open_row import RowRun
 
 
 def ledger_line(

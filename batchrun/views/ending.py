@@ -58,6 +58,12 @@ def lines(
         for name, (row, said) in list(first_failed.items())[:CLASSES_SHOWN]:
             text = " ".join(safe(said).split())
             out.append(f"  {safe(name)}, row {row:,}: {textwrap.shorten(text, SAID_SHOWN)}")
+    if len(endpoints := summary["endpoints"]) > 1:
+        out += [
+            f"{safe(name)}: {own['rows_ok']:,} rows ok, {own['rows_error']:,} failed, "
+            f"{own['attempts']:,} attempts"
+            for name, own in endpoints.items()
+        ]
     if bound_by is not None:
         out.append(f"held back most by {BOUND[bound_by]}")
     place = shown(folder)

@@ -60,3 +60,11 @@ BOUND = {
     "cpu": "this machine's CPU",
 }
 """What holds a run back, in words."""
+
+HEALTH = {
+    "up": "up",
+    "throttled": "throttled by the server",
+    "down": "down, probed",
+    "closed": "left out",
+}
+"""How an endpoint is, in words."""
