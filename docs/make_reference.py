@@ -143,8 +143,8 @@ SUMMARY = {
     "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
     "stopped_by": (
         "What ended the run: an error class, `misconfiguration`, `max_failures`, `max_truncated`, "
-        "`max_empty`, `max_cost`, `max_total_tokens`, `deadline`, `min_free_disk`, or a signal; else "
-        "null."
+        "`max_empty`, `max_cost`, `max_total_tokens`, `deadline`, `min_free_disk`, or a signal; "
+        "else null."
     ),
     "exit_code": "The exit code of the command.",
     "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
