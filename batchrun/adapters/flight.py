@@ -16,7 +16,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchrun.adapters.files import PRIVATE_FILE
+from batchrun.adapters.files import open_private
 
 _SLOT = struct.Struct("<qiiqI4x")  # row + 1, attempt, endpoint, started_us, checksum
 _BODY = struct.Struct("<qiiq")
@@ -41,7 +41,7 @@ class FlightLog:
     def __init__(self, path: Path, slots: int) -> None:
         """Start an empty log with room for ``slots`` rows; it grows when they are used up."""
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        self._descriptor = open_private(path)
         os.ftruncate(self._descriptor, 0)
         self._slots = 0
         self._map: mmap.mmap | None = None

@@ -110,7 +110,7 @@ class ShardLog:
         self.path = path
         self.shard = shard
         self.generation = generation
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.PRIVATE_FILE)
+        self._descriptor = files.open_private(path)
         try:
             self.size = os.fstat(self._descriptor).st_size
             if self.size < _HEAD.size:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import zlib
@@ -66,8 +67,8 @@ class StateFile:
         self._writing = threading.Lock()  # shards are recorded in one thread, budgets in others
         fresh = not path.exists()
         try:
-            if fresh:
-                path.touch(files.PRIVATE_FILE)
+            if fresh or path.is_symlink():
+                os.close(files.open_private(path))  # SQLite would follow a link, and share the file
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             message = f"cannot open {path}: {error}"

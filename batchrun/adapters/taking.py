@@ -13,8 +13,10 @@ import contextlib
 import errno
 import json
 import secrets
+import shlex
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,7 +95,7 @@ def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], 
     try:
         folder.rename(aside)
         if checkpoint.exists():  # it lives elsewhere
-            shutil.move(checkpoint, aside / "checkpoint")
+            _move(checkpoint, aside / "checkpoint")
         files.sync_folder(folder.parent)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"
@@ -101,6 +103,18 @@ def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], 
     say(f"the old contents of {folder} are in {aside}")
     lock.release()
     return _locked(folder, checkpoint, say)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a folder, to another disk too. A copy is private from its first byte on."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        target.mkdir(files.PRIVATE_FOLDER)
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.rmtree(source)
 
 
 def _stamp() -> str:
@@ -181,9 +195,13 @@ def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
 def _lock_made(folder: Path, checkpoint: Path, what: str, say: Callable[[str], None]) -> Lock:
     """The lock of a folder and its checkpoint, both made; they may be one."""
     try:
-        if folder != checkpoint:
-            files.make_folder(folder)
-        files.make_folder(checkpoint, private=True)
+        for place in dict.fromkeys((folder, checkpoint)):
+            files.make_folder(place, private=True)
+            if place.stat().st_mode & stat.S_IWOTH:
+                say(
+                    f"warning: every user of this machine may write into {place}, and so could "
+                    f"change its answers: chmod o-w {shlex.quote(str(place))}"
+                )
         lock = Lock(folder, checkpoint / NAME, say)
         lock.acquire()
     except OSError as error:
