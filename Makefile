@@ -16,7 +16,7 @@ REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requir
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz bench docs pins clean
+.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz soak audit bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -55,6 +55,12 @@ crash: $(DEV) ## the crash tests with many more kills than in `make test`
 
 fuzz: $(DEV) ## random replies, streams and headers against their readers, for FUZZ_SECONDS (600)
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
+
+soak: $(DEV) ## runs under every fault for SOAK_SECONDS (3600): nothing may grow, nothing may be lost
+	$(BIN)/python benchmarks/soak.py --seconds $${SOAK_SECONDS:-3600}
+
+audit: $(DEV) ## hold the pinned dependencies against known advisories; says so where it cannot
+	$(BIN)/python .ci/audit.py requirements/run.txt
 
 bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 	$(BIN)/python benchmarks/ratio.py
