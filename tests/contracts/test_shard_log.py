@@ -177,7 +177,7 @@ def test_a_log_that_is_somebody_elses_is_damage(path, shard, generation):
 def test_a_failure_at_any_step_keeps_what_was_there(path, monkeypatch, step):
     """Whatever fails while a group is written, the groups before it are whole."""
 
-    def fail(reached):
+    def fail(reached, _path):
         if reached == step:
             raise OSError(28, "No space left on device")
 
