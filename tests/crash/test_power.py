@@ -11,17 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun import api
-from batchrun.adapters import disk, files
+from batchrun.adapters import disk
 from batchrun.adapters.journal import Journal
+from batchrun.adapters.log import MAGIC, ShardLog
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import BatchrunError
 from batchrun.testing import power
+from batchrun.testing.recording import Kept, Named, Recording, Told, Truncated, Written
 from batchrun.views import verify
 
 ROWS = 17
 FAILING = {3, 4, 9, 16}
 REFUSED = 8
-CUTS = int(os.environ.get("BATCHRUN_POWER_CUTS", "24"))
+CUTS = int(os.environ.get("BATCHRUN_POWER_CUTS", "16"))
 SEED = int(os.environ.get("BATCHRUN_CRASH_SEED", "1"))
 TRIES = 60
 SESSIONS = ({}, {}, {"retry_failed": True})
@@ -33,7 +35,7 @@ class Violated(AssertionError):
     """Something that was promised does not hold after a power cut."""
 
 
-class Told(Outbox):
+class Telling(Outbox):
     """Notes every outcome that a program is told of, at the moment when it is."""
 
     def __init__(self, recording):
@@ -56,7 +58,7 @@ class Life:
         self.base_url = scripted(self.reply).base_url
         self.root = tmp_path / "disk"
         self.root.mkdir()
-        self.recording = power.Recording(self.root)
+        self.recording = Recording(self.root)
 
     def reply(self, body, _headers, nth):
         """Answers of the session that is on."""
@@ -94,7 +96,7 @@ class Life:
                 broken(self)
             for session in range(len(SESSIONS)):
                 told(("begun", session))
-                stopped = self.run(self.root / "run", session, Told(self.recording)).stop
+                stopped = self.run(self.root / "run", session, Telling(self.recording)).stop
                 assert (stopped is not None) == (session == 0)
                 told(("ended", session))
         return self
@@ -118,17 +120,19 @@ class Life:
             raise Violated(message) from error
         _kept(folder, {what[0]: what[1:] for what in told if isinstance(what[0], int)}, after, seed)
 
+    def behind(self, wanted):
+        """The points right behind the events that are wanted."""
+        return [n + 1 for n, one in enumerate(self.recording.events) if wanted(one)]
+
     def moments(self):
-        """Points at which there is much to lose: sessions have ended, the state file is about to
-        know of something, somebody was just told, a name was just given or taken.
+        """Points at which there is much to lose: a session has ended, somebody was just told, the
+        state file is about to know of something, a name was just given or taken.
         """
-        events = list(enumerate(self.recording.events))
-        told = [(n + 1, one.what) for n, one in events if isinstance(one, power.Told)]
         return (
-            [n for n, what in told if what[0] == "ended"],
-            [n for n, one in events if isinstance(one, power.Kept)],
-            [n for n, what in told],
-            [n + 1 for n, one in events if isinstance(one, power.Named)],
+            self.behind(lambda one: isinstance(one, Told) and one.what[0] == "ended"),
+            self.behind(lambda one: isinstance(one, Told)),
+            [n - 1 for n in self.behind(lambda one: isinstance(one, Kept))],
+            self.behind(lambda one: isinstance(one, Named)),
         )
 
 
@@ -193,14 +197,20 @@ def _without(name, pattern):
 
 
 def _in_place(life):
-    """New files are written where they will be, rather than aside."""
-    whole = files.aside
+    """A part is written over the old one, and flushed, rather than renamed."""
+    rename = disk.rename
 
-    def aside(path, *, foreign=False):
-        return whole(path, foreign=foreign) if path.exists() else path
+    def write_over(source, target):
+        if target.suffix != ".parquet":
+            rename(source, target)
+            return
+        descriptor = disk.open_file(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        disk.pwrite(descriptor, source.read_bytes(), 0)
+        disk.fsync(descriptor)
+        os.close(descriptor)
+        disk.unlink(source)
 
-    life.patch(files, "aside", aside)
-    life.patch(files.Draft, "discard", lambda _: None)
+    life.patch(disk, "rename", write_over)
 
 
 def _log_goes_first(life):
@@ -240,12 +250,32 @@ def test_the_model_sees_what_is_left_out(life, broken):
     early, some power cut breaks a promise.
     """
     life.record(broken)
-    dice = random.Random(SEED)
     moments = life.moments()
-
-    def search():
-        for n in range(TRIES):
-            life.cut(dice.choice(moments[n % len(moments)]), dice.randrange(10**6))
-
+    if broken is _in_place:
+        moments = [life.behind(lambda one: isinstance(one, Truncated) and one.size == 0)]
     with pytest.raises(Violated):
-        search()
+        _search(life, moments)
+
+
+def _search(life, moments):
+    """Cut the power there, at several kinds of moments in turn."""
+    dice = random.Random(SEED)
+    for n in range(TRIES):
+        life.cut(dice.choice(moments[n % len(moments)]), dice.randrange(10**6))
+
+
+READERS = {
+    "lost sectors": ("_is_torn", lambda *_: False, b"\xf5grp"),
+    "a head of zeros": ("_is_begun", lambda log: log.size >= 44, MAGIC),
+}
+"""What reading a log must know of what a power cut leaves, each taken away, and what that was."""
+
+
+@pytest.mark.parametrize(("name", "function", "mark"), READERS.values(), ids=[*READERS])
+def test_the_model_sees_a_reader_that_knows_less(life, monkeypatch, name, function, mark):
+    """A log that a power cut left is taken for a damaged one: the run does not go on."""
+    life.record()
+    monkeypatch.setattr(ShardLog, name, function)
+    written = life.behind(lambda one: isinstance(one, Written) and one.data.startswith(mark))
+    with pytest.raises(Violated, match="is damaged"):
+        _search(life, [written])
