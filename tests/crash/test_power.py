@@ -25,7 +25,7 @@ FAILING = {3, 4, 9, 16}
 REFUSED = 8
 CUTS = int(os.environ.get("BATCHRUN_POWER_CUTS", "16"))
 SEED = int(os.environ.get("BATCHRUN_CRASH_SEED", "1"))
-TRIES = 60
+TRIES = 200
 SESSIONS = ({}, {}, {"retry_failed": True})
 """What the sessions of one life are called with: the first is stopped by a refused key and leaves
 provisional parts, the second goes on, the third sends failed rows again."""
