@@ -248,7 +248,9 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     def last_attempt(row: int) -> int:
         return numbers(row // settings.shard_rows).get(row, 0)
 
-    names = [settings.endpoint.name]
+    ours = [endpoint.name for endpoint in settings.endpoints]
+    # The notes number the endpoints of the session that was killed.
+    names = journal.states.get("endpoints") or ours
     lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
     if lost:
         say(f"{lost} requests were in flight when the last run ended")
@@ -257,6 +259,8 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(flights)
     files.reached("flights.removed", flights)
+    if names != ours or journal.states.get("endpoints") is None:
+        journal.states.put(endpoints=ours)
     journal.drop_idle()
 
 
