@@ -120,6 +120,8 @@ class Options(TypedDict, total=False):
     max_failures: int | str
     max_truncated: str
     max_empty: str
+    max_cost_usd: float
+    max_total_tokens: int
     deadline_s: float
     grace_s: float
     prices: Mapping[str, Mapping[str, float | Decimal]]

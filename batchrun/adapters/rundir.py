@@ -65,6 +65,8 @@ class RunDirectory:
     """Those of them that are sent again."""
     started_at_us: int = 0
     wall_s_before: float = 0.0
+    reads_once: bool = False
+    """Whether the input can be read only once."""
 
     def totals(self) -> Totals:
         """The sums over everything published."""
@@ -152,6 +154,7 @@ def open_run(
             repair.blocks(journal, reader)
             repair.parts(parts, journal)
         opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
+        opened.reads_once = given.pipe is not None
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
         if changes.retries or changes.resend_changed:

@@ -11,6 +11,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
@@ -24,6 +25,7 @@ from batchrun.core.endpoints import (
     told_apart,
     with_one_key,
 )
+from batchrun.core.money import PICODOLLARS, usd
 from batchrun.core.presets import from_environment
 from batchrun.core.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.redact import public_url
@@ -80,6 +82,8 @@ class Settings:
     bounds: Bounds
     deadline_s: float | None
     grace_s: float
+    max_cost_pd: int | None
+    max_total_tokens: int | None
     prices: Mapping[str, OwnPrice]
     limit: int | None = None
 
@@ -109,6 +113,11 @@ class Settings:
         # As in a row: `extra_body` is the libraries' name for what goes into the body.
         plain = {key: value for key, value in self.params.items() if key != "extra_body"}
         return {**plain, **self.params.get("extra_body", {}), **model}
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether what a request costs at most must be known before it is sent."""
+        return self.max_cost_pd is not None or self.max_total_tokens is not None
 
     @property
     def makes_messages(self) -> bool:
@@ -155,6 +164,8 @@ class Settings:
             "guards.max_empty": self.bounds.empty and str(self.bounds.empty),
             "guards.deadline_s": self.deadline_s,
             "guards.grace_s": self.grace_s,
+            "guards.max_cost_usd": None if self.max_cost_pd is None else usd(self.max_cost_pd),
+            "guards.max_total_tokens": self.max_total_tokens,
             "prices": {model: own.public() for model, own in self.prices.items()},
             "limit": self.limit,
         }
@@ -291,9 +302,16 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         ),
         deadline_s=value["guards.deadline_s"],
         grace_s=value["guards.grace_s"],
+        max_cost_pd=_picodollars(value["guards.max_cost_usd"]),
+        max_total_tokens=value["guards.max_total_tokens"],
         prices=value["prices"],
         limit=limit,
     )
+
+
+def _picodollars(given_usd: float | None) -> int | None:
+    """An amount as it is written, exactly."""
+    return None if given_usd is None else int(Decimal(str(given_usd)) * PICODOLLARS)
 
 
 def _value(setting: Setting, raw: Mapping[str, Any]) -> Any:
