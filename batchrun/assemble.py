@@ -142,7 +142,8 @@ def _opened(
         found = None
         if opened.is_finished and not changes.repair:
             found = rundir.summary_of(opened.store)
-        if found is not None and summary.in_step(found, opened.totals()):
+        wall_s = opened.wall_s_before
+        if found is not None and summary.in_step(found, opened.totals(), wall_s):
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)

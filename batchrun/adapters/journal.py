@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from batchrun.adapters import disk, files
 from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.log import (
     AMENDMENT,
@@ -108,7 +109,8 @@ class Journal:
             recorded = self._generation(shard)
             if generation <= recorded:
                 # Its part was published; the kill came before the log was removed.
-                path.unlink()
+                disk.unlink(path)
+                files.reached("log.removed", path)
             elif generation == recorded + 1:
                 self.logs[shard] = ShardLog(path, shard, generation)
             else:

@@ -27,8 +27,10 @@ def moment(microseconds: int) -> str:
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def in_step(summary: Mapping[str, Any], totals: Totals) -> bool:
-    """Whether a summary counts what these totals do: it is older where a kill came between."""
+def in_step(summary: Mapping[str, Any], totals: Totals, wall_s: float) -> bool:
+    """Whether a summary counts what these totals and the journal's ``wall_s`` do: where a kill came
+    between, one of them is older.
+    """
     rows = summary.get("rows")
     counted = (rows.get("ok"), rows.get("error")) if isinstance(rows, dict) else None
     return (
@@ -36,6 +38,7 @@ def in_step(summary: Mapping[str, Any], totals: Totals) -> bool:
         and summary.get("errors") == dict(sorted(totals.errors.items()))
         and summary.get("totals") == totals.overall()
         and summary.get("outputs") == totals.outputs
+        and summary.get("wall_s") == round(wall_s, 3)
     )
 
 

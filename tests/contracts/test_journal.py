@@ -103,7 +103,7 @@ class RealBench:
     def break_disk(self):
         """From now on nothing can be written."""
 
-        def full(step):
+        def full(step, _path):
             if step == "log.writing":
                 raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -365,7 +365,7 @@ class TestSessions:
 
         async def play():
             async with real() as mine:
-                monkeypatch.setattr(files, "step", synced.append)
+                monkeypatch.setattr(files, "step", lambda name, _: synced.append(name))
                 for row in range(1000):
                     mine.journal.post(answered(row % SHARD_ROWS))
                 await mine.journal.flush()
