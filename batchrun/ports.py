@@ -91,6 +91,14 @@ class Gate(Protocol):
         """
         ...
 
+    def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
+        """A reply came to a request that went out at ``sent_at_s`` (loop time); None: none came.
+
+        Its headers may tell limits of the server. They slow down what enters, and never let more
+        enter than was asked for when the gate was made. Junk in them is no error.
+        """
+        ...
+
     def hold(self, wait_s: float) -> None:
         """The endpoint is down: nobody enters until ``open``, but for one probe at a time, the
         first of them after ``wait_s`` seconds. Said again after a probe, it sets the next wait.

@@ -208,6 +208,7 @@ class AttemptLoop:
             run, self._policy.endpoint, exchange, verdict, wall_us, permit.queue_s, latency_s
         )
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
+        self._gate.heard(reply, sent_at_s=sent_at_s)
         return self._act(run, attempt, verdict, reply, sent_at_s)
 
     def _circumstances(self, run: RowRun, wall_us: int, now_s: float) -> Circumstances:

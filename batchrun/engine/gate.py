@@ -11,6 +11,8 @@ below only the row that was refused.
 The request rate is aiolimiter's leaky bucket with a short window: a bucket of a whole minute lets
 a minute's worth of requests burst against servers that enforce by the second. Tokens need more
 than it offers (refunds, debts, requests above the limit), so their budget is a signed balance.
+
+What the server tells of its limits is kept beside the user's: the tighter one counts.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
+from batchrun.engine.budget import Budget
+from batchrun.engine.limits_told import LimitsTold
 from batchrun.ports import Clock
+from batchrun.records import Reply
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -45,50 +49,6 @@ STORM_RELIEF = 1 / 64
 """In a storm a server tells each row when there is room for one, which is too soon for all of them:
 the shortest cool-down doubles with each, between these bounds, and each success takes this share
 off it. Told 10 ms, 64 rows drew 10 to 20 refusals for each answer without it."""
-
-
-class TokenBudget:
-    """A signed balance of tokens, refilled continuously up to one second's worth.
-
-    A request larger than that waits for a full balance and leaves a debt. What a request did not
-    use comes back when it is settled, and whoever waits is woken then.
-    """
-
-    def __init__(self, tokens_per_min: float, now_s: Callable[[], float]) -> None:
-        self._rate = tokens_per_min / 60
-        self._capacity = max(1.0, self._rate)
-        self._ceiling = max(self._capacity, tokens_per_min)
-        self._balance = self._capacity
-        self._now_s = now_s
-        self._at_s = now_s()
-        self._changed = asyncio.Event()
-
-    def _refill(self) -> None:
-        now = self._now_s()
-        if self._balance < self._capacity:
-            self._balance = min(self._capacity, self._balance + (now - self._at_s) * self._rate)
-        self._at_s = now
-
-    async def take(self, tokens: int) -> None:
-        """Wait until the balance covers the tokens, or is full, and charge them."""
-        need = min(tokens, self._capacity)
-        while True:
-            self._refill()
-            if self._balance >= need - 1e-6:
-                self._balance -= tokens
-                return
-            self._changed.clear()
-            try:
-                async with asyncio.timeout((need - self._balance) / self._rate):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-
-    def give(self, tokens: int) -> None:
-        """Give tokens back, or charge more with a negative number."""
-        self._refill()
-        self._balance = min(self._ceiling, self._balance + tokens)
-        self._changed.set()
 
 
 class EndpointPermit:
@@ -144,7 +104,9 @@ class EndpointGate:
         tpm: float | None,
         clock: Clock,
         dice: Dice,
+        host: str = "",
     ) -> None:
+        """``host`` is the server's name, by which some of its headers are understood."""
         self._clock = clock
         self._dice = dice
         self._concurrency = concurrency
@@ -152,7 +114,7 @@ class EndpointGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
         self._queueing = 0  # those in front of the door and in it
-        self._budget = TokenBudget(tpm, clock.now_s) if tpm is not None else None
+        self._budget = Budget(tpm, clock.now_s) if tpm is not None else None
         self._limiter: AsyncLimiter | None = None
         if rpm is not None:
             from aiolimiter import AsyncLimiter  # 15 ms to load, for the runs that need it
@@ -160,6 +122,8 @@ class EndpointGate:
             window_s = max(WINDOW_S, 60 / rpm)
             self._limiter = AsyncLimiter(max(1.0, rpm * window_s / 60), window_s)
         self._paced = self._budget is not None or self._limiter is not None
+        self.limits = LimitsTold(clock, host)
+        self._pacing = self.limits.pacing
         self._cool_from_s = float("-inf")
         self._cool_until_s = float("-inf")
         self._streak = 0
@@ -186,6 +150,7 @@ class EndpointGate:
             or self._queueing
             or self._held_until_s is not None
             or self._clock.now_s() < self._cool_until_s
+            or (self._pacing.active and not self._pacing.try_take(tokens))
         ):
             return EndpointPermit(self, tokens, self._clock.now_s() - began)
         self._queueing += 1
@@ -255,10 +220,15 @@ class EndpointGate:
         if self._budget is not None:
             self.waiting_for = "tpm"
             await self._budget.take(tokens)
+        charged = False
         try:
             if self._limiter is not None:
                 self.waiting_for = "rpm"
                 await self._limiter.acquire()
+            if self._pacing.active:
+                self.waiting_for = "limits"
+                await self._pacing.take(tokens)
+                charged = True
             # A reply may have throttled the endpoint while this one waited for its turn.
             await self._cooled()
             while self._spread_left:
@@ -270,6 +240,8 @@ class EndpointGate:
                     break
                 await self._cooled()
         except BaseException:
+            if charged:
+                self._pacing.give_back(tokens)
             if self._budget is not None:
                 self._budget.give(tokens)
             raise
@@ -285,8 +257,15 @@ class EndpointGate:
         if tokens:
             self._streak = 0
             self._storm_wait_s -= self._storm_wait_s * STORM_RELIEF
-        if self._budget is not None and tokens is not None:
-            self._budget.give(estimate - tokens)
+        if tokens is not None:
+            if self._budget is not None:
+                self._budget.give(estimate - tokens)
+            if self._pacing.active:
+                self._pacing.give_tokens(estimate - tokens)
+
+    def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
+        """See ``ports.Gate``."""
+        self.limits.heard(reply, sent_at_s=sent_at_s)
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
         """See ``ports.Gate``."""
@@ -339,7 +318,7 @@ class EndpointGate:
     @property
     def bound_by(self) -> str | None:
         """What holds requests back right now: ``server``, ``outage``, ``rpm``, ``tpm``,
-        ``concurrency``, or None where nothing here does.
+        ``limits`` (those the server tells), ``concurrency``, or None where nothing here does.
         """
         if self.waiting_for is not None:
             return self.waiting_for

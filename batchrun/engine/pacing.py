@@ -1,0 +1,152 @@
+"""The pace of one endpoint, by what it tells of its limits; each is judged in ``account``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from batchrun.core.limit_dialects import MINUTE_S, REQUESTS, TOKENS
+from batchrun.core.limit_headers import Limits
+from batchrun.engine.account import UNBOUND, Account, Limit, News
+from batchrun.engine.budget import Budget
+
+FRESH_S = 0.1
+"""For so long a share stands before it is worked out again, unless there is news."""
+WAIT_S = 0.25
+REQUESTS_WINDOW_S = 0.1
+"""Worth of requests that may go out at once; see ``gate.WINDOW_S``."""
+COST_WEIGHT = 1 / 32
+
+
+class Pace:
+    """The limits of one kind, of which the tightest counts."""
+
+    def __init__(self, kind: str, now_s: Callable[[], float], began_s: float | None) -> None:
+        self._now_s = now_s
+        self._began_s = began_s
+        self._accounts: dict[str, Account] = {}
+        window_s = REQUESTS_WINDOW_S if kind == REQUESTS else 1.0
+        self._budget = Budget(60.0, now_s, window_s=window_s)
+        self._cost = 1.0
+        self._fresh_until_s = float("-inf")
+        self._held = False
+        self.bound = False
+        """Whether some limit is believed, and told lately."""
+
+    def told(self, limits: Mapping[str, Limit], news: News) -> None:
+        """News of the limits of this kind, by their headers."""
+        now_s = news.now_s
+        news = news._replace(held=self._held)
+        for name, limit in limits.items():
+            account = self._accounts.get(name)
+            if account is None:
+                account = self._accounts[name] = Account(limit, now_s, self._began_s)
+            account.told(limit, news)
+        self._held = False
+        self._refresh(now_s)
+
+    def _refresh(self, now_s: float) -> None:
+        rates = [account.rate(now_s, self._cost) for account in self._accounts.values()]
+        rate = min(rates, default=UNBOUND)
+        self.bound = rate < UNBOUND
+        self._fresh_until_s = now_s + FRESH_S
+        self._budget.set_rate(min(rate, 1e15))
+
+    def try_take(self, cost: float) -> bool:
+        """Charge a request's cost, if it may go out now."""
+        now_s = self._now_s()
+        if now_s >= self._fresh_until_s:
+            self._refresh(now_s)
+        if self.bound and not self._budget.try_take(cost):
+            self._held = True
+            return False
+        self._cost += (cost - self._cost) * COST_WEIGHT
+        return True
+
+    async def take(self, cost: float) -> None:
+        """Wait until a request of this cost may go out, and charge it."""
+        while not self.try_take(cost):
+            await self._budget.wait(cost, wait_s_max=WAIT_S)
+
+    def give(self, amount: float) -> None:
+        """Give back what was not used, or charge more with a negative number."""
+        if self.bound:
+            self._budget.give(amount)
+
+
+class Pacing:
+    """All that is known of an endpoint's limits: requests and tokens.
+
+    Limits of input or output tokens alone do not pace: of a request that waits, only the sum is
+    estimated. Limits of an hour or longer do not either: what they leave may be used up at once.
+    """
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._began_s = now_s()
+        self._paces: dict[str, Pace] = {}
+        self.active = False
+        """Whether a limit was told that could be kept."""
+
+    def told(self, limits: Limits, *, refused: bool, sent_at_s: float, answers: int) -> None:
+        """The limits in the reply to a request that went out at ``sent_at_s``. ``refused`` says
+        that it was a refusal (429), ``answers`` how many requests were answered so far.
+        """
+        news = News(self._now_s(), refused, sent_at_s, held=False, answers=answers)
+        for kind in (REQUESTS, TOKENS):
+            kept = {
+                window.source: Limit(window.limit, window.per_s, window.remaining, window.reset_s)
+                for window in limits
+                if window.kind == kind
+                and window.limit is not None
+                and window.per_s is not None
+                and window.per_s <= MINUTE_S
+            }
+            if kept and kind not in self._paces:
+                began_s = self._began_s if kind == REQUESTS else None
+                self._paces[kind] = Pace(kind, self._now_s, began_s)
+                self.active = True
+            if kind in self._paces:
+                self._paces[kind].told(kept, news)
+
+    @property
+    def slows(self) -> bool:
+        """Whether some limit is believed and kept."""
+        return any(pace.bound for pace in self._paces.values())
+
+    def try_take(self, tokens: int) -> bool:
+        """Charge a request, if it may go out now."""
+        taken: list[tuple[Pace, int]] = []
+        for kind, pace in self._paces.items():
+            cost = 1 if kind == REQUESTS else tokens
+            if not pace.try_take(cost):
+                _give(taken)
+                return False
+            taken.append((pace, cost))
+        return True
+
+    async def take(self, tokens: int) -> None:
+        """Wait until a request of so many tokens may go out, and charge it."""
+        taken: list[tuple[Pace, int]] = []
+        try:
+            for kind, pace in tuple(self._paces.items()):
+                cost = 1 if kind == REQUESTS else tokens
+                await pace.take(cost)
+                taken.append((pace, cost))
+        except BaseException:
+            _give(taken)
+            raise
+
+    def give_tokens(self, amount: int) -> None:
+        """Correct an estimate by what was really used."""
+        pace = self._paces.get(TOKENS)
+        if pace is not None:
+            pace.give(amount)
+
+    def give_back(self, tokens: int) -> None:
+        """The request does not go out after all."""
+        _give([(pace, 1 if kind == REQUESTS else tokens) for kind, pace in self._paces.items()])
+
+
+def _give(taken: list[tuple[Pace, int]]) -> None:
+    for pace, amount in taken:
+        pace.give(amount)
