@@ -41,9 +41,10 @@ class Window(NamedTuple):
     """One limit: so many requests or tokens in so many seconds.
 
     ``kind`` is ``requests``, ``tokens``, ``input_tokens`` or ``output_tokens``; ``per_s`` the
-    length of the window, None where it is not known; ``remaining`` what is left now; ``reset_s`` the
-    seconds until the window ends or, at some servers, until the bucket is full again. What was not
-    said is None; one of ``limit`` and ``remaining`` was. ``source`` names the headers.
+    length of the window, None where it is not known; ``remaining`` what is left now;
+    ``reset_s`` the seconds until the window ends or, at some servers, until the bucket is full
+    again. What was not said is None; one of ``limit`` and ``remaining`` was. ``source`` names the
+    headers.
     """
 
     kind: str

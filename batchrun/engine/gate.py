@@ -54,17 +54,19 @@ off it. Told 10 ms, 64 rows drew 10 to 20 refusals for each answer without it.""
 class EndpointPermit:
     """See ``ports.Permit``."""
 
-    __slots__ = ("_gate", "_settled", "_tokens", "probe", "queue_s")
+    __slots__ = ("_charged", "_gate", "_settled", "_tokens", "probe", "queue_s")
 
     def __init__(
         self,
         gate: EndpointGate,
         tokens: int,
+        charged: float,
         queue_s: float,
         probe: bool = False,  # noqa: FBT001, FBT002 - made for every exchange
     ) -> None:
         self._gate = gate
         self._tokens = tokens
+        self._charged = charged
         self._settled = False
         self.queue_s = queue_s
         self.probe = probe
@@ -73,7 +75,7 @@ class EndpointPermit:
         """Say what the exchange cost; None: unknown, the estimate stands."""
         if not self._settled:
             self._settled = True
-            self._gate.settle(self._tokens, tokens)
+            self._gate.settle(self._tokens, tokens, self._charged)
 
     def __enter__(self) -> Self:
         return self
@@ -144,26 +146,27 @@ class EndpointGate:
             self._free -= 1
         else:
             await self._permit()
+        charged = self._pacing.expected(tokens) if self._pacing.active else 0.0
         if not (
             self._paced
             or self._spread_left
             or self._queueing
             or self._held_until_s is not None
             or self._clock.now_s() < self._cool_until_s
-            or (self._pacing.active and not self._pacing.try_take(tokens))
+            or (self._pacing.active and not self._pacing.try_take(charged))
         ):
-            return EndpointPermit(self, tokens, self._clock.now_s() - began)
+            return EndpointPermit(self, tokens, charged, self._clock.now_s() - began)
         self._queueing += 1
         try:
             async with self._door:
-                probe = await self._pass(tokens)
+                probe = await self._pass(tokens, charged)
         except BaseException:
             self.release()
             raise
         finally:
             self._queueing -= 1
             self.waiting_for = None
-        return EndpointPermit(self, tokens, self._clock.now_s() - began, probe)
+        return EndpointPermit(self, tokens, charged, self._clock.now_s() - began, probe)
 
     async def _permit(self) -> None:
         """Wait in line for a permit; whoever gives one back hands it over."""
@@ -190,11 +193,11 @@ class EndpointGate:
         """Permits held."""
         return self._concurrency - self._free
 
-    async def _pass(self, tokens: int) -> bool:
+    async def _pass(self, tokens: int, charged: float) -> bool:
         """Wait for everything but the permit; returns whether this one is the probe."""
         probe = await self._open_or_probe()
         try:
-            await self._paced_turn(tokens)
+            await self._paced_turn(tokens, charged)
         except BaseException:
             if probe:
                 self.probe_over()
@@ -215,20 +218,20 @@ class EndpointGate:
                     await self._reopened.wait()
         return False
 
-    async def _paced_turn(self, tokens: int) -> None:
+    async def _paced_turn(self, tokens: int, charged: float) -> None:
         await self._cooled()
         if self._budget is not None:
             self.waiting_for = "tpm"
             await self._budget.take(tokens)
-        charged = False
+        paced = False
         try:
             if self._limiter is not None:
                 self.waiting_for = "rpm"
                 await self._limiter.acquire()
             if self._pacing.active:
                 self.waiting_for = "limits"
-                await self._pacing.take(tokens)
-                charged = True
+                await self._pacing.take(charged)
+                paced = True
             # A reply may have throttled the endpoint while this one waited for its turn.
             await self._cooled()
             while self._spread_left:
@@ -240,8 +243,8 @@ class EndpointGate:
                     break
                 await self._cooled()
         except BaseException:
-            if charged:
-                self._pacing.give_back(tokens)
+            if paced:
+                self._pacing.give_back(charged)
             if self._budget is not None:
                 self._budget.give(tokens)
             raise
@@ -251,8 +254,8 @@ class EndpointGate:
             self.waiting_for = "server"
             await self._clock.sleep(left)
 
-    def settle(self, estimate: int, tokens: int | None) -> None:
-        """Correct an estimate by what was really used."""
+    def settle(self, estimate: int, tokens: int | None, charged: float = 0.0) -> None:
+        """Correct an estimate, and what was charged for it, by what was really used."""
         self._refused_share *= 1 - REPLY_WEIGHT
         if tokens:
             self._streak = 0
@@ -261,7 +264,7 @@ class EndpointGate:
             if self._budget is not None:
                 self._budget.give(estimate - tokens)
             if self._pacing.active:
-                self._pacing.give_tokens(estimate - tokens)
+                self._pacing.settle(estimate, charged, tokens)
 
     def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
         """See ``ports.Gate``."""

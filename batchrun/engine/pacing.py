@@ -15,6 +15,8 @@ WAIT_S = 0.25
 REQUESTS_WINDOW_S = 0.1
 """Worth of requests that may go out at once; see ``gate.WINDOW_S``."""
 COST_WEIGHT = 1 / 32
+RATIO_OF = 32
+"""Requests over which it is learned what estimates come to."""
 
 
 class Pace:
@@ -84,6 +86,8 @@ class Pacing:
         self._now_s = now_s
         self._began_s = now_s()
         self._paces: dict[str, Pace] = {}
+        self._ratio = 1.0
+        self._settled = 0
         self.active = False
         """Whether a limit was told that could be kept."""
 
@@ -113,9 +117,17 @@ class Pacing:
         """Whether some limit is believed and kept."""
         return any(pace.bound for pace in self._paces.values())
 
-    def try_take(self, tokens: int) -> bool:
+    def expected(self, tokens: int) -> float:
+        """What a request estimated at so many tokens is charged: by what such estimates came to.
+
+        Where a request states no maximum, the estimate may be ten times of what is used, and a
+        few of them would hold a second's worth until they are answered.
+        """
+        return tokens * self._ratio
+
+    def try_take(self, tokens: float) -> bool:
         """Charge a request, if it may go out now."""
-        taken: list[tuple[Pace, int]] = []
+        taken: list[tuple[Pace, float]] = []
         for kind, pace in self._paces.items():
             cost = 1 if kind == REQUESTS else tokens
             if not pace.try_take(cost):
@@ -124,9 +136,9 @@ class Pacing:
             taken.append((pace, cost))
         return True
 
-    async def take(self, tokens: int) -> None:
+    async def take(self, tokens: float) -> None:
         """Wait until a request of so many tokens may go out, and charge it."""
-        taken: list[tuple[Pace, int]] = []
+        taken: list[tuple[Pace, float]] = []
         try:
             for kind, pace in tuple(self._paces.items()):
                 cost = 1 if kind == REQUESTS else tokens
@@ -136,17 +148,20 @@ class Pacing:
             _give(taken)
             raise
 
-    def give_tokens(self, amount: int) -> None:
-        """Correct an estimate by what was really used."""
+    def settle(self, estimate: int, charged: float, used: int) -> None:
+        """Correct what was charged for an estimate by what was really used."""
+        if used > 0 and estimate > 0:
+            self._settled = min(self._settled + 1, RATIO_OF)
+            self._ratio += (used / estimate - self._ratio) / self._settled
         pace = self._paces.get(TOKENS)
-        if pace is not None:
-            pace.give(amount)
+        if pace is not None and charged:
+            pace.give(charged - used)
 
-    def give_back(self, tokens: int) -> None:
+    def give_back(self, tokens: float) -> None:
         """The request does not go out after all."""
         _give([(pace, 1 if kind == REQUESTS else tokens) for kind, pace in self._paces.items()])
 
 
-def _give(taken: list[tuple[Pace, int]]) -> None:
+def _give(taken: list[tuple[Pace, float]]) -> None:
     for pace, amount in taken:
         pace.give(amount)
