@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from batchrun import __version__
 from batchrun.adapters import parts, rundir
@@ -197,6 +198,7 @@ class _Session:
             tpm=endpoint.tpm,
             clock=clock,
             dice=random.Random(),
+            host=urlsplit(endpoint.base_url).hostname or "",
         )
         self._count_resumed()
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))

@@ -44,14 +44,14 @@ class LimitsTold:
         told = limit_headers.read(
             reply.headers, wall_s=self._clock.wall_us() / 1e6, host=self._host
         )
-        # Where nothing is left, the next reply tells whether that is so.
-        used_up = any(window.remaining == 0 for window in told)
-        self._listen_at_s = now_s if used_up and self.pacing.slows else now_s + LISTEN_EVERY_S
         if told:
             self.last = told
         if told or self.pacing.active:
             refused = reply.status == REFUSED
             self.pacing.told(told, refused=refused, sent_at_s=sent_at_s, answers=self._answers)
+        # Where nothing is left, the next reply tells whether that is so.
+        used_up = any(window.remaining == 0 for window in told)
+        self._listen_at_s = now_s if used_up and self.pacing.slows else now_s + LISTEN_EVERY_S
 
     def public(self) -> list[dict[str, Any]]:
         """The limits as data: a list of windows; see ``limit_headers.Window``."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
@@ -18,8 +19,9 @@ BUSY = 0.95
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
-    it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``server``,
-    ``outage``, ``source``, ``cpu``, or None.
+    it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``limits``,
+    ``server``, ``outage``, ``source``, ``cpu``, or None. ``limits`` are those that the server told
+    last; see ``core.limit_headers.Window``.
     """
 
     state: str
@@ -38,6 +40,7 @@ class Snapshot:
     tokens_per_s: float
     eta_s: float | None
     bound_by: str | None
+    limits: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def done(self) -> int:
@@ -96,6 +99,7 @@ class Monitor:
             tokens_per_s=tokens_per_s,
             eta_s=left / rows_per_s if left is not None and rows_per_s > 0 else None,
             bound_by=bound_by,
+            limits=self._gate.limits.public(),
         )
 
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:

@@ -11,7 +11,7 @@ from batchrun.adapters.rundir import STATUS
 from batchrun.adapters.store import SUMMARY, read_json
 from batchrun.core.addresses import shown
 from batchrun.errors import UsageError
-from batchrun.views import ending
+from batchrun.views import ending, limits
 from batchrun.views.text import BOUND, duration, rate, safe, share
 
 
@@ -71,4 +71,5 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     ]
     if live["bound_by"] is not None:
         out.append(f"bound by {BOUND[live['bound_by']]}")
-    return out
+    told = limits.told(live.get("limits", ()))
+    return out if told is None else [*out, told]

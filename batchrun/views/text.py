@@ -46,7 +46,7 @@ BOUND = {
     "concurrency": "concurrency",
     "rpm": "the request limit (--rpm)",
     "tpm": "the token limit (--tpm)",
-    "limits": "the limits that the server tells",
+    "limits": "the server's limits",
     "server": "the server's throttling",
     "outage": "an endpoint that is down",
     "source": "reading the input",
