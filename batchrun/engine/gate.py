@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Protocol, Self
 from batchrun.engine.budget import Budget
 from batchrun.engine.limits_told import LimitsTold
 from batchrun.ports import Clock
-from batchrun.records import Reply
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -126,6 +125,8 @@ class EndpointGate:
         self._paced = self._budget is not None or self._limiter is not None
         self.limits = LimitsTold(clock, host)
         self._pacing = self.limits.pacing
+        self.heard = self.limits.heard
+        """See ``ports.Gate``."""
         self._cool_from_s = float("-inf")
         self._cool_until_s = float("-inf")
         self._streak = 0
@@ -265,10 +266,6 @@ class EndpointGate:
                 self._budget.give(estimate - tokens)
             if self._pacing.active:
                 self._pacing.settle(estimate, charged, tokens)
-
-    def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
-        """See ``ports.Gate``."""
-        self.limits.heard(reply, sent_at_s=sent_at_s)
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
         """See ``ports.Gate``."""

@@ -10,7 +10,8 @@ from batchrun.ports import Clock
 from batchrun.records import Reply
 
 LISTEN_EVERY_S = 0.25
-"""Headers are read so often, and from every refusal: reading them costs as much as half a row."""
+"""Headers are read so often, counted by when requests went out, and from every refusal: reading
+them costs as much as a tenth of a row."""
 
 REFUSED = 429
 
@@ -32,15 +33,13 @@ class LimitsTold:
         """A reply came, to a request that went out at ``sent_at_s``; None: none came."""
         if reply is None:
             return
-        if reply.status == REFUSED:
-            self._read(reply, sent_at_s)
-            return
-        self._answers += reply.status < 300
-        if self._clock.now_s() >= self._listen_at_s:
+        status = reply.status
+        if status < 300:
+            self._answers += 1
+        if sent_at_s >= self._listen_at_s or status == REFUSED:
             self._read(reply, sent_at_s)
 
     def _read(self, reply: Reply, sent_at_s: float) -> None:
-        now_s = self._clock.now_s()
         told = limit_headers.read(
             reply.headers, wall_s=self._clock.wall_us() / 1e6, host=self._host
         )
@@ -51,7 +50,8 @@ class LimitsTold:
             self.pacing.told(told, refused=refused, sent_at_s=sent_at_s, answers=self._answers)
         # Where nothing is left, the next reply tells whether that is so.
         used_up = any(window.remaining == 0 for window in told)
-        self._listen_at_s = now_s if used_up and self.pacing.slows else now_s + LISTEN_EVERY_S
+        pause_s = 0.0 if used_up and self.pacing.slows else LISTEN_EVERY_S
+        self._listen_at_s = max(self._listen_at_s, sent_at_s + pause_s)
 
     def public(self) -> list[dict[str, Any]]:
         """The limits as data: a list of windows; see ``limit_headers.Window``."""

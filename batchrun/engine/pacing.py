@@ -12,8 +12,9 @@ from batchrun.engine.budget import Budget
 FRESH_S = 0.1
 """For so long a share stands before it is worked out again, unless there is news."""
 WAIT_S = 0.25
-REQUESTS_WINDOW_S = 0.1
-"""Worth of requests that may go out at once; see ``gate.WINDOW_S``."""
+REQUESTS_WINDOW_S = 0.05
+TOKENS_WINDOW_S = 0.5
+"""Seconds' worth that may go out at once; as lent, it may be twice that (see ``gate.WINDOW_S``)."""
 COST_WEIGHT = 1 / 32
 RATIO_OF = 32
 """Requests over which it is learned what estimates come to."""
@@ -22,13 +23,14 @@ RATIO_OF = 32
 class Pace:
     """The limits of one kind, of which the tightest counts."""
 
-    def __init__(self, kind: str, now_s: Callable[[], float], began_s: float | None) -> None:
+    def __init__(self, now_s: Callable[[], float], began_s: float | None, window_s: float) -> None:
+        """``window_s``: so many seconds' worth may go out at once, or a little more."""
         self._now_s = now_s
         self._began_s = began_s
         self._accounts: dict[str, Account] = {}
-        window_s = REQUESTS_WINDOW_S if kind == REQUESTS else 1.0
         self._budget = Budget(60.0, now_s, window_s=window_s)
         self._cost = 1.0
+        self._requests, self._costs = 0, 0.0  # since the last news
         self._fresh_until_s = float("-inf")
         self._held = False
         self.bound = False
@@ -44,6 +46,10 @@ class Pace:
                 account = self._accounts[name] = Account(limit, now_s, self._began_s)
             account.told(limit, news)
         self._held = False
+        if self._requests:
+            weight = min(1.0, self._requests * COST_WEIGHT)
+            self._cost += (self._costs / self._requests - self._cost) * weight
+            self._requests, self._costs = 0, 0.0
         self._refresh(now_s)
 
     def _refresh(self, now_s: float) -> None:
@@ -55,14 +61,22 @@ class Pace:
 
     def try_take(self, cost: float) -> bool:
         """Charge a request's cost, if it may go out now."""
+        self._requests += 1
+        self._costs += cost
+        if not self.bound or self._budget.lend(cost):
+            return True
         now_s = self._now_s()
         if now_s >= self._fresh_until_s:
             self._refresh(now_s)
-        if self.bound and not self._budget.try_take(cost):
-            self._held = True
-            return False
-        self._cost += (cost - self._cost) * COST_WEIGHT
-        return True
+        if self._covers(cost):
+            return True
+        self._requests -= 1
+        self._costs -= cost
+        self._held = True
+        return False
+
+    def _covers(self, cost: float) -> bool:
+        return not self.bound or self._budget.try_take(cost)
 
     async def take(self, cost: float) -> None:
         """Wait until a request of this cost may go out, and charge it."""
@@ -71,7 +85,7 @@ class Pace:
 
     def give(self, amount: float) -> None:
         """Give back what was not used, or charge more with a negative number."""
-        if self.bound:
+        if self.bound and amount:
             self._budget.give(amount)
 
 
@@ -85,7 +99,8 @@ class Pacing:
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._began_s = now_s()
-        self._paces: dict[str, Pace] = {}
+        self._requests: Pace | None = None
+        self._tokens: Pace | None = None
         self._ratio = 1.0
         self._settled = 0
         self.active = False
@@ -96,26 +111,21 @@ class Pacing:
         that it was a refusal (429), ``answers`` how many requests were answered so far.
         """
         news = News(self._now_s(), refused, sent_at_s, held=False, answers=answers)
-        for kind in (REQUESTS, TOKENS):
-            kept = {
-                window.source: Limit(window.limit, window.per_s, window.remaining, window.reset_s)
-                for window in limits
-                if window.kind == kind
-                and window.limit is not None
-                and window.per_s is not None
-                and window.per_s <= MINUTE_S
-            }
-            if kept and kind not in self._paces:
-                began_s = self._began_s if kind == REQUESTS else None
-                self._paces[kind] = Pace(kind, self._now_s, began_s)
-                self.active = True
-            if kind in self._paces:
-                self._paces[kind].told(kept, news)
+        requests, tokens = _kept(limits, REQUESTS), _kept(limits, TOKENS)
+        if requests and self._requests is None:
+            self._requests = Pace(self._now_s, self._began_s, REQUESTS_WINDOW_S)
+        if tokens and self._tokens is None:
+            self._tokens = Pace(self._now_s, None, TOKENS_WINDOW_S)
+        if self._requests is not None:
+            self._requests.told(requests, news)
+        if self._tokens is not None:
+            self._tokens.told(tokens, news)
+        self.active = self._requests is not None or self._tokens is not None
 
     @property
     def slows(self) -> bool:
         """Whether some limit is believed and kept."""
-        return any(pace.bound for pace in self._paces.values())
+        return any(pace is not None and pace.bound for pace in (self._requests, self._tokens))
 
     def expected(self, tokens: int) -> float:
         """What a request estimated at so many tokens is charged: by what such estimates came to.
@@ -127,25 +137,26 @@ class Pacing:
 
     def try_take(self, tokens: float) -> bool:
         """Charge a request, if it may go out now."""
-        taken: list[tuple[Pace, float]] = []
-        for kind, pace in self._paces.items():
-            cost = 1 if kind == REQUESTS else tokens
-            if not pace.try_take(cost):
-                _give(taken)
-                return False
-            taken.append((pace, cost))
-        return True
+        requests = self._requests
+        if requests is not None and not requests.try_take(1.0):
+            return False
+        if self._tokens is None or self._tokens.try_take(tokens):
+            return True
+        if requests is not None:
+            requests.give(1.0)
+        return False
 
     async def take(self, tokens: float) -> None:
         """Wait until a request of so many tokens may go out, and charge it."""
-        taken: list[tuple[Pace, float]] = []
+        requests = self._requests
+        if requests is not None:
+            await requests.take(1.0)
         try:
-            for kind, pace in tuple(self._paces.items()):
-                cost = 1 if kind == REQUESTS else tokens
-                await pace.take(cost)
-                taken.append((pace, cost))
+            if self._tokens is not None:
+                await self._tokens.take(tokens)
         except BaseException:
-            _give(taken)
+            if requests is not None:
+                requests.give(1.0)
             raise
 
     def settle(self, estimate: int, charged: float, used: int) -> None:
@@ -153,15 +164,24 @@ class Pacing:
         if used > 0 and estimate > 0:
             self._settled = min(self._settled + 1, RATIO_OF)
             self._ratio += (used / estimate - self._ratio) / self._settled
-        pace = self._paces.get(TOKENS)
-        if pace is not None and charged:
-            pace.give(charged - used)
+        if self._tokens is not None and charged:
+            self._tokens.give(charged - used)
 
     def give_back(self, tokens: float) -> None:
         """The request does not go out after all."""
-        _give([(pace, 1 if kind == REQUESTS else tokens) for kind, pace in self._paces.items()])
+        if self._requests is not None:
+            self._requests.give(1.0)
+        if self._tokens is not None:
+            self._tokens.give(tokens)
 
 
-def _give(taken: list[tuple[Pace, float]]) -> None:
-    for pace, amount in taken:
-        pace.give(amount)
+def _kept(limits: Limits, kind: str) -> dict[str, Limit]:
+    """The limits of a kind that pace, by their headers."""
+    return {
+        window.source: Limit(window.limit, window.per_s, window.remaining, window.reset_s)
+        for window in limits
+        if window.kind == kind
+        and window.limit is not None
+        and window.per_s is not None
+        and window.per_s <= MINUTE_S
+    }
