@@ -301,6 +301,7 @@ def test_a_day_that_is_used_up_ends_the_run():
 
     _, rig, _ = _play(30, script, in_flight=2)
     assert rig.tally.ok == 20
+    assert len(rig.transport.asked) <= 22
     assert rig.switch.reason.by == "rate_limit" and rig.switch.reason.exit_code == 3
 
 
