@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Self
-
-from batchrun.errors import RunLockedError
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -224,78 +220,3 @@ def make_folder(folder: Path, *, private: bool = False) -> None:
     folder.mkdir(mode=PRIVATE_FOLDER if private else 0o777, parents=True, exist_ok=True)
     for made in missing:
         sync_folder(made.parent)
-
-
-class Lock:
-    """Exclusive use of a run directory and its checkpoint, until the process ends or ``release``.
-
-    The locks are the operating system's (``flock``), so those of a process that died are free
-    again. The run directory itself is locked, wherever its checkpoint is; the file in the
-    checkpoint is locked too and tells people who holds it.
-    """
-
-    def __init__(self, folder: Path, note: Path) -> None:
-        self.folder = folder
-        self.note = note
-        self._descriptors: list[int] = []
-
-    def acquire(self) -> None:
-        """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
-        try:
-            for path, flags in ((self.folder, os.O_RDONLY), (self.note, os.O_RDWR | os.O_CREAT)):
-                descriptor = os.open(path, flags | os.O_CLOEXEC, PRIVATE_FILE)
-                self._descriptors.append(descriptor)
-                _take(descriptor)
-        except BlockingIOError:
-            self.release(clear=False)
-            try:
-                holder = self.note.read_text(errors="replace").strip()
-            except OSError:
-                holder = ""
-            holder = holder or "a run with another checkpoint"
-            message = (
-                f"{self.folder} is in use by another run ({holder}). "
-                "Wait for it, or stop it; `batchrun status` shows it"
-            )
-            raise RunLockedError(message, holder=holder) from None
-        except BaseException:
-            self.release(clear=False)
-            raise
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        text = f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
-        os.ftruncate(self._descriptors[-1], 0)
-        os.pwrite(self._descriptors[-1], text.encode(), 0)
-
-    def release(self, *, clear: bool = True) -> None:
-        """Give the locks back; ``clear`` wipes the note."""
-        if clear and self._descriptors:
-            os.ftruncate(self._descriptors[-1], 0)
-        for descriptor in reversed(self._descriptors):
-            os.close(descriptor)
-        self._descriptors = []
-
-
-def _take(descriptor: int) -> None:
-    """Take the lock, bearing with those who only look: ``is_locked`` holds it for a moment."""
-    for _ in range(10):
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.02)
-    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a run holds this directory; asks without needing permission to write."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False

@@ -92,6 +92,7 @@ class Journal:
         self.states = StateFile(folder / STATES)
         self._published = {p.state.shard: p.state for p in self.states.published()}
         self.logs: dict[int, ShardLog] = {}
+        self.fence: Callable[[], None] = lambda: None  # raises once another run holds the lock
         try:
             self._open_logs()
         except BaseException:
@@ -215,6 +216,7 @@ class Journal:
 
     def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
         """Make entries durable, in order; one group and one flush per shard's log."""
+        self.fence()
         groups: dict[int, tuple[list[tuple[int, int]], list[bytes]]] = {}
         size = self.shard_rows
         for entry in entries:

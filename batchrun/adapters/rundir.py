@@ -20,6 +20,7 @@ from batchrun.adapters.comparing import Changes, Compared
 from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.interrupted import recover_flights
 from batchrun.adapters.journal import STATES, Journal
+from batchrun.adapters.lock import Lock
 from batchrun.adapters.old_part import damaged
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
@@ -51,7 +52,7 @@ class RunDirectory:
 
     store: Store
     checkpoint: Path
-    lock: files.Lock
+    lock: Lock
     journal: Journal
     parts: Parts
     reader: Reader
@@ -65,6 +66,8 @@ class RunDirectory:
     """Those of them that are sent again."""
     started_at_us: int = 0
     wall_s_before: float = 0.0
+    reads_once: bool = False
+    """Whether the input can be read only once."""
 
     def totals(self) -> Totals:
         """The sums over everything published."""
@@ -133,6 +136,7 @@ def open_run(
             repair.logs(settings.shard_rows)
             repair.generations()
         journal = Journal(checkpoint, settings.shard_rows)
+        journal.fence = lock.check
         if journal.states.get("settings") is not None:
             compared = comparing.Comparison(store, journal, settings, given, changes, build, say)
             found = compared.go_on()
@@ -150,6 +154,7 @@ def open_run(
             repair.blocks(journal, reader)
             repair.parts(parts, journal)
         opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
+        opened.reads_once = given.pipe is not None
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
         if changes.retries or changes.resend_changed:
@@ -246,12 +251,16 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     def last_attempt(row: int) -> int:
         return numbers(row // settings.shard_rows).get(row, 0)
 
-    names = [settings.endpoint.name]
+    ours = [endpoint.name for endpoint in settings.endpoints]
+    # The notes number the endpoints of the session that was killed.
+    names = journal.states.get("endpoints") or ours
     lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
     if lost:
         say(f"{lost} requests were in flight when the last run ended")
     with contextlib.suppress(FileNotFoundError):
         (opened.checkpoint / FLIGHTS).unlink()
+    if names != ours or journal.states.get("endpoints") is None:
+        journal.states.put(endpoints=ours)
     journal.drop_idle()
 
 

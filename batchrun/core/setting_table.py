@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from batchrun.core.byte_sizes import Bytes
+
 AUTO_CONCURRENCY = 64
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
@@ -23,8 +25,10 @@ class Setting:
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
     (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
     (a name of ``core.providers``), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
-    ``header_name``, ``concurrency`` (an integer or ``auto``), ``command`` (a program and its
-    arguments), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
+    ``prices`` (for each model a table of USD per million tokens), ``header_name``,
+    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
+    (a list of names, or a table of names), ``bytes`` (an integer, or text with a unit such as
+    ``500MB``), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
     share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes requests or parts:
     it may not differ between the runs on one directory.
     """
@@ -42,8 +46,8 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """``section.key``, the name used in messages."""
-        return f"{self.section}.{self.key}"
+        """``section.key``, the name used in messages; ``section`` for a table that is a setting."""
+        return f"{self.section}.{self.key}" if self.key else self.section
 
 
 TABLE: tuple[Setting, ...] = (
@@ -340,6 +344,22 @@ TABLE: tuple[Setting, ...] = (
         low=1,
     ),
     Setting(
+        "endpoint",
+        "models",
+        "models",
+        None,
+        "The models it serves (default: any); a table gives each the name that it has there.",
+    ),
+    Setting(
+        "endpoint",
+        "weight",
+        "number",
+        None,
+        "How much of the load it takes beside other endpoints, for its concurrency.",
+        default=1.0,
+        low=0.001,
+    ),
+    Setting(
         "retry",
         "max_attempts",
         "int",
@@ -415,12 +435,40 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "guards",
+        "max_cost_usd",
+        "number",
+        "--max-cost",
+        "Spend at most so much over all sessions of the run directory; never more.",
+        metavar="USD",
+        low=0.000001,
+    ),
+    Setting(
+        "guards",
+        "max_total_tokens",
+        "int",
+        "--max-total-tokens",
+        "Use at most so many tokens over all sessions, prompt plus completion.",
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "guards",
         "deadline_s",
         "number",
         "--deadline",
         "Stop so many seconds after the start of the process; what is in flight may finish.",
         metavar="S",
         low=0,
+    ),
+    Setting(
+        "guards",
+        "min_free_disk",
+        "bytes",
+        "--min-free-disk",
+        "Stop before less than this is free on a disk that the run writes to (500MB, 2GiB); 0: "
+        "never.",
+        default=Bytes(256 * 2**20),
+        metavar="BYTES",
     ),
     Setting(
         "guards",
@@ -431,6 +479,14 @@ TABLE: tuple[Setting, ...] = (
         default=30.0,
         metavar="S",
         low=0,
+    ),
+    Setting(
+        "prices",
+        "",
+        "prices",
+        None,
+        'Prices by model, as tables `[prices."MODEL"]`; USD per million tokens.',
+        default={},
     ),
 )
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from batchrun.core import commands
 from batchrun.core.bounds import Bound
+from batchrun.core.byte_sizes import Bytes, parsed
+from batchrun.core.price_table import own_prices
 from batchrun.core.providers import provider_named
 from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
@@ -51,6 +53,8 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
         case "bool":
             if not isinstance(value, bool):
                 raise wrong
+        case "bytes":
+            return _bytes(value, wrong)
         case "share" | "bound":
             return _bound(setting, value, wrong)
         case "columns":
@@ -81,6 +85,10 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             _check_command(setting, value)
         case "provider":
             return provider_named(value).name
+        case "models":
+            return _models(value, wrong)
+        case "prices":
+            return own_prices(value)
         case "header_name":
             if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
                 raise wrong
@@ -113,6 +121,29 @@ def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(n, str) and n for n in value):
         raise wrong
     return tuple(value)
+
+
+def _bytes(value: object, wrong: UsageError) -> Bytes:
+    """A size: a whole number of bytes, or text with a unit."""
+    if isinstance(value, str):
+        size = parsed(value)
+    else:
+        integral = isinstance(value, int) and not isinstance(value, bool)
+        size = Bytes(value) if integral else None  # type: ignore[call-overload]
+    if size is None or not 0 <= size < 2**63:
+        raise wrong
+    return size
+
+
+def _models(value: object, wrong: UsageError) -> dict[str, str]:
+    """By the name that rows use, the name that the endpoint has for it."""
+    if isinstance(value, list):
+        value = {name: name for name in value} if all(isinstance(n, str) for n in value) else None
+    if not isinstance(value, dict) or not value:
+        raise wrong
+    if not all(isinstance(there, str) and here and there for here, there in value.items()):
+        raise wrong
+    return value
 
 
 def _bound(setting: Setting, value: object, wrong: UsageError) -> Bound:
@@ -241,6 +272,7 @@ def _headers(setting: Setting, value: object) -> dict[str, str]:
 _EXPECTED = {
     "concurrency": "a whole number, at least 1, or auto",
     "bool": "true or false",
+    "bytes": "a number of bytes, such as 500MB or 2GiB",
     "share": "a share from 0% to 100%, such as 5%",
     "bound": "a number of rows, or a share such as 5%",
     "object": "a table",
@@ -250,6 +282,7 @@ _EXPECTED = {
     "header_name": "the name of a header, such as api-key",
     "schema": "a file with a JSON Schema, or the schema as a table",
     "messages": "tables with role and content, written as [[request.messages]]",
+    "models": "a list of names, or a table of text",
 }
 
 

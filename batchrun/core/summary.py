@@ -16,6 +16,11 @@ COMPLETE, WITH_ERRORS, STOPPED, INTERRUPTED = (
 )
 
 
+NO_BUDGET: Mapping[str, Any] = dict.fromkeys(
+    ("charged_usd", "held_usd", "charged_tokens", "held_tokens")
+)
+
+
 def moment(microseconds: int) -> str:
     """A wall-clock time as text, UTC."""
     when = datetime.fromtimestamp(microseconds / 1e6, UTC)
@@ -45,6 +50,7 @@ def build(
     wall_s: float,
     settings: dict[str, Any],
     version: str,
+    budget: Mapping[str, Any] = NO_BUDGET,
     fault_exit_code: int = 5,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
@@ -68,6 +74,8 @@ def build(
         "totals": totals.overall(),
         "errors": dict(sorted(totals.errors.items())),
         "outputs": dict(totals.outputs),
+        "endpoints": totals.by_endpoint(),
+        "budget": dict(budget),
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),

@@ -1,79 +1,148 @@
-"""A budget: so much per second, charged by estimates that are corrected later."""
+"""A budget that is not overshot: what requests may cost at most is set aside before they are sent.
+
+An exchange's worst case is reserved, and settled when its answer says what it cost; one without an
+answer stays charged with its worst case, since the server may bill it. Near the cap a request that
+does not fit waits for those that are out: they give back what they did not use. Only when nothing
+is out and the next one still does not fit is the budget used up.
+
+The charge outlives the process. It may only grow up to a mark that is on the disk, which is moved
+ahead in steps; a session that ended without a word has spent no more than its mark.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from batchrun.engine.guards import Stop, StopSwitch
+
+STEPS = 200
+"""The mark moves ahead by this share of the cap; a crash costs up to one step of it."""
+
+
+class Charge(NamedTuple):
+    """What is charged to a budget, in its unit. ``held`` of it is the worst case of ``unanswered``
+    exchanges, which nobody knows the cost of.
+    """
+
+    spent: int
+    held: int = 0
+    unanswered: int = 0
+
+
+class _Turn(NamedTuple):
+    amount: int
+    told: asyncio.Future[None]
 
 
 class Budget:
-    """A signed balance, refilled continuously up to one window's worth, and to one at least.
-
-    Who asks for more than that waits for a full balance and leaves a debt. What was not used comes
-    back when it is settled, and whoever waits is woken then.
-    """
+    """One cap on a whole number of units, over all sessions of a run directory."""
 
     def __init__(
-        self, per_min: float, now_s: Callable[[], float], *, window_s: float = 1.0
+        self,
+        *,
+        guard: str,
+        cap: int,
+        before: Charge,
+        commit: Callable[[int, Charge], Awaitable[None]],
+        switch: StopSwitch,
+        used_up: Callable[[Budget, int], str],
     ) -> None:
-        self._window_s = window_s
-        self._now_s = now_s
-        self._at_s = now_s()
-        self._changed = asyncio.Event()
-        self._rate = per_min / 60
-        self._capacity = max(1.0, self._rate * window_s)
-        self._balance = self._capacity
-
-    def _refill(self) -> None:
-        now = self._now_s()
-        if self._balance < self._capacity:
-            self._balance = min(self._capacity, self._balance + (now - self._at_s) * self._rate)
-        self._at_s = now
-
-    def set_rate(self, per_s: float) -> None:
-        """Refill at another rate from now on. What has gathered stays, as far as it may."""
-        self._refill()
-        self._rate = per_s
-        self._capacity = max(1.0, per_s * self._window_s)
-        self._balance = min(self._balance, self._capacity)
-        self._changed.set()
-
-    def try_take(self, amount: float) -> bool:
-        """Charge the amount if the balance covers it, or is full."""
-        self._refill()
-        if self._balance < min(amount, self._capacity) - 1e-6:
-            return False
-        self._balance -= amount
-        return True
-
-    def lend(self, amount: float) -> bool:
-        """Charge the amount if the balance covers it as it stood when it was looked at last. That
-        takes no look at the clock; in return up to two windows' worth may go out at once.
+        """``before`` is what earlier sessions left charged. ``commit`` returns once a mark, and
+        the charge below it, would survive a power cut. ``guard`` names the stop, ``used_up`` words
+        it: given the amount of the request that does not fit any more.
         """
-        if self._balance < amount:
-            return False
-        self._balance -= amount
-        return True
+        self.cap = cap
+        self.charge = before
+        self.reserved = 0
+        self._guard = guard
+        self._mark = before.spent
+        self._step = max(1, cap // STEPS)
+        self._commit = commit
+        self._switch = switch
+        self._used_up = used_up
+        self._line: deque[_Turn] = deque()
+        self._committing: asyncio.Task[None] | None = None
 
-    async def take(self, amount: float) -> None:
-        """Wait until the balance covers the amount, or is full, and charge it."""
-        while not self.try_take(amount):
-            await self.wait(amount)
-
-    async def wait(self, amount: float, *, wait_s_max: float = float("inf")) -> None:
-        """Return when the balance may cover the amount, when the rate changed, or after
-        ``wait_s_max``. Nothing is charged.
+    async def reserve(self, amount: int) -> None:
+        """Return when the amount is set aside, first come, first served. A cancelled waiter leaves
+        no trace. Raises what kept the mark from being written.
         """
-        missing = min(amount, self._capacity) - self._balance
-        self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(missing / self._rate, wait_s_max)):
-                await self._changed.wait()
+        if not self._line and self._within(self._mark, amount):
+            self.reserved += amount
+            return
+        turn = _Turn(amount, asyncio.get_running_loop().create_future())
+        self._line.append(turn)
+        self._move()
+        try:
+            await turn.told
+        except asyncio.CancelledError:
+            if turn.told.done() and not turn.told.cancelled():
+                self.settle(amount, 0)  # it was set aside a moment ago
+            else:
+                self._move()  # the next one may fit
+            raise
 
-    def give(self, amount: float) -> None:
-        """Give some back, or charge more with a negative number."""
-        self._refill()
-        ceiling = max(self._capacity, self._rate * 60)
-        self._balance = min(ceiling, self._balance + amount)
-        self._changed.set()
+    def settle(self, amount: int, cost: int | None) -> None:
+        """An exchange that this amount was reserved for is over and cost so much; None: nobody
+        knows, and the whole amount stays charged.
+        """
+        self.reserved -= amount
+        spent, held, unanswered = self.charge
+        if cost is None:
+            self.charge = Charge(spent + amount, held + amount, unanswered + 1)
+        else:
+            self.charge = Charge(spent + cost, held, unanswered)
+        if self._line:
+            self._move()
+
+    async def close(self) -> None:
+        """See a mark that is being written to its end."""
+        if self._committing is not None:
+            await asyncio.wait((self._committing,))
+
+    def _within(self, bound: int, amount: int) -> bool:
+        return self.charge.spent + self.reserved + amount <= bound
+
+    def _move(self) -> None:
+        """Let those in line through, as far as they fit."""
+        while self._line:
+            turn = self._line[0]
+            if turn.told.done():  # cancelled
+                self._line.popleft()
+            elif self._within(self._mark, turn.amount):
+                self._line.popleft()
+                self.reserved += turn.amount
+                turn.told.set_result(None)
+            elif self._within(self.cap, turn.amount):
+                self._advance(turn.amount)
+                return
+            else:
+                if not self.reserved:
+                    self._switch.stop(Stop(self._guard, self._used_up(self, turn.amount)))
+                return
+
+    def _advance(self, amount: int) -> None:
+        """Move the mark ahead, so that this amount fits and some more."""
+        if self._committing is None:
+            needed = self.charge.spent + self.reserved + amount
+            mark = min(self.cap, needed + self._step)
+            self._committing = asyncio.create_task(self._write(mark), name="budget")
+            self._committing.add_done_callback(self._written)
+
+    async def _write(self, mark: int) -> None:
+        await self._commit(mark, self.charge)
+        self._mark = mark
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._committing = None
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            self._move()
+            return
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.told.done():
+                turn.told.set_exception(error)

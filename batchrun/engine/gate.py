@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
-from batchrun.engine.budget import Budget
+from batchrun.engine.allowance import Allowance
 from batchrun.engine.limits_told import LimitsTold
 from batchrun.ports import Clock
 
@@ -115,7 +117,7 @@ class EndpointGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
         self._queueing = 0  # those in front of the door and in it
-        self._budget = Budget(tpm, clock.now_s) if tpm is not None else None
+        self._budget = Allowance(tpm, clock.now_s) if tpm is not None else None
         self._limiter: AsyncLimiter | None = None
         if rpm is not None:
             from aiolimiter import AsyncLimiter  # 15 ms to load, for the runs that need it
@@ -126,6 +128,8 @@ class EndpointGate:
         self.limits = LimitsTold(clock, host)
         self._pacing = self.limits.pacing
         self.heard = self.limits.heard
+        """See ``ports.Gate``."""
+        self.limits_told = self.limits.public
         """See ``ports.Gate``."""
         self._cool_from_s = float("-inf")
         self._cool_until_s = float("-inf")
@@ -139,6 +143,7 @@ class EndpointGate:
         self._probing = False
         self._reopened = asyncio.Event()
         self.waiting_for: str | None = None
+        self.changed: Callable[[], None] | None = None
 
     async def enter(self, tokens: int) -> EndpointPermit:
         """See ``ports.Gate``."""
@@ -167,6 +172,7 @@ class EndpointGate:
         finally:
             self._queueing -= 1
             self.waiting_for = None
+            self._tell()
         return EndpointPermit(self, tokens, charged, self._clock.now_s() - began, probe)
 
     async def _permit(self) -> None:
@@ -188,11 +194,36 @@ class EndpointGate:
                 turn.set_result(None)
                 return
         self._free += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.changed is not None:
+            self.changed()
 
     @property
     def in_flight(self) -> int:
         """Permits held."""
         return self._concurrency - self._free
+
+    @property
+    def load(self) -> float:
+        """See ``ports.Gate``."""
+        return 1 - self._free / self._concurrency
+
+    @property
+    def paced(self) -> bool:
+        """See ``ports.Gate``."""
+        return self._paced or self._spread_left > 0 or self._pacing.slows
+
+    @property
+    def ready_in_s(self) -> float:
+        """See ``ports.Gate``."""
+        if not self._free or self._waiting or self._queueing or self._probing:
+            return math.inf
+        until_s = self._cool_until_s
+        if self._held_until_s is not None:
+            until_s = max(until_s, self._held_until_s)
+        return 0.0 if until_s == -math.inf else max(0.0, until_s - self._clock.now_s())
 
     async def _pass(self, tokens: int, charged: float) -> bool:
         """Wait for everything but the permit; returns whether this one is the probe."""
@@ -304,11 +335,13 @@ class EndpointGate:
         self._reopened.set()
         self._spread_left = self._concurrency
         self._spread_s = SPREAD_S_MAX / self._concurrency
+        self._tell()
 
     def probe_over(self) -> None:
         """The probe came back, or was given up: the next one may follow."""
         self._probing = False
         self._reopened.set()
+        self._tell()
 
     @property
     def cooling_s(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from batchrun.core.limit_dialects import MINUTE_S, REQUESTS, TOKENS
 from batchrun.core.limit_headers import Limits
 from batchrun.engine.account import UNBOUND, Account, Limit, News
-from batchrun.engine.budget import Budget
+from batchrun.engine.allowance import Allowance
 
 FRESH_S = 0.1
 """For so long a share stands before it is worked out again, unless there is news."""
@@ -28,7 +28,7 @@ class Pace:
         self._now_s = now_s
         self._began_s = began_s
         self._accounts: dict[str, Account] = {}
-        self._budget = Budget(60.0, now_s, window_s=window_s)
+        self._budget = Allowance(60.0, now_s, window_s=window_s)
         self._cost = 1.0
         self._requests, self._costs = 0, 0.0  # since the last news
         self._fresh_until_s = float("-inf")

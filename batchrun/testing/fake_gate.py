@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 from batchrun.records import Reply
 
@@ -52,6 +54,9 @@ class FakeGate:
         self._concurrency = concurrency
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._cool_until_s = 0.0
+        self.changed: Callable[[], None] | None = None
+        self.paced = False
+        self.bound_by: str | None = None
 
     async def enter(self, tokens: int) -> FakePermit:
         """See ``ports.Gate``."""
@@ -106,6 +111,11 @@ class FakeGate:
                 self._take()
                 turn.set_result(None)
                 return
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.changed is not None:
+            self.changed()
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
         """See ``ports.Gate``. Every refusal is everybody's; a wait that seems wise is a second."""
@@ -121,6 +131,28 @@ class FakeGate:
         if reply is not None:
             self.heard_of.append(reply)
 
+    def limits_told(self) -> list[dict[str, Any]]:
+        """See ``ports.Gate``. It reads none."""
+        return []
+
+    @property
+    def load(self) -> float:
+        """See ``ports.Gate``."""
+        return self.held / self._concurrency
+
+    @property
+    def in_flight(self) -> int:
+        """See ``ports.Gate``."""
+        return self.held
+
+    @property
+    def ready_in_s(self) -> float:
+        """See ``ports.Gate``."""
+        if self.held >= self._concurrency or self._waiting or self.probing:
+            return math.inf
+        until_s = max(self._cool_until_s, self._held_until_s or 0.0)
+        return max(0.0, until_s - asyncio.get_running_loop().time())
+
     @property
     def cooling_s(self) -> float:
         """Seconds for which nobody enters."""
@@ -134,3 +166,4 @@ class FakeGate:
     def open(self) -> None:
         """See ``ports.Gate``. All enter at once."""
         self._held_until_s = None
+        self._tell()

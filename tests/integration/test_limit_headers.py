@@ -26,7 +26,7 @@ def test_what_was_told_is_in_the_status(cli, simulator, jsonl):
     )
     assert done.code == 0, done.err
     live = json.loads((cli.folder / "run" / "checkpoint" / "status.json").read_text("utf-8"))
-    requests, tokens = live["limits"]
+    requests, tokens = live["endpoints"][0]["limits"]
     assert (requests["kind"], requests["per"], requests["limit"]) == ("requests", "minute", 600_000)
     assert (tokens["kind"], tokens["per"], tokens["limit"]) == ("tokens", "minute", 60_000_000)
     assert 9_900 < requests["remaining"] <= 10_000
@@ -41,7 +41,7 @@ def test_a_status_of_an_earlier_version_is_shown(cli, simulator, jsonl):
     done = cli.run(jsonl(1), "-o", "run", "--no-progress", "--base-url", endpoint.base_url)
     assert done.code == 0, done.err
     live = json.loads((cli.folder / "run" / "checkpoint" / "status.json").read_text("utf-8"))
-    assert live.pop("limits") == []
+    assert live["endpoints"][0].pop("limits") == []
     assert not any("limits" in line for line in status.lines({"state": "killed", "live": live}, ""))
 
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrun
-from batchrun.adapters import files, object_store
+from batchrun.adapters import object_store
+from batchrun.adapters.lock import Lock
 from batchrun.views import status, verify
 
 ROWS, SHARD_ROWS = 25, 10
@@ -254,7 +255,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_sent(job):
     assert other.code == 2 and f"is {job.cli.folder / 'cp'} on " in other.err, other.err
     elsewhere = job.run(to=f"{job.address}-2")
     assert elsewhere.code == 2 and f"is the checkpoint of {job.address}" in elsewhere.err
-    lock = files.Lock(job.cli.folder / "cp", job.cli.folder / "cp" / "lock")
+    lock = Lock(job.cli.folder / "cp", job.cli.folder / "cp" / "lock")
     lock.acquire()
     held = job.run()
     assert status.read(job.address, "cp")["state"] == "running"

@@ -19,9 +19,11 @@ LAYERS = {
     "engine": 2,
     "adapters": 3,
     "assemble": 4,
+    "wiring": 4,
     "report": 4,
     "views": 5,
     "api": 6,
+    "standing_in": 6,
     "": 6,  # batchrun/__init__.py offers the api
     "cli": 6,
     "scale": 6,
