@@ -221,7 +221,10 @@ STATUS = {
         "One object per endpoint: `name`; `state` (`up`, `throttled` by the server, `down`, where "
         "probes alone go there, or `closed`: left out for the reason in `why`); `in_flight`; "
         "`requests`, `answers`, `refusals` and `failures`, in exchanges; `requests_per_s`; "
-        "`bound_by`."
+        "`bound_by`; `limits`: those that the server told last, objects of `kind` (`requests`, "
+        "`tokens`, `input_tokens`, `output_tokens`), `per` (`second` to `month`, `unknown`), "
+        "`per_s`, `limit`, `remaining`, `reset_s` and `source`, the headers' names, null where "
+        "they were not told."
     ),
     "updated_at": "When this was written, UTC; about twice a second.",
 }
