@@ -1,7 +1,7 @@
 """The headers that tell a client of the limits, as the servers of this world spell them.
 
 What stands in them is the simulator's own: its buckets, per minute. Where a server tells another
-window (requests of a day or of a second), the same rate is told for that.
+window, a limit of that is told: of a second the same rate, of a day a hundred minutes' worth.
 """
 
 import math
@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 SECONDS_PER_DAY = 86400.0
+DAY_MINUTES = 100.0
+"""A day's limit, in minutes of the limit per minute: vendors allow much less than 1,440."""
 
 
 class Standing(NamedTuple):
@@ -59,7 +61,7 @@ def _plain(value: float) -> str:
 
 
 def _of_day(limit: Standing, names: str, write: Callable[[float], str]) -> list[tuple[str, str]]:
-    whole = limit.rate_per_min * SECONDS_PER_DAY / 60
+    whole = limit.rate_per_min * DAY_MINUTES
     left = str(max(0, int(whole - limit.used_today)))
     return _three(names, _plain(whole), left, write(limit.used_today * SECONDS_PER_DAY / whole))
 

@@ -11,9 +11,10 @@ costs more than a whole minute's tokens can never pass, and is told so.
 import math
 from dataclasses import dataclass
 
-from batchrun.simulator.limit_headers import SECONDS_PER_DAY, Standing, write
+from batchrun.simulator.limit_headers import DAY_MINUTES, SECONDS_PER_DAY, Standing, write
 
 SECONDS_PER_MINUTE = 60.0
+DAY_SHARE = DAY_MINUTES * SECONDS_PER_MINUTE / SECONDS_PER_DAY
 # Levels are sums of floats: a wait told to a client must be enough when it has passed.
 _ROUNDING = 1e-9
 
@@ -79,7 +80,7 @@ class Limits:
         self._dialect = dialect
         # The bucket of a day is told by some, and enforced by nobody.
         self._buckets = [
-            (kind, Bucket(rate, window_s, now_s), Bucket(rate, SECONDS_PER_DAY, now_s))
+            (kind, Bucket(rate, window_s, now_s), Bucket(rate * DAY_SHARE, SECONDS_PER_DAY, now_s))
             for kind, rate, window_s in asked
             if rate is not None
         ]
