@@ -286,6 +286,9 @@ class JournalWriter:
         self._given = 0
         self._durable = 0
         self._flushed: list[tuple[int, asyncio.Future[None]]] = []
+        self._start()
+
+    def _start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 

@@ -1,0 +1,332 @@
+"""The accounts of a whole run: what the model server counted against what is on the disk.
+
+Nothing here asks the engine what it believes. What it was told to be durable, what the server saw,
+the published files and ``verify`` have to agree, after every session and at the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters import old_part
+from batchrun.adapters.disk_store import DiskStore
+from batchrun.adapters.store import KINDS
+from batchrun.core.changes import Changes
+from batchrun.core.settings import Settings
+from batchrun.errors import StorageError
+from batchrun.records import Outcome
+from batchrun.testing.model_server import Exchange, ModelServer
+from batchrun.testing.stage import Ended, Fate
+from batchrun.testing.worlds import Line
+from batchrun.views import verify
+
+_NOT_A_ROWS_FAULT = frozenset("rate_limit quota auth billing forbidden config".split())
+_AT_ONCE = frozenset((400, 404, 413, 422))
+"""Statuses that end a row at its first exchange."""
+_CHARGED_FAULTS = frozenset("timeout cut incomplete connect dns".split())
+_BRIEF_S = 1e-6
+_LEDGER = ["row", "attempt", "http_status", "error_code", "unanswered", "started_at"]
+_RESULTS = ["row", "custom_id", "status", "content", "attempts", "request_hash", "started_at"]
+_RESULTS += ["error_class"]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An outcome that the engine was told to be durable. ``exchanges`` is how many there were by
+    then; ``started_us`` is None for a row that was never sent.
+    """
+
+    ok: bool
+    request_hash: str | None
+    started_us: int | None
+    exchanges: int
+
+
+@dataclass(slots=True)
+class Accounts:
+    """What is known of one run from outside."""
+
+    server: ModelServer
+    folder: Path
+    kept_some: bool = False
+    """Whether outcomes may be those of an earlier input or of earlier settings."""
+    notes_lost: bool = False
+    """Whether a power cut may have taken notes of requests that were out."""
+    doubtful: set[int] = field(default_factory=set)
+    """Sessions that left notes of requests that were out: they died, or the disk was full."""
+    _told: dict[int, Told] = field(default_factory=dict)
+    _told_before: dict[int, Told] = field(default_factory=dict)
+    _failed_now: dict[int, Outcome] = field(default_factory=dict)
+    _first: int = 0
+    _session: int = 0
+    _files: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    # What happens
+
+    def told(self, outcome: Outcome) -> None:
+        """The engine is told that an outcome is durable."""
+        row, attempt = outcome.row, outcome.attempt
+        now = self._told.get(row)
+        assert now is None or now is self._told_before.get(row), f"row {row} has a second outcome"
+        self._told[row] = Told(
+            outcome.ok,
+            outcome.request_hash,
+            None if attempt is None else attempt.started_at_us,
+            len(self.server.exchanges),
+        )
+        if not outcome.ok:
+            self._failed_now[row] = outcome
+
+    def session_begins(self) -> None:
+        """What is asked from here on is asked by another session."""
+        self._session += 1
+        self._first = len(self.server.exchanges)
+        self._told_before = dict(self._told)
+        self._failed_now = {}
+        self.server.in_flight_max = 0
+        self._files = self._published()
+
+    def untouched(self) -> None:
+        """A session was refused: nothing was sent, no part was touched."""
+        assert len(self.server.exchanges) == self._first, "a refused session sent something"
+        assert self._published() == self._files, "a refused session touched a part"
+
+    def _published(self) -> dict[str, tuple[int, int]]:
+        found = {}
+        for kind in KINDS:
+            for path in (self.folder / kind).glob("*"):
+                stat = path.stat()
+                found[f"{kind}/{path.name}"] = (stat.st_size, stat.st_mtime_ns)
+        return found
+
+    # After a session
+
+    def session_ended(
+        self,
+        ended: Ended,
+        settings: Settings,
+        fate: Fate,
+        changes: Changes,
+        said: Sequence[str],
+        began_s: float,
+    ) -> None:
+        """Check what must hold however a session ended; more where it ended in order."""
+        exchanges = self.server.exchanges[self._first :]
+        endpoint = settings.endpoint
+        most = self.server.in_flight_max
+        assert most <= endpoint.concurrency, f"{most} in flight, {endpoint.concurrency} allowed"
+        self._nothing_after(fate, exchanges, ended, settings, began_s)
+        self._nothing_twice(exchanges, changes)
+        if endpoint.rpm is not None:
+            burst = max(1.0, endpoint.rpm * max(0.1, 60 / endpoint.rpm) / 60)
+            events = [(exchange.started_s, 1.0) for exchange in exchanges]
+            _paced(events, endpoint.rpm / 60, burst + 1, "requests")
+        if endpoint.tpm is not None and exchanges:
+            self._tokens_paced(exchanges, endpoint.tpm / 60)
+        if ended.killed or isinstance(ended.error, StorageError):
+            self.doubtful.add(self._session)
+            self.notes_lost |= fate.death is not None and fate.death.power and ended.killed
+        outage = any("does not answer" in text for text in said)
+        self._charged(exchanges, settings, exact=ended.result is not None and not outage)
+        if ended.result is not None:
+            self._in_order(ended.result.summary)
+
+    def _nothing_after(
+        self,
+        fate: Fate,
+        exchanges: Iterable[Exchange],
+        ended: Ended,
+        settings: Settings,
+        began_s: float,
+    ) -> None:
+        """After a signal nothing is sent, and the session ends within its grace."""
+        if not fate.signals_s or ended.took_s < min(fate.signals_s):
+            return
+        first_s = min(fate.signals_s)
+        for exchange in exchanges:
+            assert exchange.started_s <= began_s + first_s + _BRIEF_S, (
+                f"row {exchange.row} was sent {exchange.started_s - began_s - first_s:g} s after "
+                "the signal"
+            )
+        if ended.result is not None and len(fate.signals_s) == 2:
+            grace_s = min(settings.grace_s, max(fate.signals_s) - first_s)
+            # What is left then is the disk's.
+            assert ended.took_s <= first_s + grace_s + 60, (
+                f"{ended.took_s - first_s:.1f} s from the first signal to the end"
+            )
+
+    def _nothing_twice(self, exchanges: Sequence[Exchange], changes: Changes) -> None:
+        """A row whose outcome was durable is sent again only where that was asked for."""
+        for place, exchange in enumerate(exchanges, self._first):
+            row, digest = exchange.row, exchange.request_hash
+            before, now = self._told_before.get(row), self._told.get(row)
+            if before is not None:
+                changed = changes.resend_changed and before.request_hash != digest
+                wanted = changed or (changes.retry_failed and not before.ok)
+                assert wanted, f"row {row} had a durable outcome, and was sent again"
+            if now is not None and now is not before:
+                assert place < now.exchanges, f"row {row} was sent again after its outcome"
+
+    def _tokens_paced(self, exchanges: Sequence[Exchange], per_s: float) -> None:
+        """Refused requests are given back, so they count until then: at most what was out."""
+        largest = max(exchange.tokens for exchange in exchanges)
+        refused = [exchange for exchange in exchanges if not exchange.kept]
+        slack = largest * (1 + (self.server.in_flight_max if refused else 0))
+        events = [(e.started_s, float(e.tokens)) for e in exchanges if e.kept]
+        _paced(events, per_s, max(1.0, per_s) + slack, "tokens")
+
+    def _charged(
+        self, exchanges: Sequence[Exchange], settings: Settings, *, exact: bool
+    ) -> None:
+        """No row is charged for more than its attempts, nor given up before."""
+        results: defaultdict[int, list[int | str | None]] = defaultdict(list)
+        for exchange in exchanges:
+            results[exchange.row].append(exchange.result)
+        most = settings.max_attempts
+        if exact:
+            for row, ends in results.items():
+                certain = sum(
+                    end in _CHARGED_FAULTS or (isinstance(end, int) and end >= 500) for end in ends
+                )
+                assert certain <= most, f"row {row} was charged {certain} of {most}: {ends}"
+        for row, outcome in self._failed_now.items():
+            failure = outcome.failure
+            assert failure is not None
+            assert failure.error_class not in _NOT_A_ROWS_FAULT, f"row {row} failed: {failure}"
+            ends = results[row]
+            if outcome.attempt is None or ends[-1] in _AT_ONCE:
+                continue
+            if failure.error_class in ("empty_output", "truncated_output"):
+                continue
+            charged = [end for end in ends if end != 429]
+            least = most if {*charged} <= {500} else min(most, 3)
+            assert len(charged) >= least, (
+                f"row {row} was given up after {len(charged)} of {most} attempts: {ends}"
+            )
+
+    def _in_order(self, summary: Any) -> None:
+        """After an orderly end ``verify`` finds nothing, and every exchange is in the totals."""
+        report = verify.check(str(self.folder))
+        assert report.ok, f"verify: {report.problems}"
+        counted, asked = summary["totals"]["attempts"], len(self.server.exchanges)
+        if self.notes_lost:
+            assert counted <= asked, f"{counted} attempts, the server counted {asked}"
+        else:
+            assert counted == asked, f"{counted} attempts, the server counted {asked}"
+        told_ok = sum(told.ok for told in self._told.values())
+        rows = summary["rows"]
+        assert rows["ok"] + rows["error"] >= len(self._told), "an outcome was lost"
+        assert rows["ok"] >= 0 and told_ok >= 0
+
+    # At the end
+
+    def whole_run(self, settings: Settings, lines: Sequence[Line]) -> str:
+        """The run is complete. Returns what was published, as text."""
+        against = () if self.kept_some else settings.files
+        report = verify.check(str(self.folder), against=against)
+        assert report.ok, f"verify: {report.problems}"
+        results, ledger = self._table("results", _RESULTS), self._table("attempts", _LEDGER)
+        rows = [line["row"] for line in results]
+        assert rows == list(range(len(lines))), f"published are the rows {rows}"
+        asked: defaultdict[int, list[Exchange]] = defaultdict(list)
+        for exchange in self.server.exchanges:
+            asked[exchange.row].append(exchange)
+        noted: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        for line in ledger:
+            noted[line["row"]].append(line)
+        for row in asked.keys() | noted.keys():
+            self._same_exchanges(row, noted[row], asked[row])
+        for result, line in zip(results, lines, strict=True):
+            self._answer(result, line, asked[result["row"]], noted[result["row"]])
+        return repr((results, ledger))
+
+    def _table(self, kind: str, columns: list[str]) -> list[dict[str, Any]]:
+        store = DiskStore(self.folder)
+        found = []
+        for name in store.names(kind):
+            table = old_part.read(store, f"{kind}/{name}", columns)
+            assert table is not None
+            moments = table.column("started_at").cast("int64")
+            place = table.schema.get_field_index("started_at")
+            found += table.set_column(place, "started_at", moments).to_pylist()
+        return found
+
+    def _same_exchanges(
+        self, row: int, noted: Sequence[dict[str, Any]], asked: Sequence[Exchange]
+    ) -> None:
+        """The ledger of a row is what the server saw of it, line by line."""
+        if not self.notes_lost:
+            assert len(noted) == len(asked), (
+                f"row {row}: {len(noted)} attempts in the ledger, the server counted {len(asked)}"
+            )
+        left = iter(asked)
+        for line in noted:
+            for exchange in left:
+                if _fits(line, exchange, doubtful=exchange.session in self.doubtful):
+                    break
+                assert self.notes_lost, f"row {row}: the ledger says {line}, it was {exchange}"
+            else:
+                raise AssertionError(f"row {row}: the server never saw {line}")
+
+    def _answer(
+        self,
+        result: dict[str, Any],
+        line: Line,
+        asked: Sequence[Exchange],
+        noted: Sequence[dict[str, Any]],
+    ) -> None:
+        """A published row is what the server last said of it, and no older than what was told."""
+        row, told = result["row"], self._told.get(result["row"])
+        assert result["attempts"] == len(noted), f"row {row}: {result} counts {len(noted)}"
+        if not self.kept_some:
+            good = line.kind == "good"
+            assert result["custom_id"] == (None if line.kind == "not_json" else line.custom_id)
+            assert good or result["error_class"] == "invalid_row", f"row {row}: {result}"
+            assert not good or result["request_hash"] is not None, f"row {row}: {result}"
+        started_us = result["started_at"]
+        if told is not None and told.started_us is not None and started_us is not None:
+            assert started_us >= told.started_us, f"row {row}: a newer outcome was lost: {result}"
+        if told is not None and told.ok and result["status"] != "ok":
+            assert any(exchange.started_us > (told.started_us or 0) for exchange in asked) or (
+                line.kind != "good"
+            ), f"row {row}: a durable answer was lost: {result}"
+        if started_us is None:
+            return
+        same = [e for e in asked if e.started_us == started_us]
+        assert any(
+            e.request_hash == result["request_hash"]
+            and (result["status"] == "error" or e.text is None or e.text == result["content"])
+            for e in same
+        ), f"row {row} has an answer that was not given to it: {result}"
+
+
+def _fits(line: dict[str, Any], exchange: Exchange, *, doubtful: bool) -> bool:
+    """Whether a line of the ledger may tell of this exchange."""
+    if doubtful and line["unanswered"] and line["error_code"] == "interrupted":
+        # A note tells of the row's latest request; one before it may have been lost with it.
+        return bool(line["started_at"] >= exchange.started_us)
+    if line["started_at"] != exchange.started_us:
+        return False
+    if isinstance(exchange.result, int):
+        return bool(line["http_status"] == exchange.result and not line["unanswered"])
+    return line["http_status"] is None
+
+
+def _paced(events: Sequence[tuple[float, float]], per_s: float, burst: float, what: str) -> None:
+    """In every window of any length there is no more than its share and one burst."""
+    level, at_s = 0.0, events[0][0] if events else 0.0
+    for moment_s, amount in events:
+        level = max(0.0, level - (moment_s - at_s) * per_s) + amount
+        at_s = moment_s
+        assert level <= burst * (1 + 1e-6) + 1e-3, (
+            f"{level:,.1f} {what} at once, {burst:,.1f} allowed"
+        )
+
+
+def counted(exchanges: Iterable[Exchange]) -> Counter[str]:
+    """How exchanges ended, for people."""
+    return Counter(str(exchange.result) for exchange in exchanges)
