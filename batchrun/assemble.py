@@ -138,7 +138,7 @@ def _opened(
         found = None
         if opened.is_finished and not changes.repair:
             found = rundir.summary_of(opened.store)
-        if found is not None and summary.in_step(found, opened.totals()):
+        if found is not None and summary.in_step(found, opened.totals(), settings.shaping()):
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)

@@ -168,14 +168,12 @@ class Journal:
         }
 
     def drop_idle(self) -> None:
-        """Take away logs of complete shards in which nothing but their input is noted: rows of
-        them were to be sent again, and a kill came first.
+        """Take away logs in which nothing but the input is noted: rows of them were to be sent,
+        and a kill came first. Their blocks are noted again when they are read.
         """
         touched = self.touched()
         for shard in [s for s in self.logs if s not in touched]:
-            state = self._published.get(shard)
-            if state is not None and state.complete:
-                self.logs.pop(shard).remove()
+            self.logs.pop(shard).remove()
 
     def outcomes(self, shard: int) -> Iterator[Outcome]:
         """The outcomes in the log of a shard, in order of arrival."""

@@ -22,9 +22,13 @@ def moment(microseconds: int) -> str:
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def in_step(summary: Mapping[str, Any], totals: Totals) -> bool:
-    """Whether a summary counts what these totals do: it is older where a kill came between."""
-    rows = summary.get("rows")
+def in_step(summary: Mapping[str, Any], totals: Totals, shaping: Mapping[str, Any]) -> bool:
+    """Whether a summary counts what these totals do, and tells of the settings that shape requests:
+    it is older where a kill came between, or where other settings were allowed since.
+    """
+    rows, settings = summary.get("rows"), summary.get("settings")
+    if not isinstance(settings, dict) or not shaping.items() <= settings.items():
+        return False
     counted = (rows.get("ok"), rows.get("error")) if isinstance(rows, dict) else None
     return (
         counted == totals.rows()

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import old_part
-from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.store import KINDS
 from batchrun.core.changes import Changes
 from batchrun.core.settings import Settings
@@ -21,7 +19,8 @@ from batchrun.errors import StorageError
 from batchrun.records import Outcome
 from batchrun.testing.model_server import Exchange, ModelServer
 from batchrun.testing.stage import Ended, Fate
-from batchrun.testing.worlds import Line
+from batchrun.testing.tables import Line, Result, published
+from batchrun.testing.worlds import Line as InputLine
 from batchrun.views import verify
 
 _NOT_A_ROWS_FAULT = frozenset("rate_limit quota auth billing forbidden config".split())
@@ -29,9 +28,6 @@ _AT_ONCE = frozenset((400, 404, 413, 422))
 """Statuses that end a row at its first exchange."""
 _CHARGED_FAULTS = frozenset("timeout cut incomplete connect dns".split())
 _BRIEF_S = 1e-6
-_LEDGER = ["row", "attempt", "http_status", "error_code", "unanswered", "started_at"]
-_RESULTS = ["row", "custom_id", "status", "content", "attempts", "request_hash", "started_at"]
-_RESULTS += ["error_class"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +48,10 @@ class Accounts:
 
     server: ModelServer
     folder: Path
+    plain: bool
+    """Whether parts are plain files instead of Parquet."""
+    edited: bool = False
+    """Whether somebody edited the input or the settings."""
     kept_some: bool = False
     """Whether outcomes may be those of an earlier input or of earlier settings."""
     notes_lost: bool = False
@@ -209,60 +209,58 @@ class Accounts:
             )
 
     def _in_order(self, summary: Any) -> None:
-        """After an orderly end ``verify`` finds nothing, and every exchange is in the totals."""
-        report = verify.check(str(self.folder))
-        assert report.ok, f"verify: {report.problems}"
-        counted, asked = summary["totals"]["attempts"], len(self.server.exchanges)
-        if self.notes_lost:
-            assert counted <= asked, f"{counted} attempts, the server counted {asked}"
-        else:
-            assert counted == asked, f"{counted} attempts, the server counted {asked}"
-        told_ok = sum(told.ok for told in self._told.values())
-        rows = summary["rows"]
-        assert rows["ok"] + rows["error"] >= len(self._told), "an outcome was lost"
-        assert rows["ok"] >= 0 and told_ok >= 0
+        """After an orderly end everything there is is published, and every exchange is counted."""
+        if not self.plain:
+            report = verify.check(str(self.folder))
+            assert report.ok, f"verify: {report.problems}"
+        waiting = sorted(p.name for p in (self.folder / "checkpoint").glob("shard-*.log"))
+        assert not waiting, f"logs wait to be published: {waiting}"
+        results, ledger = published(self.folder, plain=self.plain)
+        rows, totals = summary["rows"], summary["totals"]
+        failed = Counter(result.error_class for result in results if result.error_class)
+        assert rows["ok"] + rows["error"] == len(results), f"{rows}, {len(results)} published"
+        assert rows["error"] == failed.total() and summary["errors"] == failed
+        assert rows["input"] == rows["ok"] + rows["error"] + rows["pending"], rows
+        assert totals["attempts"] == len(ledger)
+        assert totals["unanswered_attempts"] == sum(line.unanswered for line in ledger)
+        assert totals["total_tokens"] == sum(line.total_tokens or 0 for line in ledger)
+        asked = len(self.server.exchanges)
+        held = len(ledger) == asked or (self.notes_lost and len(ledger) < asked)
+        assert held, f"{len(ledger)} attempts in the ledger, the server counted {asked}"
+        lost = self._told.keys() - {result.row for result in results}
+        assert not lost, f"rows {sorted(lost)} had durable outcomes, and none is published"
 
     # At the end
 
-    def whole_run(self, settings: Settings, lines: Sequence[Line]) -> str:
+    def whole_run(self, settings: Settings, lines: Sequence[InputLine]) -> str:
         """The run is complete. Returns what was published, as text."""
-        against = () if self.kept_some else settings.files
-        report = verify.check(str(self.folder), against=against)
-        assert report.ok, f"verify: {report.problems}"
-        results, ledger = self._table("results", _RESULTS), self._table("attempts", _LEDGER)
-        rows = [line["row"] for line in results]
+        if not self.plain:
+            against = () if self.kept_some else settings.files
+            report = verify.check(str(self.folder), against=against)
+            assert report.ok, f"verify: {report.problems}"
+        results, ledger = published(self.folder, plain=self.plain)
+        rows = [result.row for result in results]
         assert rows == list(range(len(lines))), f"published are the rows {rows}"
         asked: defaultdict[int, list[Exchange]] = defaultdict(list)
         for exchange in self.server.exchanges:
             asked[exchange.row].append(exchange)
-        noted: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        noted: defaultdict[int, list[Line]] = defaultdict(list)
         for line in ledger:
-            noted[line["row"]].append(line)
+            noted[line.row].append(line)
         for row in asked.keys() | noted.keys():
             self._same_exchanges(row, noted[row], asked[row])
-        for result, line in zip(results, lines, strict=True):
-            self._answer(result, line, asked[result["row"]], noted[result["row"]])
+        for result, given in zip(results, lines, strict=True):
+            self._answer(result, given, asked[result.row], noted[result.row])
         return repr((results, ledger))
 
-    def _table(self, kind: str, columns: list[str]) -> list[dict[str, Any]]:
-        store = DiskStore(self.folder)
-        found = []
-        for name in store.names(kind):
-            table = old_part.read(store, f"{kind}/{name}", columns)
-            assert table is not None
-            moments = table.column("started_at").cast("int64")
-            place = table.schema.get_field_index("started_at")
-            found += table.set_column(place, "started_at", moments).to_pylist()
-        return found
-
-    def _same_exchanges(
-        self, row: int, noted: Sequence[dict[str, Any]], asked: Sequence[Exchange]
-    ) -> None:
+    def _same_exchanges(self, row: int, noted: Sequence[Line], asked: Sequence[Exchange]) -> None:
         """The ledger of a row is what the server saw of it, line by line."""
         if not self.notes_lost:
             assert len(noted) == len(asked), (
                 f"row {row}: {len(noted)} attempts in the ledger, the server counted {len(asked)}"
             )
+        numbers = [line.number for line in noted]
+        assert numbers == list(range(1, len(noted) + 1)), f"row {row}: attempts {numbers}"
         left = iter(asked)
         for line in noted:
             for exchange in left:
@@ -273,47 +271,44 @@ class Accounts:
                 raise AssertionError(f"row {row}: the server never saw {line}")
 
     def _answer(
-        self,
-        result: dict[str, Any],
-        line: Line,
-        asked: Sequence[Exchange],
-        noted: Sequence[dict[str, Any]],
+        self, result: Result, line: InputLine, asked: Sequence[Exchange], noted: Sequence[Line]
     ) -> None:
         """A published row is what the server last said of it, and no older than what was told."""
-        row, told = result["row"], self._told.get(result["row"])
-        assert result["attempts"] == len(noted), f"row {row}: {result} counts {len(noted)}"
+        row, told = result.row, self._told.get(result.row)
+        assert result.attempts == len(noted), f"{result}, and {len(noted)} in the ledger"
+        good = line.kind == "good"
         if not self.kept_some:
-            good = line.kind == "good"
-            assert result["custom_id"] == (None if line.kind == "not_json" else line.custom_id)
-            assert good or result["error_class"] == "invalid_row", f"row {row}: {result}"
-            assert not good or result["request_hash"] is not None, f"row {row}: {result}"
-        started_us = result["started_at"]
-        if told is not None and told.started_us is not None and started_us is not None:
-            assert started_us >= told.started_us, f"row {row}: a newer outcome was lost: {result}"
-        if told is not None and told.ok and result["status"] != "ok":
-            assert any(exchange.started_us > (told.started_us or 0) for exchange in asked) or (
-                line.kind != "good"
-            ), f"row {row}: a durable answer was lost: {result}"
+            assert good == (result.error_class != "invalid_row"), f"{result} of {line}"
+            assert good == (result.request_hash is not None), f"{result} of {line}"
+        if not (self.kept_some or (self.plain and self.edited)):
+            assert result.custom_id == (None if line.kind == "not_json" else line.custom_id)
+        started_us = result.started_us
+        if told is not None and told.started_us is not None:
+            older = started_us is not None and started_us < told.started_us
+            assert not older, f"a newer outcome was lost: {told}, published {result}"
+            if told.ok and result.error_class is not None:
+                resent = any(exchange.started_us > told.started_us for exchange in asked)
+                assert resent or not good, f"a durable answer was lost: {told}, published {result}"
         if started_us is None:
             return
-        same = [e for e in asked if e.started_us == started_us]
         assert any(
-            e.request_hash == result["request_hash"]
-            and (result["status"] == "error" or e.text is None or e.text == result["content"])
-            for e in same
+            exchange.request_hash == result.request_hash
+            and exchange.started_us == started_us
+            and (result.error_class or exchange.text in (None, result.content))
+            for exchange in asked
         ), f"row {row} has an answer that was not given to it: {result}"
 
 
-def _fits(line: dict[str, Any], exchange: Exchange, *, doubtful: bool) -> bool:
+def _fits(line: Line, exchange: Exchange, *, doubtful: bool) -> bool:
     """Whether a line of the ledger may tell of this exchange."""
-    if doubtful and line["unanswered"] and line["error_code"] == "interrupted":
+    if doubtful and line.unanswered and line.error_code == "interrupted":
         # A note tells of the row's latest request; one before it may have been lost with it.
-        return bool(line["started_at"] >= exchange.started_us)
-    if line["started_at"] != exchange.started_us:
+        return line.started_us >= exchange.started_us
+    if line.started_us != exchange.started_us:
         return False
     if isinstance(exchange.result, int):
-        return bool(line["http_status"] == exchange.result and not line["unanswered"])
-    return line["http_status"] is None
+        return line.http_status == exchange.result and not line.unanswered
+    return line.http_status is None
 
 
 def _paced(events: Sequence[tuple[float, float]], per_s: float, burst: float, what: str) -> None:
@@ -325,8 +320,3 @@ def _paced(events: Sequence[tuple[float, float]], per_s: float, burst: float, wh
         assert level <= burst * (1 + 1e-6) + 1e-3, (
             f"{level:,.1f} {what} at once, {burst:,.1f} allowed"
         )
-
-
-def counted(exchanges: Iterable[Exchange]) -> Counter[str]:
-    """How exchanges ended, for people."""
-    return Counter(str(exchange.result) for exchange in exchanges)

@@ -75,6 +75,9 @@ def _truncated(dice: random.Random) -> Reply:
     return ok(choices=[{"index": 0, "message": message, "finish_reason": reason}])
 
 
+_NEVER_SENT = ("connect", "dns", "tls")
+
+
 @dataclass(slots=True)
 class Exchange:
     """One exchange as the server saw it. ``result`` is a status, the kind of a fault, or
@@ -93,8 +96,10 @@ class Exchange:
 
     @property
     def kept(self) -> bool:
-        """Whether its tokens count against a limit: it was not refused."""
-        return isinstance(self.result, str) or self.result is None or self.result < 400
+        """Whether its tokens count against a limit: it was neither refused nor never there."""
+        return self.result not in _NEVER_SENT and not (
+            isinstance(self.result, int) and self.result >= 400
+        )
 
 
 @dataclass(slots=True)

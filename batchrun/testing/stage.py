@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchrun import assemble
-from batchrun.adapters import files, parts
+from batchrun.adapters import comparing, files, parts, rundir
 from batchrun.core.changes import Changes
 from batchrun.core.settings import Settings
 from batchrun.engine import watching
@@ -28,6 +28,7 @@ from batchrun.records import Outcome
 from batchrun.testing.crashes import Death, DiskFault, Killed, Reaper
 from batchrun.testing.inline import InlineJournal, InlineSealer, InlineSource
 from batchrun.testing.model_server import ModelServer, ServerTransport
+from batchrun.testing.plain_parts import PlainParts
 from batchrun.testing.rig import SIGNAL
 from batchrun.testing.virtual import EPOCH_US, START_S, VirtualLoop
 
@@ -104,6 +105,8 @@ class Stage:
     folder: Path
     dice: random.Random
     disk_s: float
+    plain: bool
+    """Whether parts are plain files instead of Parquet."""
     note: Callable[[str], None]
     told: Callable[[Outcome], None]
     """Called with every outcome that the engine was told to be durable."""
@@ -227,6 +230,9 @@ class Stage:
             watching: {"SAMPLE_S": SAMPLE_S},
             files: {"step": reaper.step},
         }
+        if self.plain:
+            replaced[comparing] = {"Parts": PlainParts}
+            replaced[rundir] = {"Parts": PlainParts, "write_usage": lambda *_: None}
         with contextlib.ExitStack() as stack:
             for module, names in replaced.items():
                 for name, value in names.items():
@@ -252,10 +258,9 @@ class Hanging(KeyboardInterrupt):  # noqa: N818 - goes through every task, as Ki
 def _unwind(loop: StagedLoop) -> None:
     """Cancel what is left and close the loop; nothing of it is the session's any more."""
     try:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        if left:
+        while left := asyncio.all_tasks(loop):  # ending some may start others
+            for task in left:
+                task.cancel()
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:

@@ -57,10 +57,11 @@ class _Life:
             folder=self._folder,
             dice=Random(f"stage {drawn.seed}"),
             disk_s=drawn.disk_s,
+            plain=drawn.plain,
             note=self._note,
             told=self._told,
         )
-        self.accounts = Accounts(self.stage.server, self._folder)
+        self.accounts = Accounts(self.stage.server, self._folder, drawn.plain)
         self._resending = False
 
     def live(self) -> Story:
@@ -85,6 +86,7 @@ class _Life:
 
     def _to_the_end(self) -> None:
         leg = self.world.last
+        self.stage.elapsed_s = max(self.stage.elapsed_s, self.world.clear_from_s)
         for _ in range(LAST_LEGS_MAX):
             ended = self._leg(leg)
             if ended.result is not None and ended.result.summary["rows"]["pending"] == 0:
@@ -103,6 +105,7 @@ class _Life:
         ended, settings = self._session(leg, changes)
         if isinstance(ended.error, RunChangedError):
             self.accounts.untouched()
+            self.accounts.edited = True
             self._resending = leg.choice == "resend"
             self.accounts.kept_some |= not self._resending
             changes = replace(

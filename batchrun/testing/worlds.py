@@ -18,6 +18,8 @@ from batchrun.testing.model_server import FOREVER_S, ModelServer, Spell
 from batchrun.testing.stage import Fate
 
 ROWS_MAX = 60
+PARQUET_EVERY = 8
+"""One world in so many has real Parquet parts, and ``verify`` after each session."""
 _WEATHER = (
     *("throttled", "throttled", "throttled", "slow_down", "error", "error", "overloaded"),
     *("disguised", "garbage", "dead", "cut", "reset", "stalled", "empty", "truncated"),
@@ -75,9 +77,17 @@ class World:
     last: Leg
     """Repeated until the run is complete: the weather has cleared by then."""
     disk_s: float
+    plain: bool
+    """Whether parts are plain files: Parquet takes most of a run's time."""
     spells: tuple[Spell, ...]
     poison: Mapping[int, str]
     latency_s: tuple[float, float]
+
+    @property
+    def clear_from_s(self) -> float:
+        """World time from which on the weather is calm, as far as it ever is."""
+        ends = (spell.end_s for spell in self.spells)
+        return max((end_s for end_s in ends if end_s < FOREVER_S), default=0.0)
 
     def server(self) -> ModelServer:
         """The endpoint of this world."""
@@ -108,6 +118,7 @@ def world(seed: int) -> World:
         tuple(legs),
         last,
         dice.choice((0.002, 0.002, 0.05, 2.0)),
+        seed % PARQUET_EVERY != 0,
         spells,
         _poison(dice, len(lines)),
         dice.choice(((0.01, 0.3), (0.05, 3.0), (0.0, 0.0), (1.0, 20.0))),
