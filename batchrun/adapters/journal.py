@@ -153,7 +153,7 @@ class Journal:
                 block = read_block(log.body(place))  # type: ignore[union-attr]
                 if state is None:
                     state = ShardState(shard, 0, b"", block.end, 0, complete=False)
-                if block.rows_read >= state.rows_read:
+                if block.rows_read >= state.rows_read or not block.rows:
                     state = replace(
                         state, rows_read=block.rows_read, digest=block.digest, end=block.end
                     )
@@ -246,7 +246,14 @@ class Journal:
         return replace(state, generation=state.generation + 1, complete=whole)
 
     def refresh(self, states: Sequence[ShardState]) -> None:
-        """Replace what is known of published shards' input."""
+        """Replace what is known of shards' input. A block without rows says so in a log, whose
+        earlier blocks tell of the input as it was.
+        """
+        size = self.shard_rows
+        logged = [state for state in states if state.shard in self.logs]
+        self.write(
+            [Block(s.shard, s.shard * size, (), b"", s.rows_read, s.digest, s.end) for s in logged]
+        )
         kept = [state for state in states if state.shard in self._published]
         self.states.refresh(kept)
         self._published |= {state.shard: state for state in kept}
