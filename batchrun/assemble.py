@@ -321,6 +321,7 @@ class _Session:
         self, stop: Stop | None, rows_input: int | None, fault: BatchrunError | None
     ) -> Result:
         opened, settings = self._opened, self._settings
+        opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
         totals = opened.totals()
         wall_s = opened.wall_s_before + time.monotonic() - self._started_s
         by, exit_code = (stop.by, stop.exit_code) if stop else (None, None)

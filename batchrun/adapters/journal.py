@@ -212,7 +212,9 @@ class Journal:
         return OpenShard(frozenset(done), frozenset(ok), attempts)
 
     def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
-        """Make entries durable, in order; one group and one flush per shard's log."""
+        """Make entries durable, in order; one group and one flush per shard's log. Raises
+        ``StorageError``.
+        """
         groups: dict[int, tuple[list[tuple[int, int]], list[bytes]]] = {}
         size = self.shard_rows
         for entry in entries:
@@ -234,8 +236,16 @@ class Journal:
             rows, records = groups.setdefault(row // size, ([], []))
             rows.append((row, kind))
             records.append(record(row, kind, value))
-        for shard, (rows, records) in groups.items():
-            self.log_of(shard).append(rows, records)
+        try:
+            for shard, (rows, records) in groups.items():
+                self.log_of(shard).append(rows, records)
+        except OSError as error:
+            message = (
+                f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
+                "committed before is intact; make room or mend the disk, then run the same "
+                "command again"
+            )
+            raise StorageError(message) from error
 
     def next_state(self, shard: int, *, complete: bool) -> ShardState:
         """The state a shard will have once its next parts are published. One that was complete
@@ -359,7 +369,7 @@ class JournalWriter:
                 if closing:
                     self._wake.set()
         except Exception as error:  # noqa: BLE001 - every appender must hear of it
-            self._loop.call_soon_threadsafe(self._reject, taken, _storage_error(self, error))
+            self._loop.call_soon_threadsafe(self._reject, taken, error)
 
     def _resolve(self, taken: list[Item]) -> None:
         wipe = self._flight.wipe
@@ -386,20 +396,3 @@ class JournalWriter:
             if not future.done():
                 future.set_exception(fault)
         self._flushed.clear()
-
-    @property
-    def folder(self) -> Path:
-        """Where the journal lives."""
-        return self._journal.folder
-
-
-def _storage_error(writer: JournalWriter, error: Exception) -> Exception:
-    if not isinstance(error, OSError):
-        return error
-    message = (
-        f"cannot write the journal in {writer.folder}: {error.strerror or error}. What was "
-        "committed before is intact; make room or mend the disk, then run the same command again"
-    )
-    fault = StorageError(message)
-    fault.__cause__ = error
-    return fault

@@ -179,9 +179,7 @@ class Accounts:
         events = [(e.started_s, float(e.tokens)) for e in exchanges if e.kept]
         _paced(events, per_s, max(1.0, per_s) + slack, "tokens")
 
-    def _charged(
-        self, exchanges: Sequence[Exchange], settings: Settings, *, exact: bool
-    ) -> None:
+    def _charged(self, exchanges: Sequence[Exchange], settings: Settings, *, exact: bool) -> None:
         """No row is charged for more than its attempts, nor given up before."""
         results: defaultdict[int, list[int | str | None]] = defaultdict(list)
         for exchange in exchanges:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from batchrun.adapters.flight import FlightLog
-from batchrun.adapters.journal import GROUP_S, Item, Journal, JournalWriter, _storage_error
+from batchrun.adapters.journal import GROUP_S, Item, Journal, JournalWriter
 from batchrun.adapters.parts import Parts, Sealer
 from batchrun.adapters.sources.opening import Reader
 from batchrun.records import Attempt, Block, Outcome, Span
@@ -65,7 +65,7 @@ class InlineJournal(JournalWriter):
         try:
             self._journal.write([entry for entry, _ in taken])
         except Exception as error:  # noqa: BLE001 - every appender must hear of it
-            self._loop.call_soon(self._told, taken, _storage_error(self, error))
+            self._loop.call_soon(self._told, taken, error)
         except BaseException:
             # The process is dead: what waits is lost, and nobody waits for it.
             self._queue.clear()

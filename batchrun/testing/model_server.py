@@ -176,9 +176,7 @@ class ServerTransport:
                     f"{exchange.result}"
                 )
 
-    async def _answer(
-        self, exchange: Exchange, spell: Spell | None, dice: random.Random
-    ) -> Reply:
+    async def _answer(self, exchange: Exchange, spell: Spell | None, dice: random.Random) -> Reply:
         low_s, high_s = self._server.latency_s
         latency_s = dice.uniform(low_s, high_s)
         if spell is not None and spell.kind == "stalled":

@@ -126,4 +126,3 @@ def _ended(outcome: Outcome) -> ResultLine:
         truncated=answer.is_truncated(said),
         empty=answer.is_empty(said),
     )
-

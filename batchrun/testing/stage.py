@@ -40,7 +40,9 @@ SAMPLE_S = 3600.0
 class StagedLoop(VirtualLoop):
     """The virtual loop, on which work for threads is done at once."""
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> asyncio.Future[Any]:
         """See ``asyncio``; ``executor`` stays idle."""
         del executor
         future = self.create_future()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batchrun.adapters import old_part
 from batchrun.adapters.disk_store import DiskStore
@@ -80,7 +80,7 @@ def published(folder: Path, *, plain: bool) -> tuple[list[Result], list[Line]]:
     )
 
 
-def _tuples(store: DiskStore, kind: str, name: str, columns: list[str]) -> list[tuple[object, ...]]:
+def _tuples(store: DiskStore, kind: str, name: str, columns: list[str]) -> list[tuple[Any, ...]]:
     table = old_part.read(store, f"{kind}/{name}", columns)
     assert table is not None, f"{kind}/{name} is gone"
     taken = [table.column(column) for column in columns]

@@ -112,9 +112,8 @@ class _Life:
                 leg.changes, resend_changed=self._resending, keep_done=not self._resending
             )
             ended, settings = self._session(leg, changes)
-            if isinstance(ended.error, RunChangedError):
-                # Rows are gone from the input, say: what cannot be resent can be kept.
-                raise AssertionError(f"refused in spite of {changes}: {ended.error}")
+            refused = isinstance(ended.error, RunChangedError)
+            assert not refused, f"refused in spite of {changes}: {ended.error}"
         done = ended.result
         if done is not None and done.stop is None and leg.limit is None:
             self._resending = False
@@ -132,8 +131,7 @@ class _Life:
         self.story.sessions.append(how)
         self._note(f"session {self.stage.session} {how} {ended.took_s:.6f}")
         expected = (InputError, RunChangedError, StorageError, type(None))
-        if not isinstance(ended.error, expected):
-            raise AssertionError(f"session {self.stage.session}: {ended.error!r}") from ended.error
+        assert isinstance(ended.error, expected), f"session {self.stage.session}: {ended.error!r}"
         return ended, settings
 
     def _settings(self, leg: Leg) -> Settings:

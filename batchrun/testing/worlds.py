@@ -91,9 +91,7 @@ class World:
 
     def server(self) -> ModelServer:
         """The endpoint of this world."""
-        return ModelServer(
-            "model", self.seed, list(self.spells), dict(self.poison), self.latency_s
-        )
+        return ModelServer("model", self.seed, list(self.spells), dict(self.poison), self.latency_s)
 
 
 def world(seed: int) -> World:
@@ -126,7 +124,9 @@ def world(seed: int) -> World:
 
 
 def _size(dice: random.Random) -> int:
-    return dice.choice((0, 1, 2, dice.randrange(61), dice.randrange(61), dice.randrange(20, 61)))
+    if dice.random() < 0.03:
+        return 0
+    return dice.choice((1, 2, dice.randrange(1, 61), dice.randrange(1, 61), dice.randrange(20, 61)))
 
 
 def _line(dice: random.Random, number: int) -> Line:
@@ -233,8 +233,8 @@ def _weather(dice: random.Random) -> tuple[Spell, ...]:
     if dice.random() < 0.5:
         # Never quite calm: what every server does now and then.
         wait_s = dice.choice((None, 1.0))
-        for kind in ("throttled", "error", "cut", "garbage"):
-            spells.append(Spell(kind, 0.0, FOREVER_S, 0.03, wait_s))
+        kinds = ("throttled", "error", "cut", "garbage")
+        spells += [Spell(kind, 0.0, FOREVER_S, 0.03, wait_s) for kind in kinds]
     return tuple(spells)
 
 
