@@ -217,7 +217,8 @@ class Accounts:
         rows, totals = summary["rows"], summary["totals"]
         failed = Counter(result.error_class for result in results if result.error_class)
         assert rows["ok"] + rows["error"] == len(results), f"{rows}, {len(results)} published"
-        assert rows["error"] == failed.total() and summary["errors"] == failed
+        assert rows["error"] == failed.total(), f"{rows}, {failed}"
+        assert summary["errors"] == failed, f"{summary['errors']}, {failed}"
         assert rows["input"] == rows["ok"] + rows["error"] + rows["pending"], rows
         assert totals["attempts"] == len(ledger)
         assert totals["unanswered_attempts"] == sum(line.unanswered for line in ledger)

@@ -19,7 +19,7 @@ from batchrun.adapters import files
 _FLIGHTS = "checkpoint/inflight"
 
 
-class Killed(KeyboardInterrupt):  # noqa: N818 - an event, and no error
+class Killed(KeyboardInterrupt):
     """The process is dead. Like an interrupt it goes through the event loop and every task."""
 
 

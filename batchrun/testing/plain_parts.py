@@ -7,7 +7,7 @@ out.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -28,7 +28,7 @@ _ALL = 2**60
 class _Nothing:
     """The carried columns of a part that has none."""
 
-    def __enter__(self) -> _Nothing:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -73,9 +73,7 @@ class PlainParts(Parts):
         ledger |= {(line.row, line.number): line for line in lines}
         rows = {outcome.row: outcome for outcome in read_outcomes(store, names[0])}
         rows |= {outcome.row: outcome for outcome in new}
-        highest: dict[int, int] = {}
-        for row, number in sorted(ledger):
-            highest[row] = number
+        highest = dict(sorted(ledger))  # of each row the last number
         merged = [
             rows[row]._replace(attempts=max(rows[row].attempts, highest.get(row, 0)))
             for row in sorted(rows)

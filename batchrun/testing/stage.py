@@ -245,7 +245,7 @@ class Stage:
 
 async def _read(outbox: Outbox, every_s: float) -> None:
     """A program that takes its time with every outcome."""
-    while await outbox.take() is not None:
+    while await outbox.take() is not None:  # noqa: ASYNC110 - it waits for outcomes, slowly
         await asyncio.sleep(every_s)
 
 
@@ -253,8 +253,8 @@ def _hang() -> None:
     raise Hanging(f"a session still runs after {SESSION_S_MAX:,.0f} virtual seconds")
 
 
-class Hanging(KeyboardInterrupt):  # noqa: N818 - goes through every task, as Killed does
-    """A session does not come to its end."""
+class Hanging(KeyboardInterrupt):
+    """A session does not come to its end. It goes through every task, as ``Killed`` does."""
 
 
 def _unwind(loop: StagedLoop) -> None:

@@ -101,7 +101,9 @@ def test_times_are_text_in_utc():
 
 
 def test_a_summary_that_a_kill_left_behind_is_out_of_step():
-    """Rows, errors and totals are compared: a summary from before they changed is told."""
+    """Rows, errors, totals and the settings that shape requests are compared: a summary from before
+    they changed is told.
+    """
     totals = Totals()
     totals.add_results([ResultLine(0, None, True, None), ResultLine(1, "timeout", False, None)])
     found = {
@@ -109,10 +111,14 @@ def test_a_summary_that_a_kill_left_behind_is_out_of_step():
         "errors": {"timeout": 1},
         "totals": totals.overall(),
         "outputs": {"truncated": 0, "empty": 0},
+        "settings": {"request.model": "m", "limit": None},
     }
-    assert in_step(found, totals)
-    assert not in_step(found | {"errors": {"connection": 1}}, totals)
-    assert not in_step(found | {"rows": {"ok": 2, "error": 0}}, totals)
-    assert not in_step(found | {"totals": totals.overall() | {"attempts": 1}}, totals)
-    assert not in_step(found | {"outputs": {"truncated": 1, "empty": 0}}, totals)
-    assert not in_step({}, totals)
+    shaping = {"request.model": "m"}
+    assert in_step(found, totals, shaping)
+    assert not in_step(found | {"errors": {"connection": 1}}, totals, shaping)
+    assert not in_step(found | {"rows": {"ok": 2, "error": 0}}, totals, shaping)
+    assert not in_step(found | {"totals": totals.overall() | {"attempts": 1}}, totals, shaping)
+    assert not in_step(found | {"outputs": {"truncated": 1, "empty": 0}}, totals, shaping)
+    assert not in_step({}, totals, shaping)
+    assert not in_step(found, totals, {"request.model": "another"})
+    assert not in_step({k: v for k, v in found.items() if k != "settings"}, totals, shaping)
