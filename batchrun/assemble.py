@@ -308,10 +308,9 @@ class _Session:
         if rows is not None:
             # Rows that an earlier run finished, beyond the limit or beyond what is left of the
             # input, are there all the same.
-            done = sum(self._opened.done)
-            rows = max(
-                done, rows if self._settings.limit is None else min(rows, self._settings.limit)
-            )
+            if self._settings.limit is not None and self._settings.limit < rows:
+                rows = self._settings.limit + self._opened.beyond
+            rows = max(rows, sum(self._opened.done))
         self._tally.rows_input = rows
         return rows
 

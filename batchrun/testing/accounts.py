@@ -220,6 +220,7 @@ class Accounts:
         assert rows["error"] == failed.total(), f"{rows}, {failed}"
         assert summary["errors"] == failed, f"{summary['errors']}, {failed}"
         assert rows["input"] == rows["ok"] + rows["error"] + rows["pending"], rows
+        assert rows["pending"] >= 0, rows
         assert totals["attempts"] == len(ledger)
         assert totals["unanswered_attempts"] == sum(line.unanswered for line in ledger)
         assert totals["total_tokens"] == sum(line.total_tokens or 0 for line in ledger)

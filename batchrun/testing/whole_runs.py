@@ -1,8 +1,9 @@
 """Whole runs on virtual time: a seeded world is lived through, and everything is accounted for.
 
-``simulate(seed, folder)`` runs every session of the seed's world and holds what is on the disk
-against what the model server counted. It returns a story with a digest: the same seed has the same
-story. An invariant that does not hold raises ``AssertionError``; its note names the seed.
+``simulate(seed, folder)`` runs every session of the seed's world (``live`` of a given one) and
+holds what is on the disk against what the model server counted. It returns a story with a digest:
+the same seed has the same story. An invariant that does not hold raises ``AssertionError``; its
+note names the seed.
 """
 
 from __future__ import annotations
@@ -175,19 +176,24 @@ def _how(ended: Ended) -> str:
 
 
 def simulate(seed: int, folder: Path, trace: list[str] | None = None) -> Story:
-    """Live through the world of a seed in an empty folder, which is removed afterwards.
+    """Live through the world of a seed; see ``live``."""
+    return live(world(seed), folder, trace)
+
+
+def live(drawn: World, folder: Path, trace: list[str] | None = None) -> Story:
+    """Live through a world in an empty folder, which is removed afterwards.
 
     ``trace`` gets every event. Raises ``AssertionError`` where an invariant does not hold, and
     whatever else the program under test raises that it should not.
     """
     folder.mkdir(parents=True)
-    life = _Life(world(seed), folder, trace)
+    life = _Life(drawn, folder, trace)
     try:
         return life.live()
     except BaseException as error:
         told = ", ".join(life.story.sessions)
-        error.add_note(f"seed {seed}, after the sessions: {told or 'none'}")
-        error.add_note(f"replay it with: make simulate SEED={seed}")
+        error.add_note(f"seed {drawn.seed}, after the sessions: {told or 'none'}")
+        error.add_note(f"replay it with: make simulate SEED={drawn.seed}")
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

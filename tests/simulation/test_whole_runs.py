@@ -12,14 +12,16 @@ import pytest
 
 from batchrun.adapters import rundir
 from batchrun.adapters.journal import JournalWriter
+from batchrun.core.changes import Changes
 from batchrun.core.verdict import Action, Verdict
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate, EndpointPermit
 from batchrun.testing.inline import InlineJournal
 from batchrun.testing.simulate import MEMORY
-from batchrun.testing.stage import Hanging
-from batchrun.testing.whole_runs import simulate
+from batchrun.testing.stage import Fate, Hanging
+from batchrun.testing.whole_runs import live, simulate
+from batchrun.testing.worlds import Leg, Line, World
 
 SEEDS = 100
 TWICE = (3, 8, 13, 22, 41, 64, 155)
@@ -50,6 +52,44 @@ def test_a_seed_tells_one_story(folder):
         stories = [simulate(seed, folder, events) for events in told]
         assert told[0] == told[1], seed
         assert stories[0].digest == stories[1].digest and len(told[0]) > 1
+
+
+def _world(*legs, rows, poison):
+    """A world in calm weather with real parts: per leg its fate, limit and parameters."""
+    lines = tuple(Line("good", f"id-{n}", f"question {n}", "label") for n in range(rows))
+    made = []
+    for fate, limit, params in legs:
+        raw = {
+            "request.model": "fake-model",
+            "request.params": params,
+            "output.shard_rows": 4,
+            "endpoint.base_url": "http://model.invalid/v1",
+            "endpoint.concurrency": 4,
+            "retry.max_attempts": 1,
+            "retry.timeout_s": 30.0,
+            "guards.grace_s": 0.0,
+        }
+        made.append(Leg(lines, raw, Changes(), "keep", fate, 1.0, limit))
+    return World(
+        0, tuple(made[:-1]), made[-1], disk_s=0.01, plain=False, spells=(), poison=poison,
+        latency_s=(0.1, 0.1),
+    )  # fmt: skip
+
+
+def test_rows_done_behind_a_limit(folder):
+    """A stop left rows done behind the first of the rows; with --limit they are part of the input,
+    and nothing counts below zero.
+    """
+    legs = (Fate(signals_s=(5.0,)), None, {}), (Fate(), 3, {}), (Fate(), None, {})
+    story = live(_world(*legs, rows=10, poison={0: "stalled"}), folder)
+    assert story.sessions == ["interrupted by SIGINT", *["complete_with_errors"] * 2]
+
+
+def test_other_settings_kept_for_a_run_that_is_complete(folder):
+    """--keep-done with nothing left to send: the summary tells of the settings that hold now."""
+    legs = (Fate(), None, {}), (Fate(), None, {"seed": 1})
+    story = live(_world(*legs, rows=6, poison={}), folder)
+    assert story.sessions == ["complete", "RunChangedError", "complete"]
 
 
 def _permit_given_back_early(monkeypatch):
