@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, Protocol, TypedDict, Unpack
 
@@ -32,6 +33,7 @@ from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import RunStoppedError, UsageError
 from batchrun.report import RowOutcome, Summary
+from batchrun.standing_in import standing_in
 
 __all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "stream"]
 
@@ -63,6 +65,7 @@ _INTERRUPTED = Stop("SIGINT", "stopped by KeyboardInterrupt", 130)
 class Options(TypedDict, total=False):
     """The keyword arguments of ``run``, ``arun`` and ``stream``: the settings of the config file by
     their keys (``output`` is ``output.dir``), and what the command has as flags alone.
+    ``endpoints`` has the tables of several endpoints, each with the keys of ``[[endpoint]]``.
     """
 
     output: str | os.PathLike[str]
@@ -106,6 +109,9 @@ class Options(TypedDict, total=False):
     concurrency: int | Literal["auto"]
     rpm: float
     tpm: float
+    models: Sequence[str] | Mapping[str, str]
+    weight: float
+    endpoints: Sequence[Mapping[str, Any]]
     max_attempts: int
     timeout_s: float
     connect_timeout_s: float
@@ -116,12 +122,13 @@ class Options(TypedDict, total=False):
     max_empty: str
     deadline_s: float
     grace_s: float
+    prices: Mapping[str, Mapping[str, float | Decimal]]
 
 
 _CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
-_OTHERS = ("output", "config", "limit", *_CHANGES, "retry_class")
+_OTHERS = ("output", "config", "limit", "endpoints", *_CHANGES, "retry_class")
 KEYWORDS: dict[str, str] = {
-    setting.key: setting.name
+    setting.key or setting.section: setting.name
     for setting in TABLE
     if setting.name not in ("input.files", "output.dir")
 }
@@ -253,13 +260,8 @@ class _Job:
         plan = self._plan
         settings = plan.settings
         with contextlib.ExitStack() as stack:
-            if settings.endpoint.provider == "simulator":
-                from batchrun.simulator.embedded import EmbeddedSimulator
-
-                simulator = stack.enter_context(EmbeddedSimulator())
-                _LOG.info("answers come from the built-in simulator, not from a model")
-                endpoint = replace(settings.endpoint, base_url=simulator.base_url)
-                settings = replace(settings, endpoint=endpoint)
+            endpoints = standing_in(settings.endpoints, stack, _LOG.info)
+            settings = replace(settings, endpoints=endpoints)
             result = await assemble.session(
                 settings,
                 plan.environment,
@@ -307,6 +309,8 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
         given["output.dir"] = os.fspath(options["output"])
     if rows is not None:
         given["input.files"] = _names(rows)
+    if options.get("endpoints") is not None:
+        raw = _with_endpoints(raw, options["endpoints"])
     environment = read_environment()
     raw, warnings = config.lay_over(raw, environment, given)
     for warning in warnings:
@@ -320,6 +324,24 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     return _Plan(settings, environment, rows, changes)
 
 
+def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> config.Raw:
+    """The raw values with these endpoints in place of the config file's."""
+    kept = {name: value for name, value in raw.items() if not name.startswith("endpoint")}
+    own = [setting.key for setting in TABLE if setting.section == "endpoint"]
+    found = []
+    for table in tables:
+        for key in table:
+            if key not in own:
+                message = f"endpoints: unknown key {key!r}; known are {', '.join(own)}"
+                raise TypeError(message)
+        named = {f"endpoint.{key}": value for key, value in table.items() if value is not None}
+        found.append({name: _plain(value, name) for name, value in named.items()})
+    if not found:
+        message = "endpoints is empty: give at least one, or leave it out"
+        raise UsageError(message)
+    return kept | ({"endpoints": found} if len(found) > 1 else found[0])
+
+
 def _plain(value: Any, name: str) -> Any:
     """A keyword's value as the config file would have it."""
     kind = BY_NAME[name].kind
@@ -327,6 +349,8 @@ def _plain(value: Any, name: str) -> Any:
         return os.fspath(value)
     if kind in ("object", "headers", "schema") and isinstance(value, Mapping):
         return dict(value)
+    if kind == "models" and not isinstance(value, str):
+        return dict(value) if isinstance(value, Mapping) else list(value)
     if kind in ("columns", "names") and isinstance(value, tuple):
         return list(value)
     if name == "request.messages" and not isinstance(value, str):

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters import parts, rundir
-from batchrun.adapters.access import Access, access_to
+from batchrun.adapters import parts, price_list, rundir
+from batchrun.adapters.access import Access, accesses_to
 from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
 from batchrun.adapters.journal import JournalWriter
@@ -25,6 +25,7 @@ from batchrun.adapters.rundir import RunDirectory
 from batchrun.adapters.signals import on_signals
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
+from batchrun.adapters.spent import spent
 from batchrun.adapters.status import StatusFile
 from batchrun.core import body, output, summary
 from batchrun.core.bounds import Finished
@@ -35,13 +36,14 @@ from batchrun.engine.attempt import AttemptLoop, Policy
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.lane import Way
 from batchrun.engine.monitor import Monitor
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.watching import Watching
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
-from batchrun.ports import Credentials, Journal, Observer, Source, Transport
+from batchrun.ports import Journal, Observer, Source
 from batchrun.records import Request, Row
 
 FLIGHT_SLOTS = 512
@@ -130,7 +132,7 @@ def _opened(
     say: Callable[[str], None],
 ) -> Iterator[_Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
-    access = access_to(settings.endpoint, environment)
+    accesses = accesses_to(settings.endpoints, environment)
     build = body.builder(settings)
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
@@ -143,7 +145,7 @@ def _opened(
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
         else:
-            yield _Session(settings, opened, changes, build, access, observers, say)
+            yield _Session(settings, opened, changes, build, accesses, observers, say)
     finally:
         opened.close()
 
@@ -157,19 +159,21 @@ class _Session:
         opened: RunDirectory,
         changes: Changes,
         build: Callable[[Row], Request],
-        access: Access,
+        accesses: Sequence[Access],
         observers: Sequence[Observer],
         say: Callable[[str], None],
     ) -> None:
-        self._access = access
+        self._accesses = accesses
         self._say = say
         self._settings = settings
         self._opened = opened
         self._changes = changes
         self._build = build
         self._tally = Tally()
+        self._room = Room(sum(access.endpoint.concurrency for access in accesses))
+        self._prices = price_list.book(settings, self._tally.notices.append, LoopClock.wall_us())
         self._duplicates = Duplicates()
-        status = StatusFile(opened.checkpoint / rundir.STATUS, settings.endpoint.name)
+        status = StatusFile(opened.checkpoint / rundir.STATUS)
         self._watching = Watching((status, *observers), self._tally, say)
         self._ended = threading.Event()
         self._started_s = time.monotonic()
@@ -183,27 +187,22 @@ class _Session:
         outbox: Outbox | None = None,
     ) -> Result:
         """Wire the engine, run it, sum up."""
-        settings, opened = self._settings, self._opened
-        endpoint = settings.endpoint
+        opened = self._opened
         clock = LoopClock()
         if signals:
             on_signals(switch, self._say)
-        switch.stop_at(settings.deadline_s, time.monotonic() - started_s)
+        switch.stop_at(self._settings.deadline_s, time.monotonic() - started_s)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
-        gate = EndpointGate(
-            concurrency=endpoint.concurrency,
-            rpm=endpoint.rpm,
-            tpm=endpoint.tpm,
-            clock=clock,
-            dice=random.Random(),
-        )
         self._count_resumed()
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
-            async with self._access.talking(settings, self._say) as talking:
-                engine = self._engine(talking, gate, journal, sealer, clock, switch, outbox)
-                monitor = Monitor(engine=engine, gate=gate, tally=self._tally, switch=switch)
+            async with contextlib.AsyncExitStack() as stack:
+                ways = [await self._way(access, stack, clock) for access in self._accesses]
+                loop = self._attempts(ways, journal, clock, switch)
+                engine = self._engine(loop, journal, sealer, clock, switch, outbox)
+                lanes = loop.pool.lanes
+                monitor = Monitor(engine=engine, lanes=lanes, tally=self._tally, switch=switch)
                 watching = asyncio.create_task(self._watching.watch(monitor))
                 fault: BatchrunError | None = None
                 try:
@@ -226,44 +225,63 @@ class _Session:
             sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
 
+    async def _way(self, access: Access, stack: contextlib.AsyncExitStack, clock: LoopClock) -> Way:
+        """The way to one endpoint, open until the stack is left."""
+        endpoint, settings = access.endpoint, self._settings
+        transport, credentials = await stack.enter_async_context(
+            access.talking(settings, self._say)
+        )
+        gate = EndpointGate(
+            concurrency=endpoint.concurrency,
+            rpm=endpoint.rpm,
+            tpm=endpoint.tpm,
+            clock=clock,
+            dice=random.Random(),
+        )
+        drift = Drift(settings.model, self._opened.totals().models)
+        return Way(
+            endpoint.name, transport, gate, credentials, drift, endpoint.models, endpoint.weight
+        )
+
+    def _attempts(
+        self, ways: Sequence[Way], journal: JournalWriter, clock: LoopClock, switch: StopSwitch
+    ) -> AttemptLoop:
+        settings = self._settings
+        return AttemptLoop(
+            ways,
+            journal=journal,
+            clock=clock,
+            dice=random.Random(),
+            room=self._room,
+            tally=self._tally,
+            switch=switch,
+            policy=Policy(
+                settings.max_attempts,
+                settings.max_wait_s,
+                settings.raw,
+                settings.model,
+                output.policy_of(settings),
+                self._prices,
+            ),
+        )
+
     def _engine(
         self,
-        talking: tuple[Transport, Credentials],
-        gate: EndpointGate,
+        loop: AttemptLoop,
         journal: JournalWriter,
         sealer: parts.Sealer,
         clock: LoopClock,
         switch: StopSwitch,
         outbox: Outbox | None,
     ) -> Engine:
-        settings, opened, endpoint = self._settings, self._opened, self._settings.endpoint
-        room = Room(endpoint.concurrency)
+        settings, opened = self._settings, self._opened
         source: Source = ReadAhead(opened.reader, limit=settings.limit)
         entries: Journal = journal
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
         return Engine(
             source=source,
-            loop=AttemptLoop(
-                transport=talking[0],
-                credentials=talking[1],
-                gate=gate,
-                journal=journal,
-                clock=clock,
-                dice=random.Random(),
-                room=room,
-                tally=self._tally,
-                switch=switch,
-                policy=Policy(
-                    settings.max_attempts,
-                    settings.max_wait_s,
-                    settings.raw,
-                    endpoint.name,
-                    settings.model,
-                    output.policy_of(settings),
-                ),
-                drift=Drift(settings.model, opened.totals().models),
-            ),
+            loop=loop,
             journal=entries,
             publisher=sealer,
             prepare=self._prepare,
@@ -271,7 +289,7 @@ class _Session:
             tally=self._tally,
             switch=switch,
             shard_rows=settings.shard_rows,
-            room=room,
+            room=self._room,
             grace_s=settings.grace_s,
             known=opened.known,
             touched=opened.touched,
@@ -296,6 +314,7 @@ class _Session:
         (ok, error), again = self._opened.done, self._opened.again
         self._tally.resumed_ok = ok - again.ok
         self._tally.resumed_error = error - again.error
+        self._tally.cost_pd, self._tally.wasted_pd = spent(self._opened.journal)
 
     def _count_input(self, stop: Callable[[], bool]) -> int | None:
         """Rows of the input, counted in a thread unless an earlier session did. None if told to

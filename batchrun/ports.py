@@ -75,6 +75,42 @@ class Permit(Protocol):
 class Gate(Protocol):
     """The limits of one endpoint: concurrency, requests and tokens per minute, cool-down."""
 
+    changed: Callable[[], None] | None
+    """Called where somebody may enter sooner than ``ready_in_s`` said."""
+
+    @property
+    def load(self) -> float:
+        """The share of the permits that are held."""
+        ...
+
+    @property
+    def ready_in_s(self) -> float:
+        """Seconds until an exchange may enter without standing in line (its turn by the rates
+        aside), or be the probe while the gate is held; 0: now; infinite where only ``changed``
+        will tell.
+        """
+        ...
+
+    @property
+    def paced(self) -> bool:
+        """Whether it may then take a while all the same, for the rates."""
+        ...
+
+    @property
+    def cooling_s(self) -> float:
+        """Seconds for which nobody enters, because the server refused."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Permits held."""
+        ...
+
+    @property
+    def bound_by(self) -> str | None:
+        """What holds requests back right now, None where nothing here does."""
+        ...
+
     async def enter(self, tokens: int) -> Permit:
         """Return when an exchange of about this many tokens may be sent. First come, first
         served; a cancelled waiter leaves no trace.

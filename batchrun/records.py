@@ -177,7 +177,8 @@ class Attempt(NamedTuple):
     """One physical exchange: a line of the ledger.
 
     ``error_class`` is None for the attempt that succeeded. ``unanswered`` marks a request that may
-    have reached the server without a whole answer coming back: it may have been billed.
+    have reached the server without a whole answer coming back: it may have been billed. ``cost_pd``
+    is in picodollars (``core.money``), None where it is not known.
     """
 
     row: int
@@ -193,7 +194,7 @@ class Attempt(NamedTuple):
     error_code: str | None
     retry_after_s: float | None
     usage: Usage
-    cost_usd: float | None
+    cost_pd: int | None
     request_id: str | None
     unanswered: bool
     ttft_s: float | None = None

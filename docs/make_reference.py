@@ -70,7 +70,9 @@ RESULTS = {
     "total_tokens": "Prompt and answer together, as reported.",
     "cached_tokens": "Prompt tokens that came from the server's cache, as reported.",
     "reasoning_tokens": "Tokens of the answer that were spent on reasoning, as reported.",
-    "cost_usd": "The cost of this answer. Null in this version, which knows no prices.",
+    "cost_usd": (
+        "The cost of the last attempt; in an `ok` row, of its answer. Null where it is not known."
+    ),
     "attempts": "Exchanges sent for this row, over all runs. 0 for a row that could not be sent.",
     "http_status": "The HTTP status of the last attempt. Null where no reply came.",
     "error_class": "Why the row failed: one of the error classes below. Null in an `ok` row.",
@@ -113,7 +115,7 @@ ATTEMPTS = {
     "total_tokens": "As in the results.",
     "cached_tokens": "As in the results.",
     "reasoning_tokens": "As in the results.",
-    "cost_usd": "What this exchange cost. Null in this version.",
+    "cost_usd": "What this exchange cost. Null where no price, or no usage, is known.",
     "request_id": "The server's name for the exchange.",
     "unanswered": (
         "True where the request may have reached the server and no whole reply came back: it may "
@@ -133,8 +135,8 @@ USAGE = {
     "cached_tokens": "Sum over the attempts.",
     "reasoning_tokens": "Sum over the attempts.",
     "rows_without_usage": "Completions without any token count: the sums miss them.",
-    "cost_usd": "Sum over the attempts: the bill. Null in this version.",
-    "wasted_cost_usd": "The bill less the answers of `ok` rows. Null in this version.",
+    "cost_usd": "Sum over the attempts: the bill. Null where no cost is known.",
+    "wasted_cost_usd": "The bill less the answers of `ok` rows. Null where no cost is known.",
     "unanswered_attempts": "Attempts that may have been billed without being seen.",
 }
 SUMMARY = {
@@ -155,9 +157,24 @@ SUMMARY = {
     "totals.cached_tokens": "Sum over the ledger.",
     "totals.reasoning_tokens": "Sum over the ledger.",
     "totals.unanswered_attempts": "Attempts that may have been billed without being seen.",
-    "totals.cost_usd": "Sum over the ledger. Null in this version.",
-    "totals.wasted_cost_usd": "The bill less the answers of `ok` rows. Null in this version.",
+    "totals.cost_usd": (
+        "Sum over the ledger, exact in picodollars, then the nearest double. Null where no cost is "
+        "known."
+    ),
+    "totals.wasted_cost_usd": "The bill less the answers of `ok` rows.",
+    "totals.unpriced_attempts": (
+        "Attempts with a usage whose cost is not known, so that `cost_usd` misses them. Null where "
+        "an earlier version, which did not count them, wrote a part of the run."
+    ),
+    "totals.by_day": (
+        "`attempts`, `prompt_tokens`, `completion_tokens` and `cost_usd` by the day (UTC) on which "
+        "attempts were sent; `unknown` for those a repair could not date. Null as above."
+    ),
     "errors": "Failed rows by error class.",
+    "endpoints": (
+        "By the name of the endpoint: `rows_ok`, `rows_error`, `attempts`, tokens and "
+        "`unanswered_attempts`."
+    ),
     "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
     "started_at": "When the first session began, UTC.",
@@ -186,12 +203,19 @@ STATUS = {
         "What holds the run back: `concurrency`, `rpm`, `tpm`, `server` (its throttling), "
         "`outage`, `source` (reading the input), `cpu`, or null."
     ),
+    "cost_usd": "The bill so far, of all sessions. Null while no cost is known.",
+    "wasted_cost_usd": "Of it, what was no answer of an `ok` row.",
     "pid": "The process.",
     "host": "Its machine.",
-    "endpoint": "The endpoint's name.",
+    "endpoints": (
+        "One object per endpoint: `name`; `state` (`up`, `throttled` by the server, `down`, where "
+        "probes alone go there, or `closed`: left out for the reason in `why`); `in_flight`; "
+        "`requests`, `answers`, `refusals` and `failures`, in exchanges; `requests_per_s`; "
+        "`bound_by`."
+    ),
     "updated_at": "When this was written, UTC; about twice a second.",
 }
-STATUS_ADDED = ("pid", "host", "endpoint", "updated_at")
+STATUS_ADDED = ("pid", "host", "updated_at")
 VERIFY = {
     "ok": "Whether everything holds.",
     "rows": "Rows found in `results/`.",
@@ -381,7 +405,9 @@ KINDS = {
     "concurrency": "whole number or `auto`",
     "command": "text",
     "provider": "a provider's name",
+    "prices": "tables of numbers",
     "header_name": "text",
+    "models": "list of names, or table of text",
     "share": "share, such as `5%`",
     "bound": "whole number, or share such as `5%`",
 }
@@ -483,13 +509,18 @@ def configuration() -> Iterator[str]:
     yield ""
     yield "TOML, given with `-c FILE`. Paths in it are relative to the file. An unknown key is an"
     yield "error. A flag wins over the environment, the environment over `.env`, `.env` over the"
-    yield "file, and the file over the default. There is one `[[endpoint]]`. A setting marked"
+    yield "file, and the file over the default. There may be several `[[endpoint]]` tables: see"
+    yield "[endpoints.md](endpoints.md). A setting marked"
     yield "*fixed* shapes requests or parts: it may not differ between the runs on one directory."
     yield ""
     yield "Of `endpoint.api_key_env`, `endpoint.api_key_file` and `endpoint.api_key_command` one is"
     yield "given: they say where the key comes from, and two in the file, or two flags, are an"
     yield "error. A flag of these replaces whichever stands in the file. Where a file or a command"
     yield "is named, `OPENAI_API_KEY` is not used. [network.md](network.md) tells more."
+    yield ""
+    yield 'A table `[prices."MODEL"]` has the prices of a model, asked for or answering:'
+    yield "`input` and `output`, and if they differ `cached_input`, `reasoning`, `batch_input` and"
+    yield "`batch_output`. [cost.md](cost.md) tells more."
     yield ""
     rows = []
     for setting in TABLE:

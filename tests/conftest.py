@@ -186,6 +186,31 @@ class Scripted:
 
 
 @pytest.fixture
+def served(tmp_path, until):
+    """Starts `batchrun simulate` as a process of its own, on a port; a test may kill it."""
+    processes = []
+
+    def start(port=0, *flags):
+        ready = tmp_path / f"port-{len(processes)}"
+        with ready.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "batchrun", "simulate", "--port", str(port), *flags],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        processes.append(process)
+        until(lambda: b"http://" in ready.read_bytes() or process.poll() is not None)
+        text = ready.read_text()
+        assert "http://" in text, text
+        return process, int(text.split("127.0.0.1:")[1].split("/")[0])
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
 def scripted():
     """Starts an endpoint that answers ``answer(body, headers, nth)``: status, headers, body. With
     an SSL context it speaks TLS. A GET has no body (None).

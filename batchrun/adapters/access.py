@@ -5,7 +5,7 @@ Everything that can be wrong is found here, before a run directory is opened.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ _ORGANISATION = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPEN
 class Access:
     """One endpoint, ready to be talked to."""
 
+    endpoint: Endpoint
     address: Address
     source: KeySource
     key: str | None = field(repr=False)
@@ -55,14 +56,14 @@ class Access:
             key=self.key,
             headers=self.headers,
             redactor=self.redactor,
-            concurrency=settings.endpoint.concurrency,
+            concurrency=self.endpoint.concurrency,
             timeout_s=settings.timeout_s,
             connect_timeout_s=settings.connect_timeout_s,
             body_bytes_max=settings.max_response_bytes,
             proxy=self.proxy,
             tls=self.tls,
             stream=settings.stream,
-            key_header=settings.endpoint.api_key_header,
+            key_header=self.endpoint.api_key_header,
         ) as transport:
             credentials = RenewableKey(
                 self.source,
@@ -75,6 +76,21 @@ class Access:
                 yield transport, credentials
             finally:
                 await credentials.close()
+
+
+def accesses_to(
+    endpoints: Sequence[Endpoint], environment: Mapping[str, str]
+) -> tuple[Access, ...]:
+    """The same for all endpoints of a run; an error says which of several it is about."""
+    found = []
+    for endpoint in endpoints:
+        try:
+            found.append(access_to(endpoint, environment))
+        except UsageError as error:
+            if len(endpoints) == 1:
+                raise
+            raise type(error)(f"endpoint {endpoint.name}: {error}") from None
+    return tuple(found)
 
 
 def access_to(
@@ -109,7 +125,7 @@ def access_to(
         **organisation(where, environment, given),
         **endpoint.headers,
     }
-    return Access(where, source, key, headers, proxy, tls, redactor)
+    return Access(endpoint, where, source, key, headers, proxy, tls, redactor)
 
 
 def missing_key(endpoint: Endpoint) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchrun.core.money import usd
 from batchrun.records import (
     NO_USAGE,
     Attempt,
@@ -197,6 +198,7 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     _, _, endpoint, _, _, started, _, latency, status, _, _, _, used, cost, request_id, _, ttft = (
         _turned([attempt or _NO_ATTEMPT for attempt in decided], len(Attempt._fields))
     )
+    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
     # A failure's tokens are those of its last attempt.
     usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
     values = (
@@ -235,6 +237,7 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
 def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
     """Attempts as arrays in the order of ``ATTEMPT_FIELDS``."""
     *before, usages, cost, request_id, unanswered, _ = _turned(attempts, len(Attempt._fields))
+    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
     values = (*before, *_turned(usages, len(Usage._fields)), cost, request_id, unanswered)
     return columns(values, ATTEMPT_TYPES)
 

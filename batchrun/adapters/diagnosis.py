@@ -31,7 +31,7 @@ async def examine(
 
     Without ``ask`` the server is only reached: there is a key to be found first.
     """
-    provider = BY_NAME.get(settings.endpoint.provider or "")
+    provider = BY_NAME.get(access.endpoint.provider or "")
     async with access.talking(settings, say) as (transport, _):
         return await _Look(settings, access, provider, transport).take(ask=ask)
 
@@ -50,7 +50,10 @@ class _Look:
         self._transport = transport
         self._defaults = settings.defaults()
         model = self._defaults.get("model")
-        self._model = model if isinstance(model, str) else None
+        names = access.endpoint.models or {}
+        if not isinstance(model, str):
+            model = next(iter(names), None)
+        self._model = None if model is None else names.get(model, model)
 
     async def take(self, *, ask: bool) -> list[Check]:
         """See ``examine``."""

@@ -52,7 +52,7 @@ def _unanswered(row: int, number: int, endpoint: str, started_at_us: int) -> Att
         error_code=INTERRUPTED,
         retry_after_s=None,
         usage=NO_USAGE,
-        cost_usd=None,
+        cost_pd=None,
         request_id=None,
         unanswered=True,
     )

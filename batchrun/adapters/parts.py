@@ -28,7 +28,8 @@ from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import USAGE, Store, part_name
 from batchrun.core import answer
-from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals
+from batchrun.core.money import picodollars
+from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals, day_of
 from batchrun.errors import StorageError
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
 
@@ -240,12 +241,12 @@ def _count(
 ) -> None:
     """Count a piece as published into the totals."""
     keys = set(map(_KEY, ledger))
+    days = {day_of(attempt.started_at_us) for attempt in ledger}
     if (
-        len(keys) == 1
+        len(keys) == len(days) == 1
         and len(ledger) == len(outcomes) == ledgered.num_rows == resulted.num_rows
         and resulted.column("error_class").null_count == len(outcomes)
         and resulted.column("endpoint").null_count == 0  # each was sent
-        and ledgered.column("cost_usd").null_count == len(ledger)
     ):
         said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
         totals.add_outputs(
@@ -253,25 +254,40 @@ def _count(
             empty=sum(map(answer.is_empty, said)),
         )
         usages = [attempt.usage for attempt in ledger]
+        costs_pd = [attempt.cost_pd for attempt in ledger if attempt.cost_pd is not None]
+        bare = usages.count(NO_USAGE)
+        unpriced = len(ledger) - len(costs_pd) - bare
+        if bare and costs_pd:
+            unpriced = sum(a.cost_pd is None and a.usage != NO_USAGE for a in ledger)
         totals.add_alike(
             keys.pop(),
             ok=len(outcomes),
-            without_usage=usages.count(NO_USAGE),
+            without_usage=bare,
             tokens=[sum(filter(None, counts)) for counts in zip(*usages, strict=True)],
+            day=days.pop(),
+            cost_pd=sum(costs_pd) if costs_pd else None,
+            unpriced=unpriced,
         )
         return
     totals.add_attempts(
-        AttemptLine(row, (endpoint, model, tier), cost, unanswered, tokens)
-        for row, endpoint, model, tier, cost, unanswered, *tokens in _tuples(
-            ledgered.select(_ATTEMPT_COLUMNS)
+        AttemptLine(row, (endpoint, model, tier), _pd(cost), unanswered, tokens, day_of(at_us))
+        for (row, endpoint, model, tier, cost, unanswered, *tokens), at_us in zip(
+            _tuples(ledgered.select(_ATTEMPT_COLUMNS)),
+            ledgered.column("started_at").cast(pa.int64()).to_pylist(),
+            strict=True,
         )
     )
     totals.add_results(
-        ResultLine(row, error_class, any(count is not None for count in tokens), cost, *told)
+        ResultLine(row, error_class, any(count is not None for count in tokens), _pd(cost), *told)
         for (row, error_class, cost, *tokens), told in zip(
             _tuples(resulted.select(_RESULT_COLUMNS)), answers.cut_or_empty(resulted), strict=True
         )
     )
+
+
+def _pd(cost_usd: float | None) -> int | None:
+    """What a cost in a column stands for: exactly what was written there."""
+    return None if cost_usd is None else picodollars(cost_usd)
 
 
 def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:

@@ -250,12 +250,16 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     def last_attempt(row: int) -> int:
         return numbers(row // settings.shard_rows).get(row, 0)
 
-    names = [settings.endpoint.name]
+    ours = [endpoint.name for endpoint in settings.endpoints]
+    # The notes number the endpoints of the session that was killed.
+    names = journal.states.get("endpoints") or ours
     lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
     if lost:
         say(f"{lost} requests were in flight when the last run ended")
     with contextlib.suppress(FileNotFoundError):
         (opened.checkpoint / FLIGHTS).unlink()
+    if names != ours or journal.states.get("endpoints") is None:
+        journal.states.put(endpoints=ours)
     journal.drop_idle()
 
 

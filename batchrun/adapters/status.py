@@ -16,9 +16,8 @@ from batchrun.engine.monitor import Snapshot
 class StatusFile:
     """``ports.Observer`` that replaces ``checkpoint/status.json``."""
 
-    def __init__(self, path: Path, endpoint: str) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._endpoint = endpoint
 
     def __call__(self, event: object) -> None:
         """See ``ports.Observer``."""
@@ -26,7 +25,6 @@ class StatusFile:
         status = asdict(event) | {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "endpoint": self._endpoint,
             "updated_at": summary.moment(LoopClock.wall_us()),
         }
         files.write_json(self._path, status, durable=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from batchrun.adapters.configuration import read_environment
 from batchrun.cli.console import exit_codes, put_json, say
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core import setting_table
-from batchrun.core.providers import SIMULATOR
 from batchrun.core.redact import public_url
+from batchrun.standing_in import standing_in
 
 if TYPE_CHECKING:
     from batchrun.core.diagnosis import Check
@@ -64,21 +64,21 @@ def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: A
             say(f"warning: {warning}")
         settings = replace(settings, timeout_s=timeout_s)
         with contextlib.ExitStack() as stack:
-            if settings.endpoint.provider == SIMULATOR:
-                from batchrun.simulator.embedded import EmbeddedSimulator
-
-                url = stack.enter_context(EmbeddedSimulator()).base_url
-                settings = replace(settings, endpoint=replace(settings.endpoint, base_url=url))
-            checks = _examined(settings, environment)
-        ok = not any(check.status == "failed" for check in checks)
+            endpoints = standing_in(settings.endpoints, stack, lambda _: None)
+            found = [(each, _examined(settings, each, environment)) for each in endpoints]
+        ok = not any(check.status == "failed" for _, checks in found for check in checks)
         if as_json:
-            put_json(_report(settings, checks, ok=ok))
+            put_json(_report(settings, found, ok=ok))
         else:
-            _show(settings, checks, ok=ok)
+            for endpoint, checks in found:
+                _show(endpoint, checks)
+            click.echo("a run can begin" if ok else "a run would not get far")
         sys.exit(0 if ok else 1)
 
 
-def _examined(settings: Settings, environment: Mapping[str, str]) -> list[Check]:
+def _examined(
+    settings: Settings, endpoint: Endpoint, environment: Mapping[str, str]
+) -> list[Check]:
     import asyncio
 
     from batchrun.adapters.access import access_to, missing_key
@@ -86,7 +86,6 @@ def _examined(settings: Settings, environment: Mapping[str, str]) -> list[Check]
     from batchrun.core.diagnosis import Check
     from batchrun.errors import KeyUnavailableError
 
-    endpoint = settings.endpoint
     try:
         access = access_to(endpoint, environment, demand_key=False)
     except KeyUnavailableError as error:
@@ -115,22 +114,30 @@ def _place(endpoint: Endpoint) -> str:
     return f"{place}, sent as {endpoint.api_key_header}"
 
 
-def _report(settings: Settings, checks: list[Check], *, ok: bool) -> dict[str, Any]:
-    return {
-        "ok": ok,
-        "provider": settings.endpoint.provider,
-        "base_url": public_url(settings.endpoint.base_url),
-        "model": settings.defaults().get("model"),
-        "checks": [check._asdict() for check in checks],
-    }
+def _report(
+    settings: Settings, found: Sequence[tuple[Endpoint, list[Check]]], *, ok: bool
+) -> dict[str, Any]:
+    """The report. Of one endpoint it is flat; several are listed under ``endpoints``."""
+    told: list[dict[str, Any]] = [
+        {
+            "provider": endpoint.provider,
+            "base_url": public_url(endpoint.base_url),
+            "checks": [check._asdict() for check in checks],
+        }
+        for endpoint, checks in found
+    ]
+    model = {"ok": ok, "model": settings.defaults().get("model")}
+    if len(told) == 1:
+        return model | told[0]
+    names = [{"name": endpoint.name} for endpoint, _ in found]
+    return model | {"endpoints": [name | one for name, one in zip(names, told, strict=True)]}
 
 
-def _show(settings: Settings, checks: list[Check], *, ok: bool) -> None:
+def _show(endpoint: Endpoint, checks: list[Check]) -> None:
     from batchrun.views.text import safe
 
-    click.echo(f"{settings.endpoint.name}: {public_url(settings.endpoint.base_url)}")
+    click.echo(f"{endpoint.name}: {public_url(endpoint.base_url)}")
     for check in checks:
         click.echo(safe(f"  {check.status:<8} {check.name:<8} {check.message}"))
         if check.todo is not None:
             click.echo(safe(f"{'':<20}-> {check.todo}"))
-    click.echo("a run can begin" if ok else "a run would not get far")

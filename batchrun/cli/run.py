@@ -140,13 +140,13 @@ def _run(
 
     load_arrow()
     from batchrun import assemble
+    from batchrun.standing_in import standing_in
     from batchrun.views import ending
     from batchrun.views.text import safe
 
     make_lean()
     with contextlib.ExitStack() as stack:
-        if settings.endpoint.provider == "simulator":
-            settings = _simulated(settings, stack, tell)
+        settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         observers = [stack.enter_context(_progress(tell))] if progress else []
         result = assemble.run(
             settings,
@@ -193,16 +193,6 @@ def _changes(flags: dict[str, Any]) -> Changes:
         retry_classes=parse_classes(",".join(classes)) if classes else (),
         **{name: flags.pop(name) for name in names},
     )
-
-
-def _simulated(
-    settings: config.Settings, stack: contextlib.ExitStack, tell: Callable[[str], None]
-) -> config.Settings:
-    from batchrun.simulator.embedded import EmbeddedSimulator
-
-    simulator = stack.enter_context(EmbeddedSimulator())
-    tell(f"answers come from the built-in simulator at {simulator.base_url}, not from a model")
-    return replace(settings, endpoint=replace(settings.endpoint, base_url=simulator.base_url))
 
 
 @contextlib.contextmanager

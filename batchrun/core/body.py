@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
 
 from batchrun.core import output, parameters, tokens
+from batchrun.core.endpoints import Endpoint, not_served
 from batchrun.errors import RowError
 from batchrun.records import Expected, JsonObject, Request, Row
 
@@ -172,13 +173,23 @@ def builder(
     """``build`` as a run with these settings has it: the one way to its requests, for whoever looks
     at them before or after as well.
     """
+    endpoints = settings.endpoints
+    anything = any(endpoint.models is None for endpoint in endpoints)
     return partial(
         build,
         defaults=settings.defaults(),
         body_bytes_max=body_bytes_max,
         stream=settings.stream,
         asked=output.asked_by(settings),
+        endpoints=() if anything else endpoints,
     )
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """A request's body with another model; everything else keeps its bytes."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    fields["model"] = msgspec.Raw(_encode(model))
+    return _encode(fields)
 
 
 def build(
@@ -188,12 +199,14 @@ def build(
     body_bytes_max: int,
     stream: bool = False,
     asked: Callable[[JsonObject], Expected | None] | None = None,
+    endpoints: Sequence[Endpoint] = (),
 ) -> Request:
     """The request for a row: defaults under the row's own values, checked and serialised.
 
     With ``stream`` it asks for a stream, and for usage at its end: ``stream_options`` of the row
     or the defaults is laid over that, and null leaves it out (some servers refuse it). ``asked``
-    reads what the answer to a body must be; it may raise ``RowError``.
+    reads what the answer to a body must be; it may raise ``RowError``. ``endpoints`` are those of
+    which one must serve the model; none: any model is served.
 
     Raises ``RowError`` with a sentence for a row that cannot be sent.
     """
@@ -209,6 +222,8 @@ def build(
             body["stream_options"] = _stream_options(options)
     try:
         _check(body)
+        if endpoints and not any(endpoint.serves(body["model"]) for endpoint in endpoints):
+            _not_served(body["model"], endpoints)
         # Only the top level is sorted: below it, order can matter to the model that reads it.
         wire = _encode(dict(sorted(body.items())))
     except UnicodeEncodeError:
@@ -230,6 +245,11 @@ def build(
         tokens_stated=tokens.stated_limit(body) is not None,
         expected=None if asked is None else asked(body),
     )
+
+
+def _not_served(model: str, endpoints: Sequence[Endpoint]) -> NoReturn:
+    message = f"`model` is {model!r}, and {not_served(endpoints)}"
+    raise RowError(message)
 
 
 def _stream_options(given: object) -> JsonObject:

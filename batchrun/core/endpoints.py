@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from batchrun.core import commands
-from batchrun.core.presets import KEY_SOURCES
+from batchrun.core.presets import KEY_SOURCES, one_source_of_key
 from batchrun.core.providers import AUTHORIZATION, SIMULATOR, Provider, provider_named
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_URL, DEFAULT_KEY
 from batchrun.errors import UsageError
+
+MODELS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where requests go and how fast. The key is not in here; ``api_key_env`` is None where no
     variable belongs to the provider.
+
+    ``models`` has the names of the models it serves, as rows know them and as it does; None: it
+    serves any.
     """
 
     name: str
@@ -34,6 +40,12 @@ class Endpoint:
     client_cert: str | None = None
     client_key: str | None = None
     api_key_header: str = AUTHORIZATION
+    models: Mapping[str, str] | None = None
+    weight: float = 1.0
+
+    def serves(self, model: str) -> bool:
+        """Whether rows that ask for this model may go there."""
+        return self.models is None or model in self.models
 
     def public(self) -> dict[str, Any]:
         """All of it as it may be shown. Header values are left out, and so are the arguments of a
@@ -55,6 +67,8 @@ class Endpoint:
             "concurrency": self.concurrency,
             "rpm": self.rpm,
             "tpm": self.tpm,
+            "models": None if self.models is None else dict(self.models),
+            "weight": self.weight,
         }
 
 
@@ -63,11 +77,8 @@ def with_one_key(file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
 
     Raises ``UsageError`` where either names two.
     """
-    for values, spell in ((given, _flag_of), (file, str)):
-        named = [spell(name) for name in KEY_SOURCES if values.get(name) is not None]
-        if len(named) > 1:
-            message = f"{' and '.join(named)} are {len(named)} sources of the key; give one of them"
-            raise UsageError(message)
+    one_source_of_key(given, _flag_of)
+    one_source_of_key(file, str)
     replaced = any(given.get(name) is not None for name in KEY_SOURCES)
     return {key: value for key, value in file.items() if not (replaced and key in KEY_SOURCES)}
 
@@ -100,7 +111,53 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
         client_key=value["endpoint.client_key"],
         api_key_header=value["endpoint.api_key_header"]
         or _key_header(preset, value["endpoint.api_key_env"]),
+        models=value["endpoint.models"],
+        weight=value["endpoint.weight"],
     )
+
+
+def told_apart(endpoints: Sequence[Endpoint], given: Sequence[str | None]) -> tuple[Endpoint, ...]:
+    """Several endpoints, each with a name of its own: the one given, else that of its provider or
+    host, numbered where that does not tell them apart.
+
+    Raises ``UsageError`` where a name was given twice.
+    """
+    taken = {name for name in given if name is not None}
+    named = []
+    for endpoint, name in zip(endpoints, given, strict=True):
+        if name is None:
+            host = urlsplit(endpoint.base_url).netloc.rpartition("@")[2]
+            name = _free(endpoint.provider or host or "default", taken)  # noqa: PLW2901
+        elif given.count(name) > 1:
+            message = f"two [[endpoint]] tables have the name {name!r}: nothing tells them apart"
+            raise UsageError(message)
+        taken.add(name)
+        named.append(replace(endpoint, name=name))
+    return tuple(named)
+
+
+def _free(stem: str, taken: Collection[str]) -> str:
+    """The stem, or the first of stem-2, stem-3, ... that is not taken."""
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def require_served(endpoints: Sequence[Endpoint], model: str | None) -> None:
+    """Raises ``UsageError`` where nobody serves the run's model."""
+    if model is None or any(endpoint.serves(model) for endpoint in endpoints):
+        return
+    message = f"request.model (--model) is {model!r}, and {not_served(endpoints)}"
+    raise UsageError(message)
+
+
+def not_served(endpoints: Sequence[Endpoint]) -> str:
+    """What to say of a model that is in no endpoint's ``models``."""
+    names = sorted({name for endpoint in endpoints for name in endpoint.models or ()})
+    few = ", ".join(names[:MODELS_SHOWN]) + (", ..." if len(names) > MODELS_SHOWN else "")
+    return f"no endpoint serves it: endpoint.models has {few}"
 
 
 def _base_url(preset: Provider | None) -> str:

@@ -6,11 +6,12 @@ also a border: a key, a header or a URL that was meant for one server must not r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchrun.core.azure import azure_url
 from batchrun.core.providers import SIMULATOR, provider_named
+from batchrun.core.setting_table import BY_NAME
 from batchrun.errors import UsageError
 
 KEY_SOURCES = tuple(f"endpoint.api_key_{kind}" for kind in ("env", "file", "command"))
@@ -31,6 +32,14 @@ def from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], li
     return ({"endpoint.base_url": chosen} if chosen else {}), warnings
 
 
+def one_source_of_key(values: Mapping[str, Any], spell: Callable[[str], str]) -> None:
+    """Raises ``UsageError`` where the values name two sources of the key, spelled like that."""
+    named = [spell(name) for name in KEY_SOURCES if values.get(name) is not None]
+    if len(named) > 1:
+        message = f"{' and '.join(named)} are {len(named)} sources of the key; give one of them"
+        raise UsageError(message)
+
+
 def kept(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The file's values as far as they go with the provider that ``given`` names, and warnings.
 
@@ -39,6 +48,8 @@ def kept(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, A
     """
     name = given.get("endpoint.provider")
     raw = dict(file)
+    if "endpoints" in raw:
+        return _kept_of_several(raw, given)
     if "endpoint.base_url" in given:
         if name == SIMULATOR:
             message = "--provider simulator and --base-url name two endpoints; give one of them"
@@ -55,6 +66,48 @@ def kept(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, A
         f"--provider {name} is another endpoint than the config file's; not taken from there: "
         + ", ".join(sorted(left))
     ]
+
+
+def _kept_of_several(
+    raw: dict[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """All tables, or none of them where ``given`` names an endpoint."""
+    flags = [BY_NAME[key].flag or key for key in given if key.startswith("endpoint.")]
+    if not flags:
+        return raw, []
+    count = len(raw["endpoints"])
+    named = [key for key in ("endpoint.provider", "endpoint.base_url") if key in given]
+    if not named:
+        message = (
+            f"{' and '.join(flags)}: the config file has {count} [[endpoint]] tables, and each has "
+            "its own; set it there"
+        )
+        raise UsageError(message)
+    del raw["endpoints"]
+    flag = BY_NAME[named[0]].flag
+    return raw, [f"{flag} names the endpoint: the {count} of the config file are not used"]
+
+
+def surroundings_of_several(
+    raw: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The tables under ``endpoints``, completed by what provider and environment say of each.
+
+    A variable that names a base URL speaks of one endpoint, so it fills in what a table leaves
+    open and wins over none. Raises ``UsageError`` that says which table is wrong.
+    """
+    tables, warnings = [], []
+    shared = {key: value for key, value in raw.items() if not key.startswith("endpoint")}
+    for number, table in enumerate(raw["endpoints"], 1):
+        try:
+            one_source_of_key(table, str)
+            found, more = surroundings(shared | table, table, environment)
+        except UsageError as error:
+            message = f"[[endpoint]] table {number}: {error}"
+            raise UsageError(message) from None
+        tables.append(table | found)
+        warnings += more
+    return tables, list(dict.fromkeys(warnings))
 
 
 def surroundings(

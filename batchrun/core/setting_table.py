@@ -23,10 +23,11 @@ class Setting:
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
     (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
     (a name of ``core.providers``), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
-    ``header_name``, ``concurrency`` (an integer or ``auto``), ``command`` (a program and its
-    arguments), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
-    share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes requests or parts:
-    it may not differ between the runs on one directory.
+    ``prices`` (for each model a table of USD per million tokens), ``header_name``,
+    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
+    (a list of names, or a table of names), ``share`` (a percentage such as ``5%``) and ``bound`` (a
+    number of rows or such a share). ``low`` is the smallest number accepted. ``shapes`` marks what
+    shapes requests or parts: it may not differ between the runs on one directory.
     """
 
     section: str
@@ -42,8 +43,8 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """``section.key``, the name used in messages."""
-        return f"{self.section}.{self.key}"
+        """``section.key``, the name used in messages; ``section`` for a table that is a setting."""
+        return f"{self.section}.{self.key}" if self.key else self.section
 
 
 TABLE: tuple[Setting, ...] = (
@@ -340,6 +341,22 @@ TABLE: tuple[Setting, ...] = (
         low=1,
     ),
     Setting(
+        "endpoint",
+        "models",
+        "models",
+        None,
+        "The models it serves (default: any); a table gives each the name that it has there.",
+    ),
+    Setting(
+        "endpoint",
+        "weight",
+        "number",
+        None,
+        "How much of the load it takes beside other endpoints, for its concurrency.",
+        default=1.0,
+        low=0.001,
+    ),
+    Setting(
         "retry",
         "max_attempts",
         "int",
@@ -431,6 +448,14 @@ TABLE: tuple[Setting, ...] = (
         default=30.0,
         metavar="S",
         low=0,
+    ),
+    Setting(
+        "prices",
+        "",
+        "prices",
+        None,
+        'Prices by model, as tables `[prices."MODEL"]`; USD per million tokens.',
+        default={},
     ),
 )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from batchrun.core import commands
 from batchrun.core.bounds import Bound
+from batchrun.core.price_table import own_prices
 from batchrun.core.providers import provider_named
 from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_table import Setting
@@ -81,6 +82,10 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             _check_command(setting, value)
         case "provider":
             return provider_named(value).name
+        case "models":
+            return _models(value, wrong)
+        case "prices":
+            return own_prices(value)
         case "header_name":
             if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
                 raise wrong
@@ -113,6 +118,17 @@ def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(n, str) and n for n in value):
         raise wrong
     return tuple(value)
+
+
+def _models(value: object, wrong: UsageError) -> dict[str, str]:
+    """By the name that rows use, the name that the endpoint has for it."""
+    if isinstance(value, list):
+        value = {name: name for name in value} if all(isinstance(n, str) for n in value) else None
+    if not isinstance(value, dict) or not value:
+        raise wrong
+    if not all(isinstance(there, str) and here and there for here, there in value.items()):
+        raise wrong
+    return value
 
 
 def _bound(setting: Setting, value: object, wrong: UsageError) -> Bound:
@@ -250,6 +266,7 @@ _EXPECTED = {
     "header_name": "the name of a header, such as api-key",
     "schema": "a file with a JSON Schema, or the schema as a table",
     "messages": "tables with role and content, written as [[request.messages]]",
+    "models": "a list of names, or a table of text",
 }
 
 

@@ -17,8 +17,15 @@ from typing import Any
 from batchrun.core import presets
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
-from batchrun.core.endpoints import Endpoint, endpoint_of, with_one_key
+from batchrun.core.endpoints import (
+    Endpoint,
+    endpoint_of,
+    require_served,
+    told_apart,
+    with_one_key,
+)
 from batchrun.core.presets import from_environment
+from batchrun.core.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     BY_NAME,
@@ -33,7 +40,8 @@ from batchrun.errors import UsageError
 __all__ = ["Endpoint", "Raw", "Settings", "from_environment", "from_toml", "lay_over", "resolve"]
 
 Raw = dict[str, Any]
-"""Values by ``section.key``, not checked yet."""
+"""Values by ``section.key``, not checked yet. Where there are several ``[[endpoint]]`` tables, they
+are a list of such values under ``endpoints``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class Settings:
     on_empty: str
     check_schema: bool
     check_tools: bool
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]
     max_attempts: int
     timeout_s: float
     connect_timeout_s: float
@@ -72,7 +80,13 @@ class Settings:
     bounds: Bounds
     deadline_s: float | None
     grace_s: float
+    prices: Mapping[str, OwnPrice]
     limit: int | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint of a run that has one; the first where there are several."""
+        return self.endpoints[0]
 
     def defaults(self) -> dict[str, Any]:
         """The body parameters of rows that do not set them, the same for every row."""
@@ -126,7 +140,7 @@ class Settings:
             "output.dir": shown(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
-            **{f"endpoint.{key}": value for key, value in self.endpoint.public().items()},
+            "endpoint": [endpoint.public() for endpoint in self.endpoints],
             "output.on_truncation": self.on_truncation,
             "output.on_empty": self.on_empty,
             "output.check_schema": self.check_schema,
@@ -141,6 +155,7 @@ class Settings:
             "guards.max_empty": self.bounds.empty and str(self.bounds.empty),
             "guards.deadline_s": self.deadline_s,
             "guards.grace_s": self.grace_s,
+            "prices": {model: own.public() for model, own in self.prices.items()},
             "limit": self.limit,
         }
 
@@ -161,27 +176,33 @@ def from_toml(text: str, *, path: str) -> Raw:
         if section not in SECTIONS:
             message = f"{path}: unknown table [{section}]{_nearest(section, SECTIONS)}"
             raise UsageError(message)
-        content = _only_endpoint(given, path) if section == "endpoint" else given
-        if not isinstance(content, dict):
-            message = f"{path}: [{section}] must be a table"
+        if section == PRICES:
+            raw[PRICES] = exact_prices(text, path=path)
+            continue
+        if section != "endpoint":
+            raw |= _table(section, given, path, folder)
+            continue
+        if not isinstance(given, list) or not given:
+            message = f"{path}: write the endpoint as [[endpoint]]"
             raise UsageError(message)
-        known = [setting.key for setting in TABLE if setting.section == section]
-        for key, value in content.items():
-            if key not in known:
-                message = f"{path}: unknown key {section}.{key}{_nearest(key, known)}"
-                raise UsageError(message)
-            raw[f"{section}.{key}"] = _located(BY_NAME[f"{section}.{key}"], value, folder)
+        tables = [_table(section, table, path, folder) for table in given]
+        raw |= {"endpoints": tables} if len(tables) > 1 else tables[0]
     return raw
 
 
-def _only_endpoint(content: object, path: str) -> object:
-    if not isinstance(content, list):
-        message = f"{path}: write the endpoint as [[endpoint]]"
+def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
+    """The raw values of one table."""
+    if not isinstance(content, dict):
+        message = f"{path}: [{section}] must be a table"
         raise UsageError(message)
-    if len(content) != 1:
-        message = f"{path}: {len(content)} [[endpoint]] tables; this version runs one"
-        raise UsageError(message)
-    return content[0]
+    known = [setting.key for setting in TABLE if setting.section == section]
+    raw: Raw = {}
+    for key, value in content.items():
+        if key not in known:
+            message = f"{path}: unknown key {section}.{key}{_nearest(key, known)}"
+            raise UsageError(message)
+        raw[f"{section}.{key}"] = _located(BY_NAME[f"{section}.{key}"], value, folder)
+    return raw
 
 
 def _located(setting: Setting, value: object, folder: PurePath) -> object:
@@ -208,7 +229,7 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
 
     Tables (parameters, headers; not a schema) are added to those of the file, key by key. Raises
     ``UsageError`` where ``given`` names two endpoints, either names two sources of the key, or the
-    provider is not known.
+    provider is not known; and where it sets what each of several endpoints has of its own.
     """
     file, warnings = presets.kept(file, given)
     raw = with_one_key(file, given)
@@ -216,18 +237,16 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
         before = raw.get(name)
         both = isinstance(before, dict) and isinstance(value, dict) and name != "request.schema"
         raw[name] = before | value if both else value
+    if "endpoints" in file:
+        tables, more = presets.surroundings_of_several(raw, environment)
+        return raw | {"endpoints": tables}, warnings + more
     found, more = presets.surroundings(raw, given, environment)
     return raw | found, warnings + more
 
 
 def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
-    value = {
-        setting.name: checked(setting, raw[setting.name])
-        if raw.get(setting.name) is not None
-        else setting.default
-        for setting in TABLE
-    }
+    value = {setting.name: _value(setting, raw) for setting in TABLE}
     if not value["input.files"]:
         message = "no input: name the input files, or set input.files in the config file"
         raise UsageError(message)
@@ -238,6 +257,8 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         message = f"--limit is {limit}; it must be at least 1"
         raise UsageError(message)
     check_request(value)
+    endpoints = _endpoints(raw, value)
+    require_served(endpoints, value["request.model"])
     return Settings(
         files=tuple(value["input.files"]),
         format=value["input.format"],
@@ -259,7 +280,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         on_empty=value["output.on_empty"],
         check_schema=value["output.check_schema"],
         check_tools=value["output.check_tools"],
-        endpoint=endpoint_of(value),
+        endpoints=endpoints,
         max_attempts=value["retry.max_attempts"],
         timeout_s=value["retry.timeout_s"],
         connect_timeout_s=value["retry.connect_timeout_s"],
@@ -270,8 +291,29 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         ),
         deadline_s=value["guards.deadline_s"],
         grace_s=value["guards.grace_s"],
+        prices=value["prices"],
         limit=limit,
     )
+
+
+def _value(setting: Setting, raw: Mapping[str, Any]) -> Any:
+    given = raw.get(setting.name)
+    return setting.default if given is None else checked(setting, given)
+
+
+def _endpoints(raw: Raw, value: Mapping[str, Any]) -> tuple[Endpoint, ...]:
+    tables = raw.get("endpoints")
+    if tables is None:
+        return (endpoint_of(value),)
+    own = [setting for setting in TABLE if setting.section == "endpoint"]
+    found = []
+    for number, table in enumerate(tables, 1):
+        try:
+            found.append(endpoint_of({setting.name: _value(setting, table) for setting in own}))
+        except UsageError as error:
+            message = f"[[endpoint]] table {number}: {error}"
+            raise UsageError(message) from None
+    return told_apart(found, [table.get("endpoint.name") for table in tables])
 
 
 def _checkpoint(directory: str, given: str | None) -> str:

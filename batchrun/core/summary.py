@@ -72,6 +72,7 @@ def build(
         "totals": totals.overall(),
         "errors": dict(sorted(totals.errors.items())),
         "outputs": dict(totals.outputs),
+        "endpoints": totals.by_endpoint(),
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),

@@ -8,26 +8,30 @@ sending again. The permit is given back before any wait.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from batchrun.core import output
 from batchrun.core import reply as reading
-from batchrun.core.drift import Drift
+from batchrun.core.price_book import PriceBook
 from batchrun.core.rules import HEALTH
 from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
 from batchrun.engine.gate import Dice
-from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.lane import Lane, Way
 from batchrun.engine.ledger import ledger_line, tokens_used
-from batchrun.engine.outage import Outage
+from batchrun.engine.open_row import AgainError, LaterError, RowRun
+from batchrun.engine.outage import Outage, forgive
+from batchrun.engine.pool import Pool
 from batchrun.engine.renewal import Renewal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
-from batchrun.ports import Clock, Credentials, Gate, Journal, Transport
-from batchrun.records import Attempt, Outcome, Reply, Request
+from batchrun.ports import Clock, Journal
+from batchrun.records import Attempt, Outcome, Reply
 
 BACKOFF_S = 0.5
 BACKOFF_S_MAX = 30.0
@@ -36,52 +40,19 @@ REFUSED_BACKOFF_S_MAX = 60.0
 KEPT_RESPONSE_BYTES = 2**20
 
 
-class LeftPendingError(Exception):
-    """The run stops, or stopped, before this row had an outcome. It is not an error of the row."""
-
-
-class AgainError(Exception):
-    """An exchange failed in a way that is worth another try.
-
-    ``at_gate`` says that the gate does the waiting, for all rows together.
-    """
-
-    def __init__(self, verdict: Verdict, *, at_gate: bool = False) -> None:
-        super().__init__(verdict.message)
-        self.verdict = verdict
-        self.at_gate = at_gate
-
-
-@dataclass(slots=True)
-class RowRun:
-    """One open row: where it is, and what it has been through.
-
-    ``phase`` is ``waiting`` (at the gate or in a backoff: may be given up when the run stops),
-    ``sending`` or ``settled``. ``rulings`` counts its failures by rule; ``doubts`` are those that
-    may turn out to be the endpoint's alone: the time of trouble (see core/outage.py) and the rule.
-    """
-
-    request: Request
-    number: int
-    phase: str = "waiting"
-    charged: int = 0
-    rulings: dict[str, int] = field(default_factory=dict)
-    doubts: list[tuple[int, str]] = field(default_factory=list)
-    probes: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
-    where each row brings its own; ``output`` what is asked of every answer, None for nothing.
+    where each row brings its own; ``output`` what is asked of every answer, None for nothing;
+    ``prices`` say what exchanges cost.
     """
 
     max_attempts: int
     wait_s_max: float
     raw: str
-    endpoint: str
     model: str | None = None
     output: output.Policy | None = None
+    prices: PriceBook | None = None
 
 
 class AttemptLoop:
@@ -89,9 +60,8 @@ class AttemptLoop:
 
     def __init__(
         self,
+        ways: Sequence[Way],
         *,
-        transport: Transport,
-        gate: Gate,
         journal: Journal,
         clock: Clock,
         dice: Dice,
@@ -99,13 +69,8 @@ class AttemptLoop:
         tally: Tally,
         switch: StopSwitch,
         policy: Policy,
-        credentials: Credentials | None = None,
-        drift: Drift | None = None,
     ) -> None:
-        """``drift`` says which models answered in earlier sessions."""
-        self._transport = transport
-        self._renewal = Renewal(credentials, journal)
-        self._gate = gate
+        """``ways`` are the endpoints, in the order of the settings."""
         self._journal = journal
         self._clock = clock
         self._dice = dice
@@ -113,32 +78,42 @@ class AttemptLoop:
         self._tally = tally
         self._switch = switch
         self._policy = policy
-        self._drift = drift or Drift()
-        self._outage = Outage(
-            endpoint=policy.endpoint,
-            gate=gate,
-            clock=clock,
-            dice=dice,
-            tally=tally,
-            switch=switch,
-            attempts_max=policy.max_attempts,
-            silence_s_max=policy.wait_s_max,
-        )
-        self._refused_from_s: float | None = None
+        lanes = [
+            Lane(
+                number,
+                way,
+                Outage(
+                    endpoint=way.name,
+                    gate=way.gate,
+                    clock=clock,
+                    dice=dice,
+                    tally=tally,
+                    switch=switch,
+                    attempts_max=policy.max_attempts,
+                    silence_s_max=policy.wait_s_max,
+                ),
+                Renewal(way.credentials, journal),
+            )
+            for number, way in enumerate(ways)
+        ]
+        self.pool = Pool(lanes, room=room, tally=tally, switch=switch)
 
     async def first(self, run: RowRun) -> Outcome:
         """Send a row's request for the first time.
 
-        Raises ``AgainError`` where another try is worth it, for ``again`` to make, and
-        ``LeftPendingError`` where the run stops before there is an outcome.
+        Raises ``LaterError`` where another try is worth it, or the first one must wait for an
+        endpoint of its own, for ``again`` to make; and ``LeftPendingError`` where the run stops
+        before there is an outcome.
         """
+        if self.pool.must_wait(run):
+            raise LaterError
         return await self._attempt(run)
 
-    async def again(self, run: RowRun, failed: AgainError) -> Outcome:
+    async def again(self, run: RowRun, later: LaterError) -> Outcome:
         """Try until there is an outcome. Raises ``LeftPendingError`` where the run stops before;
         attempts made until then are in the journal's hands.
         """
-        first: AgainError | None = failed
+        first = later if isinstance(later, AgainError) else None
 
         async def attempt() -> Outcome:
             nonlocal first
@@ -158,63 +133,91 @@ class AttemptLoop:
     async def _attempt(self, run: RowRun) -> Outcome:
         request = run.request
         self._check_going(run)
-        permit = await self._gate.enter(request.tokens)
+        lane, permit = await self.pool.enter(run)
         with permit:
             self._check_going(run)
             run.phase = "sending"
             run.number += 1
             wall_us = self._clock.wall_us()
-            self._journal.sending(request.row, run.number, 0, wall_us)
+            self._journal.sending(request.row, run.number, lane.number, wall_us)
             self._tally.requests += 1
-            key = self._renewal.generation
+            lane.exchanges.sent += 1
+            key = lane.renewal.generation
             sent_at_s = self._clock.now_s()
             exchange: Reply | TransportFault
             try:
-                exchange = await self._transport.send(request)
+                exchange = await lane.transport.send(lane.worded(request))
             except TransportFault as fault:
                 # Its frames hold what had arrived: a whole bomb, until cycles are collected.
                 exchange = fault.with_traceback(None)
             except asyncio.CancelledError:
                 latency_s = self._clock.now_s() - sent_at_s
-                self._interrupted(run, wall_us, permit.queue_s, latency_s)
+                self._interrupted(lane, run, wall_us, permit.queue_s, latency_s)
                 raise
             latency_s = self._clock.now_s() - sent_at_s
             if run.doubts:
-                self._outage.forgive(run)
-            verdict = judge(exchange, self._circumstances(run, wall_us, sent_at_s + latency_s))
+                forgive(run)
+            circumstances = self._circumstances(lane, run, wall_us, sent_at_s + latency_s)
+            verdict = judge(exchange, circumstances)
             permit.settle(tokens_used(request, exchange, verdict))
         if verdict.error_class == "auth":
             line = ledger_line(
-                run, self._policy.endpoint, exchange, verdict, wall_us, permit.queue_s, latency_s
+                run, lane.name, exchange, verdict, wall_us, permit.queue_s, latency_s
             )
-            verdict = await self._renewal.bend(verdict, key, run, line)
+            verdict = await lane.renewal.bend(verdict, key, run, line)
         elif verdict.action is Action.DONE:
-            self._renewal.proved = key
-        asked, wanted = request.expected, self._policy.output
+            lane.renewal.proved = key
+            lane.exchanges.answered += 1
+        verdict = self._ruled(lane, run, verdict, permit.probe, sent_at_s)
+        prices = self._policy.prices
+        attempt = ledger_line(
+            run, lane.name, exchange, verdict, wall_us, permit.queue_s, latency_s, prices
+        )
+        self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
+        reply = exchange if isinstance(exchange, Reply) else exchange.partial
+        return self._act(lane, run, attempt, verdict, reply, sent_at_s)
+
+    def _ruled(
+        self,
+        lane: Lane,
+        run: RowRun,
+        verdict: Verdict,
+        probe: bool,  # noqa: FBT001 - asked for every exchange
+        sent_at_s: float,
+    ) -> Verdict:
+        """The verdict, bent by what was asked of the answer and by how the endpoint is; and what
+        it costs the row.
+        """
+        asked, wanted = run.request.expected, self._policy.output
         if (asked is not None or wanted is not None) and verdict.completion is not None:
-            self._refused_from_s = None
+            lane.refused_from_s = None
             verdict = output.held_against(verdict, asked, wanted)
         health = HEALTH.get(verdict.rule)
         if health is not None:
-            verdict = self._outage.ruled(
-                run, verdict, health, probe=permit.probe, sent_at_s=sent_at_s
+            elsewhere = self.pool.elsewhere(run, lane)
+            verdict = lane.outage.ruled(
+                run, verdict, health, probe=probe, sent_at_s=sent_at_s, elsewhere=elsewhere
             )
-        elif not self._outage.clean:
-            self._outage.answered()
+        elif not lane.outage.clean:
+            lane.outage.answered()
+        if verdict.completion is None and verdict.action is not Action.THROTTLE:
+            lane.exchanges.failed += 1
+            if verdict.error_class == "not_found" and verdict.action is Action.FAIL:
+                # Another endpoint may have what this one has not.
+                elsewhere = self.pool.elsewhere(run, lane)
+                verdict = verdict._replace(action=Action.HOLD) if elsewhere else verdict
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
             run.charged += verdict.charged
-        attempt = ledger_line(
-            run, self._policy.endpoint, exchange, verdict, wall_us, permit.queue_s, latency_s
-        )
-        reply = exchange if isinstance(exchange, Reply) else exchange.partial
-        return self._act(run, attempt, verdict, reply, sent_at_s)
+        return verdict
 
-    def _circumstances(self, run: RowRun, wall_us: int, now_s: float) -> Circumstances:
-        policy, refused_from_s = self._policy, self._refused_from_s
+    def _circumstances(self, lane: Lane, run: RowRun, wall_us: int, now_s: float) -> Circumstances:
+        policy, refused_from_s = self._policy, lane.refused_from_s
+        # Of several endpoints, what another one answered says nothing of this one.
+        alone = self.pool.only is not None
         return Circumstances(
             run.rulings,
-            self._tally.succeeded,
+            self._tally.succeeded if alone else lane.exchanges.answered > 0,
             wall_us / 1e6,
             policy.wait_s_max,
             run.request.model == policy.model,
@@ -224,6 +227,7 @@ class AttemptLoop:
 
     def _act(
         self,
+        lane: Lane,
         run: RowRun,
         attempt: Attempt,
         verdict: Verdict,
@@ -234,11 +238,11 @@ class AttemptLoop:
         at_gate = False
         match verdict.action:
             case Action.DONE:
-                self._refused_from_s = None
+                lane.refused_from_s = None
                 run.phase = "settled"
                 completion = verdict.completion
                 assert completion is not None
-                if news := self._drift.note(run.request.model, completion, run.request.row):
+                if news := lane.drift.note(run.request.model, completion, run.request.row):
                     self._tally.notices.append(news)
                 return Outcome(
                     row=run.request.row,
@@ -251,30 +255,38 @@ class AttemptLoop:
                     response=self._kept(reply) if self._policy.raw == "all" else None,
                 )
             case Action.FAIL:
-                self._refused_from_s = None
+                lane.refused_from_s = None
                 return self._failed(run, attempt, verdict, reply)
             case Action.STOP:
-                self._journal.post(attempt)
-                self._switch.stop(
-                    Stop(
-                        verdict.error_class or "",
-                        stop_message(verdict, attempt.http_status, self._policy.wait_s_max),
-                    )
+                stop = Stop(
+                    verdict.error_class or "",
+                    stop_message(verdict, attempt.http_status, self._policy.wait_s_max),
                 )
-                raise LeftPendingError
+                if not self.pool.close(lane, stop, run.request.model):
+                    self._journal.post(attempt)
+                    self._switch.stop(stop)
+                    raise LeftPendingError
+                at_gate = True
             case Action.THROTTLE:
                 self._tally.throttled += 1
-                if self._refused_from_s is None:
-                    self._refused_from_s = self._clock.now_s()
-                at_gate = self._gate.cool_down(
+                lane.exchanges.refused += 1
+                if lane.refused_from_s is None:
+                    lane.refused_from_s = self._clock.now_s()
+                at_gate = lane.gate.cool_down(
                     verdict.wait_s, sent_at_s=sent_at_s, for_all=verdict.rule == "slow_down"
                 )
+                at_gate = at_gate or self.pool.elsewhere(run, lane, now=True)
             case Action.HOLD:
                 at_gate = True
             case _:
                 pass
         if run.charged >= self._policy.max_attempts:
             return self._failed(run, attempt, verdict, reply)
+        if at_gate:
+            run.shun(lane.number)
+        else:
+            run.shunned = 0
+        run.failed_at = lane.number
         # It decides nothing: it goes to the ledger by itself, whatever becomes of the row.
         self._tally.retries += 1
         self._journal.post(attempt)
@@ -341,11 +353,11 @@ class AttemptLoop:
             return verdict.wait_s + min(backoff_s, 1.0)
         return backoff_s
 
-    def _interrupted(self, run: RowRun, wall_us: int, queue_s: float, latency_s: float) -> None:
+    def _interrupted(
+        self, lane: Lane, run: RowRun, wall_us: int, queue_s: float, latency_s: float
+    ) -> None:
         """A request in flight was given up: the server may answer, and bill, it all the same."""
         fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
         verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
-        self._journal.post(
-            ledger_line(run, self._policy.endpoint, fault, verdict, wall_us, queue_s, latency_s)
-        )
+        self._journal.post(ledger_line(run, lane.name, fault, verdict, wall_us, queue_s, latency_s))
         run.phase = "settled"

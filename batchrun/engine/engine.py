@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from batchrun.core.bounds import Finished
-from batchrun.engine.attempt import AgainError, AttemptLoop, LeftPendingError, RowRun
-from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.attempt import AttemptLoop
+from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.open_row import LaterError, RowRun
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.tasks import cancelled
@@ -238,20 +239,20 @@ class Engine:
             opened.run = RowRun(request, earlier)
             try:
                 outcome = await self._loop.first(opened.run)
-            except AgainError as failed:
+            except LaterError as later:
                 if self._switch.stopping:
                     raise LeftPendingError from None
-                task = asyncio.create_task(self._row_again(opened, opened.run, failed))
+                task = asyncio.create_task(self._row_again(opened, opened.run, later))
                 opened.task = task
                 self._retrying.add(task)
                 task.add_done_callback(self._retrying.discard)
                 return
         self._settle(opened, outcome)
 
-    async def _row_again(self, opened: _Open, run: RowRun, failed: AgainError) -> None:
-        """The same for a row whose first exchange failed."""
+    async def _row_again(self, opened: _Open, run: RowRun, later: LaterError) -> None:
+        """The same for a row whose first exchange failed, or has to wait."""
         try:
-            self._settle(opened, await self._loop.again(run, failed))
+            self._settle(opened, await self._loop.again(run, later))
         except LeftPendingError:
             self._left_pending(opened)
         except asyncio.CancelledError:

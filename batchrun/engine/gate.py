@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
@@ -172,6 +173,7 @@ class EndpointGate:
         self._probing = False
         self._reopened = asyncio.Event()
         self.waiting_for: str | None = None
+        self.changed: Callable[[], None] | None = None
 
     async def enter(self, tokens: int) -> EndpointPermit:
         """See ``ports.Gate``."""
@@ -198,6 +200,7 @@ class EndpointGate:
         finally:
             self._queueing -= 1
             self.waiting_for = None
+            self._tell()
         return EndpointPermit(self, tokens, self._clock.now_s() - began, probe)
 
     async def _permit(self) -> None:
@@ -219,11 +222,36 @@ class EndpointGate:
                 turn.set_result(None)
                 return
         self._free += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.changed is not None:
+            self.changed()
 
     @property
     def in_flight(self) -> int:
         """Permits held."""
         return self._concurrency - self._free
+
+    @property
+    def load(self) -> float:
+        """See ``ports.Gate``."""
+        return 1 - self._free / self._concurrency
+
+    @property
+    def paced(self) -> bool:
+        """See ``ports.Gate``."""
+        return self._paced or self._spread_left > 0
+
+    @property
+    def ready_in_s(self) -> float:
+        """See ``ports.Gate``."""
+        if not self._free or self._waiting or self._queueing or self._probing:
+            return math.inf
+        until_s = self._cool_until_s
+        if self._held_until_s is not None:
+            until_s = max(until_s, self._held_until_s)
+        return 0.0 if until_s == -math.inf else max(0.0, until_s - self._clock.now_s())
 
     async def _pass(self, tokens: int) -> bool:
         """Wait for everything but the permit; returns whether this one is the probe."""
@@ -325,11 +353,13 @@ class EndpointGate:
         self._reopened.set()
         self._spread_left = self._concurrency
         self._spread_s = SPREAD_S_MAX / self._concurrency
+        self._tell()
 
     def probe_over(self) -> None:
         """The probe came back, or was given up: the next one may follow."""
         self._probing = False
         self._reopened.set()
+        self._tell()
 
     @property
     def cooling_s(self) -> float:

@@ -24,6 +24,10 @@ class Stop:
         return self.exit_code > 128
 
 
+class LeftPendingError(Exception):
+    """The run stops, or stopped, before a row had an outcome. It is not an error of the row."""
+
+
 class StopSwitch:
     """The one place where a stop is asked for. The first reason stays."""
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
+from batchrun.core.price_book import PriceBook
 from batchrun.core.verdict import Verdict
 from batchrun.errors import TransportFault
 from batchrun.records import NO_USAGE, Attempt, Reply, Request
 
 if TYPE_CHECKING:
-    from batchrun.engine.attempt import RowRun
+    from batchrun.engine.open_row import RowRun
 
 
 def ledger_line(
@@ -22,8 +23,11 @@ def ledger_line(
     wall_us: int,
     queue_s: float,
     latency_s: float,
+    prices: PriceBook | None = None,
 ) -> Attempt:
-    """The line of a row's latest exchange, which began at ``wall_us``."""
+    """The line of a row's latest exchange, which began at ``wall_us``. ``prices`` say what it cost;
+    without them the cost is not known.
+    """
     fault = None if isinstance(exchange, Reply) else exchange
     reply = exchange if isinstance(exchange, Reply) else exchange.partial
     completion = verdict.completion
@@ -32,16 +36,26 @@ def ledger_line(
         # The event loop's clock ticks in milliseconds: an answer of one token, which arrives
         # whole, would end before it began.
         latency_s = max(latency_s, reply.ttft_s)
-    if fault is not None and reply is not None:
-        # Half an answer may still have told what it cost.
+    told: object = None
+    if reply is not None and (fault is not None or (completion is None and usage != NO_USAGE)):
+        # Half an answer, and one that was refused, may still have told what it cost.
         told = reading.parse(reply.body)
+    if fault is not None and reply is not None:
         usage = reading.usage(told.get("usage")) if isinstance(told, dict) else NO_USAGE
+    asked = run.request.model
+    if completion is not None:
+        answered, tier = completion.model, completion.service_tier
+    else:
+        answered, tier = (_text(told, name) for name in ("model", "service_tier"))
+    cost_pd = None
+    if prices is not None and reply is not None:
+        cost_pd = prices.cost_pd(endpoint, asked, answered, tier, usage, reply.body, wall_us)
     return Attempt(
         row=run.request.row,
         number=run.number,
         endpoint=endpoint,
-        model=(completion.model if completion else None) or run.request.model,
-        service_tier=completion.service_tier if completion else None,
+        model=answered or asked,
+        service_tier=tier,
         started_at_us=wall_us,
         queue_s=queue_s,
         latency_s=latency_s,
@@ -50,11 +64,16 @@ def ledger_line(
         error_code=verdict.code,
         retry_after_s=verdict.wait_s,
         usage=usage,
-        cost_usd=None,
+        cost_pd=cost_pd,
         request_id=header.request_id(reply.headers) if reply else None,
         unanswered=fault is not None and fault.sent and usage == NO_USAGE,
         ttft_s=reply.ttft_s if reply else None,
     )
+
+
+def _text(value: object, name: str) -> str | None:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def tokens_used(request: Request, exchange: Reply | TransportFault, verdict: Verdict) -> int | None:

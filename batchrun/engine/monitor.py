@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchrun.core.money import usd
 from batchrun.engine.engine import Engine
-from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import StopSwitch
+from batchrun.engine.lane import Lane
 from batchrun.engine.tally import Tally
 
 WINDOW_S = 15.0
@@ -16,10 +18,29 @@ BUSY = 0.95
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointSnapshot:
+    """One endpoint at one moment. ``state`` is ``up``, ``throttled``, ``down`` (probes alone go
+    there) or ``closed`` (nothing does, for ``why``); the counters are of exchanges.
+    """
+
+    name: str
+    state: str
+    in_flight: int
+    requests: int
+    answers: int
+    refusals: int
+    failures: int
+    requests_per_s: float
+    bound_by: str | None
+    why: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``server``,
-    ``outage``, ``source``, ``cpu``, or None.
+    ``outage``, ``source``, ``cpu``, or None. The costs are of all sessions, None
+    while none is known.
     """
 
     state: str
@@ -38,6 +59,9 @@ class Snapshot:
     tokens_per_s: float
     eta_s: float | None
     bound_by: str | None
+    cost_usd: float | None = None
+    wasted_cost_usd: float | None = None
+    endpoints: tuple[EndpointSnapshot, ...] = ()
 
     @property
     def done(self) -> int:
@@ -49,13 +73,13 @@ class Monitor:
     """Takes snapshots of a running engine."""
 
     def __init__(
-        self, *, engine: Engine, gate: EndpointGate, tally: Tally, switch: StopSwitch
+        self, *, engine: Engine, lanes: Sequence[Lane], tally: Tally, switch: StopSwitch
     ) -> None:
         self._engine = engine
-        self._gate = gate
+        self._lanes = lanes
         self._tally = tally
         self._switch = switch
-        self._samples: deque[tuple[float, float, int, int, int]] = deque()
+        self._samples: deque[tuple[float, ...]] = deque()
         self._started_s: float | None = None
 
     def sample(self, now_s: float, cpu_s: float) -> Snapshot:
@@ -64,15 +88,17 @@ class Monitor:
         if self._started_s is None:
             self._started_s = now_s
         tokens = tally.prompt_tokens + tally.completion_tokens
-        here = (now_s, cpu_s, tally.requests, tokens, tally.ok + tally.error)
+        sent = (lane.exchanges.sent for lane in self._lanes)
+        here = (now_s, cpu_s, tally.requests, tokens, tally.ok + tally.error, *sent)
         before = self._samples[-1] if self._samples else here
         self._samples.append(here)
         while now_s - self._samples[0][0] > WINDOW_S:
             self._samples.popleft()
         first = self._samples[0]
         span_s = now_s - first[0]
-        requests_per_s, tokens_per_s, rows_per_s = (
-            (here[i] - first[i]) / span_s if span_s > 0 else 0.0 for i in (2, 3, 4)
+        requests_per_s, tokens_per_s, rows_per_s, *each_per_s = (
+            (now - then) / span_s if span_s > 0 else 0.0
+            for now, then in zip(here[2:], first[2:], strict=True)
         )
         bound_by = self._bound_by(now_s - before[0], cpu_s - before[1])
         if bound_by is not None:
@@ -89,19 +115,45 @@ class Monitor:
             retries=tally.retries,
             throttled=tally.throttled,
             requests=tally.requests,
-            in_flight=self._gate.in_flight,
+            in_flight=sum(lane.gate.in_flight for lane in self._lanes),
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=tally.completion_tokens,
             requests_per_s=requests_per_s,
             tokens_per_s=tokens_per_s,
             eta_s=left / rows_per_s if left is not None and rows_per_s > 0 else None,
             bound_by=bound_by,
+            cost_usd=None if tally.cost_pd is None else usd(tally.cost_pd),
+            wasted_cost_usd=None if tally.cost_pd is None else usd(tally.wasted_pd),
+            endpoints=tuple(map(_look, self._lanes, each_per_s)),
         )
 
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:
         if wall_s > 0 and cpu_s / wall_s >= BUSY:
             return "cpu"
-        held = self._gate.bound_by
+        held = self._held_by()
         if held is None and self._engine.waiting_for_input:
             return "source"
         return held
+
+    def _held_by(self) -> str | None:
+        """What holds requests back: None while an endpoint in service would take more."""
+        found = [lane.gate.bound_by for lane in self._lanes if lane.in_service]
+        if not found:
+            return "outage"
+        return None if None in found else found[0]
+
+
+def _look(lane: Lane, requests_per_s: float) -> EndpointSnapshot:
+    exchanges = lane.exchanges
+    return EndpointSnapshot(
+        name=lane.name,
+        state=lane.state,
+        in_flight=lane.gate.in_flight,
+        requests=exchanges.sent,
+        answers=exchanges.answered,
+        refusals=exchanges.refused,
+        failures=exchanges.failed,
+        requests_per_s=requests_per_s,
+        bound_by=lane.gate.bound_by,
+        why=None if lane.closed is None else lane.closed.message,
+    )

@@ -8,6 +8,7 @@ may be the cause: rows that no server can digest must end some day.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun.core.outage import PROBES_FREE, Evidence, probe_wait_s
@@ -17,8 +18,8 @@ from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.tally import Tally
 
 if TYPE_CHECKING:
-    from batchrun.engine.attempt import RowRun
     from batchrun.engine.gate import Dice
+    from batchrun.engine.open_row import RowRun
     from batchrun.ports import Clock, Gate
 
 
@@ -54,6 +55,11 @@ class Outage:
         self._periods: set[int] = set()
 
     @property
+    def down(self) -> bool:
+        """Whether the endpoint is left alone."""
+        return self._down_from_s is not None
+
+    @property
     def clean(self) -> bool:
         """Whether nothing failed of late: ``answered`` need not be called."""
         return self._evidence.clean
@@ -70,10 +76,20 @@ class Outage:
         self._tally.notices.append(f"{self._endpoint} answers again, after {took_s:,.0f} s")
 
     def ruled(
-        self, run: RowRun, verdict: Verdict, health: Health, *, probe: bool, sent_at_s: float
+        self,
+        run: RowRun,
+        verdict: Verdict,
+        health: Health,
+        *,
+        probe: bool,
+        sent_at_s: float,
+        elsewhere: bool = False,
     ) -> Verdict:
         """What becomes of a row whose exchange tells of bad health: the verdict, or that it is
-        to be held until the endpoint is back.
+        to be held until the endpoint is back, or goes ``elsewhere`` if it can.
+
+        Leaving an endpoint costs nothing where there is another: then fewer rows are evidence, and
+        none is charged for finding nobody there, or ends for what one endpoint did.
         """
         if verdict.action is Action.STOP:
             return verdict
@@ -89,11 +105,12 @@ class Outage:
         if verdict.action is Action.FREE:
             return verdict  # a connection that went stale while it was idle
         first = not run.rulings
-        last = (verdict.action is Action.FAIL or run.charged + 1 >= self._attempts_max) and (
-            len(run.doubts) == run.charged
-        )
+        ends = verdict.action is Action.FAIL or run.charged + 1 >= self._attempts_max
+        last = elsewhere or (ends and len(run.doubts) == run.charged)
         if not self._evidence.failed(run.request.row, health, first=first, last=last):
-            run.doubts.append((self._evidence.period, verdict.rule))
+            if elsewhere and (ends or health is Health.DOWN):
+                return _held(verdict)
+            run.doubts.append(Doubt(self, self._evidence.period, verdict.rule))
             return verdict
         self._down_from_s = sent_at_s
         self._probes = 0
@@ -101,20 +118,20 @@ class Outage:
         self._wait(verdict)
         said = " ".join(verdict.message.split())[:200]
         self._tally.notices.append(
-            f"{self._endpoint} does not answer ({said}): sending stops, one request at a time "
-            "finds out when it is back; no row fails for it"
+            f"{self._endpoint} does not answer ({said}): "
+            + ("its rows go to the other endpoints, " if elsewhere else "sending stops, ")
+            + "one request at a time finds out when it is back; no row fails for it"
             + ("" if self._tally.succeeded else ". Nothing has answered yet: is the URL right?")
         )
         return _held(verdict)
 
-    def forgive(self, run: RowRun) -> None:
-        """Take back what a row was charged in a time that turned out to be an outage."""
-        for period, rule in run.doubts:
-            if period in self._periods:
-                run.charged -= 1
-                run.rulings[rule] -= 1
-        now = self._evidence.period
-        run.doubts = [d for d in run.doubts if d[0] == now and d[0] not in self._periods]
+    def was(self, period: int) -> bool:
+        """Whether a time of failures turned out to be an outage."""
+        return period in self._periods
+
+    def goes_on(self, period: int) -> bool:
+        """Whether that may still turn out."""
+        return period == self._evidence.period
 
     def _wait(self, verdict: Verdict) -> None:
         wait_s = probe_wait_s(self._probes, verdict.wait_s, self._dice.random())
@@ -130,6 +147,27 @@ class Outage:
             f"{verdict.message}; check the base URL, and whether the server is up"
         )
         self._switch.stop(Stop(verdict.error_class or "connection", message))
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Something that a row was charged for, in a time that may turn out to be an outage."""
+
+    outage: Outage
+    period: int
+    rule: str
+
+
+def forgive(run: RowRun) -> None:
+    """Take back what a row was charged in times that turned out to be outages."""
+    doubts = []
+    for doubt in run.doubts:
+        if doubt.outage.was(doubt.period):
+            run.charged -= 1
+            run.rulings[doubt.rule] -= 1
+        elif doubt.outage.goes_on(doubt.period):
+            doubts.append(doubt)
+    run.doubts = doubts
 
 
 def _held(verdict: Verdict) -> Verdict:

@@ -11,7 +11,7 @@ from batchrun.ports import Credentials, Journal
 from batchrun.records import Attempt
 
 if TYPE_CHECKING:
-    from batchrun.engine.attempt import RowRun
+    from batchrun.engine.open_row import RowRun
 
 RENEWED = "renewed_key"
 RENEWALS_MAX = 3

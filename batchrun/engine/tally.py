@@ -26,6 +26,10 @@ class Tally:
     throttled: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost_pd: int | None = None
+    """The bill so far in picodollars, earlier sessions' included; None while no cost is known."""
+    wasted_pd: int = 0
+    """Of it, what was no answer of an ok row."""
     errors: Counter[str] = field(default_factory=Counter)
     first_failed: dict[str, tuple[int, str]] = field(default_factory=dict)
     """By error class the row that failed with it first, and what was said."""
@@ -48,6 +52,13 @@ class Tally:
         self.ok += 1
         self.prompt_tokens += completion.usage.prompt_tokens or 0
         self.completion_tokens += completion.usage.completion_tokens or 0
+
+    def spend(self, cost_pd: int | None, *, kept: bool) -> None:
+        """An exchange ended that cost so much; ``kept`` says that it is a row's answer."""
+        if cost_pd is not None:
+            self.cost_pd = (self.cost_pd or 0) + cost_pd
+            if not kept:
+                self.wasted_pd += cost_pd
 
     @property
     def succeeded(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from collections.abc import Callable
 from typing import Self
 
 
@@ -48,6 +50,9 @@ class FakeGate:
         self._concurrency = concurrency
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._cool_until_s = 0.0
+        self.changed: Callable[[], None] | None = None
+        self.paced = False
+        self.bound_by: str | None = None
 
     async def enter(self, tokens: int) -> FakePermit:
         """See ``ports.Gate``."""
@@ -102,6 +107,11 @@ class FakeGate:
                 self._take()
                 turn.set_result(None)
                 return
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.changed is not None:
+            self.changed()
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
         """See ``ports.Gate``. Every refusal is everybody's; a wait that seems wise is a second."""
@@ -110,6 +120,24 @@ class FakeGate:
         now_s = asyncio.get_running_loop().time()
         self._cool_until_s = max(self._cool_until_s, now_s + (1.0 if wait_s is None else wait_s))
         return True
+
+    @property
+    def load(self) -> float:
+        """See ``ports.Gate``."""
+        return self.held / self._concurrency
+
+    @property
+    def in_flight(self) -> int:
+        """See ``ports.Gate``."""
+        return self.held
+
+    @property
+    def ready_in_s(self) -> float:
+        """See ``ports.Gate``."""
+        if self.held >= self._concurrency or self._waiting or self.probing:
+            return math.inf
+        until_s = max(self._cool_until_s, self._held_until_s or 0.0)
+        return max(0.0, until_s - asyncio.get_running_loop().time())
 
     @property
     def cooling_s(self) -> float:
@@ -124,3 +152,4 @@ class FakeGate:
     def open(self) -> None:
         """See ``ports.Gate``. All enter at once."""
         self._held_until_s = None
+        self._tell()

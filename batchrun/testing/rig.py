@@ -18,6 +18,7 @@ from batchrun.engine.attempt import AttemptLoop, Policy
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.lane import Way
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.records import Attempt, Block, Known, Outcome, Position, Row, ShardState, Span
@@ -57,8 +58,14 @@ class Rig:
         known: Mapping[int, Known] | None = None,
         spans: Sequence[Span] | None = None,
         bounds: Bounds | None = None,
+        only: Sequence[Way] = (),
+        permits: int | None = None,
     ) -> None:
-        """``rows`` is a number of good rows, or the rows themselves; ``model`` is the run's."""
+        """``rows`` is a number of good rows, or the rows themselves; ``model`` is the run's.
+
+        ``only`` are the ways to several endpoints, in place of ``transport`` and ``gate``, each
+        with ``concurrency`` permits. ``permits`` is how many rows are sent at once (None: all).
+        """
         self.rows = [chat_row(n) for n in range(rows)] if isinstance(rows, int) else list(rows)
         self.clock = VirtualClock()
         self.transport = transport or FakeTransport()
@@ -77,17 +84,16 @@ class Rig:
         self._shard_rows = shard_rows
         self._spans = [Span(0, None, Position())] if spans is None else spans
         self._known = dict(known or {})
-        room = Room(concurrency)
+        room = Room(permits or concurrency * max(1, len(only)))
         loop = AttemptLoop(
-            transport=self.transport,
-            gate=self.gate,
+            only or [Way("fake", self.transport, self.gate)],
             journal=self.journal,
             clock=self.clock,
             dice=random.Random(seed),
             room=room,
             tally=self.tally,
             switch=self.switch,
-            policy=Policy(max_attempts, max_wait_s, "all", "fake", model),
+            policy=Policy(max_attempts, max_wait_s, "all", model),
         )
         self.engine = Engine(
             source=self.source,

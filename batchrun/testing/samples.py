@@ -107,7 +107,7 @@ def attempt(row: int, number: int = 1, **fields: Any) -> Attempt:
         error_code=None,
         retry_after_s=None,
         usage=NO_USAGE,
-        cost_usd=None,
+        cost_pd=None,
         request_id=None,
         unanswered=False,
     )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchrun.views.checks_rows import check_classes
+from batchrun.views.checks_rows import check_classes, check_costs
 from batchrun.views.findings import Report
 from batchrun.views.reading_parts import LEDGER_NAMES, PartReader
 
@@ -119,6 +119,7 @@ class Ledger:
                 lambda n: f"{where}: row {rows[n]} belongs to another part",
             )
         check_classes(chunk, report, f"{where}: row")
+        check_costs(chunk, report, f"{where}: row")
         self._last = (rows[-1].as_py(), numbers[-1].as_py() or 0)
 
 

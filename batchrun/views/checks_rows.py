@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchrun.core.changes import ERROR_CLASSES
+from batchrun.views.counted import is_cost
 from batchrun.views.findings import Report
 
 HASH_LENGTH = 64
@@ -142,6 +143,15 @@ def check_classes(chunk: pa.RecordBatch, report: Report, what: str) -> None:
         return
     unknown = pc.and_(pc.is_valid(classes), pc.invert(pc.is_in(classes, value_set=_CLASSES)))
     _where(report, "unknown_class", unknown, rows, "has error_class", classes, what=what)
+
+
+def check_costs(chunk: pa.RecordBatch, report: Report, what: str) -> None:
+    """Costs are whole numbers of picodollars, and none is below zero."""
+    costs = chunk.column("cost_usd")
+    if costs.null_count == len(costs):
+        return
+    wrong = pa.array([value is not None and not is_cost(value) for value in costs.to_pylist()])
+    _where(report, "cost", wrong, chunk.column("row"), "has cost_usd", costs, what=what)
 
 
 def _check_hashes(chunk: pa.RecordBatch, report: Report) -> None:

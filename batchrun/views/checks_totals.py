@@ -13,12 +13,10 @@ from batchrun.adapters import arrow
 from batchrun.adapters.recorded import Recorded, RecordedShard
 from batchrun.adapters.store import USAGE, StoreReader
 from batchrun.core.summary import moment
-from batchrun.views.counted import COSTS, COUNTS, KEY, TOKENS, Sums
+from batchrun.views.counted import COSTS, COUNTS, KEY, OF_DAYS, TOKENS, Sums, usd
 from batchrun.views.findings import Report
 from batchrun.views.reading_parts import column_faults
 
-CLOSE = 1e-9
-"""Costs are sums of fractions: this share of them may differ by the order of adding."""
 GUARD_CODES = (3, 4)
 _OUTPUTS = ("truncated", "empty")
 
@@ -34,7 +32,7 @@ def compare_recorded(known: RecordedShard, sums: Sums, report: Report) -> None:
             (key, name, groups.get(key, {}).get(name), sums.groups.get(key, {}).get(name))
             for key in {**groups, **sums.groups}
             for name in (*COUNTS, *COSTS)
-            if not _same(groups.get(key, {}).get(name), sums.groups.get(key, {}).get(name))
+            if groups.get(key, {}).get(name) != sums.groups.get(key, {}).get(name)
         ]
     except (KeyError, TypeError, ValueError, IndexError):
         report.found("state_totals", f"{where} are no totals")
@@ -42,10 +40,15 @@ def compare_recorded(known: RecordedShard, sums: Sums, report: Report) -> None:
     for key, name, said, found in differing:
         group = "/".join(str(part) for part in key)
         report.found("state_totals", f"{where} say {name} {said} for {group}, it holds {found}")
-    for name, said_of, counted in (
+    told: list[tuple[str, object, object]] = [
         ("errors", errors, dict(sums.errors)),
         ("outputs", outputs, {name: sums.outputs[name] for name in _OUTPUTS}),
-    ):
+    ]
+    # A version that knew no prices recorded neither.
+    for name, recounted in (("unpriced", sums.unpriced), ("days", sums.days)):
+        if known.totals.get(name) is not None:
+            told.append((name, known.totals[name], recounted))
+    for name, said_of, counted in told:
         report.claim(
             said_of == counted, "state_totals", f"{where} say {name} {said_of}, it holds {counted}"
         )
@@ -76,12 +79,18 @@ def compare_summary(summary: Mapping[str, Any], report: Report, sums: Sums) -> N
     for name, found in (("errors", dict(sums.errors)), ("outputs", counted)):
         text = f"summary.json counts {name} {summary.get(name)}, the parts {found}"
         report.claim(summary.get(name) == found, "summary", text)
-    bill = sums.total("cost_usd")
     expected = {name: sums.total(name) for name in ("attempts", "unanswered_attempts", *TOKENS)}
-    expected |= {"cost_usd": bill, "wasted_cost_usd": _wasted(bill, sums.total("ok_cost_usd"))}
+    expected |= _bill(sums.total("cost_pd"), sums.total("ok_cost_pd"))
+    if totals.get("by_day") is not None:
+        expected["by_day"] = {
+            day: {**{name: booked[name] for name in OF_DAYS}, "cost_usd": usd(booked["cost_pd"])}
+            for day, booked in sums.days.items()
+        }
+    if totals.get("unpriced_attempts") is not None:
+        expected["unpriced_attempts"] = sums.unpriced
     for name, found in expected.items():
         report.claim(
-            _same(totals.get(name), found),
+            totals.get(name) == found,
             "summary",
             f"summary.json says {name} {totals.get(name)}, the parts sum to {found}",
         )
@@ -124,6 +133,11 @@ def compare_state(summary: Mapping[str, Any], recorded: Recorded, report: Report
         said.append(("wall_s", summary.get("wall_s"), round(meta["wall_s"], 3)))
     if isinstance(meta.get("input_rows"), int):
         said.append(("rows.input", _object(summary, "rows").get("input"), meta["input_rows"]))
+    totals = _object(summary, "totals")
+    for name, of_shard in (("by_day", "days"), ("unpriced_attempts", "unpriced")):
+        counted = all(shard.totals.get(of_shard) is not None for shard in recorded.shards.values())
+        text = f"summary.json does not say {name}, which the journal counted"
+        report.claim(not counted or totals.get(name) is not None, "state_summary", text)
     for name, one, other in said:
         text = f"summary.json says {name} {one}, the journal {other}"
         report.claim(one == other, "state_summary", text)
@@ -156,12 +170,11 @@ def compare_usage(store: StoreReader, report: Report, sums: Sums) -> None:
             text = f"usage.parquet has a line for {_shown(key)}, and the parts have nothing of it"
             report.found("usage", text)
             continue
-        bill = group["cost_usd"]
-        expected = {name: group[name] for name in (*COUNTS, "cost_usd")}
-        expected["wasted_cost_usd"] = _wasted(bill, group["ok_cost_usd"])
+        expected = {name: group[name] for name in COUNTS}
+        expected |= _bill(group["cost_pd"], group["ok_cost_pd"])
         for name, value in expected.items():
             report.claim(
-                _same(line[name], value),
+                line[name] == value,
                 "usage",
                 f"usage.parquet says {name} {line[name]} for {_shown(key)}, the parts sum to "
                 f"{value}",
@@ -177,14 +190,9 @@ def _object(summary: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _wasted(bill: float | None, kept: float | None) -> float | None:
-    return None if bill is None else max(0.0, bill - (kept or 0.0))
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= CLOSE * max(abs(one), abs(other))
-    return bool(one == other)
+def _bill(bill_pd: int | None, kept_pd: int | None) -> dict[str, float | None]:
+    wasted_pd = None if bill_pd is None else max(0, bill_pd - (kept_pd or 0))
+    return {"cost_usd": usd(bill_pd), "wasted_cost_usd": usd(wasted_pd)}
 
 
 def _is_moment(value: object) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +31,19 @@ COUNTS = (
     "rows_without_usage",
     "unanswered_attempts",
 )
-COSTS = ("cost_usd", "ok_cost_usd")
+COSTS = ("cost_pd", "ok_cost_pd")
+"""In whole picodollars: their sums have no error."""
+OF_DAYS = ("attempts", "prompt_tokens", "completion_tokens")
+PICODOLLARS = 10**12
+COST_USD_MAX = 10_000.0
+"""More is no cost of one exchange."""
+_PLAIN_USD = 1000.0
+"""Up to here a double times 10^12 is less than half a picodollar from what was written."""
+PLAIN_ROWS = 8192
+DEAR_ROWS = 512
+"""As many costs, at the most that they can be, add up in 64 bits."""
+_DAY_US = 24 * 3600 * 10**6
+_EPOCH = date(1970, 1, 1).toordinal()
 KEY = ("endpoint", "model", "service_tier")
 Key = tuple[str | None, str | None, str | None]
 _CUT = pa.array(sorted(answer.TRUNCATED))
@@ -42,6 +56,8 @@ class Sums:
     errors: Counter[str] = field(default_factory=Counter)
     outputs: Counter[str] = field(default_factory=Counter)
     groups: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    days: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unpriced: int = 0
 
     def add(self, other: Sums) -> None:
         """Add the sums of another part."""
@@ -49,6 +65,9 @@ class Sums:
         self.outputs.update(other.outputs)
         for key, sums in other.groups.items():
             self._book(key, sums)
+        for day, sums in other.days.items():
+            self._book_day(day, sums)
+        self.unpriced += other.unpriced
 
     def total(self, name: str) -> Any:
         """One of ``COUNTS`` or ``COSTS`` over all groups; a cost is None where none is known."""
@@ -59,41 +78,62 @@ class Sums:
 
     def add_attempts(self, lines: pa.RecordBatch) -> None:
         """Count lines of the ledger."""
-        sums = [(name, "sum") for name in (*TOKENS, "unanswered", "cost_usd")]
-        for key, found in _grouped(lines, [*sums, ("row", "count")]):
+        for piece in _summable(lines):
+            self._add_attempts(piece)
+
+    def _add_attempts(self, lines: pa.RecordBatch) -> None:
+        costs = _picodollars(lines.column("cost_usd"))
+        moments = lines.column("started_at").cast(pa.int64())
+        bare = _bare(lines)
+        counted = pa.RecordBatch.from_arrays(
+            [
+                *(lines.column(name) for name in (*KEY, *TOKENS, "unanswered", "row")),
+                costs,
+                pc.divide(moments, _DAY_US),
+            ],
+            names=[*KEY, *TOKENS, "unanswered", "row", "cost", "day"],
+        )
+        sums = [(name, "sum") for name in (*TOKENS, "unanswered", "cost")]
+        for found in _grouped(counted, KEY, [*sums, ("row", "count")]):
             booked = {name: found[f"{name}_sum"] or 0 for name in TOKENS}
             booked["unanswered_attempts"] = found["unanswered_sum"] or 0
             booked["attempts"] = found["row_count"]
-            booked["cost_usd"] = found["cost_usd_sum"]
-            self._book(key, booked)
+            booked["cost_pd"] = found["cost_sum"]
+            self._book(_key(found), booked)
+        sums = [(name, "sum") for name in (*OF_DAYS[1:], "cost")]
+        for found in _grouped(counted, ("day",), [*sums, ("row", "count")]):
+            booked = {name: found[f"{name}_sum"] or 0 for name in OF_DAYS[1:]}
+            booked |= {"attempts": found["row_count"], "cost_pd": found["cost_sum"]}
+            self._book_day(_day_name(found["day"]), booked)
+        self.unpriced += _true(pc.and_not(pc.is_null(lines.column("cost_usd")), bare))
 
     def add_results(self, results: pa.RecordBatch, last: pa.RecordBatch) -> None:
         """Count rows, under what their last attempts beside them say."""
         failed = pc.is_valid(results.column("error_class"))
-        bare = pc.is_null(results.column(TOKENS[0]))
-        for name in TOKENS[1:]:
-            bare = pc.and_(bare, pc.is_null(results.column(name)))
         counted = pa.RecordBatch.from_arrays(
             [
                 *(last.column(name) for name in KEY),
                 failed,
-                pc.and_not(bare, failed),
+                pc.and_not(_bare(results), failed),
                 pc.if_else(failed, pa.scalar(None, pa.float64()), results.column("cost_usd")),
             ],
-            names=[*KEY, "failed", "bare", "cost"],
+            names=[*KEY, "failed", "bare", "cost_usd"],
         )
-        wanted = [("failed", "sum"), ("failed", "count"), ("bare", "sum"), ("cost", "sum")]
-        for key, found in _grouped(counted, wanted):
-            errors = found["failed_sum"] or 0
-            self._book(
-                key,
-                {
-                    "rows_error": errors,
-                    "rows_ok": found["failed_count"] - errors,
-                    "rows_without_usage": found["bare_sum"] or 0,
-                    "ok_cost_usd": found["cost_sum"],
-                },
-            )
+        wanted = [("failed", "sum"), ("failed", "count"), ("bare", "sum"), ("cost_usd", "sum")]
+        for piece in _summable(counted):
+            costs = _picodollars(piece.column("cost_usd"))
+            place = piece.schema.get_field_index("cost_usd")
+            for found in _grouped(piece.set_column(place, "cost_usd", costs), KEY, wanted):
+                errors = found["failed_sum"] or 0
+                self._book(
+                    _key(found),
+                    {
+                        "rows_error": errors,
+                        "rows_ok": found["failed_count"] - errors,
+                        "rows_without_usage": found["bare_sum"] or 0,
+                        "ok_cost_pd": found["cost_usd_sum"],
+                    },
+                )
         classes = results.column("error_class")
         if classes.null_count < len(classes):
             for value in pc.value_counts(classes.drop_null()).to_pylist():
@@ -105,18 +145,81 @@ class Sums:
         group = self.groups.get(key)
         if group is None:
             group = self.groups[key] = dict.fromkeys(COUNTS, 0) | dict.fromkeys(COSTS)
-        for name, value in more.items():
-            if value is not None:
-                group[name] = (group[name] or 0) + value
+        _add(group, more)
+
+    def _book_day(self, day: str, more: dict[str, Any]) -> None:
+        sums = self.days.get(day)
+        if sums is None:
+            sums = self.days[day] = dict.fromkeys(OF_DAYS, 0) | {"cost_pd": None}
+        _add(sums, more)
+
+
+def _add(sums: dict[str, Any], more: dict[str, Any]) -> None:
+    for name, value in more.items():
+        if value is not None:
+            sums[name] = (sums[name] or 0) + value
+
+
+def usd(cost_pd: int | None) -> float | None:
+    """A cost as the files show it: the double that is nearest to it."""
+    return None if cost_pd is None else cost_pd / PICODOLLARS
+
+
+def is_cost(value: float) -> bool:
+    """Whether a double stands for a whole number of picodollars that an exchange can cost."""
+    if 0 <= value <= _PLAIN_USD:
+        return round(value * PICODOLLARS) / PICODOLLARS == value
+    found = _exact(value)
+    return found is not None and found / PICODOLLARS == value
+
+
+def _exact(value: float | None) -> int | None:
+    if value is None or not 0 <= value <= COST_USD_MAX:
+        return None
+    return round(Fraction(value) * PICODOLLARS)
+
+
+def _picodollars(costs: pa.Array) -> pa.Array:
+    """Costs as integers; null where a value is no cost, which is told of elsewhere."""
+    if _is_plain(costs):
+        return pc.round(pc.multiply(costs, float(PICODOLLARS))).cast(pa.int64())
+    return pa.array([_exact(value) for value in costs.to_pylist()], pa.int64())
+
+
+def _is_plain(costs: pa.Array) -> bool:
+    inside = pc.and_(pc.greater_equal(costs, 0.0), pc.less_equal(costs, _PLAIN_USD))
+    return bool(pc.all(inside).as_py() is not False)
+
+
+def _summable(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """A batch in pieces whose costs add up in 64 bits."""
+    rows = PLAIN_ROWS if _is_plain(batch.column("cost_usd")) else DEAR_ROWS
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def _bare(batch: pa.RecordBatch) -> pa.Array:
+    """Where no token count was reported."""
+    bare = pc.is_null(batch.column(TOKENS[0]))
+    for name in TOKENS[1:]:
+        bare = pc.and_(bare, pc.is_null(batch.column(name)))
+    return bare
+
+
+def _key(found: dict[str, Any]) -> Key:
+    return found["endpoint"], found["model"], found["service_tier"]
+
+
+def _day_name(day: int | None) -> str:
+    return "unknown" if day is None else date.fromordinal(_EPOCH + day).isoformat()
 
 
 def _grouped(
-    batch: pa.RecordBatch, aggregations: Sequence[tuple[str, str]]
-) -> Iterator[tuple[Key, dict[str, Any]]]:
+    batch: pa.RecordBatch, keys: Sequence[str], aggregations: Sequence[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
     table = pa.Table.from_batches([batch])
-    found = table.group_by(list(KEY), use_threads=False).aggregate(list(aggregations))
-    for row in found.to_pylist():
-        yield (row["endpoint"], row["model"], row["service_tier"]), row
+    found = table.group_by(list(keys), use_threads=False).aggregate(list(aggregations))
+    yield from found.to_pylist()
 
 
 def _sum_outputs(answered: pa.RecordBatch, outputs: Counter[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core.addresses import shown
-from batchrun.views.text import BOUND, duration, safe
+from batchrun.views.text import BOUND, duration, money, safe
 
 CLASSES_SHOWN = 5
 SAID_SHOWN = 300
@@ -40,8 +40,10 @@ def lines(
         f"{said}: {rows['ok']:,} of {whole} rows ok, {rows['error']:,} failed{pending}",
         f"{totals['attempts']:,} attempts in {duration(summary['wall_s'])}; "
         f"{totals['prompt_tokens']:,} prompt + {totals['completion_tokens']:,} completion tokens"
-        + (f"; ${totals['cost_usd']:,.4f}" if totals["cost_usd"] is not None else ""),
+        + _cost(totals),
     ]
+    if totals.get("unpriced_attempts") and totals["cost_usd"] is not None:
+        out.append(f"{totals['unpriced_attempts']:,} attempts have no known price: not counted")
     if totals["unanswered_attempts"]:
         out.append(
             f"{totals['unanswered_attempts']:,} attempts got no whole answer and may be billed"
@@ -56,6 +58,12 @@ def lines(
         for name, (row, said) in list(first_failed.items())[:CLASSES_SHOWN]:
             text = " ".join(safe(said).split())
             out.append(f"  {safe(name)}, row {row:,}: {textwrap.shorten(text, SAID_SHOWN)}")
+    if len(endpoints := summary["endpoints"]) > 1:
+        out += [
+            f"{safe(name)}: {own['rows_ok']:,} rows ok, {own['rows_error']:,} failed, "
+            f"{own['attempts']:,} attempts"
+            for name, own in endpoints.items()
+        ]
     if bound_by is not None:
         out.append(f"held back most by {BOUND[bound_by]}")
     place = shown(folder)
@@ -67,6 +75,14 @@ def lines(
     else:
         out.append(f"to go on: {resume}")
     return out
+
+
+def _cost(totals: Mapping[str, Any]) -> str:
+    """The bill, and what of it was for nothing; nothing where it is not known."""
+    if totals["cost_usd"] is None:
+        return ""
+    wasted = totals["wasted_cost_usd"]
+    return f"; cost {money(totals['cost_usd'])}" + (f", {money(wasted)} wasted" if wasted else "")
 
 
 def _where(checkpoint: str | None) -> str:

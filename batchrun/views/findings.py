@@ -43,6 +43,7 @@ KINDS = {
     "error_with_answer": "An `error` row has an answer's fields.",
     "error_without_reason": "An `error` row has no class or no message.",
     "unknown_class": "An error class that the contract does not know.",
+    "cost": "A cost is negative, or no whole number of picodollars (10^-12 USD).",
     "request_hash": "A row that was sent has no request hash, or one that was not sent has.",
     "ledger_order": "Lines of the ledger are not in the order of the rows.",
     "attempt_number": "The attempts of a row are not numbered 1, 2, 3 and so on.",

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
-from batchrun.engine.monitor import Snapshot
-from batchrun.views.text import BOUND, duration, rate, share
+from batchrun.engine.monitor import EndpointSnapshot, Snapshot
+from batchrun.views.text import BOUND, HEALTH, duration, money, rate, safe, share
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 LINE_EVERY_S = 5.0
+ENDPOINTS_SHOWN = 8
+"""Lines of the live display for endpoints, where there are several."""
 
 
 def line(s: Snapshot) -> str:
@@ -31,10 +33,13 @@ def line(s: Snapshot) -> str:
         f"throttled {s.throttled:,}",
         f"ETA {duration(s.eta_s)}",
     ]
+    if s.cost_usd is not None:
+        parts.insert(-1, f"cost {money(s.cost_usd)}")
     if s.state == "stopping":
         parts.insert(0, "stopping")
     if s.bound_by is not None:
         parts.append(f"bound by {s.bound_by}")
+    parts += [f"{e.name} {e.state}" for e in s.endpoints if e.state in ("down", "closed")]
     return " | ".join(parts)
 
 
@@ -88,14 +93,28 @@ def _display(s: Snapshot, width: int) -> RenderableType:
     ok = Text.assemble(("ok ", "green"), f"{s.ok:,}")
     failed = Text.assemble(("failed ", "red" if s.error else ""), f"{s.error:,}")
     times = (f"ETA {duration(s.eta_s)}", f"elapsed {duration(s.elapsed_s)}")
-    rates = (f"{rate(s.requests_per_s)} requests", f"{rate(s.tokens_per_s)} tokens")
+    rates = [f"{rate(s.requests_per_s)} requests", f"{rate(s.tokens_per_s)} tokens"]
+    if s.cost_usd is not None:
+        rates.append(f"cost {money(s.cost_usd)}")
     return Group(
         *_flow([Text(head, "bold"), *times], width),
         _bar(s, max(10, min(width - 1, 72))),
         *_flow([ok, failed, f"retried {s.retries:,}", f"throttled {s.throttled:,}"], width),
         *_flow([*rates, f"in flight {s.in_flight}"], width),
+        *(_endpoint(each, width) for each in s.endpoints[:ENDPOINTS_SHOWN] if len(s.endpoints) > 1),
         Text(_last_line(s), style="dim"),
     )
+
+
+def _endpoint(e: EndpointSnapshot, width: int) -> Text:
+    """One of several endpoints, on one line."""
+    from rich.text import Text
+
+    state = Text(HEALTH[e.state], {"up": "green", "throttled": "yellow"}.get(e.state, "red"))
+    numbers = f"{rate(e.requests_per_s)}  in flight {e.in_flight}  answered {e.answers:,}"
+    line = Text.assemble(safe(e.name), "  ", state, "  ", numbers)
+    line.truncate(width, overflow="ellipsis")
+    return line
 
 
 def _flow(pieces: Sequence[str | Text], width: int) -> Iterator[Text]:

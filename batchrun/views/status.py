@@ -12,7 +12,7 @@ from batchrun.adapters.store import SUMMARY, read_json
 from batchrun.core.addresses import shown
 from batchrun.errors import UsageError
 from batchrun.views import ending
-from batchrun.views.text import BOUND, duration, rate, safe, share
+from batchrun.views.text import BOUND, HEALTH, duration, money, rate, safe, share
 
 
 def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
@@ -69,6 +69,20 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
             f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}"
         ),
     ]
+    if live.get("cost_usd") is not None:
+        out.append(f"cost {money(live['cost_usd'])}, {money(live['wasted_cost_usd'])} of it wasted")
     if live["bound_by"] is not None:
         out.append(f"bound by {BOUND[live['bound_by']]}")
+    if len(live["endpoints"]) > 1:
+        out += map(_endpoint, live["endpoints"])
     return out
+
+
+def _endpoint(live: dict[str, Any]) -> str:
+    """One of several endpoints."""
+    text = (
+        f"{safe(live['name'])}: {HEALTH[live['state']]}, {rate(live['requests_per_s'])} requests, "
+        f"in flight {live['in_flight']}, sent {live['requests']:,}, answered {live['answers']:,}, "
+        f"throttled {live['refusals']:,}, failed {live['failures']:,}"
+    )
+    return text if live["why"] is None else f"{text}: {safe(live['why'])}"

@@ -234,7 +234,7 @@ def test_settings_come_from_everywhere(simulator, tmp_path, monkeypatch):
     assert settings["request.model"] == "mine"
     assert settings["request.params"] == {"temperature": 0, "seed": 2}
     assert settings["output.shard_rows"] == 10
-    assert settings["endpoint.base_url"] == endpoint.base_url
+    assert settings["endpoint"][0]["base_url"] == endpoint.base_url
 
 
 def test_a_prompt_and_the_choices_are_keywords(scripted, answer, tmp_path):

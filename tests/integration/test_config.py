@@ -209,5 +209,5 @@ def test_the_settings_of_a_run_are_in_its_summary(cli, simulator, jsonl, summary
     assert settings["request.model"] == "m"
     assert settings["request.params"] == {"seed": 7}
     assert settings["output.shard_rows"] == 5
-    assert settings["endpoint.base_url"] == url
+    assert settings["endpoint"][0]["base_url"] == url
     assert json.dumps(settings)

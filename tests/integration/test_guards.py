@@ -1,8 +1,6 @@
 """What stops a run or holds it, by the real command over real HTTP."""
 
 import json
-import subprocess
-import sys
 import time
 from urllib.request import urlopen
 
@@ -25,31 +23,6 @@ def _answer(model="m-1", content="Yes.", reason="stop"):
 
 def _wrong(_, __, ___):
     return 400, {}, json.dumps(WRONG).encode()
-
-
-@pytest.fixture
-def served(tmp_path, until):
-    """Starts and kills `batchrun simulate` on one port."""
-    processes = []
-
-    def start(port=0):
-        ready = tmp_path / f"port-{len(processes)}"
-        with ready.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "batchrun", "simulate", "--port", str(port)],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        processes.append(process)
-        until(lambda: b"http://" in ready.read_bytes() or process.poll() is not None)
-        text = ready.read_text()
-        assert "http://" in text, text
-        return process, int(text.split("127.0.0.1:")[1].split("/")[0])
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
 
 
 def test_a_server_that_is_killed_and_comes_back_costs_no_row(

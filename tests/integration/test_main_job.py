@@ -135,7 +135,7 @@ def test_the_display_fits_a_narrow_terminal():
     """At 40 columns no line of the display is broken in two."""
     from rich.console import Console
 
-    from batchrun.engine.monitor import Snapshot
+    from batchrun.engine.monitor import EndpointSnapshot, Snapshot
     from batchrun.views.progress import LiveProgress
 
     console = Console(file=io.StringIO(), width=40, force_terminal=True, legacy_windows=False)
@@ -143,6 +143,10 @@ def test_the_display_fits_a_narrow_terminal():
     plain = dict.fromkeys((field.name for field in dataclasses.fields(Snapshot)), 0)
     rates = {"requests_per_s": 1234.0, "tokens_per_s": 234_567.0, "throttled": 12_345}
     more = {"in_flight": 512, "eta_s": 7000.0, "elapsed_s": 900.0, "bound_by": "server"}
+    each = [
+        EndpointSnapshot(n, "down", 64, 1, 99_999, 1, 1, 12.0, None, None) for n in ("a", "b" * 50)
+    ]
+    more["endpoints"] = tuple(each)
     with LiveProgress(console) as live:
         live(Snapshot(**(plain | {"state": "running"} | numbers | rates | more)))
         shown = console.file.getvalue()
@@ -156,6 +160,8 @@ def test_the_display_fits_a_narrow_terminal():
         "1234/s requests  235k/s tokens",
         "in flight 512",
     ]
+    assert found[7].startswith("a  down, probed  12/s")
+    assert found[8] == "b" * 39 + "\N{HORIZONTAL ELLIPSIS}"
     assert max(map(len, lines)) <= 40
 
 

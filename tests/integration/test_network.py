@@ -91,7 +91,7 @@ def test_a_unix_socket(cli, unix_simulator, jsonl):
         env={"OPENAI_BASE_URL": f"http+unix://{where}/v1", "HTTP_PROXY": "http://127.0.0.1:9"},
     )
     assert done.code == 0, done.err
-    assert done.json["settings"]["endpoint.base_url"] == f"http+unix://{where}/v1"
+    assert done.json["settings"]["endpoint"][0]["base_url"] == f"http+unix://{where}/v1"
     done = cli.run(jsonl(5), "-o", "b", "--base-url", "unix:///run/llm.sock/v1")
     assert done.code == 2 and "http+unix://%2Frun%2Fllm.sock/v1" in done.err
 

@@ -66,7 +66,7 @@ def test_a_good_run_keeps_no_credential(cli, simulator, jsonl):
         env={"OPENAI_API_KEY": KEY},
     )
     assert done.code == 0, done.err
-    assert done.json["settings"]["endpoint.headers"] == ["X-Other", "X-Token"]
+    assert done.json["settings"]["endpoint"][0]["headers"] == ["X-Other", "X-Token"]
     _assert_nowhere(cli, done, cli("status", "run"), cli("status", "run", "--json"))
 
 

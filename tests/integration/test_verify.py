@@ -410,6 +410,27 @@ DAMAGES = {
                    r.cell("total_tokens", 10**6, kind="attempts",
                           which=lambda w: w["row"] == 11 and _answered(w))],
         "summary", "says total_tokens"),
+    "a cost below zero": (
+        lambda r: r.cell("cost_usd", -0.25, kind="attempts", which=_answered), "cost",
+        "has cost_usd -0.25"),
+    "a cost that is no number": (
+        lambda r: r.cell("cost_usd", float("nan"), kind="attempts", which=_answered), "cost",
+        "has cost_usd nan"),
+    "a cost finer than picodollars": (
+        lambda r: r.cell("cost_usd", 1.5e-12, kind="attempts", which=_answered), "cost",
+        "has cost_usd 1.5e-12"),
+    "a cost that no exchange has": (
+        lambda r: r.cell("cost_usd", 1e300, kind="attempts", which=_answered), "cost",
+        "has cost_usd 1e+300"),
+    "a day of the summary": (
+        lambda r: r.summary(lambda s: s["totals"]["by_day"].update({"2026-01-01": {}})),
+        "summary", "says by_day"),
+    "the summary without its days": (
+        lambda r: r.summary(lambda s: s["totals"].update(by_day=None)), "state_summary",
+        "does not say by_day"),
+    "the summary's unpriced attempts": (
+        lambda r: r.summary(lambda s: s["totals"].update(unpriced_attempts=-1)), "summary",
+        "says unpriced_attempts"),
     "a cost in a result": (
         lambda r: r.cell("cost_usd", 0.25, which=_ok), "ledger", "has cost_usd 0.25"),
     "a cost in the ledger": (
@@ -634,16 +655,17 @@ def test_the_report_does_not_grow_with_the_damage():
 
 
 def test_costs_are_held_to_the_ledger(copy):
-    """With prices, a directory holds; a thousandth of one row's price more does not."""
+    """With prices, a directory holds; a picodollar more in any place does not."""
     run = copy()
     priced(run)
     assert run.check().problems == []
-    run.usage(
-        lambda t: _with(t, "cost_usd", [v and v * 1.0000001 for v in t["cost_usd"].to_pylist()])
-    )
+    run.summary(lambda s: s["totals"].update(cost_usd=s["totals"]["cost_usd"] + 1e-12))
+    _assert_found(run.check(), "summary", "says cost_usd")
+    priced(run)
+    run.usage(lambda t: _with(t, "cost_usd", [v and v + 1e-12 for v in t["cost_usd"].to_pylist()]))
     _assert_found(run.check(), "usage", "says cost_usd")
     priced(run)
-    run.cell("cost_usd", _plus("cost_usd", 1e-9), which=_ok)
+    run.cell("cost_usd", _plus("cost_usd", 1e-12), which=_ok)
     _assert_found(run.check(), "ledger", "has cost_usd")
 
 
@@ -652,7 +674,8 @@ def priced(run):
     import dataclasses
 
     from batchrun.adapters import arrow
-    from batchrun.core.totals import AttemptLine, ResultLine, Totals
+    from batchrun.core.money import picodollars, usd
+    from batchrun.core.totals import AttemptLine, ResultLine, Totals, day_of
 
     tokens = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens",
               "reasoning_tokens")  # fmt: skip
@@ -660,19 +683,21 @@ def priced(run):
     for part in range(5):
         for kind in ("attempts", "results"):
             table = run.table(kind, part)
-            prices = [n and n * 0.000_001_7 for n in table["total_tokens"].to_pylist()]
+            prices = [n and usd(n * 1_700_000) for n in table["total_tokens"].to_pylist()]
             run.write(_with(table, "cost_usd", prices), kind, part)
         totals = Totals()
         totals.add_attempts(
             AttemptLine(
-                w["row"], (w["endpoint"], w["model"], w["service_tier"]), w["cost_usd"],
+                w["row"], (w["endpoint"], w["model"], w["service_tier"]),
+                w["cost_usd"] and picodollars(w["cost_usd"]),
                 w["unanswered"], [w[name] for name in tokens],
+                day_of(int(w["started_at"].timestamp() * 1e6)),
             )
             for w in run.table("attempts", part).to_pylist()
         )  # fmt: skip
         totals.add_results(
             ResultLine(w["row"], w["error_class"], any(w[n] is not None for n in tokens),
-                       w["cost_usd"])
+                       w["cost_usd"] and picodollars(w["cost_usd"]))
             for w in run.table("results", part).to_pylist()
         )  # fmt: skip
         recorded = totals.recorded()

@@ -22,6 +22,7 @@ LAYERS = {
     "report": 4,
     "views": 5,
     "api": 6,
+    "standing_in": 6,
     "": 6,  # batchrun/__init__.py offers the api
     "cli": 6,
     "scale": 6,

@@ -1,0 +1,132 @@
+"""The price of every exchange: what the reply says, the user's own price, or a list of prices.
+
+A price is looked up once per endpoint, model and service tier, and again every quarter of an hour,
+since lists have prices by date and by time of day; then it is multiplications.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from batchrun.core.price_table import STANDARD_TIERS, OwnPrice
+from batchrun.core.pricing import Price, price
+from batchrun.core.reported_cost import reported_pd
+from batchrun.records import NO_USAGE, Usage
+
+PERIOD_US = 15 * 60 * 10**6
+TOLD_MAX = 10
+"""Models that are told of; behind a server that makes names up they would never end."""
+KNOWN_MAX = 1024
+NAME_MAX = 200
+
+
+class Listed(NamedTuple):
+    """A price of a list. ``tier_known`` says that it is the one of the service tier asked about;
+    ``remark`` is what the user should know of where it is from.
+    """
+
+    price: Price
+    tier_known: bool = True
+    remark: str | None = None
+
+
+Lookup = Callable[[str, str, str | None, int], Listed | None]
+"""By endpoint, model, service tier and time (microseconds since the epoch); None: not listed."""
+
+
+def table_of(model: str) -> str:
+    """The head of the table in which a model's own price stands, as TOML has it."""
+    return f"[prices.{json.dumps(model[:NAME_MAX])}]"
+
+
+class PriceBook:
+    """Says what exchanges cost."""
+
+    def __init__(
+        self,
+        own: Mapping[str, OwnPrice],
+        look_up: Lookup,
+        say: Callable[[str], None],
+    ) -> None:
+        """``own`` wins over what ``look_up`` finds; ``say`` gets news for the user, each once."""
+        self._own = own
+        self._look_up = look_up
+        self._say = say
+        self._known: dict[tuple[str, str, str | None, str | None], tuple[int, Price | None]] = {}
+        self._told: set[tuple[str, str | None]] = set()
+
+    def cost_pd(
+        self,
+        endpoint: str,
+        asked: str,
+        answered: str | None,
+        tier: str | None,
+        usage: Usage,
+        body: bytes,
+        wall_us: int,
+    ) -> int | None:
+        """The cost of an exchange in picodollars; None where it is not known, never 0 instead.
+
+        ``asked`` and ``answered`` are the models; the latter's price counts if there is one.
+        """
+        cost_pd = reported_pd(body)
+        if cost_pd is not None or usage == NO_USAGE:
+            return cost_pd
+        key = (endpoint, asked, answered, tier)
+        known = self._known.get(key)
+        if known is None or known[0] != wall_us // PERIOD_US:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            known = (wall_us // PERIOD_US, self._found(endpoint, asked, answered, tier, wall_us))
+            self._known[key] = known
+        found = known[1]
+        return None if found is None else found.cost_pd(usage)
+
+    def expect(self, endpoint: str, model: str, wall_us: int) -> None:
+        """Look a model's price up before the first answer needs it: loading a list takes time."""
+        if model not in self._own:
+            self._look_up(endpoint, model, None, wall_us)
+
+    def _found(
+        self, endpoint: str, asked: str, answered: str | None, tier: str | None, wall_us: int
+    ) -> Price | None:
+        tier = tier if tier is None else tier.lower()
+        models = dict.fromkeys(model for model in (answered, asked) if model)
+        for model in models:
+            own = self._own.get(model)
+            if own is not None:
+                self._note_tier(model, tier, known=own.knows(tier))
+                return price(own.quote(tier))
+        for model in models:
+            listed = self._look_up(endpoint, model, tier, wall_us)
+            if listed is not None:
+                if listed.remark is not None:
+                    self._tell(model, None, listed.remark)
+                self._note_tier(model, tier, known=listed.tier_known)
+                return listed.price
+        model = answered or asked
+        self._tell(
+            model,
+            None,
+            f"no price is known for model {model[:NAME_MAX]!r}: its cost is not counted; set "
+            f"{table_of(model)} in the config file",
+        )
+        return None
+
+    def _note_tier(self, model: str, tier: str | None, *, known: bool) -> None:
+        if not known and tier not in STANDARD_TIERS:
+            self._tell(
+                model,
+                tier,
+                f"model {model[:NAME_MAX]!r} answers in the service tier {tier!r}, whose price is "
+                "not known: the standard price is counted",
+            )
+
+    def _tell(self, model: str, tier: str | None, news: str) -> None:
+        if (model, tier) in self._told or len(self._told) >= TOLD_MAX:
+            return
+        self._told.add((model, tier))
+        last = "; further models are not told of" if len(self._told) == TOLD_MAX else ""
+        self._say(f"{news}{last}")

@@ -1,0 +1,95 @@
+"""One endpoint as rows meet it: its gate, the way to it, its key, and what is known of its health.
+
+What goes wrong at one endpoint stays in its lane: a refusal cools only its gate, an outage holds
+only its gate, a refused key is renewed only there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from batchrun.core.body import with_model
+from batchrun.core.drift import Drift
+from batchrun.engine.guards import Stop
+from batchrun.engine.outage import Outage
+from batchrun.engine.renewal import Renewal
+from batchrun.ports import Credentials, Gate, Transport
+from batchrun.records import Request
+
+
+class Way(NamedTuple):
+    """What leads to one endpoint. ``models`` and ``weight`` are the settings of those names;
+    ``drift`` says which models answered in earlier sessions.
+    """
+
+    name: str
+    transport: Transport
+    gate: Gate
+    credentials: Credentials | None = None
+    drift: Drift | None = None
+    models: Mapping[str, str] | None = None
+    weight: float = 1.0
+
+
+@dataclass(slots=True)
+class Exchanges:
+    """What became of the requests sent to one endpoint, in numbers."""
+
+    sent: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+class Lane:
+    """One endpoint of a run. ``number`` is its place in the settings."""
+
+    def __init__(self, number: int, way: Way, outage: Outage, renewal: Renewal) -> None:
+        self.number = number
+        self.name = way.name
+        self.transport = way.transport
+        self.gate = way.gate
+        self.models = way.models
+        self.drift = way.drift or Drift()
+        self.outage = outage
+        self.renewal = renewal
+        self.exchanges = Exchanges()
+        self.refused_from_s: float | None = None
+        """Since when it has answered with refusals only."""
+        self.closed: Stop | None = None
+        """Why nothing is sent there any more in this session."""
+        self.promised = False
+        """Whether a row that waited has its turn here, and did not come yet."""
+        self._weight = way.weight
+        names = {} if way.models is None else way.models
+        self._renamed = {here: there for here, there in names.items() if here != there}
+
+    def serves(self, model: str) -> bool:
+        """Whether rows that ask for this model may go there."""
+        return self.models is None or model in self.models
+
+    def worded(self, request: Request) -> Request:
+        """The request as it is sent there: with the name that the model has there."""
+        name = self._renamed.get(request.model)
+        return request if name is None else request._replace(body=with_model(request.body, name))
+
+    @property
+    def in_service(self) -> bool:
+        """Whether it takes rows as far as is known."""
+        return self.closed is None and not self.outage.down
+
+    @property
+    def load(self) -> float:
+        """The share of its permits in use, for its weight."""
+        return self.gate.load / self._weight
+
+    @property
+    def state(self) -> str:
+        """In a word: ``closed``, ``down``, ``throttled`` or ``up``."""
+        if self.closed is not None:
+            return "closed"
+        if self.outage.down:
+            return "down"
+        return "throttled" if self.gate.cooling_s > 0 else "up"

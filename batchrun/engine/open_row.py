@@ -1,0 +1,57 @@
+"""One open row: what it has been through, and why it is not through yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from batchrun.core.verdict import Verdict
+from batchrun.records import Request
+
+if TYPE_CHECKING:
+    from batchrun.engine.outage import Doubt
+
+
+class LaterError(Exception):
+    """The row is not through, and goes on by ``AttemptLoop.again``: it waits for an endpoint."""
+
+
+class AgainError(LaterError):
+    """An exchange failed in a way that is worth another try.
+
+    ``at_gate`` says that the gate does the waiting, for all rows together.
+    """
+
+    def __init__(self, verdict: Verdict, *, at_gate: bool = False) -> None:
+        super().__init__(verdict.message)
+        self.verdict = verdict
+        self.at_gate = at_gate
+
+
+@dataclass(slots=True)
+class RowRun:
+    """One open row: where it is, and what it has been through.
+
+    ``phase`` is ``waiting`` (at the gate or in a backoff: may be given up when the run stops),
+    ``sending`` or ``settled``. ``rulings`` counts its failures by rule; ``doubts`` are those that
+    may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
+    away since it last waited, ``failed_at`` is the one where it failed last.
+    """
+
+    request: Request
+    number: int
+    phase: str = "waiting"
+    charged: int = 0
+    rulings: dict[str, int] = field(default_factory=dict)
+    doubts: list[Doubt] = field(default_factory=list)
+    probes: int = 0
+    shunned: int = 0
+    failed_at: int | None = None
+
+    def shun(self, endpoint: int) -> None:
+        """Go elsewhere, as long as there is an endpoint in service that it does not shun."""
+        self.shunned |= 1 << endpoint
+
+    def shuns(self, endpoint: int) -> bool:
+        """Whether it does."""
+        return bool(self.shunned >> endpoint & 1)

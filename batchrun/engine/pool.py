@@ -1,0 +1,207 @@
+"""The endpoints of a run together: which of them a row's request goes to.
+
+Each attempt picks anew, among the endpoints that serve the row's model: the one with the smallest
+share of its permits in use. An endpoint that is down is picked when its next probe is due. A row
+that finds none to take it waits here and not at one gate, so that the first that can takes it.
+
+With a single endpoint there is nothing to pick, and ``only`` leads past all this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.lane import Lane
+from batchrun.engine.room import Room
+from batchrun.engine.tally import Tally
+from batchrun.ports import Permit
+
+if TYPE_CHECKING:
+    from batchrun.engine.open_row import RowRun
+
+PATIENCE_S = 5.0
+"""So long a row waits for the rate of one endpoint, while others serve it too."""
+
+Route = tuple[Lane, ...]
+
+
+class _Turn(NamedTuple):
+    """A row that waits for an endpoint."""
+
+    run: RowRun
+    lane: asyncio.Future[Lane]
+
+
+class Pool:
+    """Picks an endpoint for every attempt."""
+
+    def __init__(
+        self, lanes: Sequence[Lane], *, room: Room, tally: Tally, switch: StopSwitch
+    ) -> None:
+        self.lanes = tuple(lanes)
+        self.only = lanes[0] if len(lanes) == 1 else None
+        self._room = room
+        self._tally = tally
+        self._switch = switch
+        self._anything = tuple(lane for lane in lanes if lane.models is None)
+        self._by_model = {
+            model: tuple(lane for lane in lanes if lane.serves(model))
+            for model in {name for lane in lanes for name in lane.models or ()}
+        }
+        self._turns: dict[Route, deque[_Turn]] = {}
+        self._serving: asyncio.Handle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        if self.only is None:
+            for lane in lanes:
+                lane.gate.changed = self._changed
+
+    def route(self, model: str) -> Route:
+        """The endpoints that serve a model."""
+        return self._by_model.get(model, self._anything)
+
+    def must_wait(self, run: RowRun) -> bool:
+        """Whether the row would wait for endpoints of its own, while others may be idle."""
+        if self.only is not None:
+            return False
+        route = self.route(run.request.model)
+        return len(route) < len(self.lanes) and self._pick(route, run) is None
+
+    async def enter(self, run: RowRun) -> tuple[Lane, Permit]:
+        """Return when the row's request may be sent, and where."""
+        tokens = run.request.tokens
+        if self.only is not None:
+            return self.only, await self.only.gate.enter(tokens)
+        route = self.route(run.request.model)
+        while True:
+            self._check_open(route)
+            lane = None if self._turns.get(route) else self._pick(route, run)
+            if lane is None:
+                lane = await self._turn(route, run)
+            if not (lane.gate.paced and self._others(route, lane)):
+                return lane, await lane.gate.enter(tokens)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    return lane, await lane.gate.enter(tokens)
+            run.shun(lane.number)
+
+    def elsewhere(self, run: RowRun, lane: Lane, *, now: bool = False) -> bool:
+        """Whether the row may go on at another endpoint, one in service that has not turned it away
+        of late; ``now``: one that would take it at once.
+        """
+        if self.only is not None:
+            return False
+        return any(
+            other is not lane
+            and other.in_service
+            and not run.shuns(other.number)
+            and (not now or other.gate.ready_in_s <= 0)
+            for other in self.route(run.request.model)
+        )
+
+    def close(self, lane: Lane, stop: Stop, model: str) -> bool:
+        """Send nothing more to an endpoint in this session, if another one serves this model:
+        returns whether there is one. Else ``stop`` is the run's to make.
+        """
+        if self.only is not None:
+            return False
+        if all(other is lane or other.closed is not None for other in self.route(model)):
+            return False
+        if lane.closed is None:
+            lane.closed = stop
+            self._tally.notices.append(
+                f"{lane.name} is left out from now on: {stop.message}. The other endpoints go on"
+            )
+            for route, turns in self._turns.items():
+                if turns:
+                    self._check_closed(route)
+        return True
+
+    def _check_closed(self, route: Route) -> None:
+        """Stop the run where rows wait for endpoints that are all left out."""
+        if route and all(lane.closed is not None for lane in route):
+            stop = route[0].closed
+            assert stop is not None
+            self._switch.stop(stop)
+
+    def _check_open(self, route: Route) -> None:
+        self._check_closed(route)
+        if self._switch.stopping:
+            raise LeftPendingError
+
+    @staticmethod
+    def _others(route: Route, lane: Lane) -> bool:
+        return any(other is not lane and other.in_service for other in route)
+
+    @staticmethod
+    def _pick(route: Route, run: RowRun) -> Lane | None:
+        """The endpoint that takes a row now, None where all are at their limits."""
+        best, least = None, math.inf
+        shuns = run.shunned and any(
+            lane.in_service and not run.shuns(lane.number) for lane in route
+        )
+        for lane in route:
+            if lane.closed is not None or lane.promised or lane.gate.ready_in_s > 0:
+                continue
+            if lane.outage.down:
+                return lane  # its probe is due
+            if shuns and run.shuns(lane.number):
+                continue
+            load = lane.load + (lane.number == run.failed_at)
+            if load < least:
+                best, least = lane, load
+        return best
+
+    async def _turn(self, route: Route, run: RowRun) -> Lane:
+        """Wait in line for an endpoint of a route."""
+        found = asyncio.get_running_loop().create_future()
+        self._turns.setdefault(route, deque()).append(_Turn(run, found))
+        self._changed()
+        # A row that waits for endpoints of its own leaves its place to rows for the others.
+        apart = len(route) < len(self.lanes)
+        try:
+            with self._room.asleep() if apart else contextlib.nullcontext():
+                lane: Lane = await found
+        except asyncio.CancelledError:
+            if found.done() and not found.cancelled():
+                found.result().promised = False  # it was given a moment ago
+                self._changed()
+            raise
+        lane.promised = False
+        self._changed()
+        return lane
+
+    def _changed(self) -> None:
+        """A gate may let somebody in. It is looked at when whoever changed it is through."""
+        if self._serving is None and any(self._turns.values()):
+            self._serving = asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Give those that wait their turn, and look again when the next gate opens."""
+        self._serving = None
+        soonest_s = math.inf
+        for route, turns in self._turns.items():
+            while turns:
+                turn = turns[0]
+                if turn.lane.done():  # cancelled
+                    turns.popleft()
+                    continue
+                lane = self._pick(route, turn.run)
+                if lane is None:
+                    break
+                turns.popleft()
+                lane.promised = True
+                turn.lane.set_result(lane)
+            if turns:
+                waits = (lane.gate.ready_in_s for lane in route if lane.closed is None)
+                soonest_s = min([soonest_s, *(wait_s for wait_s in waits if wait_s > 0)])
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if soonest_s < math.inf:
+            self._alarm = asyncio.get_running_loop().call_later(soonest_s, self._changed)
