@@ -116,7 +116,7 @@ class Accounts:
     ) -> None:
         """Check what must hold however a session ended; more where it ended in order."""
         exchanges = self.server.exchanges[self._first :]
-        endpoint = settings.endpoint
+        [endpoint] = settings.endpoints
         most = self.server.in_flight_max
         assert most <= endpoint.concurrency, f"{most} in flight, {endpoint.concurrency} allowed"
         self._nothing_after(fate, exchanges, ended, settings, began_s)

@@ -16,7 +16,7 @@ from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import StoreReader
 from batchrun.core import answer
-from batchrun.core.totals import AttemptLine, ResultLine, Totals
+from batchrun.core.totals import AttemptLine, ResultLine, Totals, day_of
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -108,19 +108,20 @@ def read_attempts(store: StoreReader, name: str) -> list[Attempt]:
 
 def _counted(line: Attempt) -> AttemptLine:
     key = (line.endpoint, line.model, line.service_tier)
-    return AttemptLine(line.row, key, line.cost_usd, line.unanswered, tuple(line.usage))
+    day = day_of(line.started_at_us)
+    return AttemptLine(line.row, key, line.cost_pd, line.unanswered, tuple(line.usage), day)
 
 
 def _ended(outcome: Outcome) -> ResultLine:
     said = outcome.completion
     if said is None:
         assert outcome.failure is not None
-        return ResultLine(outcome.row, outcome.failure.error_class, has_usage=False, cost_usd=None)
+        return ResultLine(outcome.row, outcome.failure.error_class, has_usage=False, cost_pd=None)
     return ResultLine(
         outcome.row,
         None,
         has_usage=said.usage != NO_USAGE,
-        cost_usd=None,
+        cost_pd=outcome.attempt.cost_pd if outcome.attempt else None,
         truncated=answer.is_truncated(said),
         empty=answer.is_empty(said),
     )

@@ -208,6 +208,9 @@ class Stage:
             wall_us = staticmethod(stage.world_us)
 
         class Access:
+            # One way to one server; a second endpoint is a second of these.
+            endpoint = settings.endpoints[0]
+
             @contextlib.asynccontextmanager
             async def talking(self, *_: object) -> AsyncIterator[tuple[ServerTransport, None]]:
                 yield transport, None
@@ -221,7 +224,7 @@ class Stage:
 
         replaced: dict[Any, dict[str, Any]] = {
             assemble: {
-                "access_to": lambda *_: Access(),
+                "accesses_to": lambda *_: [Access()],
                 "LoopClock": Clock,
                 "JournalWriter": lambda journal, flight: Journal(journal, flight, disk),
                 "ReadAhead": lambda reader, limit: InlineSource(reader, disk, limit=limit),

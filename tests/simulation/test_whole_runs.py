@@ -148,8 +148,8 @@ def _notes_of_requests_forgotten(monkeypatch):
 def _one_attempt_too_many(monkeypatch):
     init = AttemptLoop.__init__
 
-    def made(loop, *, policy, **others):
-        init(loop, policy=replace(policy, max_attempts=policy.max_attempts + 1), **others)
+    def made(loop, *ways, policy, **others):
+        init(loop, *ways, policy=replace(policy, max_attempts=policy.max_attempts + 1), **others)
 
     monkeypatch.setattr(AttemptLoop, "__init__", made)
 
