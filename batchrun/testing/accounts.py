@@ -40,6 +40,7 @@ class Told:
     request_hash: str | None
     started_us: int | None
     exchanges: int
+    session: int
 
 
 @dataclass(slots=True)
@@ -77,6 +78,7 @@ class Accounts:
             outcome.request_hash,
             None if attempt is None else attempt.started_at_us,
             len(self.server.exchanges),
+            self._session,
         )
         if not outcome.ok:
             self._failed_now[row] = outcome
@@ -165,8 +167,10 @@ class Accounts:
             row, digest = exchange.row, exchange.request_hash
             before, now = self._told_before.get(row), self._told.get(row)
             if before is not None:
-                changed = changes.resend_changed and before.request_hash != digest
-                wanted = changed or (changes.retry_failed and not before.ok)
+                # A session that died since may have made another outcome durable, and told nobody.
+                unsure = any(session > before.session for session in self.doubtful)
+                changed = changes.resend_changed and (unsure or before.request_hash != digest)
+                wanted = changed or (changes.retry_failed and (unsure or not before.ok))
                 assert wanted, f"row {row} had a durable outcome, and was sent again"
             if now is not None and now is not before:
                 assert place < now.exchanges, f"row {row} was sent again after its outcome"
