@@ -140,6 +140,8 @@ def _opened(
         found = None
         if opened.is_finished and not changes.repair:
             found = rundir.summary_of(opened.store)
+        if found is not None and found.get("wall_s") != round(opened.wall_s_before, 3):
+            found = None  # a kill came between the two
         if found is not None and summary.in_step(found, opened.totals(), settings.shaping()):
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
