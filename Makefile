@@ -50,8 +50,9 @@ wheel: $(DEV) ## build dist/batchrun-*.whl
 wheel-demo: wheel
 	.ci/wheel-demo $(BIN)/python dist/*.whl
 
-crash: $(DEV) ## the crash tests with many more kills than in `make test`
-	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} $(BIN)/python -m pytest --timeout 7200 tests/crash
+crash: $(DEV) ## kills and power cuts, many more than in `make test`; BATCHRUN_CRASH_SEED=N for others
+	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} BATCHRUN_CRASH_ROUNDS=$${BATCHRUN_CRASH_ROUNDS:-3} \
+	  BATCHRUN_POWER_CUTS=$${BATCHRUN_POWER_CUTS:-500} $(BIN)/python -m pytest --timeout 7200 tests/crash
 
 fuzz: $(DEV) ## random replies, streams and headers against their readers, for FUZZ_SECONDS (600)
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz

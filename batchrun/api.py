@@ -120,7 +120,10 @@ class Options(TypedDict, total=False):
     max_failures: int | str
     max_truncated: str
     max_empty: str
+    max_cost_usd: float
+    max_total_tokens: int
     deadline_s: float
+    min_free_disk: int | str
     grace_s: float
     prices: Mapping[str, Mapping[str, float | Decimal]]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,27 +15,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters import parts, price_list, rundir
+from batchrun.adapters import free_space, open_files, parts, price_list, rundir
 from batchrun.adapters.access import Access, accesses_to
+from batchrun.adapters.budgets import Budgets
+from batchrun.adapters.charges import ledger_of
 from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
+from batchrun.adapters.foresight import Priced, require_bounds
 from batchrun.adapters.journal import JournalWriter
 from batchrun.adapters.rundir import RunDirectory
 from batchrun.adapters.signals import on_signals
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
-from batchrun.adapters.spent import spent
+from batchrun.adapters.spent import Spent, published, spent
 from batchrun.adapters.status import StatusFile
-from batchrun.core import body, output, summary
+from batchrun.core import body, summary
 from batchrun.core.bounds import Finished
-from batchrun.core.drift import Drift
 from batchrun.core.duplicates import Duplicates
 from batchrun.core.settings import Settings
-from batchrun.engine.attempt import AttemptLoop, Policy
+from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
-from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
-from batchrun.engine.lane import Way
 from batchrun.engine.monitor import Monitor
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
@@ -45,6 +44,7 @@ from batchrun.engine.watching import Watching
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
 from batchrun.ports import Journal, Observer, Source
 from batchrun.records import Request, Row
+from batchrun.wiring import attempts
 
 FLIGHT_SLOTS = 512
 """Slots of the flight log to begin with; it grows."""
@@ -133,6 +133,8 @@ def _opened(
 ) -> Iterator[_Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
     accesses = accesses_to(settings.endpoints, environment)
+    free_space.require_room(settings)
+    open_files.require(settings)
     build = body.builder(settings)
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
@@ -140,9 +142,8 @@ def _opened(
         found = None
         if opened.is_finished and not changes.repair:
             found = rundir.summary_of(opened.store)
-        if found is not None and found.get("wall_s") != round(opened.wall_s_before, 3):
-            found = None  # a kill came between the two
-        if found is not None and summary.in_step(found, opened.totals(), settings.shaping()):
+        wall_s, shaping = opened.wall_s_before, settings.shaping()
+        if found is not None and summary.in_step(found, opened.totals(), wall_s, shaping):
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
@@ -173,10 +174,20 @@ class _Session:
         self._build = build
         self._tally = Tally()
         self._room = Room(sum(access.endpoint.concurrency for access in accesses))
-        self._prices = price_list.book(settings, self._tally.notices.append, LoopClock.wall_us())
+        wall_us = LoopClock.wall_us()
+        self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
+        self._priced = None
+        if settings.max_cost_pd is not None:
+            self._priced = Priced(settings.endpoints, self._prices, wall_us)
+        if settings.has_budget:
+            require_bounds(opened, settings, build, self._priced)
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / rundir.STATUS)
         self._watching = Watching((status, *observers), self._tally, say)
+        self._space = free_space.FreeSpace(
+            settings, opened.journal, opened.parts, self._tally, self._room.permits
+        )
+        self._space.require_room()
         self._ended = threading.Event()
         self._started_s = time.monotonic()
 
@@ -196,15 +207,30 @@ class _Session:
         switch.stop_at(self._settings.deadline_s, time.monotonic() - started_s)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
-        self._count_resumed()
+        before = self._count_resumed()
+        states = opened.journal.states
+        budgets = Budgets(self._settings, states, ledger_of(before), self._prices, switch)
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with contextlib.AsyncExitStack() as stack:
-                ways = [await self._way(access, stack, clock) for access in self._accesses]
-                loop = self._attempts(ways, journal, clock, switch)
+                loop = await attempts(
+                    stack,
+                    self._settings,
+                    self._accesses,
+                    journal=journal,
+                    clock=clock,
+                    room=self._room,
+                    tally=self._tally,
+                    switch=switch,
+                    prices=self._prices,
+                    spending=budgets.spending,
+                    models=opened.totals().models,
+                    say=self._say,
+                )
                 engine = self._engine(loop, journal, sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
                 monitor = Monitor(engine=engine, lanes=lanes, tally=self._tally, switch=switch)
+                await stack.enter_async_context(self._space.watched(switch))
                 watching = asyncio.create_task(self._watching.watch(monitor))
                 fault: BatchrunError | None = None
                 try:
@@ -214,58 +240,21 @@ class _Session:
                 finally:
                     watching.cancel()
             await journal.close()
+            await budgets.close()
             self._watching.tell()
             if isinstance(fault, StorageError):
                 raise fault
             rows_input = await counting
             if rows_input is None:  # rows that come once are counted at their end
                 rows_input = self._count_input(lambda: True)
-            return self._sum_up(switch.reason, rows_input, fault)
+            budgets.settle(ledger_of(published(opened.totals())))
+            return self._sum_up(switch.reason, rows_input, fault, budgets.public())
         finally:
             self._ended.set()
             await journal.close()
+            await budgets.close()
             sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
-
-    async def _way(self, access: Access, stack: contextlib.AsyncExitStack, clock: LoopClock) -> Way:
-        """The way to one endpoint, open until the stack is left."""
-        endpoint, settings = access.endpoint, self._settings
-        transport, credentials = await stack.enter_async_context(
-            access.talking(settings, self._say)
-        )
-        gate = EndpointGate(
-            concurrency=endpoint.concurrency,
-            rpm=endpoint.rpm,
-            tpm=endpoint.tpm,
-            clock=clock,
-            dice=random.Random(),
-        )
-        drift = Drift(settings.model, self._opened.totals().models)
-        return Way(
-            endpoint.name, transport, gate, credentials, drift, endpoint.models, endpoint.weight
-        )
-
-    def _attempts(
-        self, ways: Sequence[Way], journal: JournalWriter, clock: LoopClock, switch: StopSwitch
-    ) -> AttemptLoop:
-        settings = self._settings
-        return AttemptLoop(
-            ways,
-            journal=journal,
-            clock=clock,
-            dice=random.Random(),
-            room=self._room,
-            tally=self._tally,
-            switch=switch,
-            policy=Policy(
-                settings.max_attempts,
-                settings.max_wait_s,
-                settings.raw,
-                settings.model,
-                output.policy_of(settings),
-                self._prices,
-            ),
-        )
 
     def _engine(
         self,
@@ -306,17 +295,24 @@ class _Session:
         if row.custom_id is not None:
             self._duplicates.watch(row.custom_id)
         try:
-            return self._build(row)
+            request = self._build(row)
+            if self._priced is not None:
+                self._priced.require(request)
         except RowError as error:
             message = f"{self._opened.reader.where(row)}: {error}"
             raise RowError(message) from None
+        return request
 
-    def _count_resumed(self) -> None:
-        """Rows that earlier sessions finished. Those sent again count once they have ended anew."""
+    def _count_resumed(self) -> Spent:
+        """Rows that earlier sessions finished. Those sent again count once they have ended anew.
+        Returns what those sessions spent.
+        """
         (ok, error), again = self._opened.done, self._opened.again
         self._tally.resumed_ok = ok - again.ok
         self._tally.resumed_error = error - again.error
-        self._tally.cost_pd, self._tally.wasted_pd = spent(self._opened.journal)
+        before = spent(self._opened.journal)
+        self._tally.cost_pd, self._tally.wasted_pd = before.bill_pd, before.wasted_pd
+        return before
 
     def _count_input(self, stop: Callable[[], bool]) -> int | None:
         """Rows of the input, counted in a thread unless an earlier session did. None if told to
@@ -338,7 +334,11 @@ class _Session:
     # After
 
     def _sum_up(
-        self, stop: Stop | None, rows_input: int | None, fault: BatchrunError | None
+        self,
+        stop: Stop | None,
+        rows_input: int | None,
+        fault: BatchrunError | None,
+        budget: Mapping[str, Any],
     ) -> Result:
         opened, settings = self._opened, self._settings
         opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
@@ -351,10 +351,11 @@ class _Session:
             stopped_by=by,
             stop_exit_code=exit_code,
             started_at_us=opened.started_at_us,
-            ended_at_us=LoopClock.wall_us(),
+            ended_at_us=max(opened.started_at_us, LoopClock.onward_us()),
             wall_s=wall_s,
             settings=settings.public(),
             version=__version__,
+            budget=budget,
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
         )
         opened.write_summary(totals, built)

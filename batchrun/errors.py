@@ -98,6 +98,10 @@ class RowError(BatchrunError):
     """One input row cannot become a request; it turns into an ``invalid_row`` outcome."""
 
 
+class UnboundedError(RowError):
+    """Nobody can say what a request costs at most, and there is a budget."""
+
+
 class NotASchemaError(BatchrunError):
     """A JSON value is not a JSON Schema, or none that can be used; the message says why. It turns
     into an error of the row or of the setting that holds it.

@@ -82,6 +82,21 @@ class Expected(NamedTuple):
     tools: Mapping[str, bytes | None] | None = None
 
 
+class WorstCase(NamedTuple):
+    """What a request costs at most: tokens in and out, of all its choices, and the service tier it
+    asks for.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    tier: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Both together."""
+        return self.input_tokens + self.output_tokens
+
+
 class Request(NamedTuple):
     """A body ready for the wire: serialised once, hashed once.
 
@@ -89,7 +104,8 @@ class Request(NamedTuple):
     given (the order of a JSON Schema's properties can change an answer). ``hash`` is its SHA-256
     in hex. ``tokens`` estimates prompt plus completion, for the token rate limit;
     ``tokens_stated`` says that the body itself limits the completion. ``expected`` is what the
-    answer is held against, None where nothing is.
+    answer is held against, None where nothing is; ``worst`` what it costs at most, None where
+    nobody asks.
     """
 
     row: int
@@ -100,6 +116,7 @@ class Request(NamedTuple):
     tokens: int
     tokens_stated: bool = False
     expected: Expected | None = None
+    worst: WorstCase | None = None
 
 
 class Reply(NamedTuple):

@@ -143,7 +143,8 @@ SUMMARY = {
     "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
     "stopped_by": (
         "What ended the run: an error class, `misconfiguration`, `max_failures`, `max_truncated`, "
-        "`max_empty`, `deadline`, or a signal; else null."
+        "`max_empty`, `max_cost`, `max_total_tokens`, `deadline`, `min_free_disk`, or a signal; "
+        "else null."
     ),
     "exit_code": "The exit code of the command.",
     "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
@@ -175,6 +176,13 @@ SUMMARY = {
         "By the name of the endpoint: `rows_ok`, `rows_error`, `attempts`, tokens and "
         "`unanswered_attempts`."
     ),
+    "budget.charged_usd": (
+        "What is charged to `--max-cost`: the bill, and the worst case of exchanges whose cost "
+        "nobody told. Null without it."
+    ),
+    "budget.held_usd": "Of it, those worst cases.",
+    "budget.charged_tokens": "The same for `--max-total-tokens`.",
+    "budget.held_tokens": "Of it, the worst cases of exchanges that did not tell.",
     "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
     "started_at": "When the first session began, UTC.",
@@ -407,6 +415,7 @@ KINDS = {
     "provider": "a provider's name",
     "prices": "tables of numbers",
     "header_name": "text",
+    "bytes": "bytes, such as `500MB` or `2GiB`",
     "models": "list of names, or table of text",
     "share": "share, such as `5%`",
     "bound": "whole number, or share such as `5%`",

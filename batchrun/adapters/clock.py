@@ -9,6 +9,8 @@ import time
 class LoopClock:
     """``ports.Clock`` by the running event loop and the system's wall clock."""
 
+    _latest_us = 0
+
     def __init__(self) -> None:
         self.now_s = asyncio.get_running_loop().time
         self.sleep = asyncio.sleep
@@ -17,6 +19,14 @@ class LoopClock:
     def wall_us() -> int:
         """See ``ports.Clock``."""
         return time.time_ns() // 1000
+
+    @classmethod
+    def onward_us(cls) -> int:
+        """The wall clock, but never before what this process was told here: what is ordered by such
+        times stays in order when the clock is set back.
+        """
+        cls._latest_us = max(cls._latest_us, cls.wall_us())
+        return cls._latest_us
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
-from batchrun.errors import TransportFault
+from batchrun.errors import BatchrunError, TransportFault
 
 _DISAGREEMENTS = (
     "certificate",
@@ -33,8 +35,15 @@ def fault(
     """Our fault for one of aiohttp's.
 
     ``status`` is known once a reply's head had arrived; ``where`` is the server's host and port,
-    ``proxy`` the proxy's, if there is one.
+    ``proxy`` the proxy's, if there is one. Raises ``BatchrunError`` where it is this process that
+    may open no more files: no row is to blame.
     """
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        message = (
+            f"no connection to {where}: {os.strerror(error.errno)} (`ulimit -n`). What was "
+            "answered is kept; raise that limit, or lower --concurrency"
+        )
+        raise BatchrunError(message)
     text = _words(error)
     tls = _tls_error(error)
     if tls is not None:

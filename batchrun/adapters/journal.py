@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from batchrun.adapters import disk, files
 from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.log import (
     AMENDMENT,
@@ -92,6 +93,7 @@ class Journal:
         self.states = StateFile(folder / STATES)
         self._published = {p.state.shard: p.state for p in self.states.published()}
         self.logs: dict[int, ShardLog] = {}
+        self.fence: Callable[[], None] = lambda: None  # raises once another run holds the lock
         try:
             self._open_logs()
         except BaseException:
@@ -107,7 +109,8 @@ class Journal:
             recorded = self._generation(shard)
             if generation <= recorded:
                 # Its part was published; the kill came before the log was removed.
-                path.unlink()
+                disk.unlink(path)
+                files.reached("log.removed", path)
             elif generation == recorded + 1:
                 self.logs[shard] = ShardLog(path, shard, generation)
             else:
@@ -212,9 +215,8 @@ class Journal:
         return OpenShard(frozenset(done), frozenset(ok), attempts)
 
     def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
-        """Make entries durable, in order; one group and one flush per shard's log. Raises
-        ``StorageError``.
-        """
+        """Make entries durable, in order; one flush per shard's log. Raises ``StorageError``."""
+        self.fence()
         groups: dict[int, tuple[list[tuple[int, int]], list[bytes]]] = {}
         size = self.shard_rows
         for entry in entries:
@@ -242,8 +244,7 @@ class Journal:
         except OSError as error:
             message = (
                 f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
-                "committed before is intact; make room or mend the disk, then run the same "
-                "command again"
+                "committed before is intact; make room, then run the same command again"
             )
             raise StorageError(message) from error
 

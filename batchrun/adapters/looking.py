@@ -6,8 +6,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchrun.adapters import files, filesystems
+from batchrun.adapters import filesystems
 from batchrun.adapters.disk_store import DiskStore
+from batchrun.adapters.lock import is_held_elsewhere, is_locked
 from batchrun.adapters.object_store import ObjectStore
 from batchrun.adapters.store import StoreReader
 from batchrun.core.addresses import local_path
@@ -31,10 +32,13 @@ def look_at(directory: str, checkpoint: str | None) -> Look:
     local = local_path(directory)
     if local is not None:
         folder = Path(local)
-        return Look(DiskStore(folder), control or folder / "checkpoint", files.is_locked(folder))
+        control = control or folder / "checkpoint"
+        live = is_locked(folder) or is_held_elsewhere(control)
+        return Look(DiskStore(folder), control, live)
     try:
         store = ObjectStore(directory, Path(tempfile.gettempdir()))
     except filesystems.AddressError as error:
         message = f"cannot look into {error}"
         raise UsageError(message) from None
-    return Look(store, control, control is not None and files.is_locked(control))
+    live = control is not None and (is_locked(control) or is_held_elsewhere(control))
+    return Look(store, control, live)

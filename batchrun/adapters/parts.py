@@ -28,6 +28,7 @@ from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import USAGE, Store, part_name
 from batchrun.core import answer
+from batchrun.core.free_disk import Grown
 from batchrun.core.money import picodollars
 from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals, day_of
 from batchrun.errors import StorageError
@@ -55,6 +56,7 @@ class Parts:
         self._journal = journal
         version = {"batchrun.format": FORMAT}
         self._carried = carried
+        self.grown = Grown()
         self._results_schema = arrow.results_schema(carried).with_metadata(version)
         self._attempts_schema = arrow.attempts_schema().with_metadata(version)
 
@@ -127,6 +129,8 @@ class Parts:
         with store.draft(names[0]) as results, store.draft(names[1]) as attempts:
             totals = self._fill(shard, results, attempts)
             store.publish([attempts, results])
+        self.grown.rows += sum(totals.rows())
+        self.grown.part_bytes += results.size + attempts.size
         return Published(state, results.digest, attempts.digest, totals.recorded())
 
     def _fill(self, shard: int, results: files.Draft, attempts: files.Draft) -> Totals:
@@ -351,6 +355,8 @@ def write_usage(store: Store, totals: Totals) -> None:
 
 def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
     """Write the parts of a shard in a new state, and note it. Raises ``StorageError``."""
+    journal.fence()
+    log = journal.logs.get(state.shard)
     try:
         published = parts.write(state)
     except OSError as error:
@@ -360,6 +366,7 @@ def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
         )
         raise StorageError(message) from error
     journal.seal(published)
+    parts.grown.log_bytes += log.size if log else 0
 
 
 class Sealer:

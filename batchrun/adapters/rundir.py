@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import again, arrow, comparing, files, taking
+from batchrun.adapters import again, arrow, comparing, disk, files, taking
 from batchrun.adapters.again import Build, Found
 from batchrun.adapters.comparing import Changes, Compared
 from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.interrupted import recover_flights
 from batchrun.adapters.journal import STATES, Journal
+from batchrun.adapters.lock import Lock
 from batchrun.adapters.old_part import damaged
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
@@ -51,7 +52,7 @@ class RunDirectory:
 
     store: Store
     checkpoint: Path
-    lock: files.Lock
+    lock: Lock
     journal: Journal
     parts: Parts
     reader: Reader
@@ -67,6 +68,8 @@ class RunDirectory:
     """Those of them that are sent again."""
     started_at_us: int = 0
     wall_s_before: float = 0.0
+    reads_once: bool = False
+    """Whether the input can be read only once."""
 
     def totals(self) -> Totals:
         """The sums over everything published."""
@@ -91,6 +94,8 @@ class RunDirectory:
     def write_summary(self, totals: Totals, built: Mapping[str, Any]) -> None:
         """Replace ``usage.parquet`` and ``summary.json``. Raises ``StorageError``."""
         try:
+            # Else a power cut after the end could bring logs of published shards back.
+            files.sync_folder(self.checkpoint)
             write_usage(self.store, totals)
             write_json(self.store, SUMMARY, built)
         except OSError as error:
@@ -107,7 +112,7 @@ class RunDirectory:
         self.lock.release()
 
 
-def open_run(
+def open_run(  # noqa: PLR0915 - every way to be refused, in order
     settings: Settings,
     changes: Changes,
     build: Build,
@@ -135,6 +140,7 @@ def open_run(
             repair.logs(settings.shard_rows)
             repair.generations()
         journal = Journal(checkpoint, settings.shard_rows)
+        journal.fence = lock.check
         if journal.states.get("settings") is not None:
             compared = comparing.Comparison(store, journal, settings, given, changes, build, say)
             found = compared.go_on()
@@ -152,6 +158,7 @@ def open_run(
             repair.blocks(journal, reader)
             repair.parts(parts, journal)
         opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
+        opened.reads_once = given.pipe is not None
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
         if settings.limit is not None:
@@ -238,7 +245,7 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     try:
         opened.parts.prepare()
         for draft in opened.checkpoint.glob(f"*{files.TEMPORARY}"):
-            draft.unlink()
+            disk.unlink(draft)
     except OSError as error:
         message = f"cannot write into {opened.store.where()}: {error.strerror}"
         raise StorageError(message) from error
@@ -256,8 +263,11 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
     if lost:
         say(f"{lost} requests were in flight when the last run ended")
+    flights = opened.checkpoint / FLIGHTS
+    files.reached("flights.entered", flights)
     with contextlib.suppress(FileNotFoundError):
-        (opened.checkpoint / FLIGHTS).unlink()
+        disk.unlink(flights)
+    files.reached("flights.removed", flights)
     if names != ours or journal.states.get("endpoints") is None:
         journal.states.put(endpoints=ours)
     journal.drop_idle()

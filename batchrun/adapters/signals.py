@@ -1,14 +1,29 @@
-"""Signals that stop a run. Only the command listens for them; a library must not."""
+"""Signals that stop a run. Only the command listens for them; a library must not.
+
+A signal that was ignored when the process began stays ignored: that is how ``nohup`` keeps a run
+alive when its terminal is closed, and how a shell without job control keeps Ctrl-C from what it
+started in the background. The end of the parent process is no signal and stops nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from batchrun.engine.guards import Stop, StopSwitch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class SignalledError(KeyboardInterrupt):
+    """A signal other than Ctrl-C came while no run listened for it."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
 
 
 def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> None:
@@ -22,5 +37,27 @@ def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> None:
             say(f"{number.name}: requests in flight may finish; once more stops at once")
         switch.stop(Stop(number.name, f"stopped by {number.name}", 128 + number))
 
-    for number in SIGNALS:
+    for number in heeded():
         loop.add_signal_handler(number, stop, number)
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that stop this process."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Raise ``SignalledError`` where a signal comes while no run listens, as Ctrl-C raises
+    ``KeyboardInterrupt``: locks are given back, and the exit code is the signal's.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SignalledError(signal.Signals(number))
+
+    before = {n: signal.signal(n, end) for n in heeded() if n != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

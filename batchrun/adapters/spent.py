@@ -1,20 +1,35 @@
-"""What a run has cost so far, as its directory is opened: published parts and logs together."""
+"""What a run has spent so far, as its directory is opened: published parts and logs together."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from batchrun.adapters.journal import Journal, read_attempt, read_outcome
 from batchrun.adapters.log import ATTEMPT, OUTCOME
 from batchrun.core.totals import Totals
 
 
-def spent(journal: Journal) -> tuple[int | None, int]:
-    """The bill in picodollars, None while no cost is known, and what of it was no answer of an ok
-    row. A log holds exchanges that the recorded totals of its shard do not have yet.
+class Spent(NamedTuple):
+    """The bill in picodollars, None while no cost is known; what of it was no answer of an ok row;
+    and the tokens.
     """
+
+    bill_pd: int | None
+    wasted_pd: int
+    tokens: int
+
+
+def published(totals: Totals) -> Spent:
+    """What recorded totals say."""
+    return Spent(*totals.bill(), totals.overall()["total_tokens"])
+
+
+def spent(journal: Journal) -> Spent:
+    """All of it. A log holds exchanges that the recorded totals of its shard do not have yet."""
     totals = Totals()
-    for published in journal.states.published():
-        totals.add(published.totals)
-    bill_pd, wasted_pd = totals.bill()
+    for shard in journal.states.published():
+        totals.add(shard.totals)
+    bill_pd, wasted_pd, tokens = published(totals)
     for log in list(journal.logs.values()):
         for place in log.places:
             if place.kind == OUTCOME:
@@ -24,7 +39,10 @@ def spent(journal: Journal) -> tuple[int | None, int]:
                 attempt, kept = read_attempt(bytes(log.body(place))), False
             else:
                 continue
-            if attempt is not None and attempt.cost_pd is not None:
+            if attempt is None:
+                continue
+            tokens += attempt.usage.total_tokens or 0
+            if attempt.cost_pd is not None:
                 bill_pd = (bill_pd or 0) + attempt.cost_pd
                 wasted_pd += 0 if kept else attempt.cost_pd
-    return bill_pd, wasted_pd
+    return Spent(bill_pd, wasted_pd, tokens)

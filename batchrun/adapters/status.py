@@ -25,6 +25,6 @@ class StatusFile:
         status = asdict(event) | {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "updated_at": summary.moment(LoopClock.wall_us()),
+            "updated_at": summary.moment(LoopClock.onward_us()),
         }
         files.write_json(self._path, status, durable=False)

@@ -10,6 +10,7 @@ replaced finds out before it publishes anything.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import secrets
 import shutil
@@ -19,22 +20,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import files, filesystems
+from batchrun.adapters import disk, files, filesystems
 from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.journal import STATES
+from batchrun.adapters.lock import NAME, Lock
 from batchrun.adapters.object_store import OWNER, TRIES, ObjectStore
 from batchrun.adapters.store import KINDS, SUMMARY, USAGE, Store
 from batchrun.core.addresses import cut, local_path
 from batchrun.core.changes import Changes
 from batchrun.errors import StorageError, UsageError
 
-LOCK = "lock"
 UPLOADS = "upload"
 
 
 def take(
     directory: str, checkpoint: Path, changes: Changes, say: Callable[[str], None]
-) -> tuple[Store, files.Lock]:
+) -> tuple[Store, Lock]:
     """Take a run directory and its checkpoint, which are made where they are missing; what
     ``--restart`` moves aside is moved.
 
@@ -44,7 +45,7 @@ def take(
     if local is None:
         return _take_remote(directory, checkpoint, changes, say)
     folder = Path(local)
-    lock = _locked(folder, checkpoint)
+    lock = _locked(folder, checkpoint, say)
     if changes.restart:
         try:
             lock = _set_aside(folder, checkpoint, lock, say)
@@ -54,7 +55,7 @@ def take(
     return DiskStore(folder), lock
 
 
-def _locked(folder: Path, checkpoint: Path) -> files.Lock:
+def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
     """Make the folders where they are missing, and take the lock."""
     if folder.exists() and not folder.is_dir():
         message = f"{folder} is a file; -o names the run directory"
@@ -65,7 +66,7 @@ def _locked(folder: Path, checkpoint: Path) -> files.Lock:
         message = f"cannot look into {folder}: {error.strerror}"
         raise UsageError(message) from None
     _refuse_strangers(str(folder), there, checkpoint)
-    return _lock_made(folder, checkpoint, "run directory")
+    return _lock_made(folder, checkpoint, "run directory", say)
 
 
 def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
@@ -78,11 +79,10 @@ def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
         raise UsageError(message)
 
 
-def _set_aside(
-    folder: Path, checkpoint: Path, lock: files.Lock, say: Callable[[str], None]
-) -> files.Lock:
+def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], None]) -> Lock:
     """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted."""
-    if not (checkpoint / STATES).exists() and not (folder / "results").exists():
+    begun = (checkpoint / STATES).exists() or any(checkpoint.glob("shard-*.log"))
+    if not begun and not (folder / "results").exists():
         return lock
     stamp = _stamp()
     folder, checkpoint = folder.resolve(), checkpoint.resolve()
@@ -92,16 +92,29 @@ def _set_aside(
         count += 1
         aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
     try:
-        folder.rename(aside)
+        disk.rename(folder, aside)
+        files.reached("restart.renamed", folder)
         if checkpoint.exists():  # it lives elsewhere
-            shutil.move(checkpoint, aside / "checkpoint")
+            _move(checkpoint, aside / "checkpoint")
         files.sync_folder(folder.parent)
+        files.reached("restart.synced", folder)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"
         raise StorageError(message) from error
     say(f"the old contents of {folder} are in {aside}")
     lock.release()
-    return _locked(folder, checkpoint)
+    return _locked(folder, checkpoint, say)
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Move a folder, to another disk if need be: then a kill leaves some of it at both places."""
+    try:
+        disk.rename(folder, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(folder, target)
+    files.sync_folder(target.parent)
 
 
 def _stamp() -> str:
@@ -110,14 +123,14 @@ def _stamp() -> str:
 
 def _take_remote(
     directory: str, checkpoint: Path, changes: Changes, say: Callable[[str], None]
-) -> tuple[Store, files.Lock]:
+) -> tuple[Store, Lock]:
     """Every way to be refused comes before the first change."""
     try:
         store = ObjectStore(directory, checkpoint / UPLOADS)
     except filesystems.AddressError as error:
         message = f"-o {error}"
         raise UsageError(message) from None
-    lock = _lock_made(checkpoint, checkpoint, "checkpoint")
+    lock = _lock_made(checkpoint, checkpoint, "checkpoint", say)
     try:
         with _asking():
             store.prepare()
@@ -179,16 +192,18 @@ def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _lock_made(folder: Path, checkpoint: Path, what: str) -> files.Lock:
+def _lock_made(folder: Path, checkpoint: Path, what: str, say: Callable[[str], None]) -> Lock:
     """The lock of a folder and its checkpoint, both made; they may be one."""
     try:
         if folder != checkpoint:
             files.make_folder(folder)
         files.make_folder(checkpoint, private=True)
-        lock = files.Lock(folder, checkpoint / LOCK)
+        lock = Lock(folder, checkpoint / NAME, say)
         lock.acquire()
     except OSError as error:
         message = f"cannot make the {what} {folder}: {error.strerror}"
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            message += "; its file system takes no locks, so runs cannot be kept apart there"
         raise UsageError(message) from None
     return lock
 
@@ -235,9 +250,9 @@ def _move_aside(
     store: ObjectStore,
     directory: str,
     checkpoint: Path,
-    lock: files.Lock,
+    lock: Lock,
     say: Callable[[str], None],
-) -> files.Lock:
+) -> Lock:
     """``--restart`` in a store, which cannot rename. Everything is copied, then the checkpoint is
     renamed, then the objects are deleted. A kill in between leaves the run as it was, or without
     its checkpoint: refused by the next start, until ``--restart`` moves what is left.
@@ -257,13 +272,13 @@ def _move_aside(
         count += 1
     store.tries = aside.tries = TRIES
     names = store.copy_to(aside)
-    files.reached("restart.copied")
-    checkpoint.rename(kept)
+    files.reached("restart.copied", checkpoint)
+    disk.rename(checkpoint, kept)
     files.sync_folder(kept.parent)
-    files.reached("restart.renamed")
+    files.reached("restart.renamed", checkpoint)
     store.remove(names)
     say(f"the old contents of {store.where()} are in {aside.where()}, its checkpoint in {kept}")
     lock.release()
-    lock = _lock_made(checkpoint, checkpoint, "checkpoint")
+    lock = _lock_made(checkpoint, checkpoint, "checkpoint", say)
     store.prepare()
     return lock

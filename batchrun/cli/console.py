@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from batchrun.cli.standard_streams import forsake
 from batchrun.errors import BatchrunError
 
 BROKEN_PIPE = 128 + 13
@@ -20,15 +20,18 @@ BROKEN_PIPE = 128 + 13
 
 def say(text: str) -> None:
     """A message for the user, on stderr. A closed stderr is no reason to stop."""
-    with contextlib.suppress(OSError):
+    try:
         click.echo(text, err=True)
+    except OSError:
+        forsake(2)
 
 
 def put_json(value: Any) -> None:
     """The one JSON object of ``--json``, on stdout."""
-    with contextlib.suppress(BrokenPipeError):
+    try:
         click.echo(json.dumps(value, ensure_ascii=False))
-        sys.stdout.flush()
+    except BrokenPipeError:
+        forsake(1)
 
 
 @contextlib.contextmanager
@@ -37,16 +40,17 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
     try:
         yield
     except BatchrunError as error:
-        say(f"batchrun: {error}")
+        for line in (f"batchrun: {error}", *getattr(error, "__notes__", ())):
+            say(line)
         if as_json:
             put_json({"error": str(error), "exit_code": error.exit_code})
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever reads our output has seen enough (`| head`); what is left goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forsake(1)
         sys.exit(BROKEN_PIPE)
     except Exception as error:  # noqa: BLE001 - a defect: it ends like any failure midway
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip())
         say("batchrun: this is a defect of batchrun. What was committed is intact")
         if as_json:
             put_json({"error": repr(error), "exit_code": 5})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +16,10 @@ import click
 from batchrun.adapters.configuration import read_config, read_environment, read_schema
 from batchrun.cli.console import exit_codes, put_json, say
 from batchrun.cli.main import STARTED_S
+from batchrun.cli.standard_streams import open_closed, unblocked
 from batchrun.core import commands, setting_table, setting_values
 from batchrun.core import settings as config
+from batchrun.errors import BatchrunError
 
 if TYPE_CHECKING:
     from batchrun.core.changes import Changes
@@ -107,15 +110,16 @@ def command(
 
     Run the same command again to resume: rows that are done are not sent again.
     """
-    with exit_codes(as_json=as_json), interrupts():
+    open_closed()
+    with unblocked(), exit_codes(as_json=as_json), interrupts():
         changes = _changes(flags)
         environment = read_environment()
         settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
         tell: Callable[[str], None] = (lambda _: None) if quiet else say
         for warning in warnings:
             tell(f"warning: {warning}")
-        sys.exit(
-            _run(
+        try:
+            code = _run(
                 settings,
                 environment,
                 changes=changes,
@@ -123,7 +127,11 @@ def command(
                 progress=not (quiet or no_progress),
                 as_json=as_json,
             )
-        )
+        except BatchrunError as error:
+            if error.exit_code == BatchrunError.exit_code:  # it failed midway
+                error.add_note(f"to go on: {_command_that_goes_on(sys.argv[1:])}")
+            raise
+        sys.exit(code)
 
 
 def _run(
@@ -140,6 +148,7 @@ def _run(
 
     load_arrow()
     from batchrun import assemble
+    from batchrun.adapters import open_files
     from batchrun.standing_in import standing_in
     from batchrun.views import ending
     from batchrun.views.text import safe
@@ -147,6 +156,7 @@ def _run(
     make_lean()
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
+        open_files.raise_limit(settings)
         observers = [stack.enter_context(_progress(tell))] if progress else []
         result = assemble.run(
             settings,
@@ -211,12 +221,16 @@ def _progress(tell: Callable[[str], None]) -> Iterator[Observer]:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[None]:
-    """Ctrl-C before the engine listens for it."""
+    """Signals while no engine listens for them: before the first request, and after the last."""
+    from batchrun.adapters.signals import SignalledError, raising
+
     try:
-        yield
-    except KeyboardInterrupt:
-        say("batchrun: SIGINT; nothing was sent")
-        sys.exit(130)
+        with raising():
+            yield
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, SignalledError) else signal.SIGINT
+        say(f"batchrun: stopped by {number.name} while nothing was being sent")
+        sys.exit(128 + number)
 
 
 def settings_of(

@@ -17,6 +17,7 @@ import msgspec
 
 from batchrun.core import output, parameters, tokens
 from batchrun.core.endpoints import Endpoint, not_served
+from batchrun.core.worst_case import worst_case
 from batchrun.errors import RowError
 from batchrun.records import Expected, JsonObject, Request, Row
 
@@ -182,6 +183,7 @@ def builder(
         stream=settings.stream,
         asked=output.asked_by(settings),
         endpoints=() if anything else endpoints,
+        bounded=settings.has_budget,
     )
 
 
@@ -200,13 +202,15 @@ def build(
     stream: bool = False,
     asked: Callable[[JsonObject], Expected | None] | None = None,
     endpoints: Sequence[Endpoint] = (),
+    bounded: bool = False,
 ) -> Request:
     """The request for a row: defaults under the row's own values, checked and serialised.
 
     With ``stream`` it asks for a stream, and for usage at its end: ``stream_options`` of the row
     or the defaults is laid over that, and null leaves it out (some servers refuse it). ``asked``
     reads what the answer to a body must be; it may raise ``RowError``. ``endpoints`` are those of
-    which one must serve the model; none: any model is served.
+    which one must serve the model; none: any model is served. ``bounded`` says that what the
+    request costs at most must be known.
 
     Raises ``RowError`` with a sentence for a row that cannot be sent.
     """
@@ -244,6 +248,7 @@ def build(
         tokens=tokens.estimate(body, len(wire)),
         tokens_stated=tokens.stated_limit(body) is not None,
         expected=None if asked is None else asked(body),
+        worst=worst_case(body, len(wire)) if bounded else None,
     )
 
 

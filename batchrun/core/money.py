@@ -42,3 +42,10 @@ def half_even(dividend: int, divisor: int) -> int:
     quotient, rest = divmod(dividend, divisor)
     doubled = 2 * rest
     return quotient + (doubled > divisor or (doubled == divisor and quotient % 2 == 1))
+
+
+def shown(cost_pd: int) -> str:
+    """An amount for people: four digits behind the point, or two that are not zero."""
+    if cost_pd == 0 or cost_pd >= PICODOLLARS // 100:
+        return f"${cost_pd / PICODOLLARS:,.4f}"
+    return f"${cost_pd / PICODOLLARS:.2g}"

@@ -74,6 +74,12 @@ class PriceBook:
         cost_pd = reported_pd(body)
         if cost_pd is not None or usage == NO_USAGE:
             return cost_pd
+        found = self._price(endpoint, asked, answered, tier, wall_us)
+        return None if found is None else found.cost_pd(usage)
+
+    def _price(
+        self, endpoint: str, asked: str, answered: str | None, tier: str | None, wall_us: int
+    ) -> Price | None:
         key = (endpoint, asked, answered, tier)
         known = self._known.get(key)
         if known is None or known[0] != wall_us // PERIOD_US:
@@ -81,8 +87,11 @@ class PriceBook:
                 self._known.clear()
             known = (wall_us // PERIOD_US, self._found(endpoint, asked, answered, tier, wall_us))
             self._known[key] = known
-        found = known[1]
-        return None if found is None else found.cost_pd(usage)
+        return known[1]
+
+    def price_of(self, endpoint: str, model: str, tier: str | None, wall_us: int) -> Price | None:
+        """The price of what a request asks for, before it is answered; None where none is known."""
+        return self._price(endpoint, model, None, tier, wall_us)
 
     def expect(self, endpoint: str, model: str, wall_us: int) -> None:
         """Look a model's price up before the first answer needs it: loading a list takes time."""

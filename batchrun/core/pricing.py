@@ -81,6 +81,17 @@ class Price(NamedTuple):
             cost = half_even(cost, self.divisor)
         return settled(cost) if cost <= EXCHANGE_PD_MAX else None
 
+    def most_pd(self, input_tokens: int, output_tokens: int) -> int:
+        """What an exchange of at most so many tokens costs at most, in picodollars."""
+        listed = [self.rates]
+        listed += [rates for above, rates in self.steps if input_tokens > above]
+        most = max(
+            input_tokens * max(rates.input, rates.cached)
+            + output_tokens * max(rates.output, rates.reasoning)
+            for rates in listed
+        )
+        return -(-most // self.divisor)
+
 
 def price(quote: Quote, steps: Iterable[tuple[int, Quote]] = ()) -> Price:
     """The price of a quote, and of the quotes for prompts above so many tokens."""

@@ -20,7 +20,6 @@ from batchrun.core.money import PICODOLLARS, settled
 from batchrun.core.pricing import EXCHANGE_PD_MAX, EXCHANGE_USD_MAX
 
 _PD_PER_TICK = PICODOLLARS // 10**10
-_MARKS = (b'"cost', b'"estimated_cost"')
 
 
 class _Answer(msgspec.Struct):
@@ -34,7 +33,9 @@ def reported_pd(body: bytes) -> int | None:
     """The cost in a reply's body, in picodollars; None where it names none that can be meant: a
     finite number, not negative, at most ``EXCHANGE_USD_MAX``.
     """
-    if not any(mark in body for mark in _MARKS):
+    # Nearly every reply ends soon after its usage: looking here first halves the search.
+    place = body.find(b'"usage"')
+    if place < 0 or body.find(b"cost", place) < 0:
         return None
     try:
         usage = _decode(body).usage

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from batchrun.core.byte_sizes import Bytes
+
 AUTO_CONCURRENCY = 64
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
@@ -25,9 +27,10 @@ class Setting:
     (a name of ``core.providers``), ``headers`` (a table of strings or repeated ``'K: V'`` flags),
     ``prices`` (for each model a table of USD per million tokens), ``header_name``,
     ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
-    (a list of names, or a table of names), ``share`` (a percentage such as ``5%``) and ``bound`` (a
-    number of rows or such a share). ``low`` is the smallest number accepted. ``shapes`` marks what
-    shapes requests or parts: it may not differ between the runs on one directory.
+    (a list of names, or a table of names), ``bytes`` (an integer, or text with a unit such as
+    ``500MB``), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
+    share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes requests or parts:
+    it may not differ between the runs on one directory.
     """
 
     section: str
@@ -432,12 +435,40 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "guards",
+        "max_cost_usd",
+        "number",
+        "--max-cost",
+        "Spend at most so much over all sessions of the run directory; never more.",
+        metavar="USD",
+        low=0.000001,
+    ),
+    Setting(
+        "guards",
+        "max_total_tokens",
+        "int",
+        "--max-total-tokens",
+        "Use at most so many tokens over all sessions, prompt plus completion.",
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "guards",
         "deadline_s",
         "number",
         "--deadline",
         "Stop so many seconds after the start of the process; what is in flight may finish.",
         metavar="S",
         low=0,
+    ),
+    Setting(
+        "guards",
+        "min_free_disk",
+        "bytes",
+        "--min-free-disk",
+        "Stop before less than this is free on a disk that the run writes to (500MB, 2GiB); 0: "
+        "never.",
+        default=Bytes(256 * 2**20),
+        metavar="BYTES",
     ),
     Setting(
         "guards",

@@ -13,6 +13,7 @@ from typing import Any
 
 from batchrun.core import commands
 from batchrun.core.bounds import Bound
+from batchrun.core.byte_sizes import Bytes, parsed
 from batchrun.core.price_table import own_prices
 from batchrun.core.providers import provider_named
 from batchrun.core.response_format import of_document, schema_of
@@ -52,6 +53,8 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
         case "bool":
             if not isinstance(value, bool):
                 raise wrong
+        case "bytes":
+            return _bytes(value, wrong)
         case "share" | "bound":
             return _bound(setting, value, wrong)
         case "columns":
@@ -118,6 +121,18 @@ def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(n, str) and n for n in value):
         raise wrong
     return tuple(value)
+
+
+def _bytes(value: object, wrong: UsageError) -> Bytes:
+    """A size: a whole number of bytes, or text with a unit."""
+    if isinstance(value, str):
+        size = parsed(value)
+    else:
+        integral = isinstance(value, int) and not isinstance(value, bool)
+        size = Bytes(value) if integral else None  # type: ignore[call-overload]
+    if size is None or not 0 <= size < 2**63:
+        raise wrong
+    return size
 
 
 def _models(value: object, wrong: UsageError) -> dict[str, str]:
@@ -257,6 +272,7 @@ def _headers(setting: Setting, value: object) -> dict[str, str]:
 _EXPECTED = {
     "concurrency": "a whole number, at least 1, or auto",
     "bool": "true or false",
+    "bytes": "a number of bytes, such as 500MB or 2GiB",
     "share": "a share from 0% to 100%, such as 5%",
     "bound": "a number of rows, or a share such as 5%",
     "object": "a table",

@@ -11,12 +11,14 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
 from batchrun.core import presets
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
+from batchrun.core.byte_sizes import Bytes
 from batchrun.core.endpoints import (
     Endpoint,
     endpoint_of,
@@ -24,6 +26,7 @@ from batchrun.core.endpoints import (
     told_apart,
     with_one_key,
 )
+from batchrun.core.money import PICODOLLARS, usd
 from batchrun.core.presets import from_environment
 from batchrun.core.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.redact import public_url
@@ -79,7 +82,10 @@ class Settings:
     max_response_bytes: int
     bounds: Bounds
     deadline_s: float | None
+    min_free_disk: Bytes
     grace_s: float
+    max_cost_pd: int | None
+    max_total_tokens: int | None
     prices: Mapping[str, OwnPrice]
     limit: int | None = None
 
@@ -109,6 +115,11 @@ class Settings:
         # As in a row: `extra_body` is the libraries' name for what goes into the body.
         plain = {key: value for key, value in self.params.items() if key != "extra_body"}
         return {**plain, **self.params.get("extra_body", {}), **model}
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether what a request costs at most must be known before it is sent."""
+        return self.max_cost_pd is not None or self.max_total_tokens is not None
 
     @property
     def makes_messages(self) -> bool:
@@ -154,7 +165,10 @@ class Settings:
             "guards.max_truncated": self.bounds.truncated and str(self.bounds.truncated),
             "guards.max_empty": self.bounds.empty and str(self.bounds.empty),
             "guards.deadline_s": self.deadline_s,
+            "guards.min_free_disk": int(self.min_free_disk),
             "guards.grace_s": self.grace_s,
+            "guards.max_cost_usd": None if self.max_cost_pd is None else usd(self.max_cost_pd),
+            "guards.max_total_tokens": self.max_total_tokens,
             "prices": {model: own.public() for model, own in self.prices.items()},
             "limit": self.limit,
         }
@@ -290,10 +304,18 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
             value["guards.max_failures"], value["guards.max_truncated"], value["guards.max_empty"]
         ),
         deadline_s=value["guards.deadline_s"],
+        min_free_disk=value["guards.min_free_disk"],
         grace_s=value["guards.grace_s"],
+        max_cost_pd=_picodollars(value["guards.max_cost_usd"]),
+        max_total_tokens=value["guards.max_total_tokens"],
         prices=value["prices"],
         limit=limit,
     )
+
+
+def _picodollars(given_usd: float | None) -> int | None:
+    """An amount as it is written, exactly."""
+    return None if given_usd is None else int(Decimal(str(given_usd)) * PICODOLLARS)
 
 
 def _value(setting: Setting, raw: Mapping[str, Any]) -> Any:

@@ -16,15 +16,23 @@ COMPLETE, WITH_ERRORS, STOPPED, INTERRUPTED = (
 )
 
 
+NO_BUDGET: Mapping[str, Any] = dict.fromkeys(
+    ("charged_usd", "held_usd", "charged_tokens", "held_tokens")
+)
+
+
 def moment(microseconds: int) -> str:
     """A wall-clock time as text, UTC."""
     when = datetime.fromtimestamp(microseconds / 1e6, UTC)
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def in_step(summary: Mapping[str, Any], totals: Totals, shaping: Mapping[str, Any]) -> bool:
-    """Whether a summary counts what these totals do, and tells of the settings that shape requests:
-    it is older where a kill came between, or where other settings were allowed since.
+def in_step(
+    summary: Mapping[str, Any], totals: Totals, wall_s: float, shaping: Mapping[str, Any]
+) -> bool:
+    """Whether a summary counts what these totals and the journal's ``wall_s`` do, and tells of the
+    settings that shape requests. Where a kill came between, one of them is older; so it is where
+    other settings were allowed since.
     """
     rows, settings = summary.get("rows"), summary.get("settings")
     if not isinstance(settings, dict) or not shaping.items() <= settings.items():
@@ -35,6 +43,7 @@ def in_step(summary: Mapping[str, Any], totals: Totals, shaping: Mapping[str, An
         and summary.get("errors") == dict(sorted(totals.errors.items()))
         and summary.get("totals") == totals.overall()
         and summary.get("outputs") == totals.outputs
+        and summary.get("wall_s") == round(wall_s, 3)
     )
 
 
@@ -49,6 +58,7 @@ def build(
     wall_s: float,
     settings: dict[str, Any],
     version: str,
+    budget: Mapping[str, Any] = NO_BUDGET,
     fault_exit_code: int = 5,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
@@ -73,6 +83,7 @@ def build(
         "errors": dict(sorted(totals.errors.items())),
         "outputs": dict(totals.outputs),
         "endpoints": totals.by_endpoint(),
+        "budget": dict(budget),
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),

@@ -8,10 +8,11 @@ is charged by its pixels, so it has one of its own here; anything else is refuse
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from batchrun.core import tokens
-from batchrun.errors import RowError
+from batchrun.errors import UnboundedError
+from batchrun.records import WorstCase
 
 MARGIN_TOKENS = 64
 """For what a server's template adds to the prompt whatever it holds."""
@@ -24,26 +25,11 @@ _TEXT = ("text", "refusal", "input_text", "output_text")
 _IMAGES = ("image_url", "input_image", "image")
 
 
-class WorstCase(NamedTuple):
-    """What a request costs at most: tokens in and out, of all its choices, and the service tier it
-    asks for.
-    """
-
-    input_tokens: int
-    output_tokens: int
-    tier: str | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Both together."""
-        return self.input_tokens + self.output_tokens
-
-
 def worst_case(body: dict[str, Any], body_bytes: int) -> WorstCase:
     """The bound for a body of so many bytes.
 
-    Raises ``RowError`` where there is none: nothing limits the answer, or the prompt holds what
-    cannot be bounded.
+    Raises ``UnboundedError`` where there is none: nothing limits the answer, or the prompt holds
+    what cannot be bounded.
     """
     limit = tokens.stated_limit(body)
     if limit is None:
@@ -51,7 +37,7 @@ def worst_case(body: dict[str, Any], body_bytes: int) -> WorstCase:
             "nothing limits the answer, so its cost has no bound: set `max_completion_tokens` (or "
             "`max_tokens`) in the row, or for all rows with --param max_completion_tokens=N"
         )
-        raise RowError(message)
+        raise UnboundedError(message)
     choices = max(_whole(body, "n"), _whole(body, "best_of"))
     tier = body.get("service_tier")
     return WorstCase(
@@ -67,7 +53,7 @@ def _whole(body: dict[str, Any], name: str) -> int:
 
 
 def _images(body: dict[str, Any]) -> int:
-    """How many images the messages hold. Raises ``RowError`` for other things than text."""
+    """How many images the messages hold. Raises ``UnboundedError`` for other things than text."""
     found = 0
     for place, message in enumerate(body.get("messages") or ()):
         content = message.get("content")
@@ -80,5 +66,5 @@ def _images(body: dict[str, Any]) -> int:
                     f"messages[{place}] has a part of type {kind!r}: how many tokens it is charged "
                     "with cannot be bounded, so it cannot be sent under a budget"
                 )
-                raise RowError(said)
+                raise UnboundedError(said)
     return found

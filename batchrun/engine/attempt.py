@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from batchrun.core import output
 from batchrun.core import reply as reading
+from batchrun.core.backoff import backoff_s
 from batchrun.core.price_book import PriceBook
 from batchrun.core.rules import HEALTH
 from batchrun.core.stop_message import stop_message
@@ -28,15 +29,12 @@ from batchrun.engine.outage import Outage, forgive
 from batchrun.engine.pool import Pool
 from batchrun.engine.renewal import Renewal
 from batchrun.engine.room import Room
+from batchrun.engine.spending import Reserved, Spending
 from batchrun.engine.tally import Tally
 from batchrun.errors import TransportFault
-from batchrun.ports import Clock, Journal
+from batchrun.ports import Clock, Journal, Permit
 from batchrun.records import Attempt, Outcome, Reply
 
-BACKOFF_S = 0.5
-BACKOFF_S_MAX = 30.0
-REFUSED_BACKOFF_S = 1.0
-REFUSED_BACKOFF_S_MAX = 60.0
 KEPT_RESPONSE_BYTES = 2**20
 
 
@@ -69,8 +67,12 @@ class AttemptLoop:
         tally: Tally,
         switch: StopSwitch,
         policy: Policy,
+        spending: Spending | None = None,
     ) -> None:
-        """``ways`` are the endpoints, in the order of the settings."""
+        """``ways`` are the endpoints, in the order of the settings; ``spending`` are the budgets,
+        where there are any.
+        """
+        self._spending = spending
         self._journal = journal
         self._clock = clock
         self._dice = dice
@@ -136,6 +138,9 @@ class AttemptLoop:
         lane, permit = await self.pool.enter(run)
         with permit:
             self._check_going(run)
+            reserved = None
+            if self._spending is not None:
+                reserved = await self._reserved(self._spending, lane, permit, run)
             run.phase = "sending"
             run.number += 1
             wall_us = self._clock.wall_us()
@@ -153,29 +158,53 @@ class AttemptLoop:
             except asyncio.CancelledError:
                 latency_s = self._clock.now_s() - sent_at_s
                 self._interrupted(lane, run, wall_us, permit.queue_s, latency_s)
+                if reserved is not None and self._spending is not None:
+                    self._spending.settle(reserved)
                 raise
             latency_s = self._clock.now_s() - sent_at_s
             if run.doubts:
                 forgive(run)
             circumstances = self._circumstances(lane, run, wall_us, sent_at_s + latency_s)
-            verdict = judge(exchange, circumstances)
+            verdict = judged = judge(exchange, circumstances)
+            attempt = ledger_line(
+                run,
+                lane.name,
+                exchange,
+                verdict,
+                wall_us,
+                permit.queue_s,
+                latency_s,
+                self._policy.prices,
+            )
+            if reserved is not None and self._spending is not None:
+                self._spending.answered(reserved, attempt, exchange, verdict)
             permit.settle(tokens_used(request, exchange, verdict))
         if verdict.error_class == "auth":
-            line = ledger_line(
-                run, lane.name, exchange, verdict, wall_us, permit.queue_s, latency_s
-            )
-            verdict = await lane.renewal.bend(verdict, key, run, line)
+            verdict = await lane.renewal.bend(verdict, key, run, attempt)
         elif verdict.action is Action.DONE:
             lane.renewal.proved = key
             lane.exchanges.answered += 1
         verdict = self._ruled(lane, run, verdict, permit.probe, sent_at_s)
-        prices = self._policy.prices
-        attempt = ledger_line(
-            run, lane.name, exchange, verdict, wall_us, permit.queue_s, latency_s, prices
-        )
+        if verdict is not judged:
+            attempt = attempt._replace(error_class=verdict.error_class, error_code=verdict.code)
         self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)
+
+    async def _reserved(
+        self, spending: Spending, lane: Lane, permit: Permit, run: RowRun
+    ) -> Reserved:
+        """What the row's exchange may cost, once the budgets have it."""
+        try:
+            reserved = await spending.reserve(lane.name, run.request, self._clock.wall_us())
+        except BaseException:
+            permit.settle(0)
+            raise
+        if self._switch.stopping:
+            spending.settle(reserved, 0, 0)
+            permit.settle(0)
+        self._check_going(run)
+        return reserved
 
     def _ruled(
         self,
@@ -331,27 +360,11 @@ class AttemptLoop:
                 await self._clock.sleep(delay_s)
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """Full jitter on an exponential backoff, or what the server asked for and a little.
-
-        A refused row waits at the gate, where the cool-down holds everybody, or here, where it
-        alone was refused.
-        """
         error = state.outcome.exception() if state.outcome else None
         assert isinstance(error, AgainError)
-        verdict = error.verdict
-        if error.at_gate or verdict.action is Action.FREE:
+        if error.at_gate:
             return 0.0
-        tries: int = min(state.attempt_number - 1, 20)
-        if verdict.action is Action.THROTTLE:
-            longest_s: float = min(REFUSED_BACKOFF_S_MAX, REFUSED_BACKOFF_S * 2**tries)
-            if verdict.wait_s is None:
-                return longest_s * (0.5 + 0.5 * self._dice.random())
-            return verdict.wait_s + min(verdict.wait_s, 1.0) * 0.5 * self._dice.random()
-        first_s = BACKOFF_S if verdict.backoff_s is None else verdict.backoff_s
-        backoff_s: float = min(BACKOFF_S_MAX, first_s * 2**tries) * self._dice.random()
-        if verdict.wait_s is not None:
-            return verdict.wait_s + min(backoff_s, 1.0)
-        return backoff_s
+        return backoff_s(error.verdict, state.attempt_number, self._dice.random())
 
     def _interrupted(
         self, lane: Lane, run: RowRun, wall_us: int, queue_s: float, latency_s: float

@@ -46,13 +46,13 @@ class Budget:
         guard: str,
         cap: int,
         before: Charge,
-        commit: Callable[[int], Awaitable[None]],
+        commit: Callable[[int, Charge], Awaitable[None]],
         switch: StopSwitch,
         used_up: Callable[[Budget, int], str],
     ) -> None:
-        """``before`` is what earlier sessions left charged. ``commit`` returns once a mark would
-        survive a power cut. ``guard`` names the stop, ``used_up`` words it: given the request that
-        does not fit any more.
+        """``before`` is what earlier sessions left charged. ``commit`` returns once a mark, and
+        the charge below it, would survive a power cut. ``guard`` names the stop, ``used_up`` words
+        it: given the amount of the request that does not fit any more.
         """
         self.cap = cap
         self.charge = before
@@ -133,7 +133,7 @@ class Budget:
             self._committing.add_done_callback(self._written)
 
     async def _write(self, mark: int) -> None:
-        await self._commit(mark)
+        await self._commit(mark, self.charge)
         self._mark = mark
 
     def _written(self, task: asyncio.Task[None]) -> None:

@@ -63,7 +63,7 @@ class Reaper:
         self._log_sizes: dict[Path, int] = {}
         self._unsynced: dict[Path, bytes | None] = {}
 
-    def step(self, name: str) -> None:
+    def step(self, name: str, _: object = None) -> None:
         """``files.step``: a durable step is reached."""
         if self.dead:
             return

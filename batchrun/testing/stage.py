@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from batchrun import assemble
+from batchrun import assemble, wiring
 from batchrun.adapters import comparing, files, parts, rundir
 from batchrun.core.changes import Changes
 from batchrun.core.settings import Settings
@@ -205,7 +205,7 @@ class Stage:
                 self.now_s = asyncio.get_running_loop().time
                 self.sleep = asyncio.sleep
 
-            wall_us = staticmethod(stage.world_us)
+            wall_us = onward_us = staticmethod(stage.world_us)
 
         class Access:
             # One way to one server; a second endpoint is a second of these.
@@ -228,9 +228,9 @@ class Stage:
                 "LoopClock": Clock,
                 "JournalWriter": lambda journal, flight: Journal(journal, flight, disk),
                 "ReadAhead": lambda reader, limit: InlineSource(reader, disk, limit=limit),
-                "random": SimpleNamespace(Random=lambda: random.Random(dice.random())),
                 "time": SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()),
             },
+            wiring: {"random": SimpleNamespace(Random=lambda: random.Random(dice.random()))},
             parts: {"Sealer": lambda made, journal: InlineSealer(made, journal, disk)},
             watching: {"SAMPLE_S": SAMPLE_S},
             files: {"step": reaper.step},

@@ -104,7 +104,7 @@ class RealBench:
     def break_disk(self):
         """From now on nothing can be written."""
 
-        def full(step):
+        def full(step, _path):
             if step == "log.writing":
                 raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -366,7 +366,7 @@ class TestSessions:
 
         async def play():
             async with real() as mine:
-                monkeypatch.setattr(files, "step", synced.append)
+                monkeypatch.setattr(files, "step", lambda name, _: synced.append(name))
                 for row in range(1000):
                     mine.journal.post(answered(row % SHARD_ROWS))
                 await mine.journal.flush()
@@ -514,7 +514,7 @@ class TestSessions:
         ``StorageError`` that names the folder.
         """
 
-        def full(_):
+        def full(*_):
             raise OSError(errno.ENOSPC, "no space left, on purpose")
 
         async def play():

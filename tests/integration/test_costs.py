@@ -10,6 +10,9 @@ from fractions import Fraction
 
 import pytest
 
+from batchrun.adapters.journal import Journal
+from batchrun.adapters.spent import spent
+from batchrun.testing import samples
 from batchrun.testing.samples import completion_body
 
 CONFIG = """
@@ -214,6 +217,43 @@ def test_an_answer_that_was_refused_is_billed_at_its_tier(
     totals = summary("run")["totals"]
     assert totals["cost_usd"] == totals["wasted_cost_usd"] == 0.0000210002
     cli.verified("run")
+
+
+def test_an_answer_that_broke_off_is_billed_at_its_tier(
+    cli, here, scripted, jsonl, published, summary
+):
+    """What the server gave up half-way is no completion, and told its model, tier and usage."""
+    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    choice = {"index": 0, "message": {"content": "Hal"}, "finish_reason": "error"}
+    said = completion_body(model="own", service_tier="flex", usage=usage, choices=[choice])
+    endpoint = scripted(lambda *_: (200, {}, said))
+    (cli.folder / "c.toml").write_text(CONFIG)
+    rows = jsonl([{"messages": [{"role": "user", "content": "q"}]}])
+    done = here(rows, "-o", "run", "-c", "c.toml", "--model", "alias", "--no-progress",
+                "--base-url", endpoint.base_url, "--max-attempts", 1)  # fmt: skip
+    assert done.code == 1, done.err
+    (line,) = published("run", "attempts").to_pylist()
+    told = (line["model"], line["service_tier"], line["cost_usd"])
+    assert told == ("own", "flex", 0.0000105001)
+    assert summary("run")["totals"]["wasted_cost_usd"] == 0.0000105001
+    cli.verified("run")
+
+
+def test_what_a_killed_session_spent_is_known(tmp_path):
+    """Before its logs are published, the bill counts them: answers, waste, and what had no cost."""
+    journal = Journal(tmp_path, 10)
+    try:
+        assert spent(journal) == (None, 0)
+        kept, failed = samples.answered(0, 2), samples.failed(1)
+        journal.write([
+            samples.attempt(0, 1, cost_pd=5),
+            kept._replace(attempt=kept.attempt._replace(cost_pd=7)),
+            failed._replace(attempt=failed.attempt._replace(cost_pd=11)),
+            samples.attempt(2, 1),
+        ])  # fmt: skip
+        assert spent(journal) == (23, 16)
+    finally:
+        journal.close()
 
 
 def test_days(here, simulator, jsonl, summary):

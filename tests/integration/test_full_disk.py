@@ -90,7 +90,7 @@ def test_a_full_disk_stops_the_run(cli, simulator, jsonl, small_disk, published)
     endpoint = simulator(reply_bytes=3000, latency=FixedLatency(0.005))
     command = (
         *("run", jsonl(300), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
-        *("--no-progress", "--concurrency", 8, "--shard-rows", 100),
+        *("--no-progress", "--concurrency", 8, "--shard-rows", 100, "--min-free-disk", 0),
     )
     done = cli(*command)
     assert done.code == 5, done.err
@@ -117,12 +117,13 @@ def test_a_disk_that_is_full_from_the_start(cli, simulator, jsonl, small_disk, r
                 size -= file.write(b"x" * min(size, 4096))
             except OSError:
                 break
-    done = cli.run(jsonl(20), "-o", "run", "--no-progress", "--base-url", endpoint.base_url)
+    command = (jsonl(20), "-o", "run", "--no-progress", "--base-url", endpoint.base_url)
+    done = cli.run(*command, "--min-free-disk", 0)
     assert done.code in (2, 5), f"{done.code}: {done.err}"
     assert "Traceback" not in done.err
     assert "run" in done.err
     (filler / "filler").unlink()
-    again = cli.run(jsonl(20), "-o", "run", "--no-progress", "--base-url", endpoint.base_url)
+    again = cli.run(*command, "--min-free-disk", 0)
     assert again.code == 0, again.err
     cli.verified("run")
 
@@ -133,7 +134,9 @@ def test_a_read_only_output_is_refused(cli, simulator, jsonl, small_disk):
     endpoint = simulator()
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     try:
-        done = cli.run(jsonl(2), "-o", "run/here", "--base-url", endpoint.base_url)
+        done = cli.run(
+            *(jsonl(2), "-o", "run/here", "--base-url", endpoint.base_url, "--min-free-disk", 0)
+        )
     finally:
         subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert done.code == 2, done.err
@@ -144,7 +147,8 @@ def test_a_read_only_output_is_refused(cli, simulator, jsonl, small_disk):
 def test_reading_commands_need_no_permission_to_write(cli, simulator, jsonl, small_disk):
     """Status and verify work on a read-only copy."""
     endpoint = simulator()
-    assert cli.run(jsonl(2), "-o", "run/a", "--base-url", endpoint.base_url).code == 0
+    command = (jsonl(2), "-o", "run/a", "--base-url", endpoint.base_url, "--min-free-disk", 0)
+    assert cli.run(*command).code == 0
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     try:
         status, verify = cli("status", "run/a"), cli("verify", "run/a")

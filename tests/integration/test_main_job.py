@@ -158,7 +158,7 @@ def test_the_display_fits_a_narrow_terminal():
         "ok 1,234,567  failed 123  retried 4,567",
         "throttled 12,345",
         "1234/s requests  235k/s tokens",
-        "in flight 512",
+        "cost $0.0000  in flight 512",
     ]
     assert found[7].startswith("a  down, probed  12/s")
     assert found[8] == "b" * 39 + "\N{HORIZONTAL ELLIPSIS}"

@@ -107,3 +107,14 @@ def test_a_reported_cost_is_the_number_as_written(cost):
     body = samples.completion_body(usage={"cost": cost})
     expected = round(Fraction(repr(cost)) * 10**12)
     assert reported_pd(body) == settled(expected)
+
+
+def test_dear_lines_by_the_thousand_do_not_overflow():
+    """What checks the totals counts sums beyond 64 bits, to the picodollar."""
+    cost_pd = settled(EXCHANGE_PD_MAX - 1)
+    ledger = [samples.attempt(row, cost_pd=cost_pd) for row in range(5000)]
+    sums = Sums()
+    sums.add_attempts(
+        pa.RecordBatch.from_arrays(arrow.attempt_columns(ledger), schema=arrow.attempts_schema())
+    )
+    assert sums.total("cost_pd") == 5000 * cost_pd > 2**64

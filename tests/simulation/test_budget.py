@@ -27,7 +27,7 @@ class World:
             used_up=lambda budget, amount: f"{budget.charge.spent} of {budget.cap}; next {amount}",
         )
 
-    async def _commit(self, mark):
+    async def _commit(self, mark, _):
         await asyncio.sleep(self._write_s)
         if self._fails_at is not None and mark >= self._fails_at:
             raise OSError("no space left")

@@ -19,6 +19,7 @@ LAYERS = {
     "engine": 2,
     "adapters": 3,
     "assemble": 4,
+    "wiring": 4,
     "report": 4,
     "views": 5,
     "api": 6,

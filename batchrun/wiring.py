@@ -1,0 +1,81 @@
+"""From endpoints to the attempt loop: a way to each, with its gate, and the pool over them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Collection, Sequence
+
+from batchrun.adapters.access import Access
+from batchrun.core import output
+from batchrun.core.drift import Drift
+from batchrun.core.price_book import PriceBook
+from batchrun.core.settings import Settings
+from batchrun.engine.attempt import AttemptLoop, Policy
+from batchrun.engine.gate import EndpointGate
+from batchrun.engine.guards import StopSwitch
+from batchrun.engine.lane import Way
+from batchrun.engine.room import Room
+from batchrun.engine.spending import Spending
+from batchrun.engine.tally import Tally
+from batchrun.ports import Clock, Journal
+
+
+async def attempts(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    accesses: Sequence[Access],
+    *,
+    journal: Journal,
+    clock: Clock,
+    room: Room,
+    tally: Tally,
+    switch: StopSwitch,
+    prices: PriceBook,
+    spending: Spending | None,
+    models: Collection[str | None],
+    say: Callable[[str], None],
+) -> AttemptLoop:
+    """The loop that sends rows to these endpoints, ready until the stack is left. ``models``
+    answered in earlier sessions.
+    """
+    ways = []
+    for access in accesses:
+        endpoint = access.endpoint
+        transport, credentials = await stack.enter_async_context(access.talking(settings, say))
+        gate = EndpointGate(
+            concurrency=endpoint.concurrency,
+            rpm=endpoint.rpm,
+            tpm=endpoint.tpm,
+            clock=clock,
+            dice=random.Random(),
+        )
+        ways.append(
+            Way(
+                endpoint.name,
+                transport,
+                gate,
+                credentials,
+                Drift(settings.model, models),
+                endpoint.models,
+                endpoint.weight,
+            )
+        )
+    return AttemptLoop(
+        ways,
+        journal=journal,
+        clock=clock,
+        dice=random.Random(),
+        room=room,
+        tally=tally,
+        switch=switch,
+        policy=Policy(
+            settings.max_attempts,
+            settings.max_wait_s,
+            settings.raw,
+            settings.model,
+            output.policy_of(settings),
+            prices,
+        ),
+        spending=spending,
+    )
