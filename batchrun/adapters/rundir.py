@@ -62,6 +62,8 @@ class RunDirectory:
     touched: set[int] = field(default_factory=set)
     done: tuple[int, int] = (0, 0)
     """Rows with a completion and rows that failed, as the directory was found."""
+    beyond: int = 0
+    """Those of them that lie beyond the limit of this session."""
     again: Found = field(default_factory=Found)
     """Those of them that are sent again."""
     started_at_us: int = 0
@@ -110,7 +112,7 @@ class RunDirectory:
         self.lock.release()
 
 
-def open_run(
+def open_run(  # noqa: PLR0915 - every way to be refused, in order
     settings: Settings,
     changes: Changes,
     build: Build,
@@ -159,6 +161,8 @@ def open_run(
         opened.reads_once = given.pipe is not None
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
+        if settings.limit is not None:
+            opened.beyond = again.count_beyond(parts, journal, settings.limit)
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
         opened.touched = journal.touched()

@@ -27,11 +27,16 @@ def moment(microseconds: int) -> str:
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def in_step(summary: Mapping[str, Any], totals: Totals, wall_s: float) -> bool:
-    """Whether a summary counts what these totals and the journal's ``wall_s`` do: where a kill came
-    between, one of them is older.
+def in_step(
+    summary: Mapping[str, Any], totals: Totals, wall_s: float, shaping: Mapping[str, Any]
+) -> bool:
+    """Whether a summary counts what these totals and the journal's ``wall_s`` do, and tells of the
+    settings that shape requests. Where a kill came between, one of them is older; so it is where
+    other settings were allowed since.
     """
-    rows = summary.get("rows")
+    rows, settings = summary.get("rows"), summary.get("settings")
+    if not isinstance(settings, dict) or not shaping.items() <= settings.items():
+        return False
     counted = (rows.get("ok"), rows.get("error")) if isinstance(rows, dict) else None
     return (
         counted == totals.rows()

@@ -110,8 +110,11 @@ def test_a_summary_that_a_kill_left_behind_is_out_of_step():
         "totals": totals.overall(),
         "outputs": {"truncated": 0, "empty": 0},
         "wall_s": 1.235,
+        "settings": {"request.model": "m", "limit": None},
     }
-    assert in_step(found, totals, 1.2349)
+    shaping = {"request.model": "m"}
+    assert in_step(found, totals, 1.2349, shaping)
+    assert not in_step(found, totals, 1.2349, {"request.model": "another"})
     for older in (
         {"errors": {"connection": 1}},
         {"rows": {"ok": 2, "error": 0}},
@@ -119,5 +122,5 @@ def test_a_summary_that_a_kill_left_behind_is_out_of_step():
         {"outputs": {"truncated": 1, "empty": 0}},
         {"wall_s": 1.1},
     ):
-        assert not in_step(found | older, totals, 1.2349), older
-    assert not in_step({}, totals, 1.2349)
+        assert not in_step(found | older, totals, 1.2349, shaping), older
+    assert not in_step({}, totals, 1.2349, shaping)
