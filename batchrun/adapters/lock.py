@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from batchrun.adapters import disk
 from batchrun.adapters.files import open_private
 from batchrun.errors import RunLockedError, StorageError
 
@@ -74,7 +75,7 @@ class Lock:
     def acquire(self) -> None:
         """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
         try:
-            self._descriptors.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
+            self._descriptors.append(disk.open_file(self.folder, os.O_RDONLY | os.O_CLOEXEC))
             _take(self._descriptors[-1])
             self._descriptors.append(open_private(self.note))
             _take(self._descriptors[-1])
@@ -95,8 +96,8 @@ class Lock:
             f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
             f"{_KERNEL}{this_kernel()}\n"
         )
-        os.ftruncate(self._descriptors[-1], 0)
-        os.pwrite(self._descriptors[-1], self._text.encode(), 0)
+        disk.truncate(self._descriptors[-1], 0)
+        disk.pwrite(self._descriptors[-1], self._text.encode(), 0)
         threading.Thread(target=self._beat, name="lock", daemon=True).start()
 
     def check(self) -> None:
@@ -112,7 +113,7 @@ class Lock:
         """Give the locks back; ``clear`` wipes the note."""
         self._released.set()
         if clear and self._descriptors and self._taken_by is None:
-            os.ftruncate(self._descriptors[-1], 0)
+            disk.truncate(self._descriptors[-1], 0)
         for descriptor in reversed(self._descriptors):
             os.close(descriptor)
         self._descriptors = []

@@ -98,6 +98,7 @@ class StateFile:
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {FORMAT}")
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            files.reached("state.begun", self.path)
         if fresh:
             files.sync_folder(self.path.parent)
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -151,6 +152,7 @@ class StateFile:
         ]
         with storing(self.path), self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        files.reached("state.put", self.path)
 
     def published(self) -> Iterator[Published]:
         """All published shards, in order."""
@@ -172,8 +174,8 @@ class StateFile:
         """Record a shard's new parts."""
         with storing(self.path), self._transaction() as db:
             db.execute(_INSERT, _values(published))
-            files.reached("seal.written")
-        files.reached("seal.committed")
+            files.reached("seal.written", self.path)
+        files.reached("seal.committed", self.path)
 
     def refresh(self, states: Sequence[ShardState]) -> None:
         """Replace what is known of published shards' input, completeness included."""
@@ -185,6 +187,7 @@ class StateFile:
         ]
         with storing(self.path), self._transaction() as db:
             db.executemany(_INSERT, rows)
+        files.reached("state.refreshed", self.path)
 
 
 def _values(published: Published) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import files, filesystems
+from batchrun.adapters import disk, files, filesystems
 from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.journal import STATES
 from batchrun.adapters.lock import NAME, Lock
@@ -83,7 +83,8 @@ def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
 
 def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], None]) -> Lock:
     """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted."""
-    if not (checkpoint / STATES).exists() and not (folder / "results").exists():
+    begun = (checkpoint / STATES).exists() or any(checkpoint.glob("shard-*.log"))
+    if not begun and not (folder / "results").exists():
         return lock
     stamp = _stamp()
     folder, checkpoint = folder.resolve(), checkpoint.resolve()
@@ -93,10 +94,12 @@ def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], 
         count += 1
         aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
     try:
-        folder.rename(aside)
+        disk.rename(folder, aside)
+        files.reached("restart.renamed", folder)
         if checkpoint.exists():  # it lives elsewhere
             _move(checkpoint, aside / "checkpoint")
         files.sync_folder(folder.parent)
+        files.reached("restart.synced", folder)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"
         raise StorageError(message) from error
@@ -105,16 +108,19 @@ def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], 
     return _locked(folder, checkpoint, say)
 
 
-def _move(source: Path, target: Path) -> None:
-    """Move a folder, to another disk too. A copy is private from its first byte on."""
+def _move(folder: Path, target: Path) -> None:
+    """Move a folder, to another disk if need be: then a kill leaves some of it at both places. A
+    copy is private from its first byte on.
+    """
     try:
-        source.rename(target)
+        disk.rename(folder, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        target.mkdir(files.PRIVATE_FOLDER)
-        shutil.copytree(source, target, dirs_exist_ok=True)
-        shutil.rmtree(source)
+        disk.make_folder(target, files.PRIVATE_FOLDER)
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+        shutil.rmtree(folder)
+    files.sync_folder(target.parent)
 
 
 def _stamp() -> str:
@@ -276,10 +282,10 @@ def _move_aside(
         count += 1
     store.tries = aside.tries = TRIES
     names = store.copy_to(aside)
-    files.reached("restart.copied")
-    checkpoint.rename(kept)
+    files.reached("restart.copied", checkpoint)
+    disk.rename(checkpoint, kept)
     files.sync_folder(kept.parent)
-    files.reached("restart.renamed")
+    files.reached("restart.renamed", checkpoint)
     store.remove(names)
     say(f"the old contents of {store.where()} are in {aside.where()}, its checkpoint in {kept}")
     lock.release()

@@ -1,6 +1,7 @@
 """An attacker's data: rows, names of files and columns, replies; and neighbours on the machine."""
 
 import csv
+import errno
 import json
 import os
 import ssl
@@ -88,17 +89,15 @@ def test_a_copy_to_another_disk_is_private_from_the_start(tmp_path, monkeypatch)
     source, target = tmp_path / "from", tmp_path / "to"
     (source / "damaged").mkdir(parents=True)
     (source / "log").write_text("prompts")
-    real, seen = Path.rename, []
+    seen = []
 
-    def rename(path, to):
-        if path == source:
-            raise OSError(18, "Invalid cross-device link")
-        return real(path, to)
+    def rename(_path, _to):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     def copied(*_args, **_more):
         seen.append(target.stat().st_mode & 0o777)
 
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(taking.disk, "rename", rename)
     monkeypatch.setattr(taking.shutil, "copytree", copied)
     taking._move(source, target)
     assert seen == [0o700] and not source.exists()
