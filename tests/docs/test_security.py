@@ -11,7 +11,7 @@ def test_every_defence_names_a_test_that_exists():
     text = (ROOT / "docs/security.md").read_text("utf-8")
     table = text.partition("## What is defended")[2].partition("\n## ")[0]
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")][2:]
-    assert len(rows) >= 20
+    assert len(rows) > 15
     files = {path.name: path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
     tests = [name for text in files.values() for name in re.findall(r"def (test_\w+)", text)]
     for row in rows:
