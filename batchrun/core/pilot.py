@@ -10,6 +10,9 @@ from batchrun.core.extrapolation import Interval, Sampled, total
 from batchrun.core.least_time import Capacity, connections, parts, requests_per_s, tokens_per_s
 from batchrun.core.strata import Stratum
 
+SLACK = 0.05
+"""A limit is not used to its last: at the beginning, at the end, and after pauses there is room."""
+
 
 @dataclass(slots=True)
 class Seen:
@@ -104,6 +107,5 @@ def _time(
     last_s = max(row.longest_s for row in seen.values())
     low = max(interval.low for interval, _ in found)
     high = max(interval.high for interval, _ in found)
-    return Time(
-        Interval(max(longest.total, last_s), low, max(high, longest.total) + last_s), held_by
-    )
+    high = max(high, longest.total) * (1 + SLACK) + last_s
+    return Time(Interval(max(longest.total, last_s), low, high), held_by)
