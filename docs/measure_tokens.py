@@ -5,8 +5,8 @@
     python docs/measure_tokens.py texts
 
 The texts are translations of two programs into many languages (Django's to fit the table, Wagtail's
-to measure its errors), the source code of Python's standard library, and Python's help on its
-language. Only figures are written; no text is kept.
+to measure its errors), the source code of Python's standard library, Python's help on its
+language, and made-up records full of digits. Only figures are written; no text is kept.
 """
 # ruff: noqa: INP001 - a script beside the page that it measures for
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 import sys
 import sysconfig
@@ -35,6 +36,8 @@ FITTED = set(
     "ko ja zh_Hans zh_Hant ka hy my km code prose".split()
 )
 """What the table is fitted on: widely used languages. Its errors are those of all languages."""
+HEAVY = ("code", "prose", "records")
+"""They weigh three times as much as a language."""
 CHUNK_BYTES = 2000
 CHUNKS_MAX = 40
 CHUNKS_LEAST = 10
@@ -99,6 +102,25 @@ def pieces(kind: str, paths: Sequence[Path], step: int) -> list[Text]:
     return found
 
 
+def records(seed: int) -> list[Text]:
+    """Data as programs write it, made up: JSON records, CSV, log lines. Full of digits."""
+    rng = random.Random(seed)
+    forms = (
+        lambda: json.dumps({"id": rng.randrange(10**6), "price": round(rng.random() * 500, 2)}),
+        lambda: ",".join(f"{rng.gauss(0, 100):.{rng.randrange(6)}f}" for _ in range(8)),
+        lambda: (
+            f"2024-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}T{rng.randrange(24):02}:"
+            f"{rng.randrange(60):02}:{rng.randrange(60):02}Z GET /api/{rng.randrange(10**9)} 200"
+        ),
+        lambda: " ".join(str(rng.randrange(10 ** rng.randrange(1, 10))) for _ in range(8)),
+    )
+    return [
+        ("records", "\n".join(form() for _ in range(CHUNK_BYTES // 40)))
+        for form in forms
+        for _ in range(CHUNKS_MAX)
+    ]
+
+
 def fit(texts: Sequence[Text], counted: Sequence[int]) -> list[float]:
     """Tokens per byte of each class, none negative: least squares of the relative errors, every
     language with the same weight.
@@ -108,7 +130,7 @@ def fit(texts: Sequence[Text], counted: Sequence[int]) -> list[float]:
     gram = [[0.0] * len(CLASSES) for _ in kinds]
     right = [0.0] * len(CLASSES)
     for (kind, text), tokens in zip(texts, counted, strict=True):
-        weight = (3 if kind in ("code", "prose") else 1) / sizes[kind] / tokens**2
+        weight = (3 if kind in HEAVY else 1) / sizes[kind] / tokens**2
         shares = byte_counts(text)
         for i in kinds:
             right[i] += weight * shares[i] * tokens
@@ -168,7 +190,8 @@ def main(folder: Path) -> None:
     (django,) = folder.glob("django-*.whl")
     (wagtail,) = folder.glob("wagtail-*.whl")
     fitting = [t for t in translations(django) if t[0] in FITTED] + code[::2] + prose[::2]
-    held_out = translations(wagtail) + code[1::2] + prose[1::2]
+    fitting += records(1)
+    held_out = translations(wagtail) + code[1::2] + prose[1::2] + records(2)
     # A script that the second program is hardly translated into.
     scripts = Counter(script_of(text) for _, text in held_out)
     spoken = {script for script, number in scripts.items() if number >= CHUNKS_LEAST}

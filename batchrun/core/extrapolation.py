@@ -18,7 +18,7 @@ from statistics import NormalDist
 LEVEL = 0.90
 ASKED = 0.94
 """What the formula is asked for. A hundred rows of a long tail seldom hold its end, so that their
-spread is too small; with this, 86 to 96 of 100 intervals hold the truth (docs/estimate.md)."""
+spread is too small; with this, 87 to 97 of 100 intervals hold the truth (docs/estimate.md)."""
 
 
 @dataclass(frozen=True, slots=True)
