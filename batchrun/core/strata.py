@@ -107,6 +107,8 @@ class Sampler:
             else:
                 merged.append((group, [cell]))
             last = place
+        while len(merged) > max(1, self._wanted // ROWS_LEAST):
+            _join(merged)
         return self._drawn(merged)
 
     def _drawn(self, merged: list[tuple[Hashable, list[Cell]]]) -> list[Stratum]:
@@ -143,9 +145,19 @@ class Sampler:
         return found
 
 
+def _join(merged: list[tuple[Hashable, list[Cell]]]) -> None:
+    """Make one of the two neighbours that have the fewest rows together: there are more strata than
+    the sample can look at.
+    """
+    sizes = [sum(cell.rows for cell in cells) for _, cells in merged]
+    place = min(range(len(merged) - 1), key=lambda at: sizes[at] + sizes[at + 1])
+    (group, cells), (other, more) = merged[place : place + 2]
+    merged[place : place + 2] = [(group if group == other else OTHERS, cells + more)]
+
+
 def allot(wanted: int, sizes: list[int], weights: list[float]) -> list[int]:
     """How many rows of each stratum are sampled: by weight, at least ``ROWS_LEAST``, never more
-    than there are; together as many as wanted, unless the least are more.
+    than there are; together as many as wanted, which are enough for the least of each.
     """
     wanted = min(wanted, sum(sizes))
     given = [min(size, ROWS_LEAST) for size in sizes]

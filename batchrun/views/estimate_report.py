@@ -122,6 +122,9 @@ class Report:
         found, pilot = self._found, self._pilot
         bad = f" ({found.bad:,} bad: see `batchrun validate`)" if found.bad else ""
         yield from _said("rows", f"{found.rows:,}{bad}", width)
+        if not self._sums.rows:
+            yield from _said("", "there is nothing to send", width)
+            return
         yield from self._figures(self._sums, self._cost, self._most_pd, width)
         yield from _said("time", self._time(), width)
         if len(found.models) > 1:
@@ -146,8 +149,7 @@ class Report:
         yield from _said("prompt", _tokens(sums.prompt), width)
         yield from _said("output", _tokens(sums.output), width)
         if cost is None:
-            prices = "unknown: there is no price for every row" if sums.rows else "nothing to send"
-            yield from _said("cost", prices, width)
+            yield from _said("cost", "unknown: there is no price for every row", width)
         else:
             low, likely, high = (pd / PICODOLLARS for pd in (cost.low, cost.likely, cost.high))
             yield from _said("cost", f"{money(likely)} ({money(low)} to {money(high)})", width)
@@ -169,6 +171,8 @@ class Report:
             said.append(f"at least {duration(tpm['estimate'])} ({ends}) by --tpm")
         told = self._pilot is not None and self._pilot.told is not None
         more = "see the pilot" if told else "unknown without a pilot: add --pilot 200 -o DIR"
+        if said and not told:
+            more = "how fast the server is, only a pilot tells: add --pilot 200 -o DIR"
         return "; ".join([*said, more])
 
     def _notes(self) -> Iterator[str]:
@@ -188,8 +192,9 @@ class Report:
             )
         yield said
         yield (
-            f"nobody knows the answers yet: {LOW_SHARE:.0%} of their limit, {LIKELY_SHARE:.0%} (of "
-            f"at most {LIMIT_LIKELY:,} tokens) and the whole of it are assumptions"
+            "the output is an assumption, as long as no row was answered: "
+            f"{LIKELY_SHARE:.0%} of each row's limit (of at most {LIMIT_LIKELY:,} tokens), between "
+            f"{LOW_SHARE:.0%} of it and the whole"
         )
         if sums.unstated:
             yield (

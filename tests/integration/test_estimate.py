@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -103,6 +104,26 @@ def test_the_report_fits_the_terminal(inside, rows, priced, columns):
     assert max(map(len, lines)) <= columns
     assert lines[0].startswith("rows     21 (1 bad")
     assert " ".join(done.out.split()).count("add --pilot 200 -o DIR") == 1
+
+
+def test_without_a_tokenizer(inside, rows, priced, monkeypatch):
+    """The extra is optional: bytes are counted then, and the report says so."""
+    arguments = ("estimate", rows(30), "-c", priced, "--model", "m", "--json")
+    with_one = inside(*arguments).json
+    monkeypatch.setitem(sys.modules, "splintr", None)
+    done = inside(*arguments)
+    assert done.code == 0 and done.json["tokens_counted_by"] == "bytes"
+    assert "batchrun[tokenizer]" in done.json["notes"][0]
+    found = done.json["prompt_tokens"]
+    assert found["low"] < with_one["prompt_tokens"]["estimate"] < found["high"]
+
+
+def test_nothing_can_be_sent(inside, rows):
+    """Bad rows alone: no figures, no pilot, and where to look."""
+    done = inside("estimate", rows(0, bad=3), "--model", "m", "--pilot", "10", "-o", "pilot")
+    assert done.code == 0
+    assert done.out.split("\n")[0] == "rows     3 (3 bad: see `batchrun validate`)"
+    assert "nothing to send" in done.out and not Path("pilot").exists()
 
 
 def test_without_a_price_or_a_limit(inside, jsonl):

@@ -67,6 +67,15 @@ def test_many_models_share_strata():
     assert len(strata) <= 17 and sum(stratum.rows for stratum in strata) == 1000
 
 
+def test_never_more_rows_than_asked_for():
+    """However many models there are, a small pilot stays small: rows cost money."""
+    rows = [(f"m{n % 12}", 5.0 * 4 ** (n % 5)) for n in range(1000)]
+    for wanted in (10, 11, 30, 77):
+        strata, _ = offered(rows, wanted)
+        assert sum(len(stratum.tickets) for stratum in strata) == wanted
+        assert min(len(stratum.tickets) for stratum in strata) >= ROWS_LEAST
+
+
 def test_allotting():
     """By weight, at least the least, never more than there are."""
     assert allot(100, [1000, 1000], [3.0, 1.0]) == [75, 25]
