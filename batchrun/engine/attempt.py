@@ -189,6 +189,7 @@ class AttemptLoop:
             attempt = attempt._replace(error_class=verdict.error_class, error_code=verdict.code)
         self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
+        lane.gate.heard(reply, sent_at_s=sent_at_s)
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)
 
     async def _reserved(
