@@ -10,8 +10,9 @@ from batchrun.core.extrapolation import Interval, Sampled, total
 from batchrun.core.least_time import Capacity, connections, parts, requests_per_s, tokens_per_s
 from batchrun.core.strata import Stratum
 
-SLACK = 0.05
-"""A limit is not used to its last: at the beginning, at the end, and after pauses there is room."""
+DRIFT = 0.10
+"""A server is never quite as fast for the whole run as it was for the pilot, and no limit is used
+to its last: so much either way."""
 
 
 @dataclass(slots=True)
@@ -107,5 +108,7 @@ def _time(
     last_s = max(row.longest_s for row in seen.values())
     low = max(interval.low for interval, _ in found)
     high = max(interval.high for interval, _ in found)
-    high = max(high, longest.total) * (1 + SLACK) + last_s
+    if held_by == "concurrency":
+        low *= 1 - DRIFT
+    high = max(high, longest.total) * (1 + DRIFT) + last_s
     return Time(Interval(max(longest.total, last_s), low, high), held_by)

@@ -166,12 +166,16 @@ def test_a_pilot_tells_the_run(cli, inside, simulator, rows, priced):
     assert again.json["pilot"] == pilot and endpoint.stats()["requests_total"] == 660
 
 
+@pytest.mark.parametrize(
+    "row", [{"q": "a question"}, {"messages": [{"role": "user", "content": "?"}]}]
+)
 @pytest.mark.parametrize("options", [{}, {"stream_options": None}])
-def test_a_pilot_sends_the_requests_of_the_run(cli, inside, simulator, jsonl, options):
+def test_a_pilot_sends_the_requests_of_the_run(cli, inside, simulator, jsonl, row, options):
     """Templates, parameters and streaming are as in the run: byte for byte the same requests."""
     endpoint = simulator()
-    source = jsonl([{"q": f"question {n}", **options} for n in range(12)])
-    shared = (source, "--prompt", "Say: {{ q }}", "--system", "Be brief.", "--model", "m")
+    source = jsonl([{**row, **options, "seed": n} for n in range(12)])
+    made = ("--prompt", "Say: {{ q }}", "--system", "Be brief.") if "q" in row else ()
+    shared = (source, *made, "--model", "m")
     shared += ("--stream", "--param", "temperature=0", "--base-url", endpoint.base_url)
     assert inside("estimate", *shared, "--pilot", "12", "-o", "pilot").code == 0
     assert inside("run", *shared, "-o", "run").code == 0

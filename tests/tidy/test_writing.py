@@ -43,6 +43,7 @@ EXCEPTIONS = {
         "a look at a copy of the state file",
     ),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
+    "batchrun.adapters.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
     "batchrun.adapters.ids": (
         {"tempfile.TemporaryDirectory", "Path.open"},

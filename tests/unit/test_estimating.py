@@ -7,8 +7,9 @@ import pytest
 
 from batchrun.core.estimating import Adder, Sums
 from batchrun.core.least_time import connections, least_s, requests_per_s, tokens_per_s
-from batchrun.core.price_book import PriceBook
+from batchrun.core.price_book import Listed, PriceBook
 from batchrun.core.price_table import OwnPrice
+from batchrun.core.pricing import Quote, price
 from batchrun.core.prompt_tokens import Prompt
 from batchrun.core.settings import resolve
 
@@ -75,12 +76,19 @@ def test_an_unknown_price_is_said_once_and_never_a_zero():
     assert len(said) == 1 and '[prices."x"]' in said[0]
 
 
+def test_a_price_at_one_of_two_endpoints_is_no_price():
+    """Where a row may go to an endpoint without a price, nobody knows what it costs."""
+    quoted = Listed(price(Quote(Decimal(1), Decimal(1))))
+    book = PriceBook({}, lambda name, *_: quoted if name == "a" else None, lambda _: None)
+    found = Adder((endpoint("a"), endpoint("b")), book, 0)
+    found.add("m", {"max_tokens": 1}, 500, PROMPT)
+    assert found.models["m"].cost({"a": 1.0, "b": 1.0}) is None
+    assert found.models["m"].most_pd() is None
+
+
 def test_endpoints_that_differ_make_a_range():
     """The cheaper one is the lower end, the dearer one the upper, their weights are in between."""
     two = (endpoint("cheap"), endpoint("dear"))
-    from batchrun.core.price_book import Listed
-    from batchrun.core.pricing import Quote, price
-
     rates = {"cheap": Decimal(1), "dear": Decimal(3)}
     book = PriceBook(
         {}, lambda name, *_: Listed(price(Quote(rates[name], Decimal(0)))), lambda _: None
