@@ -187,6 +187,7 @@ class AttemptLoop:
         verdict = self._ruled(lane, run, verdict, permit.probe, sent_at_s)
         if verdict is not judged:
             attempt = attempt._replace(error_class=verdict.error_class, error_code=verdict.code)
+        run.cost_pd += attempt.cost_pd or 0
         self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)

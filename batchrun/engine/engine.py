@@ -276,7 +276,7 @@ class Engine:
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
             return
-        self._tally.finished(outcome)
+        self._tally.finished(outcome, 0 if opened.run is None else opened.run.cost_pd)
         if outcome.failure is not None or not self._finished.idle:
             broken = self._finished.add(outcome, succeeded=self._tally.succeeded)
             if broken is not None:

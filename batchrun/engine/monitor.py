@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from batchrun.core.money import usd
 from batchrun.engine.engine import Engine
+from batchrun.engine.funds import Funds, MoneySnapshot
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.lane import Lane
+from batchrun.engine.spending import Spending
 from batchrun.engine.tally import Tally
 
 WINDOW_S = 15.0
@@ -40,7 +42,7 @@ class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``server``,
     ``outage``, ``source``, ``cpu``, or None. The costs are of all sessions, None
-    while none is known.
+    while none is known; ``money`` is None where besides there is no budget.
     """
 
     state: str
@@ -61,6 +63,7 @@ class Snapshot:
     bound_by: str | None
     cost_usd: float | None = None
     wasted_cost_usd: float | None = None
+    money: MoneySnapshot | None = None
     endpoints: tuple[EndpointSnapshot, ...] = ()
 
     @property
@@ -73,12 +76,19 @@ class Monitor:
     """Takes snapshots of a running engine."""
 
     def __init__(
-        self, *, engine: Engine, lanes: Sequence[Lane], tally: Tally, switch: StopSwitch
+        self,
+        *,
+        engine: Engine,
+        lanes: Sequence[Lane],
+        tally: Tally,
+        switch: StopSwitch,
+        spending: Spending | None = None,
     ) -> None:
         self._engine = engine
         self._lanes = lanes
         self._tally = tally
         self._switch = switch
+        self._funds = Funds(tally, spending)
         self._samples: deque[tuple[float, ...]] = deque()
         self._started_s: float | None = None
 
@@ -89,14 +99,15 @@ class Monitor:
             self._started_s = now_s
         tokens = tally.prompt_tokens + tally.completion_tokens
         sent = (lane.exchanges.sent for lane in self._lanes)
-        here = (now_s, cpu_s, tally.requests, tokens, tally.ok + tally.error, *sent)
+        rows, spent_pd = tally.ok + tally.error, tally.cost_pd or 0
+        here = (now_s, cpu_s, tally.requests, tokens, rows, spent_pd, *sent)
         before = self._samples[-1] if self._samples else here
         self._samples.append(here)
         while now_s - self._samples[0][0] > WINDOW_S:
             self._samples.popleft()
         first = self._samples[0]
         span_s = now_s - first[0]
-        requests_per_s, tokens_per_s, rows_per_s, *each_per_s = (
+        requests_per_s, tokens_per_s, rows_per_s, _, *each_per_s = (
             (now - then) / span_s if span_s > 0 else 0.0
             for now, then in zip(here[2:], first[2:], strict=True)
         )
@@ -124,6 +135,9 @@ class Monitor:
             bound_by=bound_by,
             cost_usd=None if tally.cost_pd is None else usd(tally.cost_pd),
             wasted_cost_usd=None if tally.cost_pd is None else usd(tally.wasted_pd),
+            money=self._funds.look(
+                spent_pd - int(first[5]), span_s, stopping=self._switch.stopping
+            ),
             endpoints=tuple(map(_look, self._lanes, each_per_s)),
         )
 
