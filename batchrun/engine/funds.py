@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchrun.core.money import about, shown, usd
-from batchrun.core.projection import Projection
+from batchrun.core.projection import ROWS_MIN, Projection
 from batchrun.engine.budget import Budget
 from batchrun.engine.spending import Spending
 from batchrun.engine.tally import Tally
 
 HOUR_S = 3600.0
+TURNS = 2
+"""So many rows for each one in flight are done before the budget is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,20 @@ class Funds:
         self._tokens = None if spending is None else spending.tokens
         self._warned = False
 
-    def look(self, spent_pd: int, span_s: float, *, stopping: bool) -> MoneySnapshot | None:
-        """The money now, of which ``spent_pd`` went in the last ``span_s`` seconds. None where
-        nothing is known and there is no budget.
+    def look(
+        self, spent_pd: int, span_s: float, *, in_flight: int, stopping: bool
+    ) -> MoneySnapshot | None:
+        """The money now, of which ``spent_pd`` went in the last ``span_s`` seconds, with so many
+        rows in flight. None where nothing is known and there is no budget.
         """
         tally, cost, tokens = self._tally, self._cost, self._tokens
         bill_pd = tally.cost_pd
         if bill_pd is None and cost is None and tokens is None:
             return None
         ahead = tally.projection()
-        if ahead is not None and cost is not None and not (self._warned or stopping):
+        # Short answers come first: the first rows done cost less than the others will.
+        judged = tally.row_costs.rows >= ROWS_MIN + TURNS * in_flight and not stopping
+        if ahead is not None and cost is not None and judged and not self._warned:
             self._warn(ahead, cost)
         ok = tally.ok + tally.resumed_ok
         told = bill_pd is not None

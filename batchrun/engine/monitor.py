@@ -115,6 +115,7 @@ class Monitor:
         if bound_by is not None:
             held_s = tally.bound_s.get(bound_by, 0.0)
             tally.bound_s[bound_by] = held_s + now_s - before[0]
+        in_flight = sum(lane.gate.in_flight for lane in self._lanes)
         left = None if tally.rows_input is None else tally.rows_input - tally.done
         return Snapshot(
             state="stopping" if self._switch.stopping else "running",
@@ -126,7 +127,7 @@ class Monitor:
             retries=tally.retries,
             throttled=tally.throttled,
             requests=tally.requests,
-            in_flight=sum(lane.gate.in_flight for lane in self._lanes),
+            in_flight=in_flight,
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=tally.completion_tokens,
             requests_per_s=requests_per_s,
@@ -136,7 +137,10 @@ class Monitor:
             cost_usd=None if tally.cost_pd is None else usd(tally.cost_pd),
             wasted_cost_usd=None if tally.cost_pd is None else usd(tally.wasted_pd),
             money=self._funds.look(
-                spent_pd - int(first[5]), span_s, stopping=self._switch.stopping
+                spent_pd - int(first[5]),
+                span_s,
+                in_flight=in_flight,
+                stopping=self._switch.stopping,
             ),
             endpoints=tuple(map(_look, self._lanes, each_per_s)),
         )

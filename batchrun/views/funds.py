@@ -22,9 +22,10 @@ def costs(cost_usd: float | None, known: MONEY_KNOWN | None) -> list[str]:
     pieces = [f"cost {money(cost_usd)}"]
     per_hour, per_row, projected = map(get, ("per_hour_usd", "per_ok_row_usd", "projected_usd"))
     if projected is not None:
+        pieces.append(f"projected {about(projected)}")
         low, high = get("projected_low_usd"), get("projected_high_usd")
-        between = "" if low is None or high is None else f" ({about(low)} to {about(high)})"
-        pieces.append(f"projected {about(projected)}{between}")
+        if low is not None and high is not None:
+            pieces.append(f"90% between {about(low)} and {about(high)}")
     if per_hour is not None:
         pieces.append(f"{about(per_hour)} per hour")
     if per_row is not None:
@@ -38,12 +39,12 @@ def charged(known: MONEY_KNOWN | None) -> list[str]:
     pieces = []
     cap, spent, held = map(get, ("max_cost_usd", "charged_usd", "held_usd"))
     if cap is not None and spent is not None:
-        pieces.append(f"charged {money(spent)} of {cap_of(cap)} {_share(spent, cap)}".rstrip())
+        pieces.append(f"charged {money(spent)} of {cap_of(cap)} {_share(spent, cap)}")
         if held:
             pieces.append(f"{money(held)} of it unanswered")
     cap, spent, held = map(get, ("max_total_tokens", "charged_tokens", "held_tokens"))
     if cap is not None and spent is not None:
-        pieces.append(f"{spent:,} of {cap:,} tokens {_share(spent, cap)}".rstrip())
+        pieces.append(f"{spent:,} of {cap:,} tokens")
         if held:
             pieces.append(f"{held:,} of them unanswered")
     return pieces
@@ -76,12 +77,9 @@ def ahead(projected: Mapping[str, Any]) -> list[str]:
     between = ""
     if low is not None and high is not None:
         between = f" ({about(max(0.0, low - spent))} to {about(high - spent)})"
-    return [
-        f"the pending rows would cost about {about(rest)}{between}, the whole run {about(total)}"
-    ]
+    return [f"pending rows: about {about(rest)}{between}, the whole run about {about(total)}"]
 
 
 def _share(part: float, whole: float) -> str:
     """In whole percent of a cap, which may have been lowered below what is charged."""
-    found = share(round(part * 1_000_000), round(whole * 1_000_000))
-    return f"({found})" if found else ""
+    return f"({share(round(part * 10**9), round(whole * 10**9))})"

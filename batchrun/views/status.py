@@ -72,7 +72,9 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     if live.get("cost_usd") is not None:
         spent, *others = funds.costs(live["cost_usd"], live.get("money"))
         out.append(f"{spent}, {money(live['wasted_cost_usd'])} of it wasted")
-        out += [", ".join(others)] if others else []
+        if others:  # the last one goes with what is spent: each line fits a terminal
+            out[-1] += f", {others.pop()}" if others[-1].endswith("per ok row") else ""
+            out += [", ".join(others)] if others else []
     if pieces := funds.charged(live.get("money")):
         out.append(f"budget: {', '.join(pieces)}")
     if live["bound_by"] is not None:

@@ -151,6 +151,12 @@ def test_a_quiet_run_uses_its_cap(cli):
         told = _summary(cli)
         assert told["totals"]["cost_usd"] == server.billed_pd / 1e12
         assert told["budget"]["charged_usd"] == told["totals"]["cost_usd"]
+        projected, per_row = told["projected"], told["totals"]["cost_usd"] / told["rows"]["ok"]
+        assert projected["low_usd"] < projected["cost_usd"] < projected["high_usd"]
+        assert projected["cost_usd"] == pytest.approx(per_row * 5000)
+        assert "budget: charged $0." in done.err and " of $0.40 (9" in done.err
+        assert f"{told['rows']['pending']:,} pending" in done.err
+        assert "pending rows: about $" in done.err
         more = cli(*_arguments(cli, server.url, "--max-cost", 2 * cap_usd))
         assert more.code == 3, more.err
         assert 1.95 * cap_usd <= server.billed_pd / 1e12 <= 2 * cap_usd

@@ -243,7 +243,7 @@ def test_what_a_killed_session_spent_is_known(tmp_path):
     """Before its logs are published, the bill counts them: answers, waste, and what had no cost."""
     journal = Journal(tmp_path, 10)
     try:
-        assert spent(journal) == (None, 0)
+        assert spent(journal) == (None, 0, 0)
         kept, failed = samples.answered(0, 2), samples.failed(1)
         journal.write([
             samples.attempt(0, 1, cost_pd=5),
