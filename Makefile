@@ -16,7 +16,7 @@ REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requir
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz bench docs pins clean
+.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz simulate bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -50,11 +50,15 @@ wheel: $(DEV) ## build dist/batchrun-*.whl
 wheel-demo: wheel
 	.ci/wheel-demo $(BIN)/python dist/*.whl
 
-crash: $(DEV) ## the crash tests with many more kills than in `make test`
-	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} $(BIN)/python -m pytest --timeout 7200 tests/crash
+crash: $(DEV) ## kills and power cuts, many more than in `make test`; BATCHRUN_CRASH_SEED=N for others
+	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} BATCHRUN_CRASH_ROUNDS=$${BATCHRUN_CRASH_ROUNDS:-3} \
+	  BATCHRUN_POWER_CUTS=$${BATCHRUN_POWER_CUTS:-500} $(BIN)/python -m pytest --timeout 7200 tests/crash
 
 fuzz: $(DEV) ## random replies, streams and headers against their readers, for FUZZ_SECONDS (600)
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
+
+simulate: $(DEV) ## SEEDS (1000) whole runs on virtual time, from seed FIRST (0); SEED=123 replays one
+	$(BIN)/python -m batchrun.testing.simulate $(if $(SEED),--seed $(SEED),--first $${FIRST:-0} --seeds $${SEEDS:-1000})
 
 bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 	$(BIN)/python benchmarks/ratio.py

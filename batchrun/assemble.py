@@ -143,7 +143,8 @@ def _opened(
         found = None
         if opened.is_finished and not changes.repair:
             found = rundir.summary_of(opened.store)
-        if found is not None and summary.in_step(found, opened.totals()):
+        wall_s, shaping = opened.wall_s_before, settings.shaping()
+        if found is not None and summary.in_step(found, opened.totals(), wall_s, shaping):
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
@@ -332,10 +333,9 @@ class _Session:
         if rows is not None:
             # Rows that an earlier run finished, beyond the limit or beyond what is left of the
             # input, are there all the same.
-            done = sum(self._opened.done)
-            rows = max(
-                done, rows if self._settings.limit is None else min(rows, self._settings.limit)
-            )
+            if self._settings.limit is not None and self._settings.limit < rows:
+                rows = self._settings.limit + self._opened.beyond
+            rows = max(rows, sum(self._opened.done))
         self._tally.rows_input = rows
         return rows
 
@@ -349,6 +349,7 @@ class _Session:
         budget: Mapping[str, Any],
     ) -> Result:
         opened, settings = self._opened, self._settings
+        opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
         totals = opened.totals()
         wall_s = opened.wall_s_before + time.monotonic() - self._started_s
         by, exit_code = (stop.by, stop.exit_code) if stop else (None, None)

@@ -7,7 +7,7 @@ the fake and the real one both sit.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from batchrun.records import Attempt, Block, Outcome, Reply, Request, Span
@@ -125,6 +125,18 @@ class Gate(Protocol):
         ``sent_at_s`` (loop time) is when the refused request went out: where the wait is guessed,
         news older than the present cool-down does not lengthen it.
         """
+        ...
+
+    def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
+        """A reply came to a request that went out at ``sent_at_s`` (loop time); None: none came.
+
+        Its headers may tell limits of the server. They slow down what enters, and never let more
+        enter than was asked for when the gate was made. Junk in them is no error.
+        """
+        ...
+
+    def limits_told(self) -> list[dict[str, Any]]:
+        """The limits that were told last, as data."""
         ...
 
     def hold(self, wait_s: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Collection, Sequence
+from urllib.parse import urlsplit
 
 from batchrun.adapters.access import Access
 from batchrun.core import output
@@ -49,6 +50,7 @@ async def attempts(
             tpm=endpoint.tpm,
             clock=clock,
             dice=random.Random(),
+            host=urlsplit(endpoint.base_url).hostname or "",
         )
         ways.append(
             Way(

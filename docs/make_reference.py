@@ -35,6 +35,7 @@ from batchrun.core import (  # noqa: E402
     rules,
     summary,
 )
+from batchrun.core.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
 from batchrun.core.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
 from batchrun.core.rules import RULES, Action  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
@@ -215,8 +216,9 @@ STATUS = {
     "tokens_per_s": "Tokens per second over the last 15 seconds.",
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
-        "What holds the run back: `concurrency`, `rpm`, `tpm`, `server` (its throttling), "
-        "`outage`, `source` (reading the input), `cpu`, or null."
+        "What holds the run back: `concurrency`, `rpm`, `tpm`, `limits` (those that the server "
+        "tells), `server` (its throttling), `outage`, `source` (reading the input), `cpu`, or "
+        "null."
     ),
     "cost_usd": "The bill so far, of all sessions. Null while no cost is known.",
     "wasted_cost_usd": "Of it, what was no answer of an `ok` row.",
@@ -234,7 +236,10 @@ STATUS = {
         "One object per endpoint: `name`; `state` (`up`, `throttled` by the server, `down`, where "
         "probes alone go there, or `closed`: left out for the reason in `why`); `in_flight`; "
         "`requests`, `answers`, `refusals` and `failures`, in exchanges; `requests_per_s`; "
-        "`bound_by`."
+        "`bound_by`; `limits`: those that the server told last, objects of `kind` (`requests`, "
+        "`tokens`, `input_tokens`, `output_tokens`), `per` (`second` to `month`, `unknown`), "
+        "`per_s`, `limit`, `remaining`, `reset_s` and `source`, the headers' names, null where "
+        "they were not told."
     ),
     "updated_at": "When this was written, UTC; about twice a second.",
 }
@@ -895,10 +900,10 @@ def verdicts() -> Iterator[str]:
     )
     yield "The wait that a server asks for is the first of: `retry-after-ms`; `retry-after`; a"
     yield "field of the error (`retry_after`, Google's `RetryInfo`, headers that OpenRouter passes"
-    yield 'on); its message ("try again in 5.2s"); and with status 429 the `x-ratelimit-reset`'
-    yield "headers of limits that are used up. Seconds, durations (`1m30s`), HTTP dates, RFC 3339"
-    yield "and moments in seconds or milliseconds since the epoch are read, up to a week; anything"
-    yield "else counts as nothing."
+    yield 'on); its message ("try again in 5.2s"); and with status 429 the reset of a limit that is'
+    yield "used up: of a day's, or the `x-ratelimit-reset` headers. Seconds, durations (`1m30s`),"
+    yield "HTTP dates, RFC 3339 and moments in seconds or milliseconds since the epoch are read, up"
+    yield "to a week; anything else counts as nothing."
     yield ""
     yield "`batchrun simulate --error NAME=RATE` plays these:"
     yield ", ".join(code(name) for name in CATALOGUE) + "."
@@ -948,6 +953,40 @@ def exit_codes() -> Iterator[str]:
     yield from table(("code", "meaning"), [(number, text) for number, text in rows])
 
 
+def limit_headers() -> Iterator[str]:
+    """How servers tell their limits."""
+    yield "## Limits that servers tell"
+    yield ""
+    yield "These headers of replies are read, whoever sends them; `*` is `limit`, `remaining` and"
+    yield "`reset` in turn, `PERIOD` one of " + ", ".join(map(code, PERIODS_S)) + "."
+    yield "Where the name does not tell the window, the reset does."
+    yield "[providers.md](providers.md#limits-that-servers-tell) says what is done with them."
+    yield ""
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for spelling in SPELLINGS:
+        name, window = spelling.names, "by the reset"
+        for period, seconds in PERIODS_S.items():
+            if spelling.per_s == seconds:
+                window = f"a {period}"
+                if name.endswith(f"-{period}") and spelling.server != "Mistral, older":
+                    name, window = name.removesuffix(period) + "PERIOD", "in the name"
+            elif spelling.usual_s == seconds:
+                window = f"a {period}, or by the reset"
+        names = rows.setdefault((spelling.server, spelling.kind, window, spelling.remark), [])
+        if code(name) not in names:
+            names.append(code(name))
+    yield from table(
+        ("server", "limits", "window", "headers", "remarks"),
+        [
+            (server, kind.replace("_", " "), window, ", ".join(names), remark)
+            for (server, kind, window, remark), names in rows.items()
+        ],
+    )
+    yield f"Of the IETF draft from version 7 on, {code('RateLimit')} and {code('RateLimit-Policy')}"
+    yield "are read: policies in requests or tokens."
+    yield ""
+
+
 def page() -> str:
     """The whole page."""
     lines = [
@@ -963,6 +1002,7 @@ def page() -> str:
         commands,
         configuration,
         providers,
+        limit_headers,
         environment,
         inputs,
         streaming,

@@ -55,6 +55,23 @@ def count_done(parts: Parts, journal: Journal) -> tuple[int, int]:
     return ok, error
 
 
+def count_beyond(parts: Parts, journal: Journal, limit: int) -> int:
+    """Rows from number ``limit`` on that have an outcome, in parts and logs together."""
+    first, touched = limit // journal.shard_rows, journal.touched()
+    count = 0
+    for published in journal.states.published():
+        shard = published.state.shard
+        if shard > first and shard not in touched:
+            sums = (group[3] for group in published.totals["groups"])
+            count += sum(each["rows_ok"] + each["rows_error"] for each in sums)
+        elif shard == first:
+            touched.add(shard)
+    for shard in touched:
+        if shard >= first:
+            count += sum(row >= limit for row in endings(parts, journal, shard))
+    return count
+
+
 def known(parts: Parts, journal: Journal, shard: int) -> Known:
     """Rows of a shard that have an outcome, in its part or in the journal, and the last attempt
     number of rows that have none.

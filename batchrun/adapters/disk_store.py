@@ -9,7 +9,7 @@ from typing import cast
 
 import pyarrow as pa
 
-from batchrun.adapters import files
+from batchrun.adapters import disk, files
 from batchrun.adapters.store import KINDS
 
 
@@ -48,7 +48,7 @@ class DiskStore:
             files.make_folder(self.folder / kind)
         for folder in (self.folder, *(self.folder / kind for kind in KINDS)):
             for draft in folder.glob(f"*{files.TEMPORARY}"):
-                draft.unlink()
+                disk.unlink(draft)
 
     def draft(self, name: str) -> files.Draft:
         """See ``store.Store``."""

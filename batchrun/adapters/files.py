@@ -2,7 +2,7 @@
 
 A file appears whole or not at all: written aside, flushed to the disk, renamed, and the rename
 itself flushed by syncing the folder. ``step`` names each of these moments, so that tests can stop
-the process, or the disk, right there.
+the process, or the disk, right there. What changes the disk is called through ``disk``.
 """
 
 from __future__ import annotations
@@ -19,23 +19,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Self
 
+from batchrun.adapters import disk
+
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 SHARED_FILE = 0o666
 TEMPORARY = ".tmp"
 
 
-def _nothing(name: str) -> None:
+def _nothing(name: str, path: Path) -> None:
     """Steps pass unnoticed outside of tests."""
 
 
-step: Callable[[str], None] = _nothing
-"""Called with the name of each durable step just before or after it happens. Tests replace it."""
+step: Callable[[str, Path], None] = _nothing
+"""Called with the name of each durable step, and the file or folder that it is about, just before
+or after it happens. Tests replace it.
+"""
 
 
-def reached(name: str) -> None:
+def reached(name: str, path: Path) -> None:
     """A durable step was reached."""
-    step(name)
+    step(name, path)
 
 
 class Draft:
@@ -48,11 +52,11 @@ class Draft:
 
     def __init__(self, path: Path, *, foreign: bool = False) -> None:
         self.path = path
-        name = f".{path.name}.{os.getpid()}" if foreign else path.name
-        self._aside = path.with_name(name + TEMPORARY)
+        self._aside = aside(path, foreign=foreign)
         flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if foreign else os.O_TRUNC)
         mode = SHARED_FILE if foreign else PRIVATE_FILE
-        self._file: IO[bytes] = os.fdopen(os.open(self._aside, flags, mode), "wb", 2**18)
+        descriptor = disk.open_file(self._aside, flags, mode)
+        self._file: IO[bytes] = disk.writer(descriptor, "wb", 2**18)
         self._sha256 = hashlib.sha256()
         self.size = 0
         self.closed = False
@@ -93,12 +97,12 @@ class Draft:
 
     def sync(self) -> None:
         """Everything written is on the disk."""
-        reached("draft.written")
         self._file.flush()
-        os.fsync(self._file.fileno())
+        reached("draft.written", self.path)
+        disk.fsync(self._file.fileno())
         self._file.close()
         self.closed = True
-        reached("draft.synced")
+        reached("draft.synced", self.path)
 
     def finish(self) -> Path:
         """Everything written can be read by others, while a power cut may still take it. Returns
@@ -107,12 +111,13 @@ class Draft:
         self._file.flush()
         self._file.close()
         self.closed = True
+        reached("draft.finished", self.path)
         return self._aside
 
     def rename(self) -> None:
         """Give the file its name, in place of an older one. Durable after ``sync_folder``."""
-        self._aside.replace(self.path)
-        reached("draft.renamed")
+        disk.rename(self._aside, self.path)
+        reached("draft.renamed", self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -127,17 +132,19 @@ class Draft:
                 self._file.close()
             self.closed = True
         with contextlib.suppress(OSError):
-            self._aside.unlink()
+            disk.unlink(self._aside)
+
+
+def aside(path: Path, *, foreign: bool = False) -> Path:
+    """Where a file is written before it gets its name."""
+    name = f".{path.name}.{os.getpid()}" if foreign else path.name
+    return path.with_name(name + TEMPORARY)
 
 
 def sync_folder(folder: Path) -> None:
     """Names given in this folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    reached("folder.synced")
+    disk.sync_folder(folder)
+    reached("folder.synced", folder)
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -190,33 +197,34 @@ def set_aside(path: Path, folder: Path, name: str) -> Path:
     """
     target = free_name(folder, name)
     try:
-        path.rename(target)
+        disk.rename(path, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         with path.open("rb") as file:
             copy_whole(file, target)
-        path.unlink()
+        disk.unlink(path)
     sync_folder(folder)
     sync_folder(path.parent)
-    reached("aside.moved")
+    reached("aside.moved", path)
     return target
 
 
 def copy_whole(source: IO[bytes] | io.BufferedIOBase, target: Path) -> None:
     """Copy what a file gives into a new one; durable when this returns."""
-    draft = target.with_name(target.name + TEMPORARY)
-    with draft.open("wb") as file:
-        shutil.copyfileobj(source, file, 2**20)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(target)
+    with Draft(target) as draft:
+        shutil.copyfileobj(source, draft, 2**20)
+        draft.sync()
+        draft.rename()
     sync_folder(target.parent)
 
 
 def make_folder(folder: Path, *, private: bool = False) -> None:
     """Make a folder and those above it, durably named."""
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    folder.mkdir(mode=PRIVATE_FOLDER if private else 0o777, parents=True, exist_ok=True)
+    for made in reversed(missing):
+        with contextlib.suppress(FileExistsError):  # somebody else was quicker
+            disk.make_folder(made, PRIVATE_FOLDER if private and made == folder else 0o777)
+    folder.mkdir(parents=True, exist_ok=True)  # raises where it is a file
     for made in missing:
         sync_folder(made.parent)

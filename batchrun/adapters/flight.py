@@ -16,7 +16,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchrun.adapters.files import PRIVATE_FILE
+from batchrun.adapters import disk, files
 
 _SLOT = struct.Struct("<qiiqI4x")  # row + 1, attempt, endpoint, started_us, checksum
 _BODY = struct.Struct("<qiiq")
@@ -41,8 +41,9 @@ class FlightLog:
     def __init__(self, path: Path, slots: int) -> None:
         """Start an empty log with room for ``slots`` rows; it grows when they are used up."""
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
-        os.ftruncate(self._descriptor, 0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._descriptor = disk.open_file(path, flags, files.PRIVATE_FILE)
+        disk.truncate(self._descriptor, 0)
         self._slots = 0
         self._map: mmap.mmap | None = None
         self._free: list[int] = []
@@ -57,6 +58,7 @@ class FlightLog:
         self._map = mmap.mmap(self._descriptor, slots * _SLOT.size)
         self._free.extend(range(slots - 1, self._slots - 1, -1))
         self._slots = slots
+        files.reached("flights.grown", self._path)
 
     def note(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
         """An exchange of this row goes out now."""

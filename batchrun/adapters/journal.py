@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from batchrun.adapters import disk, files
 from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.log import (
     AMENDMENT,
@@ -108,7 +109,8 @@ class Journal:
             recorded = self._generation(shard)
             if generation <= recorded:
                 # Its part was published; the kill came before the log was removed.
-                path.unlink()
+                disk.unlink(path)
+                files.reached("log.removed", path)
             elif generation == recorded + 1:
                 self.logs[shard] = ShardLog(path, shard, generation)
             else:
@@ -154,7 +156,7 @@ class Journal:
                 block = read_block(log.body(place))  # type: ignore[union-attr]
                 if state is None:
                     state = ShardState(shard, 0, b"", block.end, 0, complete=False)
-                if block.rows_read >= state.rows_read:
+                if block.rows_read >= state.rows_read or not block.rows:
                     state = replace(
                         state, rows_read=block.rows_read, digest=block.digest, end=block.end
                     )
@@ -169,14 +171,12 @@ class Journal:
         }
 
     def drop_idle(self) -> None:
-        """Take away logs of complete shards in which nothing but their input is noted: rows of
-        them were to be sent again, and a kill came first.
+        """Take away logs in which nothing but the input is noted: rows of them were to be sent,
+        and a kill came first. Their blocks are noted again when they are read.
         """
         touched = self.touched()
         for shard in [s for s in self.logs if s not in touched]:
-            state = self._published.get(shard)
-            if state is not None and state.complete:
-                self.logs.pop(shard).remove()
+            self.logs.pop(shard).remove()
 
     def outcomes(self, shard: int) -> Iterator[Outcome]:
         """The outcomes in the log of a shard, in order of arrival."""
@@ -215,7 +215,7 @@ class Journal:
         return OpenShard(frozenset(done), frozenset(ok), attempts)
 
     def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
-        """Make entries durable, in order; one group and one flush per shard's log."""
+        """Make entries durable, in order; one flush per shard's log. Raises ``StorageError``."""
         self.fence()
         groups: dict[int, tuple[list[tuple[int, int]], list[bytes]]] = {}
         size = self.shard_rows
@@ -238,8 +238,15 @@ class Journal:
             rows, records = groups.setdefault(row // size, ([], []))
             rows.append((row, kind))
             records.append(record(row, kind, value))
-        for shard, (rows, records) in groups.items():
-            self.log_of(shard).append(rows, records)
+        try:
+            for shard, (rows, records) in groups.items():
+                self.log_of(shard).append(rows, records)
+        except OSError as error:
+            message = (
+                f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
+                "committed before is intact; make room, then run the same command again"
+            )
+            raise StorageError(message) from error
 
     def next_state(self, shard: int, *, complete: bool) -> ShardState:
         """The state a shard will have once its next parts are published. One that was complete
@@ -250,7 +257,14 @@ class Journal:
         return replace(state, generation=state.generation + 1, complete=whole)
 
     def refresh(self, states: Sequence[ShardState]) -> None:
-        """Replace what is known of published shards' input."""
+        """Replace what is known of shards' input. A block without rows says so in a log, whose
+        earlier blocks tell of the input as it was.
+        """
+        size = self.shard_rows
+        logged = [state for state in states if state.shard in self.logs]
+        self.write(
+            [Block(s.shard, s.shard * size, (), b"", s.rows_read, s.digest, s.end) for s in logged]
+        )
         kept = [state for state in states if state.shard in self._published]
         self.states.refresh(kept)
         self._published |= {state.shard: state for state in kept}
@@ -288,6 +302,9 @@ class JournalWriter:
         self._given = 0
         self._durable = 0
         self._flushed: list[tuple[int, asyncio.Future[None]]] = []
+        self._start()
+
+    def _start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
@@ -353,7 +370,7 @@ class JournalWriter:
                 if closing:
                     self._wake.set()
         except Exception as error:  # noqa: BLE001 - every appender must hear of it
-            self._loop.call_soon_threadsafe(self._reject, taken, _storage_error(self, error))
+            self._loop.call_soon_threadsafe(self._reject, taken, error)
 
     def _resolve(self, taken: list[Item]) -> None:
         wipe = self._flight.wipe
@@ -380,20 +397,3 @@ class JournalWriter:
             if not future.done():
                 future.set_exception(fault)
         self._flushed.clear()
-
-    @property
-    def folder(self) -> Path:
-        """Where the journal lives."""
-        return self._journal.folder
-
-
-def _storage_error(writer: JournalWriter, error: Exception) -> Exception:
-    if not isinstance(error, OSError):
-        return error
-    message = (
-        f"cannot write the journal in {writer.folder}: {error.strerror or error}. What was "
-        "committed before is intact; make room or mend the disk, then run the same command again"
-    )
-    fault = StorageError(message)
-    fault.__cause__ = error
-    return fault

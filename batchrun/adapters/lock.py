@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from batchrun.adapters import disk
 from batchrun.adapters.files import PRIVATE_FILE
 from batchrun.errors import RunLockedError, StorageError
 
@@ -75,7 +76,7 @@ class Lock:
         """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
         try:
             for path, flags in ((self.folder, os.O_RDONLY), (self.note, os.O_RDWR | os.O_CREAT)):
-                descriptor = os.open(path, flags | os.O_CLOEXEC, PRIVATE_FILE)
+                descriptor = disk.open_file(path, flags | os.O_CLOEXEC, PRIVATE_FILE)
                 self._descriptors.append(descriptor)
                 _take(descriptor)
             self._refuse_living()
@@ -95,8 +96,8 @@ class Lock:
             f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
             f"{_KERNEL}{this_kernel()}\n"
         )
-        os.ftruncate(self._descriptors[-1], 0)
-        os.pwrite(self._descriptors[-1], self._text.encode(), 0)
+        disk.truncate(self._descriptors[-1], 0)
+        disk.pwrite(self._descriptors[-1], self._text.encode(), 0)
         threading.Thread(target=self._beat, name="lock", daemon=True).start()
 
     def check(self) -> None:
@@ -112,7 +113,7 @@ class Lock:
         """Give the locks back; ``clear`` wipes the note."""
         self._released.set()
         if clear and self._descriptors and self._taken_by is None:
-            os.ftruncate(self._descriptors[-1], 0)
+            disk.truncate(self._descriptors[-1], 0)
         for descriptor in reversed(self._descriptors):
             os.close(descriptor)
         self._descriptors = []

@@ -4,13 +4,16 @@ Layout: a head (magic, format version, shard, generation, checksum), then groups
 one flush to the disk made durable together: a group head (magic, length, checksum of the head) and
 then records, each a fixed prefix (length, CRC-32 of what follows, row, kind) and a msgpack body.
 
-A group is written only after the one before it was flushed. So on reading, a group whose bytes are
-not all there is the torn end of a power cut: nobody was told that it was durable, and it is cut
-off. Anything else that does not check out is damage, and is said so rather than passed over.
+A group is written only after the one before it was flushed, and the first one after the head was.
+So on reading, a group at the end whose bytes are not all there is what a power cut left of it:
+nobody was told that it was durable, and it is cut off. Bytes that are not there lie behind the
+file's end, or are sectors of zeros: a disk gets the length of a file and its sectors in any order.
+Anything else that does not check out is damage, and is said so rather than passed over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -21,7 +24,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from batchrun.adapters import files
+from batchrun.adapters import disk, files
 from batchrun.errors import DamagedError, UsageError
 
 FORMAT = 1
@@ -32,6 +35,9 @@ REMEDIES = (
     "Set it aside with --repair, which keeps what is sound and sends the other rows again; restore "
     "it from a copy; or start over with --restart (the old contents are kept aside)"
 )
+
+SECTOR_BYTES = 512
+"""What a disk writes whole or not at all."""
 
 BULK_FACTOR = 4
 """Records are read together while what lies between them is at most this much more."""
@@ -110,23 +116,34 @@ class ShardLog:
         self.path = path
         self.shard = shard
         self.generation = generation
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, files.PRIVATE_FILE)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._descriptor = disk.open_file(path, flags, files.PRIVATE_FILE)
         try:
             self.size = os.fstat(self._descriptor).st_size
-            if self.size < _HEAD.size:
-                # New, or made by a process that was killed before it could write anything.
-                self._begin()
-            else:
+            if self._is_begun():
                 self._check_head()
+            else:
+                self._begin()
             self.places = list(self._scan())
         except BaseException:
             self.close()
             raise
 
+    def _is_begun(self) -> bool:
+        """Whether its head was ever flushed, as far as the file tells. Where it is not longer than
+        a head, and that is not sound, it holds nothing that anybody was told of.
+        """
+        if self.size > _HEAD.size:
+            return True
+        start = os.pread(self._descriptor, _HEAD.size, 0)
+        sound = len(start) == _HEAD.size and start[-4:] == struct.pack("<I", zlib.crc32(start[:-4]))
+        return sound and start.startswith(MAGIC)
+
     def _begin(self) -> None:
-        os.ftruncate(self._descriptor, 0)
+        disk.truncate(self._descriptor, 0)
         _write(self._descriptor, head(self.shard, self.generation), 0)
-        os.fdatasync(self._descriptor)
+        files.reached("log.begun", self.path)
+        disk.fdatasync(self._descriptor)
         files.sync_folder(self.path.parent)
         self.size = _HEAD.size
 
@@ -148,50 +165,72 @@ class ShardLog:
         offset = _HEAD.size
         while offset < self.size:
             top = os.pread(self._descriptor, _GROUP.size, offset)
-            if len(top) < _GROUP.size or (not any(top) and self._zeros_from(offset)):
+            if len(top) < _GROUP.size:
                 break
             magic, size, crc = _GROUP.unpack(top)
-            if magic != _GROUP_MAGIC or crc != zlib.crc32(top[:-4]):
-                raise self._damaged(f"no group of records at byte {offset:,}")
             start = offset + _GROUP.size
+            if magic != _GROUP_MAGIC or crc != zlib.crc32(top[:-4]):
+                if self._is_torn(offset, offset, start):
+                    break
+                raise self._damaged(f"no group of records at byte {offset:,}")
             if start + size > self.size:
                 break
-            yield from self._places(start, start + size)
+            places: list[Place] = []
+            try:
+                self._places(start, start + size, places)
+            except DamagedError:
+                first = start if not places else places[-1].offset + places[-1].size
+                if self._is_torn(offset, first, self._end_of_record(first)):
+                    break
+                raise
+            yield from places
             offset = start + size
         if offset < self.size:
-            # The torn end of a power cut.
-            os.ftruncate(self._descriptor, offset)
-            os.fdatasync(self._descriptor)
+            # What a power cut left of a group.
+            disk.truncate(self._descriptor, offset)
+            disk.fdatasync(self._descriptor)
             self.size = offset
+            files.reached("log.cut", self.path)
 
-    def _zeros_from(self, offset: int) -> bool:
-        """Whether there is nothing but zeros up to the end: space given, nothing written yet."""
-        while piece := os.pread(self._descriptor, 2**20, offset):
-            if piece.count(0) != len(piece):
-                return False
-            offset += len(piece)
-        return True
+    def _is_torn(self, group: int, start: int, end: int) -> bool:
+        """Whether bytes ``start`` to ``end``, which do not check out, may be of a group that was
+        never flushed: a sector of theirs is zeros, and no other group stands behind.
+        """
+        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
+            first, end = start - start % SECTOR_BYTES, min(end, len(data))
+            sectors = (
+                data[max(group, at) : at + SECTOR_BYTES] for at in range(first, end, SECTOR_BYTES)
+            )
+            return not all(map(any, sectors)) and not _groups_behind(data, group + 1)
 
-    def _places(self, start: int, end: int) -> Iterator[Place]:
-        """The records of a group, their checksums compared."""
+    def _end_of_record(self, offset: int) -> int:
+        """Where a record ends, as far as its length can be believed."""
+        prefix = os.pread(self._descriptor, _PREFIX.size, offset).ljust(_PREFIX.size, b"\0")
+        size, *_ = _PREFIX.unpack(prefix)
+        return min(offset + _PREFIX.size + int(size), self.size)
+
+    def _places(self, start: int, end: int, found: list[Place]) -> None:
+        """Find the records of a group, their checksums compared; they are added one by one."""
         offset = start
         while offset < end:
             prefix = os.pread(self._descriptor, _PREFIX.size, offset)
+            if offset + _PREFIX.size > end:
+                raise self._damaged(f"a record at byte {offset:,} is longer than its group")
             size, crc, row, kind = _PREFIX.unpack(prefix)
             place = Place(row, kind, offset + _PREFIX.size, size, crc)
             if place.offset + size > end:
                 raise self._damaged(f"a record at byte {offset:,} is longer than its group")
             self.body(place)
-            yield place
+            found.append(place)
             offset = place.offset + size
 
     def append(self, rows: Sequence[tuple[int, int]], records: Sequence[bytes]) -> None:
         """Write one group and flush it to the disk; ``rows`` are the records' rows and kinds."""
-        files.reached("log.writing")
+        files.reached("log.writing", self.path)
         _write(self._descriptor, group(records), self.size)
-        files.reached("log.written")
-        os.fdatasync(self._descriptor)
-        files.reached("log.synced")
+        files.reached("log.written", self.path)
+        disk.fdatasync(self._descriptor)
+        files.reached("log.synced", self.path)
         offset = self.size + _GROUP.size
         for (row, kind), data in zip(rows, records, strict=True):
             crc = int.from_bytes(data[4:8], "little")
@@ -240,14 +279,26 @@ class ShardLog:
     def remove(self) -> None:
         """Take the log away: a part holds its rows."""
         self.close()
-        self.path.unlink(missing_ok=True)
-        files.reached("log.removed")
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(self.path)
+        files.reached("log.removed", self.path)
+
+
+def _groups_behind(data: mmap.mmap, start: int) -> bool:
+    """Whether a sound head of a group begins at ``start`` or behind it."""
+    at = data.find(_GROUP_MAGIC, start)
+    while at >= 0:
+        top = data[at : at + _GROUP.size]
+        if len(top) == _GROUP.size and top[-4:] == struct.pack("<I", zlib.crc32(top[:-4])):
+            return True
+        at = data.find(_GROUP_MAGIC, at + 1)
+    return False
 
 
 def _write(descriptor: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
-        written = os.pwrite(descriptor, view, offset)
+        written = disk.pwrite(descriptor, view, offset)
         view = view[written:]
         offset += written
 

@@ -26,7 +26,7 @@ from typing import TypeVar, cast
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
-from batchrun.adapters import files, filesystems
+from batchrun.adapters import disk, files, filesystems
 from batchrun.adapters.store import KINDS
 from batchrun.core import addresses
 from batchrun.errors import StorageError
@@ -129,7 +129,7 @@ class ObjectStore:
         for folder in (self.drafts, *(self.drafts / kind for kind in KINDS)):
             files.make_folder(folder, private=True)
             for draft in folder.glob(f"*{files.TEMPORARY}"):
-                draft.unlink()
+                disk.unlink(draft)
 
     def draft(self, name: str) -> files.Draft:
         """See ``store.Store``."""
@@ -142,10 +142,10 @@ class ObjectStore:
         for draft in drafts:
             name = draft.path.relative_to(self.drafts).as_posix()
             path = draft.finish()
-            files.reached("object.putting")
+            files.reached("object.putting", draft.path)
             self._tried("write", name, functools.partial(self._put, path, name))
             draft.discard()
-            files.reached("object.put")
+            files.reached("object.put", draft.path)
 
     def _put(self, source: Path, name: str) -> None:
         path = self._path(name)
@@ -163,7 +163,7 @@ class ObjectStore:
         with self.open(name) as source:
             files.copy_whole(source, target)
         self._tried("delete", name, lambda: self._delete(self._path(name)))
-        files.reached("aside.moved")
+        files.reached("aside.moved", Path(name))
         return target
 
     def _delete(self, path: str) -> None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
-import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from batchrun.adapters import files, ledger, log
+from batchrun.adapters import disk, files, ledger, log
 from batchrun.adapters.journal import LOG_NAME, STATES, Journal
 from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.parts import Parts, publish
@@ -97,13 +95,13 @@ class Repair:
     def _copy_aside(self, path: Path) -> Path:
         """A second name for a file that is replaced, or a copy where a disk knows no such."""
         twin = path.with_name(path.name + ".damaged")
-        twin.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(twin)
         try:
-            os.link(path, twin)
+            disk.link(path, twin)
         except OSError:
-            shutil.copyfile(path, twin)
-            with twin.open("rb") as file:
-                os.fsync(file.fileno())
+            with path.open("rb") as file:
+                files.copy_whole(file, twin)
         return self._aside(twin, path.name)
 
     def generations(self) -> None:

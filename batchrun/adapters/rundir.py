@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import again, arrow, comparing, files, taking
+from batchrun.adapters import again, arrow, comparing, disk, files, taking
 from batchrun.adapters.again import Build, Found
 from batchrun.adapters.comparing import Changes, Compared
 from batchrun.adapters.flight import FlightLog
@@ -62,6 +62,8 @@ class RunDirectory:
     touched: set[int] = field(default_factory=set)
     done: tuple[int, int] = (0, 0)
     """Rows with a completion and rows that failed, as the directory was found."""
+    beyond: int = 0
+    """Those of them that lie beyond the limit of this session."""
     again: Found = field(default_factory=Found)
     """Those of them that are sent again."""
     started_at_us: int = 0
@@ -92,6 +94,8 @@ class RunDirectory:
     def write_summary(self, totals: Totals, built: Mapping[str, Any]) -> None:
         """Replace ``usage.parquet`` and ``summary.json``. Raises ``StorageError``."""
         try:
+            # Else a power cut after the end could bring logs of published shards back.
+            files.sync_folder(self.checkpoint)
             write_usage(self.store, totals)
             write_json(self.store, SUMMARY, built)
         except OSError as error:
@@ -108,7 +112,7 @@ class RunDirectory:
         self.lock.release()
 
 
-def open_run(
+def open_run(  # noqa: PLR0915 - every way to be refused, in order
     settings: Settings,
     changes: Changes,
     build: Build,
@@ -157,9 +161,12 @@ def open_run(
         opened.reads_once = given.pipe is not None
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
+        if settings.limit is not None:
+            opened.beyond = again.count_beyond(parts, journal, settings.limit)
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
-        opened.touched = journal.touched()
+        # Logs of input alone too: nothing may be left to be published when the run has ended.
+        opened.touched = {number for number, log in journal.logs.items() if log.places}
         states = journal.shards()
         begun = {state.shard for state in states if not state.complete} | opened.touched
         opened.known |= {n: again.known(parts, journal, n) for n in begun}
@@ -239,7 +246,7 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     try:
         opened.parts.prepare()
         for draft in opened.checkpoint.glob(f"*{files.TEMPORARY}"):
-            draft.unlink()
+            disk.unlink(draft)
     except OSError as error:
         message = f"cannot write into {opened.store.where()}: {error.strerror}"
         raise StorageError(message) from error
@@ -257,8 +264,11 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
     if lost:
         say(f"{lost} requests were in flight when the last run ended")
+    flights = opened.checkpoint / FLIGHTS
+    files.reached("flights.entered", flights)
     with contextlib.suppress(FileNotFoundError):
-        (opened.checkpoint / FLIGHTS).unlink()
+        disk.unlink(flights)
+    files.reached("flights.removed", flights)
     if names != ours or journal.states.get("endpoints") is None:
         journal.states.put(endpoints=ours)
     journal.drop_idle()

@@ -74,7 +74,7 @@ class ShardReader:
         for place in sorted(self._blocks):
             if place.row < high:
                 block = read_block(self._body(place))
-                if place.row + block.rows > low:
+                if block.rows and place.row + block.rows > low:
                     yield place.row, block.rows, block.carried
 
     def _body(self, place: Place) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import zlib
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import files
+from batchrun.adapters import disk, files
 from batchrun.adapters.log import damaged
 from batchrun.errors import StorageError, UsageError
 from batchrun.records import Position, ShardState
@@ -67,7 +68,7 @@ class StateFile:
         fresh = not path.exists()
         try:
             if fresh:
-                path.touch(files.PRIVATE_FILE)
+                os.close(disk.open_file(path, os.O_WRONLY | os.O_CREAT, files.PRIVATE_FILE))
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             message = f"cannot open {path}: {error}"
@@ -97,6 +98,7 @@ class StateFile:
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {FORMAT}")
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            files.reached("state.begun", self.path)
         if fresh:
             files.sync_folder(self.path.parent)
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -150,6 +152,7 @@ class StateFile:
         ]
         with storing(self.path), self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        files.reached("state.put", self.path)
 
     def published(self) -> Iterator[Published]:
         """All published shards, in order."""
@@ -171,8 +174,8 @@ class StateFile:
         """Record a shard's new parts."""
         with storing(self.path), self._transaction() as db:
             db.execute(_INSERT, _values(published))
-            files.reached("seal.written")
-        files.reached("seal.committed")
+            files.reached("seal.written", self.path)
+        files.reached("seal.committed", self.path)
 
     def refresh(self, states: Sequence[ShardState]) -> None:
         """Replace what is known of published shards' input, completeness included."""
@@ -184,6 +187,7 @@ class StateFile:
         ]
         with storing(self.path), self._transaction() as db:
             db.executemany(_INSERT, rows)
+        files.reached("state.refreshed", self.path)
 
 
 def _values(published: Published) -> tuple[Any, ...]:

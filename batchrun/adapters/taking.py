@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import files, filesystems
+from batchrun.adapters import disk, files, filesystems
 from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.journal import STATES
 from batchrun.adapters.lock import NAME, Lock
@@ -81,7 +81,8 @@ def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
 
 def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], None]) -> Lock:
     """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted."""
-    if not (checkpoint / STATES).exists() and not (folder / "results").exists():
+    begun = (checkpoint / STATES).exists() or any(checkpoint.glob("shard-*.log"))
+    if not begun and not (folder / "results").exists():
         return lock
     stamp = _stamp()
     folder, checkpoint = folder.resolve(), checkpoint.resolve()
@@ -91,16 +92,29 @@ def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], 
         count += 1
         aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
     try:
-        folder.rename(aside)
+        disk.rename(folder, aside)
+        files.reached("restart.renamed", folder)
         if checkpoint.exists():  # it lives elsewhere
-            shutil.move(checkpoint, aside / "checkpoint")
+            _move(checkpoint, aside / "checkpoint")
         files.sync_folder(folder.parent)
+        files.reached("restart.synced", folder)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"
         raise StorageError(message) from error
     say(f"the old contents of {folder} are in {aside}")
     lock.release()
     return _locked(folder, checkpoint, say)
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Move a folder, to another disk if need be: then a kill leaves some of it at both places."""
+    try:
+        disk.rename(folder, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(folder, target)
+    files.sync_folder(target.parent)
 
 
 def _stamp() -> str:
@@ -258,10 +272,10 @@ def _move_aside(
         count += 1
     store.tries = aside.tries = TRIES
     names = store.copy_to(aside)
-    files.reached("restart.copied")
-    checkpoint.rename(kept)
+    files.reached("restart.copied", checkpoint)
+    disk.rename(checkpoint, kept)
     files.sync_folder(kept.parent)
-    files.reached("restart.renamed")
+    files.reached("restart.renamed", checkpoint)
     store.remove(names)
     say(f"the old contents of {store.where()} are in {aside.where()}, its checkpoint in {kept}")
     lock.release()

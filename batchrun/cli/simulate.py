@@ -36,6 +36,7 @@ class _Flags(TypedDict):
     tpm: float | None
     rpm_window_s: float
     tpm_window_s: float
+    limit_headers: str
     error_rates: Mapping[str, float]
     drop_rate: float
     cut_rate: float
@@ -143,6 +144,14 @@ def _read_models(
     metavar="S",
     show_default=True,
     help="Tokens that may come at once, in seconds' worth of --tpm.",
+)
+@click.option(
+    "--limit-headers",
+    default="openai",
+    metavar="NAME",
+    show_default=True,
+    help="Tell of these limits as another server does: azure, groq, cerebras, mistral, together, "
+    "anthropic, openrouter, ietf (its draft), or none.",
 )
 @click.option(
     "--error",

@@ -29,15 +29,23 @@ def moment(microseconds: int) -> str:
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def in_step(summary: Mapping[str, Any], totals: Totals) -> bool:
-    """Whether a summary counts what these totals do: it is older where a kill came between."""
-    rows = summary.get("rows")
+def in_step(
+    summary: Mapping[str, Any], totals: Totals, wall_s: float, shaping: Mapping[str, Any]
+) -> bool:
+    """Whether a summary counts what these totals and the journal's ``wall_s`` do, and tells of the
+    settings that shape requests. Where a kill came between, one of them is older; so it is where
+    other settings were allowed since.
+    """
+    rows, settings = summary.get("rows"), summary.get("settings")
+    if not isinstance(settings, dict) or not shaping.items() <= settings.items():
+        return False
     counted = (rows.get("ok"), rows.get("error")) if isinstance(rows, dict) else None
     return (
         counted == totals.rows()
         and summary.get("errors") == dict(sorted(totals.errors.items()))
         and summary.get("totals") == totals.overall()
         and summary.get("outputs") == totals.outputs
+        and summary.get("wall_s") == round(wall_s, 3)
     )
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from batchrun.core import error_body, redirects
+from batchrun.core import error_body, limit_headers, redirects
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
 from batchrun.core.error_body import NO_ERROR, ErrorBody
@@ -141,7 +141,9 @@ def _signal(
     if wait_s is None:
         wait_s = error_body.wait_s(error, wall_s=wall_s)
     if wait_s is None and status == 429:
-        wait_s = header.reset_s(reply.headers, wall_s=wall_s)
+        wait_s = limit_headers.used_up_s(reply.headers, wall_s=wall_s)
+        if wait_s is None:
+            wait_s = header.reset_s(reply.headers, wall_s=wall_s)
     return _Signal(
         None,
         status,

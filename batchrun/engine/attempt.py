@@ -190,6 +190,7 @@ class AttemptLoop:
         run.cost_pd += attempt.cost_pd or 0
         self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
+        lane.gate.heard(reply, sent_at_s=sent_at_s)
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)
 
     async def _reserved(

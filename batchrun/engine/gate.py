@@ -11,6 +11,8 @@ below only the row that was refused.
 The request rate is aiolimiter's leaky bucket with a short window: a bucket of a whole minute lets
 a minute's worth of requests burst against servers that enforce by the second. Tokens need more
 than it offers (refunds, debts, requests above the limit), so their budget is a signed balance.
+
+What the server tells of its limits is kept beside the user's: the tighter one counts.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
+from batchrun.engine.allowance import Allowance
+from batchrun.engine.limits_told import LimitsTold
 from batchrun.ports import Clock
 
 if TYPE_CHECKING:
@@ -48,64 +52,22 @@ the shortest cool-down doubles with each, between these bounds, and each success
 off it. Told 10 ms, 64 rows drew 10 to 20 refusals for each answer without it."""
 
 
-class TokenBudget:
-    """A signed balance of tokens, refilled continuously up to one second's worth.
-
-    A request larger than that waits for a full balance and leaves a debt. What a request did not
-    use comes back when it is settled, and whoever waits is woken then.
-    """
-
-    def __init__(self, tokens_per_min: float, now_s: Callable[[], float]) -> None:
-        self._rate = tokens_per_min / 60
-        self._capacity = max(1.0, self._rate)
-        self._ceiling = max(self._capacity, tokens_per_min)
-        self._balance = self._capacity
-        self._now_s = now_s
-        self._at_s = now_s()
-        self._changed = asyncio.Event()
-
-    def _refill(self) -> None:
-        now = self._now_s()
-        if self._balance < self._capacity:
-            self._balance = min(self._capacity, self._balance + (now - self._at_s) * self._rate)
-        self._at_s = now
-
-    async def take(self, tokens: int) -> None:
-        """Wait until the balance covers the tokens, or is full, and charge them."""
-        need = min(tokens, self._capacity)
-        while True:
-            self._refill()
-            if self._balance >= need - 1e-6:
-                self._balance -= tokens
-                return
-            self._changed.clear()
-            try:
-                async with asyncio.timeout((need - self._balance) / self._rate):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-
-    def give(self, tokens: int) -> None:
-        """Give tokens back, or charge more with a negative number."""
-        self._refill()
-        self._balance = min(self._ceiling, self._balance + tokens)
-        self._changed.set()
-
-
 class EndpointPermit:
     """See ``ports.Permit``."""
 
-    __slots__ = ("_gate", "_settled", "_tokens", "probe", "queue_s")
+    __slots__ = ("_charged", "_gate", "_settled", "_tokens", "probe", "queue_s")
 
     def __init__(
         self,
         gate: EndpointGate,
         tokens: int,
+        charged: float,
         queue_s: float,
         probe: bool = False,  # noqa: FBT001, FBT002 - made for every exchange
     ) -> None:
         self._gate = gate
         self._tokens = tokens
+        self._charged = charged
         self._settled = False
         self.queue_s = queue_s
         self.probe = probe
@@ -114,7 +76,7 @@ class EndpointPermit:
         """Say what the exchange cost; None: unknown, the estimate stands."""
         if not self._settled:
             self._settled = True
-            self._gate.settle(self._tokens, tokens)
+            self._gate.settle(self._tokens, tokens, self._charged)
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +107,9 @@ class EndpointGate:
         tpm: float | None,
         clock: Clock,
         dice: Dice,
+        host: str = "",
     ) -> None:
+        """``host`` is the server's name, by which some of its headers are understood."""
         self._clock = clock
         self._dice = dice
         self._concurrency = concurrency
@@ -153,7 +117,7 @@ class EndpointGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
         self._queueing = 0  # those in front of the door and in it
-        self._budget = TokenBudget(tpm, clock.now_s) if tpm is not None else None
+        self._budget = Allowance(tpm, clock.now_s) if tpm is not None else None
         self._limiter: AsyncLimiter | None = None
         if rpm is not None:
             from aiolimiter import AsyncLimiter  # 15 ms to load, for the runs that need it
@@ -161,6 +125,12 @@ class EndpointGate:
             window_s = max(WINDOW_S, 60 / rpm)
             self._limiter = AsyncLimiter(max(1.0, rpm * window_s / 60), window_s)
         self._paced = self._budget is not None or self._limiter is not None
+        self.limits = LimitsTold(clock, host)
+        self._pacing = self.limits.pacing
+        self.heard = self.limits.heard
+        """See ``ports.Gate``."""
+        self.limits_told = self.limits.public
+        """See ``ports.Gate``."""
         self._cool_from_s = float("-inf")
         self._cool_until_s = float("-inf")
         self._streak = 0
@@ -182,18 +152,20 @@ class EndpointGate:
             self._free -= 1
         else:
             await self._permit()
+        charged = self._pacing.expected(tokens) if self._pacing.active else 0.0
         if not (
             self._paced
             or self._spread_left
             or self._queueing
             or self._held_until_s is not None
             or self._clock.now_s() < self._cool_until_s
+            or (self._pacing.active and not self._pacing.try_take(charged))
         ):
-            return EndpointPermit(self, tokens, self._clock.now_s() - began)
+            return EndpointPermit(self, tokens, charged, self._clock.now_s() - began)
         self._queueing += 1
         try:
             async with self._door:
-                probe = await self._pass(tokens)
+                probe = await self._pass(tokens, charged)
         except BaseException:
             self.release()
             raise
@@ -201,7 +173,7 @@ class EndpointGate:
             self._queueing -= 1
             self.waiting_for = None
             self._tell()
-        return EndpointPermit(self, tokens, self._clock.now_s() - began, probe)
+        return EndpointPermit(self, tokens, charged, self._clock.now_s() - began, probe)
 
     async def _permit(self) -> None:
         """Wait in line for a permit; whoever gives one back hands it over."""
@@ -241,7 +213,7 @@ class EndpointGate:
     @property
     def paced(self) -> bool:
         """See ``ports.Gate``."""
-        return self._paced or self._spread_left > 0
+        return self._paced or self._spread_left > 0 or self._pacing.slows
 
     @property
     def ready_in_s(self) -> float:
@@ -253,11 +225,11 @@ class EndpointGate:
             until_s = max(until_s, self._held_until_s)
         return 0.0 if until_s == -math.inf else max(0.0, until_s - self._clock.now_s())
 
-    async def _pass(self, tokens: int) -> bool:
+    async def _pass(self, tokens: int, charged: float) -> bool:
         """Wait for everything but the permit; returns whether this one is the probe."""
         probe = await self._open_or_probe()
         try:
-            await self._paced_turn(tokens)
+            await self._paced_turn(tokens, charged)
         except BaseException:
             if probe:
                 self.probe_over()
@@ -278,15 +250,20 @@ class EndpointGate:
                     await self._reopened.wait()
         return False
 
-    async def _paced_turn(self, tokens: int) -> None:
+    async def _paced_turn(self, tokens: int, charged: float) -> None:
         await self._cooled()
         if self._budget is not None:
             self.waiting_for = "tpm"
             await self._budget.take(tokens)
+        paced = False
         try:
             if self._limiter is not None:
                 self.waiting_for = "rpm"
                 await self._limiter.acquire()
+            if self._pacing.active:
+                self.waiting_for = "limits"
+                await self._pacing.take(charged)
+                paced = True
             # A reply may have throttled the endpoint while this one waited for its turn.
             await self._cooled()
             while self._spread_left:
@@ -298,6 +275,8 @@ class EndpointGate:
                     break
                 await self._cooled()
         except BaseException:
+            if paced:
+                self._pacing.give_back(charged)
             if self._budget is not None:
                 self._budget.give(tokens)
             raise
@@ -307,14 +286,17 @@ class EndpointGate:
             self.waiting_for = "server"
             await self._clock.sleep(left)
 
-    def settle(self, estimate: int, tokens: int | None) -> None:
-        """Correct an estimate by what was really used."""
+    def settle(self, estimate: int, tokens: int | None, charged: float = 0.0) -> None:
+        """Correct an estimate, and what was charged for it, by what was really used."""
         self._refused_share *= 1 - REPLY_WEIGHT
         if tokens:
             self._streak = 0
             self._storm_wait_s -= self._storm_wait_s * STORM_RELIEF
-        if self._budget is not None and tokens is not None:
-            self._budget.give(estimate - tokens)
+        if tokens is not None:
+            if self._budget is not None:
+                self._budget.give(estimate - tokens)
+            if self._pacing.active:
+                self._pacing.settle(estimate, charged, tokens)
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
         """See ``ports.Gate``."""
@@ -369,7 +351,7 @@ class EndpointGate:
     @property
     def bound_by(self) -> str | None:
         """What holds requests back right now: ``server``, ``outage``, ``rpm``, ``tpm``,
-        ``concurrency``, or None where nothing here does.
+        ``limits`` (those the server tells), ``concurrency``, or None where nothing here does.
         """
         if self.waiting_for is not None:
             return self.waiting_for

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from batchrun.core.money import usd
 from batchrun.engine.engine import Engine
@@ -23,6 +24,7 @@ BUSY = 0.95
 class EndpointSnapshot:
     """One endpoint at one moment. ``state`` is ``up``, ``throttled``, ``down`` (probes alone go
     there) or ``closed`` (nothing does, for ``why``); the counters are of exchanges.
+    ``limits`` are those that it told last (see ``core.limit_headers.Window``).
     """
 
     name: str
@@ -35,13 +37,14 @@ class EndpointSnapshot:
     requests_per_s: float
     bound_by: str | None
     why: str | None
+    limits: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
-    it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``server``,
-    ``outage``, ``source``, ``cpu``, or None. The costs are of all sessions, None
+    it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``limits``,
+    ``server``, ``outage``, ``source``, ``cpu``, or None. The costs are of all sessions, None
     while none is known; ``money`` is None where besides there is no budget.
     """
 
@@ -174,4 +177,5 @@ def _look(lane: Lane, requests_per_s: float) -> EndpointSnapshot:
         requests_per_s=requests_per_s,
         bound_by=lane.gate.bound_by,
         why=None if lane.closed is None else lane.closed.message,
+        limits=lane.gate.limits_told(),
     )

@@ -11,7 +11,10 @@ costs more than a whole minute's tokens can never pass, and is told so.
 import math
 from dataclasses import dataclass
 
+from batchrun.simulator.limit_headers import DAY_MINUTES, SECONDS_PER_DAY, Standing, write
+
 SECONDS_PER_MINUTE = 60.0
+DAY_SHARE = DAY_MINUTES * SECONDS_PER_MINUTE / SECONDS_PER_DAY
 # Levels are sums of floats: a wait told to a client must be enough when it has passed.
 _ROUNDING = 1e-9
 
@@ -61,7 +64,7 @@ class OverLimit:
 class Limits:
     """Both limits of the endpoint; either may be absent. Times come from one monotonic clock."""
 
-    __slots__ = ("_buckets",)
+    __slots__ = ("_buckets", "_dialect")
 
     def __init__(
         self,
@@ -71,10 +74,13 @@ class Limits:
         rpm_window_s: float,
         tpm_window_s: float,
         now_s: float,
+        dialect: str = "openai",
     ) -> None:
         asked = (("requests", rpm, rpm_window_s), ("tokens", tpm, tpm_window_s))
+        self._dialect = dialect
+        # The bucket of a day is told by some, and enforced by nobody.
         self._buckets = [
-            (kind, Bucket(rate, window_s, now_s))
+            (kind, Bucket(rate, window_s, now_s), Bucket(rate * DAY_SHARE, SECONDS_PER_DAY, now_s))
             for kind, rate, window_s in asked
             if rate is not None
         ]
@@ -82,43 +88,35 @@ class Limits:
     def admit(self, tokens: int, now_s: float) -> OverLimit | None:
         """Charge a request of so many tokens to both buckets, or refuse it and charge neither."""
         costs = {"requests": 1, "tokens": tokens}
-        for kind, bucket in self._buckets:
+        for kind, bucket, _ in self._buckets:
             cost = costs[kind]
             if kind == "tokens" and cost > bucket.rate_per_min:
                 return OverLimit(kind, bucket.rate_per_min, cost, wait_s=None)
             wait_s = bucket.wait_s(cost, now_s)
             if wait_s > 0:
                 return OverLimit(kind, bucket.rate_per_min, cost, wait_s)
-        for kind, bucket in self._buckets:
+        for kind, bucket, day in self._buckets:
             bucket.take(costs[kind])
+            day.take(costs[kind])
         return None
 
-    def headers(self, now_s: float) -> dict[str, str]:
-        """The `x-ratelimit-*` headers of the limits that are set, as OpenAI writes them.
-
-        `limit` is per minute, `remaining` what the bucket holds, `reset` when it will be full.
+    def headers(self, now_s: float, wall_s: float = 0.0) -> dict[str, str]:
+        """What is told of the limits that are set, in the dialect asked for. `wall_s` is the wall
+        clock, in seconds since the epoch, for resets that are moments.
         """
-        headers = {}
-        for kind, bucket in self._buckets:
-            headers[f"x-ratelimit-limit-{kind}"] = f"{bucket.rate_per_min:.15g}"
-            headers[f"x-ratelimit-remaining-{kind}"] = str(max(0, int(bucket.level(now_s))))
-            headers[f"x-ratelimit-reset-{kind}"] = write_duration(bucket.full_in_s(now_s))
-        return headers
-
-
-def write_duration(seconds: float) -> str:
-    """A duration as Go prints it, to the millisecond, rounded up: `12ms`, `7.66s`, `6m0s`."""
-    millis = math.ceil(seconds * 1000 - _ROUNDING)
-    if millis == 0:
-        return "0s"
-    if millis < 1000:
-        return f"{millis}ms"
-    minutes, millis = divmod(millis, 60_000)
-    hours, minutes = divmod(minutes, 60)
-    rest = f"{millis / 1000:.15g}s"
-    if hours:
-        return f"{hours}h{minutes}m{rest}"
-    return f"{minutes}m{rest}" if minutes else rest
+        if not self._buckets:
+            return {}
+        standings = (
+            Standing(
+                kind,
+                bucket.rate_per_min,
+                bucket.level(now_s),
+                bucket.full_in_s(now_s),
+                day.capacity - day.level(now_s),
+            )
+            for kind, bucket, day in self._buckets
+        )
+        return write(self._dialect, standings, wall_s)
 
 
 def write_seconds(seconds: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from batchrun.simulator import faults
 from batchrun.simulator.completion import Manner
 from batchrun.simulator.latency import FixedLatency, Latency
+from batchrun.simulator.limit_headers import DIALECTS
 from batchrun.simulator.rejections import INJECTED
 
 LOCALHOST = "127.0.0.1"
@@ -53,6 +54,7 @@ class SimulatorOptions:
     tpm: float | None = None  # tokens per minute, charged as prompt + max_tokens
     rpm_window_s: float = 1.0  # what may come at once, in seconds' worth of the rate
     tpm_window_s: float = 1.0
+    limit_headers: str = "openai"  # one of limit_headers.DIALECTS: how they are told
 
     error_rates: Mapping[str, float] = field(default_factory=dict)  # keys of rejections.INJECTED
     drop_rate: float = 0.0
@@ -93,6 +95,10 @@ class SimulatorOptions:
             raise ValueError(
                 f"reasoning_field must be one of {', '.join(REASONING_FIELDS)}, "
                 f"not {self.reasoning_field!r}"
+            )
+        if self.limit_headers not in DIALECTS:
+            raise ValueError(
+                f"limit_headers must be one of {', '.join(DIALECTS)}, not {self.limit_headers!r}"
             )
         for name in self.error_rates:
             if name not in INJECTED:

@@ -65,6 +65,7 @@ class Simulator:
             rpm_window_s=options.rpm_window_s,
             tpm_window_s=options.tpm_window_s,
             now_s=time.monotonic(),
+            dialect=options.limit_headers,
         )
         # Without detail, askings are told apart only where the faults depend on it.
         remember = options.detail or log is not None or self._faults.may_fault
@@ -263,7 +264,7 @@ class Simulator:
     def _headers(self) -> dict[str, str]:
         number = next(self._exchange_numbers)
         headers = {"x-request-id": f"req_{self._run_id}{number:012x}"}
-        headers.update(self._limits.headers(time.monotonic()))
+        headers.update(self._limits.headers(time.monotonic(), self.options.clock()))
         return headers
 
     def _reject(self, reply: Rejection) -> web.Response:

@@ -1,8 +1,11 @@
 """Crash points: the real command, killed by itself at the N-th time it reaches a durable step.
 
-``python -m batchrun.testing.crashpoints STEP:N -- run ARGS...`` runs ``batchrun run ARGS...`` in
-this process, with ``batchrun.adapters.files.step`` replaced: when STEP is reached for the N-th
-time (from 1), the process sends itself SIGKILL, so nothing is cleaned up and nothing is flushed.
+``python -m batchrun.testing.crashpoints POINT -- run ARGS...`` runs ``batchrun run ARGS...`` in
+this process, with ``batchrun.adapters.files.step`` replaced: when POINT is reached, the process
+sends itself SIGKILL, so nothing is cleaned up and nothing is flushed. A point is ``STEP:N``, or
+``STEP@WHAT:N`` where a step comes with several files: ``draft.renamed@results:2``.
+
+``POINTS`` is the table of all of them. The tests of a scenario take its points from there.
 """
 
 from __future__ import annotations
@@ -11,51 +14,144 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from batchrun.adapters import files
+from batchrun.adapters.store import KINDS
 
-STEPS = (
-    "log.writing",
-    "log.written",
-    "log.synced",
-    "log.removed",
-    "draft.written",
-    "draft.synced",
-    "draft.renamed",
-    "folder.synced",
-    "seal.written",
-    "seal.committed",
-)
-"""The steps of every run: around a group in a shard's log (written, flushed, the log taken
-away), a file that is published (flushed, renamed, its folder flushed) and the transaction that
-records a shard's parts."""
-
-REPAIR_STEPS = ("aside.moved",)
-"""Those that only ``--repair`` reaches: a damaged file was set aside."""
-
-STORE_STEPS = ("object.putting", "object.put", "restart.copied", "restart.renamed")
-"""Those of a run directory in an object store: around an upload, and inside ``--restart``."""
+FEW_SLOTS = 2
+"""Slots of the flight log to begin with, so that it grows with any run."""
 
 
-def killer(name: str, times: int) -> Callable[[str], None]:
-    """A ``files.step`` that kills this process when it hears ``name`` for the ``times``-th time.
-
-    Raises ``ValueError`` for a step that there is not.
+class Point(NamedTuple):
+    """One moment to be killed at: a step, what file or folder it is about (anything if empty), and
+    how often it is let pass.
     """
-    steps = (*STEPS, *REPAIR_STEPS, *STORE_STEPS)
-    if name not in steps:
-        message = f"no step is called {name!r}; there are {', '.join(steps)}"
+
+    scenario: str
+    step: str
+    what: str = ""
+    passed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.step}{'@' if self.what else ''}{self.what}:{self.passed + 1}"
+
+
+def _publishing(scenario: str) -> list[Point]:
+    """The steps around the publication of one shard, in their order."""
+    steps = (
+        *("draft.written@attempts draft.synced@attempts draft.written@results").split(),
+        *("draft.synced@results draft.renamed@attempts draft.renamed@results").split(),
+        *("folder.synced@attempts folder.synced@results").split(),
+        *("seal.written@ seal.committed@ log.removed@").split(),
+    )
+    return [Point(scenario, name, what) for name, what in (step.split("@") for step in steps)]
+
+
+POINTS: tuple[Point, ...] = (
+    # A run that begins: its state file, its first log, its flight log.
+    Point("begin", "state.begun"),
+    Point("begin", "state.put"),
+    Point("begin", "flights.entered"),
+    Point("begin", "flights.removed"),
+    Point("begin", "flights.grown"),
+    Point("begin", "flights.grown", passed=2),
+    Point("begin", "log.begun"),
+    Point("begin", "folder.synced", "checkpoint"),
+    # A group of entries.
+    Point("group", "log.writing", passed=1),
+    Point("group", "log.written", passed=1),
+    Point("group", "log.synced", passed=1),
+    # What a power cut left of a group is cut off.
+    Point("torn", "log.cut"),
+    # Requests were out at a kill: from their notes into the ledger.
+    Point("flights", "log.synced"),
+    Point("flights", "flights.entered"),
+    Point("flights", "flights.removed"),
+    # A shard is published: whole, with rows pending at a stop, again after a retry of failed rows.
+    *_publishing("seal"),
+    *_publishing("stop"),
+    *_publishing("retry"),
+    # The end of a session.
+    *(
+        Point("end", step, what)
+        for what in ("usage", "summary")
+        for step in ("draft.written", "draft.synced", "draft.renamed")
+    ),
+    Point("end", "folder.synced", "run"),
+    Point("end", "folder.synced", "run", passed=1),
+    Point("end", "state.put"),
+    # The status file, which is not flushed.
+    Point("status", "draft.finished", "status"),
+    Point("status", "draft.renamed", "status"),
+    # The input was touched: what is known of it is noted anew.
+    Point("touched", "state.refreshed"),
+    Point("touched", "state.put"),
+    # ``--restart``, with the checkpoint in a folder of its own.
+    Point("restart", "restart.renamed"),
+    Point("restart", "restart.synced"),
+    Point("restart", "state.begun"),
+    # ``--repair`` of a part, and of a log.
+    Point("repair", "aside.moved"),
+    Point("repair", "seal.committed"),
+    Point("repair", "draft.renamed"),
+    Point("repair", "draft.renamed", passed=1),
+    Point("salvage", "draft.synced", "shard"),
+    Point("salvage", "aside.moved"),
+    Point("salvage", "draft.renamed", "shard"),
+    # A run directory in an object store: uploads, and ``--restart``.
+    Point("store", "object.putting", passed=2),
+    Point("store", "object.put", passed=2),
+    Point("store", "draft.finished", "results"),
+    Point("store", "seal.written", passed=1),
+    Point("store-restart", "restart.copied"),
+    Point("store-restart", "restart.renamed"),
+)
+"""Every moment that is tried one by one. Each step that the package names is among them."""
+
+STEPS = frozenset(point.step for point in POINTS)
+
+
+def points(scenario: str, *, rounds: int = 1) -> list[str]:
+    """The points of a scenario, as the command line has them; in a second round each of them is
+    let pass once more often, and so on. Raises ``KeyError``.
+    """
+    found = [point for point in POINTS if point.scenario == scenario]
+    if not found:
+        raise KeyError(scenario)
+    return [
+        str(point._replace(passed=point.passed + more)) for more in range(rounds) for point in found
+    ]
+
+
+def subject(path: Path) -> str:
+    """What a file or folder is: the kind of part, or the first word of its name."""
+    if path.parent.name in KINDS:
+        return path.parent.name
+    return path.name.partition(".")[0].partition("-")[0]
+
+
+def killer(point: str) -> Callable[[str, Path], None]:
+    """A ``files.step`` that kills this process when it reaches a point.
+
+    Raises ``ValueError`` for a point that there cannot be.
+    """
+    where, _, times = point.partition(":")
+    name, _, what = where.partition("@")
+    if name not in STEPS:
+        message = f"no step is called {name!r}; there are {', '.join(sorted(STEPS))}"
         raise ValueError(message)
-    if times < 1:
-        message = f"{name} is reached once or more often, not {times} times"
+    if not times.isdecimal() or int(times) < 1:
+        message = f"{where} is reached once or more often, not {times!r} times"
         raise ValueError(message)
-    left = times
+    left = int(times)
     lock = threading.Lock()  # steps are reached in several threads
 
-    def step(reached: str) -> None:
+    def step(reached: str, path: Path) -> None:
         nonlocal left
-        if reached == name:
+        if reached == name and what in ("", subject(path)):
             with lock:
                 left -= 1
                 if left == 0:
@@ -64,14 +160,41 @@ def killer(name: str, times: int) -> Callable[[str], None]:
     return step
 
 
+def session(
+    arguments: Sequence[str],
+    point: str | None,
+    environment: Mapping[str, str],
+    folder: str,
+    output: str,
+) -> None:
+    """A session of the command in this process, which is a fresh one: with its own environment
+    and working folder, what it says appended to a file, a crash point armed if one is given.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    if point is not None:
+        from batchrun import assemble
+
+        files.step = killer(point)
+        assemble.FLIGHT_SLOTS = FEW_SLOTS
+    _command(arguments)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the command line behind ``--`` with a crash point armed."""
     point, separator, command = arguments[:1], arguments[1:2], arguments[2:]
-    name, _, times = "".join(point).partition(":")
-    if separator != ["--"] or not times.isdecimal():
-        sys.exit("usage: python -m batchrun.testing.crashpoints STEP:N -- run ARGS...")
-    files.step = killer(name, int(times))
-    sys.argv = ["batchrun", *command]
+    if separator != ["--"]:
+        sys.exit("usage: python -m batchrun.testing.crashpoints STEP[@WHAT]:N -- run ARGS...")
+    files.step = killer("".join(point))
+    _command(command)
+
+
+def _command(arguments: Sequence[str]) -> None:
+    sys.argv = ["batchrun", *arguments]
     from batchrun.cli.main import main as batchrun
 
     batchrun()

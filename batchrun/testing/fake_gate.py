@@ -6,7 +6,9 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
+
+from batchrun.records import Reply
 
 
 class FakePermit:
@@ -45,6 +47,8 @@ class FakeGate:
         """The waits asked for, as they were asked."""
         self.holds: list[float] = []
         """The waits before a probe, as they were asked."""
+        self.heard_of: list[Reply] = []
+        """The replies that it was told of."""
         self.probing = False
         self._held_until_s: float | None = None
         self._concurrency = concurrency
@@ -120,6 +124,16 @@ class FakeGate:
         now_s = asyncio.get_running_loop().time()
         self._cool_until_s = max(self._cool_until_s, now_s + (1.0 if wait_s is None else wait_s))
         return True
+
+    def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
+        """See ``ports.Gate``. It slows nobody."""
+        del sent_at_s
+        if reply is not None:
+            self.heard_of.append(reply)
+
+    def limits_told(self) -> list[dict[str, Any]]:
+        """See ``ports.Gate``. It reads none."""
+        return []
 
     @property
     def load(self) -> float:

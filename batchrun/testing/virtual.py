@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 START_S = 1000.0
@@ -45,10 +45,13 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = START_S
+        self.on_turn: Callable[[], None] | None = None
         self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """What is ready now; if nothing is, time moves on by ``timeout`` seconds."""
+        if self.on_turn is not None:
+            self.on_turn()
         ready = super().select(0)
         if ready:
             return ready
@@ -77,6 +80,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds; ``START_S`` when the loop is made."""
         return self._jumping.now_s
+
+    def watch_turns(self, watch: Callable[[], None] | None) -> None:
+        """Have ``watch`` called at every turn of the loop; what it raises ends the loop."""
+        self._jumping.on_turn = watch
 
 
 class VirtualClock:

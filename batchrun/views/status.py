@@ -11,7 +11,7 @@ from batchrun.adapters.rundir import STATUS
 from batchrun.adapters.store import SUMMARY, read_json
 from batchrun.core.addresses import shown
 from batchrun.errors import UsageError
-from batchrun.views import ending, funds
+from batchrun.views import ending, funds, limits
 from batchrun.views.text import BOUND, HEALTH, duration, money, rate, safe, share
 
 
@@ -81,6 +81,10 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         out.append(f"bound by {BOUND[live['bound_by']]}")
     if len(live["endpoints"]) > 1:
         out += map(_endpoint, live["endpoints"])
+    for endpoint in live["endpoints"]:
+        told = limits.told(endpoint.get("limits", ()))
+        if told is not None:
+            out.append(told if len(live["endpoints"]) == 1 else f"{safe(endpoint['name'])}: {told}")
     return out
 
 

@@ -54,6 +54,7 @@ BOUND = {
     "concurrency": "concurrency",
     "rpm": "the request limit (--rpm)",
     "tpm": "the token limit (--tpm)",
+    "limits": "the server's limits",
     "server": "the server's throttling",
     "outage": "an endpoint that is down",
     "source": "reading the input",

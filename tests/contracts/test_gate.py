@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from batchrun.engine.gate import EndpointGate
+from batchrun.records import Reply
 from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
 
@@ -247,6 +248,22 @@ class GateContract:
         assert [at for _, at in probes] == pytest.approx([2.5, 13, 23.5], abs=0.2)
         assert sum(found) == 3
 
+    def test_whatever_a_reply_says_of_limits_is_heard(self):
+        """A reply, or none, whose headers tell nothing or junk is no error, and holds nobody."""
+
+        async def play():
+            gate = self.gate(4)
+            junk = ("", "-1", "NaN", "9" * 400, "\udcff", "1, 2;w=0", '"a";q=1;w=1')
+            names = ("x-ratelimit-limit-requests", "RateLimit", "x-ratelimit-reset", "server")
+            replies = [None, *(Reply(200, dict.fromkeys(names, text), b"") for text in junk)]
+            for reply in replies:
+                gate.heard(reply, sent_at_s=asyncio.get_running_loop().time())
+            watch = Watch(gate)
+            await asyncio.gather(*(watch.exchange(n) for n in range(8)))
+            return watch
+
+        assert run_virtual(play()).moments_s == pytest.approx([0] * 4 + [1] * 4)
+
     def test_a_probe_that_is_given_up_makes_room_for_another(self):
         """A cancelled probe, or one that failed on our side, is not waited for."""
 
@@ -402,6 +419,111 @@ class TestRates:
             return watch
 
         assert run_virtual(play()).moments_s[1] == pytest.approx(10, abs=0.2)
+
+
+def _told(gate, **parts):
+    """Let the gate hear of a limit."""
+    headers = {f"x-ratelimit-{part}": text for part, text in parts.items()}
+    headers = {name.replace("_", "-"): text for name, text in headers.items()}
+    gate.heard(Reply(200, headers, b""), sent_at_s=asyncio.get_running_loop().time())
+
+
+class TestLimitsTold:
+    def test_a_limit_of_requests_is_kept(self):
+        """Without a rate of the user's, requests go out as the server wants them, in order."""
+
+        async def play():
+            watch = Watch(_endpoint(64))
+            _told(watch.gate, limit_requests="600")
+            await asyncio.gather(*(watch.exchange(n, takes_s=0.05) for n in range(100)))
+            return watch
+
+        watch = run_virtual(play())
+        assert watch.moments_s[-1] == pytest.approx(99 / 9.8, abs=0.3)
+        assert watch.order == sorted(watch.order)
+
+    def test_a_limit_of_tokens_is_kept(self):
+        """Tokens are charged by what estimates come to: 10 of 100 are used."""
+
+        async def play():
+            watch = Watch(_endpoint(16))
+            for _ in range(40):
+                await watch.exchange("earlier", takes_s=0, tokens=100, used=10)
+                _told(watch.gate, limit_tokens="60000")
+            began_s = asyncio.get_running_loop().time() - START_S
+            tasks = [watch.exchange(n, takes_s=0.1, tokens=100, used=10) for n in range(1000)]
+            await asyncio.gather(*tasks)
+            return watch.moments_s[-1] - began_s
+
+        assert run_virtual(play()) == pytest.approx(10, rel=0.1)
+
+    def test_limits_of_a_day_or_of_nothing_known_hold_nobody(self):
+        """What may be used up at once is not spread over a day."""
+
+        async def play():
+            watch = Watch(_endpoint(64))
+            _told(watch.gate, limit_requests="200", remaining_requests="100", reset_requests="9h")
+            _told(watch.gate, limit="3", remaining="1", reset="1")
+            await asyncio.gather(*(watch.exchange(n) for n in range(64)))
+            return watch.moments_s, watch.gate.limits.public()
+
+        moments_s, public = run_virtual(play())
+        assert moments_s == [0] * 64
+        assert [window["per"] for window in public] == ["day"]
+
+    def test_cancelled_waiters_leave_the_rate_as_it_is(self):
+        """Who gives up while it waits for the server's limit is not charged."""
+
+        async def play():
+            watch = Watch(_endpoint(8))
+            _told(watch.gate, limit_requests="60", limit_tokens="6000000")
+            await watch.exchange("first", takes_s=0)
+            for _ in range(20):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await watch.exchange("gone")
+            assert watch.gate.in_flight == 0
+            await watch.exchange("last")
+            return watch.moments_s
+
+        assert run_virtual(play())[1] == pytest.approx(1 / 0.98, abs=0.1)
+
+    def test_it_is_named_as_what_binds(self):
+        """Requests that wait for the server's limits say so."""
+
+        async def play():
+            watch = Watch(_endpoint(8))
+            _told(watch.gate, limit_requests="60")
+            tasks = [asyncio.create_task(watch.exchange(n)) for n in range(3)]
+            await asyncio.sleep(0.1)
+            bound_by = watch.gate.bound_by
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return bound_by
+
+        assert run_virtual(play()) == "limits"
+
+    def test_headers_are_read_now_and_then(self):
+        """Of answers one in a quarter of a second, of refusals each."""
+
+        class Counted(dict):
+            read = 0
+
+            def items(self):
+                Counted.read += 1
+                return super().items()
+
+        async def play():
+            gate, headers = _endpoint(), Counted({"x-ratelimit-limit-requests": "600"})
+            for n in range(1000):
+                gate.heard(Reply(200, headers, b""), sent_at_s=START_S + n / 1000)
+            answers, Counted.read = Counted.read, 0
+            for _ in range(5):
+                gate.heard(Reply(429, headers, b""), sent_at_s=START_S)
+            return answers, Counted.read
+
+        assert run_virtual(play()) == (4, 5)
 
 
 class TestCoolDown:

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections import Counter
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,7 +104,7 @@ class RealBench:
     def break_disk(self):
         """From now on nothing can be written."""
 
-        def full(step):
+        def full(step, _path):
             if step == "log.writing":
                 raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -365,7 +366,7 @@ class TestSessions:
 
         async def play():
             async with real() as mine:
-                monkeypatch.setattr(files, "step", synced.append)
+                monkeypatch.setattr(files, "step", lambda name, _: synced.append(name))
                 for row in range(1000):
                     mine.journal.post(answered(row % SHARD_ROWS))
                 await mine.journal.flush()
@@ -469,6 +470,63 @@ class TestSessions:
 
         asyncio.run(play(answered(1)._replace(completion=None)))
         asyncio.run(play(answered(1)._replace(failure=failed(1).failure)))
+
+    def test_an_edited_input_is_believed_over_older_blocks(self, real):
+        """What a comparison found of a shard's input holds against the blocks in its log, now and
+        in the next session; blocks read after it count again.
+        """
+
+        async def play():
+            async with real() as mine:
+                await mine.journal.append(_block(0, 10))
+                state = replace(mine.opened.next_state(0, complete=True), generation=1)
+                mine.opened.seal(Published(state, "", "", {}))
+                await mine.journal.append(_block(0, 10))
+                await mine.journal.append(answered(1))
+                fresh = replace(state, digest=b"edited", end=Position(0, 1234, 10), rows_read=9)
+                mine.opened.refresh([fresh])
+                assert mine.opened.state(0) == fresh
+            async with real() as mine:
+                assert mine.opened.state(0) == fresh
+                assert list(ShardReader(mine.opened, 0).blocks(0, 10)) == [
+                    (0, 10, _block(0, 10).carried)
+                ]
+                await mine.journal.append(_block(0, 10))
+                assert mine.opened.state(0).digest == _block(0, 10).digest
+
+        asyncio.run(play())
+
+    def test_a_log_of_input_alone_is_taken_away(self, real, tmp_path):
+        """Blocks of rows that nothing was sent of need not wait for a part; others stay."""
+
+        async def play():
+            async with real() as mine:
+                for entry in (_block(0), _block(10), answered(12)):
+                    await mine.journal.append(entry)
+                mine.opened.drop_idle()
+                assert set(mine.opened.logs) == {1}
+
+        asyncio.run(play())
+        assert [path.name for path in (tmp_path / "checkpoint").glob("*.log")] == [log_name(1, 1)]
+
+    def test_a_full_disk_is_told_as_such(self, real, monkeypatch):
+        """A write outside of the writer's thread, as at the start of a session, raises a
+        ``StorageError`` that names the folder.
+        """
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "no space left, on purpose")
+
+        async def play():
+            async with real() as mine:
+                await mine.journal.append(answered(1))
+                with monkeypatch.context() as patch:
+                    patch.setattr(files, "step", full)
+                    with pytest.raises(StorageError, match="checkpoint: no space left"):
+                        mine.opened.write([attempt(2)])
+                mine.opened.write([attempt(2)])
+
+        asyncio.run(play())
 
 
 class TestFlights:

@@ -1,5 +1,6 @@
 """The log of one shard, byte by byte: what a kill may leave is mended, all else is damage."""
 
+import random
 import struct
 import zlib
 
@@ -104,6 +105,79 @@ def test_a_torn_head_is_written_again(path, borders):
         assert _rows(path) == [], size
 
 
+def test_a_head_that_was_not_flushed_is_written_again(path, borders):
+    """A log no longer than its head, which is zeros or torn, holds nothing that was told."""
+    data = path.read_bytes()
+    for size in (0, 1, 20, 43):
+        path.write_bytes(data[:size].ljust(borders[0], b"\0"))
+        assert _rows(path) == [], size
+        assert path.read_bytes() == data[: borders[0]]
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """A log of two groups over many sectors, and where they end."""
+    dice = random.Random(1)
+    log = ShardLog(tmp_path / "wide", 3, 1)
+    ends = [log.size]
+    for rows in ((1, 2, 3), (4, 5, 6)):
+        texts = [bytes(dice.choices(range(1, 255), k=1500)).decode("latin-1") for _ in rows]
+        pairs = zip(rows, texts, strict=True)
+        records = [record(row, OUTCOME, text) for row, text in pairs]
+        log.append([(row, OUTCOME) for row in rows], records)
+        ends.append(log.size)
+    log.close()
+    return tmp_path / "wide", ends
+
+
+def _without_sectors(data, start, end, lost):
+    """Bytes with these sectors zeros, as far as they lie between start and end."""
+    found = bytearray(data)
+    for number in lost:
+        low = max(start, number * logs.SECTOR_BYTES)
+        high = min(end, (number + 1) * logs.SECTOR_BYTES)
+        found[low:high] = bytes(high - low)
+    return bytes(found)
+
+
+def test_lost_sectors_of_the_last_group(wide):
+    """A group that reached the disk but for some sectors was not flushed: it is cut off."""
+    path, ends = wide
+    data = path.read_bytes()
+    sectors = range(ends[1] // logs.SECTOR_BYTES, (ends[2] - 1) // logs.SECTOR_BYTES + 1)
+    dice = random.Random(2)
+    lost = [[number] for number in sectors]
+    lost += [dice.sample(sectors, dice.randint(2, len(sectors))) for _ in range(60)]
+    for numbers in lost:
+        path.write_bytes(_without_sectors(data, *ends[1:], numbers))
+        assert [row for row, _ in _rows(path)] == [1, 2, 3], numbers
+        assert path.read_bytes() == data[: ends[1]]
+
+
+def test_lost_sectors_in_front_of_a_sound_group_are_damage(wide):
+    """A group behind which another one stands was flushed: what is not there of it was lost."""
+    path, ends = wide
+    data = path.read_bytes()
+    for number in range(1, ends[1] // logs.SECTOR_BYTES):
+        changed = _without_sectors(data, *ends[:2], [number])
+        path.write_bytes(changed)
+        with pytest.raises(DamagedError):
+            ShardLog(path, 3, 1)
+        assert path.read_bytes() == changed
+
+
+def test_a_flipped_bit_of_the_last_group_is_damage(wide):
+    """Where all sectors are there, nothing but damage explains a checksum that is wrong."""
+    path, ends = wide
+    data = path.read_bytes()
+    for byte in range(ends[1], ends[2], 41):
+        changed = bytearray(data)
+        changed[byte] ^= 4
+        path.write_bytes(changed)
+        with pytest.raises(DamagedError):
+            ShardLog(path, 3, 1)
+
+
 def test_space_that_was_reserved_is_cut_off(path):
     """Zeros behind the last group, as a power cut leaves them, are no records."""
     data = path.read_bytes()
@@ -177,7 +251,7 @@ def test_a_log_that_is_somebody_elses_is_damage(path, shard, generation):
 def test_a_failure_at_any_step_keeps_what_was_there(path, monkeypatch, step):
     """Whatever fails while a group is written, the groups before it are whole."""
 
-    def fail(reached):
+    def fail(reached, _path):
         if reached == step:
             raise OSError(28, "No space left on device")
 

@@ -82,7 +82,7 @@ class StoreExam:
         for name in (A, B):
             _put(store, name, b"old")
 
-        def fail(step):
+        def fail(step, _path):
             if step == self.AFTER_EACH:
                 raise OSError("no more")
 

@@ -70,13 +70,28 @@ def test_the_doctor_says_what_the_page_shows(shell, scripted):
     endpoint = scripted(
         lambda body, *_: (404, {}, {"error": missing}) if body else (200, {}, {"data": listed})
     )
-    (command,), (shown,) = blocks("sh doctor"), blocks("text")
+    (command,), (_, shown) = blocks("sh doctor"), blocks("text")
     done = shell(command, endpoint.base_url)
     assert done.returncode == 1, done.stderr
     said = done.stdout.replace(endpoint.base_url, BY_NAME["groq"].base_url)
     said = said.replace(endpoint.base_url.removesuffix("/v1"), "https://api.groq.com")
     seconds = re.compile(r"\d+\.\d\d s")
     assert seconds.sub("N s", said) == seconds.sub("N s", shown)
+
+
+def test_the_line_about_limits_is_what_is_shown():
+    """The line of a status, from what OpenAI would tell."""
+    from batchrun.core.limit_headers import read
+    from batchrun.views.limits import told
+
+    headers = {
+        "x-ratelimit-limit-requests": "10000",
+        "x-ratelimit-remaining-requests": "9990",
+        "x-ratelimit-limit-tokens": "2000000",
+        "x-ratelimit-remaining-tokens": "1854200",
+    }
+    windows = [window.public() for window in read(headers, wall_s=0.0)]
+    assert f"{told(windows)}\n" == blocks("text")[0]
 
 
 def test_the_page_names_every_provider():

@@ -15,6 +15,7 @@ import pytest
 import batchrun
 from batchrun.adapters import object_store
 from batchrun.adapters.lock import Lock
+from batchrun.testing.crashpoints import points
 from batchrun.views import status, verify
 
 ROWS, SHARD_ROWS = 25, 10
@@ -111,7 +112,7 @@ def test_killed_in_the_middle_resumed_and_edited(job):
     """At every moment around an upload; no row is lost, no done row is sent again, and an edit
     sends its row alone.
     """
-    for point in ("object.putting:3", "object.put:3", "seal.written:2"):
+    for point in points("store"):
         job.killed(point)
         report = verify.check(job.address, str(job.cli.folder / "cp"))
         assert not [p for p in report.problems if "cannot be read" in p]
@@ -300,7 +301,7 @@ def test_restart_keeps_the_old_contents_wherever_it_is_killed(job):
     """Copied, then the checkpoint renamed, then deleted: nothing is lost in between."""
     assert job.run().code == 0
     old = job.store.get("runs/one/results/part-00000002.parquet")
-    for point in ("restart.copied:1", "restart.renamed:1"):
+    for point in points("store-restart"):
         job.killed(point, "--restart")
     job.asked()
     refused = job.run()

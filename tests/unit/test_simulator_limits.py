@@ -1,6 +1,7 @@
 import pytest
 
-from batchrun.simulator.limits import Limits, write_duration, write_seconds
+from batchrun.simulator.limit_headers import write_duration
+from batchrun.simulator.limits import Limits, write_seconds
 
 
 def _limits(rpm=None, tpm=None, *, rpm_window_s=1.0, tpm_window_s=1.0):

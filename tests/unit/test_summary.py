@@ -101,7 +101,7 @@ def test_times_are_text_in_utc():
 
 
 def test_a_summary_that_a_kill_left_behind_is_out_of_step():
-    """Rows, errors and totals are compared: a summary from before they changed is told."""
+    """Rows, errors, totals and time are compared: one from before they changed is told."""
     totals = Totals()
     totals.add_results([ResultLine(0, None, True, None), ResultLine(1, "timeout", False, None)])
     found = {
@@ -109,10 +109,18 @@ def test_a_summary_that_a_kill_left_behind_is_out_of_step():
         "errors": {"timeout": 1},
         "totals": totals.overall(),
         "outputs": {"truncated": 0, "empty": 0},
+        "wall_s": 1.235,
+        "settings": {"request.model": "m", "limit": None},
     }
-    assert in_step(found, totals)
-    assert not in_step(found | {"errors": {"connection": 1}}, totals)
-    assert not in_step(found | {"rows": {"ok": 2, "error": 0}}, totals)
-    assert not in_step(found | {"totals": totals.overall() | {"attempts": 1}}, totals)
-    assert not in_step(found | {"outputs": {"truncated": 1, "empty": 0}}, totals)
-    assert not in_step({}, totals)
+    shaping = {"request.model": "m"}
+    assert in_step(found, totals, 1.2349, shaping)
+    assert not in_step(found, totals, 1.2349, {"request.model": "another"})
+    for older in (
+        {"errors": {"connection": 1}},
+        {"rows": {"ok": 2, "error": 0}},
+        {"totals": totals.overall() | {"attempts": 1}},
+        {"outputs": {"truncated": 1, "empty": 0}},
+        {"wall_s": 1.1},
+    ):
+        assert not in_step(found | older, totals, 1.2349, shaping), older
+    assert not in_step({}, totals, 1.2349, shaping)

@@ -1,0 +1,230 @@
+"""Real processes, killed at every durable step one by one: the table of crash points.
+
+Each test lives through one scenario: sessions on one run directory, each killed at the next of the
+scenario's points, until one may come to its end. A point that is not reached fails the test.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchrun.adapters import log as logs
+from batchrun.adapters.flight import read_notes
+from batchrun.testing.crashpoints import POINTS, STEPS, points
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = int(os.environ.get("BATCHRUN_CRASH_ROUNDS", "1"))
+"""How often each point that a session can reach again and again is tried, one later each time."""
+
+ROWS = 40 * ROUNDS**2
+
+
+@pytest.fixture
+def job(new_job):
+    """A run of 40 rows in parts of 8 that has not begun."""
+    return new_job(ROWS)
+
+
+def _ended(job, before=None):
+    """The run comes to its end: every row once, answers that could be read stay, all accounted."""
+    before = job.published() if before is None else before
+    done = job.run()
+    assert done.code == 0, done.err
+    assert before.items() <= job.whole().items()
+    job.accounted()
+    asked = job.asked.total()
+    assert job.run().code == 0 and job.asked.total() == asked, "it was at its end, and asked again"
+    job.accounted()
+
+
+def _killed_at_each(job, scenario, *flags, rounds=1):
+    """A session killed at each point of a scenario; what could be read once stays."""
+    before = job.published()
+    for point in points(scenario, rounds=rounds):
+        job.killed_at(point, *flags)
+        now = job.published()
+        assert before.items() <= now.items(), point
+        before = now
+
+
+def test_a_run_that_begins(job):
+    """State file, first log and flight log, made and not made: the next start begins again."""
+    _killed_at_each(job, "begin")
+    _ended(job)
+
+
+def test_a_group_of_entries(job):
+    """Before, between and after the write and the flush of a group."""
+    _killed_at_each(job, "group", rounds=2 * ROUNDS)
+    _ended(job)
+
+
+def test_what_a_power_cut_left_of_a_group(job):
+    """It is cut off once, however often the process that does it is killed."""
+    job.killed_at("log.synced:3")
+    [log, *_] = sorted((job.folder / "checkpoint").glob("shard-*.log"))
+    whole = log.read_bytes()
+    for point in points("torn"):
+        log.write_bytes(whole + logs.group([logs.record(3, logs.OUTCOME, "x" * 999)])[:-9])
+        job.killed_at(point)
+        assert log.read_bytes() == whole
+    _ended(job)
+
+
+def test_requests_that_were_out(job):
+    """Their notes become lines of the ledger once: before, between and after the log's flush and
+    the removal of the notes.
+    """
+    job.held = {1, 2}
+    job.killed_at("log.synced:2")
+    job.released.set()
+    notes = job.folder / "checkpoint" / "inflight"
+    out = {(note.row, note.attempt) for note in read_notes(notes)}
+    assert {(1, 1), (2, 1)} <= out
+    _killed_at_each(job, "flights")
+    _ended(job)
+    ledger = job.table("attempts").to_pylist()
+    lines = [(one["row"], one["attempt"]) for one in ledger if one["error_code"] == "interrupted"]
+    assert {(1, 1), (2, 1)} <= set(lines) and len(lines) == len(set(lines))
+
+
+def test_a_shard_that_is_published(job):
+    """Around each flush, each of the two renames, the transaction and the removal of the log."""
+    _killed_at_each(job, "seal", rounds=ROUNDS)
+    _ended(job)
+
+
+def test_a_stop_with_rows_pending(job):
+    """The same around provisional parts, which each session makes anew."""
+    job.refused = {20, 21}  # in the third part
+    _killed_at_each(job, "stop")
+    assert job.run().code not in (0, 1)
+    before = job.published()
+    assert 0 < len(before) < ROWS
+    job.refused = set()
+    _ended(job, before)
+
+
+def test_the_end_of_a_session(job):
+    """Around usage.parquet, summary.json and what the state file notes of the end."""
+    _killed_at_each(job, "end")
+    assert len(job.published()) == ROWS
+    asked = job.asked.total()
+    _ended(job)
+    assert job.asked.total() == asked
+
+
+def test_the_status_file(job):
+    """Which is nobody's concern but that of who watches."""
+    _killed_at_each(job, "status")
+    _ended(job)
+
+
+def test_an_input_that_was_touched(job):
+    """It is compared again by each start until what is known of it is noted."""
+    job.refused = {ROWS - 1}
+    assert job.run().code not in (0, 1)
+    job.refused = set()
+    for point in points("touched"):
+        os.utime(job.rows)
+        job.killed_at(point)
+    _ended(job)
+
+
+def test_a_restart(job):
+    """With the checkpoint elsewhere, moved in two steps: nothing of the old run is lost, and only
+    --restart goes on while they are apart.
+    """
+    job.flags = ["--checkpoint=cp"]
+    assert job.run().code == 0
+    old = {path.name: path.read_bytes() for path in job.folder.glob("results/part-*")}
+    for point in points("restart"):
+        job.killed_at(point, "--restart")
+        if point.startswith("restart.renamed"):
+            refused = job.run()
+            assert refused.code == 2 and "--restart" in refused.err
+    job.asked.clear()
+    assert job.run("--restart").code == 0
+    assert set(job.asked) == set(range(ROWS))
+    job.accounted()
+    kept = list(job.cwd.glob("run.old-*/results"))
+    assert {p.name: p.read_bytes() for folder in kept for p in folder.iterdir()} == old
+    assert list(job.cwd.glob("run.old-*/checkpoint/journal.db"))
+
+
+def test_a_restart_whose_checkpoint_was_moved_in_part(job):
+    """From one disk to another a checkpoint is copied, then deleted: logs without their state
+    file are set aside as well.
+    """
+    job.flags = ["--checkpoint=cp"]
+    job.killed_at("log.synced:3")
+    (job.cwd / "cp" / "journal.db").unlink()
+    refused = job.run()
+    assert refused.code == 2 and "--restart" in refused.err
+    assert job.run("--restart").code == 0
+    assert len(job.whole()) == ROWS
+    [aside] = job.cwd.glob("run.old-*")
+    assert list(aside.glob("checkpoint/shard-*.log"))
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_log_that_is_salvaged(job, place):
+    """A damaged record costs its row, or what was carried of its block is read again; killed at
+    any step, the same command goes on.
+    """
+    job.held = {0}
+    job.killed_at("log.synced:9")
+    job.released.set()
+    log = max((job.folder / "checkpoint").glob("shard-*.log"), key=lambda path: path.stat().st_size)
+    data = bytearray(log.read_bytes())
+    data[90 if place == "first" else -5] ^= 0x41
+    log.write_bytes(data)
+    for point in points("salvage"):
+        job.killed_at(point, "--repair")
+    done = job.run("--repair")
+    assert done.code == 0, done.err
+    assert len(job.whole()) == ROWS
+    job.verified()
+
+
+def test_every_step_of_the_package_is_in_the_table():
+    """And every scenario of the table is gone through by a test, which fails where a point of it
+    is not reached.
+    """
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "batchrun").rglob("*.py"))
+    assert set(re.findall(r'\breached\("([a-z.]+)"', source)) == STEPS
+    lived = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                texts = [one.value for one in node.args if isinstance(one, ast.Constant)]
+                if node.func.id in ("points", "_killed_at_each"):
+                    lived.update(texts)
+    assert {point.scenario for point in POINTS} <= lived
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["log.gone:1", "--", "run"], "no step is called"),
+        (["log.synced:0", "--", "run"], "once or more often"),
+        (["log.synced:1", "run"], "usage:"),
+        ([], "usage:"),
+    ],
+)
+def test_a_crash_point_that_cannot_be_reached_is_refused(arguments, says):
+    """A mistyped crash point is an error, not a run that is never killed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "batchrun.testing.crashpoints", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0 and says in done.stderr

@@ -1,0 +1,114 @@
+"""Which module may change the disk, and how.
+
+What is durable goes through ``adapters/disk.py``: the power cuts of ``tests/crash/test_power.py``
+see what passes there, and nothing else. A change that passes elsewhere would never be cut.
+"""
+
+import ast
+
+# Calls that change the disk: of ``os`` and ``shutil``, and methods of paths and what else opens.
+OF_OS = {
+    *"fdatasync fdopen fsync ftruncate link makedirs mkdir mkfifo open posix_fallocate".split(),
+    *"pwrite pwritev remove removedirs rename renames replace rmdir sendfile symlink".split(),
+    *"truncate unlink write writev".split(),
+}
+OF_SHUTIL = {*"copy copy2 copyfile copyfileobj copytree move rmtree".split()}
+OF_PATHS = {
+    *"hardlink_to mkdir open rename rmdir symlink_to touch truncate unlink".split(),
+    *"write_bytes write_text".split(),
+}
+OURS = {"disk", "draft", "files"}
+"""What has methods of these names and goes through the seam itself."""
+OF_TEMPFILE = {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile"}
+
+# Where that stands all the same: the module, the calls, and the reason.
+EXCEPTIONS = {
+    "batchrun.adapters.disk": ({"os.open", "os.fsync"}, "it is the one place"),
+    "batchrun.adapters.files": (
+        {"shutil.copyfileobj", "folder.mkdir"},
+        "copies into a draft; a folder that is there by now",
+    ),
+    "batchrun.adapters.lock": ({"os.open"}, "asks for a lock by looking"),
+    "batchrun.adapters.flight": (
+        {"os.posix_fallocate"},
+        "space for notes that nobody flushes; the model takes any mixture of them",
+    ),
+    "batchrun.adapters.taking": ({"shutil.move"}, "from one disk to another, by --restart"),
+    "batchrun.adapters.object_store": (
+        {"tempfile.mkstemp", "os.fdopen", "os.unlink"},
+        "a file without a name, for what was fetched",
+    ),
+    "batchrun.adapters.recorded": (
+        {"shutil.copyfile", "tempfile.TemporaryDirectory"},
+        "a look at a copy of the state file",
+    ),
+    "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
+    "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
+    "batchrun.adapters.ids": (
+        {"tempfile.TemporaryDirectory", "Path.open"},
+        "room that is thrown away, to find ids that come twice",
+    ),
+}
+
+
+def writing(module):
+    """Yield the line and the name of every call that may change the disk."""
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name) and node.func.id == "open" and _writes(node, 1):
+            yield node.lineno, "open"
+        if not isinstance(node.func, ast.Attribute):
+            continue
+        owner, name = ast.unparse(node.func.value), node.func.attr
+        owner = "Path" if owner.startswith("Path(") else owner
+        known = {"os": OF_OS, "shutil": OF_SHUTIL, "tempfile": OF_TEMPFILE}
+        if owner in known:
+            if name in known[owner]:
+                yield node.lineno, f"{owner}.{name}"
+        elif name in OF_PATHS and owner not in OURS and (name != "open" or _writes(node, 0)):
+            yield node.lineno, f"{owner}.{name}"
+
+
+def _writes(call, place):
+    """Whether an ``open`` is given a mode that writes, or one that nobody can read here."""
+    modes = call.args[place : place + 1] + [k.value for k in call.keywords if k.arg == "mode"]
+    if not modes:
+        return False
+    if isinstance(modes[0], ast.Constant) and isinstance(modes[0].value, str):
+        return bool(set(modes[0].value) & set("wax+"))
+    return False
+
+
+def test_what_is_durable_passes_the_seam(package):
+    """Only named calls of named modules change the disk elsewhere, and no name outlives them."""
+    adapters = [one for one in package if one.name.startswith("batchrun.adapters")]
+    found = {one.name: {call for _, call in writing(one)} for one in adapters}
+    strays = [
+        f"{one.path}:{line} {call}"
+        for one in adapters
+        for line, call in writing(one)
+        if call not in EXCEPTIONS.get(one.name, ((), ""))[0]
+    ]
+    assert not strays, (
+        "A power cut in the tests sees only what goes through adapters/disk.py: call that, or name "
+        "the call in EXCEPTIONS with the reason.\n" + "\n".join(strays)
+    )
+    idle = {
+        name: sorted(calls - found.get(name, set()))
+        for name, (calls, _) in EXCEPTIONS.items()
+        if calls - found.get(name, set())
+    }
+    assert not idle, f"An exception that no longer is one: take it out of EXCEPTIONS: {idle}"
+
+
+def test_writing_is_seen(parse_module):
+    """The rule sees functions, methods of paths and modes; reading passes."""
+    source = (
+        "import os, shutil\n"
+        "os.rename(a, b)\nshutil.move(a, b)\nfolder.mkdir()\n(folder / 'x').unlink()\n"
+        "path.open('wb')\nopen(path, mode='a')\n"
+        "path.open('rb')\nopen(path)\ntext.replace(a, b)\ndisk.unlink(path)\nstore.open(name)\n"
+    )
+    module = parse_module("batchrun/adapters/x.py", source)
+    assert [line for line, _ in writing(module)] == [2, 3, 4, 5, 6, 7]
