@@ -201,7 +201,7 @@ class _Session:
         outbox: Outbox | None = None,
     ) -> Result:
         """Wire the engine, run it, sum up."""
-        opened = self._opened
+        opened, tally = self._opened, self._tally
         clock = LoopClock()
         if signals:
             on_signals(switch, self._say)
@@ -210,7 +210,8 @@ class _Session:
         sealer = parts.Sealer(opened.parts, opened.journal)
         before = self._count_resumed()
         states = opened.journal.states
-        budgets = Budgets(self._settings, states, ledger_of(before), self._prices, switch)
+        ledger, say = ledger_of(before), tally.notices.append
+        budgets = Budgets(self._settings, states, ledger, self._prices, switch, say)
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -233,7 +234,7 @@ class _Session:
                 monitor = Monitor(
                     engine=engine,
                     lanes=lanes,
-                    tally=self._tally,
+                    tally=tally,
                     switch=switch,
                     spending=budgets.spending,
                 )

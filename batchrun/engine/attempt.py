@@ -198,7 +198,8 @@ class AttemptLoop:
     ) -> Reserved:
         """What the row's exchange may cost, once the budgets have it."""
         try:
-            reserved = await spending.reserve(lane.name, run.request, self._clock.wall_us())
+            named = lane.name_of(run.request.model)
+            reserved = await spending.reserve(lane.name, named, run.request, self._clock.wall_us())
         except BaseException:
             permit.settle(0)
             raise
