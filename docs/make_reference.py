@@ -217,7 +217,7 @@ STATUS = {
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
         "What holds the run back: `concurrency`, `rpm`, `tpm`, `limits` (those that the server "
-        "tells), `server` (its throttling), `outage`, `source` (reading the input), `cpu`, or "
+        "tells), `server` (its throttling), `outage`, `budget` (nearly used up), `source` (reading the input), `cpu`, or "
         "null."
     ),
     "cost_usd": "The bill so far, of all sessions. Null while no cost is known.",

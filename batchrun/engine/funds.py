@@ -83,6 +83,11 @@ class Funds:
             reserved_tokens=None if tokens is None else tokens.reserved,
         )
 
+    @property
+    def full(self) -> bool:
+        """Whether requests wait for room in a budget."""
+        return any(budget is not None and budget.full for budget in (self._cost, self._tokens))
+
     def _warn(self, ahead: Projection, budget: Budget) -> None:
         """Say that the budget will not do. What is charged goes by the bill and, of exchanges that
         nobody told the cost of, by their worst case: as many of these are expected further on.

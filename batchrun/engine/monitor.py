@@ -44,7 +44,7 @@ class EndpointSnapshot:
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``limits``,
-    ``server``, ``outage``, ``source``, ``cpu``, or None. The costs are of all sessions, None
+    ``server``, ``outage``, ``budget``, ``source``, ``cpu``, or None. The costs are of all sessions, None
     while none is known; ``money`` is None where besides there is no budget.
     """
 
@@ -151,6 +151,8 @@ class Monitor:
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:
         if wall_s > 0 and cpu_s / wall_s >= BUSY:
             return "cpu"
+        if self._funds.full:
+            return "budget"
         held = self._held_by()
         if held is None and self._engine.waiting_for_input:
             return "source"

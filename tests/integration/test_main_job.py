@@ -145,7 +145,8 @@ def test_the_display_fits_a_narrow_terminal():
     rates = {"requests_per_s": 1234.0, "tokens_per_s": 234_567.0, "throttled": 12_345}
     more = {"in_flight": 512, "eta_s": 7000.0, "elapsed_s": 900.0, "bound_by": "server"}
     each = [
-        EndpointSnapshot(n, "down", 64, 1, 99_999, 1, 1, 12.0, None, None) for n in ("a", "b" * 50)
+        EndpointSnapshot(n, "down", 64, 1, 99_999, 1, 1, 12.0, None, None, [])
+        for n in ("a", "b" * 50)
     ]
     more["endpoints"] = tuple(each)
     more["cost_usd"] = 12_345.67891
