@@ -217,8 +217,8 @@ STATUS = {
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
         "What holds the run back: `concurrency`, `rpm`, `tpm`, `limits` (those that the server "
-        "tells), `server` (its throttling), `outage`, `budget` (nearly used up), `source` (reading the input), `cpu`, or "
-        "null."
+        "tells), `server` (its throttling), `outage`, `budget` (nearly used up), "
+        "`source` (reading the input), `cpu`, or null."
     ),
     "cost_usd": "The bill so far, of all sessions. Null while no cost is known.",
     "wasted_cost_usd": "Of it, what was no answer of an `ok` row.",

@@ -44,8 +44,8 @@ class EndpointSnapshot:
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``limits``,
-    ``server``, ``outage``, ``budget``, ``source``, ``cpu``, or None. The costs are of all sessions, None
-    while none is known; ``money`` is None where besides there is no budget.
+    ``server``, ``outage``, ``budget``, ``source``, ``cpu``, or None. The costs are of
+    all sessions, None while none is known; ``money`` is None where besides there is no budget.
     """
 
     state: str
