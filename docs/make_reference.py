@@ -185,6 +185,13 @@ SUMMARY = {
     "budget.held_usd": "Of it, those worst cases.",
     "budget.charged_tokens": "The same for `--max-total-tokens`.",
     "budget.held_tokens": "Of it, the worst cases of exchanges that did not tell.",
+    "projected.cost_usd": (
+        "What the whole run will have cost, if its pending rows cost as the others did (retries "
+        "included). Null where no row is pending, and where it cannot be told."
+    ),
+    "projected.low_usd": "The lower end of the interval that holds it in nine of ten cases.",
+    "projected.high_usd": "The upper end. Both are null below 30 finished rows.",
+    "projected.pending_cost_usd": "Of `cost_usd`, the pending rows.",
     "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
     "started_at": "When the first session began, UTC.",
@@ -211,11 +218,19 @@ STATUS = {
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
         "What holds the run back: `concurrency`, `rpm`, `tpm`, `limits` (those that the server "
-        "tells), `server` (its throttling), `outage`, `source` (reading the input), `cpu`, or "
-        "null."
+        "tells), `server` (its throttling), `outage`, `budget` (nearly used up), "
+        "`source` (reading the input), `cpu`, or null."
     ),
     "cost_usd": "The bill so far, of all sessions. Null while no cost is known.",
     "wasted_cost_usd": "Of it, what was no answer of an `ok` row.",
+    "money": (
+        "Null while no cost is known and there is no budget. Else an object, null in what cannot "
+        "be told: `per_hour_usd` (over the last 15 seconds), `per_ok_row_usd`; `projected_usd` for "
+        "the whole run, `projected_low_usd` and `projected_high_usd`, which hold it in nine of ten "
+        "cases; `max_cost_usd` with `charged_usd`, `held_usd` (of it, for exchanges whose cost "
+        "nobody told) and `reserved_usd` (set aside for those that are out, on top); the same with "
+        "`max_total_tokens`, `charged_tokens`, `held_tokens`, `reserved_tokens`."
+    ),
     "pid": "The process.",
     "host": "Its machine.",
     "endpoints": (
