@@ -75,7 +75,7 @@ class Lock:
     def acquire(self) -> None:
         """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
         try:
-            self._descriptors.append(disk.open_file(self.folder, os.O_RDONLY | os.O_CLOEXEC))
+            self._descriptors.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
             _take(self._descriptors[-1])
             self._descriptors.append(open_private(self.note))
             _take(self._descriptors[-1])

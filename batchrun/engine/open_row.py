@@ -35,7 +35,8 @@ class RowRun:
     ``phase`` is ``waiting`` (at the gate or in a backoff: may be given up when the run stops),
     ``sending`` or ``settled``. ``rulings`` counts its failures by rule; ``doubts`` are those that
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
-    away since it last waited, ``failed_at`` is the one where it failed last.
+    away since it last waited, ``failed_at`` is the one where it failed last. ``cost_pd``
+    is what its exchanges cost so far, as far as that is known.
     """
 
     request: Request
@@ -47,6 +48,7 @@ class RowRun:
     probes: int = 0
     shunned: int = 0
     failed_at: int | None = None
+    cost_pd: int = 0
 
     def shun(self, endpoint: int) -> None:
         """Go elsewhere, as long as there is an endpoint in service that it does not shun."""

@@ -45,8 +45,9 @@ EXCEPTIONS = {
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a look at a copy of the state file",
     ),
-    "batchrun.adapters.sources.local": ({"os.open", "os.fdopen"}, "reads, without waiting"),
+    "batchrun.adapters.sources.local": ({"os.open", "os.fdopen"}, "reads a file that a row names"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
+    "batchrun.adapters.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
     "batchrun.adapters.ids": (
         {"tempfile.TemporaryDirectory", "Path.open"},
