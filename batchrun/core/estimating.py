@@ -120,10 +120,15 @@ class Adder:
         self.models: dict[str, Sums] = {}
         self._prices = prices
         self._wall_us = wall_us
+        self._names = {
+            (endpoint.name, here): there
+            for endpoint in endpoints
+            for here, there in (endpoint.models or {}).items()
+        }
         self._known: dict[tuple[str, str | None], list[tuple[str, Price | None]]] = {}
 
-    def add(self, model: str, body: dict[str, Any], size_bytes: int, prompt: Prompt) -> None:
-        """A request of this body, and what its prompt holds."""
+    def add(self, model: str, body: dict[str, Any], wire: bytes, prompt: Prompt) -> None:
+        """A request of this body, its bytes as they are sent, and what its prompt holds."""
         sums = self.models.get(model)
         if sums is None:
             sums = self.models[model] = Sums()
@@ -134,7 +139,7 @@ class Adder:
         sums.unstated += not stated
         sums.output.add(output.low, output.likely, output.high)
         try:
-            most = worst_case(body, size_bytes)
+            most = worst_case(body, wire)
             sums.most_tokens += most.tokens
         except UnboundedError:
             most = None
@@ -158,7 +163,9 @@ class Adder:
             if most is None or bill.most_pd is None:
                 bill.most_pd = None
             else:
-                bill.most_pd += price.most_pd(most.input_tokens, most.output_tokens)
+                there = self._names.get((name, model), model)
+                worst_pd = self._prices.most_pd(name, model, there, most, self._wall_us)
+                bill.most_pd = None if worst_pd is None else bill.most_pd + worst_pd
 
     def _priced(self, model: str, tier: str | None) -> list[tuple[str, Price | None]]:
         """The price at each endpoint that serves the model."""

@@ -111,7 +111,7 @@ def _add(
         return False
     fields = msgspec.json.decode(request.body)
     counted = prompt(fields, tokenizers.count(request.model))
-    adder.add(request.model, fields, len(request.body), counted)
+    adder.add(request.model, fields, request.body, counted)
     if keep is not None:
         keep.offer(request, counted.tokens)
     return True

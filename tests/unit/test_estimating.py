@@ -12,7 +12,10 @@ from batchrun.core.price_table import OwnPrice
 from batchrun.core.pricing import Quote, price
 from batchrun.core.prompt_tokens import Prompt
 from batchrun.core.settings import resolve
+from batchrun.core.worst_case import MARGIN_TOKENS
 
+WIRE = b" " * 500
+"""A body as it is sent: the bound of its prompt is made of the bytes alone."""
 PROMPT = Prompt(100.0, 90.0, 120.0, 0)
 
 
@@ -41,12 +44,16 @@ def adder(*endpoints, prices=("m",)):
 def test_answers_are_bounded_by_their_limits():
     """A limit is the upper end, for every choice; what states none has no bound."""
     found, _ = adder()
-    found.add("m", {"max_tokens": 50, "n": 2}, 500, PROMPT)
-    found.add("m", {"max_completion_tokens": 10_000}, 500, PROMPT)
+    found.add("m", {"max_tokens": 50, "n": 2}, WIRE, PROMPT)
+    found.add("m", {"max_completion_tokens": 10_000}, WIRE, PROMPT)
     sums = found.models["m"]
     assert sums.output.whole() == {"low": 105, "estimate": 840, "high": 10_100}
-    assert (sums.unstated, sums.unbounded, sums.most_tokens) == (0, 0, 2 * 564 + 10_100)
-    found.add("m", {}, 500, PROMPT)
+    assert (sums.unstated, sums.unbounded, sums.most_tokens) == (
+        0,
+        0,
+        2 * (500 + MARGIN_TOKENS) + 10_100,
+    )
+    found.add("m", {}, WIRE, PROMPT)
     assert sums.output.whole()["high"] == 14_100
     assert (sums.unstated, sums.unbounded) == (1, 1)
     assert sums.most_pd() is None
@@ -55,14 +62,14 @@ def test_answers_are_bounded_by_their_limits():
 def test_costs_are_of_the_figures():
     """Low, likely and high by hand, and the worst case."""
     found, said = adder()
-    found.add("m", {"max_tokens": 100}, 500, PROMPT)
+    found.add("m", {"max_tokens": 100}, WIRE, PROMPT)
     cost = found.models["m"].cost({"one": 1.0})
     assert cost.dollars() == {
         "low": (90 + 5 * 10) / 1e6,
         "estimate": (100 + 40 * 10) / 1e6,
         "high": (120 + 100 * 10) / 1e6,
     }
-    assert found.models["m"].most_pd() == (564 + 1000) * 10**6
+    assert found.models["m"].most_pd() == (500 + MARGIN_TOKENS + 1000) * 10**6
     assert said == []
 
 
@@ -70,7 +77,7 @@ def test_an_unknown_price_is_said_once_and_never_a_zero():
     """The cost of a model without a price is null, and so is the bound in money."""
     found, said = adder()
     for _ in range(3):
-        found.add("x", {"max_tokens": 100}, 500, PROMPT)
+        found.add("x", {"max_tokens": 100}, WIRE, PROMPT)
     assert found.models["x"].cost({"one": 1.0}) is None
     assert found.models["x"].most_pd() is None
     assert len(said) == 1 and '[prices."x"]' in said[0]
@@ -81,7 +88,7 @@ def test_a_price_at_one_of_two_endpoints_is_no_price():
     quoted = Listed(price(Quote(Decimal(1), Decimal(1))))
     book = PriceBook({}, lambda name, *_: quoted if name == "a" else None, lambda _: None)
     found = Adder((endpoint("a"), endpoint("b")), book, 0)
-    found.add("m", {"max_tokens": 1}, 500, PROMPT)
+    found.add("m", {"max_tokens": 1}, WIRE, PROMPT)
     assert found.models["m"].cost({"a": 1.0, "b": 1.0}) is None
     assert found.models["m"].most_pd() is None
 
@@ -94,7 +101,7 @@ def test_endpoints_that_differ_make_a_range():
         {}, lambda name, *_: Listed(price(Quote(rates[name], Decimal(0)))), lambda _: None
     )
     found = Adder(two, book, 0)
-    found.add("m", {"max_tokens": 1}, 500, PROMPT)
+    found.add("m", {"max_tokens": 1}, WIRE, PROMPT)
     cost = found.models["m"].cost({"cheap": 3.0, "dear": 1.0})
     assert cost.dollars() == {"low": 90 / 1e6, "estimate": 150 / 1e6, "high": 360 / 1e6}
 
@@ -102,7 +109,7 @@ def test_endpoints_that_differ_make_a_range():
 def test_only_endpoints_that_serve_the_model_count():
     """A row is priced where it may go."""
     found, _ = adder(endpoint("a", ["m"]), endpoint("b", ["x"]))
-    found.add("m", {"max_tokens": 1}, 500, PROMPT)
+    found.add("m", {"max_tokens": 1}, WIRE, PROMPT)
     assert list(found.models["m"].bills) == ["a"]
     assert Sums().cost({}) is None
 
