@@ -191,23 +191,6 @@ def test_what_is_spent_without_a_budget_counts_too(cli):
         assert 0.04e12 <= server.billed_pd - spent_pd <= 0.05e12
 
 
-def test_a_session_that_sends_nothing_leaves_no_log_behind(cli):
-    """A killed one had read shards of which no row was sent. The next has no budget to read on."""
-    _rows(cli.folder / "rows.jsonl", 100)
-    with Billing(8, unanswered=1.0) as server:
-        command = _arguments(cli, server.url, "--shard-rows", 10)
-        live = cli.start(*command, "--concurrency", 8)
-        deadline_s = time.monotonic() + 30
-        checkpoint = cli.folder / "run" / "checkpoint"
-        while sum(log.stat().st_size > 500 for log in checkpoint.glob("shard-*.log")) < 3:
-            assert time.monotonic() < deadline_s and live.process.poll() is None
-            time.sleep(0.01)
-        live.kill()
-        done = cli(*command, "--concurrency", 1, "--max-cost", 0.000001)
-    assert done.code == 3, done.err
-    cli.verified("run")
-
-
 def test_answers_that_do_not_say_what_they_used_stay_charged(cli):
     """With their worst case: the server may count anything up to it."""
     _rows(cli.folder / "rows.jsonl", 3000)
