@@ -151,13 +151,12 @@ def _run(
     from batchrun.adapters import open_files
     from batchrun.standing_in import standing_in
     from batchrun.views import ending
-    from batchrun.views.text import safe
 
     make_lean()
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
-        observers = [stack.enter_context(_progress(tell))] if progress else []
+        observers = [stack.enter_context(progress_on(tell))] if progress else []
         result = assemble.run(
             settings,
             environment,
@@ -167,12 +166,12 @@ def _run(
             started_s=STARTED_S,
         )
     if result.stop is not None:
-        say(safe(f"batchrun: {result.stop.message}"))
+        say(f"batchrun: {result.stop.message}")
     if result.observer_failures:
         tell(f"warning: the display failed {result.observer_failures} times")
     if result.duplicate_id is not None:
         tell(
-            f"warning: custom_id {safe(result.duplicate_id)!r} comes more than once; rows are "
+            f"warning: custom_id {result.duplicate_id!r} comes more than once; rows are "
             "told apart by `row`"
         )
     if result.sent_nothing:
@@ -206,7 +205,7 @@ def _changes(flags: dict[str, Any]) -> Changes:
 
 
 @contextlib.contextmanager
-def _progress(tell: Callable[[str], None]) -> Iterator[Observer]:
+def progress_on(tell: Callable[[str], None]) -> Iterator[Observer]:
     """The display that suits stderr."""
     from batchrun.views.progress import LiveProgress, PlainProgress
 

@@ -99,6 +99,10 @@ class PriceBook:
             self._known[key] = known
         return known[1]
 
+    def price_of(self, endpoint: str, model: str, tier: str | None, wall_us: int) -> Price | None:
+        """The price of what a request asks for, before it is answered; None where none is known."""
+        return self._price(endpoint, model, None, tier, wall_us)
+
     def most_pd(
         self, endpoint: str, asked: str, named: str, worst: WorstCase, wall_us: int
     ) -> int | None:
