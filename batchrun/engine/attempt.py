@@ -300,7 +300,7 @@ class AttemptLoop:
                 )
                 if not self.pool.close(lane, stop, run.request.model):
                     self._journal.post(attempt)
-                    self._switch.stop(stop)
+                    self.pool.stop(lane, stop)
                     raise LeftPendingError
                 at_gate = True
             case Action.THROTTLE:

@@ -17,6 +17,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
@@ -162,12 +163,18 @@ class Pool:
                 self._check_closed(line.route)
         return True
 
+    def stop(self, lane: Lane, why: Stop | None) -> None:
+        """Stop the run for what an endpoint did; of several, the reason names it."""
+        assert why is not None
+        named = (
+            why if self.only is not None else replace(why, message=f"{lane.name}: {why.message}")
+        )
+        self._switch.stop(named)
+
     def _check_closed(self, route: Route) -> None:
         """Stop the run where rows wait for endpoints that are all left out."""
         if route and all(lane.closed is not None for lane in route):
-            stop = route[0].closed
-            assert stop is not None
-            self._switch.stop(stop)
+            self.stop(route[0], route[0].closed)
 
     def _check_open(self, route: Route) -> None:
         self._check_closed(route)

@@ -144,7 +144,8 @@ def test_the_display_fits_a_narrow_terminal():
     rates = {"requests_per_s": 1234.0, "tokens_per_s": 234_567.0, "throttled": 12_345}
     more = {"in_flight": 512, "eta_s": 7000.0, "elapsed_s": 900.0, "bound_by": "server"}
     each = [
-        EndpointSnapshot(n, "down", 64, 1, 99_999, 1, 1, 12.0, None, None) for n in ("a", "b" * 50)
+        EndpointSnapshot(n, "down", 64, 1, 99_999, 1, 1, 12.0, None, None, [])
+        for n in ("a", "b" * 50)
     ]
     more["endpoints"] = tuple(each)
     with LiveProgress(console) as live:
@@ -161,8 +162,33 @@ def test_the_display_fits_a_narrow_terminal():
         "cost $0.0000  in flight 512",
     ]
     assert found[7].startswith("a  down, probed  12/s")
-    assert found[8] == "b" * 39 + "\N{HORIZONTAL ELLIPSIS}"
+    assert found[8].startswith("b" * 19 + "\N{HORIZONTAL ELLIPSIS}  down, probed")
     assert max(map(len, lines)) <= 40
+
+
+def test_the_display_shows_endpoints_in_trouble_first():
+    """Of 20 endpoints the last is down: it has a line, and the display stays small."""
+    from rich.console import Console
+
+    from batchrun.engine.monitor import EndpointSnapshot, Snapshot
+    from batchrun.views.progress import LiveProgress
+
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False)
+    states = ["up"] * 18 + ["throttled", "down"]
+    each = tuple(
+        EndpointSnapshot(f"rack-{n}", state, 4, 1, 1, 0, 0, 12.0, None, None, [])
+        for n, state in enumerate(states)
+    )
+    plain = dict.fromkeys((field.name for field in dataclasses.fields(Snapshot)), 0)
+    with LiveProgress(console) as live:
+        live(Snapshot(**(plain | {"state": "running", "bound_by": None, "endpoints": each})))
+        shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", console.file.getvalue())
+    found = [line for line in shown.splitlines() if line.startswith(("rack", "and"))]
+    assert found[0].startswith("rack-19  down, probed")
+    assert found[1].startswith("rack-18  throttled")
+    assert found[2].startswith("rack-0  up")
+    assert len(found) == 8
+    assert found[-1] == "and 13 more"
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_the_run_stops_once_all_endpoints_are_left_out():
     servers = [_server(lambda *_: refusal(401)), _server(lambda *_: refusal(402))]
     rig, _ = _run(50, servers)
     assert rig.switch.reason.by in ("auth", "billing")
+    assert rig.switch.reason.message.startswith(("e0: ", "e1: "))
     assert not rig.outcomes
 
 
