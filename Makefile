@@ -16,7 +16,7 @@ REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requir
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz simulate bench docs pins clean
+.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz simulate soak audit bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -59,6 +59,12 @@ fuzz: $(DEV) ## random replies, streams and headers against their readers, for F
 
 simulate: $(DEV) ## SEEDS (1000) whole runs on virtual time, from seed FIRST (0); SEED=123 replays one
 	$(BIN)/python -m batchrun.testing.simulate $(if $(SEED),--seed $(SEED),--first $${FIRST:-0} --seeds $${SEEDS:-1000})
+
+soak: $(DEV) ## runs under every fault for SOAK_SECONDS (3600): nothing may grow, nothing may be lost
+	$(BIN)/python benchmarks/soak.py --seconds $${SOAK_SECONDS:-3600}
+
+audit: $(DEV) ## hold the pinned dependencies against known advisories; says so where it cannot
+	$(BIN)/python .ci/audit.py requirements/run.txt
 
 bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 	$(BIN)/python benchmarks/ratio.py

@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--reply-bytes", type=int, default=2048)
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--max-mb", type=float, help="fail where a peak is above this")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()
     peaks_mb: dict[int, float] = {}
@@ -31,10 +32,12 @@ def main() -> None:
     growth_mb = peaks_mb[options.rows[-1]] - peaks_mb[options.rows[0]]
     if options.json:
         print(json.dumps({"rss_max_mb": peaks_mb, "growth_mb": growth_mb}))
-        return
-    for rows, peak_mb in peaks_mb.items():
-        print(f"{rows:>10} rows {peak_mb:8.1f} MB")
-    print(f"{'growth':>15} {growth_mb:8.1f} MB")
+    else:
+        for rows, peak_mb in peaks_mb.items():
+            print(f"{rows:>10} rows {peak_mb:8.1f} MB")
+        print(f"{'growth':>15} {growth_mb:8.1f} MB")
+    if options.max_mb is not None and max(peaks_mb.values()) > options.max_mb:
+        raise SystemExit(f"more than {options.max_mb:g} MB")
 
 
 if __name__ == "__main__":

@@ -427,7 +427,7 @@ def stored():
             started_at_us=0, queue_s=0.0, latency_s=0.0, http_status=reply.status,
             error_class=verdict.error_class, error_code=verdict.code,
             retry_after_s=verdict.wait_s, usage=verdict.usage,
-            cost_usd=None, request_id=request_id(reply.headers), unanswered=False,
+            cost_pd=None, request_id=request_id(reply.headers), unanswered=False,
         )  # fmt: skip
         failure = None
         if completion is None:

@@ -45,7 +45,7 @@ class DiskStore:
     def prepare(self) -> None:
         """See ``store.Store``."""
         for kind in KINDS:
-            files.make_folder(self.folder / kind)
+            files.make_folder(self.folder / kind, private=True)
         for folder in (self.folder, *(self.folder / kind for kind in KINDS)):
             for draft in folder.glob(f"*{files.TEMPORARY}"):
                 disk.unlink(draft)

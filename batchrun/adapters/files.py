@@ -25,6 +25,7 @@ PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 SHARED_FILE = 0o666
 TEMPORARY = ".tmp"
+_ANEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def _nothing(name: str, path: Path) -> None:
@@ -47,15 +48,24 @@ class Draft:
 
     Usable as the sink of a Parquet writer. ``rename`` gives it its name; leaving it without one
     leaves a ``*.tmp`` file that the next start removes. ``foreign`` is for files outside a run
-    directory: nobody's ``*.tmp`` is overwritten, and the file's mode is what the umask says.
+    directory: nobody's ``*.tmp`` is overwritten, and the file's mode is what the umask says, or
+    that of the file which it replaces.
+
+    What lies under its name aside is never written into: it may be a link to somewhere else, or
+    open in another process.
     """
 
     def __init__(self, path: Path, *, foreign: bool = False) -> None:
         self.path = path
         self._aside = aside(path, foreign=foreign)
-        flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if foreign else os.O_TRUNC)
+        if not foreign:
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(self._aside)
         mode = SHARED_FILE if foreign else PRIVATE_FILE
-        descriptor = disk.open_file(self._aside, flags, mode)
+        descriptor = disk.open_file(self._aside, _ANEW, mode)
+        if foreign:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(descriptor, path.stat().st_mode & 0o777)
         self._file: IO[bytes] = disk.writer(descriptor, "wb", 2**18)
         self._sha256 = hashlib.sha256()
         self.size = 0
@@ -141,6 +151,21 @@ def aside(path: Path, *, foreign: bool = False) -> Path:
     return path.with_name(name + TEMPORARY)
 
 
+def open_private(path: Path) -> int:
+    """Open or make a file of ours for reading and writing, for its owner alone; its descriptor.
+
+    A symbolic link in its place is not followed: whoever may write into the folder could have
+    written that. Raises ``OSError``.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return disk.open_file(path, flags, PRIVATE_FILE)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"{path.name} is a symbolic link; remove it") from None
+        raise
+
+
 def sync_folder(folder: Path) -> None:
     """Names given in this folder survive a power cut."""
     disk.sync_folder(folder)
@@ -220,7 +245,14 @@ def copy_whole(source: IO[bytes] | io.BufferedIOBase, target: Path) -> None:
 
 
 def make_folder(folder: Path, *, private: bool = False) -> None:
-    """Make a folder and those above it, durably named."""
+    """Make a folder and those above it, durably named. ``private`` is for its owner alone; one
+    that is there keeps its mode.
+
+    Raises ``OSError``, also for a symbolic link that somebody else made: it would lead our files to
+    a place of their choice.
+    """
+    if folder.is_symlink() and folder.lstat().st_uid not in (0, os.geteuid()):
+        raise OSError(errno.ELOOP, f"{folder.name} is a symbolic link of another user; remove it")
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     for made in reversed(missing):
         with contextlib.suppress(FileExistsError):  # somebody else was quicker

@@ -41,8 +41,7 @@ class FlightLog:
     def __init__(self, path: Path, slots: int) -> None:
         """Start an empty log with room for ``slots`` rows; it grows when they are used up."""
         self._path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._descriptor = disk.open_file(path, flags, files.PRIVATE_FILE)
+        self._descriptor = files.open_private(path)
         disk.truncate(self._descriptor, 0)
         self._slots = 0
         self._map: mmap.mmap | None = None

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchrun.adapters import disk
-from batchrun.adapters.files import PRIVATE_FILE
+from batchrun.adapters.files import open_private
 from batchrun.errors import RunLockedError, StorageError
 
 NAME = "lock"
@@ -75,10 +75,10 @@ class Lock:
     def acquire(self) -> None:
         """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
         try:
-            for path, flags in ((self.folder, os.O_RDONLY), (self.note, os.O_RDWR | os.O_CREAT)):
-                descriptor = disk.open_file(path, flags | os.O_CLOEXEC, PRIVATE_FILE)
-                self._descriptors.append(descriptor)
-                _take(descriptor)
+            self._descriptors.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
+            _take(self._descriptors[-1])
+            self._descriptors.append(open_private(self.note))
+            _take(self._descriptors[-1])
             self._refuse_living()
         except BlockingIOError:
             self.release(clear=False)

@@ -116,8 +116,7 @@ class ShardLog:
         self.path = path
         self.shard = shard
         self.generation = generation
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._descriptor = disk.open_file(path, flags, files.PRIVATE_FILE)
+        self._descriptor = files.open_private(path)
         try:
             self.size = os.fstat(self._descriptor).st_size
             if self._is_begun():

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import disk, files
+from batchrun.adapters import files
 from batchrun.adapters.log import damaged
 from batchrun.errors import StorageError, UsageError
 from batchrun.records import Position, ShardState
@@ -67,8 +67,8 @@ class StateFile:
         self._writing = threading.Lock()  # shards are recorded in one thread, budgets in others
         fresh = not path.exists()
         try:
-            if fresh:
-                os.close(disk.open_file(path, os.O_WRONLY | os.O_CREAT, files.PRIVATE_FILE))
+            if fresh or path.is_symlink():
+                os.close(files.open_private(path))  # SQLite would follow a link, and share the file
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             message = f"cannot open {path}: {error}"

@@ -13,8 +13,10 @@ import contextlib
 import errno
 import json
 import secrets
+import shlex
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,13 +109,17 @@ def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], 
 
 
 def _move(folder: Path, target: Path) -> None:
-    """Move a folder, to another disk if need be: then a kill leaves some of it at both places."""
+    """Move a folder, to another disk if need be: then a kill leaves some of it at both places. A
+    copy is private from its first byte on.
+    """
     try:
         disk.rename(folder, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        shutil.move(folder, target)
+        disk.make_folder(target, files.PRIVATE_FOLDER)
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+        shutil.rmtree(folder)
     files.sync_folder(target.parent)
 
 
@@ -195,9 +201,13 @@ def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
 def _lock_made(folder: Path, checkpoint: Path, what: str, say: Callable[[str], None]) -> Lock:
     """The lock of a folder and its checkpoint, both made; they may be one."""
     try:
-        if folder != checkpoint:
-            files.make_folder(folder)
-        files.make_folder(checkpoint, private=True)
+        for place in dict.fromkeys((folder, checkpoint)):
+            files.make_folder(place, private=True)
+            if place.stat().st_mode & stat.S_IWOTH:
+                say(
+                    f"warning: every user of this machine may write into {place}, and so could "
+                    f"change its answers: chmod o-w {shlex.quote(str(place))}"
+                )
         lock = Lock(folder, checkpoint / NAME, say)
         lock.acquire()
     except OSError as error:

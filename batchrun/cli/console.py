@@ -13,6 +13,7 @@ import click
 
 from batchrun.cli.standard_streams import forsake
 from batchrun.errors import BatchrunError
+from batchrun.views.text import safe
 
 BROKEN_PIPE = 128 + 13
 """The exit code of a command whose reader went away, as shells give it for SIGPIPE."""
@@ -21,9 +22,14 @@ BROKEN_PIPE = 128 + 13
 def say(text: str) -> None:
     """A message for the user, on stderr. A closed stderr is no reason to stop."""
     try:
-        click.echo(text, err=True)
+        click.echo(safe(text), err=True)
     except OSError:
         forsake(2)
+
+
+def show(text: str) -> None:
+    """A line of what was asked for, on stdout, for people."""
+    click.echo(safe(text))
 
 
 def put_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.adapters.configuration import read_environment
-from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.cli.console import exit_codes, put_json, say, show
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core import setting_table
 from batchrun.core.redact import public_url
@@ -134,10 +134,8 @@ def _report(
 
 
 def _show(endpoint: Endpoint, checks: list[Check]) -> None:
-    from batchrun.views.text import safe
-
-    click.echo(f"{endpoint.name}: {public_url(endpoint.base_url)}")
+    show(f"{endpoint.name}: {public_url(endpoint.base_url)}")
     for check in checks:
-        click.echo(safe(f"  {check.status:<8} {check.name:<8} {check.message}"))
+        show(f"  {check.status:<8} {check.name:<8} {check.message}")
         if check.todo is not None:
-            click.echo(safe(f"{'':<20}-> {check.todo}"))
+            show(f"{'':<20}-> {check.todo}")

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write the lines of failed rows into a file of their own, as the Batch API does.",
 )
+@click.option(
+    "--formulas",
+    is_flag=True,
+    help="Leave text in CSV as it is, also what a spreadsheet would run as a formula. Without this "
+    "an apostrophe is put before text that begins with = + - @, a tab or a line break.",
+)
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 @click.option("--checkpoint", metavar="DIR", help="Where the checkpoint lives, if not in DIR.")
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
@@ -46,6 +52,7 @@ def command(
     target: str,
     kind: str | None,
     errors: str | None,
+    formulas: bool,
     force: bool,
     checkpoint: str | None,
     quiet: bool,
@@ -77,6 +84,7 @@ def command(
                 chosen,
                 errors=errors,
                 force=force,
+                formulas=formulas,
                 checkpoint=checkpoint,
                 stdout=sys.stdout.buffer if target == "-" else None,
             )

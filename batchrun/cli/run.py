@@ -151,7 +151,6 @@ def _run(
     from batchrun.adapters import open_files
     from batchrun.standing_in import standing_in
     from batchrun.views import ending
-    from batchrun.views.text import safe
 
     make_lean()
     with contextlib.ExitStack() as stack:
@@ -167,12 +166,12 @@ def _run(
             started_s=STARTED_S,
         )
     if result.stop is not None:
-        say(safe(f"batchrun: {result.stop.message}"))
+        say(f"batchrun: {result.stop.message}")
     if result.observer_failures:
         tell(f"warning: the display failed {result.observer_failures} times")
     if result.duplicate_id is not None:
         tell(
-            f"warning: custom_id {safe(result.duplicate_id)!r} comes more than once; rows are "
+            f"warning: custom_id {result.duplicate_id!r} comes more than once; rows are "
             "told apart by `row`"
         )
     if result.sent_nothing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from batchrun.cli.console import exit_codes, put_json
+from batchrun.cli.console import exit_codes, put_json, show
 
 
 @click.command("status")
@@ -21,4 +21,4 @@ def command(folder: str, checkpoint: str | None, as_json: bool) -> None:
             put_json(found)
             return
         for line in status.lines(found, folder, checkpoint):
-            click.echo(line)
+            show(line)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from batchrun.adapters.configuration import read_environment
-from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.cli.console import exit_codes, put_json, say, show
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core import setting_table
 
@@ -69,5 +69,5 @@ def command(
         else:
             with contextlib.suppress(BrokenPipeError):
                 for line in report.lines(quiet=quiet):
-                    click.echo(line)
+                    show(line)
         sys.exit(0 if report.ok else 1)

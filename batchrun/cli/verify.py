@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from batchrun.cli.console import exit_codes, put_json
+from batchrun.cli.console import exit_codes, put_json, show
 from batchrun.core.setting_table import BY_NAME
 
 
@@ -53,5 +53,5 @@ def command(
             put_json(report.as_dict())
         else:
             for line in report.lines():
-                click.echo(line)
+                show(line)
         sys.exit(0 if report.ok else 1)

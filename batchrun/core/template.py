@@ -8,6 +8,8 @@ here, in one place:
 - Null is *undefined* to the library (``Context`` leaves it out): it prints as nothing, also through
   filters and ``~``, is false, and what is looked up in it is null again. Columns that do not
   exist are found before the first row, by ``Template.paths``; so the leniency hides no typo.
+- Data chooses no amounts without bounds: a rendering has so many steps (``STEPS_MAX``), and an
+  amount that comes from a column (``indent(n)``, ``batch(n)``) or a format that does is limited.
 - A list or an object prints as JSON, an empty list as nothing (that is also what a slice of
   null is). Bytes, and methods that were not called, cannot be printed.
 
@@ -26,7 +28,7 @@ from batchrun.core.template_syntax import is_template
 from batchrun.errors import RowError, UsageError
 
 if TYPE_CHECKING:
-    from minijinja import TemplateError
+    from minijinja import Environment, TemplateError
 
 Context = Mapping[str, Any]
 """The values of a row by the names templates use. Null is left out."""
@@ -37,6 +39,12 @@ Rendered = Callable[[Context], Any]
 _EXPRESSION = re.compile(r"\s*\{\{[-+]?(.*?)[-+]?\}\}\s*", re.DOTALL)
 _DEFECTS = frozenset({"UnknownFilter", "UnknownTest", "UnknownFunction", "TemplateNotFound"})
 _INT_MAX = 2**126  # larger ones would become floats inside the library
+STEPS_MAX = 10_000_000
+"""The instructions of one rendering, about a second; then it fails."""
+AMOUNT_MAX = 10_000
+"""Larger amounts in ``_AMOUNTS`` would make the library ask for memory until the process dies."""
+_AMOUNTS = ("indent", "batch", "slice", "format")
+_WIDE = re.compile(r"%[^%a-zA-Z]*\d{5}")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -65,6 +73,10 @@ class Templates:
         self._environment.add_filter("tojson", _to_json)
         self._environment.add_filter("join", _join)
         self._environment.add_test("none", lambda value: value is None)
+        self._environment.fuel = STEPS_MAX
+        library = Environment(undefined_behavior="chainable")
+        for name in _AMOUNTS:
+            self._environment.add_filter(name, _bounded(name, library))
         # It would print the whole row, and the library's inside.
         self._environment.remove_global("debug")
         self._count = 0
@@ -198,6 +210,7 @@ def _shown(value: object) -> object:
 
 def _to_json(value: object, indent: int | None = None) -> str:
     """Compact JSON with every character as it is; with ``indent``, over several lines."""
+    _require_bounds("tojson", [indent])
     try:
         text = _encode(value)
     except TypeError:
@@ -212,6 +225,29 @@ def _join(values: Iterable[Any] | None, separator: str = "", attribute: str | No
     if attribute is not None:
         items = (item.get(attribute) if isinstance(item, dict) else None for item in items)
     return separator.join(str(_shown(item)) for item in items)
+
+
+def _bounded(name: str, library: Environment) -> Callable[..., Any]:
+    """A filter of the library that refuses amounts above ``AMOUNT_MAX``."""
+
+    def bounded(value: object, *given: object, **named: object) -> Any:
+        amounts = (*given, *named.values()) if name != "format" else ()
+        _require_bounds(name, amounts)
+        if name == "format" and isinstance(value, str) and _WIDE.search(value):
+            _require_bounds(name, [AMOUNT_MAX + 1])
+        words = [f"a{place}" for place in range(len(given))] + [f"{key}={key}" for key in named]
+        context = {f"a{place}": each for place, each in enumerate(given)} | named
+        if value is not None:  # null is undefined, as everywhere
+            context["value"] = value
+        return library.eval_expr(f"value | {name}({', '.join(words)})", **context)
+
+    return bounded
+
+
+def _require_bounds(name: str, amounts: Iterable[object]) -> None:
+    if any(isinstance(amount, int) and amount > AMOUNT_MAX for amount in amounts):
+        message = f"{name} takes amounts up to {AMOUNT_MAX:,}"
+        raise ValueError(message)
 
 
 class _Compiling:

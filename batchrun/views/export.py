@@ -23,7 +23,7 @@ from batchrun.core import batch_lines
 from batchrun.core.addresses import local_path
 from batchrun.errors import StorageError, UsageError
 from batchrun.views import status
-from batchrun.views.flat import flat, flat_type
+from batchrun.views.flat import flat, flat_type, without_formulas
 from batchrun.views.published import Results
 
 FORMATS = {
@@ -92,13 +92,15 @@ def export(
     *,
     errors: str | None = None,
     force: bool = False,
+    formulas: bool = False,
     checkpoint: str | None = None,
     stdout: Sink | None = None,
 ) -> Exported:
     """Write the results of a run directory into one file, or into ``stdout``.
 
     With ``errors`` (JSON Lines only) the lines of failed rows go into a file of their own. A file
-    appears whole or not at all; one that exists is only replaced with ``force``. Raises
+    appears whole or not at all; one that exists is only replaced with ``force``, and keeps its
+    mode. ``formulas`` leaves text in CSV as it is that a spreadsheet would run. Raises
     ``UsageError``, ``DamagedError`` or ``StorageError``.
     """
     found = status.read(folder, checkpoint)
@@ -109,7 +111,10 @@ def export(
         drafts = [stack.enter_context(_draft(Path(name))) for name in targets]
         try:
             sinks: list[Sink] = [*([stdout] if stdout else []), *drafts]
-            ok, error = _WRITERS[kind](results, *sinks)
+            if kind == "csv":
+                ok, error = _write_csv(results, *sinks, formulas=formulas)
+            else:
+                ok, error = _WRITERS[kind](results, *sinks)
             for draft in drafts:
                 draft.sync()
             for draft in drafts:
@@ -218,12 +223,17 @@ def _write_parquet(results: Results, sink: Sink) -> tuple[int, int]:
     return ok, rows - ok
 
 
-def _write_csv(results: Results, sink: Sink) -> tuple[int, int]:
+def _write_csv(results: Results, sink: Sink, *, formulas: bool) -> tuple[int, int]:
     ok = rows = 0
+
+    def guarded(table: pa.Table) -> pa.Table:
+        return table if formulas else without_formulas(table)
+
     schema = pa.schema([(field.name, flat_type(field.type)) for field in results.schema])
+    schema = guarded(schema.empty_table()).schema
     with pacsv.CSVWriter(pa.PythonFile(sink, mode="w"), schema) as writer:
         for table in results.tables():
-            writer.write_table(flat(table).cast(schema))
+            writer.write_table(guarded(flat(table)).cast(schema))
             ok += _ok(table)
             rows += table.num_rows
     return ok, rows - ok
@@ -233,4 +243,4 @@ def _ok(table: pa.Table) -> int:
     return int(pc.sum(pc.equal(table.column("status"), "ok")).as_py() or 0)
 
 
-_WRITERS: dict[str, Any] = {"jsonl": _write_jsonl, "parquet": _write_parquet, "csv": _write_csv}
+_WRITERS: dict[str, Any] = {"jsonl": _write_jsonl, "parquet": _write_parquet}

@@ -10,6 +10,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+_FORMULA = r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
+_NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)*([eE][+-]?[0-9]+)?$"
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -19,6 +21,33 @@ def flat(table: pa.Table) -> pa.Table:
         [flat_column(table.column(place)) for place in range(table.num_columns)],
         names=table.schema.names,
     )
+
+
+def without_formulas(table: pa.Table) -> pa.Table:
+    """The same table with an apostrophe before every text that a spreadsheet would take for a
+    formula, names of columns included. Plain numbers such as ``-5`` stay.
+
+    Spreadsheets run what begins with one of these characters (CWE-1236), and answers and input are
+    written by others.
+    """
+    names = pa.chunked_array([pa.array(table.schema.names, pa.string())])
+    return pa.table(
+        [_without_formulas(column) for column in table.columns],
+        names=_without_formulas(names).to_pylist(),
+    )
+
+
+def _without_formulas(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    begun = pc.match_substring_regex(column, _FORMULA)
+    if not pc.any(begun).as_py():
+        return column
+    harmful = pc.and_not(begun, pc.match_substring_regex(column, _NUMBER))
+    marked = pc.binary_join_element_wise(
+        pa.scalar("'", column.type), column, pa.scalar("", column.type)
+    )
+    return pc.if_else(harmful, marked, column)
 
 
 def flat_type(kind: pa.DataType) -> pa.DataType:

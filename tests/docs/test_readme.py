@@ -20,6 +20,7 @@ import pytest
 from batchrun.core import settings as config
 from batchrun.core import shaping
 from batchrun.core.setting_table import BY_NAME, TABLE
+from batchrun.core.setting_values import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -265,7 +266,8 @@ def test_the_config_tells_the_defaults():
         if default in (None, {}, ()):
             assert example, f"{name} has no default: mark the line as an example"
         else:
-            assert not example and value == default, f"{name} is {value}, the default {default}"
+            known = checked(BY_NAME[name], value)
+            assert not example and known == default, f"{name} is {value}, the default {default}"
 
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_reference():

@@ -102,7 +102,7 @@ def test_a_run_with_prices(cli, simulator, jsonl, published, summary):
     assert totals["unpriced_attempts"] == 0
     assert f"cost ${totals['cost_usd']:.4f}" in done.err and "no price" not in done.err
     live = json.loads((cli.folder / "run" / "checkpoint" / "status.json").read_text())
-    assert live["cost_usd"] <= totals["cost_usd"]
+    assert (live["cost_usd"] or 0.0) <= totals["cost_usd"]  # it may be from before the first
 
 
 def test_sessions_keep_adding(cli, here, simulator, jsonl, published, summary):
@@ -243,7 +243,7 @@ def test_what_a_killed_session_spent_is_known(tmp_path):
     """Before its logs are published, the bill counts them: answers, waste, and what had no cost."""
     journal = Journal(tmp_path, 10)
     try:
-        assert spent(journal) == (None, 0)
+        assert spent(journal)[:2] == (None, 0)
         kept, failed = samples.answered(0, 2), samples.failed(1)
         journal.write([
             samples.attempt(0, 1, cost_pd=5),
@@ -251,7 +251,7 @@ def test_what_a_killed_session_spent_is_known(tmp_path):
             failed._replace(attempt=failed.attempt._replace(cost_pd=11)),
             samples.attempt(2, 1),
         ])  # fmt: skip
-        assert spent(journal) == (23, 16)
+        assert spent(journal)[:2] == (23, 16)
     finally:
         journal.close()
 

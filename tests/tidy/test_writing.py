@@ -33,7 +33,10 @@ EXCEPTIONS = {
         {"os.posix_fallocate"},
         "space for notes that nobody flushes; the model takes any mixture of them",
     ),
-    "batchrun.adapters.taking": ({"shutil.move"}, "from one disk to another, by --restart"),
+    "batchrun.adapters.taking": (
+        {"shutil.copytree", "shutil.rmtree"},
+        "from one disk to another, by --restart",
+    ),
     "batchrun.adapters.object_store": (
         {"tempfile.mkstemp", "os.fdopen", "os.unlink"},
         "a file without a name, for what was fetched",
@@ -42,6 +45,7 @@ EXCEPTIONS = {
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a look at a copy of the state file",
     ),
+    "batchrun.adapters.sources.local": ({"os.open", "os.fdopen"}, "reads a file that a row names"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
     "batchrun.adapters.ids": (
