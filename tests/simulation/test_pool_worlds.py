@@ -13,7 +13,7 @@ from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import chat_row, fault, ok, refusal
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
 
-SEEDS = 16
+SEEDS = 12
 MODELS = "abc"
 FATAL = {401: "auth", 402: "billing", 403: "forbidden"}
 WEATHER = ("connect", "cut", "timeout", "hang", "503", "500", "429", "429+5", "429 now and then")
