@@ -15,6 +15,7 @@ from batchrun.core.setting_table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_
 from batchrun.errors import UsageError
 
 MODELS_SHOWN = 8
+NAME_CHARACTERS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ def _flag_of(name: str) -> str:
 
 def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
     """The endpoint by checked values. Raises ``UsageError`` where they do not go together."""
+    _check_name(value["endpoint.name"])
     concurrency = value["endpoint.concurrency"]
     provider = value["endpoint.provider"]
     preset = None if provider is None else provider_named(provider)
@@ -114,6 +116,17 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
         models=value["endpoint.models"],
         weight=value["endpoint.weight"],
     )
+
+
+def _check_name(name: str | None) -> None:
+    """It stands in tables, and on one line of a terminal."""
+    if name is not None and not (name.isprintable() and len(name) <= NAME_CHARACTERS_MAX):
+        short = name if len(name) <= NAME_CHARACTERS_MAX else name[:20] + "..."
+        message = (
+            f"endpoint.name is {short!r}; expected at most {NAME_CHARACTERS_MAX} printable "
+            "characters on one line"
+        )
+        raise UsageError(message)
 
 
 def told_apart(endpoints: Sequence[Endpoint], given: Sequence[str | None]) -> tuple[Endpoint, ...]:

@@ -17,8 +17,9 @@ from batchrun.errors import UnboundedError
 from batchrun.records import WorstCase
 
 MARGIN_TOKENS = 1024
-"""For what a server adds to the prompt whatever it holds: a system prompt of its own (some 700
-tokens at Grok 4, 500 in Mistral's templates), and how tools are to be called (500 for Claude)."""
+"""For what a server adds to the prompt whatever it holds: a system prompt of its own, marks around
+messages, how tools are to be called. Generous: nobody documents it for all models. A bill above the
+worst case is noticed, and later reservations are raised by as much."""
 
 IMAGE_TOKENS_MAX = 50_000
 """Above the dearest documented image: 48,169 tokens for gpt-4o-mini in high detail (2,833 and 5,667

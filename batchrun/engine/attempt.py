@@ -228,7 +228,13 @@ class AttemptLoop:
         if health is not None:
             elsewhere = self.pool.elsewhere(run, lane)
             verdict = lane.outage.ruled(
-                run, verdict, health, probe=probe, sent_at_s=sent_at_s, elsewhere=elsewhere
+                run,
+                verdict,
+                health,
+                probe=probe,
+                sent_at_s=sent_at_s,
+                elsewhere=elsewhere,
+                alone=not self.pool.others(run, lane),
             )
         elif not lane.outage.clean:
             lane.outage.answered()
@@ -236,7 +242,7 @@ class AttemptLoop:
             lane.exchanges.failed += 1
             if verdict.error_class == "not_found" and verdict.action is Action.FAIL:
                 # Another endpoint may have what this one has not.
-                elsewhere = self.pool.elsewhere(run, lane)
+                elsewhere = self.pool.known_elsewhere(run, lane)
                 verdict = verdict._replace(action=Action.HOLD) if elsewhere else verdict
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
@@ -296,7 +302,7 @@ class AttemptLoop:
                 )
                 if not self.pool.close(lane, stop, run.request.model):
                     self._journal.post(attempt)
-                    self._switch.stop(stop)
+                    self.pool.stop(lane, stop)
                     raise LeftPendingError
                 at_gate = True
             case Action.THROTTLE:

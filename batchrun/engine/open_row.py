@@ -35,8 +35,9 @@ class RowRun:
     ``phase`` is ``waiting`` (at the gate or in a backoff: may be given up when the run stops),
     ``sending`` or ``settled``. ``rulings`` counts its failures by rule; ``doubts`` are those that
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
-    away since it last waited, ``failed_at`` is the one where it failed last. ``cost_pd``
-    is what its exchanges cost so far, as far as that is known.
+    away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
+    the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
+    known.
     """
 
     request: Request
@@ -47,6 +48,7 @@ class RowRun:
     doubts: list[Doubt] = field(default_factory=list)
     probes: int = 0
     shunned: int = 0
+    lacking: int = 0
     failed_at: int | None = None
     cost_pd: int = 0
 
@@ -57,3 +59,11 @@ class RowRun:
     def shuns(self, endpoint: int) -> bool:
         """Whether it does."""
         return bool(self.shunned >> endpoint & 1)
+
+    def lack(self, endpoint: int) -> None:
+        """Go there no more, as long as one in service may have what this one has not."""
+        self.lacking |= 1 << endpoint
+
+    def lacks(self, endpoint: int) -> bool:
+        """Whether an endpoint has not what the row asks for."""
+        return bool(self.lacking >> endpoint & 1)

@@ -84,12 +84,14 @@ class Outage:
         probe: bool,
         sent_at_s: float,
         elsewhere: bool = False,
+        alone: bool = True,
     ) -> Verdict:
         """What becomes of a row whose exchange tells of bad health: the verdict, or that it is
         to be held until the endpoint is back, or goes ``elsewhere`` if it can.
 
         Leaving an endpoint costs nothing where there is another: then fewer rows are evidence, and
-        none is charged for finding nobody there, or ends for what one endpoint did.
+        none is charged for finding nobody there, or ends for what one endpoint did. An endpoint
+        that never answered stops the run only where it is ``alone``.
         """
         if verdict.action is Action.STOP:
             return verdict
@@ -99,7 +101,8 @@ class Outage:
             self._probes += 1
             run.probes += 1
             self._wait(verdict)
-            self._give_up(verdict)
+            if alone:
+                self._give_up(verdict)
             charged = health is Health.AILING and run.probes > PROBES_FREE
             return verdict if charged else _held(verdict)
         if verdict.action is Action.FREE:

@@ -3,6 +3,7 @@
 Each attempt picks anew, among the endpoints that serve the row's model: the one with the smallest
 share of its permits in use. An endpoint that is down is picked when its next probe is due. A row
 that finds none to take it waits here and not at one gate, so that the first that can takes it.
+Rows that may go to the same endpoints wait in one line; of all lines, who came first goes first.
 
 With a single endpoint there is nothing to pick, and ``only`` leads past all this.
 """
@@ -11,9 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
@@ -31,9 +35,31 @@ PATIENCE_S = 5.0
 Route = tuple[Lane, ...]
 
 
-class _Turn(NamedTuple):
-    """A row that waits for an endpoint."""
+class _Line(NamedTuple):
+    """What rows have in common that may go to the same endpoints: see ``RowRun``."""
 
+    route: Route
+    shunned: int
+    lacking: int
+
+    @property
+    def open_to(self) -> Route:
+        """The endpoints that its rows would go to, if they were free: those that neither turned
+        them away nor lack what they ask for, as long as there is one in service.
+        """
+        if not self.shunned | self.lacking:
+            return self.route
+        for bits in (self.shunned | self.lacking, self.lacking):
+            left = tuple(lane for lane in self.route if not bits >> lane.number & 1)
+            if any(lane.in_service for lane in left):
+                return left
+        return self.route
+
+
+class _Turn(NamedTuple):
+    """A row that waits for an endpoint. ``number`` tells who came first."""
+
+    number: int
     run: RowRun
     lane: asyncio.Future[Lane]
 
@@ -54,7 +80,8 @@ class Pool:
             model: tuple(lane for lane in lanes if lane.serves(model))
             for model in {name for lane in lanes for name in lane.models or ()}
         }
-        self._turns: dict[Route, deque[_Turn]] = {}
+        self._turns: dict[_Line, deque[_Turn]] = {}
+        self._numbers = itertools.count()
         self._serving: asyncio.Handle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         if self.only is None:
@@ -69,21 +96,21 @@ class Pool:
         """Whether the row would wait for endpoints of its own, while others may be idle."""
         if self.only is not None:
             return False
-        route = self.route(run.request.model)
-        return len(route) < len(self.lanes) and self._pick(route, run) is None
+        line = self._line(run)
+        return len(line.route) < len(self.lanes) and self._free(line, run) is None
 
     async def enter(self, run: RowRun) -> tuple[Lane, Permit]:
         """Return when the row's request may be sent, and where."""
         tokens = run.request.tokens
         if self.only is not None:
             return self.only, await self.only.gate.enter(tokens)
-        route = self.route(run.request.model)
         while True:
-            self._check_open(route)
-            lane = None if self._turns.get(route) else self._pick(route, run)
+            line = self._line(run)
+            self._check_open(line.route)
+            lane = self._free(line, run)
             if lane is None:
-                lane = await self._turn(route, run)
-            if not (lane.gate.paced and self._others(route, lane)):
+                lane = await self._turn(line, run)
+            if not (lane.gate.paced and self.others(run, lane)):
                 return lane, await lane.gate.enter(tokens)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
@@ -100,9 +127,24 @@ class Pool:
             other is not lane
             and other.in_service
             and not run.shuns(other.number)
+            and not run.lacks(other.number)
             and (not now or other.gate.ready_in_s <= 0)
             for other in self.route(run.request.model)
         )
+
+    def known_elsewhere(self, run: RowRun, lane: Lane) -> bool:
+        """Whether another endpoint in service may have what the row asks for and this one lacks."""
+        if self.only is not None:
+            return False
+        run.lack(lane.number)
+        route = self.route(run.request.model)
+        return any(other.in_service and not run.lacks(other.number) for other in route)
+
+    def others(self, run: RowRun, lane: Lane) -> bool:
+        """Whether another endpoint in service serves the row's model."""
+        if self.only is not None:
+            return False
+        return any(o is not lane and o.in_service for o in self.route(run.request.model))
 
     def close(self, lane: Lane, stop: Stop, model: str) -> bool:
         """Send nothing more to an endpoint in this session, if another one serves this model:
@@ -117,53 +159,63 @@ class Pool:
             self._tally.notices.append(
                 f"{lane.name} is left out from now on: {stop.message}. The other endpoints go on"
             )
-            for route, turns in self._turns.items():
-                if turns:
-                    self._check_closed(route)
+            for line in self._turns:
+                self._check_closed(line.route)
         return True
+
+    def stop(self, lane: Lane, why: Stop | None) -> None:
+        """Stop the run for what an endpoint did; of several, the reason names it."""
+        assert why is not None
+        named = (
+            why if self.only is not None else replace(why, message=f"{lane.name}: {why.message}")
+        )
+        self._switch.stop(named)
 
     def _check_closed(self, route: Route) -> None:
         """Stop the run where rows wait for endpoints that are all left out."""
         if route and all(lane.closed is not None for lane in route):
-            stop = route[0].closed
-            assert stop is not None
-            self._switch.stop(stop)
+            self.stop(route[0], route[0].closed)
 
     def _check_open(self, route: Route) -> None:
         self._check_closed(route)
         if self._switch.stopping:
             raise LeftPendingError
 
-    @staticmethod
-    def _others(route: Route, lane: Lane) -> bool:
-        return any(other is not lane and other.in_service for other in route)
+    def _line(self, run: RowRun) -> _Line:
+        return _Line(self.route(run.request.model), run.shunned, run.lacking)
+
+    def _free(self, line: _Line, run: RowRun) -> Lane | None:
+        """The endpoint that takes a row now, and that nobody waits for."""
+        lane = self._pick(line, run)
+        if lane is None or any(lane in waiting.open_to for waiting in self._turns):
+            return None
+        return lane
 
     @staticmethod
-    def _pick(route: Route, run: RowRun) -> Lane | None:
+    def _pick(line: _Line, run: RowRun) -> Lane | None:
         """The endpoint that takes a row now, None where all are at their limits."""
         best, least = None, math.inf
-        shuns = run.shunned and any(
-            lane.in_service and not run.shuns(lane.number) for lane in route
-        )
-        for lane in route:
+        open_to = line.open_to
+        for lane in line.route:
             if lane.closed is not None or lane.promised or lane.gate.ready_in_s > 0:
                 continue
             if lane.outage.down:
                 return lane  # its probe is due
-            if shuns and run.shuns(lane.number):
+            if open_to is not line.route and lane not in open_to:
                 continue
             load = lane.load + (lane.number == run.failed_at)
             if load < least:
                 best, least = lane, load
         return best
 
-    async def _turn(self, route: Route, run: RowRun) -> Lane:
-        """Wait in line for an endpoint of a route."""
+    async def _turn(self, line: _Line, run: RowRun) -> Lane:
+        """Wait in line for an endpoint."""
         found = asyncio.get_running_loop().create_future()
-        self._turns.setdefault(route, deque()).append(_Turn(run, found))
+        turn = _Turn(next(self._numbers), run, found)
+        self._turns.setdefault(line, deque()).append(turn)
         self._changed()
         # A row that waits for endpoints of its own leaves its place to rows for the others.
-        apart = len(route) < len(self.lanes)
+        apart = line.shunned or line.lacking or len(line.route) < len(self.lanes)
         try:
             with self._room.asleep() if apart else contextlib.nullcontext():
                 lane: Lane = await found
@@ -178,28 +230,35 @@ class Pool:
 
     def _changed(self) -> None:
         """A gate may let somebody in. It is looked at when whoever changed it is through."""
-        if self._serving is None and any(self._turns.values()):
+        if self._serving is None and self._turns:
             self._serving = asyncio.get_running_loop().call_soon(self._serve)
 
     def _serve(self) -> None:
         """Give those that wait their turn, and look again when the next gate opens."""
         self._serving = None
-        soonest_s = math.inf
-        for route, turns in self._turns.items():
-            while turns:
-                turn = turns[0]
-                if turn.lane.done():  # cancelled
-                    turns.popleft()
-                    continue
-                lane = self._pick(route, turn.run)
+        heads = [(turns[0].number, line) for line, turns in self._turns.items()]
+        heapq.heapify(heads)
+        while heads:
+            _, line = heapq.heappop(heads)
+            turns = self._turns[line]
+            turn = turns[0]
+            if not turn.lane.done():  # else it was cancelled
+                lane = self._pick(line, turn.run)
                 if lane is None:
-                    break
-                turns.popleft()
+                    continue  # nobody in this line gets one: what is promised stays so
                 lane.promised = True
                 turn.lane.set_result(lane)
+            turns.popleft()
             if turns:
-                waits = (lane.gate.ready_in_s for lane in route if lane.closed is None)
-                soonest_s = min([soonest_s, *(wait_s for wait_s in waits if wait_s > 0)])
+                heapq.heappush(heads, (turns[0].number, line))
+            else:
+                del self._turns[line]
+        waits = (
+            lane.gate.ready_in_s
+            for lane in {lane for line in self._turns for lane in line.route}
+            if lane.closed is None
+        )
+        soonest_s = min((wait_s for wait_s in waits if wait_s > 0), default=math.inf)
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 ENDPOINTS_SHOWN = 8
-"""Lines of the live display for endpoints, where there are several."""
+"""Lines of the live display for endpoints, where there are several: those in trouble first."""
 
 
 def line(s: Snapshot) -> str:
@@ -41,7 +41,7 @@ def line(s: Snapshot) -> str:
         parts.insert(0, "stopping")
     if s.bound_by is not None:
         parts.append(f"bound by {s.bound_by}")
-    parts += [f"{e.name} {e.state}" for e in s.endpoints if e.state in ("down", "closed")]
+    parts += [f"{safe(e.name)} {e.state}" for e in s.endpoints if e.state in ("down", "closed")]
     return " | ".join(parts)
 
 
@@ -104,9 +104,26 @@ def _display(s: Snapshot, width: int) -> RenderableType:
         *_flow([ok, failed, f"retried {s.retries:,}", f"throttled {s.throttled:,}"], width),
         *_flow([*rates, f"in flight {s.in_flight}"], width),
         *(line for pieces in spent if pieces for line in _flow(pieces, width)),
-        *(_endpoint(each, width) for each in s.endpoints[:ENDPOINTS_SHOWN] if len(s.endpoints) > 1),
+        *_endpoints(s.endpoints, width),
         Text(_last_line(s), style="dim"),
     )
+
+
+def _endpoints(endpoints: Sequence[EndpointSnapshot], width: int) -> Iterator[Text]:
+    """A line for each of several endpoints, and one for those that have no line of their own."""
+    from rich.text import Text
+
+    if len(endpoints) < 2:
+        return
+    first = endpoints
+    if len(endpoints) > ENDPOINTS_SHOWN:
+        rank = list(HEALTH)
+        first = sorted(endpoints, key=lambda e: rank.index(e.state), reverse=True)
+        first = first[: ENDPOINTS_SHOWN - 1]
+    for each in first:
+        yield _endpoint(each, width)
+    if left := len(endpoints) - len(first):
+        yield Text(f"and {left} more", style="dim")
 
 
 def _endpoint(e: EndpointSnapshot, width: int) -> Text:
@@ -115,7 +132,9 @@ def _endpoint(e: EndpointSnapshot, width: int) -> Text:
 
     state = Text(HEALTH[e.state], {"up": "green", "throttled": "yellow"}.get(e.state, "red"))
     numbers = f"{rate(e.requests_per_s)}  in flight {e.in_flight}  answered {e.answers:,}"
-    line = Text.assemble(safe(e.name), "  ", state, "  ", numbers)
+    name = Text(safe(e.name))
+    name.truncate(max(8, width // 2), overflow="ellipsis")
+    line = Text.assemble(name, "  ", state, "  ", numbers)
     line.truncate(width, overflow="ellipsis")
     return line
 

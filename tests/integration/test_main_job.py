@@ -186,8 +186,33 @@ def test_the_display_fits_a_narrow_terminal():
         "1,234,567 of them unanswered",
     ]
     assert found[14].startswith("a  down, probed  12/s")
-    assert found[15] == "b" * 39 + "\N{HORIZONTAL ELLIPSIS}"
+    assert found[15].startswith("b" * 19 + "\N{HORIZONTAL ELLIPSIS}  down, probed")
     assert max(map(len, lines)) <= 40
+
+
+def test_the_display_shows_endpoints_in_trouble_first():
+    """Of 20 endpoints the last is down: it has a line, and the display stays small."""
+    from rich.console import Console
+
+    from batchrun.engine.monitor import EndpointSnapshot, Snapshot
+    from batchrun.views.progress import LiveProgress
+
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False)
+    states = ["up"] * 18 + ["throttled", "down"]
+    each = tuple(
+        EndpointSnapshot(f"rack-{n}", state, 4, 1, 1, 0, 0, 12.0, None, None, [])
+        for n, state in enumerate(states)
+    )
+    plain = dict.fromkeys((field.name for field in dataclasses.fields(Snapshot)), 0)
+    with LiveProgress(console) as live:
+        live(Snapshot(**(plain | {"state": "running", "bound_by": None, "endpoints": each})))
+        shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", console.file.getvalue())
+    found = [line for line in shown.splitlines() if line.startswith(("rack", "and"))]
+    assert found[0].startswith("rack-19  down, probed")
+    assert found[1].startswith("rack-18  throttled")
+    assert found[2].startswith("rack-0  up")
+    assert len(found) == 8
+    assert found[-1] == "and 13 more"
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_the_run_stops_once_all_endpoints_are_left_out():
     servers = [_server(lambda *_: refusal(401)), _server(lambda *_: refusal(402))]
     rig, _ = _run(50, servers)
     assert rig.switch.reason.by in ("auth", "billing")
+    assert rig.switch.reason.message.startswith(("e0: ", "e1: "))
     assert not rig.outcomes
 
 
@@ -260,3 +261,53 @@ def test_a_stop_leaves_nothing_behind(seed):
     assert rig.published_rows() == sorted(rig.outcomes)
     _ledger_is_true(rig, servers)
     assert all(isinstance(o.completion, Completion) for o in rig.outcomes.values())
+
+
+@pytest.mark.parametrize("status", [404, 429, 500])
+def test_rows_that_must_go_elsewhere_hold_nobody_up(status):
+    """A quick endpoint turns a few rows away, for which there is a slow one: while they wait for
+    it, the quick one works on at full speed.
+    """
+    quick = _server(
+        lambda request, before: refusal(status) if request.row % 50 == 0 and not before else ok(),
+        latency_s=0.1,
+    )
+    slow = _server(latency_s=20.0)
+    rig, _ = _run(2000, [quick, slow], rig={"max_attempts": 1})
+    assert sum(_count(rig).values()) == 2000
+    assert _sent(quick, 0, 45) >= 0.9 * 45 * 4 / 0.1
+
+
+def test_rows_with_one_endpoint_do_not_wait_for_those_with_two():
+    """Of rows that may go to both and rows that may go to one, who came first goes first: both
+    endpoints are busy to the end.
+    """
+    rows = [
+        row._replace(body=row.body | {"model": "ab"[n % 2]})
+        for n, row in enumerate(map(chat_row, range(400)))
+    ]
+    servers = [_server(latency_s=1.0), _server(latency_s=1.0)]
+    rig, took_s = _run(rows, servers, models=[{"a": "a"}, None])
+    assert sum(_count(rig).values()) == 400
+    assert took_s < 1.1 * 400 / 8
+
+
+def test_a_row_waits_for_the_endpoint_that_has_its_model():
+    """One has not the model, the other refuses for a while: no row fails for asking too soon."""
+    servers = [
+        _server(lambda request, _: refusal(404) if request.row % 2 else ok()),
+        _server(_between(1, 10, refusal(429, retry_after_s=3))),
+    ]
+    rig, _ = _run(150, servers, rig={"max_attempts": 1})
+    assert sum(_count(rig).values()) == 150
+    assert max(servers[0].asked_of.values()) == 1
+
+
+def test_one_that_never_answered_does_not_stop_a_run_that_has_another():
+    """Nothing has answered for longer than the longest wait: one is dead, the other slow."""
+    servers = [_server(lambda *_: fault("connect")), _server(latency_s=30.0)]
+    rig, _ = _run(20, servers, rig={"max_wait_s": 10.0})
+    assert _count(rig) == {"e1": 20}
+    servers = [_server(lambda *_: fault("connect")), _server(lambda *_: fault("cut"))]
+    rig, took_s = _run(20, servers, rig={"max_wait_s": 10.0})
+    assert rig.switch.reason.by == "connection" and took_s < 30

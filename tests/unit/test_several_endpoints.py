@@ -53,6 +53,17 @@ def test_names_tell_endpoints_apart():
     assert [endpoint.name for endpoint in found] == ["h-2", "h", "h-3", "groq", "groq-2"]
 
 
+@pytest.mark.parametrize("name", ["a\\nb", "\\u001b[31mred", "x" * 101])
+@pytest.mark.parametrize("more", ["", TWO])
+def test_a_name_stands_on_one_line(name, more):
+    """It is part of reports and of the live display; the error does not repeat what breaks them."""
+    with pytest.raises(
+        UsageError, match=r"endpoint\.name is '.{1,40}; expected at most 100"
+    ) as said:
+        _settings(f'[[endpoint]]\nname = "{name}"\nbase_url = "http://h/v1"\n{more}')
+    assert str(said.value).isprintable()
+
+
 def test_a_name_given_twice_is_refused():
     """Results tell endpoints apart by it."""
     table = '[[endpoint]]\nname = "a"\nbase_url = "http://h/v1"\n'
