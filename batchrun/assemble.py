@@ -32,6 +32,7 @@ from batchrun.adapters.status import StatusFile
 from batchrun.core import body, summary
 from batchrun.core.bounds import Finished
 from batchrun.core.duplicates import Duplicates
+from batchrun.core.projection import RowCosts
 from batchrun.core.settings import Settings
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
@@ -200,7 +201,7 @@ class _Session:
         outbox: Outbox | None = None,
     ) -> Result:
         """Wire the engine, run it, sum up."""
-        opened = self._opened
+        opened, tally = self._opened, self._tally
         clock = LoopClock()
         if signals:
             on_signals(switch, self._say)
@@ -209,7 +210,8 @@ class _Session:
         sealer = parts.Sealer(opened.parts, opened.journal)
         before = self._count_resumed()
         states = opened.journal.states
-        budgets = Budgets(self._settings, states, ledger_of(before), self._prices, switch)
+        ledger, say = ledger_of(before), tally.notices.append
+        budgets = Budgets(self._settings, states, ledger, self._prices, switch, say)
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -229,7 +231,13 @@ class _Session:
                 )
                 engine = self._engine(loop, journal, sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
-                monitor = Monitor(engine=engine, lanes=lanes, tally=self._tally, switch=switch)
+                monitor = Monitor(
+                    engine=engine,
+                    lanes=lanes,
+                    tally=tally,
+                    switch=switch,
+                    spending=budgets.spending,
+                )
                 await stack.enter_async_context(self._space.watched(switch))
                 watching = asyncio.create_task(self._watching.watch(monitor))
                 fault: BatchrunError | None = None
@@ -312,6 +320,7 @@ class _Session:
         self._tally.resumed_error = error - again.error
         before = spent(self._opened.journal)
         self._tally.cost_pd, self._tally.wasted_pd = before.bill_pd, before.wasted_pd
+        self._tally.row_costs = RowCosts.of(self._opened.journal.states.get("row_costs"))
         return before
 
     def _count_input(self, stop: Callable[[], bool]) -> int | None:
@@ -356,11 +365,16 @@ class _Session:
             settings=settings.public(),
             version=__version__,
             budget=budget,
+            projected=self._tally.projection(),
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit
-        opened.journal.states.put(wall_s=wall_s, input_rows=rows_input if whole else None)
+        opened.journal.states.put(
+            wall_s=wall_s,
+            input_rows=rows_input if whole else None,
+            row_costs=self._tally.row_costs.recorded(),
+        )
         if whole and self._changes.resend_changed and stop is None and fault is None:
             opened.all_resent()
         elif stop is not None and opened.again.rows:

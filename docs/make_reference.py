@@ -33,6 +33,7 @@ from batchrun.core import (  # noqa: E402
     outage,
     parameters,
     rules,
+    settings,
     summary,
 )
 from batchrun.core.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
@@ -42,7 +43,7 @@ from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
-from batchrun.views import export, validate  # noqa: E402
+from batchrun.views import estimate, estimate_report, export, validate  # noqa: E402
 from batchrun.views.findings import KINDS as DAMAGES  # noqa: E402
 from batchrun.views.findings import Report  # noqa: E402
 
@@ -184,6 +185,13 @@ SUMMARY = {
     "budget.held_usd": "Of it, those worst cases.",
     "budget.charged_tokens": "The same for `--max-total-tokens`.",
     "budget.held_tokens": "Of it, the worst cases of exchanges that did not tell.",
+    "projected.cost_usd": (
+        "What the whole run will have cost, if its pending rows cost as the others did (retries "
+        "included). Null where no row is pending, and where it cannot be told."
+    ),
+    "projected.low_usd": "The lower end of the interval that holds it in nine of ten cases.",
+    "projected.high_usd": "The upper end. Both are null below 30 finished rows.",
+    "projected.pending_cost_usd": "Of `cost_usd`, the pending rows.",
     "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
     "started_at": "When the first session began, UTC.",
@@ -210,11 +218,19 @@ STATUS = {
     "eta_s": "Seconds left at the present rate. Null while unknown.",
     "bound_by": (
         "What holds the run back: `concurrency`, `rpm`, `tpm`, `limits` (those that the server "
-        "tells), `server` (its throttling), `outage`, `source` (reading the input), `cpu`, or "
-        "null."
+        "tells), `server` (its throttling), `outage`, `budget` (nearly used up), "
+        "`source` (reading the input), `cpu`, or null."
     ),
     "cost_usd": "The bill so far, of all sessions. Null while no cost is known.",
     "wasted_cost_usd": "Of it, what was no answer of an `ok` row.",
+    "money": (
+        "Null while no cost is known and there is no budget. Else an object, null in what cannot "
+        "be told: `per_hour_usd` (over the last 15 seconds), `per_ok_row_usd`; `projected_usd` for "
+        "the whole run, `projected_low_usd` and `projected_high_usd`, which hold it in nine of ten "
+        "cases; `max_cost_usd` with `charged_usd`, `held_usd` (of it, for exchanges whose cost "
+        "nobody told) and `reserved_usd` (set aside for those that are out, on top); the same with "
+        "`max_total_tokens`, `charged_tokens`, `held_tokens`, `reserved_tokens`."
+    ),
     "pid": "The process.",
     "host": "Its machine.",
     "endpoints": (
@@ -261,6 +277,31 @@ VALIDATE = {
         "the rows where they came first and second. Exact, however many rows there are."
     ),
     "warnings": "What makes no row bad: repeated ids, rows of different kinds.",
+}
+ESTIMATE = {
+    "rows": "Rows read.",
+    "bad": "Rows that cannot be sent; `batchrun validate` names them.",
+    "prompt_tokens": "Tokens of all prompts: `estimate`, and between `low` and `high`.",
+    "completion_tokens": "Tokens of all answers, likewise: a prior, see [the page](estimate.md).",
+    "cost_usd": "What these cost, likewise. Null where a row has no price.",
+    "at_most": (
+        "The bound of all requests sent once, in `tokens` and `cost_usd`. Null where a row does "
+        "not limit its answer, or has no price."
+    ),
+    "time": (
+        "The seconds that the limits alone take: `at_least_by_rpm_s`, and `at_least_by_tpm_s` with "
+        "`estimate`, `low`, `high`. Null without limits."
+    ),
+    "models": "The same figures by model, and the cost at each of the `endpoints` that serve it.",
+    "tokens_counted_by": "`tokenizer`, or `bytes` where the extra `tokenizer` is not installed.",
+    "notes": "What the figures rest on, and what would make them better.",
+    "pilot": (
+        "Null without `--pilot`; else its `rows`, how many of them `failed`, its `directory`, "
+        "`wall_s`, `spent_usd`, and with confidence `level` the figures of the whole input, each "
+        "with `estimate`, `low`, `high`: `prompt_tokens`, `completion_tokens`, `cost_usd`, "
+        "`time_s`; `time_held_by` is `concurrency`, `rpm` or `tpm`. Figures are null where the "
+        "pilot was stopped."
+    ),
 }
 ERROR_CLASSES = {
     "invalid_row": "The input row cannot become a request. It is never sent.",
@@ -829,6 +870,12 @@ def json_files() -> Iterator[str]:
     yield "## Keys of `validate --json`"
     yield ""
     found = described("validate --json", validate.Report().as_dict(), VALIDATE)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Keys of `estimate --json`"
+    yield ""
+    given = settings.resolve({"input.files": ["-"], "output.dir": "."})
+    keys = estimate_report.Report(estimate.Estimate(given, tokenizer=False)).as_dict()
+    found = described("estimate --json", keys, ESTIMATE)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
     yield "## Keys of `export --json`"
     yield ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ class Budgets:
         ledger: Ledger,
         prices: PriceBook,
         switch: StopSwitch,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """``ledger`` is what the run directory adds up to before this session. Sessions without a
         budget keep the books too: what they spend counts in a later one.
@@ -36,6 +38,7 @@ class Budgets:
         if settings.has_budget:
             self.spending = Spending(
                 prices,
+                say=say,
                 cost=_budget(self._cost, "max_cost", settings.max_cost_pd, cost, switch),
                 tokens=_budget(
                     self._tokens, "max_total_tokens", settings.max_total_tokens, tokens, switch

@@ -45,7 +45,11 @@ class Account:
         kept = self._states.get(self._key)
         if kept is None:
             return Charge(now)
-        spent = max(kept["mark"], now) if "mark" in kept else kept["spent"] + now - kept["ledger"]
+        if "mark" in kept:
+            spent = max(kept["mark"], now)
+        else:
+            # A repair may have lost a part of the ledger; what was spent is spent.
+            spent = kept["spent"] + max(0, now - kept["ledger"])
         charge = Charge(spent, kept["held"], kept["unanswered"])
         self.close(charge, ledger)
         return charge

@@ -58,11 +58,14 @@ class Draft:
     def __init__(self, path: Path, *, foreign: bool = False) -> None:
         self.path = path
         self._aside = aside(path, foreign=foreign)
-        if not foreign:
-            with contextlib.suppress(FileNotFoundError):
-                disk.unlink(self._aside)
         mode = SHARED_FILE if foreign else PRIVATE_FILE
-        descriptor = disk.open_file(self._aside, _ANEW, mode)
+        try:
+            descriptor = disk.open_file(self._aside, _ANEW, mode)
+        except FileExistsError:
+            if foreign:
+                raise
+            disk.unlink(self._aside)
+            descriptor = disk.open_file(self._aside, _ANEW, mode)
         if foreign:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(descriptor, path.stat().st_mode & 0o777)

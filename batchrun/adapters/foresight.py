@@ -25,20 +25,25 @@ class Priced:
 
     def require(self, request: Request) -> None:
         """Raises ``UnboundedError`` where there is none."""
-        tier = None if request.worst is None else request.worst.tier
-        if (request.model, tier) in self._known:
+        worst = request.worst
+        assert worst is not None
+        if (request.model, worst.tier) in self._known:
             return
         for endpoint in self._endpoints:
-            if endpoint.serves(request.model) and not self._prices.price_of(
-                endpoint.name, request.model, tier, self._wall_us
-            ):
+            if not endpoint.serves(request.model):
+                continue
+            named = (endpoint.models or {}).get(request.model, request.model)
+            most_pd = self._prices.most_pd(
+                endpoint.name, request.model, named, worst, self._wall_us
+            )
+            if most_pd is None:
                 message = (
                     f"no price is known for model {request.model!r} at {endpoint.name}, so its "
                     f"cost has no bound: set {table_of(request.model)} in the config file, or "
                     "bound the tokens with --max-total-tokens instead of --max-cost"
                 )
                 raise UnboundedError(message)
-        self._known.add((request.model, tier))
+        self._known.add((request.model, worst.tier))
 
 
 def require_bounds(

@@ -165,7 +165,8 @@ def open_run(  # noqa: PLR0915 - every way to be refused, in order
             opened.beyond = again.count_beyond(parts, journal, settings.limit)
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
-        opened.touched = journal.touched()
+        # Logs of input alone too: nothing may be left to be published when the run has ended.
+        opened.touched = {number for number, log in journal.logs.items() if log.places}
         states = journal.shards()
         begun = {state.shard for state in states if not state.complete} | opened.touched
         opened.known |= {n: again.known(parts, journal, n) for n in begun}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from batchrun.adapters.journal import Journal, read_attempt, read_outcome
@@ -21,7 +22,13 @@ class Spent(NamedTuple):
 
 def published(totals: Totals) -> Spent:
     """What recorded totals say."""
-    return Spent(*totals.bill(), totals.overall()["total_tokens"])
+    return Spent(*totals.bill(), sum(map(_tokens, totals.usage_rows())))
+
+
+def _tokens(told: Mapping[str, int | None]) -> int:
+    """The tokens of an exchange or of many: some servers tell the parts and no total."""
+    parts = (told["prompt_tokens"] or 0) + (told["completion_tokens"] or 0)
+    return max(told["total_tokens"] or 0, parts)
 
 
 def spent(journal: Journal) -> Spent:
@@ -41,7 +48,7 @@ def spent(journal: Journal) -> Spent:
                 continue
             if attempt is None:
                 continue
-            tokens += attempt.usage.total_tokens or 0
+            tokens += _tokens(attempt.usage._asdict())
             if attempt.cost_pd is not None:
                 bill_pd = (bill_pd or 0) + attempt.cost_pd
                 wasted_pd += 0 if kept else attempt.cost_pd

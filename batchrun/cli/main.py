@@ -15,6 +15,7 @@ STARTED_S = time.monotonic()
 COMMANDS = {
     "run": "Run chat completions over a data set; run it again to resume.",
     "validate": "Look at every row without sending any.",
+    "estimate": "Say what a run would take: tokens, dollars, time.",
     "status": "Show the progress of a live or ended run.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",

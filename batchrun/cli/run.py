@@ -156,7 +156,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
-        observers = [stack.enter_context(_progress(tell))] if progress else []
+        observers = [stack.enter_context(progress_on(tell))] if progress else []
         result = assemble.run(
             settings,
             environment,
@@ -205,7 +205,7 @@ def _changes(flags: dict[str, Any]) -> Changes:
 
 
 @contextlib.contextmanager
-def _progress(tell: Callable[[str], None]) -> Iterator[Observer]:
+def progress_on(tell: Callable[[str], None]) -> Iterator[Observer]:
     """The display that suits stderr."""
     from batchrun.views.progress import LiveProgress, PlainProgress
 

@@ -248,7 +248,7 @@ def build(
         tokens=tokens.estimate(body, len(wire)),
         tokens_stated=tokens.stated_limit(body) is not None,
         expected=None if asked is None else asked(body),
-        worst=worst_case(body, len(wire)) if bounded else None,
+        worst=worst_case(body, wire) if bounded else None,
     )
 
 

@@ -7,6 +7,7 @@ amounts share a double, so ``picodollars`` gives back the amount that ``usd`` wa
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 PICODOLLARS = 10**12
@@ -49,3 +50,12 @@ def shown(cost_pd: int) -> str:
     if cost_pd == 0 or cost_pd >= PICODOLLARS // 100:
         return f"${cost_pd / PICODOLLARS:,.4f}"
     return f"${cost_pd / PICODOLLARS:.2g}"
+
+
+def about(cost_usd: float) -> str:
+    """A rough amount for people: three digits."""
+    if cost_usd >= 1:
+        rounded = float(f"{cost_usd:.3g}")
+        return f"${rounded:,.{2 if rounded < 10 else 1 if rounded < 100 else 0}f}"
+    places = 2 if cost_usd <= 0 else 2 - math.floor(math.log10(cost_usd))
+    return f"${cost_usd:.{places}f}"

@@ -13,13 +13,22 @@ from typing import NamedTuple
 from batchrun.core.price_table import STANDARD_TIERS, OwnPrice
 from batchrun.core.pricing import Price, price
 from batchrun.core.reported_cost import reported_pd
-from batchrun.records import NO_USAGE, Usage
+from batchrun.records import NO_USAGE, Usage, WorstCase
 
 PERIOD_US = 15 * 60 * 10**6
+AHEAD_US = 3600 * 10**6
+"""A request may wait so long after its price was looked up, and its answer be billed then."""
 TOLD_MAX = 10
 """Models that are told of; behind a server that makes names up they would never end."""
 KNOWN_MAX = 1024
 NAME_MAX = 200
+
+
+_TIERS_CHOSEN: Mapping[str | None, tuple[str | None, ...]] = {
+    None: ("priority", "flex"),
+    "auto": (None, "priority", "flex"),
+}
+"""Tiers in which a request may be answered that asks for this one; any other may be ignored."""
 
 
 class Listed(NamedTuple):
@@ -55,6 +64,7 @@ class PriceBook:
         self._look_up = look_up
         self._say = say
         self._known: dict[tuple[str, str, str | None, str | None], tuple[int, Price | None]] = {}
+        self._dearest: dict[tuple[str, str, str, str | None], tuple[int, tuple[Price, ...]]] = {}
         self._told: set[tuple[str, str | None]] = set()
 
     def cost_pd(
@@ -93,28 +103,61 @@ class PriceBook:
         """The price of what a request asks for, before it is answered; None where none is known."""
         return self._price(endpoint, model, None, tier, wall_us)
 
+    def most_pd(
+        self, endpoint: str, asked: str, named: str, worst: WorstCase, wall_us: int
+    ) -> int | None:
+        """What a request costs at most, by the dearest price that may count for it: of both names
+        of its model (``named`` is the one it has at this endpoint), in the service tier that it
+        asks for and in those that the server may choose, now and in an hour. None where no price is
+        known.
+        """
+        key = (endpoint, asked, named, worst.tier)
+        known = self._dearest.get(key)
+        if known is None or known[0] != wall_us // PERIOD_US:
+            if len(self._dearest) >= KNOWN_MAX:
+                self._dearest.clear()
+            found = {
+                found
+                for model in {asked, named}
+                for tier in (worst.tier, *_TIERS_CHOSEN.get(worst.tier, (None,)))
+                for when_us in (wall_us, wall_us + AHEAD_US)
+                if (found := self._found(endpoint, model, None, tier, when_us, tell=False))
+            }
+            known = self._dearest[key] = (wall_us // PERIOD_US, tuple(found))
+        costs = [price.most_pd(worst.input_tokens, worst.output_tokens) for price in known[1]]
+        return max(costs, default=None)
+
     def expect(self, endpoint: str, model: str, wall_us: int) -> None:
         """Look a model's price up before the first answer needs it: loading a list takes time."""
         if model not in self._own:
             self._look_up(endpoint, model, None, wall_us)
 
     def _found(
-        self, endpoint: str, asked: str, answered: str | None, tier: str | None, wall_us: int
+        self,
+        endpoint: str,
+        asked: str,
+        answered: str | None,
+        tier: str | None,
+        wall_us: int,
+        *,
+        tell: bool = True,
     ) -> Price | None:
         tier = tier if tier is None else tier.lower()
         models = dict.fromkeys(model for model in (answered, asked) if model)
         for model in models:
             own = self._own.get(model)
             if own is not None:
-                self._note_tier(model, tier, known=own.knows(tier))
+                self._note_tier(model, tier, known=not tell or own.knows(tier))
                 return price(own.quote(tier))
         for model in models:
             listed = self._look_up(endpoint, model, tier, wall_us)
             if listed is not None:
-                if listed.remark is not None:
+                if listed.remark is not None and tell:
                     self._tell(model, None, listed.remark)
-                self._note_tier(model, tier, known=listed.tier_known)
+                self._note_tier(model, tier, known=not tell or listed.tier_known)
                 return listed.price
+        if not tell:
+            return None
         model = answered or asked
         self._tell(
             model,

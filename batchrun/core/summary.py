@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from batchrun.core.money import usd
+from batchrun.core.projection import Projection
 from batchrun.core.totals import Totals
 
 COMPLETE, WITH_ERRORS, STOPPED, INTERRUPTED = (
@@ -59,10 +61,12 @@ def build(
     settings: dict[str, Any],
     version: str,
     budget: Mapping[str, Any] = NO_BUDGET,
+    projected: Projection | None = None,
     fault_exit_code: int = 5,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
-    A session that neither ended nor was stopped ends with ``fault_exit_code``.
+    A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
+    written down where rows are pending.
     """
     ok, error = totals.rows()
     pending = None if rows_input is None else rows_input - ok - error
@@ -84,9 +88,21 @@ def build(
         "outputs": dict(totals.outputs),
         "endpoints": totals.by_endpoint(),
         "budget": dict(budget),
+        "projected": _projected(projected if pending else None),
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),
         "settings": settings,
         "version": version,
     }
+
+
+def _projected(found: Projection | None) -> dict[str, float | None]:
+    """What the whole run will have cost, and what of that its pending rows will."""
+    amounts = {
+        "cost_usd": found and found.total,
+        "low_usd": found and found.low,
+        "high_usd": found and found.high,
+        "pending_cost_usd": found and found.pending,
+    }
+    return {name: None if cost is None else usd(cost) for name, cost in amounts.items()}

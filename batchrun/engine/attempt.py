@@ -187,6 +187,7 @@ class AttemptLoop:
         verdict = self._ruled(lane, run, verdict, permit.probe, sent_at_s)
         if verdict is not judged:
             attempt = attempt._replace(error_class=verdict.error_class, error_code=verdict.code)
+        run.cost_pd += attempt.cost_pd or 0
         self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         lane.gate.heard(reply, sent_at_s=sent_at_s)
@@ -197,7 +198,8 @@ class AttemptLoop:
     ) -> Reserved:
         """What the row's exchange may cost, once the budgets have it."""
         try:
-            reserved = await spending.reserve(lane.name, run.request, self._clock.wall_us())
+            named = lane.name_of(run.request.model)
+            reserved = await spending.reserve(lane.name, named, run.request, self._clock.wall_us())
         except BaseException:
             permit.settle(0)
             raise

@@ -85,6 +85,11 @@ class Budget:
                 self._move()  # the next one may fit
             raise
 
+    @property
+    def full(self) -> bool:
+        """Whether requests wait for those that are out to give back what they do not use."""
+        return bool(self._line) and self._committing is None
+
     def settle(self, amount: int, cost: int | None) -> None:
         """An exchange that this amount was reserved for is over and cost so much; None: nobody
         knows, and the whole amount stays charged.

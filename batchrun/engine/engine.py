@@ -33,7 +33,7 @@ NOTHING_KNOWN = Known(frozenset(), {})
 @dataclass(slots=True)
 class _Shard:
     """A shard in progress: rows read so far, how many of them are done, whether the reader is
-    past its last row, and whether any of its rows was dispatched.
+    past its last row, and whether the journal has anything of it.
     """
 
     number: int
@@ -178,8 +178,8 @@ class Engine:
         shard.read += len(block.rows)
         shard.done += len(block.rows) - len(rows)
         shard.read_whole = shard.read == self._shard_rows
-        shard.touched = shard.touched or bool(rows)
         if rows or not shard.known.recorded:
+            shard.touched = True
             self._journal.post(block, self._noted)
         # All bodies of a block in one go: interleaved with the exchanges they cost twice as much.
         for row, request in [(row, self._request(row)) for row in rows]:
@@ -276,7 +276,7 @@ class Engine:
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
             return
-        self._tally.finished(outcome)
+        self._tally.finished(outcome, 0 if opened.run is None else opened.run.cost_pd)
         if outcome.failure is not None or not self._finished.idle:
             broken = self._finished.add(outcome, succeeded=self._tally.succeeded)
             if broken is not None:

@@ -70,6 +70,10 @@ class Lane:
         """Whether rows that ask for this model may go there."""
         return self.models is None or model in self.models
 
+    def name_of(self, model: str) -> str:
+        """The name that a model has there."""
+        return self._renamed.get(model, model)
+
     def worded(self, request: Request) -> Request:
         """The request as it is sent there: with the name that the model has there."""
         name = self._renamed.get(request.model)

@@ -9,8 +9,10 @@ from typing import Any
 
 from batchrun.core.money import usd
 from batchrun.engine.engine import Engine
+from batchrun.engine.funds import Funds, MoneySnapshot
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.lane import Lane
+from batchrun.engine.spending import Spending
 from batchrun.engine.tally import Tally
 
 WINDOW_S = 15.0
@@ -42,8 +44,8 @@ class EndpointSnapshot:
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``limits``,
-    ``server``, ``outage``, ``source``, ``cpu``, or None. The costs are of all sessions, None
-    while none is known.
+    ``server``, ``outage``, ``budget``, ``source``, ``cpu``, or None. The costs are of
+    all sessions, None while none is known; ``money`` is None where besides there is no budget.
     """
 
     state: str
@@ -64,6 +66,7 @@ class Snapshot:
     bound_by: str | None
     cost_usd: float | None = None
     wasted_cost_usd: float | None = None
+    money: MoneySnapshot | None = None
     endpoints: tuple[EndpointSnapshot, ...] = ()
 
     @property
@@ -76,12 +79,19 @@ class Monitor:
     """Takes snapshots of a running engine."""
 
     def __init__(
-        self, *, engine: Engine, lanes: Sequence[Lane], tally: Tally, switch: StopSwitch
+        self,
+        *,
+        engine: Engine,
+        lanes: Sequence[Lane],
+        tally: Tally,
+        switch: StopSwitch,
+        spending: Spending | None = None,
     ) -> None:
         self._engine = engine
         self._lanes = lanes
         self._tally = tally
         self._switch = switch
+        self._funds = Funds(tally, spending)
         self._samples: deque[tuple[float, ...]] = deque()
         self._started_s: float | None = None
 
@@ -92,14 +102,15 @@ class Monitor:
             self._started_s = now_s
         tokens = tally.prompt_tokens + tally.completion_tokens
         sent = (lane.exchanges.sent for lane in self._lanes)
-        here = (now_s, cpu_s, tally.requests, tokens, tally.ok + tally.error, *sent)
+        rows, spent_pd = tally.ok + tally.error, tally.cost_pd or 0
+        here = (now_s, cpu_s, tally.requests, tokens, rows, spent_pd, *sent)
         before = self._samples[-1] if self._samples else here
         self._samples.append(here)
         while now_s - self._samples[0][0] > WINDOW_S:
             self._samples.popleft()
         first = self._samples[0]
         span_s = now_s - first[0]
-        requests_per_s, tokens_per_s, rows_per_s, *each_per_s = (
+        requests_per_s, tokens_per_s, rows_per_s, _, *each_per_s = (
             (now - then) / span_s if span_s > 0 else 0.0
             for now, then in zip(here[2:], first[2:], strict=True)
         )
@@ -107,6 +118,7 @@ class Monitor:
         if bound_by is not None:
             held_s = tally.bound_s.get(bound_by, 0.0)
             tally.bound_s[bound_by] = held_s + now_s - before[0]
+        in_flight = sum(lane.gate.in_flight for lane in self._lanes)
         left = None if tally.rows_input is None else tally.rows_input - tally.done
         return Snapshot(
             state="stopping" if self._switch.stopping else "running",
@@ -118,7 +130,7 @@ class Monitor:
             retries=tally.retries,
             throttled=tally.throttled,
             requests=tally.requests,
-            in_flight=sum(lane.gate.in_flight for lane in self._lanes),
+            in_flight=in_flight,
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=tally.completion_tokens,
             requests_per_s=requests_per_s,
@@ -127,12 +139,20 @@ class Monitor:
             bound_by=bound_by,
             cost_usd=None if tally.cost_pd is None else usd(tally.cost_pd),
             wasted_cost_usd=None if tally.cost_pd is None else usd(tally.wasted_pd),
+            money=self._funds.look(
+                spent_pd - int(first[5]),
+                span_s,
+                in_flight=in_flight,
+                stopping=self._switch.stopping,
+            ),
             endpoints=tuple(map(_look, self._lanes, each_per_s)),
         )
 
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:
         if wall_s > 0 and cpu_s / wall_s >= BUSY:
             return "cpu"
+        if self._funds.full:
+            return "budget"
         held = self._held_by()
         if held is None and self._engine.waiting_for_input:
             return "source"

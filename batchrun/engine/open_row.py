@@ -36,7 +36,8 @@ class RowRun:
     ``sending`` or ``settled``. ``rulings`` counts its failures by rule; ``doubts`` are those that
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
     away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
-    the one where it failed last.
+    the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
+    known.
     """
 
     request: Request
@@ -49,6 +50,7 @@ class RowRun:
     shunned: int = 0
     lacking: int = 0
     failed_at: int | None = None
+    cost_pd: int = 0
 
     def shun(self, endpoint: int) -> None:
         """Go elsewhere, as long as there is an endpoint in service that it does not shun."""

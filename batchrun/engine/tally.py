@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from batchrun.core.projection import Projection, RowCosts, project
 from batchrun.records import Outcome
 
 
@@ -30,6 +31,10 @@ class Tally:
     """The bill so far in picodollars, earlier sessions' included; None while no cost is known."""
     wasted_pd: int = 0
     """Of it, what was no answer of an ok row."""
+    row_costs: RowCosts = field(default_factory=RowCosts)
+    """Of rows that finished while costs were known, earlier sessions' included as far as they
+    ended in an orderly way.
+    """
     errors: Counter[str] = field(default_factory=Counter)
     first_failed: dict[str, tuple[int, str]] = field(default_factory=dict)
     """By error class the row that failed with it first, and what was said."""
@@ -38,8 +43,10 @@ class Tally:
     bound_s: dict[str, float] = field(default_factory=dict)
     """Seconds the run was held back, by what held it."""
 
-    def finished(self, outcome: Outcome) -> None:
-        """An outcome is durable."""
+    def finished(self, outcome: Outcome, cost_pd: int = 0) -> None:
+        """An outcome is durable; its row cost so much, with all its exchanges in this session."""
+        if self.cost_pd is not None:
+            self.row_costs.add(cost_pd)
         completion = outcome.completion
         if completion is None:
             self.error += 1
@@ -59,6 +66,13 @@ class Tally:
             self.cost_pd = (self.cost_pd or 0) + cost_pd
             if not kept:
                 self.wasted_pd += cost_pd
+
+    def projection(self) -> Projection | None:
+        """What the run will have cost at its end; None while it cannot be told."""
+        if self.cost_pd is None or self.rows_input is None:
+            return None
+        pending = max(0, self.rows_input - self.done)
+        return project(self.row_costs, spent=self.cost_pd, pending=pending)
 
     @property
     def succeeded(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from batchrun.core import body
@@ -60,11 +60,13 @@ class Rig:
         bounds: Bounds | None = None,
         only: Sequence[Way] = (),
         permits: int | None = None,
+        touched: Collection[int] | None = None,
     ) -> None:
         """``rows`` is a number of good rows, or the rows themselves; ``model`` is the run's.
 
         ``only`` are the ways to several endpoints, in place of ``transport`` and ``gate``, each
         with ``concurrency`` permits. ``permits`` is how many rows are sent at once (None: all).
+        ``touched`` are the shards with records no part holds (None: all those of ``known``).
         """
         self.rows = [chat_row(n) for n in range(rows)] if isinstance(rows, int) else list(rows)
         self.clock = VirtualClock()
@@ -108,7 +110,7 @@ class Rig:
             room=room,
             grace_s=grace_s,
             known=self._known,
-            touched=self._known.keys(),
+            touched=self._known.keys() if touched is None else touched,
             finished=Finished(bounds),
         )
 

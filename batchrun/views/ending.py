@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core.addresses import shown
+from batchrun.views import funds
 from batchrun.views.text import BOUND, duration, money, safe
 
 CLASSES_SHOWN = 5
@@ -48,6 +49,9 @@ def lines(
         out.append(
             f"{totals['unanswered_attempts']:,} attempts got no whole answer and may be billed"
         )
+    out += funds.used(summary.get("budget", {}), summary["settings"])
+    if rows["pending"]:
+        out += funds.ahead(summary.get("projected", {}))
     outputs = summary["outputs"]
     if any(outputs.values()):
         told = [f"{n:,} {what}" for what, n in outputs.items() if n]

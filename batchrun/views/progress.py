@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Self
 
 from batchrun.engine.monitor import EndpointSnapshot, Snapshot
-from batchrun.views.text import BOUND, HEALTH, duration, money, rate, safe, share
+from batchrun.views import funds
+from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,8 +35,8 @@ def line(s: Snapshot) -> str:
         f"throttled {s.throttled:,}",
         f"ETA {duration(s.eta_s)}",
     ]
-    if s.cost_usd is not None:
-        parts.insert(-1, f"cost {money(s.cost_usd)}")
+    known = asdict(s.money) if s.money else None
+    parts[-1:-1] = [*funds.costs(s.cost_usd, known), *funds.charged(known)]
     if s.state == "stopping":
         parts.insert(0, "stopping")
     if s.bound_by is not None:
@@ -94,13 +96,14 @@ def _display(s: Snapshot, width: int) -> RenderableType:
     failed = Text.assemble(("failed ", "red" if s.error else ""), f"{s.error:,}")
     times = (f"ETA {duration(s.eta_s)}", f"elapsed {duration(s.elapsed_s)}")
     rates = [f"{rate(s.requests_per_s)} requests", f"{rate(s.tokens_per_s)} tokens"]
-    if s.cost_usd is not None:
-        rates.append(f"cost {money(s.cost_usd)}")
+    known = asdict(s.money) if s.money else None
+    spent = [funds.costs(s.cost_usd, known), funds.charged(known)]
     return Group(
         *_flow([Text(head, "bold"), *times], width),
         _bar(s, max(10, min(width - 1, 72))),
         *_flow([ok, failed, f"retried {s.retries:,}", f"throttled {s.throttled:,}"], width),
         *_flow([*rates, f"in flight {s.in_flight}"], width),
+        *(line for pieces in spent if pieces for line in _flow(pieces, width)),
         *_endpoints(s.endpoints, width),
         Text(_last_line(s), style="dim"),
     )

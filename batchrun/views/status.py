@@ -11,7 +11,7 @@ from batchrun.adapters.rundir import STATUS
 from batchrun.adapters.store import SUMMARY, read_json
 from batchrun.core.addresses import shown
 from batchrun.errors import UsageError
-from batchrun.views import ending, limits
+from batchrun.views import ending, funds, limits
 from batchrun.views.text import BOUND, HEALTH, duration, money, rate, safe, share
 
 
@@ -70,7 +70,13 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         ),
     ]
     if live.get("cost_usd") is not None:
-        out.append(f"cost {money(live['cost_usd'])}, {money(live['wasted_cost_usd'])} of it wasted")
+        spent, *others = funds.costs(live["cost_usd"], live.get("money"))
+        out.append(f"{spent}, {money(live['wasted_cost_usd'])} of it wasted")
+        if others:  # the last one goes with what is spent: each line fits a terminal
+            out[-1] += f", {others.pop()}" if others[-1].endswith("per ok row") else ""
+            out += [", ".join(others)] if others else []
+    if pieces := funds.charged(live.get("money")):
+        out.append(f"budget: {', '.join(pieces)}")
     if live["bound_by"] is not None:
         out.append(f"bound by {BOUND[live['bound_by']]}")
     if len(live["endpoints"]) > 1:

@@ -56,6 +56,7 @@ BOUND = {
     "tpm": "the token limit (--tpm)",
     "limits": "the server's limits",
     "server": "the server's throttling",
+    "budget": "the budget, which is nearly used up",
     "outage": "an endpoint that is down",
     "source": "reading the input",
     "cpu": "this machine's CPU",

@@ -38,6 +38,10 @@ def test_the_page_runs(cli):
     )
     assert done.returncode == 0, done.stderr
     assert "no price" not in done.stderr and "verified" in done.stdout
+    assert "no room for the next request" in done.stderr and "pending rows: about $" in done.stdout
+    capped = json.loads((cli.folder / "capped" / "summary.json").read_text("utf-8"))
+    assert capped["status"] == "complete"
+    assert capped["budget"]["charged_usd"] == capped["totals"]["cost_usd"] > 0.0008
     totals = json.loads((cli.folder / "priced" / "summary.json").read_text("utf-8"))["totals"]
     assert totals["cost_usd"] > 0 and totals["unpriced_attempts"] == 0
     exact = f"{totals['cost_usd']:.12f}".rstrip("0")

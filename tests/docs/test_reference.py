@@ -117,7 +117,9 @@ def test_the_json_objects_have_the_documented_keys(text, cli, samples):
     found = {
         f"{key}.{inner}" if inner else key
         for key, value in summary.items()
-        for inner in (value if key in ("rows", "totals", "outputs", "budget") else [""])
+        for inner in (
+            value if key in ("rows", "totals", "outputs", "budget", "projected") else [""]
+        )
     }
     assert names(chapter(text, "Keys of `summary.json`")) == found
     status = json.loads((cli.folder / "run" / "checkpoint" / "status.json").read_text("utf-8"))

@@ -75,7 +75,7 @@ class Billing:
         }  # fmt: skip
         choice = {"index": 0, "message": {"role": "assistant", "content": "."}}
         choice["finish_reason"] = "stop"
-        return web.json_response({"id": "x", "model": "m", "choices": [choice]} | told)
+        return web.json_response({"id": "x", "model": body["model"], "choices": [choice]} | told)
 
 
 def _rows(path, count, seed=0, **fields):
@@ -152,10 +152,29 @@ def test_a_quiet_run_uses_its_cap(cli):
         told = _summary(cli)
         assert told["totals"]["cost_usd"] == server.billed_pd / 1e12
         assert told["budget"]["charged_usd"] == told["totals"]["cost_usd"]
+        projected, per_row = told["projected"], told["totals"]["cost_usd"] / told["rows"]["ok"]
+        assert projected["low_usd"] < projected["cost_usd"] < projected["high_usd"]
+        assert projected["cost_usd"] == pytest.approx(per_row * 5000)
+        assert "budget: charged $0." in done.err and " of $0.40 (9" in done.err
+        assert f"{told['rows']['pending']:,} pending" in done.err
+        assert "pending rows: about $" in done.err
         more = cli(*_arguments(cli, server.url, "--max-cost", 2 * cap_usd))
         assert more.code == 3, more.err
         assert 1.95 * cap_usd <= server.billed_pd / 1e12 <= 2 * cap_usd
     cli.verified("run")
+
+
+def test_a_model_with_a_dearer_name_at_an_endpoint_keeps_within_the_cap(cli):
+    """What is set aside goes by the name that is sent, not only by the row's."""
+    _rows(cli.folder / "rows.jsonl", 2000)
+    prices = PRICES.replace('"m"', '"big"') + '[prices."m"]\ninput = 0.1\noutput = 0.4\n'
+    with Billing(9, unanswered=0, latency_s=0.02) as server:
+        table = f'[[endpoint]]\nbase_url = "{server.url}"\nmodels = {{ m = "big" }}\n'
+        arguments = _arguments(cli, server.url, "--max-cost", 0.1, prices=prices + table)
+        done = cli(*arguments)
+        assert done.code == 3, done.err
+        assert 0.09 <= server.billed_pd / 1e12 <= 0.1
+    assert "more than its worst case" not in done.err
 
 
 def test_what_is_spent_without_a_budget_counts_too(cli):

@@ -135,6 +135,7 @@ def test_the_display_fits_a_narrow_terminal():
     """At 40 columns no line of the display is broken in two."""
     from rich.console import Console
 
+    from batchrun.engine.funds import MoneySnapshot
     from batchrun.engine.monitor import EndpointSnapshot, Snapshot
     from batchrun.views.progress import LiveProgress
 
@@ -148,6 +149,22 @@ def test_the_display_fits_a_narrow_terminal():
         for n in ("a", "b" * 50)
     ]
     more["endpoints"] = tuple(each)
+    more["cost_usd"] = 12_345.67891
+    more["money"] = MoneySnapshot(
+        per_hour_usd=1234.5,
+        per_ok_row_usd=0.0012345,
+        projected_usd=123_456.7,
+        projected_low_usd=121_000.0,
+        projected_high_usd=126_000.0,
+        max_cost_usd=120_000.0,
+        charged_usd=12_400.0,
+        held_usd=54.32109,
+        reserved_usd=1.0,
+        max_total_tokens=10**10,
+        charged_tokens=1_234_567_890,
+        held_tokens=1_234_567,
+        reserved_tokens=1,
+    )
     with LiveProgress(console) as live:
         live(Snapshot(**(plain | {"state": "running"} | numbers | rates | more)))
         shown = console.file.getvalue()
@@ -155,14 +172,21 @@ def test_the_display_fits_a_narrow_terminal():
     found = [line for line in lines if line.strip()]
     assert found[0] == "1,234,690/9,999,999 rows 12%  ETA 1h56m"
     assert found[1] == "elapsed 15m00s"
-    assert found[3:7] == [
+    assert found[3:14] == [
         "ok 1,234,567  failed 123  retried 4,567",
         "throttled 12,345",
         "1234/s requests  235k/s tokens",
-        "cost $0.0000  in flight 512",
+        "in flight 512",
+        "cost $12,345.6789  projected $123,000",
+        "90% between $121,000 and $126,000",
+        "$1,230 per hour  $0.00123 per ok row",
+        "charged $12,400.0000 of $120,000 (10%)",
+        "$54.3211 of it unanswered",
+        "1,234,567,890 of 10,000,000,000 tokens",
+        "1,234,567 of them unanswered",
     ]
-    assert found[7].startswith("a  down, probed  12/s")
-    assert found[8].startswith("b" * 19 + "\N{HORIZONTAL ELLIPSIS}  down, probed")
+    assert found[14].startswith("a  down, probed  12/s")
+    assert found[15].startswith("b" * 19 + "\N{HORIZONTAL ELLIPSIS}  down, probed")
     assert max(map(len, lines)) <= 40
 
 

@@ -111,9 +111,10 @@ def test_nobody_overtakes_a_large_request():
 
         rows = [asyncio.create_task(row(amount)) for amount in (90, 10)]
         await asyncio.sleep(1)
-        assert order == []
+        assert order == [] and budget.full
         budget.settle(60, 0)
         await asyncio.gather(*rows)
+        assert not budget.full
         return order
 
     assert run_virtual(session()) == [90, 10]

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from batchrun.errors import InputLostError, StorageError
-from batchrun.records import Attempt, Outcome
+from batchrun.records import Attempt, Known, Outcome
 from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.fakes import (
     FakeJournal,
@@ -462,6 +462,15 @@ class TestStorage:
         assert rig.transport.asked == []
         assert rig.publisher.published[-1] == (1, True)
         assert rig.published_rows() == list(range(30))
+
+    def test_a_stop_behind_rows_that_were_done_before(self):
+        """Their block is in the journal: a part takes it, so that no log is left behind."""
+        known = {0: Known(frozenset(range(4)), {})}
+        rows = [chat_row(number) for number in range(10)]
+        source = FakeSource(rows, shard_rows=10, pause_s=1.0)
+        rig, _ = _stopping(1.5, rows=rows, source=source, known=known, touched=())
+        assert rig.transport.asked == [] and source.read == 4
+        assert rig.publisher.published == [(0, False)]
 
     def test_a_full_journal_holds_the_input_back(self, monkeypatch):
         """While the journal is at its bound and shards are on their way out, nothing is read."""

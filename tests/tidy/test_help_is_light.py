@@ -25,7 +25,10 @@ print(json.dumps(sorted(set(json.loads(sys.argv[2])) & set(sys.modules))))
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([name, "--help"] for name in ("run", "validate", "export", "doctor"))],
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("run", "validate", "estimate", "export", "doctor")),
+    ],
     ids=" ".join,
 )
 def test_help_loads_no_heavy_library(arguments):

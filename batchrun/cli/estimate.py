@@ -1,0 +1,176 @@
+"""``batchrun estimate``: tokens, money and time before spending; with ``--pilot`` from a sample."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrun.adapters.configuration import read_environment
+from batchrun.cli.console import exit_codes, put_json, say, show
+from batchrun.cli.main import STARTED_S
+from batchrun.cli.run import interrupts, setting_flags, settings_of
+from batchrun.core.addresses import scheme_of
+from batchrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchrun.adapters.sample_file import Aside
+    from batchrun.core.settings import Settings
+    from batchrun.views.estimate import Estimate
+    from batchrun.views.estimate_report import Piloted
+
+WIDTH_LEAST, WIDTH_MOST = 40, 100
+
+
+@click.command("estimate")
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+@click.option(
+    "-c", "--config", "config_file", metavar="FILE", help="A TOML file with the settings."
+)
+@setting_flags
+@click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
+@click.option(
+    "--pilot",
+    "pilot_rows",
+    type=click.IntRange(min=10),
+    metavar="N",
+    help="Send a sample of N rows, as a run in the directory -o DIR, and extrapolate from it.",
+)
+@click.option(
+    "--pilot-seed", type=int, default=0, show_default=True, metavar="N", help="Of the sample."
+)
+@click.option("--quiet", is_flag=True, help="No messages but errors.")
+@click.option("--no-progress", is_flag=True, help="No progress display of the pilot.")
+@click.option("--json", "as_json", is_flag=True, help="Print the estimate as one JSON object.")
+def command(
+    inputs: tuple[str, ...],
+    config_file: str | None,
+    limit: int | None,
+    pilot_rows: int | None,
+    pilot_seed: int,
+    quiet: bool,
+    no_progress: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Say what a run over the INPUT files would take: tokens, US dollars, time.
+
+    The flags are those of `run`. Every row is read and nothing is sent, unless --pilot N asks for
+    a sample of the rows to be answered. docs/estimate.md says how each figure is made.
+    """
+    with exit_codes(as_json=as_json), interrupts():
+        environment = read_environment()
+        place = flags["output__dir"]
+        if pilot_rows is None:
+            # No run directory is needed, but a run's settings name one.
+            flags["output__dir"] = flags["output__checkpoint"] = os.curdir
+        elif place is None:
+            message = "--pilot sends rows: name a directory for their answers with -o DIR"
+            raise UsageError(message)
+        elif flags["output__checkpoint"] is None and scheme_of(place) is None:
+            # The config file's, if it names one, is that of the run itself.
+            flags["output__checkpoint"] = os.path.join(place, "checkpoint")  # noqa: PTH118
+        settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
+        tell: Callable[[str], None] = (lambda _: None) if quiet else say
+        for warning in warnings:
+            tell(f"warning: {warning}")
+
+        from batchrun.cli.process import load_arrow, make_lean
+
+        load_arrow()
+        from batchrun.adapters import sample_file
+        from batchrun.views import estimate
+        from batchrun.views.estimate_report import Report
+
+        make_lean()
+        with sample_file.Aside() as aside:
+            sampling = None
+            if pilot_rows is not None:
+                sample_file.require_place(settings.dir, Path(settings.checkpoint))
+                sampling = estimate.Sampling(pilot_rows, pilot_seed, aside)
+            found = estimate.look(settings, sampling)
+            pilot, code = None, 0
+            if sampling is not None and found.strata:
+                progress = not (quiet or no_progress)
+                pilot, code = _pilot(found, aside, environment, tell, progress=progress)
+        report = Report(found, pilot)
+        if as_json:
+            put_json(report.as_dict())
+        else:
+            columns = shutil.get_terminal_size().columns
+            with contextlib.suppress(BrokenPipeError):
+                for line in report.lines(max(WIDTH_LEAST, min(WIDTH_MOST, columns))):
+                    show(line)
+        sys.exit(code)
+
+
+def _pilot(
+    found: Estimate,
+    aside: Aside,
+    environment: Mapping[str, str],
+    tell: Callable[[str], None],
+    *,
+    progress: bool,
+) -> tuple[Piloted, int]:
+    """Send the sample, as a run of its own, and see what it tells; also the exit code."""
+    from batchrun import assemble
+    from batchrun.adapters import open_files, sample_file
+    from batchrun.cli.run import progress_on
+    from batchrun.core import pilot
+    from batchrun.standing_in import standing_in
+    from batchrun.views import pilot as looking
+    from batchrun.views.estimate_report import Piloted
+    from batchrun.views.text import safe
+
+    settings = found.settings
+    tickets = aside.in_order({t for stratum in found.strata for t in stratum.tickets})
+    path = sample_file.write(Path(settings.checkpoint), aside.lines(tickets))
+    settings = of_sample(settings, path)
+    with contextlib.ExitStack() as stack:
+        settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
+        open_files.raise_limit(settings)
+        observers = [stack.enter_context(progress_on(tell))] if progress else []
+        result = assemble.run(
+            settings, environment, observers=observers, say=tell, started_s=STARTED_S
+        )
+    if result.stop is not None:
+        say(safe(f"batchrun: {result.stop.message}"))
+    summary = result.summary
+    told = None
+    if summary["rows"]["pending"] == 0:
+        kept = [aside.kept[ticket] for ticket in tickets]
+        seen = looking.seen(settings.dir, settings.checkpoint, kept)
+        told = pilot.told(found.strata, dict(zip(tickets, seen, strict=True)), settings.endpoints)
+    piloted = Piloted(
+        rows=len(tickets),
+        failed=summary["rows"]["error"],
+        directory=settings.dir,
+        wall_s=summary["wall_s"],
+        cost_usd=summary["totals"]["cost_usd"],
+        told=told,
+    )
+    return piloted, 0 if told is not None else int(summary["exit_code"])
+
+
+def of_sample(settings: Settings, path: Path) -> Settings:
+    """The settings of a run over the sample, whose rows are whole requests already."""
+    return replace(
+        settings,
+        files=(str(path),),
+        format="jsonl",
+        carry="all",
+        system=None,
+        prompt=None,
+        messages=(),
+        image=(),
+        file=(),
+        params={},
+        limit=None,
+    )

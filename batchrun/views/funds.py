@@ -1,0 +1,85 @@
+"""How money reads while a run goes on: the same words on the display, in plain lines and in
+``batchrun status``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchrun.core.money import about
+from batchrun.views.text import money, share
+
+MONEY_KNOWN = Mapping[str, Any]
+"""The fields of ``engine.funds.MoneySnapshot``; another version may have written others."""
+
+
+def costs(cost_usd: float | None, known: MONEY_KNOWN | None) -> list[str]:
+    """What is spent and how it goes on, in short pieces; none where no cost is known."""
+    if cost_usd is None:
+        return []
+    get = (known or {}).get
+    pieces = [f"cost {money(cost_usd)}"]
+    per_hour, per_row, projected = map(get, ("per_hour_usd", "per_ok_row_usd", "projected_usd"))
+    if projected is not None:
+        pieces.append(f"projected {about(projected)}")
+        low, high = get("projected_low_usd"), get("projected_high_usd")
+        if low is not None and high is not None:
+            pieces.append(f"90% between {about(low)} and {about(high)}")
+    if per_hour is not None:
+        pieces.append(f"{about(per_hour)} per hour")
+    if per_row is not None:
+        pieces.append(f"{about(per_row)} per ok row")
+    return pieces
+
+
+def charged(known: MONEY_KNOWN | None) -> list[str]:
+    """What is charged to the budgets, in short pieces; none where there are no budgets."""
+    get = (known or {}).get
+    pieces = []
+    cap, spent, held = map(get, ("max_cost_usd", "charged_usd", "held_usd"))
+    if cap is not None and spent is not None:
+        pieces.append(f"charged {money(spent)} of {cap_of(cap)} {_share(spent, cap)}")
+        if held:
+            pieces.append(f"{money(held)} of it unanswered")
+    cap, spent, held = map(get, ("max_total_tokens", "charged_tokens", "held_tokens"))
+    if cap is not None and spent is not None:
+        pieces.append(f"{spent:,} of {cap:,} tokens")
+        if held:
+            pieces.append(f"{held:,} of them unanswered")
+    return pieces
+
+
+def cap_of(cap_usd: float) -> str:
+    """An amount that somebody chose, as it was written."""
+    whole, _, part = f"{cap_usd:,.12f}".rstrip("0").partition(".")
+    return f"${whole}.{part:0<2}" if part else f"${whole}"
+
+
+def used(budget: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """What an ended run has used of its budgets, a sentence for each."""
+    known = {
+        "max_cost_usd": settings.get("guards.max_cost_usd"),
+        "max_total_tokens": settings.get("guards.max_total_tokens"),
+        **budget,
+    }
+    pieces = charged(known)
+    return [f"budget: {', '.join(pieces)}"] if pieces else []
+
+
+def ahead(projected: Mapping[str, Any]) -> list[str]:
+    """What the pending rows of an ended run would cost, if that can be told."""
+    rest, total = projected.get("pending_cost_usd"), projected.get("cost_usd")
+    if rest is None or total is None:
+        return []
+    spent = total - rest
+    low, high = projected.get("low_usd"), projected.get("high_usd")
+    between = ""
+    if low is not None and high is not None:
+        between = f" ({about(max(0.0, low - spent))} to {about(high - spent)})"
+    return [f"pending rows: about {about(rest)}{between}, the whole run about {about(total)}"]
+
+
+def _share(part: float, whole: float) -> str:
+    """In whole percent of a cap, which may have been lowered below what is charged."""
+    return f"({share(round(part * 10**9), round(whole * 10**9))})"
