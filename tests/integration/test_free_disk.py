@@ -19,7 +19,7 @@ def disk(cli):
         folder = cli.folder / name
         folder.mkdir(parents=True)
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder],
+            ["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0700", "tmpfs", folder],
             capture_output=True,
             check=False,
         )

@@ -26,7 +26,8 @@ def test_a_file_that_cannot_grow_stops_the_run(cli, simulator, jsonl, published,
         *("run", jsonl(400), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
         *("--no-progress", "--concurrency", 8, "--shard-rows", 200),
     )
-    live = cli.start(*command, preexec_fn=_at_most(size))
+    # Compiled modules would be cut off as well, and stay so for whoever imports them next.
+    live = cli.start(*command, preexec_fn=_at_most(size), env={"PYTHONDONTWRITEBYTECODE": "1"})
     done = live.wait()
     assert done.code == 5, done.err
     assert "Traceback" not in done.err

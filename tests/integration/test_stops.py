@@ -233,7 +233,7 @@ def test_the_printed_command_goes_on(
     cli, simulator, complete, chat, stopped_by, path_with_batchrun
 ):
     """Pasted into a shell it ends the run, whatever is in the names of files and folders."""
-    endpoint = simulator(latency=FixedLatency(0.08))
+    endpoint = simulator(latency=FixedLatency(0.25))
     folder = 'it\'s "my" run & $HOME; *'
     rows = cli.folder / "rows `of` 'mine'.jsonl"
     rows.write_text("".join(json.dumps(chat(n)) + "\n" for n in range(ROWS)), "utf-8")
@@ -241,7 +241,8 @@ def test_the_printed_command_goes_on(
     words += ["--no-progress", "--concurrency", 4]
     words += {"--deadline": ["--deadline", "1.2"]}.get(stopped_by, [])
     limits = {"preexec_fn": _files_of_at_most(20_000)} if stopped_by == "the disk" else {}
-    live = cli.start(*words, **limits)
+    # Compiled modules would be cut off as well, and stay so for whoever imports them next.
+    live = cli.start(*words, env={"PYTHONDONTWRITEBYTECODE": "1"}, **limits)
     done = live.wait()
     assert done.code == {"--deadline": 3, "the disk": 5}[stopped_by], done.err
     [command] = [line for line in done.err.splitlines() if line.startswith("to go on: ")]

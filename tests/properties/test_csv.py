@@ -35,7 +35,7 @@ def _blocks(reader, *spans, breaks=()):
     return list(reader.blocks(spans or [Span(0, None, Position())], limit=None, breaks=breaks))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     table=st.lists(st.lists(CELL, min_size=3, max_size=3), max_size=9),
     newline=st.sampled_from(["\n", "\r\n"]),
@@ -60,7 +60,7 @@ def test_what_was_written_comes_back(path, table, newline, quoting, read_bytes):
         assert reader.count(lambda: False) == len(table)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     data=st.lists(
         st.sampled_from(PIECES),

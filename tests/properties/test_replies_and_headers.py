@@ -97,7 +97,7 @@ HEADERS = st.dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(STATUS, HEADERS, BODY, st.booleans())
 @example(200, {}, b'{"choices":[{"message":{"content":"\\ud800"}}]}', False)
 @example(500, {}, b'{"error":{"message":{"n":99999999999999999999999}}}', False)
@@ -118,7 +118,7 @@ def test_any_reply_ends_in_a_verdict_and_in_parquet(stored, status, headers, bod
     assert len(verdict.code or "") <= reading.WORD_MAX
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(COMPLETION)
 def test_the_quick_reading_agrees_with_the_long_one(value):
     """What the quick reading takes for a completion the long one reads the same."""
@@ -162,7 +162,7 @@ TEXT = (
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(TEXT, st.none() | ANY_TEXT | st.floats().map(str))
 def test_any_retry_after_is_a_wait_or_nothing(text, milliseconds):
     """Whatever the header says: None, or seconds between 0 and a week."""
@@ -173,7 +173,7 @@ def test_any_retry_after_is_a_wait_or_nothing(text, milliseconds):
     assert found is None or 0 <= found <= WAIT_S_MAX
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(

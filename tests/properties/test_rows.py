@@ -62,7 +62,7 @@ ROW = st.fixed_dictionaries(
 ) | st.dictionaries(st.text(max_size=6) | st.sampled_from(sorted(SENT)), JSON, max_size=5)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(ROW, st.dictionaries(st.sampled_from(sorted(SENT - {"messages"})), SCALARS, max_size=2))
 def test_any_object_is_a_request_or_a_row_error(fields, defaults):
     """Splitting never raises, building raises RowError at most, and a body is canonical JSON."""
@@ -102,7 +102,7 @@ NAMES = st.sampled_from(["a", "b", "c", "d"])
 DATA = st.lists(st.dictionaries(NAMES, JSON, max_size=4), max_size=12)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=125, deadline=None)
 @given(DATA, st.integers(0, 12))
 def test_every_value_is_in_its_column_or_does_not_fit(rows, sampled):
     """What the schema's sample held fits; what came later fits exactly or is said not to."""
@@ -200,7 +200,7 @@ def _small_bounds(read_bytes):
         yield
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=125, deadline=None)
 @given(data=TEXT | st.binary(max_size=60), read_bytes=st.sampled_from([1, 2, 5, 16, 40]))
 def test_any_bytes_are_as_many_rows_as_lines_that_are_not_blank(path, data, read_bytes):
     """Rows, the count made ahead, and the lines themselves agree, wherever reads end."""

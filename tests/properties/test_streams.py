@@ -163,7 +163,7 @@ def _pieces(data, cuts):
 CUTS = st.lists(st.integers(0, 2**20), max_size=8) | st.just(range(2**14))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=125, deadline=None)
 @given(st.data(), _streamed(), CUTS)
 def test_any_completion_in_any_framing_is_the_plain_reply(data, streamed, cuts):
     """Cut at any bytes into any framing, an answer has the columns that it has when it is plain."""
@@ -232,7 +232,7 @@ ODD = st.dictionaries(
 BYTES = st.lists(PARTS | st.binary(max_size=12) | ODD, max_size=14).map(b"".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(BYTES, CUTS)
 @example(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n' * 3 + b'data: {"error":NaN}\n\n', [])
 def test_any_bytes_end_in_a_verdict(raw, cuts):
@@ -262,7 +262,7 @@ def _one_by_one(data):
     return found, dechunker.ended, dechunker.surplus
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.binary(min_size=1, max_size=9) | st.just(b"data: x\n\n"), max_size=30),
     st.integers(1, 40),

@@ -54,7 +54,7 @@ def _no_file(path):
     raise RowError(message)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TEXT, TEXT)
 @example("{{ a }}", "{% include 'x' %}")
 def test_text_is_rendered_verbatim(a, b):
@@ -64,7 +64,7 @@ def test_text_is_rendered_verbatim(a, b):
     assert made.body == {"messages": [{"role": "user", "content": f"<{a}|{b}>"}]}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(JSON)
 def test_any_value_renders(value):
     """Nested values come back from the JSON they render as, without what was null in objects."""
@@ -77,7 +77,7 @@ def test_any_value_renders(value):
         assert text in ("<>", "<{}>")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(TEMPLATES, st.fixed_dictionaries({}, optional={"a": JSON, "b": JSON}))
 def test_any_template_compiles_or_is_a_usage_error(source, row):
     """And what compiles renders any row as text, or refuses it by name."""
@@ -104,7 +104,7 @@ COLUMNS = st.sampled_from(
 ROWS = st.dictionaries(COLUMNS | st.sampled_from(sorted(SENT)), JSON, max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ROWS)
 def test_any_row_is_shaped(row):
     """A row is a request, a row error, or has a problem; no field of it is lost on the way."""
