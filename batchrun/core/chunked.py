@@ -145,7 +145,8 @@ def _next_size(line: bytes) -> int:
 
 @functools.lru_cache(512)
 def _size(line: bytes) -> int:
-    found = _SIZE.fullmatch(line)
+    # Long extensions are refused however they arrive: sizes are remembered.
+    found = _SIZE.fullmatch(line) if len(line) < LINE_BYTES_MAX else None
     if found is None:
         message = f"{line[:20]!r} is no size of a chunk"
         raise ChunkedError(message)

@@ -79,3 +79,12 @@ def test_half_a_body_has_not_ended():
     """The end is announced and not guessed."""
     found, dechunker = _fed(_coded([b"hello"])[:6], 2)
     assert (found, dechunker.ended) == (b"hel", False)
+
+
+@pytest.mark.parametrize("chunks", [1, 50], ids=["alone", "in bulk"])
+def test_a_long_extension_is_refused_in_one_piece_too(chunks):
+    """Sizes are remembered with their extensions: a server must not fill the memory with them."""
+    small = b"5\r\nhello\r\n" * (chunks - 1)
+    data = small + b"5;" + b"x" * LINE_BYTES_MAX + b"\r\nhello\r\n0\r\n\r\n"
+    with pytest.raises(ChunkedError, match="no size of a chunk"):
+        _fed(data, len(data))
