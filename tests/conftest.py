@@ -210,6 +210,12 @@ def served(tmp_path, until):
         process.wait()
 
 
+class _Server(ThreadingHTTPServer):
+    """Lets as many connect at once as a run does; those that find no room wait for seconds."""
+
+    request_queue_size = 256
+
+
 @pytest.fixture
 def scripted():
     """Starts an endpoint that answers ``answer(body, headers, nth)``: status, headers, body. With
@@ -246,7 +252,7 @@ def scripted():
                 pass
 
         lock = threading.Lock()
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = _Server(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         scheme = "http"
         if tls is not None:
