@@ -135,7 +135,12 @@ class AttemptLoop:
     async def _attempt(self, run: RowRun) -> Outcome:
         request = run.request
         self._check_going(run)
-        lane, permit = await self.pool.enter(run)
+        pool = self.pool
+        lane, permit = (
+            await pool.enter(run)
+            if pool.only is None
+            else (pool.only, await pool.only.gate.enter(request.tokens))
+        )
         with permit:
             self._check_going(run)
             reserved = None

@@ -100,10 +100,8 @@ class Pool:
         return len(line.route) < len(self.lanes) and self._free(line, run) is None
 
     async def enter(self, run: RowRun) -> tuple[Lane, Permit]:
-        """Return when the row's request may be sent, and where."""
+        """Return when the row's request may be sent, and where, of several."""
         tokens = run.request.tokens
-        if self.only is not None:
-            return self.only, await self.only.gate.enter(tokens)
         while True:
             line = self._line(run)
             self._check_open(line.route)
