@@ -45,11 +45,18 @@ def half_even(dividend: int, divisor: int) -> int:
     return quotient + (doubled > divisor or (doubled == divisor and quotient % 2 == 1))
 
 
+def money(cost_usd: float) -> str:
+    """US dollars for people: four digits behind the point, or two that are not zero where it is
+    less.
+    """
+    if cost_usd == 0 or cost_usd >= 0.01:
+        return f"${cost_usd:,.4f}"
+    return f"${cost_usd:.{1 - math.floor(math.log10(cost_usd))}f}"
+
+
 def shown(cost_pd: int) -> str:
-    """An amount for people: four digits behind the point, or two that are not zero."""
-    if cost_pd == 0 or cost_pd >= PICODOLLARS // 100:
-        return f"${cost_pd / PICODOLLARS:,.4f}"
-    return f"${cost_pd / PICODOLLARS:.2g}"
+    """The same for an amount in picodollars."""
+    return money(usd(cost_pd))
 
 
 def about(cost_usd: float) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core.addresses import shown
+from batchrun.core.money import money
 from batchrun.views import funds
-from batchrun.views.text import BOUND, duration, money, safe
+from batchrun.views.text import BOUND, duration, safe
 
 CLASSES_SHOWN = 5
 SAID_SHOWN = 300

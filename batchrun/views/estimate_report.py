@@ -20,10 +20,10 @@ from batchrun.core.estimating import (
     Sums,
 )
 from batchrun.core.extrapolation import LEVEL, Interval
-from batchrun.core.money import PICODOLLARS
+from batchrun.core.money import PICODOLLARS, money
 from batchrun.core.pilot import Told
 from batchrun.views.estimate import Estimate
-from batchrun.views.text import BOUND, duration, money, safe
+from batchrun.views.text import BOUND, duration, safe
 
 MODELS_SHOWN = 20
 _LABEL = 8

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchrun.core.money import about
-from batchrun.views.text import money, share
+from batchrun.core.money import about, money
+from batchrun.views.text import share
 
 MONEY_KNOWN = Mapping[str, Any]
 """The fields of ``engine.funds.MoneySnapshot``; another version may have written others."""

@@ -10,9 +10,10 @@ from batchrun.adapters.journal import STATES
 from batchrun.adapters.rundir import STATUS
 from batchrun.adapters.store import SUMMARY, read_json
 from batchrun.core.addresses import shown
+from batchrun.core.money import money
 from batchrun.errors import UsageError
 from batchrun.views import ending, funds, limits
-from batchrun.views.text import BOUND, HEALTH, duration, money, rate, safe, share
+from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 
 
 def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:

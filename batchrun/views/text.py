@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -29,13 +28,6 @@ def rate(per_second: float) -> str:
     if per_second >= 10:
         return f"{per_second:.0f}/s"
     return f"{per_second:.1f}/s"
-
-
-def money(usd: float) -> str:
-    """US dollars: four digits behind the point, or two that are not zero where it is less."""
-    if usd == 0 or usd >= 0.01:
-        return f"${usd:,.4f}"
-    return f"${usd:.{1 - math.floor(math.log10(usd))}f}"
 
 
 def safe(text: str) -> str:
