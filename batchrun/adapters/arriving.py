@@ -17,6 +17,9 @@ from batchrun.core.stream import Stream, fold, is_chunks
 from batchrun.errors import TransportFault
 
 _BLANK = b" \t\r\n"
+_MESSAGE, _DELTA = b'"message"', b'"delta"'
+_GLANCE_BYTES = 4096
+"""Where a body tells whether it is an answer or a piece of one."""
 
 
 class Arriving:
@@ -78,6 +81,8 @@ class Arriving:
                 tap.close()
             return self._finished()
         piece = await content.readany()
+        if piece[:1] == b"{" and len(piece) <= self._bytes_max and content.at_eof():
+            return self._settled(piece)  # nearly every reply arrives like this, in one piece
         if piece[:1] == b"{" or not 200 <= head.status < 300:
             self._plain = True
         else:
@@ -174,12 +179,17 @@ class Arriving:
         if not self._plain and sse.is_stream(body, self._label, whole=True):
             self.stream = fold(body)
             return b""
-        if b'"delta"' in body[:4096] or body[-1:] != b"}":
-            return self._reconsidered(body)
-        return body
+        return self._settled(body)
+
+    def _settled(self, body: bytes) -> bytes:
+        """A plain body, once it has ended. One that begins with a brace can be a stream whose lines
+        lack their field names: its first event then has a delta, and no message before that.
+        """
+        message = body.find(_MESSAGE, 0, _GLANCE_BYTES)
+        delta = body.find(_DELTA, 0, _GLANCE_BYTES if message < 0 else message)
+        return body if delta < 0 and body[-1:] == b"}" else self._reconsidered(body)
 
     def _reconsidered(self, body: bytes) -> bytes:
-        """A body that begins with a brace can be a stream whose lines lack their field names."""
         assert self.head is not None
         if not 200 <= self.head.status < 300:
             return body

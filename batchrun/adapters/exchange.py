@@ -14,7 +14,6 @@ names and meaning since aiohttp 3.8, and the transport's exam (tests/contracts) 
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -23,6 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from batchrun.adapters.connections import Connections
 from batchrun.errors import TransportFault
 
 JOINED_BYTES_MAX = 2**16
@@ -36,12 +36,6 @@ HEADER_BYTES_MAX = 2**16
 HEADERS_MAX = 1024
 """Of a response's head. aiohttp's own bounds (8 KB, 128) are met by content security policies and
 by what a chain of proxies adds."""
-
-LOST_MIN = 2
-LOST_SHARE = 1 / 8
-"""Connections are no longer kept once so many that were used again, and such a share of them, were
-closed by the server before it answered.
-"""
 
 
 class Head(NamedTuple):
@@ -65,31 +59,30 @@ class Poster:
     """Posts bodies to one URL. Redirects are not followed, cookies not kept, nothing retried."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]
+        self,
+        session: aiohttp.ClientSession,
+        connections: Connections,
+        url: str,
+        headers: Mapping[str, str],
     ) -> None:
         """``headers`` are sent with every body, beside those that aiohttp adds by itself."""
-        connector = session.connector
-        assert connector is not None
-        self._connector = connector
         self._session = session
+        self._connections = connections
         self._url = URL(url, encoded=False)
-        self._timeout = session.timeout
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[asyncio.Transport, bytes] = {}
-        self._used: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
-        self._used_again = self._lost = 0
         self.replace_headers(headers)
 
     def replace_headers(self, headers: Mapping[str, str]) -> None:
         """Send these with every body from now on."""
-        # The request that connections are asked for; its head is the head of them all.
-        self._request = aiohttp.ClientRequest(
+        # Its head is the head of them all.
+        request = aiohttp.ClientRequest(
             "POST", self._url, headers=headers, loop=self._loop, session=self._session
         )
-        lines = [f"POST {self._request.url.raw_path_qs} HTTP/1.1"]
+        lines = [f"POST {request.url.raw_path_qs} HTTP/1.1"]
         lines += [
             f"{name}: {value}"
-            for name, value in self._request.headers.items()
+            for name, value in request.headers.items()
             if name.lower() not in ("content-length", "transfer-encoding")
         ]
         if any("\r" in line or "\n" in line or "\0" in line for line in lines):
@@ -107,12 +100,9 @@ class Poster:
         HTTP parser (see ``adapters.tap``).
 
         Raises what aiohttp raises; then, and when cancelled, the connection is closed.
-
-        Some servers close a connection after each stream and do not say so (llama.cpp's names a
-        time for which it would stay open). Whoever uses it again at once meets the end more often
-        than not; so it is counted how often that happens, and then connections are not kept.
         """
-        connection, protocol, used = await self._connect()
+        held = await self._connections.take()
+        protocol = held.protocol
         begun = False
         try:
             protocol.set_response_params(
@@ -136,33 +126,17 @@ class Poster:
                 # Answered before everything was sent: the rest must not meet the next request.
                 protocol.force_close()
         except _LOST as error:
-            connection.close()
-            if not begun:
-                # If a new one is lost too, the server has other troubles.
-                self._lost = self._lost + 1 if used else 0
+            self._connections.lost(held, begun=begun)
             # With part of a head, the error holds that instead of a text.
-            if begun or not used or not isinstance(getattr(error, "message", ""), str):
+            if begun or not held.used or not isinstance(getattr(error, "message", ""), str):
                 raise
             what = "the server closed a kept-alive connection"
             raise TransportFault(what, kind="stale", sent=True) from None
         except BaseException:
-            connection.close()
+            held.connection.close()
             raise
-        if used:
-            self._used_again += 1
-        else:
-            self._used.add(protocol)
-        if self._keeps:
-            connection.release()
-        else:
-            connection.close()
+        self._connections.give_back(held)
         return found, answer
-
-    @property
-    def _keeps(self) -> bool:
-        """Whether a connection is worth keeping for the next request."""
-        lost = self._lost
-        return lost < LOST_MIN or lost < LOST_SHARE * (lost + self._used_again)
 
     def _send(self, transport: asyncio.Transport | None, body: bytes) -> asyncio.Transport:
         """Have a request written at the end of this turn of the event loop, with all others of it.
@@ -189,25 +163,3 @@ class Poster:
             else:
                 transport.write(head)
                 transport.write(body)
-
-    async def _connect(self) -> tuple[aiohttp.connector.Connection, ResponseHandler, bool]:
-        """A connection, its protocol, and whether it was used before."""
-        try:
-            while True:
-                connection = await self._connector.connect(
-                    self._request, traces=[], timeout=self._timeout
-                )
-                protocol = connection.protocol
-                assert protocol is not None
-                used = protocol in self._used
-                if not used or not protocol.should_close:
-                    return connection, protocol, used
-                # The server spoke unasked while it lay idle (some announce a timeout that way):
-                # that would be taken for the answer to the next request.
-                connection.close()
-        except aiohttp.ClientConnectorError:
-            self._lost = 0
-            raise
-        except TimeoutError as error:
-            message = f"no connection to {self._request.url.host} in time"
-            raise aiohttp.ConnectionTimeoutError(message) from error

@@ -20,6 +20,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrun.adapters.arriving import Arriving
+from batchrun.adapters.connections import Connections
 from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
 from batchrun.adapters.faults import fault
 from batchrun.adapters.tap import Large
@@ -145,6 +146,7 @@ class HttpTransport:
             poster.replace_headers(self._headers)
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self._timeout_s)
         self._large = Large(self._concurrency)
         self._session = aiohttp.ClientSession(
@@ -157,8 +159,12 @@ class HttpTransport:
             max_field_size=HEADER_BYTES_MAX,
             max_headers=HEADERS_MAX,
         )
-        self._posters = {self._url: Poster(self._session, self._url, self._headers)}
+        self._connections = Connections(self._session, self._url)
+        self._posters = {self._url: self._poster(self._url)}
         return self
+
+    def _poster(self, url: str) -> Poster:
+        return Poster(self._session, self._connections, url, self._headers)
 
     def _connector(self) -> aiohttp.BaseConnector:
         if self._socket is not None:
@@ -173,11 +179,12 @@ class HttpTransport:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._connections.let_go()
         await self._session.close()
 
     async def send(self, request: Request) -> Reply:
         """See ``ports.Transport``."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)  # without the loop it costs a system call
         assert task is not None
         self._deadlines.enter(task)
         # The status counts once the head of a reply is there, for faults that come after it.
@@ -229,7 +236,7 @@ class HttpTransport:
         if poster is None:
             if len(self._posters) > ELSEWHERE_MAX:
                 self._posters = {self._url: self._posters[self._url]}
-            poster = self._posters[url] = Poster(self._session, url, self._headers)
+            poster = self._posters[url] = self._poster(url)
         return await poster.post(body, arrived.read, arrived.tap if self._stream else None)
 
     async def _post_by_proxy(self, url: str, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
@@ -263,9 +270,10 @@ class HttpTransport:
         arrived = Arriving(self._body_bytes_max, self._large)
         try:
             async with asyncio.timeout(self._timeout_s) as timer:
-                response = await self._session.get(
-                    url, headers=self._headers, allow_redirects=False, proxy=self._proxy
-                )
+                with self._connections.wanted():
+                    response = await self._session.get(
+                        url, headers=self._headers, allow_redirects=False, proxy=self._proxy
+                    )
                 async with response:
                     head = Head(response.status, response.headers)
                     answer = await arrived.read(response.content, head)
