@@ -12,11 +12,11 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchrun.adapters import disk, files
+from batchrun.adapters.checksum import crc32
 
 _SLOT = struct.Struct("<qiiqI4x")  # row + 1, attempt, endpoint, started_us, checksum
 _BODY = struct.Struct("<qiiq")
@@ -78,7 +78,7 @@ class FlightLog:
             attempt,
             endpoint,
             started_at_us,
-            zlib.crc32(body),
+            crc32(body),
         )
 
     def wipe(self, row: int, attempt: int) -> None:
@@ -109,6 +109,6 @@ def read_notes(path: Path) -> list[Note]:
     for start in range(0, len(data) - _SLOT.size + 1, _SLOT.size):
         row, attempt, endpoint, started_at_us, checksum = _SLOT.unpack_from(data, start)
         body = data[start : start + _BODY.size]
-        if row > 0 and attempt > 0 and zlib.crc32(body) == checksum:
+        if row > 0 and attempt > 0 and crc32(body) == checksum:
             notes.append(Note(row - 1, attempt, endpoint, started_at_us))
     return notes

@@ -217,7 +217,7 @@ class Journal:
     def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
         """Make entries durable, in order; one flush per shard's log. Raises ``StorageError``."""
         self.fence()
-        groups: dict[int, tuple[list[tuple[int, int]], list[bytes]]] = {}
+        groups: dict[int, list[bytes]] = {}
         size = self.shard_rows
         for entry in entries:
             value: Outcome | Attempt | BlockRecord | Amendment
@@ -235,12 +235,13 @@ class Journal:
                 value = BlockRecord(
                     entry.rows_read, entry.digest, entry.end, len(entry.rows), entry.carried
                 )
-            rows, records = groups.setdefault(row // size, ([], []))
-            rows.append((row, kind))
-            records.append(record(row, kind, value))
+            shard = row // size
+            if shard not in groups:
+                groups[shard] = []
+            groups[shard].append(record(row, kind, value))
         try:
-            for shard, (rows, records) in groups.items():
-                self.log_of(shard).append(rows, records)
+            for shard, records in groups.items():
+                self.log_of(shard).append(records)
         except OSError as error:
             message = (
                 f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
@@ -297,6 +298,8 @@ class JournalWriter:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Item] = deque()
         self._wake = threading.Event()
+        self.sending = flight.note
+        """See ``ports.Journal``."""
         self._closing = False
         self._fault: Exception | None = None
         self._given = 0
@@ -337,10 +340,6 @@ class JournalWriter:
             future = self._loop.create_future()
             self._flushed.append((self._given, future))
             await future
-
-    def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
-        """See ``ports.Journal``."""
-        self._flight.note(row, attempt, endpoint, started_at_us)
 
     async def close(self) -> None:
         """Make durable what was appended and stop the thread. Closing twice is harmless."""

@@ -17,7 +17,6 @@ import contextlib
 import mmap
 import os
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -25,6 +24,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from batchrun.adapters import disk, files
+from batchrun.adapters.checksum import crc32
 from batchrun.errors import DamagedError, UsageError
 
 FORMAT = 1
@@ -67,20 +67,20 @@ class Place(NamedTuple):
 def record(row: int, kind: int, value: object) -> bytes:
     """One record, ready to be written."""
     body = _pack(value)
-    crc = zlib.crc32(body, zlib.crc32(_CHECKED.pack(row, kind)))
+    crc = crc32(body, crc32(_CHECKED.pack(row, kind)))
     return _PREFIX.pack(len(body), crc, row, kind) + body
 
 
 def head(shard: int, generation: int) -> bytes:
     """The head of a log."""
     start = _HEAD.pack(MAGIC, FORMAT, 0, shard, generation, 0)[:-4]
-    return start + struct.pack("<I", zlib.crc32(start))
+    return start + struct.pack("<I", crc32(start))
 
 
 def group(records: Sequence[bytes]) -> bytes:
     """Records as one group."""
     start = struct.pack("<4sQ", _GROUP_MAGIC, sum(map(len, records)))
-    return b"".join((start, struct.pack("<I", zlib.crc32(start)), *records))
+    return b"".join((start, struct.pack("<I", crc32(start)), *records))
 
 
 def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, int, bytes]]:
@@ -91,7 +91,7 @@ def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, i
     at, end = _HEAD.size, len(data)
     while at + _PREFIX.size <= end:
         magic, _, crc = _GROUP.unpack_from(data, at)
-        if magic == _GROUP_MAGIC and crc == zlib.crc32(data[at : at + _GROUP.size - 4]):
+        if magic == _GROUP_MAGIC and crc == crc32(data[at : at + _GROUP.size - 4]):
             at += _GROUP.size
             continue
         size, crc, row, kind = _PREFIX.unpack_from(data, at)
@@ -100,7 +100,7 @@ def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, i
             kind in (OUTCOME, ATTEMPT, BLOCK, AMENDMENT)
             and row in rows
             and body + size <= end
-            and crc == zlib.crc32(data[body : body + size], zlib.crc32(_CHECKED.pack(row, kind)))
+            and crc == crc32(data[body : body + size], crc32(_CHECKED.pack(row, kind)))
         ):
             yield row, kind, data[at : body + size]
             at = body + size
@@ -135,7 +135,7 @@ class ShardLog:
         if self.size > _HEAD.size:
             return True
         start = os.pread(self._descriptor, _HEAD.size, 0)
-        sound = len(start) == _HEAD.size and start[-4:] == struct.pack("<I", zlib.crc32(start[:-4]))
+        sound = len(start) == _HEAD.size and start[-4:] == struct.pack("<I", crc32(start[:-4]))
         return sound and start.startswith(MAGIC)
 
     def _begin(self) -> None:
@@ -149,7 +149,7 @@ class ShardLog:
     def _check_head(self) -> None:
         start = os.pread(self._descriptor, _HEAD.size, 0)
         magic, version, _, shard, generation, crc = _HEAD.unpack(start)
-        if magic != MAGIC or crc != zlib.crc32(start[:-4]):
+        if magic != MAGIC or crc != crc32(start[:-4]):
             raise self._damaged("its head is not that of a log")
         if version != FORMAT:
             message = (
@@ -168,7 +168,7 @@ class ShardLog:
                 break
             magic, size, crc = _GROUP.unpack(top)
             start = offset + _GROUP.size
-            if magic != _GROUP_MAGIC or crc != zlib.crc32(top[:-4]):
+            if magic != _GROUP_MAGIC or crc != crc32(top[:-4]):
                 if self._is_torn(offset, offset, start):
                     break
                 raise self._damaged(f"no group of records at byte {offset:,}")
@@ -223,19 +223,19 @@ class ShardLog:
             found.append(place)
             offset = place.offset + size
 
-    def append(self, rows: Sequence[tuple[int, int]], records: Sequence[bytes]) -> None:
-        """Write one group and flush it to the disk; ``rows`` are the records' rows and kinds."""
+    def append(self, records: Sequence[bytes]) -> None:
+        """Write one group and flush it to the disk."""
         files.reached("log.writing", self.path)
         _write(self._descriptor, group(records), self.size)
         files.reached("log.written", self.path)
         disk.fdatasync(self._descriptor)
         files.reached("log.synced", self.path)
         offset = self.size + _GROUP.size
-        for (row, kind), data in zip(rows, records, strict=True):
-            crc = int.from_bytes(data[4:8], "little")
-            body = offset + _PREFIX.size
-            self.places.append(Place(row, kind, body, len(data) - _PREFIX.size, crc))
-            offset += len(data)
+        for data in records:
+            size, crc, row, kind = _PREFIX.unpack_from(data)
+            offset += _PREFIX.size
+            self.places.append(Place(row, kind, offset, size, crc))
+            offset += size
         self.size = offset
 
     def body(self, place: Place) -> bytes:
@@ -261,9 +261,9 @@ class ShardLog:
         ]
 
     def _checked(self, place: Place, body: _Bytes) -> _Bytes:
-        crc = zlib.crc32(body, zlib.crc32(_CHECKED.pack(place.row, place.kind)))
-        if len(body) != place.size or crc != place.crc:
-            raise self._damaged(f"the record of row {place.row} changed on the disk")
+        row, kind, _, size, crc = place
+        if len(body) != size or crc32(body, crc32(_CHECKED.pack(row, kind))) != crc:
+            raise self._damaged(f"the record of row {row} changed on the disk")
         return body
 
     def _damaged(self, why: str) -> DamagedError:
@@ -288,7 +288,7 @@ def _groups_behind(data: mmap.mmap, start: int) -> bool:
     at = data.find(_GROUP_MAGIC, start)
     while at >= 0:
         top = data[at : at + _GROUP.size]
-        if len(top) == _GROUP.size and top[-4:] == struct.pack("<I", zlib.crc32(top[:-4])):
+        if len(top) == _GROUP.size and top[-4:] == struct.pack("<I", crc32(top[:-4])):
             return True
         at = data.find(_GROUP_MAGIC, at + 1)
     return False

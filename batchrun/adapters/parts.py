@@ -14,7 +14,7 @@ import contextlib
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -44,7 +44,9 @@ GROUP_BYTES = 4 * 2**20
 ATTEMPT_BYTES = 200
 """About what a line of the ledger takes: its texts are names and codes."""
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
-_KEY = attrgetter("endpoint", "model", "service_tier")
+_KEY = itemgetter(*map(Attempt._fields.index, ("endpoint", "model", "service_tier")))
+_PLACE = itemgetter(*map(Attempt._fields.index, ("row", "number")))
+_STARTED = itemgetter(Attempt._fields.index("started_at_us"))
 _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
 
 
@@ -164,8 +166,10 @@ class Parts:
             outcomes = log.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
             high = outcomes[-1].row + 1 if log.more else end
             ledger = list(log.attempts_below(high))
+            alone = not ledger
             ledger += [o.attempt for o in outcomes if o.attempt is not None]
-            ledger.sort(key=lambda attempt: (attempt.row, attempt.number))
+            if not alone:
+                ledger.sort(key=_PLACE)
             yield high, outcomes, ledger
             if high == end:
                 return
@@ -245,7 +249,8 @@ def _count(
 ) -> None:
     """Count a piece as published into the totals."""
     keys = set(map(_KEY, ledger))
-    days = {day_of(attempt.started_at_us) for attempt in ledger}
+    starts_us = list(map(_STARTED, ledger))
+    days = {day_of(min(starts_us)), day_of(max(starts_us))} if ledger else set()
     if (
         len(keys) == len(days) == 1
         and len(ledger) == len(outcomes) == ledgered.num_rows == resulted.num_rows

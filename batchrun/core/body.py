@@ -40,7 +40,7 @@ TOO_DEEP = f"is nested more than {DEPTH_MAX} levels deep"
 
 def nested_too_deeply(text: bytes) -> bool:
     """Whether JSON text goes deeper than every reader of it can follow."""
-    if text.count(b"[") + text.count(b"{") <= DEPTH_MAX:
+    if len(text) <= 2 * DEPTH_MAX or text.count(b"[") + text.count(b"{") <= DEPTH_MAX:
         return False
     depth = 0
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
@@ -239,16 +239,17 @@ def build(
     if len(wire) > body_bytes_max:
         message = f"the body is {len(wire):,} bytes; at most {body_bytes_max:,} are sent"
         raise RowError(message)
+    limit = tokens.stated_limit(body)
     return Request(
-        row=row.number,
-        custom_id=row.custom_id,
-        body=wire,
-        hash=hashlib.sha256(wire).hexdigest(),
-        model=body["model"],
-        tokens=tokens.estimate(body, len(wire)),
-        tokens_stated=tokens.stated_limit(body) is not None,
-        expected=None if asked is None else asked(body),
-        worst=worst_case(body, wire) if bounded else None,
+        row.number,
+        row.custom_id,
+        wire,
+        hashlib.sha256(wire).hexdigest(),
+        body["model"],
+        tokens.estimate(body, len(wire), limit),
+        limit is not None,
+        None if asked is None else asked(body),
+        worst_case(body, wire) if bounded else None,
     )
 
 

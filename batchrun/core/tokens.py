@@ -33,9 +33,11 @@ def stated_limit(body: dict[str, Any]) -> int | None:
     return None
 
 
-def estimate(body: dict[str, Any], body_bytes: int) -> int:
-    """Prompt plus completion tokens that a server may charge for this body."""
-    limit = stated_limit(body) or UNSTATED_COMPLETION_TOKENS
+def estimate(body: dict[str, Any], body_bytes: int, limit: int | None) -> int:
+    """Prompt plus completion tokens that a server may charge for this body, whose stated limit is
+    ``limit``.
+    """
+    limit = limit or UNSTATED_COMPLETION_TOKENS
     choices = body.get("n")
     if not isinstance(choices, int) or choices < 1:
         choices = 1

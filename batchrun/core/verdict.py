@@ -30,7 +30,7 @@ from batchrun.core.stream import fold
 from batchrun.errors import TransportFault
 from batchrun.records import NO_USAGE, Completion, Reply, Usage
 
-__all__ = ["RULES", "Action", "Circumstances", "Rule", "Verdict", "judge"]
+__all__ = ["RULES", "Action", "Circumstances", "Rule", "Verdict", "answered", "judge"]
 
 
 class Verdict(NamedTuple):
@@ -79,19 +79,25 @@ class Circumstances(NamedTuple):
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
 
 
+def answered(exchange: Reply | TransportFault) -> Verdict | None:
+    """The verdict on the most common exchange, a success with a whole answer: it depends on no
+    circumstances. None for any other, which ``judge`` decides about.
+    """
+    if isinstance(exchange, Reply) and 200 <= exchange.status < 300:
+        found = plain_completion(exchange.body)
+        if found is not None and found.first.finish_reason not in UNFINISHED_REASONS:
+            return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
+    return None
+
+
 def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Verdict:
     """Decide about one exchange. Any body and any headers end in a verdict."""
     if isinstance(exchange, TransportFault):
         signal = _Signal(exchange.kind, None, frozenset(), exchange.kind, str(exchange))
         return _rule(signal, circumstances)
     status = exchange.status
-    success = 200 <= status < 300
-    if success:
-        found = plain_completion(exchange.body)
-        if found is not None and found.first.finish_reason not in UNFINISHED_REASONS:
-            return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
     value = reading.parse(exchange.body)
-    if success:
+    if 200 <= status < 300:
         found = reading.completion(value)
         if found is not None and not _unfinished(found):
             return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)

@@ -19,7 +19,7 @@ from batchrun.core.backoff import backoff_s
 from batchrun.core.price_book import PriceBook
 from batchrun.core.rules import HEALTH
 from batchrun.core.stop_message import stop_message
-from batchrun.core.verdict import Action, Circumstances, Verdict, judge
+from batchrun.core.verdict import Action, Circumstances, Verdict, answered, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.lane import Lane, Way
@@ -36,6 +36,8 @@ from batchrun.ports import Clock, Journal, Permit
 from batchrun.records import Attempt, Outcome, Reply
 
 KEPT_RESPONSE_BYTES = 2**20
+
+_DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,9 @@ class AttemptLoop:
             latency_s = self._clock.now_s() - sent_at_s
             if run.doubts:
                 forgive(run)
-            circumstances = self._circumstances(lane, run, wall_us, sent_at_s + latency_s)
-            verdict = judged = judge(exchange, circumstances)
+            verdict = judged = answered(exchange) or judge(
+                exchange, self._circumstances(lane, run, wall_us, sent_at_s + latency_s)
+            )
             attempt = ledger_line(
                 run,
                 lane.name,
@@ -186,14 +189,15 @@ class AttemptLoop:
             permit.settle(tokens_used(request, exchange, verdict))
         if verdict.error_class == "auth":
             verdict = await lane.renewal.bend(verdict, key, run, attempt)
-        elif verdict.action is Action.DONE:
+        elif verdict.action is _DONE:
             lane.renewal.proved = key
             lane.exchanges.answered += 1
         verdict = self._ruled(lane, run, verdict, permit.probe, sent_at_s)
         if verdict is not judged:
             attempt = attempt._replace(error_class=verdict.error_class, error_code=verdict.code)
-        run.cost_pd += attempt.cost_pd or 0
-        self._tally.spend(attempt.cost_pd, kept=verdict.action is Action.DONE)
+        if attempt.cost_pd is not None:
+            run.cost_pd += attempt.cost_pd
+            self._tally.spend(attempt.cost_pd, kept=verdict.action is _DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         lane.gate.heard(reply, sent_at_s=sent_at_s)
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)
@@ -229,6 +233,10 @@ class AttemptLoop:
         if (asked is not None or wanted is not None) and verdict.completion is not None:
             lane.refused_from_s = None
             verdict = output.held_against(verdict, asked, wanted)
+        if verdict.action is _DONE:
+            if not lane.outage.clean:
+                lane.outage.answered()
+            return verdict
         health = HEALTH.get(verdict.rule)
         if health is not None:
             elsewhere = self.pool.elsewhere(run, lane)
@@ -287,15 +295,17 @@ class AttemptLoop:
                 assert completion is not None
                 if news := lane.drift.note(run.request.model, completion, run.request.row):
                     self._tally.notices.append(news)
-                return Outcome(
-                    row=run.request.row,
-                    custom_id=run.request.custom_id,
-                    completion=completion,
-                    failure=None,
-                    attempts=run.number,
-                    attempt=attempt,
-                    request_hash=run.request.hash,
-                    response=self._kept(reply) if self._policy.raw == "all" else None,
+                request = run.request
+                response = self._kept(reply) if self._policy.raw == "all" else None
+                return Outcome(  # by place: naming the fields of each row's records costs 2 us
+                    request.row,
+                    request.custom_id,
+                    completion,
+                    None,
+                    run.number,
+                    attempt,
+                    request.hash,
+                    response,
                 )
             case Action.FAIL:
                 lane.refused_from_s = None

@@ -147,21 +147,22 @@ class EndpointGate:
 
     async def enter(self, tokens: int) -> EndpointPermit:
         """See ``ports.Gate``."""
-        began = self._clock.now_s()
+        now = began = self._clock.now_s()
         if self._free and not self._waiting:
             self._free -= 1
         else:
             await self._permit()
+            now = self._clock.now_s()
         charged = self._pacing.expected(tokens) if self._pacing.active else 0.0
         if not (
             self._paced
             or self._spread_left
             or self._queueing
             or self._held_until_s is not None
-            or self._clock.now_s() < self._cool_until_s
+            or now < self._cool_until_s
             or (self._pacing.active and not self._pacing.try_take(charged))
         ):
-            return EndpointPermit(self, tokens, charged, self._clock.now_s() - began)
+            return EndpointPermit(self, tokens, charged, now - began)
         self._queueing += 1
         try:
             async with self._door:

@@ -50,24 +50,30 @@ def ledger_line(
     cost_pd = None
     if prices is not None and reply is not None:
         cost_pd = prices.cost_pd(endpoint, asked, answered, tier, usage, reply.body, wall_us)
-    return Attempt(
-        row=run.request.row,
-        number=run.number,
-        endpoint=endpoint,
-        model=answered or asked,
-        service_tier=tier,
-        started_at_us=wall_us,
-        queue_s=queue_s,
-        latency_s=latency_s,
-        http_status=reply.status if reply else fault.http_status if fault else None,
-        error_class=verdict.error_class,
-        error_code=verdict.code,
-        retry_after_s=verdict.wait_s,
-        usage=usage,
-        cost_pd=cost_pd,
-        request_id=header.request_id(reply.headers) if reply else None,
-        unanswered=fault is not None and fault.sent and usage == NO_USAGE,
-        ttft_s=reply.ttft_s if reply else None,
+    status, request_id, ttft_s = None, None, None
+    if reply is not None:
+        status, headers, _, ttft_s = reply
+        request_id = header.request_id(headers)
+    elif fault is not None:
+        status = fault.http_status
+    return Attempt(  # by place: naming so many fields takes a microsecond
+        run.request.row,
+        run.number,
+        endpoint,
+        answered or asked,
+        tier,
+        wall_us,
+        queue_s,
+        latency_s,
+        status,
+        verdict.error_class,
+        verdict.code,
+        verdict.wait_s,
+        usage,
+        cost_pd,
+        request_id,
+        fault is not None and fault.sent and usage == NO_USAGE,
+        ttft_s,
     )
 
 

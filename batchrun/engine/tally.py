@@ -60,12 +60,11 @@ class Tally:
         self.prompt_tokens += completion.usage.prompt_tokens or 0
         self.completion_tokens += completion.usage.completion_tokens or 0
 
-    def spend(self, cost_pd: int | None, *, kept: bool) -> None:
+    def spend(self, cost_pd: int, *, kept: bool) -> None:
         """An exchange ended that cost so much; ``kept`` says that it is a row's answer."""
-        if cost_pd is not None:
-            self.cost_pd = (self.cost_pd or 0) + cost_pd
-            if not kept:
-                self.wasted_pd += cost_pd
+        self.cost_pd = (self.cost_pd or 0) + cost_pd
+        if not kept:
+            self.wasted_pd += cost_pd
 
     def projection(self) -> Projection | None:
         """What the run will have cost at its end; None while it cannot be told."""

@@ -47,6 +47,7 @@ HOMES = [
         {"aiohttp"},
         (
             "batchrun.adapters.http",
+            "batchrun.adapters.connections",
             "batchrun.adapters.exchange",
             "batchrun.adapters.arriving",
             "batchrun.adapters.faults",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.tokens import IMAGE_TOKENS, UNSTATED_COMPLETION_TOKENS, estimate
+from batchrun.core.tokens import IMAGE_TOKENS, UNSTATED_COMPLETION_TOKENS, estimate, stated_limit
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from batchrun.core.tokens import IMAGE_TOKENS, UNSTATED_COMPLETION_TOKENS, estim
 )
 def test_the_completion_counts_as_a_server_would_charge_it(body, completion):
     """The stated limit times the choices, or a guess where none is stated or it is nonsense."""
-    assert estimate(body, 350) == 100 + completion
+    assert estimate(body, 350, stated_limit(body)) == 100 + completion
 
 
 def test_an_image_inside_the_body_counts_as_an_image():
@@ -35,7 +35,7 @@ def test_an_image_inside_the_body_counts_as_an_image():
     odd = [None, {"image_url": None}, {"image_url": {"url": "https://a.example"}}]
     messages = [{"content": "text"}, {"content": [text, image, *odd]}]
     body = {"max_tokens": 1, "messages": messages}
-    assert estimate(body, len(url) + 350) == 100 + IMAGE_TOKENS + 1
+    assert estimate(body, len(url) + 350, 1) == 100 + IMAGE_TOKENS + 1
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_an_image_inside_the_body_counts_as_an_image():
 )
 def test_the_prompt_counts_by_its_bytes(body_bytes, prompt):
     """Three and a half bytes are a token, and no prompt is free."""
-    assert estimate({"max_tokens": 1}, body_bytes) == prompt + 1
+    assert estimate({"max_tokens": 1}, body_bytes, 1) == prompt + 1
