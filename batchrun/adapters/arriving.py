@@ -13,7 +13,9 @@ from batchrun.adapters.exchange import Head
 from batchrun.adapters.tap import DONE_GRACE_S, Large, Tap
 from batchrun.core import reply as reading
 from batchrun.core import sse
-from batchrun.core.stream import Stream, fold, is_chunks
+from batchrun.core.chunked import BULK_BYTES, Dechunker, few
+from batchrun.core.plain_chunk import is_chunks
+from batchrun.core.stream import Stream, fold
 from batchrun.errors import TransportFault
 
 _BLANK = b" \t\r\n"
@@ -66,7 +68,7 @@ class Arriving:
 
     def tap(self, protocol: ResponseHandler) -> None:
         """Expect a stream: take it straight from the connection."""
-        self._tap = Tap(protocol, self.take_all, self._large)
+        self._tap = Tap(protocol, self.take_coded, self._large)
 
     async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
         """See ``exchange.BodyReader``. Empty where the body is a stream."""
@@ -112,19 +114,29 @@ class Arriving:
             self._pieces = []
             self._large.slots.release()
 
-    def take_all(self, pieces: list[bytes]) -> bool:
-        """The same as ``take``, for several pieces."""
+    def take_coded(self, dechunker: Dechunker, data: bytes) -> bool:
+        """The same as ``take``, for bytes in the chunked coding. Raises ``ChunkedError`` too."""
+        self._count(len(data))
+        if len(data) > BULK_BYTES and dechunker.at_border:
+            if self.stream is None:
+                # The first chunk says who speaks, the second what those that follow look like.
+                pieces, at = few(data, 2)
+                self._take_all(pieces)
+                data = data[at:]
+            if self.stream is not None and (at := self.stream.feed_coded(data)):
+                data = data[at:]
+        return self._take_all(dechunker.feed(data))
+
+    def _take_all(self, pieces: list[bytes]) -> bool:
         at = 0
         if self.stream is None and pieces and pieces[0].startswith(b"data:") and not self._pieces:
             self.stream = Stream()
         while self.stream is None:
             if at == len(pieces):
                 return False
-            self.take(pieces[at])
+            self._take(pieces[at])
             at += 1
-        rest = pieces[at:] if at else pieces
-        self._count(sum(map(len, rest)))
-        self.stream.feed_all(rest)
+        self.stream.feed_all(pieces[at:] if at else pieces)
         self._look(self.stream)
         return self.stream.done
 
@@ -134,6 +146,9 @@ class Arriving:
         Raises ``TransportFault`` where there are too many.
         """
         self._count(len(piece))
+        return self._take(piece)
+
+    def _take(self, piece: bytes) -> bool:
         if self._plain:
             self._pieces.append(piece)
             return False

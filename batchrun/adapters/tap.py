@@ -65,10 +65,11 @@ class Tap:
     )
 
     def __init__(
-        self, protocol: ResponseHandler, take: Callable[[list[bytes]], bool], large: Large
+        self, protocol: ResponseHandler, take: Callable[[Dechunker, bytes], bool], large: Large
     ) -> None:
-        """To be made after ``set_response_params``. ``take`` gets the body's bytes and returns
-        whether the stream has announced its end; it may raise ``TransportFault``.
+        """To be made after ``set_response_params``. ``take`` gets the body's bytes, and who takes
+        the coding off them; it returns whether the stream has announced its end, and may raise
+        ``ChunkedError`` and ``TransportFault``.
         """
         self._protocol = protocol
         self._take = take
@@ -105,18 +106,20 @@ class Tap:
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Called by the protocol with what has arrived."""
         if self._dechunker is not None:
-            self._take_body(self._dechunker, data)
+            if self._take_body(self._dechunker, data):
+                self._pass(_EMPTY_REST)
             return False, b""
         data = self._held + data
         end = data.find(b"\r\n\r\n") + 4
         if end < 4 and _may_go_on(data):
             self._held = data
         elif end >= 4 and _announces_stream(data[:end]):
-            self._pass(data[:end])
-            self._protocol.set_parser(self, None)
             self._held, self._dechunker = b"", Dechunker()
-            if end < len(data):
-                self._take_body(self._dechunker, data[end:])
+            if self._take_body(self._dechunker, data[end:]):
+                self._pass(data[:end] + _EMPTY_REST)
+            else:
+                self._pass(data[:end])
+                self._protocol.set_parser(self, None)
         else:
             self._pass(data)
         return False, b""
@@ -134,9 +137,10 @@ class Tap:
         if data:
             self._protocol.data_received(data)
 
-    def _take_body(self, dechunker: Dechunker, data: bytes) -> None:
+    def _take_body(self, dechunker: Dechunker, data: bytes) -> bool:
+        """Take the next bytes of the body; returns whether it is over and was understood."""
         if self._ended.done():
-            return
+            return False
         self._left -= len(data)
         if self._left < 0 and self._turn is None:
             # What is not read on is not sent on: the server waits too.
@@ -144,21 +148,22 @@ class Tap:
             self._turn = self._loop.create_task(self._large.slots.acquire())
             self._turn.add_done_callback(self._go_on)
         try:
-            done = self._take(dechunker.feed(data))
+            done = self._take(dechunker, data)
         except ChunkedError as error:
             self._end(aiohttp.ClientPayloadError(str(error)))
         except TransportFault as fault:
             self._end(fault)
         else:
             if dechunker.ended:
-                self._pass(_EMPTY_REST)
                 if dechunker.surplus:
                     self._protocol.force_close()
                 self._end(None)
-            elif done and self._timer is None:
+                return True
+            if done and self._timer is None:
                 # The connection's next use would begin with the rest of this body: as the tap
                 # stays where it is, the connection counts as one that is to be closed.
                 self._timer = self._loop.call_later(DONE_GRACE_S, self._end, None)
+        return False
 
     def _end(self, error: Exception | None) -> None:
         if self._timer is not None:

@@ -11,6 +11,9 @@ LINE_BYTES_MAX = 2**13
 BULK_BYTES = 2**10
 """Below, taking chunk by chunk is as quick."""
 
+OTHERS_MAX = 8
+"""A piece of a stream ends with so many chunks of other kinds at most, if all goes as usual."""
+
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
 
 
@@ -36,6 +39,11 @@ class Dechunker:
         """Whether no chunk has held a CR yet, as far as anybody looked."""
         self.ended = False
         self.surplus = False
+
+    @property
+    def at_border(self) -> bool:
+        """Whether the next bytes begin with the size of a chunk."""
+        return not (self._held or self._left or self._past or self._in_trailer)
 
     def feed(self, data: bytes) -> list[bytes]:
         """What the next bytes hold of the body, chunk by chunk. Raises ``ChunkedError``."""
@@ -133,6 +141,59 @@ class Dechunker:
             self.ended = end == at
             at = end + 2
         self.surplus = self.surplus or at < len(data)
+
+
+def few(data: bytes, count: int) -> tuple[list[bytes], int]:
+    """The whole chunks that bytes begin with, at most so many, and where they end. For bytes at the
+    border of a chunk. Raises ``ChunkedError``.
+    """
+    pieces: list[bytes] = []
+    at = 0
+    while len(pieces) < count:
+        start = data.find(b"\r\n", at) + 2
+        end = start + _size(data[at : start - 2]) if start > 1 else 0
+        if end <= start or not data.startswith(b"\r\n", end):
+            break
+        pieces.append(data[start:end])
+        at = end + 2
+    return pieces, at
+
+
+def alike(data: bytes, before: bytes, behind: bytes) -> tuple[list[bytes], int]:
+    """What stands between ``before`` and ``behind`` in the chunks that bytes begin with, as long as
+    all hold both, and where these chunks end. For bytes at the border of a chunk.
+
+    Nothing where chunks of another kind stand among them: only those behind the last are left out.
+    """
+    parts = data.split(b"\r")
+    chunks = parts[1::2]  # behind the LF of the line with its size
+    count, least = len(chunks), max(0, len(chunks) - OTHERS_MAX)
+    while count > least:
+        chunk = chunks[count - 1]
+        if chunk.endswith(behind) and chunk.startswith(before, 1):
+            break
+        count -= 1
+    start, stop = 1 + len(before), -len(behind)
+    texts = [chunk[start:stop] for chunk in chunks[:count]]
+    lines = _Lines(before, len(before) + len(behind))
+    # Put together again they must be what arrived: one comparison instead of five a chunk.
+    wire = [behind + b"\r\n"] * (3 * count)
+    wire[0::3] = map(lines.__getitem__, map(len, texts))
+    wire[1::3] = texts
+    whole = b"".join(wire)
+    return (texts, len(whole)) if data.startswith(whole) else ([], 0)
+
+
+class _Lines(dict[int, bytes]):
+    """How chunks of some text begin, by the length of that text: their size, then ``before``."""
+
+    def __init__(self, before: bytes, others: int) -> None:
+        """``others`` is the length of what stands around the text."""
+        self._before, self._others = before, others
+
+    def __missing__(self, length: int) -> bytes:
+        line = self[length] = b"%x\r\n%b" % (length + self._others, self._before)
+        return line
 
 
 @functools.lru_cache(512)

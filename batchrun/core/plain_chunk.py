@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
+from batchrun.core import chunked, stream_json
+from batchrun.core.chunked import OTHERS_MAX
+
 _CONTENT = b'"content":'
 _STRING = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_OTHERS_MAX = 8
-"""A piece of a stream ends with so many chunks of other shapes at most, if all goes as usual."""
+_SIZE_LINE_BYTES = 20
 
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -82,7 +84,7 @@ class Shape(NamedTuple):
         """
         before, behind = self.before, self.behind + ending
         start, stop = len(before), -len(behind)
-        count, least = len(lines), max(0, len(lines) - _OTHERS_MAX)
+        count, least = len(lines), max(0, len(lines) - OTHERS_MAX)
         while count > least:
             line = lines[count - 1]
             if line.startswith(before) and line.endswith(behind):
@@ -96,14 +98,32 @@ class Shape(NamedTuple):
                 if not (line.startswith(before) and line.endswith(behind)):
                     break
                 texts.append(line[start:stop])
-        joined = b"".join(texts)
-        if b"\\" in joined and any(text.endswith(b"\\") for text in texts):
-            # A backslash may eat a closing quote.
-            return 0, ""
-        try:
-            return len(texts), _decode_text(b'"%b"' % joined)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return 0, ""
+        text = _joined(texts)
+        return (0, "") if text is None else (len(texts), text)
+
+    def begins(self, data: bytes) -> bool:
+        """Whether the first of these chunks of the transfer coding may have this shape."""
+        line = data.find(b"\n", 0, _SIZE_LINE_BYTES) + 1
+        return line > 0 and data.startswith(self.before, line)
+
+    def take_coded(self, data: bytes, ending: bytes) -> tuple[int, str]:
+        """The same for lines that are chunks of the transfer coding each: where those of this shape
+        end, and their text. 0 where it cannot be told, as ``chunked.alike`` says.
+        """
+        texts, end = chunked.alike(data, self.before, self.behind + ending)
+        text = _joined(texts)
+        return (0, "") if text is None else (end, text)
+
+
+def _joined(texts: list[bytes]) -> str | None:
+    """Pieces of one JSON string as text; None where that cannot be told."""
+    joined = b"".join(texts)
+    if b"\\" in joined and any(text.endswith(b"\\") for text in texts):
+        return None  # a backslash may eat a closing quote
+    try:
+        return _decode_text(b'"%b"' % joined)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def shape_of(line: bytes) -> Shape | None:
@@ -121,3 +141,20 @@ def shape_of(line: bytes) -> Shape | None:
             return Shape(line[: start + 1], line[end:])
     text = _STRING.match(line, start)
     return None if text is None else Shape(line[: text.start(1)], line[text.end(1) :])
+
+
+def is_chunks(body: bytes) -> bool:
+    """Whether a body that begins with a brace is a stream of chunks all the same: its lines are
+    JSON and the field names of the events are missing.
+    """
+    if b'"delta"' not in body[:4096]:
+        return False
+    value = stream_json.read(body.lstrip().partition(b"\n")[0])
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return (
+        isinstance(choices, list)
+        and bool(choices)
+        and isinstance(choices[0], dict)
+        and "message" not in choices[0]
+        and isinstance(choices[0].get("delta"), dict)
+    )

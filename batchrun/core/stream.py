@@ -49,6 +49,7 @@ class Stream:
         "_repeated",
         "_splitter",
         "_suspect",
+        "_uncoded",
         "_usage",
         "done",
     )
@@ -66,7 +67,7 @@ class Stream:
         self._damaged = False
         self._repeated: Shape | None = None
         self._learned = 0
-        self._named = False
+        self._named = self._uncoded = False
         self.done = False
 
     @property
@@ -115,11 +116,25 @@ class Stream:
                 else:
                     self._repeated = None
                 continue
-            elif piece.count(b"\n") == 2 and b"\r" not in piece:
+            elif piece.find(b"\n") == len(piece) - 2 and b"\r" not in piece:
                 self._take_line(piece[:-2])
             else:
                 self.feed(piece)
             at += 1
+
+    def feed_coded(self, data: bytes) -> int:
+        """Take the events like the last one at the start of some bytes, where each is a chunk of
+        the transfer coding; returns where they end. Bytes at the border of a chunk, no events else
+        being fed meanwhile.
+        """
+        shape = None if self._uncoded or self.done or not self._splitter.idle else self._repeated
+        if shape is None or not shape.begins(data):
+            return 0
+        end, text = shape.take_coded(data, sse.BLANK)
+        if end:
+            self._take_text(text)
+        self._uncoded = not end
+        return end
 
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""
@@ -380,20 +395,3 @@ def fold(body: bytes) -> Stream:
         stream.feed(body[start : start + FED_BYTES])
     stream.end()
     return stream
-
-
-def is_chunks(body: bytes) -> bool:
-    """Whether a body that begins with a brace is a stream of chunks all the same: its lines are
-    JSON and the field names of the events are missing.
-    """
-    if b'"delta"' not in body[:4096]:
-        return False
-    value = stream_json.read(body.lstrip().partition(b"\n")[0])
-    choices = value.get("choices") if isinstance(value, dict) else None
-    return (
-        isinstance(choices, list)
-        and bool(choices)
-        and isinstance(choices[0], dict)
-        and "message" not in choices[0]
-        and isinstance(choices[0].get("delta"), dict)
-    )

@@ -2,7 +2,15 @@
 
 import pytest
 
-from batchrun.core.chunked import BULK_BYTES, LINE_BYTES_MAX, ChunkedError, Dechunker
+from batchrun.core.chunked import (
+    BULK_BYTES,
+    LINE_BYTES_MAX,
+    OTHERS_MAX,
+    ChunkedError,
+    Dechunker,
+    alike,
+    few,
+)
 
 TEXTS = [b"a", b"data: x\n\n", b"\r\n", b"12\r\n", b"z" * 300, b"\n", b"\r"]
 
@@ -88,3 +96,54 @@ def test_a_long_extension_is_refused_in_one_piece_too(chunks):
     data = small + b"5;" + b"x" * LINE_BYTES_MAX + b"\r\nhello\r\n0\r\n\r\n"
     with pytest.raises(ChunkedError, match="no size of a chunk"):
         _fed(data, len(data))
+
+
+LIKE = [b"<%d>\n" % number for number in range(200)]
+
+
+@pytest.mark.parametrize("size", [b"%x", b"%X", b"0%x", b"%x;name=value"])
+@pytest.mark.parametrize(
+    ("others", "count"),
+    [
+        ([], 200),
+        ([b"end\n", b"data"], 200),
+        ([b"<>"], 200),
+        ([b"\r"], 200),
+        ([b"end\n"] * (OTHERS_MAX - 1), 200),  # and the last chunk of all
+        ([b"end\n"] * OTHERS_MAX, 0),
+    ],
+)
+def test_chunks_that_are_alike(size, others, count):
+    """What differs between them is taken, up to chunks of another kind; sizes written otherwise
+    than usual are left to the long way.
+    """
+    wire = [b"%b\r\n%b\r\n" % (size % len(text), text) for text in LIKE + others]
+    texts, end = alike(b"".join(wire) + b"0\r\n\r\n", b"<", b">\n")
+    plain = size == b"%x" or (size == b"%X" and max(map(len, LIKE)) < 10)
+    expected = count if plain else 0
+    assert texts == [b"%d" % number for number in range(expected)]
+    assert end == len(b"".join(wire[:expected]))
+
+
+@pytest.mark.parametrize("place", [0, 57, 150])
+@pytest.mark.parametrize("odd", [b"<x>", b"x>\n", b"<", b"\r<1>\n", b"<\r>\n", b"<1>\n<2>\n"])
+def test_an_odd_chunk_among_them(place, odd):
+    """Nothing is taken that does not hold what stands around the text, or holds a CR."""
+    chunks = [*LIKE[:place], odd, *LIKE[place:]]
+    data = b"".join(b"%x\r\n%b\r\n" % (len(text), text) for text in chunks)
+    texts, end = alike(data, b"<", b">\n")
+    assert data[:end] == b"".join(b"%x\r\n<%b>\n\r\n" % (len(t) + 3, t) for t in texts)
+    assert (texts == []) == (odd != b"<1>\n<2>\n")
+
+
+def test_the_first_few_chunks():
+    """Whole ones only, no more than asked for, and never the last of all."""
+    data = b"1\r\na\r\n2;x=y\r\nbb\r\n3\r\nccc\r\n0\r\n\r\n"
+    assert few(data, 2) == ([b"a", b"bb"], 17)
+    assert few(data, 9) == ([b"a", b"bb", b"ccc"], len(data) - 5)
+    for size in range(len(data)):
+        pieces, end = few(data[:size], 9)
+        assert [b"a", b"bb", b"ccc"][: len(pieces)] == pieces and end <= size
+        assert Dechunker().feed(data[:end]) == pieces
+    with pytest.raises(ChunkedError):
+        few(b"x\r\na\r\n", 2)
