@@ -7,6 +7,7 @@ the kernel reports it, is never below what its parent held when it was started.
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+CORES = sorted(os.sched_getaffinity(0))
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
@@ -63,7 +65,8 @@ def upstream(
     command = [sys.executable, str(HERE / "upstream.py"), f"--reply-bytes={reply_bytes}"]
     if stream_chunks is not None:
         command.append(f"--stream={stream_chunks}")
-    cores = os.sched_getaffinity(0)
+    # Not the core of this process and its children, to which it may have kept for a while already.
+    command.append(f"--core={CORES[-1]}")
     with subprocess.Popen(
         [*command, f"--latency={latency_s}"], stdout=subprocess.PIPE, text=True
     ) as server:
@@ -72,10 +75,10 @@ def upstream(
             base_url = server.stdout.readline().strip()
             if not base_url:
                 raise SystemExit("benchmarks/upstream.py did not start")
-            os.sched_setaffinity(0, {min(cores)})
+            os.sched_setaffinity(0, CORES[:1])
             yield base_url
         finally:
-            os.sched_setaffinity(0, cores)
+            os.sched_setaffinity(0, CORES)
             server.terminate()
 
 
@@ -107,3 +110,27 @@ def measure(command: Sequence[str], *, room: Path) -> Cost:
         wall_s=wall_s,
         rss_max_bytes=usage.ru_maxrss * 1024,
     )
+
+
+def measure_run(
+    source: Path,
+    base_url: str,
+    concurrency: int,
+    *flags: str,
+    program: Sequence[str] = ("-m", "batchrun"),
+) -> Cost:
+    """Measure `batchrun run` over the rows of `source`. Its output is looked at and removed.
+
+    Raises SystemExit where not every row has an answer.
+    """
+    target = source.parent / "output"
+    command = [sys.executable, *program, "run", str(source), "-o", str(target), "--model", "m"]
+    command += ["--no-progress", "--base-url", base_url, "--concurrency", str(concurrency)]
+    try:
+        cost = measure([*command, *flags], room=source.parent)
+        rows = json.loads((target / "summary.json").read_bytes())["rows"]
+        if rows["ok"] != rows["input"]:
+            raise SystemExit(f"{command}: {rows}")
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+    return cost

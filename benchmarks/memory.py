@@ -5,8 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from harness import make_input, upstream
-from ratio import run_once
+from harness import make_input, measure_run, upstream
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
         for rows in options.rows:
             source = Path(room, f"{rows}.jsonl")
             make_input(source, rows)
-            cost = run_once("batchrun", source, base_url, options.concurrency)
+            cost = measure_run(source, base_url, options.concurrency)
             peaks_mb[rows] = cost.rss_max_bytes / 1e6
             source.unlink()
     growth_mb = peaks_mb[options.rows[-1]] - peaks_mb[options.rows[0]]

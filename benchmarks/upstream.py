@@ -155,7 +155,7 @@ async def serve(port: int, response: bytes, latency_s: float) -> None:
 
 
 def main() -> None:
-    """Read the flags, take the second core, serve."""
+    """Read the flags, take the core, serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--reply-bytes", type=int, default=2048, help="length of each answer")
@@ -163,14 +163,14 @@ def main() -> None:
     parser.add_argument(
         "--stream", type=int, metavar="CHUNKS", help="stream each answer in so many chunks"
     )
+    parser.add_argument("--core", type=int, help="the only one to run on")
     options = parser.parse_args()
     if options.stream:
         response = stream(options.reply_bytes, options.stream)
     else:
         response = completion(options.reply_bytes)
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        os.sched_setaffinity(0, {cores[1]})
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})
     uvloop.run(serve(options.port, response, options.latency))
 
 
