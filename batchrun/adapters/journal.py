@@ -27,9 +27,9 @@ from batchrun.adapters.log import (
     ATTEMPT,
     BLOCK,
     OUTCOME,
+    Entry,
     ShardLog,
     damaged,
-    record,
 )
 from batchrun.adapters.states import Published, StateFile
 from batchrun.errors import StorageError
@@ -217,7 +217,7 @@ class Journal:
     def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
         """Make entries durable, in order; one flush per shard's log. Raises ``StorageError``."""
         self.fence()
-        groups: dict[int, list[bytes]] = {}
+        groups: dict[int, list[Entry]] = {}
         size = self.shard_rows
         for entry in entries:
             value: Outcome | Attempt | BlockRecord | Amendment
@@ -238,10 +238,10 @@ class Journal:
             shard = row // size
             if shard not in groups:
                 groups[shard] = []
-            groups[shard].append(record(row, kind, value))
+            groups[shard].append((row, kind, value))
         try:
-            for shard, records in groups.items():
-                self.log_of(shard).append(records)
+            for shard, found in groups.items():
+                self.log_of(shard).append(found)
         except OSError as error:
             message = (
                 f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
@@ -364,6 +364,7 @@ class JournalWriter:
                 if taken:
                     self._journal.write([entry for entry, _ in taken])
                     self._loop.call_soon_threadsafe(self._resolve, taken)
+                    taken = []  # nothing of it is kept until the next group
                 if closing and not taken:
                     return
                 if closing:

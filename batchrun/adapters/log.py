@@ -48,8 +48,12 @@ _GROUP_MAGIC = b"\xf5grp"
 _PREFIX = struct.Struct("<IIqB")  # bytes of body, checksum, row, kind
 _CHECKED = struct.Struct("<qB")
 
-_pack = msgspec.msgpack.Encoder().encode
+_NO_PREFIX = bytes(_PREFIX.size)
 
+_pack_into = msgspec.msgpack.Encoder().encode_into
+
+Entry = tuple[int, int, object]
+"""Row, kind and value of a record."""
 
 _Bytes = TypeVar("_Bytes", bytes, memoryview)
 
@@ -64,13 +68,6 @@ class Place(NamedTuple):
     crc: int
 
 
-def record(row: int, kind: int, value: object) -> bytes:
-    """One record, ready to be written."""
-    body = _pack(value)
-    crc = crc32(body, crc32(_CHECKED.pack(row, kind)))
-    return _PREFIX.pack(len(body), crc, row, kind) + body
-
-
 def head(shard: int, generation: int) -> bytes:
     """The head of a log."""
     start = _HEAD.pack(MAGIC, FORMAT, 0, shard, generation, 0)[:-4]
@@ -79,8 +76,37 @@ def head(shard: int, generation: int) -> bytes:
 
 def group(records: Sequence[bytes]) -> bytes:
     """Records as one group."""
-    start = struct.pack("<4sQ", _GROUP_MAGIC, sum(map(len, records)))
-    return b"".join((start, struct.pack("<I", crc32(start)), *records))
+    return b"".join((_group_head(sum(map(len, records))), *records))
+
+
+def _group_of(entries: Sequence[Entry], offset: int) -> tuple[bytearray, list[Place]]:
+    """Entries as a group that will stand at this offset, and the places of their records.
+
+    They are encoded where they are to be: records that are made one by one and then put together
+    take twice as long (2.3 instead of 1.2 us for one of 4.6 KB).
+    """
+    data = bytearray(_GROUP.size)
+    starts: list[int] = []
+    for _, _, value in entries:
+        data += _NO_PREFIX
+        start = len(data)
+        starts.append(start)
+        _pack_into(value, data, start)
+    ends = [start - _PREFIX.size for start in starts[1:]]
+    ends.append(len(data))
+    places: list[Place] = []
+    with memoryview(data) as view:
+        for (row, kind, _), start, end in zip(entries, starts, ends, strict=True):
+            crc = crc32(view[start:end], crc32(_CHECKED.pack(row, kind)))
+            _PREFIX.pack_into(data, start - _PREFIX.size, end - start, crc, row, kind)
+            places.append(Place._make((row, kind, offset + start, end - start, crc)))
+    data[: _GROUP.size] = _group_head(len(data) - _GROUP.size)
+    return data, places
+
+
+def _group_head(size: int) -> bytes:
+    start = struct.pack("<4sQ", _GROUP_MAGIC, size)
+    return start + struct.pack("<I", crc32(start))
 
 
 def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, int, bytes]]:
@@ -116,6 +142,7 @@ class ShardLog:
         self.path = path
         self.shard = shard
         self.generation = generation
+        self._buffer = bytearray()
         self._descriptor = files.open_private(path)
         try:
             self.size = os.fstat(self._descriptor).st_size
@@ -223,27 +250,23 @@ class ShardLog:
             found.append(place)
             offset = place.offset + size
 
-    def append(self, records: Sequence[bytes]) -> None:
-        """Write one group and flush it to the disk."""
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write entries as one group and flush it to the disk."""
+        data, places = _group_of(entries, self.size)
         files.reached("log.writing", self.path)
-        _write(self._descriptor, group(records), self.size)
+        _write(self._descriptor, data, self.size)
         files.reached("log.written", self.path)
         disk.fdatasync(self._descriptor)
         files.reached("log.synced", self.path)
-        offset = self.size + _GROUP.size
-        for data in records:
-            size, crc, row, kind = _PREFIX.unpack_from(data)
-            offset += _PREFIX.size
-            self.places.append(Place(row, kind, offset, size, crc))
-            offset += size
-        self.size = offset
+        self.places += places
+        self.size += len(data)
 
     def body(self, place: Place) -> bytes:
         """A record's msgpack body. Raises ``DamagedError`` where the disk holds something else."""
         return self._checked(place, os.pread(self._descriptor, place.size, place.offset))
 
     def bodies(self, places: Sequence[Place]) -> Sequence[bytes | memoryview]:
-        """The bodies of many records.
+        """The bodies of many records, good until the next call.
 
         What arrived close together is read at once: a read of its own for every record would hand
         the interpreter to another thread and back each time.
@@ -254,11 +277,18 @@ class ShardLog:
         high = max(place.offset + place.size for place in places)
         if high - low > BULK_FACTOR * sum(place.size for place in places):
             return [self.body(place) for place in places]
-        data = memoryview(os.pread(self._descriptor, high - low, low))
+        data = self._read(low, high - low)
         return [
             self._checked(place, data[place.offset - low : place.offset - low + place.size])
             for place in places
         ]
+
+    def _read(self, offset: int, size: int) -> memoryview:
+        # Into the same memory each time: a megabyte of fresh pages costs as much as reading it.
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        view = memoryview(self._buffer)[:size]
+        return view[: os.preadv(self._descriptor, [view], offset)]
 
     def _checked(self, place: Place, body: _Bytes) -> _Bytes:
         row, kind, _, size, crc = place
@@ -294,7 +324,7 @@ def _groups_behind(data: mmap.mmap, start: int) -> bool:
     return False
 
 
-def _write(descriptor: int, data: bytes, offset: int) -> None:
+def _write(descriptor: int, data: bytes | bytearray, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = disk.pwrite(descriptor, view, offset)

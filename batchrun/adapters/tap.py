@@ -115,11 +115,17 @@ class Tap:
             self._held = data
         elif end >= 4 and _announces_stream(data[:end]):
             self._held, self._dechunker = b"", Dechunker()
-            if self._take_body(self._dechunker, data[end:]):
-                self._pass(data[:end] + _EMPTY_REST)
-            else:
-                self._pass(data[:end])
-                self._protocol.set_parser(self, None)
+            head, body = data[:end], data[end:]
+            if body.endswith(_EMPTY_REST) and len(body) <= self._left:
+                # It has probably arrived whole: then the parser need only be asked once.
+                if self._take_body(self._dechunker, body):
+                    self._pass(head + _EMPTY_REST)
+                    return False, b""
+                body = b""
+            self._pass(head)
+            self._protocol.set_parser(self, None)
+            if body and self._take_body(self._dechunker, body):
+                self._pass(_EMPTY_REST)
         else:
             self._pass(data)
         return False, b""

@@ -8,7 +8,7 @@ import pytest
 
 from batchrun.adapters import files
 from batchrun.adapters import log as logs
-from batchrun.adapters.log import ATTEMPT, OUTCOME, ShardLog, record
+from batchrun.adapters.log import ATTEMPT, OUTCOME, ShardLog
 from batchrun.errors import DamagedError, UsageError
 
 GROUPS = ([(5, OUTCOME), (6, ATTEMPT)], [(7, OUTCOME)], [(8, ATTEMPT), (8, OUTCOME), (9, OUTCOME)])
@@ -21,7 +21,7 @@ def _texts(rows):
 
 
 def _append(log, rows):
-    log.append([record(row, kind, f"row {row} of kind {kind}") for row, kind in rows])
+    log.append([(row, kind, f"row {row} of kind {kind}") for row, kind in rows])
 
 
 def _read(log):
@@ -123,8 +123,7 @@ def wide(tmp_path):
     for rows in ((1, 2, 3), (4, 5, 6)):
         texts = [bytes(dice.choices(range(1, 255), k=1500)).decode("latin-1") for _ in rows]
         pairs = zip(rows, texts, strict=True)
-        records = [record(row, OUTCOME, text) for row, text in pairs]
-        log.append(records)
+        log.append([(row, OUTCOME, text) for row, text in pairs])
         ends.append(log.size)
     log.close()
     return tmp_path / "wide", ends
@@ -275,7 +274,7 @@ def test_a_log_that_is_taken_away_is_gone(path):
 def test_far_apart_records_are_read_one_by_one(path):
     """Bodies come in the order asked for, however far apart they lie."""
     log = ShardLog(path, 3, 1)
-    log.append([record(70, OUTCOME, "x" * 10_000)])
+    log.append([(70, OUTCOME, "x" * 10_000)])
     _append(log, [(71, OUTCOME)])
     few = [log.places[-1], log.places[0]]
     assert log.bodies(few) == [log.body(place) for place in few]
