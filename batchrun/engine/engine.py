@@ -48,15 +48,17 @@ class _Shard:
 class _Open:
     """A row that was dispatched and has no durable outcome yet.
 
-    ``request`` is a sentence where the row cannot become one. ``task`` is what works on it: a
-    worker, or a task of its own after a first failure.
+    ``request`` is an outcome where the row cannot become one. ``task`` is what works on it. Once it
+    is ``answered`` all this goes: freed when the outcome is durable, it would have left the cache.
     """
 
-    row: Row
-    request: Request | str
+    number: int
+    size_bytes: int
     shard: _Shard
+    request: Request | Outcome | None
     task: asyncio.Task[None] | None = None
     run: RowRun | None = None
+    cost_pd: int = 0
     answered: bool = False
 
 
@@ -182,21 +184,21 @@ class Engine:
             shard.touched = True
             self._journal.post(block, self._noted)
         # All bodies of a block in one go: interleaved with the exchanges they cost twice as much.
-        for row, request in [(row, self._request(row)) for row in rows]:
-            await self._room.enter(row.size_bytes)
-            self._rows[row.number] = opened = _Open(row, request, shard)
+        made = [_Open(row.number, row.size_bytes, shard, self._request(row, shard)) for row in rows]
+        for opened in made:
+            await self._room.enter(opened.size_bytes)
+            self._rows[opened.number] = opened
             self._queue.append(opened)
             if self._idle:
                 self._idle.popleft().set_result(None)
         if not rows:
             self._seal_if_done(shard)
 
-    def _request(self, row: Row) -> Request | str:
-        """A row's request, or why there is none."""
+    def _request(self, row: Row, shard: _Shard) -> Request | Outcome:
         try:
             return self._prepare(row)
         except RowError as error:
-            return str(error)
+            return _never_sent(row, str(error), shard.known.attempts.get(row.number, 0))
 
     async def _backlog(self, shard: int) -> None:
         """Wait while the journal is at its bound, if waiting can help: an earlier shard is still
@@ -231,22 +233,23 @@ class Engine:
 
     async def _row(self, opened: _Open) -> None:
         """What happens to a row, from its request to the journal."""
-        row, request = opened.row, opened.request
-        if isinstance(request, str):
-            outcome = _never_sent(row, request, opened.shard.known.attempts.get(row.number, 0))
-        else:
-            earlier = opened.shard.known.attempts.get(row.number, 0)
-            opened.run = RowRun(request, earlier)
-            try:
-                outcome = await self._loop.first(opened.run)
-            except LaterError as later:
-                if self._switch.stopping:
-                    raise LeftPendingError from None
-                task = asyncio.create_task(self._row_again(opened, opened.run, later))
-                opened.task = task
-                self._retrying.add(task)
-                task.add_done_callback(self._retrying.discard)
-                return
+        request = opened.request
+        if not isinstance(request, Request):
+            assert request is not None
+            self._settle(opened, request)
+            return
+        earlier = opened.shard.known.attempts.get(opened.number, 0)
+        run = opened.run = RowRun(request, earlier)
+        try:
+            outcome = await self._loop.first(run)
+        except LaterError as later:
+            if self._switch.stopping:
+                raise LeftPendingError from None
+            task = asyncio.create_task(self._row_again(opened, run, later))
+            opened.task = task
+            self._retrying.add(task)
+            task.add_done_callback(self._retrying.discard)
+            return
         self._settle(opened, outcome)
 
     async def _row_again(self, opened: _Open, run: RowRun, later: LaterError) -> None:
@@ -263,6 +266,9 @@ class Engine:
 
     def _settle(self, opened: _Open, outcome: Outcome) -> None:
         opened.answered = True
+        if opened.run is not None:
+            opened.cost_pd = opened.run.cost_pd
+        opened.request = opened.run = opened.task = None
         self._room.answered()
         self._journal.post(outcome, self._durable)
 
@@ -276,7 +282,7 @@ class Engine:
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
             return
-        self._tally.finished(outcome, 0 if opened.run is None else opened.run.cost_pd)
+        self._tally.finished(outcome, opened.cost_pd)
         if outcome.failure is not None or not self._finished.idle:
             broken = self._finished.add(outcome, succeeded=self._tally.succeeded)
             if broken is not None:
@@ -288,12 +294,12 @@ class Engine:
             self._seal_if_done(shard)
 
     def _left_pending(self, opened: _Open) -> None:
-        if not opened.answered and opened.row.number in self._rows:
+        if not opened.answered and opened.number in self._rows:
             self._ended(opened)
 
     def _ended(self, opened: _Open) -> None:
-        del self._rows[opened.row.number]
-        self._room.ended(opened.row.size_bytes, answered=opened.answered)
+        del self._rows[opened.number]
+        self._room.ended(opened.size_bytes, answered=opened.answered)
         if not self._rows:
             self._no_rows.set()
 
