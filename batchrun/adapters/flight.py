@@ -20,7 +20,7 @@ from batchrun.adapters.checksum import crc32
 
 _SLOT = struct.Struct("<qiiqI4x")  # row + 1, attempt, endpoint, started_us, checksum
 _BODY = struct.Struct("<qiiq")
-_EMPTY = bytes(_SLOT.size)
+_ROW = struct.Struct("<q")  # the row alone: 0 frees the slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,7 @@ class FlightLog:
         if held is not None and held[1] <= attempt:
             assert self._map is not None
             del self._slot_of[row]
-            start = held[0] * _SLOT.size
-            self._map[start : start + _SLOT.size] = _EMPTY
+            _ROW.pack_into(self._map, held[0] * _SLOT.size, 0)
             self._free.append(held[0])
 
     def close(self) -> None:

@@ -273,14 +273,15 @@ class ShardLog:
         """
         if not places:
             return []
-        low = min(place.offset for place in places)
-        high = max(place.offset + place.size for place in places)
-        if high - low > BULK_FACTOR * sum(place.size for place in places):
+        starts = [place.offset for place in places]
+        ends = [place.offset + place.size for place in places]
+        low, high = min(starts), max(ends)
+        if high - low > BULK_FACTOR * (sum(ends) - sum(starts)):
             return [self.body(place) for place in places]
         data = self._read(low, high - low)
         return [
-            self._checked(place, data[place.offset - low : place.offset - low + place.size])
-            for place in places
+            self._checked(place, data[start - low : end - low])
+            for place, start, end in zip(places, starts, ends, strict=True)
         ]
 
     def _read(self, offset: int, size: int) -> memoryview:

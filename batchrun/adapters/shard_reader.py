@@ -23,27 +23,32 @@ class ShardReader:
         self._log = journal.logs.get(shard)
         places = self._log.places if self._log else []
         last: dict[int, Place] = {}
-        attempts = [place for place in places if place.kind == ATTEMPT]
+        kinds: dict[int, list[Place]] = {ATTEMPT: [], BLOCK: [], AMENDMENT: []}
         for place in places:
-            if place.kind == OUTCOME:
-                if place.row in last:
-                    attempts.append(last[place.row])  # its exchange stays in the ledger
-                last[place.row] = place
-        self._attempts = deque(sorted(attempts, key=lambda place: place.row))
-        self._outcomes = deque(last[row] for row in sorted(last))
+            row, kind, *_ = place
+            if kind != OUTCOME:
+                kinds[kind].append(place)
+                continue
+            if row in last:
+                kinds[ATTEMPT].append(last[row])  # its exchange stays in the ledger
+            last[row] = place
+        self._attempts = deque(sorted(kinds[ATTEMPT], key=lambda place: place.row))
+        self._outcomes = [last[row] for row in sorted(last)]
+        self._taken = 0
         self.taken_bytes = 0
         """Bytes of the outcomes taken last."""
-        self._blocks = [p for p in places if p.kind == BLOCK]
-        self._amendments = [p for p in places if p.kind == AMENDMENT]
+        self._blocks = kinds[BLOCK]
+        self._amendments = kinds[AMENDMENT]
 
     def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
         """The next outcomes in row order, as many as the bounds allow and at least one."""
-        taken: list[Place] = []
-        size = 0
-        while self._outcomes and len(taken) < rows_max and size < bytes_max:
-            place = self._outcomes.popleft()
-            taken.append(place)
+        first, size = self._taken, 0
+        for place in self._outcomes[first : first + rows_max]:
+            if size >= bytes_max:
+                break
+            self._taken += 1
             size += place.size
+        taken = self._outcomes[first : self._taken]
         assert self._log is not None or not taken
         self.taken_bytes = size
         return [read_outcome(body) for body in self._log.bodies(taken)] if self._log else []
@@ -51,7 +56,7 @@ class ShardReader:
     @property
     def more(self) -> bool:
         """Whether there are outcomes left."""
-        return bool(self._outcomes)
+        return self._taken < len(self._outcomes)
 
     def attempts_below(self, row: int) -> Iterator[Attempt]:
         """The next attempts of rows below ``row`` that did not decide the row's last outcome."""
