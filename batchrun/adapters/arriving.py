@@ -114,18 +114,21 @@ class Arriving:
             self._pieces = []
             self._large.slots.release()
 
-    def take_coded(self, dechunker: Dechunker, data: bytes) -> bool:
-        """The same as ``take``, for bytes in the chunked coding. Raises ``ChunkedError`` too."""
-        self._count(len(data))
-        if len(data) > BULK_BYTES and dechunker.at_border:
+    def take_coded(self, dechunker: Dechunker, data: bytes, at: int = 0) -> bool:
+        """The same as ``take``, for bytes in the chunked coding from there on. Raises
+        ``ChunkedError`` too.
+        """
+        size = len(data) - at
+        self._count(size)
+        if size > BULK_BYTES and dechunker.at_border:
             if self.stream is None:
                 # The first chunk says who speaks, the second what those that follow look like.
-                pieces, at = few(data, 2)
+                pieces, at = few(data, 2, at)
                 self._take_all(pieces)
+            if self.stream is not None:
                 data = data[at:]
-            if self.stream is not None and (at := self.stream.feed_coded(data)):
-                data = data[at:]
-        return self._take_all(dechunker.feed(data))
+                at = self.stream.feed_coded(data)
+        return self._take_all(dechunker.feed(data[at:] if at else data))
 
     def _take_all(self, pieces: list[bytes]) -> bool:
         at = 0

@@ -44,6 +44,7 @@ class Large:
     """
 
     def __init__(self, concurrency: int) -> None:
+        self.loop = asyncio.get_running_loop()  # asked for here: on 3.11 it is a system call
         self.bytes_min = max(2**16, UNPACKED_BYTES // concurrency)
         self.slots = asyncio.Semaphore(LARGE_AT_ONCE)
 
@@ -65,18 +66,18 @@ class Tap:
     )
 
     def __init__(
-        self, protocol: ResponseHandler, take: Callable[[Dechunker, bytes], bool], large: Large
+        self, protocol: ResponseHandler, take: Callable[[Dechunker, bytes, int], bool], large: Large
     ) -> None:
-        """To be made after ``set_response_params``. ``take`` gets the body's bytes, and who takes
-        the coding off them; it returns whether the stream has announced its end, and may raise
-        ``ChunkedError`` and ``TransportFault``.
+        """To be made after ``set_response_params``. ``take`` gets who takes the coding off, bytes,
+        and where in them the body goes on; it returns whether the stream has announced its end, and
+        may raise ``ChunkedError`` and ``TransportFault``.
         """
         self._protocol = protocol
         self._take = take
         self._large = large
         self._left = large.bytes_min
         self._turn: asyncio.Task[bool] | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop = large.loop
         self._held = b""
         self._dechunker: Dechunker | None = None
         self._ended: asyncio.Future[Exception | None] = self._loop.create_future()
@@ -106,29 +107,33 @@ class Tap:
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Called by the protocol with what has arrived."""
         if self._dechunker is not None:
-            if self._take_body(self._dechunker, data):
+            if self._take_body(self._dechunker, data, 0):
                 self._pass(_EMPTY_REST)
             return False, b""
         data = self._held + data
         end = data.find(b"\r\n\r\n") + 4
         if end < 4 and _may_go_on(data):
             self._held = data
-        elif end >= 4 and _announces_stream(data[:end]):
+        elif end >= 4 and _announces_stream(head := data[:end]):
             self._held, self._dechunker = b"", Dechunker()
-            head, body = data[:end], data[end:]
-            if body.endswith(_EMPTY_REST) and len(body) <= self._left:
-                # It has probably arrived whole: then the parser need only be asked once.
-                if self._take_body(self._dechunker, body):
-                    self._pass(head + _EMPTY_REST)
-                    return False, b""
-                body = b""
-            self._pass(head)
-            self._protocol.set_parser(self, None)
-            if body and self._take_body(self._dechunker, body):
-                self._pass(_EMPTY_REST)
+            self._begin(self._dechunker, head, data)
         else:
             self._pass(data)
         return False, b""
+
+    def _begin(self, dechunker: Dechunker, head: bytes, data: bytes) -> None:
+        """Take the head of a stream's response, and as much of the body as came with it."""
+        end = len(head)
+        if data.endswith(_EMPTY_REST) and len(data) <= self._left:
+            # It has probably arrived whole: then the parser need only be asked once.
+            if self._take_body(dechunker, data, end):
+                self._pass(head + _EMPTY_REST)
+                return
+            end = len(data)
+        self._pass(head)
+        self._protocol.set_parser(self, None)
+        if end < len(data) and self._take_body(dechunker, data, end):
+            self._pass(_EMPTY_REST)
 
     def feed_eof(self) -> None:
         """Called by the protocol when the connection is gone."""
@@ -143,18 +148,18 @@ class Tap:
         if data:
             self._protocol.data_received(data)
 
-    def _take_body(self, dechunker: Dechunker, data: bytes) -> bool:
+    def _take_body(self, dechunker: Dechunker, data: bytes, at: int) -> bool:
         """Take the next bytes of the body; returns whether it is over and was understood."""
         if self._ended.done():
             return False
-        self._left -= len(data)
+        self._left -= len(data) - at
         if self._left < 0 and self._turn is None:
             # What is not read on is not sent on: the server waits too.
             self._protocol.pause_reading()
             self._turn = self._loop.create_task(self._large.slots.acquire())
             self._turn.add_done_callback(self._go_on)
         try:
-            done = self._take(dechunker, data)
+            done = self._take(dechunker, data, at)
         except ChunkedError as error:
             self._end(aiohttp.ClientPayloadError(str(error)))
         except TransportFault as fault:

@@ -143,15 +143,14 @@ class Dechunker:
         self.surplus = self.surplus or at < len(data)
 
 
-def few(data: bytes, count: int) -> tuple[list[bytes], int]:
-    """The whole chunks that bytes begin with, at most so many, and where they end. For bytes at the
-    border of a chunk. Raises ``ChunkedError``.
+def few(data: bytes, count: int, at: int = 0) -> tuple[list[bytes], int]:
+    """The whole chunks from there on, at most so many, and where they end. For bytes at the border
+    of a chunk. Raises ``ChunkedError``.
     """
     pieces: list[bytes] = []
-    at = 0
     while len(pieces) < count:
         start = data.find(b"\r\n", at) + 2
-        end = start + _size(data[at : start - 2]) if start > 1 else 0
+        end = start + _size(data[at : start - 2]) if start > at + 1 else 0
         if end <= start or not data.startswith(b"\r\n", end):
             break
         pieces.append(data[start:end])
