@@ -6,9 +6,10 @@ is two thirds of its cost (60 of 90 µs, see docs/adr/0013). What matters stays 
 connector (pool, DNS, TLS, connect timeout), the protocol, the HTTP parser and its limits,
 decompression, and the rule which connection may be used again.
 
-The parts used here, beside what ``aiohttp`` documents: ``BaseConnector.connect``,
-``Connection.protocol``, ``ResponseHandler.set_response_params`` and ``.read``. They have kept their
-names and meaning since aiohttp 3.8, and the transport's exam (tests/contracts) meets them all.
+The parts used here and in ``connections``, beside what aiohttp documents:
+``BaseConnector.connect``, ``Connection.protocol``, ``ResponseHandler.set_response_params`` and
+``.read``. They have kept their names and meaning since aiohttp 3.8, and the transport's exam
+(tests/contracts) meets them all.
 """
 
 from __future__ import annotations
