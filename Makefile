@@ -26,8 +26,10 @@ demo: $(RUN) ## run the samples against the embedded simulator; again to resume
 	$(BIN)/batchrun status demo-run
 	$(BIN)/batchrun verify demo-run
 
-test: $(DEV) ## all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+# A third of the tests' time is spent waiting for servers, clocks and kills.
+WORKERS ?= $(shell nproc | awk '{ print int(($$1 * 3 + 1) / 2) }')
+test: $(DEV) ## all tests, WORKERS at once
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-real: $(REAL) ## runs against llama.cpp's server and a real small model (downloads 130 MB, once)
 	$(BIN)/python -m pytest -v --timeout 300 tests/real

@@ -79,7 +79,7 @@ def group(records: Sequence[bytes]) -> bytes:
     return b"".join((_group_head(sum(map(len, records))), *records))
 
 
-def _group_of(entries: Sequence[Entry], offset: int) -> tuple[bytearray, list[Place]]:
+def group_of(entries: Sequence[Entry], offset: int) -> tuple[bytearray, list[Place]]:
     """Entries as a group that will stand at this offset, and the places of their records.
 
     They are encoded where they are to be: records that are made one by one and then put together
@@ -252,7 +252,7 @@ class ShardLog:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write entries as one group and flush it to the disk."""
-        data, places = _group_of(entries, self.size)
+        data, places = group_of(entries, self.size)
         files.reached("log.writing", self.path)
         _write(self._descriptor, data, self.size)
         files.reached("log.written", self.path)

@@ -112,7 +112,7 @@ class RunDirectory:
         self.lock.release()
 
 
-def open_run(  # noqa: PLR0915 - every way to be refused, in order
+def open_run(
     settings: Settings,
     changes: Changes,
     build: Build,
@@ -133,12 +133,7 @@ def open_run(  # noqa: PLR0915 - every way to be refused, in order
     journal: Journal | None = None
     try:
         repair = Repair(store, checkpoint, say) if changes.repair else None
-        if repair is None:
-            _refuse_lost_checkpoint(store, checkpoint)
-        else:
-            repair.state_file()
-            repair.logs(settings.shard_rows)
-            repair.generations()
+        _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
         journal.fence = lock.check
         if journal.states.get("settings") is not None:
@@ -151,12 +146,7 @@ def open_run(  # noqa: PLR0915 - every way to be refused, in order
             found = Compared(_begin(journal, settings, given), grown=False)
         reader = _reader(given, found.carry, journal, changes)
         parts = Parts(store, journal, found.carry.schema)
-        if repair is None:
-            _refuse_missing_parts(parts, journal)
-        else:
-            parts.prepare()
-            repair.blocks(journal, reader)
-            repair.parts(parts, journal)
+        _sound_parts(parts, journal, reader, repair)
         opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
         opened.reads_once = given.pipe is not None
         _recover(opened, settings, say)
@@ -165,22 +155,48 @@ def open_run(  # noqa: PLR0915 - every way to be refused, in order
             opened.beyond = again.count_beyond(parts, journal, settings.limit)
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
-        # Logs of input alone too: nothing may be left to be published when the run has ended.
-        opened.touched = {number for number, log in journal.logs.items() if log.places}
-        states = journal.shards()
-        begun = {state.shard for state in states if not state.complete} | opened.touched
-        opened.known |= {n: again.known(parts, journal, n) for n in begun}
-        opened.spans = plan_reading(
-            states, settings.shard_rows, grown=found.grown, again=opened.again.shards
-        )
-        opened.started_at_us = journal.states.get("started_at_us")
-        opened.wall_s_before = journal.states.get("wall_s") or 0.0
+        _plan(opened, settings, grown=found.grown)
     except BaseException:
         if journal is not None:
             journal.close()
         lock.release()
         raise
     return opened
+
+
+def _sound_checkpoint(
+    store: Store, checkpoint: Path, settings: Settings, repair: Repair | None
+) -> None:
+    """Raises ``DamagedError`` where the state file is missing, or has the checkpoint repaired."""
+    if repair is None:
+        _refuse_lost_checkpoint(store, checkpoint)
+    else:
+        repair.state_file()
+        repair.logs(settings.shard_rows)
+        repair.generations()
+
+
+def _sound_parts(parts: Parts, journal: Journal, reader: Reader, repair: Repair | None) -> None:
+    """Raises ``DamagedError`` where a recorded part is missing, or has it repaired."""
+    if repair is None:
+        _refuse_missing_parts(parts, journal)
+    else:
+        parts.prepare()
+        repair.blocks(journal, reader)
+        repair.parts(parts, journal)
+
+
+def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
+    """Find out what is known of shards in progress, and what is to be read."""
+    journal = opened.journal
+    # Logs of input alone too: nothing may be left to be published when the run has ended.
+    opened.touched = {number for number, log in journal.logs.items() if log.places}
+    states = journal.shards()
+    begun = {state.shard for state in states if not state.complete} | opened.touched
+    opened.known |= {n: again.known(opened.parts, journal, n) for n in begun}
+    opened.spans = plan_reading(states, settings.shard_rows, grown=grown, again=opened.again.shards)
+    opened.started_at_us = journal.states.get("started_at_us")
+    opened.wall_s_before = journal.states.get("wall_s") or 0.0
 
 
 def _input(settings: Settings, changes: Changes) -> Input:

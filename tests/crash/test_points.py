@@ -70,7 +70,7 @@ def test_what_a_power_cut_left_of_a_group(job):
     [log, *_] = sorted((job.folder / "checkpoint").glob("shard-*.log"))
     whole = log.read_bytes()
     for point in points("torn"):
-        log.write_bytes(whole + logs.group([logs.record(3, logs.OUTCOME, "x" * 999)])[:-9])
+        log.write_bytes(whole + logs.group_of([(3, logs.OUTCOME, "x" * 999)], 0)[0][:-9])
         job.killed_at(point)
         assert log.read_bytes() == whole
     _ended(job)
