@@ -266,8 +266,7 @@ PIECE = st.text(max_size=12) | st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(
+CODED = (
     st.lists(PIECE, min_size=1, max_size=12),
     st.integers(1, 6),
     st.sampled_from([b"%x", b"%X", b"0%x", b"%x;a=b"]),
@@ -276,6 +275,10 @@ PIECE = st.text(max_size=12) | st.sampled_from(
     st.booleans(),
     CUTS,
 )
+
+
+@settings(max_examples=200, deadline=None)
+@given(*CODED)
 def test_a_coded_stream_is_the_stream_in_it(texts, times, size, odd, blank, ascii_only, cuts):
     """Events that are chunks of the transfer coding each are read as without it: wherever they are
     cut, however sizes are written, with chunks of two events or half of one among them.
