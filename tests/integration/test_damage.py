@@ -355,13 +355,13 @@ def test_a_damaged_part_is_not_merged(cli, interrupted):
 
 def test_status_of_a_live_a_killed_and_a_finished_run(cli, simulator, jsonl, until):
     """Another terminal sees what a run is doing, that it was killed, and how it ended."""
-    endpoint = simulator(latency=FixedLatency(0.1))
+    endpoint = simulator(latency=FixedLatency(0.5))
     command = (
         *("run", jsonl(40), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
-        *("--concurrency", 2, "--no-progress"),
+        "--no-progress",
     )
-    live = cli.start(*command)
-    until(lambda: endpoint.stats()["by_status"].get("200", 0) >= 14)
+    live = cli.start(*command, "--concurrency", 1)
+    until(lambda: endpoint.stats()["by_status"].get("200", 0) >= 4)
     seen = cli("status", "run", "--json").json
     assert seen["state"] == "running"
     assert seen["live"]["pid"] == live.process.pid
@@ -371,7 +371,7 @@ def test_status_of_a_live_a_killed_and_a_finished_run(cli, simulator, jsonl, unt
     assert cli("status", "run", "--json").json["state"] == "killed"
     assert "killed" in cli("status", "run").out
     assert cli("verify", "run").code == 1
-    done = cli(*command)
+    done = cli(*command, "--concurrency", 20)
     assert done.code == 0, done.err
     seen = cli("status", "run", "--json").json
     assert seen["state"] == "complete"
