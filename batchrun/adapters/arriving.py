@@ -19,7 +19,7 @@ from batchrun.core.stream import Stream, fold
 from batchrun.errors import TransportFault
 
 _BLANK = b" \t\r\n"
-_MESSAGE, _DELTA = b'"message"', b'"delta"'
+_MESSAGE, _DELTA = b'"message":', b'"delta"'
 _GLANCE_BYTES = 4096
 """Where a body tells whether it is an answer or a piece of one."""
 
@@ -201,11 +201,15 @@ class Arriving:
 
     def _settled(self, body: bytes) -> bytes:
         """A plain body, once it has ended. One that begins with a brace can be a stream whose lines
-        lack their field names: its first event then has a delta, and no message before that.
+        lack their field names: an event then has a delta; and no message before that, if it is not
+        called a stream either.
         """
-        message = body.find(_MESSAGE, 0, _GLANCE_BYTES)
-        delta = body.find(_DELTA, 0, _GLANCE_BYTES if message < 0 else message)
-        return body if delta < 0 and body[-1:] == b"}" else self._reconsidered(body)
+        assert self.head is not None
+        end = body.find(_MESSAGE, 0, _GLANCE_BYTES)
+        if end < 0 or "event-stream" in self.head.headers.get("Content-Type", ""):
+            end = _GLANCE_BYTES
+        plain = body[-1:] == b"}" and body.find(_DELTA, 0, end) < 0
+        return body if plain else self._reconsidered(body)
 
     def _reconsidered(self, body: bytes) -> bytes:
         assert self.head is not None

@@ -22,7 +22,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 IDLE_S_MAX = 15.0
-"""Connections that lay idle for longer are closed instead of used; the connector's own bound."""
+"""Connections that lay idle for so long are closed; the connector's own bound."""
 
 LOST_MIN = 2
 LOST_SHARE = 1 / 8
@@ -62,6 +62,7 @@ class Connections:
             "POST", URL(url, encoded=False), loop=self._loop, session=session
         )
         self._idle: deque[Held] = deque()
+        self._closing: asyncio.TimerHandle | None = None
         self._asking = 0
         self._served: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
         self._used_again = self._lost = 0
@@ -70,16 +71,14 @@ class Connections:
         """A connection for one exchange, to be given back, lost or closed. Raises what aiohttp
         raises where none can be made.
         """
+        if self._idle and self._loop.time() - self._idle[0].idle_from_s >= IDLE_S_MAX:
+            self._close_old()
         while self._idle:
             held = self._idle.popleft()
             protocol = held.protocol
             # A server may have spoken unasked while it lay idle (some announce a timeout that way):
             # that would be taken for the answer to the next request.
-            if (
-                protocol.is_connected()
-                and not protocol.should_close
-                and self._loop.time() - held.idle_from_s <= IDLE_S_MAX
-            ):
+            if protocol.is_connected() and not protocol.should_close:
                 return held
             held.connection.close()
         with self.wanted():
@@ -116,10 +115,14 @@ class Connections:
 
     def let_go(self) -> None:
         """Leave what is idle to the connector, which closes it at the end."""
+        self._close_old()
         while self._idle:
             held = self._idle.popleft()
             self._served.add(held.protocol)
             held.connection.release()
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
 
     def give_back(self, held: Held) -> None:
         """An exchange ended well."""
@@ -134,6 +137,20 @@ class Connections:
         self._idle.append(held)
         if self._asking:
             self.let_go()
+        elif self._closing is None:
+            self._closing = self._loop.call_later(IDLE_S_MAX, self._close_old)
+
+    def _close_old(self) -> None:
+        """Close what has lain idle for too long, and look again when the next one will have."""
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        old_s = self._loop.time() - IDLE_S_MAX
+        while self._idle and self._idle[0].idle_from_s <= old_s:
+            self._idle.popleft().connection.close()
+        if self._idle:
+            left_s = self._idle[0].idle_from_s - old_s
+            self._closing = self._loop.call_later(left_s, self._close_old)
 
     def lost(self, held: Held, *, begun: bool) -> None:
         """The server closed it; ``begun`` says that an answer had begun."""

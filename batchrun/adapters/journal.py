@@ -365,7 +365,7 @@ class JournalWriter:
                     self._journal.write([entry for entry, _ in taken])
                     self._loop.call_soon_threadsafe(self._resolve, taken)
                     taken = []  # nothing of it is kept until the next group
-                if closing and not taken:
+                elif closing:
                     return
                 if closing:
                     self._wake.set()

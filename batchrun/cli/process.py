@@ -33,7 +33,7 @@ def load_arrow() -> None:
         from batchrun.adapters import arrow
 
         arrow.decide_about_pandas()
-        arrow.share_allocator()
+        arrow.choose_lean_pool()
     finally:
         sys.meta_path.remove(_Absent)
 

@@ -165,8 +165,9 @@ def alike(data: bytes, before: bytes, behind: bytes) -> tuple[list[bytes], int]:
     Nothing where chunks of another kind stand among them: only those behind the last are left out.
     """
     parts = data.split(b"\r")
-    chunks = parts[1::2]  # behind the LF of the line with its size
-    count, least = len(chunks), max(0, len(chunks) - OTHERS_MAX)
+    chunks = parts[1:-1:2]  # behind the LF of the line with its size
+    count = len(chunks) if parts[-1].startswith(b"\n") or len(parts) % 2 == 0 else len(chunks) - 1
+    least = max(0, count - OTHERS_MAX)
     while count > least:
         chunk = chunks[count - 1]
         if chunk.endswith(behind) and chunk.startswith(before, 1):

@@ -116,10 +116,14 @@ class Shape(NamedTuple):
 
 
 def _joined(texts: list[bytes]) -> str | None:
-    """Pieces of one JSON string as text; None where that cannot be told."""
+    """Pieces of one JSON string as text; None where that cannot be told. A character whose bytes
+    are in two pieces is one.
+    """
     joined = b"".join(texts)
-    if b"\\" in joined and any(text.endswith(b"\\") for text in texts):
-        return None  # a backslash may eat a closing quote
+    if b"\\" in joined and any(
+        text.find(b"\\", -1) >= 0 or text.find(b"\\u", -5) >= 0 for text in texts
+    ):
+        return None  # a backslash may eat a closing quote, and half an escape is none
     try:
         return _decode_text(b'"%b"' % joined)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -5,6 +5,7 @@ import errno
 import shutil
 import tempfile
 import threading
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -303,6 +304,31 @@ class TestJournalWriter(JournalContract):
 
 
 class TestEnding:
+    def test_what_comes_while_the_last_group_is_written(self, real, monkeypatch):
+        """It is written too, before the writer ends, and whoever waits for it is told."""
+
+        async def play():
+            async with real() as mine:
+                writing, told = threading.Event(), []
+                write = mine.opened.write
+
+                def slowly(entries):
+                    writing.set()
+                    time.sleep(0.2)
+                    write(entries)
+
+                monkeypatch.setattr(mine.opened, "write", slowly)
+                mine.journal.post(attempt(1))
+                ending = asyncio.create_task(mine.journal.close())
+                await asyncio.to_thread(writing.wait)
+                mine.journal.post(attempt(2), lambda entry, error: told.append((entry, error)))
+                await ending
+                await asyncio.sleep(0)
+                assert told == [(attempt(2), None)]
+                assert len(list(mine.opened.exchanges(0))) == 2
+
+        asyncio.run(play())
+
     def test_the_end_comes_while_a_group_gathers(self, real, monkeypatch):
         """A writer that is told to end within a group's time writes what it has and ends."""
         gathering, told = threading.Event(), threading.Event()

@@ -482,3 +482,22 @@ def test_cancelling_closes_the_connection(transport_of):
                 await sending
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{"error": {"message": "warming up"}}, {"choices": [{"index": 0, "delta": {}}]}],
+        [{"object": "message", "choices": [{"index": 0, "delta": {"content": "ho"}}]}] * 2,
+    ],
+    ids=["an error", "an object of that name"],
+)
+def test_bare_lines_that_name_a_message(transport_of, lines):
+    """A stream whose lines lack their field names, and the last one its line break, is one also
+    where a message is named before the first delta.
+    """
+    body = b"\n".join(json.dumps(line).encode() for line in lines)
+    sending = _sending(_head(STREAM, f"Content-Length: {len(body)}") + body)
+    [found], _ = _exchange(transport_of, sending)
+    partial = found.partial if isinstance(found, TransportFault) else found
+    assert b'"chat.completion"' in partial.body

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from batchrun.adapters import connections
 from batchrun.adapters.http import HttpTransport
 from batchrun.core.redact import Redactor, secrets_of
 from batchrun.errors import TransportFault
@@ -392,6 +393,26 @@ class TestOnTheWire:
         found, server = _exchanged(forgetful, *[_request()] * 60)
         assert sum(isinstance(one, TransportFault) for one in found) == 6
         assert server.opened == 6
+
+    def test_connections_that_lie_idle_are_closed(self, monkeypatch):
+        """By themselves, and by whoever comes next: sending, or getting beside it."""
+        monkeypatch.setattr(connections, "IDLE_S_MAX", 0.3)
+
+        async def play():
+            async with (
+                _serving(_answering(_reply(200, b"{}"))) as (server, url),
+                _http(url) as transport,
+            ):
+                await asyncio.gather(*(transport.send(_request(n)) for n in range(4)))
+                opened = server.opened
+                await asyncio.sleep(0.15)
+                await transport.send(_request(4))
+                assert server.opened == opened
+                await server.gone()
+                await transport.send(_request(5))
+                assert server.opened == opened + 1
+
+        asyncio.run(play())
 
     def test_a_server_in_trouble_does_not_cost_its_connections(self):
         """Where new connections are lost as well, nothing is learnt about kept ones."""

@@ -136,6 +136,16 @@ def test_an_odd_chunk_among_them(place, odd):
     assert (texts == []) == (odd != b"<1>\n<2>\n")
 
 
+def test_a_cut_at_any_byte_leaves_whole_chunks():
+    """Those whose line break has arrived are taken, also where only that is missing."""
+    wire = [b"%x\r\n%b\r\n" % (len(text), text) for text in LIKE[:20]]
+    data = b"".join(wire)
+    for size in range(len(data)):
+        texts, end = alike(data[:size], b"<", b">\n")
+        assert end == len(b"".join(wire[: len(texts)]))
+        assert end + max(map(len, wire)) > size
+
+
 def test_the_first_few_chunks():
     """Whole ones only, no more than asked for, and never the last of all."""
     data = b"1\r\na\r\n2;x=y\r\nbb\r\n3\r\nccc\r\n0\r\n\r\n"

@@ -120,14 +120,15 @@ def test_a_line_more_in_a_chunk_like_the_one_before():
 def test_a_backslash_before_the_closing_quote():
     """An event that ends within its text is damage, and not one text with the next."""
     like = json.dumps(_say("@")).encode()
-    torn = [_event(like.replace(b"@", text)) for text in (b"a", b"b", b"c\\", b"n", b"d")]
-    for fed in (b"".join(torn), b"".join(torn[:3])):
-        stream = Stream()
-        stream.feed(fed)
-        assert stream.problem() == "an event of the stream cannot be read"
-        stream = Stream()
-        stream.feed_all(torn)
-        assert stream.problem() == "an event of the stream cannot be read"
+    for half, rest in ((b"c\\", b"n"), (b"\\u12", b"34"), (b"\\u", b"1234")):
+        torn = [_event(like.replace(b"@", text)) for text in (b"a", b"b", half, rest, b"d")]
+        for fed in (b"".join(torn), b"".join(torn[:3])):
+            stream = Stream()
+            stream.feed(fed)
+            assert stream.problem() == "an event of the stream cannot be read"
+            stream = Stream()
+            stream.feed_all(torn)
+            assert stream.problem() == "an event of the stream cannot be read"
 
 
 @pytest.mark.parametrize(
