@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ CHOICE = pa.struct(
         ("logprobs", pa.string()),
     ]
 )
+JEMALLOC_PAGE_BYTES = 4096
 _MOMENT = pa.timestamp("us", tz="UTC")
 
 RESULT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
@@ -278,10 +280,12 @@ def decide_about_pandas() -> None:
 
 def choose_lean_pool() -> None:
     """Have Arrow take its memory from jemalloc, where its build has that: the pool that keeps least
-    of what was freed (docs/adr/0006).
+    of what was freed (docs/adr/0006). It is built for one size of pages and gives up on others,
+    which some ARM machines have.
     """
-    with contextlib.suppress(NotImplementedError):
-        pa.set_memory_pool(pa.jemalloc_memory_pool())
+    if mmap.PAGESIZE == JEMALLOC_PAGE_BYTES:
+        with contextlib.suppress(NotImplementedError):
+            pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def to_ipc(batch: pa.RecordBatch) -> bytes:
