@@ -204,19 +204,22 @@ class Arriving:
         lack their field names: an event then has a delta; and no message before that, if it is not
         called a stream either.
         """
-        assert self.head is not None
         end = body.find(_MESSAGE, 0, _GLANCE_BYTES)
-        if end < 0 or "event-stream" in self.head.headers.get("Content-Type", ""):
+        if end < 0 or self._is_labelled():
             end = _GLANCE_BYTES
         plain = body[-1:] == b"}" and body.find(_DELTA, 0, end) < 0
         return body if plain else self._reconsidered(body)
+
+    def _is_labelled(self) -> bool:
+        assert self.head is not None
+        label = self.head.headers.get("Content-Type", "").lower()
+        return label.startswith(sse.EVENT_STREAM)
 
     def _reconsidered(self, body: bytes) -> bytes:
         assert self.head is not None
         if not 200 <= self.head.status < 300:
             return body
-        label = self.head.headers.get("Content-Type", "").lower()
-        lines = label.startswith(sse.EVENT_STREAM) and body.lstrip()[:1] in (b"{", b"[")
+        lines = self._is_labelled() and body.lstrip()[:1] in (b"{", b"[")
         torn = lines and reading.parse(body) is None
         if torn or is_chunks(body):
             self.stream = fold(body)

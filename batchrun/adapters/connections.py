@@ -16,6 +16,7 @@ import contextlib
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -31,21 +32,14 @@ closed by the server before it answered.
 """
 
 
+@dataclass(slots=True)
 class Held:
     """A connection in use by one exchange, or idle. ``used`` says that it has served before."""
 
-    __slots__ = ("connection", "idle_from_s", "protocol", "used")
-
-    def __init__(
-        self,
-        connection: aiohttp.connector.Connection,
-        protocol: ResponseHandler,
-        used: bool,  # noqa: FBT001 - as it is stored
-    ) -> None:
-        self.connection = connection
-        self.protocol = protocol
-        self.used = used
-        self.idle_from_s = 0.0
+    connection: aiohttp.connector.Connection
+    protocol: ResponseHandler
+    used: bool
+    idle_from_s: float = 0.0
 
 
 class Connections:
@@ -62,7 +56,7 @@ class Connections:
             "POST", URL(url, encoded=False), loop=self._loop, session=session
         )
         self._idle: deque[Held] = deque()
-        self._closing: asyncio.TimerHandle | None = None
+        self._watching = False
         self._asking = 0
         self._served: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
         self._used_again = self._lost = 0
@@ -71,8 +65,7 @@ class Connections:
         """A connection for one exchange, to be given back, lost or closed. Raises what aiohttp
         raises where none can be made.
         """
-        if self._idle and self._loop.time() - self._idle[0].idle_from_s >= IDLE_S_MAX:
-            self._close_old()
+        self._close_old()
         while self._idle:
             held = self._idle.popleft()
             protocol = held.protocol
@@ -120,9 +113,6 @@ class Connections:
             held = self._idle.popleft()
             self._served.add(held.protocol)
             held.connection.release()
-        if self._closing is not None:
-            self._closing.cancel()
-            self._closing = None
 
     def give_back(self, held: Held) -> None:
         """An exchange ended well."""
@@ -137,20 +127,20 @@ class Connections:
         self._idle.append(held)
         if self._asking:
             self.let_go()
-        elif self._closing is None:
-            self._closing = self._loop.call_later(IDLE_S_MAX, self._close_old)
+        elif not self._watching:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Close what has lain idle for too long, and look again when the next one will have."""
+        self._close_old()
+        self._watching = bool(self._idle)
+        if self._idle:
+            self._loop.call_at(self._idle[0].idle_from_s + IDLE_S_MAX, self._watch)
 
     def _close_old(self) -> None:
-        """Close what has lain idle for too long, and look again when the next one will have."""
-        if self._closing is not None:
-            self._closing.cancel()
-            self._closing = None
         old_s = self._loop.time() - IDLE_S_MAX
         while self._idle and self._idle[0].idle_from_s <= old_s:
             self._idle.popleft().connection.close()
-        if self._idle:
-            left_s = self._idle[0].idle_from_s - old_s
-            self._closing = self._loop.call_later(left_s, self._close_old)
 
     def lost(self, held: Held, *, begun: bool) -> None:
         """The server closed it; ``begun`` says that an answer had begun."""

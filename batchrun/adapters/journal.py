@@ -235,10 +235,7 @@ class Journal:
                 value = BlockRecord(
                     entry.rows_read, entry.digest, entry.end, len(entry.rows), entry.carried
                 )
-            shard = row // size
-            if shard not in groups:
-                groups[shard] = []
-            groups[shard].append((row, kind, value))
+            groups.setdefault(row // size, []).append((row, kind, value))
         try:
             for shard, found in groups.items():
                 self.log_of(shard).append(found)

@@ -83,7 +83,7 @@ def group_of(entries: Sequence[Entry], offset: int) -> tuple[bytearray, list[Pla
     """Entries as a group that will stand at this offset, and the places of their records.
 
     They are encoded where they are to be: records that are made one by one and then put together
-    take twice as long (2.3 instead of 1.2 us for one of 4.6 KB).
+    take twice as long (2.3 instead of 1.2 µs for one of 4.6 KB).
     """
     data = bytearray(_GROUP.size)
     starts: list[int] = []

@@ -297,7 +297,7 @@ class AttemptLoop:
                     self._tally.notices.append(news)
                 request = run.request
                 response = self._kept(reply) if self._policy.raw == "all" else None
-                return Outcome(  # by place: naming the fields of each row's records costs 2 us
+                return Outcome(  # by place: naming the fields of each row's records costs 2 µs
                     request.row,
                     request.custom_id,
                     completion,
