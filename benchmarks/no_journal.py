@@ -1,76 +1,56 @@
 """The command without its journal, for durability.py alone: `python benchmarks/no_journal.py run`.
 
-Outcomes wait in memory, as the objects they are, until their shard's parts are written. Nothing is
-encoded, checksummed, written to a log or flushed, requests in flight are not noted, and there is no
-writer thread. A kill would lose every row of the open shards. All else is the real program, but for
-the garbage collector: it is off, since those many objects would keep it busy, which records that
-are bytes do not. So the run without a journal is, if anything, too cheap.
+Nothing is encoded, checksummed, written to a log or flushed, requests in flight are not noted, and
+there is no writer thread: outcomes go on to their shard's parts as the objects they are. A kill
+would lose every row of the open shards. All else is the real program.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import journal, shard_reader
-from batchrun.adapters.log import AMENDMENT, ATTEMPT, BLOCK, OUTCOME, Place
+from batchrun.adapters import journal
+from batchrun.adapters.log import ATTEMPT, BLOCK, OUTCOME, Entry, Place
 from batchrun.cli.main import main
 from batchrun.ports import Durable
 from batchrun.records import Attempt, Block, Outcome
 
 
 class MemoryLog:
-    """What a shard's log holds, as objects."""
+    """Of what a shard's log holds only the blocks, which tell how far the input was read."""
 
     def __init__(self, path: Path, shard: int, generation: int) -> None:
         self.path, self.shard, self.generation = path, shard, generation
         self.places: list[Place] = []
         self.size = 0
-        self._held: list[Any] = []
+        self._blocks: dict[Place, Any] = {}
 
-    def keep(self, row: int, kind: int, value: object, size: int) -> None:
-        """Hold a record."""
-        self.places.append(Place(row, kind, len(self._held), size, 0))
-        self._held.append(value)
-        self.size += size
+    def append(self, entries: Sequence[Entry]) -> list[Place]:
+        """Say where the records would be."""
+        found = []
+        for row, kind, value in entries:
+            size = 200
+            if isinstance(value, Outcome):
+                size = 1000 + len(value.response or "")
+            place = Place(row, kind, self.size, size, 0)
+            if kind == BLOCK:
+                self.places.append(place)
+                self._blocks[place] = value
+            found.append(place)
+            self.size += size
+        return found
 
     def body(self, place: Place) -> Any:
-        """A record, as it was given."""
-        return self._held[place.offset]
-
-    def bodies(self, places: Sequence[Place]) -> list[Any]:
-        """Many of them."""
-        return [self._held[place.offset] for place in places]
+        """A block, as it was given."""
+        return self._blocks[place]
 
     def close(self) -> None:
         """There is nothing to close."""
 
-    def remove(self) -> None:
-        """A part holds its rows."""
-        self._held.clear()
-
-
-def write(self: journal.Journal, entries: Sequence[Outcome | Attempt | Block | Any]) -> None:
-    """In place of ``Journal.write``."""
-    for entry in entries:
-        value: object = entry
-        if isinstance(entry, Outcome):
-            row, kind = entry.row, OUTCOME
-            size = 1000 + len(str(entry.response or ""))
-        elif isinstance(entry, Attempt):
-            row, kind, size = entry.row, ATTEMPT, 200
-        elif isinstance(entry, Block):
-            row, kind, size = entry.first_row, BLOCK, len(entry.carried)
-            value = journal.BlockRecord(
-                entry.rows_read, entry.digest, entry.end, len(entry.rows), entry.carried
-            )
-        else:
-            row, kind, size = entry.row, AMENDMENT, len(entry.values)
-        log: Any = self.log_of(row // self.shard_rows)
-        log.keep(row, kind, value, size)
+    remove = close
 
 
 class NoJournal:
@@ -81,6 +61,7 @@ class NoJournal:
         self._flight = flight
         self._loop = asyncio.get_running_loop()
         self._told: list[tuple[Outcome | Attempt | Block, Durable]] = []
+        self._passed: list[Outcome | Attempt | Block] = []
 
     @property
     def backlog_bytes(self) -> int:
@@ -88,8 +69,10 @@ class NoJournal:
         return 0
 
     def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
-        """Hold an entry, and say so in the loop's next turn, for all of this one together."""
-        self._held.write([entry])
+        """Say in the loop's next turn that an entry is durable, for all of this one together."""
+        if not self._passed:
+            self._loop.call_later(journal.GROUP_S, self._pass_on)
+        self._passed.append(entry)
         if then is not None:
             if not self._told:
                 self._loop.call_soon(self._tell)
@@ -100,12 +83,33 @@ class NoJournal:
         for entry, then in told:
             then(entry, None)
 
+    def _pass_on(self) -> None:
+        passed, self._passed = self._passed, []
+        shards: dict[int, list[Entry]] = {}
+        for entry in passed:
+            if isinstance(entry, Outcome):
+                record: Entry = (entry.row, OUTCOME, entry)
+            elif isinstance(entry, Attempt):
+                record = (entry.row, ATTEMPT, entry)
+            else:
+                value = journal.BlockRecord(
+                    entry.rows_read, entry.digest, entry.end, len(entry.rows), entry.carried
+                )
+                record = (entry.first_row, BLOCK, value)
+            shards.setdefault(record[0] // self._held.shard_rows, []).append(record)
+        assert self._held.durable is not None
+        for shard, found in shards.items():
+            fresh = shard not in self._held.logs
+            places = self._held.log_of(shard).append(found)
+            self._held.durable(shard, found, places, fresh=fresh)
+
     async def append(self, entry: Outcome | Attempt | Block) -> None:
-        """Hold an entry."""
-        self._held.write([entry])
+        """Take an entry."""
+        self.post(entry)
 
     async def flush(self) -> None:
-        """Nothing is under way."""
+        """Pass on what was posted."""
+        self._pass_on()
 
     def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
         """Requests in flight are not noted."""
@@ -115,21 +119,13 @@ class NoJournal:
         self._flight.close()
 
 
-def given(value: Any) -> Any:
-    """In place of a decoder."""
-    return value
-
-
 def take_away() -> None:
     """Put the above in place of the journal."""
     from batchrun import assemble
 
-    journal.Journal.write = write  # type: ignore[method-assign]
-    for module in (journal, shard_reader):
-        for name in ("read_outcome", "read_attempt", "read_block", "read_amendment"):
-            setattr(module, name, given)
     for module, name, stand_in in (
         (journal, "ShardLog", MemoryLog),
+        (journal, "read_block", lambda block: block),
         (assemble, "JournalWriter", NoJournal),
     ):
         setattr(module, name, stand_in)
@@ -140,5 +136,4 @@ if __name__ == "__main__":
 
     load_arrow()
     take_away()
-    gc.disable()
     main()

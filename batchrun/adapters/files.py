@@ -47,7 +47,7 @@ class Draft:
     """A file being written aside. It counts bytes and digests them as they pass.
 
     Usable as the sink of a Parquet writer. ``rename`` gives it its name; leaving it without one
-    leaves a ``*.tmp`` file that the next start removes. ``foreign`` is for files outside a run
+    leaves a ``.*.tmp`` file that the next start removes. ``foreign`` is for files outside a run
     directory: nobody's ``*.tmp`` is overwritten, and the file's mode is what the umask says, or
     that of the file which it replaces.
 
@@ -149,9 +149,11 @@ class Draft:
 
 
 def aside(path: Path, *, foreign: bool = False) -> Path:
-    """Where a file is written before it gets its name."""
-    name = f".{path.name}.{os.getpid()}" if foreign else path.name
-    return path.with_name(name + TEMPORARY)
+    """Where a file is written before it gets its name: hidden beside it, as readers of a data set
+    pass over what begins with a dot.
+    """
+    owner = f".{os.getpid()}" if foreign else ""
+    return path.with_name(f".{path.name}{owner}{TEMPORARY}")
 
 
 def open_private(path: Path) -> int:

@@ -12,7 +12,7 @@ import asyncio
 import re
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,6 +94,8 @@ class Journal:
         self._published = {p.state.shard: p.state for p in self.states.published()}
         self.logs: dict[int, ShardLog] = {}
         self.fence: Callable[[], None] = lambda: None  # raises once another run holds the lock
+        self.durable: Callable[..., None] | None = None
+        """See ``growing.Growing.durable``; called by whoever writes."""
         try:
             self._open_logs()
         except BaseException:
@@ -217,28 +219,16 @@ class Journal:
     def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
         """Make entries durable, in order; one flush per shard's log. Raises ``StorageError``."""
         self.fence()
-        groups: dict[int, list[Entry]] = {}
-        size = self.shard_rows
+        groups: defaultdict[int, list[Entry]] = defaultdict(list)
         for entry in entries:
-            value: Outcome | Attempt | BlockRecord | Amendment
-            if isinstance(entry, Outcome):
-                if (entry.completion is None) == (entry.failure is None):
-                    message = f"row {entry.row}: an outcome is a completion or a failure"
-                    raise ValueError(message)
-                row, kind, value = entry.row, OUTCOME, entry
-            elif isinstance(entry, Attempt):
-                row, kind, value = entry.row, ATTEMPT, entry
-            elif isinstance(entry, Amendment):
-                row, kind, value = entry.row, AMENDMENT, entry
-            else:
-                row, kind = entry.first_row, BLOCK
-                value = BlockRecord(
-                    entry.rows_read, entry.digest, entry.end, len(entry.rows), entry.carried
-                )
-            groups.setdefault(row // size, []).append((row, kind, value))
+            record = _record(entry)
+            groups[record[0] // self.shard_rows].append(record)
         try:
             for shard, found in groups.items():
-                self.log_of(shard).append(found)
+                fresh = shard not in self.logs and shard not in self._published
+                places = self.log_of(shard).append(found)
+                if self.durable is not None:
+                    self.durable(shard, found, places, fresh=fresh)
         except OSError as error:
             message = (
                 f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
@@ -281,6 +271,20 @@ class Journal:
         log = self.logs.pop(shard, None)
         if log is not None:
             log.remove()
+
+
+def _record(entry: Outcome | Attempt | Block | Amendment) -> Entry:
+    """An entry as the log has it."""
+    if isinstance(entry, Outcome):
+        if (entry.completion is None) == (entry.failure is None):
+            message = f"row {entry.row}: an outcome is a completion or a failure"
+            raise ValueError(message)
+        return entry.row, OUTCOME, entry
+    if isinstance(entry, Block):
+        rows = len(entry.rows)
+        held = BlockRecord(entry.rows_read, entry.digest, entry.end, rows, entry.carried)
+        return entry.first_row, BLOCK, held
+    return entry.row, ATTEMPT if isinstance(entry, Attempt) else AMENDMENT, entry
 
 
 Item = tuple[Outcome | Attempt | Block, Durable | None]

@@ -250,8 +250,8 @@ class ShardLog:
             found.append(place)
             offset = place.offset + size
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Write entries as one group and flush it to the disk."""
+    def append(self, entries: Sequence[Entry]) -> list[Place]:
+        """Write entries as one group and flush it to the disk; returns where their records are."""
         data, places = group_of(entries, self.size)
         files.reached("log.writing", self.path)
         _write(self._descriptor, data, self.size)
@@ -260,6 +260,7 @@ class ShardLog:
         files.reached("log.synced", self.path)
         self.places += places
         self.size += len(data)
+        return places
 
     def body(self, place: Place) -> bytes:
         """A record's msgpack body. Raises ``DamagedError`` where the disk holds something else."""

@@ -12,21 +12,27 @@ from batchrun.adapters.journal import (
     read_block,
     read_outcome,
 )
-from batchrun.adapters.log import AMENDMENT, ATTEMPT, BLOCK, OUTCOME, Place
+from batchrun.adapters.log import AMENDMENT, ATTEMPT, BLOCK, Place
 from batchrun.records import Attempt, Outcome
 
 
 class ShardReader:
-    """A shard's log in row order, for sealing. Reads only; the log must not grow meanwhile."""
+    """``filling.Records`` in a shard's log. Reads only; the log must not grow meanwhile."""
 
-    def __init__(self, journal: Journal, shard: int) -> None:
+    def __init__(self, journal: Journal, shard: int, first_row: int = 0) -> None:
+        """``first_row`` is where to begin; what the log holds of rows below is passed over."""
         self._log = journal.logs.get(shard)
         places = self._log.places if self._log else []
         last: dict[int, Place] = {}
         kinds: dict[int, list[Place]] = {ATTEMPT: [], BLOCK: [], AMENDMENT: []}
         for place in places:
             row, kind, *_ = place
-            if kind != OUTCOME:
+            if kind in (BLOCK, AMENDMENT):
+                kinds[kind].append(place)
+                continue
+            if row < first_row:
+                continue
+            if kind == ATTEMPT:
                 kinds[kind].append(place)
                 continue
             if row in last:

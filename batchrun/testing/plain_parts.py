@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from batchrun.adapters.filling import Filling, Records
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
@@ -40,6 +41,8 @@ class _Nothing:
 class PlainParts(Parts):
     """``Parts`` that writes plain files."""
 
+    grow = False
+
     def known_rows(self, shard: int) -> tuple[list[int], dict[int, int]]:
         """See ``Parts``."""
         results, attempts = self.pair(shard)
@@ -63,8 +66,12 @@ class PlainParts(Parts):
         del shard
         return _Nothing()
 
-    def write(self, state: ShardState) -> Published:
+    def write(
+        self, state: ShardState, begun: Filling | None = None, rest: Records | None = None
+    ) -> Published:
         """See ``Parts``."""
+        assert begun is None
+        assert rest is None
         store, names = self.store, self.pair(state.shard)
         log = ShardReader(self._journal, state.shard)
         new = log.outcomes(rows_max=_ALL, bytes_max=_ALL)

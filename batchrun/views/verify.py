@@ -50,7 +50,7 @@ def check(
     report = Report(store.where())
     summary = _summary(store, look, report)
     _check_state(look, known, report)
-    parts = {kind: _parts_among(kind, names[kind] or (), report) for kind in KINDS}
+    parts = {kind: _parts_among(kind, names[kind] or (), look, report) for kind in KINDS}
     _check_drafts(look, report)
     expected = _expectation(summary, known)
     shards = Shards(store, known, expected, report)
@@ -113,7 +113,7 @@ def _check_state(look: Look, known: Recorded | None, report: Report) -> None:
         report.found("log_waiting", f"{path.name} waits to be published; run again")
 
 
-def _parts_among(kind: str, names: Sequence[str], report: Report) -> set[str]:
+def _parts_among(kind: str, names: Sequence[str], look: Look, report: Report) -> set[str]:
     """The parts in a folder; everything else there is told."""
     parts = set()
     for name in names:
@@ -121,7 +121,8 @@ def _parts_among(kind: str, names: Sequence[str], report: Report) -> set[str]:
         if _PART.fullmatch(name):
             parts.add(name)
         elif name.endswith(files.TEMPORARY):
-            report.found("left_over", f"{where} is a leftover of a kill; run again")
+            if not look.live:
+                report.found("left_over", f"{where} is a leftover of a kill; run again")
         elif name.startswith((".", "_")):
             report.notes.append(f"{where} is no part; readers of a data set pass it over")
         else:

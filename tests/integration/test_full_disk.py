@@ -49,7 +49,7 @@ def test_parts_that_cannot_be_written_leave_the_rows_safe(cli, simulator, jsonl,
     endpoint = simulator(latency=FixedLatency(0.02))
     (cli.folder / "run").mkdir()
     (cli.folder / "run" / "results").mkdir()
-    (cli.folder / "run" / "results" / "part-00000000.parquet.tmp").mkdir()
+    (cli.folder / "run" / "results" / ".part-00000000.parquet.tmp").mkdir()
     command = (
         *("run", jsonl(30), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
         *("--no-progress", "--shard-rows", 10),
@@ -58,7 +58,7 @@ def test_parts_that_cannot_be_written_leave_the_rows_safe(cli, simulator, jsonl,
     assert done.code == 5, done.err
     assert "Traceback" not in done.err
     asked = endpoint.stats()["requests_total"]
-    (cli.folder / "run" / "results" / "part-00000000.parquet.tmp").rmdir()
+    (cli.folder / "run" / "results" / ".part-00000000.parquet.tmp").rmdir()
     assert cli(*command).code == 0
     assert endpoint.stats()["requests_total"] == 30
     assert asked <= 30

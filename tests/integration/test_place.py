@@ -205,11 +205,11 @@ def test_a_journal_at_its_bound_makes_the_feeder_wait(cli, here, simulator, json
     held = []
     publish = parts.publish
 
-    def slowly(to, journal, state):
+    def slowly(to, journal, *rest):
         held.append(journal.size_bytes)
         time.sleep(0.1)
         held.append(journal.size_bytes)
-        publish(to, journal, state)
+        publish(to, journal, *rest)
 
     monkeypatch.setattr(parts, "publish", slowly)
     endpoint = simulator(reply_bytes=1500, latency=FixedLatency(0.02))

@@ -163,11 +163,11 @@ def test_links_in_place_of_drafts_are_replaced(cli, here, simulator, jsonl):
     victim = cli.folder / "victim"
     victim.write_bytes(b"precious")
     drafts = [
-        "summary.json.tmp",
-        "usage.parquet.tmp",
-        "results/part-00000000.parquet.tmp",
-        "attempts/part-00000000.parquet.tmp",
-        "checkpoint/status.json.tmp",
+        ".summary.json.tmp",
+        ".usage.parquet.tmp",
+        "results/.part-00000000.parquet.tmp",
+        "attempts/.part-00000000.parquet.tmp",
+        "checkpoint/.status.json.tmp",
     ]
     for name in drafts:
         path = cli.folder / "run" / name
@@ -177,7 +177,7 @@ def test_links_in_place_of_drafts_are_replaced(cli, here, simulator, jsonl):
     assert done.code == 0, done.err
     assert victim.read_bytes() == b"precious"
     cli.verified("run")
-    draft = cli.folder / "a.json.tmp"
+    draft = cli.folder / ".a.json.tmp"
     draft.symlink_to(victim)
     files.write_json(cli.folder / "a.json", {})
     assert victim.read_bytes() == b"precious" and not draft.is_symlink()
