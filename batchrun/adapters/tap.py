@@ -29,6 +29,7 @@ then is closed: the answer is whole.
 """
 
 _START = b"HTTP/1.1 200"
+_LOWER_START = _START.lower()
 _EMPTY_REST = b"0\r\n\r\n"
 
 
@@ -54,15 +55,17 @@ class Tap:
 
     __slots__ = (
         "_dechunker",
-        "_ended",
+        "_error",
         "_held",
         "_large",
         "_left",
         "_loop",
+        "_over",
         "_protocol",
         "_take",
         "_timer",
         "_turn",
+        "_waiter",
     )
 
     def __init__(
@@ -80,7 +83,9 @@ class Tap:
         self._loop = large.loop
         self._held = b""
         self._dechunker: Dechunker | None = None
-        self._ended: asyncio.Future[Exception | None] = self._loop.create_future()
+        self._over = False
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         protocol.set_parser(self, None)
 
@@ -91,9 +96,11 @@ class Tap:
 
     async def end(self) -> None:
         """Return at the body's end, or raise what broke it off."""
-        error = await self._ended
-        if error is not None:
-            raise error
+        if not self._over:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """The body is read, or given up."""
@@ -150,7 +157,7 @@ class Tap:
 
     def _take_body(self, dechunker: Dechunker, data: bytes, at: int) -> bool:
         """Take the next bytes of the body; returns whether it is over and was understood."""
-        if self._ended.done():
+        if self._over:
             return False
         self._left -= len(data) - at
         if self._left < 0 and self._turn is None:
@@ -179,9 +186,10 @@ class Tap:
     def _end(self, error: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if not self._ended.done():
-            # As a result: an exception that nobody fetches would be complained about.
-            self._ended.set_result(error)
+        if not self._over:
+            self._over, self._error = True, error
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
 
 def _may_go_on(head: bytes) -> bool:
@@ -197,7 +205,7 @@ def _announces_stream(head: bytes) -> bool:
     """Whether a response's head announces events in the chunked coding and nothing unusual."""
     head = head.lower()
     return (
-        head.startswith(_START.lower())
+        head.startswith(_LOWER_START)
         and b"\r\ncontent-type: text/event-stream" in head
         and b"\r\ntransfer-encoding: chunked\r\n" in head
         and b"\r\ncontent-encoding:" not in head

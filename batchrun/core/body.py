@@ -29,6 +29,7 @@ _CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _NOT_GIVEN = object()
+_USAGE_ASKED: JsonObject = {"include_usage": True}
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 BODY_BYTES_MAX = 64 * 2**20
@@ -220,12 +221,12 @@ def build(
     # How replies travel is the run's business, not the row's.
     body.pop("stream", None)
     options = body.pop("stream_options", _NOT_GIVEN)
-    if stream:
-        body["stream"] = True
-        if options is not None:
-            body["stream_options"] = _stream_options(options)
     try:
         _check(body)
+        if stream:
+            body["stream"] = True
+            if options is not None:
+                body["stream_options"] = _stream_options(options)
         if endpoints and not any(endpoint.serves(body["model"]) for endpoint in endpoints):
             _not_served(body["model"], endpoints)
         # Only the top level is sorted: below it, order can matter to the model that reads it.
@@ -259,13 +260,13 @@ def _not_served(model: str, endpoints: Sequence[Endpoint]) -> NoReturn:
 
 
 def _stream_options(given: object) -> JsonObject:
-    options: JsonObject = {"include_usage": True}
-    if isinstance(given, dict):
-        options |= given
-    elif given is not _NOT_GIVEN:
+    if given is _NOT_GIVEN:
+        return _USAGE_ASKED
+    if not isinstance(given, dict):
         message = "`stream_options` is not an object"
         raise RowError(message)
-    return options
+    _check_numbers(given, "stream_options")
+    return _USAGE_ASKED | given
 
 
 def _check(body: Mapping[str, Any]) -> None:
@@ -292,7 +293,7 @@ def _check(body: Mapping[str, Any]) -> None:
         message = "no model: give the row a `model`, or set one for the run with --model"
         raise RowError(message)
     for key, value in body.items():
-        if key != "messages":
+        if key != "messages" and not isinstance(value, str):
             _check_numbers(value, key)
 
 

@@ -122,7 +122,7 @@ class ChoiceDeltas:
         choice: JsonObject = {
             "index": index,
             "message": message,
-            "logprobs": settled(self._logprobs),
+            "logprobs": None if self._logprobs is None else settled(self._logprobs),
             "finish_reason": self.finish,
         }
         for key, value in self._other.items():

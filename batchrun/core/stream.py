@@ -104,10 +104,12 @@ class Stream:
     def feed_all(self, pieces: list[bytes]) -> None:
         """Take the next bytes in pieces: quicker than one by one where each is an event."""
         at, count = 0, len(pieces)
+        idle = self._splitter.idle
         while at < count and not self.done:
             shape, piece = self._repeated, pieces[at]
-            if not (piece.endswith(sse.BLANK) and self._splitter.idle):
+            if not (idle and piece.endswith(sse.BLANK)):
                 self.feed(piece)
+                idle = self._splitter.idle
             elif shape is not None and piece.startswith(shape.before):
                 taken, text = shape.take(pieces[at:] if at else pieces, sse.BLANK)
                 if taken:
@@ -120,6 +122,7 @@ class Stream:
                 self._take_line(piece[:-2])
             else:
                 self.feed(piece)
+                idle = self._splitter.idle
             at += 1
 
     def feed_coded(self, data: bytes) -> int:
@@ -138,14 +141,14 @@ class Stream:
 
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""
-        rest = self._splitter.rest()
-        if rest and not self.done:
-            damaged, remark = self._damaged, self._remark
-            self._take([line for line in rest.split(b"\n") if line])
-            # Torn at its end, it says nothing about the events before it.
-            if self._damaged:
-                self._damaged, self._remark = damaged, remark
-        self._splitter = sse.Splitter()
+        if not self._splitter.idle:
+            rest, self._splitter = self._splitter.rest(), sse.Splitter()
+            if rest and not self.done:
+                damaged, remark = self._damaged, self._remark
+                self._take([line for line in rest.split(b"\n") if line])
+                # Torn at its end, it says nothing about the events before it.
+                if self._damaged:
+                    self._damaged, self._remark = damaged, remark
         if self._suspect is not None and not self._finished():
             self._fail(self._suspect)
 
@@ -179,23 +182,25 @@ class Stream:
         return stream_json.write(self._value())
 
     def _value(self) -> JsonObject:
-        value: JsonObject = {}
-        if self._error is not None:
-            # First, so that it is in what is kept of a failed row's reply.
-            value["error"] = self._error
-        value |= {
-            "id": self._head.get("id"),
+        head = self._head
+        value: JsonObject = {
+            "id": head.get("id"),
             "object": "chat.completion",
-            "created": self._head.get("created"),
-            "model": self._head.get("model"),
-            "choices": [choice.value(index) for index, choice in sorted(self._choices.items())],
+            "created": head.get("created"),
+            "model": head.get("model"),
+            "choices": [self._choices[index].value(index) for index in sorted(self._choices)],
         }
         if self._usage is not None:
             value["usage"] = self._usage
         for key in ("service_tier", "system_fingerprint"):
-            if key in self._head:
-                value[key] = self._head[key]
-        return value | self._other
+            if key in head:
+                value[key] = head[key]
+        if self._other:
+            value |= self._other
+        if self._error is not None:
+            # First, so that it is in what is kept of a failed row's reply.
+            value = {"error": self._error, **value}
+        return value
 
     # The quick ways
 
@@ -252,7 +257,14 @@ class Stream:
         if chunk.usage:
             self._usage = chunk.usage
         if not self._named or chunk.service_tier or chunk.system_fingerprint:
-            self._take_head({key: getattr(chunk, key) for key in _HEAD})
+            head = {
+                "id": chunk.id,
+                "created": chunk.created,
+                "model": chunk.model,
+                "service_tier": chunk.service_tier,
+                "system_fingerprint": chunk.system_fingerprint,
+            }
+            self._take_head(head)
             self._named = "id" in self._head and "created" in self._head and "model" in self._head
         if content and self._learned < _LEARNED_MAX:
             self._learned += 1
