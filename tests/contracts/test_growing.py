@@ -227,6 +227,28 @@ def test_while_one_shard_waits_the_next_one_grows(tmp_path, read_back, monkeypat
         assert read_back == [0]
 
 
+def test_shards_that_wait_for_a_row_keep_no_more_files_open(tmp_path, read_back, monkeypatch):
+    """Two may grow. While both wait for their last row, a third is written when it is whole."""
+    monkeypatch.setattr(growing, "SHARDS_MAX", 2)
+    monkeypatch.setattr(growing, "HELD_BYTES_MAX", 4_000)
+    with bench(tmp_path / "run") as made:
+        for first in range(0, 4 * SHARD_ROWS, 8):
+            made.journal.write([block(first)])
+        waiting = {SHARD_ROWS - 1, 2 * SHARD_ROWS - 1}
+        for row in range(4 * SHARD_ROWS):
+            if row not in waiting:
+                made.journal.write(of_row(row))
+            assert len(made.drafts()) <= 4
+        made.publish(2)
+        made.publish(3)
+        assert read_back == [2 * SHARD_ROWS, 3 * SHARD_ROWS]
+        for row in waiting:
+            made.journal.write(of_row(row))
+        made.publish(0)
+        made.publish(1)
+        assert read_back[2:] == []
+
+
 def test_what_an_earlier_session_left_is_read_from_its_log(tmp_path, read_back):
     """A shard that was begun before is not in memory: its drafts are made at the end."""
     with bench(tmp_path / "first") as made:
