@@ -27,7 +27,8 @@ HELD_BYTES_MAX = 8 * 2**20
 STRETCH_BYTES = 2 * 2**20
 """An unbroken stretch of rows is taken at this size, or at ``PIECE_ROWS``."""
 SHARDS_MAX = 4
-"""So many shards grow at once: each has two files open, and a row group in memory."""
+"""So many shards grow at once, those included that wait for a row: each has two files open, and a
+row group in memory."""
 
 
 class Window:
@@ -154,7 +155,10 @@ class Growing:
         self._begin = begin
         self._do = do
         self._lock = threading.Lock()
+        self._known: set[int] = set()
+        """Shards that grow or did: their files are open until they are published."""
         self._followed: set[int] = set()
+        """Those of them whose records are still wanted."""
         self._given = 0
         """Bytes of records that were handed on; written by the journal's thread alone."""
         self._arrived = 0
@@ -171,7 +175,8 @@ class Growing:
         last = places[-1]
         size = last.offset + last.size - places[0].offset
         with self._lock:
-            if fresh and len(self._followed) < SHARDS_MAX:
+            if fresh and len(self._known) < SHARDS_MAX:
+                self._known.add(shard)
                 self._followed.add(shard)
             given_up = None
             if self._held_bytes() + size > HELD_BYTES_MAX and self._followed:
@@ -232,6 +237,7 @@ class Growing:
         none, and all records that are not in them, None where those are in the log alone.
         """
         with self._lock:
+            self._known.discard(shard)
             self._followed.discard(shard)
         growth = self._growths.pop(shard, None) or _Growth(None)
         try:

@@ -9,11 +9,13 @@ taken if it has the type that it should have, and nothing else is expected of it
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from batchrun.core import reply as reading
 from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
+from batchrun.core.chunked import whole_chunk
 from batchrun.core.plain_chunk import Shape, read_plain, shape_of
 from batchrun.core.stream_errors import is_error, may_be_error
 from batchrun.core.tool_deltas import integer
@@ -21,8 +23,11 @@ from batchrun.core.tool_deltas import integer
 JsonObject = dict[str, Any]
 
 _DONE = b"[DONE]"
+_FIELD = b"data:"
 _LAST_LINE = b"data: [DONE]"
+_LF = ord("\n")
 _HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
+_head_of = attrgetter(*_HEAD)
 _NOT_KEPT = frozenset((*_HEAD, "object", "choices", "usage", "error", "obfuscation"))
 FED_BYTES = 2**16
 _LEARNED_MAX = 4
@@ -125,19 +130,28 @@ class Stream:
                 idle = self._splitter.idle
             at += 1
 
-    def feed_coded(self, data: bytes) -> int:
-        """Take the events like the last one at the start of some bytes, where each is a chunk of
-        the transfer coding; returns where they end. Bytes at the border of a chunk, no events else
-        being fed meanwhile.
+    def feed_coded(self, data: bytes, at: int) -> int:
+        """Take the events from there on that are a line and a chunk of the transfer coding each;
+        returns where they end. ``at`` is the border of a chunk. Raises ``ChunkedError``.
         """
-        shape = None if self._uncoded or self.done or not self._splitter.idle else self._repeated
-        if shape is None or not shape.begins(data):
-            return 0
-        end, text = shape.take_coded(data, sse.BLANK)
-        if end:
-            self._take_text(text)
-        self._uncoded = not end
-        return end
+        while self._splitter.idle and not self.done:
+            start, end = whole_chunk(data, at)
+            if not data.startswith(_FIELD, start) or data.find(b"\n", start) != end - 2:
+                break
+            shape = None if self._uncoded else self._repeated
+            if shape is not None and data.startswith(shape.before, start):
+                end, text = shape.take_coded(data, at, sse.BLANK)
+                if end > at:
+                    self._take_text(text)
+                    at = end
+                else:
+                    self._uncoded = True
+            elif data.find(b"\r", start) != end or data[end - 1] != _LF:
+                break
+            else:
+                self._take_line(data[start : end - 2])
+                at = end + 2
+        return at
 
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""
@@ -179,28 +193,12 @@ class Stream:
 
         Half an answer has this shape too; ``problem`` tells.
         """
-        return stream_json.write(self._value())
-
-    def _value(self) -> JsonObject:
-        head = self._head
-        value: JsonObject = {
-            "id": head.get("id"),
-            "object": "chat.completion",
-            "created": head.get("created"),
-            "model": head.get("model"),
-            "choices": [self._choices[index].value(index) for index in sorted(self._choices)],
-        }
-        if self._usage is not None:
-            value["usage"] = self._usage
-        for key in ("service_tier", "system_fingerprint"):
-            if key in head:
-                value[key] = head[key]
-        if self._other:
-            value |= self._other
+        choices = [self._choices[index].value(index) for index in sorted(self._choices)]
+        value = stream_json.completion(self._head, choices, self._usage, self._other)
         if self._error is not None:
             # First, so that it is in what is kept of a failed row's reply.
             value = {"error": self._error, **value}
-        return value
+        return stream_json.write(value)
 
     # The quick ways
 
@@ -228,7 +226,7 @@ class Stream:
         """Take an event of one line."""
         if line == _LAST_LINE:
             self.done = True
-        elif line[:1] != b":" and not (line.startswith(b"data:") and self._takes_plain(line)):
+        elif line[:1] != b":" and not (line.startswith(_FIELD) and self._takes_plain(line)):
             self._take([line])
 
     def _takes_plain(self, line: bytes) -> bool:
@@ -257,14 +255,7 @@ class Stream:
         if chunk.usage:
             self._usage = chunk.usage
         if not self._named or chunk.service_tier or chunk.system_fingerprint:
-            head = {
-                "id": chunk.id,
-                "created": chunk.created,
-                "model": chunk.model,
-                "service_tier": chunk.service_tier,
-                "system_fingerprint": chunk.system_fingerprint,
-            }
-            self._take_head(head)
+            self._take_head(dict(zip(_HEAD, _head_of(chunk), strict=True)))
             self._named = "id" in self._head and "created" in self._head and "model" in self._head
         if content and self._learned < _LEARNED_MAX:
             self._learned += 1

@@ -14,6 +14,8 @@ import msgspec
 
 from batchrun.core.reply import whole_number
 
+JsonObject = dict[str, Any]
+
 UNREADABLE = object()
 """What is not JSON."""
 
@@ -37,6 +39,25 @@ def read(text: bytes) -> object:
         return json.loads(decoded, strict=False, parse_int=whole_number)
     except (ValueError, RecursionError):
         return UNREADABLE
+
+
+def completion(
+    head: JsonObject, choices: list[JsonObject], usage: JsonObject | None, other: JsonObject
+) -> JsonObject:
+    """A plain completion, from what the chunks of a stream said of it."""
+    value: JsonObject = {
+        "id": head.get("id"),
+        "object": "chat.completion",
+        "created": head.get("created"),
+        "model": head.get("model"),
+        "choices": choices,
+    }
+    if usage is not None:
+        value["usage"] = usage
+    for key in ("service_tier", "system_fingerprint"):
+        if key in head:
+            value[key] = head[key]
+    return value | other if other else value
 
 
 def write(value: Any) -> bytes:

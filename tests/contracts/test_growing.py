@@ -230,7 +230,6 @@ def test_while_one_shard_waits_the_next_one_grows(tmp_path, read_back, monkeypat
 def test_shards_that_wait_for_a_row_keep_no_more_files_open(tmp_path, read_back, monkeypatch):
     """Two may grow. While both wait for their last row, a third is written when it is whole."""
     monkeypatch.setattr(growing, "SHARDS_MAX", 2)
-    monkeypatch.setattr(growing, "HELD_BYTES_MAX", 4_000)
     with bench(tmp_path / "run") as made:
         for first in range(0, 4 * SHARD_ROWS, 8):
             made.journal.write([block(first)])
