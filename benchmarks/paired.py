@@ -1,7 +1,9 @@
 """Two ways of doing the same, compared by the CPU they take per row.
 
 They run one after the other, in pairs whose order is shuffled: what drifts on the machine meets
-both alike. A run over a single row tells what start-up costs. The figure to quote is the ratio.
+both alike. Where it drifts faster than that, they run at once, on one core, the cheaper way over so
+many more rows that both end together. A run over a single row tells what start-up costs. The figure
+to quote is the ratio.
 """
 
 import argparse
@@ -10,12 +12,14 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from harness import Cost, make_input
 
 Costs = dict[str, list[Cost]]
+Sources = dict[str, Path]
 
 
 def parser(doc: str | None, *, rows: int) -> argparse.ArgumentParser:
@@ -25,6 +29,7 @@ def parser(doc: str | None, *, rows: int) -> argparse.ArgumentParser:
     flags.add_argument("--rows", type=int, default=rows)
     flags.add_argument("--reply-bytes", type=int, default=2048, help="length of each answer")
     flags.add_argument("--concurrency", type=int, default=64)
+    flags.add_argument("--at-once", action="store_true", help="both ways of a pair side by side")
     flags.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return flags
 
@@ -38,53 +43,80 @@ def compare(
 
     `run_once` measures one way over one input, in whose directory it may write.
     """
+    run_pair = _at_once if options.at_once else _in_turn
+    rows = dict.fromkeys(ways, options.rows)
     with tempfile.TemporaryDirectory(prefix="batchrun-bench-") as room:
-        full, single = Path(room, "rows.jsonl"), Path(room, "one.jsonl")
-        make_input(full, options.rows)
-        make_input(single, 1)
-        for way in ways:  # once unmeasured: compiles bytecode, fills the page cache
-            run_once(way, single)
-        startup = _shuffled(ways, 3, single, run_once)
-        costs = _shuffled(ways, options.pairs, full, run_once)
-    found = figures(options.rows, ways, costs, startup)
+        full = _inputs(Path(room, "full"), rows)
+        single = _inputs(Path(room, "single"), dict.fromkeys(ways, 1))
+        order = random.Random(options.pairs)
+        run_pair(order, single, run_once)  # unmeasured: compiles bytecode, fills the page cache
+        startup = [run_pair(order, single, run_once) for _ in range(3)]
+        if options.at_once:
+            first = run_pair(order, full, run_once)
+            rows[ways[0]] = round(options.rows * first[ways[1]].cpu_s / first[ways[0]].cpu_s)
+            full = _inputs(Path(room, "level"), rows)
+        pairs = [run_pair(order, full, run_once) for _ in range(options.pairs)]
+    costs, starts = (
+        {way: [pair[way] for pair in measured] for way in ways} for measured in (pairs, startup)
+    )
+    found = figures(rows, ways, costs, starts)
     if options.json:
         print(json.dumps(found))
     else:
         show(found)
 
 
-def _shuffled(
-    ways: tuple[str, str], pairs: int, source: Path, run_once: Callable[[str, Path], Cost]
-) -> Costs:
-    costs: Costs = {way: [] for way in ways}
-    order = random.Random(pairs)
-    for _ in range(pairs):
-        for way in order.sample(ways, k=len(ways)):
-            costs[way].append(run_once(way, source))
-    return costs
+def _inputs(folder: Path, rows: dict[str, int]) -> Sources:
+    """An input for each way, in a directory of its own."""
+    sources = {way: folder / way / "rows.jsonl" for way in rows}
+    for way, source in sources.items():
+        source.parent.mkdir(parents=True)
+        make_input(source, rows[way])
+    return sources
 
 
-def figures(rows: int, ways: tuple[str, str], costs: Costs, startup: Costs) -> dict[str, Any]:
-    """Everything that is printed, from the measured costs."""
+def _in_turn(
+    order: random.Random, sources: Sources, run_once: Callable[[str, Path], Cost]
+) -> dict[str, Cost]:
+    return {way: run_once(way, sources[way]) for way in order.sample(list(sources), k=len(sources))}
+
+
+def _at_once(
+    _: random.Random, sources: Sources, run_once: Callable[[str, Path], Cost]
+) -> dict[str, Cost]:
+    with ThreadPoolExecutor(len(sources)) as threads:
+        runs = {way: threads.submit(run_once, way, source) for way, source in sources.items()}
+    return {way: run.result() for way, run in runs.items()}
+
+
+def figures(
+    rows: dict[str, int], ways: tuple[str, str], costs: Costs, startup: Costs
+) -> dict[str, Any]:
+    """Everything that is printed, from the measured costs; ``rows`` are those of each way."""
     base, other = ways
-    cpu_s = {way: statistics.median(cost.cpu_s for cost in costs[way]) for way in ways}
     start_s = {way: statistics.median(cost.cpu_s for cost in startup[way]) for way in ways}
-    net = {way: (cpu_s[way] - start_s[way]) / (rows - 1) for way in ways}
-    pairs = zip(costs[other], costs[base], strict=True)
+    each = {way: [cost.cpu_s / rows[way] * 1e6 for cost in costs[way]] for way in ways}
+    net = {
+        way: [(cost.cpu_s - start_s[way]) / (rows[way] - 1) * 1e6 for cost in costs[way]]
+        for way in ways
+    }
     return {
         "rows": rows,
         "ways": {
             way: {
-                "cpu_us_per_row": _spread([cost.cpu_s / rows * 1e6 for cost in costs[way]]),
+                "cpu_us_per_row": _spread(each[way]),
                 "startup_cpu_s": start_s[way],
-                "rows_per_s": _spread([rows / cost.wall_s for cost in costs[way]]),
+                "rows_per_s": _spread([rows[way] / cost.wall_s for cost in costs[way]]),
                 "rss_max_mb": max(cost.rss_max_bytes for cost in costs[way]) / 1e6,
             }
             for way in ways
         },
-        "ratio_of_medians": cpu_s[other] / cpu_s[base],
-        "ratio_without_startup": net[other] / net[base],
-        "ratios": [one.cpu_s / its.cpu_s for one, its in pairs],
+        "ratio_of_medians": statistics.median(each[other]) / statistics.median(each[base]),
+        "ratio_without_startup": statistics.median(net[other]) / statistics.median(net[base]),
+        "ratios": [one / its for one, its in zip(each[other], each[base], strict=True)],
+        "ratios_without_startup": [
+            one / its for one, its in zip(net[other], net[base], strict=True)
+        ],
     }
 
 
@@ -107,3 +139,6 @@ def show(found: dict[str, Any]) -> None:
     print(f"the same without start-up {found['ratio_without_startup']:.3f}")
     print(f"per pair                  {'  '.join(f'{ratio:.3f}' for ratio in found['ratios'])}")
     print(f"                          median {ratios['median']:.3f}")
+    net = found["ratios_without_startup"]
+    print(f"without start-up          {'  '.join(f'{ratio:.3f}' for ratio in net)}")
+    print(f"                          median {_spread(net)['median']:.3f}")

@@ -45,6 +45,7 @@ class FlightLog:
         disk.truncate(self._descriptor, 0)
         self._slots = 0
         self._map: mmap.mmap | None = None
+        self._view: memoryview = memoryview(b"")  # stores take half the time of those into the map
         self._free: list[int] = []
         self._slot_of: dict[int, tuple[int, int]] = {}  # row: slot, attempt
         self._grow(slots)
@@ -53,8 +54,10 @@ class FlightLog:
         # Space is taken now: a store into a mapped page that finds the disk full kills the process.
         os.posix_fallocate(self._descriptor, 0, slots * _SLOT.size)
         if self._map is not None:
+            self._view.release()
             self._map.close()
         self._map = mmap.mmap(self._descriptor, slots * _SLOT.size)
+        self._view = memoryview(self._map)
         self._free.extend(range(slots - 1, self._slots - 1, -1))
         self._slots = slots
         files.reached("flights.grown", self._path)
@@ -70,9 +73,8 @@ class FlightLog:
             slot = held[0]
         self._slot_of[row] = (slot, attempt)
         body = _BODY.pack(row + 1, attempt, endpoint, started_at_us)
-        assert self._map is not None
         _SLOT.pack_into(
-            self._map,
+            self._view,
             slot * _SLOT.size,
             row + 1,
             attempt,
@@ -85,14 +87,14 @@ class FlightLog:
         """What became of this exchange is durable elsewhere. A later attempt's note stays."""
         held = self._slot_of.get(row)
         if held is not None and held[1] <= attempt:
-            assert self._map is not None
             del self._slot_of[row]
-            _ROW.pack_into(self._map, held[0] * _SLOT.size, 0)
+            _ROW.pack_into(self._view, held[0] * _SLOT.size, 0)
             self._free.append(held[0])
 
     def close(self) -> None:
         """Let go of the file; its notes stay."""
         if self._map is not None:
+            self._view.release()
             self._map.close()
             os.close(self._descriptor)
             self._map = None
