@@ -13,13 +13,12 @@ from batchrun.adapters.exchange import Head
 from batchrun.adapters.tap import DONE_GRACE_S, Large, Tap
 from batchrun.core import reply as reading
 from batchrun.core import sse
-from batchrun.core.chunked import BULK_BYTES, Dechunker, begins_with
+from batchrun.core.chunked import BULK_BYTES, Dechunker, few
 from batchrun.core.plain_chunk import is_chunks
 from batchrun.core.stream import Stream, fold
 from batchrun.errors import TransportFault
 
 _BLANK = b" \t\r\n"
-_DATA = b"data:"
 _MESSAGE, _DELTA = b'"message":', b'"delta"'
 _GLANCE_BYTES = 4096
 """Where a body tells whether it is an answer or a piece of one."""
@@ -122,19 +121,19 @@ class Arriving:
         size = len(data) - at
         self._count(size)
         if size > BULK_BYTES and dechunker.at_border:
-            stream = self.stream
-            if stream is None and begins_with(_DATA, data, at) and not self._pieces:
-                stream = self.stream = Stream()
-            if stream is not None:
-                at = stream.feed_coded(data, at)
-                if dechunker.ends(data, at):
-                    if self.ttft_s is None:
-                        self._look(stream)
-                    return stream.done
+            if self.stream is None:
+                # The first chunk says who speaks, the second what those that follow look like.
+                pieces, at = few(data, 2, at)
+                self._take_all(pieces)
+            if self.stream is not None:
+                data = data[at:]
+                at = self.stream.feed_coded(data)
         return self._take_all(dechunker.feed(data[at:] if at else data))
 
     def _take_all(self, pieces: list[bytes]) -> bool:
         at = 0
+        if self.stream is None and pieces and pieces[0].startswith(b"data:") and not self._pieces:
+            self.stream = Stream()
         while self.stream is None:
             if at == len(pieces):
                 return False

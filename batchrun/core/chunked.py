@@ -11,13 +11,9 @@ LINE_BYTES_MAX = 2**13
 BULK_BYTES = 2**10
 """Below, taking chunk by chunk is as quick."""
 
-SIZE_LINE_BYTES = 20
-"""A size without extensions, its line break included."""
-
 OTHERS_MAX = 8
 """A piece of a stream ends with so many chunks of other kinds at most, if all goes as usual."""
 
-_END = b"0\r\n\r\n"
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
 
 
@@ -43,13 +39,6 @@ class Dechunker:
         """Whether no chunk has held a CR yet, as far as anybody looked."""
         self.ended = False
         self.surplus = False
-
-    def ends(self, data: bytes, at: int) -> bool:
-        """Take the end of the body, if that is what comes from there on, and all that comes. To be
-        asked at a border.
-        """
-        self.ended = len(data) - at == len(_END) and data.endswith(_END)
-        return self.ended
 
     @property
     def at_border(self) -> bool:
@@ -154,30 +143,28 @@ class Dechunker:
         self.surplus = self.surplus or at < len(data)
 
 
-def whole_chunk(data: bytes, at: int) -> tuple[int, int]:
-    """Where the data of the chunk from there on begins and ends; 0 and 0 where it has not arrived
-    whole, or is the last. ``at`` is the border of a chunk. Raises ``ChunkedError``.
+def few(data: bytes, count: int, at: int = 0) -> tuple[list[bytes], int]:
+    """The whole chunks from there on, at most so many, and where they end. For bytes at the border
+    of a chunk. Raises ``ChunkedError``.
     """
-    start = data.find(b"\r\n", at) + 2
-    end = start + _size(data[at : start - 2]) if start > at + 1 else 0
-    return (start, end) if end > start and data.startswith(b"\r\n", end) else (0, 0)
+    pieces: list[bytes] = []
+    while len(pieces) < count:
+        start = data.find(b"\r\n", at) + 2
+        end = start + _size(data[at : start - 2]) if start > at + 1 else 0
+        if end <= start or not data.startswith(b"\r\n", end):
+            break
+        pieces.append(data[start:end])
+        at = end + 2
+    return pieces, at
 
 
-def begins_with(start: bytes, data: bytes, at: int) -> bool:
-    """Whether the data of the chunk from there on begins so. ``at`` is the border of a chunk."""
-    line = data.find(b"\n", at, at + SIZE_LINE_BYTES) + 1
-    return line > 0 and data.startswith(start, line)
-
-
-def alike(data: bytes, before: bytes, behind: bytes, at: int = 0) -> tuple[list[bytes], int]:
-    """What stands between ``before`` and ``behind`` in the chunks from there on, as long as all
-    hold both, and where these chunks end. ``at`` is the border of a chunk.
+def alike(data: bytes, before: bytes, behind: bytes) -> tuple[list[bytes], int]:
+    """What stands between ``before`` and ``behind`` in the chunks that bytes begin with, as long as
+    all hold both, and where these chunks end. For bytes at the border of a chunk.
 
     Nothing where chunks of another kind stand among them: only those behind the last are left out.
     """
     parts = data.split(b"\r")
-    if at:
-        del parts[: data.count(b"\r", 0, at)]
     chunks = parts[1:-1:2]  # behind the LF of the line with its size
     count = len(chunks) if parts[-1].startswith(b"\n") or len(parts) % 2 == 0 else len(chunks) - 1
     least = max(0, count - OTHERS_MAX)
@@ -194,7 +181,7 @@ def alike(data: bytes, before: bytes, behind: bytes, at: int = 0) -> tuple[list[
     wire[0::3] = map(lines.__getitem__, map(len, texts))
     wire[1::3] = texts
     whole = b"".join(wire)
-    return (texts, at + len(whole)) if data.startswith(whole, at) else ([], at)
+    return (texts, len(whole)) if data.startswith(whole) else ([], 0)
 
 
 class _Lines(dict[int, bytes]):

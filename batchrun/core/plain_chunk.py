@@ -17,6 +17,7 @@ from batchrun.core.chunked import OTHERS_MAX
 
 _CONTENT = b'"content":'
 _STRING = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_SIZE_LINE_BYTES = 20
 
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -100,13 +101,18 @@ class Shape(NamedTuple):
         text = _joined(texts)
         return (0, "") if text is None else (len(texts), text)
 
-    def take_coded(self, data: bytes, at: int, ending: bytes) -> tuple[int, str]:
+    def begins(self, data: bytes) -> bool:
+        """Whether the first of these chunks of the transfer coding may have this shape."""
+        line = data.find(b"\n", 0, _SIZE_LINE_BYTES) + 1
+        return line > 0 and data.startswith(self.before, line)
+
+    def take_coded(self, data: bytes, ending: bytes) -> tuple[int, str]:
         """The same for lines that are chunks of the transfer coding each: where those of this shape
-        end, and their text. Where they begin if it cannot be told, as ``chunked.alike`` says.
+        end, and their text. 0 where it cannot be told, as ``chunked.alike`` says.
         """
-        texts, end = chunked.alike(data, self.before, self.behind + ending, at)
+        texts, end = chunked.alike(data, self.before, self.behind + ending)
         text = _joined(texts)
-        return (at, "") if text is None else (end, text)
+        return (0, "") if text is None else (end, text)
 
 
 def _joined(texts: list[bytes]) -> str | None:

@@ -15,7 +15,6 @@ from typing import Any
 from batchrun.core import reply as reading
 from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
-from batchrun.core.chunked import whole_chunk
 from batchrun.core.plain_chunk import Shape, read_plain, shape_of
 from batchrun.core.stream_errors import is_error, may_be_error
 from batchrun.core.tool_deltas import integer
@@ -23,9 +22,7 @@ from batchrun.core.tool_deltas import integer
 JsonObject = dict[str, Any]
 
 _DONE = b"[DONE]"
-_FIELD = b"data:"
 _LAST_LINE = b"data: [DONE]"
-_LF = ord("\n")
 _HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
 _head_of = attrgetter(*_HEAD)
 _NOT_KEPT = frozenset((*_HEAD, "object", "choices", "usage", "error", "obfuscation"))
@@ -130,28 +127,19 @@ class Stream:
                 idle = self._splitter.idle
             at += 1
 
-    def feed_coded(self, data: bytes, at: int) -> int:
-        """Take the events from there on that are a line and a chunk of the transfer coding each;
-        returns where they end. ``at`` is the border of a chunk. Raises ``ChunkedError``.
+    def feed_coded(self, data: bytes) -> int:
+        """Take the events like the last one at the start of some bytes, where each is a chunk of
+        the transfer coding; returns where they end. Bytes at the border of a chunk, no events else
+        being fed meanwhile.
         """
-        while self._splitter.idle and not self.done:
-            start, end = whole_chunk(data, at)
-            if not data.startswith(_FIELD, start) or data.find(b"\n", start) != end - 2:
-                break
-            shape = None if self._uncoded else self._repeated
-            if shape is not None and data.startswith(shape.before, start):
-                end, text = shape.take_coded(data, at, sse.BLANK)
-                if end > at:
-                    self._take_text(text)
-                    at = end
-                else:
-                    self._uncoded = True
-            elif data.find(b"\r", start) != end or data[end - 1] != _LF:
-                break
-            else:
-                self._take_line(data[start : end - 2])
-                at = end + 2
-        return at
+        shape = None if self._uncoded or self.done or not self._splitter.idle else self._repeated
+        if shape is None or not shape.begins(data):
+            return 0
+        end, text = shape.take_coded(data, sse.BLANK)
+        if end:
+            self._take_text(text)
+        self._uncoded = not end
+        return end
 
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""
@@ -226,7 +214,7 @@ class Stream:
         """Take an event of one line."""
         if line == _LAST_LINE:
             self.done = True
-        elif line[:1] != b":" and not (line.startswith(_FIELD) and self._takes_plain(line)):
+        elif line[:1] != b":" and not (line.startswith(b"data:") and self._takes_plain(line)):
             self._take([line])
 
     def _takes_plain(self, line: bytes) -> bool:

@@ -9,7 +9,7 @@ from batchrun.core.chunked import (
     ChunkedError,
     Dechunker,
     alike,
-    whole_chunk,
+    few,
 )
 
 TEXTS = [b"a", b"data: x\n\n", b"\r\n", b"12\r\n", b"z" * 300, b"\n", b"\r"]
@@ -146,23 +146,14 @@ def test_a_cut_at_any_byte_leaves_whole_chunks():
         assert end + max(map(len, wire)) > size
 
 
-def test_the_chunk_that_comes_next():
-    """Only a whole one counts, and never the last of all."""
-    data = b"1\r\na\r\n2;x=y\r\nbb\r\n0\r\n\r\n"
-    assert whole_chunk(data, 0) == (3, 4)
-    assert whole_chunk(data, 6) == (13, 15)
-    assert whole_chunk(data, 17) == (0, 0)
-    for size in range(17):
-        assert whole_chunk(data[:size], 6) == (0, 0)
+def test_the_first_few_chunks():
+    """Whole ones only, no more than asked for, and never the last of all."""
+    data = b"1\r\na\r\n2;x=y\r\nbb\r\n3\r\nccc\r\n0\r\n\r\n"
+    assert few(data, 2) == ([b"a", b"bb"], 17)
+    assert few(data, 9) == ([b"a", b"bb", b"ccc"], len(data) - 5)
+    for size in range(len(data)):
+        pieces, end = few(data[:size], 9)
+        assert [b"a", b"bb", b"ccc"][: len(pieces)] == pieces and end <= size
+        assert Dechunker().feed(data[:end]) == pieces
     with pytest.raises(ChunkedError):
-        whole_chunk(b"x\r\na\r\n", 0)
-
-
-@pytest.mark.parametrize(
-    "rest", [b"", b"0", b"0\r\n", b"0\r\n\r\nx", b"0\r\nx: y\r\n\r\n", b"1\r\n"]
-)
-def test_the_end_of_a_body(rest):
-    """It is taken at once where it is all that comes, and nothing stands behind it."""
-    dechunker = Dechunker()
-    assert not dechunker.ends(b"abc" + rest, 3) and not dechunker.ended
-    assert dechunker.ends(b"abc0\r\n\r\n", 3) and dechunker.ended
+        few(b"x\r\na\r\n", 2)
