@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from batchrun.adapters.filling import PIECE_ROWS, Filling, Records
 from batchrun.adapters.journal import BlockRecord
 from batchrun.adapters.log import BLOCK, OUTCOME, Entry, Place
+from batchrun.errors import StorageError
 from batchrun.records import Attempt, Outcome
 
 HELD_BYTES_MAX = 8 * 2**20
@@ -212,8 +213,9 @@ class Growing:
                 if growth.filling is None:
                     growth.filling = self._begin(shard)
                 growth.filling.add(window)
-        except OSError:
-            # Whether its disk is full for good is found out when the shard is published.
+        except (OSError, StorageError):
+            # Whether its disk is full, or a store out of reach, for good is found out when the
+            # shard is published.
             self._drop(growth)
         except Exception as error:  # noqa: BLE001 - raised when a shard is published
             self._drop(growth)

@@ -166,7 +166,13 @@ def publish(
     journal.fence()
     log = journal.logs.get(state.shard)
     try:
-        published = parts.write(state, begun, rest)
+        try:
+            published = parts.write(state, begun, rest)
+        except FileNotFoundError:
+            if begun is None:
+                raise
+            # Somebody tidied a draft away while its shard filled; the log has all of it.
+            published = parts.write(state)
     except OSError as error:
         message = (
             f"cannot write the parts of shard {state.shard}: {error}. Its rows are safe in the "

@@ -346,6 +346,36 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_draft_costs_nothing(
         assert made.table(0).num_rows == SHARD_ROWS
 
 
+@pytest.mark.parametrize("kind", ["results", "attempts"])
+def test_a_draft_that_somebody_took_away_is_written_again(tmp_path, kind):
+    """Drafts lie there for as long as their shard fills, and tidying programs know their suffix."""
+    with bench(tmp_path / "run") as made:
+        groups = [[block(first) for first in range(0, SHARD_ROWS, 8)]]
+        groups += [of_row(row, tries=row % 2) for row in range(SHARD_ROWS)]
+        for group in groups:
+            made.journal.write(group)
+        (made.folder / kind / ".part-00000000.parquet.tmp").unlink()
+        made.publish(0)
+        same_as_from_the_log(made, tmp_path / "plain", groups, [(0, True)])
+
+
+def test_a_store_that_is_out_of_reach_for_a_moment_stops_nothing(tmp_path, monkeypatch, read_back):
+    """What is published under a draft's name is asked for when the draft is begun."""
+    with bench(tmp_path / "run") as made:
+
+        def unreachable(_):
+            raise StorageError("the store does not answer")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(made.store, "open", unreachable)
+            made.journal.write([block(first) for first in range(0, SHARD_ROWS, 8)])
+            made.journal.write([record for row in range(SHARD_ROWS) for record in of_row(row)])
+            assert made.drafts() == []
+        made.publish(0)
+        assert read_back == [0]
+        assert made.table(0).num_rows == SHARD_ROWS
+
+
 def test_a_fault_of_the_program_is_raised_when_a_shard_is_published(tmp_path, monkeypatch):
     """It is not taken for a disk's, nor passed over."""
     with bench(tmp_path / "run") as made:
