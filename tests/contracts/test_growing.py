@@ -248,6 +248,26 @@ def test_shards_that_wait_for_a_row_keep_no_more_files_open(tmp_path, read_back,
         assert read_back[2:] == []
 
 
+def test_one_shard_after_the_other_grows(tmp_path, read_back, monkeypatch):
+    """A published shard makes room for the next."""
+    monkeypatch.setattr(growing, "SHARDS_MAX", 1)
+    with bench(tmp_path / "run") as made:
+        for shard in range(3):
+            rows = range(shard * SHARD_ROWS, (shard + 1) * SHARD_ROWS)
+            made.journal.write([block(first) for first in rows[::8]])
+            made.journal.write([record for row in rows for record in of_row(row)])
+            made.publish(shard)
+    assert read_back == []
+
+
+def test_a_session_that_ends_takes_its_drafts_away(tmp_path):
+    """One that broke publishes nothing more; the log of the shard is for the next."""
+    with bench(tmp_path / "run") as made:
+        made.journal.write([block(0), *(record for row in range(8) for record in of_row(row))])
+        assert len(made.drafts()) == 2
+    assert (made.folder / "checkpoint" / "shard-00000000.1.log").exists()
+
+
 def test_what_an_earlier_session_left_is_read_from_its_log(tmp_path, read_back):
     """A shard that was begun before is not in memory: its drafts are made at the end."""
     with bench(tmp_path / "first") as made:
