@@ -69,6 +69,7 @@ class Draft:
         if foreign:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(descriptor, path.stat().st_mode & 0o777)
+        self._inode = os.fstat(descriptor).st_ino
         self._file: IO[bytes] = disk.writer(descriptor, "wb", 2**18)
         self._sha256 = hashlib.sha256()
         self.size = 0
@@ -139,13 +140,16 @@ class Draft:
         self.discard()
 
     def discard(self) -> None:
-        """Take the draft away, unless it got its name."""
+        """Take the draft away, unless it got its name, or what has its name aside is another run's
+        by now, which took the lock from this one.
+        """
+        with contextlib.suppress(OSError):
+            if self._aside.stat().st_ino == self._inode:
+                disk.unlink(self._aside)
         if not self.closed:
             with contextlib.suppress(OSError):
                 self._file.close()
             self.closed = True
-        with contextlib.suppress(OSError):
-            disk.unlink(self._aside)
 
 
 def aside(path: Path, *, foreign: bool = False) -> Path:

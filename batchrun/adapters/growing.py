@@ -185,11 +185,16 @@ class Growing:
                 given_up = min(self._followed)
                 self._followed.discard(given_up)
             followed = shard in self._followed
+            given_up_before = not followed and shard in self._known
         if given_up is not None:
             self._do(functools.partial(self._give_up, given_up))
         if followed:
             self._given += size
             self._do(functools.partial(self._take, shard, entries, places, size))
+        elif given_up_before:
+            rows = [row for row, kind, _ in entries if kind != BLOCK]
+            if rows:
+                self._do(functools.partial(self._late, shard, min(rows)))
 
     def _held_bytes(self) -> int:
         windows = (growth.window for growth in list(self._growths.values()))
@@ -208,7 +213,7 @@ class Growing:
             return
         try:
             if not window.put(entries, places):
-                self._drop(growth)
+                self._stop(shard, growth)
             while growth.window is not None and window.stretches:
                 if growth.filling is None:
                     growth.filling = self._begin(shard)
@@ -216,9 +221,9 @@ class Growing:
         except (OSError, StorageError):
             # Whether its disk is full, or a store out of reach, for good is found out when the
             # shard is published.
-            self._drop(growth)
+            self._stop(shard, growth)
         except Exception as error:  # noqa: BLE001 - raised when a shard is published
-            self._drop(growth)
+            self._stop(shard, growth)
             self._fault = error
 
     def _give_up(self, shard: int) -> None:
@@ -226,6 +231,19 @@ class Growing:
         growth = self._growths.get(shard)
         if growth is not None:
             growth.window = None
+
+    def _late(self, shard: int, row: int) -> None:
+        """A record came of a shard that was given up: one of a row in its drafts ends them."""
+        growth = self._growths.get(shard)
+        if growth is not None and growth.filling is not None and row < growth.filling.next_row:
+            self._stop(shard, growth)
+
+    def _stop(self, shard: int, growth: _Growth) -> None:
+        """A shard grows no more, and another may."""
+        with self._lock:
+            self._known.discard(shard)
+            self._followed.discard(shard)
+        self._drop(growth)
 
     def _drop(self, growth: _Growth) -> None:
         """Take away the drafts of a shard: all of it is read from its log."""

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,6 +48,7 @@ class Parts:
         version = {"batchrun.format": FORMAT}
         self._carried = carried
         self.grown = Grown()
+        self._begun: WeakValueDictionary[int, Filling] = WeakValueDictionary()
         self._results_schema = arrow.results_schema(carried).with_metadata(version)
         self._attempts_schema = arrow.attempts_schema().with_metadata(version)
 
@@ -113,13 +115,19 @@ class Parts:
     def begin(self, shard: int) -> Filling:
         """New drafts of a shard's parts, to be filled."""
         rows = self._journal.shard_rows
-        return Filling(
+        begun = self._begun[shard] = Filling(
             self.store,
             self.pair(shard),
             Shape(self._results_schema, self._attempts_schema, self._carried),
             range(shard * rows, (shard + 1) * rows),
             self._journal.folder,
         )
+        return begun
+
+    def drafted_bytes(self, shard: int) -> int:
+        """What the drafts of a shard take on the disk already."""
+        begun = self._begun.get(shard)
+        return 0 if begun is None else begun.results.size + begun.attempts.size
 
     def write(
         self, state: ShardState, begun: Filling | None = None, rest: Records | None = None

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchrun import assemble, wiring
-from batchrun.adapters import comparing, files, parts, rundir
+from batchrun.adapters import comparing, files, filling, growing, parts, rundir
 from batchrun.core.changes import Changes
 from batchrun.core.settings import Settings
 from batchrun.engine import watching
@@ -35,6 +35,7 @@ from batchrun.testing.virtual import EPOCH_US, START_S, VirtualLoop
 SESSION_S_MAX = 40 * 86_400.0
 """A session that takes longer than this hangs: something wakes up again and again, in vain."""
 SAMPLE_S = 3600.0
+PIECE_ROWS = 2
 
 
 class StagedLoop(VirtualLoop):
@@ -235,6 +236,8 @@ class Stage:
             watching: {"SAMPLE_S": SAMPLE_S},
             files: {"step": reaper.step},
         }
+        for module in (filling, growing):  # so that parts grow in shards of a few rows
+            replaced[module] = {"PIECE_ROWS": PIECE_ROWS}
         if self.plain:
             replaced[comparing] = {"Parts": PlainParts}
             replaced[rundir] = {"Parts": PlainParts, "write_usage": lambda *_: None}

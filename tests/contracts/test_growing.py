@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters import arrow, disk, growing, parts
+from batchrun.adapters import arrow, disk, files, growing, parts
 from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts, Sealer
@@ -428,3 +428,123 @@ def test_who_lost_the_lock_begins_no_draft(tmp_path):
         assert made.drafts() == []
         with pytest.raises(StorageError, match="another run"):
             made.publish(0)
+
+
+def fill(made, rows, *, shard=0):
+    """Write all blocks of a shard, and these rows of it."""
+    start = shard * SHARD_ROWS
+    made.journal.write([block(first) for first in range(start, start + SHARD_ROWS, 8)])
+    for row in rows:
+        made.journal.write(of_row(row))
+
+
+def test_a_publication_that_is_refused_takes_the_drafts_away(tmp_path):
+    """Who lost the lock leaves nothing behind."""
+    with bench(tmp_path / "run") as made:
+        fill(made, range(12))
+
+        def fence():
+            raise StorageError("another run holds the lock")
+
+        made.journal.fence = fence
+        with pytest.raises(StorageError):
+            made.publish(0, complete=False)
+        assert made.drafts() == []
+
+
+def test_nothing_is_kept_of_a_published_shard(tmp_path):
+    """Not its records, nor its files."""
+    with bench(tmp_path / "run") as made:
+        fill(made, range(SHARD_ROWS))
+        made.publish(0)
+        assert made.sealer._growing._growths == {}
+        assert made.parts.drafted_bytes(0) == 0
+
+
+def test_what_waits_for_the_sealer_counts(tmp_path, monkeypatch):
+    """A disk that is slow to take drafts does not fill the memory."""
+    monkeypatch.setattr(growing, "HELD_BYTES_MAX", 6_000)
+    with bench(tmp_path / "run") as made:
+        made.waiting = []
+        fill(made, range(SHARD_ROWS))
+        assert made.sealer._growing._held_bytes() <= 7_000
+        made.publish(0)
+
+
+def test_what_is_in_the_drafts_is_not_counted_as_held(tmp_path):
+    """Outcomes, attempts and blocks are let go of together."""
+    with bench(tmp_path / "run") as made:
+        made.journal.write([block(first) for first in range(0, SHARD_ROWS, 8)])
+        made.journal.write([r for row in range(SHARD_ROWS) for r in of_row(row, tries=2)])
+        held = made.sealer._growing._growths[0].window
+        assert held.next_row == SHARD_ROWS and not held._attempts
+        assert held.size_bytes == sum(size for *_, size in held._blocks)
+        assert len(held._blocks) == 1
+
+
+def test_few_large_rows_are_a_stretch(tmp_path, monkeypatch):
+    """They are not kept until there are as many as of small ones."""
+    monkeypatch.setattr(growing, "STRETCH_BYTES", 5_000)
+    with bench(tmp_path / "run") as made:
+        fill(made, [])
+        made.journal.write([answered(0, 1, "x" * 6_000)])
+        assert made.drafts()
+        assert made.sealer._growing._growths[0].window.next_row == 1
+
+
+def test_a_stretch_ends_at_the_row_that_is_missing(tmp_path, read_back, monkeypatch):
+    """Rows behind it wait, however large those before it are."""
+    monkeypatch.setattr(growing, "STRETCH_BYTES", 5_000)
+    with bench(tmp_path / "run") as made:
+        fill(made, [])
+        made.journal.write([answered(0, 1, "x" * 6_000), answered(2), answered(3)])
+        assert made.sealer._growing._growths[0].window.next_row == 1
+        made.journal.write([r for row in (1, *range(4, SHARD_ROWS)) for r in of_row(row)])
+        made.publish(0)
+        assert read_back == []
+        assert made.table(0).num_rows == SHARD_ROWS
+
+
+def test_a_record_of_a_row_in_the_drafts_of_a_shard_that_was_given_up(
+    tmp_path, read_back, monkeypatch
+):
+    """It is in the ledger, though nobody holds the shard's records any more."""
+    monkeypatch.setattr(growing, "HELD_BYTES_MAX", 4_000)
+    with bench(tmp_path / "run") as made:
+        fill(made, [row for row in range(SHARD_ROWS) if row != 17])
+        assert made.sealer._growing._growths[0].window is None
+        made.journal.write([attempt(1, 7)])
+        made.journal.write(of_row(17))
+        made.publish(0)
+        assert read_back == [0]
+        found = made.table(0, "attempts")
+        rows, numbers = found.column("row").to_pylist(), found.column("attempt").to_pylist()
+        assert (1, 7) in set(zip(rows, numbers, strict=True))
+
+
+def test_the_journal_can_be_written_after_the_sealer_ended(tmp_path):
+    """There is nobody left to hand records to."""
+    with bench(tmp_path / "run") as made:
+        made.sealer.close()
+        made.sealer.close = lambda: None
+        fill(made, range(8))
+
+
+def test_a_draft_of_another_run_is_left_alone(tmp_path):
+    """A run that lost its lock without noticing ends, and the one that has it goes on."""
+    draft = files.Draft(tmp_path / "part")
+    winner = files.Draft(tmp_path / "part")
+    draft.discard()
+    winner.write(b"x")
+    winner.sync()
+    winner.rename()
+    assert (tmp_path / "part").read_bytes() == b"x"
+
+
+def test_drafts_count_as_written_where_free_space_is_watched(tmp_path):
+    """They are on the disk: what publishing takes beside them is less by so much."""
+    with bench(tmp_path / "run") as made:
+        fill(made, range(36))
+        filling = made.sealer._growing._growths[0].filling
+        filling.results.write(b"x" * 1000)
+        assert made.parts.drafted_bytes(0) >= 1000
