@@ -140,8 +140,7 @@ class Arriving:
             self._take(pieces[at])
             at += 1
         self.stream.feed_all(pieces[at:] if at else pieces)
-        if self.ttft_s is None:
-            self._look(self.stream)
+        self._look(self.stream)
         return self.stream.done
 
     def take(self, piece: bytes) -> bool:
@@ -167,8 +166,7 @@ class Arriving:
             self._pieces, piece = [], start
             self.stream = Stream()
         self.stream.feed(piece)
-        if self.ttft_s is None:
-            self._look(self.stream)
+        self._look(self.stream)
         return self.stream.done
 
     def _count(self, size: int) -> None:
@@ -186,15 +184,14 @@ class Arriving:
         return TransportFault(message, kind="too_large", sent=True)
 
     def _look(self, stream: Stream) -> None:
-        if stream.begun:
+        if self.ttft_s is None and stream.begun:
             self.ttft_s = time.monotonic() - self._started_s
 
     def _finished(self) -> bytes:
         """The body, once it has ended; empty where it is a stream."""
         if self.stream is not None:
             self.stream.end()
-            if self.ttft_s is None:
-                self._look(self.stream)
+            self._look(self.stream)
             return b""
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if not self._plain and sse.is_stream(body, self._label, whole=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -172,6 +172,11 @@ def columns(values: Iterable[Sequence[Any]], types: Sequence[pa.DataType]) -> li
 def table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
     """Rows of values, in the schema's order, as a table."""
     return pa.Table.from_arrays(columns(_turned(rows, len(schema)), schema.types), schema=schema)
+
+
+def tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """A table row by row."""
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 # Records become columns by turning whole tuples, not by looking up field after field of row after

@@ -7,10 +7,10 @@ change: the old part and the records are merged in row order, the records win.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -203,10 +203,10 @@ def _counted(results: pa.Table, ledger: pa.Table) -> pa.Table:
     """Results whose ``attempts`` count what the ledger holds: a row that was sent again, without
     an outcome so far, keeps its old one and counts on.
     """
-    highest = dict(_tuples(ledger.select(["row", "attempt"])))
+    highest = dict(arrow.tuples(ledger.select(["row", "attempt"])))
     counts = [
         max(count, highest.get(row, 0))
-        for row, count in _tuples(results.select(["row", "attempts"]))
+        for row, count in arrow.tuples(results.select(["row", "attempts"]))
     ]
     place = results.schema.get_field_index("attempts")
     field = results.schema.field(place)
@@ -254,7 +254,7 @@ def _count(
     totals.add_attempts(
         AttemptLine(row, (endpoint, model, tier), _pd(cost), unanswered, tokens, day_of(at_us))
         for (row, endpoint, model, tier, cost, unanswered, *tokens), at_us in zip(
-            _tuples(ledgered.select(_ATTEMPT_COLUMNS)),
+            arrow.tuples(ledgered.select(_ATTEMPT_COLUMNS)),
             ledgered.column("started_at").cast(pa.int64()).to_pylist(),
             strict=True,
         )
@@ -262,7 +262,9 @@ def _count(
     totals.add_results(
         ResultLine(row, error_class, any(count is not None for count in tokens), _pd(cost), *told)
         for (row, error_class, cost, *tokens), told in zip(
-            _tuples(resulted.select(_RESULT_COLUMNS)), answers.cut_or_empty(resulted), strict=True
+            arrow.tuples(resulted.select(_RESULT_COLUMNS)),
+            answers.cut_or_empty(resulted),
+            strict=True,
         )
     )
 
@@ -270,11 +272,6 @@ def _count(
 def _pd(cost_usd: float | None) -> int | None:
     """What a cost in a column stands for: exactly what was written there."""
     return None if cost_usd is None else picodollars(cost_usd)
-
-
-def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    """A table row by row."""
-    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 class _Groups:

@@ -82,10 +82,10 @@ class Window:
     def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
         """See ``Records``. While it ``stretches``, they are the rows of that stretch."""
         held = self._outcomes
-        unbroken = self._whole_to - self.next_row
+        stretch = range(self.next_row, self._whole_to)
         taken: list[Outcome] = []
         size = 0
-        for row in sorted(held)[: min(rows_max, unbroken or rows_max)]:
+        for row in (stretch or sorted(held))[:rows_max]:
             if size >= bytes_max:
                 break
             outcome, its = held.pop(row)
@@ -95,7 +95,7 @@ class Window:
         self.size_bytes -= size
         if taken:
             self.next_row = taken[-1].row + 1
-            if unbroken:
+            if stretch:
                 self._whole_bytes -= size
             else:
                 self._whole_to = self.next_row
@@ -240,10 +240,13 @@ class Growing:
 
     def _stop(self, shard: int, growth: _Growth) -> None:
         """A shard grows no more, and another may."""
+        self._forget(shard)
+        self._drop(growth)
+
+    def _forget(self, shard: int) -> None:
         with self._lock:
             self._known.discard(shard)
             self._followed.discard(shard)
-        self._drop(growth)
 
     def _drop(self, growth: _Growth) -> None:
         """Take away the drafts of a shard: all of it is read from its log."""
@@ -256,9 +259,7 @@ class Growing:
         """Nothing more comes for a shard: its drafts as far as they are, None where there are
         none, and all records that are not in them, None where those are in the log alone.
         """
-        with self._lock:
-            self._known.discard(shard)
-            self._followed.discard(shard)
+        self._forget(shard)
         growth = self._growths.pop(shard, None) or _Growth(None)
         try:
             if self._fault is not None:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from weakref import WeakValueDictionary
 
 import pyarrow as pa
@@ -65,7 +64,7 @@ class Parts:
         table = old_part.read(self.store, results, ["row"])
         done: list[int] = [] if table is None else table.column("row").to_pylist()
         table = old_part.read(self.store, attempts, ["row", "attempt"])
-        for row, number in _tuples(table) if table is not None else ():
+        for row, number in arrow.tuples(table) if table is not None else ():
             numbers[row] = max(number, numbers.get(row, 0))
         return done, numbers
 
@@ -77,7 +76,7 @@ class Parts:
         table = old_part.read(self.store, self.pair(shard)[0], columns)
         if table is None:
             return {}
-        return {row: (error_class, digest) for row, error_class, digest in _tuples(table)}
+        return {row: (error_class, digest) for row, error_class, digest in arrow.tuples(table)}
 
     def carried(self, shard: int) -> OldPart:
         """What came from the input into a shard's results: row, custom_id, carried columns."""
@@ -147,11 +146,6 @@ class Parts:
         self.grown.rows += sum(totals.rows())
         self.grown.part_bytes += results.size + attempts.size
         return Published(state, results.digest, attempts.digest, totals.recorded())
-
-
-def _tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    """A table row by row."""
-    return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
 def write_usage(store: Store, totals: Totals) -> None:

@@ -27,17 +27,12 @@ class ShardReader:
         kinds: dict[int, list[Place]] = {ATTEMPT: [], BLOCK: [], AMENDMENT: []}
         for place in places:
             row, kind, *_ = place
-            if kind in (BLOCK, AMENDMENT):
+            if kind in (BLOCK, AMENDMENT) or (row >= first_row and kind == ATTEMPT):
                 kinds[kind].append(place)
-                continue
-            if row < first_row:
-                continue
-            if kind == ATTEMPT:
-                kinds[kind].append(place)
-                continue
-            if row in last:
-                kinds[ATTEMPT].append(last[row])  # its exchange stays in the ledger
-            last[row] = place
+            elif row >= first_row:
+                if row in last:
+                    kinds[ATTEMPT].append(last[row])  # its exchange stays in the ledger
+                last[row] = place
         self._attempts = deque(sorted(kinds[ATTEMPT], key=lambda place: place.row))
         self._outcomes = [last[row] for row in sorted(last)]
         self._taken = 0
