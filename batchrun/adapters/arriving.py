@@ -13,7 +13,7 @@ from batchrun.adapters.exchange import Head
 from batchrun.adapters.tap import DONE_GRACE_S, Large, Tap
 from batchrun.core import reply as reading
 from batchrun.core import sse
-from batchrun.core.chunked import BULK_BYTES, Dechunker, few
+from batchrun.core.chunked import BULK_BYTES, Dechunker, chunk_begins
 from batchrun.core.plain_chunk import is_chunks
 from batchrun.core.stream import Stream, fold
 from batchrun.errors import TransportFault
@@ -66,9 +66,9 @@ class Arriving:
         """The status, once the head of the reply is there."""
         return self.head.status if self.head is not None else None
 
-    def tap(self, protocol: ResponseHandler) -> None:
+    def tap(self, transport: asyncio.Transport, protocol: ResponseHandler) -> None:
         """Expect a stream: take it straight from the connection."""
-        self._tap = Tap(protocol, self.take_coded, self._large)
+        self._tap = Tap(transport, protocol, self.take_coded, self._large)
 
     async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
         """See ``exchange.BodyReader``. Empty where the body is a stream."""
@@ -121,13 +121,10 @@ class Arriving:
         size = len(data) - at
         self._count(size)
         if size > BULK_BYTES and dechunker.at_border:
-            if self.stream is None:
-                # The first chunk says who speaks, the second what those that follow look like.
-                pieces, at = few(data, 2, at)
-                self._take_all(pieces)
+            if self.stream is None and not self._pieces and chunk_begins(data, at, b"data:"):
+                self.stream = Stream()
             if self.stream is not None:
-                data = data[at:]
-                at = self.stream.feed_coded(data)
+                at = self.stream.feed_coded(data, at)
         return self._take_all(dechunker.feed(data[at:] if at else data))
 
     def _take_all(self, pieces: list[bytes]) -> bool:

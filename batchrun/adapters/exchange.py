@@ -95,10 +95,10 @@ class Poster:
         self,
         body: bytes,
         read: BodyReader,
-        tap: Callable[[ResponseHandler], None] | None = None,
+        tap: Callable[[asyncio.Transport, ResponseHandler], None] | None = None,
     ) -> tuple[Head, bytes]:
         """Send a body and return the response, whatever its status. ``tap`` may stand before the
-        HTTP parser (see ``adapters.tap``).
+        protocol (see ``adapters.tap``).
 
         Raises what aiohttp raises; then, and when cancelled, the connection is closed.
         """
@@ -114,9 +114,9 @@ class Poster:
                 max_field_size=HEADER_BYTES_MAX,
                 max_headers=HEADERS_MAX,
             )
-            if tap is not None:
-                tap(protocol)
             transport = self._send(protocol.transport, body)
+            if tap is not None:
+                tap(transport, protocol)
             message, content = await protocol.read()
             begun = True
             while 100 <= message.code < 200 and message.code != 101:

@@ -296,7 +296,8 @@ class HttpTransport:
         if stream is None or head is None:
             assert fault is not None
             raise fault from None
-        stream.end()
+        if fault is not None:
+            stream.end()
         redactor = self._redactor
         reply = Reply(
             head.status,

@@ -2,13 +2,10 @@
 
 The long way costs more than the folding itself: aiohttp keeps every chunk of the coding as a piece
 of its own, wakes the reading task for it, and asks the transport to go on after each (65 of 120 µs
-for an answer of 50 chunks, see docs/adr/0014). So a tap stands before its HTTP parser. The head of
-the response goes through to the parser. If it announces events in the chunked coding, and no
-compression, the body is taken off here, and the parser is told of an empty one; everything else
-goes on to the parser as if there were no tap.
-
-Used of ``ResponseHandler``, besides what ``exchange`` names: ``set_parser``, which is there for
-WebSockets, and ``data_received``.
+for an answer of 50 chunks, see docs/adr/0014). So a tap stands between the connection's transport
+and aiohttp's protocol. The head of the response goes through to the protocol. If it announces
+events in the chunked coding, and no compression, the body is taken off here, and the protocol is
+told of an empty one; everything else goes on as if there were no tap.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from collections.abc import Callable
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from batchrun.core.chunked import ChunkedError, Dechunker
+from batchrun.core.chunked import LAST, ChunkedError, Dechunker
 from batchrun.errors import TransportFault
 
 HEAD_BYTES_MAX = 2**16
@@ -30,7 +27,6 @@ then is closed: the answer is whole.
 
 _START = b"HTTP/1.1 200"
 _LOWER_START = _START.lower()
-_EMPTY_REST = b"0\r\n\r\n"
 
 
 LARGE_AT_ONCE = 4
@@ -50,6 +46,53 @@ class Large:
         self.slots = asyncio.Semaphore(LARGE_AT_ONCE)
 
 
+class Pipe(asyncio.Protocol):
+    """What a connection's transport speaks to, in place of aiohttp's protocol: everything goes on
+    to that, or to the tap while there is one. It stays for as long as the connection does.
+    """
+
+    __slots__ = ("protocol", "tap")
+
+    def __init__(self, protocol: ResponseHandler) -> None:
+        self.protocol = protocol
+        self.tap: Tap | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``, like all of these."""
+        if self.tap is None:
+            self.protocol.data_received(data)
+        else:
+            self.tap.feed_data(data)
+
+    def eof_received(self) -> None:
+        """The server sends no more."""
+        self.protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        tap, self.tap = self.tap, None
+        if tap is not None:
+            tap.feed_eof()
+        self.protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The server does not read."""
+        self.protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self.protocol.resume_writing()
+
+
+def _pipe_of(transport: asyncio.Transport, protocol: ResponseHandler) -> Pipe:
+    there = transport.get_protocol()
+    if isinstance(there, Pipe):
+        return there
+    pipe = Pipe(protocol)
+    transport.set_protocol(pipe)
+    return pipe
+
+
 class Tap:
     """Takes one response's body, if it is a stream. ``took_over`` says whether it does."""
 
@@ -61,7 +104,7 @@ class Tap:
         "_left",
         "_loop",
         "_over",
-        "_protocol",
+        "_pipe",
         "_take",
         "_timer",
         "_turn",
@@ -69,13 +112,18 @@ class Tap:
     )
 
     def __init__(
-        self, protocol: ResponseHandler, take: Callable[[Dechunker, bytes, int], bool], large: Large
+        self,
+        transport: asyncio.Transport,
+        protocol: ResponseHandler,
+        take: Callable[[Dechunker, bytes, int], bool],
+        large: Large,
     ) -> None:
-        """To be made after ``set_response_params``. ``take`` gets who takes the coding off, bytes,
-        and where in them the body goes on; it returns whether the stream has announced its end, and
-        may raise ``ChunkedError`` and ``TransportFault``.
+        """For the next response on a connection. ``take`` gets who takes the coding off, bytes, and
+        where in them the body goes on; it returns whether the stream has announced its end, and may
+        raise ``ChunkedError`` and ``TransportFault``.
         """
-        self._protocol = protocol
+        self._pipe = _pipe_of(transport, protocol)
+        self._pipe.tap = self
         self._take = take
         self._large = large
         self._left = large.bytes_min
@@ -87,7 +135,6 @@ class Tap:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        protocol.set_parser(self, None)
 
     @property
     def took_over(self) -> bool:
@@ -109,51 +156,46 @@ class Tap:
             self._large.slots.release()
 
     def _go_on(self, _: object) -> None:
-        self._protocol.resume_reading()
+        self._pipe.protocol.resume_reading()
 
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Called by the protocol with what has arrived."""
+    def feed_data(self, data: bytes) -> None:
+        """Take what has arrived."""
         if self._dechunker is not None:
             if self._take_body(self._dechunker, data, 0):
-                self._pass(_EMPTY_REST)
-            return False, b""
+                self._leave(LAST)
+            return
         data = self._held + data
         end = data.find(b"\r\n\r\n") + 4
         if end < 4 and _may_go_on(data):
             self._held = data
-        elif end >= 4 and _announces_stream(head := data[:end]):
-            self._held, self._dechunker = b"", Dechunker()
-            self._begin(self._dechunker, head, data)
-        else:
-            self._pass(data)
-        return False, b""
-
-    def _begin(self, dechunker: Dechunker, head: bytes, data: bytes) -> None:
-        """Take the head of a stream's response, and as much of the body as came with it."""
-        end = len(head)
-        if data.endswith(_EMPTY_REST) and len(data) <= self._left:
-            # It has probably arrived whole: then the parser need only be asked once.
-            if self._take_body(dechunker, data, end):
-                self._pass(head + _EMPTY_REST)
+            return
+        head = data[:end]
+        if end < 4 or not _announces_stream(head):
+            self._leave(data)
+            return
+        self._held, self._dechunker = b"", Dechunker()
+        if data.endswith(LAST) and len(data) <= self._left:
+            # It has probably arrived whole: then the protocol need only be asked once.
+            if self._take_body(self._dechunker, data, end):
+                self._leave(head + LAST)
                 return
             end = len(data)
-        self._pass(head)
-        self._protocol.set_parser(self, None)
-        if end < len(data) and self._take_body(dechunker, data, end):
-            self._pass(_EMPTY_REST)
+        self._pipe.protocol.data_received(head)
+        if end < len(data) and self._take_body(self._dechunker, data, end):
+            self._leave(LAST)
 
     def feed_eof(self) -> None:
-        """Called by the protocol when the connection is gone."""
+        """The connection is gone."""
         if self._dechunker is None:
-            self._pass(self._held)
+            self._leave(self._held)
         else:
             self._end(aiohttp.ClientPayloadError("the connection was closed within the stream"))
 
-    def _pass(self, data: bytes) -> None:
-        """Step aside and let the HTTP parser have this."""
-        self._protocol.set_parser(None, None)
+    def _leave(self, data: bytes) -> None:
+        """Step aside and let the protocol have this."""
+        self._pipe.tap = None
         if data:
-            self._protocol.data_received(data)
+            self._pipe.protocol.data_received(data)
 
     def _take_body(self, dechunker: Dechunker, data: bytes, at: int) -> bool:
         """Take the next bytes of the body; returns whether it is over and was understood."""
@@ -162,7 +204,7 @@ class Tap:
         self._left -= len(data) - at
         if self._left < 0 and self._turn is None:
             # What is not read on is not sent on: the server waits too.
-            self._protocol.pause_reading()
+            self._pipe.protocol.pause_reading()
             self._turn = self._loop.create_task(self._large.slots.acquire())
             self._turn.add_done_callback(self._go_on)
         try:
@@ -174,12 +216,12 @@ class Tap:
         else:
             if dechunker.ended:
                 if dechunker.surplus:
-                    self._protocol.force_close()
+                    self._pipe.protocol.force_close()
                 self._end(None)
                 return True
             if done and self._timer is None:
-                # The connection's next use would begin with the rest of this body: as the tap
-                # stays where it is, the connection counts as one that is to be closed.
+                # The connection's next use would begin with the rest of this body: as the protocol
+                # still waits for the body's end, the connection counts as one that is to be closed.
                 self._timer = self._loop.call_later(DONE_GRACE_S, self._end, None)
         return False
 
@@ -206,9 +248,9 @@ def _announces_stream(head: bytes) -> bool:
     head = head.lower()
     return (
         head.startswith(_LOWER_START)
-        and b"\r\ncontent-type: text/event-stream" in head
-        and b"\r\ntransfer-encoding: chunked\r\n" in head
-        and b"\r\ncontent-encoding:" not in head
-        and b"\r\ncontent-length:" not in head
-        and b"\r\nupgrade:" not in head
+        and head.find(b"\r\ncontent-type: text/event-stream") >= 0
+        and head.find(b"\r\ntransfer-encoding: chunked\r\n") >= 0
+        and head.find(b"\r\ncontent-encoding:") < 0
+        and head.find(b"\r\ncontent-length:") < 0
+        and head.find(b"\r\nupgrade:") < 0
     )

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import functools
 import re
+from operator import itemgetter
 
 LINE_BYTES_MAX = 2**13
 """A size line or a trailer line may be so long; extensions and trailers are dropped."""
+
+LAST = b"0\r\n\r\n"
+"""What ends a body, as nearly all servers write it."""
 
 BULK_BYTES = 2**10
 """Below, taking chunk by chunk is as quick."""
 
 OTHERS_MAX = 8
 """A piece of a stream ends with so many chunks of other kinds at most, if all goes as usual."""
+
+SIZE_LINE_BYTES = 20
+"""The size of a chunk and its line break are no longer, extensions aside."""
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
 
@@ -50,6 +57,9 @@ class Dechunker:
         if self._held:
             data, self._held = self._held + data, b""
         pieces: list[bytes] = []
+        if data == LAST and self.at_border:
+            self.ended = True
+            return pieces
         at, size = 0, len(data)
         if self._left or self._past:
             at = self._take_rest(data, pieces)
@@ -143,28 +153,32 @@ class Dechunker:
         self.surplus = self.surplus or at < len(data)
 
 
-def few(data: bytes, count: int, at: int = 0) -> tuple[list[bytes], int]:
-    """The whole chunks from there on, at most so many, and where they end. For bytes at the border
-    of a chunk. Raises ``ChunkedError``.
+def chunk_begins(data: bytes, at: int, start: bytes) -> bool:
+    """Whether the chunk that begins there has this at its start; not told behind an extension."""
+    line = data.find(b"\n", at, at + SIZE_LINE_BYTES) + 1
+    return line > 0 and data.startswith(start, line)
+
+
+def chunk_without(data: bytes, at: int, behind: bytes) -> tuple[bytes, int]:
+    """What stands before ``behind`` in the chunk that begins there, and where the chunk ends; none
+    is taken where it ends otherwise or has not arrived whole. Raises ``ChunkedError``.
     """
-    pieces: list[bytes] = []
-    while len(pieces) < count:
-        start = data.find(b"\r\n", at) + 2
-        end = start + _size(data[at : start - 2]) if start > at + 1 else 0
-        if end <= start or not data.startswith(b"\r\n", end):
-            break
-        pieces.append(data[start:end])
-        at = end + 2
-    return pieces, at
+    start = data.find(b"\n", at, at + SIZE_LINE_BYTES) + 1
+    if start:
+        end = start + _line_size(data[at:start])
+        stop = end - len(behind)
+        if stop > start and data.startswith(behind + b"\r\n", stop):
+            return data[start:stop], end + 2
+    return b"", at
 
 
-def alike(data: bytes, before: bytes, behind: bytes) -> tuple[list[bytes], int]:
-    """What stands between ``before`` and ``behind`` in the chunks that bytes begin with, as long as
-    all hold both, and where these chunks end. For bytes at the border of a chunk.
+def alike(data: bytes, at: int, before: bytes, behind: bytes) -> tuple[list[bytes], int]:
+    """What stands between ``before`` and ``behind`` in the chunks from there on, as long as all
+    hold both, and where these chunks end.
 
     Nothing where chunks of another kind stand among them: only those behind the last are left out.
     """
-    parts = data.split(b"\r")
+    parts = data[at:].split(b"\r")
     chunks = parts[1:-1:2]  # behind the LF of the line with its size
     count = len(chunks) if parts[-1].startswith(b"\n") or len(parts) % 2 == 0 else len(chunks) - 1
     least = max(0, count - OTHERS_MAX)
@@ -174,14 +188,14 @@ def alike(data: bytes, before: bytes, behind: bytes) -> tuple[list[bytes], int]:
             break
         count -= 1
     start, stop = 1 + len(before), -len(behind)
-    texts = [chunk[start:stop] for chunk in chunks[:count]]
+    texts = list(map(itemgetter(slice(start, stop)), chunks[:count]))
     lines = _Lines(before, len(before) + len(behind))
     # Put together again they must be what arrived: one comparison instead of five a chunk.
     wire = [behind + b"\r\n"] * (3 * count)
     wire[0::3] = map(lines.__getitem__, map(len, texts))
     wire[1::3] = texts
     whole = b"".join(wire)
-    return (texts, len(whole)) if data.startswith(whole) else ([], 0)
+    return (texts, at + len(whole)) if data.startswith(whole, at) else ([], at)
 
 
 class _Lines(dict[int, bytes]):
@@ -202,6 +216,11 @@ def _next_size(line: bytes) -> int:
         message = f"{line[:20]!r} is no size of a chunk"
         raise ChunkedError(message)
     return _size(line[1:])
+
+
+@functools.lru_cache(512)
+def _line_size(line: bytes) -> int:
+    return _size(line[:-2]) if line.endswith(b"\r\n") else 0
 
 
 @functools.lru_cache(512)

@@ -15,9 +15,9 @@ import msgspec
 from batchrun.core import chunked, stream_json
 from batchrun.core.chunked import OTHERS_MAX
 
+_BACKSLASH = 0x5C
 _CONTENT = b'"content":'
 _STRING = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_SIZE_LINE_BYTES = 20
 
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -101,18 +101,13 @@ class Shape(NamedTuple):
         text = _joined(texts)
         return (0, "") if text is None else (len(texts), text)
 
-    def begins(self, data: bytes) -> bool:
-        """Whether the first of these chunks of the transfer coding may have this shape."""
-        line = data.find(b"\n", 0, _SIZE_LINE_BYTES) + 1
-        return line > 0 and data.startswith(self.before, line)
-
-    def take_coded(self, data: bytes, ending: bytes) -> tuple[int, str]:
+    def take_coded(self, data: bytes, at: int, ending: bytes) -> tuple[int, str]:
         """The same for lines that are chunks of the transfer coding each: where those of this shape
-        end, and their text. 0 where it cannot be told, as ``chunked.alike`` says.
+        end, and their text. None are taken where it cannot be told, as ``chunked.alike`` says.
         """
-        texts, end = chunked.alike(data, self.before, self.behind + ending)
+        texts, end = chunked.alike(data, at, self.before, self.behind + ending)
         text = _joined(texts)
-        return (0, "") if text is None else (end, text)
+        return (at, "") if text is None else (end, text)
 
 
 def _joined(texts: list[bytes]) -> str | None:
@@ -120,7 +115,7 @@ def _joined(texts: list[bytes]) -> str | None:
     are in two pieces is one.
     """
     joined = b"".join(texts)
-    if b"\\" in joined and any(
+    if _BACKSLASH in joined and any(
         text.find(b"\\", -1) >= 0 or text.find(b"\\u", -5) >= 0 for text in texts
     ):
         return None  # a backslash may eat a closing quote, and half an escape is none

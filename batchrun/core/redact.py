@@ -46,7 +46,7 @@ class Redactor:
     def body(self, body: bytes) -> bytes:
         """A reply's body without them."""
         for secret in self._bytes:
-            if secret in body:
+            if body.find(secret) >= 0:  # `in` is slow for bytes
                 body = body.replace(secret, REDACTED.encode())
         return body
 

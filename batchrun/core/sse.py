@@ -15,6 +15,8 @@ from typing import NamedTuple
 EVENT_STREAM = "text/event-stream"
 BLANK = b"\n\n"
 """The blank line behind an event, once line ends are LF."""
+LF, CR = 0x0A, 0x0D
+"""As numbers: looking for bytes in bytes by ``in``, Python makes and drops an error first."""
 
 _BOM = b"\xef\xbb\xbf"
 _SKIPPED = _BOM + b" \t\0"
@@ -80,7 +82,7 @@ class Splitter:
         """
         if not piece:
             return b""
-        if self._after_cr or b"\r" in piece:
+        if self._after_cr or CR in piece:
             piece = self._unified(piece)
         held = self._held
         if not held:

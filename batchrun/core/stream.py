@@ -9,12 +9,14 @@ taken if it has the type that it should have, and nothing else is expected of it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
 from batchrun.core import reply as reading
 from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
+from batchrun.core.chunked import chunk_begins, chunk_without
 from batchrun.core.plain_chunk import Shape, read_plain, shape_of
 from batchrun.core.stream_errors import is_error, may_be_error
 from batchrun.core.tool_deltas import integer
@@ -120,26 +122,35 @@ class Stream:
                 else:
                     self._repeated = None
                 continue
-            elif piece.find(b"\n") == len(piece) - 2 and b"\r" not in piece:
+            elif piece.find(b"\n") == len(piece) - 2 and sse.CR not in piece:
                 self._take_line(piece[:-2])
             else:
                 self.feed(piece)
                 idle = self._splitter.idle
             at += 1
 
-    def feed_coded(self, data: bytes) -> int:
-        """Take the events like the last one at the start of some bytes, where each is a chunk of
-        the transfer coding; returns where they end. Bytes at the border of a chunk, no events else
-        being fed meanwhile.
+    def feed_coded(self, data: bytes, at: int) -> int:
+        """Take the events from there on, as long as each is one line and a chunk of the transfer
+        coding; returns where they end. For bytes that begin with a chunk there, all before them
+        being fed. Raises ``ChunkedError``.
         """
-        shape = None if self._uncoded or self.done or not self._splitter.idle else self._repeated
-        if shape is None or not shape.begins(data):
-            return 0
-        end, text = shape.take_coded(data, sse.BLANK)
-        if end:
-            self._take_text(text)
-        self._uncoded = not end
-        return end
+        if self._uncoded or not self._splitter.idle:
+            return at
+        while not self.done:
+            shape = self._repeated
+            if shape is not None and chunk_begins(data, at, shape.before):
+                end, text = shape.take_coded(data, at, sse.BLANK)
+                if end == at:
+                    self._uncoded = True
+                    break
+                self._take_text(text)
+            else:
+                line, end = chunk_without(data, at, sse.BLANK)
+                if end == at or sse.LF in line or sse.CR in line:
+                    break
+                self._take_line(line)
+            at = end
+        return at
 
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""
@@ -214,7 +225,7 @@ class Stream:
         """Take an event of one line."""
         if line == _LAST_LINE:
             self.done = True
-        elif line[:1] != b":" and not (line.startswith(b"data:") and self._takes_plain(line)):
+        elif not (line[:5] == b"data:" and self._takes_plain(line)) and line[:1] != b":":
             self._take([line])
 
     def _takes_plain(self, line: bytes) -> bool:
@@ -243,8 +254,7 @@ class Stream:
         if chunk.usage:
             self._usage = chunk.usage
         if not self._named or chunk.service_tier or chunk.system_fingerprint:
-            self._take_head(dict(zip(_HEAD, _head_of(chunk), strict=True)))
-            self._named = "id" in self._head and "created" in self._head and "model" in self._head
+            self._take_head(_head_of(chunk))
         if content and self._learned < _LEARNED_MAX:
             self._learned += 1
             self._repeated = shape_of(line)
@@ -297,7 +307,7 @@ class Stream:
             usage = groq.get("usage")
         choices = value.get("choices")
         if isinstance(choices, list):
-            self._take_head(value)
+            self._take_head(map(value.get, _HEAD))
             for key, item in value.items():
                 if key not in _NOT_KEPT and item is not None:
                     self._other[key] = item
@@ -310,13 +320,15 @@ class Stream:
         if isinstance(usage, dict) and usage:
             self._usage = usage
 
-    def _take_head(self, value: JsonObject) -> None:
+    def _take_head(self, values: Iterable[object]) -> None:
         """Take what all chunks say of the answer: the first that says it counts, as servers give
         every chunk a time of its own, and empty values to chunks that are none.
         """
-        for key in _HEAD:
-            if key not in self._head and (given := value.get(key)):
-                self._head[key] = given
+        head = self._head
+        for key, given in zip(_HEAD, values, strict=True):
+            if given and key not in head:
+                head[key] = given
+        self._named = "id" in head and "created" in head and "model" in head
 
     def _take_errors(self, name: str, value: JsonObject) -> None:
         groq = value.get("x_groq")

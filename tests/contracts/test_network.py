@@ -4,6 +4,8 @@ import asyncio
 import base64
 import contextlib
 import datetime as dt
+import itertools
+import json
 import socket
 import ssl
 import threading
@@ -24,6 +26,7 @@ from batchrun.errors import TransportFault, UsageError
 from batchrun.records import Request
 
 KEY = "sk-never-to-be-seen"
+PLAIN = b'{"choices":[{"message":{"content":"plain"},"finish_reason":"stop"}]}'
 REQUEST = Request(0, None, b'{"messages":[],"model":"m"}', "0" * 64, "m", 10)
 
 
@@ -52,9 +55,11 @@ class Server:
     heads: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     port: int = 0
+    connections: int = 0
 
     async def handle(self, reader, writer):
         """Serve one connection."""
+        self.connections += 1
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             length = next(
@@ -189,7 +194,44 @@ def _over_tls(play, server_tls, client_tls, host="127.0.0.1"):
     return play(go())
 
 
+def _streamed(*texts):
+    """An answer in chunks, each an event and a chunk of the transfer coding."""
+    deltas = [({"content": text}, None) for text in texts] + [({}, "stop")]
+    chunks = [
+        {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+        for delta, finish in deltas
+    ]
+    events = [b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks]
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked"
+    coded = [b"%x\r\n%b\r\n" % (len(event), event) for event in [*events, b"data: [DONE]\n\n"]]
+    return b"".join([head.encode(), b"\r\n\r\n", *coded, b"0\r\n\r\n"])
+
+
+async def _streams(where, times, **settings):
+    """The texts of so many streamed answers in a row."""
+    async with _http(where, stream=True, **settings) as transport:
+        bodies = [json.loads((await transport.send(REQUEST)).body) for _ in range(times)]
+    return [body["choices"][0]["message"]["content"] for body in bodies]
+
+
 class TestTls:
+    def test_streams(self, play, authority, endpoint, ca_file):
+        """Streams and plain replies by turns come through TLS as they do without, over one
+        connection.
+        """
+        replies = itertools.cycle([_streamed(*"streams"), _reply(body=PLAIN), _streamed("again")])
+        tls = context_of(endpoint(ca_file=ca_file), {})
+
+        async def go():
+            async with _serving(
+                lambda _: next(replies), tls=_server_tls(authority, "127.0.0.1")
+            ) as server:
+                return await _streams(f"https://127.0.0.1:{server.port}/v1", 6, tls=tls), server
+
+        texts, server = play(go())
+        assert texts == ["streams", "plain", "again"] * 2
+        assert server.connections == 1
+
     def test_an_authority_of_our_own(self, play, authority, endpoint, ca_file):
         """What a private authority vouches for is trusted where it is named."""
         tls = context_of(endpoint(ca_file=ca_file), {})

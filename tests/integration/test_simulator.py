@@ -22,6 +22,7 @@ import pytest
 from batchrun.simulator.embedded import EmbeddedSimulator
 from batchrun.simulator.latency import FixedLatency, PerTokenLatency
 from batchrun.simulator.plan import SimulatorOptions
+from batchrun.simulator.server import Simulator
 from batchrun.simulator.serving import CannotListenError
 
 ROOT = Path(__file__).parents[2]
@@ -385,6 +386,22 @@ def test_the_embedded_server_can_be_entered_again():
         assert threading.active_count() == threads
     with pytest.raises(RuntimeError, match="with"):
         simulator.stats()
+
+
+def test_a_connection_that_closes_as_its_answer_is_due(monkeypatch, caplog):
+    """A client that left at that very moment is no fault of the server's to be reported."""
+    stream = Simulator._stream
+
+    async def late(self, request, *rest):
+        request.transport.close()
+        return await stream(self, request, *rest)
+
+    monkeypatch.setattr(Simulator, "_stream", late)
+    with _simulator() as simulator:
+        [found] = _exchange(simulator, _ask(stream=True))
+        assert isinstance(found, aiohttp.ServerDisconnectedError)
+        assert _exchange(simulator, _ask())[0][0] == 200
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_taken_port_is_an_error_with_fields():

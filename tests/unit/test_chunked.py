@@ -4,12 +4,14 @@ import pytest
 
 from batchrun.core.chunked import (
     BULK_BYTES,
+    LAST,
     LINE_BYTES_MAX,
     OTHERS_MAX,
     ChunkedError,
     Dechunker,
     alike,
-    few,
+    chunk_begins,
+    chunk_without,
 )
 
 TEXTS = [b"a", b"data: x\n\n", b"\r\n", b"12\r\n", b"z" * 300, b"\n", b"\r"]
@@ -118,7 +120,7 @@ def test_chunks_that_are_alike(size, others, count):
     than usual are left to the long way.
     """
     wire = [b"%b\r\n%b\r\n" % (size % len(text), text) for text in LIKE + others]
-    texts, end = alike(b"".join(wire) + b"0\r\n\r\n", b"<", b">\n")
+    texts, end = alike(b"".join(wire) + LAST, 0, b"<", b">\n")
     plain = size == b"%x" or (size == b"%X" and max(map(len, LIKE)) < 10)
     expected = count if plain else 0
     assert texts == [b"%d" % number for number in range(expected)]
@@ -131,7 +133,7 @@ def test_an_odd_chunk_among_them(place, odd):
     """Nothing is taken that does not hold what stands around the text, or holds a CR."""
     chunks = [*LIKE[:place], odd, *LIKE[place:]]
     data = b"".join(b"%x\r\n%b\r\n" % (len(text), text) for text in chunks)
-    texts, end = alike(data, b"<", b">\n")
+    texts, end = alike(data, 0, b"<", b">\n")
     assert data[:end] == b"".join(b"%x\r\n<%b>\n\r\n" % (len(t) + 3, t) for t in texts)
     assert (texts == []) == (odd != b"<1>\n<2>\n")
 
@@ -141,19 +143,41 @@ def test_a_cut_at_any_byte_leaves_whole_chunks():
     wire = [b"%x\r\n%b\r\n" % (len(text), text) for text in LIKE[:20]]
     data = b"".join(wire)
     for size in range(len(data)):
-        texts, end = alike(data[:size], b"<", b">\n")
+        texts, end = alike(data[:size], 0, b"<", b">\n")
         assert end == len(b"".join(wire[: len(texts)]))
         assert end + max(map(len, wire)) > size
 
 
-def test_the_first_few_chunks():
-    """Whole ones only, no more than asked for, and never the last of all."""
-    data = b"1\r\na\r\n2;x=y\r\nbb\r\n3\r\nccc\r\n0\r\n\r\n"
-    assert few(data, 2) == ([b"a", b"bb"], 17)
-    assert few(data, 9) == ([b"a", b"bb", b"ccc"], len(data) - 5)
-    for size in range(len(data)):
-        pieces, end = few(data[:size], 9)
-        assert [b"a", b"bb", b"ccc"][: len(pieces)] == pieces and end <= size
-        assert Dechunker().feed(data[:end]) == pieces
-    with pytest.raises(ChunkedError):
-        few(b"x\r\na\r\n", 2)
+@pytest.mark.parametrize("size", [b"%x", b"%X", b"00%x", b"%x;a=b"])
+@pytest.mark.parametrize("text", [b"b", b"two\nlines", b"\r\n", b"z" * 300])
+def test_one_chunk_without_its_end(size, text):
+    """A whole chunk at a border is taken if it ends like that; nothing of one that is cut."""
+    chunk = size % (len(text) + 1) + b"\r\n" + text + b"\n\r\n"
+    data = b"1\r\na\r\n" + chunk + LAST
+    at, end = 6, 6 + len(chunk)
+    assert chunk_without(data, at, b"\n") == (text, end)
+    assert chunk_without(data, at, text + b"\n") == (b"", at)
+    assert chunk_without(data, 0, b"\n") == (b"", 0)
+    assert chunk_without(data, end, b"\n") == (b"", end)
+    for cut in range(at, end):
+        assert chunk_without(data[:cut], at, b"\n") == (b"", at)
+
+
+@pytest.mark.parametrize("line", [b"x\r\n", b"\r\n", b"-1\r\n", b"1_0\r\n"])
+def test_what_is_no_size_ends_it(line):
+    """A line that is no size is not passed over."""
+    with pytest.raises(ChunkedError, match="no size of a chunk"):
+        chunk_without(line + b"a\n\r\n", 0, b"\n")
+
+
+@pytest.mark.parametrize("line", [b"2\n", b"2;" + b"x" * 30 + b"\r\n", b"2;\n\r\n", b"2"])
+def test_odd_sizes_are_left_to_the_long_way(line):
+    """Line ends of another kind, long extensions, and lines that have not arrived."""
+    assert chunk_without(line + b"a\n\r\n" * (line != b"2"), 0, b"\n") == (b"", 0)
+
+
+def test_how_a_chunk_begins():
+    """Looked at behind its size, wherever it stands."""
+    assert chunk_begins(b"2\r\nab\r\nA1\r\ncd", 7, b"cd")
+    assert not chunk_begins(b"2\r\nab\r\nA1\r\ncd", 7, b"ce")
+    assert not chunk_begins(b"2\r\nab\r\nA1\r", 7, b"")
