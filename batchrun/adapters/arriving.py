@@ -13,7 +13,7 @@ from batchrun.adapters.exchange import Head
 from batchrun.adapters.tap import DONE_GRACE_S, Large, Tap
 from batchrun.core import reply as reading
 from batchrun.core import sse
-from batchrun.core.chunked import BULK_BYTES, Dechunker, chunk_begins
+from batchrun.core.chunked import BULK_BYTES, ChunkedError, Dechunker, chunk_begins
 from batchrun.core.plain_chunk import is_chunks
 from batchrun.core.stream import Stream, fold
 from batchrun.errors import TransportFault
@@ -125,7 +125,13 @@ class Arriving:
                 self.stream = Stream()
             if self.stream is not None:
                 at = self.stream.feed_coded(data, at)
-        return self._take_all(dechunker.feed(data[at:] if at else data))
+                self._look(self.stream)
+        try:
+            pieces = dechunker.feed(data[at:] if at else data)
+        except ChunkedError as error:
+            self._take_all(error.pieces)
+            raise
+        return self._take_all(pieces)
 
     def _take_all(self, pieces: list[bytes]) -> bool:
         at = 0

@@ -297,7 +297,7 @@ class HttpTransport:
             assert fault is not None
             raise fault from None
         if fault is not None:
-            stream.end()
+            stream.end()  # else whoever read it to its end did
         redactor = self._redactor
         reply = Reply(
             head.status,

@@ -6,6 +6,9 @@ for an answer of 50 chunks, see docs/adr/0014). So a tap stands between the conn
 and aiohttp's protocol. The head of the response goes through to the protocol. If it announces
 events in the chunked coding, and no compression, the body is taken off here, and the protocol is
 told of an empty one; everything else goes on as if there were no tap.
+
+Used of ``ResponseHandler``, besides what ``exchange`` names: what asyncio calls on a protocol,
+``pause_reading``, ``resume_reading`` and ``force_close``.
 """
 
 from __future__ import annotations
@@ -150,7 +153,8 @@ class Tap:
             raise self._error
 
     def close(self) -> None:
-        """The body is read, or given up."""
+        """The body is read, or given up: what still comes is the protocol's."""
+        self._pipe.tap = None
         turn, self._turn = self._turn, None
         if turn is not None and not turn.cancel():
             self._large.slots.release()

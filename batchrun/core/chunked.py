@@ -19,13 +19,17 @@ OTHERS_MAX = 8
 """A piece of a stream ends with so many chunks of other kinds at most, if all goes as usual."""
 
 SIZE_LINE_BYTES = 20
-"""The size of a chunk and its line break are no longer, extensions aside."""
+"""Longer lines with a size have extensions, or zeros first: nobody sends them."""
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
 
 
 class ChunkedError(ValueError):
-    """The coding is broken: what follows cannot be told."""
+    """The coding is broken: what follows cannot be told. ``pieces`` is what stood before."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.pieces: list[bytes] = []
 
 
 class Dechunker:
@@ -54,24 +58,32 @@ class Dechunker:
 
     def feed(self, data: bytes) -> list[bytes]:
         """What the next bytes hold of the body, chunk by chunk. Raises ``ChunkedError``."""
-        if self._held:
-            data, self._held = self._held + data, b""
         pieces: list[bytes] = []
         if data == LAST and self.at_border:
-            self.ended = True
+            self._in_trailer = self.ended = True
             return pieces
+        try:
+            self._take(data, pieces)
+        except ChunkedError as error:
+            error.pieces = pieces
+            raise
+        return pieces
+
+    def _take(self, data: bytes, pieces: list[bytes]) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
         at, size = 0, len(data)
         if self._left or self._past:
             at = self._take_rest(data, pieces)
             if self._left or self._past:
-                return pieces
+                return
         if size - at > BULK_BYTES and self._without_cr and not self._in_trailer:
             at += self._take_bulk(data[at:] if at else data, pieces)
         while at < size and not self._in_trailer:
             end = data.find(b"\r\n", at)
             if end < 0:
                 self._hold(data, at, whole_at=LINE_BYTES_MAX)
-                return pieces
+                return
             length = _size(data[at:end])
             at = end + 2
             end = at + length
@@ -84,10 +96,9 @@ class Dechunker:
                 self._left = length
                 at = self._take_rest(data, pieces, at)
                 if self._left or self._past:
-                    return pieces
+                    return
         if self._in_trailer:
             self._take_trailer(data, at)
-        return pieces
 
     def _take_bulk(self, data: bytes, pieces: list[bytes]) -> int:
         """Take the whole chunks at the start all at once; returns where they end.
@@ -154,18 +165,21 @@ class Dechunker:
 
 
 def chunk_begins(data: bytes, at: int, start: bytes) -> bool:
-    """Whether the chunk that begins there has this at its start; not told behind an extension."""
+    """Whether a chunk begins there that has this at its start. False too where its size cannot be
+    seen in so many bytes. Raises ``ChunkedError``.
+    """
     line = data.find(b"\n", at, at + SIZE_LINE_BYTES) + 1
-    return line > 0 and data.startswith(start, line)
+    return line > 0 and _size_in(data[at:line]) > 0 and data.startswith(start, line)
 
 
 def chunk_without(data: bytes, at: int, behind: bytes) -> tuple[bytes, int]:
-    """What stands before ``behind`` in the chunk that begins there, and where the chunk ends; none
-    is taken where it ends otherwise or has not arrived whole. Raises ``ChunkedError``.
+    """What stands before ``behind`` in the chunk that begins there, and where the chunk ends: where
+    it began, if it has nothing there, ends otherwise or has not arrived whole. Raises
+    ``ChunkedError``.
     """
     start = data.find(b"\n", at, at + SIZE_LINE_BYTES) + 1
     if start:
-        end = start + _line_size(data[at:start])
+        end = start + _size_in(data[at:start])
         stop = end - len(behind)
         if stop > start and data.startswith(behind + b"\r\n", stop):
             return data[start:stop], end + 2
@@ -219,7 +233,8 @@ def _next_size(line: bytes) -> int:
 
 
 @functools.lru_cache(512)
-def _line_size(line: bytes) -> int:
+def _size_in(line: bytes) -> int:
+    """The size on a line up to its LF; 0 where that is not its end."""
     return _size(line[:-2]) if line.endswith(b"\r\n") else 0
 
 

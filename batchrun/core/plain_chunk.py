@@ -15,6 +15,9 @@ import msgspec
 from batchrun.core import chunked, stream_json
 from batchrun.core.chunked import OTHERS_MAX
 
+AT_ONCE = 512
+"""So many lines are compared together: where few of them are alike, the others were in vain."""
+
 _BACKSLASH = 0x5C
 _CONTENT = b'"content":'
 _STRING = re.compile(rb'\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)

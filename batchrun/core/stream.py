@@ -17,7 +17,7 @@ from batchrun.core import reply as reading
 from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
 from batchrun.core.chunked import chunk_begins, chunk_without
-from batchrun.core.plain_chunk import Shape, read_plain, shape_of
+from batchrun.core.plain_chunk import AT_ONCE, Shape, read_plain, shape_of
 from batchrun.core.stream_errors import is_error, may_be_error
 from batchrun.core.tool_deltas import integer
 
@@ -115,7 +115,7 @@ class Stream:
                 self.feed(piece)
                 idle = self._splitter.idle
             elif shape is not None and piece.startswith(shape.before):
-                taken, text = shape.take(pieces[at:] if at else pieces, sse.BLANK)
+                taken, text = shape.take(pieces[at : at + AT_ONCE], sse.BLANK)
                 if taken:
                     self._take_text(text)
                     at += taken
@@ -208,7 +208,7 @@ class Stream:
         shape, self._repeated = self._repeated, None
         if shape is None or not lines[at].startswith(shape.before):
             return 0
-        taken, text = shape.take(lines[at::2])
+        taken, text = shape.take(lines[at : at + 2 * AT_ONCE : 2])
         if not taken or any(lines[at + 1 : at + 2 * taken : 2]):
             return 0
         self._repeated = shape

@@ -15,16 +15,19 @@ from dataclasses import dataclass
 from batchrun.core.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
-from batchrun.engine.open_row import LaterError, RowRun
+from batchrun.engine.open_row import LaterError, RowRun, never_sent
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Clock, Journal, Publisher, Source
-from batchrun.records import Attempt, Block, Failure, Known, Outcome, Request, Row, Span
+from batchrun.records import Attempt, Block, Known, Outcome, Request, Row, Span
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
+WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
+"""Rows of whole shards that wait to be published, and such shards: their logs' index is in memory.
+"""
 
 
 NOTHING_KNOWN = Known(frozenset(), {})
@@ -113,6 +116,8 @@ class Engine:
         self._workers: list[asyncio.Task[None]] = []
         self._retrying: set[asyncio.Task[None]] = set()
         self._publishing: set[asyncio.Task[None]] = set()
+        at_most = min(WHOLE_ROWS_MAX // shard_rows, WHOLE_SHARDS_MAX)
+        self._publishing_max = max(at_most, WHOLE_SHARDS_MIN)
         self._fault: BaseException | None = None
         self._faulted = asyncio.Event()
         self._input_fault: InputLostError | None = None
@@ -198,12 +203,14 @@ class Engine:
         try:
             return self._prepare(row)
         except RowError as error:
-            return _never_sent(row, str(error), shard.known.attempts.get(row.number, 0))
+            return never_sent(row, str(error), shard.known.attempts.get(row.number, 0))
 
     async def _backlog(self, shard: int) -> None:
-        """Wait while the journal is at its bound, if waiting can help: an earlier shard is still
-        on its way into a part.
+        """Wait while too much waits to be published, or the journal is at its bound and waiting
+        can help: an earlier shard is still on its way into a part.
         """
+        while len(self._publishing) >= self._publishing_max:
+            await asyncio.wait(tuple(self._publishing), return_when="FIRST_COMPLETED")
         while self._journal.backlog_bytes > BACKLOG_BYTES_MAX and (
             self._publishing or any(number < shard for number in self._shards)
         ):
@@ -382,19 +389,3 @@ class Engine:
             self._fault = error
             self._faulted.set()
             self._no_rows.set()
-
-
-def _never_sent(row: Row, problem: str, earlier: int) -> Outcome:
-    """The outcome of a row that cannot become a request; ``earlier`` attempts were made when it
-    still could.
-    """
-    return Outcome(
-        row=row.number,
-        custom_id=row.custom_id,
-        completion=None,
-        failure=Failure("invalid_row", None, problem),
-        attempts=earlier,
-        attempt=None,
-        request_hash=None,
-        response=None,
-    )

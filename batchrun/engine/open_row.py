@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batchrun.core.verdict import Verdict
-from batchrun.records import Request
+from batchrun.records import Failure, Outcome, Request, Row
 
 if TYPE_CHECKING:
     from batchrun.engine.outage import Doubt
@@ -67,3 +67,19 @@ class RowRun:
     def lacks(self, endpoint: int) -> bool:
         """Whether an endpoint has not what the row asks for."""
         return bool(self.lacking >> endpoint & 1)
+
+
+def never_sent(row: Row, problem: str, earlier: int) -> Outcome:
+    """The outcome of a row that cannot become a request; ``earlier`` attempts were made when it
+    still could.
+    """
+    return Outcome(
+        row=row.number,
+        custom_id=row.custom_id,
+        completion=None,
+        failure=Failure("invalid_row", None, problem),
+        attempts=earlier,
+        attempt=None,
+        request_hash=None,
+        response=None,
+    )

@@ -77,4 +77,6 @@ def test_figures_are_those_of_the_program():
     assert f"every {lock.BEAT_S:.0f} s" in text and f"up to {lock.WATCH_S:.0f} s" in text
     assert f"after {lock.WATCH_S:.0f} s without a sign of life" in text
     assert f"at the end after {standard_streams.PATIENCE_S:.0f} s" in text
-    assert f"while {engine.BACKLOG_BYTES_MAX >> 30} GiB wait" in text
+    assert f"{engine.BACKLOG_BYTES_MAX >> 30} GiB, wait in the journal" in text
+    shards = f"{engine.WHOLE_SHARDS_MIN} to {engine.WHOLE_SHARDS_MAX} shards"
+    assert f"while {engine.WHOLE_ROWS_MAX:,} rows of whole shards ({shards})" in text

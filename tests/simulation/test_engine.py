@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from batchrun.engine import engine
 from batchrun.errors import InputLostError, StorageError
 from batchrun.records import Attempt, Known, Outcome
 from batchrun.testing.fake_gate import FakeGate
@@ -495,6 +496,36 @@ class TestStorage:
         rig = run_virtual(session())
         _account(rig)
         assert max(ahead) == 0, "a shard was read before those in front of it were published"
+
+    @pytest.mark.parametrize(
+        ("shard_rows", "rows_max", "shards"), [(10, 80, 8), (10, 20, 3), (1, 80, 5)]
+    )
+    def test_whole_shards_hold_the_input_back(self, monkeypatch, shard_rows, rows_max, shards):
+        """Only so many rows of whole shards, and so many shards, wait to be published; a few always
+        may, and the rows that are open come on top of them.
+        """
+        monkeypatch.setattr(engine, "WHOLE_ROWS_MAX", rows_max)
+        monkeypatch.setattr(engine, "WHOLE_SHARDS_MIN", 3)
+        monkeypatch.setattr(engine, "WHOLE_SHARDS_MAX", 5 if shard_rows == 1 else 64)
+        whole = []
+
+        async def session():
+            journal = FakeJournal()
+            publisher = FakePublisher(journal, shard_rows=shard_rows, takes_s=1e4)
+
+            def script(request, _):
+                whole.append(request.row // shard_rows - len(publisher.published))
+                return ok()
+
+            transport = FakeTransport(script)
+            rig = Rig(rows=200, transport=transport, journal=journal, publisher=publisher,
+                      shard_rows=shard_rows, concurrency=1)  # fmt: skip
+            await rig.run()
+            return rig
+
+        rig = run_virtual(session())
+        _account(rig)
+        assert shards <= max(whole) <= shards + 10 // shard_rows
 
 
 def _random_plan(seed):
