@@ -120,13 +120,12 @@ class Arriving:
         """
         size = len(data) - at
         self._count(size)
-        if size > BULK_BYTES and dechunker.at_border:
-            if self.stream is None and not self._pieces and chunk_begins(data, at, b"data:"):
-                self.stream = Stream()
-            if self.stream is not None:
-                at = self.stream.feed_coded(data, at)
-                self._look(self.stream)
         try:
+            if size > BULK_BYTES and dechunker.at_border:
+                if self.stream is None and not self._pieces and chunk_begins(data, at, b"data:"):
+                    self.stream = Stream()
+                if self.stream is not None:
+                    at = self.stream.feed_coded(data, at)
             pieces = dechunker.feed(data[at:] if at else data)
         except ChunkedError as error:
             self._take_all(error.pieces)

@@ -274,6 +274,7 @@ def test_refusals_are_read_whole(transport_of, status):
         pytest.param([OPEN, *TEXTS], False, id="in the text"),
         pytest.param([OPEN, *TEXTS, STOP], True, id="behind the finish reason"),
         pytest.param([OPEN, *TEXTS, DONE], True, id="behind done"),
+        pytest.param([OPEN, *TEXTS, STOP.rstrip()], True, id="in the last line break"),
         pytest.param([OPEN], False, id="before the text"),
         pytest.param([], False, id="behind the head"),
     ],
@@ -341,6 +342,75 @@ def test_what_comes_late_behind_done(transport_of):
     found, opened = _exchange(transport_of, _sending(*pieces, pause_s=0.03), times=2, timeout_s=20)
     assert [_read(reply).first.content for reply in found] == [CONTENT, CONTENT]
     assert opened == 1
+
+
+def test_words_between_two_answers_cost_the_connection(transport_of):
+    """What a server says unasked is not taken for the next answer."""
+    unasked = _head("Content-Length: 0", "Connection: close", status="408 Idle for too long")
+
+    async def behave(_, writer):
+        writer.write(_head(STREAM, CHUNKED) + _chunked(*WHOLE))
+        await asyncio.sleep(0.1)
+        writer.write(unasked)
+        return True
+
+    async def play():
+        async with _serving(behave) as (url, opened), transport_of(url) as transport:
+            found = []
+            for _ in range(2):
+                found.append(await transport.send(REQUEST))
+                await asyncio.sleep(0.2)
+            return found, len(opened)
+
+    found, opened = asyncio.run(play())
+    assert [_read(reply).first.content for reply in found] == [CONTENT, CONTENT]
+    assert opened == 2
+
+
+def test_a_read_that_looks_like_the_last(transport_of):
+    """Bytes that end as a body does, in the middle of one, are taken once."""
+    remark = b": 10\r\n\r\n"
+    begun = _head(STREAM, CHUNKED) + _chunked(OPEN, *TEXTS[:20], remark, end=False)[:-2]
+    assert begun.endswith(b"0\r\n\r\n")
+    rest = b"\r\n" + _chunked(*TEXTS[20:], STOP, DONE)
+    found, opened = _exchange(
+        transport_of, _sending(begun, rest, pause_s=0.05), times=2, timeout_s=20
+    )
+    assert [_read(reply).first.content for reply in found] == [CONTENT, CONTENT]
+    assert opened == 1
+
+
+def test_what_comes_for_somebody_who_left(transport_of, monkeypatch):
+    """A large stream that is given up leaves no turn taken among those that may be large."""
+    monkeypatch.setattr(tap, "LARGE_AT_ONCE", 1)
+    monkeypatch.setattr(tap, "UNPACKED_BYTES", 0)
+    begun = []
+
+    async def behave(_, writer):
+        begun.append(writer)
+        writer.write(_head(STREAM, CHUNKED) + _chunked(OPEN, end=False))
+        for _ in range(200):
+            writer.write(_chunked(_event({"content": "x" * 1000}), end=False))
+            await asyncio.sleep(0.001)
+        writer.write(_chunked(STOP, DONE))
+        return True
+
+    async def play():
+        async with (
+            _serving(behave) as (url, _),
+            transport_of(url, timeout_s=20, body_bytes_max=10**6) as transport,
+        ):
+            for wait_s in (0.02, 0.05, 0.08, 0.11):
+                leaving = asyncio.create_task(transport.send(REQUEST))
+                await asyncio.sleep(wait_s)
+                leaving.cancel()
+            async with asyncio.timeout(PATIENCE_S):
+                reply = await transport.send(REQUEST)
+            assert len(_read(reply).first.content) == 200_000
+            assert not transport._large.slots.locked()
+
+    asyncio.run(play())
+    assert len(begun) == 5
 
 
 def test_surplus_costs_the_connection(transport_of):
