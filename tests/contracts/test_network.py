@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 import trustme
 
+from batchrun.adapters import tap
 from batchrun.adapters.clock import new_loop
 from batchrun.adapters.http import HttpTransport
 from batchrun.adapters.tls import context_of
@@ -231,6 +232,43 @@ class TestTls:
         texts, server = play(go())
         assert texts == ["streams", "plain", "again"] * 2
         assert server.connections == 1
+
+    def test_what_comes_for_somebody_who_left(
+        self, play, authority, endpoint, ca_file, monkeypatch
+    ):
+        """A large stream that is given up takes no turn among those that may be large: TLS hands
+        on for a while what comes after a connection was closed.
+        """
+        monkeypatch.setattr(tap, "LARGE_AT_ONCE", 1)
+        monkeypatch.setattr(tap, "UNPACKED_BYTES", 0)
+        tls = context_of(endpoint(ca_file=ca_file), {})
+        reply = _streamed(*["x" * 1000] * 200)
+
+        async def dripping(reader, writer):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(len(REQUEST.body))
+                for start in range(0, len(reply), 10_000):
+                    writer.write(reply[start : start + 10_000])
+                    await asyncio.sleep(0.002)
+
+        async def go():
+            async with (
+                _listening(dripping, tls=_server_tls(authority, "127.0.0.1")) as port,
+                _http(
+                    f"https://127.0.0.1:{port}/v1", tls=tls, stream=True, body_bytes_max=10**6
+                ) as transport,
+            ):
+                for wait_s in (0.03, 0.04, 0.05, 0.06):
+                    leaving = asyncio.create_task(transport.send(REQUEST))
+                    await asyncio.sleep(wait_s)
+                    leaving.cancel()
+                async with asyncio.timeout(10):
+                    body = json.loads((await transport.send(REQUEST)).body)
+                assert not transport._large.slots.locked()
+                return body["choices"][0]["message"]["content"]
+
+        assert play(go()) == "x" * 200_000
 
     def test_an_authority_of_our_own(self, play, authority, endpoint, ca_file):
         """What a private authority vouches for is trusted where it is named."""

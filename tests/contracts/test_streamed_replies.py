@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 
 from batchrun.adapters import arriving, tap
 from batchrun.adapters.http import HttpTransport
@@ -365,6 +366,44 @@ def test_words_between_two_answers_cost_the_connection(transport_of):
     found, opened = asyncio.run(play())
     assert [_read(reply).first.content for reply in found] == [CONTENT, CONTENT]
     assert opened == 2
+
+
+class _Wire(asyncio.Transport):
+    """Knows its protocol and nothing else."""
+
+    def get_protocol(self):
+        """See ``asyncio.BaseTransport``."""
+        return self._protocol
+
+    def set_protocol(self, protocol):
+        """See ``asyncio.BaseTransport``."""
+        self._protocol = protocol
+
+
+def test_a_pipe_is_laid_once_and_left_when_closed():
+    """All taps of a connection are on one pipe; one that is closed takes nothing any more."""
+
+    async def play():
+        wire, protocol = _Wire(), ResponseHandler(asyncio.get_running_loop())
+        wire.set_protocol(protocol)
+        protocol.connection_made(wire)
+        protocol.set_response_params(read_until_eof=True)
+        taken = []
+
+        def take(dechunker, data, at):
+            taken.append(b"".join(dechunker.feed(data[at:])))
+            return False
+
+        for _ in range(3):
+            one = tap.Tap(wire, protocol, take, tap.Large(1))
+            pipe = wire.get_protocol()
+            assert (pipe.protocol, pipe.tap) == (protocol, one)
+        pipe.data_received(_head(STREAM, CHUNKED) + _chunked(b"abc", end=False))
+        one.close()
+        pipe.data_received(_chunked(b"def", end=False))
+        assert (taken, pipe.tap) == ([b"abc"], None)
+
+    asyncio.run(play())
 
 
 def test_a_read_that_looks_like_the_last(transport_of):

@@ -70,12 +70,17 @@ PRETENDER = b": x\n\nzz\r\n" + b"".join(TEXTS)
             _coded(*TORN, *TEXTS[1:], STOP, DONE) + LAST, [len(_coded(TORN[0]))],
             id="in an event of two chunks",
         ),
-        pytest.param(_coded(b": a\r" + TEXTS[0], *TEXTS[1:], STOP) + LAST, [], id="lone CR"),
-        pytest.param(_coded(b": a\n" + TEXTS[0], *TEXTS[1:], STOP) + LAST, [], id="two lines"),
+        pytest.param(
+            _coded(TEXTS[0], b": a\r" + TEXTS[1], *TEXTS[2:], STOP) + LAST, [], id="lone CR"
+        ),
+        pytest.param(
+            _coded(TEXTS[0], b": a\n" + TEXTS[1], *TEXTS[2:], STOP) + LAST, [], id="two lines"
+        ),
         pytest.param(_coded(b": hi\n\n", *TEXTS, STOP) + LAST, [], id="comment first"),
         pytest.param(_coded(b"\n", *TEXTS, STOP) + LAST, [], id="blank line first"),
         pytest.param(_coded(b"da", *TEXTS) + LAST, [len(_coded(b"da"))], id="no stream at all"),
         pytest.param(_coded(b'{"x":"', *TEXTS, b'"}') + LAST, [], id="events in JSON"),
+        pytest.param(_coded(b'{"x":"', *TEXTS, b'"}') + LAST, [11], id="behind the brace"),
         pytest.param(
             _coded(PRETENDER, *TEXTS, STOP) + LAST, [len(b"fff\r\n: x\n\n")], id="within a chunk"
         ),
