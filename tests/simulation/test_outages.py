@@ -62,7 +62,7 @@ def test_no_row_is_charged_for_an_outage(how, concurrency):
     asked about once a minute meanwhile, and the user is told of both ends.
     """
     transport = _down(5, 605, DEAD[how])
-    rig, took_s = _run(transport, rows=300 * concurrency, concurrency=concurrency, max_attempts=3)
+    rig, took_s = _run(transport, rows=100 * concurrency, concurrency=concurrency, max_attempts=3)
     failed = [outcome.row for outcome in rig.outcomes.values() if not outcome.ok]
     assert not failed
     assert _asked_between(rig, 100, 600) <= 20
