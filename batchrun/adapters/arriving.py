@@ -134,8 +134,6 @@ class Arriving:
 
     def _take_all(self, pieces: list[bytes]) -> bool:
         at = 0
-        if self.stream is None and pieces and pieces[0].startswith(b"data:") and not self._pieces:
-            self.stream = Stream()
         while self.stream is None:
             if at == len(pieces):
                 return False

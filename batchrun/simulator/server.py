@@ -89,15 +89,14 @@ class Simulator:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
-        try:
-            with self.ledger.exchange() as exchange:
-                try:
-                    return await self._answer(request, exchange)
-                except RejectedError as error:
-                    exchange.answered(error.rejection.status)
-                    return self._reject(error.rejection)
-        except ConnectionResetError:
-            return HangUp()  # the client left in the middle of its answer
+        with self.ledger.exchange() as exchange:
+            try:
+                return await self._answer(request, exchange)
+            except RejectedError as error:
+                exchange.answered(error.rejection.status)
+                return self._reject(error.rejection)
+            except ConnectionResetError:
+                return HangUp()  # the client left in the middle of its answer
 
     async def _answer(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         """One exchange in its order: read, check, limit, think, then answer or misbehave."""

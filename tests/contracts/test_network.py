@@ -236,8 +236,8 @@ class TestTls:
     def test_what_comes_for_somebody_who_left(
         self, play, authority, endpoint, ca_file, monkeypatch
     ):
-        """A large stream that is given up takes no turn among those that may be large: TLS hands
-        on for a while what comes after a connection was closed.
+        """A large stream that is given up keeps no turn among those that may be large, also where
+        TLS stands between.
         """
         monkeypatch.setattr(tap, "LARGE_AT_ONCE", 1)
         monkeypatch.setattr(tap, "UNPACKED_BYTES", 0)
