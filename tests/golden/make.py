@@ -2,9 +2,9 @@
 
     python tests/golden/make.py VERSION
 
-makes VERSION/finished and VERSION/interrupted beside this file, by the real command against the
-embedded simulator. A directory that is there is never made again: a format that changes has to read
-it, or refuse it with a reason.
+makes VERSION/finished, VERSION/failed, VERSION/interrupted and VERSION/killed beside this file, by
+the real command against the embedded simulator. A directory that is there is never made again: a
+format that changes has to read it, or refuse it with a reason.
 """
 
 import json
@@ -26,7 +26,7 @@ STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency"
 
 
 def main() -> None:
-    """Make both directories."""
+    """Make the directories."""
     folder = HERE / sys.argv[1]
     folder.mkdir()
     rows: list[dict[str, object]] = [
@@ -41,12 +41,18 @@ def main() -> None:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.2}, seed=2)) as endpoint:
         assert _start(folder, "finished", endpoint).wait(60) == 1
-    with EmbeddedSimulator(SimulatorOptions(latency=FixedLatency(0.2))) as endpoint:
-        live = _start(folder, "interrupted", endpoint)
-        while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < ROWS // 2:
-            time.sleep(0.01)
-        live.send_signal(signal.SIGINT)
-        assert live.wait(60) == 130
+    with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.5}, seed=2)) as endpoint:
+        assert _start(folder, "failed", endpoint, "--max-attempts", "1").wait(60) == 1
+    for name, sent, code in (
+        ("interrupted", signal.SIGINT, 130),
+        ("killed", signal.SIGKILL, -signal.SIGKILL),
+    ):
+        with EmbeddedSimulator(SimulatorOptions(latency=FixedLatency(0.2))) as endpoint:
+            live = _start(folder, name, endpoint)
+            while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < ROWS // 2:
+                time.sleep(0.01)
+            live.send_signal(sent)
+            assert live.wait(60) == code
 
 
 def _answered(endpoint: EmbeddedSimulator) -> int:
@@ -55,12 +61,14 @@ def _answered(endpoint: EmbeddedSimulator) -> int:
     return int(counts.get("200", 0))
 
 
-def _start(folder: Path, name: str, endpoint: EmbeddedSimulator) -> subprocess.Popen[bytes]:
+def _start(
+    folder: Path, name: str, endpoint: EmbeddedSimulator, *more: str
+) -> subprocess.Popen[bytes]:
     shutil.rmtree(folder / name, ignore_errors=True)
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "batchrun", "run", "rows.jsonl", "-o", name, *STARTED),
-            *("--base-url", endpoint.base_url),
+            *("--base-url", endpoint.base_url, *more),
         ],
         cwd=folder,
         env=os.environ | {"HOME": str(folder)},
