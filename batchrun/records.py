@@ -133,13 +133,17 @@ class Reply(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Token counts as the server reported them; None where it did not, never 0 instead."""
+    """Token counts as the server reported them; None where it did not, never 0 instead.
+
+    Fields are added at the end: a log of an earlier version holds the first ones alone.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 NO_USAGE = Usage()
@@ -167,9 +171,22 @@ class Choice(NamedTuple):
     logprobs: str | None
 
 
+class Media(NamedTuple):
+    """An image, a sound or a file in an answer. ``kind`` is ``image``, ``audio``, ``video`` or
+    ``file``; ``mime`` its media type where the server named it. Either ``data`` holds its bytes, or
+    ``file`` says where it lies: a file in the run directory, or the address that the server gave.
+    """
+
+    kind: str
+    mime: str | None
+    data: bytes | None
+    file: str | None = None
+
+
 class Completion(NamedTuple):
     """A chat completion. ``first`` is the choice with the lowest index, which fills the flat
-    result columns; ``choices`` is kept only where there are several, or logprobs.
+    result columns; ``choices`` is kept only where there are several, or logprobs; ``media`` is what
+    the answer holds besides text.
     """
 
     first: Choice
@@ -180,6 +197,7 @@ class Completion(NamedTuple):
     service_tier: str | None
     created_s: int | None
     usage: Usage
+    media: tuple[Media, ...] | None = None
 
 
 class Failure(NamedTuple):
@@ -195,7 +213,9 @@ class Attempt(NamedTuple):
 
     ``error_class`` is None for the attempt that succeeded. ``unanswered`` marks a request that may
     have reached the server without a whole answer coming back: it may have been billed. ``cost_pd``
-    is in picodollars (``core.money``), None where it is not known.
+    is in picodollars (``core.money``), None where it is not known; ``billed_from`` names the
+    reading that priced it (``core.billing``). ``usage_raw`` is the server's usage object, as JSON
+    text.
     """
 
     row: int
@@ -215,13 +235,16 @@ class Attempt(NamedTuple):
     request_id: str | None
     unanswered: bool
     ttft_s: float | None = None
+    usage_raw: str | None = None
+    billed_from: str | None = None
 
 
 class Outcome(NamedTuple):
     """The final state of a row: a completion or a failure, never both (the journal refuses it).
 
     ``attempt`` is the exchange that decided it (None for a row that was never sent); earlier
-    exchanges reach the journal on their own. ``response`` is the reply's text as it is to be kept.
+    exchanges reach the journal on their own. ``response`` is the reply's text as it is to be kept;
+    ``model_asked`` the model that the deciding request named.
     """
 
     row: int
@@ -232,6 +255,7 @@ class Outcome(NamedTuple):
     attempt: Attempt | None
     request_hash: str | None
     response: str | None
+    model_asked: str | None = None
 
     @property
     def ok(self) -> bool:

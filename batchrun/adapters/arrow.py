@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from batchrun.records import (
     Choice,
     Completion,
     Failure,
+    Media,
     Outcome,
     ToolCall,
     Usage,
@@ -43,6 +45,9 @@ CHOICE = pa.struct(
         ("logprobs", pa.string()),
     ]
 )
+MEDIUM = pa.struct(
+    [("kind", pa.string()), ("mime", pa.string()), ("bytes", pa.binary()), ("file", pa.string())]
+)
 JEMALLOC_PAGE_BYTES = 4096
 _MOMENT = pa.timestamp("us", tz="UTC")
 
@@ -65,6 +70,7 @@ RESULT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("completion_tokens", pa.int64()),
     ("total_tokens", pa.int64()),
     ("cached_tokens", pa.int64()),
+    ("cache_write_tokens", pa.int64()),
     ("reasoning_tokens", pa.int64()),
     ("cost_usd", pa.float64()),
     ("attempts", pa.int32()),
@@ -78,6 +84,8 @@ RESULT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("latency_s", pa.float64()),
     ("ttft_s", pa.float64()),
     ("request_hash", pa.string()),
+    ("model_asked", pa.string()),
+    ("media", pa.list_(MEDIUM)),
     ("response", pa.string()),
 )
 RESULT_TYPES = tuple(kind for _, kind in RESULT_FIELDS)
@@ -102,10 +110,13 @@ ATTEMPT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("completion_tokens", pa.int64()),
     ("total_tokens", pa.int64()),
     ("cached_tokens", pa.int64()),
+    ("cache_write_tokens", pa.int64()),
     ("reasoning_tokens", pa.int64()),
     ("cost_usd", pa.float64()),
     ("request_id", pa.string()),
     ("unanswered", pa.bool_()),
+    ("usage_raw", pa.string()),
+    ("billed_from", pa.string()),
 )
 ATTEMPT_TYPES = tuple(kind for _, kind in ATTEMPT_FIELDS)
 
@@ -121,6 +132,7 @@ USAGE_SCHEMA = pa.schema(
         ("completion_tokens", pa.int64()),
         ("total_tokens", pa.int64()),
         ("cached_tokens", pa.int64()),
+        ("cache_write_tokens", pa.int64()),
         ("reasoning_tokens", pa.int64()),
         ("rows_without_usage", pa.int64()),
         ("cost_usd", pa.float64()),
@@ -129,18 +141,49 @@ USAGE_SCHEMA = pa.schema(
     ]
 )
 
+ADDED_LATER = frozenset(("cache_write_tokens", "media", "model_asked", "usage_raw", "billed_from"))
+"""Columns that parts of version 0.1 lack. They read as null."""
+
 # Text that differs in nearly every row gains nothing from a dictionary.
 _PLAIN = frozenset(
     """
     row custom_id content reasoning refusal tool_calls choices response_id created request_id
-    started_at latency_s ttft_s request_hash response queue_s cost_usd
+    started_at latency_s ttft_s request_hash response queue_s cost_usd media usage_raw
     """.split()
 )
 
 
 def results_schema(carried: pa.Schema) -> pa.Schema:
-    """The schema of every results part: the fixed columns, then the carried ones."""
-    return pa.schema([pa.field(name, kind) for name, kind in RESULT_FIELDS] + list(carried))
+    """The schema of every results part: the fixed columns, then the carried ones.
+
+    A run that an earlier version began may carry an input column under a name that only a later
+    version gave to a column of its own. The carried one keeps it.
+    """
+    taken = {name.casefold() for name in carried.names} & ADDED_LATER
+    fixed = [pa.field(name, kind) for name, kind in RESULT_FIELDS if name not in taken]
+    return pa.schema(fixed + list(carried))
+
+
+def lacks_only_later(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a part's columns are those of ``schema``, some ``ADDED_LATER`` aside."""
+    names = set(found.names)
+    wanted = [f for f in schema if f.name in names or f.name not in ADDED_LATER]
+    return [(f.name, f.type) for f in found] == [(f.name, f.type) for f in wanted]
+
+
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with the columns of ``schema``, nulls for those that it lacks."""
+    if table.schema.names != schema.names:
+        table = pa.table(
+            [
+                table.column(field.name)
+                if field.name in table.schema.names
+                else pa.nulls(table.num_rows, field.type)
+                for field in schema
+            ],
+            names=schema.names,
+        )
+    return table.cast(schema)
 
 
 def attempts_schema() -> pa.Schema:
@@ -184,17 +227,23 @@ def tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
 # stands in. The names on the left are the records' fields in their order (batchrun.records).
 
 _NO_CHOICE = (None,) * len(Choice._fields)
-_NO_COMPLETION = (_NO_CHOICE, *(None,) * (len(Completion._fields) - 2), NO_USAGE)
+_NO_COMPLETION = Completion(_NO_CHOICE, *(None,) * 6, NO_USAGE)  # type: ignore[arg-type]
 _NO_FAILURE = (None,) * len(Failure._fields)
 _NO_ATTEMPT = tuple(NO_USAGE if name == "usage" else None for name in Attempt._fields)
+_OF_RESULTS = itemgetter(
+    *map(
+        Attempt._fields.index,
+        "endpoint started_at_us latency_s http_status usage cost_pd request_id ttft_s".split(),
+    )
+)
 
 
 def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     """Outcomes as arrays in the order of ``RESULT_FIELDS``."""
-    row, custom_id, completions, failures, attempts, decided, request_hash, response = _turned(
-        outcomes, len(Outcome._fields)
+    row, custom_id, completions, failures, attempts, decided, request_hash, response, asked = (
+        _turned(outcomes, len(Outcome._fields))
     )
-    first, choices, model, response_id, fingerprint, tier, created_s, usages = _turned(
+    first, choices, model, response_id, fingerprint, tier, created_s, usages, media = _turned(
         [completion or _NO_COMPLETION for completion in completions], len(Completion._fields)
     )
     _, content, reasoning, refusal, finish_reason, tool_calls, _ = _turned(
@@ -203,9 +252,8 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     error_class, code, message = _turned(
         [failure or _NO_FAILURE for failure in failures], len(Failure._fields)
     )
-    _, _, endpoint, _, _, started, _, latency, status, _, _, _, used, cost, request_id, _, ttft = (
-        _turned([attempt or _NO_ATTEMPT for attempt in decided], len(Attempt._fields))
-    )
+    turned = _turned([attempt or _NO_ATTEMPT for attempt in decided], len(Attempt._fields))
+    endpoint, started, latency, status, used, cost, request_id, ttft = _OF_RESULTS(turned)
     cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
     # A failure's tokens are those of its last attempt.
     usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
@@ -224,7 +272,7 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         fingerprint,
         tier,
         [None if created is None else created * 1000 for created in created_s],
-        *_turned(usages, len(Usage._fields)),
+        *_token_columns(usages),
         cost,
         attempts,
         status,
@@ -237,6 +285,8 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         latency,
         ttft,
         request_hash,
+        asked,
+        [_media(several) for several in media],
         response,
     )
     return columns(values, RESULT_TYPES)
@@ -244,10 +294,18 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
 
 def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
     """Attempts as arrays in the order of ``ATTEMPT_FIELDS``."""
-    *before, usages, cost, request_id, unanswered, _ = _turned(attempts, len(Attempt._fields))
+    *before, usages, cost, request_id, unanswered, _, raw, read = _turned(
+        attempts, len(Attempt._fields)
+    )
     cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    values = (*before, *_turned(usages, len(Usage._fields)), cost, request_id, unanswered)
+    values = (*before, *_token_columns(usages), cost, request_id, unanswered, raw, read)
     return columns(values, ATTEMPT_TYPES)
+
+
+def _token_columns(usages: Sequence[Usage]) -> Sequence[Sequence[Any]]:
+    """The counts in the order of the columns; a record has what came later at its end."""
+    prompt, completion, total, cached, reasoning, cache_write = _turned(usages, len(Usage._fields))
+    return prompt, completion, total, cached, cache_write, reasoning
 
 
 def _turned(records: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
@@ -259,6 +317,12 @@ def _tool_calls(calls: tuple[ToolCall, ...] | None) -> list[dict[str, Any]] | No
     if calls is None:
         return None
     return [{"id": c.id, "type": c.type, "name": c.name, "arguments": c.arguments} for c in calls]
+
+
+def _media(media: tuple[Media, ...] | None) -> list[dict[str, Any]] | None:
+    if media is None:
+        return None
+    return [{"kind": m.kind, "mime": m.mime, "bytes": m.data, "file": m.file} for m in media]
 
 
 def _choices(choices: tuple[Choice, ...] | None) -> list[dict[str, Any]] | None:

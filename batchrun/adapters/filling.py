@@ -132,13 +132,23 @@ class Filling:
         return self._totals
 
     def _add(self, records: Records, outcomes: list[Outcome], *, last: bool) -> None:
-        """Take a piece: outcomes, and the attempts of these rows and of those between them."""
+        """Take outcomes, and whatever else is known of the rows in front of their end."""
         high = self._end if last else outcomes[-1].row + 1
+        if self._old_results.found:
+            # Of a large old part a few rows at a time are in memory.
+            first = outcomes[0].row if outcomes else high
+            while self.next_row + PIECE_ROWS < first:
+                self._add_piece(records, [], self.next_row + PIECE_ROWS)
+        self._add_piece(records, outcomes, high)
+
+    def _add_piece(self, records: Records, outcomes: list[Outcome], high: int) -> None:
+        """Take a piece: outcomes, and the attempts of these rows and of those between them."""
         ledger = list(records.attempts_below(high))
         alone = not ledger
         ledger += [o.attempt for o in outcomes if o.attempt is not None]
         if not alone:
-            ledger.sort(key=_PLACE)
+            # A row whose failure was withheld has its attempt there twice, the second one decides.
+            ledger = sorted({_PLACE(attempt): attempt for attempt in ledger}.values(), key=_PLACE)
         ledgered = self._attempts_table(ledger, self._old_attempts.below(high))
         old = self._old_results.below(high)
         resulted = self._results_table(records, outcomes, old, ledgered)
@@ -164,6 +174,9 @@ class Filling:
         """A piece of the results, old rows and new ones; ``ledgered`` is the ledger of both."""
         rows = [outcome.row for outcome in outcomes]
         fixed = arrow.result_columns(outcomes)
+        if len(fixed) + len(self._shape.carried) > len(self._shape.results):
+            names = self._shape.results.names[: -len(self._shape.carried)]
+            fixed = [fixed[arrow.RESULT_NAMES.index(name)] for name in names]
         carried = self._gather(records, rows).columns if len(self._shape.carried) else []
         new = pa.Table.from_arrays([*fixed, *carried], schema=self._shape.results)
         if old is None:

@@ -20,7 +20,7 @@ LOST = "ledger_lost"
 _FROM_RESULT = tuple(
     name
     for name, _ in arrow.ATTEMPT_FIELDS
-    if name not in ("attempt", "queue_s", "retry_after_s", "unanswered")
+    if name not in ("attempt", "queue_s", "retry_after_s", "unanswered", "usage_raw", "billed_from")
 )
 
 
@@ -81,7 +81,7 @@ def _line(row: int, number: int, result: Mapping[str, Any] | None) -> tuple[Any,
         known: dict[str, Any] = {"error_class": "connection", "error_code": LOST}
     else:
         answered = result["http_status"] is not None or result["error_class"] is None
-        known = {name: result[name] for name in _FROM_RESULT}
+        known = {name: result.get(name) for name in _FROM_RESULT}
         known["unanswered"] = False if answered else None
     known |= {"row": row, "attempt": number}
     return tuple(known.get(name) for name, _ in arrow.ATTEMPT_FIELDS)

@@ -9,6 +9,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters import arrow
 from batchrun.adapters.log import REMEDIES
 from batchrun.adapters.store import StoreReader
 from batchrun.errors import DamagedError
@@ -58,7 +59,8 @@ class OldPart:
             self._file = pq.ParquetFile(source, pre_buffer=False)
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(error) from error
-        if not self._file.schema_arrow.equals(self._schema):
+        found = self._file.schema_arrow
+        if not found.equals(self._schema) and not arrow.lacks_only_later(found, self._schema):
             raise self._damaged("its columns are not those of this run")
         self._batches = self._file.iter_batches(
             batch_size=BATCH_ROWS, columns=self._columns, use_threads=False
@@ -101,7 +103,7 @@ class OldPart:
             self._rest = None
         if not pieces:
             return self._wanted().empty_table()
-        return pa.concat_tables(pieces).cast(self._wanted())
+        return arrow.completed(pa.concat_tables(pieces), self._wanted())
 
     def read_through(self) -> None:
         """Read all of it. Raises ``DamagedError`` at the first thing that cannot be read."""

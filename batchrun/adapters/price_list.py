@@ -139,16 +139,17 @@ def _quotes(prices: ModelPrice) -> list[tuple[int, Quote]] | None:
         prices.output_mtok,
         prices.cache_read_mtok,
         prices.output_reasoning_mtok,
+        prices.cache_write_mtok,
     ]
     if kinds[0] is None or kinds[1] is None or prices.requests_kcount is not None:
         return None
     starts = {tier.start for kind in kinds for tier in getattr(kind, "tiers", ())}
     quotes = []
     for above in (-1, *sorted(starts)):
-        given, output, cached, reasoning = (_at(kind, above) for kind in kinds)
+        given, output, cached, reasoning, written = (_at(kind, above) for kind in kinds)
         assert given is not None
         assert output is not None
-        quotes.append((above, Quote(given, output, cached, reasoning)))
+        quotes.append((above, Quote(given, output, cached, reasoning, written)))
     return quotes
 
 

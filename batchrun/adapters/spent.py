@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from batchrun.adapters.journal import Journal, read_attempt, read_outcome
 from batchrun.adapters.log import ATTEMPT, OUTCOME
+from batchrun.core import billing
 from batchrun.core.totals import Totals
 
 
@@ -38,6 +39,7 @@ def spent(journal: Journal) -> Spent:
         totals.add(shard.totals)
     bill_pd, wasted_pd, tokens = published(totals)
     for log in list(journal.logs.values()):
+        counted: set[tuple[int, int]] = set()
         for place in log.places:
             if place.kind == OUTCOME:
                 outcome = read_outcome(log.body(place))
@@ -46,9 +48,11 @@ def spent(journal: Journal) -> Spent:
                 attempt, kept = read_attempt(bytes(log.body(place))), False
             else:
                 continue
-            if attempt is None:
+            # A failure that was withheld for a while is there twice: alone, and as the row's end.
+            if attempt is None or (attempt.row, attempt.number) in counted:
                 continue
-            tokens += _tokens(attempt.usage._asdict())
+            counted.add((attempt.row, attempt.number))
+            tokens += billing.tokens(attempt.usage, attempt.usage_raw) or 0
             if attempt.cost_pd is not None:
                 bill_pd = (bill_pd or 0) + attempt.cost_pd
                 wasted_pd += 0 if kept else attempt.cost_pd

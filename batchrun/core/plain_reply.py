@@ -6,7 +6,7 @@ reads all the others.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,10 @@ _Tokens = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)] | None
 
 class _PromptDetails(msgspec.Struct):
     cached_tokens: _Tokens = None
+    cache_write_tokens: _Tokens = None
+    # As above.
+    cache_creation_tokens: None = None
+    cache_creation_input_tokens: None = None
 
 
 class _CompletionDetails(msgspec.Struct):
@@ -51,7 +55,9 @@ class _PlainUsage(msgspec.Struct):
     cached_tokens: _Tokens = None
     cache_read_input_tokens: _Tokens = None
     reasoning_tokens: _Tokens = None
+    cache_creation_input_tokens: _Tokens = None
     # Other names of the counts are left to the long way.
+    cache_write_tokens: None = None
     input_tokens: None = None
     output_tokens: None = None
     input_tokens_details: None = None
@@ -65,15 +71,23 @@ class _PlainCompletion(msgspec.Struct):
     system_fingerprint: str | None = None
     service_tier: str | None = None
     created: Annotated[int, msgspec.Meta(ge=0, lt=10**11)] | None = None
-    usage: _PlainUsage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
     error: None = None
 
 
 _NOT_COUNTED = _PlainUsage()
 _decode_plain = msgspec.json.Decoder(_PlainCompletion).decode
+_decode_usage = msgspec.json.Decoder(_PlainUsage).decode
 
 
-def plain_completion(body: bytes) -> Completion | None:
+class Plain(NamedTuple):
+    """A completion, and its usage as JSON text; None where it has none."""
+
+    completion: Completion
+    usage_raw: str | None
+
+
+def plain_completion(body: bytes) -> Plain | None:
     """The completion in a body of the most common shape: one choice of text, every field of the
     specified type. None for anything else, which ``reply.parse`` and ``reply.completion`` then
     look at.
@@ -82,16 +96,20 @@ def plain_completion(body: bytes) -> Completion | None:
     """
     try:
         plain = _decode_plain(body)
+        raw = bytes(plain.usage)
+        counts = _decode_usage(raw) if raw else _NOT_COUNTED
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    choice, counts = plain.choices[0], plain.usage
+    choice = plain.choices[0]
     message = choice.message
-    if counts is None:
-        if b'"usage"' in body:
-            return None  # it may stand where some vendors put it
-        counts = _NOT_COUNTED
+    if not raw and b'"usage"' in body:
+        return None  # it may stand where some vendors put it
     prompt, completed = counts.prompt_tokens_details, counts.completion_tokens_details
-    cached = prompt.cached_tokens if prompt is not None else None
+    cached, written = None, counts.cache_creation_input_tokens
+    if prompt is not None:
+        cached = prompt.cached_tokens
+        if prompt.cache_write_tokens is not None:
+            written = prompt.cache_write_tokens
     if cached is None:
         cached = counts.prompt_cache_hit_tokens
         if cached is None:
@@ -102,7 +120,7 @@ def plain_completion(body: bytes) -> Completion | None:
     if reasoned is None:
         reasoned = counts.reasoning_tokens
     reasoning, by_other_name = message.reasoning_content, message.reasoning
-    return Completion(
+    completion = Completion(
         Choice(
             choice.index,
             message.content,
@@ -124,5 +142,7 @@ def plain_completion(body: bytes) -> Completion | None:
             counts.total_tokens,
             cached,
             reasoned,
+            written,
         ),
     )
+    return Plain(completion, raw.decode() if raw else None)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from batchrun.core.billing import PARTS, REPORTED, Billed, adds_up, discrepancy, read
 from batchrun.core.price_table import STANDARD_TIERS, OwnPrice
 from batchrun.core.pricing import Price, price
 from batchrun.core.reported_cost import reported_pd
@@ -66,26 +67,47 @@ class PriceBook:
         self._known: dict[tuple[str, str, str | None, str | None], tuple[int, Price | None]] = {}
         self._dearest: dict[tuple[str, str, str, str | None], tuple[int, tuple[Price, ...]]] = {}
         self._told: set[tuple[str, str | None]] = set()
+        self._discrepancy_told = False
 
-    def cost_pd(
+    def bill(
         self,
         endpoint: str,
         asked: str,
         answered: str | None,
         tier: str | None,
         usage: Usage,
-        body: bytes,
+        usage_raw: str | None,
+        headers: Mapping[str, str],
         wall_us: int,
-    ) -> int | None:
-        """The cost of an exchange in picodollars; None where it is not known, never 0 instead.
+    ) -> tuple[int | None, str | None]:
+        """The cost of an exchange in picodollars, None where it is not known, never 0 instead; and
+        which reading of its usage priced it (``core.billing``).
 
         ``asked`` and ``answered`` are the models; the latter's price counts if there is one.
+        ``usage_raw`` is the usage as the server sent it, ``headers`` are those of its reply.
         """
-        cost_pd = reported_pd(body)
-        if cost_pd is not None or usage == NO_USAGE:
-            return cost_pd
+        cost_pd = reported_pd(usage_raw, headers)
+        if cost_pd is not None:
+            return cost_pd, REPORTED
+        if usage == NO_USAGE:
+            return None, None
         found = self._price(endpoint, asked, answered, tier, wall_us)
-        return None if found is None else found.cost_pd(usage)
+        if adds_up(usage):
+            cost_pd, source = None if found is None else found.cost_pd(usage), PARTS
+        else:
+            billed = read(usage, usage_raw)
+            if billed is None:
+                return None, None
+            cost_pd, source = None if found is None else found.bill_pd(billed), billed.source
+            if billed.odd:
+                self._note_discrepancy(usage, billed)
+        return cost_pd, None if cost_pd is None else source
+
+    def _note_discrepancy(self, usage: Usage, billed: Billed) -> None:
+        """Say so once, however many answers there are."""
+        if not self._discrepancy_told:
+            self._discrepancy_told = True
+            self._say(discrepancy(usage, billed))
 
     def _price(
         self, endpoint: str, asked: str, answered: str | None, tier: str | None, wall_us: int

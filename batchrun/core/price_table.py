@@ -24,7 +24,8 @@ BATCH_TIERS = frozenset(("flex", "batch"))
 
 class OwnPrice(NamedTuple):
     """One of the tables: USD per million tokens. What is None falls back: ``cached_input`` to the
-    input's price, ``reasoning`` to the output's, ``batch_*`` to the standard ones.
+    input's price, ``reasoning`` to the output's, ``cache_write`` to 1.25 times the input's,
+    ``batch_*`` to the standard ones.
     """
 
     input: Decimal
@@ -33,16 +34,20 @@ class OwnPrice(NamedTuple):
     reasoning: Decimal | None = None
     batch_input: Decimal | None = None
     batch_output: Decimal | None = None
+    cache_write: Decimal | None = None
 
     def quote(self, tier: str | None) -> Quote:
         """The prices of a service tier."""
         if tier not in BATCH_TIERS:
-            return Quote(self.input, self.output, self.cached_input, self.reasoning)
+            return Quote(
+                self.input, self.output, self.cached_input, self.reasoning, self.cache_write
+            )
         return Quote(
             self.input if self.batch_input is None else self.batch_input,
             self.output if self.batch_output is None else self.batch_output,
             self.cached_input,
             self.reasoning,
+            self.cache_write,
         )
 
     def knows(self, tier: str | None) -> bool:

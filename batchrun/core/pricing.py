@@ -1,8 +1,8 @@
 """What tokens cost: a price, and the exact cost of one exchange by it.
 
-Prompt tokens from the cache are part of the prompt tokens, reasoning tokens part of the completion
-tokens; each kind is billed at its own rate. All is integers: a price that is finer than a
-picodollar per token has a divisor, and the cost of an exchange is rounded once, half to even.
+Each kind of token is billed at its own rate; ``core.billing`` says how many there are of each. All
+is integers: a price that is finer than a picodollar per token has a divisor, and the cost of an
+exchange is rounded once, half to even.
 """
 
 from __future__ import annotations
@@ -13,22 +13,29 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+from batchrun.core.billing import Billed, adds_up, read
 from batchrun.core.money import PICODOLLARS, half_even, settled
 from batchrun.records import Usage
 
 EXCHANGE_USD_MAX = 10_000
 """One exchange that seems to cost more has junk for a token count or a cost."""
 EXCHANGE_PD_MAX = EXCHANGE_USD_MAX * PICODOLLARS
+CACHE_WRITE_TIMES = Decimal("1.25")
+"""What a token that is written into the cache costs where no price says so, as a multiple of the
+input's price (OpenAI from GPT-5.6 on, Anthropic for a cache of five minutes)."""
 _PER_TOKENS = 10**6
 
 
 class Quote(NamedTuple):
-    """USD per million tokens; a kind without a price of its own has the one of its whole."""
+    """USD per million tokens; a kind without a price of its own has the one of its whole, and
+    ``cache_write`` ``CACHE_WRITE_TIMES`` the input's.
+    """
 
     input: Decimal
     output: Decimal
     cached_input: Decimal | None = None
     reasoning: Decimal | None = None
+    cache_write: Decimal | None = None
 
 
 class Rates(NamedTuple):
@@ -38,6 +45,7 @@ class Rates(NamedTuple):
     cached: int
     output: int
     reasoning: int
+    written: int
 
 
 class Price(NamedTuple):
@@ -51,32 +59,31 @@ class Price(NamedTuple):
     divisor: int = 1
     steps: tuple[tuple[int, Rates], ...] = ()
 
-    def cost_pd(self, usage: Usage) -> int | None:
-        """The cost of an exchange in picodollars; None where the counts do not tell it."""
-        prompt, completion, total, cached, reasoning = usage
-        if prompt is None or completion is None:
-            if total is None:
-                return None
-            if prompt is None and completion is not None:
-                prompt = total - completion
-            elif completion is None and prompt is not None:
-                completion = total - prompt
-            if prompt is None or completion is None or prompt < 0 or completion < 0:
-                return None
+    def cost_pd(self, usage: Usage, raw: str | None = None) -> int | None:
+        """The cost of an exchange in picodollars; None where the counts do not tell it. ``raw`` is
+        the usage as the server sent it.
+        """
+        prompt, completion = usage[:2]
+        if prompt is not None and completion is not None and adds_up(usage):
+            return self._cost_pd(prompt, prompt, 0, 0, completion, 0)
+        billed = read(usage, raw)
+        return None if billed is None else self.bill_pd(billed)
+
+    def bill_pd(self, billed: Billed) -> int | None:
+        """The cost of these tokens in picodollars; None where it is more than can be meant."""
+        return self._cost_pd(billed.prompt, *billed[:5])
+
+    def _cost_pd(
+        self, prompt: int, fresh: int, cached: int, written: int, output: int, reasoning: int
+    ) -> int | None:
         rates = self.rates
         for above, others in self.steps:
             if prompt > above:
                 rates = others
                 break
-        cost = prompt * rates.input + completion * rates.output
-        if cached:
-            cost += min(cached, prompt) * (rates.cached - rates.input)
-        if reasoning:
-            if total == prompt + completion + reasoning:
-                # Said to come on top (xAI): the total tells.
-                cost += reasoning * rates.reasoning
-            else:
-                cost += min(reasoning, completion) * (rates.reasoning - rates.output)
+        cost = fresh * rates.input + output * rates.output
+        if cached or written or reasoning:
+            cost += cached * rates.cached + written * rates.written + reasoning * rates.reasoning
         if self.divisor != 1:
             cost = half_even(cost, self.divisor)
         return settled(cost) if cost <= EXCHANGE_PD_MAX else None
@@ -86,7 +93,7 @@ class Price(NamedTuple):
         listed = [self.rates]
         listed += [rates for above, rates in self.steps if input_tokens > above]
         most = max(
-            input_tokens * max(rates.input, rates.cached)
+            input_tokens * max(rates.input, rates.cached, rates.written)
             + output_tokens * max(rates.output, rates.reasoning)
             for rates in listed
         )
@@ -106,7 +113,10 @@ def price(quote: Quote, steps: Iterable[tuple[int, Quote]] = ()) -> Price:
 def _per_token(quote: Quote) -> list[Fraction]:
     cached = quote.input if quote.cached_input is None else quote.cached_input
     reasoning = quote.output if quote.reasoning is None else quote.reasoning
+    written = quote.cache_write
+    if written is None:
+        written = quote.input * CACHE_WRITE_TIMES
     return [
         Fraction(usd) * PICODOLLARS / _PER_TOKENS
-        for usd in (quote.input, cached, quote.output, reasoning)
+        for usd in (quote.input, cached, quote.output, reasoning, written)
     ]

@@ -132,6 +132,7 @@ def usage(value: object) -> Usage:
         total_tokens=_first_count(value, _TOTAL),
         cached_tokens=_first_count(value, _CACHED),
         reasoning_tokens=_first_count(value, _REASONING),
+        cache_write_tokens=_first_count(value, _CACHE_WRITE),
     )
 
 
@@ -145,6 +146,14 @@ _CACHED = (
     ("prompt_cache_hit_tokens",),  # DeepSeek
     ("cached_tokens",),  # Moonshot
     ("cache_read_input_tokens",),  # Anthropic, behind a proxy
+)
+_CACHE_WRITE = (
+    ("prompt_tokens_details", "cache_write_tokens"),  # OpenAI from GPT-5.6 on, OpenRouter
+    ("input_tokens_details", "cache_write_tokens"),
+    ("prompt_tokens_details", "cache_creation_tokens"),  # LiteLLM
+    ("prompt_tokens_details", "cache_creation_input_tokens"),  # DashScope
+    ("cache_write_tokens",),
+    ("cache_creation_input_tokens",),  # Anthropic, behind a proxy
 )
 _REASONING = (
     ("completion_tokens_details", "reasoning_tokens"),
@@ -166,16 +175,24 @@ def _first_count(value: dict[str, Any], places: tuple[tuple[str, ...], ...]) -> 
 
 def usage_of(value: object) -> Usage:
     """The usage in a parsed body: at its place, or where Moonshot and Groq put it."""
+    return usage_and_text(value)[0]
+
+
+def usage_and_text(value: object) -> tuple[Usage, str | None]:
+    """The same, and the object that it was read from as JSON text; None where there is none."""
     if not isinstance(value, dict):
-        return NO_USAGE
+        return NO_USAGE, None
     groq, choices = value.get("x_groq"), value.get("choices")
     last = choices[0] if isinstance(choices, list) and choices else None
+    told: object = None
     for holder in (value, last, groq):
         if isinstance(holder, dict):
-            found = usage(holder.get("usage"))
+            there = holder.get("usage")
+            found = usage(there)
             if found != NO_USAGE:
-                return found
-    return NO_USAGE
+                return found, json_text(there)
+            told = there if told is None else told
+    return NO_USAGE, json_text(told) if isinstance(told, dict) else None
 
 
 def failure(error_class: str, code: str | None, message: str) -> Failure:

@@ -6,44 +6,42 @@
 - xAI: ``usage.cost_in_usd_ticks``, 10^10 of them a dollar (docs.x.ai, cost tracking).
 - Perplexity: ``usage.cost.total_cost``, in USD.
 - DeepInfra: ``usage.estimated_cost``, in USD.
+- LiteLLM's proxy: the header ``x-litellm-response-cost``, in USD; 0 and None stand for models that
+  it has no price for (docs.litellm.ai, response headers).
+
+Amounts may be numbers or their text, as gateways in languages with decimal types send them.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from fractions import Fraction
-
-import msgspec
 
 from batchrun.core import reply as reading
 from batchrun.core.money import PICODOLLARS, settled
 from batchrun.core.pricing import EXCHANGE_PD_MAX, EXCHANGE_USD_MAX
 
+COST_HEADER = "x-litellm-response-cost"
 _PD_PER_TICK = PICODOLLARS // 10**10
+_AMOUNT = re.compile(
+    r"\s*\$?\s*([0-9]{1,20}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?)\s*(?:USD)?\s*"
+)
 
 
-class _Answer(msgspec.Struct):
-    usage: dict[str, object] | None = None
-
-
-_decode = msgspec.json.Decoder(_Answer).decode
-
-
-def reported_pd(body: bytes) -> int | None:
-    """The cost in a reply's body, in picodollars; None where it names none that can be meant: a
-    finite number, not negative, at most ``EXCHANGE_USD_MAX``.
+def reported_pd(usage_raw: str | None, headers: Mapping[str, str]) -> int | None:
+    """The cost that a reply names, in picodollars: in its usage, as JSON text, or in a header. None
+    where it names none that can be meant: a finite number, not negative, at most
+    ``EXCHANGE_USD_MAX``.
     """
-    # Nearly every reply ends soon after its usage: from the end it is found at once.
-    place = body.rfind(b'"usage"')
-    if place < 0 or body.find(b"cost", place) < 0:
-        return None
-    try:
-        usage = _decode(body).usage
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        value = reading.parse(body)
-        found = value.get("usage") if isinstance(value, dict) else None
-        usage = found if isinstance(found, dict) else None
-    return None if usage is None else _cost_pd(usage)
+    if usage_raw is not None and "cost" in usage_raw:
+        usage = reading.parse(usage_raw.encode())
+        found = _cost_pd(usage) if isinstance(usage, dict) else None
+        if found is not None:
+            return found
+    told = headers.get(COST_HEADER)
+    return None if told is None else _amount_pd(told) or None
 
 
 def _cost_pd(usage: dict[str, object]) -> int | None:
@@ -63,6 +61,9 @@ def _cost_pd(usage: dict[str, object]) -> int | None:
 
 
 def _amount_pd(value: object) -> int | None:
+    if isinstance(value, str):
+        written = _AMOUNT.fullmatch(value)
+        value = None if written is None else float(written[1])
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if not math.isfinite(value) or not 0 <= value <= EXCHANGE_USD_MAX:

@@ -20,7 +20,9 @@ TOKENS = (
     "total_tokens",
     "cached_tokens",
     "reasoning_tokens",
+    "cache_write_tokens",
 )
+"""In the order of ``records.Usage``."""
 Key = tuple[str | None, str | None, str | None]
 """Endpoint, model, service tier; all None for rows that were never sent."""
 
@@ -108,7 +110,7 @@ class Totals:
         for row, key, cost_pd, unanswered, tokens, day in attempts:
             group = groups.get(key) or self._group(key)
             group["attempts"] += 1
-            prompt, completion, total, cached, reasoning = tokens
+            prompt, completion, total, cached, reasoning, written = tokens
             self._add_day(day, 1, prompt or 0, completion or 0, cost_pd)
             if prompt:
                 group["prompt_tokens"] += prompt
@@ -120,6 +122,8 @@ class Totals:
                 group["cached_tokens"] += cached
             if reasoning:
                 group["reasoning_tokens"] += reasoning
+            if written:
+                group["cache_write_tokens"] += written
             if unanswered:
                 group["unanswered_attempts"] += 1
             if cost_pd is not None:
@@ -182,7 +186,7 @@ class Totals:
         for endpoint, model, tier, sums in recorded["groups"]:
             group = self._group((endpoint, model, tier))
             for name in _COUNTS:
-                group[name] += sums[name]
+                group[name] += sums.get(name, 0)  # an earlier version counted fewer kinds
             for name in _COSTS:
                 # A version that knew no prices recorded no costs either.
                 _add_cost(group, name, sums.get(name))

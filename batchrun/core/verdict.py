@@ -38,7 +38,8 @@ class Verdict(NamedTuple):
 
     ``wait_s`` is the wait the server asked for, None where it named none. ``rule`` names the line
     of the table that decided ("completion" for a success). ``usage`` is what the reply says it
-    cost, completion or not. ``backoff_s`` is the first backoff where the table has one of its own.
+    cost, completion or not, and ``usage_raw`` the object that says so, as JSON text. ``backoff_s``
+    is the first backoff where the table has one of its own.
     """
 
     action: Action
@@ -50,6 +51,7 @@ class Verdict(NamedTuple):
     wait_s: float | None = None
     usage: Usage = NO_USAGE
     backoff_s: float | None = None
+    usage_raw: str | None = None
 
     @property
     def charged(self) -> bool:
@@ -84,9 +86,13 @@ def answered(exchange: Reply | TransportFault) -> Verdict | None:
     circumstances. None for any other, which ``judge`` decides about.
     """
     if isinstance(exchange, Reply) and 200 <= exchange.status < 300:
-        found = plain_completion(exchange.body)
-        if found is not None and found.first.finish_reason not in UNFINISHED_REASONS:
-            return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
+        plain = plain_completion(exchange.body)
+        if plain is not None:
+            found, usage_raw = plain
+            if found.first.finish_reason not in UNFINISHED_REASONS:
+                return Verdict(
+                    _DONE, "completion", found, None, None, "", None, found.usage, None, usage_raw
+                )
     return None
 
 
@@ -100,7 +106,8 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     if 200 <= status < 300:
         found = reading.completion(value)
         if found is not None and not _unfinished(found):
-            return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
+            usage, usage_raw = reading.usage_and_text(value)
+            return Verdict(_DONE, "completion", found, usage=usage, usage_raw=usage_raw)
         return _rule(_without_completion(exchange, value, found, circumstances), circumstances)
     if value is None and _EVENT.match(exchange.body):
         value = reading.parse(fold(exchange.body).body())
@@ -128,6 +135,7 @@ class _Signal(NamedTuple):
     wait_s: float | None = None
     should_retry: bool | None = None
     usage: Usage = NO_USAGE
+    usage_raw: str | None = None
 
 
 def _signal(
@@ -159,7 +167,7 @@ def _signal(
         message,
         wait_s,
         header.should_retry(reply.headers),
-        reading.usage_of(value),
+        *reading.usage_and_text(value),
     )
 
 
@@ -241,6 +249,7 @@ def _rule(signal: _Signal, circumstances: Circumstances) -> Verdict:
         wait_s=signal.wait_s,
         usage=signal.usage,
         backoff_s=rule.backoff_s,
+        usage_raw=signal.usage_raw,
     )
 
 

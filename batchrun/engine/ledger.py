@@ -31,7 +31,7 @@ def ledger_line(
     fault = None if isinstance(exchange, Reply) else exchange
     reply = exchange if isinstance(exchange, Reply) else exchange.partial
     completion = verdict.completion
-    usage = verdict.usage
+    usage, usage_raw = verdict.usage, verdict.usage_raw
     if reply is not None and reply.ttft_s is not None:
         # The event loop's clock ticks in milliseconds: an answer of one token, which arrives
         # whole, would end before it began.
@@ -41,15 +41,17 @@ def ledger_line(
         # Half an answer, and one that was refused, may still have told what it cost.
         told = reading.parse(reply.body)
     if fault is not None and reply is not None:
-        usage = reading.usage(told.get("usage")) if isinstance(told, dict) else NO_USAGE
+        usage, usage_raw = reading.usage_and_text(told)
     asked = run.request.model
     if completion is not None:
         answered, tier = completion.model, completion.service_tier
     else:
         answered, tier = (_text(told, name) for name in ("model", "service_tier"))
-    cost_pd = None
+    cost_pd, billed_from = None, None
     if prices is not None and reply is not None:
-        cost_pd = prices.cost_pd(endpoint, asked, answered, tier, usage, reply.body, wall_us)
+        cost_pd, billed_from = prices.bill(
+            endpoint, asked, answered, tier, usage, usage_raw, reply.headers, wall_us
+        )
     status, request_id, ttft_s = None, None, None
     if reply is not None:
         status, headers, _, ttft_s = reply
@@ -74,6 +76,8 @@ def ledger_line(
         request_id,
         fault is not None and fault.sent and usage == NO_USAGE,
         ttft_s,
+        usage_raw,
+        billed_from,
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from batchrun.core import billing
 from batchrun.core.price_book import PriceBook
 from batchrun.core.verdict import Verdict
 from batchrun.engine.budget import Budget
 from batchrun.errors import TransportFault
-from batchrun.records import Attempt, Reply, Request, Usage
+from batchrun.records import Attempt, Reply, Request
 
 DOUBTFUL = frozenset({408, 499, 504, 524})
 """Statuses by which somebody in between gave up waiting: the model may have answered, for money."""
@@ -91,7 +92,7 @@ class Spending:
         verdict: Verdict,
     ) -> None:
         """The same for an exchange that ended by itself."""
-        told_pd, told = attempt.cost_pd, _tokens(attempt.usage)
+        told_pd, told = attempt.cost_pd, billing.tokens(attempt.usage, attempt.usage_raw)
         if isinstance(exchange, TransportFault) and exchange.sent:
             # A stream that breaks off may have told a part; the model may have gone on.
             told_pd = None if told_pd is None or told_pd <= reserved.cost_pd else told_pd
@@ -116,13 +117,6 @@ class Spending:
             )
         if most:
             self._percent[name] = max(self._percent[name], -(-100 * told // most))
-
-
-def _tokens(usage: Usage) -> int | None:
-    """The tokens that an exchange told of, None where it did not tell all."""
-    prompt, completion, total = usage[:3]
-    parts = None if prompt is None or completion is None else prompt + completion
-    return max((count for count in (total, parts) if count is not None), default=None)
 
 
 def _is_free(exchange: Reply | TransportFault, verdict: Verdict) -> bool:

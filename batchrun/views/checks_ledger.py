@@ -27,6 +27,7 @@ ALIKE = (
     "completion_tokens",
     "total_tokens",
     "cached_tokens",
+    "cache_write_tokens",
     "reasoning_tokens",
     "cost_usd",
 )

@@ -19,11 +19,14 @@ CHUNK_BYTES = 8 * 2**20
 GROUPS_BYTES = 16 * 2**20
 """Of all their columns, those that are not read included."""
 LEDGER_NAMES = tuple(
-    name for name, _ in arrow.ATTEMPT_FIELDS if name not in ("queue_s", "retry_after_s")
+    name
+    for name, _ in arrow.ATTEMPT_FIELDS
+    if name not in ("queue_s", "retry_after_s", "usage_raw", "billed_from")
 )
 _OF_CHOICES = ("content", "refusal", "finish_reason", "tool_calls.list.element.name")
 _UNREAD = frozenset(
-    "custom_id tool_calls choices response_id system_fingerprint created ttft_s response".split()
+    "custom_id tool_calls choices response_id system_fingerprint created ttft_s model_asked media "
+    "response".split()
 )
 RESULT_NAMES = tuple(name for name in arrow.RESULT_NAMES if name not in _UNREAD)
 _TOOL_CALLS = "tool_calls.list.element.name"
@@ -171,13 +174,13 @@ def _single(table: pa.Table, name: str) -> pa.Array | None:
 
 def column_faults(schema: pa.Schema, expected: pa.Schema) -> Iterator[str]:
     """How columns differ from those that a part should have, a sentence each."""
-    if [(f.name, f.type) for f in schema] == [(f.name, f.type) for f in expected]:
+    if arrow.lacks_only_later(schema, expected):
         return
     names, wanted = list(schema.names), list(expected.names)
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield f"it has the column {name!r} more than once"
     for field in expected:
-        if field.name not in names:
+        if field.name not in names and field.name not in arrow.ADDED_LATER:
             yield f"it lacks the column {field.name!r}"
         elif names.count(field.name) == 1 and schema.field(field.name).type != field.type:
             yield (

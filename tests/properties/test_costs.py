@@ -1,5 +1,6 @@
 """Costs, whatever they are: no digit is lost between an attempt and the totals."""
 
+import json
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ from batchrun.adapters import arrow
 from batchrun.core.money import picodollars, settled, usd
 from batchrun.core.price_table import OwnPrice
 from batchrun.core.pricing import EXCHANGE_PD_MAX, price
-from batchrun.core.reported_cost import reported_pd
+from batchrun.core.reported_cost import COST_HEADER, reported_pd
 from batchrun.core.totals import TOKENS, AttemptLine, Totals, day_of
 from batchrun.records import Usage
 from batchrun.testing import samples
@@ -25,7 +26,7 @@ attempts = st.builds(
         0, cost_pd=cost_pd and settled(cost_pd), usage=Usage(*tokens), model=model,
         started_at_us=at_us,
     ),
-    costs, st.tuples(*[counts] * 5), st.sampled_from(["a", "b"]),
+    costs, st.tuples(*[counts] * 6), st.sampled_from(["a", "b"]),
     st.integers(1_767_000_000_000_000, 1_767_400_000_000_000),
 )  # fmt: skip
 
@@ -60,7 +61,7 @@ def test_totals_are_the_sum_of_the_ledger(ledger):
     if known:
         whole = Fraction(sum(known), 10**12)
         assert totals.overall()["cost_usd"] == float(whole)
-    for name, place in zip(TOKENS, range(5), strict=True):
+    for name, place in zip(TOKENS, range(6), strict=True):
         assert totals.overall()[name] == sum(line.usage[place] or 0 for line in ledger)
     for day, found in sums.days.items():
         of_day = [
@@ -72,7 +73,10 @@ def test_totals_are_the_sum_of_the_ledger(ledger):
 
 
 @given(
-    st.builds(OwnPrice, amounts, amounts, st.none() | amounts, st.none() | amounts),
+    st.builds(
+        OwnPrice, amounts, amounts, st.none() | amounts, st.none() | amounts,
+        cache_write=st.none() | amounts,
+    ),
     st.integers(0, 10**6), st.integers(0, 10**6), st.data(),
 )  # fmt: skip
 def test_the_cost_is_the_nearest_picodollar(own, prompt, completion, data):
@@ -81,32 +85,35 @@ def test_the_cost_is_the_nearest_picodollar(own, prompt, completion, data):
     """
     cached = data.draw(st.none() | st.integers(0, prompt))
     reasoning = data.draw(st.none() | st.integers(0, completion))
-    total = prompt + completion
-    found = price(own.quote(None)).cost_pd(Usage(prompt, completion, total, cached, reasoning))
+    c, r = cached or 0, reasoning or 0
+    written = data.draw(st.none() | st.integers(0, prompt - c))
+    w = written or 0
+    usage = Usage(prompt, completion, prompt + completion, cached, reasoning, written)
+    found = price(own.quote(None)).cost_pd(usage)
     from_cache = own.input if own.cached_input is None else own.cached_input
     thought = own.output if own.reasoning is None else own.reasoning
-    c, r = cached or 0, reasoning or 0
+    to_cache = Fraction(own.input) * 5 / 4 if own.cache_write is None else Fraction(own.cache_write)
     exact = (
-        (prompt - c) * Fraction(own.input) + c * Fraction(from_cache)
+        (prompt - c - w) * Fraction(own.input) + c * Fraction(from_cache) + w * to_cache
         + (completion - r) * Fraction(own.output) + r * Fraction(thought)
     ) * 10**6  # fmt: skip
     assert abs(found - exact) <= Fraction(1, 2)
     assert picodollars(usd(found)) == found
 
 
-@given(st.binary(max_size=200) | st.binary().map(lambda b: b'{"usage":{"cost":' + b + b"}}"))
-def test_any_body_has_a_sane_cost_or_none(body):
+@given(st.text(max_size=200) | st.text().map(lambda text: '{"cost":' + text + "}"), st.text())
+def test_any_usage_and_header_have_a_sane_cost_or_none(usage_raw, header):
     """Nothing that a server sends makes a cost that is none."""
-    found = reported_pd(body)
+    found = reported_pd(usage_raw, {COST_HEADER: header})
     assert found is None or 0 <= found <= EXCHANGE_PD_MAX
 
 
 @given(st.floats(0, 10_000))
 def test_a_reported_cost_is_the_number_as_written(cost):
     """Rounded to the picodollar from the decimal digits that stand in the reply."""
-    body = samples.completion_body(usage={"cost": cost})
-    expected = round(Fraction(repr(cost)) * 10**12)
-    assert reported_pd(body) == settled(expected)
+    expected = settled(round(Fraction(repr(cost)) * 10**12))
+    assert reported_pd(json.dumps({"cost": cost}), {}) == expected
+    assert reported_pd(json.dumps({"cost": str(cost)}), {}) == expected
 
 
 def test_dear_lines_by_the_thousand_do_not_overflow():

@@ -124,7 +124,11 @@ def test_the_quick_reading_agrees_with_the_long_one(value):
     """What the quick reading takes for a completion the long one reads the same."""
     body = json.dumps(value).encode()
     quick = plain_reply.plain_completion(body)
-    assert quick is None or repr(quick) == repr(reading.completion(reading.parse(body)))
+    if quick is not None:
+        parsed = reading.parse(body)
+        assert repr(quick.completion) == repr(reading.completion(parsed))
+        told = reading.usage_and_text(parsed)[1]
+        assert json.loads(quick.usage_raw or "null") == json.loads(told or "null")
 
 
 @settings(max_examples=120, deadline=None)

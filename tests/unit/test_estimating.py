@@ -69,7 +69,7 @@ def test_costs_are_of_the_figures():
         "estimate": (100 + 40 * 10) / 1e6,
         "high": (120 + 100 * 10) / 1e6,
     }
-    assert found.models["m"].most_pd() == (500 + MARGIN_TOKENS + 1000) * 10**6
+    assert found.models["m"].most_pd() == ((500 + MARGIN_TOKENS) * 5 // 4 + 1000) * 10**6
     assert said == []
 
 

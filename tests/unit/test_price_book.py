@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from batchrun.core import reply as reading
 from batchrun.core.price_book import PERIOD_US, TOLD_MAX, Listed, PriceBook
 from batchrun.core.price_table import OwnPrice
 from batchrun.core.pricing import Quote, price
@@ -27,9 +28,19 @@ class Books:
         self.asked.append(what)
         return self.listed.get(what[1])
 
-    def cost(self, asked="asked", answered="answered", tier=None, usage=USAGE, body=BODY, at=0):
+    def cost(
+        self,
+        asked="asked",
+        answered="answered",
+        tier=None,
+        usage=USAGE,
+        body=BODY,
+        at=0,
+        headers=None,
+    ):
         """The cost of an exchange."""
-        return self.book.cost_pd("e", asked, answered, tier, usage, body, at)
+        raw = reading.usage_and_text(reading.parse(body))[1]
+        return self.book.bill("e", asked, answered, tier, usage, raw, headers or {}, at)[0]
 
 
 def _listed(usd, **more):

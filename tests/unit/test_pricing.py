@@ -22,16 +22,22 @@ D = Decimal
         (Usage(1000, 200, 1200, 0, 150), 2_500_000_000 + 500_000_000 + 1_800_000_000),
         # Reasoning on top of the completion, which the total tells
         (Usage(1000, 200, 1350, 0, 150), 2_500_000_000 + 2_000_000_000 + 1_800_000_000),
-        # More from the cache than there is, more reasoning than was said: no more than all of it
-        (Usage(1000, 200, 1200, 5000, 5000), 1_250_000_000 + 2_400_000_000),
+        # 100 of the 1,000 are written into the cache, at 1.25 times the input's price
+        (Usage(1000, 200, 1200, 0, 0, 100), 2_250_000_000 + 312_500_000 + 2_000_000_000),
+        # More from the cache than the prompt has: next to it; and so with the reasoning
+        (
+            Usage(1000, 200, 1200, 5000, 5000),
+            2_500_000_000 + 6_250_000_000 + 2_000_000_000 + 60_000_000_000,
+        ),
         # A count that the other two give
         (Usage(1000, None, 1200), 4_500_000_000),
         (Usage(None, 200, 1200), 4_500_000_000),
         # Nothing that could be billed for sure
         (NO_USAGE, None),
         (Usage(1000), None),
-        (Usage(None, None, 1200), None),
-        (Usage(None, 200, 100), None),
+        # Nobody knows which of them are output
+        (Usage(None, None, 1200), 12_000_000_000),
+        (Usage(None, 200, 100), 2_000_000_000),
         (Usage(0, 0, 0), 0),
         # Junk
         (Usage(10**9, 10**9, 2 * 10**9), None),
@@ -45,14 +51,14 @@ def test_hand_computed_costs(usage, cost_pd):
 def test_kinds_without_a_price_have_that_of_their_whole():
     """Cached tokens cost what the prompt costs, reasoning what the completion costs."""
     made = price(Quote(D(2), D(8)))
-    assert made.rates == Rates(2_000_000, 2_000_000, 8_000_000, 8_000_000)
+    assert made.rates == Rates(2_000_000, 2_000_000, 8_000_000, 8_000_000, 2_500_000)
     assert made.cost_pd(Usage(10, 10, 20, 5, 5)) == 100_000_000
 
 
 def test_a_price_finer_than_a_picodollar_is_rounded_once_per_exchange():
     """Half to even, on the whole cost and not on each token's."""
     made = price(Quote(D("0.0000005"), D(0)))  # half a picodollar a token
-    assert made.divisor == 2
+    assert made.divisor == 8  # a token that is written to the cache costs 1.25 of that
     costs = [made.cost_pd(Usage(tokens, 0, tokens)) for tokens in range(8)]
     assert costs == [0, 0, 1, 2, 2, 2, 3, 4]
     third = price(Quote(D("0.0833333333333333"), D(0)))
@@ -71,9 +77,9 @@ def test_long_prompts_have_other_rates():
 
 def test_no_exchange_costs_more_than_can_be():
     """Junk in a count does not become the bill; amounts up to the bound do."""
-    most = Price(Rates(1, 1, 1, 1), 1)
+    most = Price(Rates(1, 1, 1, 1, 1), 1)
     assert most.cost_pd(Usage(10**9, 0, 10**9)) == 10**9
-    dear = Price(Rates(EXCHANGE_PD_MAX, 0, 0, 0), 1)
+    dear = Price(Rates(EXCHANGE_PD_MAX, 0, 0, 0, 0), 1)
     assert dear.cost_pd(Usage(1, 0, 1)) == EXCHANGE_PD_MAX
     assert dear.cost_pd(Usage(2, 0, 2)) is None
 

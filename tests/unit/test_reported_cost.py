@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from batchrun.core.reported_cost import reported_pd
+from batchrun.core import reply as reading
+from batchrun.core.reported_cost import COST_HEADER, reported_pd
 from batchrun.testing.samples import completion_body
 
 USD = 10**12
@@ -26,12 +27,19 @@ USD = 10**12
         ({"cost": {"input_tokens_cost": 0.1, "total_cost": 0.3}}, 300_000_000_000),
         ({"estimated_cost": 2.1e-05}, 21_000_000),
         ({"cost": 10_000}, 10_000 * USD),
+        ({"cost": "0.1"}, 100_000_000_000),
+        ({"cost": "$0.00014"}, 140_000_000),
+        ({"cost": "1.4E-4 USD"}, 140_000_000),
+        ({"estimated_cost": "0.000021"}, 21_000_000),
+        ({"cost": {"total_cost": "0.3"}}, 300_000_000_000),
         # Not what it could mean
         ({"cost": -1}, None),
         ({"cost": 10_001}, None),
         ({"cost": 1e400}, None),
         ({"cost": True}, None),
-        ({"cost": "0.1"}, None),
+        ({"cost": "unknown"}, None),
+        ({"cost": "-0.1"}, None),
+        ({"cost": "1e400"}, None),
         ({"cost": None}, None),
         ({"cost": {}}, None),
         ({"cost": 9e3, "is_byok": True, "cost_details": {"upstream_inference_cost": 9e3}}, None),
@@ -45,7 +53,12 @@ USD = 10**12
 )  # fmt: skip
 def test_costs_of_providers(usage, cost_pd):
     """Each vendor's field is read as that vendor means it; junk counts as nothing said."""
-    assert reported_pd(completion_body(usage=usage)) == cost_pd
+    assert _of_body(completion_body(usage=usage)) == cost_pd
+
+
+def _of_body(body):
+    usage_raw = reading.usage_and_text(reading.parse(body))[1]
+    return reported_pd(usage_raw, {})
 
 
 @pytest.mark.parametrize(
@@ -55,11 +68,32 @@ def test_costs_of_providers(usage, cost_pd):
 )  # fmt: skip
 def test_any_body_is_read(body):
     """What is no reply says nothing of a cost."""
-    assert reported_pd(body) is None
+    assert _of_body(body) is None
 
 
 def test_an_answer_that_speaks_of_costs_is_no_cost():
     """Only the usage counts, whatever the text says; odd JSON is read like everywhere."""
     said = json.dumps({"usage": {"cost": 3}})
-    assert reported_pd(completion_body(said)) is None
-    assert reported_pd(b'\xef\xbb\xbf{"usage": {"cost": 3}, "x": NaN}') == 3 * USD
+    assert _of_body(completion_body(said)) is None
+    assert _of_body(b'\xef\xbb\xbf{"usage": {"cost": 3}, "x": NaN}') == 3 * USD
+
+
+@pytest.mark.parametrize(
+    ("usage_raw", "header", "cost_pd"),
+    [
+        (None, "0.00014", 140_000_000),
+        ('{"total_tokens": 9}', "1.4e-4", 140_000_000),
+        ('{"cost": 2}', "1", 2 * USD),
+        ('{"cost": "unknown"}', "1", USD),
+        (None, "0", None),
+        (None, "0.0", None),
+        (None, "None", None),
+        (None, "", None),
+        (None, "-1", None),
+        (None, None, None),
+    ],
+)
+def test_a_cost_in_a_header(usage_raw, header, cost_pd):
+    """It counts where the body names none. A gateway says 0 or None where it has no price."""
+    headers = {} if header is None else {COST_HEADER: header}
+    assert reported_pd(usage_raw, headers) == cost_pd

@@ -21,7 +21,8 @@ AGAIN = Verdict(Action.AGAIN, "x")
 
 
 def _own(usd, **more):
-    return OwnPrice(Decimal(usd), Decimal(usd), **{k: Decimal(v) for k, v in more.items()})
+    prices = {"cache_write": usd} | more
+    return OwnPrice(Decimal(usd), Decimal(usd), **{k: Decimal(v) for k, v in prices.items()})
 
 
 class World:
@@ -149,6 +150,14 @@ def test_the_dearest_price_that_may_count_is_set_aside(own, named, tier, usd):
     assert reserved == Reserved(usd * ALL[0], ALL[1], usd * ALL[0], ALL[1])
 
 
+def test_the_whole_prompt_may_be_written_into_the_cache():
+    """That costs more than to read it: the worst case is all of it at that price."""
+    look_up = {"m": Listed(price(Quote(Decimal(2), Decimal(3))))}
+    book = PriceBook({"own": _own(1, cache_write="7.5")}, lambda _, m, *__: look_up.get(m), print)
+    assert book.most_pd("e", "m", "m", WORST, 0) == (2_500 + 300) * MILLION
+    assert book.most_pd("e", "own", "own", WORST, 0) == (7_500 + 100) * MILLION
+
+
 def test_a_price_that_rises_soon_is_set_aside():
     """A request may wait for its turn. Looking ahead tells the user nothing."""
     said, asked = [], []
@@ -156,7 +165,8 @@ def test_a_price_that_rises_soon_is_set_aside():
     def look_up(_endpoint, _model, tier, wall_us):
         asked.append(tier)
         usd = (3 if wall_us >= AHEAD_US else 1) * (2 if tier == "priority" else 1)
-        return Listed(price(Quote(Decimal(usd), Decimal(0))), tier_known=False, remark="!")
+        quote = Quote(Decimal(usd), Decimal(0), cache_write=Decimal(usd))
+        return Listed(price(quote), tier_known=False, remark="!")
 
     book = PriceBook({}, look_up, said.append)
     assert book.most_pd("e", "m", "m", WORST, 0) == 6_000 * MILLION

@@ -5,7 +5,7 @@ import json
 from batchrun.core.totals import AttemptLine, ResultLine, Totals, day_of
 
 A, B = ("e", "m-a", None), ("e", "m-b", "flex")
-NONE = (None, None, None, None, None)
+NONE = (None,) * 6
 
 
 USD = 10**12  # picodollars
@@ -43,7 +43,8 @@ def test_nothing_adds_up_to_nothing():
 def test_tokens_are_summed_over_attempts():
     """Every attempt is on the bill, also one that decided nothing."""
     totals = _sum(
-        [_attempt(0, tokens=(1, 2, 3, 4, 5)), _attempt(0, tokens=(10, 0, None, 0, 0))], [_ok(0)]
+        [_attempt(0, tokens=(1, 2, 3, 4, 5, 6)), _attempt(0, tokens=(10, 0, None, 0, 0, 0))],
+        [_ok(0)],
     )
     overall = totals.overall()
     assert overall["attempts"] == 2
@@ -53,6 +54,7 @@ def test_tokens_are_summed_over_attempts():
         3,
     ]
     assert (overall["cached_tokens"], overall["reasoning_tokens"]) == (4, 5)
+    assert overall["cache_write_tokens"] == 6
 
 
 def test_a_row_is_counted_under_its_last_attempt():
@@ -97,8 +99,8 @@ def test_an_unknown_cost_is_not_zero():
 
 def test_shards_add_up_to_the_run():
     """Recorded totals of two shards, through JSON, are the totals of both at once."""
-    first = ([_attempt(0, A, (1, 1, 2, 0, 0), 5), _attempt(1, B)], [_ok(0, cost=5), _error(1)])
-    second = ([_attempt(2, A, (5, 5, 10, 1, 1), 15)], [_ok(2, cost=15), _error(3, "quota")])
+    first = ([_attempt(0, A, (1, 1, 2, 0, 0, 0), 5), _attempt(1, B)], [_ok(0, cost=5), _error(1)])
+    second = ([_attempt(2, A, (5, 5, 10, 1, 1, 1), 15)], [_ok(2, cost=15), _error(3, "quota")])
     whole = _sum(first[0] + second[0], first[1] + second[1])
     summed = Totals()
     for shard in (second, first):
@@ -134,7 +136,7 @@ def test_ten_million_small_costs_are_exact():
 
 def test_days_are_counted_apart():
     """Attempts are booked on the day they were sent, UTC, and sum up to the whole."""
-    tokens = (3, 2, 5, 0, 0)
+    tokens = (3, 2, 5, 0, 0, 0)
     totals = _sum(
         [
             _attempt(0, tokens=tokens, cost=7, day=day_of(1_767_225_599_999_999)),
@@ -158,7 +160,7 @@ def test_what_an_earlier_version_recorded_has_no_days():
     del recorded["unpriced"], recorded["days"]
     for *_, sums in recorded["groups"]:
         del sums["cost_pd"], sums["ok_cost_pd"]
-    totals = _sum([_attempt(1, tokens=(1, 1, 2, 0, 0), cost=5)], [_ok(1, cost=5)])
+    totals = _sum([_attempt(1, tokens=(1, 1, 2, 0, 0, 0), cost=5)], [_ok(1, cost=5)])
     totals.add(recorded)
     assert totals.rows() == (2, 0)
     assert totals.overall()["cost_usd"] == 5e-12

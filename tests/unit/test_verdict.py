@@ -6,7 +6,7 @@ import pytest
 
 from batchrun.core.verdict import Action, Circumstances, judge
 from batchrun.errors import TransportFault
-from batchrun.records import Reply
+from batchrun.records import Reply, Usage
 
 DONE, THROTTLE, FREE = Action.DONE, Action.THROTTLE, Action.FREE
 AGAIN, FAIL, STOP = Action.AGAIN, Action.FAIL, Action.STOP
@@ -349,7 +349,7 @@ def test_an_answer_that_the_server_broke_off_is_tried_again(reason):
     verdict = _judge(200, {"choices": [choice], "usage": usage})
     assert (verdict.action, verdict.error_class) == (AGAIN, "server_error")
     assert verdict.code == reason and reason in verdict.message
-    assert verdict.completion is None and verdict.usage == (3, 4, 7, None, None)
+    assert verdict.completion is None and verdict.usage == Usage(3, 4, 7)
     both = [{"message": {"content": "a"}, "finish_reason": "stop"}, choice]
     assert _judge(200, {"choices": both}).action is AGAIN
     for other in ("stop", "length", "content_filter", "eos", "sensitive", None):
