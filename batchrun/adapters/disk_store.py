@@ -6,11 +6,32 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
+from zlib import crc32
 
 import pyarrow as pa
 
 from batchrun.adapters import disk, files
-from batchrun.adapters.store import KINDS
+from batchrun.adapters.store import KINDS, FileMark
+
+_PARQUET = b"PAR1"
+_TRAILER_BYTES = 8
+"""Length of the footer and ``_PARQUET``: what every Parquet file ends with."""
+FOOTER_BYTES_MAX = 16 * 2**20
+"""A longer footer than that is none of ours."""
+
+
+def _mark(file: io.BufferedReader) -> FileMark:
+    """The mark of an open Parquet file, by a checksum of its footer: that has the place and the
+    length of every column of every row group.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _TRAILER_BYTES))
+    trailer = file.read(_TRAILER_BYTES)
+    length = int.from_bytes(trailer[:4], "little")
+    if trailer[4:] != _PARQUET or length > min(size, FOOTER_BYTES_MAX):
+        return FileMark(size, "footer:none")
+    file.seek(max(0, size - _TRAILER_BYTES - length))
+    return FileMark(size, f"footer:{crc32(file.read(length)):08x}")
 
 
 class DiskStore:
@@ -38,9 +59,24 @@ class DiskStore:
         except FileNotFoundError:
             return None
 
+    def marks(self, names: Sequence[str]) -> dict[str, FileMark]:
+        """See ``store.StoreReader``."""
+        found = {}
+        for name in names:
+            try:
+                with (self.folder / name).open("rb") as file:
+                    found[name] = _mark(file)
+            except FileNotFoundError:
+                pass
+        return found
+
     def open(self, name: str) -> io.BufferedIOBase:
         """See ``store.StoreReader``."""
         return cast("io.BufferedIOBase", pa.OSFile(str(self.folder / name)))
+
+    def peek(self, name: str) -> pa.NativeFile:
+        """See ``store.StoreReader``."""
+        return pa.OSFile(str(self.folder / name))
 
     def prepare(self) -> None:
         """See ``store.Store``."""

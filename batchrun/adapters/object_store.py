@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from batchrun.adapters import disk, files, filesystems
-from batchrun.adapters.store import KINDS
+from batchrun.adapters.store import KINDS, FileMark
 from batchrun.core import addresses
 from batchrun.errors import StorageError
 
@@ -36,7 +36,7 @@ WAIT_S = 1.0
 """Before the second try; twice as long before every further one. Each of them is several, over six
 seconds, where Arrow's own S3 client does not reach the server."""
 PIECE_BYTES = 8 * 2**20
-COPY_THREADS = 16
+THREADS = 16
 OWNER = "owner.json"
 """The object that names the run whose files these are."""
 
@@ -92,9 +92,33 @@ class ObjectStore:
         info = self._tried("look at", name, lambda: self._system.get_file_info(path))
         return info.size if info.type == arrow_fs.FileType.File else None
 
+    def marks(self, names: Sequence[str]) -> dict[str, FileMark]:
+        """See ``store.StoreReader``."""
+        with ThreadPoolExecutor(THREADS) as threads:
+            found = zip(names, threads.map(self._mark, names), strict=True)
+            return {name: mark for name, mark in found if mark is not None}
+
+    def _mark(self, name: str) -> FileMark | None:
+        place = self._place._replace(path=self._path(name))
+
+        def ask() -> FileMark | None:
+            try:
+                version = filesystems.version(place)
+            except FileNotFoundError:
+                return None
+            etag = (version.etag or "").strip('"')
+            return FileMark(version.size, f"etag:{etag}" if etag else "")
+
+        return self._tried("look at", name, ask)
+
     def open(self, name: str) -> io.BufferedIOBase:
         """See ``store.StoreReader``."""
         return self._tried("read", name, functools.partial(self._fetch, name))
+
+    def peek(self, name: str) -> pa.NativeFile:
+        """See ``store.StoreReader``."""
+        path = self._path(name)
+        return self._tried("read", name, lambda: self._system.open_input_file(path))
 
     def _fetch(self, name: str) -> io.BufferedIOBase:
         path = self._path(name)
@@ -209,7 +233,7 @@ class ObjectStore:
                 message = f"{other.where(name)} is not as long as {self.where(name)}; stopped"
                 raise StorageError(message)
 
-        with ThreadPoolExecutor(COPY_THREADS) as threads:
+        with ThreadPoolExecutor(THREADS) as threads:
             list(threads.map(copy, names))
         return names
 
@@ -221,7 +245,7 @@ class ObjectStore:
         def delete(name: str) -> None:
             self._tried("delete", name, lambda: self._delete(self._path(name)))
 
-        with ThreadPoolExecutor(COPY_THREADS) as threads:
+        with ThreadPoolExecutor(THREADS) as threads:
             list(threads.map(delete, (name for name in names if name != OWNER)))
         if OWNER in names:
             delete(OWNER)

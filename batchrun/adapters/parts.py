@@ -14,6 +14,7 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import pyarrow as pa
@@ -33,6 +34,16 @@ from batchrun.errors import StorageError
 from batchrun.records import ShardState
 
 FORMAT = "1"
+
+
+class Footer(NamedTuple):
+    """What the end of a part says of it: its rows, the first and the last of them (nothing where
+    it has none), and whether it lacks columns that version 0.1 did not have.
+    """
+
+    rows: int
+    ends: tuple[int, ...]
+    lacks_columns: bool
 
 
 class Parts:
@@ -87,6 +98,28 @@ class Parts:
         """The names of a shard's part of results and of its part of attempts."""
         name = part_name(shard)
         return f"results/{name}", f"attempts/{name}"
+
+    def footer(self, name: str) -> Footer:
+        """What the footer of a published part says; nothing else of it is read. Raises
+        ``DamagedError`` for what is no part of this run.
+        """
+        schema = self._results_schema if name.startswith("results") else self._attempts_schema
+        where = self.store.where(name)
+        try:
+            with self.store.peek(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
+                found, metadata = part.schema_arrow, part.metadata
+        except (OSError, pa.ArrowException) as error:
+            raise old_part.damaged(where, error) from error
+        if not arrow.lacks_only_later(found, schema):
+            raise old_part.damaged(where, "its columns are not those of this run")
+        place = found.get_field_index("row")
+        ends: list[int] = []
+        for number in range(metadata.num_row_groups):
+            statistics = metadata.row_group(number).column(place).statistics
+            if statistics is not None and statistics.has_min_max:
+                ends += (statistics.min, statistics.max)
+        lacks = len(found.names) < len(schema.names)
+        return Footer(metadata.num_rows, (min(ends), max(ends)) if ends else (), lacks)
 
     def schemas(self) -> tuple[pa.Schema, pa.Schema]:
         """What every part of results, and every part of attempts, looks like."""
@@ -143,9 +176,17 @@ class Parts:
             totals = filling.finish(rest)
             results, attempts = filling.results, filling.attempts
             self.store.publish([attempts, results])
+        pair = self.pair(state.shard)
+        marks = self.store.marks(pair)
         self.grown.rows += sum(totals.rows())
         self.grown.part_bytes += results.size + attempts.size
-        return Published(state, results.digest, attempts.digest, totals.recorded())
+        return Published(
+            state,
+            results.digest,
+            attempts.digest,
+            totals.recorded(),
+            *(marks.get(name) for name in pair),
+        )
 
 
 def write_usage(store: Store, totals: Totals) -> None:

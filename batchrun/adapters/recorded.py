@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 STATES = "journal.db"
-FORMAT = 1
+FORMATS = (1, 2)
+"""Format 2 knows the sizes and marks of parts."""
 APPLICATION_ID = 0x62617472
 
 
@@ -74,10 +75,7 @@ def read(checkpoint: Path) -> Recorded | None:
             _check_file(db, found)
             for key, value in db.execute("SELECT key, value FROM meta"):
                 found.meta[key] = _value(key, value, found)
-            for row in db.execute(
-                "SELECT shard, rows_read, digest, file, offset, line, generation, complete, "
-                "results_sha256, attempts_sha256, totals FROM shards ORDER BY shard"
-            ):
+            for row in db.execute("SELECT * FROM shards ORDER BY shard"):
                 _shard(row, found)
     except (OSError, sqlite3.Error) as error:
         found.faults.append(f"it cannot be read: {error}")
@@ -112,8 +110,9 @@ def _check_file(db: sqlite3.Connection, found: Recorded) -> None:
     (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if mark != APPLICATION_ID:
         found.faults.append("it is no batchrun checkpoint")
-    if version != FORMAT:
-        found.faults.append(f"it has format {version}; this version reads format {FORMAT}")
+    if version not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
+        found.faults.append(f"it has format {version}; this version reads formats {known}")
     if sound != "ok":
         found.faults.append(str(sound))
 
@@ -129,11 +128,13 @@ def _value(key: str, value: object, found: Recorded) -> Any:
 
 
 def _shard(row: tuple[Any, ...], found: Recorded) -> None:
-    shard, rows_read, digest, _, _, _, generation, complete, results, attempts, text = row
+    shard, rows_read, digest, _, _, _, generation, complete, results, attempts, text, *marks = row
     totals = _value(f"totals of shard {shard}", text, found)
     totals = totals if isinstance(totals, dict) else {}
     crc = totals.pop("crc32", None)
-    whole = json.dumps((*row[:10], totals), default=bytes.hex, sort_keys=True).encode()
+    marked = [] if all(mark is None for mark in marks) else marks
+    told = (*row[:10], *marked, totals)
+    whole = json.dumps(told, default=bytes.hex, sort_keys=True).encode()
     if crc is not None and crc != zlib.crc32(whole):
         found.faults.append(f"what it says of shard {shard} changed on the disk")
     if generation < 1:

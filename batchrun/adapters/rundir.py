@@ -21,7 +21,7 @@ from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.interrupted import recover_flights
 from batchrun.adapters.journal import STATES, Journal
 from batchrun.adapters.lock import Lock
-from batchrun.adapters.old_part import damaged
+from batchrun.adapters.part_check import Looked, look_at_parts
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
 from batchrun.adapters.repair import Repair
@@ -146,7 +146,7 @@ def open_run(
             found = Compared(_begin(journal, settings, given), grown=False)
         reader = _reader(given, found.carry, journal, changes)
         parts = Parts(store, journal, found.carry.schema)
-        _sound_parts(parts, journal, reader, repair)
+        looked = _sound_parts(parts, journal, reader, repair)
         opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
         opened.reads_once = given.pipe is not None
         _recover(opened, settings, say)
@@ -156,6 +156,7 @@ def open_run(
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
         _plan(opened, settings, grown=found.grown)
+        _bring_up(opened, looked, say, grown=found.grown)
     except BaseException:
         if journal is not None:
             journal.close()
@@ -176,14 +177,36 @@ def _sound_checkpoint(
         repair.generations()
 
 
-def _sound_parts(parts: Parts, journal: Journal, reader: Reader, repair: Repair | None) -> None:
-    """Raises ``DamagedError`` where a recorded part is missing, or has it repaired."""
-    if repair is None:
-        _refuse_missing_parts(parts, journal)
-    else:
+def _sound_parts(parts: Parts, journal: Journal, reader: Reader, repair: Repair | None) -> Looked:
+    """Raises ``DamagedError`` where a part is not what was published, or has it repaired."""
+    if repair is not None:
         parts.prepare()
         repair.blocks(journal, reader)
         repair.parts(parts, journal)
+    return look_at_parts(parts, journal)
+
+
+def _bring_up(
+    opened: RunDirectory, looked: Looked, say: Callable[[str], None], *, grown: bool
+) -> None:
+    """Record what the parts are known by. Where rows are about to be added, parts of an earlier
+    version get the columns that these will have: all parts are to read as one table.
+    """
+    journal, parts = opened.journal, opened.parts
+    whole = sum(opened.done) == journal.states.get("input_rows") and not grown
+    idle = not opened.touched and not opened.again.shards and (whole or not opened.spans)
+    outdated = [] if idle else [n for n in looked.outdated if n not in journal.logs]
+    kept = [one for one in looked.unmarked if one.state.shard not in {*outdated, *journal.logs}]
+    if kept:
+        journal.states.mark(kept)
+    if outdated:
+        say(
+            f"{len(outdated):,} parts of an earlier version are written again, with the columns "
+            "that it lacked; no row of them is sent"
+        )
+        parts.require_room(outdated)
+        for shard in outdated:
+            publish(parts, journal, journal.next_state(shard, complete=False))
 
 
 def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
@@ -288,19 +311,6 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     if names != ours or journal.states.get("endpoints") is None:
         journal.states.put(endpoints=ours)
     journal.drop_idle()
-
-
-def _refuse_missing_parts(parts: Parts, journal: Journal) -> None:
-    """What is recorded as published is there, as far as a look at the folders can tell."""
-    there = {kind: set(parts.store.names(kind)) for kind in KINDS}
-    for published in journal.states.published():
-        pair = parts.pair(published.state.shard)
-        for name in pair:
-            kind, _, file = name.partition("/")
-            if file not in there[kind]:
-                raise damaged(parts.store.where(name), "it is missing")
-        if not published.results_sha256:
-            raise damaged(parts.store.where(pair[0]), "a --repair of it did not come to its end")
 
 
 def _send_again(

@@ -4,7 +4,10 @@ Tables (format ``FORMAT``, in ``PRAGMA user_version``):
 
 - ``meta``: settings, input and schema fingerprints, one JSON or binary value a key.
 - ``shards``: per published shard, how far its input was read (rows, digest, end), the generation
-  of its parts, their digests and totals.
+  of its parts, their digests and totals, and the marks by which they are known again.
+
+Format 1, of version 0.1, has no marks. It is read as it is, and becomes format 2 with the first
+write, so that a start which is refused leaves it to the version that made it.
 """
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ from typing import Any
 
 from batchrun.adapters import files
 from batchrun.adapters.log import damaged
+from batchrun.adapters.store import FileMark
 from batchrun.errors import StorageError, UsageError
 from batchrun.records import Position, ShardState
 
-FORMAT = 1
+FORMAT = 2
+OLDEST_FORMAT = 1
 APPLICATION_ID = 0x62617472  # "batr"
 
 _SCHEMA = (
@@ -35,12 +40,21 @@ _SCHEMA = (
         "digest BLOB NOT NULL, file INTEGER NOT NULL, offset INTEGER NOT NULL, "
         "line INTEGER NOT NULL, "
         "generation INTEGER NOT NULL, complete INTEGER NOT NULL, results_sha256 TEXT NOT NULL, "
-        "attempts_sha256 TEXT NOT NULL, totals TEXT NOT NULL)"
+        "attempts_sha256 TEXT NOT NULL, totals TEXT NOT NULL, "
+        "results_bytes INTEGER, results_mark TEXT, attempts_bytes INTEGER, attempts_mark TEXT)"
     ),
 )
+_ADDED = (
+    "results_bytes INTEGER",
+    "results_mark TEXT",
+    "attempts_bytes INTEGER",
+    "attempts_mark TEXT",
+)
+"""The columns that format 1 lacks."""
 
-
-_INSERT = "INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT = "SELECT * FROM shards ORDER BY shard"
+_SELECT_OLD = "SELECT *, NULL, NULL, NULL, NULL FROM shards ORDER BY shard"
 _CRC = "crc32"
 
 
@@ -52,6 +66,8 @@ class Published:
     results_sha256: str
     attempts_sha256: str
     totals: dict[str, Any]
+    results_mark: FileMark | None = None
+    attempts_mark: FileMark | None = None
 
 
 class StateFile:
@@ -64,6 +80,7 @@ class StateFile:
         another format version, ``StorageError`` where it cannot be opened.
         """
         self.path = path
+        self._old = False
         self._writing = threading.Lock()  # shards are recorded in one thread, budgets in others
         fresh = not path.exists()
         try:
@@ -104,12 +121,13 @@ class StateFile:
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise damaged(self.path, "it is no batchrun checkpoint")
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version != FORMAT:
+        if not OLDEST_FORMAT <= version <= FORMAT:
             message = (
-                f"{self.path} has format {version}, this version reads format {FORMAT}. Go on "
-                "with the version that made it, or start over with --restart"
+                f"{self.path} has format {version}, this version reads formats {OLDEST_FORMAT} to "
+                f"{FORMAT}. Go on with the version that made it, or start over with --restart"
             )
             raise UsageError(message)
+        self._old = version < FORMAT
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise damaged(self.path, verdict)
@@ -120,8 +138,13 @@ class StateFile:
         with self._writing:
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                if self._old:
+                    for column in _ADDED:
+                        self._db.execute(f"ALTER TABLE shards ADD COLUMN {column}")
+                    self._db.execute(f"PRAGMA user_version = {FORMAT}")
                 yield self._db
                 self._db.execute("COMMIT")
+                self._old = False
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
@@ -156,19 +179,30 @@ class StateFile:
 
     def published(self) -> Iterator[Published]:
         """All published shards, in order."""
-        for row in self._db.execute(
-            "SELECT shard, rows_read, digest, file, offset, line, generation, complete, "
-            "results_sha256, attempts_sha256, totals FROM shards ORDER BY shard"
-        ).fetchall():
+        select = _SELECT_OLD if self._old else _SELECT
+        for row in self._db.execute(select).fetchall():
             shard, rows, digest, file, offset, line, generation, complete = row[:8]
             end = Position(file, offset, line)
             state = ShardState(shard, rows, digest, end, generation, bool(complete))
-            results_sha256, attempts_sha256, text = row[8:]
+            results_sha256, attempts_sha256, text = row[8:11]
             totals = self._parsed(text)
             crc = totals.pop(_CRC, None) if isinstance(totals, dict) else -1
-            if crc is not None and crc != _checksum((*row[:10], totals)):
+            if crc is not None and crc != _checksum((*row[:10], *_known(row[11:]), totals)):
                 raise damaged(self.path, f"what it says of shard {shard} changed on the disk")
-            yield Published(state, results_sha256, attempts_sha256, totals)
+            yield Published(
+                state,
+                results_sha256,
+                attempts_sha256,
+                totals,
+                None if row[11] is None else FileMark(*row[11:13]),
+                None if row[13] is None else FileMark(*row[13:15]),
+            )
+
+    def mark(self, published: Sequence[Published]) -> None:
+        """Record the marks of parts that are there already."""
+        with storing(self.path), self._transaction() as db:
+            db.executemany(_INSERT, list(map(_values, published)))
+        files.reached("state.marked", self.path)
 
     def seal(self, published: Published) -> None:
         """Record a shard's new parts."""
@@ -207,8 +241,17 @@ def _values(published: Published) -> tuple[Any, ...]:
         published.results_sha256,
         published.attempts_sha256,
     )
-    totals = published.totals | {_CRC: _checksum((*row, published.totals))}
-    return (*row, json.dumps(totals))
+    marks = (*(published.results_mark or _NO_MARK), *(published.attempts_mark or _NO_MARK))
+    totals = published.totals | {_CRC: _checksum((*row, *_known(marks), published.totals))}
+    return (*row, json.dumps(totals), *marks)
+
+
+_NO_MARK = (None, None)
+
+
+def _known(marks: Sequence[Any]) -> Sequence[Any]:
+    """What a checksum covers of marks: nothing where there are none, as in format 1."""
+    return marks if any(mark is not None for mark in marks) else ()
 
 
 def _checksum(row: Sequence[Any]) -> int:

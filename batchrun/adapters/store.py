@@ -10,12 +10,31 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
 
 from batchrun.adapters.files import Draft
 
 KINDS = ("results", "attempts")
 SUMMARY, USAGE = "summary.json", "usage.parquet"
+
+
+class FileMark(NamedTuple):
+    """By what a published file is known again without reading it: its size, and a word for its
+    content, which begins with what it was made from (``footer:`` or ``etag:``); empty where the
+    store has no such word.
+    """
+
+    size_bytes: int
+    word: str
+
+    def fits(self, other: FileMark) -> bool:
+        """Whether both may be of the same content. Words of different makes say nothing."""
+        if self.size_bytes != other.size_bytes:
+            return False
+        make, _, _ = self.word.partition(":")
+        return self.word == other.word or make != other.word.partition(":")[0]
 
 
 class StoreReader(Protocol):
@@ -35,12 +54,20 @@ class StoreReader(Protocol):
         """Bytes of a file; None where it is not there."""
         ...
 
+    def marks(self, names: Sequence[str]) -> dict[str, FileMark]:
+        """The marks of those of these files that are there. The files are Parquet."""
+        ...
+
     def open(self, name: str) -> io.BufferedIOBase:
         """A file as it is now, for reading at any place, whatever replaces it meanwhile. It is
         one of Arrow's own: its threads read it without the interpreter, even at the end of all.
 
         Raises ``FileNotFoundError``.
         """
+        ...
+
+    def peek(self, name: str) -> pa.NativeFile:
+        """The same for reading a few bytes of it: nothing is fetched in advance."""
         ...
 
 

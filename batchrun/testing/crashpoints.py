@@ -89,6 +89,12 @@ POINTS: tuple[Point, ...] = (
     # The input was touched: what is known of it is noted anew.
     Point("touched", "state.refreshed"),
     Point("touched", "state.put"),
+    # A directory of an earlier version: its parts are written again, or only marked.
+    Point("older", "draft.renamed", "attempts"),
+    Point("older", "draft.renamed", "results"),
+    Point("older", "seal.written"),
+    Point("older", "seal.committed"),
+    Point("older-whole", "state.marked"),
     # ``--restart``, with the checkpoint in a folder of its own.
     Point("restart", "restart.renamed"),
     Point("restart", "restart.synced"),

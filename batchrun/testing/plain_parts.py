@@ -12,7 +12,8 @@ from typing import Any, Self
 import msgspec
 
 from batchrun.adapters.filling import Filling, Records
-from batchrun.adapters.parts import Parts
+from batchrun.adapters.old_part import damaged
+from batchrun.adapters.parts import Footer, Parts
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import StoreReader
@@ -61,6 +62,15 @@ class PlainParts(Parts):
             for outcome in read_outcomes(self.store, self.pair(shard)[0])
         }
 
+    def footer(self, name: str) -> Footer:
+        """See ``Parts``."""
+        read = read_outcomes if name.startswith("results") else read_attempts
+        try:
+            rows = [line.row for line in read(self.store, name)]
+        except msgspec.MsgspecError as error:
+            raise damaged(self.store.where(name), error) from error
+        return Footer(len(rows), (min(rows), max(rows)) if rows else (), lacks_columns=False)
+
     def carried(self, shard: int) -> Any:
         """Nothing is carried: nothing is amended."""
         del shard
@@ -92,7 +102,11 @@ class PlainParts(Parts):
             results.write(_pack(merged))
             attempts.write(_pack([ledger[key] for key in sorted(ledger)]))
             store.publish([attempts, results])
-        return Published(state, results.digest, attempts.digest, totals.recorded())
+        marks = store.marks(names)
+        return Published(
+            *(state, results.digest, attempts.digest, totals.recorded()),
+            *(marks.get(name) for name in names),
+        )
 
 
 def read_outcomes(store: StoreReader, name: str) -> list[Outcome]:

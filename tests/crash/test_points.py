@@ -5,17 +5,22 @@ scenario's points, until one may come to its end. A point that is not reached fa
 """
 
 import ast
+import json
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters import log as logs
 from batchrun.adapters.flight import read_notes
 from batchrun.testing.crashpoints import POINTS, STEPS, points
+from batchrun.views import verify
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("BATCHRUN_CRASH_ROUNDS", "1"))
@@ -50,6 +55,45 @@ def _killed_at_each(job, scenario, *flags, rounds=1):
         now = job.published()
         assert before.items() <= now.items(), point
         before = now
+
+
+def _older(tmp_path, name):
+    """A directory that version 0.1 left, and its input, as old as it was then."""
+    golden = ROOT / "tests" / "golden" / "0.1.0"
+    shutil.copytree(golden / name, tmp_path / name)
+    shutil.copy(golden / "rows.jsonl", tmp_path)
+    states = sqlite3.connect(tmp_path / name / "checkpoint" / "journal.db")
+    [(text,)] = states.execute("SELECT value FROM meta WHERE key = 'input'").fetchall()
+    states.close()
+    time_ns = json.loads(text)[0]["mtime_ns"]
+    os.utime(tmp_path / "rows.jsonl", ns=(time_ns, time_ns))
+    return ("run", "rows.jsonl", "-o", name, "--shard-rows", "4", "--model", "m")
+
+
+def test_parts_of_an_earlier_version(tmp_path, sessions, simulator):
+    """They get today's columns one after the other; whatever a kill leaves reads and goes on."""
+    endpoint = simulator()
+    command = (*_older(tmp_path, "failed"), "--base-url", endpoint.base_url, "--retry-failed")
+    before = pq.read_table(tmp_path / "failed" / "results").to_pylist()
+    for point in points("older"):
+        sessions(command, tmp_path, point).killed()
+        now = pq.read_table(tmp_path / "failed" / "results").to_pylist()
+        assert [row["content"] for row in now] == [row["content"] for row in before], point
+        assert endpoint.stats()["requests_total"] == 0
+    assert sessions(command, tmp_path).wait() == 1  # one row is no request
+    assert endpoint.stats()["requests_total"] == 4
+    assert verify.check(str(tmp_path / "failed")).problems == []
+
+
+def test_a_finished_directory_of_an_earlier_version(tmp_path, sessions, simulator):
+    """What its parts are known by is noted once."""
+    endpoint = simulator()
+    command = (*_older(tmp_path, "finished"), "--base-url", endpoint.base_url)
+    for point in points("older-whole"):
+        sessions(command, tmp_path, point).killed()
+    assert sessions(command, tmp_path).wait() == 1
+    assert endpoint.stats()["requests_total"] == 0
+    assert verify.check(str(tmp_path / "finished")).problems == []
 
 
 def test_a_run_that_begins(job):

@@ -5,10 +5,16 @@ them. None is ever made again.
 """
 
 import json
+import os
 import shutil
+import sqlite3
 from pathlib import Path
 
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+
+from batchrun.adapters.arrow import ADDED_LATER, ATTEMPT_FIELDS, RESULT_FIELDS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 VERSIONS = sorted(
@@ -29,9 +35,44 @@ def test_there_are_golden_directories():
     assert VERSIONS
 
 
-@pytest.mark.parametrize("name", ["finished", "interrupted"])
+def _there(golden, name):
+    """The directory, unless the version has none of that name."""
+    folder = golden / name
+    if not folder.exists():
+        pytest.skip(f"there is no golden directory {name} of this version")
+    return folder
+
+
+def _state(folder, query):
+    db = sqlite3.connect(f"file:{folder}/checkpoint/journal.db?mode=ro&immutable=1", uri=True)
+    [(value,)] = db.execute(query).fetchall()
+    db.close()
+    return value
+
+
+def _format(folder):
+    return _state(folder, "PRAGMA user_version")
+
+
+def _as_recorded(golden, name):
+    """Give the input the time that it had when it was read: a checkout gives it another."""
+    [stamp] = json.loads(_state(golden / name, "SELECT value FROM meta WHERE key = 'input'"))
+    os.utime(golden / "rows.jsonl", ns=(stamp["mtime_ns"], stamp["mtime_ns"]))
+
+
+def _lacking(folder):
+    """The columns that any part of the directory lacks."""
+    lacking = set()
+    for kind, fields in (("results", RESULT_FIELDS), ("attempts", ATTEMPT_FIELDS)):
+        for path in (folder / kind).glob("part-*.parquet"):
+            lacking |= {name for name, _ in fields} - set(pq.read_schema(path).names)
+    return lacking
+
+
+@pytest.mark.parametrize("name", ["finished", "failed", "interrupted"])
 def test_views_read_them(cli, golden, name):
     """verify, status and export read what was written, rows and texts unchanged."""
+    _there(golden, name)
     done = cli("verify", name, "--against", "rows.jsonl", "--json")
     assert done.code == 0, done.out + done.err
     summary = json.loads((golden / name / "summary.json").read_text("utf-8"))
@@ -42,7 +83,11 @@ def test_views_read_them(cli, golden, name):
     assert cli("export", name, "-o", "out.jsonl").code == 0
     lines = [json.loads(line) for line in (golden / "out.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) == rows["ok"] + rows["error"]
-    said = [line["response"]["body"] for line in lines if line["error"] is None]
+    said = [
+        line["response"]["body"]
+        for line in lines
+        if line["response"] and line["response"]["status_code"] == 200
+    ]
     assert len(said) == rows["ok"]
     assert all(body["choices"][0]["message"]["content"] for body in said)
 
@@ -56,6 +101,75 @@ def test_an_interrupted_one_goes_on(cli, golden, simulator):
     assert endpoint.stats()["requests_total"] == before["pending"] > 0
     report = cli.verified("interrupted")
     assert report["rows"] == before["input"]
+    assert _lacking(golden / "interrupted") == set()
+
+
+def test_a_killed_one_goes_on(cli, golden, simulator):
+    """What only its log holds is not sent again, and nothing of it is lost."""
+    folder = _there(golden, "killed")
+    assert not list((folder / "results").glob("part-*"))[2:], "it was killed before its end"
+    known = json.loads((folder / "checkpoint" / "status.json").read_text("utf-8"))
+    endpoint = simulator()
+    done = cli("run", "rows.jsonl", "-o", "killed", *STARTED, "--base-url", endpoint.base_url)
+    assert done.code == 1, done.err
+    # One row is no request; of those known to be done none is sent.
+    assert 0 < endpoint.stats()["requests_total"] <= 11 - known["ok"]
+    assert cli.verified("killed")["rows"] == 12
+    assert _lacking(folder) == set()
+
+
+def test_failed_rows_of_one_are_retried(cli, golden, simulator):
+    """They alone are sent; afterwards every part has today's columns, and reads as one table."""
+    folder = _there(golden, "failed")
+    before = json.loads((folder / "summary.json").read_text("utf-8"))
+    old = ds.dataset(folder / "results").to_table().to_pylist()
+    assert ADDED_LATER >= _lacking(folder) > set()
+    endpoint = simulator()
+    command = ("run", "rows.jsonl", "-o", "failed", *STARTED, "--base-url", endpoint.base_url)
+    done = cli(*command, "--retry-failed")
+    assert done.code == 1, done.err
+    assert endpoint.stats()["requests_total"] == before["errors"]["server_error"] > 0
+    cli.verified("failed")
+    assert _lacking(folder) == set()
+    new = ds.dataset(folder / "results").to_table().to_pylist()
+    for earlier, now in zip(old, new, strict=True):
+        if earlier["status"] == "ok":
+            assert {name: now[name] for name in earlier} == earlier
+            assert all(now[name] is None for name in set(now) - set(earlier))
+    assert cli("export", "failed", "-o", "out.parquet").code == 0
+
+
+def test_a_start_that_is_refused_changes_nothing(cli, golden, simulator):
+    """The version that made the directory can go on with it."""
+    endpoint = simulator()
+    _as_recorded(golden, "finished")
+    command = ("run", "rows.jsonl", "-o", "finished", *STARTED, "--base-url", endpoint.base_url)
+    assert _format(golden / "finished") == 1
+    assert cli(*command, "--system", "another").code == 2
+    assert _format(golden / "finished") == 1 and _lacking(golden / "finished") == ADDED_LATER
+    assert cli(*command).code == 1  # nothing to send: only what the parts are known by is noted
+    assert _format(golden / "finished") == 2 and _lacking(golden / "finished") == ADDED_LATER
+    cli.verified("finished")
+
+
+@pytest.mark.parametrize("kind", ["results", "attempts"])
+@pytest.mark.parametrize("damage", ["cut off", "of another shard", "of fewer rows"])
+def test_damage_of_one_is_noticed(cli, golden, simulator, kind, damage):
+    """Version 0.1 recorded no sizes: its parts must be whole, and hold the rows that it counted."""
+    path = golden / "finished" / kind / "part-00000001.parquet"
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "of another shard":
+        shutil.copy(path.with_name("part-00000000.parquet"), path)
+    else:
+        pq.write_table(pq.read_table(path, partitioning=None).slice(1), path)
+    endpoint = simulator()
+    command = ("run", "rows.jsonl", "-o", "finished", *STARTED, "--base-url", endpoint.base_url)
+    done = cli(*command)
+    assert done.code == 2 and f"{kind}/part-00000001.parquet is damaged" in done.err
+    assert endpoint.stats()["requests_total"] == 0
+    assert cli(*command, "--repair").code == 1
+    cli.verified("finished")
 
 
 @pytest.mark.usefixtures("golden")
