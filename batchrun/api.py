@@ -117,6 +117,7 @@ class Options(TypedDict, total=False):
     connect_timeout_s: float
     max_wait_s: float
     max_response_bytes: int
+    repeated_failure: bool
     max_failures: int | str
     max_truncated: str
     max_empty: str

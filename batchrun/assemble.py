@@ -174,6 +174,7 @@ class _Session:
         self._changes = changes
         self._build = build
         self._tally = Tally()
+        self._finished = Finished(settings.bounds)
         self._room = Room(sum(access.endpoint.concurrency for access in accesses))
         wall_us = LoopClock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
@@ -227,6 +228,7 @@ class _Session:
                     prices=self._prices,
                     spending=budgets.spending,
                     models=opened.totals().models,
+                    finished=self._finished,
                     say=self._say,
                 )
                 engine = self._engine(loop, journal, sealer, clock, switch, outbox)
@@ -293,7 +295,7 @@ class _Session:
             known=opened.known,
             touched=opened.touched,
             limit=settings.limit,
-            finished=Finished(settings.bounds),
+            finished=self._finished,
         )
 
     # Before

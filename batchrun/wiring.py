@@ -9,13 +9,15 @@ from urllib.parse import urlsplit
 
 from batchrun.adapters.access import Access
 from batchrun.core import output
+from batchrun.core.bounds import Finished
 from batchrun.core.drift import Drift
 from batchrun.core.price_book import PriceBook
 from batchrun.core.settings import Settings
-from batchrun.engine.attempt import AttemptLoop, Policy
+from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.lane import Way
+from batchrun.engine.policy import Policy
 from batchrun.engine.room import Room
 from batchrun.engine.spending import Spending
 from batchrun.engine.tally import Tally
@@ -35,10 +37,11 @@ async def attempts(
     prices: PriceBook,
     spending: Spending | None,
     models: Collection[str | None],
+    finished: Finished,
     say: Callable[[str], None],
 ) -> AttemptLoop:
     """The loop that sends rows to these endpoints, ready until the stack is left. ``models``
-    answered in earlier sessions.
+    answered in earlier sessions; ``finished`` counts the rows of this one.
     """
     ways = []
     for access in accesses:
@@ -80,4 +83,5 @@ async def attempts(
             prices,
         ),
         spending=spending,
+        finished=finished if settings.repeated_failure else None,
     )

@@ -435,6 +435,14 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "guards",
+        "repeated_failure",
+        "bool",
+        "--repeated-failure/--no-repeated-failure",
+        "Stop when more than 30 rows in a row fail alike; these rows stay pending.",
+        default=True,
+    ),
+    Setting(
+        "guards",
         "max_cost_usd",
         "number",
         "--max-cost",

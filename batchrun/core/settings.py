@@ -81,6 +81,7 @@ class Settings:
     max_wait_s: float
     max_response_bytes: int
     bounds: Bounds
+    repeated_failure: bool
     deadline_s: float | None
     min_free_disk: Bytes
     grace_s: float
@@ -164,6 +165,7 @@ class Settings:
             "guards.max_failures": self.bounds.failures and str(self.bounds.failures),
             "guards.max_truncated": self.bounds.truncated and str(self.bounds.truncated),
             "guards.max_empty": self.bounds.empty and str(self.bounds.empty),
+            "guards.repeated_failure": self.repeated_failure,
             "guards.deadline_s": self.deadline_s,
             "guards.min_free_disk": int(self.min_free_disk),
             "guards.grace_s": self.grace_s,
@@ -303,6 +305,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         bounds=Bounds(
             value["guards.max_failures"], value["guards.max_truncated"], value["guards.max_empty"]
         ),
+        repeated_failure=value["guards.repeated_failure"],
         deadline_s=value["guards.deadline_s"],
         min_free_disk=value["guards.min_free_disk"],
         grace_s=value["guards.grace_s"],

@@ -9,28 +9,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from batchrun.core import output
 from batchrun.core import reply as reading
 from batchrun.core.backoff import backoff_s
-from batchrun.core.price_book import PriceBook
+from batchrun.core.bounds import Finished
 from batchrun.core.rules import HEALTH
 from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, answered, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
-from batchrun.engine.lane import Lane, Way
+from batchrun.engine.lane import Lane, Way, lanes_of
 from batchrun.engine.ledger import ledger_line, tokens_used
-from batchrun.engine.open_row import AgainError, LaterError, RowRun
-from batchrun.engine.outage import Outage, forgive
+from batchrun.engine.open_row import AgainError, LaterError, RowRun, WithheldError, failed
+from batchrun.engine.outage import forgive
+from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
-from batchrun.engine.renewal import Renewal
 from batchrun.engine.room import Room
 from batchrun.engine.spending import Reserved, Spending
 from batchrun.engine.tally import Tally
+from batchrun.engine.withholding import Withholding
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Journal, Permit
 from batchrun.records import Attempt, Outcome, Reply
@@ -38,21 +38,6 @@ from batchrun.records import Attempt, Outcome, Reply
 KEPT_RESPONSE_BYTES = 2**20
 
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
-    where each row brings its own; ``output`` what is asked of every answer, None for nothing;
-    ``prices`` say what exchanges cost.
-    """
-
-    max_attempts: int
-    wait_s_max: float
-    raw: str
-    model: str | None = None
-    output: output.Policy | None = None
-    prices: PriceBook | None = None
 
 
 class AttemptLoop:
@@ -70,9 +55,10 @@ class AttemptLoop:
         switch: StopSwitch,
         policy: Policy,
         spending: Spending | None = None,
+        finished: Finished | None = None,
     ) -> None:
         """``ways`` are the endpoints, in the order of the settings; ``spending`` are the budgets,
-        where there are any.
+        where there are any; without ``finished`` every failure ends its row at once.
         """
         self._spending = spending
         self._journal = journal
@@ -82,25 +68,21 @@ class AttemptLoop:
         self._tally = tally
         self._switch = switch
         self._policy = policy
-        lanes = [
-            Lane(
-                number,
-                way,
-                Outage(
-                    endpoint=way.name,
-                    gate=way.gate,
-                    clock=clock,
-                    dice=dice,
-                    tally=tally,
-                    switch=switch,
-                    attempts_max=policy.max_attempts,
-                    silence_s_max=policy.wait_s_max,
-                ),
-                Renewal(way.credentials, journal),
-            )
-            for number, way in enumerate(ways)
-        ]
+        lanes = lanes_of(
+            ways,
+            journal=journal,
+            clock=clock,
+            dice=dice,
+            tally=tally,
+            switch=switch,
+            policy=policy,
+        )
         self.pool = Pool(lanes, room=room, tally=tally, switch=switch)
+        self.withholding: Withholding | None = None
+        if finished is not None:
+            self.withholding = Withholding(
+                self.pool, journal=journal, room=room, tally=tally, finished=finished
+            )
 
     async def first(self, run: RowRun) -> Outcome:
         """Send a row's request for the first time.
@@ -117,6 +99,16 @@ class AttemptLoop:
         """Try until there is an outcome. Raises ``LeftPendingError`` where the run stops before;
         attempts made until then are in the journal's hands.
         """
+        while True:
+            try:
+                if isinstance(later, WithheldError):
+                    assert self.withholding is not None
+                    return await self.withholding.ruled(run, later.withheld)
+                return await self._until_ended(run, later)
+            except (WithheldError, AgainError) as still:
+                later = still
+
+    async def _until_ended(self, run: RowRun, later: LaterError) -> Outcome:
         first = later if isinstance(later, AgainError) else None
 
         async def attempt() -> Outcome:
@@ -257,6 +249,8 @@ class AttemptLoop:
                 # Another endpoint may have what this one has not.
                 elsewhere = self.pool.known_elsewhere(run, lane)
                 verdict = verdict._replace(action=Action.HOLD) if elsewhere else verdict
+        if run.failing_from_s is None:
+            run.failing_from_s = sent_at_s
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
             run.charged += verdict.charged
@@ -289,27 +283,10 @@ class AttemptLoop:
         at_gate = False
         match verdict.action:
             case Action.DONE:
-                lane.refused_from_s = None
-                run.phase = "settled"
-                completion = verdict.completion
-                assert completion is not None
-                if news := lane.drift.note(run.request.model, completion, run.request.row):
-                    self._tally.notices.append(news)
-                request = run.request
-                response = self._kept(reply) if self._policy.raw == "all" else None
-                return Outcome(  # by place: naming the fields of each row's records costs 2 µs
-                    request.row,
-                    request.custom_id,
-                    completion,
-                    None,
-                    run.number,
-                    attempt,
-                    request.hash,
-                    response,
-                )
+                return self._done(lane, run, attempt, verdict, reply, sent_at_s)
             case Action.FAIL:
                 lane.refused_from_s = None
-                return self._failed(run, attempt, verdict, reply)
+                return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
             case Action.STOP:
                 stop = Stop(
                     verdict.error_class or "",
@@ -334,7 +311,7 @@ class AttemptLoop:
             case _:
                 pass
         if run.charged >= self._policy.max_attempts:
-            return self._failed(run, attempt, verdict, reply)
+            return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
         if at_gate:
             run.shun(lane.number)
         else:
@@ -346,25 +323,55 @@ class AttemptLoop:
         run.phase = "waiting"
         raise AgainError(verdict, at_gate=at_gate)
 
+    def _done(
+        self,
+        lane: Lane,
+        run: RowRun,
+        attempt: Attempt,
+        verdict: Verdict,
+        reply: Reply | None,
+        sent_at_s: float,
+    ) -> Outcome:
+        lane.refused_from_s = None
+        if lane.repeated.quiet or self.withholding is None:
+            lane.repeated.answered_sent_at_s = max(lane.repeated.answered_sent_at_s, sent_at_s)
+        else:
+            self.withholding.answered(lane, sent_at_s)
+        run.phase = "settled"
+        completion, request = verdict.completion, run.request
+        assert completion is not None
+        if news := lane.drift.note(request.model, completion, request.row):
+            self._tally.notices.append(news)
+        response = self._kept(reply) if self._policy.raw == "all" else None
+        return Outcome(  # by place: naming the fields of each row's records costs 2 µs
+            request.row,
+            request.custom_id,
+            completion,
+            None,
+            run.number,
+            attempt,
+            request.hash,
+            response,
+            request.model,
+        )
+
     def _failed(
-        self, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
+        self,
+        lane: Lane,
+        run: RowRun,
+        attempt: Attempt,
+        verdict: Verdict,
+        reply: Reply | None,
+        sent_at_s: float,
     ) -> Outcome:
         run.phase = "settled"
         kept = None
         if reply is not None and self._policy.raw != "none":
             kept = reading.text_of(reply.body, reading.ERROR_TEXT_MAX)
-        return Outcome(
-            row=run.request.row,
-            custom_id=run.request.custom_id,
-            completion=None,
-            failure=reading.failure(
-                verdict.error_class or "server_error", verdict.code, verdict.message
-            ),
-            attempts=run.number,
-            attempt=attempt,
-            request_hash=run.request.hash,
-            response=kept,
-        )
+        outcome = failed(run, attempt, verdict, kept)
+        if self.withholding is None:
+            return outcome
+        return self.withholding.failed(lane, run, outcome, verdict, sent_at_s)
 
     @staticmethod
     def _kept(reply: Reply | None) -> str | None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, MutableMapping, Sequence
-from dataclasses import dataclass
 
 from batchrun.core.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.open_row import LaterError, RowRun, never_sent
+from batchrun.engine.opened import Open, Shard
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.tasks import cancelled
@@ -31,38 +31,6 @@ WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
 
 
 NOTHING_KNOWN = Known(frozenset(), {})
-
-
-@dataclass(slots=True)
-class _Shard:
-    """A shard in progress: rows read so far, how many of them are done, whether the reader is
-    past its last row, and whether the journal has anything of it.
-    """
-
-    number: int
-    known: Known
-    read: int = 0
-    done: int = 0
-    read_whole: bool = False
-    touched: bool = False
-
-
-@dataclass(slots=True)
-class _Open:
-    """A row that was dispatched and has no durable outcome yet.
-
-    ``request`` is an outcome where the row cannot become one. ``task`` is what works on it. Once it
-    is ``answered`` all this goes: freed when the outcome is durable, it would have left the cache.
-    """
-
-    number: int
-    size_bytes: int
-    shard: _Shard
-    request: Request | Outcome | None
-    task: asyncio.Task[None] | None = None
-    run: RowRun | None = None
-    cost_pd: int = 0
-    answered: bool = False
 
 
 class Engine:
@@ -108,10 +76,10 @@ class Engine:
         self._touched = set(touched)
         self._limit = limit
         self._finished = finished or Finished()
-        self._shards: dict[int, _Shard] = {}
-        self._rows: dict[int, _Open] = {}
+        self._shards: dict[int, Shard] = {}
+        self._rows: dict[int, Open] = {}
         self._no_rows = asyncio.Event()
-        self._queue: deque[_Open] = deque()
+        self._queue: deque[Open] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
         self._retrying: set[asyncio.Task[None]] = set()
@@ -122,6 +90,10 @@ class Engine:
         self._faulted = asyncio.Event()
         self._input_fault: InputLostError | None = None
         self.waiting_for_input = False
+        self._fed = self._behind = False
+        room.held_up = self._end_withheld
+        if loop.withholding is not None:
+            loop.withholding.one_more = self._end_withheld
 
     async def run(self, spans: Sequence[Span]) -> None:
         """Read the spans, answer their rows, publish their shards.
@@ -166,7 +138,20 @@ class Engine:
             shard.read_whole = shard.read_whole or not at_limit
             self._seal_if_done(shard)
 
+    def _end_withheld(self) -> None:
+        """Rows that are withheld wait for others to be answered. Where there are no others, and
+        none can come, they end.
+        """
+        withholding = self._loop.withholding
+        stuck = self._fed or self._behind or self._room.full
+        if not withholding or not stuck or self._switch.stopping:
+            return
+        if len(withholding) == len(self._rows):
+            withholding.end_all()
+
     def _feed_ended(self, feeding: asyncio.Task[None]) -> None:
+        self._fed = True
+        self._end_withheld()
         error = None if feeding.cancelled() else feeding.exception()
         if isinstance(error, InputLostError):
             # What was read is answered and published before the error is raised.
@@ -179,7 +164,7 @@ class Engine:
         shard = self._shards.get(block.shard)
         if shard is None:
             known = self._known.pop(block.shard, NOTHING_KNOWN)
-            shard = self._shards[block.shard] = _Shard(block.shard, known)
+            shard = self._shards[block.shard] = Shard(block.shard, known)
         done = shard.known.done
         rows = [row for row in block.rows if row.number not in done]
         shard.read += len(block.rows)
@@ -189,7 +174,7 @@ class Engine:
             shard.touched = True
             self._journal.post(block, self._noted)
         # All bodies of a block in one go: interleaved with the exchanges they cost twice as much.
-        made = [_Open(row.number, row.size_bytes, shard, self._request(row, shard)) for row in rows]
+        made = [Open(row.number, row.size_bytes, shard, self._request(row, shard)) for row in rows]
         for opened in made:
             await self._room.enter(opened.size_bytes)
             self._rows[opened.number] = opened
@@ -199,7 +184,7 @@ class Engine:
         if not rows:
             self._seal_if_done(shard)
 
-    def _request(self, row: Row, shard: _Shard) -> Request | Outcome:
+    def _request(self, row: Row, shard: Shard) -> Request | Outcome:
         try:
             return self._prepare(row)
         except RowError as error:
@@ -214,7 +199,10 @@ class Engine:
         while self._journal.backlog_bytes > BACKLOG_BYTES_MAX and (
             self._publishing or any(number < shard for number in self._shards)
         ):
+            self._behind = True
+            self._end_withheld()
             await self._clock.sleep(BACKLOG_POLL_S)
+        self._behind = False
 
     # One row
 
@@ -238,7 +226,7 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - raised by run
                 self._break(error)
 
-    async def _row(self, opened: _Open) -> None:
+    async def _row(self, opened: Open) -> None:
         """What happens to a row, from its request to the journal."""
         request = opened.request
         if not isinstance(request, Request):
@@ -259,7 +247,7 @@ class Engine:
             return
         self._settle(opened, outcome)
 
-    async def _row_again(self, opened: _Open, run: RowRun, later: LaterError) -> None:
+    async def _row_again(self, opened: Open, run: RowRun, later: LaterError) -> None:
         """The same for a row whose first exchange failed, or has to wait."""
         try:
             self._settle(opened, await self._loop.again(run, later))
@@ -271,7 +259,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - raised by run
             self._break(error)
 
-    def _settle(self, opened: _Open, outcome: Outcome) -> None:
+    def _settle(self, opened: Open, outcome: Outcome) -> None:
         opened.answered = True
         if opened.run is not None:
             opened.cost_pd = opened.run.cost_pd
@@ -300,19 +288,21 @@ class Engine:
         if shard.done == shard.read:
             self._seal_if_done(shard)
 
-    def _left_pending(self, opened: _Open) -> None:
+    def _left_pending(self, opened: Open) -> None:
         if not opened.answered and opened.number in self._rows:
             self._ended(opened)
 
-    def _ended(self, opened: _Open) -> None:
+    def _ended(self, opened: Open) -> None:
         del self._rows[opened.number]
         self._room.ended(opened.size_bytes, answered=opened.answered)
         if not self._rows:
             self._no_rows.set()
+        elif self._fed or self._room.full:
+            self._end_withheld()
 
     # Shards
 
-    def _seal_if_done(self, shard: _Shard) -> None:
+    def _seal_if_done(self, shard: Shard) -> None:
         if shard.read_whole and shard.done == shard.read and self._fault is None:
             self._shards.pop(shard.number, None)
             if shard.touched or shard.number in self._touched or not shard.known.recorded:

@@ -6,16 +6,21 @@ only its gate, a refused key is renewed only there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchrun.core.body import with_model
 from batchrun.core.drift import Drift
-from batchrun.engine.guards import Stop
+from batchrun.core.repeated import Repeated
+from batchrun.engine.gate import Dice
+from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.open_row import Withheld
 from batchrun.engine.outage import Outage
+from batchrun.engine.policy import Policy
 from batchrun.engine.renewal import Renewal
-from batchrun.ports import Credentials, Gate, Transport
+from batchrun.engine.tally import Tally
+from batchrun.ports import Clock, Credentials, Gate, Journal, Transport
 from batchrun.records import Request
 
 
@@ -56,6 +61,7 @@ class Lane:
         self.outage = outage
         self.renewal = renewal
         self.exchanges = Exchanges()
+        self.repeated: Repeated[Withheld] = Repeated()
         self.refused_from_s: float | None = None
         """Since when it has answered with refusals only."""
         self.closed: Stop | None = None
@@ -97,3 +103,34 @@ class Lane:
         if self.outage.down:
             return "down"
         return "throttled" if self.gate.cooling_s > 0 else "up"
+
+
+def lanes_of(
+    ways: Sequence[Way],
+    *,
+    journal: Journal,
+    clock: Clock,
+    dice: Dice,
+    tally: Tally,
+    switch: StopSwitch,
+    policy: Policy,
+) -> list[Lane]:
+    """A lane for each of these endpoints, in their order."""
+    return [
+        Lane(
+            number,
+            way,
+            Outage(
+                endpoint=way.name,
+                gate=way.gate,
+                clock=clock,
+                dice=dice,
+                tally=tally,
+                switch=switch,
+                attempts_max=policy.max_attempts,
+                silence_s_max=policy.wait_s_max,
+            ),
+            Renewal(way.credentials, journal),
+        )
+        for number, way in enumerate(ways)
+    ]

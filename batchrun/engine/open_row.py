@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from batchrun.core.reply import failure
 from batchrun.core.verdict import Verdict
-from batchrun.records import Failure, Outcome, Request, Row
+from batchrun.records import Attempt, Failure, Outcome, Request, Row
 
 if TYPE_CHECKING:
     from batchrun.engine.outage import Doubt
@@ -28,6 +30,30 @@ class AgainError(LaterError):
         self.at_gate = at_gate
 
 
+@dataclass(slots=True, eq=False)
+class Withheld:
+    """A row that failed, and may not be to blame (``core.repeated``). ``ends`` is set to whether
+    its outcome stands; if not, it goes to another endpoint.
+    """
+
+    outcome: Outcome
+    verdict: Verdict
+    ends: asyncio.Future[bool]
+
+    def rule(self, *, ends: bool) -> None:
+        """Say what becomes of it; of a row that was given up meanwhile nobody asks."""
+        if not self.ends.done():
+            self.ends.set_result(ends)
+
+
+class WithheldError(LaterError):
+    """The row failed, and waits for what becomes of it."""
+
+    def __init__(self, withheld: Withheld) -> None:
+        super().__init__(withheld.verdict.message)
+        self.withheld = withheld
+
+
 @dataclass(slots=True)
 class RowRun:
     """One open row: where it is, and what it has been through.
@@ -37,7 +63,7 @@ class RowRun:
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
     away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
     the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
-    known.
+    known. ``failing_from_s`` is when the first request went out that failed.
     """
 
     request: Request
@@ -51,6 +77,7 @@ class RowRun:
     lacking: int = 0
     failed_at: int | None = None
     cost_pd: int = 0
+    failing_from_s: float | None = None
 
     def shun(self, endpoint: int) -> None:
         """Go elsewhere, as long as there is an endpoint in service that it does not shun."""
@@ -82,4 +109,21 @@ def never_sent(row: Row, problem: str, earlier: int) -> Outcome:
         attempt=None,
         request_hash=None,
         response=None,
+    )
+
+
+def failed(run: RowRun, attempt: Attempt, verdict: Verdict, response: str | None) -> Outcome:
+    """The outcome of a row that this attempt failed for good; ``response`` is what is kept of the
+    reply.
+    """
+    return Outcome(
+        row=run.request.row,
+        custom_id=run.request.custom_id,
+        completion=None,
+        failure=failure(verdict.error_class or "server_error", verdict.code, verdict.message),
+        attempts=run.number,
+        attempt=attempt,
+        request_hash=run.request.hash,
+        response=response,
+        model_asked=run.request.model,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 OPEN_ROWS_MAX = 8192
 OPEN_BYTES_MAX = 64 * 2**20
@@ -27,6 +27,10 @@ class Room:
         self._open = 0
         self._bytes = 0
         self._changed = asyncio.Event()
+        self.full = False
+        """Whether the feeder waits for room."""
+        self.held_up: Callable[[], None] | None = None
+        """Called when it begins to wait."""
 
     async def enter(self, size_bytes: int) -> None:
         """Wait until another row may be opened, and count it. A row larger than all bounds is let
@@ -43,7 +47,11 @@ class Room:
                 or self._bytes + size_bytes > OPEN_BYTES_MAX
             ):
                 self._changed.clear()
+                self.full = True
+                if self.held_up is not None:
+                    self.held_up()
                 await self._changed.wait()
+            self.full = False
         self._ready += 1
         self._open += 1
         self._bytes += size_bytes

@@ -221,14 +221,15 @@ class FakeJournal:
         return {entry.row: entry for entry in self.durable if isinstance(entry, Outcome)}
 
     def attempts(self) -> list[Attempt]:
-        """All durable attempts, those that decided an outcome included."""
-        found = []
+        """All durable attempts, those that decided an outcome included. One that is there twice, by
+        itself and with its outcome, is one attempt.
+        """
+        found = {}
         for entry in self.durable:
-            if isinstance(entry, Attempt):
-                found.append(entry)
-            elif isinstance(entry, Outcome) and entry.attempt is not None:
-                found.append(entry.attempt)
-        return found
+            attempt = entry.attempt if isinstance(entry, Outcome) else entry
+            if isinstance(attempt, Attempt):
+                found[attempt.row, attempt.number] = attempt
+        return list(found.values())
 
     def _commit(self) -> None:
         """All that waits becomes durable together, or is refused together."""

@@ -14,11 +14,12 @@ from functools import partial
 from batchrun.core import body
 from batchrun.core.bounds import Bounds, Finished
 from batchrun.core.shards import plan_reading
-from batchrun.engine.attempt import AttemptLoop, Policy
+from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.lane import Way
+from batchrun.engine.policy import Policy
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.records import Attempt, Block, Known, Outcome, Position, Row, ShardState, Span
@@ -61,12 +62,14 @@ class Rig:
         only: Sequence[Way] = (),
         permits: int | None = None,
         touched: Collection[int] | None = None,
+        repeated_failure: bool = True,
     ) -> None:
         """``rows`` is a number of good rows, or the rows themselves; ``model`` is the run's.
 
         ``only`` are the ways to several endpoints, in place of ``transport`` and ``gate``, each
         with ``concurrency`` permits. ``permits`` is how many rows are sent at once (None: all).
         ``touched`` are the shards with records no part holds (None: all those of ``known``).
+        ``repeated_failure`` is the setting of that name.
         """
         self.rows = [chat_row(n) for n in range(rows)] if isinstance(rows, int) else list(rows)
         self.clock = VirtualClock()
@@ -87,6 +90,7 @@ class Rig:
         self._spans = [Span(0, None, Position())] if spans is None else spans
         self._known = dict(known or {})
         room = Room(permits or concurrency * max(1, len(only)))
+        finished = Finished(bounds)
         loop = AttemptLoop(
             only or [Way("fake", self.transport, self.gate)],
             journal=self.journal,
@@ -96,6 +100,7 @@ class Rig:
             tally=self.tally,
             switch=self.switch,
             policy=Policy(max_attempts, max_wait_s, "all", model),
+            finished=finished if repeated_failure else None,
         )
         self.engine = Engine(
             source=self.source,
@@ -111,7 +116,7 @@ class Rig:
             grace_s=grace_s,
             known=self._known,
             touched=self._known.keys() if touched is None else touched,
-            finished=Finished(bounds),
+            finished=finished,
         )
 
     async def run(self) -> None:

@@ -83,11 +83,24 @@ def test_a_poisonous_row_ends_although_nothing_else_is_left():
 
 
 def test_poisonous_rows_that_begin_as_an_outage_end_some_day():
-    """A whole stretch of them looks like an outage; their probes are charged, so it ends."""
-    poison = set(range(100, 160))
-    transport = _down(-1, -1, refusal(500), poison)
+    """A whole stretch of them looks like an outage; their probes are charged, so it ends: by itself
+    up to 30 rows, beyond that where repeated failures are no reason to stop.
+    """
+    for count, guarded in ((30, True), (60, False)):
+        poison = set(range(100, 100 + count))
+        transport = _down(-1, -1, refusal(500), poison)
+        rig, _ = _run(
+            transport, rows=100 + count, concurrency=16, max_attempts=3, repeated_failure=guarded
+        )
+        assert {outcome.row for outcome in rig.outcomes.values() if not outcome.ok} == poison
+
+
+def test_a_long_stretch_of_poisonous_rows_stops_the_run():
+    """More than 30 of them cannot be told from an endpoint that broke: they stay pending."""
+    transport = _down(-1, -1, refusal(500), set(range(100, 160)))
     rig, _ = _run(transport, rows=160, concurrency=16, max_attempts=3)
-    assert {outcome.row for outcome in rig.outcomes.values() if not outcome.ok} == poison
+    assert rig.switch.reason.by == "repeated_failure"
+    assert all(outcome.ok for outcome in rig.outcomes.values()) and len(rig.outcomes) == 100
 
 
 def test_what_never_answered_is_given_up_after_the_longest_wait():

@@ -1,0 +1,23 @@
+"""What is asked of every attempt of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchrun.core import output
+from batchrun.core.price_book import PriceBook
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
+    where each row brings its own; ``output`` what is asked of every answer, None for nothing;
+    ``prices`` say what exchanges cost.
+    """
+
+    max_attempts: int
+    wait_s_max: float
+    raw: str
+    model: str | None = None
+    output: output.Policy | None = None
+    prices: PriceBook | None = None

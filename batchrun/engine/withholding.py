@@ -1,0 +1,118 @@
+"""Failed rows that are withheld from journal and totals, until it shows who is to blame.
+
+Their attempts are in the ledger at once. Whatever ends the process leaves them pending: they are
+rows without an outcome, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from batchrun.core.bounds import Finished
+from batchrun.core.repeated import Kind, Step
+from batchrun.core.verdict import Verdict
+from batchrun.engine.guards import LeftPendingError, Stop
+from batchrun.engine.lane import Lane
+from batchrun.engine.open_row import AgainError, RowRun, Withheld, WithheldError
+from batchrun.engine.pool import Pool
+from batchrun.engine.room import Room
+from batchrun.engine.tally import Tally
+from batchrun.ports import Journal
+from batchrun.records import Attempt, Outcome
+
+GUARD = "repeated_failure"
+
+
+class Withholding:
+    """Decides about rows that failed for good, for all endpoints of a run."""
+
+    def __init__(
+        self, pool: Pool, *, journal: Journal, room: Room, tally: Tally, finished: Finished
+    ) -> None:
+        """``finished`` guards the beginning of a run, when nothing has succeeded yet."""
+        self._pool = pool
+        self._journal = journal
+        self._room = room
+        self._tally = tally
+        self._finished = finished
+        self.one_more: Callable[[], None] | None = None
+        """Called when a row is withheld."""
+
+    def __len__(self) -> int:
+        """How many rows are withheld."""
+        return sum(len(lane.repeated) for lane in self._pool.lanes)
+
+    def failed(
+        self, lane: Lane, run: RowRun, outcome: Outcome, verdict: Verdict, sent_at_s: float
+    ) -> Outcome:
+        """A row failed: its outcome, if it is to blame. Raises ``WithheldError`` where that is not
+        known, and ``LeftPendingError`` where it shows that it is not.
+        """
+        attempt = outcome.attempt
+        assert attempt is not None
+        if self._finished.may_be_misconfigured(succeeded=self._tally.succeeded):
+            return outcome
+        withheld = Withheld(outcome, verdict, asyncio.get_running_loop().create_future())
+        first_s = sent_at_s if run.failing_from_s is None else run.failing_from_s
+        step = lane.repeated.failed(
+            Kind(verdict.error_class or "", attempt.http_status, verdict.code),
+            withheld,
+            first_sent_at_s=first_s,
+            sent_at_s=sent_at_s,
+        )
+        if step is Step.END:
+            return outcome
+        self._journal.post(attempt)
+        run.phase = "waiting"
+        if step is Step.STOP:
+            self._stop(lane, run, attempt, verdict)
+        for overdue in lane.repeated.overdue:
+            overdue.rule(ends=True)
+        lane.repeated.overdue.clear()
+        if self.one_more is not None:
+            self.one_more()
+        raise WithheldError(withheld)
+
+    def _stop(self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict) -> None:
+        """Stop the run, or leave the endpoint out where others serve its rows: they go there."""
+        status = "" if attempt.http_status is None else f" (HTTP {attempt.http_status})"
+        count = lane.repeated.in_a_row
+        stop = Stop(
+            GUARD,
+            f"{count} rows in a row failed, and none was answered in between; the last one with "
+            f"{verdict.error_class}{status}: {verdict.message}. These rows are left pending. "
+            "Mend what is wrong, then the same command sends them again; if the rows themselves "
+            "are bad, --no-repeated-failure goes on past them",
+        )
+        if self._pool.close(lane, stop, run.request.model):
+            for withheld in lane.repeated.let_go():
+                withheld.rule(ends=False)
+        else:
+            self._pool.stop(lane, stop)
+            raise LeftPendingError
+
+    def answered(self, lane: Lane, sent_at_s: float) -> None:
+        """An endpoint answered a request that went out then."""
+        for withheld in lane.repeated.answered(sent_at_s):
+            withheld.rule(ends=True)
+
+    def end_all(self) -> None:
+        """Nothing else is left that could succeed: the withheld rows end."""
+        for lane in self._pool.lanes:
+            for withheld in lane.repeated.let_go():
+                withheld.rule(ends=True)
+
+    async def ruled(self, run: RowRun, withheld: Withheld) -> Outcome:
+        """Wait for what becomes of a row: its outcome. Raises ``AgainError`` where it goes on at
+        another endpoint, uncharged.
+        """
+        with self._room.asleep():
+            ends = await withheld.ends
+        if ends:
+            run.phase = "settled"
+            return withheld.outcome
+        run.charged = 0
+        run.rulings.clear()
+        run.failing_from_s = None
+        raise AgainError(withheld.verdict, at_gate=True)
