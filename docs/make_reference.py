@@ -380,15 +380,15 @@ FAULTS = {
     "too_large": "reply too large",
 }
 OWN_NAMES = {
-    error_body.CONTEXT: "words for a prompt beyond the context",
-    error_body.SPENDING: "words or a code for a spending limit",
-    error_body.PER_DAY: "words or a quota id for a limit per day",
-    error_body.NO_LIMIT: "a limit of 0",
-    error_body.TOO_LARGE: "more requested than the limit, by the message's figures",
-    error_body.MODERATED: "`metadata.reasons`",
-    error_body.GATEWAY_QUOTA: "words for a gateway's quota",
-    error_body.WRONG_PATH: "words for an unknown path",
-    error_body.SILENT: "no readable error",
+    phrases.CONTEXT: "words for a prompt beyond the context",
+    phrases.SPENDING: "words or a code for a spending limit",
+    phrases.PER_DAY: "words or a quota id for a limit per day",
+    phrases.NO_LIMIT: "a limit of 0",
+    phrases.TOO_LARGE: "more requested than the limit, by the message's figures",
+    phrases.MODERATED: "`metadata.reasons`",
+    phrases.GATEWAY_QUOTA: "words for a gateway's quota",
+    phrases.WRONG_PATH: "words for an unknown path",
+    phrases.SILENT: "no readable error",
     rules.UNFINISHED: (
         "a completion whose finish reason is one of "
         + ", ".join(f"`{reason}`" for reason in sorted(rules.UNFINISHED_REASONS))
@@ -928,7 +928,7 @@ def verdicts() -> Iterator[str]:
     yield ""
     yield from table(
         ("means", "said by"),
-        dict.fromkeys((OWN_NAMES[phrase.name], phrase.source) for phrase in error_body.PHRASES),
+        dict.fromkeys((OWN_NAMES[phrase.name], phrase.source) for phrase in phrases.PHRASES),
     )
     yield "The wait that a server asks for is the first of: `retry-after-ms`; `retry-after`; a"
     yield "field of the error (`retry_after`, Google's `RetryInfo`, headers that OpenRouter passes"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from batchrun.core import error_body, limit_headers, redirects
+from batchrun.core import answer, error_body, failure_reports, limit_headers, phrases, redirects
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
 from batchrun.core.error_body import NO_ERROR, ErrorBody
@@ -27,6 +27,7 @@ from batchrun.core.rules import (
     Rule,
 )
 from batchrun.core.stream import fold
+from batchrun.core.vendor_codes import judged_as
 from batchrun.errors import TransportFault
 from batchrun.records import NO_USAGE, Completion, Reply, Usage
 
@@ -85,7 +86,11 @@ def answered(exchange: Reply | TransportFault) -> Verdict | None:
     """
     if isinstance(exchange, Reply) and 200 <= exchange.status < 300:
         found = plain_completion(exchange.body)
-        if found is not None and found.first.finish_reason not in UNFINISHED_REASONS:
+        if (
+            found is not None
+            and found.first.finish_reason not in UNFINISHED_REASONS
+            and found.first.content  # what says nothing may report a failure beside it
+        ):
             return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
     return None
 
@@ -99,18 +104,20 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     value = reading.parse(exchange.body)
     if 200 <= status < 300:
         found = reading.completion(value)
-        if found is not None and not _unfinished(found):
+        if found is not None and not _unfinished(found) and not _failed(found, value):
             return Verdict(_DONE, "completion", found, None, None, "", None, found.usage)
         return _rule(_without_completion(exchange, value, found, circumstances), circumstances)
     if value is None and _EVENT.match(exchange.body):
         value = reading.parse(fold(exchange.body).body())
     error = error_body.read(value)
     if not error.layers:
-        error = error._replace(names=frozenset({error_body.SILENT}))
+        page = {phrases.PAGE} if exchange.body.lstrip()[:1] == b"<" else set()
+        error = error._replace(names=frozenset({phrases.SILENT, *page}))
     message = error.message or f"HTTP {status}: {_glimpse(exchange.body)}"
     if 300 <= status < 400 and (location := exchange.headers.get("location")):
         message = redirects.refused(status, location)
-    return _rule(_signal(exchange, status, error, message, value, circumstances), circumstances)
+    meant = judged_as(error.names, status)
+    return _rule(_signal(exchange, meant, error, message, value, circumstances), circumstances)
 
 
 _EVENT = re.compile(rb"\s*(?:data|event|error|id|retry)?:")
@@ -168,16 +175,17 @@ def _without_completion(
 ) -> _Signal:
     """A success that is none: an error in disguise, an answer that broke off, or something else."""
     error = error_body.read(_error_inside(value))
-    status = error.status
+    meant = judged_as(error.names, reply.status)
+    status = error.status if meant == reply.status else meant
     if status is None:
         ranked = (error.code or "", error.kind or "", *sorted(error.names))
         status = next((STATUS_OF_NAME[name] for name in ranked if name in STATUS_OF_NAME), None)
-    if found is not None and status is None:
-        reason = _unfinished(found) or ""
+    reason = None if found is None else _unfinished(found)
+    if reason is not None and status is None:
         message = error.message or f"HTTP {reply.status}: the answer ended with {reason!r}"
         error = error._replace(names=error.names | {UNFINISHED}, code=error.code or reason)
         return _signal(reply, reply.status, error, message, value, circumstances)
-    if status is None and isinstance(value, dict) and value.get("error"):
+    if status is None and isinstance(value, dict) and _reports_failure(value):
         # What it is named as is unknown, but a server that reports an error failed.
         status = 500
     if status is None:
@@ -208,13 +216,26 @@ def _unfinished(found: Completion) -> str | None:
     return None
 
 
+def _failed(found: Completion, value: object) -> bool:
+    """Whether a completion without any answer reports a failure beside it, as MiniMax does of a
+    request that its moderation refused. An answer is kept, whatever is said beside it.
+    """
+    return answer.is_empty(found) and isinstance(value, dict) and failure_reports.failed(value)
+
+
+def _reports_failure(value: Mapping[str, object]) -> bool:
+    """Whether a success without an answer says that it failed. Half an answer does not."""
+    return bool(value.get("error")) or (not value.get("choices") and failure_reports.failed(value))
+
+
 def _error_inside(value: object) -> object:
     """Where in a success an error stands: at the top, or in a choice (OpenRouter)."""
     if isinstance(value, dict):
         choices = value.get("choices")
         if not value.get("error") and isinstance(choices, list) and choices:
             listed = (choice.get("error") for choice in choices if isinstance(choice, dict))
-            return {"error": next((error for error in listed if error), None)}
+            inside = next((error for error in listed if error), None)
+            return {"error": inside} if inside or not failure_reports.failed(value) else value
     return value
 
 
