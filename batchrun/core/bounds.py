@@ -11,6 +11,13 @@ ROWS_MIN = 100
 """A share counts from so many finished rows on."""
 ALIKE_ROWS = 20
 """So many rows that fail alike before any succeeds are one mistake, not many."""
+OF_THE_ROW = frozenset(
+    """
+    content_filter context_length invalid_row invalid_output truncated_output empty_output
+    """.split()
+)
+"""Error classes that rows bring on themselves by what they say or ask for. Sorted data begins with
+many alike: no number of them tells of a mistake in the run or of its endpoint."""
 
 
 class Bound(NamedTuple):
@@ -58,12 +65,16 @@ class Finished:
 
     def add(self, outcome: Outcome, *, succeeded: bool) -> Broken | None:
         """Count a row; returns what to stop for. ``succeeded`` says that some row of the run has
-        an answer. A row that was never sent is its own fault.
+        an answer. A row that was never sent, or that failed for what is in it, is its own fault.
         """
         self._rows += 1
         if outcome.failure is not None:
             self._failed += 1
-            if not (succeeded or self._differ) and outcome.attempt is not None:
+            if (
+                not (succeeded or self._differ)
+                and outcome.attempt is not None
+                and outcome.failure.error_class not in OF_THE_ROW
+            ):
                 found = self._alike_failure(outcome.failure)
                 if found is not None:
                     return found
@@ -81,7 +92,7 @@ class Finished:
         if self._alike_rows < ALIKE_ROWS:
             return None
         message = (
-            f"the first {ALIKE_ROWS} rows that were answered failed alike "
+            f"the first {ALIKE_ROWS} rows that could be answered failed alike "
             f"({failure.error_class}): {failure.message}. Mend it; then the same command with "
             "--retry-failed sends these rows again"
         )
