@@ -1,9 +1,9 @@
 """Failures that servers report beside or instead of an ``error``: in a field of their own, often
 under status 200, and often there with a value for success too.
 
-MiniMax's ``base_resp``, Tencent's ``Response``, Spark's ``header``, Baidu's ``error_code``, WeChat's
-``errcode``; a flat ``code`` with a ``message`` or ``msg``; ``success: false``; a ``status`` of 400
-or more.
+MiniMax's ``base_resp``, Tencent's ``Response``, Spark's ``header``, Baidu's ``error_code``,
+WeChat's ``errcode``; a flat ``code`` with a ``message`` or ``msg``; ``success: false``; a
+``status`` of 400 or more.
 """
 
 from __future__ import annotations

@@ -11,7 +11,15 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from batchrun.core import answer, error_body, failure_reports, limit_headers, phrases, redirects
+from batchrun.core import (
+    answer,
+    error_body,
+    failure_reports,
+    limit_headers,
+    phrases,
+    redirects,
+    urls,
+)
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
 from batchrun.core.error_body import NO_ERROR, ErrorBody
@@ -65,7 +73,8 @@ class Circumstances(NamedTuple):
     of this run had an answer; ``wall_s`` is seconds since the epoch; ``wait_s_max`` is the longest
     wait that is still waited out. ``runs_model`` says that the row asks for the run's own model
     rather than for one of its choice; ``last_try`` that another charged ruling uses up the row's
-    attempts; ``refused_s`` how long the endpoint has answered with refusals only.
+    attempts; ``refused_s`` how long the endpoint has answered with refusals only. ``url`` is the
+    one that was asked, for messages.
     """
 
     rulings: Mapping[str, int]
@@ -75,6 +84,7 @@ class Circumstances(NamedTuple):
     runs_model: bool = False
     last_try: bool = False
     refused_s: float = 0.0
+    url: str = ""
 
 
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
@@ -190,7 +200,11 @@ def _without_completion(
         status = 500
     if status is None:
         message = f"HTTP {reply.status} without a completion{_lack(value, reply.body)}"
-        return _signal(reply, reply.status, NO_ERROR, message, value, circumstances)
+        if value is None and reply.body.strip():
+            error = NO_ERROR._replace(names=frozenset({phrases.SILENT}))
+        else:
+            error = NO_ERROR
+        return _signal(reply, reply.status, error, message, value, circumstances)
     message = error.message or f"HTTP {reply.status} with an error: {_glimpse(reply.body)}"
     return _signal(reply, status, error, message, value, circumstances)
 
@@ -253,6 +267,8 @@ def _rule(signal: _Signal, circumstances: Circumstances) -> Verdict:
     message = signal.message
     if rule.advice and before:
         message = f"{message} ({rule.advice})"
+    if circumstances.url and not circumstances.succeeded and _of_the_url(rule, signal):
+        message = f"{message} ({urls.asked_in_vain(circumstances.url)})"
     return Verdict(
         action,
         rule.name,
@@ -262,6 +278,17 @@ def _rule(signal: _Signal, circumstances: Circumstances) -> Verdict:
         wait_s=signal.wait_s,
         usage=signal.usage,
         backoff_s=rule.backoff_s,
+    )
+
+
+def _of_the_url(rule: Rule, signal: _Signal) -> bool:
+    """Whether a ruling before any answer tells of a path that serves something else: a web page,
+    another call, nothing.
+    """
+    return (
+        rule.name == "wrong_path"
+        or signal.status == 405
+        or (rule.name == "not_a_completion" and phrases.SILENT in signal.names)
     )
 
 

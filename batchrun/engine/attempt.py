@@ -265,15 +265,15 @@ class AttemptLoop:
     def _circumstances(self, lane: Lane, run: RowRun, wall_us: int, now_s: float) -> Circumstances:
         policy, refused_from_s = self._policy, lane.refused_from_s
         # Of several endpoints, what another one answered says nothing of this one.
-        alone = self.pool.only is not None
         return Circumstances(
             run.rulings,
-            self._tally.succeeded if alone else lane.exchanges.answered > 0,
+            self._tally.succeeded if self.pool.only is not None else lane.exchanges.answered > 0,
             wall_us / 1e6,
             policy.wait_s_max,
             run.request.model == policy.model,
             run.charged + 1 >= policy.max_attempts,
             0.0 if refused_from_s is None else now_s - refused_from_s,
+            lane.url,
         )
 
     def _act(

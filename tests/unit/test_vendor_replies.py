@@ -1,4 +1,4 @@
-"""What the replies of many vendors mean, plain and streamed, and what must not be taken for them."""
+"""What the replies of many vendors mean, plain and streamed, and what only looks like them."""
 
 import json
 
@@ -52,7 +52,7 @@ MODERATED = [
     ("Moonshot, words only", 400, {"error": {"message": "The request was rejected because it was "
                                                         "considered high risk"}}),
     ("Zhipu", 400, {"contentFilter": [{"level": 1}], **_error("1301", "unsafe or sensitive")}),
-    ("Zhipu, words", 400, _error(None, "系统检测到输入或生成内容可能包含不安全或敏感内容，请您避免输入")),
+    ("Zhipu, words", 400, _error(None, "系统检测到输入或生成内容可能包含不安全或敏感内容")),
     ("Zhipu, 200", 200, {"code": 1301, "msg": "m", "success": False}),
     ("MiniMax", 200, _mm(1026, "input new_sensitive")),
     ("MiniMax", 200, _mm(1027, "output new_sensitive")),
@@ -102,7 +102,7 @@ SPENT = [
     ("Zhipu", 429, _error("1113", "您的账户已欠费，请充值后重试"), "billing"),
     ("Zhipu, words only", 429, _error(None, "您的账户已欠费，请充值后重试。"), "billing"),
     ("z.ai", 429, _error("1113", "Insufficient balance or no resource package."), "billing"),
-    ("Zhipu, 5 hours", 429, _error("1308", "已达到 5 小时 的使用上限。您的限额将在 12:00 重置"), "quota"),
+    ("Zhipu, 5 hours", 429, _error("1308", "已达到 5 小时 的使用上限。"), "quota"),
     ("Zhipu, 200", 200, {"code": 1113, "msg": "欠费", "success": False}, "billing"),
     ("MiniMax", 200, _mm(1008, "insufficient balance"), "billing"),
     ("MiniMax", 429, _error(None, "insufficient balance (1008)", "insufficient_balance_error",
@@ -150,7 +150,7 @@ SPENT = [
                                          "calls / month."}, "quota"),
     ("one-api", 403, _error("insufficient_user_quota", "user quota is not enough"), "quota"),
     ("one-api, Chinese", 403, _error(None, "用户额度不足, 剩余额度: ¥0.000000"), "quota"),
-    ("one-api, a token", 401, _error(None, "该令牌额度已用尽 !token.UnlimitedQuota", "new_api_error"),
+    ("one-api, a token", 401, _error(None, "该令牌额度已用尽 !token.Un", "new_api_error"),
      "quota"),
     ("one-api, named", 429, _error(None, "令牌 t（#1）额度已用尽"), "quota"),
     ("new-api", 403, _error("pre_consume_token_quota_failed", "token quota is not enough"),
@@ -208,7 +208,7 @@ OTHERS = [
      "rate_limit"),
     ("Moonshot", 429, _error(None, "The engine is currently overloaded",
                              "engine_overloaded_error"), THROTTLE, "rate_limit"),
-    ("new-api", 429, _error("rate_limit_exceeded", "当前分组上游负载已饱和，请稍后再试", "requests"),
+    ("new-api", 429, _error("rate_limit_exceeded", "当前分组上游负载已饱和，请稍后再试"),
      THROTTLE, "rate_limit"),
     ("a gateway, Chinese", 200, {"code": 500, "msg": "请求过于频繁，请稍后再试"}, THROTTLE,
      "rate_limit"),
@@ -284,9 +284,11 @@ def _classes(known):
 
 
 @pytest.mark.parametrize(
-    ("who", "status", "body", "action", "known"), CASES, ids=lambda part: str(part)[:40]
+    ("status", "body", "action", "known"),
+    [case[1:] for case in CASES],
+    ids=[f"{case[0]}, {case[1]}, {case[-1]}" for case in CASES],
 )
-def test_a_reply_means_what_its_vendor_means(who, status, body, action, known):
+def test_a_reply_means_what_its_vendor_means(status, body, action, known):
     """Class and action of each, before and after answers, whatever the row's model."""
     verdict = _judge(status, body)
     assert (verdict.action, verdict.error_class in _classes(known)) == (action, True), verdict
@@ -296,12 +298,11 @@ def test_a_reply_means_what_its_vendor_means(who, status, body, action, known):
 
 
 @pytest.mark.parametrize(
-    ("who", "body", "action", "known"),
-    [(who, body, action, known) for who, status, body, action, known in CASES
-     if status == 200 and isinstance(body, dict)],
-    ids=lambda part: str(part)[:40],
-)  # fmt: skip
-def test_a_report_in_a_stream_is_the_same(who, body, action, known):
+    ("body", "action", "known"),
+    [case[2:] for case in CASES if case[1] == 200],
+    ids=[f"{case[0]}, {case[-1]}" for case in CASES if case[1] == 200],
+)
+def test_a_report_in_a_stream_is_the_same(body, action, known):
     """As an event, with or without an end, and after the first words of an answer."""
     opening = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "The beg"}}]}
     for events in ([body], [opening, body]):
@@ -414,8 +415,7 @@ def test_what_only_looks_like_it_is_not(status, body, action, known):
 
 
 UNPARSED = [
-    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using "
-    "your HTTP library correctly.)",
+    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using",
     "The request body is not valid JSON: unexpected end of data: line 1 column 18 (char 17)",
     "There was an error parsing the body",
     "Expecting value: line 1 column 1 (char 0)",
