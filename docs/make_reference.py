@@ -937,32 +937,7 @@ def verdicts() -> Iterator[str]:
         rows.append((signal_of(rule), action, code(rule.error_class), health, rule.source))
     yield from table(("signal", "action", "class", "health", "seen at"), rows)
     yield from OUTAGES
-    yield "Vendors' own codes decide under which status an error is judged, whatever status it came"
-    yield "with. Words are compared without case, punctuation and a final `error`, also by the last"
-    yield "or first part of a dotted one. Numbers count in the vendor's own field: MiniMax's"
-    yield "`base_resp.status_code` (or in parentheses behind its words), Baidu's `error_code`, Spark's"
-    yield "`header.code`; those of Zhipu, SiliconFlow and some of Spark's in any `code`. The first line"
-    yield "that fits decides; the status it came with must be one of those named."
-    yield ""
-    yield from table(
-        ("means", "judged as", "come with", "codes"),
-        [
-            (
-                OWN_NAMES[name],
-                str(meaning.status),
-                "any status" if meaning.under is None else under(meaning.under),
-                "; ".join(f"{who}: {listed(words)}" for who, words in SAID_BY[name]),
-            )
-            for name, meaning in MEANINGS.items()
-        ],
-    )
-    yield "An error under status 200 is judged as any other: by such a code, else by the status or"
-    yield "the name inside it; a report of a failure that says nothing else is a `server_error`."
-    yield "Reports are an `error`, `errors`, MiniMax's `base_resp`, Spark's `header`, Baidu's"
-    yield "`error_code`, Tencent's `Response`, `success: false`, a `status` of 400 or more, and a flat"
-    yield "`code` other than 0, 2xx or a word for success with a `message` or `msg`. A completion that"
-    yield "says anything is kept, whatever stands beside it."
-    yield ""
+    yield from codes_of_vendors()
     yield "Some servers say in words only what they mean. These are recognised, as regular"
     yield "expressions from the start of the message, with no quotation before the words:"
     yield ""
@@ -979,6 +954,36 @@ def verdicts() -> Iterator[str]:
     yield ""
     yield "`batchrun simulate --error NAME=RATE` plays these:"
     yield ", ".join(code(name) for name in CATALOGUE) + "."
+    yield ""
+
+
+def codes_of_vendors() -> Iterator[str]:
+    """What vendors' own codes mean, and what counts as a report of failure under status 200."""
+    yield "Vendors' own codes decide under which status an error is judged, whatever status it came"
+    yield "with. Words are compared without case, punctuation and a final `error`, also by the last"
+    yield "or first part of a dotted one. Numbers count in the vendor's own field: MiniMax's"
+    yield "`base_resp.status_code` (or in parentheses behind its words), Baidu's `error_code`,"
+    yield "Spark's `header.code`; those of Zhipu, SiliconFlow and some of Spark's in any `code`."
+    yield "The first line that fits decides; the status it came with must be one of those named."
+    yield ""
+    yield from table(
+        ("means", "judged as", "come with", "codes"),
+        [
+            (
+                OWN_NAMES[name],
+                str(meaning.status),
+                "any status" if meaning.under is None else under(meaning.under),
+                "; ".join(f"{who}: {listed(words)}" for who, words in SAID_BY[name]),
+            )
+            for name, meaning in MEANINGS.items()
+        ],
+    )
+    yield "An error under status 200 is judged as any other: by such a code, else by the status or"
+    yield "the name inside it; a report of a failure that says nothing else is a `server_error`."
+    yield "Reports are an `error`, `errors`, MiniMax's `base_resp`, Spark's `header`, Baidu's"
+    yield "`error_code`, Tencent's `Response`, `success: false`, a `status` of 400 or more, and a"
+    yield "flat `code` other than 0, 2xx or a word for success with a `message` or `msg`. A"
+    yield "completion that says anything is kept, whatever stands beside it."
     yield ""
 
 
