@@ -181,13 +181,14 @@ PHRASES: tuple[Phrase, ...] = (
         r"Access denied due to overdue account",
         r"(?:your|the|this) account (?:is|has been) (?:in arrears|overdue)",
         r"The (?:pre|post)paid bill is overdue",
-        r"(?:you|your (?:\w+ ){0,3})(?: have| has|'ve| are|'re)? (?:run |ran )?out of "
+        r"(?:you|your(?: [\w-]+){1,4}?)(?: have| has|'ve| is| are|'re)? (?:run |ran )?out of "
         r"(?:credits?|funds|balance|money)",
-        r"(?:you|your (?:[\w-]+ ){1,4})(?: have| has|'ve|'s)? (?:either )?"
+        r"(?:you|your(?: [\w-]+){1,4}?)(?: have| has|'ve|'s)? (?:either )?"
         r"(?:used all|used up|exhausted) (?:of )?(?:your |its |the )?"
         r"(?:available |remaining |free |prepaid )?(?:credits?|balance|funds)",
         r"Your (?:newly created )?team doesn't have any credits",
-        r"(?:you|your (?:\w+ ){1,3})(?: have| has)? no (?:remaining )?(?:credits?|balance|funds)\b",
+        r"(?:you|your(?: [\w-]+){1,4}?)(?: have| has)? no (?:remaining )?"
+        r"(?:credits?|balance|funds)\b",
     ),
     _phrase(
         RESETS,

@@ -161,6 +161,9 @@ SPENT = [
     ("a gateway", 429, {"code": "INSUFFICIENT_BALANCE", "message": "Insufficient account balance"},
      "billing"),
     ("a gateway", 429, _error(None, "You have run out of credits."), "billing"),
+    ("a gateway", 403, _error(None, "Your account has run out of funds."), "billing"),
+    ("a gateway", 400, _error(None, "Your organization has no remaining credits"), "billing"),
+    ("a gateway", 429, _error(None, "You've used up your free credits"), "billing"),
     ("a gateway", 429, _error(None, "Your monthly token quota has been exhausted"), "quota"),
 ]  # fmt: skip
 
