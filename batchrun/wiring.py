@@ -64,6 +64,7 @@ async def attempts(
                 Drift(settings.model, models),
                 endpoint.models,
                 endpoint.weight,
+                access.address.url,
             )
         )
     return AttemptLoop(

@@ -28,10 +28,10 @@ from batchrun.cli.console import BROKEN_PIPE  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core import (  # noqa: E402
     answer,
-    error_body,
     json_schema,
     outage,
     parameters,
+    phrases,
     rules,
     settings,
     summary,
@@ -41,6 +41,7 @@ from batchrun.core.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa:
 from batchrun.core.rules import RULES, Action  # noqa: E402
 from batchrun.core.setting_table import TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
+from batchrun.core.vendor_codes import MEANINGS, SAID_BY  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import estimate, estimate_report, export, validate  # noqa: E402
@@ -380,15 +381,27 @@ FAULTS = {
     "too_large": "reply too large",
 }
 OWN_NAMES = {
-    error_body.CONTEXT: "words for a prompt beyond the context",
-    error_body.SPENDING: "words or a code for a spending limit",
-    error_body.PER_DAY: "words or a quota id for a limit per day",
-    error_body.NO_LIMIT: "a limit of 0",
-    error_body.TOO_LARGE: "more requested than the limit, by the message's figures",
-    error_body.MODERATED: "`metadata.reasons`",
-    error_body.GATEWAY_QUOTA: "words for a gateway's quota",
-    error_body.WRONG_PATH: "words for an unknown path",
-    error_body.SILENT: "no readable error",
+    phrases.CONTEXT: "words for a prompt beyond the context",
+    phrases.SPENDING: "words or a code for a spending limit",
+    phrases.PER_DAY: "words or a quota id for a limit per day",
+    phrases.NO_LIMIT: "a limit of 0",
+    phrases.TOO_LARGE: "more requested than the limit, by the message's figures",
+    phrases.MODERATED: "words or a code for moderation",
+    phrases.GATEWAY_QUOTA: "words for a gateway's quota",
+    phrases.WRONG_PATH: "words for an unknown path",
+    phrases.SILENT: "no readable error",
+    phrases.PAGE: "a page in place of an error",
+    phrases.NO_FUNDS: "words or a code for an empty account",
+    phrases.RESETS: "words or a code for a budget that is renewed by itself",
+    phrases.ALLOCATED: "words for tokens per minute",
+    phrases.BAD_KEY: "words or a code for a key that is not accepted",
+    phrases.FORBIDDEN: "a code for a missing permission",
+    phrases.NO_MODEL: "words or a code for an unknown model",
+    phrases.LIMITED: "words or a code for a rate limit",
+    phrases.BUSY: "words or a code for an overload",
+    phrases.UNPARSED: "words or a code for a request body that is no JSON",
+    phrases.INVALID: "a code for an invalid request",
+    phrases.FAILED: "a code for a failure of the server",
     rules.UNFINISHED: (
         "a completion whose finish reason is one of "
         + ", ".join(f"`{reason}`" for reason in sorted(rules.UNFINISHED_REASONS))
@@ -910,6 +923,7 @@ def verdicts() -> Iterator[str]:
     )
     described("transport faults", [fault for rule in RULES for fault in rule.faults], FAULTS)
     own = [name for rule in RULES for name in sorted(rule.codes) if name.startswith("@")]
+    own += [name for name in MEANINGS if name not in own]
     described("names of our own", own, OWN_NAMES)
     rows = []
     for rule in RULES:
@@ -923,12 +937,13 @@ def verdicts() -> Iterator[str]:
         rows.append((signal_of(rule), action, code(rule.error_class), health, rule.source))
     yield from table(("signal", "action", "class", "health", "seen at"), rows)
     yield from OUTAGES
+    yield from codes_of_vendors()
     yield "Some servers say in words only what they mean. These are recognised, as regular"
     yield "expressions from the start of the message, with no quotation before the words:"
     yield ""
     yield from table(
         ("means", "said by"),
-        dict.fromkeys((OWN_NAMES[phrase.name], phrase.source) for phrase in error_body.PHRASES),
+        dict.fromkeys((OWN_NAMES[phrase.name], phrase.source) for phrase in phrases.PHRASES),
     )
     yield "The wait that a server asks for is the first of: `retry-after-ms`; `retry-after`; a"
     yield "field of the error (`retry_after`, Google's `RetryInfo`, headers that OpenRouter passes"
@@ -940,6 +955,46 @@ def verdicts() -> Iterator[str]:
     yield "`batchrun simulate --error NAME=RATE` plays these:"
     yield ", ".join(code(name) for name in CATALOGUE) + "."
     yield ""
+
+
+def codes_of_vendors() -> Iterator[str]:
+    """What vendors' own codes mean, and what counts as a report of failure under status 200."""
+    yield "Vendors' own codes decide under which status an error is judged, whatever status it came"
+    yield "with. Words are compared without case, punctuation and a final `error`, also by the last"
+    yield "or first part of a dotted one. Numbers count in the vendor's own field: MiniMax's"
+    yield "`base_resp.status_code` (or in parentheses behind its words), Baidu's `error_code`,"
+    yield "Spark's `header.code`; those of Zhipu, SiliconFlow and some of Spark's in any `code`."
+    yield "The first line that fits decides; the status it came with must be one of those named."
+    yield ""
+    yield from table(
+        ("means", "judged as", "come with", "codes"),
+        [
+            (
+                OWN_NAMES[name],
+                str(meaning.status),
+                "any status" if meaning.under is None else under(meaning.under),
+                "; ".join(f"{who}: {listed(words)}" for who, words in SAID_BY[name]),
+            )
+            for name, meaning in MEANINGS.items()
+        ],
+    )
+    yield "An error under status 200 is judged as any other: by such a code, else by the status or"
+    yield "the name inside it; a report of a failure that says nothing else is a `server_error`."
+    yield "Reports are an `error`, `errors`, MiniMax's `base_resp`, Spark's `header`, Baidu's"
+    yield "`error_code`, Tencent's `Response`, `success: false`, a `status` of 400 or more, and a"
+    yield "flat `code` other than 0, 2xx or a word for success with a `message` or `msg`. A"
+    yield "completion that says anything is kept, whatever stands beside it."
+    yield ""
+
+
+def under(statuses: Collection[int]) -> str:
+    """The statuses that an error may have come with; a single digit is a class of them."""
+    return ", ".join(f"{status}xx" if status < 10 else str(status) for status in statuses)
+
+
+def listed(words: str) -> str:
+    """Codes as they are written."""
+    return ", ".join(code(word) for word in words.split())
 
 
 def signal_of(rule: Any) -> str:

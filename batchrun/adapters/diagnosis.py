@@ -92,7 +92,8 @@ class _Look:
 
     def _told(self, exchange: Reply | TransportFault) -> tuple[str, Verdict]:
         wait_s_max = self._settings.max_wait_s
-        verdict = diagnosis.look(exchange, wait_s_max=wait_s_max, wall_s=time.time())
+        url = self._access.address.url
+        verdict = diagnosis.look(exchange, wait_s_max=wait_s_max, wall_s=time.time(), url=url)
         return diagnosis.sentence(verdict, exchange, wait_s_max), verdict
 
     async def _ask(self, listed: list[str]) -> list[Check]:

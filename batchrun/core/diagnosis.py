@@ -73,12 +73,12 @@ def nearest(model: str, listed: Sequence[str]) -> list[str]:
     return [by_low[name] for name in dict.fromkeys([*close, *parts])][:MODELS_SHOWN]
 
 
-def look(exchange: Reply | TransportFault, *, wait_s_max: float, wall_s: float) -> Verdict:
-    """The verdict of a run about the first exchange of its first row."""
-    return judge(
-        exchange,
-        Circumstances({}, succeeded=False, wall_s=wall_s, wait_s_max=wait_s_max, runs_model=True),
-    )
+def look(
+    exchange: Reply | TransportFault, *, wait_s_max: float, wall_s: float, url: str = ""
+) -> Verdict:
+    """The verdict of a run about the first exchange of its first row, sent to ``url``."""
+    first = Circumstances({}, succeeded=False, wall_s=wall_s, wait_s_max=wait_s_max)
+    return judge(exchange, first._replace(runs_model=True, url=url))
 
 
 def sentence(verdict: Verdict, exchange: Reply | TransportFault, wait_s_max: float) -> str:

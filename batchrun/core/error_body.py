@@ -4,11 +4,13 @@ In this order: ``{"error": {...}}``; ``{"error": "text"}``, with ``error_type`` 
 object with ``object: error``; either of them in an array (Gemini); ``detail`` as text or list
 (FastAPI); a flat ``message`` or RFC 7807's ``title`` and ``detail``; with the error of somebody
 further up as JSON text inside the message, or under ``metadata.raw`` (OpenRouter); and Azure's
-``innererror``. What is none of these has no code and no message.
+``innererror``. What vendors report in fields of their own comes last (``core/failure_reports.py``).
+What is none of these has no code and no message.
 
 An error's *names* are its identifiers: codes, types, statuses and reasons, the inner ones too. They
-are compared as a whole. What has no identifier of its own gets one here, from the structure or from
-one of the ``PHRASES``: it begins with ``@``, so that no server can send it.
+are compared as a whole. A name of ours begins with ``@``, so that no server can send it: it comes
+from the structure, from a code that a vendor has made up (``core/vendor_codes.py``), else from the
+words of the message (``core/phrases.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +20,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from batchrun.core import headers as header
+from batchrun.core.failure_reports import VENDOR, reports
+from batchrun.core.phrases import (
+    MODERATED,
+    NO_LIMIT,
+    PER_DAY,
+    PHRASES,
+    SPENDING,
+    TOO_LARGE,
+    UNPARSED,
+)
 from batchrun.core.reply import WORD_MAX, json_text, parse, storable_text
+from batchrun.core.vendor_codes import MINIMAX, VAGUE, meaning_of
 
 LAYERS_MAX = 8
 """Errors inside errors that are looked at."""
@@ -30,86 +43,17 @@ ONE_WORD_MAX = 40
 """A message of so few characters is a name of its own: vLLM's to a wrong key is one word."""
 
 
-class Phrase(NamedTuple):
-    """Words that stand for a name, where servers send no code. ``pattern`` is matched from the
-    message's start; what stands before the words must not hold a quotation, since servers quote
-    prompts.
-    """
-
-    name: str
-    pattern: re.Pattern[str]
-    source: str
-
-
-def _phrase(name: str, source: str, *patterns: str) -> Phrase:
-    # Gateways put the names of their exceptions in front.
-    raised = r"(?:[\w. ]{0,60}?(?:error|exception)\b(?: code: \d{3})?(?: ?-|:)? ?){0,3}"
-    return Phrase(name, re.compile(rf"{raised}(?:{'|'.join(patterns)})", re.IGNORECASE), source)
-
-
-CONTEXT = "@context"
-SPENDING = "@spending"
-PER_DAY = "@per_day"
-NO_LIMIT = "@limit_0"
-TOO_LARGE = "@above_limit"
-MODERATED = "@moderated"
-GATEWAY_QUOTA = "@gateway_quota"
-WRONG_PATH = "@wrong_path"
-SILENT = "@silent"
-"""The name of an error without a body that could be read: a page, a text, nothing."""
-
-# Up to so many characters in front of the words: no quotation mark, no bracket, no line's end.
-_BEFORE = r"""(?:[^\n"'`{}\[\]]|(?<=\w)'){0,120}?"""
-
-PHRASES: tuple[Phrase, ...] = (
-    _phrase(
-        CONTEXT,
-        "OpenAI, vLLM, SGLang, Mistral, llama.cpp",
-        rf"{_BEFORE}maximum context length (?:is|of|\()? ?\d",
-        r"'max_tokens'(?: or 'max_completion_tokens')? is too large",
-        rf"{_BEFORE}model's (?:maximum )?context length (?:is|of|\() ?\d",
-        rf"{_BEFORE}\d maximum context length",
-        rf"{_BEFORE}(?:exceeds?|longer than|larger than|too long for) "
-        r"(?:the |this |its )?(?:model's |available )?(?:maximum |max )?"
-        r"context (?:length|size|window)",
-    ),
-    _phrase(CONTEXT, "TGI", r"`inputs` tokens \+ `max_new_tokens`"),
-    _phrase(CONTEXT, "gateways", rf"{_BEFORE}maximum input length is \d"),
-    _phrase(CONTEXT, "Cerebras", rf"{_BEFORE}Current length is \d+ while limit is \d"),
-    _phrase(
-        CONTEXT, "Anthropic, Bedrock", r"(?:the |your )?(?:input|prompt) (?:is |was )?too long\b"
-    ),
-    _phrase(
-        SPENDING,
-        "Anthropic, Google, gateways",
-        r"You have reached your specified (?:workspace )?API usage limits",
-        r"Your credit balance is too low",
-        r"(?:you|your|this|the)\b[\w', -]{0,80}\bspend(?:ing)? (?:limit|cap)\b",
-        r"(?:monthly |organization |project |workspace )?spend(?:ing)? (?:limit|cap) "
-        r"(?:has been |was |is )?(?:reached|exceeded)",
-    ),
-    _phrase(
-        PER_DAY,
-        "OpenAI, Groq, OpenRouter",
-        r"Rate limit reached for [^\n]{0,300}? on (?:requests|tokens) per day \((?:RPD|TPD)\)",
-        r"Rate limit exceeded: [\w-]{0,60}per-day",
-    ),
-    _phrase(
-        NO_LIMIT,
-        "Gemini",
-        r"You exceeded your current quota[\s\S]{0,1800}?\blimit: 0(?![\d.])",
-        r"Quota exceeded for [^\n]{0,300}?\blimit: 0(?![\d.])",
-    ),
-    _phrase(GATEWAY_QUOTA, "Azure API Management", r"Out of (?:call volume|bandwidth) quota"),
-    _phrase(WRONG_PATH, "LM Studio", r"Unexpected endpoint or method"),
-)
-
 # The figures of a refusal by OpenAI, Groq and others: what the limit is, and what was asked for.
 _FIGURES = re.compile(
     r"(?:Request too large|Rate limit reached) for [^\n]{0,300}?"
     r"\bLimit:? (\d[\d,.]{0,20})[^\n]{0,80}?\bRequested:? (\d[\d,.]{0,20})",
     re.IGNORECASE,
 )
+
+# The name of the exception, or the code, that the words follow (LiteLLM, DashScope).
+_RAISED_AS = re.compile(r"(?:<\d{3}> ?)?(?:litellm\.)?([A-Za-z][\w.]{3,80}): ")
+# The code that MiniMax puts behind its words.
+_NUMBERED = re.compile(r"""[^\n"'`{}\[\]]{1,200} ?\((\d{4})\)$""")
 
 # How long to come back, in a refusal's words (Groq, OpenAI, Gemini, Azure).
 _ASKED = re.compile(
@@ -209,7 +153,7 @@ def _layers(value: object) -> Iterator[dict[str, Any]]:
             value = next((item for item in value if isinstance(item, dict)), None)
         if not isinstance(value, dict):
             continue
-        inner = value.get("error") or value.get("errors")
+        inner = value.get("error") or value.get("errors") or value.get("Error")
         if isinstance(inner, list):
             inner = next((item for item in inner if isinstance(item, (dict, str)) and item), None)
         if isinstance(inner, dict):
@@ -223,6 +167,7 @@ def _layers(value: object) -> Iterator[dict[str, Any]]:
                 value["type"] = value["error_type"]
         found += 1
         yield value
+        waiting += [*reports(value), value.get("Response")]
         waiting += [value.get("innererror"), _nested(value.get("message"))]
         waiting.append(_nested(value.get("detail")))
         metadata = value.get("metadata")
@@ -234,13 +179,13 @@ def _layers(value: object) -> Iterator[dict[str, Any]]:
 
 
 _BESIDE = frozenset(
-    "code type status statusCode status_code error_type retry_after message".split()
+    "code type status statusCode status_code http_code error_type retry_after message".split()
 )
 
 
 def _message(layer: Mapping[str, Any]) -> str | None:
     """The layer's own words; what is no text is shown as JSON."""
-    for name in ("message", "detail", "title", "msg"):
+    for name in ("message", "detail", "title", "msg", "Message"):
         found = layer.get(name)
         if found:
             return found if isinstance(found, str) else json_text(found)
@@ -258,6 +203,7 @@ def _nested(text: object) -> object:
 
 
 def _names(layers: tuple[dict[str, Any], ...], said: list[str]) -> Iterator[str]:
+    meant = False
     for layer in layers:
         metadata = layer.get("metadata")
         holders = [layer, *_objects(layer.get("details"))]
@@ -266,9 +212,17 @@ def _names(layers: tuple[dict[str, Any], ...], said: list[str]) -> Iterator[str]
             if metadata.get("reasons"):
                 yield MODERATED
         for holder in holders:
-            yield from _identifiers(holder)
+            for word in _identifiers(holder):
+                yield word
+                if (meaning := meaning_of(word, layer.get(VENDOR))) is not None:
+                    meant = meant or meaning not in VAGUE
+                    yield meaning
+        for problem in _objects(layer.get("detail")):
+            # FastAPI's reason; what else is there may hold the prompt.
+            if meaning_of(_word(problem.get("type")) or "") == UNPARSED:
+                yield UNPARSED
     for text in said:
-        yield from _names_in(text[:PHRASE_TEXT_MAX].strip())
+        yield from _names_in(text[:PHRASE_TEXT_MAX].strip(), meant=meant)
 
 
 def _identifiers(holder: Mapping[str, Any]) -> Iterator[str]:
@@ -283,13 +237,23 @@ def _identifiers(holder: Mapping[str, Any]) -> Iterator[str]:
             yield PER_DAY
 
 
-def _names_in(text: str) -> Iterator[str]:
-    """The names that a message stands for."""
+def _names_in(text: str, *, meant: bool) -> Iterator[str]:
+    """The names that a message stands for. Where a code says what is ``meant``, its words are no
+    second opinion.
+    """
     if 0 < len(text) <= ONE_WORD_MAX and not text.startswith("@"):
         yield text
-    for phrase in PHRASES:
-        if phrase.pattern.match(text):
-            yield phrase.name
+    if not meant:
+        raised, numbered = _RAISED_AS.match(text), _NUMBERED.match(text)
+        by_code = meaning_of(raised[1] if raised else text) if raised or " " not in text else None
+        if by_code is None and numbered:
+            by_code = meaning_of(numbered[1], MINIMAX)
+        if by_code is not None:
+            yield by_code
+        if by_code is None or by_code in VAGUE:
+            for phrase in PHRASES:
+                if phrase.pattern.match(text):
+                    yield phrase.name
     figures = _FIGURES.match(text)
     if figures:
         limit, requested = (_figure(group) for group in figures.groups())
@@ -311,7 +275,7 @@ def _figure(text: str) -> float:
 
 def _status(layer: Mapping[str, Any]) -> int | None:
     """An HTTP error status that the layer names."""
-    for name in ("code", "status", "statusCode", "status_code"):
+    for name in ("code", "status", "statusCode", "status_code", "http_code"):
         word = _word(layer.get(name))
         if word is not None and _ERROR_STATUS.fullmatch(word):
             return int(word)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from batchrun.core import error_body as names
+from batchrun.core import phrases as names
 
 
 class Action(Enum):
@@ -106,7 +106,7 @@ _FILTER = frozenset(
     invalid_prompt
     """.split()
 ) | {names.MODERATED}
-_NO_MODEL = frozenset("model_not_found DeploymentNotFound".split())
+_NO_MODEL = frozenset("model_not_found DeploymentNotFound".split()) | {names.NO_MODEL}
 _NO_PATH = frozenset({"unknown_url", "Not Found", names.WRONG_PATH, names.SILENT})
 _RATE = frozenset({"rate_limit_exceeded"})
 
@@ -168,7 +168,16 @@ RULES: tuple[Rule, ...] = (
         codes=frozenset({names.NO_LIMIT}),
         source="Gemini, for models that an account may not use",
     ),
+    Rule(
+        "allocated",
+        A.THROTTLE,
+        "rate_limit",
+        statuses=(429,),
+        codes=frozenset({names.ALLOCATED}),
+        source="DashScope, whose `insufficient_quota` is tokens per minute",
+    ),
     Rule("quota", A.STOP, "quota", statuses=(400, 403, 429), codes=_QUOTA),
+    Rule("quota_resets", A.PAUSE, "quota", statuses=(429,), codes=frozenset({names.RESETS})),
     Rule("context", A.FAIL, "context_length", statuses=(400, 413, 422), codes=_CONTEXT),
     Rule("filter", A.FAIL, "content_filter", statuses=(400, 403, 422), codes=_FILTER),
     Rule(
@@ -179,6 +188,24 @@ RULES: tuple[Rule, ...] = (
         codes=frozenset({"tool_use_failed", "json_validate_failed"}),
         tries_max=2,
         source="Groq, where the model wrote what its own server cannot read",
+    ),
+    # Every body that is sent is valid JSON: what arrived was cut or changed on its way.
+    Rule(
+        "unparsed",
+        A.AGAIN,
+        "invalid_request",
+        statuses=(400, 422),
+        codes=frozenset({names.UNPARSED}),
+        tries_max=3,
+    ),
+    Rule(
+        "page_400",
+        A.AGAIN,
+        "invalid_request",
+        statuses=(400,),
+        codes=frozenset({names.PAGE}),
+        tries_max=2,
+        source="nginx, CloudFront and load balancers, which have not read the request",
     ),
     # Keys spread slowly through some providers: after successes a 401 gets two more chances.
     Rule(

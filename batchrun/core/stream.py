@@ -338,7 +338,7 @@ class Stream:
             self._fail(groq["error"])
         elif name == "error" or (not isinstance(value.get("choices"), list) and is_error(value)):
             self._fail(value)
-        elif self._suspect is None and may_be_error(value):
+        elif may_be_error(value, self._suspect):
             # Not surely an error: it counts as one where the answer has no finish reason.
             self._suspect = value
 

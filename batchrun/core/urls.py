@@ -53,6 +53,29 @@ def address(base_url: str) -> Address:
     return Address(chat_completions_url(f"http://localhost{rest[len(written) :]}"), path)
 
 
+_SUFFIX = "/chat/completions"
+_OTHER_CALL = re.compile("/(?:models|completions|responses|messages|embeddings|chat)")
+_VERSION = re.compile(r"/v\d+(?:beta\d*|alpha\d*)?(?=/|$)")
+
+
+def asked_in_vain(url: str) -> str:
+    """What to tell the user where nothing is served under a chat-completions URL: the URL, and the
+    base URL that was likely meant.
+    """
+    shown = public_url(url)
+    parts = urlsplit(url)
+    base = parts.path.removesuffix(_SUFFIX)
+    version = _VERSION.search(base)
+    if version is None:
+        meant = f"{base}/v1"
+    elif _OTHER_CALL.fullmatch(base, version.end()):
+        meant = base[: version.end()]
+    else:
+        return f"asked {shown}: check the host and the path of the base URL"
+    likely = public_url(urlunsplit((parts.scheme, parts.netloc, meant, parts.query, "")))
+    return f"asked {shown}: the base URL may have to be {likely}"
+
+
 def chat_completions_url(base_url: str) -> str:
     """The chat-completions URL for a base URL.
 
@@ -74,7 +97,7 @@ def chat_completions_url(base_url: str) -> str:
         raise UsageError(message)
     path = re.sub(r"/{2,}", "/", parts.path).rstrip("/")
     if not path:
-        path = "/v1/chat/completions"
-    elif not path.endswith("/chat/completions"):
-        path += "/chat/completions"
+        path = f"/v1{_SUFFIX}"
+    elif not path.endswith(_SUFFIX):
+        path += _SUFFIX
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))

@@ -11,7 +11,15 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from batchrun.core import error_body, limit_headers, redirects
+from batchrun.core import (
+    answer,
+    error_body,
+    failure_reports,
+    limit_headers,
+    phrases,
+    redirects,
+    urls,
+)
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
 from batchrun.core.error_body import NO_ERROR, ErrorBody
@@ -27,6 +35,7 @@ from batchrun.core.rules import (
     Rule,
 )
 from batchrun.core.stream import fold
+from batchrun.core.vendor_codes import judged_as
 from batchrun.errors import TransportFault
 from batchrun.records import NO_USAGE, Completion, Reply, Usage
 
@@ -66,7 +75,8 @@ class Circumstances(NamedTuple):
     of this run had an answer; ``wall_s`` is seconds since the epoch; ``wait_s_max`` is the longest
     wait that is still waited out. ``runs_model`` says that the row asks for the run's own model
     rather than for one of its choice; ``last_try`` that another charged ruling uses up the row's
-    attempts; ``refused_s`` how long the endpoint has answered with refusals only.
+    attempts; ``refused_s`` how long the endpoint has answered with refusals only. ``url`` is the
+    one that was asked, for messages.
     """
 
     rulings: Mapping[str, int]
@@ -76,6 +86,7 @@ class Circumstances(NamedTuple):
     runs_model: bool = False
     last_try: bool = False
     refused_s: float = 0.0
+    url: str = ""
 
 
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
@@ -89,7 +100,8 @@ def answered(exchange: Reply | TransportFault) -> Verdict | None:
         plain = plain_completion(exchange.body)
         if plain is not None:
             found, usage_raw = plain
-            if found.first.finish_reason not in UNFINISHED_REASONS:
+            # What says nothing may report a failure beside it.
+            if found.first.content and found.first.finish_reason not in UNFINISHED_REASONS:
                 return Verdict(
                     _DONE, "completion", found, None, None, "", None, found.usage, None, usage_raw
                 )
@@ -105,7 +117,7 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
     value = reading.parse(exchange.body)
     if 200 <= status < 300:
         found = reading.completion(value)
-        if found is not None and not _unfinished(found):
+        if found is not None and not _unfinished(found) and not _failed(found, value):
             usage, usage_raw = reading.usage_and_text(value)
             return Verdict(_DONE, "completion", found, usage=usage, usage_raw=usage_raw)
         return _rule(_without_completion(exchange, value, found, circumstances), circumstances)
@@ -113,11 +125,13 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
         value = reading.parse(fold(exchange.body).body())
     error = error_body.read(value)
     if not error.layers:
-        error = error._replace(names=frozenset({error_body.SILENT}))
+        page = {phrases.PAGE} if exchange.body.lstrip()[:1] == b"<" else set()
+        error = error._replace(names=frozenset({phrases.SILENT, *page}))
     message = error.message or f"HTTP {status}: {_glimpse(exchange.body)}"
     if 300 <= status < 400 and (location := exchange.headers.get("location")):
         message = redirects.refused(status, location)
-    return _rule(_signal(exchange, status, error, message, value, circumstances), circumstances)
+    meant = judged_as(error.names, status)
+    return _rule(_signal(exchange, meant, error, message, value, circumstances), circumstances)
 
 
 _EVENT = re.compile(rb"\s*(?:data|event|error|id|retry)?:")
@@ -176,21 +190,26 @@ def _without_completion(
 ) -> _Signal:
     """A success that is none: an error in disguise, an answer that broke off, or something else."""
     error = error_body.read(_error_inside(value))
-    status = error.status
+    meant = judged_as(error.names, reply.status)
+    status = error.status if meant == reply.status else meant
     if status is None:
         ranked = (error.code or "", error.kind or "", *sorted(error.names))
         status = next((STATUS_OF_NAME[name] for name in ranked if name in STATUS_OF_NAME), None)
-    if found is not None and status is None:
-        reason = _unfinished(found) or ""
+    reason = None if found is None else _unfinished(found)
+    if reason is not None and status is None:
         message = error.message or f"HTTP {reply.status}: the answer ended with {reason!r}"
         error = error._replace(names=error.names | {UNFINISHED}, code=error.code or reason)
         return _signal(reply, reply.status, error, message, value, circumstances)
-    if status is None and isinstance(value, dict) and value.get("error"):
+    if status is None and isinstance(value, dict) and _reports_failure(value):
         # What it is named as is unknown, but a server that reports an error failed.
         status = 500
     if status is None:
         message = f"HTTP {reply.status} without a completion{_lack(value, reply.body)}"
-        return _signal(reply, reply.status, NO_ERROR, message, value, circumstances)
+        if value is None and reply.body.strip():
+            error = NO_ERROR._replace(names=frozenset({phrases.SILENT}))
+        else:
+            error = NO_ERROR
+        return _signal(reply, reply.status, error, message, value, circumstances)
     message = error.message or f"HTTP {reply.status} with an error: {_glimpse(reply.body)}"
     return _signal(reply, status, error, message, value, circumstances)
 
@@ -216,13 +235,26 @@ def _unfinished(found: Completion) -> str | None:
     return None
 
 
+def _failed(found: Completion, value: object) -> bool:
+    """Whether a completion without any answer reports a failure beside it, as MiniMax does of a
+    request that its moderation refused. An answer is kept, whatever is said beside it.
+    """
+    return answer.is_empty(found) and isinstance(value, dict) and failure_reports.failed(value)
+
+
+def _reports_failure(value: Mapping[str, object]) -> bool:
+    """Whether a success without an answer says that it failed. Half an answer does not."""
+    return bool(value.get("error")) or (not value.get("choices") and failure_reports.failed(value))
+
+
 def _error_inside(value: object) -> object:
     """Where in a success an error stands: at the top, or in a choice (OpenRouter)."""
     if isinstance(value, dict):
         choices = value.get("choices")
         if not value.get("error") and isinstance(choices, list) and choices:
             listed = (choice.get("error") for choice in choices if isinstance(choice, dict))
-            return {"error": next((error for error in listed if error), None)}
+            inside = next((error for error in listed if error), None)
+            return {"error": inside} if inside or not failure_reports.failed(value) else value
     return value
 
 
@@ -240,6 +272,8 @@ def _rule(signal: _Signal, circumstances: Circumstances) -> Verdict:
     message = signal.message
     if rule.advice and before:
         message = f"{message} ({rule.advice})"
+    if circumstances.url and not circumstances.succeeded and _of_the_url(rule, signal):
+        message = f"{message} ({urls.asked_in_vain(circumstances.url)})"
     return Verdict(
         action,
         rule.name,
@@ -250,6 +284,17 @@ def _rule(signal: _Signal, circumstances: Circumstances) -> Verdict:
         usage=signal.usage,
         backoff_s=rule.backoff_s,
         usage_raw=signal.usage_raw,
+    )
+
+
+def _of_the_url(rule: Rule, signal: _Signal) -> bool:
+    """Whether a ruling before any answer tells of a path that serves something else: a web page,
+    another call, nothing.
+    """
+    return (
+        rule.name == "wrong_path"
+        or signal.status == 405
+        or (rule.name == "not_a_completion" and phrases.SILENT in signal.names)
     )
 
 

@@ -35,8 +35,6 @@ from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Journal, Permit
 from batchrun.records import Attempt, Outcome, Reply
 
-KEPT_RESPONSE_BYTES = 2**20
-
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
 
 
@@ -259,15 +257,15 @@ class AttemptLoop:
     def _circumstances(self, lane: Lane, run: RowRun, wall_us: int, now_s: float) -> Circumstances:
         policy, refused_from_s = self._policy, lane.refused_from_s
         # Of several endpoints, what another one answered says nothing of this one.
-        alone = self.pool.only is not None
         return Circumstances(
             run.rulings,
-            self._tally.succeeded if alone else lane.exchanges.answered > 0,
+            self._tally.succeeded if self.pool.only is not None else lane.exchanges.answered > 0,
             wall_us / 1e6,
             policy.wait_s_max,
             run.request.model == policy.model,
             run.charged + 1 >= policy.max_attempts,
             0.0 if refused_from_s is None else now_s - refused_from_s,
+            lane.url,
         )
 
     def _act(
@@ -342,7 +340,8 @@ class AttemptLoop:
         assert completion is not None
         if news := lane.drift.note(request.model, completion, request.row):
             self._tally.notices.append(news)
-        response = self._kept(reply) if self._policy.raw == "all" else None
+        kept = reply is not None and self._policy.raw == "all"
+        response = reply.body.decode("utf-8", "replace") if reply and kept else None
         return Outcome(  # by place: naming the fields of each row's records costs 2 µs
             request.row,
             request.custom_id,
@@ -369,15 +368,9 @@ class AttemptLoop:
         if reply is not None and self._policy.raw != "none":
             kept = reading.text_of(reply.body, reading.ERROR_TEXT_MAX)
         outcome = failed(run, attempt, verdict, kept)
-        if self.withholding is None:
-            return outcome
-        return self.withholding.failed(lane, run, outcome, verdict, sent_at_s)
-
-    @staticmethod
-    def _kept(reply: Reply | None) -> str | None:
-        if reply is None or len(reply.body) > KEPT_RESPONSE_BYTES:
-            return None
-        return reading.text_of(reply.body, KEPT_RESPONSE_BYTES)
+        if self.withholding is not None:
+            return self.withholding.failed(lane, run, outcome, verdict, sent_at_s)
+        return outcome
 
     def _check_going(self, run: RowRun) -> None:
         if self._switch.stopping:

@@ -26,7 +26,7 @@ from batchrun.records import Request
 
 class Way(NamedTuple):
     """What leads to one endpoint. ``models`` and ``weight`` are the settings of those names;
-    ``drift`` says which models answered in earlier sessions.
+    ``drift`` says which models answered in earlier sessions, ``url`` is the one that is asked.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Way(NamedTuple):
     drift: Drift | None = None
     models: Mapping[str, str] | None = None
     weight: float = 1.0
+    url: str = ""
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Lane:
     def __init__(self, number: int, way: Way, outage: Outage, renewal: Renewal) -> None:
         self.number = number
         self.name = way.name
+        self.url = way.url
         self.transport = way.transport
         self.gate = way.gate
         self.models = way.models

@@ -152,6 +152,8 @@ CATALOGUE: Mapping[str, Rejection] = {
         402, {"error": {"code": 402, "message": "Too much", "type": "weight_exceeds_budget"}}
     ),
     "501": envelope(501, "This is not implemented here.", "not_implemented_error", None),
+    "400-json": envelope(400, "We could not parse the JSON body of your request.", _INVALID, None),
+    "400-page": page(400, "Bad Request"),
     # The account's, the key's or the run's.
     "400-spending": _json(
         400,
@@ -198,6 +200,25 @@ CATALOGUE: Mapping[str, Rejection] = {
     "429-credit": envelope(
         429, "The credit is used up.", "insufficient_quota", "credit_balance_exhausted"
     ),
+    "429-plan": _json(
+        429,
+        {
+            "type": "error",
+            "error": {
+                "type": "rate_limit_error",
+                "message": "usage limit exceeded (2056)",
+                "http_code": "429",
+            },
+        },
+    ),
+    "200-balance": _json(
+        200,
+        {
+            "id": "x",
+            "choices": None,
+            "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"},
+        },
+    ),
     "429-day": _json(
         429,
         [
@@ -234,6 +255,12 @@ CATALOGUE: Mapping[str, Rejection] = {
         ],
     ),
     # Not now.
+    "429-allocated": envelope(
+        429,
+        "Allocated quota exceeded, please increase your quota limit.",
+        "insufficient_quota",
+        "insufficient_quota",
+    ),
     "402-in-flight": _json(
         402,
         {

@@ -20,6 +20,7 @@ from batchrun import assemble, wiring
 from batchrun.adapters import comparing, files, filling, growing, parts, rundir
 from batchrun.core.changes import Changes
 from batchrun.core.settings import Settings
+from batchrun.core.urls import address
 from batchrun.engine import watching
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.outbox import Outbox
@@ -211,6 +212,7 @@ class Stage:
         class Access:
             # One way to one server; a second endpoint is a second of these.
             endpoint = settings.endpoints[0]
+            address = address(settings.endpoints[0].base_url)
 
             @contextlib.asynccontextmanager
             async def talking(self, *_: object) -> AsyncIterator[tuple[ServerTransport, None]]:

@@ -157,3 +157,91 @@ def test_another_model_that_answers_is_told_of(cli, scripted, jsonl):
     endpoint.requests.clear()
     again = cli.run(*command)
     assert again.code == 0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (400, {"error": {"message": "Content Exists Risk", "code": "invalid_request_error"}}),
+        (200, {"choices": None, "base_resp": {"status_code": 1026, "status_msg": "sensitive"}}),
+        (400, {"error": {"code": "context_length_exceeded", "message": "m"}}),
+    ],
+    ids=["DeepSeek", "MiniMax", "too long"],
+)
+def test_sorted_rows_that_are_refused_for_what_they_say_stop_nothing(
+    cli, scripted, tmp_path, summary, refusal, stream
+):
+    """Forty refused rows at the start, asked once each; the good rows behind them are answered."""
+    chunk = {"choices": [{"index": 0, "delta": {"content": "Yes."}, "finish_reason": "stop"}]}
+    events = b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(chunk).encode()
+
+    def answer(body, _headers, _nth):
+        if body["messages"][-1]["content"].startswith("bad"):
+            return refusal[0], {"Content-Type": "application/json"}, refusal[1]
+        return (200, {"Content-Type": "text/event-stream"}, events) if stream else _answer()
+
+    endpoint = scripted(answer)
+    said = [*(f"bad {n}" for n in range(40)), *(f"good {n}" for n in range(10))]
+    path = tmp_path / "sorted.jsonl"
+    path.write_text(
+        "".join(json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n"
+                for text in said)
+    )  # fmt: skip
+    flags = ("--stream",) if stream else ()
+    done = cli.run(
+        path, "-o", "run", *QUICK, "--base-url", endpoint.base_url, "--concurrency", 1, *flags
+    )
+    assert done.code == 1, done.err
+    found = summary(cli.folder / "run")
+    assert (found["rows"]["ok"], found["rows"]["error"]) == (10, 40)
+    assert len(endpoint.requests) == 50
+    cli.verified("run")
+
+
+@pytest.mark.parametrize(
+    ("reply", "by"),
+    [
+        ((429, {"error": {"message": "账户余额不足，请充值", "type": "rate_limit"}}), "billing"),
+        ((400, {"error": {"code": "Arrearage", "message": "m", "type": "Arrearage"}}), "billing"),
+        ((200, {"base_resp": {"status_code": 1008, "status_msg": "m"}}), "billing"),
+        ((429, {"error": {"message": "Budget has been exceeded!", "code": "429"}}), "quota"),
+    ],
+)
+def test_an_empty_account_stops_the_run_at_once(cli, scripted, jsonl, summary, reply, by):
+    """Whatever status it is told under, with a wait or not: no row fails, none is waited for."""
+    endpoint = scripted(lambda *_: (reply[0], {"Retry-After": "30"}, reply[1]))
+    done = cli.run(
+        jsonl(30), "-o", "run", *QUICK, "--base-url", endpoint.base_url, "--concurrency", 2
+    )
+    assert done.code == 3, done.err
+    found = summary(cli.folder / "run")
+    assert (found["stopped_by"], found["rows"]["pending"]) == (by, 30)
+    assert len(endpoint.requests) <= 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "by"),
+    [
+        ((200, {}, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}),
+         "not_found"),
+        ((404, {}, b"404 page not found"), "not_found"),
+        ((405, {}, b"<h1>Method Not Allowed</h1>"), "config"),
+        ((200, {"Content-Type": "text/html"}, b"<!doctype html><title>Web UI</title>"),
+         "misconfiguration"),
+    ],
+    ids=["LM Studio", "Go", "405", "a web page"],
+)  # fmt: skip
+def test_a_base_url_without_its_version_is_told(cli, scripted, jsonl, summary, reply, by):
+    """The message names the URL that was asked and the one that was likely meant."""
+    endpoint = scripted(lambda *_: reply)
+    server = endpoint.base_url.removesuffix("/v1")
+    done = cli.run(
+        *(jsonl(60), "-o", "run", *QUICK, "--base-url", f"{server}/chat/completions"),
+        *("--concurrency", 4, "--max-attempts", 1),
+    )
+    assert done.code == 3, done.err
+    assert summary(cli.folder / "run")["stopped_by"] == by
+    told = " ".join(done.err.split())
+    assert f"asked {server}/chat/completions" in told
+    assert f"the base URL may have to be {server}/v1" in told

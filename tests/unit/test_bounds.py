@@ -2,7 +2,15 @@
 
 import pytest
 
-from batchrun.core.bounds import ALIKE_ROWS, Bound, Bounds, Finished, is_empty, is_truncated
+from batchrun.core.bounds import (
+    ALIKE_ROWS,
+    OF_THE_ROW,
+    Bound,
+    Bounds,
+    Finished,
+    is_empty,
+    is_truncated,
+)
 from batchrun.core.setting_table import BY_NAME
 from batchrun.core.setting_values import checked
 from batchrun.errors import UsageError
@@ -98,6 +106,24 @@ def test_the_first_rows_failing_alike_are_one_mistake():
     assert _stopped(None, [other] + [alike] * 99, succeeded=False) is None
     # Rows that were never sent say nothing of the endpoint.
     assert _stopped(None, [_failed(sent=False)] * 99, succeeded=False) is None
+
+
+@pytest.mark.parametrize("error_class", sorted(OF_THE_ROW))
+def test_what_rows_bring_on_themselves_is_no_mistake_of_the_run(error_class):
+    """However many of them a sorted input begins with; what else fails alike is still counted."""
+    own = _failed(error_class, "content_filter")
+    assert _stopped(None, [own] * 99, succeeded=False) is None
+    mixed = [own] * 40 + [_failed(), own] * 99
+    assert _stopped(None, mixed, succeeded=False) == ("misconfiguration", 40 + 2 * ALIKE_ROWS - 1)
+    assert (
+        _stopped(None, [own, _failed(), own, _failed(code="other")] * 99, succeeded=False) is None
+    )
+
+
+def test_the_rows_own_classes_are_those_that_the_contract_names():
+    """Too large a request or payload may be a limit that every row meets: they count."""
+    assert {"content_filter", "context_length", "invalid_row"} < OF_THE_ROW
+    assert not OF_THE_ROW & {"request_too_large", "payload_too_large", "invalid_request"}
 
 
 @pytest.mark.parametrize(

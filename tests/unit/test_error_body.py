@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from batchrun.core import error_body
+from batchrun.core import error_body, phrases
 from batchrun.core.reply import ERROR_TEXT_MAX, WORD_MAX, parse
 
 NOW_S = 1_700_000_000.0
@@ -172,10 +172,10 @@ def test_errors_inside_errors_come_to_an_end():
         ({"error": {"details": [{"reason": "API_KEY_INVALID"}]}}, "API_KEY_INVALID"),
         ({"error": {"metadata": {"limit_source": "openrouter_in_flight_budget"}}},
          "openrouter_in_flight_budget"),
-        ({"error": {"metadata": {"reasons": ["violence"]}}}, error_body.MODERATED),
+        ({"error": {"metadata": {"reasons": ["violence"]}}}, phrases.MODERATED),
         ({"error": {"details": [{"violations": [{"quotaId": "RequestsPerDayPerProject"}]}]}},
-         error_body.PER_DAY),
-        ({"error": {"code": "workspace_spend_limit_reached"}}, error_body.SPENDING),
+         phrases.PER_DAY),
+        ({"error": {"code": "workspace_spend_limit_reached"}}, phrases.SPENDING),
         ({"detail": "Not Found"}, "Not Found"),
     ],
 )  # fmt: skip
@@ -186,7 +186,7 @@ def test_names_are_gathered_from_where_they_stand(value, name):
 
 def test_nobody_else_makes_our_names():
     """A server that sends a name of ours is not believed."""
-    own = error_body.SPENDING
+    own = phrases.SPENDING
     for error in ({"code": own}, {"type": own}, {"message": own}):
         assert error_body.read({"error": error}).names == frozenset()
 
@@ -195,58 +195,112 @@ def test_nobody_else_makes_our_names():
 SAID = [
     # OpenAI, vLLM, DeepSeek
     ("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
-     error_body.CONTEXT),
+     phrases.CONTEXT),
     (("'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context "
-     "length is 4096 tokens"), error_body.CONTEXT),
+     "length is 4096 tokens"), phrases.CONTEXT),
     ("litellm.BadRequestError: OpenAIException - This model's maximum context length is 8 tokens",
-     error_body.CONTEXT),
+     phrases.CONTEXT),
     # SGLang
     ("The input (5000 tokens) is longer than the model's context length (4096 tokens).",
-     error_body.CONTEXT),
+     phrases.CONTEXT),
     ("Requested token count exceeds the model's maximum context length of 4096 tokens.",
-     error_body.CONTEXT),
+     phrases.CONTEXT),
     # llama.cpp
-    ("the request exceeds the available context size, try increasing it", error_body.CONTEXT),
+    ("the request exceeds the available context size, try increasing it", phrases.CONTEXT),
     # TGI
     ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000",
-     error_body.CONTEXT),
+     phrases.CONTEXT),
     # Mistral
     (("Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum "
-     "context length"), error_body.CONTEXT),
-    ("the maximum input length is 2048 tokens", error_body.CONTEXT),
+     "context length"), phrases.CONTEXT),
+    ("the maximum input length is 2048 tokens", phrases.CONTEXT),
     # Cerebras
     (("Please reduce the length of the messages or completion. Current length is 9000 while limit "
-     "is 8192"), error_body.CONTEXT),
+     "is 8192"), phrases.CONTEXT),
     # Anthropic, Bedrock
-    ("prompt is too long: 210000 tokens > 200000 maximum", error_body.CONTEXT),
-    ("Input is too long for requested model.", error_body.CONTEXT),
+    ("prompt is too long: 210000 tokens > 200000 maximum", phrases.CONTEXT),
+    ("Input is too long for requested model.", phrases.CONTEXT),
     ("invalid 'user': string too long", None),
     # Anthropic
     ("You have reached your specified API usage limits. You will regain access on 2027-01-01",
-     error_body.SPENDING),
-    ("Your credit balance is too low to access the API", error_body.SPENDING),
-    ("This request would exceed your organization's spend limit", error_body.SPENDING),
-    ("Monthly spend limit reached", error_body.SPENDING),
+     phrases.SPENDING),
+    ("Your credit balance is too low to access the API", phrases.SPENDING),
+    ("This request would exceed your organization's spend limit", phrases.SPENDING),
+    ("Monthly spend limit reached", phrases.SPENDING),
     # OpenAI, Groq, OpenRouter
     (("Rate limit reached for gpt-x in organization o on requests per day (RPD): Limit 200, Used "
-     "200, Requested 1. Please try again in 7m12s."), error_body.PER_DAY),
-    ("Rate limit exceeded: free-models-per-day", error_body.PER_DAY),
+     "200, Requested 1. Please try again in 7m12s."), phrases.PER_DAY),
+    ("Rate limit exceeded: free-models-per-day", phrases.PER_DAY),
     ("Rate limit reached for m on requests per min (RPM): Limit 3, Used 3, Requested 1.", None),
     ("Request too large for m on tokens per min (TPM): Limit 30000, Requested 45000.",
-     error_body.TOO_LARGE),
+     phrases.TOO_LARGE),
     ("Request too large for m on tokens per min (TPM): Limit 30,000, Requested 45,000.5.",
-     error_body.TOO_LARGE),
+     phrases.TOO_LARGE),
     ("Request too large for m on tokens per min (TPM): Limit 45000, Requested 30000.", None),
     ("Rate limit reached for m on tokens per min (TPM): Limit 0, Used 0, Requested 9.",
-     error_body.NO_LIMIT),
+     phrases.NO_LIMIT),
     # Gemini
     ("You exceeded your current quota.\n* Quota exceeded for metric: a, limit: 0, model: m",
-     error_body.NO_LIMIT),
+     phrases.NO_LIMIT),
     ("You exceeded your current quota.\n* Quota exceeded for metric: a, limit: 05", None),
     # Azure API Management
-    ("Out of call volume quota. Quota will be replenished in 00:12:34.", error_body.GATEWAY_QUOTA),
+    ("Out of call volume quota. Quota will be replenished in 00:12:34.", phrases.GATEWAY_QUOTA),
+    # Others that count context
+    ("Input token count + max_tokens parameter must be less than the context length of the model",
+     phrases.CONTEXT),
+    ("This model's maximum prompt length is 131072 but the request contains 9 tokens.",
+     phrases.CONTEXT),
+    ("The input token count (12) exceeds the maximum number of tokens allowed (10).",
+     phrases.CONTEXT),
+    ("Range of input length should be [1, 98304]", phrases.CONTEXT),
+    ("请求长度超过模型最大上下文长度", phrases.CONTEXT),
+    # Moderation
+    ("Content Exists Risk", phrases.MODERATED),
+    ("The request was rejected because it was considered high risk", phrases.MODERATED),
+    ("Input text data may contain inappropriate content.", phrases.MODERATED),
+    ("输入内容审核不通过，涉嫌违规", phrases.MODERATED),
+    ("sensitive words detected: x", phrases.MODERATED),
+    ("The request failed because the input text may contain sensitive information.",
+     phrases.MODERATED),
+    ("Your request was rejected as a result of our safety system.", phrases.MODERATED),
+    ("The response was filtered due to the prompt triggering the policy", phrases.MODERATED),
+    ("Your input was flagged for: violence", phrases.MODERATED),
+    # Budgets and accounts
+    ("Budget has been exceeded! Current cost: 9", phrases.SPENDING),
+    ("ExceededBudget: End User=x over budget. Spend=1", phrases.SPENDING),
+    ("Key limit exceeded (total limit).", phrases.SPENDING),
+    ("user quota is not enough", phrases.SPENDING),
+    ("Free allocated quota exceeded.", phrases.SPENDING),
+    ("用户额度不足, 剩余额度: 0", phrases.SPENDING),
+    ("免费额度已用完。", phrases.SPENDING),
+    ("Insufficient Balance", phrases.NO_FUNDS),
+    ("Sorry, your account balance is insufficient", phrases.NO_FUNDS),
+    ("账户余额不足，请充值", phrases.NO_FUNDS),
+    ("您的账户已欠费，请充值后重试", phrases.NO_FUNDS),
+    ("The request failed because your account has an overdue balance. Request ID: x",
+     phrases.NO_FUNDS),
+    ("You have run out of credits", phrases.NO_FUNDS),
+    ("usage limit exceeded", phrases.RESETS),
+    ("You've reached your usage limit for this billing cycle", phrases.RESETS),
+    ("Allocated quota exceeded, please increase your quota limit.", phrases.ALLOCATED),
+    ("Requests per day limit exceeded - try again tomorrow", phrases.PER_DAY),
+    ("Tokens per minute limit exceeded - too many tokens processed.", None),
+    # Keys, permissions, models, limits, overloads
+    ("Incorrect API key provided: sk-***", phrases.BAD_KEY),
+    ("无效的令牌", phrases.BAD_KEY),
+    ("身份验证失败", phrases.BAD_KEY),
+    ("User location is not supported for the API use.", phrases.FORBIDDEN),
+    ("Model Not Exist", phrases.NO_MODEL),
+    ("The model `m-9` does not exist or you do not have access to it.", phrases.NO_MODEL),
+    ("当前分组 default 下对于模型 m 无可用渠道", phrases.NO_MODEL),
+    ("当前分组上游负载已饱和，请稍后再试", phrases.LIMITED),
+    ("您的请求过于频繁", phrases.LIMITED),
+    ("系统繁忙，请稍后再试", phrases.BUSY),
+    # Bodies cut on their way
+    ("We could not parse the JSON body of your request.", phrases.UNPARSED),
+    ("unexpected EOF", phrases.UNPARSED),
     # LM Studio
-    ("Unexpected endpoint or method. (POST /chat/completions)", error_body.WRONG_PATH),
+    ("Unexpected endpoint or method. (POST /chat/completions)", phrases.WRONG_PATH),
     # A prompt that is echoed
     ('Invalid content: "This model\'s maximum context length is 4096 tokens"', None),
     ("Invalid content: 'This models maximum context length is 4096 tokens'", None),
@@ -266,7 +320,7 @@ def test_words_are_recognised_at_the_start_only(message, name):
     assert {found for found in names if found.startswith("@")} == ({name} if name else set())
 
 
-@pytest.mark.parametrize("phrase", error_body.PHRASES, ids=lambda phrase: phrase.source)
+@pytest.mark.parametrize("phrase", phrases.PHRASES, ids=lambda phrase: phrase.source)
 def test_every_phrase_has_an_example(phrase):
     """No pattern stands in the table without a message that it recognises."""
     assert any(phrase.pattern.match(message) for message, name in SAID if name == phrase.name)
@@ -277,7 +331,7 @@ def test_every_phrase_has_an_example(phrase):
 )
 def test_words_are_looked_for_in_bounded_time(text):
     """A message made to keep the patterns busy does not."""
-    for phrase in error_body.PHRASES:
+    for phrase in phrases.PHRASES:
         assert phrase.pattern.match(text[: error_body.PHRASE_TEXT_MAX]) is None
 
 

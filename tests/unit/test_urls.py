@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.urls import address, chat_completions_url
+from batchrun.core.urls import address, asked_in_vain, chat_completions_url
 from batchrun.errors import UsageError
 
 
@@ -96,3 +96,21 @@ def test_a_socket_that_is_written_otherwise_is_refused(base, words):
     with pytest.raises(UsageError) as caught:
         address(base)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("http://h:1234/chat/completions", "http://h:1234/v1"),
+        ("http://h/api/chat/completions?k=secret", "http://h/api/v1?k=..."),
+        ("http://h/v1/models/chat/completions", "http://h/v1"),
+        ("http://h/v1/chat/completions", None),
+        ("http://h/v1beta/openai/chat/completions", None),
+        ("http://h/api/paas/v4/chat/completions", None),
+    ],
+)
+def test_a_path_that_serves_nothing_is_told_with_the_likely_one(url, meant):
+    """The version that is missing, or what a path of another call begins with; no secrets."""
+    told = asked_in_vain(url)
+    assert told.startswith(f"asked {url.partition('?')[0]}") and "secret" not in told
+    assert (f"the base URL may have to be {meant}" if meant else "check the host and") in told

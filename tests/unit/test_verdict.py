@@ -506,3 +506,33 @@ def test_what_llama_cpp_says(status, body, action, error_class, code):
     """Its errors as they came: the code repeats the status, so the type is kept for it."""
     verdict = _judge(status, body)
     assert (verdict.action, verdict.error_class, verdict.code) == (action, error_class, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "hinted"),
+    [
+        (404, {"detail": "Not Found"}, True),
+        (404, b"404 page not found", True),
+        (404, b"<pre>Cannot POST /chat/completions</pre>", True),
+        (405, b"<h1>405 Not Allowed</h1>", True),
+        (405, {"detail": "Method Not Allowed"}, True),
+        (200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}, True),
+        (200, b"<!doctype html><title>Web UI</title>", True),
+        (200, b"Ollama is running", True),
+        (200, {"code": 500, "msg": "404 NOT_FOUND", "success": False}, True),
+        (200, b"", False),
+        (200, {"choices": []}, False),
+        (404, _error("model_not_found"), False),
+        (407, b"", False),
+        (415, b"", False),
+        (500, b"<h1>oops</h1>", False),
+    ],
+)
+def test_a_path_that_serves_something_else_is_named(status, body, hinted):
+    """Before any answer the message tells what was asked and which base URL is likely meant."""
+    url = "http://h:1234/chat/completions"
+    message = _judge(status, body, url=url).message
+    assert ("(asked http://h:1234/chat/completions: " in message) is hinted
+    assert ("http://h:1234/v1" in message) is hinted
+    assert "asked" not in _judge(status, body, url=url, succeeded=True).message
+    assert "asked" not in _judge(status, body).message
