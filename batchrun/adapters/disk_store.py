@@ -11,7 +11,7 @@ from zlib import crc32
 import pyarrow as pa
 
 from batchrun.adapters import disk, files
-from batchrun.adapters.store import KINDS, FileMark
+from batchrun.adapters.store import KINDS, RESPONSES, FileMark
 
 _PARQUET = b"PAR1"
 _TRAILER_BYTES = 8
@@ -82,13 +82,16 @@ class DiskStore:
         """See ``store.Store``."""
         for kind in KINDS:
             files.make_folder(self.folder / kind, private=True)
-        for folder in (self.folder, *(self.folder / kind for kind in KINDS)):
+        for folder in (self.folder, *(self.folder / kind for kind in (*KINDS, RESPONSES))):
             for draft in folder.glob(f"*{files.TEMPORARY}"):
                 disk.unlink(draft)
 
     def draft(self, name: str) -> files.Draft:
         """See ``store.Store``."""
-        return files.Draft(self.folder / name)
+        path = self.folder / name
+        if path.parent.name == RESPONSES:
+            files.make_folder(path.parent, private=True)
+        return files.Draft(path)
 
     def publish(self, drafts: Sequence[files.Draft]) -> None:
         """See ``store.Store``."""

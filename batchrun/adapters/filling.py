@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import answers, arrow, files, old_part
+from batchrun.adapters import answers, arrow, files, large_answers, old_part
 from batchrun.adapters.log import damaged as log_damaged
 from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.store import Store
@@ -32,6 +32,8 @@ GROUP_BYTES = 4 * 2**20
 """What becomes a row group."""
 ATTEMPT_BYTES = 200
 """About what a line of the ledger takes: its texts are names and codes."""
+REFERENCES = "batchrun.references"
+"""Key of a part's metadata: how many files of ``responses/`` its rows name; absent for none."""
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
 _KEY = itemgetter(*map(Attempt._fields.index, ("endpoint", "model", "service_tier")))
 _PLACE = itemgetter(*map(Attempt._fields.index, ("row", "number")))
@@ -88,6 +90,7 @@ class Filling:
         """``names`` are those of the two parts, ``rows`` the shard's. What is published under
         these names is merged in. ``log`` is what to call damaged where records are missing.
         """
+        self._store = store
         self._shape = shape
         self._log = log
         self._end = rows.stop
@@ -153,6 +156,8 @@ class Filling:
         old = self._old_results.below(high)
         resulted = self._results_table(records, outcomes, old, ledgered)
         self._attempts.add(ledgered, ledgered.num_rows * ATTEMPT_BYTES)
+        if large_answers.has_references(resulted):
+            self._results.references += sum(1 for _ in large_answers.references(resulted))
         self._results.add(resulted, records.taken_bytes + (0 if old is None else old.nbytes))
         _count(self._totals, ledger, outcomes, ledgered, resulted)
         self.next_row = high
@@ -173,6 +178,8 @@ class Filling:
     ) -> pa.Table:
         """A piece of the results, old rows and new ones; ``ledgered`` is the ledger of both."""
         rows = [outcome.row for outcome in outcomes]
+        if large_answers.is_large(outcomes, records.taken_bytes):
+            outcomes = large_answers.shelved(self._store, outcomes)
         fixed = arrow.result_columns(outcomes)
         if len(fixed) + len(self._shape.carried) > len(self._shape.results):
             names = self._shape.results.names[: -len(self._shape.carried)]
@@ -299,6 +306,8 @@ class _Groups:
             use_dictionary=arrow.dictionary_columns(schema),
             write_statistics=["row"],
         )
+        self.references = 0
+        """Files that the rows name."""
         self._tables: list[pa.Table] = []
         self._rows = 0
         self._bytes = 0
@@ -331,4 +340,7 @@ class _Groups:
     def end(self) -> None:
         """Write what was gathered, and the file's end."""
         self._flush()
+        if self.references:
+            # So that whoever checks the files need not look for names in every reply.
+            self._writer.add_key_value_metadata({REFERENCES: str(self.references)})
         self._writer.close()

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from batchrun.adapters import disk, files, filesystems
-from batchrun.adapters.store import KINDS, FileMark
+from batchrun.adapters.store import KINDS, RESPONSES, FileMark
 from batchrun.core import addresses
 from batchrun.errors import StorageError
 
@@ -150,7 +150,7 @@ class ObjectStore:
 
     def prepare(self) -> None:
         """See ``store.Store``."""
-        for folder in (self.drafts, *(self.drafts / kind for kind in KINDS)):
+        for folder in (self.drafts, *(self.drafts / kind for kind in (*KINDS, RESPONSES))):
             files.make_folder(folder, private=True)
             for draft in folder.glob(f"*{files.TEMPORARY}"):
                 disk.unlink(draft)

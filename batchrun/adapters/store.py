@@ -17,6 +17,8 @@ import pyarrow as pa
 from batchrun.adapters.files import Draft
 
 KINDS = ("results", "attempts")
+RESPONSES = "responses"
+"""The folder of what is too large for its column."""
 SUMMARY, USAGE = "summary.json", "usage.parquet"
 
 

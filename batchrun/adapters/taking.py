@@ -27,7 +27,7 @@ from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.journal import STATES
 from batchrun.adapters.lock import NAME, Lock
 from batchrun.adapters.object_store import OWNER, TRIES, ObjectStore
-from batchrun.adapters.store import KINDS, SUMMARY, USAGE, Store
+from batchrun.adapters.store import KINDS, RESPONSES, SUMMARY, USAGE, Store
 from batchrun.core.addresses import cut, local_path
 from batchrun.core.changes import Changes
 from batchrun.errors import StorageError, UsageError
@@ -72,7 +72,7 @@ def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
 
 
 def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
-    ours = {"checkpoint", *KINDS, SUMMARY, USAGE, OWNER}
+    ours = {"checkpoint", *KINDS, RESPONSES, SUMMARY, USAGE, OWNER}
     if there and not ours & set(there) and not (checkpoint / STATES).exists():
         message = (
             f"{shown} holds other files ({', '.join(sorted(there)[:3])}) and is no run "

@@ -38,6 +38,7 @@ COLUMNS = (
     "completion_tokens",
     "total_tokens",
     "cached_tokens",
+    "cache_write_tokens",
     "reasoning_tokens",
     "http_status",
     "error_class",
@@ -158,8 +159,13 @@ def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:
     usage: dict[str, Any] = {name: row[name] for name in counts}
     if all(count is None for count in usage.values()):
         return None
-    if row["cached_tokens"] is not None:
-        usage["prompt_tokens_details"] = {"cached_tokens": row["cached_tokens"]}
+    details = {
+        name: row[name]
+        for name in ("cached_tokens", "cache_write_tokens")
+        if row.get(name) is not None  # version 0.1 had no column for what is written
+    }
+    if details:
+        usage["prompt_tokens_details"] = details
     if row["reasoning_tokens"] is not None:
         usage["completion_tokens_details"] = {"reasoning_tokens": row["reasoning_tokens"]}
     return usage

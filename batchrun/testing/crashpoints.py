@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchrun.adapters import files
-from batchrun.adapters.store import KINDS
+from batchrun.adapters.store import KINDS, RESPONSES
 
 FEW_SLOTS = 2
 """Slots of the flight log to begin with, so that it grows with any run."""
@@ -89,6 +89,13 @@ POINTS: tuple[Point, ...] = (
     # The input was touched: what is known of it is noted anew.
     Point("touched", "state.refreshed"),
     Point("touched", "state.put"),
+    # Replies too large for their column get files of their own, before the part that names them.
+    Point("large", "draft.written", "responses"),
+    Point("large", "draft.synced", "responses"),
+    Point("large", "draft.renamed", "responses"),
+    Point("large", "folder.synced", "responses"),
+    Point("large", "draft.renamed", "results"),
+    Point("large", "seal.committed"),
     # A directory of an earlier version: its parts are written again, or only marked.
     Point("older", "draft.renamed", "attempts"),
     Point("older", "draft.renamed", "results"),
@@ -134,7 +141,7 @@ def points(scenario: str, *, rounds: int = 1) -> list[str]:
 
 def subject(path: Path) -> str:
     """What a file or folder is: the kind of part, or the first word of its name."""
-    if path.parent.name in KINDS:
+    if path.parent.name in (*KINDS, RESPONSES):
         return path.parent.name
     return path.name.partition(".")[0].partition("-")[0]
 

@@ -15,6 +15,7 @@ from batchrun.adapters.recorded import Recorded, RecordedShard
 from batchrun.adapters.store import KINDS, StoreReader, part_number
 from batchrun.views import checks_ledger, checks_rows
 from batchrun.views.checks_ledger import Ledger
+from batchrun.views.checks_responses import Responses
 from batchrun.views.checks_rows import RowOrder
 from batchrun.views.checks_totals import compare_recorded
 from batchrun.views.counted import Sums
@@ -72,6 +73,7 @@ class Shards:
         self._expected = expected
         self._report = report
         self.sums = Sums()
+        self.responses = Responses(store, report)
 
     def check(self, name: str, kinds: list[str]) -> None:
         """One shard, whose part is there of these kinds."""
@@ -111,7 +113,9 @@ class Shards:
             if schema is None:
                 schema = expected.results = self._first_schema(file)
                 file.seek(0)
-            part = stack.enter_context(PartReader(file, where, schema, self._report))
+            part = stack.enter_context(
+                PartReader(file, where, schema, self._report, vouched=bool(digest))
+            )
             if not digest:
                 part.read_through()
         except (OSError, pa.ArrowException, UnreadableError) as error:
@@ -162,9 +166,19 @@ class Shards:
                 order.add(chunk.column("row"))
                 checks_rows.check_outcomes(chunk, self._report, part.absent)
                 ledger = self._beside(chunk, part, ledger, sums)
+            whole = self._responses(part) and whole
         if ledger is not None:
             ledger = self._drained(ledger, sums)
         return whole and (ledger is not None or "attempts" not in opened)
+
+    def _responses(self, part: PartReader) -> bool:
+        """The files that the rows name; says whether their names could be read."""
+        try:
+            self.responses.check(part)
+        except UnreadableError as error:
+            self._unreadable(part.where, error)
+            return False
+        return True
 
     def _beside(
         self, chunk: pa.RecordBatch, part: PartReader, ledger: Ledger | None, sums: Sums

@@ -176,7 +176,7 @@ def _draft(path: Path) -> Iterator[files.Draft]:
 
 def _write_jsonl(results: Results, lines: Sink, errors: Sink | None = None) -> tuple[int, int]:
     ok = error = 0
-    for table in results.tables(batch_lines.COLUMNS):
+    for table in results.whole_tables(batch_lines.COLUMNS):
         place = table.schema.get_field_index("created")
         seconds = pc.divide(table.column(place).cast(pa.int64()), 1000)
         good: list[bytes] = []
@@ -208,7 +208,7 @@ def _write_parquet(results: Results, sink: Sink) -> tuple[int, int]:
         compression="zstd",
         use_dictionary=arrow.dictionary_columns(results.schema),
     ) as writer:
-        for table in results.tables():
+        for table in results.whole_tables():
             held.append(table)
             ok += _ok(table)
             rows += table.num_rows
@@ -232,7 +232,7 @@ def _write_csv(results: Results, sink: Sink, *, formulas: bool) -> tuple[int, in
     schema = pa.schema([(field.name, flat_type(field.type)) for field in results.schema])
     schema = guarded(schema.empty_table()).schema
     with pacsv.CSVWriter(pa.PythonFile(sink, mode="w"), schema) as writer:
-        for table in results.tables():
+        for table in results.whole_tables():
             writer.write_table(guarded(flat(table)).cast(schema))
             ok += _ok(table)
             rows += table.num_rows

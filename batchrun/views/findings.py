@@ -49,6 +49,8 @@ KINDS = {
     "attempt_number": "The attempts of a row are not numbered 1, 2, 3 and so on.",
     "attempts": "A row's `attempts` is not the number of its lines in the ledger.",
     "ledger": "A result is not what the attempt that decided it says.",
+    "response_file": "A file of `responses/` that a row names is missing, or not what was written.",
+    "response_count": "A part's rows name more or fewer files of `responses/` than it says.",
     "input_custom_id": "A `custom_id` is not the one in the input.",
     "input_request_hash": "The input and the settings of the run give another request.",
     "input_carried": "A carried value is not the one in the input.",

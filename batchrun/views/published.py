@@ -17,6 +17,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters import arrow, large_answers
 from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.old_part import damaged
 from batchrun.adapters.store import StoreReader
@@ -55,14 +56,35 @@ class Results:
         """All rows, a row group at a time."""
         for name in self._names:
             with self._part(name) as part:
-                if not part.schema_arrow.equals(self.schema):
+                found = part.schema_arrow
+                alike = found.equals(self.schema) or any(
+                    arrow.lacks_only_later(one, other)
+                    for one, other in ((found, self.schema), (self.schema, found))
+                )
+                if not alike:
                     why = f"its columns are not those of {self._names[0]}"
                     raise damaged(self._where(name), why)
                 for group in range(part.num_row_groups):
                     try:
-                        yield part.read_row_group(group, columns=columns, use_threads=False)
+                        table = part.read_row_group(group, columns=columns, use_threads=False)
                     except (OSError, pa.ArrowException) as error:
                         raise damaged(self._where(name), error) from error
+                    yield arrow.completed(table, self._wanted(columns))
+
+    def _wanted(self, columns: Sequence[str] | None) -> pa.Schema:
+        """The schema of some columns, in the order of the parts."""
+        if columns is None:
+            return self.schema
+        return pa.schema([field for field in self.schema if field.name in set(columns)])
+
+    def whole_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The same, with replies and media in their columns that are in files of their own."""
+        for table in self.tables(columns):
+            try:
+                yield from large_answers.whole(self._store, table)
+            except FileNotFoundError as error:
+                why = "a row of the results names it, and it is missing"
+                raise damaged(str(error.filename or self._store.where("responses")), why) from error
 
     def _where(self, name: str) -> str:
         return self._store.where(f"results/{name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 import pyarrow as pa
@@ -44,10 +44,19 @@ class PartReader:
     """
 
     def __init__(
-        self, file: io.BufferedIOBase, where: str, expected: pa.Schema, report: Report
+        self,
+        file: io.BufferedIOBase,
+        where: str,
+        expected: pa.Schema,
+        report: Report,
+        *,
+        vouched: bool = False,
     ) -> None:
-        """Read the footer and judge the columns. Raises ``UnreadableError``."""
+        """Read the footer and judge the columns. ``vouched`` says that the file is known to be
+        what was written. Raises ``UnreadableError``.
+        """
         self.where = where
+        self.vouched = vouched
         self._report = report
         self._kind = where.partition("/")[0]
         try:
@@ -74,6 +83,33 @@ class PartReader:
 
     def __exit__(self, *exc: object) -> None:
         self._file.close()
+
+    @property
+    def metadata(self) -> Mapping[bytes, bytes]:
+        """What the part says of itself, key by key."""
+        return self._file.metadata.metadata or {}
+
+    def named_files(self) -> Iterator[tuple[int, str]]:
+        """Row and name of the files of ``responses/`` that the rows name. Raises
+        ``UnreadableError``.
+        """
+        from batchrun.views.checks_responses import named_in
+
+        names = ("status", "response")
+        for table in self._groups(["row", *names, "media.list.element.file"]):
+            if table.num_rows:
+                media = _single(table, "media")
+                columns = [self._array(table, name, _TYPES[self._kind][name]) for name in names]
+                yield from named_in(
+                    pa.RecordBatch.from_arrays(
+                        [
+                            self._array(table, "row", pa.int64()),
+                            *columns,
+                            pa.nulls(table.num_rows) if media is None else media,
+                        ],
+                        names=["row", *names, "media"],
+                    )
+                )
 
     def read_through(self) -> None:
         """Read every value of every column, for where no digest vouches for them.

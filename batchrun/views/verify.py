@@ -59,6 +59,7 @@ def check(
     for number in sorted(n for n in numbers if n is not None):
         name = numbers[number]
         shards.check(name, [kind for kind in KINDS if name in parts[kind]])
+    shards.responses.check_others(live=look.live)
     _check_gaps(expected, numbers.keys(), report)
     if summary is not None:
         checks_totals.compare_summary(summary, report, shards.sums)

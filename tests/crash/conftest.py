@@ -94,6 +94,8 @@ class Job:
         """Rows that fail with 413."""
         self.refused = set()
         """Rows whose key is refused, which stops the run."""
+        self.large = set()
+        """Rows whose reply is too large for its column."""
         self.held = set()
         """Rows whose answer waits for ``released``."""
         self.released = threading.Event()
@@ -119,7 +121,8 @@ class Job:
             return 401, {}, {"error": {"message": "no such key"}}
         if number in self.broken:
             return 413, {}, {"error": {"message": "no"}}
-        return 200, {}, self._answer(f"answer {nth} to {number}")
+        more = {"prompt_logprobs": "x" * 2**21} if number in self.large else {}
+        return 200, {}, self._answer(f"answer {nth} to {number}", **more)
 
     def killed_at(self, point, *flags):
         """The command with these flags, killed at a durable step."""

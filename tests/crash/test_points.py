@@ -5,6 +5,7 @@ scenario's points, until one may come to its end. A point that is not reached fa
 """
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -55,6 +56,19 @@ def _killed_at_each(job, scenario, *flags, rounds=1):
         now = job.published()
         assert before.items() <= now.items(), point
         before = now
+
+
+def test_replies_too_large_for_their_column(job):
+    """Whatever a kill leaves of their files, each published row names one that is whole."""
+    job.large = {3, 5, 11}
+    _killed_at_each(job, "large")
+    _ended(job)
+    kept = {row["row"]: row["response"] for row in job.table().to_pylist()}
+    for row in job.large:
+        name = json.loads(kept[row])["file"]
+        content = (job.folder / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == Path(name).name
+        assert json.loads(content)["choices"][0]["message"]["content"].endswith(f" to {row}")
 
 
 def _older(tmp_path, name):

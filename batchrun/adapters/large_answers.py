@@ -1,0 +1,143 @@
+"""What is too large for its column: raw replies and media, each in a file of ``responses/``.
+
+A file is named by the SHA-256 of its content, and written and flushed before the part that names
+it: a kill in between leaves a file that nobody names, and the same row, published again from its
+log, names the same file. Nothing here is ever changed or deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchrun.adapters.store import RESPONSES, Store, StoreReader
+from batchrun.records import Completion, Media, Outcome
+
+COLUMN_BYTES_MAX = 2**20
+"""What is longer goes into a file."""
+_NAMED = '{"file": "' + RESPONSES + "/"
+_REFERENCE = re.compile(re.escape(_NAMED) + r'([0-9a-f]{64})"\}')
+
+
+def shelved(store: Store, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes whose columns hold no more than ``COLUMN_BYTES_MAX``: what was larger is in files,
+    durable when this returns. Raises ``OSError`` or ``StorageError``.
+    """
+    return [_shelved(store, outcome) for outcome in outcomes]
+
+
+def _shelved(store: Store, outcome: Outcome) -> Outcome:
+    response, completion = outcome.response, outcome.completion
+    if response is not None and len(response) * 4 > COLUMN_BYTES_MAX:
+        content = response.encode("utf-8", "replace")
+        if len(content) > COLUMN_BYTES_MAX:
+            named = json.dumps({"file": _put(store, content)})
+            outcome = outcome._replace(response=named)
+    if completion is not None and completion.media:
+        media = tuple(_lean(store, medium) for medium in completion.media)
+        outcome = outcome._replace(completion=completion._replace(media=media))
+    return outcome
+
+
+def _lean(store: Store, medium: Media) -> Media:
+    if medium.data is None or len(medium.data) <= COLUMN_BYTES_MAX:
+        return medium
+    return medium._replace(data=None, file=_put(store, medium.data))
+
+
+def _put(store: Store, content: bytes) -> str:
+    """Write a file, unless it is there; returns its name."""
+    name = f"{RESPONSES}/{hashlib.sha256(content).hexdigest()}"
+    if store.size(name) != len(content):
+        with store.draft(name) as draft:
+            draft.write(content)
+            store.publish([draft])
+    return name
+
+
+def is_large(outcomes: Sequence[Outcome], size_bytes: int) -> bool:
+    """Whether any of these, which take so many bytes together, may be too large for its column."""
+    return size_bytes > COLUMN_BYTES_MAX or any(_has_large_media(o.completion) for o in outcomes)
+
+
+def _has_large_media(completion: Completion | None) -> bool:
+    media = None if completion is None else completion.media
+    return any(len(each.data or b"") > COLUMN_BYTES_MAX for each in media or ())
+
+
+def reference(response: str | None) -> str | None:
+    """The file that a ``response`` column names; None where it holds the reply itself."""
+    found = None if response is None else _REFERENCE.fullmatch(response)
+    return None if found is None else f"{RESPONSES}/{found[1]}"
+
+
+def has_references(results: pa.Table | pa.RecordBatch) -> bool:
+    """Whether any of these results names a file."""
+    names = results.schema.names
+    if "response" in names:
+        found = pc.any(pc.starts_with(results.column("response"), _NAMED)).as_py()
+        if found:
+            return True
+    return "media" in names and any(True for _ in _named_media(results))
+
+
+def _named_media(results: pa.Table | pa.RecordBatch) -> Iterator[str]:
+    column = results.column("media")
+    if column.null_count == len(column):
+        return
+    for media in column.to_pylist():
+        for medium in media or ():
+            if medium["file"] is not None and medium["file"].startswith(f"{RESPONSES}/"):
+                yield medium["file"]
+
+
+def references(results: pa.Table | pa.RecordBatch) -> Iterator[str]:
+    """The files that these results name."""
+    for response in results.column("response").to_pylist():
+        if (name := reference(response)) is not None:
+            yield name
+    if "media" in results.schema.names:
+        yield from _named_media(results)
+
+
+def whole(store: StoreReader, results: pa.Table) -> Iterator[pa.Table]:
+    """Results with everything in their columns, row by row where files have to be read. Raises
+    ``FileNotFoundError`` for a file that is missing.
+    """
+    if not has_references(results):
+        yield results
+        return
+    for place in range(results.num_rows):
+        row = results.slice(place, 1)
+        yield _filled(store, row) if has_references(row) else row
+
+
+def _filled(store: StoreReader, row: pa.Table) -> pa.Table:
+    if "response" in row.schema.names:
+        name = reference(row.column("response")[0].as_py())
+        if name is not None:
+            text = _content(store, name).decode("utf-8", "replace")
+            row = _with(row, "response", text)
+    if "media" in row.schema.names and (media := row.column("media")[0].as_py()):
+        for medium in media:
+            if medium["file"] is not None and medium["file"].startswith(f"{RESPONSES}/"):
+                medium["bytes"] = _content(store, medium["file"])
+                medium["file"] = None
+        row = _with(row, "media", media)
+    return row
+
+
+def _with(row: pa.Table, name: str, value: object) -> pa.Table:
+    place = row.schema.get_field_index(name)
+    field = row.schema.field(place)
+    return row.set_column(place, field, pa.array([value], field.type))
+
+
+def _content(store: StoreReader, name: str) -> bytes:
+    with store.open(name) as file:
+        return file.read()
