@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchrun.adapters.store import RESPONSES, Store, StoreReader
+from batchrun.errors import DamagedError
 from batchrun.records import Completion, Media, Outcome
 
 COLUMN_BYTES_MAX = 2**20
@@ -107,7 +108,7 @@ def references(results: pa.Table | pa.RecordBatch) -> Iterator[str]:
 
 def whole(store: StoreReader, results: pa.Table) -> Iterator[pa.Table]:
     """Results with everything in their columns, row by row where files have to be read. Raises
-    ``FileNotFoundError`` for a file that is missing.
+    ``DamagedError`` for a file that is missing.
     """
     if not has_references(results):
         yield results
@@ -139,5 +140,13 @@ def _with(row: pa.Table, name: str, value: object) -> pa.Table:
 
 
 def _content(store: StoreReader, name: str) -> bytes:
-    with store.open(name) as file:
-        return file.read()
+    try:
+        with store.open(name) as file:
+            return file.read()
+    except FileNotFoundError:
+        where = store.where(name)
+        message = (
+            f"{where} is missing, and a row of the results names it: the reply was too large for "
+            "its column. Restore it from a copy; `batchrun verify` names all such rows"
+        )
+        raise DamagedError(message, path=where) from None

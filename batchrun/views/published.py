@@ -80,11 +80,7 @@ class Results:
     def whole_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The same, with replies and media in their columns that are in files of their own."""
         for table in self.tables(columns):
-            try:
-                yield from large_answers.whole(self._store, table)
-            except FileNotFoundError as error:
-                why = "a row of the results names it, and it is missing"
-                raise damaged(str(error.filename or self._store.where("responses")), why) from error
+            yield from large_answers.whole(self._store, table)
 
     def _where(self, name: str) -> str:
         return self._store.where(f"results/{name}")
