@@ -63,8 +63,6 @@ class ChoiceDeltas:
     @property
     def begun(self) -> bool:
         """Whether the model has said anything: text, reasoning, a refusal, a tool call."""
-        if self.wholes is not None and says(self.wholes.last):
-            return True
         return bool(self.content or self.parts or self._calls) or self._speaks_otherwise()
 
     def open(self) -> None:
@@ -101,7 +99,9 @@ class ChoiceDeltas:
         name: see ``core.whole_messages``. ``final`` says that its chunk is called a completion.
         """
         if self.wholes is None:
-            self.wholes = WholeMessages(alone=not self.begun)
+            self.wholes = WholeMessages()
+        if self.content or self.parts or self._speaks():
+            self.wholes.not_alone()
         for piece in self.wholes.take(message, final=final, told=self._told):
             self.add(piece)
 
@@ -158,6 +158,10 @@ class ChoiceDeltas:
         return "" if self._empty or (self._formal and not self._speaks_otherwise()) else None
 
     def _speaks_otherwise(self) -> bool:
+        """Whether anything is said outside of content, in deltas or in a message."""
+        return self._speaks() or (self.wholes is not None and says(self.wholes.last))
+
+    def _speaks(self) -> bool:
         calls = self._calls.values() if self._calls else None
         return says(calls) or any(says(self._message.get(key)) for key in _SAID)
 

@@ -41,6 +41,8 @@ _TEXTS = ("text", "content", "value")
 """The keys under which a text part has its text."""
 _FORMAL = frozenset("type role object format expires_at".split())
 """Keys that say what an object is, and nothing of what the model said."""
+DEPTH_MAX = 16
+"""Values nested deeper than this say something, whatever it is."""
 
 
 class Said(NamedTuple):
@@ -135,31 +137,36 @@ def _thought(part: JsonObject) -> str:
     return part_text(next((part[key] for key in places if part.get(key) is not None), None))
 
 
-def says(value: object) -> bool:
+def says(value: object, depth: int = DEPTH_MAX) -> bool:
     """Whether anything is said in a value of a message, at any depth: empty texts, lists and
     objects say nothing, and neither do the names of types.
     """
-    if isinstance(value, dict):
-        return any(says(item) for key, item in value.items() if key not in _FORMAL)
-    if isinstance(value, list):
-        return any(map(says, value))
+    if depth > 0 and isinstance(value, dict):
+        return any(says(item, depth - 1) for key, item in value.items() if key not in _FORMAL)
+    if depth > 0 and isinstance(value, list):
+        return any(says(item, depth - 1) for item in value)
     return value is not None and value != ""
 
 
-def covers(value: object, earlier: object) -> bool:
+def covers(value: object, earlier: object, depth: int = DEPTH_MAX) -> bool:
     """Whether a value says all that an earlier one says: texts and lists may go on."""
     if not says(earlier):
         return True
     if isinstance(value, str) and isinstance(earlier, str):
         return value.startswith(earlier)
-    if isinstance(value, dict) and isinstance(earlier, dict):
+    if depth > 0 and isinstance(value, dict) and isinstance(earlier, dict):
         return all(
-            covers(value.get(key), item) for key, item in earlier.items() if key not in _FORMAL
+            covers(value.get(key), item, depth - 1)
+            for key, item in earlier.items()
+            if key not in _FORMAL
         )
-    if isinstance(value, list) and isinstance(earlier, list):
-        if len(value) >= len(earlier) and all(map(covers, value, earlier)):
+    if depth > 0 and isinstance(value, list) and isinstance(earlier, list):
+        if len(value) >= len(earlier) and all(
+            covers(now, before, depth - 1) for now, before in zip(value, earlier, strict=False)
+        ):
             return True
-    elif type(value) is type(earlier):
+    elif isinstance(value, (int, float)) and type(value) is type(earlier):
         return value == earlier
-    texts = said(value).text, said(earlier).text
-    return bool(texts[1]) and (texts[0] or "").startswith(texts[1] or "")
+    # The same text may be a text here and parts there.
+    now, before = said(value).text, said(earlier).text
+    return bool(before) and (now or "").startswith(before or "")

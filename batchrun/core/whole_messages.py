@@ -27,16 +27,20 @@ class WholeMessages:
 
     __slots__ = ("_early", "_labelled", "_pieces_length", "final", "last")
 
-    def __init__(self, *, alone: bool) -> None:
-        """``alone`` says that no delta said anything before the first of them."""
+    def __init__(self) -> None:
         self.last: JsonObject = {}
         self.final = False
-        self._early: list[JsonObject] | None = [] if alone else None
+        self._early: list[JsonObject] | None = []
         """Messages that may yet turn out to be pieces."""
         self._labelled = True
         """Whether every message so far was in a completion: then the name says nothing."""
         self._pieces_length: int | None = None
         """How much text the pieces have, once the messages are known to be pieces."""
+
+    def not_alone(self) -> None:
+        """Deltas have said something: these messages are no pieces."""
+        if self._pieces_length is None:
+            self._early = None
 
     def take(
         self, message: JsonObject, *, final: bool, told: Callable[[], JsonObject]
@@ -44,10 +48,14 @@ class WholeMessages:
         """Take the next message; returns what turns out to be pieces of the answer, in order.
         ``told`` gives the message that deltas and pieces make so far.
         """
+        begun = says(self.last) or self._pieces_length is not None
         if not says(message):
+            self.last = self.last or message
             return ()
-        final = final and not (self._labelled and (self.last or self._pieces_length))
-        self._labelled = self._labelled and final
+        self._labelled, final = (
+            self._labelled and final,
+            final and not (self._labelled and begun),
+        )
         if self._pieces_length is not None:
             length = _length(message)
             if not final and (length < self._pieces_length or not covers(message, told())):
@@ -80,15 +88,18 @@ def merged(told: JsonObject, said: JsonObject, *, final: bool) -> tuple[JsonObje
     found, left = dict(told), {}
     for key, value in said.items():
         before = told.get(key)
-        if key == "role" or (covers(before, value) and says(before)):
+        if key == "role":
             continue
-        if covers(value, before) or final:
+        if covers(value, before):
             found[key] = value
-        if not covers(value, before):
+        elif not covers(before, value):
+            if final:
+                found[key] = value
             left[key] = before if final else value
     return found, left
 
 
 def _length(message: JsonObject) -> int:
     """How much text a message has, roughly."""
-    return sum(len(value) for value in message.values() if isinstance(value, str))
+    texts = (value for key, value in message.items() if key != "role")
+    return sum(len(text) for text in texts if isinstance(text, str))
