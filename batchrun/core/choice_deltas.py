@@ -81,7 +81,7 @@ class ChoiceDeltas:
                 if isinstance(call, dict):
                     self._calls.add(call)
         content = delta.get("content")
-        if content in ("", [], {}):
+        if content is not None and content in ("", [], {}):
             if delta.get("role") and not any(
                 value for key, value in delta.items() if key not in ("role", "content")
             ):

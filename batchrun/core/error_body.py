@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from batchrun.core import headers as header
-from batchrun.core.reply import WORD_MAX, json_text, parse, storable_text
+from batchrun.core.reply import WORD_MAX, parse
+from batchrun.core.storable import json_text, storable_text
 
 LAYERS_MAX = 8
 """Errors inside errors that are looked at."""

@@ -14,27 +14,11 @@ import msgspec
 
 from batchrun.core.answer import blank
 from batchrun.core.content import part_text, said
-from batchrun.core.storable import ERROR_TEXT_MAX, json_text, storable, storable_text
+from batchrun.core.storable import TEXT_MAX, json_text, storable, storable_text
 from batchrun.records import NO_USAGE, Choice, Completion, Failure, ToolCall, Usage
 
-__all__ = [
-    "DIGITS_MAX",
-    "ERROR_TEXT_MAX",
-    "TOKENS_MAX",
-    "WORD_MAX",
-    "completion",
-    "failure",
-    "finish_reason",
-    "flaw",
-    "json_text",
-    "parse",
-    "storable_text",
-    "text_of",
-    "usage",
-    "usage_of",
-    "whole_number",
-]
-
+ERROR_TEXT_MAX = TEXT_MAX
+"""Bytes of an error body, characters of an error message, that are kept."""
 WORD_MAX = 200
 """Characters of an error code that are kept."""
 

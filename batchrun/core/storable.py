@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-ERROR_TEXT_MAX = 4096
-"""Bytes of an error body, characters of an error message, that are kept."""
+TEXT_MAX = 4096
+"""Characters of a text that is kept for people to read."""
 
 _encode = msgspec.json.Encoder().encode
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -36,6 +36,6 @@ def storable(value: Any) -> Any:
     return value
 
 
-def storable_text(text: str, length_max: int = ERROR_TEXT_MAX) -> str:
+def storable_text(text: str, length_max: int = TEXT_MAX) -> str:
     """Text that any file can hold, cut to a number of characters."""
     return _LONE_SURROGATE.sub("\ufffd", text[:length_max])

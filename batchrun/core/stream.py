@@ -18,6 +18,7 @@ from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
 from batchrun.core.chunked import chunk_begins, chunk_without
 from batchrun.core.plain_chunk import AT_ONCE, Shape, read_plain, shape_of
+from batchrun.core.storable import json_text
 from batchrun.core.stream_errors import is_error, may_be_error
 from batchrun.core.tool_deltas import integer
 
@@ -377,13 +378,13 @@ class Stream:
 
     def _damage(self, value: object) -> None:
         if value:
-            said = reading.json_text(value)[: reading.ERROR_TEXT_MAX]
+            said = json_text(value)[: reading.ERROR_TEXT_MAX]
             self._damaged, self._remark = True, said.encode(errors="replace")
 
     def _fail(self, error: object) -> None:
         if self._error is None:
             known = isinstance(error, (dict, str)) and error
-            self._error = error if known else {"message": reading.json_text(error)}
+            self._error = error if known else {"message": json_text(error)}
 
 
 _CHOICE_FIELDS = frozenset("index delta message finish_reason logprobs error usage".split())

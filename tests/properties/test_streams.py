@@ -262,7 +262,7 @@ ODD = st.dictionaries(
 ).map(lambda value: b"data: %b\n\n" % json.dumps(value).encode())
 ODD_PART = st.fixed_dictionaries(
     {"type": st.sampled_from("text output_text thinking reasoning refusal image_url x".split())},
-    optional={name: JSON for name in "text thinking reasoning refusal summary value a".split()},
+    optional=dict.fromkeys("text thinking reasoning refusal summary value a".split(), JSON),
 )
 
 

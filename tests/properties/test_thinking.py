@@ -32,7 +32,9 @@ def test_splitting_loses_nothing(text, finish):
     assert found.content is None or found.content in text
 
 
-VALUE = st.none() | st.booleans() | st.integers() | WORDS | st.dictionaries(WORDS, WORDS, max_size=2)
+VALUE = (
+    st.none() | st.booleans() | st.integers() | WORDS | st.dictionaries(WORDS, WORDS, max_size=2)
+)
 FENCE = st.sampled_from(["```", "````", "~~~"])
 
 

@@ -100,8 +100,8 @@ def test_json_in_a_fence(content, made):
 
 def test_what_has_another_answer_keeps_its_fence():
     """A tool call and a refusal are answers of another kind: their content is left alone."""
-    for whole in (choice(FENCED, calls=[("f", "{}")]), choice(FENCED, refusal="no")):
-        whole = completion(whole)
+    for other in (choice(FENCED, calls=[("f", "{}")]), choice(FENCED, refusal="no")):
+        whole = completion(other)
         assert made_of(whole, expected(), Policy(accept_fenced=True)) is whole
 
 

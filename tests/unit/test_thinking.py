@@ -131,7 +131,7 @@ def test_what_is_kept_is_not_looked_at():
         "deepseek/deepseek-r1-0528:free", "r1-1776", "deepseek-reasoner", "Qwen/QwQ-32B",
         "qwen3-235b-a22b", "Qwen/Qwen3-30B-A3B-Thinking-2507", "magistral-medium-2506",
         "kimi-k2-thinking", "sonar-reasoning-pro", "microsoft/Phi-4-reasoning", "zai-org/GLM-4.5",
-        "MiniMaxAI/MiniMax-M2", "nvidia/Llama-3_3-Nemotron-Super-49B", "open-thoughts/OpenThinker-7B",
+        "MiniMaxAI/MiniMax-M2", "nvidia/Llama-3_3-Nemotron-Super-49B", "OpenThinker-7B",
         "LGAI-EXAONE/EXAONE-Deep-32B", "ByteDance-Seed/Seed-OSS-36B-Instruct",
     ],
 )  # fmt: skip
