@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import msgspec
+
 from batchrun.core.answer import BLANK, blank, cut_off
 from batchrun.records import Choice, Completion
 
@@ -40,6 +42,7 @@ MODELS: tuple[tuple[str, str], ...] = (
 """Names of models that write their reasoning between tags, and where that is known from. Splitting
 does nothing where a server has done it already."""
 
+_decode = msgspec.json.Decoder().decode
 _MODELS = re.compile("|".join(pattern for pattern, _ in MODELS))
 _OPENING = re.compile("|".join(re.escape(tag) for tag, _, _ in TAGS), re.IGNORECASE)
 _CLOSING = re.compile("|".join(re.escape(tag) for _, tag, _ in TAGS), re.IGNORECASE)
@@ -92,13 +95,23 @@ def _lone_end(text: str) -> re.Match[str] | None:
     its opening one is in the text too, or the text speaks of it.
     """
     found = _CLOSING.search(text)
-    if found is None or _OPENING.search(text, 0, found.start()):
+    if found is None or _OPENING.search(text, 0, found.start()) or _is_json(text):
         return None
     before, after = text[found.start() - 1 : found.start()], text[found.end() : found.end() + 2]
     quoted = before in _QUOTES and after[:1] in _QUOTES and bool(before and after)
     ends_sentence = bool(after) and after[0] in ".,;:!?)"
     in_sentence = before == " " and after[:1] == " " and after[1:].islower()
     return None if quoted or ends_sentence or in_sentence else found
+
+
+def _is_json(text: str) -> bool:
+    if text[:1] not in ("{", "[", '"'):
+        return False
+    try:
+        _decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _joined(given: str | None, thought: str) -> str | None:

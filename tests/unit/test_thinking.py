@@ -59,6 +59,7 @@ def test_reasoning_at_the_start_is_moved(content, reasoning, left):
         "yes\n<think>hm</think>",
         "<think> opens a block of reasoning.",
         "<thinker>x</thinker>",
+        '{"text": "a</think>b"}',
         "a < b",
         "",
         None,
