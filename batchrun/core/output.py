@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from batchrun.core import fences, json_schema, response_format, thinking
+from batchrun.core import fences, json_schema, reasoning_models, response_format, thinking
 from batchrun.core.answer import blank, cut_off, is_empty, is_truncated
 from batchrun.core.rules import Action
 from batchrun.core.settings import Settings
@@ -33,7 +33,7 @@ class Policy:
 
     on_truncation: str = KEEP
     on_empty: str = KEEP
-    think: str = thinking.KEEP
+    think: str = reasoning_models.KEEP
     accept_fenced: bool = False
 
 
@@ -154,7 +154,7 @@ def made_of(completion: Completion, expected: Expected | None, policy: Policy) -
     """The completion that the policy makes of one that a server sent: without reasoning in its
     content, and without the fences around JSON that was asked for.
     """
-    if policy.think == thinking.SPLIT:
+    if policy.think == reasoning_models.SPLIT:
         completion = thinking.split(completion)
     if not policy.accept_fenced or expected is None or not expected.json:
         return completion

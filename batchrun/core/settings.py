@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
-from batchrun.core import presets, thinking
+from batchrun.core import presets, reasoning_models
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
 from batchrun.core.byte_sizes import Bytes
@@ -337,9 +337,13 @@ def _implied_think(value: Mapping[str, Any], endpoints: Sequence[Endpoint]) -> s
     params = value["request.params"]
     model = value["request.model"] or params.get("model")
     if not isinstance(model, str) or is_template(model):
-        return thinking.KEEP
+        return reasoning_models.KEEP
     theirs = (endpoint.models.get(model, model) for endpoint in endpoints if endpoint.models)
-    return thinking.SPLIT if thinking.implied_by((model, *theirs)) else thinking.KEEP
+    return (
+        reasoning_models.SPLIT
+        if reasoning_models.implied_by((model, *theirs))
+        else reasoning_models.KEEP
+    )
 
 
 def _picodollars(given_usd: float | None) -> int | None:

@@ -8,14 +8,11 @@ text that speaks of a tag, and stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import msgspec
 
 from batchrun.core.answer import BLANK, blank, cut_off
 from batchrun.records import Choice, Completion
-
-KEEP, SPLIT = "keep", "split"
 
 TAGS: tuple[tuple[str, str, str], ...] = (
     ("<think>", "</think>", "DeepSeek R1, Qwen, most others; vLLM's reasoning parsers"),
@@ -28,31 +25,11 @@ TAGS: tuple[tuple[str, str, str], ...] = (
 )
 """What opens a block of reasoning, what closes it, and who writes it so. Case does not matter."""
 
-MODELS: tuple[tuple[str, str], ...] = (
-    (r"\br1\b|\breasoner\b", "DeepSeek R1, its distillates and other models of that name"),
-    (r"\bqwq\b|\bqvq\b|\bqwen3", "Qwen; vLLM's qwen3 parser"),
-    (r"thinking|reasoning|\bthinker\b|openthinker", "models that are named after it"),
-    (r"\bmagistral\b", "Mistral; vLLM's mistral parser"),
-    (r"\bexaone-deep\b", "LG; its model card"),
-    (r"\bglm-(?:z1|4\.[5-9])", "Z.ai; vLLM's glm45 parser"),
-    (r"\bminimax-m[12]", "MiniMax; vLLM's minimax_m2_append_think parser"),
-    (r"\bhunyuan-a13b\b|\bseed-oss\b|\bernie-4\.5-vl\b", "vLLM's parsers of these names"),
-    (r"\bnemotron\b|\bsmollm3\b|\bsky-t1\b", "their model cards"),
-)
-"""Names of models that write their reasoning between tags, and where that is known from. Splitting
-does nothing where a server has done it already."""
-
 _decode = msgspec.json.Decoder().decode
-_MODELS = re.compile("|".join(pattern for pattern, _ in MODELS))
 _OPENING = re.compile("|".join(re.escape(tag) for tag, _, _ in TAGS), re.IGNORECASE)
 _CLOSING = re.compile("|".join(re.escape(tag) for _, tag, _ in TAGS), re.IGNORECASE)
 _CLOSES = {tag.lower(): re.compile(re.escape(end), re.IGNORECASE) for tag, end, _ in TAGS}
 _QUOTES = "`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb"
-
-
-def implied_by(models: Iterable[str]) -> bool:
-    """Whether the name of any of these models says that it reasons between tags."""
-    return any(_MODELS.search(model.lower().replace("_", "-")) for model in models)
 
 
 def split(completion: Completion) -> Completion:

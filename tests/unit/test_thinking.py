@@ -3,7 +3,8 @@
 import pytest
 
 from batchrun.core.output import Policy, flaw_of, made_of
-from batchrun.core.thinking import MODELS, TAGS, implied_by, split
+from batchrun.core.reasoning_models import MODELS, implied_by
+from batchrun.core.thinking import TAGS, split
 from batchrun.records import NO_USAGE, Choice, Completion
 
 
