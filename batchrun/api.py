@@ -84,6 +84,8 @@ class Options(TypedDict, total=False):
     shard_rows: int
     on_truncation: Literal["keep", "fail", "retry"]
     on_empty: Literal["keep", "fail", "retry"]
+    think: Literal["split", "keep"]
+    accept_fenced: bool
     check_schema: bool
     check_tools: bool
     model: str

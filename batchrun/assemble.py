@@ -140,6 +140,7 @@ def _opened(
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
     try:
+        settings = settings.recorded_by(opened.journal.states.get("settings"))
         found = None
         if opened.is_finished and not changes.repair:
             found = rundir.summary_of(opened.store)

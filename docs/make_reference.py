@@ -35,6 +35,7 @@ from batchrun.core import (  # noqa: E402
     rules,
     settings,
     summary,
+    thinking,
 )
 from batchrun.core.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
 from batchrun.core.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
@@ -54,11 +55,23 @@ RESULTS = {
     "row": "The row's number in the input, from 0. Over several files it goes on counting.",
     "custom_id": "The input's `custom_id`; a number becomes text. Null where there is none.",
     "status": "`ok` for a completion, `error` for a failure.",
-    "content": "The answer's text. Null in an `error` row.",
-    "reasoning": "The model's reasoning, where the server sends it apart from the answer.",
-    "refusal": "The text with which the model refused.",
-    "tool_calls": "The tools that the model wants called. `arguments` is the text as sent.",
-    "finish_reason": "Why the model stopped, as sent: `stop`, `length`, `tool_calls`, ...",
+    "content": (
+        "The answer's text. Parts are joined; content that is JSON and no text is its JSON text. "
+        "Null in an `error` row."
+    ),
+    "reasoning": (
+        "The model's reasoning, where the server sends it apart from the answer or `--think split` "
+        "takes it out of the content."
+    ),
+    "refusal": "The text with which the model refused; null for white space.",
+    "tool_calls": (
+        "The tools that the model wants called. `arguments` is the text as sent. A call without "
+        "name, arguments and id is none."
+    ),
+    "finish_reason": (
+        "Why the model stopped, as sent: `stop`, `length`, `tool_calls`, ... Null where the server "
+        "gave no reason; null written as text (`null`, `None`, an empty text) is none."
+    ),
     "choices": (
         "All choices by index, where there are several or where there are logprobs; else null. "
         "`logprobs` is JSON text. The flat columns repeat the choice with the lowest index."
@@ -742,6 +755,31 @@ def streaming() -> Iterator[str]:
     yield "`response`. `--max-response-bytes` counts a stream as it comes, with all that frames"
     yield "its events."
     yield ""
+    yield "Some servers send a `message` in a chunk: the whole answer again in the last one, or the"
+    yield "answer so far in each. The answer counts once: of a message and deltas that agree, the"
+    yield "longer one is taken, field by field. Of two that contradict each other, the deltas are"
+    yield "taken, unless the chunk calls itself a `chat.completion`; the other one is in"
+    yield "`response`, under `contradicting` in its choice. Where no delta says anything, messages"
+    yield "that do not repeat what came before are pieces of the answer."
+    yield ""
+
+
+def reasoning() -> Iterator[str]:
+    """What `--think` does."""
+    yield "With `--think split`, reasoning between tags at the start of the content moves to"
+    yield "`reasoning` before anything else is looked at. The tags are"
+    yield f"{', '.join(code(tag) for tag, _, _ in thinking.TAGS)}, each up to its closing tag. So"
+    yield "does everything before a closing tag that has no opening one, since chat templates open"
+    yield "the block for the model; unless the server sent reasoning, or the tag is in quotes or"
+    yield "within a sentence. Without a closing tag, a block is reasoning where a token limit cut"
+    yield "the answer off, and stays in the content otherwise; `content` is null where nothing is"
+    yield "left. Reasoning that the server sent too stays, and what it does not hold is added."
+    yield ""
+    yield "Unless `--think` says so, the name of the run's model decides when a run begins: names"
+    yield "like `deepseek-r1`, `qwq`, `qwen3`, `magistral`, `glm-4.5`, `minimax-m2` or with"
+    yield "`thinking`, `reasoning` or `reasoner` in them imply `split`; all others, models that"
+    yield "rows bring along, and directories begun by a version without this setting, `keep`."
+    yield ""
 
 
 def answers() -> Iterator[str]:
@@ -765,13 +803,17 @@ def answers() -> Iterator[str]:
     yield "`--no-check-schema` sends everything and looks at nothing."
     yield ""
     yield "Refusals are answers and are not held against a schema, nor is what stands beside a"
-    yield "tool call. With `n` above 1 every choice must fit. Nothing is repaired: JSON inside a"
-    yield "Markdown fence is no JSON."
+    yield "tool call. With `n` above 1 every choice must fit. Nothing is repaired; but with"
+    yield "`--accept-fenced`, JSON in a Markdown fence is the answer if exactly one fence in the"
+    yield "content holds JSON, whatever stands around it. It becomes `content`, and `response`"
+    yield "keeps what was sent."
     yield ""
+    yield from reasoning()
     yield f"An answer is *cut off* if its finish reason is {truncated}, in upper or lower case. It"
-    yield "is *empty* without content, tool call and refusal; white space is no content, and"
-    yield "reasoning alone is no answer. `--on-truncation` and `--on-empty` say what becomes of"
-    yield "such a row: `keep` counts it in `summary.json`, `fail` makes it an error row at once,"
+    yield "is *empty* without content, tool call and refusal; white space is no content, a call"
+    yield "without name, arguments and id is no call, and reasoning alone is no answer."
+    yield "`--on-truncation` and `--on-empty` say what becomes of such a row: `keep` counts it in"
+    yield "`summary.json`, `fail` makes it an error row at once,"
     yield "`retry` asks again within `--max-attempts` first. They come before the schema."
     yield ""
     yield "With `--check-tools` each tool call must name a tool of its request (`tools`, or the"

@@ -63,7 +63,7 @@ class Comparison:
     ) -> None:
         self._where = store.where()
         self._journal = journal
-        self._settings = settings
+        self._settings = settings.recorded_by(journal.states.get("settings"))
         self._given = given
         self._changes = changes
         self._build = build

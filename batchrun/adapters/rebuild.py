@@ -49,15 +49,16 @@ class Rebuilding:
         say: Callable[[str], None],
     ) -> None:
         self._journal = journal
-        self._settings = settings
+        summary = read_json(store, SUMMARY)
+        self._summary: dict[str, Any] = summary if isinstance(summary, dict) else {}
+        recorded = self._summary.get("settings")
+        self._settings = settings.recorded_by(recorded if isinstance(recorded, dict) else None)
         self._given = given
         self._changes = changes
         self._build = build
         self._repair = repair
         self._say = say
         self._store = store
-        summary = read_json(store, SUMMARY)
-        self._summary: dict[str, Any] = summary if isinstance(summary, dict) else {}
 
     def run(self) -> Compared:
         """Make it. Raises ``RunChangedError`` or ``UsageError`` where settings or input are not
@@ -88,7 +89,7 @@ class Rebuilding:
             self._say("the settings of this run are taken for those of the directory")
             return
         self._say("the settings of the directory are taken from summary.json")
-        found = differences({name: recorded.get(name) for name in now}, now)
+        found = differences({name: recorded[name] for name in now if name in recorded}, now)
         allowed = self._changes.keep_done or self._changes.resend_changed
         if found and not (allowed and all(difference.keepable for difference in found)):
             raise self._refused("the settings are not those of summary.json", map(str, found))

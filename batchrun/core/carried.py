@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from batchrun.core.reply import json_text
+from batchrun.core.storable import json_text
 
 SAMPLE_ROWS = 10_000
 """Rows that fix the schema of JSON input."""

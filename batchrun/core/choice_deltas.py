@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrun.core.reply import json_text
+from batchrun.core.content import covers, is_part, says
+from batchrun.core.storable import json_text
 from batchrun.core.tool_deltas import ToolCalls
+from batchrun.core.whole_messages import WholeMessages, merged
 
 JsonObject = dict[str, Any]
 
@@ -17,6 +19,8 @@ _REPLACED = frozenset("id type name role object format index expires_at".split()
 """Texts that are said again rather than continued."""
 _SAID = ("reasoning_content", "reasoning", "refusal", "function_call", "audio")
 """Fields of a message, beside its content and tool calls, in which the model speaks."""
+CONTRADICTING = "contradicting"
+"""The field of a choice in the raw reply that has what deltas and message do not agree on."""
 
 
 class Pieces(list[str]):
@@ -28,6 +32,7 @@ class ChoiceDeltas:
 
     ``content`` gathers the pieces of the answer's text; whoever has plain text for it may append
     there directly, as long as ``parts`` is None. ``finish`` is the last finish reason given.
+    ``wholes`` has the messages that came beside deltas or in place of them.
     """
 
     __slots__ = (
@@ -40,6 +45,7 @@ class ChoiceDeltas:
         "content",
         "finish",
         "parts",
+        "wholes",
     )
 
     def __init__(self) -> None:
@@ -47,6 +53,7 @@ class ChoiceDeltas:
         self.parts: list[Any] | None = None
         """Content given as parts, in the shape that plain replies have it in."""
         self.finish: str | None = None
+        self.wholes: WholeMessages | None = None
         self._formal = self._empty = False
         self._calls: ToolCalls | None = None
         self._message: JsonObject = {}
@@ -56,7 +63,7 @@ class ChoiceDeltas:
     @property
     def begun(self) -> bool:
         """Whether the model has said anything: text, reasoning, a refusal, a tool call."""
-        return bool(self.content or self.parts) or self._speaks_otherwise()
+        return bool(self.content or self.parts or self._calls) or self._speaks_otherwise()
 
     def open(self) -> None:
         """Take the delta that opens the message: a role and empty content, which with nothing else
@@ -74,7 +81,7 @@ class ChoiceDeltas:
                 if isinstance(call, dict):
                     self._calls.add(call)
         content = delta.get("content")
-        if content == "":
+        if content is not None and content in ("", [], {}):
             if delta.get("role") and not any(
                 value for key, value in delta.items() if key not in ("role", "content")
             ):
@@ -87,17 +94,22 @@ class ChoiceDeltas:
             if key not in ("content", "tool_calls") and value is not None:
                 _merge(self._message, key, value, depth=1)
 
-    def replace(self, message: JsonObject) -> None:
-        """Take a whole message in place of everything so far."""
-        self.content, self.parts = Pieces(), None
-        self._formal = self._empty = False
-        self._calls = None
-        self._message = {}
-        self.add({key: value for key, value in message.items() if key != "role"})
+    def add_message(self, message: JsonObject, *, final: bool) -> None:
+        """Take a message. It may be the answer so far, all of the answer, or a delta by another
+        name: see ``core.whole_messages``. ``final`` says that its chunk is called a completion.
+        """
+        if self.wholes is None:
+            self.wholes = WholeMessages()
+        if self.content or self.parts or self._speaks():
+            self.wholes.not_alone()
+        for piece in self.wholes.take(message, final=final, told=self._told):
+            self.add(piece)
 
     def add_logprobs(self, logprobs: JsonObject) -> None:
-        """Take the log probabilities of one chunk: its lists go on with those before."""
-        if self._logprobs is None:
+        """Take the log probabilities of one chunk: its lists go on with those before, unless a
+        chunk with a message says them all again.
+        """
+        if self._logprobs is None or (self.wholes is not None and covers(logprobs, self._logprobs)):
             self._logprobs = {}
         for key, value in logprobs.items():
             if value is None:
@@ -114,11 +126,9 @@ class ChoiceDeltas:
 
     def value(self, index: int) -> JsonObject:
         """The choice in the shape of a plain reply."""
-        message: JsonObject = {"role": "assistant", "content": self._content()}
-        for key, value in self._message.items():
-            message[key] = settled(value)
-        if self._calls:
-            message["tool_calls"] = self._calls.values()
+        message, left = self._told(), None
+        if self.wholes is not None:
+            message, left = merged(message, self.wholes.last, final=self.wholes.final)
         choice: JsonObject = {
             "index": index,
             "message": message,
@@ -127,7 +137,18 @@ class ChoiceDeltas:
         }
         for key, value in self._other.items():
             choice[key] = settled(value)
+        if left:
+            choice[CONTRADICTING] = left
         return choice
+
+    def _told(self) -> JsonObject:
+        """The message that the deltas make."""
+        message: JsonObject = {"role": "assistant", "content": self._content()}
+        for key, value in self._message.items():
+            message[key] = settled(value)
+        if self._calls:
+            message["tool_calls"] = self._calls.values()
+        return message
 
     def _content(self) -> object:
         if self.parts is not None:
@@ -137,13 +158,18 @@ class ChoiceDeltas:
         return "" if self._empty or (self._formal and not self._speaks_otherwise()) else None
 
     def _speaks_otherwise(self) -> bool:
-        return bool(self._calls) or any(self._message.get(key) for key in _SAID)
+        """Whether anything is said outside of content, in deltas or in a message."""
+        return self._speaks() or (self.wholes is not None and says(self.wholes.last))
+
+    def _speaks(self) -> bool:
+        calls = self._calls.values() if self._calls else None
+        return says(calls) or any(says(self._message.get(key)) for key in _SAID)
 
     def _add_content(self, content: object) -> None:
         """Take content of any kind, as ``core.reply`` takes that of a plain reply."""
         if isinstance(content, list):
             self._add_parts(content)
-        elif isinstance(content, dict) and ("text" in content or "thinking" in content):
+        elif isinstance(content, dict) and is_part(content):
             self._add_parts([content])
         else:
             self._add_text(content if isinstance(content, str) else json_text(content))
@@ -189,6 +215,8 @@ def _merge(into: JsonObject, key: str, value: Any, *, depth: int) -> None:
             before.append(value)
     elif isinstance(value, list) and isinstance(before, list):
         before += value
+    elif value == "" and before:
+        pass  # a name that is said again, emptied
     elif isinstance(value, dict) and depth > 0:
         held = into[key] = before if isinstance(before, dict) else {}
         for name, item in value.items():

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+IMPLIED: Mapping[str, Any] = {"output.think": "keep", "output.accept_fenced": False}
+"""What settings were in the versions that did not record them, where that is not null."""
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -36,6 +39,7 @@ class Difference:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     """What changed between the recorded shaping settings and the present ones."""
+    before = {name: value for name, value in IMPLIED.items() if name in now} | dict(before)
     names = dict.fromkeys([*before, *now])
     return [
         Difference(name, before.get(name), now.get(name))

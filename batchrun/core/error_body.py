@@ -30,7 +30,8 @@ from batchrun.core.phrases import (
     TOO_LARGE,
     UNPARSED,
 )
-from batchrun.core.reply import WORD_MAX, json_text, parse, storable_text
+from batchrun.core.reply import WORD_MAX, parse
+from batchrun.core.storable import json_text, storable_text
 from batchrun.core.vendor_codes import MINIMAX, VAGUE, meaning_of
 
 LAYERS_MAX = 8

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from batchrun.core.reply import storable_text
+from batchrun.core.storable import storable_text
 
 WAIT_S_MAX = 7 * 24 * 3600.0
 """Longer waits are read as a week: long enough to stop any run."""

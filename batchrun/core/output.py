@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from batchrun.core import json_schema, response_format
+from batchrun.core import fences, json_schema, reasoning_models, response_format, thinking
 from batchrun.core.answer import blank, cut_off, is_empty, is_truncated
 from batchrun.core.rules import Action
 from batchrun.core.settings import Settings
@@ -27,10 +27,14 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What becomes of answers that were cut off, and of empty ones."""
+    """What becomes of answers that were cut off, and of empty ones; whether reasoning in tags is
+    moved out of the content; whether JSON may stand in a Markdown fence.
+    """
 
     on_truncation: str = KEEP
     on_empty: str = KEEP
+    think: str = reasoning_models.KEEP
+    accept_fenced: bool = False
 
 
 class Flaw(NamedTuple):
@@ -82,7 +86,9 @@ def asked_by(settings: Settings) -> Asked | None:
 
 def policy_of(settings: Settings) -> Policy | None:
     """The policy of a run; None where every answer is kept."""
-    policy = Policy(settings.on_truncation, settings.on_empty)
+    policy = Policy(
+        settings.on_truncation, settings.on_empty, settings.think, settings.accept_fenced
+    )
     return None if policy == Policy() else policy
 
 
@@ -122,13 +128,17 @@ def _tools(body: Mapping[str, Any]) -> dict[str, bytes | None]:
 
 
 def held_against(verdict: Verdict, expected: Expected | None, policy: Policy | None) -> Verdict:
-    """The verdict on a completion, held against what was asked for.
+    """The verdict on a completion, made what the policy wants and held against what was asked for.
 
     One that does not do keeps its completion and usage: it was paid for. It is asked for again at
     once, since the server is well.
     """
     assert verdict.completion is not None
-    flaw = flaw_of(verdict.completion, expected, policy or Policy())
+    policy = policy or Policy()
+    completion = made_of(verdict.completion, expected, policy)
+    if completion is not verdict.completion:
+        verdict = verdict._replace(completion=completion)
+    flaw = flaw_of(completion, expected, policy)
     if flaw is None:
         return verdict
     return verdict._replace(
@@ -138,6 +148,34 @@ def held_against(verdict: Verdict, expected: Expected | None, policy: Policy | N
         message=flaw.message,
         backoff_s=0.0,
     )
+
+
+def made_of(completion: Completion, expected: Expected | None, policy: Policy) -> Completion:
+    """The completion that the policy makes of one that a server sent: without reasoning in its
+    content, and without the fences around JSON that was asked for.
+    """
+    if policy.think == reasoning_models.SPLIT:
+        completion = thinking.split(completion)
+    if not policy.accept_fenced or expected is None or not expected.json:
+        return completion
+    if completion.choices is None:
+        first = _unfenced(completion.first)
+        return completion if first is completion.first else completion._replace(first=first)
+    choices = tuple(map(_unfenced, completion.choices))
+    return completion._replace(first=choices[0], choices=choices)
+
+
+def _unfenced(choice: Choice) -> Choice:
+    """The choice with the JSON in a fence as its content, unless its content is JSON itself."""
+    content = choice.content
+    if content is None or choice.tool_calls or choice.refusal or _is_json(content):
+        return choice
+    inside = fences.fenced(content, _is_json)
+    return choice if inside is None else choice._replace(content=inside)
+
+
+def _is_json(text: str) -> bool:
+    return _read(text)[1] is None
 
 
 def flaw_of(completion: Completion, expected: Expected | None, policy: Policy) -> Flaw | None:
@@ -153,7 +191,7 @@ def flaw_of(completion: Completion, expected: Expected | None, policy: Policy) -
         )
     if policy.on_empty != KEEP and is_empty(completion):
         said = "the answer has no content, no tool call and no refusal"
-        if any(choice.reasoning for choice in completion.choices or (completion.first,)):
+        if any(not blank(choice.reasoning) for choice in completion.choices or (completion.first,)):
             said += ", only reasoning"
         return Flaw(error_class="empty_output", message=said, again=policy.on_empty == RETRY)
     if expected is None:
@@ -185,8 +223,8 @@ def _misfit(choice: Choice, expected: Expected) -> str | None:
         return "the content is empty where JSON was asked for"
     value, wrong = _read(choice.content or "")
     if wrong is not None:
-        fenced = (choice.content or "").lstrip().startswith("```")
-        wrong += "; it stands in a Markdown fence" if fenced else ""
+        fenced = fences.fenced(choice.content or "", _is_json) is not None
+        wrong += "; it stands in a Markdown fence, which --accept-fenced accepts" if fenced else ""
         return f"the content is not JSON: {wrong}"
     if expected.schema is not None:
         wrong = json_schema.problem(expected.schema, value)

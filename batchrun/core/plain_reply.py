@@ -10,7 +10,8 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from batchrun.core.reply import TOKENS_MAX
+from batchrun.core.answer import blank
+from batchrun.core.reply import TOKENS_MAX, finish_reason
 from batchrun.records import Choice, Completion, Usage
 
 
@@ -120,13 +121,16 @@ def plain_completion(body: bytes) -> Plain | None:
     if reasoned is None:
         reasoned = counts.reasoning_tokens
     reasoning, by_other_name = message.reasoning_content, message.reasoning
+    reason = choice.finish_reason
+    if reason != "stop" and reason is not None:
+        reason = finish_reason(reason)
     completion = Completion(
         Choice(
             choice.index,
             message.content,
             reasoning or (reasoning if by_other_name is None else by_other_name),
-            message.refusal,
-            choice.finish_reason,
+            None if message.refusal is None or blank(message.refusal) else message.refusal,
+            reason,
             None,
             None,
         ),

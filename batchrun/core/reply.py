@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from batchrun.core.answer import blank
+from batchrun.core.content import part_text, said
+from batchrun.core.storable import TEXT_MAX, json_text, storable, storable_text
 from batchrun.records import NO_USAGE, Choice, Completion, Failure, ToolCall, Usage
 
-ERROR_TEXT_MAX = 4096
+ERROR_TEXT_MAX = TEXT_MAX
 """Bytes of an error body, characters of an error message, that are kept."""
 WORD_MAX = 200
 """Characters of an error code that are kept."""
@@ -24,8 +26,6 @@ DIGITS_MAX = 4000
 """Python converts integers of at most 4,300 digits."""
 
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 TOKENS_MAX = 10**9
 """A larger count of one answer's tokens is junk; in 64 bits, nine billion such answers add up."""
 
@@ -41,7 +41,7 @@ def parse(body: bytes) -> object:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
     try:
-        return _storable(json.loads(_text_inside(body), strict=False, parse_int=whole_number))
+        return storable(json.loads(_text_inside(body), strict=False, parse_int=whole_number))
     except (ValueError, RecursionError):
         return None
 
@@ -208,69 +208,20 @@ def _choice(item: dict[str, Any], place: int) -> Choice:
         message = {}
     index = item.get("index")
     logprobs = item.get("logprobs")
-    said = _said(message.get("content"))
+    given = said(message.get("content"))
     reasoning = _reasoning(message)
     refusal = _text(message.get("refusal"))
+    if blank(refusal):
+        refusal = None if blank(given.refusal) else given.refusal
     return Choice(
         index=index if type(index) is int and 0 <= index < 2**31 else place,
-        content=said.text,
-        reasoning=said.thinking if reasoning is None else reasoning,
-        refusal=said.refusal if refusal is None else refusal,
-        finish_reason=_word(item.get("finish_reason")),
+        content=given.text,
+        reasoning=given.thinking if reasoning is None else reasoning,
+        refusal=refusal,
+        finish_reason=finish_reason(item.get("finish_reason")),
         tool_calls=_tool_calls(message),
         logprobs=json_text(logprobs) if logprobs is not None else None,
     )
-
-
-class _Said(NamedTuple):
-    """What content holds, apart from what the model thought and refused."""
-
-    text: str | None
-    thinking: str | None = None
-    refusal: str | None = None
-
-
-def _said(content: object) -> _Said:
-    """Content as text. Parts are joined by kind (Mistral sends text, thinking and references);
-    a value that should not be there is kept as its JSON text.
-    """
-    if content is None or isinstance(content, str):
-        return _Said(content)
-    if isinstance(content, dict) and not ("text" in content or "thinking" in content):
-        return _Said(json_text(content))
-    if not isinstance(content, (list, dict)):
-        return _Said(json_text(content))
-    texts: list[str] = []
-    thoughts: list[str] = []
-    refusals: list[str] = []
-    for part in content if isinstance(content, list) else [content]:
-        if isinstance(part, str):
-            texts.append(part)
-        elif isinstance(part, dict):
-            match part.get("type"):
-                case None | "text" | "output_text":
-                    texts.append(_part_text(part.get("text")))
-                case "thinking" | "reasoning" as kind:
-                    inner = part.get(kind)
-                    thoughts.append(_part_text(part.get("text") if inner is None else inner))
-                case "refusal":
-                    refusals.append(_part_text(part.get("refusal")))
-    return _Said(
-        "".join(texts),
-        "".join(thoughts) if thoughts else None,
-        "".join(refusals) if refusals else None,
-    )
-
-
-def _part_text(value: object) -> str:
-    """A part's text: text, an object that holds it, or parts once more."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return _text(value.get("value")) or _text(value.get("text")) or ""
-    if isinstance(value, list):
-        return "".join(_part_text(part) for part in value if isinstance(part, (str, dict)))
-    return ""
 
 
 def _reasoning(message: dict[str, Any]) -> str | None:
@@ -278,7 +229,7 @@ def _reasoning(message: dict[str, Any]) -> str | None:
     found: str | None = None
     for name in ("reasoning_content", "reasoning"):
         value = message.get(name)
-        text = _part_text(value) if isinstance(value, list) else _text(value)
+        text = (part_text(value) or None) if isinstance(value, (list, dict)) else _text(value)
         if text:
             return text
         found = text if found is None else found
@@ -290,10 +241,27 @@ def _tool_calls(message: dict[str, Any]) -> tuple[ToolCall, ...] | None:
     if isinstance(calls, dict):
         calls = [calls]
     if isinstance(calls, list) and calls:
-        return tuple(_tool_call(call) for call in calls if isinstance(call, dict))
+        found = tuple(filter(_calls, (_tool_call(c) for c in calls if isinstance(c, dict))))
+        if found:
+            return found
     legacy = message.get("function_call")
-    # The call of the older protocol has neither id nor type, and none is made up.
-    return (_tool_call({"function": legacy}),) if isinstance(legacy, dict) and legacy else None
+    if isinstance(legacy, dict) and legacy:
+        # The call of the older protocol has neither id nor type, and none is made up.
+        call = _tool_call({"function": legacy})
+        if _calls(call):
+            return (call,)
+    return None
+
+
+def _calls(call: ToolCall) -> bool:
+    """Whether a call calls anything. Gateways send calls without name, id and arguments beside
+    text; a call with a name is one whatever its arguments.
+    """
+    return (
+        not blank(call.name)
+        or _word(call.id) is not None
+        or (_word(call.arguments) or "{}").strip() not in ("{}", "[]")
+    )
 
 
 def _tool_call(call: dict[str, Any]) -> ToolCall:
@@ -313,40 +281,29 @@ def _tool_call(call: dict[str, Any]) -> ToolCall:
     )
 
 
-def json_text(value: object) -> str:
-    """A JSON value as compact text."""
-    try:
-        try:
-            return _encode(value).decode()
-        except UnicodeEncodeError:
-            return _encode(_storable(value)).decode()
-    except RecursionError:
-        return '"nested too deeply to be kept"'
-
-
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _word(value: object) -> str | None:
-    """A word as sent; what is no text is kept as its JSON text."""
-    return value if value is None or isinstance(value, str) else json_text(value)[:WORD_MAX]
+_NOTHING = frozenset(("", "null", "none", "nil", "<nil>", "undefined"))
+"""Null as text, in lower case: written so by gateways in JavaScript, Python, Lua and Go."""
+_UNSPECIFIED = "finish_reason_unspecified"
+"""What an unset finish reason is called in Gemini's protocol."""
 
 
-def _storable(value: Any) -> Any:
-    """A JSON value whose texts can be written as UTF-8, which half a surrogate pair cannot."""
-    if isinstance(value, str):
-        return _LONE_SURROGATE.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_storable(item) for item in value]
-    if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    return value
+def _word(text: str | None) -> str | None:
+    """A text, None where it is null written as text."""
+    return None if text is None or text.strip().lower() in _NOTHING else text
 
 
-def storable_text(text: str, length_max: int = ERROR_TEXT_MAX) -> str:
-    """Text that any file can hold, cut to a number of characters."""
-    return _LONE_SURROGATE.sub("\ufffd", text[:length_max])
+def finish_reason(value: object) -> str | None:
+    """A finish reason as sent; what is no text is kept as its JSON text. None where there is none:
+    null and nothing, in whatever way they are written.
+    """
+    if not isinstance(value, str):
+        return json_text(value)[:WORD_MAX] if value else None
+    reason = _word(value)
+    return None if reason is not None and reason.strip().lower() == _UNSPECIFIED else reason
 
 
 def _count(value: object) -> int | None:

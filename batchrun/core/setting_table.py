@@ -135,6 +135,25 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "output",
+        "think",
+        "choice",
+        "--think",
+        "Move reasoning between tags (`<think>`) from the content to `reasoning`, or keep it there "
+        "[default: split if the model's name implies such tags, else keep].",
+        choices=("split", "keep"),
+        shapes=True,
+    ),
+    Setting(
+        "output",
+        "accept_fenced",
+        "bool",
+        "--accept-fenced/--no-accept-fenced",
+        "Accept JSON in a Markdown fence where JSON was asked for.",
+        default=False,
+        shapes=True,
+    ),
+    Setting(
+        "output",
         "check_schema",
         "bool",
         "--check-schema/--no-check-schema",

@@ -10,15 +10,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
-from batchrun.core import presets
+from batchrun.core import presets, reasoning_models
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
 from batchrun.core.byte_sizes import Bytes
+from batchrun.core.differences import IMPLIED
 from batchrun.core.endpoints import (
     Endpoint,
     endpoint_of,
@@ -51,7 +52,8 @@ are a list of such values under ``endpoints``."""
 class Settings:
     """The settings of one run, checked. Paths are as given, relative to the working directory.
 
-    ``schema`` is the whole ``response_format`` that asks for it.
+    ``schema`` is the whole ``response_format`` that asks for it. ``think_implied`` says that nobody
+    set ``think``: it follows from the model, and in a run directory from what is recorded there.
     """
 
     files: tuple[str, ...]
@@ -72,6 +74,8 @@ class Settings:
     stream: bool
     on_truncation: str
     on_empty: str
+    think: str
+    accept_fenced: bool
     check_schema: bool
     check_tools: bool
     endpoints: tuple[Endpoint, ...]
@@ -89,6 +93,7 @@ class Settings:
     max_total_tokens: int | None
     prices: Mapping[str, OwnPrice]
     limit: int | None = None
+    think_implied: bool = False
 
     @property
     def endpoint(self) -> Endpoint:
@@ -117,6 +122,14 @@ class Settings:
         plain = {key: value for key, value in self.params.items() if key != "extra_body"}
         return {**plain, **self.params.get("extra_body", {}), **model}
 
+    def recorded_by(self, recorded: Mapping[str, Any] | None) -> Settings:
+        """The settings on a run directory that recorded these shaping settings, None for a new one.
+        What follows from a model's name is decided once, when a run begins.
+        """
+        if recorded is None or not self.think_implied:
+            return self
+        return replace(self, think=recorded.get("output.think", IMPLIED["output.think"]))
+
     @property
     def has_budget(self) -> bool:
         """Whether what a request costs at most must be known before it is sent."""
@@ -142,6 +155,8 @@ class Settings:
             "request.params": dict(self.params),
             "request.schema": self.schema,
             "request.stream": self.stream,
+            "output.think": self.think,
+            "output.accept_fenced": self.accept_fenced,
         }
 
     def public(self) -> dict[str, Any]:
@@ -275,6 +290,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     check_request(value)
     endpoints = _endpoints(raw, value)
     require_served(endpoints, value["request.model"])
+    think = value["output.think"]
     return Settings(
         files=tuple(value["input.files"]),
         format=value["input.format"],
@@ -294,6 +310,8 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         stream=value["request.stream"],
         on_truncation=value["output.on_truncation"],
         on_empty=value["output.on_empty"],
+        think=think or _implied_think(value, endpoints),
+        accept_fenced=value["output.accept_fenced"],
         check_schema=value["output.check_schema"],
         check_tools=value["output.check_tools"],
         endpoints=endpoints,
@@ -313,6 +331,21 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         max_total_tokens=value["guards.max_total_tokens"],
         prices=value["prices"],
         limit=limit,
+        think_implied=think is None,
+    )
+
+
+def _implied_think(value: Mapping[str, Any], endpoints: Sequence[Endpoint]) -> str:
+    """What becomes of reasoning in tags where nobody says: the name of the run's model tells."""
+    params = value["request.params"]
+    model = value["request.model"] or params.get("model")
+    if not isinstance(model, str) or is_template(model):
+        return reasoning_models.KEEP
+    theirs = (endpoint.models.get(model, model) for endpoint in endpoints if endpoint.models)
+    return (
+        reasoning_models.SPLIT
+        if reasoning_models.implied_by((model, *theirs))
+        else reasoning_models.KEEP
     )
 
 

@@ -18,6 +18,7 @@ from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
 from batchrun.core.chunked import chunk_begins, chunk_without
 from batchrun.core.plain_chunk import AT_ONCE, Shape, read_plain, shape_of
+from batchrun.core.storable import json_text
 from batchrun.core.stream_errors import is_error, may_be_error
 from batchrun.core.tool_deltas import integer
 
@@ -249,8 +250,8 @@ class Stream:
                 first.open()
             elif content is not None:
                 first.add({"role": delta.role, "content": content})
-            if chosen.finish_reason:
-                first.finish = chosen.finish_reason
+            if (finish := chosen.finish_reason) and (finish := reading.finish_reason(finish)):
+                first.finish = finish
         if chunk.usage:
             self._usage = chunk.usage
         if not self._named or chunk.service_tier or chunk.system_fingerprint:
@@ -353,8 +354,8 @@ class Stream:
             if index == 0:
                 self._first = choice
         self._take_delta(choice, item, whole=whole)
-        if finish := item.get("finish_reason"):
-            choice.finish = finish if isinstance(finish, str) else reading.json_text(finish)
+        if finish := reading.finish_reason(item.get("finish_reason")):
+            choice.finish = finish
         logprobs = item.get("logprobs")
         if isinstance(logprobs, dict):
             choice.add_logprobs(logprobs)
@@ -369,23 +370,21 @@ class Stream:
         delta, message = item.get("delta"), item.get("message")
         if isinstance(delta, dict):
             choice.add(delta)
-        elif not isinstance(message, dict):
+        if isinstance(message, dict):
+            choice.add_message(message, final=whole)
+        elif not isinstance(delta, dict):
             # What the model said, in a place where nobody can tell what it is.
             self._damage(delta or message or item.get("text"))
-        elif whole:
-            choice.replace(message)
-        else:
-            choice.add(message)
 
     def _damage(self, value: object) -> None:
         if value:
-            said = reading.json_text(value)[: reading.ERROR_TEXT_MAX]
+            said = json_text(value)[: reading.ERROR_TEXT_MAX]
             self._damaged, self._remark = True, said.encode(errors="replace")
 
     def _fail(self, error: object) -> None:
         if self._error is None:
             known = isinstance(error, (dict, str)) and error
-            self._error = error if known else {"message": reading.json_text(error)}
+            self._error = error if known else {"message": json_text(error)}
 
 
 _CHOICE_FIELDS = frozenset("index delta message finish_reason logprobs error usage".split())

@@ -182,6 +182,36 @@ def test_any_completion_in_any_framing_is_the_plain_reply(data, streamed, cuts):
     )
 
 
+@settings(max_examples=125, deadline=None)
+@given(_streamed(), st.sampled_from(["behind", "beside", "alone", "grown"]), st.booleans())
+def test_whole_messages_among_the_deltas_count_once(streamed, style, completion):
+    """An answer that a message says again, in whatever place, is the plain reply."""
+    plain, chunks = streamed
+    kind = "chat.completion" if completion else "chat.completion.chunk"
+    whole = {choice["index"]: choice for choice in plain["choices"]}
+    last = {c["choices"][0]["index"]: n for n, c in enumerate(chunks) if c["choices"]}
+    made = []
+    for number, chunk in enumerate(chunks):
+        choices = chunk["choices"]
+        index = choices[0]["index"] if choices else None
+        if index is None or last[index] != number:
+            if style != "alone" or not choices:
+                made.append(chunk)
+            if style == "grown" and choices and (text := whole[index]["message"]["content"]):
+                half = {"content": text[: len(text) // 2]}
+                made.append(chunk | {"choices": [{"index": index, "message": half}]})
+        elif style == "beside":
+            made.append(chunk | {"object": kind, "choices": [whole[index] | choices[0]]})
+            made[-1]["choices"][0]["logprobs"] = None
+        else:
+            choice = whole[index] | ({} if style == "alone" else {"logprobs": None})
+            made.append(chunk | {"object": kind, "choices": [choice]})
+    stream = fold(b"".join(b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in made))
+    assert stream.problem() is None
+    found = reading.completion(reading.parse(stream.body()))
+    assert found == reading.completion(reading.parse(json.dumps(plain).encode()))
+
+
 PARTS = st.sampled_from(
     [
         *(
@@ -230,6 +260,27 @@ ODD = st.dictionaries(
     JSON | st.lists(JSON | ODD_CHOICE, max_size=3),
     max_size=5,
 ).map(lambda value: b"data: %b\n\n" % json.dumps(value).encode())
+ODD_PART = st.fixed_dictionaries(
+    {"type": st.sampled_from("text output_text thinking reasoning refusal image_url x".split())},
+    optional=dict.fromkeys("text thinking reasoning refusal summary value a".split(), JSON),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON | ODD_PART | st.lists(ODD_PART | JSON, max_size=3), JSON)
+@example({"text": "a", "b": 1}, "null")
+@example([[[[]]]], 2**70)
+def test_any_content_streamed_is_the_plain_one(content, reason):
+    """JSON as content, and anything as finish reason, has the columns that it has when plain."""
+    delta = {"index": 0, "delta": {"content": content}, "finish_reason": reason}
+    message = {"index": 0, "message": {"content": content}, "finish_reason": reason}
+    bodies = [json.dumps({"choices": [choice]}).encode() for choice in (delta, message)]
+    stream = fold(b"data: %b\n\ndata: [DONE]\n\n" % bodies[0])
+    assert stream.problem() is None
+    found = reading.completion(reading.parse(stream.body()))
+    assert found == reading.completion(reading.parse(bodies[1]))
+
+
 BYTES = st.lists(PARTS | st.binary(max_size=12) | ODD, max_size=14).map(b"".join)
 
 

@@ -31,6 +31,8 @@ def one() -> int:
             system="Be brief.",
             image=["photo"],
             retry_class=["timeout", "connection"],
+            think="split",
+            accept_fenced=True,
         )
     except BatchrunError as error:
         return error.exit_code

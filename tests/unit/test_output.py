@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from batchrun.core.answer import is_empty, is_truncated
-from batchrun.core.output import Asked, Policy, flaw_of, held_against
+from batchrun.core.output import Asked, Policy, flaw_of, held_against, made_of
 from batchrun.core.response_format import name_of, of_document, schema_of
 from batchrun.core.verdict import Action, Verdict
 from batchrun.errors import NotASchemaError, RowError
@@ -70,6 +70,46 @@ def test_answers_to_a_schema(case):
     else:
         assert flaw.error_class == "invalid_output" and flaw.again
         assert said in flaw.message and len(flaw.message) < 600
+
+
+FENCED = '```json\n{"score": 3}\n```'
+
+
+@pytest.mark.parametrize(
+    ("content", "made"),
+    [
+        (FENCED, '{"score": 3}'),
+        (f"Here:\n{FENCED}\nDone.", '{"score": 3}'),
+        ('{"score": 3}', '{"score": 3}'),
+        ('{"why": "```json", "score": 3}', '{"why": "```json", "score": 3}'),
+        (FENCED + "\n" + FENCED, None),
+        ('```json\n{"score": \n```', None),
+        ('```json\n{"score": 6}\n```', None),
+    ],
+)
+def test_json_in_a_fence(content, made):
+    """Accepted, it becomes the content and is held against the schema; else it is no JSON."""
+    whole = completion(choice(content), choice(index=1))
+    found = made_of(whole, expected(), Policy(accept_fenced=True))
+    flaw = flaw_of(found, expected(), Policy())
+    assert (flaw is None) == (made is not None)
+    assert made is None or found.first.content == found.choices[0].content == made
+    assert made_of(whole, None, Policy(accept_fenced=True)) is whole
+    assert made_of(whole, expected(), Policy()) is whole
+
+
+def test_what_has_another_answer_keeps_its_fence():
+    """A tool call and a refusal are answers of another kind: their content is left alone."""
+    for other in (choice(FENCED, calls=[("f", "{}")]), choice(FENCED, refusal="no")):
+        whole = completion(other)
+        assert made_of(whole, expected(), Policy(accept_fenced=True)) is whole
+
+
+def test_the_verdict_has_what_the_policy_made():
+    """The journal, the counts and the columns see the answer without its fence."""
+    verdict = Verdict(Action.DONE, "completion", completion(choice(FENCED)))
+    held = held_against(verdict, expected(), Policy(accept_fenced=True))
+    assert (held.action, held.completion.first.content) == (Action.DONE, '{"score": 3}')
 
 
 def test_every_choice_is_held_against_the_schema():

@@ -105,6 +105,27 @@ def test_an_empty_error_is_no_error(error):
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
         ([{"type": "thinking", "thinking": []}, {"type": "text", "text": "b"}], "b"),
         ([{"type": "text", "text": None}, "c", None], "c"),
+        (["a", "b"], "ab"),
+        ([{"type": "text", "content": "a"}, {"type": "input_text", "text": "b"}], "ab"),
+        ([{"type": "summary", "text": "a", "index": 0}], "a"),
+        ([{"type": "text", "text": ""}], ""),
+        ([None, {}, []], ""),
+        ({}, ""),
+        # JSON where its text should stand
+        ([{"a": 3}], '[{"a":3}]'),
+        ([1, 2.5, True], "[1,2.5,true]"),
+        ([[1], ["a"]], '[[1],["a"]]'),
+        ([None, {"a": None}], '[null,{"a":null}]'),
+        ({"text": "hi", "mood": "good"}, '{"text":"hi","mood":"good"}'),
+        ({"type": "person", "name": "Ada"}, '{"type":"person","name":"Ada"}'),
+        ({"type": "image", "colour": "red"}, '{"type":"image","colour":"red"}'),
+        ({"type": 3}, '{"type":3}'),
+        ({"type": "text", "text": {"a": 3}}, '{"a":3}'),
+        ([{"type": "text", "text": "see "}, {"a": 3}, 4], 'see {"a":3}4'),
+        # What is no text stays in the raw reply.
+        ([{"type": "image_url", "image_url": {"url": "data:,"}}, {"text": "a"}], "a"),
+        ([{"type": "output_audio", "data": "AAAA"}], ""),
+        ([{"type": "redacted_thinking", "data": "x"}, "a"], "a"),
     ],
 )
 def test_content_is_text_or_nothing(content, text):
@@ -129,6 +150,10 @@ def test_content_is_text_or_nothing(content, text):
         ({"reasoning_content": None, "reasoning": None}, None),
         ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]}, "a"),
         ({"content": [{"type": "thinking", "thinking": "a"}], "reasoning": "b"}, "b"),
+        ({"reasoning": {"text": "a"}}, "a"),
+        ({"content": [{"type": "reasoning", "summary": [{"text": "a"}, {"text": "b"}]}]}, "ab"),
+        ({"content": [{"type": "reasoning", "reasoning": "a"}, {"text": "b"}]}, "a"),
+        ({"content": {"type": "thinking", "thinking": "a", "signature": "s"}}, "a"),
         ({}, None),
     ],
 )
@@ -143,7 +168,6 @@ def test_reasoning_goes_by_two_names(message, reasoning):
         (None, None),
         ([], None),
         ("x", None),
-        ([None, 1], ()),
         (
             [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
             (ToolCall("1", "function", "f", "{}"),),
@@ -157,7 +181,6 @@ def test_reasoning_goes_by_two_names(message, reasoning):
             [{"function": {"name": "f", "arguments": '{"a": '}}],
             (ToolCall(None, None, "f", '{"a": '),),
         ),
-        ([{"id": 7, "function": None}], (ToolCall(None, None, None, None),)),
         (
             [{"id": "null", "type": "custom", "custom": {"name": "f", "input": "x\x01"}}],
             (ToolCall("null", "custom", "f", "x\x01"),),
@@ -170,6 +193,64 @@ def test_reasoning_goes_by_two_names(message, reasoning):
 def test_tool_calls_are_kept_as_sent(calls, read):
     """Arguments stay text, valid JSON or not; an object becomes its JSON text."""
     assert _first({"tool_calls": calls}).tool_calls == read
+
+
+EMPTY_CALLS = [
+    {},
+    {"function": {}},
+    {"function": None},
+    {"id": "", "type": "function", "function": {"name": "", "arguments": ""}},
+    {"id": "null", "type": "function", "function": {"name": None, "arguments": "{}"}},
+    {"id": "None", "index": 0, "function": {"name": " ", "arguments": {}}},
+    {"type": "custom", "custom": {"name": "", "input": ""}},
+    {"id": 7},
+    None,
+    1,
+    [],
+]
+
+
+@pytest.mark.parametrize("empty", EMPTY_CALLS)
+@pytest.mark.parametrize("name", ["tool_calls", "function_call"])
+def test_an_empty_call_is_no_call(name, empty):
+    """A call without name, id and arguments says nothing, alone and among others."""
+    whole = {"name": "f", "arguments": ""}
+    if name == "tool_calls":
+        assert _first({name: [empty]}).tool_calls is None
+        assert _first({name: empty}).tool_calls is None
+        found = _first({name: [empty, {"function": whole}, empty]})
+        assert found.tool_calls == (ToolCall(None, None, "f", ""),)
+        assert _first({name: [empty], "function_call": whole}).tool_calls == found.tool_calls
+    elif isinstance(empty, dict):
+        inner = empty.get("function", empty.get("custom", empty))
+        assert _first({name: inner}).tool_calls is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"function": {"name": "f"}},
+        {"function": {"name": "f", "arguments": ""}},
+        {"function": {"name": "none", "arguments": "{}"}},
+        {"function": {"name": "", "arguments": '{"a":1}'}},
+        {"function": {"arguments": "0"}},
+        {"id": "call-1", "function": {"name": "", "arguments": ""}},
+    ],
+)
+def test_a_call_that_says_anything_is_a_call(call):
+    """A name, arguments or an id of its own are enough."""
+    assert len(_first({"tool_calls": [call]}).tool_calls) == 1
+
+
+@pytest.mark.parametrize("refusal", ["", " \n", None])
+def test_an_empty_refusal_is_no_refusal(refusal):
+    """Neither in its field nor as a part, and it does not hide the other one."""
+    assert _first({"refusal": refusal}).refusal is None
+    part = {"type": "refusal", "refusal": refusal}
+    assert _first({"content": [part]}).refusal is None
+    assert _first({"content": [part | {"refusal": "no"}], "refusal": refusal}).refusal == "no"
+    body = json.dumps(_body({"refusal": refusal})).encode()
+    assert plain_reply.plain_completion(body).first.refusal is None
 
 
 @pytest.mark.parametrize(
@@ -261,11 +342,27 @@ def test_a_finish_reason_of_another_type_is_kept_as_json(reason, kept):
     assert _read({"choices": [choice]}).first.finish_reason == kept
 
 
-@pytest.mark.parametrize("reason", ["stop", "eos", "MAX_TOKENS", "", None])
+@pytest.mark.parametrize("reason", ["stop", "eos", "MAX_TOKENS", " Stop", "unknown", None])
 def test_the_finish_reason_is_kept_as_sent(reason):
     """No server's word is translated into another's."""
-    choice = {"message": {"content": "hi"}, "finish_reason": reason}
-    assert _read({"choices": [choice]}).first.finish_reason == reason
+    body = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": reason}]})
+    assert _read(body.encode()).first.finish_reason == reason
+    assert plain_reply.plain_completion(body.encode()).first.finish_reason == reason
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("", " ", "null", "None", "NULL", "nil", "<nil>", "undefined"),
+        *("FINISH_REASON_UNSPECIFIED", False, 0, {}, []),
+    ],
+)
+def test_no_finish_reason_in_other_words(reason):
+    """Null that a gateway turned into text is null, read quickly or at length."""
+    body = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": reason}]})
+    assert _read(body.encode()).first.finish_reason is None
+    quick = plain_reply.plain_completion(body.encode())
+    assert quick is None or quick.first.finish_reason is None
 
 
 def test_several_choices_are_ordered_by_index():

@@ -316,6 +316,42 @@ def test_differences_are_told_with_both_values():
     assert keepable == {"request.model", "request.params"}
 
 
+@pytest.mark.parametrize(
+    ("given", "think"),
+    [
+        ({}, "keep"),
+        ({"request.model": "gpt-4o"}, "keep"),
+        ({"request.model": "deepseek-r1"}, "split"),
+        ({"request.model": "deepseek-r1", "output.think": "keep"}, "keep"),
+        ({"request.model": "gpt-4o", "output.think": "split"}, "split"),
+        ({"request.params": {"model": "qwq-32b"}}, "split"),
+        ({"request.model": "{{ model }}-r1", "request.prompt": "{{ q }}"}, "keep"),
+        ({"request.model": "mine", "endpoint.models": {"mine": "Qwen/QwQ-32B"}}, "split"),
+        ({"request.model": "mine", "endpoint.models": ["mine"]}, "keep"),
+    ],
+)
+def test_reasoning_is_split_where_the_model_implies_it(given, think):
+    """What the user says counts; else the model's name, as the run and its endpoint have it."""
+    assert resolve(LEAST | given).think == think
+
+
+def test_what_a_run_directory_recorded_counts():
+    """What nobody set follows from the name once, when a run begins; a version that did not record
+    it kept and refused.
+    """
+    by_name = _resolve(request__model="deepseek-r1")
+    given = _resolve(request__model="deepseek-r1", output__think="split")
+    assert by_name.recorded_by(None).think == "split"
+    assert by_name.recorded_by({}).think == "keep"
+    assert by_name.recorded_by({"output.think": "split"}).think == "split"
+    assert given.recorded_by({}).think == given.recorded_by({"output.think": "keep"}).think
+    old = {k: v for k, v in given.shaping().items() if not k.startswith(("output.th", "output.a"))}
+    assert differences(old, by_name.recorded_by(old).shaping()) == []
+    assert [str(d) for d in differences(old, given.shaping())] == [
+        'output.think: was "keep", is "split"'
+    ]
+
+
 def test_the_same_settings_do_not_differ():
     """Shaping settings come back from JSON equal to themselves."""
     shaping = _resolve(request__params={"a": [1, 2.5, None], "b": {"c": "d"}}).shaping()

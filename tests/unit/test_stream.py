@@ -144,6 +144,16 @@ def test_a_backslash_before_the_closing_quote():
         pytest.param([], "before an answer", id="nothing"),
         pytest.param([b": keep-alive\n\n"], "before an answer", id="comments only"),
         pytest.param([_say("a", finish="")], "in the middle", id="empty finish reason"),
+        *(
+            pytest.param([_say("a", finish=n), _say("b", finish=n)], "in the middle", id=f"{n!r}")
+            for n in ("null", "None", " NULL ", "nil", "undefined", "FINISH_REASON_UNSPECIFIED")
+        ),
+        pytest.param(
+            [_say("a", finish="null", index=1), STOP], "in the middle", id="null in one of two"
+        ),
+        pytest.param([_say("a", finish="null"), DONE], None, id="null and done"),
+        pytest.param([_say("a", finish="null"), STOP], None, id="null, then a reason"),
+        pytest.param([STOP, _say("a", finish="null")], None, id="a reason, then null"),
         pytest.param(
             [_say("a", finish="stop"), _say("b", index=1)], "in the middle", id="one of two"
         ),
@@ -175,13 +185,32 @@ def test_nothing_counts_behind_done():
 
 @pytest.mark.parametrize(
     ("content", "read"),
-    [(5, "5"), (1.5, "1.5"), (False, "false"), ({"a": 1}, '{"a":1}'), ({"text": "a"}, "a")],
+    [
+        (5, "5"),
+        (1.5, "1.5"),
+        (False, "false"),
+        ({"a": 1}, '{"a":1}'),
+        ({"text": "a"}, "a"),
+        ({"text": "a", "mood": "good"}, '{"text":"a","mood":"good"}'),
+        ({}, ""),
+        ([], ""),
+        (["a", "b"], "ab"),
+    ],
 )
 def test_content_that_is_no_text(content, read):
     """It is kept as that of a plain reply is, and joined with what comes as text."""
     assert _first({"content": "x"}, {"content": content}).content == "x" + read
     plain = {"choices": [{"message": {"content": content}}]}
     assert reading.completion(plain).first.content == read
+
+
+@pytest.mark.parametrize("nothing", ["null", "None", "", None])
+def test_the_last_reason_that_is_one_is_kept(nothing):
+    """Null as text, in every chunk and behind the reason, is no reason."""
+    pieces = [_say(c, finish=nothing) for c in "abc"]
+    found = _read(*pieces, _chunk(finish="length"), _chunk(finish=nothing)).first
+    assert (found.content, found.finish_reason) == ("abc", "length")
+    assert _read(*pieces).first.finish_reason is None
 
 
 @pytest.mark.parametrize(("given", "kept"), [(5, "5"), (["stop"], '["stop"]'), (False, None)])
@@ -339,6 +368,185 @@ def test_a_whole_completion_as_an_event():
         assert (found.first.content, found.usage.total_tokens) == ("whole", 7)
 
 
+def _message(message, *, index=0, finish=None, completion=False, **more):
+    choice = {"index": index, "message": {"role": "assistant"} | message, "finish_reason": finish}
+    name = "chat.completion" if completion else "chat.completion.chunk"
+    return HEAD | {"object": name, "choices": [choice | more]}
+
+
+CALLS = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}]
+FRAGMENTS = [
+    {"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f"}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": '{"x"'}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]},
+]
+TOLD = {
+    "text": ([{"content": c} for c in ("al", "pha", " beta")], {"content": "alpha beta"}),
+    "reasoning": (
+        [{"reasoning_content": "h"}, {"reasoning_content": "m"}, {"content": "a"}],
+        {"reasoning_content": "hm", "content": "a"},
+    ),
+    "reasoning by its other name": (
+        [{"reasoning": "h"}, {"reasoning": "m"}, {"content": "a"}],
+        {"reasoning": "hm", "content": "a"},
+    ),
+    "refusal": ([{"refusal": "I "}, {"refusal": "won't"}], {"refusal": "I won't"}),
+    "calls": (FRAGMENTS, {"content": None, "tool_calls": CALLS}),
+    "the older call": (
+        [
+            {"function_call": {"name": "f", "arguments": "{"}},
+            {"function_call": {"arguments": "}"}},
+        ],
+        {"function_call": {"name": "f", "arguments": "{}"}},
+    ),
+    "sound": (
+        [{"audio": {"id": "s", "data": "AA"}}, {"audio": {"data": "BB", "transcript": "hi"}}],
+        {"audio": {"id": "s", "data": "AABB", "transcript": "hi", "expires_at": 5}},
+    ),
+    "parts": (
+        [{"content": [{"type": "text", "text": t}]} for t in "abc"],
+        {"content": [{"type": "text", "text": "abc"}]},
+    ),
+    "text, then parts": (
+        [{"content": t} for t in "abc"],
+        {"content": [{"type": "text", "text": "abc"}]},
+    ),
+    "annotations": (
+        [{"content": "a", "annotations": [1]}, {"annotations": [2]}],
+        {"content": "a", "annotations": [1, 2]},
+    ),
+}
+
+
+@pytest.mark.parametrize("completion", [True, False])
+@pytest.mark.parametrize("place", ["behind", "beside the last", "beside nothing", "beside null"])
+@pytest.mark.parametrize("told", TOLD)
+def test_a_message_that_repeats_the_answer_counts_once(told, place, completion):
+    """Whatever the model said, and wherever the message stands that says it again."""
+    deltas, message = TOLD[told]
+    chunks = [_chunk({"role": "assistant"} | delta) for delta in deltas]
+    last = _message(message, finish="stop", completion=completion)
+    if place == "beside the last":
+        last["choices"][0]["delta"] = chunks.pop()["choices"][0]["delta"]
+    elif place != "behind":
+        last["choices"][0]["delta"] = {} if place == "beside nothing" else None
+    stream = _fold(*chunks, last)
+    body = json.loads(stream.body())
+    plain = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+    read = reading.completion(body)
+    assert read.first == reading.completion(plain).first
+    assert "contradicting" not in body["choices"][0]
+    assert body["choices"][0]["message"].get("audio") == message.get("audio")
+    assert stream.problem() is None
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_one_whole_message_is_an_answer(told):
+    """A stream of nothing but a message is that message, however often it comes."""
+    message = TOLD[told][1]
+    plain = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+    expected = reading.completion(plain).first
+    for times in (1, 2, 6):
+        assert _read(*[_message(message)] * times, STOP).first == expected
+        assert _read(ROLE, *[_message(message, completion=True)] * times, STOP).first == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9, 40])
+@pytest.mark.parametrize("beside", ["pieces", "nothing", "no delta", "the piece before"])
+def test_growing_messages_count_once(count, beside):
+    """The answer so far in every chunk (Perplexity), with its pieces beside it or without."""
+    words = [f"word {n}, " for n in range(count)]
+    chunks = []
+    for n, word in enumerate(words):
+        chunk = _message({"content": "".join(words[: n + 1])})
+        if beside != "no delta":
+            piece = {"pieces": word, "nothing": "", "the piece before": words[n - 1] if n else ""}
+            chunk["choices"][0]["delta"] = {"role": "assistant", "content": piece[beside]}
+        chunks.append(chunk)
+    text = "".join(words)
+    for end in ([], [_message({"content": ""})], [_message({})], [_message({"content": text})]):
+        assert _read(*chunks, *end, STOP).first.content == text
+
+
+@pytest.mark.parametrize(
+    "pieces", [["a", "b"], ["ha", "ha", "!"], ["1", "10", "2"], ["a", "ab", "b", "c", "d" * 30]]
+)
+def test_pieces_that_are_called_messages(pieces):
+    """They are joined as deltas are; a last message that says them all again is not."""
+    text = "".join(pieces)
+    for completion in (True, False):
+        chunks = [_message({"content": p}, completion=completion) for p in pieces]
+        assert _read(*chunks, STOP).first.content == text
+        again = _message({"content": text}, finish="stop", completion=completion)
+        assert _read(*chunks, again).first.content == text
+    assert _read(*chunks, _message({"content": text + "!"}), STOP).first.content == text + "!"
+
+
+def test_calls_that_come_in_messages():
+    """A message for each call, or a message for the text and one for a call: none is lost."""
+    calls = [
+        {"id": key, "type": "function", "function": {"name": key * 2, "arguments": "{}"}}
+        for key in "ab"
+    ]
+    found = _read(*(_message({"tool_calls": [call]}) for call in calls), STOP).first
+    assert [call.name for call in found.tool_calls] == ["aa", "bb"]
+    found = _read(_message({"content": "Looking."}), _message({"tool_calls": calls}), STOP).first
+    assert (found.content, len(found.tool_calls)) == ("Looking.", 2)
+    found = _read(_say("Looking."), _message({"tool_calls": calls}), STOP).first
+    assert (found.content, len(found.tool_calls)) == ("Looking.", 2)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "message", "completion", "content", "left"),
+    [
+        pytest.param("alpha", "alpha beta", False, "alpha beta", None, id="deltas were lost"),
+        pytest.param("alpha beta", "alpha", False, "alpha beta", None, id="a shorter message"),
+        pytest.param("alpha\n", "alpha", True, "alpha\n", None, id="white space cut off"),
+        pytest.param("alpha", "", True, "alpha", None, id="an empty message"),
+        pytest.param("alpha", None, True, "alpha", None, id="a message of null"),
+        pytest.param("alpha", "beta", False, "alpha", "beta", id="contradicting"),
+        pytest.param("alpha", "beta", True, "beta", "alpha", id="contradicting, a completion"),
+    ],
+)
+def test_a_message_that_says_something_else(deltas, message, completion, content, left):
+    """The longer of two that agree counts. Of two that do not, the deltas, unless the message is
+    called a completion; the other one is in the raw reply.
+    """
+    stream = _fold(
+        *map(_say, deltas), _message({"content": message}, finish="stop", completion=completion)
+    )
+    value = json.loads(stream.body())
+    assert reading.completion(value).first.content == content
+    assert value["choices"][0].get("contradicting") == (left and {"content": left})
+
+
+def test_messages_of_several_choices():
+    """Each choice has a message of its own, one after the other or in one chunk."""
+    pieces = [_say(t, index=n) for t in ("al", "pha") for n in (1, 0)]
+    ends = [_message({"content": "alpha"}, index=n, finish="stop") for n in (0, 1)]
+    together = ends[0] | {"choices": [end["choices"][0] for end in ends]}
+    for last in (ends, [together]):
+        found = _read(*pieces, *last)
+        assert [choice.content for choice in found.choices] == ["alpha", "alpha"]
+
+
+def test_log_probabilities_that_are_repeated():
+    """Those of the whole answer, beside its message, count once."""
+    tokens = [{"token": c, "logprob": -0.5} for c in "ab"]
+    pieces = [_say(t["token"], more={"logprobs": {"content": [t]}}) for t in tokens]
+    last = _message({"content": "ab"}, finish="stop", logprobs={"content": tokens})
+    assert json.loads(_read(*pieces, last).first.logprobs) == {"content": tokens}
+
+
+def test_a_message_is_a_beginning():
+    """The model has begun with its first message that says anything."""
+    stream = Stream()
+    stream.feed(_event(_message({"content": ""})))
+    assert not stream.begun
+    stream.feed(_event(_message({"content": "a"})))
+    assert stream.begun
+
+
 def test_the_first_that_is_said_of_the_answer_counts():
     """Ids and times that change from chunk to chunk, and empty ones, do no harm."""
     azure = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
@@ -423,6 +631,47 @@ def test_a_refusal():
 def test_empty_content_and_none(deltas, content):
     """The empty content that opens a message does not make null content empty."""
     assert _first(*deltas).content == content
+
+
+@pytest.mark.parametrize("content", [[{"a": 3}], [1, 2], {"a": {"b": []}}, [[]], [None]])
+def test_json_as_content(content):
+    """JSON where text should stand is what it is in a plain reply."""
+    plain = {"choices": [{"message": {"content": content}}]}
+    assert _first({"content": content}).content == reading.completion(plain).first.content
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"tool_calls": [{}]},
+        {"tool_calls": [None]},
+        {"tool_calls": {}},
+        {"tool_calls": [{"index": 0, "id": "", "function": {"name": "", "arguments": ""}}]},
+        {"function_call": {"name": "", "arguments": ""}},
+        {"function_call": {}},
+        {"refusal": ""},
+        {"audio": {}},
+        {"audio": {"id": "", "data": ""}},
+        {"annotations": []},
+        {"reasoning_content": ""},
+    ],
+)
+def test_empty_containers_say_nothing(empty):
+    """Empty calls, sound and lists in every chunk, or without any text, are no answer."""
+    found = _first(*({"content": c} | empty for c in "abc"))
+    assert (found.content, found.tool_calls, found.refusal) == ("abc", None, None)
+    silent = _first({"role": "assistant", "content": ""}, empty)
+    assert (silent.content, silent.tool_calls, silent.refusal) == ("", None, None)
+
+
+def test_an_emptied_name_does_not_erase_the_name():
+    """The older protocol's name, said again as nothing, stays."""
+    pieces = ['{"x"', ":1}"]
+    found = _first(
+        {"function_call": {"name": "f", "arguments": ""}},
+        *({"function_call": {"name": "", "arguments": piece}} for piece in pieces),
+    )
+    assert found.tool_calls == (ToolCall(None, None, "f", '{"x":1}'),)
 
 
 def test_tool_calls_end_in_their_columns():

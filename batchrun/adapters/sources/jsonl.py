@@ -19,7 +19,7 @@ from batchrun.adapters.sources.rows import TextReader
 from batchrun.adapters.sources.streams import READ_BYTES, FileBytes
 from batchrun.core import carried
 from batchrun.core.body import TOO_DEEP, nested_too_deeply
-from batchrun.core.reply import json_text
+from batchrun.core.storable import json_text
 from batchrun.records import JsonObject, Position
 
 LINE_BYTES_MAX = 64 * 2**20
