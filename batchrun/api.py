@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 from batchrun import assemble
+from batchrun.adapters.begun import reading_of
 from batchrun.adapters.clock import new_loop
 from batchrun.adapters.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.sources import memory
@@ -78,6 +79,7 @@ class Options(TypedDict, total=False):
     retry_class: str | Sequence[str]
     repair: bool
     format: str
+    quoting: Literal["csv", "none"]
     carry: str | Sequence[str]
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
@@ -284,7 +286,8 @@ class _Job:
         rows, settings = self._plan.rows, self._plan.settings
         if rows is None:
             return None
-        return partial(memory.find, rows, settings.format, shaping.plan(settings))
+        plan, reading = shaping.plan(settings), reading_of(settings, self._plan.changes)
+        return partial(memory.find, rows, settings.format, plan, reading)
 
     def summary(self, result: assemble.Result) -> Summary:
         """The summary of how it ended."""

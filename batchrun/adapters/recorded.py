@@ -89,6 +89,23 @@ def read(checkpoint: Path) -> Recorded | None:
     return found
 
 
+def values(checkpoint: Path, *keys: str) -> dict[str, Any]:
+    """Some values of the state file, those that are there and sound. Whatever is wrong with the
+    file is found by whoever opens it in earnest.
+    """
+    path = checkpoint / STATES
+    found = Recorded()
+    try:
+        if path.is_file() and path.stat().st_size:
+            with _opened(path) as db:
+                marks = ", ".join("?" * len(keys))
+                rows = db.execute(f"SELECT key, value FROM meta WHERE key IN ({marks})", keys)  # noqa: S608 - marks alone
+                found.meta = {key: _value(key, value, found) for key, value in rows}
+    except (OSError, sqlite3.Error):
+        return {}
+    return found.meta
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The file for reading. What a kill left in its log is read too, on a copy: reading that in

@@ -165,6 +165,7 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         settings,
         files=(str(path),),
         format="jsonl",
+        quoting=None,
         carry="all",
         system=None,
         prompt=None,

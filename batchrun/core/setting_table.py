@@ -70,6 +70,14 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "input",
+        "quoting",
+        "choice",
+        "--quoting",
+        "Whether quotes in CSV and TSV enclose fields (default: csv for CSV, none for TSV).",
+        choices=("csv", "none"),
+    ),
+    Setting(
+        "input",
         "carry",
         "columns",
         "--carry",

@@ -56,6 +56,7 @@ class Settings:
 
     files: tuple[str, ...]
     format: str
+    quoting: str | None
     carry: str | tuple[str, ...]
     dir: str
     checkpoint: str
@@ -148,6 +149,7 @@ class Settings:
         return self.shaping() | {
             "input.files": [public_url(f) if "://" in f else f for f in self.files],
             "input.format": self.format,
+            "input.quoting": self.quoting,
             "output.dir": shown(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
@@ -276,6 +278,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     return Settings(
         files=tuple(value["input.files"]),
         format=value["input.format"],
+        quoting=value["input.quoting"],
         carry=value["input.carry"],
         dir=local_path(value["output.dir"]) or value["output.dir"],
         checkpoint=_checkpoint(value["output.dir"], value["output.checkpoint"]),

@@ -58,6 +58,10 @@ class OnePassReader:
         """The number of rows once the pipe's end was read, else None."""
         return self._rows
 
+    def remarks(self) -> list[str]:
+        """See ``opening.Reader``."""
+        return self._reader.remarks()
+
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
