@@ -215,8 +215,8 @@ def _input(settings: Settings, changes: Changes) -> Input:
     given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
     if given.pipe is not None and (changes.repair or changes.resend_changed):
         message = (
-            "--repair and --resend-changed read the input several times, and standard input can be "
-            "read once. Write it to a file, and name that"
+            "--repair and --resend-changed read the input several times, and "
+            f"{given.stamps[0].name} can be read once. Write it to a file, and name that"
         )
         raise UsageError(message)
     return given

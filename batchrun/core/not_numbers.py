@@ -12,8 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+# A string that is never closed ends with the text: linear, whatever the text is.
 _TOKENS = re.compile(
-    rb'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL
+    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|NaN|-?Infinity|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?',
+    re.DOTALL,
 )
 
 

@@ -64,7 +64,8 @@ TABLE: tuple[Setting, ...] = (
         "format",
         "choice",
         "--format",
-        "What the input is; auto goes by the file names (of standard input: jsonl).",
+        "What the input is; auto goes by the file names (of standard input and pipes without a "
+        "known suffix: jsonl).",
         default="auto",
         choices=("auto", "jsonl", "csv", "tsv", "parquet"),
     ),

@@ -1,4 +1,4 @@
-"""A reader over an input that can be read once: standard input.
+"""A reader over an input that can be read once, such as standard input.
 
 A resumed run is piped the same rows again. Everything is read from the start; what was read before
 is compared with what is recorded of it as it passes, and only the blocks that are asked for are

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources import finding, storage
+from batchrun.adapters.sources import finding, passing, storage
 from batchrun.adapters.sources.local import read_file
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
@@ -214,12 +213,14 @@ def find(
     names a column which is not there, or that no row can render.
     """
     files = finding.expand(names, given_format)
-    kind = finding.format_of(files, given_format)
+    once = next((path for path in files if passing.passes(path)), None)
+    kind = finding.format_of(files, given_format, once)
     if reading.quoting is not None and kind not in QUOTED_FORMATS:
         message = f"input.quoting is {reading.quoting}, and the input is {kind}, not CSV or TSV"
         raise UsageError(message)
-    pipe = Pipe(_stdin()) if storage.STDIN in files else None
-    found = Input(tuple(storage.stamp(files)), kind, pipe=pipe, reading=reading.of(kind))
+    pipe = None if once is None else Pipe(passing.opened(once), once)
+    stamps = storage.stamp(files) if once is None else [Stamp(once, -1, 0)]
+    found = Input(tuple(stamps), kind, pipe=pipe, reading=reading.of(kind))
     found.require_rows()
     return found if plan is None else shaped(found, plan)
 
@@ -232,11 +233,3 @@ def shaped(found: Input, plan: Plan) -> Input:
         raise InputError(str(error)) from None
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)
-
-
-def _stdin() -> int:
-    try:
-        return sys.stdin.fileno()
-    except (AttributeError, OSError, ValueError):
-        message = "input -: there is no standard input"
-        raise InputError(message) from None
