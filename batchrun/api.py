@@ -24,6 +24,7 @@ from batchrun import assemble
 from batchrun.adapters.begun import reading_of
 from batchrun.adapters.clock import new_loop
 from batchrun.adapters.configuration import read_config, read_environment, read_schema
+from batchrun.adapters.home import at_home, located
 from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
 from batchrun.core import settings as config
@@ -305,7 +306,7 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
             message = f"unknown keyword {name!r}; {hint}"
             raise TypeError(message)
     file = options.get("config")
-    raw = {} if file is None else read_config(os.fspath(file))
+    raw = {} if file is None else read_config(at_home(os.fspath(file)))
     given = {
         KEYWORDS[name]: _plain(value, KEYWORDS[name])
         for name, value in options.items()
@@ -318,7 +319,7 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     if options.get("endpoints") is not None:
         raw = _with_endpoints(raw, options["endpoints"])
     environment = read_environment()
-    raw, warnings = config.lay_over(raw, environment, given)
+    raw, warnings = config.lay_over(raw, environment, located(given))
     for warning in warnings:
         _LOG.warning("%s", warning)
     settings = config.resolve(read_schema(raw), limit=options.get("limit"))
@@ -341,7 +342,7 @@ def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> con
                 message = f"endpoints: unknown key {key!r}; known are {', '.join(own)}"
                 raise TypeError(message)
         named = {f"endpoint.{key}": value for key, value in table.items() if value is not None}
-        found.append({name: _plain(value, name) for name, value in named.items()})
+        found.append(located({name: _plain(value, name) for name, value in named.items()}))
     if not found:
         message = "endpoints is empty: give at least one, or leave it out"
         raise UsageError(message)

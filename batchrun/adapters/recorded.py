@@ -113,12 +113,12 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """
     wal = path.with_name(path.name + "-wal")
     with contextlib.ExitStack() as stack:
-        address = f"file:{path.resolve()}?mode=ro&immutable=1"
+        address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         if wal.exists() and wal.stat().st_size:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrun-verify-"))
             for one in (path, wal):
                 shutil.copyfile(one, Path(folder, one.name))
-            address = f"file:{Path(folder, path.name)}"
+            address = Path(folder, path.name).as_uri()
         db = stack.enter_context(contextlib.closing(sqlite3.connect(address, uri=True)))
         yield db
 

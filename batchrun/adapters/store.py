@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from batchrun.adapters.files import Draft
+from batchrun.core.legible import json_of
 
 KINDS = ("results", "attempts")
 SUMMARY, USAGE = "summary.json", "usage.parquet"
@@ -100,5 +101,5 @@ def read_json(store: StoreReader, name: str) -> Any | None:
 def write_json(store: Store, name: str, value: object) -> None:
     """Replace a JSON file."""
     with store.draft(name) as draft:
-        draft.write((json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
+        draft.write((json_of(value, indent=2) + "\n").encode())
         store.publish([draft])

@@ -222,13 +222,13 @@ def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
 
 
 def _located(setting: Setting, value: object, folder: PurePath) -> object:
-    is_path = setting.kind in ("path", "schema") and isinstance(value, str)
-    if is_path and scheme_of(str(value)) is None:
-        return str(folder / str(value))
+    """Paths relative to a folder; ``~`` stays for whoever knows where it is."""
+    if setting.kind in ("path", "schema") and isinstance(value, str):
+        return value if scheme_of(value) or value.startswith("~") else str(folder / value)
     if setting.kind == "paths" and isinstance(value, list):
         return [
             str(folder / item)
-            if isinstance(item, str) and "://" not in item and item != "-"
+            if isinstance(item, str) and "://" not in item and item[:1] != "~" and item != "-"
             else item
             for item in value
         ]

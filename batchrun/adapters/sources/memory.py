@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from batchrun.adapters.home import at_home
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.jsonl import JsonlReader
 from batchrun.adapters.sources.lines import Line
@@ -53,13 +54,15 @@ def find(
     ``InputError`` for what holds none; for templates see ``opening.find``.
     """
     if isinstance(rows, (str, os.PathLike)):
-        return opening.find([os.fspath(rows)], given_format, plan, reading)
+        return opening.find([at_home(os.fspath(rows))], given_format, plan, reading)
     if (
         isinstance(rows, Sequence)
         and rows
         and all(isinstance(item, (str, os.PathLike)) for item in rows)
     ):
-        return opening.find([os.fspath(item) for item in rows], given_format, plan, reading)
+        return opening.find(
+            [at_home(os.fspath(item)) for item in rows], given_format, plan, reading
+        )
     table = arrow_rows(rows)
     given: DictRows | ArrowRows
     if table is not None:

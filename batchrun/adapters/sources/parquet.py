@@ -9,6 +9,7 @@ can widen the types, else refused.
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from batchrun.adapters.sources.opening import Carry, Splitter, needs_of, sent_co
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.core import cells, parameters
 from batchrun.core.addresses import local_path
+from batchrun.core.legible import legible
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 
@@ -304,7 +306,9 @@ def _opened(stamp: Stamp) -> pq.ParquetFile:
     """A file opened for reading a little at a time."""
     local = local_path(stamp.path)
     if local is not None:
-        return pq.ParquetFile(local, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        # Arrow writes a name as UTF-8; bytes are the name as it is.
+        source = local if legible(local) == local else pa.OSFile(os.fsencode(local))
+        return pq.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER_BYTES)
     return pq.ParquetFile(
         storage.open_file(stamp), pre_buffer=False, buffer_size=REMOTE_BUFFER_BYTES
     )

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from batchrun.adapters import filesystems
 from batchrun.core.addresses import cut, is_remote, local_path
+from batchrun.core.legible import legible
 from batchrun.errors import InputError
 
 STDIN = "-"
@@ -43,10 +44,10 @@ class Stamp:
 
     @property
     def name(self) -> str:
-        """The path as it may be shown: a query can hold a signature."""
+        """The path as it may be shown: a query can hold a signature, and bytes may be no text."""
         if self.path == STDIN:
             return "stdin"
-        return cut(self.path)[0] if is_remote(self.path) else self.path
+        return cut(self.path)[0] if is_remote(self.path) else legible(self.path)
 
     @property
     def passes(self) -> bool:
