@@ -42,7 +42,8 @@ class LazyGroup(click.Group):
             # --help and --version write without us.
             forsake(1)
             with contextlib.suppress(OSError):
-                click.echo(f"batchrun: {error.strerror or error}", err=True)
+                text = f"standard output cannot be written: {error.strerror or error}"
+                click.echo(f"batchrun: {text}", err=True)
             sys.exit(5)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

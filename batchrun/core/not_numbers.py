@@ -26,10 +26,10 @@ def nulled(text: bytes) -> bytes:
 
 def _null(found: re.Match[bytes]) -> bytes:
     token = found[0]
-    if token.endswith((b"NaN", b"Infinity")):
-        return b"null"
-    whole = token[:1] == b'"' or token.lstrip(b"-").isdigit()
-    return token if whole or math.isfinite(float(token)) else b"null"
+    if token[:1] == b'"' or token.lstrip(b"-").isdigit():
+        return token
+    # Also of the words: Python's numbers have the same names.
+    return token if math.isfinite(float(token)) else b"null"
 
 
 def parsed(text: bytes) -> Any:
