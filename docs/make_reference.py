@@ -649,7 +649,7 @@ def inputs() -> Iterator[str]:
         ("format", "suffixes", "carried columns"),
         [
             ("JSON Lines", suffixes("jsonl"), "by the first 10,000 rows"),
-            ("CSV, tabs instead of commas", f"{suffixes('csv')} {suffixes('tsv')}", "text"),
+            ("CSV, TSV", f"{suffixes('csv')} {suffixes('tsv')}", "text"),
             ("Parquet", suffixes("parquet"), "with their exact types"),
         ],
     )
@@ -665,7 +665,16 @@ def inputs() -> Iterator[str]:
     yield "  installed. Globs and directories work there too;"
     yield "- `-`, standard input: JSON Lines, or what `--format` says. It is read as it comes. To"
     yield "  resume, pipe the same bytes in again: what was read before is compared as it passes,"
-    yield "  and a difference ends the run with exit code 2 before such a row is sent."
+    yield "  and a difference ends the run with exit code 2 before such a row is sent;"
+    yield "- whatever else is no regular file: a named pipe, `/dev/stdin`, `/dev/fd/N`,"
+    yield "  `<(command)`. It is read once, as `-` is, and no other input goes with it. Its suffix or"
+    yield "  `--format` says what it holds. Directories and globs pass pipes, sockets and devices"
+    yield "  over."
+    yield ""
+    yield "`~` and `~user` at the beginning of a path are home directories, in the config file too."
+    yield "Earlier versions made a folder called `~` of it: where that path exists, the command ends"
+    yield "with exit code 2 and names both; write `./~/...` for that one. A name that is no UTF-8 is"
+    yield "shown, and written into `summary.json`, with escapes such as `\\xe9`."
     yield ""
     yield "Only what is there at the start is input. A file whose size, modification time and etag"
     yield "are those of the earlier run is trusted, another one is compared with what was read."
@@ -674,6 +683,19 @@ def inputs() -> Iterator[str]:
     yield "with invalid UTF-8, or with broken quotes is an `invalid_row`; reading goes on at the"
     yield "next line. A record may be 16 MiB, a line of JSON 64 MiB. Files with different columns"
     yield "are one table, matched by name, with nulls for what a file does not have."
+    yield ""
+    yield "In CSV, quotes enclose fields, and a quoted field may hold line breaks. In TSV a quote is"
+    yield "text like any other: every line is a row. `--quoting csv` reads TSV as spreadsheets write"
+    yield "it, `--quoting none` CSV without quotes. `validate` and `run` report quoted records that"
+    yield "take several lines, with a warning if those lines look like rows of their own or are 100"
+    yield "and more. The quoting is recorded: the directory goes on with it, and asking for another"
+    yield "needs `--restart`. A run begun by a version without the setting goes on as it was read"
+    yield "then, with quotes in TSV."
+    yield ""
+    yield "`NaN` and infinities, also as bare words in JSON, mean that there is no value: where they"
+    yield "are carried they are null at any depth, and a template shows nothing. Where one would be"
+    yield "sent, the row is an `invalid_row`. A number too large for a float, such as `1e999`, is an"
+    yield "infinity. A float column of Parquet or Arrow keeps its type, with nulls in their place."
     yield ""
     yield "A row is one of:"
     yield ""

@@ -3,8 +3,8 @@
     python tests/golden/make.py VERSION [tsv]
 
 makes VERSION/finished and VERSION/interrupted beside this file, by the real command against the
-embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with quotes. A directory that is there is never made again: a format that changes has to read
-it, or refuse it with a reason.
+embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with quotes. A directory
+that is there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
 import json

@@ -101,7 +101,7 @@ def test_what_an_earlier_version_made_is_named(home_cli, home, in_config, flag):
     assert not (home / "old").exists()
 
 
-def test_a_literal_folder_can_be_named(home_cli, simulator, home):
+def test_a_literal_folder_can_be_named(home_cli, simulator):
     """Written with ``./`` it is the folder of that name."""
     url = simulator().base_url
     flags = ("--model", "m", "--base-url", url, "--no-progress")

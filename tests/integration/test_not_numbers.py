@@ -102,8 +102,8 @@ LINES = [
 ]
 
 
-def test_kinds_of_lines(cli, simulator, tmp_path, published, monkeypatch):
-    """Batch lines and chat bodies alike; fields that fit no column too; other faults stay faults."""
+def test_kinds_of_lines(cli, simulator, tmp_path, published):
+    """Batch lines and chat bodies alike, nested fields too; other faults stay faults."""
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(LINES))
     done = cli.run(path, "-o", "run", "--base-url", simulator().base_url, "--shard-rows", 3)
@@ -121,7 +121,7 @@ def test_kinds_of_lines(cli, simulator, tmp_path, published, monkeypatch):
     assert [problem["row"] for problem in looked["problems"]] == [5, 6, 7, 8, 9]
 
 
-def test_what_fits_no_column_has_null_too(cli, simulator, tmp_path, published, monkeypatch):
+def test_what_fits_no_column_has_null_too(tmp_path, monkeypatch):
     """``extra`` is JSON that every reader takes."""
     from batchrun.core import carried
 
@@ -149,7 +149,7 @@ def test_a_number_of_csv_that_is_none(cli, tmp_path, cell):
     assert found["bad"] == 1 and "temperature" in found["problems"][0]["reason"]
 
 
-def test_every_type_with_floats(tmp_path):
+def test_every_type_with_floats():
     """Whatever holds the float in Arrow, it is null there, the rest stays, and so does the type."""
     from batchrun.adapters.sources.floats import finite
 

@@ -77,7 +77,7 @@ def test_a_whole_life(cli, simulator, named, chat, tmp_path, monkeypatch, suffix
         (("verify", run, "--against", source), 0),
         (("status", run), 0),
         (("validate", source, "--model", "m"), 1),
-        (("export", run, "-o", named / f"{NAME}.csv"), 0),
+        (("export", run, "-o", named / f"out {NAME}.csv"), 0),
         (("estimate", source, "--model", "m"), 0),
         (("run", named / "gone.jsonl", *flags), 2),
     ):
