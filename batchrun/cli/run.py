@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import unblocked
 from batchrun.core import commands, setting_table, setting_values
 from batchrun.core import settings as config
+from batchrun.core.legible import shell_word
 from batchrun.errors import BatchrunError
 
 if TYPE_CHECKING:
@@ -296,4 +296,4 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)
-    return shlex.join(["batchrun", *kept])
+    return " ".join(map(shell_word, ["batchrun", *kept]))

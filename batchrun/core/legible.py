@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from typing import Any
 
 _HALVES = re.compile("[\ud800-\udfff]")
@@ -17,6 +18,12 @@ _HALVES = re.compile("[\ud800-\udfff]")
 def legible(text: str) -> str:
     """Text with an escape for every half of a surrogate pair; other text as it is."""
     return _HALVES.sub(_escape, text)
+
+
+def shell_word(text: str) -> str:
+    """Text as one word of a shell's command line (bash, zsh), whatever bytes are in it."""
+    shown = legible(text.replace("\\", "\\\\").replace("'", "\\'"))
+    return f"$'{shown}'" if _HALVES.search(text) else shlex.quote(text)
 
 
 def json_of(value: Any, indent: int | None = None, *, ascii_only: bool = False) -> str:

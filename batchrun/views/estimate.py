@@ -80,6 +80,7 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
         for row in block.rows:
             found.bad += not _add(row, build, tokenizers, adder, keep)
     found.models = adder.models
+    found.notices.extend(reader.remarks())
     if keep is not None:
         found.strata = keep.sampler.strata()
     return found

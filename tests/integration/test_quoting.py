@@ -188,3 +188,12 @@ def test_a_quote_that_is_never_closed_takes_one_row(cli, quoted):
     assert (found["rows"], found["bad"]) == (4, 1)
     assert "a quote that opens here is not closed" in found["problems"][0]["reason"]
     assert found["problems"][0]["line"] == 3
+
+
+def test_quotes_around_names_are_told(cli, quoted):
+    """TSV as a spreadsheet writes it, read without quoting, says what to do."""
+    path = quoted("rows.tsv", '"id"\t"text"', '0\t"a"')
+    told = cli("validate", path, "--model", "m", "--prompt", "{{ id }}")
+    assert told.code == 2 and """did you mean "id"?""" in told.err
+    plain = quoted("more.tsv", 'text\t"id"', "a\t0")
+    assert "--quoting csv" in cli("validate", plain, *ASKED[:4]).out

@@ -2,11 +2,12 @@
 
 import json
 import os
+import subprocess
 
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.core.legible import json_of, legible
+from batchrun.core.legible import json_of, legible, shell_word
 
 
 @given(st.binary(max_size=20))
@@ -37,3 +38,16 @@ def test_how_a_byte_is_shown():
     """By its number, as Python and shells write it."""
     assert legible(os.fsdecode(b"caf\xe9.jsonl")) == "caf\\xe9.jsonl"
     assert legible("\ud800") == "\\ud800"
+
+
+@given(st.binary(max_size=12).filter(lambda name: b"\0" not in name))
+@example(b"it's \\ \xe9")
+@settings(max_examples=25, deadline=None)
+def test_a_word_of_a_command_line(name):
+    """Pasted into a shell it is that name again, byte by byte."""
+    word = shell_word(os.fsdecode(name))
+    word.encode()
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {word}"], capture_output=True, check=True, env={"LC_ALL": "C"}
+    )
+    assert done.stdout == name

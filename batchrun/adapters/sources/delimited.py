@@ -167,6 +167,10 @@ def _problem(error: Exception, feed: _Feed, first: Line) -> str:
     return f"not valid CSV: {error}"
 
 
+def _in_quotes(name: str) -> bool:
+    return len(name) > 1 and name[0] == name[-1] == '"'
+
+
 class _Header(NamedTuple):
     """The columns of one file: names, which of them are sent, and what fingerprints them."""
 
@@ -279,7 +283,13 @@ class CsvReader(TextReader):
 
     def remarks(self) -> list[str]:
         """See ``opening.Reader``: of the whole input once it was counted."""
-        return (self._counted or self._folded).remarks(self._files)
+        if self._quoted:
+            return (self._counted or self._folded).remarks(self._files)
+        for header, stamp in zip(self._headers, self._files, strict=True):
+            if header is not None and any(_in_quotes(name) for name in header.names):
+                text = "the header has names in quotes, and without quoting these are part of them"
+                return [f"warning: {stamp.name}: {text}; --quoting csv takes quotes off"]
+        return []
 
     def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:  # noqa: ARG002 - files can be read again
         if start == Position():
