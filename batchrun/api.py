@@ -21,8 +21,10 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 from batchrun import assemble
+from batchrun.adapters.begun import reading_of
 from batchrun.adapters.clock import new_loop
 from batchrun.adapters.configuration import read_config, read_environment, read_schema
+from batchrun.adapters.home import at_home, located
 from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
 from batchrun.core import settings as config
@@ -78,6 +80,7 @@ class Options(TypedDict, total=False):
     retry_class: str | Sequence[str]
     repair: bool
     format: str
+    quoting: Literal["csv", "none"]
     carry: str | Sequence[str]
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
@@ -287,7 +290,8 @@ class _Job:
         rows, settings = self._plan.rows, self._plan.settings
         if rows is None:
             return None
-        return partial(memory.find, rows, settings.format, shaping.plan(settings))
+        plan, reading = shaping.plan(settings), reading_of(settings, self._plan.changes)
+        return partial(memory.find, rows, settings.format, plan, reading)
 
     def summary(self, result: assemble.Result) -> Summary:
         """The summary of how it ended."""
@@ -305,7 +309,7 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
             message = f"unknown keyword {name!r}; {hint}"
             raise TypeError(message)
     file = options.get("config")
-    raw = {} if file is None else read_config(os.fspath(file))
+    raw = {} if file is None else read_config(at_home(os.fspath(file)))
     given = {
         KEYWORDS[name]: _plain(value, KEYWORDS[name])
         for name, value in options.items()
@@ -318,7 +322,7 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     if options.get("endpoints") is not None:
         raw = _with_endpoints(raw, options["endpoints"])
     environment = read_environment()
-    raw, warnings = config.lay_over(raw, environment, given)
+    raw, warnings = config.lay_over(raw, environment, located(given))
     for warning in warnings:
         _LOG.warning("%s", warning)
     settings = config.resolve(read_schema(raw), limit=options.get("limit"))
@@ -341,7 +345,7 @@ def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> con
                 message = f"endpoints: unknown key {key!r}; known are {', '.join(own)}"
                 raise TypeError(message)
         named = {f"endpoint.{key}": value for key, value in table.items() if value is not None}
-        found.append({name: _plain(value, name) for name, value in named.items()})
+        found.append(located({name: _plain(value, name) for name, value in named.items()}))
     if not found:
         message = "endpoints is empty: give at least one, or leave it out"
         raise UsageError(message)

@@ -252,12 +252,13 @@ class _Session:
                     watching.cancel()
             await journal.close()
             await budgets.close()
-            self._watching.tell()
             if isinstance(fault, StorageError):
+                self._watching.tell()
                 raise fault
             rows_input = await counting
             if rows_input is None:  # rows that come once are counted at their end
                 rows_input = self._count_input(lambda: True)
+            self._watching.tell()
             budgets.settle(ledger_of(published(opened.totals())))
             return self._sum_up(switch.reason, rows_input, fault, budgets.public())
         finally:
@@ -334,6 +335,8 @@ class _Session:
         if rows is None:
             with contextlib.suppress(InputLostError):
                 rows = self._opened.reader.count(stop)
+            if rows is not None:
+                self._tally.notices.extend(self._opened.reader.remarks())
         if rows is not None:
             # Rows that an earlier run finished, beyond the limit or beyond what is left of the
             # input, are there all the same.
@@ -365,7 +368,7 @@ class _Session:
             started_at_us=opened.started_at_us,
             ended_at_us=max(opened.started_at_us, LoopClock.onward_us()),
             wall_s=wall_s,
-            settings=settings.public(),
+            settings=settings.public() | opened.reading.public(),
             version=__version__,
             budget=budget,
             projected=self._tally.projection(),

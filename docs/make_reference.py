@@ -665,6 +665,32 @@ def suffixes(kind: str) -> str:
     return " ".join(code(suffix) for suffix, named in finding.FORMATS.items() if named == kind)
 
 
+_ONCE = """\
+- whatever else is no regular file: a named pipe, `/dev/stdin`, `/dev/fd/N`, `<(command)`.
+  It is read once, as `-` is, and no other input goes with it. Its suffix or `--format`
+  says what it holds. Directories and globs pass pipes, sockets and devices over.
+
+`~` and `~user` at the beginning of a path are home directories, in the config file too.
+Earlier versions made a folder called `~` of it: where that path exists, the command ends
+with exit code 2 and names both; write `./~/...` for that one. A name that is no UTF-8 is
+shown, and written into `summary.json`, with escapes such as `\\xe9`.
+"""
+_QUOTES = """\
+In CSV, quotes enclose fields, and a quoted field may hold line breaks. In TSV a quote is
+text like any other: every line is a row. `--quoting csv` reads TSV as spreadsheets write
+it, `--quoting none` reads CSV without quotes. `validate` and `run` report quoted records
+that take several lines, with a warning if those lines look like rows of their own or are
+100 and more. The quoting is recorded: the directory goes on with it, and asking for
+another needs `--restart`. A run begun by a version without the setting goes on as it was
+read then, with quotes in TSV.
+
+`NaN` and infinities, also as bare words in JSON, mean that there is no value. Where they
+are carried they are null at any depth, and a template shows nothing. A row that would
+send one is an `invalid_row`. A number too large for a float, such as `1e999`, is an
+infinity. A float column of Parquet or Arrow keeps its type, with nulls in their place.
+"""
+
+
 def inputs() -> Iterator[str]:
     """Which keys are sent."""
     yield "## Input"
@@ -675,7 +701,7 @@ def inputs() -> Iterator[str]:
         ("format", "suffixes", "carried columns"),
         [
             ("JSON Lines", suffixes("jsonl"), "by the first 10,000 rows"),
-            ("CSV, tabs instead of commas", f"{suffixes('csv')} {suffixes('tsv')}", "text"),
+            ("CSV, TSV", f"{suffixes('csv')} {suffixes('tsv')}", "text"),
             ("Parquet", suffixes("parquet"), "with their exact types"),
         ],
     )
@@ -691,8 +717,8 @@ def inputs() -> Iterator[str]:
     yield "  installed. Globs and directories work there too;"
     yield "- `-`, standard input: JSON Lines, or what `--format` says. It is read as it comes. To"
     yield "  resume, pipe the same bytes in again: what was read before is compared as it passes,"
-    yield "  and a difference ends the run with exit code 2 before such a row is sent."
-    yield ""
+    yield "  and a difference ends the run with exit code 2 before such a row is sent;"
+    yield from _ONCE.split("\n")
     yield "Only what is there at the start is input. A file whose size, modification time and etag"
     yield "are those of the earlier run is trusted, another one is compared with what was read."
     yield ""
@@ -701,6 +727,7 @@ def inputs() -> Iterator[str]:
     yield "next line. A record may be 16 MiB, a line of JSON 64 MiB. Files with different columns"
     yield "are one table, matched by name, with nulls for what a file does not have."
     yield ""
+    yield from _QUOTES.split("\n")
     yield "A row is one of:"
     yield ""
     yield "1. **An OpenAI Batch line**: `custom_id`, `method`, `url` and `body`. The body is sent"

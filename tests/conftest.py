@@ -84,20 +84,21 @@ class Cli:
 
     def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, **popen):
         """Run a command to its end."""
+        streams = {"stdin": subprocess.DEVNULL} | dict.fromkeys(
+            ("stdout", "stderr"), subprocess.PIPE
+        )
         done = subprocess.run(
             [*COMMAND, *map(str, arguments)],
             cwd=popen.pop("cwd", self.folder),
             env=self._environment(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
             timeout=timeout_s,
             check=False,
-            **popen,
+            **(streams | popen),
         )
         return Ended(
             done.returncode,
-            done.stdout.decode(errors="replace"),
-            done.stderr.decode(errors="replace"),
+            (done.stdout or b"").decode(errors="replace"),
+            (done.stderr or b"").decode(errors="replace"),
         )
 
     def run(self, *arguments, **more):

@@ -272,6 +272,7 @@ class SelectingReader:
         self.schema = reader.schema
         self.where = reader.where
         self.count = reader.count
+        self.remarks = reader.remarks
         self.sample = reader.sample
 
     def blocks(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from batchrun.adapters import arrow
 from batchrun.adapters.again import Build, Found, Selection, Survey, count_done, endings
+from batchrun.adapters.begun import READING
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.sources import opening
@@ -21,6 +22,7 @@ from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.store import Store
 from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
+from batchrun.core.reading import recorded_reading
 from batchrun.core.settings import Settings
 from batchrun.errors import BatchrunError, RunChangedError
 from batchrun.records import Position, ShardState, Span
@@ -90,6 +92,14 @@ class Comparison:
             raise self._changed(
                 "the input has another format than the run was begun with",
                 [f"format: was {states.get('input_format')}, is {self._given.kind}"],
+                keepable=False,
+            )
+        before = recorded_reading(states.get(READING) or {}).of(self._given.kind).public()
+        other = differences(before, self._given.reading.public())
+        if other:
+            raise self._changed(
+                f"the input is not read as it was when {folder} was begun",
+                [*map(str, other), "other rows would have the numbers of those that are done"],
                 keepable=False,
             )
         unfinished = states.get(RESENDING)

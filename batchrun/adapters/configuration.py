@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from batchrun.adapters.home import located
 from batchrun.core import settings
 from batchrun.core.response_format import of_document, schema_of
 from batchrun.core.setting_values import require_schema
@@ -21,7 +22,7 @@ def read_config(path: str) -> settings.Raw:
     except (OSError, UnicodeDecodeError) as error:
         message = f"{path}: {getattr(error, 'strerror', None) or error}"
         raise UsageError(message) from None
-    return settings.from_toml(text, path=path)
+    return located(settings.from_toml(text, path=path), Path(path).parent)
 
 
 def read_schema(raw: settings.Raw) -> settings.Raw:

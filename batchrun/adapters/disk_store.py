@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -72,7 +73,7 @@ class DiskStore:
 
     def open(self, name: str) -> io.BufferedIOBase:
         """See ``store.StoreReader``."""
-        return cast("io.BufferedIOBase", pa.OSFile(str(self.folder / name)))
+        return cast("io.BufferedIOBase", pa.OSFile(os.fsencode(self.folder / name)))
 
     def peek(self, name: str) -> pa.NativeFile:
         """See ``store.StoreReader``."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from batchrun.adapters import disk
+from batchrun.core.legible import json_of
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
@@ -200,7 +201,7 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
     """Replace a small JSON file at once."""
-    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    text = json_of(value, indent=2) + "\n"
     write_whole(path, text.encode(), durable=durable)
 
 

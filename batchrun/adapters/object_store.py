@@ -135,7 +135,7 @@ class ObjectStore:
             # It was read in several requests, which a replacement may have come between.
             with self._system.open_input_file(path) as source:
                 if self._version(source, path) == version and size == source.size():
-                    return cast("io.BufferedIOBase", pa.OSFile(target))
+                    return cast("io.BufferedIOBase", pa.OSFile(os.fsencode(target)))
         finally:
             os.unlink(target)  # noqa: PTH108 - what is open can be read to its end
         raise OSError(errno.ESTALE, "it was replaced while it was read")
@@ -178,7 +178,10 @@ class ObjectStore:
             return
         # One write of the whole: were it read piece by piece and a read failed, leaving the
         # stream would complete the upload, half as long as it should be.
-        with pa.memory_map(str(source)) as mapped, self._system.open_output_stream(path) as out:
+        with (
+            pa.memory_map(os.fsencode(source)) as mapped,
+            self._system.open_output_stream(path) as out,
+        ):
             out.write(mapped.read_buffer())
 
     def set_aside(self, name: str, folder: Path) -> Path:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow, ledger, old_part
 from batchrun.adapters.again import Build, Selection, Survey
+from batchrun.adapters.begun import READING
 from batchrun.adapters.comparing import RESENDING, RESTART, Compared, changed
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts, publish
@@ -28,6 +29,7 @@ from batchrun.adapters.states import Published
 from batchrun.adapters.store import KINDS, SUMMARY, Store, part_names, part_number, read_json
 from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
+from batchrun.core.reading import recorded_reading
 from batchrun.core.settings import Settings
 from batchrun.core.totals import Totals
 from batchrun.errors import RunChangedError, UsageError
@@ -93,6 +95,10 @@ class Rebuilding:
         allowed = self._changes.keep_done or self._changes.resend_changed
         if found and not (allowed and all(difference.keepable for difference in found)):
             raise self._refused("the settings are not those of summary.json", map(str, found))
+        before = recorded_reading(recorded).of(self._given.kind).public()
+        other = differences(before, self._given.reading.public())
+        if other:
+            raise self._refused("the input is not read as summary.json says", map(str, other))
 
     def _compare_parts(self, parts: Parts, shards: list[int]) -> None:
         """Parts that are sound must be those of these settings and this input."""
@@ -195,6 +201,7 @@ class Rebuilding:
             settings=self._settings.shaping(),
             input=[stamp.public() for stamp in self._given.stamps],
             input_format=self._given.kind,
+            **{READING: self._given.reading.public()},
             carry_schema=arrow.schema_to_bytes(carry.schema),
             carry_names=[list(carry.names), carry.everything],
             started_at_us=began,

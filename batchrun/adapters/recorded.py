@@ -87,6 +87,23 @@ def read(checkpoint: Path) -> Recorded | None:
     return found
 
 
+def values(checkpoint: Path, *keys: str) -> dict[str, Any]:
+    """Some values of the state file, those that are there and sound. Whatever is wrong with the
+    file is found by whoever opens it in earnest.
+    """
+    path = checkpoint / STATES
+    found = Recorded()
+    try:
+        if path.is_file() and path.stat().st_size:
+            with _opened(path) as db:
+                marks = ", ".join("?" * len(keys))
+                rows = db.execute(f"SELECT key, value FROM meta WHERE key IN ({marks})", keys)  # noqa: S608 - marks alone
+                found.meta = {key: _value(key, value, found) for key, value in rows}
+    except (OSError, sqlite3.Error):
+        return {}
+    return found.meta
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """The file for reading. What a kill left in its log is read too, on a copy: reading that in
@@ -94,12 +111,12 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """
     wal = path.with_name(path.name + "-wal")
     with contextlib.ExitStack() as stack:
-        address = f"file:{path.resolve()}?mode=ro&immutable=1"
+        address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         if wal.exists() and wal.stat().st_size:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrun-verify-"))
             for one in (path, wal):
                 shutil.copyfile(one, Path(folder, one.name))
-            address = f"file:{Path(folder, path.name)}"
+            address = Path(folder, path.name).as_uri()
         db = stack.enter_context(contextlib.closing(sqlite3.connect(address, uri=True)))
         yield db
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from batchrun.adapters import again, arrow, comparing, disk, files, taking
 from batchrun.adapters.again import Build, Found
+from batchrun.adapters.begun import READING, reading_of
 from batchrun.adapters.comparing import Changes, Compared
 from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.interrupted import recover_flights
@@ -37,6 +38,7 @@ from batchrun.adapters.store import (
     write_json,
 )
 from batchrun.core import shaping
+from batchrun.core.reading import NOW, Reading
 from batchrun.core.settings import Settings
 from batchrun.core.shards import plan_reading
 from batchrun.core.totals import Totals
@@ -70,6 +72,8 @@ class RunDirectory:
     wall_s_before: float = 0.0
     reads_once: bool = False
     """Whether the input can be read only once."""
+    reading: Reading = NOW
+    """The rules that the input is read by."""
 
     def totals(self) -> Totals:
         """The sums over everything published."""
@@ -149,6 +153,12 @@ def open_run(
         looked = _sound_parts(parts, journal, reader, repair)
         opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
         opened.reads_once = given.pipe is not None
+        opened.reading = given.reading
+        if given.kind == "tsv" and given.reading.rules < 2:
+            say(
+                f"{store.where()} was begun by a version that read quotes in TSV as in CSV, and "
+                "goes on that way; --restart reads every line as a row"
+            )
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
         if settings.limit is not None:
@@ -224,11 +234,12 @@ def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
 
 def _input(settings: Settings, changes: Changes) -> Input:
     """The input of the settings. Raises ``InputError`` or ``UsageError``."""
-    given = opening.find(settings.files, settings.format, shaping.plan(settings))
+    reading = reading_of(settings, changes)
+    given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
     if given.pipe is not None and (changes.repair or changes.resend_changed):
         message = (
-            "--repair and --resend-changed read the input several times, and standard input can be "
-            "read once. Write it to a file, and name that"
+            "--repair and --resend-changed read the input several times, and "
+            f"{given.stamps[0].name} can be read once. Write it to a file, and name that"
         )
         raise UsageError(message)
     return given
@@ -272,6 +283,7 @@ def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
         settings=settings.shaping(),
         input=[stamp.public() for stamp in given.stamps],
         input_format=given.kind,
+        **{READING: given.reading.public()},
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         started_at_us=time.time_ns() // 1000,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 
 from batchrun.adapters.files import Draft
+from batchrun.core.legible import json_of
 
 KINDS = ("results", "attempts")
 RESPONSES = "responses"
@@ -129,5 +130,5 @@ def read_json(store: StoreReader, name: str) -> Any | None:
 def write_json(store: Store, name: str, value: object) -> None:
     """Replace a JSON file."""
     with store.draft(name) as draft:
-        draft.write((json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
+        draft.write((json_of(value, indent=2) + "\n").encode())
         store.publish([draft])

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import json
 import secrets
-import shlex
 import shutil
 import socket
 import stat
@@ -30,6 +29,7 @@ from batchrun.adapters.object_store import OWNER, TRIES, ObjectStore
 from batchrun.adapters.store import KINDS, RESPONSES, SUMMARY, USAGE, Store
 from batchrun.core.addresses import cut, local_path
 from batchrun.core.changes import Changes
+from batchrun.core.legible import shell_word
 from batchrun.errors import StorageError, UsageError
 
 UPLOADS = "upload"
@@ -206,7 +206,7 @@ def _lock_made(folder: Path, checkpoint: Path, what: str, say: Callable[[str], N
             if place.stat().st_mode & stat.S_IWOTH:
                 say(
                     f"warning: every user of this machine may write into {place}, and so could "
-                    f"change its answers: chmod o-w {shlex.quote(str(place))}"
+                    f"change its answers: chmod o-w {shell_word(str(place))}"
                 )
         lock = Lock(folder, checkpoint / NAME, say)
         lock.acquire()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import Any
 import click
 
 from batchrun.cli.standard_streams import forsake
-from batchrun.errors import BatchrunError
+from batchrun.core.legible import json_of
+from batchrun.errors import BatchrunError, StorageError
 from batchrun.views.text import safe
 
 BROKEN_PIPE = 128 + 13
@@ -27,15 +27,40 @@ def say(text: str) -> None:
         forsake(2)
 
 
+class OutputLostError(StorageError):
+    """What was asked for cannot be written to standard output."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turn what keeps standard output from being written into ``OutputLostError``. A reader that
+    went away is none of that.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forsake(1)
+        raise OutputLostError(error) from None
+
+
 def show(text: str) -> None:
-    """A line of what was asked for, on stdout, for people."""
-    click.echo(safe(text))
+    """A line of what was asked for, on stdout, for people. Raises ``OutputLostError``."""
+    with writing():
+        click.echo(safe(text))
 
 
 def put_json(value: Any) -> None:
-    """The one JSON object of ``--json``, on stdout."""
+    """The one JSON object of ``--json``, on stdout. Raises ``OutputLostError``."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    ascii_only = not encoding.lower().replace("-", "").startswith("utf")
     try:
-        click.echo(json.dumps(value, ensure_ascii=False))
+        with writing():
+            click.echo(json_of(value, ascii_only=ascii_only))
     except BrokenPipeError:
         forsake(1)
 
@@ -48,8 +73,8 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
     except BatchrunError as error:
         for line in (f"batchrun: {error}", *getattr(error, "__notes__", ())):
             say(line)
-        if as_json:
-            put_json({"error": str(error), "exit_code": error.exit_code})
+        if as_json and not isinstance(error, OutputLostError):
+            _put_error(str(error), error.exit_code)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever reads our output has seen enough (`| head`); what is left goes nowhere.
@@ -59,5 +84,13 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
         say(traceback.format_exc().rstrip())
         say("batchrun: this is a defect of batchrun. What was committed is intact")
         if as_json:
-            put_json({"error": repr(error), "exit_code": 5})
+            _put_error(repr(error), 5)
         sys.exit(5)
+
+
+def _put_error(text: str, exit_code: int) -> None:
+    """The JSON object of a command that failed; stderr has said it already."""
+    try:
+        put_json({"error": text, "exit_code": exit_code})
+    except OutputLostError as error:
+        say(f"batchrun: {error}")

@@ -14,6 +14,7 @@ import click
 
 from batchrun.adapters.configuration import read_environment
 from batchrun.cli.console import exit_codes, put_json, say, show
+from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core import setting_table
 from batchrun.core.redact import public_url
@@ -36,7 +37,12 @@ _ASKED = [
 
 @click.command("doctor")
 @click.option(
-    "-c", "--config", "config_file", metavar="FILE", help="A TOML file with the settings."
+    "-c",
+    "--config",
+    "config_file",
+    type=PATH,
+    metavar="FILE",
+    help="A TOML file with the settings.",
 )
 @partial(setting_flags, settings=_ASKED)
 @click.option(
@@ -72,7 +78,7 @@ def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: A
         else:
             for endpoint, checks in found:
                 _show(endpoint, checks)
-            click.echo("a run can begin" if ok else "a run would not get far")
+            show("a run can begin" if ok else "a run would not get far")
         sys.exit(0 if ok else 1)
 
 

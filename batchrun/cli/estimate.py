@@ -16,6 +16,7 @@ import click
 from batchrun.adapters.configuration import read_environment
 from batchrun.cli.console import exit_codes, put_json, say, show
 from batchrun.cli.main import STARTED_S
+from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core.addresses import scheme_of
 from batchrun.errors import UsageError
@@ -32,7 +33,12 @@ WIDTH_LEAST, WIDTH_MOST = 40, 100
 @click.command("estimate")
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @click.option(
-    "-c", "--config", "config_file", metavar="FILE", help="A TOML file with the settings."
+    "-c",
+    "--config",
+    "config_file",
+    type=PATH,
+    metavar="FILE",
+    help="A TOML file with the settings.",
 )
 @setting_flags
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
@@ -165,6 +171,7 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         settings,
         files=(str(path),),
         format="jsonl",
+        quoting=None,
         carry="all",
         system=None,
         prompt=None,

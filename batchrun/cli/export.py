@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrun.cli.console import exit_codes, put_json, say
-from batchrun.errors import UsageError
+from batchrun.cli.console import exit_codes, put_json, say, writing
+from batchrun.cli.paths import PATH
+from batchrun.cli.standard_streams import CLOSED, forsake
+from batchrun.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from batchrun.views.export import Exported
 
 
 @click.command("export")
-@click.argument("folder", metavar="DIR")
+@click.argument("folder", type=PATH, metavar="DIR")
 @click.option(
     "-o",
     "--output",
     "target",
+    type=PATH,
     metavar="FILE",
     required=True,
     help="The file to write; its name tells the format: .jsonl, .parquet or .csv. - is stdout.",
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--errors",
+    type=PATH,
     metavar="FILE",
     help="Write the lines of failed rows into a file of their own, as the Batch API does.",
 )
@@ -44,7 +48,9 @@ if TYPE_CHECKING:
     "an apostrophe is put before text that begins with = + - @, a tab or a line break.",
 )
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
-@click.option("--checkpoint", metavar="DIR", help="Where the checkpoint lives, if not in DIR.")
+@click.option(
+    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+)
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
 def command(
@@ -77,6 +83,9 @@ def command(
         if target == "-" and (as_json or chosen == "parquet"):
             message = f"{'--json' if as_json else 'Parquet'} and -o - do not go together"
             raise UsageError(message)
+        if target == "-" and 1 in CLOSED:
+            message = "standard output is closed; name a file with -o"
+            raise StorageError(message)
         try:
             done = export.export(
                 folder,
@@ -88,7 +97,12 @@ def command(
                 checkpoint=checkpoint,
                 stdout=sys.stdout.buffer if target == "-" else None,
             )
-            sys.stdout.flush()
+            with writing():
+                sys.stdout.flush()
+        except StorageError:
+            if target == "-":
+                forsake(1)  # what is left of it must not be written at the end
+            raise
         except BrokenPipeError:
             # Whoever read the lines has enough of them. Python would flush once more at the end.
             with contextlib.suppress(OSError):

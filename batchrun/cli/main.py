@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 import time
+from typing import Any
 
 import click
 
 from batchrun import __version__
+from batchrun.cli.standard_streams import forsake, open_closed, unbreakable
 
 STARTED_S = time.monotonic()
 """About when the process began: nothing of weight is imported before."""
@@ -27,6 +31,20 @@ COMMANDS = {
 
 class LazyGroup(click.Group):
     """A group whose commands live in modules of the same name."""
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        """Run a command, whatever state the standard streams are in."""
+        open_closed()
+        unbreakable()
+        try:
+            return super().main(*arguments, **named)
+        except OSError as error:
+            # --help and --version write without us.
+            forsake(1)
+            with contextlib.suppress(OSError):
+                text = f"standard output cannot be written: {error.strerror or error}"
+                click.echo(f"batchrun: {text}", err=True)
+            sys.exit(5)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """All commands, in the order of use."""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from batchrun.adapters.configuration import read_environment
-from batchrun.cli.console import exit_codes, put_json
+from batchrun.cli.console import exit_codes, put_json, show
 from batchrun.core.providers import PROVIDERS, SIMULATOR, Provider
 
 WIDTH = 88
@@ -28,7 +28,7 @@ def command(as_json: bool) -> None:
             put_json({"providers": found})
             return
         for number, row in enumerate(found):
-            click.echo(("\n" if number else "") + _told(row))
+            show(("\n" if number else "") + _told(row))
 
 
 def _as_dict(provider: Provider, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.adapters.configuration import read_config, read_environment, read_schema
-from batchrun.cli.console import exit_codes, put_json, say
+from batchrun.adapters.home import located
+from batchrun.cli.console import OutputLostError, exit_codes, put_json, say
 from batchrun.cli.main import STARTED_S
-from batchrun.cli.standard_streams import open_closed, unblocked
+from batchrun.cli.paths import PATH
+from batchrun.cli.standard_streams import unblocked
 from batchrun.core import commands, setting_table, setting_values
 from batchrun.core import settings as config
+from batchrun.core.legible import shell_word
 from batchrun.errors import BatchrunError
 
 if TYPE_CHECKING:
@@ -67,7 +69,12 @@ def _help(setting: setting_table.Setting) -> str:
 @click.command("run")
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @click.option(
-    "-c", "--config", "config_file", metavar="FILE", help="A TOML file with the settings."
+    "-c",
+    "--config",
+    "config_file",
+    type=PATH,
+    metavar="FILE",
+    help="A TOML file with the settings.",
 )
 @setting_flags
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows, in this run.")
@@ -110,7 +117,6 @@ def command(
 
     Run the same command again to resume: rows that are done are not sent again.
     """
-    open_closed()
     with unblocked(), exit_codes(as_json=as_json), interrupts():
         changes = _changes(flags)
         environment = read_environment()
@@ -188,7 +194,10 @@ def _run(
     ):
         tell(text)
     if as_json:
-        put_json(result.summary)
+        try:
+            put_json(result.summary)
+        except OutputLostError as error:  # the run itself ended as it did
+            say(f"batchrun: {error}; the summary is in {settings.dir}")
     return int(result.summary["exit_code"])
 
 
@@ -248,7 +257,7 @@ def settings_of(
             given[setting] = _flag_value(setting, value)
     if inputs:
         given["input.files"] = list(inputs)
-    raw, warnings = config.lay_over(raw, environment, given)
+    raw, warnings = config.lay_over(raw, environment, located(given))
     return config.resolve(read_schema(raw), limit=limit), warnings
 
 
@@ -287,4 +296,4 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)
-    return shlex.join(["batchrun", *kept])
+    return " ".join(map(shell_word, ["batchrun", *kept]))

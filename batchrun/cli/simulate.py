@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
+from batchrun.cli.paths import PATH
+
 if TYPE_CHECKING:
     from batchrun.simulator.latency import Latency
     from batchrun.simulator.plan import SimulatorOptions
@@ -291,7 +293,9 @@ def _read_models(
 @click.option(
     "--log",
     "log_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PATH,
+    callback=lambda _ctx, _param, value: value and Path(value),
+    metavar="FILE",
     help="Append one JSON line per exchange.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the address as JSON once ready.")

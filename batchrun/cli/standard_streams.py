@@ -26,6 +26,9 @@ PATIENCE_S = 2.0
 PIECE_BYTES = 4096
 """Written at a time. Not more than a pipe takes as a whole."""
 
+CLOSED: set[int] = set()
+"""The standard streams that were closed when this process began."""
+
 
 class Unblocked(io.TextIOBase):
     """A text stream over a descriptor whose writes return at once and raise nothing."""
@@ -128,8 +131,15 @@ def open_closed() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            CLOSED.add(number)
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115 - until the end
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def unbreakable() -> None:
+    """What the encoding of standard output cannot hold is shown as an escape, as on stderr."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # it may be a program's own
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager

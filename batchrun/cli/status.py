@@ -5,11 +5,14 @@ from __future__ import annotations
 import click
 
 from batchrun.cli.console import exit_codes, put_json, show
+from batchrun.cli.paths import PATH
 
 
 @click.command("status")
-@click.argument("folder", metavar="DIR")
-@click.option("--checkpoint", metavar="DIR", help="Where the checkpoint lives, if not in DIR.")
+@click.argument("folder", type=PATH, metavar="DIR")
+@click.option(
+    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(folder: str, checkpoint: str | None, as_json: bool) -> None:
     """Show the progress of the live or ended run in DIR. Needs no permission to write."""

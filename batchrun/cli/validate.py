@@ -12,6 +12,7 @@ import click
 
 from batchrun.adapters.configuration import read_environment
 from batchrun.cli.console import exit_codes, put_json, say, show
+from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core import setting_table
 
@@ -24,7 +25,12 @@ _SHAPING = [
 @click.command("validate")
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
 @click.option(
-    "-c", "--config", "config_file", metavar="FILE", help="A TOML file with the settings."
+    "-c",
+    "--config",
+    "config_file",
+    type=PATH,
+    metavar="FILE",
+    help="A TOML file with the settings.",
 )
 @partial(setting_flags, settings=_SHAPING)
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows.")

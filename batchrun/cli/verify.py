@@ -7,15 +7,19 @@ import sys
 import click
 
 from batchrun.cli.console import exit_codes, put_json, show
+from batchrun.cli.paths import PATH
 from batchrun.core.setting_table import BY_NAME
 
 
 @click.command("verify")
-@click.argument("folder", metavar="DIR")
-@click.option("--checkpoint", metavar="DIR", help="Where the checkpoint lives, if not in DIR.")
+@click.argument("folder", type=PATH, metavar="DIR")
+@click.option(
+    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+)
 @click.option(
     "--against",
     "inputs",
+    type=PATH,
     metavar="INPUT",
     multiple=True,
     help="Also compare custom_id, carried columns and request of every row with the input as it "

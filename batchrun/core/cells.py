@@ -17,6 +17,7 @@ from batchrun.core.body import TOO_DEEP, nested_too_deeply
 
 _decode = msgspec.json.Decoder().decode
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_NOT_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -52,6 +53,9 @@ def text(name: str, cell: str) -> object:
     bare = cell.strip()
     if _NUMBER.fullmatch(bare):
         return _number(name, bare)
+    if _NOT_NUMBER.fullmatch(bare):
+        message = f"column {name!r} holds {bare}, which JSON cannot hold"
+        raise ValueError(message)
     return _BOOLEANS.get(bare.lower(), cell)
 
 

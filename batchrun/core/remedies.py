@@ -32,7 +32,7 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("no `content`", 'give the message its text; an empty one is ""'),
     (
         "where the header has",
-        "give the row as many fields as the header, and quote those with commas",
+        "give the row as many fields as the header; quote those with the delimiter (--quoting csv)",
     ),
     ("not valid CSV", "close every quote, and write a quote inside a quoted field as two"),
     ("the prompt is empty", "fill in the columns that the prompt shows, or drop the row"),

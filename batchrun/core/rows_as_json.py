@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from batchrun.core.not_numbers import finite, is_finite
 from batchrun.core.parameters import ENVELOPE, SENT
 
 BAD = b"!"
@@ -16,49 +17,52 @@ BAD = b"!"
 _SENT = SENT | ENVELOPE | {"extra_body"}
 
 
+class _NotFiniteError(Exception):
+    """A value of NumPy's holds NaN or an infinity."""
+
+
 def _foreign(value: Any) -> Any:
     """NumPy's scalars and arrays, which know how to become Python's. Raises ``TypeError``."""
     for name in ("tolist", "item"):
         if callable(convert := getattr(value, name, None)):
-            plain = convert()
-            if not _finite(plain):
-                message = "it holds NaN or an infinity"
-                raise TypeError(message)
-            return plain
+            return convert()
     message = f"a {type(value).__name__} has no JSON"
     raise TypeError(message)
 
 
-_encode = msgspec.json.Encoder(enc_hook=_foreign).encode
+def _foreign_and_finite(value: Any) -> Any:
+    plain = _foreign(value)
+    if not is_finite(plain):
+        raise _NotFiniteError
+    return plain
+
+
+_encode = msgspec.json.Encoder(enc_hook=_foreign_and_finite).encode
 
 
 def as_json(row: object) -> bytes:
     """The row as JSON, or ``BAD`` and a sentence. Never raises.
 
-    A NaN or an infinity as the value of a carried column is how programs say that there is none:
-    it becomes null. Anywhere else it cannot be sent.
+    A NaN or an infinity in a carried column is how programs say that there is no value: it is
+    null. In a column called like a parameter it stays, as ``NaN``: whoever tells the columns apart
+    knows whether it is sent.
     """
     if not isinstance(row, Mapping):
         return BAD + f"the row is a {type(row).__name__}, not a dict".encode()
-    fields = {
-        key: None if isinstance(value, float) and not _finite(value) and key not in _SENT else value
-        for key, value in row.items()
-    }
     try:
-        odd = next((key for key, value in fields.items() if not _finite(value)), None)
-        if odd is not None:
-            text = f"`{odd}` holds NaN or an infinity, which JSON cannot hold"
-            return BAD + text.encode(errors="replace")
-        return _encode(fields)
+        fields = {key: value if key in _SENT else finite(value) for key, value in row.items()}
+        try:
+            if all(is_finite(fields[key]) for key in _SENT.intersection(fields)):
+                return _encode(fields)
+        except _NotFiniteError:
+            pass
+        return _with_nan(fields)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         return BAD + f"the row cannot be written as JSON: {error}".encode(errors="replace")
 
 
-def _finite(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, Mapping):
-        return all(_finite(item) for item in value.values())
-    if isinstance(value, (list, tuple)):
-        return all(_finite(item) for item in value)
-    return True
+def _with_nan(fields: Mapping[str, Any]) -> bytes:
+    """The row as JSON with ``NaN`` and infinities in what may be sent."""
+    plain: dict[str, Any] = msgspec.to_builtins(fields, enc_hook=_foreign, str_keys=True)
+    plain = {key: value if key in _SENT else finite(value) for key, value in plain.items()}
+    return json.dumps(plain, ensure_ascii=False).encode()

@@ -64,9 +64,18 @@ TABLE: tuple[Setting, ...] = (
         "format",
         "choice",
         "--format",
-        "What the input is; auto goes by the file names (of standard input: jsonl).",
+        "What the input is; auto goes by the file names (of standard input and pipes without a "
+        "known suffix: jsonl).",
         default="auto",
         choices=("auto", "jsonl", "csv", "tsv", "parquet"),
+    ),
+    Setting(
+        "input",
+        "quoting",
+        "choice",
+        "--quoting",
+        "Whether quotes in CSV and TSV enclose fields (default: csv for CSV, none for TSV).",
+        choices=("csv", "none"),
     ),
     Setting(
         "input",

@@ -58,6 +58,7 @@ class Settings:
 
     files: tuple[str, ...]
     format: str
+    quoting: str | None
     carry: str | tuple[str, ...]
     dir: str
     checkpoint: str
@@ -164,6 +165,7 @@ class Settings:
         return self.shaping() | {
             "input.files": [public_url(f) if "://" in f else f for f in self.files],
             "input.format": self.format,
+            "input.quoting": self.quoting,
             "output.dir": shown(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
@@ -237,13 +239,13 @@ def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
 
 
 def _located(setting: Setting, value: object, folder: PurePath) -> object:
-    is_path = setting.kind in ("path", "schema") and isinstance(value, str)
-    if is_path and scheme_of(str(value)) is None:
-        return str(folder / str(value))
+    """Paths relative to a folder; ``~`` stays for whoever knows where it is."""
+    if setting.kind in ("path", "schema") and isinstance(value, str):
+        return value if scheme_of(value) or value.startswith("~") else str(folder / value)
     if setting.kind == "paths" and isinstance(value, list):
         return [
             str(folder / item)
-            if isinstance(item, str) and "://" not in item and item != "-"
+            if isinstance(item, str) and "://" not in item and item[:1] != "~" and item != "-"
             else item
             for item in value
         ]
@@ -294,6 +296,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     return Settings(
         files=tuple(value["input.files"]),
         format=value["input.format"],
+        quoting=value["input.quoting"],
         carry=value["input.carry"],
         dir=local_path(value["output.dir"]) or value["output.dir"],
         checkpoint=_checkpoint(value["output.dir"], value["output.checkpoint"]),

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
+from batchrun.adapters.begun import READING
 from batchrun.adapters.looking import Look
 from batchrun.adapters.recorded import Recorded
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input
 from batchrun.adapters.store import part_names
 from batchrun.core import body, shaping
+from batchrun.core.reading import Reading, recorded_reading
 from batchrun.core.setting_table import BY_NAME
 from batchrun.core.settings import Settings, resolve
 from batchrun.errors import RowError, UsageError
@@ -44,7 +46,8 @@ def compare(
     ``InputLostError`` for input that cannot be read on.
     """
     settings = _settings(look, summary, known, names, input_format)
-    given = opening.find(settings.files, settings.format, shaping.plan(settings))
+    reading = _reading(summary, known)
+    given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
     wanted = known.meta.get("input_format") if known else None
     if wanted is not None and given.kind != wanted:
         message = f"--against names {given.kind} input; the run was begun with {wanted}"
@@ -75,6 +78,12 @@ def compare(
             "later"
         )
     _tell_digests(known, digests, report)
+
+
+def _reading(summary: Mapping[str, Any] | None, known: Recorded | None) -> Reading:
+    """The rules that the run read its input by."""
+    found = known.meta.get(READING) if known else (summary or {}).get("settings")
+    return recorded_reading(found if isinstance(found, dict) else {})
 
 
 def _settings(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core.addresses import shown
+from batchrun.core.legible import shell_word
 from batchrun.core.money import money
 from batchrun.views import funds
 from batchrun.views.text import BOUND, duration, safe
@@ -74,7 +74,7 @@ def lines(
     place = shown(folder)
     out.append(f"results: {place}/results")
     if rows["pending"] == 0:
-        out.append(f"next: batchrun verify {place}{_where(checkpoint)}")
+        out.append(f"next: batchrun verify {shell_word(place)}{_where(checkpoint)}")
         if rows["error"]:
             out.append("to send failed rows again: the same command with --retry-failed")
     else:
@@ -91,7 +91,7 @@ def _cost(totals: Mapping[str, Any]) -> str:
 
 
 def _where(checkpoint: str | None) -> str:
-    return "" if checkpoint is None else f" --checkpoint {shlex.quote(checkpoint)}"
+    return "" if checkpoint is None else f" --checkpoint {shell_word(checkpoint)}"
 
 
 def _count(number: int | None) -> str:

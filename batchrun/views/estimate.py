@@ -20,6 +20,7 @@ from batchrun.adapters.tokenizers import Tokenizers
 from batchrun.core import body, shaping, vocabulary
 from batchrun.core.estimating import Adder, Sums
 from batchrun.core.prompt_tokens import prompt
+from batchrun.core.reading import Reading
 from batchrun.core.settings import Settings
 from batchrun.core.strata import Sampler, Stratum
 from batchrun.errors import RowError
@@ -61,7 +62,8 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
     Raises what the run raises where the input cannot be opened (``InputError``, ``UsageError``) or
     read on (``InputLostError``), and ``StorageError`` where a sample cannot be kept.
     """
-    given = opening.find(settings.files, settings.format, shaping.plan(settings))
+    reading = Reading(quoting=settings.quoting)
+    given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
     reader = given.reader(given.carry("none", settings.shard_rows), settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
@@ -78,6 +80,7 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
         for row in block.rows:
             found.bad += not _add(row, build, tokenizers, adder, keep)
     found.models = adder.models
+    found.notices.extend(reader.remarks())
     if keep is not None:
         found.strata = keep.sampler.strata()
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from batchrun.adapters import files, looking
@@ -10,6 +9,7 @@ from batchrun.adapters.journal import STATES
 from batchrun.adapters.rundir import STATUS
 from batchrun.adapters.store import SUMMARY, read_json
 from batchrun.core.addresses import shown
+from batchrun.core.legible import shell_word
 from batchrun.core.money import money
 from batchrun.errors import UsageError
 from batchrun.views import ending, funds, limits
@@ -45,7 +45,7 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
 def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> list[str]:
     """The same for people."""
     if "summary" in found:
-        resume = f"the same batchrun run command (-o {shlex.quote(shown(folder))})"
+        resume = f"the same batchrun run command (-o {shell_word(shown(folder))})"
         return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
     live = found["live"]
     if found["state"] == "killed":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from batchrun.core.legible import legible
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -32,7 +34,7 @@ def rate(per_second: float) -> str:
 
 def safe(text: str) -> str:
     """Text from servers and data without what could steer a terminal."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", legible(text))
 
 
 def share(part: int, whole: int | None) -> str:

@@ -15,6 +15,7 @@ from batchrun.adapters.ids import IdPiles, Repeats
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Splitter
 from batchrun.core import body, remedies, shaping
+from batchrun.core.reading import Reading
 from batchrun.core.settings import Settings
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Row, Span
@@ -49,6 +50,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     repeats: Repeats = field(default_factory=Repeats)
     kinds: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -57,7 +59,7 @@ class Report:
 
     def warnings(self) -> list[str]:
         """What makes no row bad but is worth knowing."""
-        found = []
+        found = [text.removeprefix("warning: ") for text in self.remarks]
         if self.repeats.ids:
             first = self.repeats.first[0]
             ids = self.repeats.ids
@@ -125,7 +127,8 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     Raises what the run raises where the input cannot be opened (``InputError``, ``UsageError``) or
     read on (``InputLostError``), and ``StorageError`` where temporary files cannot be written.
     """
-    given = opening.find(settings.files, settings.format, shaping.plan(settings))
+    reading = Reading(quoting=settings.quoting)
+    given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
     carry = given.carry(settings.carry, settings.shard_rows)
     report = Report()
     counting = _Counting(given.splitter, report.kinds)
@@ -145,6 +148,7 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
                     _note(report, row, str(error), file, reader.where(row))
             report.rows += len(block.rows)
         report.repeats = ids.repeats()
+    report.remarks = reader.remarks()
     return report
 
 
@@ -156,6 +160,7 @@ class _Counting:
         self._kinds = kinds
         self.needs = opening.needs_of(splitter)
         self.data: frozenset[str] = getattr(splitter, "data", frozenset())
+        self.apart = opening.schema_splitter(splitter)
 
     def __call__(self, fields: JsonObject) -> body.Split:
         """The row told apart, and counted."""

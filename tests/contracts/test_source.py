@@ -23,6 +23,7 @@ from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.adapters.sources.streams import Pipe
 from batchrun.core import settings as config
 from batchrun.core import shaping
+from batchrun.core.reading import NOW, Reading
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Position, Span
 from batchrun.testing.fakes import FakeSource
@@ -185,10 +186,11 @@ def _body(number):
     return {"model": "m", "messages": [{"role": "user", "content": f"question {number}"}]}
 
 
-def _opened(paths, limit, **request):
+def _opened(paths, limit, reading=NOW, **request):
     """The real source over these files, with all columns carried, and a prompt if there is one."""
     names = [str(path) for path in paths]
-    given = opening.Input(tuple(storage.stamp(names)), finding.format_of(names, "auto"))
+    kind = finding.format_of(names, "auto")
+    given = opening.Input(tuple(storage.stamp(names)), kind, reading=reading.of(kind))
     if request:
         given = opening.find(names, "auto", _plan(**request))
     schema = given.reader(None, SHARD_ROWS).schema()
@@ -512,11 +514,11 @@ class TestCsv(SourceContract):
     """
 
     BORDERS = (0, 333, 334, ROWS)
-    kind, delimiter = "csv", ","
+    kind, delimiter, reading = "csv", ",", NOW
 
     def source(self, folder, limit=None):
         """The real one over these files."""
-        return _opened(self.write(folder), limit)
+        return _opened(self.write(folder), limit, self.reading)
 
     def write(self, folder):
         """Write the files; returns their paths."""
@@ -567,7 +569,7 @@ class TestCsv(SourceContract):
     def lose(self, folder):
         """Cut the last file off once it was opened."""
         paths = self.write(folder)
-        source = _opened(paths, None)
+        source = _opened(paths, None, self.reading)
         with paths[-1].open("r+b") as file:
             file.truncate(paths[-1].stat().st_size * 2 // 3)
         return source
@@ -610,7 +612,8 @@ class TestCsv(SourceContract):
         whole = path.read_bytes()
 
         def changed():
-            after = _read(_opened(sorted(tmp_path.glob(f"*.{self.kind}")), None))
+            paths = sorted(tmp_path.glob(f"*.{self.kind}"))
+            after = _read(_opened(paths, None, self.reading))
             return {b.shard for b, a in zip(before, after, strict=True) if b.digest != a.digest}
 
         path.write_bytes(whole.replace(b"question 751", b"question 75I"))
@@ -619,8 +622,57 @@ class TestCsv(SourceContract):
         assert changed() == set(range(3, 13))
 
 
-class TestTsv(TestCsv):
-    kind, delimiter = "tsv", "\t"
+class TestQuotedTsv(TestCsv):
+    """The same with tabs, where the user says that its quotes enclose fields."""
+
+    kind, delimiter, reading = "tsv", "\t", Reading(quoting="csv")
+
+
+class TestOldTsv(TestCsv):
+    """The same as versions before the choice read it."""
+
+    kind, delimiter, reading = "tsv", "\t", Reading(rules=1)
+
+
+class TestTsv(SourceContract):
+    """Two files without quoting: quotes of every kind, a carriage return, blank lines."""
+
+    NOTES = ("plain", "5'9\" tall", '"Well then', 'nothing"', '"whole"', '""', "a, b", " x ")
+
+    def source(self, folder, limit=None):
+        """The real one over these files."""
+        return _opened(self.write(folder), limit)
+
+    def write(self, folder):
+        """Write the files; returns their paths."""
+        paths = []
+        for index, (first, end) in enumerate([(0, 641), (641, ROWS)]):
+            lines = ["custom_id\tmessages\tnote"]
+            for number in range(first, end):
+                messages = "[{" if number in BAD else json.dumps(_body(number)["messages"])
+                lines.append(f"id-{number}\t{messages}\t{self.NOTES[number % 8]}")
+                lines += [""] * (number % 50 == 0)
+            path = folder / f"rows-{index}.tsv"
+            path.write_text(("\r\n" if index else "\n").join(lines), newline="")
+            paths.append(path)
+        return paths
+
+    def lose(self, folder):
+        """Cut the last file off once it was opened."""
+        paths = self.write(folder)
+        source = _opened(paths, None)
+        with paths[-1].open("r+b") as file:
+            file.truncate(paths[-1].stat().st_size * 2 // 3)
+        return source
+
+    def test_every_text_is_as_it_stands(self, tmp_path):
+        """No quote means anything; a carriage return ends its line."""
+        notes = _carried(_read(self.source(tmp_path))).column("note").to_pylist()
+        assert notes == [self.NOTES[number % 8] for number in range(ROWS)]
+
+    def test_counting(self, tmp_path):
+        """Counting finds the same rows as reading."""
+        assert self.source(tmp_path)._reader.count(lambda: False) == ROWS
 
 
 class TestPipe(SourceContract):

@@ -1,10 +1,11 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION
+    python tests/golden/make.py VERSION [tsv]
 
 makes VERSION/finished, VERSION/failed, VERSION/interrupted and VERSION/killed beside this file, by
-the real command against the embedded simulator. A directory that is there is never made again: a
-format that changes has to read it, or refuse it with a reason.
+the real command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in
+TSV with quotes. A directory that is there is never made again: a format that changes has to read
+it, or refuse it with a reason.
 """
 
 import json
@@ -22,11 +23,32 @@ from batchrun.simulator.plan import SimulatorOptions
 
 HERE = Path(__file__).resolve().parent
 ROWS = 12
+QUOTED = '''id\tquestion
+0\t"over
+two lines"
+1\t"a ""word"""
+2\tplain
+3\t"tab\tinside"
+4\tplain
+5\t"never closed
+6\tplain
+7\t"over
+three
+lines"
+8\tplain
+9\tplain
+'''
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
 def main() -> None:
     """Make the directories."""
+    if sys.argv[2:] == ["tsv"]:
+        folder = HERE / f"tsv-{sys.argv[1]}"
+        folder.mkdir()
+        (folder / "rows.tsv").write_text(QUOTED)
+        _make(folder, "rows.tsv", "--prompt", "{{ question }}")
+        return
     folder = HERE / sys.argv[1]
     folder.mkdir()
     rows: list[dict[str, object]] = [
@@ -39,16 +61,20 @@ def main() -> None:
     ]
     rows[5] = {"note": 5}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _make(folder, "rows.jsonl")
+
+
+def _make(folder: Path, *given: str) -> None:
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.2}, seed=2)) as endpoint:
-        assert _start(folder, "finished", endpoint).wait(60) == 1
+        assert _start(folder, "finished", endpoint, *given).wait(60) == 1
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.5}, seed=2)) as endpoint:
-        assert _start(folder, "failed", endpoint, "--max-attempts", "1").wait(60) == 1
+        assert _start(folder, "failed", endpoint, *given, "--max-attempts", "1").wait(60) == 1
     for name, sent, code in (
         ("interrupted", signal.SIGINT, 130),
         ("killed", signal.SIGKILL, -signal.SIGKILL),
     ):
         with EmbeddedSimulator(SimulatorOptions(latency=FixedLatency(0.2))) as endpoint:
-            live = _start(folder, name, endpoint)
+            live = _start(folder, name, endpoint, *given)
             while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < ROWS // 2:
                 time.sleep(0.01)
             live.send_signal(sent)
@@ -62,13 +88,13 @@ def _answered(endpoint: EmbeddedSimulator) -> int:
 
 
 def _start(
-    folder: Path, name: str, endpoint: EmbeddedSimulator, *more: str
+    folder: Path, name: str, endpoint: EmbeddedSimulator, *given: str
 ) -> subprocess.Popen[bytes]:
     shutil.rmtree(folder / name, ignore_errors=True)
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "batchrun", "run", "rows.jsonl", "-o", name, *STARTED),
-            *("--base-url", endpoint.base_url, *more),
+            *(sys.executable, "-m", "batchrun", "run", *given, "-o", name, *STARTED),
+            *("--base-url", endpoint.base_url),
         ],
         cwd=folder,
         env=os.environ | {"HOME": str(folder)},

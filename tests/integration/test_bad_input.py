@@ -153,7 +153,7 @@ BAD_LINES = {
     "not UTF-8": (b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}', "UTF-8"),
     "UTF-16": ('{"messages": []}'.encode("utf-16"), "line"),
     "half a surrogate pair": (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "line"),
-    "NaN": (GOOD[:-1] + b', "top_p": NaN}', "not valid JSON"),
+    "NaN": (GOOD[:-1] + b', "top_p": NaN}', "`top_p` holds NaN or an infinity"),
     "neither kind": (b'{"prompt": "hi"}', "neither"),
     "messages of the wrong type": (b'{"messages": "hi"}', "messages"),
     "a huge seed": (GOOD[:-1] + b', "seed": 99999999999999999999}', "64 bits"),

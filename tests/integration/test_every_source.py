@@ -152,7 +152,12 @@ KINDS = [
         ASKED,
         text=True,
     ),
-    Kind("TSV", _file("rows.tsv", lambda rows: _delimited(rows, "\t")), ASKED, text=True),
+    Kind(
+        "TSV with quotes",
+        _file("rows.tsv", lambda rows: _delimited(rows, "\t")),
+        (*ASKED, "--quoting", "csv"),
+        text=True,
+    ),
     Kind("Parquet", _parquet, ASKED),
     Kind("Parquet, several files, one huge row group", _parquet_files),
     Kind("a directory", _tree),

@@ -46,6 +46,7 @@ EXCEPTIONS = {
         "a look at a copy of the state file",
     ),
     "batchrun.adapters.sources.local": ({"os.open", "os.fdopen"}, "reads a file that a row names"),
+    "batchrun.adapters.sources.passing": ({"os.open"}, "reads a pipe that has a name"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),

@@ -3,9 +3,10 @@
 The first record of a file names its columns. Columns that are named like parameters hold JSON text
 or plain values (``core.cells``), every other one is carried as text, whatever it looks like.
 
-Quoting is that of RFC 4180, strictly: text behind a closing quote, or a quote that is never closed,
-breaks a record. Its first line is then the bad row, and reading goes on at the next line, so that
-one stray quote does not swallow the rows behind it. Blank lines are no rows.
+Quoting, where the format has it, is that of RFC 4180, strictly: text behind a closing quote, or a
+quote that is never closed, breaks a record. Its first line is then the bad row, and reading goes on
+at the next line, so that one stray quote does not swallow the rows behind it. Without quoting a
+quote is a character like any other, and every line is a record. Blank lines are no rows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from batchrun.adapters.sources import lines
+from batchrun.adapters.sources.folding import Folded
 from batchrun.adapters.sources.lines import Line
 from batchrun.adapters.sources.opening import Carry, Splitter, sent_columns
 from batchrun.adapters.sources.rows import TextReader
@@ -119,6 +121,22 @@ def records(
             yield _record(feed, found)
 
 
+def unquoted(source: Iterator[Line | None], delimiter: str) -> Iterator[Line | None]:
+    """The records of lines without quoting: each line that is not blank, cut at the delimiters."""
+    for line in source:
+        if line is None:
+            yield None
+        elif line.data is None:
+            yield line._replace(problem=_too_long(line.size))
+        elif line.data.strip(b" \r"):
+            try:
+                text = line.data.decode()
+            except UnicodeDecodeError:
+                yield line._replace(problem="the line is not valid UTF-8")
+            else:
+                yield line._replace(cells=text.removesuffix("\r").split(delimiter))
+
+
 def _record(feed: _Feed, found: list[str]) -> Line:
     first, last = feed.taken[0], feed.taken[-1]
     problem = None if feed.is_text else "the line is not valid UTF-8"
@@ -149,6 +167,10 @@ def _problem(error: Exception, feed: _Feed, first: Line) -> str:
     return f"not valid CSV: {error}"
 
 
+def _in_quotes(name: str) -> bool:
+    return len(name) > 1 and name[0] == name[-1] == '"'
+
+
 class _Header(NamedTuple):
     """The columns of one file: names, which of them are sent, and what fingerprints them."""
 
@@ -168,10 +190,15 @@ class CsvReader(TextReader):
         shard_rows: int,
         splitter: Splitter,
         delimiter: str,
+        *,
+        quoted: bool,
     ) -> None:
         """Read the headers. Raises ``InputError`` for one that names no columns."""
         super().__init__(files, source, carry, shard_rows, splitter)
         self._delimiter = delimiter
+        self._quoted = quoted
+        self._folded = Folded(delimiter)
+        self._counted: Folded | None = None
         try:
             self._headers = [self._header(index) for index in range(len(files))]
         except InputLostError as error:
@@ -190,6 +217,9 @@ class CsvReader(TextReader):
             message = f"input {name} line {found.number}: the header: {problem}{hint}"
             raise InputError(message)
         names = found.cells
+        if any("\r" in cell for cell in names) and not self._quoted:
+            message = f"input {name} line {found.number}: the header: a CR that ends no line"
+            raise InputError(message)
         if any(cell.lstrip()[:2] in ('{"', "[{") for cell in names):
             message = f"input {name}: the first line must name the columns; it looks like a row"
             raise InputError(message)
@@ -209,8 +239,13 @@ class CsvReader(TextReader):
 
     def _of_file(self, source: ByteSource, index: int, start: Position) -> Iterator[Line]:
         """The records of a file without the pauses, its header among them."""
-        found = records(self._lines(source, index, start), self._delimiter)
+        found = self._split(self._lines(source, index, start))
         return (record for record in found if record is not None)
+
+    def _split(self, found: Iterator[Line | None], *, parse: bool = True) -> Iterator[Line | None]:
+        if self._quoted:
+            return records(found, self._delimiter, parse=parse)
+        return unquoted(found, self._delimiter)
 
     def _lines(self, source: ByteSource, index: int, start: Position) -> Iterator[Line | None]:
         return lines.split(
@@ -230,25 +265,49 @@ class CsvReader(TextReader):
         """Count the records behind the headers."""
         rows = 0
         source = FileBytes(self._files)
+        folded = Folded(self._delimiter)
         try:
             for index, header in enumerate(self._headers):
                 found = self._lines(source, index, Position(index))
-                for _ in records(found, self._delimiter, parse=False):
+                for record in self._split(found, parse=False):
                     if rows % 1024 == 0 and stop():
                         return None
                     rows += 1
+                    if record is not None and record.lines > 1 and header is not None:
+                        folded.note(record, len(header.names))
                 rows -= header is not None
         finally:
             source.close()
+        self._counted = folded
         return rows
 
+    def remarks(self) -> list[str]:
+        """See ``opening.Reader``: of the whole input once it was counted."""
+        if self._quoted:
+            return (self._counted or self._folded).remarks(self._files)
+        for header, stamp in zip(self._headers, self._files, strict=True):
+            if header is not None and any(_in_quotes(name) for name in header.names):
+                text = "the header has names in quotes, and without quoting these are part of them"
+                return [f"warning: {stamp.name}: {text}; --quoting csv takes quotes off"]
+        return []
+
     def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:  # noqa: ARG002 - files can be read again
+        if start == Position():
+            self._folded = Folded(self._delimiter)
         for index in range(start.file, len(self._files)):
             here = start if index == start.file else Position(index)
-            found = records(self._lines(self._source, index, here), self._delimiter)
+            found = self._split(self._lines(self._source, index, here))
             if here.offset == 0:
                 next((record for record in found if record is not None), None)  # the header
-            yield from found
+            for record in found:
+                if record is not None and record.lines > 1:
+                    self._note(record)
+                yield record
+
+    def _note(self, record: Line) -> None:
+        header = self._headers[record.file]
+        assert header is not None
+        self._folded.note(record, len(header.names))
 
     def fingerprint(self, record: Line) -> bytes:
         """The header's mark and the record's text, or its length where it is over the limit."""

@@ -2,7 +2,8 @@
 
 A directory means every file below it whose suffix is known, in the order of their paths. Names
 that begin with ``_`` or ``.`` are nobody's data (``_SUCCESS``, ``.crc``) and are passed over, in
-directories and in globs, unless the glob itself spells them out.
+directories and in globs, unless the glob itself spells them out. So are pipes, sockets and devices:
+one that is meant is named itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pyarrow import fs as arrow_fs
 
 from batchrun.adapters import filesystems
 from batchrun.adapters.sources import storage
+from batchrun.adapters.sources.passing import passes
 from batchrun.core.addresses import local_path
 from batchrun.errors import InputError
 
@@ -26,6 +28,7 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
     ".parquet": "parquet",
     ".pq": "parquet",
 }
@@ -42,10 +45,13 @@ def format_named(path: str) -> str | None:
     return inner if inner in TEXT_FORMATS else None
 
 
-def format_of(files: Sequence[str], given: str) -> str:
-    """The one format of all files. Raises ``InputError`` where it is not known or not one."""
-    if storage.STDIN in files:
-        return _format_of_stdin(files, given)
+def format_of(files: Sequence[str], given: str, once: str | None = None) -> str:
+    """The one format of all files; ``once`` is the one of them that can be read only once.
+
+    Raises ``InputError`` where it is not known or not one.
+    """
+    if once is not None:
+        return _format_of_pipe(once, files, given)
     if given != "auto":
         packed = next((f for f in files if storage.suffix_of(f) in storage.CODECS), None)
         if given == "parquet" and packed is not None:
@@ -71,14 +77,16 @@ def format_of(files: Sequence[str], given: str) -> str:
     return next(iter(found))
 
 
-def _format_of_stdin(files: Sequence[str], given: str) -> str:
+def _format_of_pipe(path: str, files: Sequence[str], given: str) -> str:
+    what = "standard input" if path == storage.STDIN else "what can be read only once"
     if len(files) > 1:
-        message = "input -: standard input is an input of its own; name no other files beside it"
+        message = f"input {path}: {what} is an input of its own; name no other files beside it"
         raise InputError(message)
-    if given == "parquet":
-        message = "input -: Parquet cannot be read from a pipe; save it to a file first"
+    kind = format_named(path) or "jsonl" if given == "auto" else given
+    if kind == "parquet":
+        message = f"input {path}: Parquet cannot be read from a pipe; save it to a file first"
         raise InputError(message)
-    return "jsonl" if given == "auto" else given
+    return kind
 
 
 def expand(names: Sequence[str], given_format: str) -> list[str]:
@@ -100,12 +108,12 @@ def expand(names: Sequence[str], given_format: str) -> list[str]:
 def _local(path: str, given_format: str) -> list[str]:
     folder = Path(path)
     if folder.is_dir():
-        found = sorted(_below(path))
+        found = sorted(each for each in _below(path) if not passes(each))
         return _data(path, found, given_format)
     if not glob.has_magic(path) or folder.exists():
         return [path]
     matched = [p for p in glob.glob(path, recursive=True) if not Path(p).is_dir()]  # noqa: PTH207 - Path.glob drops "./" and takes no absolute pattern
-    return _matched(path, sorted(p for p in matched if not _hidden(p, path)))
+    return _matched(path, sorted(p for p in matched if not _hidden(p, path) and not passes(p)))
 
 
 def _below(path: str) -> Iterator[str]:

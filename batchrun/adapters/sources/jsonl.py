@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from batchrun.adapters.sources import lines
 from batchrun.adapters.sources.lines import BOM, Line
+from batchrun.adapters.sources.opening import Carry, Splitter, schema_splitter
 from batchrun.adapters.sources.rows import TextReader
-from batchrun.adapters.sources.streams import READ_BYTES, FileBytes
-from batchrun.core import carried
+from batchrun.adapters.sources.storage import Stamp
+from batchrun.adapters.sources.streams import READ_BYTES, ByteSource, FileBytes
+from batchrun.core import carried, not_numbers
 from batchrun.core.body import TOO_DEEP, nested_too_deeply
 from batchrun.core.storable import json_text
 from batchrun.records import JsonObject, Position
@@ -56,6 +58,20 @@ def _count_lines(chunks: Iterator[bytes], stop: Callable[[], bool]) -> int | Non
 
 class JsonlReader(TextReader):
     """Rows of JSONL files, as ``opening.Reader`` describes."""
+
+    def __init__(
+        self,
+        files: Sequence[Stamp],
+        source: ByteSource,
+        carry: Carry | None,
+        shard_rows: int,
+        splitter: Splitter,
+        *,
+        nan_is_null: bool = True,
+    ) -> None:
+        """Without ``nan_is_null`` a line with a bare ``NaN`` is a bad row wherever it is."""
+        super().__init__(files, source, carry, shard_rows, splitter)
+        self._nan_is_null = nan_is_null
 
     def schema(self) -> pa.Schema:
         """Infer the carried columns from the first rows."""
@@ -101,12 +117,32 @@ class JsonlReader(TextReader):
         except UnicodeDecodeError:
             return None, "the line is not valid UTF-8"
         except msgspec.MsgspecError as error:
-            return None, f"not valid JSON: {error}"
+            found = self._with_nan(data) if self._nan_is_null else None
+            return found or (None, f"not valid JSON: {error}")
         except RecursionError:
             return None, "the JSON is nested too deeply"
         if not isinstance(fields, dict):
             return None, "the line is not a JSON object"
         return fields, None
+
+    def _with_nan(self, data: bytes) -> tuple[JsonObject, str | None] | None:
+        """The fields of a line that is no JSON but for ``NaN`` and infinities in it, which are
+        null, and which of what is sent holds one; None for any other line.
+        """
+        text = not_numbers.nulled(data)
+        if text == data:
+            return None
+        try:
+            fields, raw = _decode(text), not_numbers.parsed(data)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(fields, dict):
+            return None
+        sent = schema_splitter(self.split)(raw).body or {}
+        odd = next((key for key, value in sent.items() if not not_numbers.is_finite(value)), None)
+        if odd is None:
+            return fields, None
+        return fields, f"`{odd}` holds NaN or an infinity, which JSON cannot hold"
 
     def carried_batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
         """The carried fields of some rows as columns; what does not fit is in ``extra``."""

@@ -93,7 +93,7 @@ def _refuse_packed(stamp: Stamp, chunk: bytes) -> None:
         return
     tool, suffix = ("zcat", ".gz") if codec == "gzip" else ("zstdcat", ".zst")
     remedy = f"pipe it through {tool}"
-    if stamp.path != storage.STDIN:
+    if not stamp.passes:
         remedy = f"give its name the suffix {suffix}"
     message = f"input {stamp.name} is compressed with {codec}; {remedy}"
     raise InputLostError(message)

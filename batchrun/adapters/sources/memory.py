@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from batchrun.adapters.home import at_home
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.jsonl import JsonlReader
 from batchrun.adapters.sources.lines import Line
@@ -31,6 +32,7 @@ from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import FileBytes
 from batchrun.adapters.sources.tables import ArrowRows, arrow_rows
 from batchrun.adapters.sources.tape import Tape
+from batchrun.core.reading import NOW, Reading
 from batchrun.core.rows_as_json import BAD, as_json
 from batchrun.core.shaping import Plan
 from batchrun.errors import InputError, InputLostError, UsageError
@@ -40,20 +42,27 @@ FLUSH_S = 0.1
 """Rows that come slowly are handed on after so long, not only by the block."""
 
 
-def find(rows: object, given_format: str, plan: Plan | None = None) -> Input:
+def find(
+    rows: object,
+    given_format: str,
+    plan: Plan | None = None,
+    reading: Reading = NOW,
+) -> Input:
     """The input that a program gives, with the templates of ``plan`` applied to its rows.
 
     A path or a list of paths are files. Raises ``UsageError`` for what is no rows, and
     ``InputError`` for what holds none; for templates see ``opening.find``.
     """
     if isinstance(rows, (str, os.PathLike)):
-        return opening.find([os.fspath(rows)], given_format, plan)
+        return opening.find([at_home(os.fspath(rows))], given_format, plan, reading)
     if (
         isinstance(rows, Sequence)
         and rows
         and all(isinstance(item, (str, os.PathLike)) for item in rows)
     ):
-        return opening.find([os.fspath(item) for item in rows], given_format, plan)
+        return opening.find(
+            [at_home(os.fspath(item)) for item in rows], given_format, plan, reading
+        )
     table = arrow_rows(rows)
     given: DictRows | ArrowRows
     if table is not None:
@@ -71,7 +80,7 @@ def find(rows: object, given_format: str, plan: Plan | None = None) -> Input:
     # Nothing tells that rows in memory are still the same: they are always compared by value.
     stamp = Stamp(name, 0, time.time_ns())
     kind = "jsonl" if isinstance(given, DictRows) else "parquet"
-    found = MemoryInput((stamp,), kind, rows=given)
+    found = MemoryInput((stamp,), kind, reading=reading.of(kind), rows=given)
     found.require_rows()
     return found if plan is None else opening.shaped(found, plan)
 
@@ -87,7 +96,10 @@ class MemoryInput(Input):
         if isinstance(self.rows, DictRows):
             splitter = opening.schema_splitter(self.splitter) if carry is None else self.splitter
             return DictReader(self.rows, self.stamps, carry, shard_rows, splitter)
-        return ArrowReader(self.rows, self.stamps, carry, shard_rows, self.splitter)
+        nan_is_null = self.reading.nan_is_null
+        return ArrowReader(
+            self.rows, self.stamps, carry, shard_rows, self.splitter, nan_is_null=nan_is_null
+        )
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row."""
@@ -186,10 +198,12 @@ class ArrowReader(ParquetReader):
         carry: Carry | None,
         shard_rows: int,
         splitter: Splitter,
+        *,
+        nan_is_null: bool,
     ) -> None:
         self._table = rows
         self._limit: int | None = None
-        super().__init__(stamps, carry, shard_rows, splitter)
+        super().__init__(stamps, carry, shard_rows, splitter, nan_is_null=nan_is_null)
 
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()

@@ -1,4 +1,4 @@
-"""A reader over an input that can be read once: standard input.
+"""A reader over an input that can be read once, such as standard input.
 
 A resumed run is piped the same rows again. Everything is read from the start; what was read before
 is compared with what is recorded of it as it passes, and only the blocks that are asked for are
@@ -57,6 +57,10 @@ class OnePassReader:
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
         """The number of rows once the pipe's end was read, else None."""
         return self._rows
+
+    def remarks(self) -> list[str]:
+        """See ``opening.Reader``."""
+        return self._reader.remarks()
 
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -10,13 +9,14 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources import finding, storage
+from batchrun.adapters.sources import finding, passing, storage
 from batchrun.adapters.sources.local import read_file
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
 from batchrun.core import carried, cells
 from batchrun.core.body import Split, split
-from batchrun.core.shaping import Plan, Shaper
+from batchrun.core.reading import NOW, QUOTED_FORMATS, Reading
+from batchrun.core.shaping import Plan
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span
 
@@ -44,6 +44,10 @@ class Reader(Protocol):
 
     def where(self, row: Row) -> str:
         """Where a row stands, for a message: its file and line."""
+        ...
+
+    def remarks(self) -> list[str]:
+        """What the user should hear of the input, as far as it was read or counted."""
         ...
 
     def count(self, stop: Callable[[], bool]) -> int | None:
@@ -110,20 +114,23 @@ def sent_columns(names: Sequence[str], splitter: Splitter) -> frozenset[str]:
 
 def schema_splitter(splitter: Splitter) -> Splitter:
     """A splitter for finding out what is carried: no template is rendered, no file read."""
-    return splitter.apart if isinstance(splitter, Shaper) else splitter
+    apart: Splitter = getattr(splitter, "apart", splitter)
+    return apart
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """The input of a run: its files as they were found, their format, and how a row is split.
+    """The input of a run: its files as they were found, their format, how a row is split, and the
+    rules it is read by.
 
-    ``pipe`` is standard input, which can be read once.
+    ``pipe`` is input that can be read once, such as standard input.
     """
 
     stamps: tuple[Stamp, ...]
     kind: str
     splitter: Splitter = split
     pipe: Pipe | None = None
+    reading: Reading = NOW
 
     def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
         """The reader of the format. Without ``carry`` it can only tell its schema and count.
@@ -133,17 +140,30 @@ class Input:
         if self.kind == "parquet":
             from batchrun.adapters.sources.parquet import ParquetReader
 
-            return ParquetReader(self.stamps, carry, shard_rows, self.splitter)
+            nan_is_null = self.reading.nan_is_null
+            return ParquetReader(
+                self.stamps, carry, shard_rows, self.splitter, nan_is_null=nan_is_null
+            )
         source: ByteSource = self.pipe or FileBytes(self.stamps)
         splitter = schema_splitter(self.splitter) if carry is None else self.splitter
         if self.kind == "jsonl":
             from batchrun.adapters.sources.jsonl import JsonlReader
 
-            return JsonlReader(self.stamps, source, carry, shard_rows, splitter)
+            nan_is_null = self.reading.nan_is_null
+            return JsonlReader(
+                self.stamps, source, carry, shard_rows, splitter, nan_is_null=nan_is_null
+            )
         from batchrun.adapters.sources.delimited import DELIMITERS, CsvReader
 
-        delimiter = DELIMITERS[self.kind]
-        return CsvReader(self.stamps, source, carry, shard_rows, self.splitter, delimiter)
+        return CsvReader(
+            self.stamps,
+            source,
+            carry,
+            shard_rows,
+            self.splitter,
+            DELIMITERS[self.kind],
+            quoted=self.reading.of(self.kind).quoting == "csv",
+        )
 
     @property
     def has_extra(self) -> bool:
@@ -180,7 +200,12 @@ class Input:
             raise InputError(message)
 
 
-def find(names: Sequence[str], given_format: str, plan: Plan | None = None) -> Input:
+def find(
+    names: Sequence[str],
+    given_format: str,
+    plan: Plan | None = None,
+    reading: Reading = NOW,
+) -> Input:
     """The input that a user names: files, globs, directories, addresses, or ``-`` for standard
     input; with the templates of ``plan`` applied to its rows.
 
@@ -188,9 +213,14 @@ def find(names: Sequence[str], given_format: str, plan: Plan | None = None) -> I
     names a column which is not there, or that no row can render.
     """
     files = finding.expand(names, given_format)
-    kind = finding.format_of(files, given_format)
-    pipe = Pipe(_stdin()) if storage.STDIN in files else None
-    found = Input(tuple(storage.stamp(files)), kind, pipe=pipe)
+    once = next((path for path in files if passing.passes(path)), None)
+    kind = finding.format_of(files, given_format, once)
+    if reading.quoting is not None and kind not in QUOTED_FORMATS:
+        message = f"input.quoting is {reading.quoting}, and the input is {kind}, not CSV or TSV"
+        raise UsageError(message)
+    pipe = None if once is None else Pipe(passing.opened(once), once)
+    stamps = storage.stamp(files) if once is None else [Stamp(once, -1, 0)]
+    found = Input(tuple(stamps), kind, pipe=pipe, reading=reading.of(kind))
     found.require_rows()
     return found if plan is None else shaped(found, plan)
 
@@ -203,11 +233,3 @@ def shaped(found: Input, plan: Plan) -> Input:
         raise InputError(str(error)) from None
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)
-
-
-def _stdin() -> int:
-    try:
-        return sys.stdin.fileno()
-    except (AttributeError, OSError, ValueError):
-        message = "input -: there is no standard input"
-        raise InputError(message) from None

@@ -9,6 +9,7 @@ can widen the types, else refused.
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -18,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources import showing, storage
+from batchrun.adapters.sources import floats, showing, storage
 from batchrun.adapters.sources.opening import Carry, Splitter, needs_of, sent_columns
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.core import cells, parameters
 from batchrun.core.addresses import local_path
+from batchrun.core.legible import legible
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 
@@ -39,9 +41,18 @@ class ParquetReader:
     """Rows of Parquet files, as ``opening.Reader`` describes."""
 
     def __init__(
-        self, files: Sequence[Stamp], carry: Carry | None, shard_rows: int, splitter: Splitter
+        self,
+        files: Sequence[Stamp],
+        carry: Carry | None,
+        shard_rows: int,
+        splitter: Splitter,
+        *,
+        nan_is_null: bool = True,
     ) -> None:
-        """Read the footers. Raises ``InputError`` for what is not Parquet or does not unify."""
+        """Read the footers. Raises ``InputError`` for what is not Parquet or does not unify.
+
+        Without ``nan_is_null`` a NaN is a value like any other where it is carried or shown.
+        """
         self._files = files
         self._carry = carry
         self._shard_rows = shard_rows
@@ -53,6 +64,9 @@ class ParquetReader:
         # What templates show and is not sent; what is sent they see as it is sent.
         self._shown = needs_of(splitter) & set(self._schema.names)
         self._read = self._sent | self._shown | set(carry.names if carry else ())
+        self._floats = frozenset(
+            field.name for field in self._schema if nan_is_null and floats.are_in(field.type)
+        )
         self._parameters = {f.name: f for schema in schemas for f in schema if f.name in self._sent}
 
     def _known(self) -> tuple[list[pa.Schema], list[int]]:
@@ -73,6 +87,10 @@ class ParquetReader:
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - known at once
         """The number of rows, from the footers."""
         return sum(self._rows)
+
+    def remarks(self) -> list[str]:
+        """See ``opening.Reader``."""
+        return []
 
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
@@ -201,10 +219,15 @@ class ParquetReader:
     def _data(self, batch: pa.RecordBatch) -> dict[str, list[Any]]:
         """The columns that templates show and that are not sent themselves."""
         return {
-            name: showing.shown(batch.column(name))
+            name: showing.shown(self._column(batch, name))
             for name in batch.schema.names
             if name in self._shown
         }
+
+    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        """A column as it is carried and shown."""
+        column = batch.column(name)
+        return floats.finite(column) if name in self._floats else column
 
     def _row(
         self,
@@ -233,7 +256,7 @@ class ParquetReader:
         arrays = []
         for name, field in zip(self._carry.names, self._carry.schema, strict=True):
             if name in batch.schema.names:
-                array = batch.column(name)
+                array = self._column(batch, name)
                 if array.type != field.type:
                     array = array.cast(field.type)
             else:
@@ -283,7 +306,9 @@ def _opened(stamp: Stamp) -> pq.ParquetFile:
     """A file opened for reading a little at a time."""
     local = local_path(stamp.path)
     if local is not None:
-        return pq.ParquetFile(local, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        # Arrow writes a name as UTF-8; bytes are the name as it is.
+        source = local if legible(local) == local else pa.OSFile(os.fsencode(local))
+        return pq.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER_BYTES)
     return pq.ParquetFile(
         storage.open_file(stamp), pre_buffer=False, buffer_size=REMOTE_BUFFER_BYTES
     )

@@ -84,6 +84,10 @@ class TextReader(ABC):
         """See ``opening.Reader``."""
         return f"{self._files[row.file].name} line {row.line}"
 
+    def remarks(self) -> list[str]:
+        """See ``opening.Reader``."""
+        return []
+
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:

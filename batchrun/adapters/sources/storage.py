@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from batchrun.adapters import filesystems
 from batchrun.core.addresses import cut, is_remote, local_path
+from batchrun.core.legible import legible
 from batchrun.errors import InputError
 
 STDIN = "-"
@@ -31,7 +32,8 @@ class Stamp:
     """What tells that a file is still the same, without reading it. Only the bytes present at
     the start are input: what is appended during a run belongs to the next one.
 
-    ``size`` is that of the file as it lies there, compressed or not; standard input has -1.
+    ``size`` is that of the file as it lies there, compressed or not; what can be read once, such as
+    standard input, has -1.
     ``etag`` is the store's own version mark, None on a local disk.
     """
 
@@ -42,10 +44,15 @@ class Stamp:
 
     @property
     def name(self) -> str:
-        """The path as it may be shown: a query can hold a signature."""
+        """The path as it may be shown: a query can hold a signature, and bytes may be no text."""
         if self.path == STDIN:
             return "stdin"
-        return cut(self.path)[0] if is_remote(self.path) else self.path
+        return cut(self.path)[0] if is_remote(self.path) else legible(self.path)
+
+    @property
+    def passes(self) -> bool:
+        """Whether it can be read only once."""
+        return self.size < 0
 
     @property
     def codec(self) -> str | None:
@@ -91,8 +98,6 @@ def stamp(paths: list[str]) -> list[Stamp]:
 
 
 def _stamp(path: str) -> Stamp:
-    if path == STDIN:
-        return Stamp(STDIN, -1, 0)
     shown = Stamp(path, 0, 0).name
     try:
         local = local_path(path)

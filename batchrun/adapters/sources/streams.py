@@ -187,23 +187,24 @@ class _Unpacked:
 
 
 class Pipe:
-    """``ByteSource`` over standard input, which can be read once.
+    """``ByteSource`` over what can be read once: standard input, or a pipe with a name.
 
     Until ``release`` every call of ``chunks`` begins at the first byte, and what is read is kept,
     up to ``HEAD_BYTES_MAX``: enough for a look at the first rows. After it there is one more call,
     which gives what was kept and goes on to the end, keeping nothing.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        """Raises ``InputError`` where nothing is piped in."""
+    def __init__(self, descriptor: int, path: str = storage.STDIN) -> None:
+        """``path`` is what the user calls it. Raises ``InputError`` where nothing is piped in."""
+        self._name = "standard input" if path == storage.STDIN else path
         try:
             terminal = os.isatty(descriptor)
             os.fstat(descriptor)
         except OSError as error:
-            message = f"input -: standard input cannot be read: {error.strerror}"
+            message = f"input {path}: {self._name} cannot be read: {error.strerror}"
             raise InputError(message) from None
         if terminal:
-            message = "input -: standard input is a terminal; pipe rows into the command"
+            message = f"input {path}: {self._name} is a terminal; pipe rows into the command"
             raise InputError(message)
         self._descriptor = descriptor
         self._head: deque[bytes] = deque()
@@ -242,8 +243,8 @@ class Pipe:
         try:
             return os.read(self._descriptor, READ_BYTES)
         except OSError as error:
-            message = f"standard input can no longer be read: {error.strerror}"
+            message = f"{self._name} can no longer be read: {error.strerror}"
             raise InputLostError(message) from error
 
     def close(self) -> None:
-        """See ``ByteSource``. The pipe stays open: it is not ours."""
+        """See ``ByteSource``. The pipe stays open: there is no other way to its rows."""
