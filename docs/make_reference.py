@@ -587,6 +587,7 @@ def configuration() -> Iterator[str]:
             kind = ", ".join(map(code, setting.choices))
         elif setting.low is not None:
             kind += f", at least {setting.low:g}"
+            kind += "" if setting.high is None else f", at most {setting.high:g}"
         default = "" if setting.default in (None, (), {}) else code(setting.default)
         if setting.kind == "bool":
             default = code(str(setting.default).lower())

@@ -15,6 +15,7 @@ The parts used here and in ``connections``, beside what aiohttp documents:
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -127,6 +128,8 @@ class Poster:
                 # Answered before everything was sent: the rest must not meet the next request.
                 protocol.force_close()
         except _LOST as error:
+            # One that died while it was waited on was not closed between two exchanges.
+            begun = begun or getattr(error, "errno", None) == errno.ETIMEDOUT
             self._connections.lost(held, begun=begun)
             # With part of a head, the error holds that instead of a text.
             if begun or not held.used or not isinstance(getattr(error, "message", ""), str):

@@ -23,6 +23,7 @@ from batchrun.adapters.arriving import Arriving
 from batchrun.adapters.connections import Connections
 from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
 from batchrun.adapters.faults import fault
+from batchrun.adapters.keepalive import ProbedConnector
 from batchrun.adapters.tap import Large
 from batchrun.core.providers import AUTHORIZATION
 from batchrun.core.proxies import proxy_name
@@ -105,12 +106,14 @@ class HttpTransport:
         redactor: Redactor | None = None,
         stream: bool = False,
         key_header: str = AUTHORIZATION,
+        keepalive_s: float = 0.0,
     ) -> None:
         """``address`` is the full URL requests are posted to, maybe with a Unix socket; ``key``
         goes into ``key_header`` unless ``headers`` bring their own, as ``Bearer KEY`` where that is
         the authorization; ``proxy`` is a URL; ``tls`` (default: the system's authorities) is for
         ``https``; ``redactor`` (default: one that knows the key) cleans every reply; ``stream``
-        says that streams are expected, which makes them cheap to read (they are read in any case).
+        says that streams are expected, which makes them cheap to read (they are read in any case);
+        ``keepalive_s`` is the silence after which a connection is probed (0: never).
         """
         self._redactor = redactor or Redactor([key] if key else [])
         self._url, self._socket = Address(address) if isinstance(address, str) else address
@@ -124,6 +127,7 @@ class HttpTransport:
         self._headers = self._headers_with(key)
         self._proxy = proxy
         self._tls = tls
+        self._keepalive_s = keepalive_s
         self._where = self._socket or urlsplit(self._url).netloc
 
     def __repr__(self) -> str:
@@ -169,9 +173,10 @@ class HttpTransport:
     def _connector(self) -> aiohttp.BaseConnector:
         if self._socket is not None:
             return aiohttp.UnixConnector(self._socket, limit=self._concurrency)
-        return aiohttp.TCPConnector(
-            limit=self._concurrency, ttl_dns_cache=60, ssl=True if self._tls is None else self._tls
-        )
+        tls = True if self._tls is None else self._tls
+        if self._keepalive_s > 0:
+            return ProbedConnector(self._keepalive_s, limit=self._concurrency, tls=tls)
+        return aiohttp.TCPConnector(limit=self._concurrency, ttl_dns_cache=60, ssl=tls)
 
     async def __aexit__(
         self,
