@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -36,8 +37,14 @@ _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 HEADER_BYTES_MAX = 2**16
 HEADERS_MAX = 1024
-"""Of a response's head. aiohttp's own bounds (8 KB, 128) are met by content security policies and
-by what a chain of proxies adds."""
+HEAD_BOUNDS: dict[str, Any] = {
+    "max_line_size": HEADER_BYTES_MAX,
+    "max_field_size": HEADER_BYTES_MAX,
+}
+"""Bounds of a response's head. aiohttp's own (8 KB, 128 headers) are met by content security
+policies and by what a chain of proxies adds."""
+if "max_headers" in inspect.signature(aiohttp.ClientSession).parameters:
+    HEAD_BOUNDS["max_headers"] = HEADERS_MAX  # earlier releases do not bound the number
 
 
 class Head(NamedTuple):
@@ -111,9 +118,7 @@ class Poster:
                 read_until_eof=True,
                 auto_decompress=True,
                 read_bufsize=READ_BUFFER_BYTES,
-                max_line_size=HEADER_BYTES_MAX,
-                max_field_size=HEADER_BYTES_MAX,
-                max_headers=HEADERS_MAX,
+                **HEAD_BOUNDS,
             )
             transport = self._send(protocol.transport, body)
             if tap is not None:

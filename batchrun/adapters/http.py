@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrun.adapters.arriving import Arriving
 from batchrun.adapters.connections import Connections
-from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
+from batchrun.adapters.exchange import HEAD_BOUNDS, BodyReader, Head, Poster
 from batchrun.adapters.faults import fault
 from batchrun.adapters.keepalive import ProbedConnector
 from batchrun.adapters.tap import Large
@@ -159,9 +159,7 @@ class HttpTransport:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=True,
-            max_line_size=HEADER_BYTES_MAX,
-            max_field_size=HEADER_BYTES_MAX,
-            max_headers=HEADERS_MAX,
+            **HEAD_BOUNDS,
         )
         self._connections = Connections(self._session, self._url)
         self._posters = {self._url: self._poster(self._url)}
