@@ -93,7 +93,10 @@ class Server:
                     self._look(writer)
             sink.close()
 
-        await asyncio.gather(pump(reader, back), pump(there, writer))
+        try:
+            await asyncio.gather(pump(reader, back), pump(there, writer))
+        finally:
+            back.transport.abort()
 
 
 @asynccontextmanager
