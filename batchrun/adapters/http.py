@@ -21,6 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrun.adapters.arriving import Arriving
 from batchrun.adapters.connections import Connections
+from batchrun.adapters.deadlines import Deadlines
 from batchrun.adapters.exchange import HEAD_BOUNDS, BodyReader, Head, Poster
 from batchrun.adapters.faults import fault
 from batchrun.adapters.keepalive import ProbedConnector
@@ -41,51 +42,10 @@ REMARK_MAX = 200
 """Characters of what a server said in a stream beside an answer."""
 LARGE_BODY_BYTES = 2**20
 """aiohttp wants larger bodies as a stream."""
+BROKEN = frozenset("dns connect stale reset cut incomplete".split())
+"""Faults that a connection may have because nobody attended to it."""
 ELSEWHERE_MAX = 16
 """Paths that redirects led to and that are kept ready."""
-
-
-class Deadlines:
-    """One timer for many tasks that all get the same time.
-
-    Since the time is the same for all, the task that entered first is due first, and a look at the
-    front of a queue is all there is to do. A timer of its own for every exchange costs 10 %.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._tick_s = min(1.0, max(0.02, timeout_s / 20))
-        self._loop = asyncio.get_running_loop()
-        self._due: dict[asyncio.Task[object], float] = {}
-        self._expired: set[asyncio.Task[object]] = set()
-        self._ticking = False
-
-    def enter(self, task: asyncio.Task[object]) -> None:
-        """The task's time starts."""
-        self._due[task] = self._loop.time() + self._timeout_s
-        if not self._ticking:
-            self._ticking = True
-            self._loop.call_later(self._tick_s, self._tick)
-
-    def leave(self, task: asyncio.Task[object]) -> bool:
-        """The task's time ends. True if it had run out and the task was cancelled for it."""
-        self._due.pop(task, None)
-        if self._expired and task in self._expired:
-            self._expired.discard(task)
-            return True
-        return False
-
-    def _tick(self) -> None:
-        now = self._loop.time()
-        for task, due in list(self._due.items()) if self._due else ():
-            if due > now:
-                break
-            del self._due[task]
-            self._expired.add(task)
-            task.cancel()
-        self._ticking = bool(self._due)
-        if self._ticking:
-            self._loop.call_later(self._tick_s, self._tick)
 
 
 class HttpTransport:
@@ -205,16 +165,16 @@ class HttpTransport:
                     arrived = Arriving(self._body_bytes_max, self._large)
                     head, answer = await self._post(url, request.body, arrived)
             if arrived.stream is not None:
-                return self._folded(arrived, None)
+                return self._folded(arrived, None, task)
             redactor = self._redactor
             return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
         except asyncio.CancelledError:
-            if self._deadlines.leave(task) and task.uncancel() == 0:
+            if self._deadlines.has_expired(task) and task.uncancel() == 0:
                 message = f"no whole reply within {self._timeout_s:g} s"
                 fault = TransportFault(
                     message, kind="timeout", sent=True, http_status=arrived.status
                 )
-                return self._folded(arrived, fault)
+                return self._folded(arrived, fault, task)
             raise
         except (
             aiohttp.ClientError,
@@ -224,10 +184,10 @@ class HttpTransport:
             TimeoutError,
         ) as error:
             # Not chained: aiohttp's errors hold the request's headers, the key among them.
-            return self._folded(arrived, self._fault(error, arrived.status))
+            return self._folded(arrived, self._fault(error, arrived.status), task)
         except TransportFault as fault:
             fault.http_status = arrived.status
-            return self._folded(arrived, fault)
+            return self._folded(arrived, fault, task)
         finally:
             self._deadlines.leave(task)
             arrived.close()
@@ -290,7 +250,9 @@ class HttpTransport:
         redactor = self._redactor
         return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
 
-    def _folded(self, arrived: Arriving, fault: TransportFault | None) -> Reply:
+    def _folded(
+        self, arrived: Arriving, fault: TransportFault | None, task: asyncio.Task[object]
+    ) -> Reply:
         """The reply that a stream makes, also where the connection broke behind a whole answer.
 
         Raises the fault otherwise, with what had arrived; ``fault`` is what ended the stream.
@@ -298,7 +260,7 @@ class HttpTransport:
         stream, head = arrived.stream, arrived.head
         if stream is None or head is None:
             assert fault is not None
-            raise fault from None
+            raise self._excused(fault, task) from None
         if fault is not None:
             stream.end()  # else whoever read it to its end did
         redactor = self._redactor
@@ -320,7 +282,16 @@ class HttpTransport:
                 message = f"{fault}: {message}"
             fault = TransportFault(message, kind="incomplete", sent=True, http_status=head.status)
         fault.partial = reply
-        raise fault from None
+        raise self._excused(fault, task) from None
+
+    def _excused(self, fault: TransportFault, task: asyncio.Task[object]) -> TransportFault:
+        """The fault; one of its own where the connection broke while this process did not run:
+        neither the row nor the server is to blame for that.
+        """
+        if fault.kind in BROKEN and self._deadlines.was_interrupted(task):
+            fault.args = (f"{fault} (batchrun was suspended meanwhile)",)
+            fault.kind = "suspended"
+        return fault
 
     def _fault(self, error: Exception, status: int | None) -> TransportFault:
         proxy = None if self._proxy is None else proxy_name(self._proxy)

@@ -155,7 +155,7 @@ class AttemptLoop:
             self._tally.requests += 1
             lane.exchanges.sent += 1
             key = lane.renewal.generation
-            sent_at_s = self._clock.now_s()
+            sent_at_s, missed_s = self._clock.now_s(), self._clock.missed_s
             exchange: Reply | TransportFault
             try:
                 exchange = await lane.transport.send(lane.worded(request))
@@ -163,16 +163,16 @@ class AttemptLoop:
                 # Its frames hold what had arrived: a whole bomb, until cycles are collected.
                 exchange = fault.with_traceback(None)
             except asyncio.CancelledError:
-                latency_s = self._clock.now_s() - sent_at_s
+                latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
                 self._interrupted(lane, run, wall_us, permit.queue_s, latency_s)
                 if reserved is not None and self._spending is not None:
                     self._spending.settle(reserved)
                 raise
-            latency_s = self._clock.now_s() - sent_at_s
+            latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
             if run.doubts:
                 forgive(run)
             verdict = judged = answered(exchange) or judge(
-                exchange, self._circumstances(lane, run, wall_us, sent_at_s + latency_s)
+                exchange, self._circumstances(lane, run, wall_us)
             )
             attempt = ledger_line(
                 run,
@@ -262,7 +262,7 @@ class AttemptLoop:
             run.charged += verdict.charged
         return verdict
 
-    def _circumstances(self, lane: Lane, run: RowRun, wall_us: int, now_s: float) -> Circumstances:
+    def _circumstances(self, lane: Lane, run: RowRun, wall_us: int) -> Circumstances:
         policy, refused_from_s = self._policy, lane.refused_from_s
         # Of several endpoints, what another one answered says nothing of this one.
         alone = self.pool.only is not None
@@ -273,8 +273,12 @@ class AttemptLoop:
             policy.wait_s_max,
             run.request.model == policy.model,
             run.charged + 1 >= policy.max_attempts,
-            0.0 if refused_from_s is None else now_s - refused_from_s,
+            0.0 if refused_from_s is None else self._awake_s() - refused_from_s,
         )
+
+    def _awake_s(self) -> float:
+        """The loop's time, less that in which this process did not run."""
+        return self._clock.now_s() - self._clock.missed_s
 
     def _act(
         self,
@@ -324,7 +328,7 @@ class AttemptLoop:
                 self._tally.throttled += 1
                 lane.exchanges.refused += 1
                 if lane.refused_from_s is None:
-                    lane.refused_from_s = self._clock.now_s()
+                    lane.refused_from_s = self._awake_s()
                 at_gate = lane.gate.cool_down(
                     verdict.wait_s, sent_at_s=sent_at_s, for_all=verdict.rule == "slow_down"
                 )
