@@ -4,13 +4,15 @@ Two rules keep an answer that has arrived from being taken for one that is late:
 
 - A task ends at the tick after the one that found its time over. Between the two ticks the loop has
   run, and has read what had come.
-- A tick that comes late by much shows that the process was stopped, or busy. What it missed is
-  added to everybody's time.
+- A tick that comes late by much shows that the process was stopped, or busy. What it is late by
+  is added to everybody's time; the tick itself is not, or a loop that is always late would never
+  end anything. So a stop costs an attempt a fortieth of its time, or half a second, at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from batchrun.adapters.clock import real_s
@@ -37,6 +39,7 @@ class Deadlines:
         self._expired: set[asyncio.Task[object]] = set()
         self._interrupted: set[asyncio.Task[object]] = set()
         self._looked_s = 0.0
+        self._missed_s = 0.0
         self._pulse: Pulse | None = None
 
     def enter(self, task: asyncio.Task[object]) -> None:
@@ -47,6 +50,12 @@ class Deadlines:
             self._looked_s = now_s
             self._pulse = Pulse(self._tick_s, now_s, self._real_s())
             self._loop.call_later(self._tick_s, self._tick, self._pulse)
+
+    def awake_s(self) -> float:
+        """Seconds of the monotonic clock, less those in which the process did not run."""
+        now_s = time.monotonic()
+        late_s = 0.0 if self._pulse is None else self._pulse.missed_s(now_s)
+        return now_s - self._missed_s - late_s
 
     def has_expired(self, task: asyncio.Task[object]) -> bool:
         """Whether the task's time ran out, and it was cancelled for that."""
@@ -87,6 +96,7 @@ class Deadlines:
 
     def _resume(self, gap: Gap, now_s: float) -> None:
         """Give back what was missed; nobody gets more than a whole time from now on."""
+        self._missed_s += gap.missed_s
         if sum(gap) >= AWAY_S_MIN:
             self._interrupted.update(self._due)
         latest_s = now_s + self._timeout_s

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -113,6 +114,8 @@ class HttpTransport:
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self._timeout_s)
         self._large = Large(self._concurrency)
+        # Time to the first token is told of streams alone; this clock costs more than that one.
+        self._clock = self._deadlines.awake_s if self._stream else time.monotonic
         self._session = aiohttp.ClientSession(
             connector=self._connector(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
@@ -151,7 +154,7 @@ class HttpTransport:
         assert task is not None
         self._deadlines.enter(task)
         # The status counts once the head of a reply is there, for faults that come after it.
-        arrived = Arriving(self._body_bytes_max, self._large)
+        arrived = self._arriving()
         try:
             head, answer = await self._post(self._url, request.body, arrived)
             if head.status in FOLLOWED:
@@ -162,7 +165,7 @@ class HttpTransport:
                         break
                     url = there
                     arrived.close()
-                    arrived = Arriving(self._body_bytes_max, self._large)
+                    arrived = self._arriving()
                     head, answer = await self._post(url, request.body, arrived)
             if arrived.stream is not None:
                 return self._folded(arrived, None, task)
@@ -191,6 +194,9 @@ class HttpTransport:
         finally:
             self._deadlines.leave(task)
             arrived.close()
+
+    def _arriving(self) -> Arriving:
+        return Arriving(self._body_bytes_max, self._large, self._clock)
 
     async def _post(self, url: str, body: bytes, arrived: Arriving) -> tuple[Head, bytes]:
         if self._proxy is not None:

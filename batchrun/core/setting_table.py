@@ -387,7 +387,7 @@ TABLE: tuple[Setting, ...] = (
         "timeout_s",
         "number",
         "--timeout",
-        "Seconds one attempt may take, by the wall clock.",
+        "Seconds one attempt may take, by the wall clock, less the time batchrun is suspended.",
         default=600.0,
         metavar="S",
         low=0.001,
@@ -469,7 +469,8 @@ TABLE: tuple[Setting, ...] = (
         "deadline_s",
         "number",
         "--deadline",
-        "Stop so many seconds after the start of the process; what is in flight may finish.",
+        "Stop so many seconds after the start of the process, suspended or not; what is in "
+        "flight may finish.",
         metavar="S",
         low=0,
     ),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LATE_S_MIN = 0.1
-"""Beats come a little late all the time; so do those of short periods by more than a period."""
+"""Any beat comes a little late, and one of a short period by more than a period."""
 
 
 class Gap(NamedTuple):
@@ -25,14 +25,11 @@ class Gap(NamedTuple):
     slept_s: float
 
 
-NO_GAP = Gap(0.0, 0.0)
-
-
 class Pulse:
     """Finds gaps between beats that should come every ``period_s``.
 
-    A gap shorter than a period, or than ``LATE_S_MIN``, is none: that is how loops and schedulers
-    are.
+    What is shorter than a period, or than ``LATE_S_MIN``, is no gap: a loop with work to do is as
+    late as that.
     """
 
     def __init__(self, period_s: float, now_s: float, real_s: float) -> None:
@@ -44,13 +41,12 @@ class Pulse:
 
     def beat(self, now_s: float, real_s: float) -> Gap:
         """The gap since the beat before this one."""
-        took_s = now_s - self._now_s
-        late_s = took_s - self._period_s
-        slept_s = real_s - self._real_s - took_s
+        missed_s = self.missed_s(now_s)
+        slept_s = real_s - self._real_s - (now_s - self._now_s)
         self._now_s, self._real_s = now_s, real_s
-        if late_s <= self._least_s and slept_s <= self._least_s:
-            return NO_GAP
-        return Gap(
-            late_s if late_s > self._least_s else 0.0,
-            slept_s if slept_s > self._least_s else 0.0,
-        )
+        return Gap(missed_s, slept_s if slept_s > self._least_s else 0.0)
+
+    def missed_s(self, now_s: float) -> float:
+        """What was missed of the monotonic clock by now, where the next beat is still to come."""
+        late_s = now_s - self._now_s - self._period_s
+        return late_s if late_s > self._least_s else 0.0

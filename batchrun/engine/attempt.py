@@ -263,7 +263,7 @@ class AttemptLoop:
         return verdict
 
     def _circumstances(self, lane: Lane, run: RowRun, wall_us: int) -> Circumstances:
-        policy, refused_from_s = self._policy, lane.refused_from_s
+        policy, clock, refused_from_s = self._policy, self._clock, lane.refused_from_s
         # Of several endpoints, what another one answered says nothing of this one.
         alone = self.pool.only is not None
         return Circumstances(
@@ -273,12 +273,8 @@ class AttemptLoop:
             policy.wait_s_max,
             run.request.model == policy.model,
             run.charged + 1 >= policy.max_attempts,
-            0.0 if refused_from_s is None else self._awake_s() - refused_from_s,
+            0.0 if refused_from_s is None else clock.now_s() - clock.missed_s - refused_from_s,
         )
-
-    def _awake_s(self) -> float:
-        """The loop's time, less that in which this process did not run."""
-        return self._clock.now_s() - self._clock.missed_s
 
     def _act(
         self,
@@ -328,7 +324,7 @@ class AttemptLoop:
                 self._tally.throttled += 1
                 lane.exchanges.refused += 1
                 if lane.refused_from_s is None:
-                    lane.refused_from_s = self._awake_s()
+                    lane.refused_from_s = self._clock.now_s() - self._clock.missed_s
                 at_gate = lane.gate.cool_down(
                     verdict.wait_s, sent_at_s=sent_at_s, for_all=verdict.rule == "slow_down"
                 )
