@@ -57,7 +57,7 @@ class Lane:
         self.renewal = renewal
         self.exchanges = Exchanges()
         self.refused_from_s: float | None = None
-        """Since when it has answered with refusals only: the clock's ``now_s`` less ``missed_s``."""
+        """Since when it has answered with refusals only, in time awake (``now_s - missed_s``)."""
         self.closed: Stop | None = None
         """Why nothing is sent there any more in this session."""
         self.promised = False

@@ -9,10 +9,15 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TIMEOUT_S = 2
 STOP_S = 3.0
@@ -40,117 +45,137 @@ def _proven(cli, published, rows):
     return results
 
 
-class TestAnswersThatCameMeanwhile:
-    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-    @pytest.mark.parametrize("size", [10, 300_000], ids=["small", "large"])
-    def test_they_are_taken(
-        self, cli, scripted, answer, jsonl, until, published, authority, tls, size
-    ):
-        """They wait in the sockets, also where they fill them; no row is sent twice."""
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("size", [10, 300_000], ids=["small", "large"])
+def test_answers_that_came_meanwhile_are_taken(
+    cli, scripted, answer, jsonl, until, published, authority, tls, size
+):
+    """They wait in the sockets, also where they fill them; no row is sent twice."""
 
-        def reply(*_):
-            time.sleep(0.8)
-            return 200, {}, answer("x" * size)
+    def reply(*_):
+        time.sleep(0.8)
+        return 200, {}, answer("x" * size)
 
-        endpoint = scripted(reply, authority.server_tls() if tls else None)
-        flags = ("--ca-file", authority.file) if tls else ()
-        live = _run(cli, jsonl(24), endpoint, "--concurrency", 8, "--max-attempts", 1, *flags)
-        for _ in range(2):
-            seen = len(endpoint.requests)
-            until(lambda seen=seen: len(endpoint.requests) >= min(24, seen + 8))
-            _suspend(live)
-        done = live.wait()
-        assert done.code == 0, done.err
-        results = _proven(cli, published, 24)
-        assert len(endpoint.requests) == 24
-        assert all(row["latency_s"] < TIMEOUT_S for row in results)
-
-    def test_streams(self, cli, streaming, jsonl, until, published):
-        """A stream goes on where it was, and so does its connection; the time to its first token
-        is told without the stop.
-        """
-        endpoint = streaming(events=20, every_s=0.06)
-        live = _run(cli, jsonl(8), endpoint, "--stream", "--concurrency", 4)
-        until(lambda: endpoint.opened >= 4)
+    endpoint = scripted(reply, authority.server_tls() if tls else None)
+    flags = ("--ca-file", authority.file) if tls else ()
+    live = _run(cli, jsonl(24), endpoint, "--concurrency", 8, "--max-attempts", 1, *flags)
+    for _ in range(2):
+        seen = len(endpoint.requests)
+        until(lambda seen=seen: len(endpoint.requests) >= min(24, seen + 8))
         _suspend(live)
-        until(lambda: endpoint.requests >= 8)
-        _suspend(live)
-        done = live.wait()
-        assert done.code == 0, done.err
-        results = _proven(cli, published, 8)
-        assert {row["content"] for row in results} == {"".join(f"{n} " for n in range(20))}
-        assert all(0 < row["ttft_s"] <= row["latency_s"] < TIMEOUT_S for row in results)
-        assert endpoint.requests == 8
-
-    @pytest.mark.parametrize("how", ["whole", "by its end"])
-    def test_from_a_server_that_closed_the_connection(
-        self, cli, streaming, jsonl, until, published, how
-    ):
-        """An answer counts though its connection was closed behind it."""
-        endpoint = streaming(events=5, every_s=0.1, ending=how)
-        live = _run(cli, jsonl(8), endpoint, "--stream", "--concurrency", 4)
-        until(lambda: endpoint.opened >= 4)
-        _suspend(live)
-        done = live.wait()
-        assert done.code == 0, done.err
-        _proven(cli, published, 8)
-
-    def test_the_grace_is_not_over(self, cli, scripted, answer, jsonl, until, published):
-        """A run that is asked to end, and suspended for longer than --grace, takes what came."""
-
-        def reply(*_):
-            time.sleep(1.0)
-            return 200, {}, answer()
-
-        endpoint = scripted(reply)
-        live = _run(cli, jsonl(20), endpoint, "--concurrency", 4, "--grace", 1.5)
-        until(lambda: len(endpoint.requests) >= 4)
-        live.signal(signal.SIGTERM)
-        time.sleep(0.1)
-        _suspend(live)
-        assert live.wait().code == 143
-        assert published(cli.folder / "run")["status"].to_pylist() == ["ok"] * 4
+    done = live.wait()
+    assert done.code == 0, done.err
+    results = _proven(cli, published, 24)
+    assert len(endpoint.requests) == 24
+    assert all(row["latency_s"] < TIMEOUT_S for row in results)
 
 
-class TestConnectionsThatBrokeMeanwhile:
-    @pytest.mark.parametrize("mode", ["plain", "streams"])
-    def test_they_cost_no_attempt(self, cli, streaming, jsonl, until, published, mode):
-        """A server that resets what is not read, each time anew: rows that may fail once do not."""
-        endpoint = streaming(events=3, every_s=0.1, breaks=3)
-        more = ("--stream",) if mode == "streams" else ()
-        live = _run(cli, jsonl(2), endpoint, "--concurrency", 2, "--max-attempts", 1, *more)
-        for nth in range(1, 4):
-            until(lambda nth=nth: endpoint.requests >= 2 * nth)
-            os.kill(live.process.pid, signal.SIGSTOP)
-            endpoint.break_all()
-            time.sleep(STOP_S)
-            os.kill(live.process.pid, signal.SIGCONT)
-        done = live.wait()
-        assert done.code == 0, done.err
-        cli.verified("run")
-        assert published(cli.folder / "run")["status"].to_pylist() == ["ok", "ok"]
-        ledger = published(cli.folder / "run", "attempts").to_pylist()
-        lost = [line for line in ledger if line["error_class"]]
-        assert {(line["error_class"], line["error_code"]) for line in lost} == {
-            ("connection", "suspended")
-        }
-        assert len(lost) == 6
+def test_a_stream_goes_on_where_it_was(cli, streaming, jsonl, until, published):
+    """It keeps its connection, and the time to its first token is measured without the stop."""
+    endpoint = streaming(events=20, every_s=0.06)
+    live = _run(cli, jsonl(8), endpoint, "--stream", "--concurrency", 4)
+    until(lambda: endpoint.opened >= 4)
+    _suspend(live)
+    until(lambda: endpoint.requests >= 8)
+    _suspend(live)
+    done = live.wait()
+    assert done.code == 0, done.err
+    results = _proven(cli, published, 8)
+    assert {row["content"] for row in results} == {"".join(f"{n} " for n in range(20))}
+    assert all(0 < row["ttft_s"] <= row["latency_s"] < TIMEOUT_S for row in results)
+    assert endpoint.requests == 8
 
-    def test_a_connection_that_is_being_made(self, cli, jsonl, until, published, streaming):
-        """Its time is over when the run wakes up; it is made anew, and the row is not charged."""
-        endpoint = streaming(events=1, every_s=0.0, shut=True)
-        live = _run(
-            cli, jsonl(2), endpoint, *("--concurrency", 2), *("--max-attempts", 1),
-            *("--connect-timeout", 1.5),
-        )  # fmt: skip
-        until(lambda: live.process.poll() is not None or _connecting(endpoint.port) >= 1)
+
+@pytest.mark.parametrize("how", ["whole", "by its end"])
+def test_answers_of_a_server_that_closed_the_connection_are_taken(
+    cli, streaming, jsonl, until, published, how
+):
+    """An answer counts though its connection was closed behind it."""
+    endpoint = streaming(events=5, every_s=0.1, ending=how)
+    live = _run(cli, jsonl(8), endpoint, "--stream", "--concurrency", 4)
+    until(lambda: endpoint.opened >= 4)
+    _suspend(live)
+    done = live.wait()
+    assert done.code == 0, done.err
+    _proven(cli, published, 8)
+
+
+def test_a_suspended_run_keeps_its_grace(cli, scripted, answer, jsonl, until, published):
+    """A run that is asked to end, and suspended for longer than --grace, takes what came."""
+
+    def reply(*_):
+        time.sleep(1.0)
+        return 200, {}, answer()
+
+    endpoint = scripted(reply)
+    live = _run(cli, jsonl(20), endpoint, "--concurrency", 4, "--grace", 1.5)
+    until(lambda: len(endpoint.requests) >= 4)
+    live.signal(signal.SIGTERM)
+    time.sleep(0.1)
+    _suspend(live)
+    assert live.wait().code == 143
+    assert published(cli.folder / "run")["status"].to_pylist() == ["ok"] * 4
+
+
+@pytest.mark.parametrize("mode", ["plain", "streams"])
+def test_connections_that_broke_meanwhile_cost_no_attempt(
+    cli, streaming, jsonl, until, published, mode
+):
+    """A server that resets what is not read, each time anew: rows that may fail once do not."""
+    endpoint = streaming(events=3, every_s=0.1, breaks=3)
+    more = ("--stream",) if mode == "streams" else ()
+    live = _run(cli, jsonl(2), endpoint, "--concurrency", 2, "--max-attempts", 1, *more)
+    for nth in range(1, 4):
+        until(lambda nth=nth: endpoint.requests >= 2 * nth)
         os.kill(live.process.pid, signal.SIGSTOP)
+        endpoint.break_all()
         time.sleep(STOP_S)
-        endpoint.open()
         os.kill(live.process.pid, signal.SIGCONT)
-        done = live.wait()
-        assert done.code == 0, done.err
-        assert published(cli.folder / "run")["status"].to_pylist() == ["ok", "ok"]
+    done = live.wait()
+    assert done.code == 0, done.err
+    cli.verified("run")
+    assert published(cli.folder / "run")["status"].to_pylist() == ["ok", "ok"]
+    ledger = published(cli.folder / "run", "attempts").to_pylist()
+    lost = [line for line in ledger if line["error_class"]]
+    assert {(line["error_class"], line["error_code"]) for line in lost} == {
+        ("connection", "suspended")
+    }
+    assert len(lost) == 6
+
+
+def test_a_connection_that_was_being_made_costs_no_attempt(cli, jsonl, until, published, streaming):
+    """Its time is over when the run wakes up; it is made anew, and the row is not charged."""
+    endpoint = streaming(events=1, every_s=0.0, shut=True)
+    already = _connecting(endpoint.port)
+    live = _run(
+        cli, jsonl(2), endpoint, *("--concurrency", 2), *("--max-attempts", 1),
+        *("--connect-timeout", 1.5),
+    )  # fmt: skip
+    until(lambda: _connecting(endpoint.port) >= already + 2)
+    os.kill(live.process.pid, signal.SIGSTOP)
+    time.sleep(STOP_S)
+    endpoint.open()
+    os.kill(live.process.pid, signal.SIGCONT)
+    done = live.wait()
+    assert done.code == 0, done.err
+    assert published(cli.folder / "run")["status"].to_pylist() == ["ok", "ok"]
+
+
+def test_a_key_command_keeps_its_time():
+    """A command that prints the key while the run is suspended was not too slow."""
+    program = (
+        "from batchrun.adapters.key_command import output_of\n"
+        "print('ready', flush=True)\n"
+        "print(output_of(['sh', '-c', 'sleep 1; echo key'], lambda: False, timeout_s=2))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ROOT)
+    with process:
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(STOP_S)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read() == b"b'key\\n'\n"
 
 
 def _connecting(port):
