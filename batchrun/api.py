@@ -116,6 +116,7 @@ class Options(TypedDict, total=False):
     tpm: float
     models: Sequence[str] | Mapping[str, str]
     weight: float
+    keepalive_s: float
     endpoints: Sequence[Mapping[str, Any]]
     max_attempts: int
     timeout_s: float

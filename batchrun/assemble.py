@@ -207,7 +207,7 @@ class _Session:
         clock = LoopClock()
         if signals:
             on_signals(switch, self._say)
-        switch.stop_at(self._settings.deadline_s, time.monotonic() - started_s)
+        switch.stop_at(self._settings.deadline_s, time.monotonic() - started_s, clock)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
         sealer = parts.Sealer(opened.parts, opened.journal)
         before = self._count_resumed()
@@ -217,6 +217,7 @@ class _Session:
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with contextlib.AsyncExitStack() as stack:
+                stack.enter_context(clock.beating())
                 loop = await attempts(
                     stack,
                     self._settings,

@@ -112,9 +112,9 @@ class TransportFault(BatchrunError):
     """One exchange ended without a whole reply.
 
     ``kind`` is a key of the verdict table: ``timeout``, ``dns``, ``connect``, ``stale``, ``reset``,
-    ``cut``, ``incomplete``, ``tls``, ``proxy`` or ``too_large``. ``sent`` tells whether the request
-    may have reached the server: then it may have been billed. ``http_status`` is there when the
-    reply's head had arrived, ``partial`` when part of a streamed answer had.
+    ``cut``, ``incomplete``, ``suspended``, ``tls``, ``proxy`` or ``too_large``. ``sent`` tells
+    whether the request may have reached the server: then it may have been billed. ``http_status``
+    is there when the reply's head had arrived, ``partial`` when part of a streamed answer had.
     """
 
     def __init__(

@@ -212,6 +212,11 @@ class Observer(Protocol):
 class Clock(Protocol):
     """Time, so that tests can run it."""
 
+    missed_s: float
+    """Seconds of ``now_s`` in which this process did not run: it was stopped, or its loop busy."""
+    slept_s: float
+    """Seconds for which the machine slept; ``now_s`` does not count them."""
+
     def now_s(self) -> float:
         """Monotonic seconds, the event loop's time."""
         ...

@@ -97,7 +97,10 @@ RESULTS = {
     "endpoint": "The name of the endpoint that was asked.",
     "request_id": "The server's name for the exchange (`x-request-id`), for its support.",
     "started_at": "When the last attempt was sent.",
-    "latency_s": "Seconds from sending the last attempt to the end of its reply.",
+    "latency_s": (
+        "Seconds from sending the last attempt to the end of its reply, less those for which "
+        "batchrun was suspended."
+    ),
     "ttft_s": (
         "Seconds from sending the last attempt to the first thing the model said: text, "
         "reasoning, a refusal or a tool call. Null where the answer was not streamed."
@@ -117,7 +120,10 @@ ATTEMPTS = {
     "service_tier": "The service tier that answered.",
     "started_at": "When it was sent.",
     "queue_s": "Seconds waited for the limits before it was sent.",
-    "latency_s": "Seconds from sending it to the end of its reply.",
+    "latency_s": (
+        "Seconds from sending it to the end of its reply, less those for which batchrun was "
+        "suspended."
+    ),
     "http_status": "The HTTP status. Null where no reply came.",
     "error_class": "The error class. Null for success.",
     "error_code": (
@@ -389,6 +395,7 @@ FAULTS = {
     "reset": "connection closed before a reply",
     "cut": "connection closed within the reply",
     "incomplete": "a stream ends before its answer does",
+    "suspended": "one of these while batchrun itself was stopped, or asleep with its machine",
     "tls": "TLS failure",
     "proxy": "the proxy refuses",
     "too_large": "reply too large",
@@ -613,6 +620,7 @@ def configuration() -> Iterator[str]:
             kind = ", ".join(map(code, setting.choices))
         elif setting.low is not None:
             kind += f", at least {setting.low:g}"
+            kind += "" if setting.high is None else f", at most {setting.high:g}"
         default = "" if setting.default in (None, (), {}) else code(setting.default)
         if setting.kind == "bool":
             default = code(str(setting.default).lower())

@@ -64,6 +64,7 @@ class Access:
             tls=self.tls,
             stream=settings.stream,
             key_header=self.endpoint.api_key_header,
+            keepalive_s=self.endpoint.keepalive_s,
         ) as transport:
             credentials = RenewableKey(
                 self.source,

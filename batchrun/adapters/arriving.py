@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -33,6 +34,7 @@ class Arriving:
 
     __slots__ = (
         "_bytes_max",
+        "_clock",
         "_label",
         "_large",
         "_pieces",
@@ -46,13 +48,16 @@ class Arriving:
         "ttft_s",
     )
 
-    def __init__(self, bytes_max: int, large: Large) -> None:
+    def __init__(
+        self, bytes_max: int, large: Large, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """``bytes_max`` bounds the body as it comes, with all that frames a stream's events."""
+        self._clock = clock
         self._bytes_max = bytes_max
         self._large = large
         self._slot = False
         self._size = 0
-        self._started_s = time.monotonic()
+        self._started_s = clock()
         self._pieces: list[bytes] = []
         self._plain = False
         self._label = sse.EVENT_STREAM
@@ -185,7 +190,7 @@ class Arriving:
 
     def _look(self, stream: Stream) -> None:
         if self.ttft_s is None and stream.begun:
-            self.ttft_s = time.monotonic() - self._started_s
+            self.ttft_s = self._clock() - self._started_s
 
     def _finished(self) -> bytes:
         """The body, once it has ended; empty where it is a stream."""

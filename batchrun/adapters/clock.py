@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
+from functools import partial
+
+from batchrun.core.suspension import Pulse
+
+BEAT_S = 0.5
+
+real_s = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds by a clock that is never set, and goes on while the machine sleeps. Linux has a clock of
+its own for that; macOS' monotonic one does so, and is not the one that ``time.monotonic`` reads.
+"""
 
 
 class LoopClock:
@@ -12,8 +24,26 @@ class LoopClock:
     _latest_us = 0
 
     def __init__(self) -> None:
-        self.now_s = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self.now_s = self._loop.time
         self.sleep = asyncio.sleep
+        self.missed_s = 0.0
+        self.slept_s = 0.0
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Notice meanwhile how long the process does not run."""
+        self._beat(Pulse(BEAT_S, self.now_s(), real_s()))
+        try:
+            yield
+        finally:
+            self._timer.cancel()
+
+    def _beat(self, pulse: Pulse) -> None:
+        gap = pulse.beat(self.now_s(), real_s())
+        self.missed_s += gap.missed_s
+        self.slept_s += gap.slept_s
+        self._timer = self._loop.call_later(BEAT_S, self._beat, pulse)
 
     @staticmethod
     def wall_us() -> int:

@@ -22,8 +22,12 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
+from batchrun.adapters.clock import real_s
+
 IDLE_S_MAX = 15.0
-"""Connections that lay idle for so long are closed; the connector's own bound."""
+"""Connections that lay idle for so long are closed; the connector's own bound. The time for which
+the machine slept counts: a network has forgotten them then, and would say nothing.
+"""
 
 LOST_MIN = 2
 LOST_SHARE = 1 / 8
@@ -123,7 +127,7 @@ class Connections:
         if not self._keeps or held.protocol.should_close:
             held.connection.close()
             return
-        held.idle_from_s = self._loop.time()
+        held.idle_from_s = real_s()
         self._idle.append(held)
         if self._asking:
             self.let_go()
@@ -135,10 +139,11 @@ class Connections:
         self._close_old()
         self._watching = bool(self._idle)
         if self._idle:
-            self._loop.call_at(self._idle[0].idle_from_s + IDLE_S_MAX, self._watch)
+            idle_s = real_s() - self._idle[0].idle_from_s
+            self._loop.call_later(IDLE_S_MAX - idle_s, self._watch)
 
     def _close_old(self) -> None:
-        old_s = self._loop.time() - IDLE_S_MAX
+        old_s = real_s() - IDLE_S_MAX
         while self._idle and self._idle[0].idle_from_s <= old_s:
             self._idle.popleft().connection.close()
 

@@ -15,8 +15,10 @@ The parts used here and in ``connections``, beside what aiohttp documents:
 from __future__ import annotations
 
 import asyncio
+import errno
+import inspect
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -35,8 +37,14 @@ _LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 HEADER_BYTES_MAX = 2**16
 HEADERS_MAX = 1024
-"""Of a response's head. aiohttp's own bounds (8 KB, 128) are met by content security policies and
-by what a chain of proxies adds."""
+HEAD_BOUNDS: dict[str, Any] = {
+    "max_line_size": HEADER_BYTES_MAX,
+    "max_field_size": HEADER_BYTES_MAX,
+}
+"""Bounds of a response's head. aiohttp's own (8 KB, 128 headers) are met by content security
+policies and by what a chain of proxies adds."""
+if "max_headers" in inspect.signature(aiohttp.ClientSession).parameters:
+    HEAD_BOUNDS["max_headers"] = HEADERS_MAX  # earlier releases do not bound the number
 
 
 class Head(NamedTuple):
@@ -110,9 +118,7 @@ class Poster:
                 read_until_eof=True,
                 auto_decompress=True,
                 read_bufsize=READ_BUFFER_BYTES,
-                max_line_size=HEADER_BYTES_MAX,
-                max_field_size=HEADER_BYTES_MAX,
-                max_headers=HEADERS_MAX,
+                **HEAD_BOUNDS,
             )
             transport = self._send(protocol.transport, body)
             if tap is not None:
@@ -127,6 +133,8 @@ class Poster:
                 # Answered before everything was sent: the rest must not meet the next request.
                 protocol.force_close()
         except _LOST as error:
+            # One that died while it was waited on was not closed between two exchanges.
+            begun = begun or getattr(error, "errno", None) == errno.ETIMEDOUT
             self._connections.lost(held, begun=begun)
             # With part of a head, the error holds that instead of a text.
             if begun or not held.used or not isinstance(getattr(error, "message", ""), str):

@@ -70,7 +70,10 @@ def fault(
     if isinstance(
         error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.EofStream)
     ):
-        return TransportFault(f"the connection was closed: {text}", kind="reset", sent=True)
+        how = f"the connection was closed: {text}"
+        if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
+            how = f"the connection is dead: {proxy or where} no longer answers, not even probes"
+        return TransportFault(how, kind="reset", sent=True)
     if isinstance(error, HttpProcessingError):
         advice = " (the server speaks TLS: use https://)" if _TLS_RECORD in text else ""
         text = f"the reply is not HTTP as it should be: {text}{advice}"

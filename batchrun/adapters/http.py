@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -21,8 +22,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from batchrun.adapters.arriving import Arriving
 from batchrun.adapters.connections import Connections
-from batchrun.adapters.exchange import HEADER_BYTES_MAX, HEADERS_MAX, BodyReader, Head, Poster
+from batchrun.adapters.deadlines import Deadlines
+from batchrun.adapters.exchange import HEAD_BOUNDS, BodyReader, Head, Poster
 from batchrun.adapters.faults import fault
+from batchrun.adapters.keepalive import ProbedConnector
 from batchrun.adapters.tap import Large
 from batchrun.core.providers import AUTHORIZATION
 from batchrun.core.proxies import proxy_name
@@ -40,51 +43,10 @@ REMARK_MAX = 200
 """Characters of what a server said in a stream beside an answer."""
 LARGE_BODY_BYTES = 2**20
 """aiohttp wants larger bodies as a stream."""
+BROKEN = frozenset("dns connect stale reset cut incomplete".split())
+"""Faults that a connection may have because nobody attended to it."""
 ELSEWHERE_MAX = 16
 """Paths that redirects led to and that are kept ready."""
-
-
-class Deadlines:
-    """One timer for many tasks that all get the same time.
-
-    Since the time is the same for all, the task that entered first is due first, and a look at the
-    front of a queue is all there is to do. A timer of its own for every exchange costs 10 %.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._tick_s = min(1.0, max(0.02, timeout_s / 20))
-        self._loop = asyncio.get_running_loop()
-        self._due: dict[asyncio.Task[object], float] = {}
-        self._expired: set[asyncio.Task[object]] = set()
-        self._ticking = False
-
-    def enter(self, task: asyncio.Task[object]) -> None:
-        """The task's time starts."""
-        self._due[task] = self._loop.time() + self._timeout_s
-        if not self._ticking:
-            self._ticking = True
-            self._loop.call_later(self._tick_s, self._tick)
-
-    def leave(self, task: asyncio.Task[object]) -> bool:
-        """The task's time ends. True if it had run out and the task was cancelled for it."""
-        self._due.pop(task, None)
-        if self._expired and task in self._expired:
-            self._expired.discard(task)
-            return True
-        return False
-
-    def _tick(self) -> None:
-        now = self._loop.time()
-        for task, due in list(self._due.items()) if self._due else ():
-            if due > now:
-                break
-            del self._due[task]
-            self._expired.add(task)
-            task.cancel()
-        self._ticking = bool(self._due)
-        if self._ticking:
-            self._loop.call_later(self._tick_s, self._tick)
 
 
 class HttpTransport:
@@ -105,12 +67,14 @@ class HttpTransport:
         redactor: Redactor | None = None,
         stream: bool = False,
         key_header: str = AUTHORIZATION,
+        keepalive_s: float = 0.0,
     ) -> None:
         """``address`` is the full URL requests are posted to, maybe with a Unix socket; ``key``
         goes into ``key_header`` unless ``headers`` bring their own, as ``Bearer KEY`` where that is
         the authorization; ``proxy`` is a URL; ``tls`` (default: the system's authorities) is for
         ``https``; ``redactor`` (default: one that knows the key) cleans every reply; ``stream``
-        says that streams are expected, which makes them cheap to read (they are read in any case).
+        says that streams are expected, which makes them cheap to read (they are read in any case);
+        ``keepalive_s`` is the silence after which a connection is probed (0: never).
         """
         self._redactor = redactor or Redactor([key] if key else [])
         self._url, self._socket = Address(address) if isinstance(address, str) else address
@@ -124,6 +88,7 @@ class HttpTransport:
         self._headers = self._headers_with(key)
         self._proxy = proxy
         self._tls = tls
+        self._keepalive_s = keepalive_s
         self._where = self._socket or urlsplit(self._url).netloc
 
     def __repr__(self) -> str:
@@ -149,15 +114,15 @@ class HttpTransport:
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self._timeout_s)
         self._large = Large(self._concurrency)
+        # Time to the first token is told of streams alone; this clock costs more than that one.
+        self._clock = self._deadlines.awake_s if self._stream else time.monotonic
         self._session = aiohttp.ClientSession(
             connector=self._connector(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=True,
-            max_line_size=HEADER_BYTES_MAX,
-            max_field_size=HEADER_BYTES_MAX,
-            max_headers=HEADERS_MAX,
+            **HEAD_BOUNDS,
         )
         self._connections = Connections(self._session, self._url)
         self._posters = {self._url: self._poster(self._url)}
@@ -169,9 +134,10 @@ class HttpTransport:
     def _connector(self) -> aiohttp.BaseConnector:
         if self._socket is not None:
             return aiohttp.UnixConnector(self._socket, limit=self._concurrency)
-        return aiohttp.TCPConnector(
-            limit=self._concurrency, ttl_dns_cache=60, ssl=True if self._tls is None else self._tls
-        )
+        tls = True if self._tls is None else self._tls
+        if self._keepalive_s > 0:
+            return ProbedConnector(self._keepalive_s, limit=self._concurrency, tls=tls)
+        return aiohttp.TCPConnector(limit=self._concurrency, ttl_dns_cache=60, ssl=tls)
 
     async def __aexit__(
         self,
@@ -188,7 +154,7 @@ class HttpTransport:
         assert task is not None
         self._deadlines.enter(task)
         # The status counts once the head of a reply is there, for faults that come after it.
-        arrived = Arriving(self._body_bytes_max, self._large)
+        arrived = self._arriving()
         try:
             head, answer = await self._post(self._url, request.body, arrived)
             if head.status in FOLLOWED:
@@ -199,19 +165,19 @@ class HttpTransport:
                         break
                     url = there
                     arrived.close()
-                    arrived = Arriving(self._body_bytes_max, self._large)
+                    arrived = self._arriving()
                     head, answer = await self._post(url, request.body, arrived)
             if arrived.stream is not None:
-                return self._folded(arrived, None)
+                return self._folded(arrived, None, task)
             redactor = self._redactor
             return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
         except asyncio.CancelledError:
-            if self._deadlines.leave(task) and task.uncancel() == 0:
+            if self._deadlines.has_expired(task) and task.uncancel() == 0:
                 message = f"no whole reply within {self._timeout_s:g} s"
                 fault = TransportFault(
                     message, kind="timeout", sent=True, http_status=arrived.status
                 )
-                return self._folded(arrived, fault)
+                return self._folded(arrived, fault, task)
             raise
         except (
             aiohttp.ClientError,
@@ -221,13 +187,16 @@ class HttpTransport:
             TimeoutError,
         ) as error:
             # Not chained: aiohttp's errors hold the request's headers, the key among them.
-            return self._folded(arrived, self._fault(error, arrived.status))
+            return self._folded(arrived, self._fault(error, arrived.status), task)
         except TransportFault as fault:
             fault.http_status = arrived.status
-            return self._folded(arrived, fault)
+            return self._folded(arrived, fault, task)
         finally:
             self._deadlines.leave(task)
             arrived.close()
+
+    def _arriving(self) -> Arriving:
+        return Arriving(self._body_bytes_max, self._large, self._clock)
 
     async def _post(self, url: str, body: bytes, arrived: Arriving) -> tuple[Head, bytes]:
         if self._proxy is not None:
@@ -287,7 +256,9 @@ class HttpTransport:
         redactor = self._redactor
         return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
 
-    def _folded(self, arrived: Arriving, fault: TransportFault | None) -> Reply:
+    def _folded(
+        self, arrived: Arriving, fault: TransportFault | None, task: asyncio.Task[object]
+    ) -> Reply:
         """The reply that a stream makes, also where the connection broke behind a whole answer.
 
         Raises the fault otherwise, with what had arrived; ``fault`` is what ended the stream.
@@ -295,7 +266,7 @@ class HttpTransport:
         stream, head = arrived.stream, arrived.head
         if stream is None or head is None:
             assert fault is not None
-            raise fault from None
+            raise self._excused(fault, task) from None
         if fault is not None:
             stream.end()  # else whoever read it to its end did
         redactor = self._redactor
@@ -317,7 +288,16 @@ class HttpTransport:
                 message = f"{fault}: {message}"
             fault = TransportFault(message, kind="incomplete", sent=True, http_status=head.status)
         fault.partial = reply
-        raise fault from None
+        raise self._excused(fault, task) from None
+
+    def _excused(self, fault: TransportFault, task: asyncio.Task[object]) -> TransportFault:
+        """The fault; one of its own where the connection broke while this process did not run:
+        neither the row nor the server is to blame for that.
+        """
+        if fault.kind in BROKEN and self._deadlines.was_interrupted(task):
+            fault.args = (f"{fault} (batchrun was suspended meanwhile)",)
+            fault.kind = "suspended"
+        return fault
 
     def _fault(self, error: Exception, status: int | None) -> TransportFault:
         proxy = None if self._proxy is None else proxy_name(self._proxy)

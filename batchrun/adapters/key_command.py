@@ -15,7 +15,9 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
+from batchrun.adapters.clock import real_s
 from batchrun.core.redact import Redactor
+from batchrun.core.suspension import Pulse
 from batchrun.errors import KeyUnavailableError
 
 TIMEOUT_S = 30.0
@@ -66,6 +68,7 @@ def _read(
     """
     assert process.stdout is not None
     assert process.stderr is not None
+    pulse = Pulse(POLL_S, time.monotonic(), real_s())
     found = {process.stdout: bytearray(), process.stderr: bytearray()}
     with selectors.DefaultSelector() as selector:
         for stream in found:
@@ -87,7 +90,9 @@ def _read(
             if any(len(data) > OUTPUT_BYTES_MAX for data in found.values()):
                 message = f"{name} printed more than {OUTPUT_BYTES_MAX:,} bytes: that is no key"
                 raise KeyUnavailableError(message)
-            if stop() or time.monotonic() > due_s:
+            now_s = time.monotonic()
+            due_s += pulse.beat(now_s, real_s()).missed_s
+            if stop() or now_s > due_s:
                 told = _told(bytes(found[process.stderr]), bytes(found[process.stdout]))
                 message = f"{name} did not end in time{told}"
                 raise KeyUnavailableError(message)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import socket
 import threading
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchrun.adapters import disk
+from batchrun.adapters.clock import real_s
 from batchrun.adapters.files import open_private
 from batchrun.errors import RunLockedError, StorageError
 
@@ -71,6 +73,7 @@ class Lock:
         self._text = ""
         self._released = threading.Event()
         self._taken_by: str | None = None
+        self._looked_s = math.inf
 
     def acquire(self) -> None:
         """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
@@ -98,10 +101,17 @@ class Lock:
         )
         disk.truncate(self._descriptors[-1], 0)
         disk.pwrite(self._descriptors[-1], self._text.encode(), 0)
+        self._looked_s = real_s()
         threading.Thread(target=self._beat, name="lock", daemon=True).start()
 
     def check(self) -> None:
-        """Raise ``StorageError`` if another machine took the directory over."""
+        """Raise ``StorageError`` if another machine took the directory over.
+
+        The note is read first where nobody has looked for so long that this may have happened:
+        then this process was suspended, and may be awake before the thread that looks.
+        """
+        if self._descriptors and real_s() - self._looked_s > WATCH_S / 2:
+            self._look()
         if self._taken_by is not None:
             message = (
                 f"{self.folder} was taken over by another run ({self._taken_by}), which saw no "
@@ -144,15 +154,19 @@ class Lock:
                 raise self._locked(now.holder)
 
     def _beat(self) -> None:
-        while not self._released.wait(BEAT_S):
-            # Where the file system does not answer, the next write will tell.
-            with contextlib.suppress(OSError):
-                note = _seen(self.note)
-                if note.foreign:
-                    self._taken_by = note.holder
-                    return
-                if note.text == self._text:
-                    os.utime(self.note)
+        while self._taken_by is None and not self._released.wait(BEAT_S):
+            self._look()
+
+    def _look(self) -> None:
+        """See whether the note is still ours, and touch it."""
+        # Where the file system does not answer, the next write will tell.
+        with contextlib.suppress(OSError):
+            note = _seen(self.note)
+            if note.foreign:
+                self._taken_by = note.holder
+            elif note.text == self._text:
+                os.utime(self.note)
+        self._looked_s = real_s()
 
 
 def _seen(path: Path) -> _Note:

@@ -43,6 +43,7 @@ class Endpoint:
     api_key_header: str = AUTHORIZATION
     models: Mapping[str, str] | None = None
     weight: float = 1.0
+    keepalive_s: float = 30.0
 
     def serves(self, model: str) -> bool:
         """Whether rows that ask for this model may go there."""
@@ -70,6 +71,7 @@ class Endpoint:
             "tpm": self.tpm,
             "models": None if self.models is None else dict(self.models),
             "weight": self.weight,
+            "keepalive_s": self.keepalive_s,
         }
 
 
@@ -115,6 +117,7 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
         or _key_header(preset, value["endpoint.api_key_env"]),
         models=value["endpoint.models"],
         weight=value["endpoint.weight"],
+        keepalive_s=value["endpoint.keepalive_s"],
     )
 
 

@@ -156,6 +156,16 @@ RULES: tuple[Rule, ...] = (
         health=AILING,
     ),
     Rule("cut", A.AGAIN, "connection", faults=("cut",), health=AILING),
+    # This process was stopped, or asleep with its machine, and its connection broke meanwhile.
+    Rule(
+        "suspended",
+        A.FREE,
+        "connection",
+        faults=("suspended",),
+        tries_max=20,
+        then=A.AGAIN,
+        health=AILING,
+    ),
     # A stream that ended before its answer did, by a cut or in good order.
     Rule("incomplete", A.AGAIN, "incomplete_stream", faults=("incomplete",), health=AILING),
     Rule("tls", A.STOP, "config", faults=("tls", "proxy")),

@@ -13,6 +13,8 @@ from batchrun.core.byte_sizes import Bytes
 AUTO_CONCURRENCY = 64
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
+KEEPALIVE_S_MAX = 32767
+"""The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,8 @@ class Setting:
     ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
     (a list of names, or a table of names), ``bytes`` (an integer, or text with a unit such as
     ``500MB``), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
-    share). ``low`` is the smallest number accepted. ``shapes`` marks what shapes requests or parts:
-    it may not differ between the runs on one directory.
+    share). ``low`` and ``high`` are the smallest and the largest number accepted. ``shapes`` marks
+    what shapes requests or parts: it may not differ between the runs on one directory.
     """
 
     section: str
@@ -41,6 +43,7 @@ class Setting:
     default: Any = None
     metavar: str | None = None
     low: float | None = None
+    high: float | None = None
     choices: tuple[str, ...] = ()
     shapes: bool = False
 
@@ -388,6 +391,16 @@ TABLE: tuple[Setting, ...] = (
         low=0.001,
     ),
     Setting(
+        "endpoint",
+        "keepalive_s",
+        "number",
+        None,
+        "Seconds of silence before a TCP keep-alive probe, and between two; 0 sends none.",
+        default=30.0,
+        low=0,
+        high=KEEPALIVE_S_MAX,
+    ),
+    Setting(
         "retry",
         "max_attempts",
         "int",
@@ -402,7 +415,7 @@ TABLE: tuple[Setting, ...] = (
         "timeout_s",
         "number",
         "--timeout",
-        "Seconds one attempt may take, by the wall clock.",
+        "Seconds one attempt may take, by the wall clock, less the time batchrun is suspended.",
         default=600.0,
         metavar="S",
         low=0.001,
@@ -492,7 +505,8 @@ TABLE: tuple[Setting, ...] = (
         "deadline_s",
         "number",
         "--deadline",
-        "Stop so many seconds after the start of the process; what is in flight may finish.",
+        "Stop so many seconds after the start of the process, suspended or not; what is in "
+        "flight may finish.",
         metavar="S",
         low=0,
     ),

@@ -48,7 +48,7 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             integral = setting.kind != "number"
             if isinstance(value, bool) or not isinstance(value, int if integral else (int, float)):
                 raise wrong
-            if not (setting.low or 0) <= value < float("inf"):
+            if not _is_within(setting, value):
                 raise wrong
         case "bool":
             if not isinstance(value, bool):
@@ -93,6 +93,12 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
                 raise wrong
     return value
+
+
+def _is_within(setting: Setting, value: float) -> bool:
+    """Whether a number is one of those that the setting takes. NaN and infinity never are."""
+    most = math.inf if setting.high is None else setting.high
+    return (setting.low or 0) <= value <= most and value < math.inf
 
 
 def _check_command(setting: Setting, value: object) -> None:
@@ -291,7 +297,8 @@ def _expectation(setting: Setting) -> str:
         return "one of " + ", ".join(setting.choices)
     if setting.kind in ("int", "number"):
         whole = "whole " if setting.kind == "int" else ""
-        return f"a {whole}number, at least {setting.low:g}"
+        most = "" if setting.high is None else f" and at most {setting.high:g}"
+        return f"a {whole}number, at least {setting.low:g}{most}"
     return _EXPECTED.get(setting.kind, "text")
 
 

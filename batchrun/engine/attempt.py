@@ -145,7 +145,7 @@ class AttemptLoop:
             self._tally.requests += 1
             lane.exchanges.sent += 1
             key = lane.renewal.generation
-            sent_at_s = self._clock.now_s()
+            sent_at_s, missed_s = self._clock.now_s(), self._clock.missed_s
             exchange: Reply | TransportFault
             try:
                 exchange = await lane.transport.send(lane.worded(request))
@@ -153,16 +153,16 @@ class AttemptLoop:
                 # Its frames hold what had arrived: a whole bomb, until cycles are collected.
                 exchange = fault.with_traceback(None)
             except asyncio.CancelledError:
-                latency_s = self._clock.now_s() - sent_at_s
+                latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
                 self._interrupted(lane, run, wall_us, permit.queue_s, latency_s)
                 if reserved is not None and self._spending is not None:
                     self._spending.settle(reserved)
                 raise
-            latency_s = self._clock.now_s() - sent_at_s
+            latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
             if run.doubts:
                 forgive(run)
             verdict = judged = answered(exchange) or judge(
-                exchange, self._circumstances(lane, run, wall_us, sent_at_s + latency_s)
+                exchange, self._circumstances(lane, run, wall_us)
             )
             attempt = ledger_line(
                 run,
@@ -254,8 +254,8 @@ class AttemptLoop:
             run.charged += verdict.charged
         return verdict
 
-    def _circumstances(self, lane: Lane, run: RowRun, wall_us: int, now_s: float) -> Circumstances:
-        policy, refused_from_s = self._policy, lane.refused_from_s
+    def _circumstances(self, lane: Lane, run: RowRun, wall_us: int) -> Circumstances:
+        policy, clock, refused_from_s = self._policy, self._clock, lane.refused_from_s
         # Of several endpoints, what another one answered says nothing of this one.
         return Circumstances(
             run.rulings,
@@ -264,7 +264,7 @@ class AttemptLoop:
             policy.wait_s_max,
             run.request.model == policy.model,
             run.charged + 1 >= policy.max_attempts,
-            0.0 if refused_from_s is None else now_s - refused_from_s,
+            0.0 if refused_from_s is None else clock.now_s() - clock.missed_s - refused_from_s,
             lane.url,
         )
 
@@ -299,7 +299,7 @@ class AttemptLoop:
                 self._tally.throttled += 1
                 lane.exchanges.refused += 1
                 if lane.refused_from_s is None:
-                    lane.refused_from_s = self._clock.now_s()
+                    lane.refused_from_s = self._clock.now_s() - self._clock.missed_s
                 at_gate = lane.gate.cool_down(
                     verdict.wait_s, sent_at_s=sent_at_s, for_all=verdict.rule == "slow_down"
                 )

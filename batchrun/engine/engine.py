@@ -342,9 +342,14 @@ class Engine:
         hurried = asyncio.create_task(self._switch.hurried())
         ended = asyncio.create_task(self._all_ended())
         try:
-            await asyncio.wait(
-                (hurried, ended), timeout=self._grace_s, return_when="FIRST_COMPLETED"
-            )
+            left_s = self._grace_s
+            while left_s > 0:
+                missed_s = self._clock.missed_s
+                done, _ = await asyncio.wait(
+                    (hurried, ended), timeout=left_s, return_when="FIRST_COMPLETED"
+                )
+                # While this process was stopped, nothing could finish.
+                left_s = 0.0 if done else self._clock.missed_s - missed_s
         finally:
             await cancelled((hurried, ended))
         for opened in list(self._rows.values()):

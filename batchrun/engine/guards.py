@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from batchrun.ports import Clock
+
+LOOK_S = 5.0
+"""The deadline is looked at so often, since no timer goes on while a machine sleeps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
@@ -46,12 +51,24 @@ class StopSwitch:
         elif reason.is_signal:
             self._hurry.set()
 
-    def stop_at(self, deadline_s: float | None, elapsed_s: float) -> None:
-        """Stop once the deadline is over, of which this much has passed; None: there is none."""
-        if deadline_s is not None:
-            reason = Stop("deadline", f"the deadline of {deadline_s:g} s is over (--deadline)")
-            left_s = max(0.0, deadline_s - elapsed_s)
-            asyncio.get_running_loop().call_later(left_s, self.stop, reason)
+    def stop_at(self, deadline_s: float | None, elapsed_s: float, clock: Clock) -> None:
+        """Stop once the deadline is over, of which this much has passed; None: there is none. All
+        time counts, also that for which the process was stopped or the machine slept.
+        """
+        if deadline_s is None:
+            return
+        reason = Stop("deadline", f"the deadline of {deadline_s:g} s is over (--deadline)")
+        due_s = clock.now_s() + max(0.0, deadline_s - elapsed_s)
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            left_s = due_s - clock.now_s() - clock.slept_s
+            if left_s > 0:
+                loop.call_later(min(left_s, LOOK_S), look)
+            else:
+                self.stop(reason)
+
+        loop.call_later(min(due_s - clock.now_s(), LOOK_S), look)
 
     @property
     def stopping(self) -> bool:

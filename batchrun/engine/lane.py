@@ -65,7 +65,7 @@ class Lane:
         self.exchanges = Exchanges()
         self.repeated: Repeated[Withheld] = Repeated()
         self.refused_from_s: float | None = None
-        """Since when it has answered with refusals only."""
+        """Since when it has answered with refusals only, in time awake (``now_s - missed_s``)."""
         self.closed: Stop | None = None
         """Why nothing is sent there any more in this session."""
         self.promised = False

@@ -51,6 +51,7 @@ class Outage:
         self._silence_s_max = silence_s_max
         self._evidence = Evidence()
         self._down_from_s: float | None = None
+        self._missed_s = 0.0
         self._probes = 0
         self._periods: set[int] = set()
 
@@ -115,7 +116,7 @@ class Outage:
                 return _held(verdict)
             run.doubts.append(Doubt(self, self._evidence.period, verdict.rule))
             return verdict
-        self._down_from_s = sent_at_s
+        self._down_from_s, self._missed_s = sent_at_s, self._clock.missed_s
         self._probes = 0
         self._periods.add(self._evidence.period)
         self._wait(verdict)
@@ -142,7 +143,9 @@ class Outage:
 
     def _give_up(self, verdict: Verdict) -> None:
         assert self._down_from_s is not None
-        down_s = self._clock.now_s() - self._down_from_s
+        # What this process missed because it was stopped is not the endpoint's silence.
+        missed_s = self._clock.missed_s - self._missed_s
+        down_s = self._clock.now_s() - self._down_from_s - missed_s
         if self._tally.succeeded or down_s < self._silence_s_max:
             return
         message = (

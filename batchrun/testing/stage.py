@@ -206,7 +206,9 @@ class Stage:
             def __init__(self) -> None:
                 self.now_s = asyncio.get_running_loop().time
                 self.sleep = asyncio.sleep
+                self.missed_s = self.slept_s = 0.0
 
+            beating = contextlib.nullcontext
             wall_us = onward_us = staticmethod(stage.world_us)
 
         class Access:

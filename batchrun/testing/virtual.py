@@ -91,6 +91,7 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.missed_s = self.slept_s = 0.0
 
     def now_s(self) -> float:
         """See ``ports.Clock``."""

@@ -6,8 +6,11 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from pathlib import Path
 
 import pytest
+
+from batchrun.simulator.latency import FixedLatency
 
 KEY = "sk-SECRET-of-the-network"
 
@@ -158,3 +161,23 @@ def test_a_real_proxy(cli, scripted, answer, jsonl, authority, real_proxy):
         done = cli.run("-o", f"none-{number}", *flags, env=wrong | {"NO_PROXY": "127.0.0.0/8"})
         assert done.code == 0, done.err
         assert len(endpoint.requests) == 10
+
+
+@pytest.mark.parametrize(
+    ("setting", "probed"), [("", True), ("keepalive_s = 5", True), ("keepalive_s = 0", False)]
+)
+def test_a_silent_connection_is_probed(cli, simulator, jsonl, until, setting, probed):
+    """While an answer is awaited the kernel's keep-alive timer runs, unless it is switched off."""
+    endpoint = simulator(latency=FixedLatency(1.5))
+    (cli.folder / "c.toml").write_text(
+        f'[[endpoint]]\nbase_url = "{endpoint.base_url}"\n{setting}\n'
+    )
+    live = cli.start("run", jsonl(1), "-c", "c.toml", "-o", "run", "--model", "m")
+    until(lambda: endpoint.stats()["in_flight"] == 1)
+    time.sleep(0.3)  # until what was sent is acknowledged: that has a timer of its own
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    there = f":{urllib.parse.urlsplit(endpoint.base_url).port:04X}"
+    established = [line.split() for line in lines if line.split()[2].endswith(there)]
+    timers = [line[5].partition(":")[0] for line in established if line[3] == "01"]
+    assert live.wait().code == 0
+    assert ("02" in timers) is probed, timers

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pytest
 
 from batchrun.adapters import faults, lock, parts
+from batchrun.adapters.clock import real_s
 from batchrun.engine import engine
-from batchrun.errors import BatchrunError
+from batchrun.errors import BatchrunError, StorageError
 from batchrun.simulator.latency import FixedLatency
 from batchrun.views import status
 
@@ -167,6 +168,27 @@ def test_who_was_succeeded_writes_nothing_more(cli, here, simulator, jsonl):
     again = here(*words, "--concurrency", 64)
     assert again.code == 0, again.err
     cli.verified("run")
+
+
+def test_who_was_succeeded_while_suspended_writes_nothing_more(tmp_path, monkeypatch):
+    """A run that wakes up after a takeover finds that out before its next write, even where that
+    comes before its thread has looked again; one that nobody succeeded goes on.
+    """
+    now_s = real_s()
+    monkeypatch.setattr(lock, "BEAT_S", 3600.0)
+    monkeypatch.setattr(lock, "real_s", lambda: now_s)
+    held = lock.Lock(tmp_path, tmp_path / "lock")
+    held.acquire()
+    try:
+        now_s += 3600.0
+        held.check()
+        (tmp_path / "lock").write_text(ELSEWHERE, "utf-8")
+        now_s += lock.BEAT_S
+        with pytest.raises(StorageError, match=r"taken over by another run \(process 7"):
+            held.check()
+    finally:
+        held.release()
+    assert (tmp_path / "lock").read_text("utf-8") == ELSEWHERE
 
 
 @pytest.mark.parametrize("jumps_s", [(0, 3600, -7200, 5), (0, -86_400)], ids=["both ways", "back"])

@@ -51,6 +51,7 @@ HOMES = [
             "batchrun.adapters.exchange",
             "batchrun.adapters.arriving",
             "batchrun.adapters.faults",
+            "batchrun.adapters.keepalive",
             "batchrun.adapters.tap",
             "batchrun.simulator",
         ),

@@ -53,6 +53,7 @@ CASES = [
     Case("closed before a reply", "reset", FREE, "connection", fault="reset"),
     Case("a cut body", "cut", AGAIN, "connection", fault="cut"),
     Case("a stream without its end", "incomplete", AGAIN, "incomplete_stream", fault="incomplete"),
+    Case("broken while we were stopped", "suspended", FREE, "connection", fault="suspended"),
     Case("a bad certificate", "tls", STOP, "config", fault="tls"),
     Case("a proxy that refuses", "tls", STOP, "config", fault="proxy"),
     Case("a huge body", "too_large", FAIL, "response_too_large", fault="too_large"),

@@ -216,6 +216,7 @@ def test_a_reply_without_a_readable_error_is_shown():
     ("rule", "judged", "tries", "before", "after"),
     [
         ("stale", lambda rulings: _fault("stale", rulings=rulings), 8, FREE, AGAIN),
+        ("suspended", lambda rulings: _fault("suspended", rulings=rulings), 20, FREE, AGAIN),
         ("reset", lambda rulings: _fault("reset", rulings=rulings), 1, FREE, AGAIN),
         ("timeout", lambda rulings: _fault("timeout", rulings=rulings), 2, AGAIN, FAIL),
         ("unknown_host", lambda rulings: _fault("dns", rulings=rulings), 3, AGAIN, STOP),
