@@ -149,7 +149,7 @@ def _opened(
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
         else:
-            yield _Session(settings, opened, changes, build, accesses, observers, say)
+            yield _Session(settings, opened, changes, accesses, observers, say)
     finally:
         opened.close()
 
@@ -162,7 +162,6 @@ class _Session:
         settings: Settings,
         opened: RunDirectory,
         changes: Changes,
-        build: Callable[[Row], Request],
         accesses: Sequence[Access],
         observers: Sequence[Observer],
         say: Callable[[str], None],
@@ -172,7 +171,7 @@ class _Session:
         self._settings = settings
         self._opened = opened
         self._changes = changes
-        self._build = build
+        self._build = opened.build
         self._tally = Tally()
         self._room = Room(sum(access.endpoint.concurrency for access in accesses))
         wall_us = LoopClock.wall_us()
@@ -181,7 +180,7 @@ class _Session:
         if settings.max_cost_pd is not None:
             self._priced = Priced(settings.endpoints, self._prices, wall_us)
         if settings.has_budget:
-            require_bounds(opened, settings, build, self._priced)
+            require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / rundir.STATUS)
         self._watching = Watching((status, *observers), self._tally, say)

@@ -639,6 +639,19 @@ def suffixes(kind: str) -> str:
     return " ".join(code(suffix) for suffix, named in finding.FORMATS.items() if named == kind)
 
 
+def names_of_parameters() -> Iterator[str]:
+    """Parameters under several names, and whole numbers among them."""
+    names = (sorted(names) for names in parameters.SYNONYMS)
+    pairs = "; ".join(" and ".join(f"`{name}`" for name in group) for group in names)
+    yield f"Some parameters have several names: {pairs}."
+    yield "A row that sets one of them, null included, is sent without the run's default under"
+    yield "another name; so is a flag without the config file's. A row that has two of them keeps"
+    yield "both. A parameter that is a whole number and comes as a float, as from a pandas column"
+    yield "with gaps (`max_tokens` = 100.0), is sent as an integer, and counts as not set where it"
+    yield "is NaN. A run directory of an earlier version goes on without these rules."
+    yield ""
+
+
 def inputs() -> Iterator[str]:
     """Which keys are sent."""
     yield "## Input"
@@ -691,6 +704,7 @@ def inputs() -> Iterator[str]:
     yield "a parameter is sent even if it was meant as data: rename such a column, or use Batch"
     yield "lines."
     yield ""
+    yield from names_of_parameters()
     groups = (
         ("the specification", parameters.SPECIFIED),
         ("vLLM", parameters.VLLM),

@@ -37,6 +37,7 @@ from batchrun.adapters.store import (
     write_json,
 )
 from batchrun.core import shaping
+from batchrun.core.body import WORDING, as_begun
 from batchrun.core.settings import Settings
 from batchrun.core.shards import plan_reading
 from batchrun.core.totals import Totals
@@ -58,6 +59,8 @@ class RunDirectory:
     reader: Reader
     carry: Carry
     spans: list[Span]
+    build: Build
+    """Makes the request of a row, in the wording that the directory was begun with."""
     known: dict[int, Known] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     done: tuple[int, int] = (0, 0)
@@ -136,7 +139,10 @@ def open_run(
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
         journal.fence = lock.check
-        if journal.states.get("settings") is not None:
+        begun = journal.states.get("settings") is not None
+        if begun:
+            build = as_begun(build, journal.states.get("wording"))
+        if begun:
             compared = comparing.Comparison(store, journal, settings, given, changes, build, say)
             found = compared.go_on()
         elif repair is not None and _is_begun(store, checkpoint):
@@ -144,10 +150,13 @@ def open_run(
         else:
             _refuse_unknown_parts(store, checkpoint)
             found = Compared(_begin(journal, settings, given), grown=False)
+        build = as_begun(build, journal.states.get("wording"))
         reader = _reader(given, found.carry, journal, changes)
         parts = Parts(store, journal, found.carry.schema)
         _sound_parts(parts, journal, reader, repair)
-        opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
+        opened = RunDirectory(
+            store, checkpoint, lock, journal, parts, reader, found.carry, [], build
+        )
         opened.reads_once = given.pipe is not None
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
@@ -249,6 +258,7 @@ def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
         settings=settings.shaping(),
         input=[stamp.public() for stamp in given.stamps],
         input_format=given.kind,
+        wording=WORDING,
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         started_at_us=time.time_ns() // 1000,

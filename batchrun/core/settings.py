@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
-from batchrun.core import presets
+from batchrun.core import parameters, presets
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
 from batchrun.core.byte_sizes import Bytes
@@ -250,7 +250,10 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     for name, value in given.items():
         before = raw.get(name)
         both = isinstance(before, dict) and isinstance(value, dict) and name != "request.schema"
-        raw[name] = before | value if both else value
+        if name == "request.params" and isinstance(before, dict) and isinstance(value, dict):
+            raw[name] = parameters.flags_over(before, value)
+        else:
+            raw[name] = before | value if both else value
     if "endpoints" in file:
         tables, more = presets.surroundings_of_several(raw, environment)
         return raw | {"endpoints": tables}, warnings + more

@@ -51,6 +51,8 @@ def compare(
         raise UsageError(message)
     carry = _carry(known, given, settings)
     build = body.builder(settings)
+    if known is not None:
+        build = body.as_begun(build, known.meta.get("wording"))
     reader = given.reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
