@@ -79,6 +79,8 @@ class Options(TypedDict, total=False):
     repair: bool
     format: str
     carry: str | Sequence[str]
+    sample: int
+    sample_seed: int
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     shard_rows: int

@@ -149,7 +149,10 @@ SUMMARY = {
         "else null."
     ),
     "exit_code": "The exit code of the command.",
-    "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
+    "rows.input": (
+        "Rows of the input; with `--limit` at most that many, with `--sample` those of the sample. "
+        "Null until a pipe ends."
+    ),
     "rows.ok": "Rows with a completion.",
     "rows.error": "Rows that failed.",
     "rows.pending": "Rows without an outcome: `input - ok - error`; null as `rows.input` is.",
@@ -647,8 +650,9 @@ def names_of_parameters() -> Iterator[str]:
     yield "A row that sets one of them, null included, is sent without the run's default under"
     yield "another name; so is a flag without the config file's. A row that has two of them keeps"
     yield "both. A parameter that is a whole number and comes as a float, as from a pandas column"
-    yield "with gaps (`max_tokens` = 100.0), is sent as an integer, and counts as not set where it"
-    yield "is NaN. A run directory of an earlier version goes on without these rules."
+    yield "with gaps (`max_tokens` = 100.0), is sent as an integer; in a table NaN counts as a gap"
+    yield "there, and is not sent. A run directory of an earlier version goes on without these"
+    yield "rules."
     yield ""
 
 

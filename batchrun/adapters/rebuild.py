@@ -204,6 +204,7 @@ class Rebuilding:
             input=[stamp.public() for stamp in self._given.stamps],
             input_format=self._given.kind,
             wording=wording,
+            sample=self._given.sample_recorded(),
             carry_schema=arrow.schema_to_bytes(carry.schema),
             carry_names=[list(carry.names), carry.everything],
             started_at_us=began,

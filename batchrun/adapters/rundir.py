@@ -142,6 +142,7 @@ def open_run(
         begun = journal.states.get("settings") is not None
         if begun:
             build = as_begun(build, journal.states.get("wording"))
+        given = _sampled(given, settings, journal, begun=begun)
         if begun:
             compared = comparing.Comparison(store, journal, settings, given, changes, build, say)
             found = compared.go_on()
@@ -211,13 +212,24 @@ def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
 def _input(settings: Settings, changes: Changes) -> Input:
     """The input of the settings. Raises ``InputError`` or ``UsageError``."""
     given = opening.find(settings.files, settings.format, shaping.plan(settings))
-    if given.pipe is not None and (changes.repair or changes.resend_changed):
+    once = given.pipe is not None and settings.sample is None  # a sample of a pipe is kept
+    if once and (changes.repair or changes.resend_changed):
         message = (
             "--repair and --resend-changed read the input several times, and standard input can be "
             "read once. Write it to a file, and name that"
         )
         raise UsageError(message)
     return given
+
+
+def _sampled(given: Input, settings: Settings, journal: Journal, *, begun: bool) -> Input:
+    """The sample of the input, where the run is over one: the rows that it was begun with."""
+    recorded = journal.states.get("sample")
+    if isinstance(recorded, bytes):
+        return given.with_sample(recorded)
+    if settings.sample is None or begun:  # a run begun without one is refused
+        return given
+    return given.sampled(settings.sample, settings.sample_seed)
 
 
 def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> Reader:
@@ -259,6 +271,8 @@ def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
         input=[stamp.public() for stamp in given.stamps],
         input_format=given.kind,
         wording=WORDING,
+        sample=given.sample_recorded(),
+        input_rows=None if given.picked is None else len(given.picked),
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         started_at_us=time.time_ns() // 1000,

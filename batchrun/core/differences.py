@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_FIXED = ("input.carry", "input.sample", "input.sample_seed", "output.shard_rows")
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -19,9 +21,9 @@ class Difference:
     @property
     def keepable(self) -> bool:
         """Whether done rows may be kept in spite of it: parts hold one schema and one shard
-        size, so these two need a new start.
+        size, and another sample has other rows, so these need a new start.
         """
-        return self.name not in ("input.carry", "output.shard_rows")
+        return self.name not in _FIXED
 
     def __str__(self) -> str:
         name, before, now = self.name, self.before, self.now

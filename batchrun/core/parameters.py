@@ -9,6 +9,7 @@ body. Values are never checked against a range or an enumeration: servers disagr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -148,9 +149,8 @@ def laid_over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     """The parameters that are sent: what the row gives, over the defaults of the run.
 
     What the row sets under one of a parameter's names is not sent under another one as well, null
-    included. Whole numbers that came as floats (100.0) become integers, and a NaN among them, which
-    is how tables write that there is none, counts as not given. A row that has both names of a
-    parameter keeps both.
+    included. Whole numbers that came as floats (100.0) become integers. A row that has both names
+    of a parameter keeps both.
     """
     body = {**defaults, **given}
     for name, value in body.items():
@@ -193,8 +193,8 @@ def without_synonyms(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict
 
 
 def with_integers(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with whole numbers as integers, and without those that are NaN."""
-    return {name: _as_integer(name, value) for name, value in without_gaps(fields).items()}
+    """The parameters with whole numbers that came as floats as integers."""
+    return {name: _as_integer(name, value) for name, value in fields.items()}
 
 
 def without_gaps(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,13 +203,8 @@ def without_gaps(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_missing(name: str, value: object) -> bool:
-    """Whether a parameter that is a whole number is NaN: the gap of a table's column, as a float of
-    Python or NumPy, or as pandas' NA.
-    """
-    if name not in INTEGERS:
-        return False
-    kind = type(value).__name__
-    return kind == "NAType" or (kind.startswith("float") and value != value)  # noqa: PLR0124 - NaN
+    """Whether a parameter that is a whole number is NaN: the gap of a table's column of floats."""
+    return isinstance(value, float) and math.isnan(value) and name in INTEGERS
 
 
 def _as_integer(name: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from batchrun.core.parameters import ENVELOPE, HOLDING, SENT, without_gaps
+from batchrun.core.parameters import ENVELOPE, SENT
 
 BAD = b"!"
 """What a line begins with that is no JSON but says why the row cannot be written."""
@@ -35,19 +35,15 @@ _encode = msgspec.json.Encoder(enc_hook=_foreign).encode
 def as_json(row: object) -> bytes:
     """The row as JSON, or ``BAD`` and a sentence. Never raises.
 
-    A parameter that is a whole number is left out where it is NaN: the gap of a data frame. A NaN
-    or an infinity as the value of a carried column is how programs say that there is none: it
-    becomes null. Anywhere else it cannot be sent.
+    A NaN or an infinity as the value of a carried column is how programs say that there is none:
+    it becomes null. Anywhere else it cannot be sent.
     """
     if not isinstance(row, Mapping):
         return BAD + f"the row is a {type(row).__name__}, not a dict".encode()
     fields = {
         key: None if isinstance(value, float) and not _finite(value) and key not in _SENT else value
-        for key, value in without_gaps(row).items()
+        for key, value in row.items()
     }
-    for key in HOLDING:
-        if isinstance(held := fields.get(key), Mapping):
-            fields[key] = without_gaps(held)
     try:
         odd = next((key for key, value in fields.items() if not _finite(value)), None)
         if odd is not None:

@@ -88,6 +88,8 @@ class Settings:
     max_total_tokens: int | None
     prices: Mapping[str, OwnPrice]
     limit: int | None = None
+    sample: int | None = None
+    sample_seed: int = 0
 
     @property
     def endpoint(self) -> Endpoint:
@@ -130,6 +132,8 @@ class Settings:
         """The settings that shape requests and parts, which a resumed run must share."""
         return {
             "input.carry": self.carry if isinstance(self.carry, str) else list(self.carry),
+            "input.sample": self.sample,
+            "input.sample_seed": None if self.sample is None else self.sample_seed,
             "output.shard_rows": self.shard_rows,
             "request.model": self.model,
             "request.system": self.system,
@@ -273,6 +277,9 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     if limit is not None and limit < 1:
         message = f"--limit is {limit}; it must be at least 1"
         raise UsageError(message)
+    if value["input.sample"] is None and raw.get("input.sample_seed") is not None:
+        message = "--sample-seed N is the seed of --sample N, which is not given"
+        raise UsageError(message)
     check_request(value)
     endpoints = _endpoints(raw, value)
     require_served(endpoints, value["request.model"])
@@ -313,6 +320,8 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         max_total_tokens=value["guards.max_total_tokens"],
         prices=value["prices"],
         limit=limit,
+        sample=value["input.sample"],
+        sample_seed=value["input.sample_seed"],
     )
 
 

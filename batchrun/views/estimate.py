@@ -62,6 +62,8 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
     read on (``InputLostError``), and ``StorageError`` where a sample cannot be kept.
     """
     given = opening.find(settings.files, settings.format, shaping.plan(settings))
+    if settings.sample is not None:
+        given = given.sampled(settings.sample, settings.sample_seed)
     reader = given.reader(given.carry("none", settings.shard_rows), settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()

@@ -126,6 +126,8 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     read on (``InputLostError``), and ``StorageError`` where temporary files cannot be written.
     """
     given = opening.find(settings.files, settings.format, shaping.plan(settings))
+    if settings.sample is not None:
+        given = given.sampled(settings.sample, settings.sample_seed)
     carry = given.carry(settings.carry, settings.shard_rows)
     report = Report()
     counting = _Counting(given.splitter, report.kinds)

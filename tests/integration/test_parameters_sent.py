@@ -5,6 +5,7 @@ import math
 import os
 import time
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -96,9 +97,10 @@ def test_bodies_of_batch_lines_in_parquet(cli, heard, stream):
 
 
 def test_rows_of_a_program(heard, tmp_path):
-    """Dicts out of a data frame, with NaN and NumPy's floats, and the frame itself."""
+    """A data frame with gaps, and dicts with floats and NumPy's numbers."""
     endpoint, _ = heard
     frame = pd.DataFrame({"text": ["a", "b"], "max_tokens": [100, None], "note": [1, None]})
+    dicts = [{"text": "a", "max_tokens": np.float64(100)}, {"text": "b", "note": math.nan}]
     options = {
         "prompt": "{{ text }}",
         "model": "m",
@@ -106,7 +108,7 @@ def test_rows_of_a_program(heard, tmp_path):
         "params": {"max_completion_tokens": 9.0},
         "concurrency": 1,
     }
-    for number, rows in enumerate((frame.to_dict("records"), frame)):
+    for number, rows in enumerate((dicts, frame)):
         summary = batchrun.run(rows, output=tmp_path / str(number), **options)
         assert summary.status == "complete"
     assert _sent(endpoint) == ['{"max_tokens": 100}', '{"max_completion_tokens": 9}'] * 2

@@ -11,16 +11,13 @@ from batchrun.core import parameters
 from batchrun.core.body import as_begun, build, split
 from batchrun.core.parameters import flags_over, laid_over
 from batchrun.core.tokens import stated_limit
+from batchrun.errors import RowError
 from batchrun.records import Row
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 PAIRS = sorted(
     (one, other) for names in parameters.SYNONYMS for one in names for other in names - {one}
 )
-
-
-class NAType:
-    """What pandas' NA looks like from here."""
 
 
 def _built(body, defaults, **more):
@@ -86,8 +83,7 @@ def test_whole_numbers_are_sent_as_integers(name):
         ),
         ({"temperature": 1.0, "top_p": 1.0}, {"temperature": 1.0, "top_p": 1.0}),
         ({"metadata": {"seed": 1.0}}, {"metadata": {"seed": 1.0}}),
-        ({"max_tokens": math.nan}, {}),
-        ({"max_tokens": np.float64("nan"), "n": 2.0}, {"n": 2}),
+        ({"seed": np.float64(7)}, {"seed": 7}),
     ],
 )
 def test_what_is_no_whole_number_stays(given, sent):
@@ -96,20 +92,22 @@ def test_what_is_no_whole_number_stays(given, sent):
     assert json.dumps(found, sort_keys=True) == json.dumps(sent, sort_keys=True)
 
 
-def test_a_gap_is_filled_by_the_default():
-    """A NaN where a whole number belongs counts as not given: the run's value is sent."""
-    assert _sent({"max_tokens": math.nan}, {"max_tokens": 8}) == {"max_tokens": 8}
-    assert _sent({"max_tokens": math.nan}, {"max_completion_tokens": 8.0}) == {
-        "max_completion_tokens": 8
-    }
+def test_a_nan_is_refused_where_it_is_sent():
+    """It is no number that JSON has: the row is bad, whatever the parameter."""
+    for name in ("max_tokens", "temperature"):
+        with pytest.raises(RowError, match=f"`{name}` is nan"):
+            _built({name: math.nan}, {name: 8})
 
 
-@pytest.mark.parametrize("value", [math.nan, np.float32("nan"), np.float64("nan"), NAType()])
-def test_gaps_of_data_frames_are_known(value):
-    """NaN of Python and NumPy and pandas' NA are gaps, of whole numbers alone."""
+@pytest.mark.parametrize("value", [math.nan, np.float64("nan")])
+def test_gaps_of_tables_are_known(value):
+    """NaN is a gap in a column of whole numbers, and nowhere else."""
     assert parameters.is_missing("max_tokens", value)
     assert not parameters.is_missing("temperature", value)
     assert not parameters.is_missing("max_tokens", 3.0)
+    assert not parameters.is_missing("max_tokens", math.inf)
+    fields = {"max_tokens": value, "top_p": value, "n": 1.0}
+    assert list(parameters.without_gaps(fields)) == ["top_p", "n"]
 
 
 def test_nothing_given_is_changed():
