@@ -38,6 +38,7 @@ from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor
+from batchrun.engine.noting import noted
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
@@ -218,7 +219,7 @@ class _Session:
                     stack,
                     self._settings,
                     self._accesses,
-                    journal=journal,
+                    journal=noted(journal),
                     clock=clock,
                     room=self._room,
                     tally=self._tally,
@@ -228,7 +229,7 @@ class _Session:
                     models=opened.totals().models,
                     say=self._say,
                 )
-                engine = self._engine(loop, journal, sealer, clock, switch, outbox)
+                engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
                 monitor = Monitor(
                     engine=engine,
@@ -266,7 +267,7 @@ class _Session:
     def _engine(
         self,
         loop: AttemptLoop,
-        journal: JournalWriter,
+        journal: Journal,
         sealer: parts.Sealer,
         clock: LoopClock,
         switch: StopSwitch,
@@ -274,7 +275,7 @@ class _Session:
     ) -> Engine:
         settings, opened = self._settings, self._opened
         source: Source = ReadAhead(opened.reader, limit=settings.limit)
-        entries: Journal = journal
+        entries = journal
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
         return Engine(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ from batchrun.core.totals import Totals
 from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.records import Known, Span
 
+_LOG = logging.getLogger("batchrun.run")
 FLIGHTS, STATUS = "inflight", "status.json"
 
 
@@ -166,6 +168,12 @@ def open_run(
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
         _plan(opened, settings, grown=found.grown)
+        _LOG.info(
+            "%s: %s; rows done before: %d ok, %d failed",
+            store.where(),
+            "goes on" if begun else "begun",
+            *opened.done,
+        )
     except BaseException:
         if journal is not None:
             journal.close()

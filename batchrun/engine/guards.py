@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
+
+_LOG = logging.getLogger("batchrun.run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class StopSwitch:
         """
         if self.reason is None:
             self.reason = reason
+            _LOG.info("stopping, by %s: %s", reason.by, reason.message)
             self._event.set()
         elif reason.is_signal:
             self._hurry.set()
