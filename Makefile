@@ -45,7 +45,7 @@ format: $(DEV) ## format, and fix what lint can fix
 
 check: lint test wheel-demo ## lint, tests, and the demo from a freshly built wheel
 
-wheel: $(DEV) ## build dist/batchrun-*.whl
+wheel: $(DEV) ## build dist/batchrun_llm-*.whl
 	@rm -rf build dist
 	$(BIN)/python -m build --wheel --no-isolation . > $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log >&2; exit 1; }
 
@@ -83,7 +83,7 @@ pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the ne
 	$(COMPILE) $(UPGRADE) --universal --no-deps --output-file requirements/real.txt requirements/real.in
 
 clean: ## remove what the other targets made, the demo's results too
-	rm -rf $(VENV) build dist batchrun.egg-info demo-run demo-run.old-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist batchrun_llm.egg-info demo-run demo-run.old-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

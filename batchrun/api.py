@@ -82,6 +82,8 @@ class Options(TypedDict, total=False):
     format: str
     quoting: Literal["csv", "none"]
     carry: str | Sequence[str]
+    sample: int
+    sample_seed: int
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     shard_rows: int

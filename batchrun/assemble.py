@@ -38,6 +38,7 @@ from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor
+from batchrun.engine.noting import noted
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
@@ -150,7 +151,7 @@ def _opened(
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
         else:
-            yield _Session(settings, opened, changes, build, accesses, observers, say)
+            yield _Session(settings, opened, changes, accesses, observers, say)
     finally:
         opened.close()
 
@@ -163,7 +164,6 @@ class _Session:
         settings: Settings,
         opened: RunDirectory,
         changes: Changes,
-        build: Callable[[Row], Request],
         accesses: Sequence[Access],
         observers: Sequence[Observer],
         say: Callable[[str], None],
@@ -173,7 +173,7 @@ class _Session:
         self._settings = settings
         self._opened = opened
         self._changes = changes
-        self._build = build
+        self._build = opened.build
         self._tally = Tally()
         self._finished = Finished(settings.bounds)
         self._room = Room(sum(access.endpoint.concurrency for access in accesses))
@@ -183,7 +183,7 @@ class _Session:
         if settings.max_cost_pd is not None:
             self._priced = Priced(settings.endpoints, self._prices, wall_us)
         if settings.has_budget:
-            require_bounds(opened, settings, build, self._priced)
+            require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / rundir.STATUS)
         self._watching = Watching((status, *observers), self._tally, say)
@@ -222,7 +222,7 @@ class _Session:
                     stack,
                     self._settings,
                     self._accesses,
-                    journal=journal,
+                    journal=noted(journal),
                     clock=clock,
                     room=self._room,
                     tally=self._tally,
@@ -233,7 +233,7 @@ class _Session:
                     finished=self._finished,
                     say=self._say,
                 )
-                engine = self._engine(loop, journal, sealer, clock, switch, outbox)
+                engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
                 monitor = Monitor(
                     engine=engine,
@@ -272,7 +272,7 @@ class _Session:
     def _engine(
         self,
         loop: AttemptLoop,
-        journal: JournalWriter,
+        journal: Journal,
         sealer: parts.Sealer,
         clock: LoopClock,
         switch: StopSwitch,
@@ -280,7 +280,7 @@ class _Session:
     ) -> Engine:
         settings, opened = self._settings, self._opened
         source: Source = ReadAhead(opened.reader, limit=settings.limit)
-        entries: Journal = journal
+        entries = journal
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
         return Engine(

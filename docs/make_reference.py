@@ -169,7 +169,10 @@ SUMMARY = {
         "else null."
     ),
     "exit_code": "The exit code of the command.",
-    "rows.input": "Rows of the input; with `--limit` at most that many. Null until a pipe ends.",
+    "rows.input": (
+        "Rows of the input; with `--limit` at most that many, with `--sample` those of the sample. "
+        "Null until a pipe ends."
+    ),
     "rows.ok": "Rows with a completion.",
     "rows.error": "Rows that failed.",
     "rows.pending": "Rows without an outcome: `input - ok - error`; null as `rows.input` is.",
@@ -699,6 +702,20 @@ infinity. A float column of Parquet or Arrow keeps its type, with nulls in their
 """
 
 
+def names_of_parameters() -> Iterator[str]:
+    """Parameters under several names, and whole numbers among them."""
+    names = (sorted(names) for names in parameters.SYNONYMS)
+    pairs = "; ".join(" and ".join(f"`{name}`" for name in group) for group in names)
+    yield f"Some parameters have several names: {pairs}."
+    yield "A row that sets one of them, null included, is sent without the run's default under"
+    yield "another name; so is a flag without the config file's. A row that has two of them keeps"
+    yield "both. A parameter that is a whole number and comes as a float, as from a pandas column"
+    yield "with gaps (`max_tokens` = 100.0), is sent as an integer; in a table NaN counts as a gap"
+    yield "there, and is not sent. A run directory of an earlier version goes on without these"
+    yield "rules."
+    yield ""
+
+
 def inputs() -> Iterator[str]:
     """Which keys are sent."""
     yield "## Input"
@@ -752,6 +769,12 @@ def inputs() -> Iterator[str]:
     yield "a parameter is sent even if it was meant as data: rename such a column, or use Batch"
     yield "lines."
     yield ""
+    yield from names_of_parameters()
+    yield from sent_parameters()
+
+
+def sent_parameters() -> Iterator[str]:
+    """The table of the parameters that are sent, by where they are from."""
     groups = (
         ("the specification", parameters.SPECIFIED),
         ("vLLM", parameters.VLLM),

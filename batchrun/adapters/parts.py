@@ -11,6 +11,7 @@ The parts of a shard that no earlier session knew are begun while it fills (``gr
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from batchrun.core.totals import Totals
 from batchrun.errors import StorageError
 from batchrun.records import ShardState
 
+_LOG = logging.getLogger("batchrun.parts")
 FORMAT = "1"
 
 
@@ -223,6 +225,13 @@ def publish(
         )
         raise StorageError(message) from error
     journal.seal(published)
+    _LOG.info(
+        "part %d published: %d rows read, generation %d%s",
+        state.shard,
+        state.rows_read,
+        state.generation,
+        "" if state.complete else ", not complete",
+    )
     parts.grown.log_bytes += log.size if log else 0
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow, ledger, old_part
-from batchrun.adapters.again import Build, Selection, Survey
+from batchrun.adapters.again import Build, Found, Selection, Survey
 from batchrun.adapters.begun import READING
 from batchrun.adapters.comparing import RESENDING, RESTART, Compared, changed
 from batchrun.adapters.journal import Journal
@@ -27,6 +27,7 @@ from batchrun.adapters.repair import Repair, fault_of_part
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import KINDS, SUMMARY, Store, part_names, part_number, read_json
+from batchrun.core.body import WORDING, as_begun
 from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
 from batchrun.core.reading import recorded_reading
@@ -80,8 +81,8 @@ class Rebuilding:
         reader = self._given.reader(carry, self._settings.shard_rows)
         self._repair.blocks(self._journal, reader)
         self._shards(parts, reader, sorted(shards))
-        self._compare_requests(parts, reader)
-        self._note(carry)
+        wording = self._compare_requests(parts, reader)
+        self._note(carry, wording)
         return Compared(carry, grown=False)  # the input was just read to the end of what is done
 
     def _compare_settings(self) -> None:
@@ -166,18 +167,26 @@ class Rebuilding:
         complete = len(done) == state.rows_read
         publish(parts, journal, journal.next_state(shard, complete=complete))
 
-    def _compare_requests(self, parts: Parts, reader: Reader) -> None:
-        """Done rows must answer the requests that input and settings give."""
-        selection = Selection(Changes(), self._build)
-        found = Survey(parts, self._journal, reader, selection).run(None)
+    def _compare_requests(self, parts: Parts, reader: Reader) -> int | None:
+        """Done rows must answer the requests that input and settings give, in some wording: the
+        one that is to be recorded.
+        """
+        found = self._survey(parts, reader, WORDING)
         if found.missing_from is not None:
             why = f"it has no row {found.missing_from:,}"
             raise self._refused("the input is shorter than it was", [why])
+        if found.rows and not self._survey(parts, reader, None).rows:
+            return None
         if found.rows and not (self._changes.keep_done or self._changes.resend_changed):
             raise self._refused(
                 "the done rows do not answer the requests that the settings and the input give",
                 [f"{found.rows:,} requests differ"],
             )
+        return WORDING
+
+    def _survey(self, parts: Parts, reader: Reader, wording: int | None) -> Found:
+        selection = Selection(Changes(), as_begun(self._build, wording))
+        return Survey(parts, self._journal, reader, selection).run(None)
 
     def _refused(self, what: str, details: Any) -> RunChangedError:
         return changed(
@@ -191,7 +200,7 @@ class Rebuilding:
             ],
         )
 
-    def _note(self, carry: Carry) -> None:
+    def _note(self, carry: Carry, wording: int | None) -> None:
         began = time.time_ns() // 1000
         with contextlib.suppress(KeyError, TypeError, ValueError):
             began = int(datetime.fromisoformat(self._summary["started_at"]).timestamp() * 1e6)
@@ -202,6 +211,8 @@ class Rebuilding:
             input=[stamp.public() for stamp in self._given.stamps],
             input_format=self._given.kind,
             **{READING: self._given.reading.public()},
+            wording=wording,
+            sample=self._given.sample_recorded(),
             carry_schema=arrow.schema_to_bytes(carry.schema),
             carry_names=[list(carry.names), carry.everything],
             started_at_us=began,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from batchrun.adapters.store import (
     write_json,
 )
 from batchrun.core import shaping
+from batchrun.core.body import WORDING, as_begun
 from batchrun.core.reading import NOW, Reading
 from batchrun.core.settings import Settings
 from batchrun.core.shards import plan_reading
@@ -45,6 +47,7 @@ from batchrun.core.totals import Totals
 from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.records import Known, Span
 
+_LOG = logging.getLogger("batchrun.run")
 FLIGHTS, STATUS = "inflight", "status.json"
 
 
@@ -60,6 +63,8 @@ class RunDirectory:
     reader: Reader
     carry: Carry
     spans: list[Span]
+    build: Build
+    """Makes the request of a row, in the wording that the directory was begun with."""
     known: dict[int, Known] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     done: tuple[int, int] = (0, 0)
@@ -140,7 +145,11 @@ def open_run(
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
         journal.fence = lock.check
-        if journal.states.get("settings") is not None:
+        begun = journal.states.get("settings") is not None
+        if begun:
+            build = as_begun(build, journal.states.get("wording"))
+        given = _sampled(given, settings, journal, begun=begun)
+        if begun:
             compared = comparing.Comparison(store, journal, settings, given, changes, build, say)
             found = compared.go_on()
         elif repair is not None and _is_begun(store, checkpoint):
@@ -148,10 +157,13 @@ def open_run(
         else:
             _refuse_unknown_parts(store, checkpoint)
             found = Compared(_begin(journal, settings, given), grown=False)
+        build = as_begun(build, journal.states.get("wording"))
         reader = _reader(given, found.carry, journal, changes)
         parts = Parts(store, journal, found.carry.schema)
         looked = _sound_parts(parts, journal, reader, repair)
-        opened = RunDirectory(store, checkpoint, lock, journal, parts, reader, found.carry, [])
+        opened = RunDirectory(
+            store, checkpoint, lock, journal, parts, reader, found.carry, [], build
+        )
         opened.reads_once = given.pipe is not None
         opened.reading = given.reading
         if given.kind == "tsv" and given.reading.rules < 2:
@@ -167,6 +179,12 @@ def open_run(
             _send_again(opened, settings, changes, build, found, say)
         _plan(opened, settings, grown=found.grown)
         _bring_up(opened, looked, say, grown=found.grown)
+        _LOG.info(
+            "%s: %s; rows done before: %d ok, %d failed",
+            store.where(),
+            "goes on" if begun else "begun",
+            *opened.done,
+        )
     except BaseException:
         if journal is not None:
             journal.close()
@@ -236,13 +254,24 @@ def _input(settings: Settings, changes: Changes) -> Input:
     """The input of the settings. Raises ``InputError`` or ``UsageError``."""
     reading = reading_of(settings, changes)
     given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
-    if given.pipe is not None and (changes.repair or changes.resend_changed):
+    once = given.pipe is not None and settings.sample is None  # a sample of a pipe is kept
+    if once and (changes.repair or changes.resend_changed):
         message = (
             "--repair and --resend-changed read the input several times, and "
             f"{given.stamps[0].name} can be read once. Write it to a file, and name that"
         )
         raise UsageError(message)
     return given
+
+
+def _sampled(given: Input, settings: Settings, journal: Journal, *, begun: bool) -> Input:
+    """The sample of the input, where the run is over one: the rows that it was begun with."""
+    recorded = journal.states.get("sample")
+    if isinstance(recorded, bytes):
+        return given.with_sample(recorded)
+    if settings.sample is None or begun:  # a run begun without one is refused
+        return given
+    return given.sampled(settings.sample, settings.sample_seed)
 
 
 def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> Reader:
@@ -284,6 +313,9 @@ def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
         input=[stamp.public() for stamp in given.stamps],
         input_format=given.kind,
         **{READING: given.reading.public()},
+        wording=WORDING,
+        sample=given.sample_recorded(),
+        input_rows=None if given.picked is None else len(given.picked),
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         started_at_us=time.time_ns() // 1000,

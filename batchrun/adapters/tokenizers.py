@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from batchrun.core import vocabulary
 from batchrun.core.vocabulary import STANDARD, Count
 
-REMEDY = "pip install 'batchrun[tokenizer]'"
+REMEDY = "pip install splintr-rs"
 
 
 class Tokenizers:

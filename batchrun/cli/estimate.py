@@ -180,4 +180,5 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         file=(),
         params={},
         limit=None,
+        sample=None,
     )

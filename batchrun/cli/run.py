@@ -14,6 +14,7 @@ import click
 
 from batchrun.adapters.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.home import located
+from batchrun.cli import logs
 from batchrun.cli.console import OutputLostError, exit_codes, put_json, say
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
@@ -24,6 +25,7 @@ from batchrun.core.legible import shell_word
 from batchrun.errors import BatchrunError
 
 if TYPE_CHECKING:
+    from batchrun.cli.logs import Log
     from batchrun.core.changes import Changes
     from batchrun.ports import Observer
 
@@ -103,6 +105,14 @@ def _help(setting: setting_table.Setting) -> str:
 )
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
+@click.option(
+    "--log-level",
+    type=click.Choice(("debug", "info", "warning", "error"), case_sensitive=False),
+    help="How much to log, on stderr unless there is a --log-file. [default with a file: info]",
+)
+@click.option(
+    "--log-file", metavar="F", help="Append log lines to this file: UTC time, level, message."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 def command(
     inputs: tuple[str, ...],
@@ -110,6 +120,8 @@ def command(
     limit: int | None,
     quiet: bool,
     no_progress: bool,
+    log_level: str | None,
+    log_file: str | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -121,22 +133,22 @@ def command(
         changes = _changes(flags)
         environment = read_environment()
         settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
-        tell: Callable[[str], None] = (lambda _: None) if quiet else say
-        for warning in warnings:
-            tell(f"warning: {warning}")
-        try:
-            code = _run(
-                settings,
-                environment,
-                changes=changes,
-                tell=tell,
-                progress=not (quiet or no_progress),
-                as_json=as_json,
-            )
-        except BatchrunError as error:
-            if error.exit_code == BatchrunError.exit_code:  # it failed midway
-                error.add_note(f"to go on: {_command_that_goes_on(sys.argv[1:])}")
-            raise
+        with logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log:
+            for warning in warnings:
+                log.tell(f"warning: {warning}")
+            try:
+                code = _run(
+                    settings,
+                    environment,
+                    changes=changes,
+                    log=log,
+                    progress=not (quiet or no_progress),
+                    as_json=as_json,
+                )
+            except BatchrunError as error:
+                if error.exit_code == BatchrunError.exit_code:  # it failed midway
+                    error.add_note(f"to go on: {_command_that_goes_on(sys.argv[1:])}")
+                raise
         sys.exit(code)
 
 
@@ -145,11 +157,13 @@ def _run(
     environment: Mapping[str, str],
     *,
     changes: Changes,
-    tell: Callable[[str], None],
+    log: Log,
     progress: bool,
     as_json: bool,
 ) -> int:
     """One session; returns the exit code."""
+    tell = log.tell
+    logs.begun(settings)
     from batchrun.cli.process import load_arrow, make_lean
 
     load_arrow()
@@ -162,7 +176,8 @@ def _run(
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
-        observers = [stack.enter_context(progress_on(tell))] if progress else []
+        observers = [stack.enter_context(progress_on(say))] if progress else []
+        observers += logs.observers()
         result = assemble.run(
             settings,
             environment,
@@ -172,7 +187,7 @@ def _run(
             started_s=STARTED_S,
         )
     if result.stop is not None:
-        say(f"batchrun: {result.stop.message}")
+        log.error(result.stop.message)
     if result.observer_failures:
         tell(f"warning: the display failed {result.observer_failures} times")
     if result.duplicate_id is not None:
@@ -192,7 +207,8 @@ def _run(
         first_failed=result.first_failed,
         checkpoint=settings.checkpoint if apart else None,
     ):
-        tell(text)
+        log.show(text)
+    logs.ended(result.summary)
     if as_json:
         try:
             put_json(result.summary)

@@ -35,6 +35,11 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 BODY_BYTES_MAX = 64 * 2**20
 """A larger body is not sent: its row is a bad row."""
 
+WORDING = 2
+"""How a body is made of a row and the defaults, as run directories record it: a directory goes on
+as it was begun. The first version (nothing recorded) sent a parameter under two names where the
+row used one and the run the other, and whole numbers in floats as they came."""
+
 DEPTH_MAX = 500
 TOO_DEEP = f"is nested more than {DEPTH_MAX} levels deep"
 
@@ -188,6 +193,11 @@ def builder(
     )
 
 
+def as_begun(build: Callable[[Row], Request], wording: object) -> Callable[[Row], Request]:
+    """What ``builder`` gives, for a run directory that records this ``WORDING``."""
+    return partial(build, earlier=True) if wording is None else build  # type: ignore[call-arg]
+
+
 def with_model(body: bytes, model: str) -> bytes:
     """A request's body with another model; everything else keeps its bytes."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -204,20 +214,23 @@ def build(
     asked: Callable[[JsonObject], Expected | None] | None = None,
     endpoints: Sequence[Endpoint] = (),
     bounded: bool = False,
+    earlier: bool = False,
 ) -> Request:
-    """The request for a row: defaults under the row's own values, checked and serialised.
+    """The request for a row: defaults under the row's own values (``parameters.laid_over``),
+    checked and serialised.
 
     With ``stream`` it asks for a stream, and for usage at its end: ``stream_options`` of the row
     or the defaults is laid over that, and null leaves it out (some servers refuse it). ``asked``
     reads what the answer to a body must be; it may raise ``RowError``. ``endpoints`` are those of
     which one must serve the model; none: any model is served. ``bounded`` says that what the
-    request costs at most must be known.
+    request costs at most must be known. ``earlier`` makes the body as the first version did; see
+    ``WORDING``.
 
     Raises ``RowError`` with a sentence for a row that cannot be sent.
     """
     if row.problem is not None or row.body is None:
         raise RowError(row.problem or "the row has no body")
-    body = {**defaults, **row.body}
+    body = {**defaults, **row.body} if earlier else parameters.laid_over(defaults, row.body)
     # How replies travel is the run's business, not the row's.
     body.pop("stream", None)
     options = body.pop("stream_options", _NOT_GIVEN)

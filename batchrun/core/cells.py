@@ -31,7 +31,13 @@ def sent_columns(names: Sequence[str], data: Collection[str] = ()) -> frozenset[
 
 
 def typed(name: str, value: object) -> object:
-    """A parameter's value as JSON has it, from a column with a type. Raises ``ValueError``."""
+    """A parameter's value as JSON has it, from a column with a type; None for a gap: a null, or a
+    NaN among whole numbers. Raises ``ValueError``.
+    """
+    if parameters.is_missing(name, value):
+        return None
+    if name in parameters.HOLDING and isinstance(value, Mapping):
+        value = parameters.without_gaps(value)
     try:
         return _structured(name, value) if isinstance(value, str) else _without_nulls(value)
     except ValueError as error:
@@ -40,7 +46,8 @@ def typed(name: str, value: object) -> object:
 
 
 def text(name: str, cell: str) -> object:
-    """A parameter's value as JSON has it, from text; None for an empty cell. Numbers and booleans
+    """A parameter's value as JSON has it, from text; None for an empty cell, and for NaN where a
+    whole number belongs. Numbers and booleans
     are such unless the parameter is text by nature. Raises ``ValueError``.
     """
     if not cell:
@@ -51,6 +58,8 @@ def text(name: str, cell: str) -> object:
     if value is not cell or name in parameters.MAYBE_STRUCTURED:
         return value
     bare = cell.strip()
+    if name in parameters.INTEGERS and bare.lower() == "nan":
+        return None
     if _NUMBER.fullmatch(bare):
         return _number(name, bare)
     if _NOT_NUMBER.fullmatch(bare):

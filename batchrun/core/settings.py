@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
-from batchrun.core import presets, reasoning_models
+from batchrun.core import parameters, presets, reasoning_models
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
 from batchrun.core.byte_sizes import Bytes
@@ -95,6 +95,8 @@ class Settings:
     prices: Mapping[str, OwnPrice]
     limit: int | None = None
     think_implied: bool = False
+    sample: int | None = None
+    sample_seed: int = 0
 
     @property
     def endpoint(self) -> Endpoint:
@@ -145,6 +147,8 @@ class Settings:
         """The settings that shape requests and parts, which a resumed run must share."""
         return {
             "input.carry": self.carry if isinstance(self.carry, str) else list(self.carry),
+            "input.sample": self.sample,
+            "input.sample_seed": None if self.sample is None else self.sample_seed,
             "output.shard_rows": self.shard_rows,
             "request.model": self.model,
             "request.system": self.system,
@@ -269,7 +273,10 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     for name, value in given.items():
         before = raw.get(name)
         both = isinstance(before, dict) and isinstance(value, dict) and name != "request.schema"
-        raw[name] = before | value if both else value
+        if name == "request.params" and isinstance(before, dict) and isinstance(value, dict):
+            raw[name] = parameters.flags_over(before, value)
+        else:
+            raw[name] = before | value if both else value
     if "endpoints" in file:
         tables, more = presets.surroundings_of_several(raw, environment)
         return raw | {"endpoints": tables}, warnings + more
@@ -288,6 +295,9 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         raise UsageError(message)
     if limit is not None and limit < 1:
         message = f"--limit is {limit}; it must be at least 1"
+        raise UsageError(message)
+    if value["input.sample"] is None and raw.get("input.sample_seed") is not None:
+        message = "--sample-seed N is the seed of --sample N, which is not given"
         raise UsageError(message)
     check_request(value)
     endpoints = _endpoints(raw, value)
@@ -335,6 +345,8 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         prices=value["prices"],
         limit=limit,
         think_implied=think is None,
+        sample=value["input.sample"],
+        sample_seed=value["input.sample_seed"],
     )
 
 

@@ -23,6 +23,7 @@ from batchrun.core.body import (
     split,
     split_data,
 )
+from batchrun.core.parameters import names_of
 from batchrun.core.settings import Settings
 from batchrun.core.template import (
     Context,
@@ -141,6 +142,7 @@ class Shaper:
         self._plan = plan
         self._read = read
         self._strict = False
+        self._params = tuple((key, names_of(key), render) for key, render in plan.params)
         used = {path[0] for path in plan.templates.paths}
         self._sources = tuple((name, found[name]) for name in sorted(used) if name in found)
         self.needs = frozenset(found.values())
@@ -177,8 +179,8 @@ class Shaper:
         """What the settings add to a row's own body, and the bytes of files in it."""
         made: JsonObject = {}
         context = self._context(fields)
-        for key, render in self._plan.params:
-            if key not in body and (value := render(context)) is not None:
+        for key, names, render in self._params:
+            if names.isdisjoint(body) and (value := render(context)) is not None:
                 made[key] = value
         if "messages" in body:
             return made, 0

@@ -37,7 +37,9 @@ def in_step(
     other settings were allowed since.
     """
     rows, settings = summary.get("rows"), summary.get("settings")
-    if not isinstance(settings, dict) or not shaping.items() <= settings.items():
+    if not isinstance(settings, dict) or any(
+        settings.get(name) != value for name, value in shaping.items()
+    ):
         return False
     counted = (rows.get("ok"), rows.get("error")) if isinstance(rows, dict) else None
     return (

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+LIMITS = ("max_completion_tokens", "max_tokens", "n_predict")
+"""The names of the limit of an answer; servers obey one of them, and not all the same one
+(llama.cpp: the last)."""
+
 BYTES_PER_TOKEN = 3.5
 """Between Latin text (about 4 bytes a token) and CJK (about 3 bytes, one character)."""
 
@@ -26,7 +30,7 @@ hundred to some thousand tokens, where its bytes would count as a million.
 
 def stated_limit(body: dict[str, Any]) -> int | None:
     """The completion tokens that the body itself allows for each choice."""
-    for name in ("max_completion_tokens", "max_tokens"):
+    for name in LIMITS:
         limit = body.get(name)
         if isinstance(limit, int):
             return limit if limit > 0 else None

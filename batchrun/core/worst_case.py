@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from batchrun.core.tokens import LIMITS
 from batchrun.errors import UnboundedError
 from batchrun.records import WorstCase
 
@@ -30,8 +31,6 @@ CACHE_WRITE_TIMES = 2
 
 _TEXT = ("text", "refusal", "input_text", "output_text")
 _IMAGES = ("image_url", "input_image", "image")
-_LIMITS = ("max_completion_tokens", "max_tokens", "n_predict")
-"""Servers obey one of these, and not all the same one (llama.cpp: the last)."""
 _THINKING = (
     ("thinking_budget",),
     ("thinking_token_budget",),
@@ -76,7 +75,7 @@ def worst_case(body: Mapping[str, Any], wire: bytes) -> WorstCase:
 
 def _limit(body: Mapping[str, Any]) -> int:
     """The largest of the limits, whichever the server obeys."""
-    given = [_int(name, body[name]) for name in _LIMITS if body.get(name) is not None]
+    given = [_int(name, body[name]) for name in LIMITS if body.get(name) is not None]
     if not given or min(given) <= 0:  # 0 and less are no limit to some
         message = (
             "nothing limits the answer, so its cost has no bound: set `max_completion_tokens` (or "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from batchrun.ports import Clock
 
 LOOK_S = 5.0
 """The deadline is looked at so often, since no timer goes on while a machine sleeps."""
+_LOG = logging.getLogger("batchrun.run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class StopSwitch:
         """
         if self.reason is None:
             self.reason = reason
+            _LOG.info("stopping, by %s: %s", reason.by, reason.message)
             self._event.set()
         elif reason.is_signal:
             self._hurry.set()

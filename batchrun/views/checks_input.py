@@ -52,8 +52,15 @@ def compare(
     if wanted is not None and given.kind != wanted:
         message = f"--against names {given.kind} input; the run was begun with {wanted}"
         raise UsageError(message)
+    recorded = known.meta.get("sample") if known else None
+    if isinstance(recorded, bytes):
+        given = given.with_sample(recorded)
+    elif settings.sample is not None:
+        given = given.sampled(settings.sample, settings.sample_seed)
     carry = _carry(known, given, settings)
     build = body.builder(settings)
+    if known is not None:
+        build = body.as_begun(build, known.meta.get("wording"))
     reader = given.reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()

@@ -64,6 +64,8 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
     """
     reading = Reading(quoting=settings.quoting)
     given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
+    if settings.sample is not None:
+        given = given.sampled(settings.sample, settings.sample_seed)
     reader = given.reader(given.carry("none", settings.shard_rows), settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()

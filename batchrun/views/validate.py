@@ -129,6 +129,8 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     """
     reading = Reading(quoting=settings.quoting)
     given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
+    if settings.sample is not None:
+        given = given.sampled(settings.sample, settings.sample_seed)
     carry = given.carry(settings.carry, settings.shard_rows)
     report = Report()
     counting = _Counting(given.splitter, report.kinds)

@@ -48,6 +48,7 @@ EXCEPTIONS = {
     "batchrun.adapters.sources.local": ({"os.open", "os.fdopen"}, "reads a file that a row names"),
     "batchrun.adapters.sources.passing": ({"os.open"}, "reads a pipe that has a name"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
+    "batchrun.adapters.sources.sampling": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
     "batchrun.adapters.ids": (

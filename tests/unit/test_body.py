@@ -196,7 +196,7 @@ def test_the_hash_does_not_depend_on_the_order_of_keys():
     [
         ({"metadata": {"a": 1, "b": 2}}, {"metadata": {"b": 2, "a": 1}}),
         ({"stop": ["a", "b"]}, {"stop": ["b", "a"]}),
-        ({"seed": 1}, {"seed": 1.0}),
+        ({"temperature": 1}, {"temperature": 1.0}),
         ({"seed": None}, {}),
     ],
 )

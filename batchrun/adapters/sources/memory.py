@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import (
     AsyncIterable,
     Callable,
@@ -26,7 +27,7 @@ from batchrun.adapters.home import at_home
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.jsonl import JsonlReader
 from batchrun.adapters.sources.lines import Line
-from batchrun.adapters.sources.opening import Carry, Input, Reader, Splitter
+from batchrun.adapters.sources.opening import Carry, Input, PickingReader, Splitter
 from batchrun.adapters.sources.parquet import BLOCK_BYTES, BLOCK_ROWS, ParquetReader
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import FileBytes
@@ -91,8 +92,7 @@ class MemoryInput(Input):
 
     rows: DictRows | ArrowRows = field(kw_only=True)
 
-    def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
-        """See ``Input``."""
+    def _reader(self, carry: Carry | None, shard_rows: int) -> PickingReader:
         if isinstance(self.rows, DictRows):
             splitter = opening.schema_splitter(self.splitter) if carry is None else self.splitter
             return DictReader(self.rows, self.stamps, carry, shard_rows, splitter)
@@ -101,10 +101,18 @@ class MemoryInput(Input):
             self.rows, self.stamps, carry, shard_rows, self.splitter, nan_is_null=nan_is_null
         )
 
+    def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:  # noqa: ARG002
+        """See ``Input``. Rows that come once are all taken in, and kept on the disk."""
+        if self.rows.known is None:
+            rows = self.rows
+            read = rows.lines if isinstance(rows, DictRows) else rows.batches
+            deque(read(0, final=False), maxlen=0)
+        return self.rows.known
+
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row."""
         columns = [pa.field("extra", pa.string())] if self.has_extra else []
-        reader = self.reader(Carry(pa.schema(columns), (), everything=False), 1)
+        reader = self._reader(Carry(pa.schema(columns), (), everything=False), 1)
         if next(reader.blocks([Span(0, 0, Position())], limit=1), None) is None:
             message = f"input {self.stamps[0].path}: not a single row in it"
             raise InputError(message)
@@ -181,7 +189,7 @@ class DictReader(JsonlReader):
 
     def where(self, row: Row) -> str:
         """See ``opening.Reader``."""
-        return f"rows[{row.number}]"
+        return f"rows[{row.line - 1}]"
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
         """The number of rows, or None while nobody knows it. See ``opening.Reader``."""
@@ -236,7 +244,7 @@ class ArrowReader(ParquetReader):
 
     def where(self, row: Row) -> str:
         """See ``opening.Reader``."""
-        return f"rows[{row.number}]"
+        return f"rows[{row.line}]"
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
         """The number of rows, or None while nobody knows it. See ``opening.Reader``."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 from batchrun.adapters import arrow
 from batchrun.adapters.sources import finding, passing, storage
 from batchrun.adapters.sources.local import read_file
+from batchrun.adapters.sources.sampling import Sample, SampledReader, Spool
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
 from batchrun.core import carried, cells
@@ -55,6 +56,12 @@ class Reader(Protocol):
         known yet: a pipe tells at its end.
         """
         ...
+
+
+class PickingReader(Reader, Protocol):
+    """A reader that can pass over rows which are not in a sample."""
+
+    picked: Sample | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,8 @@ class Input:
     """The input of a run: its files as they were found, their format, how a row is split, and the
     rules it is read by.
 
-    ``pipe`` is input that can be read once, such as standard input.
+    ``pipe`` is input that can be read once, such as standard input. ``picked`` are the rows of a
+    sample, and ``spool`` has what came through a pipe for it.
     """
 
     stamps: tuple[Stamp, ...]
@@ -131,12 +139,21 @@ class Input:
     splitter: Splitter = split
     pipe: Pipe | None = None
     reading: Reading = NOW
+    picked: Sample | None = None
+    spool: Spool | None = None
 
     def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
         """The reader of the format. Without ``carry`` it can only tell its schema and count.
 
         Raises ``InputError`` for files that are not of the format or do not fit each other.
         """
+        reader = self._reader(carry, shard_rows)
+        if self.picked is None:
+            return reader
+        reader.picked = self.picked
+        return SampledReader(reader, self.picked, replace(self, picked=None))
+
+    def _reader(self, carry: Carry | None, shard_rows: int) -> PickingReader:
         if self.kind == "parquet":
             from batchrun.adapters.sources.parquet import ParquetReader
 
@@ -144,7 +161,8 @@ class Input:
             return ParquetReader(
                 self.stamps, carry, shard_rows, self.splitter, nan_is_null=nan_is_null
             )
-        source: ByteSource = self.pipe or FileBytes(self.stamps)
+        stamps = self.stamps if self.spool is None else (self.spool.stamp,)
+        source: ByteSource = self.pipe or FileBytes(stamps)
         splitter = schema_splitter(self.splitter) if carry is None else self.splitter
         if self.kind == "jsonl":
             from batchrun.adapters.sources.jsonl import JsonlReader
@@ -164,6 +182,35 @@ class Input:
             DELIMITERS[self.kind],
             quoted=self.reading.of(self.kind).quoting == "csv",
         )
+
+    def sampled(self, rows: int, seed: int) -> Input:
+        """A sample of this input: so many of its rows, or all where it has no more.
+
+        Raises ``InputError`` where they cannot be counted, and ``StorageError`` where what came
+        through a pipe cannot be kept.
+        """
+        try:
+            spool = None if self.pipe is None else Spool(self.pipe)
+            whole = replace(self, pipe=None, spool=spool)
+            return replace(whole, picked=Sample.drawn(whole.count() or 0, rows, seed))
+        except InputLostError as error:
+            raise InputError(str(error)) from None
+
+    def with_sample(self, recorded: bytes) -> Input:
+        """The sample of this input that ``sample_recorded`` gave."""
+        spool = None if self.pipe is None else Spool(self.pipe)
+        return replace(self, pipe=None, spool=spool, picked=Sample.recorded(recorded))
+
+    def sample_recorded(self) -> bytes | None:
+        """The rows of the sample, to be recorded; None where this is no sample."""
+        return None if self.picked is None else self.picked.as_bytes()
+
+    def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:
+        """The number of rows of an input that is no sample, counted now; None where ``stop`` said
+        so before it was known. Raises ``InputLostError``.
+        """
+        stamps = self.stamps if self.spool is None else (self.spool.stamp,)
+        return replace(self, stamps=stamps, spool=None).reader(None, 1).count(stop)
 
     @property
     def has_extra(self) -> bool:

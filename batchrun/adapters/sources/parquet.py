@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from batchrun.adapters import arrow
 from batchrun.adapters.sources import floats, showing, storage
 from batchrun.adapters.sources.opening import Carry, Splitter, needs_of, sent_columns
+from batchrun.adapters.sources.sampling import Sample
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.core import cells, parameters
 from batchrun.core.addresses import local_path
@@ -57,6 +58,8 @@ class ParquetReader:
         self._carry = carry
         self._shard_rows = shard_rows
         self.split = splitter
+        self.picked: Sample | None = None
+        """The rows that are read, where not all are."""
         schemas, self._rows = self._known()
         names = dict.fromkeys(name for schema in schemas for name in schema.names)
         self._sent = sent_columns(tuple(names), splitter)
@@ -107,7 +110,9 @@ class ParquetReader:
         if limit is not None:
             last = limit if last is None else min(last, limit)
         digest = _Digest()
-        for batch, start in self._batches(span.start, final=span.last is None):
+        found = self._batches(span.start, final=span.last is None)
+        batches = _all(found) if self.picked is None else self.picked.batches(found, row)
+        for batch, file, lines in batches:
             done = 0
             while done < batch.num_rows and (last is None or row < last):
                 shard = row // size
@@ -117,11 +122,11 @@ class ParquetReader:
                 if (place := bisect_right(breaks, row)) < len(breaks):
                     border = min(border, breaks[place])
                 taken = batch.slice(done, border - row)
-                offset = start.offset + done
+                there = lines[done : done + taken.num_rows]
                 done += taken.num_rows
                 if row % size == 0:
                     digest = _Digest()
-                yield from self._blocks(shard, row, taken, Position(start.file, offset), digest)
+                yield from self._blocks(shard, row, taken, file, there, digest)
                 row = border
             if last is not None and row >= last:
                 return
@@ -173,9 +178,17 @@ class ParquetReader:
         return [name for name in names if name in self._read] or list(names[:1])
 
     def _blocks(
-        self, shard: int, first_row: int, batch: pa.RecordBatch, start: Position, digest: _Digest
+        self,
+        shard: int,
+        first_row: int,
+        batch: pa.RecordBatch,
+        file: int,
+        lines: Sequence[int],
+        digest: _Digest,
     ) -> Iterator[Block]:
-        """A batch as one block, or several where files are read for its rows."""
+        """A batch as one block, or several where files are read for its rows. ``lines`` are the
+        numbers of its rows in the file.
+        """
         sent = [name for name in batch.schema.names if name in self._sent]
         data = self._data(batch)
         size = batch.nbytes // max(1, batch.num_rows)
@@ -184,23 +197,22 @@ class ParquetReader:
         fields_of = batch.select(sent).to_pylist() if sent else [{}] * batch.num_rows
         for place, fields in enumerate(fields_of):
             shown = {name: values[place] for name, values in data.items()}
-            row = self._row(first_row + place, fields, shown, start, place, size)
+            row = self._row(first_row + place, fields, shown, file, lines[place], size)
             digest.body.update(_encode((row.custom_id, row.body, row.problem)))
             rows.append(row)
             added_bytes += row.size_bytes - size
             if added_bytes > BLOCK_BYTES:
-                yield self._block(shard, rows, batch.slice(begun, len(rows)), start, digest)
+                yield self._block(shard, rows, batch.slice(begun, len(rows)), digest)
                 begun += len(rows)
                 rows, added_bytes = [], 0
         if rows:
-            yield self._block(shard, rows, batch.slice(begun), start, digest)
+            yield self._block(shard, rows, batch.slice(begun), digest)
 
     def _block(
         self,
         shard: int,
         rows: Sequence[Row],
         batch: pa.RecordBatch,
-        start: Position,
         digest: _Digest,
     ) -> Block:
         carried = self._carried(batch)
@@ -213,7 +225,7 @@ class ParquetReader:
             carried=arrow.to_ipc(carried) if carried.num_columns else b"",
             rows_read=rows[-1].number + 1 - shard * self._shard_rows,
             digest=digest.digest(),
-            end=Position(start.file, end, end),
+            end=Position(rows[-1].file, end, end),
         )
 
     def _data(self, batch: pa.RecordBatch) -> dict[str, list[Any]]:
@@ -234,18 +246,17 @@ class ParquetReader:
         number: int,
         fields: dict[str, Any],
         shown: dict[str, Any],
-        start: Position,
-        place: int,
+        file: int,
+        line: int,
         size: int,
     ) -> Row:
-        line = start.offset + place
         try:
             body = {name: cells.typed(name, value) for name, value in fields.items()} | shown
         except ValueError as error:
-            return Row(number, None, None, str(error), size, start.file, line)
+            return Row(number, None, None, str(error), size, file, line)
         parts = self.split({k: v for k, v in body.items() if v is not None})
         size += parts.added_bytes
-        return Row(number, parts.custom_id, parts.body, parts.problem, size, start.file, line)
+        return Row(number, parts.custom_id, parts.body, parts.problem, size, file, line)
 
     def where(self, row: Row) -> str:
         """See ``opening.Reader``."""
@@ -263,6 +274,14 @@ class ParquetReader:
                 array = pa.nulls(batch.num_rows, field.type)
             arrays.append(array)
         return pa.RecordBatch.from_arrays(arrays, schema=self._carry.schema)
+
+
+def _all(
+    batches: Iterator[tuple[pa.RecordBatch, Position]],
+) -> Iterator[tuple[pa.RecordBatch, int, Sequence[int]]]:
+    """Batches with their file, and the number in it of each row."""
+    for batch, start in batches:
+        yield batch, start.file, range(start.offset, start.offset + batch.num_rows)
 
 
 class _Digest:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from batchrun.adapters import arrow
 from batchrun.adapters.sources.lines import Line
 from batchrun.adapters.sources.opening import Carry, Splitter
+from batchrun.adapters.sources.sampling import Sample
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource
 from batchrun.core import carried
@@ -41,6 +42,8 @@ class TextReader(ABC):
         self._carry = carry
         self._shard_rows = shard_rows
         self.split = splitter
+        self.picked: Sample | None = None
+        """The rows that are read, where not all are."""
 
     @abstractmethod
     def schema(self) -> pa.Schema:
@@ -107,7 +110,10 @@ class TextReader(ABC):
         if last is not None and row >= last:
             return
         draft = _Draft(self, row)
-        for record in self._records(span.start, final=span.last is None):
+        records = self._records(span.start, final=span.last is None)
+        if self.picked is not None:
+            records = self.picked.records(records, row)
+        for record in records:
             if record is None:
                 if draft.rows:
                     yield draft.block((row - 1) // size, size)

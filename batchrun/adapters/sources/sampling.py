@@ -1,0 +1,173 @@
+"""``--sample``: a run over some rows of its input, chosen by a seed.
+
+The rows are chosen once, by their numbers in the whole input, and recorded in the run directory.
+From then on the sample is the input: its rows are numbered from 0, in input order, and readers pass
+over everything between them without parsing it.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from batchrun.adapters.sources.storage import Stamp
+from batchrun.errors import StorageError
+from batchrun.records import Block, Position, Row, Span
+
+if TYPE_CHECKING:
+    from batchrun.adapters.sources.opening import Input, Reader
+    from batchrun.adapters.sources.streams import Pipe
+
+_Record = TypeVar("_Record")
+
+
+class Sample:
+    """The rows of a sample: their numbers in the whole input, ascending. 8 bytes a row."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._numbers = array("q", numbers)
+
+    @classmethod
+    def drawn(cls, rows: int, wanted: int, seed: int) -> Sample:
+        """``wanted`` of ``rows`` rows, each as likely as any other; all where there are no more.
+        The same for the same three numbers.
+        """
+        if wanted >= rows:
+            return cls(range(rows))
+        return cls(sorted(random.Random(seed).sample(range(rows), wanted)))
+
+    @classmethod
+    def recorded(cls, data: bytes) -> Sample:
+        """The sample that ``as_bytes`` gave."""
+        found = cls(())
+        found._numbers.frombytes(data)
+        found._swap()
+        return found
+
+    def as_bytes(self) -> bytes:
+        """The numbers as little-endian 64-bit integers, to be recorded."""
+        mine = Sample(self._numbers)
+        mine._swap()
+        return mine._numbers.tobytes()
+
+    def _swap(self) -> None:
+        if sys.byteorder == "big":
+            self._numbers.byteswap()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def below(self, rows: int) -> int:
+        """How many of its rows there are in an input of so many rows."""
+        return bisect_left(self._numbers, rows)
+
+    def _behind(self, row: int) -> int:
+        """The number of the input row behind the sample's row before ``row``: where reading enters
+        for it.
+        """
+        return 0 if row == 0 else self._numbers[row - 1] + 1
+
+    def records(self, records: Iterator[_Record | None], row: int) -> Iterator[_Record | None]:
+        """The sample's records from its row ``row`` on, out of the input's, which begin where a
+        reader enters for that row. None (more may come, but not at once) is handed on.
+        """
+        number = self._behind(row)
+        if row == len(self._numbers):
+            return
+        for record in records:
+            if record is None:
+                yield None
+                continue
+            if number == self._numbers[row]:
+                yield record
+                row += 1
+                if row == len(self._numbers):
+                    return
+            number += 1
+
+    def batches(
+        self, batches: Iterator[tuple[pa.RecordBatch, Position]], row: int
+    ) -> Iterator[tuple[pa.RecordBatch, int, Sequence[int]]]:
+        """The sample's rows from ``row`` on out of the input's batches: batch, file, and for each
+        row its number in the file.
+        """
+        number = self._behind(row)
+        for batch, start in batches:
+            end = number + batch.num_rows
+            last = bisect_left(self._numbers, end, row)
+            if last > row:
+                places = [wanted - number for wanted in self._numbers[row:last]]
+                taken = batch.take(pa.array(places, pa.int64()))
+                yield taken, start.file, [start.offset + place for place in places]
+                row = last
+            number = end
+            if row == len(self._numbers):
+                return
+
+
+class SampledReader:
+    """``opening.Reader`` over the rows of a sample."""
+
+    def __init__(self, reader: Reader, sample: Sample, whole: Input) -> None:
+        """``reader`` picks the rows itself; ``whole`` is the input without a sample."""
+        self._reader = reader
+        self._sample = sample
+        self._whole = whole
+
+    def schema(self) -> pa.Schema:
+        """See ``opening.Reader``: that of the whole input."""
+        return self._reader.schema()
+
+    def sample(self) -> Iterator[Mapping[str, Any]]:
+        """See ``opening.Reader``: the first rows of the whole input."""
+        return self._reader.sample()
+
+    def blocks(
+        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+    ) -> Iterator[Block]:
+        """See ``opening.Reader``."""
+        return self._reader.blocks(spans, limit=limit, breaks=breaks)
+
+    def remarks(self) -> list[str]:
+        """See ``opening.Reader``."""
+        return self._reader.remarks()
+
+    def where(self, row: Row) -> str:
+        """See ``opening.Reader``: the place in the whole input."""
+        return self._reader.where(row)
+
+    def count(self, stop: Callable[[], bool]) -> int | None:
+        """The number of rows of the sample that the input has: it may have become shorter."""
+        rows = self._whole.count(stop)
+        return None if rows is None else self._sample.below(rows)
+
+
+class Spool:
+    """What came through a pipe, on the disk: a sample needs to know all rows before it has one."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        """Read the pipe to its end. Raises ``InputLostError``, and ``StorageError`` where there is
+        no room.
+        """
+        pipe.release()
+        size = 0
+        try:
+            self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
+            for chunk in pipe.chunks(0, 0):
+                size += self._file.write(chunk)
+            self._file.flush()
+        except OSError as error:
+            message = (
+                f"cannot keep the input in {tempfile.gettempdir()}: {error.strerror or error}; "
+                "make room, or name another folder with TMPDIR"
+            )
+            raise StorageError(message) from error
+        # The file has no name, so that nothing stays behind; this one opens it anew each time.
+        self.stamp = Stamp(f"/proc/self/fd/{self._file.fileno()}", size, 0)
