@@ -174,14 +174,12 @@ class _Session:
         self._opened = opened
         self._changes = changes
         self._build = opened.build
-        self._tally = Tally()
-        self._finished = Finished(settings.bounds)
+        self._tally, self._finished = Tally(), Finished(settings.bounds)
         self._room = Room(sum(access.endpoint.concurrency for access in accesses))
         wall_us = LoopClock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
-        self._priced = None
-        if settings.max_cost_pd is not None:
-            self._priced = Priced(settings.endpoints, self._prices, wall_us)
+        priced = settings.max_cost_pd is not None
+        self._priced = Priced(settings.endpoints, self._prices, wall_us) if priced else None
         if settings.has_budget:
             require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()

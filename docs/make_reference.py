@@ -85,6 +85,7 @@ RESULTS = {
     "completion_tokens": "Tokens of the answer, as reported.",
     "total_tokens": "Prompt and answer together, as reported.",
     "cached_tokens": "Prompt tokens that came from the server's cache, as reported.",
+    "cache_write_tokens": "Prompt tokens that were written into the server's cache, as reported.",
     "reasoning_tokens": "Tokens of the answer that were spent on reasoning, as reported.",
     "cost_usd": (
         "The cost of the last attempt; in an `ok` row, of its answer. Null where it is not known."
@@ -106,8 +107,15 @@ RESULTS = {
         "reasoning, a refusal or a tool call. Null where the answer was not streamed."
     ),
     "request_hash": "SHA-256 of the request body as sent, in hex.",
+    "model_asked": "The model that the request named.",
+    "media": (
+        "Images, sounds and files in the answer: `kind`, `mime`, and `bytes` up to 1 MiB; above "
+        "that `file` names one in `responses/`. What the server only gave an address of has that "
+        "as its `file`."
+    ),
     "response": (
-        "The raw JSON of the completion up to 1 MiB, or the first 4 KiB of an error's body. A "
+        "The raw JSON of the completion up to 1 MiB, above that the file of `responses/` that has "
+        'it, as `{"file": "responses/SHA256"}`; or the first 4 KiB of an error\'s body. A '
         "streamed answer stands here as the plain completion that it makes, half of one too. "
         "Which rows have it is set by `--raw`."
     ),
@@ -136,9 +144,16 @@ ATTEMPTS = {
     "completion_tokens": "As in the results.",
     "total_tokens": "As in the results.",
     "cached_tokens": "As in the results.",
+    "cache_write_tokens": "As in the results.",
     "reasoning_tokens": "As in the results.",
     "cost_usd": "What this exchange cost. Null where no price, or no usage, is known.",
     "request_id": "The server's name for the exchange.",
+    "usage_raw": "The server's usage object as JSON text; whatever the columns make of it.",
+    "billed_from": (
+        "What priced it: `reported_cost`, `parts` (prompt and completion), `total` (it has tokens "
+        "that the parts lack) or `cached_beside` (cached tokens next to the prompt's); null "
+        "without a cost."
+    ),
     "unanswered": (
         "True where the request may have reached the server and no whole reply came back: it may "
         "have been billed without being seen."
@@ -155,6 +170,7 @@ USAGE = {
     "completion_tokens": "Sum over the attempts.",
     "total_tokens": "Sum over the attempts.",
     "cached_tokens": "Sum over the attempts.",
+    "cache_write_tokens": "Sum over the attempts.",
     "reasoning_tokens": "Sum over the attempts.",
     "rows_without_usage": "Completions without any token count: the sums miss them.",
     "cost_usd": "Sum over the attempts: the bill. Null where no cost is known.",
@@ -164,8 +180,9 @@ USAGE = {
 SUMMARY = {
     "status": "`complete`, `complete_with_errors`, `stopped` (by a guard) or `interrupted`.",
     "stopped_by": (
-        "What ended the run: an error class, `misconfiguration`, `max_failures`, `max_truncated`, "
-        "`max_empty`, `max_cost`, `max_total_tokens`, `deadline`, `min_free_disk`, or a signal; "
+        "What ended the run: an error class, `misconfiguration`, `repeated_failure`, "
+        "`max_failures`, `max_truncated`, `max_empty`, `max_cost`, `max_total_tokens`, "
+        "`deadline`, `min_free_disk`, or a signal; "
         "else null."
     ),
     "exit_code": "The exit code of the command.",
@@ -180,6 +197,7 @@ SUMMARY = {
     "totals.prompt_tokens": "Sum over the ledger.",
     "totals.completion_tokens": "Sum over the ledger.",
     "totals.total_tokens": "Sum over the ledger.",
+    "totals.cache_write_tokens": "Sum over the attempts.",
     "totals.cached_tokens": "Sum over the ledger.",
     "totals.reasoning_tokens": "Sum over the ledger.",
     "totals.unanswered_attempts": "Attempts that may have been billed without being seen.",

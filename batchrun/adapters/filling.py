@@ -32,8 +32,6 @@ GROUP_BYTES = 4 * 2**20
 """What becomes a row group."""
 ATTEMPT_BYTES = 200
 """About what a line of the ledger takes: its texts are names and codes."""
-REFERENCES = "batchrun.references"
-"""Key of a part's metadata: how many files of ``responses/`` its rows name; absent for none."""
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
 _KEY = itemgetter(*map(Attempt._fields.index, ("endpoint", "model", "service_tier")))
 _PLACE = itemgetter(*map(Attempt._fields.index, ("row", "number")))
@@ -91,6 +89,8 @@ class Filling:
         these names is merged in. ``log`` is what to call damaged where records are missing.
         """
         self._store = store
+        self._names_files = False
+        """Whether rows that were taken may name files."""
         self._shape = shape
         self._log = log
         self._end = rows.stop
@@ -156,7 +156,7 @@ class Filling:
         old = self._old_results.below(high)
         resulted = self._results_table(records, outcomes, old, ledgered)
         self._attempts.add(ledgered, ledgered.num_rows * ATTEMPT_BYTES)
-        if large_answers.has_references(resulted):
+        if self._names_files or self._old_results.names_files:
             self._results.references += sum(1 for _ in large_answers.references(resulted))
         self._results.add(resulted, records.taken_bytes + (0 if old is None else old.nbytes))
         _count(self._totals, ledger, outcomes, ledgered, resulted)
@@ -180,6 +180,7 @@ class Filling:
         rows = [outcome.row for outcome in outcomes]
         if large_answers.is_large(outcomes, records.taken_bytes):
             outcomes = large_answers.shelved(self._store, outcomes)
+            self._names_files = True
         fixed = arrow.result_columns(outcomes)
         if len(fixed) + len(self._shape.carried) > len(self._shape.results):
             names = self._shape.results.names[: -len(self._shape.carried)]
@@ -342,5 +343,5 @@ class _Groups:
         self._flush()
         if self.references:
             # So that whoever checks the files need not look for names in every reply.
-            self._writer.add_key_value_metadata({REFERENCES: str(self.references)})
+            self._writer.add_key_value_metadata({old_part.REFERENCES: str(self.references)})
         self._writer.close()

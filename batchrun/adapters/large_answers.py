@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchrun.adapters.store import RESPONSES, Store, StoreReader
 from batchrun.errors import DamagedError
@@ -79,6 +78,8 @@ def reference(response: str | None) -> str | None:
 
 def has_references(results: pa.Table | pa.RecordBatch) -> bool:
     """Whether any of these results names a file."""
+    import pyarrow.compute as pc  # it takes numpy along, which a run does without
+
     names = results.schema.names
     if "response" in names:
         found = pc.any(pc.starts_with(results.column("response"), _NAMED)).as_py()

@@ -15,6 +15,8 @@ from batchrun.adapters.store import StoreReader
 from batchrun.errors import DamagedError
 
 BATCH_ROWS = 1024
+REFERENCES = "batchrun.references"
+"""Key of a part's metadata: how many files of ``responses/`` its rows name; absent for none."""
 
 
 class OldPart:
@@ -79,6 +81,12 @@ class OldPart:
     def found(self) -> bool:
         """Whether there is such a part."""
         return self._file is not None
+
+    @property
+    def names_files(self) -> bool:
+        """Whether rows of it name files of ``responses/``."""
+        told = None if self._file is None else self._file.metadata.metadata
+        return REFERENCES.encode() in (told or {})
 
     def below(self, row: int) -> pa.Table | None:
         """The rows not taken yet that lie below ``row``; None where there is no old part."""

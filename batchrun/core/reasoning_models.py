@@ -7,7 +7,11 @@ answer (``core/thinking.py``).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from batchrun.core.endpoints import Endpoint
+from batchrun.core.template_syntax import is_template
 
 KEEP, SPLIT = "keep", "split"
 
@@ -31,3 +35,14 @@ _MODELS = re.compile("|".join(pattern for pattern, _ in MODELS))
 def implied_by(models: Iterable[str]) -> bool:
     """Whether the name of any of these models says that it reasons between tags."""
     return any(_MODELS.search(model.lower().replace("_", "-")) for model in models)
+
+
+def implied(value: Mapping[str, Any], endpoints: Iterable[Endpoint]) -> str:
+    """What becomes of reasoning in tags where nobody says: ``SPLIT`` if the run's model has such a
+    name, here or at an endpoint, else ``KEEP``. ``value`` are the settings by name.
+    """
+    model = value["request.model"] or value["request.params"].get("model")
+    if not isinstance(model, str) or is_template(model):
+        return KEEP
+    theirs = (endpoint.models.get(model, model) for endpoint in endpoints if endpoint.models)
+    return SPLIT if implied_by((model, *theirs)) else KEEP

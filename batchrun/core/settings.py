@@ -323,7 +323,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         stream=value["request.stream"],
         on_truncation=value["output.on_truncation"],
         on_empty=value["output.on_empty"],
-        think=think or _implied_think(value, endpoints),
+        think=think or reasoning_models.implied(value, endpoints),
         accept_fenced=value["output.accept_fenced"],
         check_schema=value["output.check_schema"],
         check_tools=value["output.check_tools"],
@@ -347,20 +347,6 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         think_implied=think is None,
         sample=value["input.sample"],
         sample_seed=value["input.sample_seed"],
-    )
-
-
-def _implied_think(value: Mapping[str, Any], endpoints: Sequence[Endpoint]) -> str:
-    """What becomes of reasoning in tags where nobody says: the name of the run's model tells."""
-    params = value["request.params"]
-    model = value["request.model"] or params.get("model")
-    if not isinstance(model, str) or is_template(model):
-        return reasoning_models.KEEP
-    theirs = (endpoint.models.get(model, model) for endpoint in endpoints if endpoint.models)
-    return (
-        reasoning_models.SPLIT
-        if reasoning_models.implied_by((model, *theirs))
-        else reasoning_models.KEEP
     )
 
 

@@ -250,7 +250,7 @@ def test_an_empty_refusal_is_no_refusal(refusal):
     assert _first({"content": [part]}).refusal is None
     assert _first({"content": [part | {"refusal": "no"}], "refusal": refusal}).refusal == "no"
     body = json.dumps(_body({"refusal": refusal})).encode()
-    assert plain_reply.plain_completion(body).first.refusal is None
+    assert plain_reply.plain_completion(body).completion.first.refusal is None
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_the_finish_reason_is_kept_as_sent(reason):
     """No server's word is translated into another's."""
     body = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": reason}]})
     assert _read(body.encode()).first.finish_reason == reason
-    assert plain_reply.plain_completion(body.encode()).first.finish_reason == reason
+    assert plain_reply.plain_completion(body.encode()).completion.first.finish_reason == reason
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_no_finish_reason_in_other_words(reason):
     body = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": reason}]})
     assert _read(body.encode()).first.finish_reason is None
     quick = plain_reply.plain_completion(body.encode())
-    assert quick is None or quick.first.finish_reason is None
+    assert quick is None or quick.completion.first.finish_reason is None
 
 
 def test_several_choices_are_ordered_by_index():
