@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -10,16 +11,19 @@ from batchrun.core import answer
 
 _ROWS = 1024
 _COLUMNS = ["finish_reason", "content", "refusal", "tool_calls", "choices"]
+_MEDIA = "media"
 
 
 def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
     """Of every row: whether a token limit cut any of its answers off, and whether any of them
     says nothing. It says nothing of sense about rows without an answer.
     """
+    media = _has_media(results)
     for batch in results.select(_COLUMNS).to_batches(max_chunksize=_ROWS):
         for reason, content, refusal, calls, choices in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
         ):
+            shown = next(media)
             flat = {
                 "finish_reason": reason,
                 "content": content,
@@ -29,10 +33,20 @@ def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
             listed = choices or [flat]
             yield (
                 any(answer.cut_off(choice["finish_reason"]) for choice in listed),
-                any(
+                not shown
+                and any(
                     answer.blank(choice["content"])
                     and not choice["tool_calls"]
                     and not choice["refusal"]
                     for choice in listed
                 ),
             )
+
+
+def _has_media(results: pa.Table) -> Iterator[bool]:
+    """Of every row: whether its answer holds more than text. Their bytes are not looked at."""
+    place = results.schema.get_field_index(_MEDIA)
+    if place < 0 or not pa.types.is_list(results.schema.field(place).type):
+        yield from itertools.repeat(object=False, times=results.num_rows)
+        return
+    yield from results.column(place).is_valid().to_pylist()

@@ -23,7 +23,9 @@ def is_truncated(completion: Completion) -> bool:
 
 
 def is_empty(completion: Completion) -> bool:
-    """Whether any of the answers says nothing: reasoning alone is no answer."""
+    """Whether any of the answers says nothing: reasoning alone is no answer, an image is one."""
+    if completion.media is not None:
+        return False
     if completion.choices is None:
         return _says_nothing(completion.first)
     return any(_says_nothing(choice) for choice in completion.choices)

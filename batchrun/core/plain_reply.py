@@ -22,6 +22,18 @@ class _PlainMessage(msgspec.Struct):
     refusal: str | None = None
     tool_calls: None = None
     function_call: None = None
+    # What holds more than text is left to the long way (core/media.py).
+    image: None = None
+    images: None = None
+    image_url: None = None
+    audio: None = None
+    audios: None = None
+    video: None = None
+    videos: None = None
+    file: None = None
+    files: None = None
+    media: None = None
+    attachments: None = None
 
 
 class _PlainChoice(msgspec.Struct):

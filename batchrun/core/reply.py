@@ -14,8 +14,9 @@ import msgspec
 
 from batchrun.core.answer import blank
 from batchrun.core.content import part_text, said
+from batchrun.core.media import media_of
 from batchrun.core.storable import TEXT_MAX, json_text, storable, storable_text
-from batchrun.records import NO_USAGE, Choice, Completion, Failure, ToolCall, Usage
+from batchrun.records import NO_USAGE, Choice, Completion, Failure, Media, ToolCall, Usage
 
 ERROR_TEXT_MAX = TEXT_MAX
 """Bytes of an error body, characters of an error message, that are kept."""
@@ -101,11 +102,15 @@ def completion(value: object) -> Completion | None:
     if not isinstance(listed, list) or not listed:
         return None
     choices: list[Choice] = []
+    media: list[Media] = []
     for place, item in enumerate(listed):
         if place == 0 and not (isinstance(item, dict) and isinstance(item.get("message"), dict)):
             return None
         if isinstance(item, dict):
             choices.append(_choice(item, place))
+            message = item.get("message")
+            if isinstance(message, dict):
+                media += media_of(message) or ()
     if len(choices) > 1:
         choices.sort(key=lambda choice: choice.index)
     first = choices[0]
@@ -119,6 +124,7 @@ def completion(value: object) -> Completion | None:
         service_tier=_text(value.get("service_tier")),
         created_s=_moment(created),
         usage=usage_of(value),
+        media=tuple(media) or None,
     )
 
 
@@ -213,9 +219,12 @@ def _choice(item: dict[str, Any], place: int) -> Choice:
     refusal = _text(message.get("refusal"))
     if blank(refusal):
         refusal = None if blank(given.refusal) else given.refusal
+    text, audio = given.text, message.get("audio")
+    if isinstance(audio, dict) and blank(text):
+        text = _text(audio.get("transcript")) or text  # what was spoken, in words
     return Choice(
         index=index if type(index) is int and 0 <= index < 2**31 else place,
-        content=given.text,
+        content=text,
         reasoning=given.thinking if reasoning is None else reasoning,
         refusal=refusal,
         finish_reason=finish_reason(item.get("finish_reason")),

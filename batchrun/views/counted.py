@@ -226,17 +226,25 @@ def _grouped(
 
 
 def _sum_outputs(answered: pa.RecordBatch, outputs: Counter[str]) -> None:
-    """Count answers that were cut off, and empty ones. Several choices of a row count once."""
+    """Count answers that were cut off, and empty ones. Several choices of a row count once; an
+    image is an answer, whatever else is said.
+    """
+    outputs["truncated"] += _rows_count(_cut, answered)
+    if "media" in answered.schema.names:
+        media = answered.column("media")
+        if media.null_count < len(media):
+            answered = answered.filter(pc.is_null(media))
+    outputs["empty"] += _rows_count(_silent, answered)
+
+
+def _rows_count(what: Callable[[pa.RecordBatch], pa.Array], answered: pa.RecordBatch) -> int:
+    """How many rows have an answer that is such a one."""
     choices = answered.column("choices")
     if choices.null_count == len(choices):
-        outputs["truncated"] += _true(_cut(answered))
-        outputs["empty"] += _true(_silent(answered))
-        return
+        return _true(what(answered))
     several = pc.is_valid(choices)
-    rows = choices.filter(several)
     single = answered.filter(pc.invert(several))
-    outputs["truncated"] += _true(_cut(single)) + len(_rows_with(_cut, rows))
-    outputs["empty"] += _true(_silent(single)) + len(_rows_with(_silent, rows))
+    return _true(what(single)) + len(_rows_with(what, choices.filter(several)))
 
 
 def _cut(answers: pa.RecordBatch) -> pa.Array:

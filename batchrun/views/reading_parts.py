@@ -30,7 +30,11 @@ _UNREAD = frozenset(
 )
 RESULT_NAMES = tuple(name for name in arrow.RESULT_NAMES if name not in _UNREAD)
 _TOOL_CALLS = "tool_calls.list.element.name"
-_NESTED = (_TOOL_CALLS, *(f"choices.list.element.{name}" for name in _OF_CHOICES))
+_NESTED = (
+    _TOOL_CALLS,
+    "media.list.element.kind",
+    *(f"choices.list.element.{name}" for name in _OF_CHOICES),
+)
 _TYPES = {"results": dict(arrow.RESULT_FIELDS), "attempts": dict(arrow.ATTEMPT_FIELDS)}
 
 
@@ -177,7 +181,7 @@ class PartReader:
         arrays = [self._array(table, name, types[name]) for name in names]
         names = list(names)
         if self._kind == "results":
-            for name in ("tool_calls", "choices"):
+            for name in ("tool_calls", "choices", "media"):
                 array = _single(table, name)
                 if array is None or not pa.types.is_list(array.type):
                     self.absent.add(name)

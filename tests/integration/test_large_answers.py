@@ -1,6 +1,7 @@
 """Replies that are too large for their column are kept whole, in files of ``responses/``."""
 
 import asyncio
+import base64
 import hashlib
 import json
 
@@ -127,3 +128,33 @@ def test_python_gets_the_reply_itself(run):
     assert {row for row, reply in found.items() if len(reply) > 2**20} == LARGE
     assert {row for row, reply in _kept(run.folder).items() if "responses/" in reply} == LARGE
     run.cli.verified("run")
+
+
+def test_media_have_a_column(cli, scripted, jsonl, chat, published):
+    """Small ones are in it, large ones in files; the answer is not empty, and export has it all."""
+    small, large = b"small image", b"x" * (2**20 + 1)
+
+    def reply(body, *_):
+        number = int(body["messages"][0]["content"].split()[1])
+        data = base64.b64encode(large if number == 1 else small).decode()
+        message = {"content": None, "images": [{"url": f"data:image/png;base64,{data}"}]}
+        return 200, {}, {"choices": [{"message": message, "finish_reason": "stop"}]}
+
+    source, endpoint = jsonl([chat(n) for n in range(3)]), scripted(reply)
+    done = cli(
+        *("run", source, "-o", "run", "--model", "m", "--no-progress", "--on-empty", "fail"),
+        *("--base-url", endpoint.base_url, "--shard-rows", "2", "--raw", "none"),
+    )
+    assert done.code == 0, done.err
+    media = [found for [found] in published(cli.folder / "run")["media"].to_pylist()]
+    assert [found["kind"] for found in media] == ["image"] * 3
+    assert [found["bytes"] for found in media] == [small, None, small]
+    name = media[1]["file"]
+    assert name == f"responses/{hashlib.sha256(large).hexdigest()}"
+    assert (cli.folder / "run" / name).read_bytes() == large
+    cli.verified("run")
+    assert cli("export", "run", "-o", "out.parquet").code == 0
+    out = pq.read_table(cli.folder / "out.parquet")["media"].to_pylist()
+    assert [found["bytes"] for [found] in out] == [small, large, small]
+    (cli.folder / "run" / name).unlink()
+    assert cli("verify", "run").code == 1
