@@ -310,7 +310,7 @@ def finish_reason(value: object) -> str | None:
     null and nothing, in whatever way they are written.
     """
     if not isinstance(value, str):
-        return json_text(value)[:WORD_MAX] if value else None
+        return _word(json_text(value)[:WORD_MAX]) if value else None
     reason = _word(value)
     return None if reason is not None and reason.strip().lower() == _UNSPECIFIED else reason
 

@@ -270,6 +270,7 @@ ODD_PART = st.fixed_dictionaries(
 @given(JSON | ODD_PART | st.lists(ODD_PART | JSON, max_size=3), JSON)
 @example({"text": "a", "b": 1}, "null")
 @example([[[[]]]], 2**70)
+@example([], float("inf"))
 def test_any_content_streamed_is_the_plain_one(content, reason):
     """JSON as content, and anything as finish reason, has the columns that it has when plain."""
     delta = {"index": 0, "delta": {"content": content}, "finish_reason": reason}
