@@ -45,6 +45,12 @@ HEAD_BOUNDS: dict[str, Any] = {
 policies and by what a chain of proxies adds."""
 if "max_headers" in inspect.signature(aiohttp.ClientSession).parameters:
     HEAD_BOUNDS["max_headers"] = HEADERS_MAX  # earlier releases do not bound the number
+_READING: dict[str, Any] = {
+    "read_until_eof": True,
+    "auto_decompress": True,
+    "read_bufsize": READ_BUFFER_BYTES,
+    **HEAD_BOUNDS,
+}
 
 
 class Head(NamedTuple):
@@ -114,12 +120,7 @@ class Poster:
         protocol = held.protocol
         begun = False
         try:
-            protocol.set_response_params(
-                read_until_eof=True,
-                auto_decompress=True,
-                read_bufsize=READ_BUFFER_BYTES,
-                **HEAD_BOUNDS,
-            )
+            protocol.set_response_params(**_READING)
             transport = self._send(protocol.transport, body)
             if tap is not None:
                 tap(transport, protocol)

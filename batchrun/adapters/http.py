@@ -154,7 +154,7 @@ class HttpTransport:
         assert task is not None
         self._deadlines.enter(task)
         # The status counts once the head of a reply is there, for faults that come after it.
-        arrived = self._arriving()
+        arrived = Arriving(self._body_bytes_max, self._large, self._clock)
         try:
             head, answer = await self._post(self._url, request.body, arrived)
             if head.status in FOLLOWED:
@@ -165,7 +165,7 @@ class HttpTransport:
                         break
                     url = there
                     arrived.close()
-                    arrived = self._arriving()
+                    arrived = Arriving(self._body_bytes_max, self._large, self._clock)
                     head, answer = await self._post(url, request.body, arrived)
             if arrived.stream is not None:
                 return self._folded(arrived, None, task)
@@ -194,9 +194,6 @@ class HttpTransport:
         finally:
             self._deadlines.leave(task)
             arrived.close()
-
-    def _arriving(self) -> Arriving:
-        return Arriving(self._body_bytes_max, self._large, self._clock)
 
     async def _post(self, url: str, body: bytes, arrived: Arriving) -> tuple[Head, bytes]:
         if self._proxy is not None:
