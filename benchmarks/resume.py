@@ -35,10 +35,10 @@ class Listener:
             connection.close()
 
 
-def command(base_url: str) -> list[str]:
+def command(base_url: str, shard_rows: int) -> list[str]:
     """The run, at whatever endpoint."""
     run = [sys.executable, "-m", "batchrun", "run", "rows.jsonl", "-o", "run", "--model", "m"]
-    return [*run, "--no-progress", "--base-url", base_url]
+    return [*run, "--shard-rows", str(shard_rows), "--no-progress", "--base-url", base_url]
 
 
 def parts(room: Path) -> dict[str, tuple[int, int]]:
@@ -57,7 +57,7 @@ def measured(options: argparse.Namespace, room: Path) -> dict[str, Any]:
     make_input(room / "rows.jsonl", options.rows)
     with upstream(reply_bytes=options.reply_bytes) as base_url:
         started_s = time.perf_counter()
-        measure(command(base_url), room=room)
+        measure(command(base_url, options.shard_rows), room=room)
         made_s = time.perf_counter() - started_s
     listener, before = Listener(), parts(room)
     first = json.loads((room / "run/summary.json").read_bytes())
@@ -65,7 +65,7 @@ def measured(options: argparse.Namespace, room: Path) -> dict[str, Any]:
     measure([sys.executable, "-m", "batchrun", "--help"], room=room)
     for _ in range(options.rounds):
         shown.append(measure([sys.executable, "-m", "batchrun", "--help"], room=room))
-        again.append(measure(command(listener.base_url), room=room))
+        again.append(measure(command(listener.base_url, options.shard_rows), room=room))
     last = json.loads((room / "run/summary.json").read_bytes())
     if last["rows"] != first["rows"] or last["rows"]["ok"] != options.rows:
         raise SystemExit(f"the rows were {first['rows']} and are {last['rows']}")
@@ -88,6 +88,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--shard-rows", type=int, default=10_000, help="rows of a part")
     parser.add_argument("--reply-bytes", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
