@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from batchrun.adapters import arrow
 from batchrun.core import answer
 
 _ROWS = 1024
@@ -46,7 +47,7 @@ def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
 def _has_media(results: pa.Table) -> Iterator[bool]:
     """Of every row: whether its answer holds more than text. Their bytes are not looked at."""
     place = results.schema.get_field_index(_MEDIA)
-    if place < 0 or not pa.types.is_list(results.schema.field(place).type):
+    if place < 0 or results.schema.field(place).type != pa.list_(arrow.MEDIUM):
         yield from itertools.repeat(object=False, times=results.num_rows)
         return
     yield from results.column(place).is_valid().to_pylist()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from batchrun.adapters import arrow
 from batchrun.adapters.store import RESPONSES, Store, StoreReader
 from batchrun.errors import DamagedError
 from batchrun.records import Completion, Media, Outcome
@@ -85,7 +86,15 @@ def has_references(results: pa.Table | pa.RecordBatch) -> bool:
         found = pc.any(pc.starts_with(results.column("response"), _NAMED)).as_py()
         if found:
             return True
-    return "media" in names and any(True for _ in _named_media(results))
+    return _has_media(results) and any(True for _ in _named_media(results))
+
+
+def _has_media(results: pa.Table | pa.RecordBatch) -> bool:
+    """Whether there is the column of media: a run that version 0.1 began may carry an input column
+    of that name in its place.
+    """
+    place = results.schema.get_field_index("media")
+    return bool(place >= 0 and results.schema.field(place).type == pa.list_(arrow.MEDIUM))
 
 
 def _named_media(results: pa.Table | pa.RecordBatch) -> Iterator[str]:
@@ -103,7 +112,7 @@ def references(results: pa.Table | pa.RecordBatch) -> Iterator[str]:
     for response in results.column("response").to_pylist():
         if (name := reference(response)) is not None:
             yield name
-    if "media" in results.schema.names:
+    if _has_media(results):
         yield from _named_media(results)
 
 
@@ -125,7 +134,7 @@ def _filled(store: StoreReader, row: pa.Table) -> pa.Table:
         if name is not None:
             text = _content(store, name).decode("utf-8", "replace")
             row = _with(row, "response", text)
-    if "media" in row.schema.names and (media := row.column("media")[0].as_py()):
+    if _has_media(row) and (media := row.column("media")[0].as_py()):
         for medium in media:
             if medium["file"] is not None and medium["file"].startswith(f"{RESPONSES}/"):
                 medium["bytes"] = _content(store, medium["file"])

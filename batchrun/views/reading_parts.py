@@ -183,7 +183,7 @@ class PartReader:
         if self._kind == "results":
             for name in ("tool_calls", "choices", "media"):
                 array = _single(table, name)
-                if array is None or not pa.types.is_list(array.type):
+                if array is None or not _lists_structs(array.type):
                     self.absent.add(name)
                     array = pa.nulls(table.num_rows, types[name])
                 arrays.append(array)
@@ -201,6 +201,10 @@ class PartReader:
                 pass
         self.absent.add(name)
         return pa.nulls(table.num_rows, kind)
+
+
+def _lists_structs(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and pa.types.is_struct(kind.value_type))
 
 
 def _single(table: pa.Table, name: str) -> pa.Array | None:

@@ -2,10 +2,10 @@
 
     python tests/golden/make.py VERSION [tsv]
 
-makes VERSION/finished, VERSION/failed, VERSION/interrupted and VERSION/killed beside this file, by
-the real command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in
-TSV with quotes. A directory that is there is never made again: a format that changes has to read
-it, or refuse it with a reason.
+makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
+command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
+quotes. A directory that is there is never made again: a format that changes has to read it, or
+refuse it with a reason.
 """
 
 import json
@@ -62,6 +62,12 @@ def main() -> None:
     rows[5] = {"note": 5}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _make(folder, "rows.jsonl")
+    # Input columns under names that a later version gave to columns of its own.
+    lines = ["q,media,model_asked,usage_raw", *(f"q{n},m{n},x,u" for n in range(ROWS))]
+    (folder / "rows.csv").write_text("".join(f"{line}\n" for line in lines))
+    with EmbeddedSimulator(SimulatorOptions()) as endpoint:
+        given = ("rows.csv", "--prompt", "{{ q }}", "--limit", "8")
+        assert _start(folder, "carrying", endpoint, *given).wait(60) == 0
 
 
 def _make(folder: Path, *given: str) -> None:

@@ -181,3 +181,21 @@ def test_a_finished_one_sends_nothing(cli, simulator):
     assert endpoint.stats()["requests_total"] == 0
     assert cli(*command, "--retry-failed").code == 1  # one row is no request
     cli.verified("finished")
+
+
+def test_carried_columns_keep_names_that_came_later(cli, simulator, golden):
+    """An input column called `media` stays what it was, where a run had it before."""
+    if not (golden / "carrying").exists():
+        pytest.skip("there is no golden directory carrying of this version")
+    endpoint = simulator()
+    done = cli(
+        *("run", "rows.csv", "-o", "carrying", *STARTED, "--prompt", "{{ q }}"),
+        *("--base-url", endpoint.base_url),
+    )
+    assert done.code == 0, done.err
+    assert endpoint.stats()["requests_total"] == 4
+    cli.verified("carrying")
+    table = pq.read_table(golden / "carrying" / "results")
+    assert table["media"].to_pylist() == [f"m{n}" for n in range(12)]
+    for name in ("out.csv", "out.jsonl", "out.parquet"):
+        assert cli("export", "carrying", "-o", name).code == 0
