@@ -24,7 +24,7 @@ from batchrun.errors import (
 if TYPE_CHECKING:
     from batchrun.api import Options, RowOutcome, Summary, arun, run, stream
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BatchrunError",
     "DamagedError",

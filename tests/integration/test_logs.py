@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+import batchrun
 from batchrun.engine.noting import NotingJournal, noted
 from batchrun.testing.fakes import FakeJournal
 
@@ -86,7 +87,7 @@ def test_what_info_tells(cli, heard, jsonl):
     lines = _lines(text.removeprefix("before\n"))
     whole = "\n".join(lines)
     for word in (
-        "INFO batchrun 0.1.0 on Python",
+        f"INFO batchrun {batchrun.__version__} on Python",
         'INFO settings: {"input.carry": "all"',
         "INFO run: begun; rows done before: 0 ok, 0 failed",
         "INFO run: goes on; rows done before: 12 ok, 0 failed",
