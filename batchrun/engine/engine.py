@@ -30,6 +30,8 @@ WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
 """
 
 
+LARGE_REPLY = 2**16
+"""Characters from which on a reply counts towards the bytes of open rows."""
 NOTHING_KNOWN = Known(frozenset(), {})
 
 
@@ -264,6 +266,10 @@ class Engine:
         if opened.run is not None:
             opened.cost_pd = opened.run.cost_pd
         opened.request = opened.run = opened.task = None
+        if outcome.response is not None and len(outcome.response) > LARGE_REPLY:
+            # The disk may be slower than the network: what waits for it is bounded as input is.
+            opened.size_bytes += len(outcome.response)
+            self._room.hold(len(outcome.response))
         self._room.answered()
         self._journal.post(outcome, self._durable)
 

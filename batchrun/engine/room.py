@@ -56,6 +56,10 @@ class Room:
         self._open += 1
         self._bytes += size_bytes
 
+    def hold(self, more_bytes: int) -> None:
+        """An open row takes so much more from now on: its reply, until that is durable."""
+        self._bytes += more_bytes
+
     def answered(self) -> None:
         """A row has its outcome and only waits for the disk."""
         self._ready -= 1
