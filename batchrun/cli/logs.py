@@ -39,14 +39,17 @@ _TEXTS = ("request.system", "request.prompt", "request.messages", "request.schem
 class Log:
     """The log of one command. ``tell`` and ``error`` show a message and log it as well."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], *, kept: bool) -> None:
+        """Without ``kept`` nobody logs: `logging` itself would show warnings a second time."""
         self._tell = tell
+        self._kept = kept
 
     def tell(self, text: str) -> None:
         """A message for the user, who may have asked for none."""
         self._tell(text)
-        level = logging.WARNING if text.startswith("warning:") else logging.INFO
-        _LOG.log(level, "%s", text, extra=_SAID)
+        if self._kept:
+            level = logging.WARNING if text.startswith("warning:") else logging.INFO
+            _LOG.log(level, "%s", text, extra=_SAID)
 
     def show(self, text: str) -> None:
         """A message for the user that is not logged."""
@@ -55,7 +58,8 @@ class Log:
     def error(self, text: str) -> None:
         """A message that is shown whatever was asked for."""
         say(f"batchrun: {text}")
-        _LOG.error("%s", text, extra=_SAID)
+        if self._kept:
+            _LOG.error("%s", text, extra=_SAID)
 
 
 @contextlib.contextmanager
@@ -72,8 +76,9 @@ def logging_to(
     Raises ``UsageError`` where the file cannot be opened. Lines that could not be written are
     counted, and said at the end.
     """
-    log = Log((lambda _: None) if quiet else say)
-    if path is None and level not in ("debug", "info"):
+    kept = path is not None or level in ("debug", "info")
+    log = Log((lambda _: None) if quiet else say, kept=kept)
+    if not kept:
         yield log  # warnings and errors are on stderr anyway
         return
     handler = _handler(path, settings, environment, quiet=quiet)

@@ -107,7 +107,7 @@ def _help(setting: setting_table.Setting) -> str:
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option(
     "--log-level",
-    type=click.Choice(("debug", "info", "warning", "error"), case_sensitive=False),
+    type=click.Choice(logs.LEVELS, case_sensitive=False),
     help="How much to log, on stderr unless there is a --log-file. [default with a file: info]",
 )
 @click.option(

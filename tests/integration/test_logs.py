@@ -165,11 +165,12 @@ def test_on_stderr_without_a_file(cli, flaky, jsonl):
 def test_levels_of_what_is_shown_anyway(cli, heard, jsonl, level):
     """On stderr, warnings and errors are shown as they are: nothing is added."""
     _, flags = heard
-    source = jsonl(3)
-    plain = cli.run(source, "-o", "a", *flags)
-    done = cli.run(source, "-o", "a", *flags, "--log-level", level)
-    assert (plain.code, done.code) == (0, 0)
-    assert not any(LINE.match(line) for line in done.err.splitlines())
+    source = jsonl(3, custom_id="x")
+    for name, more in (("a", ()), ("b", ("--log-level", level))):
+        done = cli.run(source, "-o", name, *flags, *more)
+        assert done.code == 0
+        assert not any(LINE.match(line) for line in done.err.splitlines())
+        assert done.err.count("comes more than once") == 1
 
 
 def test_quiet_keeps_the_file(cli, heard, jsonl):
