@@ -109,7 +109,7 @@ def plain_completion(body: bytes) -> Plain | None:
     """
     try:
         plain = _decode_plain(body)
-        raw = bytes(plain.usage)
+        raw = plain.usage
         counts = _decode_usage(raw) if raw else _NOT_COUNTED
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
@@ -161,4 +161,4 @@ def plain_completion(body: bytes) -> Plain | None:
             written,
         ),
     )
-    return Plain(completion, raw.decode() if raw else None)
+    return Plain(completion, str(raw, "utf-8") if raw else None)
