@@ -9,14 +9,15 @@ import pyarrow as pa
 from batchrun.core import answer
 
 _ROWS = 1024
-_COLUMNS = ["finish_reason", "content", "refusal", "tool_calls", "choices"]
+COLUMNS = ("finish_reason", "content", "refusal", "tool_calls", "choices")
+"""The columns that tell it."""
 
 
 def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
     """Of every row: whether a token limit cut any of its answers off, and whether any of them
     says nothing. It says nothing of sense about rows without an answer.
     """
-    for batch in results.select(_COLUMNS).to_batches(max_chunksize=_ROWS):
+    for batch in results.select(list(COLUMNS)).to_batches(max_chunksize=_ROWS):
         for reason, content, refusal, calls, choices in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
         ):
