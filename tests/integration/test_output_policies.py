@@ -95,7 +95,8 @@ def test_what_cannot_be_raised_is_sent_as_it_was(here, rambling, jsonl, chat, fo
     endpoint = rambling(10**6)
     rows = [chat(0, max_tokens=50), chat(1), chat(2, max_tokens=5, max_completion_tokens=30)]
     done = here(jsonl(rows), "-o", "run", *QUICK, "--base-url", endpoint.base_url,
-                "--on-truncation", "retry", "--truncation-limit", 40, "--max-attempts", 2)  # fmt: skip
+                "--on-truncation", "retry", "--truncation-limit", 40,
+                "--max-attempts", 2)  # fmt: skip
     assert done.code == 1, done.err
     sent = {number: [] for number in range(3)}
     for *_, body in endpoint.requests:
@@ -271,7 +272,7 @@ def test_a_kill_leaves_the_kept_answers(cli, here, flawed, found, until):
         assert new == old | {"attempts": new["attempts"]}
 
 
-def test_a_changed_row_takes_what_it_gets(here, flawed, found, cli):
+def test_a_changed_row_takes_what_it_gets(here, flawed, found):
     """A row whose request changed is replaced by any outcome, also where it is truncated too."""
     command, endpoint = flawed
     endpoint.replies[12] = said("other half", "length")
@@ -423,8 +424,8 @@ def test_the_other_model_has_endpoints_of_its_own(cli, here, scripted, jsonl, fo
     """It is asked where it is served, by the name that it has there; one that nobody serves is
     refused at the start.
     """
-    first = scripted(lambda body, *_: FILTERED["an error"])
-    second = scripted(lambda body, *_: (200, {}, said("willingly")))
+    first = scripted(lambda *_: FILTERED["an error"])
+    second = scripted(lambda *_: (200, {}, said("willingly")))
     (cli.folder / "c.toml").write_text(
         f"""
 [[endpoint]]

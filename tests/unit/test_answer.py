@@ -54,7 +54,6 @@ def test_what_a_filter_or_a_refusal_kept_back(choices, withheld):
         ([choice(None, "MAX_TOKENS")], {"truncated", "empty"}),
         ([choice("Well"), choice("We", "length")], {"truncated"}),
     ],
-    ids=str,
 )
 def test_what_is_wrong_with_an_answer(choices, flaws):
     """Cut off, empty, both or neither."""
@@ -71,7 +70,6 @@ def test_what_is_wrong_with_an_answer(choices, flaws):
         (choice("", "length"), {"empty"}, False),
         (None, {"empty"}, False),
     ],
-    ids=str,
 )
 def test_which_outcome_of_a_kept_row_is_taken(said, allowed, wins):
     """A better answer; of any other the attempt alone, which has failed."""

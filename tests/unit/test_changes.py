@@ -61,5 +61,5 @@ def test_every_class_of_the_verdicts_is_known():
     """What a row can fail with can be named; anything else is refused with the whole list."""
     for rule in RULES:
         Changes(retry_classes=(rule.error_class,))
-    with pytest.raises(UsageError, match="invalid_row.*truncated, empty"):
+    with pytest.raises(UsageError, match=r"invalid_row.*truncated, empty"):
         Changes(retry_classes=("tiemout",))
