@@ -88,7 +88,9 @@ class Options(TypedDict, total=False):
     raw: Literal["all", "errors", "none"]
     shard_rows: int
     on_truncation: Literal["keep", "fail", "retry"]
+    truncation_limit: int
     on_empty: Literal["keep", "fail", "retry"]
+    fallback_model: str
     think: Literal["split", "keep"]
     accept_fenced: bool
     check_schema: bool

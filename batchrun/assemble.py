@@ -179,7 +179,7 @@ class _Session:
         wall_us = LoopClock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
         priced = settings.max_cost_pd is not None
-        self._priced = Priced(settings.endpoints, self._prices, wall_us) if priced else None
+        self._priced = Priced(settings, self._prices, wall_us) if priced else None
         if settings.has_budget:
             require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()

@@ -11,7 +11,7 @@ written to the journal as it is.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 JsonObject = dict[str, Any]
@@ -285,12 +285,14 @@ class Known:
     number of rows that have none yet or are sent again.
 
     ``recorded`` says that the shard's input was read to its end and its parts hold every row:
-    a block of it without a row to send needs no record.
+    a block of it without a row to send needs no record. ``kept`` has rows that are sent again and
+    keep their answer unless the new one is better: the flaws that the new one may have.
     """
 
     done: Collection[int]
     attempts: Mapping[int, int]
     recorded: bool = False
+    kept: Mapping[int, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ async def attempts(
             settings.model,
             output.policy_of(settings),
             prices,
+            settings.fallback_model,
         ),
         spending=spending,
         finished=finished if settings.repeated_failure else None,

@@ -15,7 +15,7 @@ import pyarrow as pa
 from batchrun.adapters import arrow
 from batchrun.adapters.journal import Amendment, Journal
 from batchrun.adapters.old_part import OldPart
-from batchrun.adapters.parts import Parts, publish
+from batchrun.adapters.parts import Ending, Parts, ending_of, publish
 from batchrun.adapters.sources.opening import Reader
 from batchrun.core.changes import Changes
 from batchrun.errors import RowError
@@ -24,16 +24,15 @@ from batchrun.records import Block, Known, Position, Request, Row, Span
 Build = Callable[[Row], Request]
 """Makes a row's request, or raises ``RowError``."""
 
-Ending = tuple[str | None, str | None]
-"""How a row ended: its error class (None for a completion) and its request's hash."""
 
-
-def endings(parts: Parts, journal: Journal, shard: int) -> dict[int, Ending]:
-    """How the rows of a shard ended, by row: as its part says, or its log, which wins."""
-    found = parts.endings(shard)
-    for outcome in journal.outcomes(shard):
-        failure = outcome.failure
-        found[outcome.row] = (failure.error_class if failure else None, outcome.request_hash)
+def endings(
+    parts: Parts, journal: Journal, shard: int, *, flaws: bool = False
+) -> dict[int, Ending]:
+    """How the rows of a shard ended, by row: as its part says, or its log, which wins. With
+    ``flaws`` the answers are looked at too.
+    """
+    found = parts.endings(shard, flaws=flaws)
+    found |= {outcome.row: ending_of(outcome) for outcome in journal.outcomes(shard)}
     return found
 
 
@@ -47,8 +46,8 @@ def count_done(parts: Parts, journal: Journal) -> tuple[int, int]:
                 ok += sums["rows_ok"]
                 error += sums["rows_error"]
     for shard in touched:
-        for error_class, _ in endings(parts, journal, shard).values():
-            if error_class is None:
+        for ending in endings(parts, journal, shard).values():
+            if ending.error_class is None:
                 ok += 1
             else:
                 error += 1
@@ -104,10 +103,21 @@ class Selection:
 
     def picks(self, ending: Ending, row: Row) -> bool:
         """Whether this row is one of them."""
-        error_class, digest = ending
-        if self.changes.retries_class(error_class):
+        if self.changes.retries_class(ending.error_class):
             return True
-        return self.build is not None and _hash(self.build, row) != digest
+        return bool(ending.flaws & self.changes.retried_flaws) or self._changed(ending, row)
+
+    def spared(self, ending: Ending, row: Row) -> frozenset[str] | None:
+        """Of a row that is sent again: the flaws that a better answer may have, None where any
+        outcome takes the place of the old one.
+        """
+        retried = self.changes.retried_flaws
+        if not ending.flaws & retried or self._changed(ending, row):
+            return None
+        return ending.flaws - retried
+
+    def _changed(self, ending: Ending, row: Row) -> bool:
+        return self.build is not None and _hash(self.build, row) != ending.request_hash
 
 
 def _hash(build: Build, row: Row) -> str | None:
@@ -136,21 +146,28 @@ class Found:
 
 
 def find_failed(parts: Parts, journal: Journal, changes: Changes, limit: int | None) -> Found:
-    """Failed rows of the wanted classes, by the totals recorded of each shard. Parts are read
-    only where ``limit`` lies inside a shard.
+    """Rows that are sent again for how they ended, by the totals recorded of each shard. Parts are
+    read only where ``limit`` lies inside a shard, or answers may have both flaws.
     """
     found = Found()
-    size = journal.shard_rows
+    size, flaws = journal.shard_rows, changes.retried_flaws
     for published in journal.states.published():
         shard = published.state.shard
         errors: Mapping[str, int] = published.totals["errors"]
-        count = sum(n for name, n in errors.items() if changes.retries_class(name))
-        if count and limit is not None and (shard + 1) * size > limit:
-            rows = endings(parts, journal, shard).items()
-            count = sum(row < limit and changes.retries_class(e) for row, (e, _) in rows)
-        if count:
+        outputs: Mapping[str, int] = published.totals["outputs"]
+        error = sum(n for name, n in errors.items() if changes.retries_class(name))
+        flawed = [outputs[name] for name in flaws if outputs[name]]
+        ok = sum(flawed)
+        cut = limit is not None and (shard + 1) * size > limit
+        if (cut and (error or ok)) or len(flawed) > 1:
+            ended = endings(parts, journal, shard, flaws=bool(flawed)).items()
+            below = [ending for row, ending in ended if limit is None or row < limit]
+            error = sum(changes.retries_class(ending.error_class) for ending in below)
+            ok = sum(bool(ending.flaws & flaws) for ending in below)
+        if error or ok:
             found.shards.add(shard)
-            found.error += count
+            found.error += error
+            found.ok += ok
     return found
 
 
@@ -196,7 +213,8 @@ class Survey:
 
     def _shard(self, shard: int, block: Block | None, blocks: Iterator[Block]) -> Block | None:
         """Look at one shard, whose first block is given; returns the block behind it."""
-        rest = self._rest = endings(self._parts, self._journal, shard)
+        flaws = bool(self._selection.changes.retried_flaws)
+        rest = self._rest = endings(self._parts, self._journal, shard, flaws=flaws)
         amended = False
         with self._parts.carried(shard) as old:
             while block is not None and block.shard == shard:
@@ -207,8 +225,8 @@ class Survey:
                         continue
                     if self._selection.picks(ending, row):
                         self._found.shards.add(shard)
-                        self._found.ok += ending[0] is None
-                        self._found.error += ending[0] is not None
+                        self._found.ok += ending.error_class is None
+                        self._found.error += ending.error_class is not None
                     else:
                         same.append(row)
                 if shard in self._amends:
@@ -282,22 +300,30 @@ class SelectingReader:
         shard = -1
         ended: dict[int, Ending] = {}
         standing: set[int] = set()
+        kept: dict[int, frozenset[str]] = {}
+        flaws = bool(self._selection.changes.retried_flaws)
         for block in self._reader.blocks(spans, limit=limit, breaks=breaks):
             if block.shard not in self._shards:
                 yield block
                 continue
             if block.shard != shard:
                 shard = block.shard
-                ended = endings(self._parts, self._journal, shard)
-                standing = set(ended)
+                ended = endings(self._parts, self._journal, shard, flaws=flaws)
+                standing, kept = set(ended), {}
                 state = self._journal.state(shard)
                 self._known[shard] = Known(
-                    # Loses rows of blocks that were not handed on yet.
+                    # This one loses rows of blocks that were not handed on yet; `kept` gets them.
                     standing,
                     self._parts.known_rows(shard)[1],
                     recorded=state is not None and state.complete,
+                    kept=kept,
                 )
             for row in block.rows:
-                if row.number in ended and self._selection.picks(ended[row.number], row):
-                    standing.discard(row.number)
+                ending = ended.get(row.number)
+                if ending is None or not self._selection.picks(ending, row):
+                    continue
+                standing.discard(row.number)
+                spared = self._selection.spared(ending, row) if ending.flaws else None
+                if spared is not None:
+                    kept[row.number] = spared
             yield block

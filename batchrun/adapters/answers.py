@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from batchrun.adapters import arrow
 from batchrun.core import answer
 
 _ROWS = 1024
-_COLUMNS = ["finish_reason", "content", "refusal", "tool_calls", "choices"]
 _MEDIA = "media"
+_FLAT = ("finish_reason", "content", "refusal", "tool_calls", "choices")
+COLUMNS = (*_FLAT, _MEDIA)
+"""The columns that tell it. A part of version 0.1 lacks the last."""
 
 
 def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
@@ -20,7 +21,7 @@ def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
     says nothing. It says nothing of sense about rows without an answer.
     """
     media = _has_media(results)
-    for batch in results.select(_COLUMNS).to_batches(max_chunksize=_ROWS):
+    for batch in results.select(list(_FLAT)).to_batches(max_chunksize=_ROWS):
         for reason, content, refusal, calls, choices in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
         ):
@@ -47,7 +48,8 @@ def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
 def _has_media(results: pa.Table) -> Iterator[bool]:
     """Of every row: whether its answer holds more than text. Their bytes are not looked at."""
     place = results.schema.get_field_index(_MEDIA)
-    if place < 0 or results.schema.field(place).type != pa.list_(arrow.MEDIUM):
+    kind = pa.null() if place < 0 else results.schema.field(place).type
+    if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
         yield from itertools.repeat(object=False, times=results.num_rows)
         return
     yield from results.column(place).is_valid().to_pylist()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from batchrun.adapters.rundir import RunDirectory
-from batchrun.core.endpoints import Endpoint
 from batchrun.core.price_book import PriceBook, table_of
 from batchrun.core.settings import Settings
 from batchrun.errors import InputError, InputLostError, RowError, UnboundedError, UsageError
-from batchrun.records import Request, Row
+from batchrun.records import Request, Row, WorstCase
 
 NONE_DONE: frozenset[int] = frozenset()
 
@@ -17,8 +16,10 @@ NONE_DONE: frozenset[int] = frozenset()
 class Priced:
     """Says of requests whether there is a price for them wherever they may go."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], prices: PriceBook, wall_us: int) -> None:
-        self._endpoints = endpoints
+    def __init__(self, settings: Settings, prices: PriceBook, wall_us: int) -> None:
+        fallback = settings.fallback_model
+        self._fallback = () if fallback is None else (fallback,)
+        self._endpoints = settings.endpoints
         self._prices = prices
         self._wall_us = wall_us
         self._known: set[tuple[str, str | None]] = set()
@@ -29,21 +30,22 @@ class Priced:
         assert worst is not None
         if (request.model, worst.tier) in self._known:
             return
+        for model in (request.model, *self._fallback):
+            self._require(model, worst)
+        self._known.add((request.model, worst.tier))
+
+    def _require(self, model: str, worst: WorstCase) -> None:
         for endpoint in self._endpoints:
-            if not endpoint.serves(request.model):
+            if not endpoint.serves(model):
                 continue
-            named = (endpoint.models or {}).get(request.model, request.model)
-            most_pd = self._prices.most_pd(
-                endpoint.name, request.model, named, worst, self._wall_us
-            )
-            if most_pd is None:
+            named = (endpoint.models or {}).get(model, model)
+            if self._prices.most_pd(endpoint.name, model, named, worst, self._wall_us) is None:
                 message = (
-                    f"no price is known for model {request.model!r} at {endpoint.name}, so its "
-                    f"cost has no bound: set {table_of(request.model)} in the config file, or "
+                    f"no price is known for model {model!r} at {endpoint.name}, so its "
+                    f"cost has no bound: set {table_of(model)} in the config file, or "
                     "bound the tokens with --max-total-tokens instead of --max-cost"
                 )
                 raise UnboundedError(message)
-        self._known.add((request.model, worst.tier))
 
 
 def require_bounds(

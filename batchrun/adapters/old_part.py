@@ -15,6 +15,7 @@ from batchrun.adapters.store import StoreReader
 from batchrun.errors import DamagedError
 
 BATCH_ROWS = 1024
+_LEAN = {"media": "media.list.element.kind"}
 REFERENCES = "batchrun.references"
 """Key of a part's metadata: how many files of ``responses/`` its rows name; absent for none."""
 
@@ -134,10 +135,16 @@ def damaged(where: str, why: object) -> DamagedError:
 
 
 def read(store: StoreReader, name: str, columns: Sequence[str]) -> pa.Table | None:
-    """Some columns of a part; None where there is none. Raises ``DamagedError``."""
+    """Some columns of a part, without those that version 0.1 did not write; None where there is no
+    part. Of media only the kinds are read. Raises ``DamagedError``.
+    """
     try:
         with store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
-            return part.read(list(columns)).select(list(columns))
+            found = part.schema_arrow
+            columns = [n for n in columns if n in found.names or n not in arrow.ADDED_LATER]
+            if "media" in columns and found.field("media").type != pa.list_(arrow.MEDIUM):
+                columns.remove("media")  # an input column that had the name before
+            return part.read([_LEAN.get(name, name) for name in columns]).select(columns)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException, KeyError) as error:

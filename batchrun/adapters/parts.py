@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow, old_part
+from batchrun.adapters import answers, arrow, old_part
 from batchrun.adapters.filling import Filling, Records, Shape
 from batchrun.adapters.growing import Growing
 from batchrun.adapters.journal import Journal
@@ -29,10 +29,11 @@ from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import USAGE, Store, part_name
+from batchrun.core import answer
 from batchrun.core.free_disk import Grown
 from batchrun.core.totals import Totals
 from batchrun.errors import StorageError
-from batchrun.records import ShardState
+from batchrun.records import Outcome, ShardState
 
 _LOG = logging.getLogger("batchrun.parts")
 FORMAT = "1"
@@ -46,6 +47,26 @@ class Footer(NamedTuple):
     rows: int
     ends: tuple[int, ...]
     lacks_columns: bool
+
+
+class Ending(NamedTuple):
+    """How a row ended: its error class (None for a completion), its request's hash, and what is
+    wrong with its answer, where that was looked at.
+    """
+
+    error_class: str | None
+    request_hash: str | None
+    flaws: frozenset[str] = frozenset()
+
+
+def ending_of(outcome: Outcome) -> Ending:
+    """How a row of the journal ended."""
+    failure, said = outcome.failure, outcome.completion
+    return Ending(
+        failure.error_class if failure else None,
+        outcome.request_hash,
+        answer.flaws_of(said) if said is not None else frozenset(),
+    )
 
 
 class Parts:
@@ -81,15 +102,21 @@ class Parts:
             numbers[row] = max(number, numbers.get(row, 0))
         return done, numbers
 
-    def endings(self, shard: int) -> dict[int, tuple[str | None, str | None]]:
-        """How the rows of the published part ended: error class (None for a completion) and
-        request hash by row.
+    def endings(self, shard: int, *, flaws: bool = False) -> dict[int, Ending]:
+        """How the rows of the published part ended, by row. Without ``flaws`` the answers are not
+        looked at.
         """
-        columns = ["row", "error_class", "request_hash"]
+        columns = ["row", "error_class", "request_hash", *(answers.COLUMNS if flaws else ())]
         table = old_part.read(self.store, self.pair(shard)[0], columns)
         if table is None:
             return {}
-        return {row: (error_class, digest) for row, error_class, digest in arrow.tuples(table)}
+        found = {row: Ending(*ended) for row, *ended in arrow.tuples(table.select(columns[:3]))}
+        if flaws:
+            for row, (cut, empty) in zip(found, answers.cut_or_empty(table), strict=True):
+                if found[row].error_class is None:
+                    flawed = answer.flaws(truncated=cut, empty=empty)
+                    found[row] = found[row]._replace(flaws=flawed)
+        return found
 
     def carried(self, shard: int) -> OldPart:
         """What came from the input into a shard's results: row, custom_id, carried columns."""

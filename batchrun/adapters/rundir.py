@@ -386,7 +386,7 @@ def _send_again(
     opened.reader = again.SelectingReader(
         reader, parts, journal, selection, found.shards, opened.known
     )
-    what = "failed" if not changes.resend_changed else "changed" + " or failed" * changes.retries
+    what = " or ".join(["changed"] * changes.resend_changed + [changes.retried] * changes.retries)
     if found.rows:
         say(f"{found.rows:,} {what} rows are sent again")
     else:

@@ -96,7 +96,8 @@ def _help(setting: setting_table.Setting) -> str:
     "--retry-class",
     metavar="C,...",
     multiple=True,
-    help="Send the rows that failed with these error classes again.",
+    help="Send the rows that failed with these error classes again; `truncated` and `empty` are "
+    "answers that were kept, which only a better one replaces.",
 )
 @click.option(
     "--repair",

@@ -1,4 +1,4 @@
-"""Whether an answer is whole, and whether it says anything."""
+"""Whether an answer is whole, whether it says anything, and whether it was withheld."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ TRUNCATED = frozenset(
 )
 """Finish reasons of an answer that a token limit cut off, in lower case: OpenAI and most others,
 Anthropic and Gemini behind proxies, Mistral."""
+WITHHELD = frozenset(
+    """
+    content_filter content_filtered safety recitation blocklist prohibited_content spii
+    image_safety refusal sensitive guardrail_intervened
+    """.split()
+)
+"""Finish reasons of an answer that a filter or the model's own rules kept back, in lower case:
+OpenAI and most others, Gemini, Anthropic, Zhipu and Bedrock behind proxies."""
+TRUNCATED_ANSWER, EMPTY_ANSWER = FLAWS = ("truncated", "empty")
+"""What an answer that is kept may be all the same, as ``--retry-class`` names it."""
 BLANK = " \t\r\n"
 """Content of nothing else counts as empty."""
 
@@ -31,6 +41,30 @@ def is_empty(completion: Completion) -> bool:
     return any(_says_nothing(choice) for choice in completion.choices)
 
 
+def is_withheld(completion: Completion) -> bool:
+    """Whether a filter, or the model's refusal, stands where the answer should be."""
+    if completion.first.content and not blank(completion.first.content):
+        return False
+    return all(map(_withheld, completion.choices or (completion.first,)))
+
+
+def flaws(*, truncated: bool, empty: bool) -> frozenset[str]:
+    """The names of what an answer is."""
+    return _FLAWS[truncated, empty]
+
+
+def flaws_of(completion: Completion) -> frozenset[str]:
+    """What is wrong with an answer that may be kept all the same."""
+    return flaws(truncated=is_truncated(completion), empty=is_empty(completion))
+
+
+_FLAWS = {
+    (cut, bare): frozenset(name for name, on in zip(FLAWS, (cut, bare), strict=True) if on)
+    for cut in (False, True)
+    for bare in (False, True)
+}
+
+
 def cut_off(finish_reason: str | None) -> bool:
     """Whether a finish reason tells of a token limit."""
     return (
@@ -41,6 +75,12 @@ def cut_off(finish_reason: str | None) -> bool:
 def blank(content: str | None) -> bool:
     """Whether content is missing or nothing but white space."""
     return not content or (content[0] in BLANK and not content.strip(BLANK))
+
+
+def _withheld(choice: Choice) -> bool:
+    if choice.tool_calls or not blank(choice.content):
+        return False
+    return not blank(choice.refusal) or (choice.finish_reason or "").lower() in WITHHELD
 
 
 def _says_nothing(choice: Choice) -> bool:

@@ -190,6 +190,7 @@ def builder(
         asked=output.asked_by(settings),
         endpoints=() if anything else endpoints,
         bounded=settings.has_budget,
+        raised_to=settings.truncation_limit,
     )
 
 
@@ -205,6 +206,28 @@ def with_model(body: bytes, model: str) -> bytes:
     return _encode(fields)
 
 
+def with_raised_limit(request: Request, most: int) -> Request:
+    """The request with twice its limit of tokens, at most ``most``; the same where it has none or
+    cannot be raised. Everything else keeps its bytes, and the hash stays that of the original.
+    """
+    fields = msgspec.json.decode(request.body, type=dict[str, msgspec.Raw])
+    names = (*tokens.LIMITS, "n")
+    given = {name: msgspec.json.decode(fields[name]) for name in names if name in fields}
+    raised = tokens.raised(given, most)
+    if not raised:
+        return request
+    fields |= {name: msgspec.Raw(_encode(limit)) for name, limit in raised.items()}
+    more = (tokens.stated_limit(given | raised) or 0) - (tokens.stated_limit(given) or 0)
+    return request._replace(
+        body=_encode(fields), tokens=request.tokens + more * tokens.choices(given)
+    )
+
+
+def asking(request: Request, model: str) -> Request:
+    """The request to another model; the hash stays that of the original."""
+    return request._replace(body=with_model(request.body, model), model=model)
+
+
 def build(
     row: Row,
     defaults: Mapping[str, Any],
@@ -214,6 +237,7 @@ def build(
     asked: Callable[[JsonObject], Expected | None] | None = None,
     endpoints: Sequence[Endpoint] = (),
     bounded: bool = False,
+    raised_to: int | None = None,
     earlier: bool = False,
 ) -> Request:
     """The request for a row: defaults under the row's own values (``parameters.laid_over``),
@@ -223,8 +247,8 @@ def build(
     or the defaults is laid over that, and null leaves it out (some servers refuse it). ``asked``
     reads what the answer to a body must be; it may raise ``RowError``. ``endpoints`` are those of
     which one must serve the model; none: any model is served. ``bounded`` says that what the
-    request costs at most must be known. ``earlier`` makes the body as the first version did; see
-    ``WORDING``.
+    request costs at most must be known, with ``raised_to`` as the limit of a later try. ``earlier``
+    makes the body as the first version did; see ``WORDING``.
 
     Raises ``RowError`` with a sentence for a row that cannot be sent.
     """
@@ -263,7 +287,7 @@ def build(
         tokens.estimate(body, len(wire), limit),
         limit is not None,
         None if asked is None else asked(body),
-        worst_case(body, wire) if bounded else None,
+        worst_case(body, wire, raised_to=raised_to) if bounded else None,
     )
 
 

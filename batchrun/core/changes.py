@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchrun.core.answer import FLAWS
 from batchrun.core.rules import RULES
 from batchrun.errors import UsageError
 
@@ -20,13 +21,16 @@ ERROR_CLASSES = tuple(
     )
 )
 """Every class that a row can fail with."""
+RETRY_CLASSES = (*ERROR_CLASSES, *FLAWS)
+"""What ``--retry-class`` takes: those, and what an answer that is kept may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What is allowed, and asked for, when a run directory is opened again.
 
-    ``retry_failed`` sends all failed rows again, ``retry_classes`` those of some error classes.
+    ``retry_failed`` sends all failed rows again, ``retry_classes`` those of some error classes, and
+    rows whose answer is kept although it is truncated or empty.
     Raises ``UsageError`` for a class that there is not, and for wishes that exclude one another.
     """
 
@@ -39,9 +43,9 @@ class Changes:
 
     def __post_init__(self) -> None:
         for name in self.retry_classes:
-            if name not in ERROR_CLASSES:
+            if name not in RETRY_CLASSES:
                 message = f"--retry-class: no row fails with {name!r}; there are " + ", ".join(
-                    ERROR_CLASSES
+                    RETRY_CLASSES
                 )
                 raise UsageError(message)
         given = self._given()
@@ -68,8 +72,19 @@ class Changes:
 
     @property
     def retries(self) -> bool:
-        """Whether failed rows are sent again."""
+        """Whether rows are sent again for how they ended."""
         return self.retry_failed or bool(self.retry_classes)
+
+    @property
+    def retried_flaws(self) -> frozenset[str]:
+        """Rows with an answer are sent again where it is one of these."""
+        return frozenset(FLAWS).intersection(self.retry_classes)
+
+    @property
+    def retried(self) -> str:
+        """What rows are sent again for how they ended, in words."""
+        failed = self.retry_failed or not self.retried_flaws.issuperset(self.retry_classes)
+        return " or ".join(["failed"] * failed + [f for f in FLAWS if f in self.retried_flaws])
 
     def retries_class(self, error_class: str | None) -> bool:
         """Whether a row that ended like this (None: with a completion) is sent again."""
@@ -81,6 +96,6 @@ def parse_classes(text: str | Sequence[str]) -> tuple[str, ...]:
     pieces = text.split(",") if isinstance(text, str) else text
     names = tuple(dict.fromkeys(piece.strip() for piece in pieces if piece.strip()))
     if not names:
-        message = "--retry-class names no class; there are " + ", ".join(ERROR_CLASSES)
+        message = "--retry-class names no class; there are " + ", ".join(RETRY_CLASSES)
         raise UsageError(message)
     return names

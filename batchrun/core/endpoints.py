@@ -161,12 +161,14 @@ def _free(stem: str, taken: Collection[str]) -> str:
     return name
 
 
-def require_served(endpoints: Sequence[Endpoint], model: str | None) -> None:
-    """Raises ``UsageError`` where nobody serves the run's model."""
-    if model is None or any(endpoint.serves(model) for endpoint in endpoints):
-        return
-    message = f"request.model (--model) is {model!r}, and {not_served(endpoints)}"
-    raise UsageError(message)
+def require_served(endpoints: Sequence[Endpoint], value: Mapping[str, Any]) -> None:
+    """Raises ``UsageError`` where nobody serves a model that the settings name."""
+    for name in ("request.model", "output.fallback_model"):
+        model = value[name]
+        if model is None or any(endpoint.serves(model) for endpoint in endpoints):
+            continue
+        message = f"{name} ({_flag_of(name)}) is {model!r}, and {not_served(endpoints)}"
+        raise UsageError(message)
 
 
 def not_served(endpoints: Sequence[Endpoint]) -> str:

@@ -21,6 +21,8 @@ from batchrun.errors import NotASchemaError, RowError
 from batchrun.records import Choice, Completion, Expected, ToolCall
 
 KEEP, FAIL, RETRY = POLICIES = ("keep", "fail", "retry")
+TRUNCATED, EMPTY = "truncated_output", "empty_output"
+"""The error classes of answers that were cut off or are empty, where that is not kept."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -28,13 +30,15 @@ _decode = msgspec.json.Decoder().decode
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What becomes of answers that were cut off, and of empty ones; whether reasoning in tags is
-    moved out of the content; whether JSON may stand in a Markdown fence.
+    moved out of the content; whether JSON may stand in a Markdown fence; up to what the limit of
+    an answer that was cut off is raised.
     """
 
     on_truncation: str = KEEP
     on_empty: str = KEEP
     think: str = reasoning_models.KEEP
     accept_fenced: bool = False
+    truncation_limit: int | None = None
 
 
 class Flaw(NamedTuple):
@@ -87,7 +91,11 @@ def asked_by(settings: Settings) -> Asked | None:
 def policy_of(settings: Settings) -> Policy | None:
     """The policy of a run; None where every answer is kept."""
     policy = Policy(
-        settings.on_truncation, settings.on_empty, settings.think, settings.accept_fenced
+        settings.on_truncation,
+        settings.on_empty,
+        settings.think,
+        settings.accept_fenced,
+        settings.truncation_limit,
     )
     return None if policy == Policy() else policy
 
@@ -186,14 +194,12 @@ def flaw_of(completion: Completion, expected: Expected | None, policy: Policy) -
     """
     if policy.on_truncation != KEEP and is_truncated(completion):
         said = "the answer was cut off by a token limit"
-        return Flaw(
-            error_class="truncated_output", message=said, again=policy.on_truncation == RETRY
-        )
+        return Flaw(error_class=TRUNCATED, message=said, again=policy.on_truncation == RETRY)
     if policy.on_empty != KEEP and is_empty(completion):
         said = "the answer has no content, no tool call and no refusal"
         if any(not blank(choice.reasoning) for choice in completion.choices or (completion.first,)):
             said += ", only reasoning"
-        return Flaw(error_class="empty_output", message=said, again=policy.on_empty == RETRY)
+        return Flaw(error_class=EMPTY, message=said, again=policy.on_empty == RETRY)
     if expected is None:
         return None
     several = completion.choices is not None and len(completion.choices) > 1

@@ -159,12 +159,30 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "output",
+        "truncation_limit",
+        "int",
+        "--truncation-limit",
+        "Ask again for an answer that was cut off with twice the limit of the last try, up to N "
+        "tokens; needs --on-truncation retry.",
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "output",
         "on_empty",
         "choice",
         "--on-empty",
         "What becomes of an answer without content, tool call or refusal.",
         default="keep",
         choices=("keep", "fail", "retry"),
+    ),
+    Setting(
+        "output",
+        "fallback_model",
+        "text",
+        "--fallback-model",
+        "Send rows that a content filter or a refusal ended once more, to this model.",
+        metavar="M",
     ),
     Setting(
         "output",

@@ -206,7 +206,16 @@ def _check_message(setting: Setting, place: int, message: object) -> None:
 
 
 def check_request(value: Mapping[str, Any]) -> None:
-    """Whether the settings of ``[request]`` go together. Raises ``UsageError`` naming them."""
+    """Whether the settings of ``[request]``, and of what its answers must be, go together. Raises
+    ``UsageError`` naming them.
+    """
+    if value["output.truncation_limit"] is not None and value["output.on_truncation"] != "retry":
+        message = (
+            "output.truncation_limit (--truncation-limit) is the limit of further tries, and "
+            f"output.on_truncation is {value['output.on_truncation']!r}: set it to retry "
+            "(--on-truncation retry)"
+        )
+        raise UsageError(message)
     if "messages" in value["request.params"]:
         message = "request.params sets `messages`; write them as [[request.messages]]"
         raise UsageError(message)

@@ -74,7 +74,9 @@ class Settings:
     schema: Mapping[str, Any] | None
     stream: bool
     on_truncation: str
+    truncation_limit: int | None
     on_empty: str
+    fallback_model: str | None
     think: str
     accept_fenced: bool
     check_schema: bool
@@ -175,7 +177,9 @@ class Settings:
             "output.raw": self.raw,
             "endpoint": [endpoint.public() for endpoint in self.endpoints],
             "output.on_truncation": self.on_truncation,
+            "output.truncation_limit": self.truncation_limit,
             "output.on_empty": self.on_empty,
+            "output.fallback_model": self.fallback_model,
             "output.check_schema": self.check_schema,
             "output.check_tools": self.check_tools,
             "retry.max_attempts": self.max_attempts,
@@ -301,7 +305,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         raise UsageError(message)
     check_request(value)
     endpoints = _endpoints(raw, value)
-    require_served(endpoints, value["request.model"])
+    require_served(endpoints, value)
     think = value["output.think"]
     return Settings(
         files=tuple(value["input.files"]),
@@ -322,7 +326,9 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         schema=value["request.schema"],
         stream=value["request.stream"],
         on_truncation=value["output.on_truncation"],
+        truncation_limit=value["output.truncation_limit"],
         on_empty=value["output.on_empty"],
+        fallback_model=value["output.fallback_model"],
         think=think or reasoning_models.implied(value, endpoints),
         accept_fenced=value["output.accept_fenced"],
         check_schema=value["output.check_schema"],

@@ -37,17 +37,35 @@ def stated_limit(body: dict[str, Any]) -> int | None:
     return None
 
 
+def raised(body: dict[str, Any], most: int) -> dict[str, int]:
+    """The limits of a body that another try may have higher: twice as many tokens, at most
+    ``most``. Each of its names counts, since nobody knows which one the server obeys; a body
+    without a limit gets none.
+    """
+    found = {}
+    for name in LIMITS:
+        limit = body.get(name)
+        if isinstance(limit, float) and limit.is_integer():
+            limit = int(limit)
+        if type(limit) is int and 0 < limit < most:
+            found[name] = min(most, 2 * limit)
+    return found
+
+
+def choices(body: dict[str, Any]) -> int:
+    """How many answers a body asks for."""
+    count = body.get("n")
+    return count if isinstance(count, int) and count > 1 else 1
+
+
 def estimate(body: dict[str, Any], body_bytes: int, limit: int | None) -> int:
     """Prompt plus completion tokens that a server may charge for this body, whose stated limit is
     ``limit``.
     """
     limit = limit or UNSTATED_COMPLETION_TOKENS
-    choices = body.get("n")
-    if not isinstance(choices, int) or choices < 1:
-        choices = 1
     images, image_bytes = _inline_images(body) if body_bytes > INLINE_BYTES else (0, 0)
     prompt = max(1, int((body_bytes - image_bytes) / BYTES_PER_TOKEN)) + images * IMAGE_TOKENS
-    return prompt + limit * choices
+    return prompt + limit * choices(body)
 
 
 def _inline_images(body: dict[str, Any]) -> tuple[int, int]:

@@ -54,14 +54,15 @@ _OWN_TOOLS = ("function", "custom")
 """Tools that the caller runs; others are the server's, which puts in what they find."""
 
 
-def worst_case(body: Mapping[str, Any], wire: bytes) -> WorstCase:
-    """The bound for a body, and for its bytes as they are sent.
+def worst_case(body: Mapping[str, Any], wire: bytes, *, raised_to: int | None = None) -> WorstCase:
+    """The bound for a body, and for its bytes as they are sent. ``raised_to`` is the limit that a
+    later try of it may have.
 
     Raises ``UnboundedError`` where there is none: nothing limits the answer, or the prompt holds
     what cannot be bounded.
     """
     choices = max(_whole(body, "n"), _whole(body, "best_of"))
-    output = _limit(body) + sum(_thinking(body, *names) for names in _THINKING)
+    output = max(_limit(body), raised_to or 0) + sum(_thinking(body, *names) for names in _THINKING)
     _require_told(body)
     given = _bytes(wire) + MARGIN_TOKENS + _images(body) * IMAGE_TOKENS_MAX
     if b'"cache_control"' in wire:

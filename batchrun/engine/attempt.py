@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, retry_if_exception_type
 
 from batchrun.core import output
 from batchrun.core import reply as reading
-from batchrun.core.backoff import backoff_s
 from batchrun.core.bounds import Finished
 from batchrun.core.rules import HEALTH
 from batchrun.core.stop_message import stop_message
@@ -22,11 +21,12 @@ from batchrun.core.verdict import Action, Circumstances, Verdict, answered, judg
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.lane import Lane, Way, lanes_of
-from batchrun.engine.ledger import ledger_line, tokens_used
+from batchrun.engine.ledger import given_up, ledger_line, tokens_used
 from batchrun.engine.open_row import AgainError, LaterError, RowRun, WithheldError, failed
 from batchrun.engine.outage import forgive
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
+from batchrun.engine.resending import fallback_of, raise_limit, wait_s
 from batchrun.engine.room import Room
 from batchrun.engine.spending import Reserved, Spending
 from batchrun.engine.tally import Tally
@@ -76,6 +76,7 @@ class AttemptLoop:
             policy=policy,
         )
         self.pool = Pool(lanes, room=room, tally=tally, switch=switch)
+        self._fallback = fallback_of(policy, self.pool, journal=journal, tally=tally)
         self.withholding: Withholding | None = None
         if finished is not None:
             self.withholding = Withholding(
@@ -118,7 +119,7 @@ class AttemptLoop:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(AgainError),
-            wait=self._wait_s,
+            wait=lambda state: wait_s(state, self._dice),
             sleep=lambda delay_s: self._pause(run, delay_s),
             reraise=True,
         )
@@ -154,7 +155,7 @@ class AttemptLoop:
                 exchange = fault.with_traceback(None)
             except asyncio.CancelledError:
                 latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
-                self._interrupted(lane, run, wall_us, permit.queue_s, latency_s)
+                given_up(self._journal, run, lane.name, wall_us, permit.queue_s, latency_s)
                 if reserved is not None and self._spending is not None:
                     self._spending.settle(reserved)
                 raise
@@ -198,7 +199,10 @@ class AttemptLoop:
         """What the row's exchange may cost, once the budgets have it."""
         try:
             named = lane.name_of(run.request.model)
-            reserved = await spending.reserve(lane.name, named, run.request, self._clock.wall_us())
+            beside = self._fallback.beside(run.request) if self._fallback is not None else ()
+            reserved = await spending.reserve(
+                lane.name, named, run.request, self._clock.wall_us(), beside
+            )
         except BaseException:
             permit.settle(0)
             raise
@@ -286,6 +290,8 @@ class AttemptLoop:
                 lane.refused_from_s = None
                 return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
             case Action.STOP:
+                if self._fallback is not None and self._fallback.given_up(run, verdict):
+                    return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
                 stop = Stop(
                     verdict.error_class or "",
                     stop_message(verdict, attempt.http_status, self._policy.wait_s_max),
@@ -319,6 +325,7 @@ class AttemptLoop:
         self._tally.retries += 1
         self._journal.post(attempt)
         run.phase = "waiting"
+        raise_limit(run, verdict, self._policy.output)
         raise AgainError(verdict, at_gate=at_gate)
 
     def _done(
@@ -342,7 +349,7 @@ class AttemptLoop:
             self._tally.notices.append(news)
         kept = reply is not None and self._policy.raw == "all"
         response = reply.body.decode("utf-8", "replace") if reply and kept else None
-        return Outcome(  # by place: naming the fields of each row's records costs 2 µs
+        outcome = Outcome(  # by place: naming the fields of each row's records costs 2 µs
             request.row,
             request.custom_id,
             completion,
@@ -353,6 +360,9 @@ class AttemptLoop:
             response,
             request.model,
         )
+        if self._fallback is None:
+            return outcome
+        return self._fallback.instead(run, outcome, verdict) or outcome
 
     def _failed(
         self,
@@ -368,6 +378,10 @@ class AttemptLoop:
         if reply is not None and self._policy.raw != "none":
             kept = reading.text_of(reply.body, reading.ERROR_TEXT_MAX)
         outcome = failed(run, attempt, verdict, kept)
+        if self._fallback is not None:
+            instead = self._fallback.instead(run, outcome, verdict)
+            if instead is not None:
+                return instead
         if self.withholding is not None:
             return self.withholding.failed(lane, run, outcome, verdict, sent_at_s)
         return outcome
@@ -382,19 +396,3 @@ class AttemptLoop:
         if delay_s > 0:
             with self._room.asleep():
                 await self._clock.sleep(delay_s)
-
-    def _wait_s(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        assert isinstance(error, AgainError)
-        if error.at_gate:
-            return 0.0
-        return backoff_s(error.verdict, state.attempt_number, self._dice.random())
-
-    def _interrupted(
-        self, lane: Lane, run: RowRun, wall_us: int, queue_s: float, latency_s: float
-    ) -> None:
-        """A request in flight was given up: the server may answer, and bill, it all the same."""
-        fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
-        verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
-        self._journal.post(ledger_line(run, lane.name, fault, verdict, wall_us, queue_s, latency_s))
-        run.phase = "settled"

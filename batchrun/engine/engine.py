@@ -15,7 +15,7 @@ from batchrun.core.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.open_row import LaterError, RowRun, never_sent
-from batchrun.engine.opened import Open, Shard
+from batchrun.engine.opened import NOTHING_KNOWN, Open, Shard, taken
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.tasks import cancelled
@@ -28,11 +28,6 @@ BACKLOG_POLL_S = 0.1
 WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
 """Rows of whole shards that wait to be published, and such shards: their logs' index is in memory.
 """
-
-
-LARGE_REPLY = 2**16
-"""Characters from which on a reply counts towards the bytes of open rows."""
-NOTHING_KNOWN = Known(frozenset(), {})
 
 
 class Engine:
@@ -266,28 +261,37 @@ class Engine:
         if opened.run is not None:
             opened.cost_pd = opened.run.cost_pd
         opened.request = opened.run = opened.task = None
-        if outcome.response is not None and len(outcome.response) > LARGE_REPLY:
-            # The disk may be slower than the network: what waits for it is bounded as input is.
-            opened.size_bytes += len(outcome.response)
-            self._room.hold(len(outcome.response))
-        self._room.answered()
-        self._journal.post(outcome, self._durable)
+        opened.size_bytes += self._room.answered(outcome.response)
+        kept = opened.shard.known.kept
+        entry = taken(outcome, kept) if kept else outcome
+        if entry is not outcome:
+            self._tally.set_aside(outcome)
+        if entry is None:
+            self._done(opened)
+        else:
+            self._journal.post(entry, self._durable)
 
     def _durable(self, outcome: Outcome | Attempt | Block, error: Exception | None) -> None:
         """A row is done: its outcome would survive a power cut."""
         if error is not None:
             self._break(error)
             return
-        assert isinstance(outcome, Outcome)
+        assert not isinstance(outcome, Block)
         opened = self._rows.get(outcome.row)
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
+            return
+        if isinstance(outcome, Attempt):
+            self._done(opened)
             return
         self._tally.finished(outcome, opened.cost_pd)
         if outcome.failure is not None or not self._finished.idle:
             broken = self._finished.add(outcome, succeeded=self._tally.succeeded)
             if broken is not None:
                 self._switch.stop(Stop(broken.guard, broken.message))
+        self._done(opened)
+
+    def _done(self, opened: Open) -> None:
         self._ended(opened)
         shard = opened.shard
         shard.done += 1

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from batchrun.core import headers as header
 from batchrun.core import reply as reading
 from batchrun.core.price_book import PriceBook
-from batchrun.core.verdict import Verdict
+from batchrun.core.verdict import Action, Verdict
 from batchrun.errors import TransportFault
+from batchrun.ports import Journal
 from batchrun.records import NO_USAGE, Attempt, Reply, Request
 
 if TYPE_CHECKING:
@@ -79,6 +80,16 @@ def ledger_line(
         usage_raw,
         billed_from,
     )
+
+
+def given_up(
+    journal: Journal, run: RowRun, endpoint: str, wall_us: int, queue_s: float, latency_s: float
+) -> None:
+    """A request in flight was given up: the server may answer, and bill, it all the same."""
+    fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
+    verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
+    journal.post(ledger_line(run, endpoint, fault, verdict, wall_us, queue_s, latency_s))
+    run.phase = "settled"
 
 
 def _text(value: object, name: str) -> str | None:

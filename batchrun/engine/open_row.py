@@ -63,7 +63,8 @@ class RowRun:
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
     away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
     the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
-    known. ``failing_from_s`` is when the first request went out that failed.
+    known. ``failing_from_s`` is when the first request went out that failed. ``before`` is how the
+    row would have ended, where another model is asked now.
     """
 
     request: Request
@@ -78,6 +79,15 @@ class RowRun:
     failed_at: int | None = None
     cost_pd: int = 0
     failing_from_s: float | None = None
+    before: Outcome | None = None
+
+    def start_anew(self, request: Request) -> None:
+        """Send another request, to which nothing counts that became of the first."""
+        self.request = request
+        self.phase = "waiting"
+        self.charged = self.shunned = self.lacking = 0
+        self.rulings.clear()
+        self.failed_at = self.failing_from_s = None
 
     def shun(self, endpoint: int) -> None:
         """Go elsewhere, as long as there is an endpoint in service that it does not shun."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from batchrun.core import answer, output
 from batchrun.engine.open_row import RowRun
-from batchrun.records import Known, Outcome, Request
+from batchrun.records import Attempt, Known, Outcome, Request
+
+NOTHING_KNOWN = Known(frozenset(), {})
 
 
 @dataclass(slots=True)
@@ -39,3 +43,19 @@ class Open:
     run: RowRun | None = None
     cost_pd: int = 0
     answered: bool = False
+
+
+def taken(outcome: Outcome, kept: Mapping[int, frozenset[str]]) -> Outcome | Attempt | None:
+    """What is recorded of a row: its outcome; or, where it keeps the answer that it has since this
+    one is no better, the line of the ledger alone, None where nothing was sent. ``kept`` is that of
+    ``Known``.
+    """
+    allowed, said, attempt = kept.get(outcome.row), outcome.completion, outcome.attempt
+    if allowed is None:
+        return outcome
+    if said is None or attempt is None:
+        return attempt
+    if answer.flaws_of(said) <= allowed:
+        return outcome
+    why = output.TRUNCATED if answer.is_truncated(said) else output.EMPTY
+    return attempt._replace(error_class=why)

@@ -12,7 +12,7 @@ from batchrun.core.price_book import PriceBook
 class Policy:
     """What the loop may do. ``raw`` is the setting of that name, ``model`` the run's model, None
     where each row brings its own; ``output`` what is asked of every answer, None for nothing;
-    ``prices`` say what exchanges cost.
+    ``prices`` say what exchanges cost; ``fallback_model`` is the setting of that name.
     """
 
     max_attempts: int
@@ -21,3 +21,4 @@ class Policy:
     model: str | None = None
     output: output.Policy | None = None
     prices: PriceBook | None = None
+    fallback_model: str | None = None

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 
 OPEN_ROWS_MAX = 8192
 OPEN_BYTES_MAX = 64 * 2**20
+LARGE_REPLY = 2**16
+"""Characters from which on a reply counts towards the bytes of open rows."""
 
 
 class Room:
@@ -56,15 +58,18 @@ class Room:
         self._open += 1
         self._bytes += size_bytes
 
-    def hold(self, more_bytes: int) -> None:
-        """An open row takes so much more from now on: its reply, until that is durable."""
-        self._bytes += more_bytes
-
-    def answered(self) -> None:
-        """A row has its outcome and only waits for the disk."""
+    def answered(self, reply: str | None = None) -> int:
+        """A row has its outcome and only waits for the disk. Returns what its reply adds to the
+        bytes of the row: the disk may be slower than the network, and what waits for it is bounded
+        as input is.
+        """
         self._ready -= 1
         if self._ready <= self._refill_at:
             self._changed.set()
+        if reply is None or len(reply) <= LARGE_REPLY:
+            return 0
+        self._bytes += len(reply)
+        return len(reply)
 
     def ended(self, size_bytes: int, *, answered: bool) -> None:
         """A row is not open any more."""

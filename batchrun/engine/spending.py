@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from batchrun.core import billing
@@ -47,9 +47,17 @@ class Spending:
         self.cost = cost
         self.tokens = tokens
 
-    async def reserve(self, endpoint: str, named: str, request: Request, wall_us: int) -> Reserved:
+    async def reserve(
+        self,
+        endpoint: str,
+        named: str,
+        request: Request,
+        wall_us: int,
+        beside: Sequence[tuple[str, str, str]] = (),
+    ) -> Reserved:
         """Return once the worst case of a request is set aside; ``named`` is what its model is
-        called at the endpoint.
+        called at the endpoint. ``beside`` are other models that its row may ask later (endpoint,
+        model, its name there): the dearest counts.
 
         Every request has one, and a price where there is a budget for money: rows without are
         refused before. Cancelling leaves nothing set aside.
@@ -61,6 +69,9 @@ class Spending:
             found = self._prices.most_pd(endpoint, request.model, named, worst, wall_us)
             assert found is not None
             most_pd = found
+            for elsewhere, model, there in beside:
+                other_pd = self._prices.most_pd(elsewhere, model, there, worst, wall_us)
+                most_pd = max(most_pd, other_pd or 0)
             cost_pd = -(-most_pd * self._percent["cost"] // 100)
             await self.cost.reserve(cost_pd)
         tokens = -(-worst.tokens * self._percent["tokens"] // 100)

@@ -66,6 +66,12 @@ class Tally:
         if not kept:
             self.wasted_pd += cost_pd
 
+    def set_aside(self, outcome: Outcome) -> None:
+        """A row keeps the answer that it had: this one was no better."""
+        self.resumed_ok += 1
+        if outcome.ok and outcome.attempt is not None:
+            self.wasted_pd += outcome.attempt.cost_pd or 0
+
     def projection(self) -> Projection | None:
         """What the run will have cost at its end; None while it cannot be told."""
         if self.cost_pd is None or self.rows_input is None:

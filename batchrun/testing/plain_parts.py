@@ -13,7 +13,7 @@ import msgspec
 
 from batchrun.adapters.filling import Filling, Records
 from batchrun.adapters.old_part import damaged
-from batchrun.adapters.parts import Footer, Parts
+from batchrun.adapters.parts import Ending, Footer, Parts, ending_of
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import StoreReader
@@ -52,15 +52,11 @@ class PlainParts(Parts):
             numbers[attempt.row] = max(attempt.number, numbers.get(attempt.row, 0))
         return [outcome.row for outcome in read_outcomes(self.store, results)], numbers
 
-    def endings(self, shard: int) -> dict[int, tuple[str | None, str | None]]:
+    def endings(self, shard: int, *, flaws: bool = False) -> dict[int, Ending]:
         """See ``Parts``."""
-        return {
-            outcome.row: (
-                outcome.failure.error_class if outcome.failure else None,
-                outcome.request_hash,
-            )
-            for outcome in read_outcomes(self.store, self.pair(shard)[0])
-        }
+        del flaws
+        outcomes = read_outcomes(self.store, self.pair(shard)[0])
+        return {outcome.row: ending_of(outcome) for outcome in outcomes}
 
     def footer(self, name: str) -> Footer:
         """See ``Parts``."""

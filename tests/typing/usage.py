@@ -33,6 +33,9 @@ def one() -> int:
             retry_class=["timeout", "connection"],
             think="split",
             accept_fenced=True,
+            on_truncation="retry",
+            truncation_limit=4096,
+            fallback_model="other",
         )
     except BatchrunError as error:
         return error.exit_code

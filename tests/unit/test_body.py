@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchrun.core.body import build, split
+from batchrun.core.body import asking, build, split, with_raised_limit
 from batchrun.errors import RowError
 from batchrun.records import Row
 
@@ -176,6 +176,50 @@ def test_the_defaults_are_not_changed():
     _build(body, defaults)
     assert defaults == {"model": "m", "stream": True}
     assert body == {"messages": MESSAGES, "stream": False}
+
+
+@pytest.mark.parametrize(
+    ("limits", "most", "raised", "more"),
+    [
+        ({"max_tokens": 10}, 100, {"max_tokens": 20}, 10),
+        ({"max_tokens": 10}, 15, {"max_tokens": 15}, 5),
+        ({"max_completion_tokens": 10, "n": 3}, 100, {"max_completion_tokens": 20}, 30),
+        (
+            {"max_tokens": 10, "max_completion_tokens": 60},
+            100,
+            {"max_tokens": 20, "max_completion_tokens": 100},
+            40,
+        ),
+        ({"n_predict": 10}, 100, {"n_predict": 20}, 10),
+        ({"n_predict": -1, "max_tokens": 10}, 100, {"max_tokens": 20}, 10),
+        ({"max_tokens": 10}, 10, {}, 0),
+        ({"max_tokens": 10}, 1, {}, 0),
+        ({"max_tokens": None}, 10, {}, 0),
+        ({"max_tokens": "10"}, 100, {}, 0),
+        ({"max_tokens": True}, 100, {}, 0),
+        ({}, 100, {}, 0),
+    ],
+    ids=str,
+)
+def test_a_raised_limit_changes_nothing_else(limits, most, raised, more):
+    """Twice as many tokens, at most so many, under each name; the estimate of tokens follows, and
+    the hash stays. What cannot be raised is the same request.
+    """
+    body = {"messages": MESSAGES, "metadata": {"z": 1, "a": 2}} | limits
+    request = _build(body)
+    again = with_raised_limit(request, most)
+    assert json.loads(again.body) == json.loads(request.body) | raised
+    assert (again.hash, again.tokens) == (request.hash, request.tokens + more)
+    assert raised or again is request
+    assert b'{"z":1,"a":2}' in again.body
+
+
+def test_another_model_changes_nothing_else():
+    """The body with another model, and the hash of the original."""
+    request = _build({"messages": MESSAGES, "seed": 1})
+    other = asking(request, "other")
+    assert json.loads(other.body) == json.loads(request.body) | {"model": "other"}
+    assert (other.model, other.hash) == ("other", request.hash)
 
 
 def test_the_hash_is_that_of_the_body_sent():

@@ -44,9 +44,22 @@ def test_which_failures_are_sent_again():
     assert not every.retries_class(None) and not some.retries_class(None)
 
 
+def test_which_answers_are_sent_again():
+    """Those with a flaw that is named, beside classes of failures; --retry-failed means none."""
+    both = Changes(retry_classes=parse_classes("truncated,timeout,empty"))
+    assert both.retried_flaws == {"truncated", "empty"} and both.retries
+    assert both.retries_class("timeout") and not both.retries_class(None)
+    assert both.retried == "failed or truncated or empty"
+    alone = Changes(retry_classes=("empty",))
+    assert alone.retries and alone.retried == "empty"
+    assert not any(alone.retries_class(name) for name in (*ERROR_CLASSES, None))
+    failed = Changes(retry_failed=True)
+    assert not failed.retried_flaws and failed.retried == "failed"
+
+
 def test_every_class_of_the_verdicts_is_known():
     """What a row can fail with can be named; anything else is refused with the whole list."""
     for rule in RULES:
         Changes(retry_classes=(rule.error_class,))
-    with pytest.raises(UsageError, match="invalid_row"):
+    with pytest.raises(UsageError, match=r"invalid_row.*truncated, empty"):
         Changes(retry_classes=("tiemout",))

@@ -48,10 +48,10 @@ class World:
             used_up=lambda *_: "",
         )
 
-    async def reserve(self, named="m", worst=WORST):
+    async def reserve(self, named="m", worst=WORST, beside=()):
         """Set a request aside."""
         request = Request(0, None, b"{}", "", "m", 1, worst=worst)
-        return await self.spending.reserve("e", named, request, 0)
+        return await self.spending.reserve("e", named, request, 0, beside)
 
     def over(self, reserved, exchange, usage=NO_USAGE, cost_pd=None, verdict=AGAIN):
         """Its exchange is over."""
@@ -174,3 +174,12 @@ def test_a_price_that_rises_soon_is_set_aside():
     assert book.most_pd("e", "m", "m", WORST, 1) == 6_000 * MILLION
     assert len(asked) == looked and set(asked) == {None, "priority", "flex"} and said == []
     assert PriceBook({}, lambda *_: None, said.append).most_pd("e", "m", "m", WORST, 0) is None
+
+
+@pytest.mark.parametrize(("other", "most"), [(5, 5), (0.5, 1)])
+def test_the_dearer_of_two_models_is_set_aside(other, most):
+    """Of models that the row may ask, the dearest price counts, wherever that is."""
+    world = World({"m": _own(1), "o": _own(other)})
+    plain = asyncio.run(world.reserve())
+    both = asyncio.run(world.reserve(beside=[("elsewhere", "o", "o")]))
+    assert both.cost_pd == plain.cost_pd * most and both.tokens == plain.tokens

@@ -45,6 +45,16 @@ def test_the_answer_is_bounded_by_its_limits_and_the_choices(fields, output):
     assert found.tokens == 100 + MARGIN_TOKENS + output
 
 
+@pytest.mark.parametrize(
+    ("fields", "raised_to", "output"),
+    [({}, 50, 50), ({}, 5, 10), ({"n": 3}, 50, 150), ({"thinking_budget": 7}, 50, 57)],
+    ids=str,
+)
+def test_a_limit_that_may_be_raised_counts_as_raised(fields, raised_to, output):
+    """The bound is that of the highest limit that a try may have; a lower one changes nothing."""
+    assert worst_case(_body(**fields), WIRE, raised_to=raised_to).output_tokens == output
+
+
 def test_an_image_has_a_bound_of_its_own():
     """It is charged by its pixels: a short URL may name a large one."""
     parts = [
