@@ -111,7 +111,7 @@ class Rebuilding:
                         found = pq.read_schema(file)
                 except (OSError, pa.ArrowException):
                     continue  # missing or damaged
-                if not found.equals(schema):
+                if not found.equals(schema) and not arrow.lacks_only_later(found, schema):
                     message = (
                         f"{store.where(name)} has other columns than this input and --carry give. "
                         "Name the input and the settings that the run was begun with"

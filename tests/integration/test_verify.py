@@ -136,6 +136,18 @@ class Copy:
             db.execute(statement, values)
         db.close()
 
+    def name_file(self, said, *, there):
+        """Let an answer name a file of ``responses/``, and its part say that so many do."""
+        import hashlib
+
+        name = f"responses/{hashlib.sha256(b'a reply').hexdigest()}"
+        self.cell("response", json.dumps({"file": name}), which=_ok)
+        metadata = self.table().schema.metadata | {b"batchrun.references": str(said).encode()}
+        self.write(self.table().replace_schema_metadata(metadata))
+        if there:
+            (self.run / "responses").mkdir()
+            (self.run / name).write_bytes(b"a reply")
+
     def cell(self, name, value, *, kind="results", part=1, which=None):
         """Set one cell: of the first row that ``which`` (a function of the row) picks."""
         table = self.table(kind, part)
@@ -336,6 +348,10 @@ DAMAGES = {
         lambda r: (r.run / "results" / f"{PART}.tmp").write_bytes(b""), "left_over", f"{PART}.tmp"),
     "a leftover draft of the summary": (
         lambda r: (r.run / "summary.json.tmp").write_bytes(b""), "left_over", "summary.json.tmp"),
+    "a reply's file removed": (
+        lambda r: r.name_file(1, there=False), "response_file", "which is missing"),
+    "fewer files of replies than said": (
+        lambda r: r.name_file(2, there=True), "response_count", "they name 1"),
     "a stray file": (
         lambda r: (r.run / "attempts" / "notes.txt").write_text(""), "stray", "attempts/notes.txt"),
     "a stray folder": (lambda r: (r.run / "results" / "x").mkdir(), "stray", "results/x/"),
@@ -678,7 +694,7 @@ def priced(run):
     from batchrun.core.totals import AttemptLine, ResultLine, Totals, day_of
 
     tokens = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens",
-              "reasoning_tokens")  # fmt: skip
+              "reasoning_tokens", "cache_write_tokens")  # fmt: skip
     whole = Totals()
     for part in range(5):
         for kind in ("attempts", "results"):
