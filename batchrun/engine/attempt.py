@@ -100,6 +100,7 @@ class AttemptLoop:
         while True:
             try:
                 if isinstance(later, WithheldError):
+                    self._check_going(run)
                     assert self.withholding is not None
                     return await self.withholding.ruled(run, later.withheld)
                 return await self._until_ended(run, later)
@@ -142,7 +143,8 @@ class AttemptLoop:
             run.number += 1
             wall_us = self._clock.wall_us()
             self._journal.sending(request.row, run.number, lane.number, wall_us)
-            self._tally.requests += 1
+            run.sent = self._tally.requests = self._tally.requests + 1
+            lane.out.add(run.sent)
             lane.exchanges.sent += 1
             key = lane.renewal.generation
             sent_at_s, missed_s = self._clock.now_s(), self._clock.missed_s
@@ -154,10 +156,12 @@ class AttemptLoop:
                 exchange = fault.with_traceback(None)
             except asyncio.CancelledError:
                 latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
+                lane.out.discard(run.sent)
                 self._interrupted(lane, run, wall_us, permit.queue_s, latency_s)
                 if reserved is not None and self._spending is not None:
                     self._spending.settle(reserved)
                 raise
+            lane.out.discard(run.sent)
             latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
             if run.doubts:
                 forgive(run)
@@ -247,8 +251,8 @@ class AttemptLoop:
                 # Another endpoint may have what this one has not.
                 elsewhere = self.pool.known_elsewhere(run, lane)
                 verdict = verdict._replace(action=Action.HOLD) if elsewhere else verdict
-        if run.failing_from_s is None:
-            run.failing_from_s = sent_at_s
+        if verdict.charged:
+            run.failed_as("health" if health is not None else verdict.error_class)
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
             run.charged += verdict.charged
@@ -281,10 +285,10 @@ class AttemptLoop:
         at_gate = False
         match verdict.action:
             case Action.DONE:
-                return self._done(lane, run, attempt, verdict, reply, sent_at_s)
+                return self._done(lane, run, attempt, verdict, reply)
             case Action.FAIL:
                 lane.refused_from_s = None
-                return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
+                return self._failed(lane, run, attempt, verdict, reply)
             case Action.STOP:
                 stop = Stop(
                     verdict.error_class or "",
@@ -295,6 +299,8 @@ class AttemptLoop:
                     self.pool.stop(lane, stop)
                     raise LeftPendingError
                 at_gate = True
+                if self.withholding is not None:
+                    self.withholding.closed(lane)
             case Action.THROTTLE:
                 self._tally.throttled += 1
                 lane.exchanges.refused += 1
@@ -309,7 +315,7 @@ class AttemptLoop:
             case _:
                 pass
         if run.charged >= self._policy.max_attempts:
-            return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
+            return self._failed(lane, run, attempt, verdict, reply)
         if at_gate:
             run.shun(lane.number)
         else:
@@ -328,13 +334,10 @@ class AttemptLoop:
         attempt: Attempt,
         verdict: Verdict,
         reply: Reply | None,
-        sent_at_s: float,
     ) -> Outcome:
         lane.refused_from_s = None
-        if lane.repeated.quiet or self.withholding is None:
-            lane.repeated.answered_sent_at_s = max(lane.repeated.answered_sent_at_s, sent_at_s)
-        else:
-            self.withholding.answered(lane, sent_at_s)
+        if self.withholding is not None:
+            self.withholding.answered(lane, run.sent)
         run.phase = "settled"
         completion, request = verdict.completion, run.request
         assert completion is not None
@@ -361,7 +364,6 @@ class AttemptLoop:
         attempt: Attempt,
         verdict: Verdict,
         reply: Reply | None,
-        sent_at_s: float,
     ) -> Outcome:
         run.phase = "settled"
         kept = None
@@ -369,7 +371,7 @@ class AttemptLoop:
             kept = reading.text_of(reply.body, reading.ERROR_TEXT_MAX)
         outcome = failed(run, attempt, verdict, kept)
         if self.withholding is not None:
-            return self.withholding.failed(lane, run, outcome, verdict, sent_at_s)
+            return self.withholding.failed(lane, run, outcome, verdict)
         return outcome
 
     def _check_going(self, run: RowRun) -> None:

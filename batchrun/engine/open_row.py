@@ -63,7 +63,8 @@ class RowRun:
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
     away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
     the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
-    known. ``failing_from_s`` is when the first request went out that failed.
+    known. ``sent`` is the number of its latest request among all of the session; ``failing_from`` is
+    that of the first one that failed ``failing_as`` its latest did.
     """
 
     request: Request
@@ -77,7 +78,14 @@ class RowRun:
     lacking: int = 0
     failed_at: int | None = None
     cost_pd: int = 0
-    failing_from_s: float | None = None
+    sent: int = 0
+    failing_from: int = 0
+    failing_as: str | None = None
+
+    def failed_as(self, kind: str | None) -> None:
+        """Its latest request failed in this way; before, the row may have failed in others."""
+        if kind != self.failing_as:
+            self.failing_as, self.failing_from = kind, self.sent
 
     def shun(self, endpoint: int) -> None:
         """Go elsewhere, as long as there is an endpoint in service that it does not shun."""

@@ -43,9 +43,7 @@ class Withholding:
         """How many rows are withheld."""
         return sum(len(lane.repeated) for lane in self._pool.lanes)
 
-    def failed(
-        self, lane: Lane, run: RowRun, outcome: Outcome, verdict: Verdict, sent_at_s: float
-    ) -> Outcome:
+    def failed(self, lane: Lane, run: RowRun, outcome: Outcome, verdict: Verdict) -> Outcome:
         """A row failed: its outcome, if it is to blame. Raises ``WithheldError`` where that is not
         known, and ``LeftPendingError`` where it shows that it is not.
         """
@@ -54,12 +52,11 @@ class Withholding:
         if self._finished.may_be_misconfigured(succeeded=self._tally.succeeded):
             return outcome
         withheld = Withheld(outcome, verdict, asyncio.get_running_loop().create_future())
-        first_s = sent_at_s if run.failing_from_s is None else run.failing_from_s
         step = lane.repeated.failed(
             Kind(verdict.error_class or "", attempt.http_status, verdict.code),
             withheld,
-            first_sent_at_s=first_s,
-            sent_at_s=sent_at_s,
+            sent=run.failing_from,
+            out=lane.out,
         )
         if step is Step.END:
             return outcome
@@ -67,9 +64,7 @@ class Withholding:
         run.phase = "waiting"
         if step is Step.STOP:
             self._stop(lane, run, attempt, verdict)
-        for overdue in lane.repeated.overdue:
-            overdue.rule(ends=True)
-        lane.repeated.overdue.clear()
+        self.closed(lane)
         if self.one_more is not None:
             self.one_more()
         raise WithheldError(withheld)
@@ -85,16 +80,20 @@ class Withholding:
             "Mend what is wrong, then the same command sends them again; if the rows themselves "
             "are bad, --no-repeated-failure goes on past them",
         )
-        if self._pool.close(lane, stop, run.request.model):
-            for withheld in lane.repeated.let_go():
-                withheld.rule(ends=False)
-        else:
+        if not self._pool.close(lane, stop, run.request.model):
             self._pool.stop(lane, stop)
             raise LeftPendingError
 
-    def answered(self, lane: Lane, sent_at_s: float) -> None:
-        """An endpoint answered a request that went out then."""
-        for withheld in lane.repeated.answered(sent_at_s):
+    def closed(self, lane: Lane) -> None:
+        """If nothing is sent to an endpoint any more, what is withheld there goes to others."""
+        if lane.closed is not None:
+            for withheld in lane.repeated.let_go():
+                self._tally.retries += 1
+                withheld.rule(ends=False)
+
+    def answered(self, lane: Lane, sent: int) -> None:
+        """An endpoint answered the request of this number."""
+        for withheld in lane.repeated.answered(sent):
             withheld.rule(ends=True)
 
     def end_all(self) -> None:
@@ -114,5 +113,5 @@ class Withholding:
             return withheld.outcome
         run.charged = 0
         run.rulings.clear()
-        run.failing_from_s = None
+        run.failing_as = None
         raise AgainError(withheld.verdict, at_gate=True)
