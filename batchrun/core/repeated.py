@@ -20,7 +20,7 @@ In a row means in the order in which requests went out, and not in that in which
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Generic, NamedTuple, TypeVar
 
@@ -98,6 +98,21 @@ class Repeated(Generic[_Row]):
         self._alike = Counter(kind for _, kind, _ in self._failed)
         self._withheld -= len(freed)
         return freed
+
+    def take_back(self, mended: Callable[[_Row], bool]) -> list[_Row]:
+        """The withheld rows of which this is true: they did not fail after all."""
+        back, kept = [], []
+        for failed in self._failed:
+            row = failed[2]
+            if row is not None and mended(row):
+                back.append(row)
+            else:
+                kept.append(failed)
+        if back:
+            self._failed = kept
+            self._alike = Counter(kind for _, kind, _ in kept)
+            self._withheld -= len(back)
+        return back
 
     def let_go(self) -> list[_Row]:
         """All withheld rows, and withhold them no more. They count on."""

@@ -139,13 +139,7 @@ class AttemptLoop:
             reserved = None
             if self._spending is not None:
                 reserved = await self._reserved(self._spending, lane, permit, run)
-            run.phase = "sending"
-            run.number += 1
-            wall_us = self._clock.wall_us()
-            self._journal.sending(request.row, run.number, lane.number, wall_us)
-            run.sent = self._tally.requests = self._tally.requests + 1
-            lane.out.add(run.sent)
-            lane.exchanges.sent += 1
+            wall_us = self._sending(lane, run)
             key = lane.renewal.generation
             sent_at_s, missed_s = self._clock.now_s(), self._clock.missed_s
             exchange: Reply | TransportFault
@@ -195,6 +189,17 @@ class AttemptLoop:
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         lane.gate.heard(reply, sent_at_s=sent_at_s)
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)
+
+    def _sending(self, lane: Lane, run: RowRun) -> int:
+        """Note that the row's request goes out now; returns when that is (wall clock)."""
+        run.phase = "sending"
+        run.number += 1
+        wall_us = self._clock.wall_us()
+        self._journal.sending(run.request.row, run.number, lane.number, wall_us)
+        run.sent = self._tally.requests = self._tally.requests + 1
+        lane.out.add(run.sent)
+        lane.exchanges.sent += 1
+        return wall_us
 
     async def _reserved(
         self, spending: Spending, lane: Lane, permit: Permit, run: RowRun
@@ -251,7 +256,7 @@ class AttemptLoop:
                 # Another endpoint may have what this one has not.
                 elsewhere = self.pool.known_elsewhere(run, lane)
                 verdict = verdict._replace(action=Action.HOLD) if elsewhere else verdict
-        if verdict.charged:
+        if verdict.charged or verdict.action is Action.HOLD:
             run.failed_as("health" if health is not None else verdict.error_class)
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
@@ -299,8 +304,6 @@ class AttemptLoop:
                     self.pool.stop(lane, stop)
                     raise LeftPendingError
                 at_gate = True
-                if self.withholding is not None:
-                    self.withholding.closed(lane)
             case Action.THROTTLE:
                 self._tally.throttled += 1
                 lane.exchanges.refused += 1
@@ -317,6 +320,8 @@ class AttemptLoop:
         if run.charged >= self._policy.max_attempts:
             return self._failed(lane, run, attempt, verdict, reply)
         if at_gate:
+            if len(lane.repeated) and self.withholding is not None:
+                self.withholding.take_back(lane)
             run.shun(lane.number)
         else:
             run.shunned = 0

@@ -33,9 +33,10 @@ class AgainError(LaterError):
 @dataclass(slots=True, eq=False)
 class Withheld:
     """A row that failed, and may not be to blame (``core.repeated``). ``ends`` is set to whether
-    its outcome stands; if not, it goes to another endpoint.
+    its outcome stands; if not, it is sent again.
     """
 
+    run: RowRun
     outcome: Outcome
     verdict: Verdict
     ends: asyncio.Future[bool]
@@ -63,7 +64,7 @@ class RowRun:
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
     away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
     the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
-    known. ``sent`` is the number of its latest request among all of the session; ``failing_from`` is
+    known. ``sent`` is the number of its latest request among all of the session, ``failing_from``
     that of the first one that failed ``failing_as`` its latest did.
     """
 

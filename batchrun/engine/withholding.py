@@ -15,6 +15,7 @@ from batchrun.core.verdict import Verdict
 from batchrun.engine.guards import LeftPendingError, Stop
 from batchrun.engine.lane import Lane
 from batchrun.engine.open_row import AgainError, RowRun, Withheld, WithheldError
+from batchrun.engine.outage import forgive, was_outage
 from batchrun.engine.pool import Pool
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
@@ -51,7 +52,7 @@ class Withholding:
         assert attempt is not None
         if self._finished.may_be_misconfigured(succeeded=self._tally.succeeded):
             return outcome
-        withheld = Withheld(outcome, verdict, asyncio.get_running_loop().create_future())
+        withheld = Withheld(run, outcome, verdict, asyncio.get_running_loop().create_future())
         step = lane.repeated.failed(
             Kind(verdict.error_class or "", attempt.http_status, verdict.code),
             withheld,
@@ -64,7 +65,7 @@ class Withholding:
         run.phase = "waiting"
         if step is Step.STOP:
             self._stop(lane, run, attempt, verdict)
-        self.closed(lane)
+        self.take_back(lane)
         if self.one_more is not None:
             self.one_more()
         raise WithheldError(withheld)
@@ -84,12 +85,15 @@ class Withholding:
             self._pool.stop(lane, stop)
             raise LeftPendingError
 
-    def closed(self, lane: Lane) -> None:
-        """If nothing is sent to an endpoint any more, what is withheld there goes to others."""
-        if lane.closed is not None:
-            for withheld in lane.repeated.let_go():
-                self._tally.retries += 1
-                withheld.rule(ends=False)
+    def take_back(self, lane: Lane) -> None:
+        """If an endpoint is left out, what is withheld there goes to others; if it turned out to
+        be down, what failed for that is sent again.
+        """
+        for withheld in lane.repeated.take_back(
+            lambda withheld: lane.closed is not None or was_outage(withheld.run)
+        ):
+            self._tally.retries += 1
+            withheld.rule(ends=False)
 
     def answered(self, lane: Lane, sent: int) -> None:
         """An endpoint answered the request of this number."""
@@ -103,15 +107,18 @@ class Withholding:
                 withheld.rule(ends=True)
 
     async def ruled(self, run: RowRun, withheld: Withheld) -> Outcome:
-        """Wait for what becomes of a row: its outcome. Raises ``AgainError`` where it goes on at
-        another endpoint, uncharged.
+        """Wait for what becomes of a row: its outcome. Raises ``AgainError`` where it goes on,
+        uncharged for what was not its fault.
         """
         with self._room.asleep():
             ends = await withheld.ends
         if ends:
             run.phase = "settled"
             return withheld.outcome
-        run.charged = 0
-        run.rulings.clear()
-        run.failing_as = None
+        if was_outage(run):
+            forgive(run)
+        else:
+            run.charged = 0
+            run.rulings.clear()
+            run.failing_as = None
         raise AgainError(withheld.verdict, at_gate=True)

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import click
+
 from batchrun.records import Reply, Request
 from batchrun.testing.fakes import Answer, FakeTransport
 from batchrun.testing.rig import Rig
@@ -99,9 +101,12 @@ def _undigestible(dice: random.Random) -> World:
 
 
 def _outage(dice: random.Random) -> World:
-    """Nothing works for a while, and then it does again."""
+    """Nothing works for a while, and then it does again. It begins while there are rows that were
+    not sent yet: what fails at the end of all rows may be the rows.
+    """
     rows, concurrency = _rows_and_concurrency(dice)
     from_s = dice.uniform(0.5, 10.0)
+    rows += int(concurrency * (from_s + 2))
     until_s = from_s + dice.choice((2.0, 60.0, 1800.0))
     return World(
         rows, concurrency, {}, from_s=from_s, until_s=until_s, answers=(dice.choice(_OUT),)
@@ -191,22 +196,24 @@ _OK = ok()
 def main() -> None:
     """Play all kinds, and print what came of it."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    print("| kind | runs | false stops | good rows failed (most in a run) |")
-    print("|---|---|---|---|")
+    click.echo("| kind | runs | false stops | good rows failed (most in a run) |")
+    click.echo("|---|---|---|---|")
     for kind, draw in HEALTHY.items():
         played = [play(draw(random.Random(f"{kind} {n}")), n) for n in range(seeds)]
         stops = sum(one.stopped_by is not None for one in played)
-        print(f"| {kind} | {seeds} | {stops} | {max(one.wronged for one in played)} |")
-    print()
-    print("| kind | runs | stops missed | rows failed after the break (mean, most) | requests |")
-    print("|---|---|---|---|---|")
+        click.echo(f"| {kind} | {seeds} | {stops} | {max(one.wronged for one in played)} |")
+    click.echo("")
+    click.echo(
+        "| kind | runs | stops missed | rows failed after the break (mean, most) | requests |"
+    )
+    click.echo("|---|---|---|---|---|")
     for kind, draw in BROKEN.items():
         worlds = [draw(random.Random(f"{kind} {n}")) for n in range(seeds)]
         played = [play(world, n) for n, world in enumerate(worlds)]
         missed = sum(one.stopped_by != GUARD for one in played)
         wronged = [one.wronged for one in played]
         most = max(one.late - world.concurrency for one, world in zip(played, worlds, strict=True))
-        print(
+        click.echo(
             f"| {kind} | {seeds} | {missed} | {sum(wronged) / seeds:.1f}, {max(wronged)} "
             f"| concurrency + {most} |"
         )
