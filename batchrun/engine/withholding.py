@@ -92,8 +92,7 @@ class Withholding:
         for withheld in lane.repeated.take_back(
             lambda withheld: lane.closed is not None or was_outage(withheld.run)
         ):
-            self._tally.retries += 1
-            withheld.rule(ends=False)
+            self._rule(withheld, ends=False)
 
     def answered(self, lane: Lane, sent: int) -> None:
         """An endpoint answered the request of this number."""
@@ -101,10 +100,16 @@ class Withholding:
             withheld.rule(ends=True)
 
     def end_all(self) -> None:
-        """Nothing else is left that could succeed: the withheld rows end."""
+        """Nothing else is left that could succeed: the withheld rows end, once no other endpoint
+        is left for them either.
+        """
         for lane in self._pool.lanes:
             for withheld in lane.repeated.let_go():
-                withheld.rule(ends=True)
+                self._rule(withheld, ends=not self._pool.known_elsewhere(withheld.run, lane))
+
+    def _rule(self, withheld: Withheld, *, ends: bool) -> None:
+        self._tally.retries += not ends
+        withheld.rule(ends=ends)
 
     async def ruled(self, run: RowRun, withheld: Withheld) -> Outcome:
         """Wait for what becomes of a row: its outcome. Raises ``AgainError`` where it goes on,

@@ -107,7 +107,7 @@ def _outage(dice: random.Random) -> World:
     rows, concurrency = _rows_and_concurrency(dice)
     from_s = dice.uniform(0.5, 10.0)
     rows += int(concurrency * (from_s + 2))
-    until_s = from_s + dice.choice((2.0, 60.0, 1800.0))
+    until_s = from_s + dice.choice((2.0, 60.0, 600.0))
     return World(
         rows, concurrency, {}, from_s=from_s, until_s=until_s, answers=(dice.choice(_OUT),)
     )
