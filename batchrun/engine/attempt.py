@@ -333,12 +333,7 @@ class AttemptLoop:
         raise AgainError(verdict, at_gate=at_gate)
 
     def _done(
-        self,
-        lane: Lane,
-        run: RowRun,
-        attempt: Attempt,
-        verdict: Verdict,
-        reply: Reply | None,
+        self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
     ) -> Outcome:
         lane.refused_from_s = None
         if self.withholding is not None:
@@ -363,21 +358,15 @@ class AttemptLoop:
         )
 
     def _failed(
-        self,
-        lane: Lane,
-        run: RowRun,
-        attempt: Attempt,
-        verdict: Verdict,
-        reply: Reply | None,
+        self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
     ) -> Outcome:
         run.phase = "settled"
         kept = None
         if reply is not None and self._policy.raw != "none":
             kept = reading.text_of(reply.body, reading.ERROR_TEXT_MAX)
         outcome = failed(run, attempt, verdict, kept)
-        if self.withholding is not None:
-            return self.withholding.failed(lane, run, outcome, verdict)
-        return outcome
+        held = self.withholding
+        return outcome if held is None else held.failed(lane, run, outcome, verdict)
 
     def _check_going(self, run: RowRun) -> None:
         if self._switch.stopping:
