@@ -4,20 +4,23 @@ A login page with status 200, an account that ran dry behind an unknown code, a 
 taken away: no single reply tells such a thing from a bad row, and a table of codes never has them
 all. What tells is that nothing succeeds any more. So a failed row is not believed at once. It is
 withheld until an answer comes, which shows that the endpoint is well and the row was to blame; or
-until so many rows failed alike that the endpoint must be.
+until so many rows failed in a row that the endpoint must be.
 
-Two facts keep healthy runs going:
+In a row means in the order in which requests went out, and not in that in which replies came in:
 
+- An endpoint that broke still answers, for minutes maybe, what it was sent before. Such answers say
+  nothing of what was sent after.
+- Bad rows may fail at once where answers take their time. Hundreds of failures come in before the
+  first answer then, but requests that are still out lie between them. They will tell.
 - Rows that no server can digest are retried longer than others, and gather at the end of a run,
-  where nothing succeeds after them. A row is to blame at once if a request that went out after its
-  own first one was answered.
-- Answers to requests from before a failure say nothing of what came after. They begin the count
-  anew, but free only the rows that were sent before them.
+  where nothing succeeds after them. But something sent after their first try did. So a row stands
+  where its first request stands.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Generic, NamedTuple, TypeVar
 
@@ -25,8 +28,11 @@ from batchrun.core.bounds import OF_THE_ROW
 
 ALIKE_ROWS = 30
 """More rows than these that fail alike in a row, with no answer in between, are one trouble."""
-WITHHELD_ROWS_MAX = 100
-"""So many rows are withheld at most; as many failures of any kind in a row are a trouble too."""
+ANY_ROWS = 100
+"""As many failures of any kind in a row are a trouble too; and as many that are not quite in a row,
+where few requests lie between them."""
+FAILED_TO_OUT = 4
+"""Few requests: of five rows that lie there, four have failed. It bounds what is withheld."""
 
 _Row = TypeVar("_Row")
 
@@ -48,52 +54,88 @@ class Step(Enum):
 
 
 class Repeated(Generic[_Row]):
-    """The failures at one endpoint since it answered last, and the rows withheld for them."""
+    """The failures at one endpoint since the latest request that it answered. Requests have
+    numbers, in the order in which they went out.
+    """
 
     def __init__(self) -> None:
-        self.answered_sent_at_s = float("-inf")
-        """When the latest request that was answered went out, in the time of the loop."""
-        self.in_a_row = 0
-        self.overdue: list[_Row] = []
-        """Rows that were withheld for as long as can be: they end."""
+        self.answered_sent = -1
+        """The latest request that was answered."""
+        self._failed: list[tuple[int, Kind, _Row | None]] = []
+        """By their first requests; without the row once it has an outcome all the same."""
         self._alike: Counter[Kind] = Counter()
-        self._withheld: deque[tuple[float, _Row]] = deque()
+        self._withheld = 0
 
     def __len__(self) -> int:
-        return len(self._withheld)
+        """How many rows are withheld."""
+        return self._withheld
 
     @property
-    def quiet(self) -> bool:
-        """Whether an answer changes nothing but when the latest one went out."""
-        return not (self.in_a_row or self._withheld)
+    def in_a_row(self) -> int:
+        """How many rows failed since."""
+        return len(self._failed)
 
-    def failed(self, kind: Kind, row: _Row, *, first_sent_at_s: float, sent_at_s: float) -> Step:
-        """A row failed for good; ``first_sent_at_s`` is when its first request went out, and
-        ``sent_at_s`` its last. A row that is the one too many is withheld too.
+    def failed(self, kind: Kind, row: _Row, *, sent: int, out: Collection[int]) -> Step:
+        """A row failed for good. ``sent`` is its first request that failed, ``out`` are those that
+        are in flight. A row that is the one too many is withheld too.
         """
-        if kind.error_class in OF_THE_ROW or self.answered_sent_at_s > first_sent_at_s:
+        if kind.error_class in OF_THE_ROW or self.answered_sent > sent:
             return Step.END
-        self.in_a_row += 1
+        self._failed.append((sent, kind, row))
+        self._withheld += 1
         self._alike[kind] += 1
-        self._withheld.append((sent_at_s, row))
-        if self._alike[kind] > ALIKE_ROWS or self.in_a_row >= WITHHELD_ROWS_MAX:
-            return Step.STOP
-        if len(self._withheld) > WITHHELD_ROWS_MAX:
-            self.overdue.append(self._withheld.popleft()[1])
-        return Step.WITHHOLD
+        if self._alike[kind] <= ALIKE_ROWS and len(self._failed) < ANY_ROWS:
+            return Step.WITHHOLD
+        return Step.STOP if self._too_many(kind, out) else Step.WITHHOLD
 
-    def answered(self, sent_at_s: float) -> list[_Row]:
-        """The endpoint answered a request that went out then: the rows that are to blame."""
-        self.answered_sent_at_s = max(self.answered_sent_at_s, sent_at_s)
-        self.in_a_row = 0
-        self._alike.clear()
-        freed = [row for sent, row in self._withheld if sent <= sent_at_s]
-        if freed:
-            self._withheld = deque(held for held in self._withheld if held[0] > sent_at_s)
+    def answered(self, sent: int) -> list[_Row]:
+        """The endpoint answered this request: the rows that are to blame."""
+        self.answered_sent = max(self.answered_sent, sent)
+        if not self._failed:
+            return []
+        freed = [row for at, _, row in self._failed if at < sent and row is not None]
+        self._failed = [failed for failed in self._failed if failed[0] > sent]
+        self._alike = Counter(kind for _, kind, _ in self._failed)
+        self._withheld -= len(freed)
         return freed
 
+    def take_back(self, mended: Callable[[_Row], bool]) -> list[_Row]:
+        """The withheld rows of which this is true: they did not fail after all."""
+        back, kept = [], []
+        for failed in self._failed:
+            row = failed[2]
+            if row is not None and mended(row):
+                back.append(row)
+            else:
+                kept.append(failed)
+        if back:
+            self._failed = kept
+            self._alike = Counter(kind for _, kind, _ in kept)
+            self._withheld -= len(back)
+        return back
+
     def let_go(self) -> list[_Row]:
-        """All withheld rows, and forget them. The count goes on."""
-        rows = [row for _, row in self._withheld]
-        self._withheld.clear()
+        """All withheld rows, and withhold them no more. They count on."""
+        rows = [row for _, _, row in self._failed if row is not None]
+        self._failed = [(sent, kind, None) for sent, kind, _ in self._failed]
+        self._withheld = 0
         return rows
+
+    def _too_many(self, kind: Kind, out: Collection[int]) -> bool:
+        """Whether so many failed with no request in flight between them."""
+        between = sorted(number for number in out if number > self.answered_sent)
+        if len(self._failed) >= max(ANY_ROWS, FAILED_TO_OUT * len(between)):
+            return True
+        alike = in_a_row = 0
+        places = iter([*between, float("inf")])
+        border = next(places)
+        for sent, own, _ in sorted(self._failed, key=lambda failed: failed[0]):
+            if sent > border:
+                alike = in_a_row = 0
+                while sent > border:
+                    border = next(places)
+            alike += own == kind
+            in_a_row += 1
+            if alike > ALIKE_ROWS or in_a_row >= ANY_ROWS:
+                return True
+        return False

@@ -101,6 +101,7 @@ class AttemptLoop:
         while True:
             try:
                 if isinstance(later, WithheldError):
+                    self._check_going(run)
                     assert self.withholding is not None
                     return await self.withholding.ruled(run, later.withheld)
                 return await self._until_ended(run, later)
@@ -139,12 +140,7 @@ class AttemptLoop:
             reserved = None
             if self._spending is not None:
                 reserved = await self._reserved(self._spending, lane, permit, run)
-            run.phase = "sending"
-            run.number += 1
-            wall_us = self._clock.wall_us()
-            self._journal.sending(request.row, run.number, lane.number, wall_us)
-            self._tally.requests += 1
-            lane.exchanges.sent += 1
+            wall_us = self._sending(lane, run)
             key = lane.renewal.generation
             sent_at_s, missed_s = self._clock.now_s(), self._clock.missed_s
             exchange: Reply | TransportFault
@@ -155,10 +151,12 @@ class AttemptLoop:
                 exchange = fault.with_traceback(None)
             except asyncio.CancelledError:
                 latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
+                lane.out.discard(run.sent)
                 given_up(self._journal, run, lane.name, wall_us, permit.queue_s, latency_s)
                 if reserved is not None and self._spending is not None:
                     self._spending.settle(reserved)
                 raise
+            lane.out.discard(run.sent)
             latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
             if run.doubts:
                 forgive(run)
@@ -192,6 +190,17 @@ class AttemptLoop:
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         lane.gate.heard(reply, sent_at_s=sent_at_s)
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)
+
+    def _sending(self, lane: Lane, run: RowRun) -> int:
+        """Note that the row's request goes out now; returns when that is (wall clock)."""
+        run.phase = "sending"
+        run.number += 1
+        wall_us = self._clock.wall_us()
+        self._journal.sending(run.request.row, run.number, lane.number, wall_us)
+        run.sent = self._tally.requests = self._tally.requests + 1
+        lane.out.add(run.sent)
+        lane.exchanges.sent += 1
+        return wall_us
 
     async def _reserved(
         self, spending: Spending, lane: Lane, permit: Permit, run: RowRun
@@ -251,8 +260,8 @@ class AttemptLoop:
                 # Another endpoint may have what this one has not.
                 elsewhere = self.pool.known_elsewhere(run, lane)
                 verdict = verdict._replace(action=Action.HOLD) if elsewhere else verdict
-        if run.failing_from_s is None:
-            run.failing_from_s = sent_at_s
+        if verdict.charged or verdict.action is Action.HOLD:
+            run.failed_as("health" if health is not None else verdict.error_class)
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
             run.charged += verdict.charged
@@ -285,21 +294,14 @@ class AttemptLoop:
         at_gate = False
         match verdict.action:
             case Action.DONE:
-                return self._done(lane, run, attempt, verdict, reply, sent_at_s)
+                return self._done(lane, run, attempt, verdict, reply)
             case Action.FAIL:
                 lane.refused_from_s = None
-                return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
+                return self._failed(lane, run, attempt, verdict, reply)
             case Action.STOP:
                 if self._fallback is not None and self._fallback.given_up(run, verdict):
-                    return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
-                stop = Stop(
-                    verdict.error_class or "",
-                    stop_message(verdict, attempt.http_status, self._policy.wait_s_max),
-                )
-                if not self.pool.close(lane, stop, run.request.model):
-                    self._journal.post(attempt)
-                    self.pool.stop(lane, stop)
-                    raise LeftPendingError
+                    return self._failed(lane, run, attempt, verdict, reply)
+                self._stop(lane, run, attempt, verdict)
                 at_gate = True
             case Action.THROTTLE:
                 self._tally.throttled += 1
@@ -315,8 +317,10 @@ class AttemptLoop:
             case _:
                 pass
         if run.charged >= self._policy.max_attempts:
-            return self._failed(lane, run, attempt, verdict, reply, sent_at_s)
+            return self._failed(lane, run, attempt, verdict, reply)
         if at_gate:
+            if len(lane.repeated) and self.withholding is not None:
+                self.withholding.take_back(lane)
             run.shun(lane.number)
         else:
             run.shunned = 0
@@ -328,20 +332,21 @@ class AttemptLoop:
         raise_limit(run, verdict, self._policy.output)
         raise AgainError(verdict, at_gate=at_gate)
 
+    def _stop(self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict) -> None:
+        """Stop the run, or leave the endpoint out where others serve the row."""
+        message = stop_message(verdict, attempt.http_status, self._policy.wait_s_max)
+        stop = Stop(verdict.error_class or "", message)
+        if not self.pool.close(lane, stop, run.request.model):
+            self._journal.post(attempt)
+            self.pool.stop(lane, stop)
+            raise LeftPendingError
+
     def _done(
-        self,
-        lane: Lane,
-        run: RowRun,
-        attempt: Attempt,
-        verdict: Verdict,
-        reply: Reply | None,
-        sent_at_s: float,
+        self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
     ) -> Outcome:
         lane.refused_from_s = None
-        if lane.repeated.quiet or self.withholding is None:
-            lane.repeated.answered_sent_at_s = max(lane.repeated.answered_sent_at_s, sent_at_s)
-        else:
-            self.withholding.answered(lane, sent_at_s)
+        if self.withholding is not None:
+            self.withholding.answered(lane, run.sent)
         run.phase = "settled"
         completion, request = verdict.completion, run.request
         assert completion is not None
@@ -365,13 +370,7 @@ class AttemptLoop:
         return self._fallback.instead(run, outcome, verdict) or outcome
 
     def _failed(
-        self,
-        lane: Lane,
-        run: RowRun,
-        attempt: Attempt,
-        verdict: Verdict,
-        reply: Reply | None,
-        sent_at_s: float,
+        self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
     ) -> Outcome:
         run.phase = "settled"
         kept = None
@@ -382,9 +381,8 @@ class AttemptLoop:
             instead = self._fallback.instead(run, outcome, verdict)
             if instead is not None:
                 return instead
-        if self.withholding is not None:
-            return self.withholding.failed(lane, run, outcome, verdict, sent_at_s)
-        return outcome
+        held = self.withholding
+        return outcome if held is None else held.failed(lane, run, outcome, verdict)
 
     def _check_going(self, run: RowRun) -> None:
         if self._switch.stopping:

@@ -64,6 +64,8 @@ class Lane:
         self.renewal = renewal
         self.exchanges = Exchanges()
         self.repeated: Repeated[Withheld] = Repeated()
+        self.out: set[int] = set()
+        """The requests in flight, by their numbers (``RowRun.sent``)."""
         self.refused_from_s: float | None = None
         """Since when it has answered with refusals only, in time awake (``now_s - missed_s``)."""
         self.closed: Stop | None = None

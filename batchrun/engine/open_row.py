@@ -33,9 +33,10 @@ class AgainError(LaterError):
 @dataclass(slots=True, eq=False)
 class Withheld:
     """A row that failed, and may not be to blame (``core.repeated``). ``ends`` is set to whether
-    its outcome stands; if not, it goes to another endpoint.
+    its outcome stands; if not, it is sent again.
     """
 
+    run: RowRun
     outcome: Outcome
     verdict: Verdict
     ends: asyncio.Future[bool]
@@ -63,8 +64,9 @@ class RowRun:
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
     away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
     the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
-    known. ``failing_from_s`` is when the first request went out that failed. ``before`` is how the
-    row would have ended, where another model is asked now.
+    known. ``sent`` is the number of its latest request among all of the session, ``failing_from``
+    that of the first one that failed ``failing_as`` its latest did. ``before`` is how the row would
+    have ended, where another model is asked now.
     """
 
     request: Request
@@ -78,7 +80,9 @@ class RowRun:
     lacking: int = 0
     failed_at: int | None = None
     cost_pd: int = 0
-    failing_from_s: float | None = None
+    sent: int = 0
+    failing_from: int = 0
+    failing_as: str | None = None
     before: Outcome | None = None
 
     def start_anew(self, request: Request) -> None:
@@ -87,7 +91,12 @@ class RowRun:
         self.phase = "waiting"
         self.charged = self.shunned = self.lacking = 0
         self.rulings.clear()
-        self.failed_at = self.failing_from_s = None
+        self.failed_at = self.failing_as = None
+
+    def failed_as(self, kind: str | None) -> None:
+        """Its latest request failed in this way; before, the row may have failed in others."""
+        if kind != self.failing_as:
+            self.failing_as, self.failing_from = kind, self.sent
 
     def shun(self, endpoint: int) -> None:
         """Go elsewhere, as long as there is an endpoint in service that it does not shun."""

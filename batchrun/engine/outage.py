@@ -164,6 +164,11 @@ class Doubt:
     rule: str
 
 
+def was_outage(run: RowRun) -> bool:
+    """Whether the row was charged for something that turned out to be an outage."""
+    return any(doubt.outage.was(doubt.period) for doubt in run.doubts)
+
+
 def forgive(run: RowRun) -> None:
     """Take back what a row was charged in times that turned out to be outages."""
     doubts = []

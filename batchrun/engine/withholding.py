@@ -15,6 +15,7 @@ from batchrun.core.verdict import Verdict
 from batchrun.engine.guards import LeftPendingError, Stop
 from batchrun.engine.lane import Lane
 from batchrun.engine.open_row import AgainError, RowRun, Withheld, WithheldError
+from batchrun.engine.outage import forgive, was_outage
 from batchrun.engine.pool import Pool
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
@@ -43,9 +44,7 @@ class Withholding:
         """How many rows are withheld."""
         return sum(len(lane.repeated) for lane in self._pool.lanes)
 
-    def failed(
-        self, lane: Lane, run: RowRun, outcome: Outcome, verdict: Verdict, sent_at_s: float
-    ) -> Outcome:
+    def failed(self, lane: Lane, run: RowRun, outcome: Outcome, verdict: Verdict) -> Outcome:
         """A row failed: its outcome, if it is to blame. Raises ``WithheldError`` where that is not
         known, and ``LeftPendingError`` where it shows that it is not.
         """
@@ -53,13 +52,12 @@ class Withholding:
         assert attempt is not None
         if self._finished.may_be_misconfigured(succeeded=self._tally.succeeded):
             return outcome
-        withheld = Withheld(outcome, verdict, asyncio.get_running_loop().create_future())
-        first_s = sent_at_s if run.failing_from_s is None else run.failing_from_s
+        withheld = Withheld(run, outcome, verdict, asyncio.get_running_loop().create_future())
         step = lane.repeated.failed(
             Kind(verdict.error_class or "", attempt.http_status, verdict.code),
             withheld,
-            first_sent_at_s=first_s,
-            sent_at_s=sent_at_s,
+            sent=run.failing_from,
+            out=lane.out,
         )
         if step is Step.END:
             return outcome
@@ -67,9 +65,7 @@ class Withholding:
         run.phase = "waiting"
         if step is Step.STOP:
             self._stop(lane, run, attempt, verdict)
-        for overdue in lane.repeated.overdue:
-            overdue.rule(ends=True)
-        lane.repeated.overdue.clear()
+        self.take_back(lane)
         if self.one_more is not None:
             self.one_more()
         raise WithheldError(withheld)
@@ -85,34 +81,49 @@ class Withholding:
             "Mend what is wrong, then the same command sends them again; if the rows themselves "
             "are bad, --no-repeated-failure goes on past them",
         )
-        if self._pool.close(lane, stop, run.request.model):
-            for withheld in lane.repeated.let_go():
-                withheld.rule(ends=False)
-        else:
+        if not self._pool.close(lane, stop, run.request.model):
             self._pool.stop(lane, stop)
             raise LeftPendingError
 
-    def answered(self, lane: Lane, sent_at_s: float) -> None:
-        """An endpoint answered a request that went out then."""
-        for withheld in lane.repeated.answered(sent_at_s):
+    def take_back(self, lane: Lane) -> None:
+        """If an endpoint is left out, what is withheld there goes to others; if it turned out to
+        be down, what failed for that is sent again.
+        """
+        for withheld in lane.repeated.take_back(
+            lambda withheld: lane.closed is not None or was_outage(withheld.run)
+        ):
+            self._rule(withheld, ends=False)
+
+    def answered(self, lane: Lane, sent: int) -> None:
+        """An endpoint answered the request of this number."""
+        for withheld in lane.repeated.answered(sent):
             withheld.rule(ends=True)
 
     def end_all(self) -> None:
-        """Nothing else is left that could succeed: the withheld rows end."""
+        """Nothing else is left that could succeed: the withheld rows end, once no other endpoint
+        is left for them either.
+        """
         for lane in self._pool.lanes:
             for withheld in lane.repeated.let_go():
-                withheld.rule(ends=True)
+                self._rule(withheld, ends=not self._pool.known_elsewhere(withheld.run, lane))
+
+    def _rule(self, withheld: Withheld, *, ends: bool) -> None:
+        self._tally.retries += not ends
+        withheld.rule(ends=ends)
 
     async def ruled(self, run: RowRun, withheld: Withheld) -> Outcome:
-        """Wait for what becomes of a row: its outcome. Raises ``AgainError`` where it goes on at
-        another endpoint, uncharged.
+        """Wait for what becomes of a row: its outcome. Raises ``AgainError`` where it goes on,
+        uncharged for what was not its fault.
         """
         with self._room.asleep():
             ends = await withheld.ends
         if ends:
             run.phase = "settled"
             return withheld.outcome
-        run.charged = 0
-        run.rulings.clear()
-        run.failing_from_s = None
+        if was_outage(run):
+            forgive(run)
+        else:
+            run.charged = 0
+            run.rulings.clear()
+            run.failing_as = None
         raise AgainError(withheld.verdict, at_gate=True)

@@ -41,6 +41,8 @@ _GARBAGE = (
     b"\xff\xfe\x00",
 )
 
+_LOGIN = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
+
 _KINDS: dict[str, Callable[[Spell, random.Random], Reply | TransportFault]] = {
     "throttled": lambda spell, _: refusal(429, retry_after_s=spell.wait_s),
     "slow_down": lambda spell, _: refusal(429, code="slow_down", retry_after_s=spell.wait_s),
@@ -48,6 +50,7 @@ _KINDS: dict[str, Callable[[Spell, random.Random], Reply | TransportFault]] = {
     "overloaded": lambda spell, _: refusal(503, retry_after_s=spell.wait_s),
     "disguised": lambda _, dice: Reply(200, {}, refusal(dice.choice((500, 429))).body),
     "garbage": lambda _, dice: Reply(200, {}, dice.choice(_GARBAGE)),
+    "login": lambda *_: Reply(200, {"content-type": "text/html"}, _LOGIN),
     "dead": lambda *_: fault("connect"),
     "cut": lambda _, dice: fault(dice.choice(("cut", "incomplete"))),
     "reset": lambda _, dice: fault(dice.choice(("reset", "stale"))),

@@ -27,6 +27,7 @@ _WEATHER = (
 """What a run has to survive."""
 _WALLS = (
     *("refused_key", "forbidden", "unpaid", "used_up", "wrong_path", "unknown_host", "untrusted"),
+    *("rejected", "login", "login"),
 )
 """What a run stops for."""
 

@@ -129,6 +129,10 @@ class Job:
         self.kills += 1
         self._sessions([*self._arguments, *self.flags, *flags], self.cwd, point).killed()
 
+    def start(self, *flags):
+        """The command, going on."""
+        return self._sessions([*self._arguments, *self.flags, *flags], self.cwd)
+
     def run(self, *flags):
         """The command to its end."""
         session = self._sessions([*self._arguments, *self.flags, *flags], self.cwd)

@@ -63,7 +63,7 @@ def test_exit_codes_are_those_of_the_reference():
 def test_flags_exist():
     """Every flag that the page names is one of `run`."""
     command = main.get_command(click.Context(main), "run")
-    flags = {flag for option in command.params for flag in option.opts}
+    flags = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
     assert named and named <= flags, named - flags
 

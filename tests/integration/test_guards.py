@@ -245,3 +245,73 @@ def test_a_base_url_without_its_version_is_told(cli, scripted, jsonl, summary, r
     told = " ".join(done.err.split())
     assert f"asked {server}/chat/completions" in told
     assert f"the base URL may have to be {server}/v1" in told
+
+
+SIGN_IN = b"<!DOCTYPE html><html><body>Please <a href='/login'>sign in</a></body></html>"
+BREAKS = {
+    "login page": (200, {"Content-Type": "text/html"}, SIGN_IN),
+    "empty reply": (200, {}, b""),
+    "empty object": (200, {}, b"{}"),
+    "unprocessable": (422, {}, b'{"detail": [{"msg": "no such deployment", "type": "missing"}]}'),
+    "unknown code": (
+        400,
+        {},
+        b'{"error": {"message": "plan ended on Monday", "code": "plan_ended"}}',
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_an_endpoint_that_fails_all_alike_stops_the_run(cli, scripted, jsonl, summary, how):
+    """Forty answers, then the same failure for ever: exit 3, rows pending and not failed; the same
+    command finishes once the endpoint is well again.
+    """
+    well = []
+    endpoint = scripted(lambda _, __, nth: _answer() if well or nth <= 40 else BREAKS[how])
+    command = (
+        *(jsonl(300), "-o", "run", *QUICK, "--base-url", endpoint.base_url),
+        *("--concurrency", 4, "--max-attempts", 2, "--shard-rows", 50),
+    )
+    done = cli.run(*command)
+    assert done.code == 3, done.err
+    found = summary(cli.folder / "run")
+    assert found["stopped_by"] == "repeated_failure"
+    assert found["rows"]["error"] == 0
+    assert 30 <= found["rows"]["ok"] <= 45 and found["rows"]["pending"] >= 255
+    assert "left pending" in done.err and "--no-repeated-failure" in done.err
+    cli.verified("run")
+    well.append(True)
+    again = cli.run(*command)
+    assert again.code == 0, again.err
+    assert summary(cli.folder / "run")["rows"] == {
+        "input": 300, "ok": 300, "error": 0, "pending": 0
+    }  # fmt: skip
+    cli.verified("run")
+
+
+def test_a_run_may_go_on_past_repeated_failures(cli, scripted, jsonl, summary):
+    """With --no-repeated-failure every row that fails is an error row."""
+    endpoint = scripted(lambda _, __, nth: _answer() if nth <= 40 else BREAKS["unknown code"])
+    command = (jsonl(200), "-o", "run", *QUICK, "--base-url", endpoint.base_url)
+    done = cli.run(*command, "--concurrency", 4, "--no-repeated-failure")
+    assert done.code == 1, done.err
+    found = summary(cli.folder / "run")
+    assert (found["rows"]["error"], found["stopped_by"]) == (160, None)
+    cli.verified("run")
+
+
+def test_thirty_bad_rows_in_a_row_are_error_rows(cli, scripted, jsonl, summary, published):
+    """So many may be bad, also at the end of the input, where nothing is answered after them."""
+    endpoint = scripted(
+        lambda body, *_: (
+            BREAKS["unknown code"]
+            if int(body["messages"][0]["content"].split()[-1]) >= 170
+            else _answer()
+        )
+    )
+    done = cli.run(jsonl(200), "-o", "run", *QUICK, "--base-url", endpoint.base_url)
+    assert done.code == 1, done.err
+    assert summary(cli.folder / "run")["rows"]["error"] == 30
+    table = published(cli.folder / "run")
+    assert set(table["error_code"].to_pylist()) == {None, "plan_ended"}
+    cli.verified("run")

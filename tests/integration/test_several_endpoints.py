@@ -10,6 +10,8 @@ from urllib.request import urlopen
 import pyarrow.dataset as ds
 import pytest
 
+from batchrun.simulator.latency import FixedLatency
+
 
 def _config(cli, *tables, more=""):
     text = "".join("[[endpoint]]\n" + table + "\n" for table in tables)
@@ -25,6 +27,32 @@ def _stats(url):
 def _ledger(cli):
     found = ds.dataset(cli.folder / "run" / "attempts").to_table().to_pylist()
     return sorted(found, key=lambda line: line["started_at"])
+
+
+def test_one_of_two_fails_everything_from_some_moment_on(
+    cli, jsonl, summary, scripted, simulator, answer
+):
+    """A login page where answers used to be: it is left out, and no row fails for it."""
+    page = b"<html><body>Please sign in</body></html>"
+    broken = scripted(
+        lambda _, __, nth: (
+            (200, {}, answer("Yes.")) if nth <= 4 else (200, {"Content-Type": "text/html"}, page)
+        )
+    )
+    other = simulator(latency=FixedLatency(0.05))
+    done = cli.run(
+        jsonl(400),
+        *_config(
+            cli,
+            f'name = "broken"\nbase_url = "{broken.base_url}"\nconcurrency = 4',
+            f'name = "other"\nbase_url = "{other.base_url}"\nconcurrency = 4',
+        ),
+        *("--max-attempts", 1),
+    )
+    assert done.code == 0, done.err
+    assert "broken is left out from now on" in done.err
+    assert summary(cli.folder / "run")["rows"]["ok"] == 400
+    cli.verified("run")
 
 
 def test_one_of_two_is_killed_and_comes_back(cli, jsonl, until, summary, served):

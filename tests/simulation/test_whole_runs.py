@@ -17,7 +17,9 @@ from batchrun.core.verdict import Action, Verdict
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.gate import EndpointGate, EndpointPermit
+from batchrun.testing.crashes import Death
 from batchrun.testing.inline import InlineJournal
+from batchrun.testing.model_server import Spell
 from batchrun.testing.simulate import MEMORY
 from batchrun.testing.stage import Fate, Hanging
 from batchrun.testing.whole_runs import live, simulate
@@ -90,6 +92,19 @@ def test_other_settings_kept_for_a_run_that_is_complete(folder):
     legs = (Fate(), None, {}), (Fate(), None, {"seed": 1})
     story = live(_world(*legs, rows=6, poison={}), folder)
     assert story.sessions == ["complete", "RunChangedError", "complete"]
+
+
+@pytest.mark.parametrize("kind", ["login", "rejected"])
+@pytest.mark.parametrize("death", [None, Death("turn", 150, power=False), Death("step", 12, True)])
+def test_everything_fails_alike_for_a_while(folder, kind, death):
+    """Stopped, killed or cut off while rows are withheld: no row fails, and all of it adds up."""
+    legs = (Fate(), None, {}), (Fate(death=death), None, {}), (Fate(), None, {})
+    drawn = _world(*legs, rows=150, poison={})
+    drawn = replace(drawn, spells=(Spell(kind, 2.0, 60.0),))
+    story = live(drawn, folder)
+    assert story.sessions[0] == "stopped by repeated_failure"
+    assert story.sessions[1] == ("stopped by repeated_failure" if death is None else "killed")
+    assert story.sessions[-1] == "complete"
 
 
 def _permit_given_back_early(monkeypatch):
