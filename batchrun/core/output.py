@@ -21,8 +21,6 @@ from batchrun.errors import NotASchemaError, RowError
 from batchrun.records import Choice, Completion, Expected, ToolCall
 
 KEEP, FAIL, RETRY = POLICIES = ("keep", "fail", "retry")
-TRUNCATED, EMPTY = "truncated_output", "empty_output"
-"""The error classes of answers that were cut off or are empty, where that is not kept."""
 
 _decode = msgspec.json.Decoder().decode
 
@@ -194,12 +192,14 @@ def flaw_of(completion: Completion, expected: Expected | None, policy: Policy) -
     """
     if policy.on_truncation != KEEP and is_truncated(completion):
         said = "the answer was cut off by a token limit"
-        return Flaw(error_class=TRUNCATED, message=said, again=policy.on_truncation == RETRY)
+        return Flaw(
+            error_class="truncated_output", message=said, again=policy.on_truncation == RETRY
+        )
     if policy.on_empty != KEEP and is_empty(completion):
         said = "the answer has no content, no tool call and no refusal"
         if any(not blank(choice.reasoning) for choice in completion.choices or (completion.first,)):
             said += ", only reasoning"
-        return Flaw(error_class=EMPTY, message=said, again=policy.on_empty == RETRY)
+        return Flaw(error_class="empty_output", message=said, again=policy.on_empty == RETRY)
     if expected is None:
         return None
     several = completion.choices is not None and len(completion.choices) > 1

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batchrun.core import answer, output
+from batchrun.core import answer
 from batchrun.engine.open_row import RowRun
 from batchrun.records import Attempt, Known, Outcome, Request
 
@@ -57,5 +57,5 @@ def taken(outcome: Outcome, kept: Mapping[int, frozenset[str]]) -> Outcome | Att
         return attempt
     if answer.flaws_of(said) <= allowed:
         return outcome
-    why = output.TRUNCATED if answer.is_truncated(said) else output.EMPTY
+    why = "truncated_output" if answer.is_truncated(said) else "empty_output"
     return attempt._replace(error_class=why)

@@ -26,7 +26,7 @@ OF_THE_MODEL = ("forbidden", "not_found")
 
 def raise_limit(run: RowRun, verdict: Verdict, policy: output.Policy | None) -> None:
     """Give the next try of a row whose answer was cut off a higher limit, where that is wanted."""
-    if verdict.rule == output.TRUNCATED and policy is not None:
+    if verdict.rule == "truncated_output" and policy is not None:
         most = policy.truncation_limit
         if most is not None:
             run.request = with_raised_limit(run.request, most)
