@@ -270,7 +270,7 @@ def test_an_endpoint_that_fails_all_alike_stops_the_run(cli, scripted, jsonl, su
     endpoint = scripted(lambda _, __, nth: _answer() if well or nth <= 40 else BREAKS[how])
     command = (
         *(jsonl(300), "-o", "run", *QUICK, "--base-url", endpoint.base_url),
-        *("--concurrency", 4, "--max-attempts", 2, "--shard-rows", 50),
+        *("--concurrency", 1, "--max-attempts", 2, "--shard-rows", 50),
     )
     done = cli.run(*command)
     assert done.code == 3, done.err

@@ -44,7 +44,7 @@ def test_one_of_two_fails_everything_from_some_moment_on(
         jsonl(400),
         *_config(
             cli,
-            f'name = "broken"\nbase_url = "{broken.base_url}"\nconcurrency = 4',
+            f'name = "broken"\nbase_url = "{broken.base_url}"\nconcurrency = 1',
             f'name = "other"\nbase_url = "{other.base_url}"\nconcurrency = 4',
         ),
         *("--max-attempts", 1),
