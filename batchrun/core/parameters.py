@@ -153,6 +153,8 @@ def laid_over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     of a parameter keeps both.
     """
     body = {**defaults, **given}
+    if _ATTENDED.keys().isdisjoint(body):
+        return body
     for name, value in body.items():
         others = _ATTENDED.get(name)
         if others is not None and (

@@ -92,13 +92,15 @@ class PriceBook:
         if usage == NO_USAGE:
             return None, None
         found = self._price(endpoint, asked, answered, tier, wall_us)
+        if found is None:
+            return None, None
         if adds_up(usage):
-            cost_pd, source = None if found is None else found.cost_pd(usage), PARTS
+            cost_pd, source = found.plain_pd(usage), PARTS
         else:
             billed = read(usage, usage_raw)
             if billed is None:
                 return None, None
-            cost_pd, source = None if found is None else found.bill_pd(billed), billed.source
+            cost_pd, source = found.bill_pd(billed), billed.source
             if billed.odd:
                 self._note_discrepancy(usage, billed)
         return cost_pd, None if cost_pd is None else source

@@ -63,11 +63,15 @@ class Price(NamedTuple):
         """The cost of an exchange in picodollars; None where the counts do not tell it. ``raw`` is
         the usage as the server sent it.
         """
-        prompt, completion = usage[:2]
-        if prompt is not None and completion is not None and adds_up(usage):
-            return self._cost_pd(prompt, prompt, 0, 0, completion, 0)
+        if adds_up(usage):
+            return self.plain_pd(usage)
         billed = read(usage, raw)
         return None if billed is None else self.bill_pd(billed)
+
+    def plain_pd(self, usage: Usage) -> int | None:
+        """The same for counts that need no reading (``billing.adds_up``)."""
+        prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        return self._cost_pd(prompt, prompt, 0, 0, completion, 0)
 
     def bill_pd(self, billed: Billed) -> int | None:
         """The cost of these tokens in picodollars; None where it is more than can be meant."""

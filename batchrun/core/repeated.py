@@ -88,6 +88,11 @@ class Repeated(Generic[_Row]):
             return Step.WITHHOLD
         return Step.STOP if self._too_many(kind, out) else Step.WITHHOLD
 
+    @property
+    def clean(self) -> bool:
+        """Whether nothing failed since: of an answer only ``answered_sent`` is to be noted."""
+        return not self._failed
+
     def answered(self, sent: int) -> list[_Row]:
         """The endpoint answered this request: the rows that are to blame."""
         self.answered_sent = max(self.answered_sent, sent)

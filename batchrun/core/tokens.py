@@ -65,7 +65,7 @@ def estimate(body: dict[str, Any], body_bytes: int, limit: int | None) -> int:
     limit = limit or UNSTATED_COMPLETION_TOKENS
     images, image_bytes = _inline_images(body) if body_bytes > INLINE_BYTES else (0, 0)
     prompt = max(1, int((body_bytes - image_bytes) / BYTES_PER_TOKEN)) + images * IMAGE_TOKENS
-    return prompt + limit * choices(body)
+    return prompt + (limit * choices(body) if "n" in body else limit)
 
 
 def _inline_images(body: dict[str, Any]) -> tuple[int, int]:

@@ -345,8 +345,10 @@ class AttemptLoop:
         self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
     ) -> Outcome:
         lane.refused_from_s = None
-        if self.withholding is not None:
+        if not lane.repeated.clean and self.withholding is not None:
             self.withholding.answered(lane, run.sent)
+        elif run.sent > lane.repeated.answered_sent:
+            lane.repeated.answered_sent = run.sent
         run.phase = "settled"
         completion, request = verdict.completion, run.request
         assert completion is not None

@@ -89,8 +89,9 @@ class Engine:
         self.waiting_for_input = False
         self._fed = self._behind = False
         room.held_up = self._end_withheld
-        if loop.withholding is not None:
-            loop.withholding.one_more = self._end_withheld
+        self._withholding = loop.withholding
+        if self._withholding is not None:
+            self._withholding.one_more = self._end_withheld
 
     async def run(self, spans: Sequence[Span]) -> None:
         """Read the spans, answer their rows, publish their shards.
@@ -139,7 +140,7 @@ class Engine:
         """Rows that are withheld wait for others to be answered. Where there are no others, and
         none can come, they end.
         """
-        withholding = self._loop.withholding
+        withholding = self._withholding
         stuck = self._fed or self._behind or self._room.full
         if not withholding or not stuck or self._switch.stopping:
             return
@@ -307,7 +308,7 @@ class Engine:
         self._room.ended(opened.size_bytes, answered=opened.answered)
         if not self._rows:
             self._no_rows.set()
-        elif self._fed or self._room.full:
+        elif self._withholding is not None and self._withholding.begun:
             self._end_withheld()
 
     # Shards

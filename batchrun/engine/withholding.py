@@ -37,6 +37,8 @@ class Withholding:
         self._room = room
         self._tally = tally
         self._finished = finished
+        self.begun = False
+        """Whether any row was withheld in this session."""
         self.one_more: Callable[[], None] | None = None
         """Called when a row is withheld."""
 
@@ -61,6 +63,7 @@ class Withholding:
         )
         if step is Step.END:
             return outcome
+        self.begun = True
         self._journal.post(attempt)
         run.phase = "waiting"
         if step is Step.STOP:
