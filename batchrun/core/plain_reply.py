@@ -6,7 +6,7 @@ reads all the others.
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
@@ -93,16 +93,9 @@ _decode_plain = msgspec.json.Decoder(_PlainCompletion).decode
 _decode_usage = msgspec.json.Decoder(_PlainUsage).decode
 
 
-class Plain(NamedTuple):
-    """A completion, and its usage as JSON text; None where it has none."""
-
-    completion: Completion
-    usage_raw: str | None
-
-
-def plain_completion(body: bytes) -> Plain | None:
+def plain_completion(body: bytes) -> tuple[Completion, str | None] | None:
     """The completion in a body of the most common shape: one choice of text, every field of the
-    specified type. None for anything else, which ``reply.parse`` and ``reply.completion`` then
+    specified type; and its usage as JSON text, None where it has none. None for anything else, which ``reply.parse`` and ``reply.completion`` then
     look at.
 
     The same as ``reply.completion(reply.parse(body))``.
@@ -161,4 +154,4 @@ def plain_completion(body: bytes) -> Plain | None:
             written,
         ),
     )
-    return Plain(completion, str(raw, "utf-8") if raw else None)
+    return (completion, str(raw, "utf-8") if raw else None)

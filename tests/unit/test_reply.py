@@ -250,7 +250,7 @@ def test_an_empty_refusal_is_no_refusal(refusal):
     assert _first({"content": [part]}).refusal is None
     assert _first({"content": [part | {"refusal": "no"}], "refusal": refusal}).refusal == "no"
     body = json.dumps(_body({"refusal": refusal})).encode()
-    assert plain_reply.plain_completion(body).completion.first.refusal is None
+    assert plain_reply.plain_completion(body)[0].first.refusal is None
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_the_finish_reason_is_kept_as_sent(reason):
     """No server's word is translated into another's."""
     body = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": reason}]})
     assert _read(body.encode()).first.finish_reason == reason
-    assert plain_reply.plain_completion(body.encode()).completion.first.finish_reason == reason
+    assert plain_reply.plain_completion(body.encode())[0].first.finish_reason == reason
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_no_finish_reason_in_other_words(reason):
     body = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": reason}]})
     assert _read(body.encode()).first.finish_reason is None
     quick = plain_reply.plain_completion(body.encode())
-    assert quick is None or quick.completion.first.finish_reason is None
+    assert quick is None or quick[0].first.finish_reason is None
 
 
 def test_several_choices_are_ordered_by_index():
@@ -591,7 +591,7 @@ def test_the_quick_reading_agrees_with_the_long_one(message, more):
     """Whatever the quick reading takes it reads like the other; the rest it leaves alone."""
     body = json.dumps(_body(message, **{"usage": {"total_tokens": 1}} | more)).encode()
     quick = plain_reply.plain_completion(body)
-    assert quick is None or quick.completion == _read(body)
+    assert quick is None or quick[0] == _read(body)
 
 
 def test_the_quick_reading_takes_what_is_common():
@@ -599,5 +599,5 @@ def test_the_quick_reading_takes_what_is_common():
     not.
     """
     assert plain_reply.plain_completion(json.dumps(_body(usage={"total_tokens": 1})).encode())
-    assert plain_reply.plain_completion(PLAIN).completion.usage == NO_USAGE
+    assert plain_reply.plain_completion(PLAIN)[0].usage == NO_USAGE
     assert plain_reply.plain_completion(json.dumps(_body(usage=None)).encode()) is None
