@@ -95,8 +95,8 @@ _decode_usage = msgspec.json.Decoder(_PlainUsage).decode
 
 def plain_completion(body: bytes) -> tuple[Completion, str | None] | None:
     """The completion in a body of the most common shape: one choice of text, every field of the
-    specified type; and its usage as JSON text, None where it has none. None for anything else, which ``reply.parse`` and ``reply.completion`` then
-    look at.
+    specified type; and its usage as JSON text, None where it has none. None for anything else,
+    which ``reply.parse`` and ``reply.completion`` then look at.
 
     The same as ``reply.completion(reply.parse(body))``.
     """

@@ -15,6 +15,10 @@ In a row means in the order in which requests went out, and not in that in which
 - Rows that no server can digest are retried longer than others, and gather at the end of a run,
   where nothing succeeds after them. But something sent after their first try did. So a row stands
   where its first request stands.
+
+An answer tells only if it came in after the failure: when an endpoint breaks, what is in flight
+may fail all at once, the slow requests among it sent long before the last one that was answered.
+Such rows are withheld like others, and do not count: answered ones lie between them.
 """
 
 from __future__ import annotations
@@ -64,23 +68,31 @@ class Repeated(Generic[_Row]):
         self._failed: list[tuple[int, Kind, _Row | None]] = []
         """By their first requests; without the row once it has an outcome all the same."""
         self._alike: Counter[Kind] = Counter()
+        self._passed: list[tuple[int, _Row]] = []
+        """Withheld rows that were sent before the latest request that was answered."""
         self._withheld = 0
 
     def __len__(self) -> int:
         """How many rows are withheld."""
-        return self._withheld
+        return self._withheld + len(self._passed)
 
     @property
     def in_a_row(self) -> int:
         """How many rows failed since."""
         return len(self._failed)
 
-    def failed(self, kind: Kind, row: _Row, *, sent: int, out: Collection[int]) -> Step:
-        """A row failed for good. ``sent`` is its first request that failed, ``out`` are those that
-        are in flight. A row that is the one too many is withheld too.
+    def failed(
+        self, kind: Kind, row: _Row, *, sent: int, answered_sent: int, out: Collection[int]
+    ) -> Step:
+        """A row failed for good. ``sent`` is its first request that failed, ``answered_sent`` what
+        that was here when it did, ``out`` are the requests in flight. A row that is the one too
+        many is withheld too.
         """
-        if kind.error_class in OF_THE_ROW or self.answered_sent > sent:
+        if kind.error_class in OF_THE_ROW or self.answered_sent > max(sent, answered_sent):
             return Step.END
+        if self.answered_sent > sent:
+            self._passed.append((sent, row))
+            return Step.WITHHOLD
         self._failed.append((sent, kind, row))
         self._withheld += 1
         self._alike[kind] += 1
@@ -91,37 +103,43 @@ class Repeated(Generic[_Row]):
     @property
     def clean(self) -> bool:
         """Whether nothing failed since: of an answer only ``answered_sent`` is to be noted."""
-        return not self._failed
+        return not self._failed and not self._passed
 
     def answered(self, sent: int) -> list[_Row]:
         """The endpoint answered this request: the rows that are to blame."""
         self.answered_sent = max(self.answered_sent, sent)
-        if not self._failed:
+        if not self._failed and not self._passed:
             return []
+        passed = [row for at, row in self._passed if at < sent]
+        self._passed = [held for held in self._passed if held[0] > sent]
         freed = [row for at, _, row in self._failed if at < sent and row is not None]
         self._failed = [failed for failed in self._failed if failed[0] > sent]
         self._alike = Counter(kind for _, kind, _ in self._failed)
         self._withheld -= len(freed)
-        return freed
+        return passed + freed
 
     def take_back(self, mended: Callable[[_Row], bool]) -> list[_Row]:
         """The withheld rows of which this is true: they did not fail after all."""
-        back, kept = [], []
+        back = [row for _, row in self._passed if mended(row)]
+        self._passed = [held for held in self._passed if not mended(held[1])]
+        passed, kept = len(back), []
         for failed in self._failed:
             row = failed[2]
             if row is not None and mended(row):
                 back.append(row)
             else:
                 kept.append(failed)
-        if back:
+        if len(back) > passed:
             self._failed = kept
             self._alike = Counter(kind for _, kind, _ in kept)
-            self._withheld -= len(back)
+            self._withheld -= len(back) - passed
         return back
 
     def let_go(self) -> list[_Row]:
         """All withheld rows, and withhold them no more. They count on."""
-        rows = [row for _, _, row in self._failed if row is not None]
+        rows = [row for _, row in self._passed]
+        self._passed = []
+        rows += [row for _, _, row in self._failed if row is not None]
         self._failed = [(sent, kind, None) for sent, kind, _ in self._failed]
         self._withheld = 0
         return rows

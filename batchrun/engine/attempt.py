@@ -261,7 +261,8 @@ class AttemptLoop:
                 elsewhere = self.pool.known_elsewhere(run, lane)
                 verdict = verdict._replace(action=Action.HOLD) if elsewhere else verdict
         if verdict.charged or verdict.action is Action.HOLD:
-            run.failed_as("health" if health is not None else verdict.error_class)
+            kind = "health" if health is not None else verdict.error_class
+            run.failed_as(kind, lane.repeated.answered_sent)
         if verdict.action is not Action.HOLD:
             run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
             run.charged += verdict.charged

@@ -65,8 +65,9 @@ class RowRun:
     away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
     the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
     known. ``sent`` is the number of its latest request among all of the session, ``failing_from``
-    that of the first one that failed ``failing_as`` its latest did. ``before`` is how the row would
-    have ended, where another model is asked now.
+    that of the first one that failed ``failing_as`` its latest did; when that failed,
+    ``answered_before`` was the latest one that its endpoint had answered. ``before`` is how the row
+    would have ended, where another model is asked now.
     """
 
     request: Request
@@ -83,6 +84,7 @@ class RowRun:
     sent: int = 0
     failing_from: int = 0
     failing_as: str | None = None
+    answered_before: int = 0
     before: Outcome | None = None
 
     def start_anew(self, request: Request) -> None:
@@ -93,10 +95,13 @@ class RowRun:
         self.rulings.clear()
         self.failed_at = self.failing_as = None
 
-    def failed_as(self, kind: str | None) -> None:
-        """Its latest request failed in this way; before, the row may have failed in others."""
+    def failed_as(self, kind: str | None, answered_sent: int) -> None:
+        """Its latest request failed in this way; before, the row may have failed in others.
+        ``answered_sent`` is the latest request that its endpoint has answered.
+        """
         if kind != self.failing_as:
             self.failing_as, self.failing_from = kind, self.sent
+            self.answered_before = answered_sent
 
     def shun(self, endpoint: int) -> None:
         """Go elsewhere, as long as there is an endpoint in service that it does not shun."""

@@ -59,6 +59,7 @@ class Withholding:
             Kind(verdict.error_class or "", attempt.http_status, verdict.code),
             withheld,
             sent=run.failing_from,
+            answered_sent=run.answered_before,
             out=lane.out,
         )
         if step is Step.END:

@@ -45,6 +45,8 @@ class World:
     until_s: float = FOREVER_S
     answers: tuple[Answer, ...] = ()
     """What everybody gets in between."""
+    at_reply: bool = False
+    """Whether what is in flight when that time begins fails too."""
     throttled: float = 0.0
     """The share of requests that are refused with a 429, at all times."""
     max_attempts: int = 5
@@ -113,7 +115,17 @@ def _outage(dice: random.Random) -> World:
     )
 
 
-def _broken(*answers: Answer, throttled: float = 0.0) -> Callable[[random.Random], World]:
+def _slow_failures(dice: random.Random) -> World:
+    """Bad rows that fail long after the answers came in: the last of them gather at the end."""
+    rows, concurrency = _rows_and_concurrency(dice)
+    share = dice.choice((0.02, 0.1, 0.25))
+    bad: dict[int, Answer] = {n: _BAD[0] for n in range(rows) if dice.random() < share}
+    return World(rows, concurrency, bad, (0.05, 0.5), (30.0, 60.0))
+
+
+def _broken(
+    *answers: Answer, throttled: float = 0.0, at_reply: bool = False
+) -> Callable[[random.Random], World]:
     def drawn(dice: random.Random) -> World:
         concurrency = dice.choice((1, 4, 16, 64, 256, 512))
         slow_s = dice.choice(((0.1, 2.0), (1.0, 20.0)))
@@ -124,6 +136,7 @@ def _broken(*answers: Answer, throttled: float = 0.0) -> Callable[[random.Random
             slow_s,
             from_s=dice.uniform(1.0, 2.0) * slow_s[1],
             answers=answers if throttled else (dice.choice(answers),),
+            at_reply=at_reply,
             throttled=throttled,
         )
 
@@ -135,12 +148,14 @@ HEALTHY: dict[str, Callable[[random.Random], World]] = {
     "thirty bad rows in a row": _thirty,
     "hundreds of filtered rows in a row": _moderated,
     "undigestible rows gather at the end": _undigestible,
+    "bad rows that fail slowly": _slow_failures,
     "an outage that ends": _outage,
 }
 BROKEN: dict[str, Callable[[random.Random], World]] = {
     "unknown code from then on": _broken(*_BAD),
     "login page from then on": _broken(_LOGIN),
     "empty replies from then on": _broken(*_EMPTY),
+    "login page, also for all in flight": _broken(_LOGIN, at_reply=True),
     "unknown code, 429s before and after": _broken(_BAD[0], throttled=0.3),
     "several failures in turn": _broken(_BAD[0], _BAD[1], _LOGIN, throttled=0.05),
 }
@@ -150,11 +165,13 @@ def play(world: World, seed: int) -> Played:
     """Run a world on virtual time, as a session of a run that has answers."""
     dice = random.Random(f"play {seed}")
 
+    def now_s() -> float:
+        return asyncio.get_running_loop().time() - START_S
+
     def fate(request: Request) -> Answer:
-        now_s = asyncio.get_running_loop().time() - START_S
         if dice.random() < world.throttled:
             return refusal(429)
-        if world.from_s <= now_s < world.until_s:
+        if world.from_s <= now_s() < world.until_s:
             return dice.choice(world.answers)
         return world.bad.get(request.row, _OK)
 
@@ -165,8 +182,12 @@ def play(world: World, seed: int) -> Played:
         found = fates[request.row] = fate(request)
         return dice.uniform(*(world.slow_s if found is _OK else world.quick_s))
 
+    def script(request: Request, _: int) -> Answer:
+        broken = world.at_reply and now_s() >= world.from_s
+        return world.answers[0] if broken else fates[request.row]
+
     async def session() -> tuple[Rig, float]:
-        transport = FakeTransport(lambda request, _: fates[request.row], latency_s)
+        transport = FakeTransport(script, latency_s)
         rig = Rig(
             world.rows,
             transport=transport,

@@ -9,9 +9,12 @@ BAD = Kind("invalid_request", 400, "odd_value")
 LOGIN = Kind("invalid_response", 200, None)
 
 
-def _failing(repeated, rows, kind=BAD, out=()):
-    """Rows fail that were sent with these numbers; returns what becomes of each."""
-    return [repeated.failed(kind, row, sent=row, out=out) for row in rows]
+def _failing(repeated, rows, kind=BAD, out=(), answered_sent=None):
+    """Rows fail that were sent with these numbers, by their first try unless it is said what was
+    answered when that failed; returns what becomes of each.
+    """
+    before = repeated.answered_sent if answered_sent is None else answered_sent
+    return [repeated.failed(kind, row, sent=row, answered_sent=before, out=out) for row in rows]
 
 
 def test_the_row_after_thirty_is_the_one_too_many():
@@ -40,7 +43,7 @@ def test_rows_that_fail_differently_are_counted_apart(other):
     assert _failing(repeated, [60], other) == [Step.STOP]
     kinds = [BAD._replace(code=str(n)) for n in range(ANY_ROWS)]
     repeated = Repeated()
-    steps = [repeated.failed(kind, n, sent=n, out=()) for n, kind in enumerate(kinds)]
+    steps = [step for n, kind in enumerate(kinds) for step in _failing(repeated, [n], kind)]
     assert steps == [Step.WITHHOLD] * (ANY_ROWS - 1) + [Step.STOP]
 
 
@@ -86,8 +89,23 @@ def test_a_row_ends_at_once_if_something_sent_after_it_was_answered():
     """
     repeated = Repeated()
     repeated.answered(500)
-    assert set(_failing(repeated, range(0, 500, 3))) == {Step.END}
+    assert set(_failing(repeated, range(0, 500, 3), answered_sent=499)) == {Step.END}
     assert _failing(repeated, [501]) == [Step.WITHHOLD]
+
+
+def test_what_was_in_flight_when_the_endpoint_broke_is_not_to_blame():
+    """Answers that came in before the failure say nothing, though they were sent later: the rows
+    are withheld, do not count, and end with the next answer that was.
+    """
+    repeated = Repeated()
+    repeated.answered(500)
+    assert set(_failing(repeated, range(301, 500, 2))) == {Step.WITHHOLD}
+    assert (len(repeated), repeated.in_a_row) == (100, 0)
+    assert repeated.answered(400) == list(range(301, 400, 2))
+    assert repeated.take_back(lambda row: row < 410) == list(range(401, 410, 2))
+    assert repeated.answered(600) == list(range(411, 500, 2))
+    _failing(repeated, [201, 602])
+    assert repeated.let_go() == [201, 602] and len(repeated) == 0
 
 
 def test_requests_in_flight_keep_failures_apart():
