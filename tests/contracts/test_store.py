@@ -1,9 +1,12 @@
 """The exam of ``adapters.store.Store``: on a disk, in a real S3 server, through fsspec."""
 
 import hashlib
+import io
 import os
 import uuid
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters import files, filesystems, object_store
@@ -19,6 +22,12 @@ def _put(store, name, data):
     with store.draft(name) as draft:
         draft.write(data)
         store.publish([draft])
+
+
+def _parquet(rows):
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"row": list(rows)}), sink)
+    return sink.getvalue()
 
 
 def _get(store, name):
@@ -56,6 +65,29 @@ class StoreExam:
         with pytest.raises(FileNotFoundError):
             store.open(A)
         assert read_json(store, "summary.json") is None
+
+    def test_a_file_is_known_again_by_its_mark(self, store):
+        """As long as it is what was published, and no longer; a file that is missing has none."""
+        _put(store, A, _parquet(range(100)))
+        _put(store, B, _parquet(range(50)))
+        marks = store.marks([A, B, "results/part-00000007.parquet"])
+        assert set(marks) == {A, B} and not marks[A].fits(marks[B])
+        assert store.marks([A])[A].fits(marks[A])
+        assert marks[A].size_bytes == store.size(A)
+        _put(store, A, _parquet(range(100))[:-9])
+        assert not store.marks([A])[A].fits(marks[A])
+        _put(store, A, _parquet(range(1, 101)))
+        assert not store.marks([A])[A].fits(marks[A])
+
+    def test_a_look_into_a_file_reads_where_it_wants(self, store):
+        """A footer needs no more than the end of it."""
+        data = _parquet(range(100))
+        _put(store, A, data)
+        with store.peek(A) as file:
+            file.seek(len(data) - 4)
+            assert file.read(4) == b"PAR1" == data[-4:]
+        with pytest.raises(FileNotFoundError):
+            store.peek(B)
 
     def test_a_file_is_replaced_whole(self, store):
         """Whoever has it open reads the old content to its end."""

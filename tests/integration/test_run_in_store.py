@@ -108,6 +108,31 @@ def _question(number):
     return f"question {number:02}"
 
 
+@pytest.mark.parametrize("damage", ["cut off", "replaced", "removed"])
+def test_a_part_that_is_not_what_was_published(job, damage):
+    """Exit code 2 names the object, and nothing is sent; --repair mends it."""
+    assert job.run().code == 0
+    job.asked()
+    key = "runs/one/results/part-00000001.parquet"
+    data = job.store.get(key)
+    if damage == "removed":
+        job.store.client.delete_object(Bucket=job.store.bucket, Key=key)
+    else:
+        other = job.store.get("runs/one/results/part-00000000.parquet")
+        job.store.put(key, data[:-9] if damage == "cut off" else other)
+    done = job.run()
+    assert done.code == 2 and f"{job.store.bucket}/{key} is damaged" in done.err, done.err
+    assert job.asked() == []
+    assert job.run("--repair").code == 0
+    assert job.asked() == [_question(n) for n in range(10, 20)]
+    job.verified()
+    job.store.put(
+        "runs/one/results/part-00000000.parquet",
+        other := job.store.get("runs/one/results/part-00000000.parquet"),
+    )
+    assert other and job.run().code == 0  # the same content, put there once more
+
+
 def test_killed_in_the_middle_resumed_and_edited(job):
     """At every moment around an upload; no row is lost, no done row is sent again, and an edit
     sends its row alone.
