@@ -182,8 +182,10 @@ class Comparison:
         """What is different about columns whose types the files themselves fix."""
         if self._given.has_extra:
             return None
-        now = opening.choose(reader.schema(), self._settings.carry, with_extra=False).schema
         recorded = self._carry.schema
+        now = opening.choose(
+            reader.schema(), self._settings.carry, with_extra=False, kept=recorded.names
+        ).schema
         return None if now.equals(recorded) else _schema_difference(recorded, now)
 
     def _lost_rows(self, before: Sequence[ShardState], fresh: Sequence[ShardState]) -> list[int]:

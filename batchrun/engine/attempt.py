@@ -20,6 +20,7 @@ from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, answered, judge
 from batchrun.engine.gate import Dice
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.holding_back import HoldingBack
 from batchrun.engine.lane import Lane, Way, lanes_of
 from batchrun.engine.ledger import given_up, ledger_line, tokens_used
 from batchrun.engine.open_row import AgainError, LaterError, RowRun, WithheldError, failed
@@ -65,15 +66,9 @@ class AttemptLoop:
         self._room = room
         self._tally = tally
         self._switch = switch
-        self._policy = policy
+        self._policy, self._holding_back = policy, HoldingBack()
         lanes = lanes_of(
-            ways,
-            journal=journal,
-            clock=clock,
-            dice=dice,
-            tally=tally,
-            switch=switch,
-            policy=policy,
+            ways, journal=journal, clock=clock, dice=dice, tally=tally, switch=switch, policy=policy
         )
         self.pool = Pool(lanes, room=room, tally=tally, switch=switch)
         self._fallback = fallback_of(policy, self.pool, journal=journal, tally=tally)
@@ -92,6 +87,8 @@ class AttemptLoop:
         """
         if self.pool.must_wait(run):
             raise LaterError
+        if self._holding_back.failed_first:
+            await self._holding_back.room()
         return await self._attempt(run)
 
     async def again(self, run: RowRun, later: LaterError) -> Outcome:
@@ -124,7 +121,8 @@ class AttemptLoop:
             sleep=lambda delay_s: self._pause(run, delay_s),
             reraise=True,
         )
-        return await retrying(attempt)
+        with self._holding_back.trying_again():
+            return await retrying(attempt)
 
     async def _attempt(self, run: RowRun) -> Outcome:
         request = run.request
@@ -326,6 +324,7 @@ class AttemptLoop:
         else:
             run.shunned = 0
         run.failed_at = lane.number
+        self._holding_back.failed(run.charged, verdict)
         # It decides nothing: it goes to the ledger by itself, whatever becomes of the row.
         self._tally.retries += 1
         self._journal.post(attempt)
@@ -346,6 +345,8 @@ class AttemptLoop:
         self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
     ) -> Outcome:
         lane.refused_from_s = None
+        if self._holding_back.failed_first:
+            self._holding_back.answered()
         if not lane.repeated.clean and self.withholding is not None:
             self.withholding.answered(lane, run.sent)
         elif run.sent > lane.repeated.answered_sent:

@@ -187,6 +187,7 @@ def test_carried_columns_keep_names_that_came_later(cli, simulator, golden):
     """An input column called `media` stays what it was, where a run had it before."""
     if not (golden / "carrying").exists():
         pytest.skip("there is no golden directory carrying of this version")
+    (golden / "rows.csv").touch()  # so that its columns are compared
     endpoint = simulator()
     done = cli(
         *("run", "rows.csv", "-o", "carrying", *STARTED, "--prompt", "{{ q }}"),

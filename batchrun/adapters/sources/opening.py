@@ -76,8 +76,16 @@ class Carry:
     """Whether fields without a column are kept too, in ``extra`` (JSON rows)."""
 
 
-def choose(schema: pa.Schema, carry: str | tuple[str, ...], *, with_extra: bool) -> Carry:
-    """Apply ``--carry`` to the columns the input has, and name them for the results.
+def choose(
+    schema: pa.Schema,
+    carry: str | tuple[str, ...],
+    *,
+    with_extra: bool,
+    kept: Collection[str] = (),
+) -> Carry:
+    """Apply ``--carry`` to the columns the input has, and name them for the results. ``kept`` are
+    the names of carried columns in a run that is there: it may have one that only a later version
+    gave to a column of its own.
 
     Raises ``UsageError`` for a column that is not there.
     """
@@ -92,7 +100,8 @@ def choose(schema: pa.Schema, carry: str | tuple[str, ...], *, with_extra: bool)
             have = ", ".join(schema.names) or "none"
             message = f"input.carry names {missing[0]!r}; the columns to carry are: {have}"
             raise UsageError(message)
-    taken = [*arrow.RESULT_NAMES, arrow.EXTRA]
+    free = {name.casefold() for name in kept} & arrow.ADDED_LATER
+    taken = [*(name for name in arrow.RESULT_NAMES if name not in free), arrow.EXTRA]
     fields = [
         schema.field(name).with_name(new).with_nullable(True).remove_metadata()  # noqa: FBT003 - Arrow's own
         for name, new in zip(names, carried.output_names(names, taken), strict=True)
