@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from batchrun.records import Choice, Completion
 
 TRUNCATED = frozenset(
@@ -63,6 +65,15 @@ _FLAWS = {
     for cut in (False, True)
     for bare in (False, True)
 }
+
+
+def each_choice(completion: Completion, change: Callable[[Choice], Choice]) -> Completion:
+    """The completion with every choice changed; itself where nothing is."""
+    if completion.choices is None:
+        first = change(completion.first)
+        return completion if first is completion.first else completion._replace(first=first)
+    choices = tuple(map(change, completion.choices))
+    return completion._replace(first=choices[0], choices=choices)
 
 
 def cut_off(finish_reason: str | None) -> bool:

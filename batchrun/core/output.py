@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from batchrun.core import fences, json_schema, reasoning_models, response_format, thinking
-from batchrun.core.answer import blank, cut_off, is_empty, is_truncated
+from batchrun.core.answer import blank, cut_off, each_choice, is_empty, is_truncated
 from batchrun.core.rules import Action
 from batchrun.core.settings import Settings
 from batchrun.core.verdict import Verdict
@@ -164,11 +164,7 @@ def made_of(completion: Completion, expected: Expected | None, policy: Policy) -
         completion = thinking.split(completion)
     if not policy.accept_fenced or expected is None or not expected.json:
         return completion
-    if completion.choices is None:
-        first = _unfenced(completion.first)
-        return completion if first is completion.first else completion._replace(first=first)
-    choices = tuple(map(_unfenced, completion.choices))
-    return completion._replace(first=choices[0], choices=choices)
+    return each_choice(completion, _unfenced)
 
 
 def _unfenced(choice: Choice) -> Choice:

@@ -11,7 +11,7 @@ import re
 
 import msgspec
 
-from batchrun.core.answer import BLANK, blank, cut_off
+from batchrun.core.answer import BLANK, blank, cut_off, each_choice
 from batchrun.records import Choice, Completion
 
 TAGS: tuple[tuple[str, str, str], ...] = (
@@ -34,11 +34,7 @@ _QUOTES = "`\"'\u2018\u2019\u201c\u201d\u00ab\u00bb"
 
 def split(completion: Completion) -> Completion:
     """The completion with reasoning in tags moved out of the content of each choice."""
-    if completion.choices is None:
-        first = _split(completion.first)
-        return completion if first is completion.first else completion._replace(first=first)
-    choices = tuple(map(_split, completion.choices))
-    return completion._replace(first=choices[0], choices=choices)
+    return each_choice(completion, _split)
 
 
 def _split(choice: Choice) -> Choice:
