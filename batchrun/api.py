@@ -30,7 +30,8 @@ from batchrun.adapters.sources.opening import Input
 from batchrun.core import settings as config
 from batchrun.core import shaping
 from batchrun.core.changes import Changes, parse_classes
-from batchrun.core.setting_table import BY_NAME, TABLE
+from batchrun.core.setting_table import BY_NAME, FLAGGED, TABLE
+from batchrun.core.short_params import keyword_hint
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import RunStoppedError, UsageError
@@ -82,6 +83,8 @@ class Options(TypedDict, total=False):
     format: str
     quoting: Literal["csv", "none"]
     carry: str | Sequence[str]
+    send: str | Sequence[str]
+    id: str
     sample: int
     sample_seed: int
     checkpoint: str | os.PathLike[str]
@@ -102,6 +105,10 @@ class Options(TypedDict, total=False):
     image: Sequence[str]
     file: Sequence[str]
     params: Mapping[str, Any]
+    temperature: float | str
+    max_tokens: int | str
+    top_p: float | str
+    seed: int | str
     schema: str | os.PathLike[str] | Mapping[str, Any]
     stream: bool
     name: str
@@ -143,7 +150,7 @@ _CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
 _OTHERS = ("output", "config", "limit", "endpoints", *_CHANGES, "retry_class")
 KEYWORDS: dict[str, str] = {
     setting.key or setting.section: setting.name
-    for setting in TABLE
+    for setting in FLAGGED
     if setting.name not in ("input.files", "output.dir")
 }
 """The setting behind every keyword that is one."""
@@ -307,10 +314,11 @@ class _Job:
 def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     """Check the keywords and lay the settings over each other: keyword, environment, file."""
     known = [*_OTHERS, *KEYWORDS]
-    for name in options:
+    for name, value in options.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            hint = keyword_hint(name, value) or hint
             message = f"unknown keyword {name!r}; {hint}"
             raise TypeError(message)
     file = options.get("config")

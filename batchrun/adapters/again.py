@@ -292,6 +292,7 @@ class SelectingReader:
         self.count = reader.count
         self.remarks = reader.remarks
         self.sample = reader.sample
+        self.sent = reader.sent
 
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()

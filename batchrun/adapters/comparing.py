@@ -81,7 +81,10 @@ class Comparison:
         states, folder = self._journal.states, self._where
         allowed = self._changes.keep_done or self._changes.resend_changed
         found = differences(states.get("settings"), self._settings.shaping())
-        keepable = all(difference.keepable for difference in found)
+        keepable = all(difference.keepable for difference in found) and (
+            self._given.reading.columns_are_data
+            or all(difference.name != "input.send" for difference in found)
+        )
         if found and not (keepable and allowed):
             raise self._changed(
                 f"the settings are not those that {folder} was begun with",

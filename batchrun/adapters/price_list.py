@@ -95,9 +95,9 @@ def _found(
 def book(settings: Settings, say: Callable[[str], None], wall_us: int) -> PriceBook:
     """The prices of a run, ready for its own model: loading the list would hold up its answers."""
     prices = PriceBook(settings.prices, PriceList(settings.endpoints), say)
-    if settings.model is not None:
+    if settings.one_model is not None:
         for endpoint in settings.endpoints:
-            prices.expect(endpoint.name, settings.model, wall_us)
+            prices.expect(endpoint.name, settings.one_model, wall_us)
     return prices
 
 

@@ -27,7 +27,7 @@ from batchrun.adapters.part_check import Looked, look_at_parts
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
 from batchrun.adapters.repair import Repair
-from batchrun.adapters.sources import opening
+from batchrun.adapters.sources import columns_told, opening
 from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.adapters.store import (
@@ -137,6 +137,7 @@ def open_run(
     ``UsageError``; then nothing was sent and nothing was touched.
     """
     given = given or _input(settings, changes)
+    given.require_model(settings)
     checkpoint = Path(settings.checkpoint)
     store, lock = taking.take(settings.dir, checkpoint, changes, say)
     journal: Journal | None = None
@@ -166,11 +167,8 @@ def open_run(
         )
         opened.reads_once = given.pipe is not None
         opened.reading = given.reading
-        if given.kind == "tsv" and given.reading.rules < 2:
-            say(
-                f"{store.where()} was begun by a version that read quotes in TSV as in CSV, and "
-                "goes on that way; --restart reads every line as a row"
-            )
+        sent = journal.states.get("sent") or ()
+        columns_told.tell(say, settings, given, store.where(), sent, found.carry.names)
         _recover(opened, settings, say)
         opened.done = again.count_done(parts, journal)
         if settings.limit is not None:
@@ -318,6 +316,7 @@ def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
         input_rows=None if given.picked is None else len(given.picked),
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
+        sent=list(carry.sent),
         started_at_us=time.time_ns() // 1000,
     )
     return carry

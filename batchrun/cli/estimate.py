@@ -173,6 +173,8 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         format="jsonl",
         quoting=None,
         carry="all",
+        send=None,
+        identity=None,
         system=None,
         prompt=None,
         messages=(),

@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     help="Leave text in CSV as it is, also what a spreadsheet would run as a formula. Without this "
     "an apostrophe is put before text that begins with = + - @, a tab or a line break.",
 )
+@click.option(
+    "--columns",
+    metavar="COL,...",
+    help="Only these columns, in the order of the results; for Parquet and CSV.",
+)
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 @click.option(
     "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
@@ -59,6 +64,7 @@ def command(
     kind: str | None,
     errors: str | None,
     formulas: bool,
+    columns: str | None,
     force: bool,
     checkpoint: str | None,
     quiet: bool,
@@ -94,6 +100,7 @@ def command(
                 errors=errors,
                 force=force,
                 formulas=formulas,
+                columns=None if columns is None else [c.strip() for c in columns.split(",")],
                 checkpoint=checkpoint,
                 stdout=sys.stdout.buffer if target == "-" else None,
             )

@@ -19,7 +19,7 @@ from batchrun.cli.console import OutputLostError, exit_codes, put_json, say
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import unblocked
-from batchrun.core import commands, setting_table, setting_values
+from batchrun.core import commands, setting_table, setting_values, short_params
 from batchrun.core import settings as config
 from batchrun.core.legible import shell_word
 from batchrun.errors import BatchrunError
@@ -41,7 +41,7 @@ _NOT_REPEATED = ("--restart", "--keep-done", "--retry-failed", "--retry-class", 
 
 def setting_flags(
     function: Callable[..., Any],
-    settings: Sequence[setting_table.Setting] = setting_table.TABLE,
+    settings: Sequence[setting_table.Setting] = setting_table.FLAGGED,
 ) -> Callable[..., Any]:
     """A flag for every one of the settings that has one."""
     for setting in reversed(settings):
@@ -53,13 +53,19 @@ def setting_flags(
         kind = click.Choice(setting.choices) if setting.kind == "choice" else None
         function = click.option(
             *names,
-            type=kind or _TYPES.get(setting.kind, click.STRING),
+            type=kind or _type_of(setting),
             default=None,
             multiple=setting.kind in _REPEATED,
             metavar=setting.metavar,
             help=_help(setting),
         )(function)
     return function
+
+
+def _type_of(setting: setting_table.Setting) -> click.ParamType[Any]:
+    """A short parameter may be a template, and keeps the spelling of its number."""
+    short = setting in setting_table.SHORT
+    return click.STRING if short else _TYPES.get(setting.kind, click.STRING)
 
 
 def _help(setting: setting_table.Setting) -> str:
@@ -280,6 +286,8 @@ def settings_of(
 
 def _flag_value(name: str, value: Any) -> Any:
     """A flag's text as the config file would have it."""
+    if setting_table.BY_NAME[name] in setting_table.SHORT:
+        return short_params.number(value)
     match setting_table.BY_NAME[name].kind:
         case "object":
             return dict(setting_values.parse_param(text) for text in value)

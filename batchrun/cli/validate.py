@@ -18,7 +18,7 @@ from batchrun.core import setting_table
 
 _CHECKS = ("output.check_schema", "output.check_tools")
 _SHAPING = [
-    s for s in setting_table.TABLE if s.section in ("input", "request") or s.name in _CHECKS
+    s for s in setting_table.FLAGGED if s.section in ("input", "request") or s.name in _CHECKS
 ]
 
 

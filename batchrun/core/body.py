@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -29,6 +29,7 @@ _CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _NOT_GIVEN = object()
+_HIDDEN = ("custom_id", "extra_body")
 _USAGE_ASKED: JsonObject = {"include_usage": True}
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -69,27 +70,34 @@ class Split(NamedTuple):
     added_bytes: int = 0
 
 
-def split(fields: JsonObject) -> Split:
+def split(
+    fields: JsonObject,
+    sent: Collection[str] = parameters.SENT,
+    hidden: Collection[str] = _HIDDEN,
+    envelope: Collection[str] = parameters.ENVELOPE,
+) -> Split:
     """Tell body from data in one row's top-level fields.
 
-    An OpenAI Batch line has its body under ``body``; in a chat body the parameters of
-    ``parameters.SENT`` and what stands under ``extra_body`` are the body. Never raises: a row of
-    neither kind, or a broken one, comes back with ``problem``.
+    An OpenAI Batch line has its body under ``body``; in a chat body the parameters in ``sent`` and
+    what stands under ``extra_body`` are the body. ``hidden`` are fields of a chat body that are
+    neither sent by their name nor carried, ``envelope`` those of a Batch line that are not carried.
+    ``extra_body`` is data where it is not ``hidden``. Never raises: a row of neither kind, or a
+    broken one, comes back with ``problem``.
     """
-    custom_id = _custom_id(fields)
+    custom_id = id_text(fields.get("custom_id"))
     if _is_batch_line(fields):
-        carried = {k: v for k, v in fields.items() if k not in parameters.ENVELOPE}
+        carried = {k: v for k, v in fields.items() if k not in envelope}
         body, problem = _batch_body(fields)
         return Split(custom_id, body, carried, problem)
     body = {}
     carried = {}
     for key, value in fields.items():
-        if key in parameters.SENT:
+        if key in sent:
             body[key] = value
-        elif key not in ("custom_id", "extra_body"):
+        elif key not in hidden:
             carried[key] = value
     extra = fields.get("extra_body")
-    if extra is not None:
+    if extra is not None and "extra_body" in hidden:
         if not isinstance(extra, dict):
             return Split(custom_id, None, carried, "extra_body is not a JSON object")
         body.update(extra)
@@ -105,8 +113,8 @@ def split(fields: JsonObject) -> Split:
 
 
 def has_messages(fields: JsonObject, data: frozenset[str]) -> bool:
-    """Whether a row brings its own messages, well made or not. ``data`` are columns that are no
-    part of a request whatever they are called.
+    """Whether a row brings its own messages, well made or not, by the first two reading rules.
+    ``data`` are columns that are no part of a request whatever they are called.
     """
     if fields.get("messages") is not None:
         return True
@@ -117,7 +125,7 @@ def has_messages(fields: JsonObject, data: frozenset[str]) -> bool:
 
 
 def split_data(fields: JsonObject, data: frozenset[str]) -> Split:
-    """Tell parameters from data in a row without messages, which has them made for it.
+    """Tell parameters from data in a row without messages, by the first two reading rules.
 
     As ``split``; but a parameter that is null is not set, and columns in ``data`` are carried even
     if they are called like parameters. The body is one without messages.
@@ -133,14 +141,16 @@ def split_data(fields: JsonObject, data: frozenset[str]) -> Split:
             carried[key] = value
     extra = fields.get("extra_body")
     if extra is None:
-        return Split(_custom_id(fields), body, carried)
+        return Split(id_text(fields.get("custom_id")), body, carried)
     if not isinstance(extra, dict):
-        return Split(_custom_id(fields), None, carried, "extra_body is not a JSON object")
-    return Split(_custom_id(fields), body | extra, carried)
+        return Split(
+            id_text(fields.get("custom_id")), None, carried, "extra_body is not a JSON object"
+        )
+    return Split(id_text(fields.get("custom_id")), body | extra, carried)
 
 
-def _custom_id(fields: JsonObject) -> str | None:
-    name = fields.get("custom_id")
+def id_text(name: object) -> str | None:
+    """A row's id as text; null is none."""
     return name if name is None or isinstance(name, str) else _encode(name).decode()
 
 

@@ -6,6 +6,7 @@ so numbers and booleans do too.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +16,8 @@ import msgspec
 from batchrun.core import parameters
 from batchrun.core.body import TOO_DEEP, nested_too_deeply
 
+_KNOWN = parameters.SENT | parameters.ENVELOPE
+
 _decode = msgspec.json.Decoder().decode
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _NOT_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -22,8 +25,8 @@ _BOOLEANS = {"true": True, "false": False}
 
 
 def sent_columns(names: Sequence[str], data: Collection[str] = ()) -> frozenset[str]:
-    """Which columns of a table shape its requests; every other one is data, and so are those
-    named in ``data``, whatever they are called.
+    """Which columns of a table shape its requests by the first two reading rules; every other one
+    is data, and so are those named in ``data``, whatever they are called.
     """
     batch_lines = "body" in names and "messages" not in names and "body" not in data
     sent = parameters.ENVELOPE if batch_lines else parameters.SENT | {"custom_id", "extra_body"}
@@ -79,8 +82,14 @@ def _number(name: str, bare: str) -> object:
 def _structured(name: str, value: str) -> object:
     if name in parameters.STRUCTURED or name == "body":
         return _parsed(value)
-    if name in parameters.MAYBE_STRUCTURED and value.lstrip()[:1] in ("{", "["):
+    if value.lstrip()[:1] not in ("{", "["):
+        return value
+    if name in parameters.MAYBE_STRUCTURED:
         return _parsed(value)
+    if name not in _KNOWN:
+        # --send named it, and nobody here knows its type: text that is JSON is taken as such.
+        with contextlib.suppress(ValueError):
+            return _parsed(value)
     return value
 
 

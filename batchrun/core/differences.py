@@ -9,7 +9,7 @@ from typing import Any
 
 IMPLIED: Mapping[str, Any] = {"output.think": "keep", "output.accept_fenced": False}
 """What settings were in the versions that did not record them, where that is not null."""
-_FIXED = ("input.carry", "input.sample", "input.sample_seed", "output.shard_rows")
+_FIXED = ("input.carry", "input.id", "input.sample", "input.sample_seed", "output.shard_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Difference:
 
     @property
     def keepable(self) -> bool:
-        """Whether done rows may be kept in spite of it: parts hold one schema and one shard
-        size, and another sample has other rows, so these need a new start.
+        """Whether done rows may be kept in spite of it: parts hold one schema, one shard size and
+        ids from one column, and another sample has other rows, so these need a new start.
         """
         return self.name not in _FIXED
 

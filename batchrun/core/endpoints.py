@@ -12,6 +12,7 @@ from batchrun.core.presets import KEY_SOURCES, one_source_of_key
 from batchrun.core.providers import AUTHORIZATION, SIMULATOR, Provider, provider_named
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_URL, DEFAULT_KEY
+from batchrun.core.template_syntax import is_template
 from batchrun.errors import UsageError
 
 MODELS_SHOWN = 8
@@ -165,7 +166,11 @@ def require_served(endpoints: Sequence[Endpoint], value: Mapping[str, Any]) -> N
     """Raises ``UsageError`` where nobody serves a model that the settings name."""
     for name in ("request.model", "output.fallback_model"):
         model = value[name]
-        if model is None or any(endpoint.serves(model) for endpoint in endpoints):
+        if (
+            model is None
+            or is_template(model)
+            or any(endpoint.serves(model) for endpoint in endpoints)
+        ):
             continue
         message = f"{name} ({_flag_of(name)}) is {model!r}, and {not_served(endpoints)}"
         raise UsageError(message)

@@ -127,6 +127,10 @@ INTEGERS = frozenset(
 INTEGERS_INSIDE = {"reasoning": ("max_tokens",), "thinking": ("budget_tokens",)}
 """Whole numbers in the objects that some parameters are."""
 
+OF_THE_RUN = frozenset({"messages", "stream"})
+"""What no column sets: messages are what a row is about, and how replies travel is the run's
+business."""
+
 HOLDING = ("body", "extra_body")
 """The keys of a row under which parameters stand as an object."""
 

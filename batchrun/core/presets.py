@@ -12,6 +12,7 @@ from typing import Any
 from batchrun.core.azure import azure_url
 from batchrun.core.providers import SIMULATOR, provider_named
 from batchrun.core.setting_table import BY_NAME
+from batchrun.core.template_syntax import is_template
 from batchrun.errors import UsageError
 
 KEY_SOURCES = tuple(f"endpoint.api_key_{kind}" for kind in ("env", "file", "command"))
@@ -143,7 +144,7 @@ def surroundings(
 
 
 def _model(raw: Mapping[str, Any]) -> str | None:
-    """The run's model in raw values, where it is text."""
+    """The run's model in raw values, where it is one for all rows."""
     params = raw.get("request.params")
     named = raw.get("request.model") or (params.get("model") if isinstance(params, dict) else None)
-    return named if isinstance(named, str) else None
+    return named if isinstance(named, str) and not is_template(named) else None

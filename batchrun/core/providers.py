@@ -18,6 +18,8 @@ AUTHORIZATION = "Authorization"
 """The header whose value is ``Bearer KEY``; in any other header the key stands alone."""
 
 SIMULATOR = "simulator"
+NEWER_LIMIT = "max_completion_tokens"
+"""OpenAI's name for ``max_tokens``, which its reasoning models refuse (openai-openapi 2.3.0)."""
 
 
 class KeyVariable(NamedTuple):
@@ -34,6 +36,7 @@ class Provider:
     ``base_url`` is None where the user's own address is a part of it. ``keys`` are tried in their
     order; ``key_needed`` says that nothing works without one. ``url_variables`` name another base
     URL, the first that is set. ``starts_with`` is the command that starts a local server.
+    ``limit`` is the name of the parameter that limits an answer's tokens.
     ``lists_models`` is False where ``GET /models`` names something other than what ``model`` takes.
     ``remark`` is a sentence for people, ``source`` where the facts were read.
     """
@@ -48,6 +51,7 @@ class Provider:
     url_variables: tuple[str, ...] = ()
     starts_with: str | None = None
     lists_models: bool = True
+    limit: str = "max_tokens"
 
     @property
     def key_header(self) -> str:
@@ -86,6 +90,7 @@ PROVIDERS: tuple[Provider, ...] = (
             "outside China the host is `api.umodelverse.ai`."
         ),
         source="UCloud's pages on authentication and on chat completions",
+        limit=NEWER_LIMIT,
     ),
     Provider(
         "openai",
@@ -99,6 +104,7 @@ PROVIDERS: tuple[Provider, ...] = (
         ),
         source="openai-openapi 2.3.0; openai-python 3.54",
         url_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+        limit=NEWER_LIMIT,
     ),
     Provider(
         "azure",
@@ -116,6 +122,7 @@ PROVIDERS: tuple[Provider, ...] = (
         source="openai-python 3.54; Microsoft's page on the v1 API",
         url_variables=("AZURE_OPENAI_ENDPOINT",),
         lists_models=False,
+        limit=NEWER_LIMIT,
     ),
     Provider(
         "deepseek",

@@ -7,7 +7,11 @@ Rules:
 
 1. TSV is quoted as CSV is. A line of JSON that holds ``NaN`` or an infinity is a bad row; in
    Parquet and Arrow data they are values like any other.
-2. TSV has no quoting. ``NaN`` and infinities are null in carried fields, whatever the format.
+2. TSV has no quoting. ``NaN`` and infinities are null in carried fields, whatever the format. With
+   a prompt, rows with messages keep their own, and columns that are called like parameters are
+   sent unless the prompt shows them.
+3. With a prompt every column is data, whatever it is called, and ``--send`` names what is sent. In
+   tables `user`, `metadata` and `store` are sent only where ``--send`` names them.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-RULES = 2
+RULES = 3
 """The version of the rules of this program."""
 
 QUOTINGS = ("csv", "none")
@@ -34,6 +38,11 @@ class Reading:
     def nan_is_null(self) -> bool:
         """Whether NaN and infinities are null in carried fields and in templates."""
         return self.rules >= 2
+
+    @property
+    def columns_are_data(self) -> bool:
+        """Whether ``core.roles`` says what columns are for."""
+        return self.rules >= 3
 
     def of(self, kind: str) -> Reading:
         """The same for a format, with its quoting filled in; None where there is none to speak of.

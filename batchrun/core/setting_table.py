@@ -92,6 +92,25 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "input",
+        "send",
+        "columns",
+        "--send",
+        "Input columns sent as request parameters [default: with a prompt none, else all that are "
+        "parameters; in tables user, metadata and store only by name].",
+        metavar="none|all|COL,...",
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "id",
+        "text",
+        "--id",
+        "The input column that becomes custom_id; it is carried too [default: custom_id].",
+        metavar="COL",
+        shapes=True,
+    ),
+    Setting(
+        "input",
         "sample",
         "int",
         "--sample",
@@ -224,7 +243,7 @@ TABLE: tuple[Setting, ...] = (
         "model",
         "text",
         "--model",
-        "The model of rows that name none.",
+        "The model of rows that send none of their own; may be a template over their columns.",
         metavar="M",
         shapes=True,
     ),
@@ -233,7 +252,7 @@ TABLE: tuple[Setting, ...] = (
         "system",
         "text",
         "--system",
-        "The system message of rows without messages, a template; needs a prompt.",
+        "The system message, a template over the row's columns; needs a prompt.",
         metavar="T",
         shapes=True,
     ),
@@ -242,7 +261,7 @@ TABLE: tuple[Setting, ...] = (
         "prompt",
         "text",
         "--prompt",
-        "The user message of rows without messages, a template over their columns.",
+        "The user message, a template over the row's columns; every column is data then.",
         metavar="T",
         shapes=True,
     ),
@@ -251,7 +270,7 @@ TABLE: tuple[Setting, ...] = (
         "messages",
         "messages",
         None,
-        "All messages of rows without any, in place of prompt and system.",
+        "All messages of every row, in place of prompt and system.",
         default=(),
         shapes=True,
     ),
@@ -579,5 +598,34 @@ TABLE: tuple[Setting, ...] = (
     ),
 )
 
+SHORT: tuple[Setting, ...] = (
+    Setting(
+        "request",
+        "temperature",
+        "number",
+        "--temperature",
+        "Short for --param temperature=X.",
+        metavar="X",
+    ),
+    Setting(
+        "request",
+        "max_tokens",
+        "int",
+        "--max-tokens",
+        "Short for --param max_tokens=N, or max_completion_tokens=N where the provider takes that.",
+        metavar="N",
+    ),
+    Setting("request", "top_p", "number", "--top-p", "Short for --param top_p=X.", metavar="X"),
+    Setting("request", "seed", "int", "--seed", "Short for --param seed=N.", metavar="N"),
+)
+"""Flags and keywords that set a key of ``request.params``. In a config file it stands there."""
+
+FLAGGED = (
+    *(setting for setting in TABLE if setting.section in ("input", "output", "request")),
+    *SHORT,
+    *(setting for setting in TABLE if setting.section not in ("input", "output", "request")),
+)
+"""Every setting that may have a flag, in the order of ``--help``."""
+
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
-BY_NAME = {setting.name: setting for setting in TABLE}
+BY_NAME = {setting.name: setting for setting in FLAGGED}

@@ -14,6 +14,7 @@ from typing import Any
 from batchrun.core import commands
 from batchrun.core.bounds import Bound
 from batchrun.core.byte_sizes import Bytes, parsed
+from batchrun.core.parameters import OF_THE_RUN
 from batchrun.core.price_table import own_prices
 from batchrun.core.providers import provider_named
 from batchrun.core.response_format import of_document, schema_of
@@ -222,6 +223,15 @@ def check_request(value: Mapping[str, Any]) -> None:
     if not isinstance(value["request.params"].get("extra_body", {}), dict):
         message = "request.params.extra_body is no table: what it holds goes into the body"
         raise UsageError(message)
+    send = value["input.send"]
+    if isinstance(send, tuple) and not OF_THE_RUN.isdisjoint(send):
+        message = (
+            "input.send (--send) names `stream`: how replies travel is set for the run, by --stream"
+            if "stream" in send
+            else "input.send (--send) names `messages`: rows that bring messages always send them, "
+            "and with a prompt the prompt makes them. Leave it out"
+        )
+        raise UsageError(message)
     prompt, system, messages = (value[f"request.{key}"] for key in ("prompt", "system", "messages"))
     if messages and (prompt is not None or system is not None):
         name = "request.prompt" if prompt is not None else "request.system"
@@ -312,7 +322,9 @@ def _expectation(setting: Setting) -> str:
 
 
 def parse_param(text: str) -> tuple[str, Any]:
-    """One ``KEY=JSON`` flag. Raises ``UsageError`` for what is not JSON."""
+    """One ``KEY=JSON`` flag; a template needs no quotes. Raises ``UsageError`` for any other text
+    that is not JSON.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         message = f"--param {text!r}: expected KEY=JSON, such as temperature=0"
@@ -320,6 +332,8 @@ def parse_param(text: str) -> tuple[str, Any]:
     try:
         return key, json.loads(value, parse_constant=_refuse_constant)
     except ValueError:
+        if is_template(value):
+            return key, value
         message = f"--param {key}: {value!r} is not JSON (quote text twice: {key}='\"text\"')"
         raise UsageError(message) from None
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
-from batchrun.core import parameters, presets, reasoning_models
+from batchrun.core import parameters, presets, reasoning_models, short_params
 from batchrun.core.addresses import local_path, scheme_of, shown
 from batchrun.core.bounds import Bounds
 from batchrun.core.byte_sizes import Bytes
@@ -99,6 +99,8 @@ class Settings:
     think_implied: bool = False
     sample: int | None = None
     sample_seed: int = 0
+    send: str | tuple[str, ...] | None = None
+    identity: str | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -127,6 +129,16 @@ class Settings:
         plain = {key: value for key, value in self.params.items() if key != "extra_body"}
         return {**plain, **self.params.get("extra_body", {}), **model}
 
+    @property
+    def has_model(self) -> bool:
+        """Whether the settings name a model for rows that do not."""
+        return self._defaults().get("model") is not None
+
+    @property
+    def one_model(self) -> str | None:
+        """The model of rows that send none, where it is the same for all of them."""
+        return None if is_template(self.model) else self.model
+
     def recorded_by(self, recorded: Mapping[str, Any] | None) -> Settings:
         """The settings on a run directory that recorded these shaping settings, None for a new one.
         What follows from a model's name is decided once, when a run begins.
@@ -148,7 +160,9 @@ class Settings:
     def shaping(self) -> dict[str, Any]:
         """The settings that shape requests and parts, which a resumed run must share."""
         return {
-            "input.carry": self.carry if isinstance(self.carry, str) else list(self.carry),
+            "input.carry": list(self.carry) if isinstance(self.carry, tuple) else self.carry,
+            "input.send": list(self.send) if isinstance(self.send, tuple) else self.send,
+            "input.id": self.identity,
             "input.sample": self.sample,
             "input.sample_seed": None if self.sample is None else self.sample_seed,
             "output.shard_rows": self.shard_rows,
@@ -240,7 +254,8 @@ def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
     raw: Raw = {}
     for key, value in content.items():
         if key not in known:
-            message = f"{path}: unknown key {section}.{key}{_nearest(key, known)}"
+            hint = short_params.hint(section, key) or _nearest(key, known)
+            message = f"{path}: unknown key {section}.{key}{hint}"
             raise UsageError(message)
         raw[f"{section}.{key}"] = _located(BY_NAME[f"{section}.{key}"], value, folder)
     return raw
@@ -273,6 +288,7 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     provider is not known; and where it sets what each of several endpoints has of its own.
     """
     file, warnings = presets.kept(file, given)
+    given = short_params.placed(given, file, environment)
     raw = with_one_key(file, given)
     for name, value in given.items():
         before = raw.get(name)
@@ -353,6 +369,9 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         think_implied=think is None,
         sample=value["input.sample"],
         sample_seed=value["input.sample_seed"],
+        send=value["input.send"],
+        # The column has this name anyhow.
+        identity=None if value["input.id"] == "custom_id" else value["input.id"],
     )
 
 

@@ -1,7 +1,7 @@
 """Data rows become messages: what ``[request]`` says about prompts, applied to a row.
 
-An OpenAI Batch line and a chat body bring their own messages and keep them. Every other row is a
-data row, if there is a prompt. What a row sets itself always wins.
+With a prompt every row is a data row (``core.roles``). Parameters by template are added to rows of
+any kind; what a row sends itself always wins.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchrun.core import columns
+from batchrun.core import cells, columns
 from batchrun.core.attachment import Attachment, Read, attached, size_of
 from batchrun.core.body import (
     BODY_BYTES_MAX,
@@ -24,6 +24,7 @@ from batchrun.core.body import (
     split_data,
 )
 from batchrun.core.parameters import names_of
+from batchrun.core.roles import Roles
 from batchrun.core.settings import Settings
 from batchrun.core.template import (
     Context,
@@ -47,7 +48,8 @@ _INSTRUCTIONS = frozenset({"system", "developer"})
 class Plan:
     """What the settings make of a row, compiled and not yet compared with the input.
 
-    ``in_messages`` are the names that templates of messages use.
+    ``in_messages`` are the names that templates of messages use. ``send`` and ``identity`` are the
+    settings ``input.send`` and ``input.id``.
     """
 
     templates: Templates
@@ -55,9 +57,19 @@ class Plan:
     params: tuple[tuple[str, Rendered], ...]
     attachments: tuple[Attachment, ...]
     in_messages: frozenset[str]
+    send: str | tuple[str, ...] | None = None
+    identity: str | None = None
 
-    def shaper(self, rows: Iterable[Mapping[str, Any]], read: Read) -> Shaper:
-        """The plan for an input whose columns ``rows`` tell; ``read`` reads a local file.
+    @property
+    def renders(self) -> bool:
+        """Whether there is anything to render: a plan may only say what columns are for."""
+        return bool(self.messages or self.params)
+
+    def shaper(
+        self, rows: Iterable[Mapping[str, Any]], read: Read, roles: Roles | None = None
+    ) -> Shaper:
+        """The plan for an input whose columns ``rows`` tell; ``read`` reads a local file. Without
+        ``roles`` rows are told apart by the first two reading rules.
 
         Raises ``UsageError`` for a column that is not there; see ``columns.find``.
         """
@@ -66,15 +78,20 @@ class Plan:
         def called(name: str, part: str) -> bool:
             return re.search(rf"\.\s*{re.escape(part)}\s*\(", templates.sources[name]) is not None
 
+        named = {item.column: f"request.{item.kind}" for item in self.attachments}
+        if roles is not None:
+            named |= {} if self.identity is None else {self.identity: "input.id (--id)"}
+            if isinstance(self.send, tuple):
+                named |= dict.fromkeys(self.send, "input.send (--send)")
         found = columns.find(
             templates.paths,
-            {item.column: f"request.{item.kind}" for item in self.attachments},
+            named,
             rows,
             offered=templates.offers,
             called=called,
         )
         templates.shadow(found)
-        return Shaper(self, found, read)
+        return Shaper(self, found, read, roles)
 
 
 def plan(settings: Settings) -> Plan | None:
@@ -83,7 +100,8 @@ def plan(settings: Settings) -> Plan | None:
     Raises ``UsageError`` for a template that does not compile.
     """
     templated = settings.templated()
-    if not settings.makes_messages and not templated:
+    named = settings.send is not None or settings.identity is not None
+    if not settings.makes_messages and not templated and not named:
         return None
     templates = Templates()
     messages = tuple(_makers(settings, templates))
@@ -93,7 +111,15 @@ def plan(settings: Settings) -> Plan | None:
     )
     images = [Attachment("image", column) for column in settings.image]
     files = [Attachment("file", column) for column in settings.file]
-    return Plan(templates, messages, params, (*images, *files), in_messages)
+    return Plan(
+        templates,
+        messages,
+        params,
+        (*images, *files),
+        in_messages,
+        settings.send,
+        settings.identity,
+    )
 
 
 def _place(key: str) -> str:
@@ -132,20 +158,27 @@ def _maker(templates: Templates, name: str, message: JsonObject) -> Maker:
 
 
 class Shaper:
-    """Tells a row's fields apart as ``body.split`` does, and renders what the settings say.
+    """Tells a row's fields apart as its ``roles`` do, and renders what the settings say.
 
     Made by ``Plan.shaper``. ``needs`` are the columns that have to be among the fields; ``data``
-    those that are data in a row without messages, whatever they are called.
+    those that are data in a row without messages, where there are no ``roles``.
     """
 
-    def __init__(self, plan: Plan, found: Mapping[str, str], read: Read) -> None:
+    def __init__(
+        self, plan: Plan, found: Mapping[str, str], read: Read, roles: Roles | None = None
+    ) -> None:
         self._plan = plan
+        self.roles = roles
         self._read = read
         self._strict = False
-        self._params = tuple((key, names_of(key), render) for key, render in plan.params)
+        as_cells = roles is not None and roles.texts_alone
+        self._params = tuple(
+            (key, names_of(key), _as_cell(key, render) if as_cells else render)
+            for key, render in plan.params
+        )
         used = {path[0] for path in plan.templates.paths}
         self._sources = tuple((name, found[name]) for name in sorted(used) if name in found)
-        self.needs = frozenset(found.values())
+        self.needs = frozenset(found.values()) | (roles.needs if roles else frozenset())
         in_messages = {found[name] for name in plan.in_messages if name in found}
         attached_columns = {attachment.column for attachment in plan.attachments}
         self.data = frozenset((in_messages | attached_columns) - {"custom_id", "messages"})
@@ -171,6 +204,8 @@ class Shaper:
 
     def apart(self, fields: JsonObject) -> Split:
         """The row told apart, without rendering anything: a data row's body has no messages."""
+        if self.roles is not None:
+            return self.roles(fields)
         if not self._plan.messages or has_messages(fields, self.data):
             return split(fields)
         return split_data(fields, self.data)
@@ -214,6 +249,24 @@ class Shaper:
                     message = f"its images and files are more than {BODY_BYTES_MAX:,} bytes"
                     raise RowError(message)
                 yield part
+
+
+def _as_cell(key: str, render: Rendered) -> Rendered:
+    """A parameter by template over a table that holds text alone: the text becomes the JSON value
+    that a column sent under this name would be.
+    """
+
+    def rendered(context: Context) -> Any:
+        value = render(context)
+        if not isinstance(value, str):
+            return value
+        try:
+            return cells.text(key, value)
+        except ValueError as error:
+            message = f"{_place(key)}: {str(error).removeprefix(f'column {key!r} ')}"
+            raise RowError(message) from None
+
+    return rendered
 
 
 def _asks_nothing(messages: Sequence[JsonObject]) -> bool:

@@ -66,6 +66,7 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
     given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
+    given.require_model(settings)
     reader = given.reader(given.carry("none", settings.shard_rows), settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()

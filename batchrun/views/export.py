@@ -7,6 +7,7 @@ into its directory.
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,7 @@ def export(
     errors: str | None = None,
     force: bool = False,
     formulas: bool = False,
+    columns: Sequence[str] | None = None,
     checkpoint: str | None = None,
     stdout: Sink | None = None,
 ) -> Exported:
@@ -100,21 +102,28 @@ def export(
 
     With ``errors`` (JSON Lines only) the lines of failed rows go into a file of their own. A file
     appears whole or not at all; one that exists is only replaced with ``force``, and keeps its
-    mode. ``formulas`` leaves text in CSV as it is that a spreadsheet would run. Raises
+    mode. ``formulas`` leaves text in CSV as it is that a spreadsheet would run. ``columns`` are
+    those that are written, None for all. Raises
     ``UsageError``, ``DamagedError`` or ``StorageError``.
     """
     found = status.read(folder, checkpoint)
     store = looking.look_at(folder, checkpoint).store
     targets = [name for name in (None if stdout else target, errors) if name is not None]
     _refuse(targets, folder, force=force)
+    if columns is not None and kind == "jsonl":
+        message = "--columns chooses columns of a .parquet or .csv file; a Batch line has none"
+        raise UsageError(message)
     with Results(store) as results, contextlib.ExitStack() as stack:
+        schema = _chosen(results.schema, columns)
         drafts = [stack.enter_context(_draft(Path(name))) for name in targets]
         try:
             sinks: list[Sink] = [*([stdout] if stdout else []), *drafts]
             if kind == "csv":
-                ok, error = _write_csv(results, *sinks, formulas=formulas)
+                ok, error = _write_csv(results, schema, *sinks, formulas=formulas)
+            elif kind == "parquet":
+                ok, error = _write_parquet(results, schema, *sinks)
             else:
-                ok, error = _WRITERS[kind](results, *sinks)
+                ok, error = _write_jsonl(results, *sinks)
             for draft in drafts:
                 draft.sync()
             for draft in drafts:
@@ -129,6 +138,19 @@ def export(
     whole = _whole(found)
     pending = None if whole is None else max(0, whole - ok - error)
     return Exported(ok + error, ok, error, pending, live)
+
+
+def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    """The columns that are written. Raises ``UsageError`` for one that is not there."""
+    if columns is None:
+        return schema
+    missing = next((name for name in columns if name not in schema.names), None)
+    if missing is not None:
+        near = difflib.get_close_matches(missing, schema.names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(schema.names)}"
+        message = f"--columns: the results have no column {missing!r}; {hint}"
+        raise UsageError(message)
+    return pa.schema([field for field in schema if field.name in columns])
 
 
 def _whole(found: dict[str, Any]) -> int | None:
@@ -199,17 +221,17 @@ def _put(sink: Sink, texts: Sequence[bytes]) -> None:
         sink.write(b"\n".join(texts) + b"\n")
 
 
-def _write_parquet(results: Results, sink: Sink) -> tuple[int, int]:
+def _write_parquet(results: Results, schema: pa.Schema, sink: Sink) -> tuple[int, int]:
     ok = rows = 0
     held: list[pa.Table] = []
     with pq.ParquetWriter(
         pa.PythonFile(sink, mode="w"),
-        results.schema,
+        schema,
         compression="zstd",
-        use_dictionary=arrow.dictionary_columns(results.schema),
+        use_dictionary=arrow.dictionary_columns(schema),
     ) as writer:
-        for table in results.whole_tables():
-            held.append(table)
+        for table in results.whole_tables(_read(schema)):
+            held.append(table.select(schema.names))
             ok += _ok(table)
             rows += table.num_rows
             if (
@@ -223,24 +245,28 @@ def _write_parquet(results: Results, sink: Sink) -> tuple[int, int]:
     return ok, rows - ok
 
 
-def _write_csv(results: Results, sink: Sink, *, formulas: bool) -> tuple[int, int]:
+def _write_csv(
+    results: Results, columns: pa.Schema, sink: Sink, *, formulas: bool
+) -> tuple[int, int]:
     ok = rows = 0
 
     def guarded(table: pa.Table) -> pa.Table:
         return table if formulas else without_formulas(table)
 
-    schema = pa.schema([(field.name, flat_type(field.type)) for field in results.schema])
+    schema = pa.schema([(field.name, flat_type(field.type)) for field in columns])
     schema = guarded(schema.empty_table()).schema
     with pacsv.CSVWriter(pa.PythonFile(sink, mode="w"), schema) as writer:
-        for table in results.whole_tables():
-            writer.write_table(guarded(flat(table)).cast(schema))
+        for table in results.whole_tables(_read(columns)):
+            writer.write_table(guarded(flat(table.select(columns.names))).cast(schema))
             ok += _ok(table)
             rows += table.num_rows
     return ok, rows - ok
 
 
+def _read(schema: pa.Schema) -> list[str]:
+    """The columns that are read: what is counted is among them."""
+    return list(dict.fromkeys([*schema.names, "status"]))
+
+
 def _ok(table: pa.Table) -> int:
     return int(pc.sum(pc.equal(table.column("status"), "ok")).as_py() or 0)
-
-
-_WRITERS: dict[str, Any] = {"jsonl": _write_jsonl, "parquet": _write_parquet}

@@ -16,6 +16,7 @@ from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Splitter
 from batchrun.core import body, remedies, shaping
 from batchrun.core.reading import Reading
+from batchrun.core.roles import notice
 from batchrun.core.settings import Settings
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Row, Span
@@ -51,6 +52,9 @@ class Report:
     repeats: Repeats = field(default_factory=Repeats)
     kinds: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
+    sent: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
+    model: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -98,6 +102,8 @@ class Report:
                     for found in self.repeats.first
                 ],
             },
+            "sent": list(self.sent),
+            "carried": list(self.carried),
             "warnings": self.warnings(),
         }
 
@@ -115,6 +121,8 @@ class Report:
                 yield f"  {count:{width},}  {safe(reason)}"
         if quiet:
             return
+        told = notice(self.sent, self.carried, self.model)
+        yield safe(told[0].upper() + told[1:])
         for warning in self.warnings():
             yield f"warning: {warning}"
         if not self.bad:
@@ -131,8 +139,9 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
+    given.require_model(settings)
     carry = given.carry(settings.carry, settings.shard_rows)
-    report = Report()
+    report = Report(sent=carry.sent, carried=carry.names, model=settings.one_model)
     counting = _Counting(given.splitter, report.kinds)
     reader = replace(given, splitter=counting).reader(carry, settings.shard_rows)
     if given.pipe is not None:
@@ -163,10 +172,12 @@ class _Counting:
         self.needs = opening.needs_of(splitter)
         self.data: frozenset[str] = getattr(splitter, "data", frozenset())
         self.apart = opening.schema_splitter(splitter)
+        self.roles = opening.roles_of(splitter)
 
     def __call__(self, fields: JsonObject) -> body.Split:
         """The row told apart, and counted."""
-        self._kinds[body.kind_of(fields)] += 1
+        prompted = self.roles is not None and self.roles.prompted
+        self._kinds["data row" if prompted else body.kind_of(fields)] += 1
         return self._splitter(fields)
 
 

@@ -339,16 +339,15 @@ class TestParquet(SourceContract):
 
 
 class TestJsonlByTemplate(SourceContract):
-    """Data rows, and some that have messages; bad are those that the prompt cannot show."""
+    """Data rows, some with a column of messages; bad are those that the prompt cannot show."""
 
     REQUEST = {"prompt": "question {{ n + 0 }}", "params": {"model": "{{ which }}"}}  # noqa: RUF012
 
     def row(self, number):
         """A row of the input."""
-        if number % 10 == 5:
-            return {"custom_id": f"id-{number}", **_body(number)}
         value = "not a number" if number in BAD else number
-        return {"custom_id": f"id-{number}", "n": value, "which": "m"}
+        own = _body(number) if number % 10 == 5 else {}
+        return {"custom_id": f"id-{number}", "n": value, "which": "m", **own}
 
     def source(self, folder, limit=None):
         """The real one over this file."""

@@ -11,6 +11,7 @@ FUNCTION_LINES_MAX = 80
 LONG_MODULES: dict[str, str] = {
     "batchrun.core.rules": "one table; its order is what decides",
     "batchrun.core.setting_table": "one table; in two it would be searched twice",
+    "batchrun.core.settings": "every setting is named where it is kept, recorded and shown",
 }
 LONG_FUNCTIONS: dict[str, str] = {}
 

@@ -47,5 +47,5 @@ def test_every_setting_is_a_keyword():
     others = set(api._OTHERS)
     assert set(api.Options.__annotations__) == {*api.KEYWORDS, *others}
     assert not others & set(api.KEYWORDS)
-    names = [setting.name for setting in api.TABLE]
+    names = [setting.name for setting in api.FLAGGED]
     assert {*api.KEYWORDS.values(), "input.files", "output.dir"} == set(names)

@@ -22,7 +22,7 @@ import pyarrow as pa
 from batchrun.adapters.sources import lines
 from batchrun.adapters.sources.folding import Folded
 from batchrun.adapters.sources.lines import Line
-from batchrun.adapters.sources.opening import Carry, Splitter, sent_columns
+from batchrun.adapters.sources.opening import Carry, Splitter, roles_of, sent_columns
 from batchrun.adapters.sources.rows import TextReader
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes
@@ -260,6 +260,12 @@ class CsvReader(TextReader):
                 n: None for n, sent in zip(header.names, header.sent, strict=True) if not sent
             }
         return pa.schema([(name, pa.string()) for name in names])
+
+    def sent(self, rows: int) -> tuple[str, ...]:  # noqa: ARG002 - the headers say it
+        """See ``opening.Reader``."""
+        roles = roles_of(self.split)
+        names = dict.fromkeys(n for header in filter(None, self._headers) for n in header.names)
+        return () if roles is None else roles.sent_of(names)
 
     def count(self, stop: Callable[[], bool]) -> int | None:
         """Count the records behind the headers."""

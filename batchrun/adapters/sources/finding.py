@@ -18,7 +18,7 @@ from pathlib import Path
 from pyarrow import fs as arrow_fs
 
 from batchrun.adapters import filesystems
-from batchrun.adapters.sources import storage
+from batchrun.adapters.sources import own_results, storage
 from batchrun.adapters.sources.passing import passes
 from batchrun.core.addresses import local_path
 from batchrun.errors import InputError
@@ -92,7 +92,7 @@ def _format_of_pipe(path: str, files: Sequence[str], given: str) -> str:
 def expand(names: Sequence[str], given_format: str) -> list[str]:
     """The files that are meant, in the order named; those of a directory or glob by path.
 
-    Raises ``InputError`` for a directory or glob without data.
+    Raises ``InputError`` for a directory or glob without data, and for the results of a run.
     """
     files: list[str] = []
     for name in names:
@@ -100,7 +100,10 @@ def expand(names: Sequence[str], given_format: str) -> list[str]:
             files.append(name)
             continue
         local = local_path(name)
+        if local is not None:
+            own_results.refuse(name, ())
         found = _remote(name, given_format) if local is None else _local(local, given_format)
+        own_results.refuse(name, found)
         files += found
     return files
 

@@ -7,7 +7,9 @@ parsed, or is longer than ``LINE_BYTES_MAX``, is a bad row: reading goes on behi
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -15,12 +17,13 @@ import pyarrow as pa
 
 from batchrun.adapters.sources import lines
 from batchrun.adapters.sources.lines import BOM, Line
-from batchrun.adapters.sources.opening import Carry, Splitter, schema_splitter
+from batchrun.adapters.sources.opening import Carry, Splitter, roles_of, schema_splitter
 from batchrun.adapters.sources.rows import TextReader
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import READ_BYTES, ByteSource, FileBytes
 from batchrun.core import carried, not_numbers
-from batchrun.core.body import TOO_DEEP, nested_too_deeply
+from batchrun.core.body import TOO_DEEP, Split, nested_too_deeply
+from batchrun.core.roles import Seen
 from batchrun.core.storable import json_text
 from batchrun.records import JsonObject, Position
 
@@ -72,11 +75,26 @@ class JsonlReader(TextReader):
         """Without ``nan_is_null`` a line with a bare ``NaN`` is a bad row wherever it is."""
         super().__init__(files, source, carry, shard_rows, splitter)
         self._nan_is_null = nan_is_null
+        self._seen = Seen()
 
     def schema(self) -> pa.Schema:
         """Infer the carried columns from the first rows."""
-        kinds = carried.infer(self.split(fields).carried for fields in self.sample())
+        kinds = carried.infer(apart.carried for apart in self._looked_at(None))
         return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
+
+    def _looked_at(self, rows: int | None) -> Iterator[Split]:
+        """The first rows told apart, and what is sent of them noted."""
+        roles = roles_of(self.split)
+        prompted = roles is not None and roles.prompted
+        for fields in islice(self.sample(), rows):
+            apart = self.split(fields)
+            self._seen.note(fields, apart, prompted=prompted)
+            yield apart
+
+    def sent(self, rows: int) -> tuple[str, ...]:
+        """See ``opening.Reader``."""
+        deque(self._looked_at(rows), maxlen=0)
+        return self._seen.names()
 
     def count(self, stop: Callable[[], bool]) -> int | None:
         """Count the lines that are not blank."""

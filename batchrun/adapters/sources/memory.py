@@ -81,7 +81,8 @@ def find(
     # Nothing tells that rows in memory are still the same: they are always compared by value.
     stamp = Stamp(name, 0, time.time_ns())
     kind = "jsonl" if isinstance(given, DictRows) else "parquet"
-    found = MemoryInput((stamp,), kind, reading=reading.of(kind), rows=given)
+    splitter = opening.splitter_of(kind, plan, reading)
+    found = MemoryInput((stamp,), kind, splitter, reading=reading.of(kind), rows=given)
     found.require_rows()
     return found if plan is None else opening.shaped(found, plan)
 

@@ -50,6 +50,10 @@ class OnePassReader:
         """See ``opening.Reader``."""
         return self._reader.sample()
 
+    def sent(self, rows: int) -> tuple[str, ...]:
+        """See ``opening.Reader``."""
+        return self._reader.sent(rows)
+
     def where(self, row: Row) -> str:
         """See ``opening.Reader``."""
         return self._reader.where(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,9 +18,20 @@ from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
 from batchrun.core import carried, cells
 from batchrun.core.body import Split, split
 from batchrun.core.reading import NOW, QUOTED_FORMATS, Reading
+from batchrun.core.roles import ALL, Roles
+from batchrun.core.settings import Settings
 from batchrun.core.shaping import Plan
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span
+
+NOTHING: tuple[str, ...] = ()
+LOOKED_AT = 100
+"""Rows that tell which columns are sent, where nothing else has to be found out."""
+
+NO_MODEL = (
+    "no model: name one with --model (or request.model in the config file). It may be a template "
+    "over a column, such as '{{ model }}'; a column called `model` is sent by --send model"
+)
 
 
 class Reader(Protocol):
@@ -32,6 +44,12 @@ class Reader(Protocol):
     def sample(self) -> Iterator[Mapping[str, Any]]:
         """Rows that tell which columns there are, and which keys inside them: the first ones, or
         one that the input's schema stands for.
+        """
+        ...
+
+    def sent(self, rows: int) -> tuple[str, ...]:
+        """The columns that are sent as request parameters, as the input's schema says; of JSON
+        rows those that ``schema`` saw, or the first ``rows``.
         """
         ...
 
@@ -74,6 +92,9 @@ class Carry:
     """The same columns under the input's names."""
     everything: bool
     """Whether fields without a column are kept too, in ``extra`` (JSON rows)."""
+    sent: tuple[str, ...] = ()
+    """Columns of the input that are sent as request parameters, as far as they are known when it
+    is opened: in JSON rows those of the first ones."""
 
 
 def choose(
@@ -121,8 +142,30 @@ def needs_of(splitter: Splitter) -> frozenset[str]:
     return needs
 
 
+def roles_of(splitter: Splitter) -> Roles | None:
+    """What says what columns are for; None where ``body.split`` or earlier reading rules do."""
+    if isinstance(splitter, Roles):
+        return splitter
+    roles: Roles | None = getattr(splitter, "roles", None)
+    return roles
+
+
+def splitter_of(kind: str, plan: Plan | None, reading: Reading) -> Splitter:
+    """How rows of a format are told apart before anything is rendered."""
+    if not reading.columns_are_data:
+        return split
+    prompted = plan is not None and bool(plan.messages)
+    send, identity = (None, None) if plan is None else (plan.send, plan.identity)
+    if kind == "jsonl" and not prompted and identity is None and send in (None, ALL):
+        return split
+    return Roles(kind, prompted=prompted, send=send, identity=identity)
+
+
 def sent_columns(names: Sequence[str], splitter: Splitter) -> frozenset[str]:
     """Which columns of a table are told apart as parameters; every other one is data."""
+    roles = roles_of(splitter)
+    if roles is not None:
+        return roles.consumed(names)
     # Rows that may bring messages have their parameters where they are expected.
     data: frozenset[str] = getattr(splitter, "data", frozenset())
     return cells.sent_columns(names, () if "messages" in names else data)
@@ -227,19 +270,46 @@ class Input:
         return self.kind == "jsonl"
 
     def carry(self, wanted: str | tuple[str, ...], shard_rows: int) -> Carry:
-        """The columns that are carried. Raises ``InputError``, or ``UsageError`` for a column that
-        is not there.
+        """The columns that are carried, and what is known of those that are sent. Raises
+        ``InputError``, or ``UsageError`` for a column that is not there.
         """
-        if wanted == "none":
-            schema = pa.schema(
-                []
-            )  # nothing to find out: a pipe's first rows need not be waited for
-        else:
-            try:
-                schema = self.reader(None, shard_rows).schema()
-            except InputLostError as error:
-                raise InputError(str(error)) from None
-        return choose(schema, wanted, with_extra=self.has_extra)
+        try:
+            reader = self.reader(None, shard_rows)
+            if wanted == "none":
+                # A pipe's first rows need not be waited for: one tells what is sent.
+                schema, sent = pa.schema([]), NOTHING
+                with contextlib.suppress(InputLostError):
+                    sent = reader.sent(1 if self.pipe else LOOKED_AT)
+            else:
+                schema = reader.schema()
+                sent = reader.sent(0)
+        except InputLostError as error:
+            raise InputError(str(error)) from None
+        known = self.reading.columns_are_data
+        return replace(
+            choose(schema, wanted, with_extra=self.has_extra), sent=sent if known else ()
+        )
+
+    def require_model(self, settings: Settings) -> None:
+        """Make sure that some row has a model, where the settings have none.
+
+        Raises ``UsageError``: nothing of such an input could be sent. JSON rows are looked at as
+        far as the first that has one, at most as many as fix the carried columns.
+        """
+        if settings.has_model or not self.reading.columns_are_data:
+            return
+        apart, some = schema_splitter(self.splitter), False
+        with contextlib.suppress(InputLostError):
+            for fields in self.reader(None, 1).sample():
+                body = apart(dict(fields)).body
+                if body is None:
+                    continue
+                # What a table holds in `extra_body` is seen row by row.
+                if "model" in body or (self.kind == "parquet" and "extra_body" in fields):
+                    return
+                some = True
+            if some:
+                raise UsageError(NO_MODEL)
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
@@ -276,7 +346,8 @@ def find(
         raise UsageError(message)
     pipe = None if once is None else Pipe(passing.opened(once), once)
     stamps = storage.stamp(files) if once is None else [Stamp(once, -1, 0)]
-    found = Input(tuple(stamps), kind, pipe=pipe, reading=reading.of(kind))
+    splitter = splitter_of(kind, plan, reading)
+    found = Input(tuple(stamps), kind, splitter, pipe=pipe, reading=reading.of(kind))
     found.require_rows()
     return found if plan is None else shaped(found, plan)
 
@@ -284,8 +355,11 @@ def find(
 def shaped(found: Input, plan: Plan) -> Input:
     """An input with templates applied to its rows. Raises as ``find`` does."""
     try:
-        shaper = plan.shaper(found.reader(None, 1).sample(), read_file)
+        sample = found.reader(None, 1).sample()
+        shaper = plan.shaper(sample, read_file, roles_of(found.splitter))
     except InputLostError as error:
         raise InputError(str(error)) from None
+    if not plan.renders:  # it says what columns are for, and the splitter there is knows
+        return found
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)

@@ -20,7 +20,13 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
 from batchrun.adapters.sources import floats, showing, storage
-from batchrun.adapters.sources.opening import Carry, Splitter, needs_of, sent_columns
+from batchrun.adapters.sources.opening import (
+    Carry,
+    Splitter,
+    needs_of,
+    roles_of,
+    sent_columns,
+)
 from batchrun.adapters.sources.sampling import Sample
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.core import cells, parameters
@@ -64,7 +70,10 @@ class ParquetReader:
         names = dict.fromkeys(name for schema in schemas for name in schema.names)
         self._sent = sent_columns(tuple(names), splitter)
         self._schema = _unified(files, schemas, self._sent)
-        # What templates show and is not sent; what is sent they see as it is sent.
+        roles = roles_of(splitter)
+        self._names = tuple(names)
+        self._numbers = frozenset() if roles is None else roles.sends
+        # What templates show, and what `--send` names; other parameters they see as they are sent.
         self._shown = needs_of(splitter) & set(self._schema.names)
         self._read = self._sent | self._shown | set(carry.names if carry else ())
         self._floats = frozenset(
@@ -82,10 +91,16 @@ class ParquetReader:
 
     def sample(self) -> Iterator[dict[str, Any]]:
         """See ``opening.Reader``: one row, made up from the schema."""
+        parsed = _PARSED if roles_of(self.split) is None else _PARSED & self._sent
         yield {
-            field.name: None if field.name in _PARSED else showing.example(field.type)
+            field.name: None if field.name in parsed else showing.example(field.type)
             for field in (*self._schema, *self._parameters.values())
         }
+
+    def sent(self, rows: int) -> tuple[str, ...]:  # noqa: ARG002 - the schema says it
+        """See ``opening.Reader``."""
+        roles = roles_of(self.split)
+        return () if roles is None else roles.sent_of(self._names)
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - known at once
         """The number of rows, from the footers."""
@@ -229,12 +244,15 @@ class ParquetReader:
         )
 
     def _data(self, batch: pa.RecordBatch) -> dict[str, list[Any]]:
-        """The columns that templates show and that are not sent themselves."""
-        return {
-            name: showing.shown(self._column(batch, name))
-            for name in batch.schema.names
-            if name in self._shown
-        }
+        """The columns that templates show, or that are data and sent as well."""
+        found = {}
+        for name in batch.schema.names:
+            if name in self._shown:
+                column = self._column(batch, name)
+                found[name] = showing.shown(
+                    showing.number(column) if name in self._numbers else column
+                )
+        return found
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         """A column as it is carried and shown."""
@@ -251,7 +269,7 @@ class ParquetReader:
         size: int,
     ) -> Row:
         try:
-            body = {name: cells.typed(name, value) for name, value in fields.items()} | shown
+            body = shown | {name: cells.typed(name, value) for name, value in fields.items()}
         except ValueError as error:
             return Row(number, None, None, str(error), size, file, line)
         parts = self.split({k: v for k, v in body.items() if v is not None})

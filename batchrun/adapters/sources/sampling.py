@@ -129,6 +129,10 @@ class SampledReader:
         """See ``opening.Reader``: the first rows of the whole input."""
         return self._reader.sample()
 
+    def sent(self, rows: int) -> tuple[str, ...]:
+        """See ``opening.Reader``."""
+        return self._reader.sent(rows)
+
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:

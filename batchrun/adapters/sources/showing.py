@@ -7,6 +7,7 @@ that says so, in place of the value, so that only a row that shows it is a bad r
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from decimal import Decimal
 from typing import Any
@@ -32,6 +33,17 @@ def shown(column: pa.Array) -> list[Any]:
         return [_plain(value) for value in column.to_pylist()]
     except (ValueError, OverflowError, pa.ArrowException):
         return [_alone(column[place]) for place in range(len(column))]
+
+
+def number(column: pa.Array) -> pa.Array:
+    """A column that is sent: JSON has no decimals but numbers."""
+    kind = column.type
+    if not pa.types.is_decimal(kind):
+        return column
+    if kind.scale == 0:
+        with contextlib.suppress(pa.ArrowException):
+            return column.cast(pa.int64())
+    return column.cast(pa.float64())
 
 
 def example(kind: pa.DataType) -> Any:

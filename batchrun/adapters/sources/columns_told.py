@@ -1,0 +1,42 @@
+"""What a run says of its columns when it starts: which are sent, and by whose rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from batchrun.adapters.sources.opening import LOOKED_AT, Input
+from batchrun.core.parameters import HOLDING, SENT
+from batchrun.core.roles import notice
+from batchrun.core.settings import Settings
+
+
+def tell(
+    say: Callable[[str], None],
+    settings: Settings,
+    given: Input,
+    where: str,
+    sent: Sequence[str],
+    carried: Sequence[str],
+) -> None:
+    """Say which columns of the input are sent as request parameters, where any are, and where
+    earlier rules say what a row is. ``where`` is the run directory.
+    """
+    if given.reading.columns_are_data:
+        if sent:
+            say(f"note: {notice(sent, carried, settings.one_model)}")
+        return
+    if given.kind == "tsv" and given.reading.rules < 2:
+        say(
+            f"{where} was begun by a version that read quotes in TSV as in CSV, and goes on that "
+            "way; --restart reads every line as a row"
+        )
+    if not settings.makes_messages or given.pipe is not None:
+        return
+    names = {name for row in islice(given.reader(None, 1).sample(), LOOKED_AT) for name in row}
+    if names & {*SENT, *HOLDING}:
+        say(
+            f"{where} was begun by a version that sends columns called like request parameters "
+            "(model, n, user, ...) unless the prompt shows them, and goes on that way; --restart "
+            "takes every column as data"
+        )
