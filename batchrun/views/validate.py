@@ -139,7 +139,7 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
-    given.require_model(settings)
+    given.require_model(settings, of_rows=False)
     carry = given.carry(settings.carry, settings.shard_rows)
     report = Report(sent=carry.sent, carried=carry.names, model=settings.one_model)
     counting = _Counting(given.splitter, report.kinds)

@@ -68,12 +68,13 @@ def test_csv_cells_become_parameters_and_text(cli, scripted, answer, tmp_path, p
     assert done.code == 0, done.err
     body = {
         "messages": json.loads(_cell(0)), "model": "4", "temperature": 0.5, "n": 1,
-        "logprobs": True, "user": "00017",
+        "logprobs": True,
     }  # fmt: skip
     sent = [request[2] for request in server.requests]
     assert sent == [body | {"stop": "7", "tools": tools}, body | {"stop": ["a"], "seed": 5}]
     table = published(cli.folder / "run")
     assert table["custom_id"].to_pylist() == ["00001", "2"]
+    assert table["user"].to_pylist() == ["00017"] * 2  # in a table it is sent by name alone
     assert table["zip"].to_pylist() == ["00005"] * 2
     assert table["note"].to_pylist() == ["", "a\r\nb"]
     assert table["price"].to_pylist() == ["1.0"] * 2

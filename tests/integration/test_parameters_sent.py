@@ -75,7 +75,7 @@ def test_whole_numbers_of_a_table_are_sent_as_integers(cli, heard, name, write):
     """Columns that gaps turned into floats: 100.0 is sent as 100, and a gap is not sent."""
     endpoint, flags = heard
     write(cli.folder / name)
-    done = cli.run(name, "-o", "run", *flags, "--prompt", "{{ text }}")
+    done = cli.run(name, "-o", "run", *flags, "--prompt", "{{ text }}", "--send", "all")
     assert done.code == 0, done.err
     assert _sent(endpoint) == ['{"max_tokens": 100, "n": 1}', '{"seed": 42}']
     assert cli("verify", "run", "--against", name).code == 0
@@ -106,6 +106,7 @@ def test_rows_of_a_program(heard, tmp_path):
         "model": "m",
         "base_url": endpoint.base_url,
         "params": {"max_completion_tokens": 9.0},
+        "send": ["max_tokens"],
         "concurrency": 1,
     }
     for number, rows in enumerate((dicts, frame)):
@@ -115,32 +116,39 @@ def test_rows_of_a_program(heard, tmp_path):
 
 
 def test_a_row_and_the_run_by_different_names(cli, heard, jsonl, chat):
-    """One name goes out, the row's: of chat bodies, Batch lines, data rows, over flag and file."""
+    """One name goes out, the row's: of chat bodies and Batch lines, over flag and file."""
     endpoint, flags = heard
     line = {"method": "POST", "url": "/v1/chat/completions"}
     rows = [
         chat(0, max_tokens=50),
         chat(1, extra_body={"max_tokens": 51}),
         line | {"custom_id": "a", "body": chat(2, max_tokens=52)},
-        {"text": "b", "max_tokens": 53},
-        {"text": "c"},
+        chat(3),
         chat(5, max_tokens=54, max_completion_tokens=55),
     ]
     config = cli.folder / "config.toml"
     config.write_text("[request]\nparams = { max_tokens = 500, seed = 1 }\n", "utf-8")
     done = cli.run(
-        jsonl(rows), "-o", "run", *flags, "-c", config, "--prompt", "{{ text }}",
-        "--param", "max_completion_tokens=600",
-    )  # fmt: skip
+        jsonl(rows), "-o", "run", *flags, "-c", config, "--param", "max_completion_tokens=600"
+    )
     assert done.code == 0, done.err
     assert _sent(endpoint) == [
         '{"max_tokens": 50, "seed": 1}',
         '{"max_tokens": 51, "seed": 1}',
         '{"max_tokens": 52, "seed": 1}',
-        '{"max_tokens": 53, "seed": 1}',
         '{"max_completion_tokens": 600, "seed": 1}',
         '{"max_completion_tokens": 55, "max_tokens": 54, "seed": 1}',
     ]
+
+
+def test_a_sent_column_and_the_run_by_different_names(cli, heard, jsonl):
+    """Of a data row the column that --send names goes out, and not the run's other name for it."""
+    endpoint, flags = heard
+    rows = jsonl([{"text": "b", "max_tokens": 53}, {"text": "c"}])
+    prompted = ("--prompt", "{{ text }}", "--send", "max_tokens")
+    done = cli.run(rows, "-o", "run", *flags, *prompted, "--param", "max_completion_tokens=600")
+    assert done.code == 0, done.err
+    assert _sent(endpoint) == ['{"max_tokens": 53}', '{"max_completion_tokens": 600}']
 
 
 def test_a_template_by_another_name_is_not_sent(cli, heard, jsonl, chat):

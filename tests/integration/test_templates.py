@@ -33,7 +33,7 @@ def _dicts(table, *names):
 
 
 def test_a_prompt_over_json_rows(cli, heard, jsonl, published):
-    """Each row's text goes into its messages as it is; the row is carried; own messages stay."""
+    """Each row's text goes into its messages as it is; the row is carried; a column of messages is data."""
     endpoint, flags = heard
     rows = [
         {"custom_id": "a", "text": "{{ 7 * 7 }} “中文”", "note": None, "temperature": 0.5},
@@ -42,12 +42,13 @@ def test_a_prompt_over_json_rows(cli, heard, jsonl, published):
     ]
     templates = ("--system", "S {{ custom_id }}", "--prompt", "<{{ text }}{{ note }}>")
     params = ("--param", 'max_tokens="{{ 5 if custom_id else 7 }}"', "--param", "temperature=1")
-    done = cli.run(jsonl(rows), "-o", "run", *flags, *templates, *params)
+    sending = ("--send", "temperature")
+    done = cli.run(jsonl(rows), "-o", "run", *flags, *templates, *params, *sending)
     assert done.code == 0, done.err
     assert [body["messages"] for body in _bodies(endpoint)] == [
         [{"role": "system", "content": "S a"}, {"role": "user", "content": "<{{ 7 * 7 }} “中文”>"}],
         [{"role": "system", "content": "S "}, {"role": "user", "content": "<{% raw %}>"}],
-        [{"role": "user", "content": "own"}],
+        [{"role": "system", "content": "S "}, {"role": "user", "content": "<t>"}],
     ]
     assert [(b["max_tokens"], b["temperature"]) for b in _bodies(endpoint)] == [
         (5, 0.5),
@@ -57,7 +58,8 @@ def test_a_prompt_over_json_rows(cli, heard, jsonl, published):
     table = published(cli.folder / "run")
     assert table["text"].to_pylist() == [row["text"] for row in rows]
     assert table["tags"].to_pylist() == [None, '["x"]', None]
-    assert "temperature" not in table.column_names
+    assert table["temperature"].to_pylist() == [0.5, None, None]
+    assert table["messages"].to_pylist()[2] == '[{"role":"user","content":"own"}]'
     cli.verified("run")
 
 

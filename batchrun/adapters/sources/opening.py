@@ -290,13 +290,16 @@ class Input:
             choose(schema, wanted, with_extra=self.has_extra), sent=sent if known else ()
         )
 
-    def require_model(self, settings: Settings) -> None:
-        """Make sure that some row has a model, where the settings have none.
+    def require_model(self, settings: Settings, *, of_rows: bool = True) -> None:
+        """Make sure that some row has a model, where the settings have none. Without ``of_rows``
+        rows that bring their own messages may all lack one.
 
         Raises ``UsageError``: nothing of such an input could be sent. JSON rows are looked at as
         far as the first that has one, at most as many as fix the carried columns.
         """
         if settings.has_model or not self.reading.columns_are_data:
+            return
+        if not of_rows and not settings.makes_messages:
             return
         apart, some = schema_splitter(self.splitter), False
         with contextlib.suppress(InputLostError):
