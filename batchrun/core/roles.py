@@ -115,7 +115,8 @@ class Roles:
             value = fields.get(name)
             if isinstance(value, RowError):
                 raise value
-            if value is not None and self._cell is not None:
+            # No parameter has a name of the envelope: as one it is whatever the column holds.
+            if value is not None and self._cell is not None and name not in ENVELOPE:
                 value = self._cell(name, value)
             if value is not None:
                 found[name] = value
