@@ -40,7 +40,7 @@ from batchrun.core import (  # noqa: E402
 from batchrun.core.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
 from batchrun.core.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
 from batchrun.core.rules import RULES, Action  # noqa: E402
-from batchrun.core.setting_table import TABLE  # noqa: E402
+from batchrun.core.setting_table import FLAGGED, TABLE  # noqa: E402
 from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.core.vendor_codes import MEANINGS, SAID_BY  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
@@ -317,6 +317,8 @@ VALIDATE = {
         "`ids` that come more than once, the `rows` they come in, and the `first` 20 of them with "
         "the rows where they came first and second. Exact, however many rows there are."
     ),
+    "sent": "Input columns that are sent as request parameters.",
+    "carried": "Input columns that go along to the results, by their names in the input.",
     "warnings": "What makes no row bad: repeated ids, rows of different kinds.",
 }
 ESTIMATE = {
@@ -562,7 +564,7 @@ def commands() -> Iterator[str]:
     yield "asked for. `--json` prints one JSON object."
     yield ""
     context = click.Context(main)
-    settings = {setting.flag: setting for setting in TABLE if setting.flag}
+    settings = {setting.flag: setting for setting in FLAGGED if setting.flag}
     for name in COMMANDS:
         command = main.get_command(context, name)
         assert command is not None
@@ -720,6 +722,41 @@ infinity. A float column of Parquet or Arrow keeps its type, with nulls in their
 """
 
 
+_SENT = """\
+**What is sent of a row.** With a prompt every column is data, whatever it is called (`model`,
+`n`, `user`, `messages`, `body`, `tools`, ...), in every format and from Python: templates may
+show it, it is carried, and it is not sent. `--send COL,...` names columns that are request
+parameters, `--send all` takes every column that is one of the parameters below and what stands
+under `extra_body`. In chat bodies all of these are sent by default, and `--send` narrows them:
+`messages` always go out. In tables (CSV, TSV, Parquet, Arrow, data frames) `user`, `metadata` and
+`store` of a chat body are sent only where `--send` names them. The body of a Batch line is sent
+as it is. A column that `--send` names is sent whatever it is called, and carried as well, unless
+`--carry` leaves it out; so is a parameter that `--send all` takes of a data row. Null, and an
+empty cell of CSV, is not sent. A name that the input does not have is exit code 2.
+
+`run` says once at the start which columns are sent, if any are, and `validate` always does.
+A row's `model` that is sent overrides `--model`: `--send none` keeps the model that wrote a text
+from being the one that is asked about it. Where neither settings nor sent columns nor rows name
+a model, `run` ends with exit code 2.
+
+`--model` and `--param` may be templates (`--model '{{ model }}'`, `--param 'user={{ customer }}'`,
+which needs no quotes of JSON). A parameter whose template is one expression keeps the JSON type of
+its value; over CSV and TSV, whose cells are text, it is read as a cell of that parameter would be.
+A null, or an empty cell, leaves the parameter out; a row that is left without a model is an
+`invalid_row`. `--temperature`, `--max-tokens`, `--top-p` and `--seed` are short for `--param`: they
+win over the config file, and giving one parameter both ways is an error. `--max-tokens` is sent as
+`max_completion_tokens` to providers that take that (OpenAI, Azure, UCloud), by name or address.
+
+`--id COL` names the column that is `custom_id`; numbers become text. It is carried too, and a
+column called `custom_id` is then data. `send` and `id` are recorded; another id needs `--restart`.
+A directory begun by a version without them goes on as it was begun: there, columns called like
+parameters are sent unless the prompt shows them, and rows with messages keep theirs.
+
+Results of a run are no input: a run directory, its `results/` or a part is exit code 2.
+`batchrun export DIR -o answers.parquet --columns custom_id,content` makes a file of them.
+"""
+
+
 def names_of_parameters() -> Iterator[str]:
     """Parameters under several names, and whole numbers among them."""
     names = (sorted(names) for names in parameters.SYNONYMS)
@@ -777,15 +814,15 @@ def inputs() -> Iterator[str]:
     yield "   as it is, with the run's defaults filled in. Other keys are carried to the results."
     yield "2. **A chat body**: `messages` and other parameters. The parameters below, and whatever"
     yield "   stands under `extra_body`, are sent. Other keys are carried to the results."
-    yield "3. **A data row**, where `--prompt` or `[[request.messages]]` say how it becomes"
-    yield "   messages. The parameters below are sent; other keys, and those that the prompt shows,"
-    yield "   are carried to the results. [templates.md](templates.md) tells the rest."
+    yield "3. **A data row**. With `--prompt` or `[[request.messages]]` every row is one, and the"
+    yield "   templates make its messages. All its columns are carried to the results."
+    yield "   [templates.md](templates.md) has the rest."
     yield ""
+    yield from _SENT.split("\n")
     yield "`stream` of a row is not sent: `--stream` says it for the whole run. In Parquet, a"
     yield "parameter may be a nested value or JSON text. In CSV, a parameter that is not text by"
-    yield "nature is JSON, a number or a boolean, and an empty cell is no parameter. A key that is"
-    yield "a parameter is sent even if it was meant as data: rename such a column, or use Batch"
-    yield "lines."
+    yield "nature is JSON, a number or a boolean. A column with a name that is no known parameter"
+    yield "is sent as JSON where it holds an object or an array."
     yield ""
     yield from names_of_parameters()
     yield from sent_parameters()

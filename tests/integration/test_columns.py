@@ -343,7 +343,7 @@ def test_the_body_of_a_batch_line_is_sent_as_it_is(cli, heard, name):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", ["data", "chat"])
 def test_another_column_is_the_id(cli, heard, published, name, kind):
-    """Numbers as text; the column is carried, and a column custom_id is then data like any other."""
+    """Numbers as text; the column is carried, and a column custom_id is then data."""
     _, flags = heard
     own = {"question": "q"} if kind == "data" else {"messages": OWN}
     rows = [own | {"ticket": n, "custom_id": f"c{n}", "user": "u"} for n in (7, 8, 7)]
@@ -414,8 +414,8 @@ def test_a_directory_of_the_earlier_rules_goes_on(here, cli, heard, name, monkey
     [
         (("--temperature", "0", "--max-tokens", "5", "--top-p", "0.5", "--seed", "7"),
          '{"max_tokens": 5, "model": "m", "seed": 7, "temperature": 0, "top_p": 0.5}'),
-        (("--temperature", "1.0",), '{"model": "m", "temperature": 1.0}'),
-        (("--temperature", "{{ n / 10 }}",), '{"model": "m", "temperature": 0.2}'),
+        (("--temperature", "1.0"), '{"model": "m", "temperature": 1.0}'),
+        (("--temperature", "{{ n / 10 }}"), '{"model": "m", "temperature": 0.2}'),
         (("-c", "c.toml", "--max-tokens", "5"), '{"max_tokens": 5, "model": "m"}'),
     ],
 )  # fmt: skip
@@ -429,7 +429,7 @@ def test_common_parameters_have_flags(cli, heard, jsonl, flags, sent):
 
 
 def test_keywords_for_common_parameters(heard, tmp_path):
-    """`temperature=0` is the flag; any other parameter is told its place, and so is a config key."""
+    """`temperature=0` is the flag; the place of any other parameter is named, as of a config key."""
     endpoint, _ = heard
     options = {"base_url": endpoint.base_url, "model": "m", "prompt": "{{ question }}"}
     batchrun.run(TICKETS[:1], output=tmp_path / "a", temperature=0, max_tokens=3, **options)

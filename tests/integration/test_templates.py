@@ -33,7 +33,7 @@ def _dicts(table, *names):
 
 
 def test_a_prompt_over_json_rows(cli, heard, jsonl, published):
-    """Each row's text goes into its messages as it is; the row is carried; a column of messages is data."""
+    """Each row's text goes into its messages as it is; the whole row is carried, messages too."""
     endpoint, flags = heard
     rows = [
         {"custom_id": "a", "text": "{{ 7 * 7 }} “中文”", "note": None, "temperature": 0.5},
