@@ -429,7 +429,7 @@ def test_common_parameters_have_flags(cli, heard, jsonl, flags, sent):
 
 
 def test_keywords_for_common_parameters(heard, tmp_path):
-    """`temperature=0` is the flag; the place of any other parameter is named, as of a config key."""
+    """`temperature=0` is the flag; any other parameter, or key of a config, is told its place."""
     endpoint, _ = heard
     options = {"base_url": endpoint.base_url, "model": "m", "prompt": "{{ question }}"}
     batchrun.run(TICKETS[:1], output=tmp_path / "a", temperature=0, max_tokens=3, **options)
