@@ -59,6 +59,7 @@ class Roles:
         self._envelope = _ENVELOPE | self._hidden - {"extra_body"}
         self._everything = prompted and send == ALL
         self.sends = _KNOWN - {self._id} if self._everything else frozenset(self._named)
+        self._plain = not (prompted or self.sends or identity)
         self.needs = self.sends | ({self._id} if identity else frozenset())
 
     @property
@@ -82,6 +83,8 @@ class Roles:
 
     def __call__(self, fields: JsonObject) -> Split:
         """The row told apart. Never raises: one that cannot be has a ``problem``."""
+        if self._plain:
+            return split(fields, self._sent, self._hidden, self._envelope)
         if self.prompted:
             carried = fields
             if "custom_id" in fields and "custom_id" in self._hidden:
@@ -163,7 +166,7 @@ def notice(sent: Sequence[str], carried: Sequence[str], model: str | None) -> st
     if "model" in sent:
         over = "" if model is None else f", not {model!r} of the settings,"
         text += f". A row's `model` is the model that is asked{over} where it has one"
-    return f"{text}. --send none sends none of them" if sent else text
+    return f"{text}. With --send none they are data" if sent else text
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -131,3 +131,22 @@ def test_an_object_replaced_during_a_run_stops_it(store, chat):
     store.put("rows.jsonl", _lines(chat, range(1, 21)))
     with pytest.raises(InputLostError, match="replaced"):
         list(reader.blocks([Span(0, None, Position())], limit=None))
+
+
+@pytest.mark.parametrize("given", ["out", "out/results", "out/results/part-00000000.parquet", ""])
+def test_results_of_a_run_in_a_bucket_are_no_input(run, store, chat, given):
+    """Its folder, its parts, and whatever lies above them: the export is named in place of them."""
+    for kind in ("results", "attempts"):
+        store.put(f"out/{kind}/part-00000000.parquet", _parquet(chat, range(3)))
+    store.put("out/summary.json", b"{}")
+    done = run(f"s3://{store.bucket}/{given}".rstrip("/"))
+    assert done.code == 2, done.err
+    assert "batchrun export" in done.err and f"{store.bucket}/out" in done.err
+    assert not run.endpoint.stats()["by_status"]
+
+
+def test_a_part_that_is_no_run_s_is_input(run, store, chat):
+    """A data set may have the same names: what tells a run is what lies beside its parts."""
+    store.put("data/results/part-00000000.parquet", _parquet(chat, range(3)))
+    done = run(f"s3://{store.bucket}/data")
+    assert done.code == 0, done.err
