@@ -6,7 +6,6 @@ it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,7 +91,7 @@ def _check(key: str, value: object) -> None:
     whole = BY_NAME[f"request.{key}"].kind == "int"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         what = "a whole number" if whole else "a number"
-    elif not math.isfinite(value) or not -_INT64 <= value < _INT64:
+    elif not -_INT64 <= value < _INT64:  # which NaN and the infinities are not, either
         what = "a number that JSON and servers can hold"
     elif key == _LIMIT and value < 1:
         what = "a whole number, at least 1"
