@@ -1,11 +1,12 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv]
+    python tests/golden/make.py VERSION [tsv|columns]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
-quotes. A directory that is there is never made again: a format that changes has to read it, or
-refuse it with a reason.
+quotes; with ``columns`` in columns-VERSION, of a table with columns called like parameters. A
+directory that is there is never made again: a format that changes has to read it, or refuse it with
+a reason.
 """
 
 import json
@@ -48,6 +49,14 @@ def main() -> None:
         folder.mkdir()
         (folder / "rows.tsv").write_text(QUOTED)
         _make(folder, "rows.tsv", "--prompt", "{{ question }}")
+        return
+    if sys.argv[2:] == ["columns"]:
+        folder = HERE / f"columns-{sys.argv[1]}"
+        folder.mkdir()
+        lines = ["question,temperature,user,note"]
+        lines += [f"{'' if n == 5 else f'q{n}'},0.{n},u{n},n{n}" for n in range(ROWS)]
+        (folder / "rows.csv").write_text("".join(f"{line}\n" for line in lines))
+        _make(folder, "rows.csv", "--prompt", "{{ question }}")
         return
     folder = HERE / sys.argv[1]
     folder.mkdir()
