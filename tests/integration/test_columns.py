@@ -102,6 +102,21 @@ def test_columns_called_like_parameters_are_shown(cli, heard, name):
     assert asked == [f"b 2 a@example.com X1 hammer{more}", f"c 4   hammer{more}"]
 
 
+def test_messages_that_a_prompt_replaces_are_told(cli, heard, jsonl):
+    """Who gives a prompt to rows with messages hears that these are not sent; shown, they are."""
+    endpoint, flags = heard
+    line = {"custom_id": "a", "url": "/v1/chat/completions", "body": {"messages": OWN}}
+    for number, row in enumerate(({"messages": OWN}, line)):
+        prompt = ("--model", "m", "--prompt", "Hello")
+        done = cli.run(jsonl([row]), "-o", f"run{number}", *flags, *prompt)
+        assert done.code == 0 and f"column {'body' if number else 'messages'!r}" in done.err
+    shown = ("--model", "m", "--prompt", "{{ messages[0].content }}")
+    done = cli.run(jsonl([{"messages": OWN}]), "-o", "shown", *flags, *shown)
+    assert done.code == 0 and "warning" not in done.err
+    asked = [body["messages"][0]["content"] for body in _bodies(endpoint)]
+    assert asked == ["Hello", "Hello", "own"]
+
+
 SENT = [
     {"question": "a", "temperature": 0.5, "max_tokens": 5, "logprobs": True, "top_p": None,
      "metadata": {"a": "1"}, "strange": {"k": [1]}, "user": "00017"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from batchrun.adapters.sources.opening import LOOKED_AT, Input
+from batchrun.adapters.sources.opening import LOOKED_AT, Input, needs_of
 from batchrun.core.parameters import HOLDING, SENT
 from batchrun.core.roles import notice
 from batchrun.core.settings import Settings
@@ -25,6 +25,12 @@ def tell(
     if given.reading.columns_are_data:
         if sent:
             say(f"note: {notice(sent, carried, settings.one_model)}")
+        own = "messages" if "messages" in carried else "body" if "url" in carried else None
+        if settings.makes_messages and own in carried and own not in needs_of(given.splitter):
+            say(
+                f"warning: the prompt makes the messages of every row; the column {own!r}, which "
+                "it does not show, is data and is not sent. Without a prompt it would be"
+            )
         return
     if given.kind == "tsv" and given.reading.rules < 2:
         say(
