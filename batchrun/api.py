@@ -81,6 +81,8 @@ class Options(TypedDict, total=False):
     repair: bool
     format: str
     quoting: Literal["csv", "none"]
+    delimiter: str
+    encoding: str
     carry: str | Sequence[str]
     sample: int
     sample_seed: int

@@ -504,6 +504,8 @@ KINDS = {
     "number": "number",
     "bool": "true or false",
     "choice": "text",
+    "delimiter": "one character, or `tab`",
+    "encoding": "an encoding's name",
     "columns": "text, or list of names",
     "object": "table",
     "names": "list of names",

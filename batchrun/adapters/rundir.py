@@ -137,6 +137,8 @@ def open_run(
     ``UsageError``; then nothing was sent and nothing was touched.
     """
     given = given or _input(settings, changes)
+    for notice in given.notices:
+        say(notice)
     checkpoint = Path(settings.checkpoint)
     store, lock = taking.take(settings.dir, checkpoint, changes, say)
     journal: Journal | None = None

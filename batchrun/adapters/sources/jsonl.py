@@ -76,6 +76,8 @@ class JsonlReader(TextReader):
     def schema(self) -> pa.Schema:
         """Infer the carried columns from the first rows."""
         kinds = carried.infer(self.split(fields).carried for fields in self.sample())
+        missing = [name for name in self.columns_of_folders() if name not in kinds]
+        kinds = {**kinds, **dict.fromkeys(missing, carried.TEXT)}
         return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
 
     def count(self, stop: Callable[[], bool]) -> int | None:
