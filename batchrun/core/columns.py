@@ -147,8 +147,8 @@ def _undivided(names: list[str]) -> str:
         return ""
     what = {"\t": "tabs"}.get(found, repr(found))
     return (
-        f" (one column: {what} seem to stand between them; a .csv has commas, a .tsv tabs, and "
-        "--format says which)"
+        f" (one column: {what} seem to stand between them, but not in the rows; --delimiter says "
+        "what does)"
     )
 
 

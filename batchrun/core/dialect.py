@@ -20,9 +20,9 @@ HEAD_BYTES = 2**18
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 CANDIDATES = (";", "\t", "|")
 UTF8 = "utf-8"
-AGREE_FEW, AGREE_MANY = 0.8, 0.5
-"""Which share of the records must have as many fields as the header, for a header of two fields
-and of more."""
+AGREE_ALONE, AGREE_AGAINST = 0.5, 0.8
+"""Which share of the records must have as many fields as the header: where the default delimiter
+is not in the header at all, and where it is."""
 
 BROKEN_MAX = 10
 """Behind so many broken records the head is not looked at any further."""
@@ -167,9 +167,9 @@ def delimiter_of(text: str, default: str, *, quoted: bool, whole: bool) -> str:
     found = {each: _agreement(lines, each, quoted=quoted) for each in (default, *CANDIDATES)}
     fields, share = found.pop(default)
     best, (more, agree) = max(found.items(), key=lambda item: (item[1][1], item[1][0]))
-    if more < 2 or agree < (AGREE_FEW if more == 2 else AGREE_MANY):
+    if more < 2 or agree < (AGREE_ALONE if fields < 2 else AGREE_AGAINST):
         return default
-    if fields == 1 or agree > share:
+    if fields < 2 or agree > share:
         return best
     return best if agree == share and more > max(fields, 2) else default
 
@@ -181,8 +181,8 @@ def _agreement(lines: list[str], delimiter: str, *, quoted: bool) -> tuple[int, 
     """
     counts = _counts(lines, delimiter, quoted=quoted)
     fields = next(counts, 1)
-    if fields == 1:
-        return 1, 0.0
+    if fields < 2:
+        return fields, 0.0
     rows = list(counts)
     return fields, rows.count(fields) / len(rows) if rows else 1.0
 

@@ -1,11 +1,12 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv]
+    python tests/golden/make.py VERSION [tsv|csv]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
-quotes. A directory that is there is never made again: a format that changes has to read it, or
-refuse it with a reason.
+quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
+folder that names a column. A directory that is there is never made again: a format that changes has
+to read it, or refuse it with a reason.
 """
 
 import json
@@ -38,6 +39,9 @@ lines"
 8\tplain
 9\tplain
 '''
+SEMICOLONS = (
+    "question;answer\n" + "".join(f"q{n};a{n}\n" for n in range(ROWS - 1)) + '"never;closed\n'
+)
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -48,6 +52,12 @@ def main() -> None:
         folder.mkdir()
         (folder / "rows.tsv").write_text(QUOTED)
         _make(folder, "rows.tsv", "--prompt", "{{ question }}")
+        return
+    if sys.argv[2:] == ["csv"]:
+        folder = HERE / f"csv-{sys.argv[1]}"
+        (folder / "rows" / "lang=de").mkdir(parents=True)
+        (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
+        _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
     folder = HERE / sys.argv[1]
     folder.mkdir()

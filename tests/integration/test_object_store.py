@@ -93,7 +93,7 @@ def test_a_glob_over_objects(run, cli, store, chat, published):
                 finding.expand([address], "auto")
         else:
             found = finding.expand([address], "auto")
-            assert "".join(name[-7] for name in found) == numbers, pattern
+            assert "".join(file.path[-7] for file in found) == numbers, pattern
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -13,7 +13,7 @@ from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
 from batchrun.core import dialect
 from batchrun.core.dialect import DELIMITERS, HEAD_BYTES, Dialect
 from batchrun.core.reading import QUOTED_FORMATS, Reading, plain
-from batchrun.errors import InputError, InputLostError
+from batchrun.errors import InputError, InputLostError, RunChangedError
 
 PARQUET = b"PAR1"
 WORKBOOKS = {b"PK\x03\x04": ".xlsx", b"\xd0\xcf\x11\xe0": ".xls"}
@@ -103,9 +103,10 @@ def with_dialects(
     given = {name: value for name, value in asked.items() if value is not None}
     found = []
     for index in range(len(stamps)):
-        if index < len(reading.dialects):
-            known = reading.dialects[index]
-        elif not reading.looks or (len(given) == len(asked) and "utf-16" not in given.values()):
+        recorded = index < len(reading.dialects) or not reading.looks
+        if recorded:
+            known = (*reading.dialects, plain(kind))[min(index, len(reading.dialects))]
+        elif len(given) == len(asked) and "utf-16" not in given.values():
             known = plain(kind)
         else:
             head, whole = read(source, index, lines=None if pipe is None else _PIPE_LINES)
@@ -115,8 +116,23 @@ def with_dialects(
         if encoding in ("utf-16", "utf-32"):
             encoding = dialect.settled(encoding, read(source, index, lines=1)[0])
         found.append(Dialect(given.get("delimiter", known.delimiter), encoding))
+        if recorded and found[-1] != known:
+            raise _changed(stamps[index], known, given)
     source.close()
     return replace(reading, dialects=tuple(found))
+
+
+def _changed(stamp: Stamp, known: Dialect, asked: Mapping[str, str]) -> RunChangedError:
+    was = {
+        name: value for name, value in known._asdict().items() if asked.get(name, value) != value
+    }
+    what = ", ".join(f"{name}: was {was[name]!r}, is {asked[name]!r}" for name in was)
+    message = (
+        f"input {stamp.name} is not read as it was when the run was begun (input.{what}): other "
+        "rows would have the numbers of those that are done. Leave it out to go on; --restart "
+        "reads the input anew"
+    )
+    return RunChangedError(message)
 
 
 def _refuse_workbook(stamp: Stamp, head: bytes) -> None:

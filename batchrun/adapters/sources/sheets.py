@@ -152,8 +152,8 @@ def _read(stamp: Stamp) -> Sheet:
 
 def _sheet(stamp: Stamp, sheet: Any) -> Sheet:
     """A sheet in two passes: one tells the types, the other makes the columns."""
-    top, left = sheet.start or (0, 0)
-    rows = _Rows(sheet, top)
+    _, left = sheet.start or (0, 0)
+    rows = _Rows(sheet)
     header = next(iter(rows), None)
     if header is None:
         return Sheet(pa.table({}), array("q"), ())
@@ -194,12 +194,11 @@ def _batch(held: Sequence[list[Any]], schema: pa.Schema) -> pa.RecordBatch:
 class _Rows:
     """The rows of a sheet that are not empty, with their numbers."""
 
-    def __init__(self, sheet: Any, top: int) -> None:
+    def __init__(self, sheet: Any) -> None:
         self._sheet = sheet
-        self._top = top
 
     def __iter__(self) -> Iterator[tuple[int, list[Any]]]:
-        for number, cells in enumerate(self._sheet.iter_rows(), self._top + 1):
+        for number, cells in enumerate(self._sheet.iter_rows(), 1):
             if any(cell not in ("", None) for cell in cells):
                 yield number, cells
 
