@@ -160,8 +160,9 @@ class ParquetReader:
         """A batch of a file, with the columns that its folders name and the file has not."""
         for name, value in self._files[index].folders:
             if name in self._read and name not in self._own[index]:
-                column = pa.repeat(pa.scalar(value, pa.string()), batch.num_rows)
-                batch = batch.append_column(name, column)
+                kept = cells.of_folder(name, value) if name in self._sent else value
+                one = pa.scalar(kept, pa.string() if isinstance(kept, str | None) else None)
+                batch = batch.append_column(name, pa.repeat(one, batch.num_rows))
         return batch
 
     def _aligned(self, file: pq.ParquetFile, skip: int) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,6 @@ and ended, and what was read is fingerprinted.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -157,13 +156,9 @@ class TextReader(ABC):
 def _typed(folders: Folders, splitter: Splitter) -> JsonObject:
     """The columns that folders name, as cells of a CSV: a parameter is what its text says."""
     sent = sent_columns([name for name, _ in folders], splitter)
-    found: JsonObject = {}
-    for name, value in folders:
-        found[name] = value
-        if name in sent and value is not None:
-            with contextlib.suppress(ValueError):
-                found[name] = cells.text(name, value)
-    return found
+    return {
+        name: cells.of_folder(name, value) if name in sent else value for name, value in folders
+    }
 
 
 class _Draft:
