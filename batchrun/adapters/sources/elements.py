@@ -240,7 +240,6 @@ class JsonReader(JsonlReader):
         """
         super().__init__(files, source, carry, shard_rows, splitter, nan_is_null=nan_is_null)
         self._is_array = [_is_array(source, index, stamp) for index, stamp in enumerate(files)]
-        source.close()
 
     def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:  # noqa: ARG002 - files can be read again
         for index in range(start.file, len(self._files)):

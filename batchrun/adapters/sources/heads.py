@@ -22,7 +22,8 @@ _PIPE_LINES = 3
 
 
 def read(source: ByteSource, index: int, *, lines: int | None = None) -> tuple[bytes, bool]:
-    """The first bytes of a file, or so many lines of them, and whether they are all of it.
+    """The first bytes of a file, or so many lines of them, and whether they are all of it. The
+    source is closed.
 
     Raises ``InputError`` where the file cannot be read.
     """
@@ -37,6 +38,8 @@ def read(source: ByteSource, index: int, *, lines: int | None = None) -> tuple[b
                 return b"".join(pieces)[:HEAD_BYTES], False
     except InputLostError as error:
         raise InputError(str(error)) from None
+    finally:
+        source.close()
     return b"".join(pieces), True
 
 
@@ -118,7 +121,6 @@ def with_dialects(
         found.append(Dialect(given.get("delimiter", known.delimiter), encoding))
         if recorded and found[-1] != known:
             raise _changed(stamps[index], known, given)
-    source.close()
     return replace(reading, dialects=tuple(found))
 
 

@@ -65,9 +65,12 @@ class Workbooks:
     def known(self) -> list[tuple[pa.Schema, int, tuple[str, ...]]]:
         """Of each file the schema, the number of rows, and the columns without a name."""
         if self._known is None:
-            found = [self.sheet(index) for index in range(len(self._stamps))]
-            self._known = [(each.table.schema, each.table.num_rows, each.made) for each in found]
+            self._known = [self._of(index) for index in range(len(self._stamps))]
         return self._known
+
+    def _of(self, index: int) -> tuple[pa.Schema, int, tuple[str, ...]]:
+        found = self.sheet(index)
+        return found.table.schema, found.table.num_rows, found.made
 
 
 class SheetReader(ParquetReader):
