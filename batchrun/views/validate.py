@@ -29,7 +29,9 @@ TEXT_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One bad row. ``line`` counts from 1; in Parquet it is the row in its file, from 0."""
+    """One bad row. ``line`` counts from 1, in an array of JSON the elements; in Parquet and
+    workbooks it is the row in its file, from 0.
+    """
 
     row: int
     file: str

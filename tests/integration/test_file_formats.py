@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import sys
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import xlsxwriter
 
+COMMAND = (sys.executable, "-m", "batchrun")
 ROWS = [
     {"id": 1, "frage": "Wie groß ist das Gerät?", "anzahl": 3, "ort": "Köln"},
     {"id": 2, "frage": 'Er sagte: "Öffnen; bitte", dann nichts', "anzahl": 12, "ort": "Zürich"},
@@ -458,6 +460,44 @@ def test_columns_without_a_name(cli, simulator, published, name):
     assert table.select(["column_1", "column_3_", "column_3", "column_5"]).to_pylist() == [
         {"column_1": "0", "column_3_": "x", "column_3": "y", "column_5": "z"}
     ]
+
+
+@pytest.mark.parametrize("data", [b"text;n\nhi;1\n", b"sep=;\ntext;n\nhi;1\n", b"text\nhi\n"])
+@pytest.mark.parametrize("flags", [(), ("--delimiter", ";", "--encoding", "utf-8")])
+def test_a_slow_pipe_is_not_waited_for(cli, scripted, answer, until, data, flags):
+    """A header and a row are enough to begin: the first request goes out while the pipe is open."""
+    endpoint = scripted(lambda *_: (200, {}, answer()))
+    reading, writing = os.pipe()
+    live = subprocess.Popen(
+        [*COMMAND, "run", "-", "-o", "run", "--model", "m", "--prompt", "{{ text }}", *flags,
+         "--base-url", endpoint.base_url],
+        cwd=cli.folder, stdin=reading, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(reading)
+    try:
+        os.write(writing, data)
+        until(lambda: endpoint.requests)
+        os.close(writing)
+        assert live.wait(60) == 0
+    finally:
+        live.kill()
+        live.wait()
+    assert cli.verified("run")["rows"] == 1
+
+
+@pytest.mark.parametrize("name", ["semicolon.csv", "cp1252.csv", "rows.json", "no-mark.csv"])
+def test_a_sample_of_a_pipe(cli, simulator, name):
+    """What came through the pipe is kept, and read as it was recognised."""
+    path = cli.folder / name
+    path.write_bytes(SHAPES[name])
+    for _ in range(2):
+        with path.open("rb") as file:
+            done = cli.run(
+                *("-", "-o", "run", *ASKED, "--sample", "2", "--base-url", simulator().base_url),
+                stdin=file,
+            )
+        assert done.code == 0, done.err
+    assert cli.verified("run")["rows"] == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="named pipes")

@@ -11,14 +11,14 @@ from batchrun.adapters.sources import storage
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
 from batchrun.core import dialect
-from batchrun.core.dialect import DELIMITERS, HEAD_BYTES, Dialect
+from batchrun.core.dialect import DELIMITERS, HEAD_BYTES, Dialect, sep_line
 from batchrun.core.reading import QUOTED_FORMATS, Reading, plain
 from batchrun.errors import InputError, InputLostError, RunChangedError
 
 PARQUET = b"PAR1"
 WORKBOOKS = {b"PK\x03\x04": ".xlsx", b"\xd0\xcf\x11\xe0": ".xls"}
-_PIPE_LINES = 3
-"""More of a pipe is not waited for: what it is must be known before its rows are read."""
+_PIPE_LINES = 2
+"""More of a pipe than a header and a row is not waited for: who writes it may take their time."""
 
 
 def read(source: ByteSource, index: int, *, lines: int | None = None) -> tuple[bytes, bool]:
@@ -34,6 +34,8 @@ def read(source: ByteSource, index: int, *, lines: int | None = None) -> tuple[b
             pieces.append(chunk)
             size += len(chunk)
             ends += chunk.count(b"\n")
+            if size == len(chunk) and sep_line(chunk.partition(b"\n")[0]):
+                ends -= 1
             if size >= HEAD_BYTES or (lines is not None and ends >= lines):
                 return b"".join(pieces)[:HEAD_BYTES], False
     except InputLostError as error:
@@ -155,7 +157,7 @@ def _dialect(head: bytes, kind: str, reading: Reading, *, whole: bool) -> Dialec
     encoding = dialect.settled(encoding, head)
     text = head.decode(encoding, "replace").removeprefix("\ufeff")
     first = text.partition("\n")[0]
-    told = dialect.sep_line(first.encode(errors="replace"))
+    told = sep_line(first.encode(errors="replace"))
     if told is not None:
         return Dialect(told, encoding)
     if kind != "csv":
