@@ -82,6 +82,8 @@ class Options(TypedDict, total=False):
     repair: bool
     format: str
     quoting: Literal["csv", "none"]
+    delimiter: str
+    encoding: str
     carry: str | Sequence[str]
     send: str | Sequence[str]
     id: str

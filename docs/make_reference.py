@@ -506,6 +506,8 @@ KINDS = {
     "number": "number",
     "bool": "true or false",
     "choice": "text",
+    "delimiter": "one character, or `tab`",
+    "encoding": "an encoding's name",
     "columns": "text, or list of names",
     "object": "table",
     "names": "list of names",
@@ -698,13 +700,29 @@ def suffixes(kind: str) -> str:
 
 _ONCE = """\
 - whatever else is no regular file: a named pipe, `/dev/stdin`, `/dev/fd/N`, `<(command)`.
-  It is read once, as `-` is, and no other input goes with it. Its suffix or `--format`
-  says what it holds. Directories and globs pass pipes, sockets and devices over.
+  It is read once, as `-` is, and no other input goes with it. Its suffix, `--format` or
+  its first bytes say what it holds. Directories and globs pass pipes, sockets and devices over.
 
 `~` and `~user` at the beginning of a path are home directories, in the config file too.
 Earlier versions made a folder called `~` of it: where that path exists, the command ends
 with exit code 2 and names both; write `./~/...` for that one. A name that is no UTF-8 is
 shown, and written into `summary.json`, with escapes such as `\\xe9`.
+"""
+_DIALECTS = """\
+CSV is read with the delimiter and in the encoding that its first 256 KiB tell, each file
+by itself. Another delimiter than the comma (`;`, tab, `|`) is taken where header and rows
+agree on it and not on the comma; TSV has tabs. Another encoding than UTF-8 is taken where
+it is certain: UTF-16 and UTF-32 by their byte order mark or, for UTF-16, by their zeros;
+Windows-1252 (`cp1252`) where the bytes are no UTF-8 and are its letters and signs. What is
+not the default is said when the run starts. A first line `sep=;`, as spreadsheets write
+it, names the delimiter and is no row. `--delimiter` (one character, or `tab`) and
+`--encoding` decide; `--encoding` takes any name that Python knows, save those whose line
+ends are not bytes of their own (UTF-7, ISO-2022, EBCDIC). Both are recorded with the run
+directory, also where they were detected: it goes on with them, and asking for others
+needs `--restart`. A line that is not valid in the encoding is an `invalid_row`.
+
+A column without a name in the header is called by its place, `column_3` for the third, and
+that is said. It gets `_` behind it where another column has that name.
 """
 _QUOTES = """\
 In CSV, quotes enclose fields, and a quoted field may hold line breaks. In TSV a quote is
@@ -757,6 +775,32 @@ Results of a run are no input: a run directory, its `results/` or a part is exit
 """
 
 
+_FORMATS = """\
+A `.json` file is an array of rows, on one line or on many. It is read element by element,
+in the memory of a few rows, and a resume goes on at an element; messages name the number of
+an element, from 1. An element that cannot be parsed is an `invalid_row`, and so is what a
+file ends with that was cut off. A `.json` file with a row on each line is read as JSON
+Lines, and a `.jsonl` file that begins with `[` as an array. An object around the rows
+(`{"data": [...]}`) is exit code 2, with the command that takes them out.
+
+Workbooks need the extra `excel` (`pip install 'batchrun-llm[excel]'`). The first row that
+is not empty names the columns, empty rows are no rows, and messages name the row of the
+sheet. Whole numbers are int64, other numbers double, dates date32, dates with a time
+timestamps without a zone, times time64, and a column with cells of several kinds is text.
+Templates show dates and times in ISO 8601. Formulas are read as their last value; an error
+such as `#N/A` and an empty cell are null. A sheet is in memory as a whole, one at a time,
+and takes about 200 bytes for each of its cells; Excel's have at most 1,048,576 rows.
+
+Folders named `key=value` below a directory, or from the first wildcard of a glob on, are
+columns of text behind those of the files, in every format. Percent escapes are undone, and
+`__HIVE_DEFAULT_PARTITION__` is null. Where a file has a column of that name, it keeps its
+own values.
+
+A run directory that an earlier version began goes on as it was read then: commas, UTF-8,
+and no columns from folders.
+"""
+
+
 def names_of_parameters() -> Iterator[str]:
     """Parameters under several names, and whole numbers among them."""
     names = (sorted(names) for names in parameters.SYNONYMS)
@@ -775,39 +819,15 @@ def inputs() -> Iterator[str]:
     """Which keys are sent."""
     yield "## Input"
     yield ""
-    yield "One run reads one format, told by the file names or `--format`:"
-    yield ""
-    yield from table(
-        ("format", "suffixes", "carried columns"),
-        [
-            ("JSON Lines", suffixes("jsonl"), "by the first 10,000 rows"),
-            ("CSV, TSV", f"{suffixes('csv')} {suffixes('tsv')}", "text"),
-            ("Parquet", suffixes("parquet"), "with their exact types"),
-        ],
-    )
-    yield ""
-    yield "All but Parquet may be compressed, with `.gz` or `.zst` behind the suffix. An input is:"
-    yield ""
-    yield "- a file; several are read one after the other, and their rows are numbered on;"
-    yield "- a glob in quotes (`'rows/*.parquet'`; `**` crosses folders) or a directory: its files"
-    yield "  in the order of their paths. Of a directory, files of a known suffix at any depth."
-    yield "  Names that begin with `_` or `.` are passed over;"
-    yield "- an address: `file://`, `s3://` and `gs://` (through Arrow: credentials, region and"
-    yield "  endpoint from the environment), `hf://` and others through fsspec where it is"
-    yield "  installed. Globs and directories work there too;"
-    yield "- `-`, standard input: JSON Lines, or what `--format` says. It is read as it comes. To"
-    yield "  resume, pipe the same bytes in again: what was read before is compared as it passes,"
-    yield "  and a difference ends the run with exit code 2 before such a row is sent;"
-    yield from _ONCE.split("\n")
-    yield "Only what is there at the start is input. A file whose size, modification time and etag"
-    yield "are those of the earlier run is trusted, another one is compared with what was read."
-    yield ""
+    yield from _sources()
     yield "The first record of a CSV file names its columns. A row with too few or too many fields,"
     yield "with invalid UTF-8, or with broken quotes is an `invalid_row`; reading goes on at the"
     yield "next line. A record may be 16 MiB, a line of JSON 64 MiB. Files with different columns"
     yield "are one table, matched by name, with nulls for what a file does not have."
     yield ""
+    yield from _DIALECTS.split("\n")
     yield from _QUOTES.split("\n")
+    yield from _FORMATS.split("\n")
     yield "A row is one of:"
     yield ""
     yield "1. **An OpenAI Batch line**: `custom_id`, `method`, `url` and `body`. The body is sent"
@@ -826,6 +846,42 @@ def inputs() -> Iterator[str]:
     yield ""
     yield from names_of_parameters()
     yield from sent_parameters()
+
+
+def _sources() -> Iterator[str]:
+    """What may be an input."""
+    yield "One run reads one format, told by the file names or `--format`:"
+    yield ""
+    yield from table(
+        ("format", "suffixes", "carried columns"),
+        [
+            ("JSON Lines", suffixes("jsonl"), "by the first 10,000 rows"),
+            ("JSON, an array of rows", suffixes("json"), "by the first 10,000 rows"),
+            ("CSV, TSV", f"{suffixes('csv')} {suffixes('tsv')}", "text"),
+            ("workbooks", suffixes("xlsx"), "by their cells"),
+            ("Parquet", suffixes("parquet"), "with their exact types"),
+        ],
+    )
+    yield ""
+    yield "Text may be compressed, with `.gz` or `.zst` behind the suffix. An input is:"
+    yield ""
+    yield "- a file; several are read one after the other, and their rows are numbered on;"
+    yield "- a glob in quotes (`'rows/*.parquet'`; `**` crosses folders) or a directory: its files"
+    yield "  in the order of their paths. Of a directory, files of a known suffix at any depth;"
+    yield "  `.json` files and workbooks only where it holds no other data, since beside data they"
+    yield "  describe it. Names that begin with `_` or `.` are passed over;"
+    yield "- a sheet of a workbook, `FILE.xlsx#SHEET`, also behind a glob; without it, the first;"
+    yield "- an address: `file://`, `s3://` and `gs://` (through Arrow: credentials, region and"
+    yield "  endpoint from the environment), `hf://` and others through fsspec where it is"
+    yield "  installed. Globs and directories work there too;"
+    yield "- `-`, standard input. Its first bytes tell what it is: JSON by its first character,"
+    yield "  else TSV where tabs divide its columns, else CSV; `--format` decides. It is read as it"
+    yield "  comes. To resume, pipe the same bytes in again: what was read before is compared as it"
+    yield "  passes, and a difference ends the run with exit code 2 before such a row is sent;"
+    yield from _ONCE.split("\n")
+    yield "Only what is there at the start is input. A file whose size, modification time and etag"
+    yield "are those of the earlier run is trusted, another one is compared with what was read."
+    yield ""
 
 
 def sent_parameters() -> Iterator[str]:

@@ -26,27 +26,38 @@ def reading_of(settings: Settings, changes: Changes) -> Reading:
     """
     known = None if changes.restart else _known(settings, changes)
     if known is None:
-        return Reading(quoting=settings.quoting)
-    reading = recorded_reading(known)
+        return settings.reading
+    reading = recorded_reading(*known)
     if reading.rules > RULES:
         message = (
             f"{settings.dir} was begun with version {reading.rules} of the reading rules, and this "
             f"batchrun knows {RULES}. Go on with the version that began it, or --restart"
         )
         raise UsageError(message)
-    return replace(reading, quoting=settings.quoting or reading.quoting)
+    return replace(
+        reading,
+        quoting=settings.quoting or reading.quoting,
+        delimiter=settings.delimiter,
+        encoding=settings.encoding,
+    )
 
 
-def _known(settings: Settings, changes: Changes) -> Mapping[str, Any] | None:
-    """What is recorded of the rules; None where nothing was begun."""
-    meta = recorded.values(Path(settings.checkpoint), "settings", READING)
+def _known(settings: Settings, changes: Changes) -> tuple[Mapping[str, Any], int] | None:
+    """What is recorded of the rules, and of how many files; None where nothing was begun."""
+    meta = recorded.values(Path(settings.checkpoint), "settings", READING, "input")
     if meta.get("settings") is not None:
-        return _mapping(meta.get(READING))
+        return _mapping(meta.get(READING)), files_of(meta)
     if not changes.repair:
         return None
     # The state file may be lost or damaged: the summary has the same words.
     summary = read_json(looking.look_at(settings.dir, settings.checkpoint).store, SUMMARY)
-    return None if not isinstance(summary, dict) else _mapping(summary.get("settings"))
+    return None if not isinstance(summary, dict) else (_mapping(summary.get("settings")), 0)
+
+
+def files_of(meta: Mapping[str, Any]) -> int:
+    """How many files of input a state file speaks of."""
+    found = meta.get("input")
+    return len(found) if isinstance(found, list) else 0
 
 
 def _mapping(found: object) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.store import Store
 from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
-from batchrun.core.reading import recorded_reading
+from batchrun.core.reading import reading_differences, recorded_reading
 from batchrun.core.settings import Settings
 from batchrun.errors import BatchrunError, RunChangedError
 from batchrun.records import Position, ShardState, Span
@@ -97,8 +97,8 @@ class Comparison:
                 [f"format: was {states.get('input_format')}, is {self._given.kind}"],
                 keepable=False,
             )
-        before = recorded_reading(states.get(READING) or {}).of(self._given.kind).public()
-        other = differences(before, self._given.reading.public())
+        before = recorded_reading(states.get(READING) or {}, len(states.get("input") or ()))
+        other = reading_differences(before, self._given.reading, self._given.kind)
         if other:
             raise self._changed(
                 f"the input is not read as it was when {folder} was begun",
@@ -132,7 +132,7 @@ class Comparison:
         read again and compared by digest: the states as they are now, and the shards that differ.
         A pipe is compared while it is read.
         """
-        recorded = [Stamp(**stamp) for stamp in self._journal.states.get("input")]
+        recorded = [Stamp.recorded(stamp) for stamp in self._journal.states.get("input")]
         stamps = self._given.stamps
         if len(recorded) == len(stamps) and all(
             now.same_as(before) for now, before in zip(stamps, recorded, strict=True)

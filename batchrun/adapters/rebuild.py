@@ -30,7 +30,7 @@ from batchrun.adapters.store import KINDS, SUMMARY, Store, part_names, part_numb
 from batchrun.core.body import WORDING, as_begun
 from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
-from batchrun.core.reading import recorded_reading
+from batchrun.core.reading import reading_differences, recorded_reading
 from batchrun.core.settings import Settings
 from batchrun.core.totals import Totals
 from batchrun.errors import RunChangedError, UsageError
@@ -96,8 +96,8 @@ class Rebuilding:
         allowed = self._changes.keep_done or self._changes.resend_changed
         if found and not (allowed and all(difference.keepable for difference in found)):
             raise self._refused("the settings are not those of summary.json", map(str, found))
-        before = recorded_reading(recorded).of(self._given.kind).public()
-        other = differences(before, self._given.reading.public())
+        before = recorded_reading(recorded, len(self._given.stamps))
+        other = reading_differences(before, self._given.reading, self._given.kind)
         if other:
             raise self._refused("the input is not read as summary.json says", map(str, other))
 

@@ -138,6 +138,8 @@ def open_run(
     """
     given = given or _input(settings, changes)
     given.require_model(settings)
+    for notice in given.notices:
+        say(notice)
     checkpoint = Path(settings.checkpoint)
     store, lock = taking.take(settings.dir, checkpoint, changes, say)
     journal: Journal | None = None

@@ -172,6 +172,8 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         files=(str(path),),
         format="jsonl",
         quoting=None,
+        delimiter=None,
+        encoding=None,
         carry="all",
         send=None,
         identity=None,

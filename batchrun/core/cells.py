@@ -71,6 +71,18 @@ def text(name: str, cell: str) -> object:
     return _BOOLEANS.get(bare.lower(), cell)
 
 
+def of_folder(name: str, cell: str | None) -> object:
+    """What a folder ``name=cell`` says where its column is sent: as ``text`` has it, and the text
+    itself where that is no value of the parameter.
+    """
+    if cell is None:
+        return None
+    try:
+        return text(name, cell)
+    except ValueError:
+        return cell
+
+
 def _number(name: str, bare: str) -> object:
     try:
         return _decode(bare)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from batchrun.core.carried import COLUMNS_MAX
@@ -19,6 +19,31 @@ Dotted = tuple[str, ...]
 NAMES_SHOWN = 40
 _TYPES = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
 _NO_NAME = re.compile(r"\W")
+
+
+def named(header: Sequence[str], first: int = 1) -> list[str]:
+    """The names of a header; those that are blank by their place, ``column_3`` for the third.
+
+    A name that another column has gets an underscore behind it. ``first`` is the first one's place.
+    """
+    taken = set(header)
+    names = []
+    for place, name in enumerate(header, first):
+        new = name
+        if not name.strip():
+            new = f"column_{place}"
+            while new in taken:
+                new += "_"
+            taken.add(new)
+        names.append(new)
+    return names
+
+
+def remark(file: str, made: Sequence[str]) -> str:
+    """What to say of columns that the header of a file does not name."""
+    shown = ", ".join(made[:5]) + (f" and {len(made) - 5:,} more" if len(made) > 5 else "")
+    what = "a column has no name" if len(made) == 1 else f"{len(made):,} columns have no name"
+    return f"{file}: {what} in the header; {'it is' if len(made) == 1 else 'they are'} {shown}"
 
 
 def identifier(name: str) -> str:
@@ -122,8 +147,8 @@ def _undivided(names: list[str]) -> str:
         return ""
     what = {"\t": "tabs"}.get(found, repr(found))
     return (
-        f" (one column: {what} seem to stand between them; a .csv has commas, a .tsv tabs, and "
-        "--format says which)"
+        f" (one column: {what} seem to stand between them, but not in the rows; --delimiter says "
+        "what does)"
     )
 
 

@@ -46,8 +46,12 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("at most", "shorten the row, or allow larger bodies if the server takes them"),
     ("more than", "split or shorten the line: a line end may be missing"),
     ("not valid UTF-8", "write the file as UTF-8: " + UTF8),
+    ("the line is not valid ", "name the encoding that the file is in with --encoding"),
+    ("cut off", "write the file again: its end is missing"),
+    ("comma", "write the array as JSON: elements with one comma between them"),
+    ("behind the end of the array", "write one array, or one JSON object on each line"),
     ("not valid JSON", "write one JSON object on one line; text needs double quotes"),
-    ("the line is not a JSON object", "write one JSON object on one line"),
+    ("is not a JSON object", "write one JSON object on one line"),
 )
 """A part of the sentence, and the remedy; the first that fits counts."""
 

@@ -18,6 +18,8 @@ from batchrun.errors import RowError
 from batchrun.records import JsonObject
 
 ALL, NONE = "all", "none"
+JSON = frozenset({"jsonl", "json"})
+"""Formats whose values have the types that they have in a request."""
 WITHHELD = frozenset({"user", "metadata", "store"})
 """Parameters that tables have as columns of their own data more often than not: an e-mail address,
 notes, a shop. In a table they are sent only where ``--send`` names them."""
@@ -47,10 +49,10 @@ class Roles:
         self.prompted = prompted
         self._id = identity or "custom_id"
         self._named = send if isinstance(send, tuple) else ()
-        self._cell = _CELLS.get(kind, None if kind == "jsonl" else cells.typed)
+        self._cell = _CELLS.get(kind, None if kind in JSON else cells.typed)
         hidden = {"custom_id"} if identity is None else set()
         if send in (None, ALL):
-            withheld = set() if kind == "jsonl" else WITHHELD
+            withheld = set() if kind in JSON else WITHHELD
             self._sent = (SENT - withheld - {self._id}) | {"messages"}
             hidden.add("extra_body")
         else:

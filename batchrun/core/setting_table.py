@@ -30,8 +30,9 @@ class Setting:
     ``prices`` (for each model a table of USD per million tokens), ``header_name``,
     ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
     (a list of names, or a table of names), ``bytes`` (an integer, or text with a unit such as
-    ``500MB``), ``share`` (a percentage such as ``5%``) and ``bound`` (a number of rows or such a
-    share). ``low`` and ``high`` are the smallest and the largest number accepted. ``shapes`` marks
+    ``500MB``), ``share`` (a percentage such as ``5%``), ``bound`` (a number of rows or such a
+    share), ``delimiter`` (one character, or ``tab``) and ``encoding`` (a name that Python knows).
+    ``low`` and ``high`` are the smallest and the largest number accepted. ``shapes`` marks
     what shapes requests or parts: it may not differ between the runs on one directory.
     """
 
@@ -67,10 +68,10 @@ TABLE: tuple[Setting, ...] = (
         "format",
         "choice",
         "--format",
-        "What the input is; auto goes by the file names (of standard input and pipes without a "
-        "known suffix: jsonl).",
+        "What the input is; auto goes by the file names, and by the first bytes of standard input "
+        "and of pipes without a known suffix.",
         default="auto",
-        choices=("auto", "jsonl", "csv", "tsv", "parquet"),
+        choices=("auto", "jsonl", "json", "csv", "tsv", "xlsx", "parquet"),
     ),
     Setting(
         "input",
@@ -79,6 +80,23 @@ TABLE: tuple[Setting, ...] = (
         "--quoting",
         "Whether quotes in CSV and TSV enclose fields (default: csv for CSV, none for TSV).",
         choices=("csv", "none"),
+    ),
+    Setting(
+        "input",
+        "delimiter",
+        "delimiter",
+        "--delimiter",
+        "The character between the fields of CSV and TSV, or `tab` (default: detected in CSV, tab "
+        "in TSV).",
+        metavar="C",
+    ),
+    Setting(
+        "input",
+        "encoding",
+        "encoding",
+        "--encoding",
+        "The encoding of CSV and TSV, such as utf-8 or cp1252 (default: detected).",
+        metavar="NAME",
     ),
     Setting(
         "input",

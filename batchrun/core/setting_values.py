@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from batchrun.core import commands
+from batchrun.core import commands, dialect
 from batchrun.core.bounds import Bound
 from batchrun.core.byte_sizes import Bytes, parsed
 from batchrun.core.parameters import OF_THE_RUN
@@ -26,7 +26,7 @@ _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind is a case
+def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912, PLR0915 - a kind is a case
     """The value as its kind has it. Raises ``UsageError`` naming the setting."""
     wrong = UsageError(f"{setting.name} is {value!r}; expected {_expectation(setting)}")
     match setting.kind:
@@ -90,6 +90,8 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
             return _models(value, wrong)
         case "prices":
             return own_prices(value)
+        case "delimiter" | "encoding":
+            return _written(setting, value, wrong)
         case "header_name":
             if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
                 raise wrong
@@ -100,6 +102,15 @@ def _is_within(setting: Setting, value: float) -> bool:
     """Whether a number is one of those that the setting takes. NaN and infinity never are."""
     most = math.inf if setting.high is None else setting.high
     return (setting.low or 0) <= value <= most and value < math.inf
+
+
+def _written(setting: Setting, value: object, wrong: UsageError) -> str:
+    """A delimiter or an encoding as it is recorded."""
+    named = dialect.delimiter_named if setting.kind == "delimiter" else dialect.encoding_named
+    found = named(value) if isinstance(value, str) else None
+    if found is None:
+        raise wrong
+    return found
 
 
 def _check_command(setting: Setting, value: object) -> None:
@@ -300,6 +311,8 @@ _EXPECTED = {
     "bytes": "a number of bytes, such as 500MB or 2GiB",
     "share": "a share from 0% to 100%, such as 5%",
     "bound": "a number of rows, or a share such as 5%",
+    "delimiter": "one character, such as ; or |, or tab",
+    "encoding": "an encoding whose lines end with a line feed, such as utf-8, cp1252 or utf-16",
     "object": "a table",
     "paths": "a list of file names",
     "columns": "all, none, or column names",

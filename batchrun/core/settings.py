@@ -30,6 +30,7 @@ from batchrun.core.endpoints import (
 from batchrun.core.money import PICODOLLARS, usd
 from batchrun.core.presets import from_environment
 from batchrun.core.price_table import PRICES, OwnPrice, exact_prices
+from batchrun.core.reading import Reading
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     BY_NAME,
@@ -59,6 +60,8 @@ class Settings:
     files: tuple[str, ...]
     format: str
     quoting: str | None
+    delimiter: str | None
+    encoding: str | None
     carry: str | tuple[str, ...]
     dir: str
     checkpoint: str
@@ -106,6 +109,11 @@ class Settings:
     def endpoint(self) -> Endpoint:
         """The endpoint of a run that has one; the first where there are several."""
         return self.endpoints[0]
+
+    @property
+    def reading(self) -> Reading:
+        """How the input of a new run is read."""
+        return Reading(quoting=self.quoting, delimiter=self.delimiter, encoding=self.encoding)
 
     def defaults(self) -> dict[str, Any]:
         """The body parameters of rows that do not set them, the same for every row."""
@@ -186,6 +194,8 @@ class Settings:
             "input.files": [public_url(f) if "://" in f else f for f in self.files],
             "input.format": self.format,
             "input.quoting": self.quoting,
+            "input.delimiter": self.delimiter,
+            "input.encoding": self.encoding,
             "output.dir": shown(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
@@ -327,6 +337,8 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         files=tuple(value["input.files"]),
         format=value["input.format"],
         quoting=value["input.quoting"],
+        delimiter=value["input.delimiter"],
+        encoding=value["input.encoding"],
         carry=value["input.carry"],
         dir=local_path(value["output.dir"]) or value["output.dir"],
         checkpoint=_checkpoint(value["output.dir"], value["output.checkpoint"]),

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
-from batchrun.adapters.begun import READING
+from batchrun.adapters.begun import READING, files_of
 from batchrun.adapters.looking import Look
 from batchrun.adapters.recorded import Recorded
 from batchrun.adapters.sources import opening
@@ -90,7 +90,8 @@ def compare(
 def _reading(summary: Mapping[str, Any] | None, known: Recorded | None) -> Reading:
     """The rules that the run read its input by."""
     found = known.meta.get(READING) if known else (summary or {}).get("settings")
-    return recorded_reading(found if isinstance(found, dict) else {})
+    files = files_of(known.meta) if known else 0
+    return recorded_reading(found if isinstance(found, dict) else {}, files)
 
 
 def _settings(

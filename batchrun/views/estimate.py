@@ -20,7 +20,6 @@ from batchrun.adapters.tokenizers import Tokenizers
 from batchrun.core import body, shaping, vocabulary
 from batchrun.core.estimating import Adder, Sums
 from batchrun.core.prompt_tokens import prompt
-from batchrun.core.reading import Reading
 from batchrun.core.settings import Settings
 from batchrun.core.strata import Sampler, Stratum
 from batchrun.errors import RowError
@@ -62,8 +61,8 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
     Raises what the run raises where the input cannot be opened (``InputError``, ``UsageError``) or
     read on (``InputLostError``), and ``StorageError`` where a sample cannot be kept.
     """
-    reading = Reading(quoting=settings.quoting)
-    given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
+    plan = shaping.plan(settings)
+    given = opening.find(settings.files, settings.format, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings)
@@ -71,7 +70,7 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
     if given.pipe is not None:
         given.pipe.release()
     tokenizers = Tokenizers()
-    found = Estimate(settings, tokenizers.installed)
+    found = Estimate(settings, tokenizers.installed, notices=list(given.notices))
     wall_us = LoopClock.wall_us()
     prices = price_list.book(settings, found.notices.append, wall_us)
     adder = Adder(settings.endpoints, prices, wall_us)

@@ -15,7 +15,6 @@ from batchrun.adapters.ids import IdPiles, Repeats
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Splitter
 from batchrun.core import body, remedies, shaping
-from batchrun.core.reading import Reading
 from batchrun.core.roles import notice
 from batchrun.core.settings import Settings
 from batchrun.errors import RowError
@@ -31,7 +30,9 @@ TEXT_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One bad row. ``line`` counts from 1; in Parquet it is the row in its file, from 0."""
+    """One bad row. ``line`` counts from 1, in an array of JSON the elements; in Parquet and
+    workbooks it is the row in its file, from 0.
+    """
 
     row: int
     file: str
@@ -135,8 +136,8 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     Raises what the run raises where the input cannot be opened (``InputError``, ``UsageError``) or
     read on (``InputLostError``), and ``StorageError`` where temporary files cannot be written.
     """
-    reading = Reading(quoting=settings.quoting)
-    given = opening.find(settings.files, settings.format, shaping.plan(settings), reading)
+    plan = shaping.plan(settings)
+    given = opening.find(settings.files, settings.format, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings, of_rows=False)
@@ -159,7 +160,7 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
                     _note(report, row, str(error), file, reader.where(row))
             report.rows += len(block.rows)
         report.repeats = ids.repeats()
-    report.remarks = reader.remarks()
+    report.remarks = [*given.notices, *reader.remarks()]
     return report
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xlsxwriter
 
 from batchrun.core import settings as config
 from batchrun.core import shaping
@@ -151,7 +152,9 @@ def test_the_blocks_about_data_run(page_of_data):
     assert "exit code 1: some rows failed" in seen
     assert "uneven.csv line 3: 3 fields where the header has 2" in seen
     assert results(shell, "uneven")["attempts"].to_pylist() == [1, 1, 1]
-    assert results(shell, "semicolons")["id"].to_pylist() == ["00005"]
+    assert results(shell, "german")["question"].to_pylist() == ["Wo ist das Gerät, bitte?"]
+    (said,) = [body for info, body in blocks(DATA, "text") if info == "german"]
+    assert said.strip() in seen
     assert "exit code 2: nothing was sent" in seen
     attempts = results(shell, "changing")["attempts"].to_pylist()
     assert sorted(attempts) == [*[1] * 19, 2]
@@ -199,9 +202,18 @@ def test_every_source_of_the_table_runs(page_of_data):
     for name, part in (("may.csv", rows[:9]), ("june.csv", rows[9:])):
         write(name, part)
         write(f"months/{1 + (name == 'june.csv')}.csv", part)
+        write(f"lake/lang=de/day={1 + (name == 'june.csv')}/rows.csv", part)
+    write("export.csv", rows, delimiter=";")
+    (folder / "export.csv").write_text((folder / "export.csv").read_text("utf-8"), "utf-16")
+    (folder / "rows.json").write_text(json.dumps(rows, indent=1))
+    with xlsxwriter.Workbook(folder / "rows.xlsx") as book:
+        book.add_worksheet("April").write(0, 0, "nothing")
+        sheet = book.add_worksheet("May")
+        for number, row in enumerate([list(rows[0]), *(list(row.values()) for row in rows)]):
+            sheet.write_row(number, 0, row)
     text = (ROOT / DATA).read_text("utf-8")
     commands = re.findall(r"^\| [^|]+ \| `((?:[^`])+ -o (out-[\w-]+))` \|$", text, re.MULTILINE)
-    assert len(commands) == 11
+    assert len(commands) == 15
     shell("\n".join(command.replace("\\|", "|") for command, _ in commands))
     for _, output in commands:
         found = pq.read_table(folder / output / "results", partitioning=None)

@@ -1,12 +1,13 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|columns]
+    python tests/golden/make.py VERSION [tsv|csv|columns]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
-quotes; with ``columns`` in columns-VERSION, of a table with columns called like parameters. A
-directory that is there is never made again: a format that changes has to read it, or refuse it with
-a reason.
+quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
+folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
+parameters. A directory that is there is never made again: a format that changes has to read it, or
+refuse it with a reason.
 """
 
 import json
@@ -39,6 +40,9 @@ lines"
 8\tplain
 9\tplain
 '''
+SEMICOLONS = (
+    "question;answer\n" + "".join(f"q{n};a{n}\n" for n in range(ROWS - 1)) + '"never;closed\n'
+)
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -57,6 +61,12 @@ def main() -> None:
         lines += [f"{'' if n == 5 else f'q{n}'},0.{n},u{n},n{n}" for n in range(ROWS)]
         (folder / "rows.csv").write_text("".join(f"{line}\n" for line in lines))
         _make(folder, "rows.csv", "--prompt", "{{ question }}")
+        return
+    if sys.argv[2:] == ["csv"]:
+        folder = HERE / f"csv-{sys.argv[1]}"
+        (folder / "rows" / "lang=de").mkdir(parents=True)
+        (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
+        _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
     folder = HERE / sys.argv[1]
     folder.mkdir()

@@ -78,9 +78,9 @@ def test_one_empty_file_among_others_is_no_mistake(cli, tmp_path, jsonl, summary
         ("rows", ["rows", "no suffix", "--format"]),
         ("rows.csv", ["rows.csv", "the first line must name the columns"]),
         ("rows.xml", ["rows.xml", ".xml", ".csv", "--format"]),
-        ("utf-16.csv", ["utf-16.csv is UTF-16", "iconv -f UTF-16"]),
+        ("utf-16.csv", ["utf-16.csv: not a single row"]),
         ("utf-16.jsonl", ["utf-16.jsonl is UTF-16", "iconv -f UTF-16"]),
-        ("latin.csv", ["latin.csv line 1: the header", "iconv -f WINDOWS-1252"]),
+        ("broken.csv", ["broken.csv line 1: the header", "--encoding cp1252"]),
         ("broken.parquet", ["broken.parquet", "not a readable Parquet file"]),
         ("half.parquet", ["half.parquet", "not a readable Parquet file"]),
     ],
@@ -91,7 +91,7 @@ def test_an_input_that_cannot_be_read_is_named(run, endpoint, cli, tmp_path, sam
     for plain in ("rows.txt", "rows", "rows.xml"):
         _file(tmp_path, GOOD, plain)
     _file(tmp_path, b'"[{""role"": ""user"", ""content"": ""hi""}]",x\n', "rows.csv")
-    _file(tmp_path, "Frage,Größe\n?,1\n".encode("cp1252"), "latin.csv")
+    _file(tmp_path, b"Frage,Gr\xff\xfee\n?,1\n", "broken.csv")
     for suffix in ("csv", "jsonl"):
         _file(tmp_path, "messages\r\n".encode("utf-16"), f"utf-16.{suffix}")
     _file(tmp_path, b"PAR1 no, PAR1", "broken.parquet")

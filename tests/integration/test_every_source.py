@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xlsxwriter
 
 import batchrun
 
@@ -121,6 +122,23 @@ def _glob(folder, rows):
     return [f"{folder}/*.csv"]
 
 
+def _workbook(folder, rows):
+    with xlsxwriter.Workbook(folder / "rows.xlsx") as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, list(rows[0]))
+        for number, row in enumerate(rows, 1):
+            sheet.write_row(number, 0, list(row.values()))
+    return [folder / "rows.xlsx"]
+
+
+def _folders(folder, rows):
+    for part, first in enumerate(range(0, len(rows), 150)):
+        path = folder / "tree" / f"part={part}" / "rows.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_delimited(rows[first : first + 150]))
+    return [folder / "tree"]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of source: how the table calls it, and how its files are written.
@@ -158,6 +176,26 @@ KINDS = [
         (*ASKED, "--quoting", "csv"),
         text=True,
     ),
+    Kind(
+        "CSV, semicolons and GB 18030",
+        _file("rows.csv", lambda rows: _delimited(rows, ";").decode().encode("gb18030")),
+        (*ASKED, "--encoding", "gb18030"),
+        text=True,
+    ),
+    Kind(
+        "CSV in UTF-16, zstd",
+        _file(
+            "rows.csv.zst",
+            lambda rows: pa.compress(
+                _delimited(rows, "\t").decode().encode("utf-16"), "zstd", True
+            ),
+        ),
+        ASKED,
+        text=True,
+    ),
+    Kind("a JSON array", _file("rows.json", lambda rows: json.dumps(_chats(rows)).encode())),
+    Kind("a workbook", _workbook, ASKED),
+    Kind("folders of columns", _folders, ASKED, text=True),
     Kind("Parquet", _parquet, ASKED),
     Kind("Parquet, several files, one huge row group", _parquet_files),
     Kind("a directory", _tree),

@@ -242,7 +242,7 @@ def test_globs(tree, pattern, expected):
             finding.expand([f"{tree}/{pattern}"], "auto")
         return
     found = finding.expand([f"{tree}/{pattern}"], "auto")
-    assert found == [f"{tree}/{name}" for name in expected]
+    assert [file.path for file in found] == [f"{tree}/{name}" for name in expected]
 
 
 def test_a_file_address_is_a_local_file(tree):

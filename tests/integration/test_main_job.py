@@ -117,7 +117,7 @@ def test_the_last_words_tell_why_rows_failed(cli, scripted, answer, tmp_path):
         said = "no such model\x1b[2J\nhere " + "x " * 500
         return (404, {}, {"error": {"message": said}}) if text == "b" else (200, {}, answer())
 
-    (tmp_path / "in.csv").write_bytes(b"text\na\nb\n\xe9\nb\n\xe9\n")
+    (tmp_path / "in.csv").write_bytes(b"text\na\nb\n\xff\nb\n\xff\n")
     endpoint = scripted(reply)
     command = (tmp_path / "in.csv", "-o", "run", "--prompt", "{{ text }}", "--concurrency", 1)
     done = cli.run(*command, "--base-url", endpoint.base_url)
@@ -125,7 +125,9 @@ def test_the_last_words_tell_why_rows_failed(cli, scripted, answer, tmp_path):
     lines = done.err.splitlines()
     place = lines.index("failed by class: invalid_row 2, not_found 2")
     bad, unknown = sorted(lines[place + 1 : place + 3])
-    assert bad == f"  invalid_row, row 2: {tmp_path}/in.csv line 4: the line is not valid UTF-8"
+    assert bad.startswith(
+        f"  invalid_row, row 2: {tmp_path}/in.csv line 4: the line is not valid UTF-8; "
+    )
     assert unknown.startswith("  not_found, row 1: no such model\N{REPLACEMENT CHARACTER}[2J here")
     assert len(unknown) < 340
     assert "--retry-failed" in lines[-1]

@@ -7,6 +7,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xlsxwriter
 
 from batchrun.adapters.sources import finding, opening
 from batchrun.errors import InputError, InputLostError
@@ -57,6 +58,39 @@ def test_objects_are_input_like_files(run, cli, store, chat, published, suffix, 
     cli.verified("run")
 
 
+def test_objects_of_every_format(run, cli, store, published):
+    """Dialects, arrays, workbooks and folders of columns are told from objects as from files."""
+    book = io.BytesIO()
+    with xlsxwriter.Workbook(book) as made:
+        made.add_worksheet("x").write_column(0, 0, ["text", "größe"])
+        made.add_worksheet("y").write_column(0, 0, ["text", "größe", "größe"])
+    objects = {
+        "csv/lang=de/a.csv.gz": gzip.compress("text;x\ngröße;1\n".encode("cp1252")),
+        "utf/lang=de/a.csv": "text\tx\ngröße\t1\n".encode("utf-16"),
+        "json/lang=de/a.json": json.dumps([{"text": "größe"}]).encode(),
+        "book/lang=de/a.xlsx": book.getvalue(),
+        "table/lang=de/a.parquet": _table({"text": ["größe"]}),
+    }
+    for key, data in objects.items():
+        store.put(key, data)
+    for kind in {key.partition("/")[0] for key in objects}:
+        for given in (kind, f"{kind}/*/a.*"):
+            address = f"s3://{store.bucket}/{given}"
+            done = run(address, "--prompt", "{{ text }} {{ lang }}", "--restart")
+            assert done.code == 0, done.err
+            [row] = published(cli.folder / "run").select(["text", "lang"]).to_pylist()
+            assert row == {"text": "größe", "lang": "de"}
+    address = f"s3://{store.bucket}/book/lang=de/a.xlsx#y"
+    assert run(address, "--prompt", "{{ text }}", "--restart").code == 0
+    assert published(cli.folder / "run").num_rows == 2
+
+
+def _table(columns):
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out)
+    return out.getvalue()
+
+
 def test_an_edited_object_is_noticed_by_its_etag(run, store, chat):
     """An edit of the same size in the same second is named; the same bytes written again are the
     same input, and an object left alone is trusted.
@@ -93,7 +127,7 @@ def test_a_glob_over_objects(run, cli, store, chat, published):
                 finding.expand([address], "auto")
         else:
             found = finding.expand([address], "auto")
-            assert "".join(name[-7] for name in found) == numbers, pattern
+            assert "".join(file.path[-7] for file in found) == numbers, pattern
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,37 @@ def test_an_older_directory_is_repaired_by_its_rules(cli, old, simulator):
     assert cli("verify", "finished", "--against", "rows.tsv").code == 0
 
 
+@pytest.mark.parametrize("changes", [(), ("--retry-failed",), ("--repair",)])
+def test_an_older_csv_is_read_with_commas(cli, simulator, changes):
+    """A directory that knew no dialects and no folders of columns goes on without them, whatever
+    its files look like: no row is sent again or made otherwise. --restart looks at them.
+    """
+    shutil.copytree(GOLDEN.parent / "csv-0.2", cli.folder, dirs_exist_ok=True)
+    endpoint = simulator()
+    asked = ("--prompt", "{{ question_answer }}", *STARTED[2:], "--base-url", endpoint.base_url)
+    assert cli("verify", "finished", "--against", "rows").code == 0
+    done = cli("run", "rows", "-o", "interrupted", *asked, *changes)
+    assert done.code == 1, done.err
+    assert "delimiter" not in done.err
+    assert endpoint.stats()["requests_total"] == 11 - _answered(cli.folder)
+    assert cli("verify", "interrupted", "--against", "rows").code == 0
+    assert cli("run", "rows", "-o", "finished", *asked, *changes).code == 1
+    cli.verified("finished")
+    refused = cli("run", "rows", "-o", "finished", *asked, "--delimiter", ";")
+    assert refused.code == 2 and "was ',', is ';'" in refused.err
+    anew = cli(
+        *("run", "rows", "-o", "finished", "--restart", "--prompt", "{{ question }} {{ lang }}"),
+        *(*STARTED[2:], "--base-url", endpoint.base_url),
+    )
+    assert anew.code == 1 and "delimiter ';'" in anew.err, anew.err
+
+
+def _answered(folder):
+    before = json.loads((GOLDEN.parent / "csv-0.2/interrupted/summary.json").read_text("utf-8"))
+    assert (folder / "interrupted").is_dir()
+    return before["rows"]["ok"]
+
+
 def test_rules_that_came_later_are_refused(cli, simulator, quoted):
     """A directory of a newer version is left alone."""
     import sqlite3

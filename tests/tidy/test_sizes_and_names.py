@@ -9,9 +9,10 @@ FUNCTION_LINES_MAX = 80
 
 # Where splitting would send the reader back and forth: the name, and the reason in a few words.
 LONG_MODULES: dict[str, str] = {
+    "batchrun.adapters.rundir": "opening a directory, step by step; in two it would be read twice",
     "batchrun.core.rules": "one table; its order is what decides",
     "batchrun.core.setting_table": "one table; in two it would be searched twice",
-    "batchrun.core.settings": "every setting is named where it is kept, recorded and shown",
+    "batchrun.core.settings": "one row for each setting, named where it is kept, shown and made",
 }
 LONG_FUNCTIONS: dict[str, str] = {}
 

@@ -94,7 +94,7 @@ def test_a_config_file_may_be_empty():
         ("input.files", [], "no input"),
         ("input.files", [7], "file names"),
         ("input.files", "", "file names"),
-        ("input.format", "xml", "one of auto, jsonl, csv, tsv, parquet"),
+        ("input.format", "xml", "one of auto, jsonl, json, csv, tsv, xlsx, parquet"),
         ("input.format", ["auto"], "one of"),
         ("output.dir", 7, "text"),
         ("output.dir", "", "text"),

@@ -13,27 +13,27 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from batchrun.adapters.sources import lines
+from batchrun.adapters.sources import lines, recoding
 from batchrun.adapters.sources.folding import Folded
 from batchrun.adapters.sources.lines import Line
 from batchrun.adapters.sources.opening import Carry, Splitter, roles_of, sent_columns
 from batchrun.adapters.sources.rows import TextReader
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes
-from batchrun.core import cells, remedies
+from batchrun.core import cells, columns
+from batchrun.core.dialect import UTF8, Dialect, sep_line
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import JsonObject, Position
 
 RECORD_BYTES_MAX = 16 * 2**20
 """Python's parser holds a field at four bytes a character."""
-
-DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 # The default, 131,072 characters, is less than many prompts. It holds for the whole process, so it
 # is only ever raised.
@@ -94,11 +94,12 @@ class _Feed:
 
 
 def records(
-    source: Iterator[Line | None], delimiter: str, *, parse: bool = True
+    source: Iterator[Line | None], dialect: Dialect, *, parse: bool = True
 ) -> Iterator[Line | None]:
     """The records that some lines hold. Without ``parse`` only as many as there are, quickly: a
     line without a quote is a record.
     """
+    delimiter = dialect.delimiter
     feed = _Feed(source)
     parser = csv.reader(feed, delimiter=delimiter, strict=True)
     for first in feed.firsts():
@@ -118,11 +119,12 @@ def records(
                 feed.give_back()
                 yield first._replace(problem=_problem(error, feed, first))
                 continue
-            yield _record(feed, found)
+            yield _record(feed, found, dialect.encoding)
 
 
-def unquoted(source: Iterator[Line | None], delimiter: str) -> Iterator[Line | None]:
+def unquoted(source: Iterator[Line | None], dialect: Dialect) -> Iterator[Line | None]:
     """The records of lines without quoting: each line that is not blank, cut at the delimiters."""
+    delimiter = dialect.delimiter
     for line in source:
         if line is None:
             yield None
@@ -132,14 +134,20 @@ def unquoted(source: Iterator[Line | None], delimiter: str) -> Iterator[Line | N
             try:
                 text = line.data.decode()
             except UnicodeDecodeError:
-                yield line._replace(problem="the line is not valid UTF-8")
+                yield line._replace(problem=_not_valid(dialect.encoding))
             else:
                 yield line._replace(cells=text.removesuffix("\r").split(delimiter))
 
 
-def _record(feed: _Feed, found: list[str]) -> Line:
+def _not_valid(encoding: str) -> str:
+    if encoding != UTF8:
+        return f"the line is not valid {encoding}"
+    return "the line is not valid UTF-8; if the file is in Windows-1252, say --encoding cp1252"
+
+
+def _record(feed: _Feed, found: list[str], encoding: str) -> Line:
     first, last = feed.taken[0], feed.taken[-1]
-    problem = None if feed.is_text else "the line is not valid UTF-8"
+    problem = None if feed.is_text else _not_valid(encoding)
     if first is last:
         return first._replace(cells=found, problem=problem)
     data = b"\n".join(line.data or b"" for line in feed.taken)
@@ -167,6 +175,13 @@ def _problem(error: Exception, feed: _Feed, first: Line) -> str:
     return f"not valid CSV: {error}"
 
 
+def _begun(found: Iterator[Line | None]) -> Iterator[Line | None]:
+    """The first line of a file, unless it is a spreadsheet's ``sep=;``."""
+    first = next((line for line in found if line is not None), None)
+    if first is not None and (first.data is None or sep_line(first.data) is None):
+        yield first
+
+
 def _in_quotes(name: str) -> bool:
     return len(name) > 1 and name[0] == name[-1] == '"'
 
@@ -177,6 +192,8 @@ class _Header(NamedTuple):
     names: list[str]
     sent: list[bool]
     mark: bytes
+    made: tuple[str, ...]
+    """Those of the names that are not in the file."""
 
 
 class CsvReader(TextReader):
@@ -189,15 +206,21 @@ class CsvReader(TextReader):
         carry: Carry | None,
         shard_rows: int,
         splitter: Splitter,
-        delimiter: str,
+        dialects: Sequence[Dialect],
         *,
         quoted: bool,
+        looks: bool = True,
     ) -> None:
-        """Read the headers. Raises ``InputError`` for one that names no columns."""
+        """Read the headers. Raises ``InputError`` for one that names no columns.
+
+        Without ``looks`` a first line ``sep=;`` is a header like any other, and every column must
+        have a name there.
+        """
         super().__init__(files, source, carry, shard_rows, splitter)
-        self._delimiter = delimiter
+        self._dialects = dialects
         self._quoted = quoted
-        self._folded = Folded(delimiter)
+        self._looks = looks
+        self._folded = Folded()
         self._counted: Folded | None = None
         try:
             self._headers = [self._header(index) for index in range(len(files))]
@@ -212,9 +235,7 @@ class CsvReader(TextReader):
         if found is None:
             return None
         if found.problem is not None or found.cells is None:
-            problem = found.problem or ""
-            hint = f"; {remedies.remedy(problem)}" if "UTF-8" in problem else ""
-            message = f"input {name} line {found.number}: the header: {problem}{hint}"
+            message = f"input {name} line {found.number}: the header: {found.problem}"
             raise InputError(message)
         names = found.cells
         if any("\r" in cell for cell in names) and not self._quoted:
@@ -223,7 +244,10 @@ class CsvReader(TextReader):
         if any(cell.lstrip()[:2] in ('{"', "[{") for cell in names):
             message = f"input {name}: the first line must name the columns; it looks like a row"
             raise InputError(message)
-        if "" in (stripped := [cell.strip() for cell in names]):
+        given = names
+        if self._looks:
+            names = columns.named(given)
+        elif "" in (stripped := [cell.strip() for cell in names]):
             message = (
                 f"input {name}: column {stripped.index('') + 1} has no name in the header; name "
                 "it, or write the file without it (an index column, perhaps)"
@@ -234,23 +258,33 @@ class CsvReader(TextReader):
             message = f"input {name}: the header names the column {twice[0]!r} more than once"
             raise InputError(message)
         sent = sent_columns(names, self.split)
-        mark = hashlib.sha256("\n".join(names).encode()).digest()
-        return _Header(names, [column in sent for column in names], mark)
+        mark = hashlib.sha256("\n".join(given).encode()).digest()
+        made = tuple(new for new, old in zip(names, given, strict=True) if not old.strip())
+        return _Header(names, [column in sent for column in names], mark, made)
 
     def _of_file(self, source: ByteSource, index: int, start: Position) -> Iterator[Line]:
         """The records of a file without the pauses, its header among them."""
-        found = self._split(self._lines(source, index, start))
+        found = self._split(self._lines(source, index, start), index)
         return (record for record in found if record is not None)
 
-    def _split(self, found: Iterator[Line | None], *, parse: bool = True) -> Iterator[Line | None]:
+    def _split(
+        self, found: Iterator[Line | None], index: int, *, parse: bool = True
+    ) -> Iterator[Line | None]:
         if self._quoted:
-            return records(found, self._delimiter, parse=parse)
-        return unquoted(found, self._delimiter)
+            return records(found, self._dialects[index], parse=parse)
+        return unquoted(found, self._dialects[index])
 
     def _lines(self, source: ByteSource, index: int, start: Position) -> Iterator[Line | None]:
-        return lines.split(
-            source, self._files[index], index, start, bytes_max=RECORD_BYTES_MAX, blank=True
-        )
+        stamp, encoding = self._files[index], self._dialects[index].encoding
+        if encoding == UTF8:
+            found = lines.split(source, stamp, index, start, bytes_max=RECORD_BYTES_MAX, blank=True)
+        else:
+            found = recoding.split(
+                source, stamp, index, start, encoding=encoding, bytes_max=RECORD_BYTES_MAX
+            )
+        if start.offset or not self._looks:
+            return found
+        return itertools.chain(_begun(found), found)
 
     def schema(self) -> pa.Schema:
         """The carried columns of all files, in the order of their first appearance."""
@@ -259,6 +293,7 @@ class CsvReader(TextReader):
             names |= {
                 n: None for n, sent in zip(header.names, header.sent, strict=True) if not sent
             }
+        names |= dict.fromkeys(self.columns_of_folders())
         return pa.schema([(name, pa.string()) for name in names])
 
     def sent(self, rows: int) -> tuple[str, ...]:  # noqa: ARG002 - the headers say it
@@ -271,16 +306,16 @@ class CsvReader(TextReader):
         """Count the records behind the headers."""
         rows = 0
         source = FileBytes(self._files)
-        folded = Folded(self._delimiter)
+        folded = Folded()
         try:
             for index, header in enumerate(self._headers):
                 found = self._lines(source, index, Position(index))
-                for record in self._split(found, parse=False):
+                for record in self._split(found, index, parse=False):
                     if rows % 1024 == 0 and stop():
                         return None
                     rows += 1
                     if record is not None and record.lines > 1 and header is not None:
-                        folded.note(record, len(header.names))
+                        folded.note(record, len(header.names), self._dialects[index].delimiter)
                 rows -= header is not None
         finally:
             source.close()
@@ -289,20 +324,28 @@ class CsvReader(TextReader):
 
     def remarks(self) -> list[str]:
         """See ``opening.Reader``: of the whole input once it was counted."""
+        found = self._nameless()
         if self._quoted:
-            return (self._counted or self._folded).remarks(self._files)
+            return found + (self._counted or self._folded).remarks(self._files)
         for header, stamp in zip(self._headers, self._files, strict=True):
             if header is not None and any(_in_quotes(name) for name in header.names):
                 text = "the header has names in quotes, and without quoting these are part of them"
-                return [f"warning: {stamp.name}: {text}; --quoting csv takes quotes off"]
+                found.append(f"warning: {stamp.name}: {text}; --quoting csv takes quotes off")
+                break
+        return found
+
+    def _nameless(self) -> list[str]:
+        for header, stamp in zip(self._headers, self._files, strict=True):
+            if header is not None and header.made:
+                return [columns.remark(stamp.name, header.made)]
         return []
 
     def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:  # noqa: ARG002 - files can be read again
         if start == Position():
-            self._folded = Folded(self._delimiter)
+            self._folded = Folded()
         for index in range(start.file, len(self._files)):
             here = start if index == start.file else Position(index)
-            found = self._split(self._lines(self._source, index, here))
+            found = self._split(self._lines(self._source, index, here), index)
             if here.offset == 0:
                 next((record for record in found if record is not None), None)  # the header
             for record in found:
@@ -313,7 +356,7 @@ class CsvReader(TextReader):
     def _note(self, record: Line) -> None:
         header = self._headers[record.file]
         assert header is not None
-        self._folded.note(record, len(header.names))
+        self._folded.note(record, len(header.names), self._dialects[record.file].delimiter)
 
     def fingerprint(self, record: Line) -> bytes:
         """The header's mark and the record's text, or its length where it is over the limit."""

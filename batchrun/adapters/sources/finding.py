@@ -3,7 +3,11 @@
 A directory means every file below it whose suffix is known, in the order of their paths. Names
 that begin with ``_`` or ``.`` are nobody's data (``_SUCCESS``, ``.crc``) and are passed over, in
 directories and in globs, unless the glob itself spells them out. So are pipes, sockets and devices:
-one that is meant is named itself.
+one that is meant is named itself. A workbook or a ``.json`` file in a directory is data only where
+the directory holds nothing else: beside data of other formats such files describe it.
+
+Folders named ``key=value`` below the directory, or from the first wildcard of a glob on, name
+columns.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pyarrow import fs as arrow_fs
 
@@ -21,18 +26,38 @@ from batchrun.adapters import filesystems
 from batchrun.adapters.sources import own_results, storage
 from batchrun.adapters.sources.passing import passes
 from batchrun.core.addresses import local_path
+from batchrun.core.folders import Folders, columns_of
 from batchrun.errors import InputError
 
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
+    ".xlsb": "xlsx",
+    ".xls": "xlsx",
+    ".ods": "xlsx",
 }
-TEXT_FORMATS = ("jsonl", "csv", "tsv")
+TEXT_FORMATS = ("jsonl", "json", "csv", "tsv")
+UNKNOWN = "?"
+"""The format of a pipe whose name says nothing."""
+
+MINOR_FORMATS = ("json", "xlsx")
+_SHEET = re.compile(r"(.*\.(?:xlsx|xlsm|xlsb|xls|ods))#(.+)", re.IGNORECASE | re.DOTALL)
+
+
+class Found(NamedTuple):
+    """A file that is meant, the columns that its folders name, and the sheet of a workbook."""
+
+    path: str
+    folders: Folders = ()
+    sheet: str | None = None
 
 
 def format_named(path: str) -> str | None:
@@ -54,8 +79,9 @@ def format_of(files: Sequence[str], given: str, once: str | None = None) -> str:
         return _format_of_pipe(once, files, given)
     if given != "auto":
         packed = next((f for f in files if storage.suffix_of(f) in storage.CODECS), None)
-        if given == "parquet" and packed is not None:
-            message = f"input {packed}: Parquet is compressed inside; unpack the file first"
+        if given in ("parquet", "xlsx") and packed is not None:
+            what = "Parquet" if given == "parquet" else "a workbook"
+            message = f"input {packed}: {what} is compressed inside; unpack the file first"
             raise InputError(message)
         return given
     found: dict[str, str] = {}
@@ -66,8 +92,7 @@ def format_of(files: Sequence[str], given: str, once: str | None = None) -> str:
             known = ", ".join(FORMATS)
             message = (
                 f"input {name}: {suffix or 'no suffix'} is not a format that can be read here "
-                f"({known}, all but Parquet also with .gz or .zst behind); say which it is with "
-                "--format"
+                f"({known}; text also with .gz or .zst behind); say which it is with --format"
             )
             raise InputError(message)
         found.setdefault(kind, name)
@@ -82,41 +107,66 @@ def _format_of_pipe(path: str, files: Sequence[str], given: str) -> str:
     if len(files) > 1:
         message = f"input {path}: {what} is an input of its own; name no other files beside it"
         raise InputError(message)
-    kind = format_named(path) or "jsonl" if given == "auto" else given
-    if kind == "parquet":
-        message = f"input {path}: Parquet cannot be read from a pipe; save it to a file first"
+    kind = format_named(path) or UNKNOWN if given == "auto" else given
+    if kind in ("parquet", "xlsx"):
+        named = "Parquet" if kind == "parquet" else "a workbook"
+        message = f"input {path}: {named} cannot be read from a pipe; save it to a file first"
         raise InputError(message)
     return kind
 
 
-def expand(names: Sequence[str], given_format: str) -> list[str]:
+def expand(names: Sequence[str], given_format: str) -> list[Found]:
     """The files that are meant, in the order named; those of a directory or glob by path.
 
     Raises ``InputError`` for a directory or glob without data, and for the results of a run.
     """
-    files: list[str] = []
+    files: list[Found] = []
     for name in names:
         if name == storage.STDIN:
-            files.append(name)
+            files.append(Found(name))
             continue
-        local = local_path(name)
+        path, sheet = _sheet(name)
+        local = local_path(path)
         if local is not None:
-            own_results.refuse(name, ())
-        found = _remote(name, given_format) if local is None else _local(local, given_format)
-        own_results.refuse(name, found)
-        files += found
+            own_results.refuse(path, ())
+        found = _remote(path, given_format) if local is None else _local(local, given_format)
+        own_results.refuse(path, [each.path for each in found])
+        files += (each._replace(sheet=sheet) for each in found)
     return files
 
 
-def _local(path: str, given_format: str) -> list[str]:
+def _sheet(name: str) -> tuple[str, str | None]:
+    """A workbook and its sheet, where a name has both: ``FILE.xlsx#SHEET``."""
+    found = _SHEET.fullmatch(name)
+    if found is None:
+        return name, None
+    local = local_path(name)
+    if local is not None and Path(local).exists():
+        return name, None
+    return found[1], found[2]
+
+
+def _local(path: str, given_format: str) -> list[Found]:
     folder = Path(path)
     if folder.is_dir():
         found = sorted(each for each in _below(path) if not passes(each))
-        return _data(path, found, given_format)
+        return _with_folders(_data(path, found, given_format), path.rstrip("/").count("/") + 1)
     if not glob.has_magic(path) or folder.exists():
-        return [path]
+        return [Found(path)]
     matched = [p for p in glob.glob(path, recursive=True) if not Path(p).is_dir()]  # noqa: PTH207 - Path.glob drops "./" and takes no absolute pattern
-    return _matched(path, sorted(p for p in matched if not _hidden(p, path) and not passes(p)))
+    found = _matched(path, sorted(p for p in matched if not _hidden(p, path) and not passes(p)))
+    return _with_folders(found, _fixed(path))
+
+
+def _with_folders(paths: Sequence[str], above: int) -> list[Found]:
+    """Files with the columns that their folders name, the first ``above`` of them left out."""
+    return [Found(path, columns_of(path.split("/")[above:-1])) for path in paths]
+
+
+def _fixed(pattern: str) -> int:
+    """How many parts of a glob are before its first wildcard."""
+    parts = pattern.split("/")
+    return next(place for place, part in enumerate(parts) if glob.has_magic(part))
 
 
 def _below(path: str) -> Iterator[str]:
@@ -129,20 +179,25 @@ def _below(path: str) -> Iterator[str]:
         yield from (os.path.join(base, name) for name in names if name[0] not in "._")  # noqa: PTH118 - the path as it was given
 
 
-def _remote(address: str, given_format: str) -> list[str]:
+def _remote(address: str, given_format: str) -> list[Found]:
     there = storage.place(address)
     shown = storage.Stamp(address, 0, 0).name
     try:
         if not glob.has_magic(there.path):
             info = there.system.get_file_info(there.path)
             if info.type != arrow_fs.FileType.Directory:
-                return [address]
+                return [Found(address)]
             keys = [
                 key
                 for key in _keys(there, there.path)
                 if not any(part[0] in "._" for part in key[len(there.path) + 1 :].split("/"))
             ]
-            return _data(shown, [there.address(key) for key in keys], given_format)
+            above = there.path.rstrip("/").count("/") + 1
+            found = {there.address(key): key for key in keys}
+            return [
+                Found(each, columns_of(found[each].split("/")[above:-1]))
+                for each in _data(shown, list(found), given_format)
+            ]
         fixed = re.split(r"[*?\[]", there.path)[0].rpartition("/")[0]
         pattern = there.path.split("/")
         keys = [
@@ -153,7 +208,9 @@ def _remote(address: str, given_format: str) -> list[str]:
     except OSError as error:
         message = f"input {shown}: {error}"
         raise InputError(message) from None
-    return _matched(shown, [there.address(key) for key in keys])
+    _matched(shown, keys)
+    above = _fixed(there.path)
+    return [Found(there.address(key), columns_of(key.split("/")[above:-1])) for key in keys]
 
 
 def _keys(there: filesystems.Place, base: str) -> list[str]:
@@ -185,7 +242,10 @@ def _hidden(path: str, pattern: str) -> bool:
 
 
 def _data(folder: str, found: list[str], given_format: str) -> list[str]:
-    data = [f for f in found if given_format != "auto" or format_named(f) is not None]
+    kinds = {f: format_named(f) for f in found}
+    major = {kind for kind in kinds.values() if kind is not None} - set(MINOR_FORMATS)
+    passed = (None, *MINOR_FORMATS) if major else (None,)
+    data = [f for f in found if given_format != "auto" or kinds[f] not in passed]
     if not data:
         known = "no file at all" if not found else f"{len(found):,} files, none of a known suffix"
         message = f"input {folder}: the directory holds {known} ({', '.join(FORMATS)})"

@@ -18,28 +18,21 @@ LINES_MANY = 100
 class Folded:
     """The records of several lines that one pass over the input met."""
 
-    def __init__(self, delimiter: str) -> None:
-        self._delimiter = delimiter.encode()
+    def __init__(self) -> None:
         self._records = 0
         self._lines = 0
         self._odd = 0
         self._first: Line | None = None
         self._first_odd: Line | None = None
 
-    def note(self, record: Line, columns: int) -> None:
+    def note(self, record: Line, columns: int, delimiter: str) -> None:
         """Count a record of several lines in a file of so many columns."""
         self._records += 1
         self._lines += record.lines
         self._first = self._first or record._replace(data=None, cells=None)
-        if record.lines >= LINES_MANY or self._holds_rows(record, columns):
+        if record.lines >= LINES_MANY or _holds_rows(record, columns, delimiter.encode()):
             self._odd += 1
             self._first_odd = self._first_odd or record._replace(data=None, cells=None)
-
-    def _holds_rows(self, record: Line, columns: int) -> bool:
-        """Whether most of its lines have, alone, as many fields as a row of the file."""
-        pieces = (record.data or b"").split(b"\n")
-        alike = sum(piece.count(self._delimiter) == columns - 1 for piece in pieces)
-        return columns > 1 and 2 * alike > len(pieces)
 
     def remarks(self, files: Sequence[Stamp]) -> list[str]:
         """What to tell the user: nothing, a notice, or a warning in its place."""
@@ -62,3 +55,10 @@ class Folded:
             "read the input with --quoting none"
         )
         return [odd_text]
+
+
+def _holds_rows(record: Line, columns: int, delimiter: bytes) -> bool:
+    """Whether most of its lines have, alone, as many fields as a row of the file."""
+    pieces = (record.data or b"").split(b"\n")
+    alike = sum(piece.count(delimiter) == columns - 1 for piece in pieces)
+    return columns > 1 and 2 * alike > len(pieces)

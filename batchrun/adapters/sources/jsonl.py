@@ -80,6 +80,8 @@ class JsonlReader(TextReader):
     def schema(self) -> pa.Schema:
         """Infer the carried columns from the first rows."""
         kinds = carried.infer(apart.carried for apart in self._looked_at(None))
+        missing = [name for name in self.columns_of_folders() if name not in kinds]
+        kinds = {**kinds, **dict.fromkeys(missing, carried.TEXT)}
         return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
 
     def _looked_at(self, rows: int | None) -> Iterator[Split]:

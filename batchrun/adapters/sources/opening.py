@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from batchrun.adapters import arrow
-from batchrun.adapters.sources import finding, passing, storage
+from batchrun.adapters.sources import finding, heads, passing, storage
 from batchrun.adapters.sources.local import read_file
 from batchrun.adapters.sources.sampling import Sample, SampledReader, Spool
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
 from batchrun.core import carried, cells
 from batchrun.core.body import Split, split
-from batchrun.core.reading import NOW, QUOTED_FORMATS, Reading
-from batchrun.core.roles import ALL, Roles
+from batchrun.core.reading import NOW, QUOTED_FORMATS, Reading, plain
+from batchrun.core.roles import ALL, JSON, Roles
 from batchrun.core.settings import Settings
 from batchrun.core.shaping import Plan
 from batchrun.errors import InputError, InputLostError, UsageError
@@ -32,6 +32,8 @@ NO_MODEL = (
     "no model: name one with --model (or request.model in the config file). It may be a template "
     "over a column, such as '{{ model }}'; a column called `model` is sent by --send model"
 )
+if TYPE_CHECKING:
+    from batchrun.adapters.sources.sheets import Workbooks
 
 
 class Reader(Protocol):
@@ -156,7 +158,7 @@ def splitter_of(kind: str, plan: Plan | None, reading: Reading) -> Splitter:
         return split
     prompted = plan is not None and bool(plan.messages)
     send, identity = (None, None) if plan is None else (plan.send, plan.identity)
-    if kind == "jsonl" and not prompted and identity is None and send in (None, ALL):
+    if kind in JSON and not prompted and identity is None and send in (None, ALL):
         return split
     return Roles(kind, prompted=prompted, send=send, identity=identity)
 
@@ -193,6 +195,9 @@ class Input:
     reading: Reading = NOW
     picked: Sample | None = None
     spool: Spool | None = None
+    notices: tuple[str, ...] = ()
+    """What to say of how it is read, before anything is."""
+    workbooks: Workbooks | None = None
 
     def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
         """The reader of the format. Without ``carry`` it can only tell its schema and count.
@@ -213,17 +218,22 @@ class Input:
             return ParquetReader(
                 self.stamps, carry, shard_rows, self.splitter, nan_is_null=nan_is_null
             )
+        if self.kind == "xlsx":
+            from batchrun.adapters.sources.sheets import SheetReader, Workbooks
+
+            books = self.workbooks or Workbooks(self.stamps)
+            return SheetReader(books, self.stamps, carry, shard_rows, self.splitter)
         stamps = self.stamps if self.spool is None else (self.spool.stamp,)
         source: ByteSource = self.pipe or FileBytes(stamps)
         splitter = schema_splitter(self.splitter) if carry is None else self.splitter
-        if self.kind == "jsonl":
+        if self.has_extra:
+            from batchrun.adapters.sources.elements import JsonReader
             from batchrun.adapters.sources.jsonl import JsonlReader
 
             nan_is_null = self.reading.nan_is_null
-            return JsonlReader(
-                self.stamps, source, carry, shard_rows, splitter, nan_is_null=nan_is_null
-            )
-        from batchrun.adapters.sources.delimited import DELIMITERS, CsvReader
+            made = JsonlReader if self.kind == "jsonl" else JsonReader
+            return made(self.stamps, source, carry, shard_rows, splitter, nan_is_null=nan_is_null)
+        from batchrun.adapters.sources.delimited import CsvReader
 
         return CsvReader(
             self.stamps,
@@ -231,8 +241,9 @@ class Input:
             carry,
             shard_rows,
             self.splitter,
-            DELIMITERS[self.kind],
+            self.reading.dialects or (plain(self.kind),) * len(self.stamps),
             quoted=self.reading.of(self.kind).quoting == "csv",
+            looks=self.reading.looks,
         )
 
     def sampled(self, rows: int, seed: int) -> Input:
@@ -267,7 +278,7 @@ class Input:
     @property
     def has_extra(self) -> bool:
         """Whether fields may come that fit no column."""
-        return self.kind == "jsonl"
+        return self.kind in JSON
 
     def carry(self, wanted: str | tuple[str, ...], shard_rows: int) -> Carry:
         """The columns that are carried, and what is known of those that are sent. Raises
@@ -342,17 +353,39 @@ def find(
     names a column which is not there, or that no row can render.
     """
     files = finding.expand(names, given_format)
-    once = next((path for path in files if passing.passes(path)), None)
-    kind = finding.format_of(files, given_format, once)
-    if reading.quoting is not None and kind not in QUOTED_FORMATS:
-        message = f"input.quoting is {reading.quoting}, and the input is {kind}, not CSV or TSV"
-        raise UsageError(message)
+    paths = [file.path for file in files]
+    once = next((path for path in paths if passing.passes(path)), None)
+    kind = finding.format_of(paths, given_format, once)
     pipe = None if once is None else Pipe(passing.opened(once), once)
-    stamps = storage.stamp(files) if once is None else [Stamp(once, -1, 0)]
+    if kind == finding.UNKNOWN:
+        assert pipe is not None
+        kind = heads.format_piped(pipe, paths[0]) if reading.looks else "jsonl"
+    for name, asked in reading.asked().items():
+        if kind not in QUOTED_FORMATS:
+            message = f"input.{name} is {asked}, and the input is {kind}, not CSV or TSV"
+            raise UsageError(message)
+    stamps = [Stamp(once, -1, 0)] if once is not None else _stamped(files, reading)
+    if kind == "jsonl" and pipe is None and reading.looks and heads.holds_array(stamps):
+        kind = "json"
     splitter = splitter_of(kind, plan, reading)
-    found = Input(tuple(stamps), kind, splitter, pipe=pipe, reading=reading.of(kind))
+    reading = heads.with_dialects(reading.of(kind), kind, stamps, pipe)
+    said = tuple(heads.notices(reading, kind, stamps))
+    found = Input(tuple(stamps), kind, splitter, pipe=pipe, reading=reading, notices=said)
+    if kind == "xlsx":
+        from batchrun.adapters.sources.sheets import Workbooks
+
+        found = replace(found, workbooks=Workbooks(stamps))
     found.require_rows()
     return found if plan is None else shaped(found, plan)
+
+
+def _stamped(files: Sequence[finding.Found], reading: Reading) -> list[Stamp]:
+    """The stamps of files, with their sheets and the columns that their folders name."""
+    stamps = storage.stamp([file.path for file in files])
+    return [
+        replace(stamp, sheet=file.sheet, folders=file.folders if reading.looks else ())
+        for stamp, file in zip(stamps, files, strict=True)
+    ]
 
 
 def shaped(found: Input, plan: Plan) -> Input:

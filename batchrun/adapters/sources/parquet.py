@@ -67,6 +67,10 @@ class ParquetReader:
         self.picked: Sample | None = None
         """The rows that are read, where not all are."""
         schemas, self._rows = self._known()
+        self._own = [frozenset(schema.names) for schema in schemas]
+        schemas = [
+            _and_folders(schema, stamp) for schema, stamp in zip(schemas, files, strict=True)
+        ]
         names = dict.fromkeys(name for schema in schemas for name in schema.names)
         self._sent = sent_columns(tuple(names), splitter)
         self._schema = _unified(files, schemas, self._sent)
@@ -161,11 +165,20 @@ class ParquetReader:
             try:
                 with _opened(self._files[index]) as file:
                     for batch in self._aligned(file, offset):
-                        yield batch, Position(index, offset, offset)
+                        yield self.in_folders(batch, index), Position(index, offset, offset)
                         offset += batch.num_rows
             except (OSError, pa.ArrowException) as error:
                 message = f"input {name} cannot be read from row {offset} on: {error}"
                 raise InputLostError(message) from error
+
+    def in_folders(self, batch: pa.RecordBatch, index: int) -> pa.RecordBatch:
+        """A batch of a file, with the columns that its folders name and the file has not."""
+        for name, value in self._files[index].folders:
+            if name in self._read and name not in self._own[index]:
+                kept = cells.of_folder(name, value) if name in self._sent else value
+                one = pa.scalar(kept, pa.string() if isinstance(kept, str | None) else None)
+                batch = batch.append_column(name, pa.repeat(one, batch.num_rows))
+        return batch
 
     def _aligned(self, file: pq.ParquetFile, skip: int) -> Iterator[pa.RecordBatch]:
         """Batches from row ``skip`` on. Their borders depend on the row groups alone, not on
@@ -292,6 +305,14 @@ class ParquetReader:
                 array = pa.nulls(batch.num_rows, field.type)
             arrays.append(array)
         return pa.RecordBatch.from_arrays(arrays, schema=self._carry.schema)
+
+
+def _and_folders(schema: pa.Schema, stamp: Stamp) -> pa.Schema:
+    """A file's columns, and behind them as text those that only its folders name."""
+    for name, _ in stamp.folders:
+        if name not in schema.names:
+            schema = schema.append(pa.field(name, pa.string()))
+    return schema
 
 
 def _all(

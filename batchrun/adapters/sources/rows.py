@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from batchrun.adapters import arrow
 from batchrun.adapters.sources.lines import Line
-from batchrun.adapters.sources.opening import Carry, Splitter
+from batchrun.adapters.sources.opening import Carry, Splitter, sent_columns
 from batchrun.adapters.sources.sampling import Sample
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource
-from batchrun.core import carried
+from batchrun.core import carried, cells
+from batchrun.core.folders import Folders
 from batchrun.records import Block, JsonObject, Position, Row, Span
 
 BLOCK_ROWS = 128
@@ -44,6 +45,27 @@ class TextReader(ABC):
         self.split = splitter
         self.picked: Sample | None = None
         """The rows that are read, where not all are."""
+        self.told, self.mark = self.fields, self.fingerprint
+        if any(stamp.folders for stamp in files):
+            self._folders = [_typed(stamp.folders, splitter) for stamp in files]
+            self.told, self.mark = self._fields_and_folders, self._mark_and_folders
+
+    def _fields_and_folders(self, record: Line) -> tuple[JsonObject | None, str | None]:
+        """A record's fields, and those that its folders name; what the record has itself wins."""
+        fields, problem = self.fields(record)
+        if fields is not None:
+            more = self._folders[record.file]
+            fields |= {name: value for name, value in more.items() if name not in fields}
+        return fields, problem
+
+    def _mark_and_folders(self, record: Line) -> bytes:
+        return repr(self._files[record.file].folders).encode() + self.fingerprint(record)
+
+    def columns_of_folders(self) -> list[str]:
+        """The columns that folders name and that are carried, in the order of the files."""
+        names = dict.fromkeys(name for stamp in self._files for name, _ in stamp.folders)
+        sent = sent_columns(tuple(names), self.split)
+        return [name for name in names if name not in sent]
 
     @abstractmethod
     def schema(self) -> pa.Schema:
@@ -55,7 +77,7 @@ class TextReader(ABC):
             for count, record in enumerate(self._records(Position())):
                 if count == carried.SAMPLE_ROWS:
                     return
-                fields = None if record is None else self.fields(record)[0]
+                fields = None if record is None else self.told(record)[0]
                 if fields is not None:
                     yield fields
         finally:
@@ -131,6 +153,14 @@ class TextReader(ABC):
             yield draft.block((row - 1) // size, size)
 
 
+def _typed(folders: Folders, splitter: Splitter) -> JsonObject:
+    """The columns that folders name, as cells of a CSV: a parameter is what its text says."""
+    sent = sent_columns([name for name, _ in folders], splitter)
+    return {
+        name: cells.of_folder(name, value) if name in sent else value for name, value in folders
+    }
+
+
 class _Draft:
     """The block being filled, and the digest of its shard so far."""
 
@@ -151,8 +181,8 @@ class _Draft:
 
     def add(self, record: Line) -> None:
         """Take in one record."""
-        self._digest.update(self._reader.fingerprint(record))
-        fields, problem = self._reader.fields(record)
+        self._digest.update(self._reader.mark(record))
+        fields, problem = self._reader.told(record)
         number = self.first_row + len(self.rows)
         size, file, line = record.size, record.file, record.number
         parts = None if fields is None else self._reader.split(fields)

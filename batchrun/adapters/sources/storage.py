@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from batchrun.adapters import filesystems
 from batchrun.core.addresses import cut, is_remote, local_path
+from batchrun.core.folders import Folders
 from batchrun.core.legible import legible
 from batchrun.errors import InputError
 
@@ -41,6 +43,10 @@ class Stamp:
     size: int
     mtime_ns: int
     etag: str | None = None
+    folders: Folders = ()
+    """Columns that its folders name."""
+    sheet: str | None = None
+    """Which sheet of a workbook is meant, if not the first."""
 
     @property
     def name(self) -> str:
@@ -62,8 +68,10 @@ class Stamp:
     def same_as(self, other: Stamp) -> bool:
         """Whether this is certainly the file that ``other`` describes."""
         known = self.mtime_ns != 0 or self.etag is not None
-        mine = (self.size, self.mtime_ns, self.etag)
-        return known and mine == (other.size, other.mtime_ns, other.etag)
+        mine = (self.size, self.mtime_ns, self.etag, self.folders, self.sheet)
+        return known and mine == (
+            other.size, other.mtime_ns, other.etag, other.folders, other.sheet
+        )  # fmt: skip
 
     def public(self) -> dict[str, Any]:
         """The stamp as it is recorded."""
@@ -72,7 +80,15 @@ class Stamp:
             "size": self.size,
             "mtime_ns": self.mtime_ns,
             "etag": self.etag,
+            **({"folders": [list(pair) for pair in self.folders]} if self.folders else {}),
+            **({"sheet": self.sheet} if self.sheet is not None else {}),
         }
+
+    @classmethod
+    def recorded(cls, found: Mapping[str, Any]) -> Stamp:
+        """The stamp that ``public`` gave."""
+        folders = tuple((name, value) for name, value in found.get("folders", ()))
+        return cls(**{**found, "folders": folders})
 
 
 def suffix_of(path: str) -> str:
@@ -128,7 +144,8 @@ def open_file(stamp: Stamp) -> BinaryIO:
     if local is not None:
         return Path(local).open("rb", buffering=0)
     there = place(stamp.path)
-    if not _remote_stamp(stamp.path).same_as(stamp) and (stamp.etag or stamp.mtime_ns):
+    here = replace(_remote_stamp(stamp.path), folders=stamp.folders, sheet=stamp.sheet)
+    if not here.same_as(stamp) and (stamp.etag or stamp.mtime_ns):
         raise OSError(errno.ESTALE, "it was replaced while the run read it")
     return cast("BinaryIO", there.system.open_input_file(there.path))
 
