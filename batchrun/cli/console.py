@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,11 @@ from batchrun.cli.standard_streams import forsake
 from batchrun.core.legible import json_of
 from batchrun.errors import BatchrunError, StorageError
 from batchrun.views.text import safe
+
+if TYPE_CHECKING:
+    from batchrun.views.validate import Shown
+
+_UNSAFE = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 BROKEN_PIPE = 128 + 13
 """The exit code of a command whose reader went away, as shells give it for SIGPIPE."""
@@ -63,6 +69,33 @@ def put_json(value: Any) -> None:
             click.echo(json_of(value, ascii_only=ascii_only))
     except BrokenPipeError:
         forsake(1)
+
+
+class Printing:
+    """Requests on stdout, one a line and byte for byte, and a line about each on stderr. A reader
+    that has seen enough (``| head -1``) ends the printing and nothing else.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._read = True
+        self._terminal = sys.stdout.isatty()
+
+    def put(self, shown: Shown) -> None:
+        """Print a request. Raises ``OutputLostError``."""
+        if self._read:
+            body = shown.body
+            if self._terminal:
+                # The same JSON, without what could steer the terminal.
+                body = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", body.decode()).encode()
+            try:
+                with writing():
+                    click.echo(body)
+            except BrokenPipeError:
+                forsake(1)
+                self._read = False
+        if not self._quiet:
+            say(str(shown))
 
 
 @contextlib.contextmanager

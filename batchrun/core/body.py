@@ -206,6 +206,17 @@ def with_model(body: bytes, model: str) -> bytes:
     return _encode(fields)
 
 
+def as_sent(request: Request, endpoints: Sequence[Endpoint]) -> bytes:
+    """The request's body as the first of these endpoints that serves its model gets it: with the
+    name that the model has there.
+    """
+    for endpoint in endpoints:
+        if endpoint.serves(request.model):
+            name = (endpoint.models or {}).get(request.model, request.model)
+            return request.body if name == request.model else with_model(request.body, name)
+    return request.body
+
+
 def with_raised_limit(request: Request, most: int) -> Request:
     """The request with twice its limit of tokens, at most ``most``; the same where it has none or
     cannot be raised. Everything else keeps its bytes, and the hash stays that of the original.
