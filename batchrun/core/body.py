@@ -18,7 +18,7 @@ import msgspec
 from batchrun.core import output, parameters, tokens
 from batchrun.core.endpoints import Endpoint, not_served
 from batchrun.core.worst_case import worst_case
-from batchrun.errors import RowError
+from batchrun.errors import NoModelError, RowError
 from batchrun.records import Expected, JsonObject, Request, Row
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ def _check(body: Mapping[str, Any]) -> None:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         message = "no model: give the row a `model`, or set one for the run with --model"
-        raise RowError(message)
+        raise NoModelError(message)
     for key, value in body.items():
         if key != "messages" and not isinstance(value, str):
             _check_numbers(value, key)

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from batchrun.adapters.ids import IdPiles, Repeats
 from batchrun.adapters.sources import opening
@@ -282,7 +282,7 @@ class Checking:
         self._stack = contextlib.ExitStack()
         self._ends: tuple[tuple[Row, Request], tuple[Row, Request]] | None = None
 
-    def __enter__(self) -> Checking:
+    def __enter__(self) -> Self:
         self._stack.enter_context(self._ids)
         self._stack.enter_context(self._hashes)
         return self
