@@ -34,6 +34,7 @@ from batchrun.adapters.store import (
     KINDS,
     SUMMARY,
     Store,
+    StoreReader,
     part_names,
     read_json,
     write_json,
@@ -155,7 +156,7 @@ def open_run(
         elif repair is not None and _is_begun(store, checkpoint):
             found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
         else:
-            _refuse_unknown_parts(store, checkpoint)
+            refuse_unknown_parts(store, checkpoint)
             found = Compared(_begin(journal, settings, given), grown=False)
         build = as_begun(build, journal.states.get("wording"))
         reader = _reader(given, found.carry, journal, changes)
@@ -285,15 +286,16 @@ def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> R
 def _refuse_lost_checkpoint(store: Store, checkpoint: Path) -> None:
     path = checkpoint / STATES
     if not path.exists() or path.stat().st_size == 0:
-        _refuse_unknown_parts(store, checkpoint)
+        refuse_unknown_parts(store, checkpoint)
 
 
-def _is_begun(store: Store, checkpoint: Path) -> bool:
+def _is_begun(store: StoreReader, checkpoint: Path) -> bool:
     """Whether there is something that a state file must know of."""
     return any(part_names(store, kind) for kind in KINDS) or any(checkpoint.glob("shard-*.log"))
 
 
-def _refuse_unknown_parts(store: Store, checkpoint: Path) -> None:
+def refuse_unknown_parts(store: StoreReader, checkpoint: Path) -> None:
+    """Raises ``DamagedError`` where there are parts or logs that no state file speaks of."""
     if not _is_begun(store, checkpoint):
         return
     path = checkpoint / STATES

@@ -36,7 +36,14 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "bool": click.BOOL,
 }
 _REPEATED = ("object", "names", "headers")
-_NOT_REPEATED = ("--restart", "--keep-done", "--retry-failed", "--retry-class", "--repair")
+_NOT_REPEATED = (
+    "--dry-run",
+    "--restart",
+    "--keep-done",
+    "--retry-failed",
+    "--retry-class",
+    "--repair",
+)
 
 
 def setting_flags(
@@ -104,6 +111,12 @@ def _help(setting: setting_table.Setting) -> str:
     is_flag=True,
     help="Set damaged parts or a damaged journal aside and send their rows again.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what `validate` and `estimate` report and the first two requests; send and write "
+    "nothing.",
+)
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option(
@@ -119,6 +132,7 @@ def command(
     inputs: tuple[str, ...],
     config_file: str | None,
     limit: int | None,
+    dry_run: bool,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -134,6 +148,12 @@ def command(
         changes = _changes(flags)
         environment = read_environment()
         settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
+        if dry_run:
+            from batchrun.cli.dry_run import look
+
+            for warning in () if quiet else warnings:
+                say(f"warning: {warning}")
+            sys.exit(look(settings, environment, changes, quiet=quiet, as_json=as_json))
         with logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log:
             for warning in warnings:
                 log.tell(f"warning: {warning}")

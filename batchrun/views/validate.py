@@ -242,7 +242,7 @@ def check(
         given = given.sampled(settings.sample, settings.sample_seed)
     carry = given.carry(settings.carry, settings.shard_rows)
     report = Report()
-    counting = _Counting(given.splitter, report.kinds)
+    counting = Counting(given.splitter, report.kinds)
     reader = replace(given, splitter=counting).reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
@@ -347,7 +347,7 @@ def _held(request: Request) -> tuple[tuple[str, int], ...]:
     )
 
 
-class _Counting:
+class Counting:
     """A splitter that counts the kinds of rows."""
 
     def __init__(self, splitter: Splitter, kinds: Counter[str]) -> None:
