@@ -22,6 +22,7 @@ from batchrun.cli.standard_streams import unblocked
 from batchrun.core import commands, setting_table, setting_values
 from batchrun.core import settings as config
 from batchrun.core.legible import shell_word
+from batchrun.core.wording import counted
 from batchrun.errors import BatchrunError
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _run(
     if result.stop is not None:
         log.error(result.stop.message)
     if result.observer_failures:
-        tell(f"warning: the display failed {result.observer_failures} times")
+        tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")
     if result.duplicate_id is not None:
         tell(
             f"warning: custom_id {result.duplicate_id!r} comes more than once; rows are "

@@ -1,4 +1,4 @@
-"""What a user can do about a bad row, and which bad rows are alike.
+"""What a user can do about a bad row or a failed one, and which bad rows are alike.
 
 A row's problem is a sentence: it crosses the seams as one and ends in ``error_message``. Here the
 sentences are told apart once more, for the report of ``batchrun validate`` alone; nothing is
@@ -8,6 +8,8 @@ decided by them. A test holds every sentence against this table.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
 OTHERWISE = "mend the row, or take it out of the input"
 
@@ -64,3 +66,97 @@ def reason(problem: str) -> str:
     """The problem without what differs from row to row, so that like rows can be counted."""
     text = problem.partition(": ")[0]
     return _PLACES.sub("N", _QUOTED.sub("'...'", text))
+
+
+class Advice(NamedTuple):
+    """What to do about rows that failed with a class. ``retry`` says whether the same request,
+    sent again, may do better.
+    """
+
+    text: str
+    retry: bool = True
+
+
+ADVICE: Mapping[str, Advice] = {
+    "invalid_row": Advice(
+        "correct these rows in the input, then the same command with --resend-changed "
+        "(--retry-failed alone would not read the correction)",
+        retry=False,
+    ),
+    "invalid_request": Advice(
+        "the server refuses these requests as they are: correct the rows, then --resend-changed; "
+        "or the parameters, then --keep-done --retry-class invalid_request",
+        retry=False,
+    ),
+    "context_length": Advice(
+        "shorten these rows, then --resend-changed; or name a --model with a longer context, then "
+        "--keep-done --retry-class context_length",
+        retry=False,
+    ),
+    "content_filter": Advice(
+        "the filter refuses the same text again: reword these rows, then --resend-changed; or try "
+        "another model: --fallback-model M --retry-class content_filter",
+        retry=False,
+    ),
+    "payload_too_large": Advice(
+        "the server takes no request of this size: make images and texts of these rows smaller, "
+        "then --resend-changed",
+        retry=False,
+    ),
+    "request_too_large": Advice(
+        "the account's rate limit never fits these requests: shorten the rows or lower their "
+        "token limit, then --resend-changed; or have the limit raised, then --retry-failed",
+        retry=False,
+    ),
+    "truncated_output": Advice(
+        "allow longer answers: --on-truncation retry --truncation-limit N --retry-class "
+        "truncated_output"
+    ),
+    "empty_output": Advice(
+        "--retry-class empty_output asks again; --on-empty keep takes empty answers as they are"
+    ),
+    "invalid_output": Advice(
+        "--retry-class invalid_output asks again; where the JSON is in a Markdown fence, "
+        "--keep-done --accept-fenced --retry-class invalid_output accepts it"
+    ),
+    "invalid_response": Advice(
+        "check with `batchrun doctor` that the URL is an OpenAI-compatible API, then --retry-failed"
+    ),
+    "response_too_large": Advice(
+        "allow larger replies: --max-response-bytes N --retry-class response_too_large"
+    ),
+    "incomplete_stream": Advice(
+        "the stream broke off: --retry-class incomplete_stream sends these rows again"
+    ),
+    "not_found": Advice(
+        "check --model and --base-url with `batchrun doctor`, then --keep-done --retry-class "
+        "not_found",
+        retry=False,
+    ),
+    "config": Advice(
+        "check URL, certificates and proxy with `batchrun doctor`, then --retry-class config"
+    ),
+    "auth": Advice("check the key with `batchrun doctor`, then --retry-class auth"),
+    "forbidden": Advice(
+        "ask for access to the model, or check the key with `batchrun doctor`, then --retry-class "
+        "forbidden"
+    ),
+    "quota": Advice("raise the quota or wait until it is renewed, then --retry-class quota"),
+    "billing": Advice("settle the account's billing, then --retry-class billing"),
+    "rate_limit": Advice(
+        "send more slowly (--rpm N, --tpm N, or a lower --concurrency): --retry-class rate_limit"
+    ),
+    "timeout": Advice("allow more time: --timeout S --retry-class timeout"),
+    "connection": Advice("once the network holds: --retry-class connection"),
+    "server_error": Advice("once the server is well: --retry-class server_error"),
+    "overloaded": Advice(
+        "later, or with a lower --concurrency: --retry-class overloaded sends these rows again"
+    ),
+}
+"""What to do about failed rows, by error class: the flags go with the same command."""
+
+
+def worth_a_retry(error_class: str) -> bool:
+    """Whether the same request may do better when it is sent again."""
+    known = ADVICE.get(error_class)
+    return known is None or known.retry

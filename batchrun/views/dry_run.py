@@ -14,6 +14,7 @@ from batchrun.adapters import price_list
 from batchrun.adapters.access import accesses_to
 from batchrun.adapters.clock import LoopClock
 from batchrun.adapters.foresight import Priced
+from batchrun.adapters.place_name import require_directory_name
 from batchrun.adapters.rehearsal import Rehearsal, rehearsed
 from batchrun.core import body
 from batchrun.core.addresses import shown
@@ -94,6 +95,7 @@ def look(
     opening the run directory raises (``rehearsal.rehearsed``), and ``UsageError`` for a row whose
     cost has no bound where there is a budget.
     """
+    require_directory_name(settings)
     if not any(endpoint.api_key_command for endpoint in settings.endpoints):
         try:
             accesses_to(settings.endpoints, environment)

@@ -72,11 +72,13 @@ class Measured:
 
     def __str__(self) -> str:
         named = "" if self.custom_id is None else f", custom_id {safe(self.custom_id[:100])!r}"
-        return (
-            f"{counted(self.size_bytes, 'byte')}, about "
-            f"{counted(self.prompt_tokens, 'prompt token')}: {safe(self.where)} "
-            f"(row {self.row}{named})"
-        )
+        return f"{self.size}: {safe(self.where)} (row {self.row}{named})"
+
+    @property
+    def size(self) -> str:
+        """Bytes and tokens in words."""
+        tokens = counted(self.prompt_tokens, "prompt token")
+        return f"{counted(self.size_bytes, 'byte')}, about {tokens}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,9 @@ class Report:
         """The shortest and the longest request, a sentence each."""
         if self.shortest is None or self.longest is None:
             return []
-        if self.shortest.row == self.longest.row:
-            return [f"every request has {self.shortest}"] if self.rows > 1 else []
+        if self.shortest.size_bytes == self.longest.size_bytes:
+            every = "every request has" if self.rows - self.bad > 1 else "the request has"
+            return [f"{every} {self.shortest.size}"]
         return [f"shortest request: {self.shortest}", f"longest request: {self.longest}"]
 
     def as_dict(self) -> dict[str, Any]:

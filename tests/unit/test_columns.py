@@ -39,7 +39,7 @@ def test_the_columns_behind_the_names(paths, more, found):
 @pytest.mark.parametrize(
     ("paths", "more", "words"),
     [
-        (["idd"], {}, ["request.prompt", "'idd'", "did you mean id?", "id, meta, Product Name"]),
+        (["idd"], {}, ["request.prompt", "'idd'", "did you mean id?", "are: meta, Product_Name"]),
         (["zzz"], {}, ["'zzz'", "does not have. The columns are"]),
         (["meta", "meta.titel"], {}, ["meta.titel", "did you mean title?", "The keys are: title"]),
         (["id", "id.x"], {}, ["id.x", "needs an object", "a number"]),

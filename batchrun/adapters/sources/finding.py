@@ -21,6 +21,7 @@ from batchrun.adapters import filesystems
 from batchrun.adapters.sources import storage
 from batchrun.adapters.sources.passing import passes
 from batchrun.core.addresses import local_path
+from batchrun.core.wording import counted
 from batchrun.errors import InputError
 
 FORMATS = {
@@ -184,7 +185,11 @@ def _hidden(path: str, pattern: str) -> bool:
 def _data(folder: str, found: list[str], given_format: str) -> list[str]:
     data = [f for f in found if given_format != "auto" or format_named(f) is not None]
     if not data:
-        known = "no file at all" if not found else f"{len(found):,} files, none of a known suffix"
+        known = (
+            "no file at all"
+            if not found
+            else f"{counted(len(found), 'file')}, none of a known suffix"
+        )
         message = f"input {folder}: the directory holds {known} ({', '.join(FORMATS)})"
         raise InputError(message)
     return data
