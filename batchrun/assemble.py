@@ -23,7 +23,6 @@ from batchrun.adapters.clock import LoopClock, new_loop
 from batchrun.adapters.comparing import Changes
 from batchrun.adapters.foresight import Priced, require_bounds
 from batchrun.adapters.journal import JournalWriter
-from batchrun.adapters.place_name import require_directory_name
 from batchrun.adapters.rundir import RunDirectory
 from batchrun.adapters.signals import on_signals
 from batchrun.adapters.sources.opening import Input
@@ -135,7 +134,6 @@ def _opened(
     say: Callable[[str], None],
 ) -> Iterator[_Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
-    require_directory_name(settings)
     accesses = accesses_to(settings.endpoints, environment)
     free_space.require_room(settings)
     open_files.require(settings)

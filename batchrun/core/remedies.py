@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 OTHERWISE = "mend the row, or take it out of the input"
 
@@ -68,95 +67,73 @@ def reason(problem: str) -> str:
     return _PLACES.sub("N", _QUOTED.sub("'...'", text))
 
 
-class Advice(NamedTuple):
-    """What to do about rows that failed with a class. ``retry`` says whether the same request,
-    sent again, may do better.
-    """
-
-    text: str
-    retry: bool = True
-
-
-ADVICE: Mapping[str, Advice] = {
-    "invalid_row": Advice(
+ADVICE: Mapping[str, str] = {
+    "invalid_row": (
         "correct these rows in the input, then the same command with --resend-changed "
-        "(--retry-failed alone would not read the correction)",
-        retry=False,
+        "(--retry-failed alone would not read the correction)"
     ),
-    "invalid_request": Advice(
+    "invalid_request": (
         "the server refuses these requests as they are: correct the rows, then --resend-changed; "
-        "or the parameters, then --keep-done --retry-class invalid_request",
-        retry=False,
+        "or the parameters, then --keep-done --retry-class invalid_request"
     ),
-    "context_length": Advice(
+    "context_length": (
         "shorten these rows, then --resend-changed; or name a --model with a longer context, then "
-        "--keep-done --retry-class context_length",
-        retry=False,
+        "--keep-done --retry-class context_length"
     ),
-    "content_filter": Advice(
+    "content_filter": (
         "the filter refuses the same text again: reword these rows, then --resend-changed; or try "
-        "another model: --fallback-model M --retry-class content_filter",
-        retry=False,
+        "another model: --fallback-model M --retry-class content_filter"
     ),
-    "payload_too_large": Advice(
+    "payload_too_large": (
         "the server takes no request of this size: make images and texts of these rows smaller, "
-        "then --resend-changed",
-        retry=False,
+        "then --resend-changed"
     ),
-    "request_too_large": Advice(
+    "request_too_large": (
         "the account's rate limit never fits these requests: shorten the rows or lower their "
-        "token limit, then --resend-changed; or have the limit raised, then --retry-failed",
-        retry=False,
+        "token limit, then --resend-changed; or have the limit raised, then --retry-failed"
     ),
-    "truncated_output": Advice(
+    "truncated_output": (
         "allow longer answers: --on-truncation retry --truncation-limit N --retry-class "
         "truncated_output"
     ),
-    "empty_output": Advice(
+    "empty_output": (
         "--retry-class empty_output asks again; --on-empty keep takes empty answers as they are"
     ),
-    "invalid_output": Advice(
+    "invalid_output": (
         "--retry-class invalid_output asks again; where the JSON is in a Markdown fence, "
         "--keep-done --accept-fenced --retry-class invalid_output accepts it"
     ),
-    "invalid_response": Advice(
+    "invalid_response": (
         "check with `batchrun doctor` that the URL is an OpenAI-compatible API, then --retry-failed"
     ),
-    "response_too_large": Advice(
+    "response_too_large": (
         "allow larger replies: --max-response-bytes N --retry-class response_too_large"
     ),
-    "incomplete_stream": Advice(
+    "incomplete_stream": (
         "the stream broke off: --retry-class incomplete_stream sends these rows again"
     ),
-    "not_found": Advice(
+    "not_found": (
         "check --model and --base-url with `batchrun doctor`, then --keep-done --retry-class "
-        "not_found",
-        retry=False,
+        "not_found"
     ),
-    "config": Advice(
+    "config": (
         "check URL, certificates and proxy with `batchrun doctor`, then --retry-class config"
     ),
-    "auth": Advice("check the key with `batchrun doctor`, then --retry-class auth"),
-    "forbidden": Advice(
+    "auth": "check the key with `batchrun doctor`, then --retry-class auth",
+    "forbidden": (
         "ask for access to the model, or check the key with `batchrun doctor`, then --retry-class "
         "forbidden"
     ),
-    "quota": Advice("raise the quota or wait until it is renewed, then --retry-class quota"),
-    "billing": Advice("settle the account's billing, then --retry-class billing"),
-    "rate_limit": Advice(
+    "quota": "raise the quota or wait until it is renewed, then --retry-class quota",
+    "billing": "settle the account's billing, then --retry-class billing",
+    "rate_limit": (
         "send more slowly (--rpm N, --tpm N, or a lower --concurrency): --retry-class rate_limit"
     ),
-    "timeout": Advice("allow more time: --timeout S --retry-class timeout"),
-    "connection": Advice("once the network holds: --retry-class connection"),
-    "server_error": Advice("once the server is well: --retry-class server_error"),
-    "overloaded": Advice(
+    "timeout": "allow more time: --timeout S --retry-class timeout",
+    "connection": "once the network holds: --retry-class connection",
+    "server_error": "once the server is well: --retry-class server_error",
+    "overloaded": (
         "later, or with a lower --concurrency: --retry-class overloaded sends these rows again"
     ),
 }
 """What to do about failed rows, by error class: the flags go with the same command."""
-
-
-def worth_a_retry(error_class: str) -> bool:
-    """Whether the same request may do better when it is sent again."""
-    known = ADVICE.get(error_class)
-    return known is None or known.retry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from batchrun.adapters import price_list
@@ -95,7 +96,7 @@ def look(
     opening the run directory raises (``rehearsal.rehearsed``), and ``UsageError`` for a row whose
     cost has no bound where there is a budget.
     """
-    require_directory_name(settings)
+    require_directory_name(settings.dir, Path(settings.checkpoint))
     if not any(endpoint.api_key_command for endpoint in settings.endpoints):
         try:
             accesses_to(settings.endpoints, environment)

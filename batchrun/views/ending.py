@@ -80,7 +80,7 @@ def lines(
     out.append(f"results: {place}/results")
     if rows["pending"] == 0:
         out.append(f"next: batchrun verify {shell_word(place)}{_where(checkpoint)}")
-        if rows["error"] and any(map(remedies.worth_a_retry, summary["errors"])):
+        if summary["errors"].keys() - {"invalid_row"}:
             out.append("to send failed rows again: the same command with --retry-failed")
     else:
         out.append(f"to go on: {resume}")
@@ -90,7 +90,7 @@ def lines(
 def _advice(errors: Mapping[str, int]) -> list[str]:
     """What to do about the failed rows, a line for each of the classes with the most of them."""
     names = sorted(errors, key=lambda name: -errors[name])[:CLASSES_SHOWN]
-    known = [(name, remedies.ADVICE[name].text) for name in names if name in remedies.ADVICE]
+    known = [(name, remedies.ADVICE[name]) for name in names if name in remedies.ADVICE]
     return ["what to do:", *(f"  {name}: {text}" for name, text in known)] if known else []
 
 
