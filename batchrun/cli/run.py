@@ -22,6 +22,7 @@ from batchrun.cli.standard_streams import unblocked
 from batchrun.core import commands, setting_table, setting_values
 from batchrun.core import settings as config
 from batchrun.core.legible import shell_word
+from batchrun.core.template_syntax import is_template
 from batchrun.core.wording import counted
 from batchrun.errors import BatchrunError
 
@@ -296,7 +297,15 @@ def settings_of(
     if inputs:
         given["input.files"] = list(inputs)
     raw, warnings = config.lay_over(raw, environment, located(given))
-    return config.resolve(read_schema(raw), limit=limit), warnings
+    settings = config.resolve(read_schema(raw), limit=limit)
+    texts = [settings.system, settings.prompt, *settings.messages]
+    shows = is_template(texts) or settings.image or settings.file
+    if settings.makes_messages and not shows:
+        warnings.append(
+            "the prompt shows no column, so that every row asks the same: {{ NAME }} shows the "
+            "column NAME"
+        )
+    return settings, warnings
 
 
 def _flag_value(name: str, value: Any) -> Any:

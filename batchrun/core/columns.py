@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from batchrun.core.carried import COLUMNS_MAX
+from batchrun.core.legible import shell_word
 from batchrun.errors import UsageError
 
 Dotted = tuple[str, ...]
 NAMES_SHOWN = 40
 NEAR_SHOWN = 2
 _TYPES = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+_LIKELY = ("prompt", "question", "query", "text", "input", "instruction", "content", "message")
+"""Names of columns that are probably what is to be asked."""
 _NO_NAME = re.compile(r"\W")
 _WORDS = re.compile(r"\W+")
 
@@ -107,6 +110,18 @@ class _Search:
                 return
         self._open.discard(path)
         self.refuted.pop(path, None)
+
+
+def no_messages(file: str, names: list[str]) -> str:
+    """What to say of a table without requests: its columns, and a command that makes some."""
+    words = {name.casefold(): name for name in reversed(names)}
+    likely = next((words[word] for word in _LIKELY if word in words), names[-1])
+    prompt = f"'{{{{ {identifier(likely)} }}}}'"
+    return (
+        f"input {file}: its rows are no requests, for there is no column `messages`. --prompt "
+        f"makes requests of the columns ({_listed([*map(identifier, names)])}){_undivided(names)}, "
+        f"such as\n  batchrun run {shell_word(file)} --prompt {prompt} --model M -o DIR"
+    )
 
 
 def _missing_column(user: str, name: str, names: list[str]) -> UsageError:

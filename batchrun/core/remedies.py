@@ -47,7 +47,10 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("at most", "shorten the row, or allow larger bodies if the server takes them"),
     ("more than", "split or shorten the line: a line end may be missing"),
     ("not valid UTF-8", "write the file as UTF-8: " + UTF8),
-    ("not valid JSON", "write one JSON object on one line; text needs double quotes"),
+    (
+        "not valid JSON",
+        "write one JSON object on one line (jq -c . OLD > NEW); text needs double quotes",
+    ),
     ("the line is not a JSON object", "write one JSON object on one line"),
 )
 """A part of the sentence, and the remedy; the first that fits counts."""

@@ -36,6 +36,13 @@ FORMATS = {
 TEXT_FORMATS = ("jsonl", "csv", "tsv")
 
 
+_TEXT = (".txt", ".text", ".md", ".log")
+_OF_LINES = (
+    "--format says which it is. If each line is a text, make rows of them, for --prompt "
+    "'{{ text }}':\n  jq -R '{text: .}' FILE.txt > FILE.jsonl"
+)
+
+
 def format_named(path: str) -> str | None:
     """The format that a file's name says, or None."""
     name = storage.Stamp(path, 0, 0).name
@@ -67,8 +74,8 @@ def format_of(files: Sequence[str], given: str, once: str | None = None) -> str:
             known = ", ".join(FORMATS)
             message = (
                 f"input {name}: {suffix or 'no suffix'} is not a format that can be read here "
-                f"({known}, all but Parquet also with .gz or .zst behind); say which it is with "
-                "--format"
+                f"({known}, all but Parquet also with .gz or .zst behind); "
+                + (_OF_LINES if suffix in _TEXT else "say which it is with --format")
             )
             raise InputError(message)
         found.setdefault(kind, name)

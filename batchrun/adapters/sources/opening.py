@@ -14,7 +14,7 @@ from batchrun.adapters.sources.local import read_file
 from batchrun.adapters.sources.sampling import Sample, SampledReader, Spool
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
-from batchrun.core import carried, cells
+from batchrun.core import carried, cells, columns
 from batchrun.core.body import Split, split
 from batchrun.core.reading import NOW, QUOTED_FORMATS, Reading
 from batchrun.core.shaping import Plan
@@ -110,6 +110,9 @@ def choose(
         fields.append(pa.field(arrow.EXTRA, pa.string()))
     return Carry(pa.schema(fields), tuple(names), everything=carry == "all")
 
+
+MESSAGE_COLUMNS = frozenset(("messages", "body", "extra_body"))
+"""The columns of a table of which at least one is there if its rows are requests."""
 
 Splitter = Callable[[JsonObject], Split]
 """Tells a row's fields apart: what is sent, what is carried (``body.split`` is one)."""
@@ -227,9 +230,10 @@ class Input:
         return self.kind == "jsonl"
 
     def carry(self, wanted: str | tuple[str, ...], shard_rows: int) -> Carry:
-        """The columns that are carried. Raises ``InputError``, or ``UsageError`` for a column that
-        is not there.
+        """The columns that a new run carries. Raises ``InputError``, also for a table of which no
+        row can become a request, or ``UsageError`` for a column that is not there.
         """
+        self._require_messages()
         if wanted == "none":
             schema = pa.schema(
                 []
@@ -240,6 +244,20 @@ class Input:
             except InputLostError as error:
                 raise InputError(str(error)) from None
         return choose(schema, wanted, with_extra=self.has_extra)
+
+    def _require_messages(self) -> None:
+        """Raise ``InputError`` for a table whose columns make no request, where nothing makes one
+        of them.
+        """
+        if self.kind == "jsonl" or self.splitter is not split:
+            return
+        try:
+            names = [name for row in self.reader(None, 1).sample() for name in row]
+        except InputLostError as error:
+            raise InputError(str(error)) from None
+        if not names or any(name in MESSAGE_COLUMNS for name in names):
+            return
+        raise InputError(columns.no_messages(self.stamps[0].name, list(dict.fromkeys(names))))
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
