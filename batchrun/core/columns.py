@@ -14,6 +14,7 @@ from typing import Any
 
 from batchrun.core.carried import COLUMNS_MAX
 from batchrun.core.legible import shell_word
+from batchrun.core.parameters import SENT
 from batchrun.errors import UsageError
 
 Dotted = tuple[str, ...]
@@ -22,6 +23,8 @@ NEAR_SHOWN = 2
 _TYPES = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
 _LIKELY = ("prompt", "question", "query", "text", "input", "instruction", "content", "message")
 """Names of columns that are probably what is to be asked."""
+_IDS = re.compile(r"(?:^|[^a-z])(?:id|nr|no|key)$", re.IGNORECASE)
+"""Names of columns that are probably not."""
 _NO_NAME = re.compile(r"\W")
 _WORDS = re.compile(r"\W+")
 
@@ -115,7 +118,8 @@ class _Search:
 def no_messages(file: str, names: list[str]) -> str:
     """What to say of a table without requests: its columns, and a command that makes some."""
     words = {name.casefold(): name for name in reversed(names)}
-    likely = next((words[word] for word in _LIKELY if word in words), names[-1])
+    free = [name for name in names if name not in SENT and not _IDS.search(name)]
+    likely = next((words[word] for word in _LIKELY if word in words), (free or names)[0])
     prompt = f"'{{{{ {identifier(likely)} }}}}'"
     return (
         f"input {file}: its rows are no requests, for there is no column `messages`. --prompt "

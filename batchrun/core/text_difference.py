@@ -38,9 +38,11 @@ def _common(before: str, now: str) -> str:
 
 def _start(common: str) -> int:
     """Where the excerpt begins: at a word, if there is one within the context."""
-    if len(common) <= CONTEXT:
+    start, room = len(common), CONTEXT
+    while start and (room := room - len(_visible(common[start - 1]))) >= 0:
+        start -= 1
+    if not start:
         return 0
-    start = len(common) - CONTEXT
     space = next((n for n in range(start, len(common)) if common[n].isspace()), None)
     return start if space is None or space + 1 >= len(common) else space + 1
 

@@ -230,10 +230,9 @@ class Input:
         return self.kind == "jsonl"
 
     def carry(self, wanted: str | tuple[str, ...], shard_rows: int) -> Carry:
-        """The columns that a new run carries. Raises ``InputError``, also for a table of which no
-        row can become a request, or ``UsageError`` for a column that is not there.
+        """The columns that are carried. Raises ``InputError``, or ``UsageError`` for a column that
+        is not there.
         """
-        self._require_messages()
         if wanted == "none":
             schema = pa.schema(
                 []
@@ -245,11 +244,11 @@ class Input:
                 raise InputError(str(error)) from None
         return choose(schema, wanted, with_extra=self.has_extra)
 
-    def _require_messages(self) -> None:
+    def require_messages(self) -> None:
         """Raise ``InputError`` for a table whose columns make no request, where nothing makes one
         of them.
         """
-        if self.kind == "jsonl" or self.splitter is not split:
+        if self.kind == "jsonl":
             return
         try:
             names = [name for row in self.reader(None, 1).sample() for name in row]
@@ -296,7 +295,10 @@ def find(
     stamps = storage.stamp(files) if once is None else [Stamp(once, -1, 0)]
     found = Input(tuple(stamps), kind, pipe=pipe, reading=reading.of(kind))
     found.require_rows()
-    return found if plan is None else shaped(found, plan)
+    if plan is not None:
+        return shaped(found, plan)
+    found.require_messages()
+    return found
 
 
 def shaped(found: Input, plan: Plan) -> Input:
