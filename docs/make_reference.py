@@ -337,7 +337,7 @@ VALIDATE = {
 DRY_RUN = {
     "dry_run": "True.",
     "exit_code": "0 if every row can be sent, else 1.",
-    "dir": "The run directory.",
+    "dir": "The run directory; null where none is named.",
     "resumed": "Whether the directory was begun, so that the run would go on there.",
     "rows": (
         "The `input` rows, those that are `done` and would not be sent, those `to_send`, and those "
@@ -1050,7 +1050,9 @@ def json_files() -> Iterator[str]:
     yield "## Keys of `run --dry-run --json`"
     yield ""
     nothing = estimate.Estimate(given, tokenizer=False)
-    keys = dry_run.DryRun(given, False, validate.Report(), nothing).as_dict()  # noqa: FBT003
+    keys = dry_run.DryRun(
+        given, resumed=False, nowhere=False, checked=validate.Report(), estimate=nothing
+    ).as_dict()
     found = described("run --dry-run --json", keys, DRY_RUN)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
     yield "## Keys of `export --json`"

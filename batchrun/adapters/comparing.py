@@ -162,8 +162,7 @@ class Comparison:
             read = next(state.rows_read for state in states if state.shard == edited[0])
             where = (
                 f"the first difference is within rows {first:,} to {first + read - 1:,} "
-                f"({len(edited):,} of {counted(len(states), 'shard')} read "
-                f"{verb(len(edited), 'differs', 'differ')})"
+                f"({len(edited):,} of {counted(len(states), 'shard')} read differ)"
             )
             details = [where]
             if lost:

@@ -25,6 +25,7 @@ def look(
     environment: Mapping[str, str],
     changes: Changes,
     *,
+    nowhere: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -35,7 +36,8 @@ def look(
     from batchrun.views import dry_run
 
     make_lean()
-    found = dry_run.look(settings, environment, changes, (lambda _: None) if quiet else say)
+    tell = (lambda _: None) if quiet else say
+    found = dry_run.look(settings, environment, changes, tell, nowhere=nowhere)
     if as_json:
         put_json(found.as_dict())
         return found.exit_code

@@ -37,6 +37,8 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "number": click.FLOAT,
     "bool": click.BOOL,
 }
+NOWHERE = ".no-run-directory"
+"""The run directory of a dry run that names none."""
 _REPEATED = ("object", "names", "headers")
 _NOT_REPEATED = (
     "--dry-run",
@@ -149,13 +151,19 @@ def command(
     with unblocked(), exit_codes(as_json=as_json), interrupts():
         changes = _changes(flags)
         environment = read_environment()
-        settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
+        place = NOWHERE if dry_run else None
+        settings, warnings = settings_of(
+            inputs, config_file, flags, environment, limit, place=place
+        )
         if dry_run:
             from batchrun.cli.dry_run import look
 
             for warning in () if quiet else warnings:
                 say(f"warning: {warning}")
-            sys.exit(look(settings, environment, changes, quiet=quiet, as_json=as_json))
+            nowhere = settings.dir == NOWHERE
+            sys.exit(
+                look(settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json)
+            )
         with logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log:
             for warning in warnings:
                 log.tell(f"warning: {warning}")
@@ -286,8 +294,12 @@ def settings_of(
     flags: Mapping[str, Any],
     environment: Mapping[str, str],
     limit: int | None,
+    *,
+    place: str | None = None,
 ) -> tuple[config.Settings, list[str]]:
-    """Lay the sources over each other: flag, environment, file."""
+    """Lay the sources over each other: flag, environment, file. ``place`` is the run directory
+    where none of them names one.
+    """
     raw = {} if config_file is None else read_config(config_file)
     given = {}
     for name, value in flags.items():
@@ -297,6 +309,8 @@ def settings_of(
     if inputs:
         given["input.files"] = list(inputs)
     raw, warnings = config.lay_over(raw, environment, located(given))
+    if place is not None:
+        raw.setdefault("output.dir", place)
     settings = config.resolve(read_schema(raw), limit=limit)
     texts = [settings.system, settings.prompt, *settings.messages]
     shows = is_template(texts) or settings.image or settings.file

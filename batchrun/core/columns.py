@@ -137,7 +137,9 @@ def _missing_column(user: str, name: str, names: list[str]) -> UsageError:
 
 def _missing_variable(user: str, name: str, names: list[str]) -> UsageError:
     """As a template writes the columns, the nearest first."""
-    spelled = {identifier(column): column for column in reversed(names)}
+    spelled: dict[str, str] = {}
+    for column in names:
+        spelled.setdefault(identifier(column), column)
     near = [*dict.fromkeys((*_of_words(name, spelled), *_alike(name, list(spelled))))][:NEAR_SHOWN]
     others = [written for written in map(identifier, names) if written not in near]
     meant = ""
@@ -147,7 +149,7 @@ def _missing_variable(user: str, name: str, names: list[str]) -> UsageError:
     else:
         meant, others_said = ".", f" The columns are: {_listed(others)}"
     odd = [written for written in spelled if written != spelled[written]]
-    if odd:
+    if odd and not set(odd) & set(near):
         others_said += f" (as templates write them: {odd[0]} is the column {spelled[odd[0]]!r})"
     return UsageError(
         f"{user} uses the column {name!r}, which the input does not have{meant}{others_said}"

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from batchrun.core.parameters import SENT
 from batchrun.core.setting_table import SECTIONS, TABLE
 
+SURE_RATIO = 0.8
+"""A key of the table that is spelled so much alike is meant, whatever other tables have."""
+
 
 def table_meant(name: str) -> str:
     """What to say of a table, or of a key outside of every table, that is not known."""
@@ -16,11 +19,9 @@ def table_meant(name: str) -> str:
 
 def key_meant(key: str, known: Sequence[str]) -> str:
     """What to say of a key that its table does not have; ``known`` are those of the table."""
-    near = difflib.get_close_matches(key, known, n=1)
-    elsewhere = _elsewhere(key)
-    if elsewhere and not (near and near[0].replace("_", "") == key.replace("-", "")):
-        return elsewhere
-    return _nearest(key, known)
+    if difflib.get_close_matches(key, known, n=1, cutoff=SURE_RATIO):
+        return _nearest(key, known)
+    return _elsewhere(key) or _nearest(key, known)
 
 
 def _elsewhere(key: str) -> str | None:

@@ -38,6 +38,7 @@ class DryRun:
 
     settings: Settings
     resumed: bool
+    nowhere: bool
     checked: validate.Report
     estimate: Estimate
 
@@ -52,7 +53,7 @@ class DryRun:
         return {
             "dry_run": True,
             "exit_code": self.exit_code,
-            "dir": shown(self.settings.dir),
+            "dir": None if self.nowhere else shown(self.settings.dir),
             "resumed": self.resumed,
             "rows": {
                 "input": self.checked.rows + self.checked.done,
@@ -71,7 +72,9 @@ class DryRun:
         if not quiet:
             yield "dry run: nothing is sent and nothing is written"
             place = safe(shown(self.settings.dir))
-            if self.resumed:
+            if self.nowhere:
+                yield "no run directory is named: the run itself needs -o DIR"
+            elif self.resumed:
                 done = f"{counted(checked.done, 'row')} {verb(checked.done, 'is', 'are')} done"
                 left = counted(checked.rows - checked.bad, "row")
                 yield f"{place} would go on: {done}, {left} would be sent"
@@ -89,8 +92,11 @@ def look(
     environment: Mapping[str, str],
     changes: Changes,
     say: Callable[[str], None],
+    *,
+    nowhere: bool = False,
 ) -> DryRun:
-    """Look at the run that these settings would begin or resume.
+    """Look at the run that these settings would begin or resume. ``nowhere`` says that the user
+    named no run directory.
 
     ``say`` is told what would keep the run from starting and is no matter of its rows. Raises what
     opening the run directory raises (``rehearsal.rehearsed``), and ``UsageError`` for a row whose
@@ -127,7 +133,7 @@ def look(
                     else:
                         estimating.add(request)
         checked.remarks = run.reader.remarks()
-        return DryRun(settings, run.resumed, checked, estimating.ended(()))
+        return DryRun(settings, run.resumed, nowhere, checked, estimating.ended(()))
 
 
 def _bounded(run: Rehearsal, priced: Priced | None) -> Callable[[Row], Request]:

@@ -281,6 +281,13 @@ def test_a_dry_run_refuses_what_the_run_refuses(cli, jsonl):
     assert list(cli.folder.iterdir()) == []
 
 
+def test_a_dry_run_needs_no_run_directory(cli, jsonl):
+    """The reports are the same, and say that the run itself needs one."""
+    done = cli.run(jsonl(2), "--provider", "simulator", "--dry-run")
+    assert done.code == 0 and "the run itself needs -o DIR" in done.out
+    assert cli.run(jsonl(2), "--provider", "simulator", "--dry-run", "--json").json["dir"] is None
+
+
 def test_standard_input_has_a_dry_run(cli, jsonl):
     """What is piped in is read once for both reports."""
     done = subprocess.run(
