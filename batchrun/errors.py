@@ -98,6 +98,10 @@ class RowError(BatchrunError):
     """One input row cannot become a request; it turns into an ``invalid_row`` outcome."""
 
 
+class NoModelError(RowError):
+    """Neither the row nor the settings name a model."""
+
+
 class UnboundedError(RowError):
     """Nobody can say what a request costs at most, and there is a budget."""
 

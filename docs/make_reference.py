@@ -45,7 +45,7 @@ from batchrun.core.totals import Totals  # noqa: E402
 from batchrun.core.vendor_codes import MEANINGS, SAID_BY  # noqa: E402
 from batchrun.engine.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
-from batchrun.views import estimate, estimate_report, export, validate  # noqa: E402
+from batchrun.views import dry_run, estimate, estimate_report, export, validate  # noqa: E402
 from batchrun.views.findings import KINDS as DAMAGES  # noqa: E402
 from batchrun.views.findings import Report  # noqa: E402
 
@@ -319,14 +319,47 @@ VALIDATE = {
     ),
     "sent": "Input columns that are sent as request parameters.",
     "carried": "Input columns that go along to the results, by their names in the input.",
-    "warnings": "What makes no row bad: repeated ids, rows of different kinds.",
+    "identical_requests": (
+        "`requests` that more than one row makes, the `rows` that make them, and the `first` 20 of "
+        "them with their first and second row. Exact, however many rows there are."
+    ),
+    "shortest": (
+        "The request with the fewest `bytes`: its `row`, `file`, `line`, `custom_id`, and the "
+        "`prompt_tokens` it is estimated to have. Null where no row can be sent."
+    ),
+    "longest": "The request with the most `bytes`, with the same keys.",
+    "requests": "With `--show N`: the first N requests as they would be sent; else empty.",
+    "attachments": (
+        "The images, sounds and files in these requests: `row`, `kind` (the media type), `bytes`."
+    ),
+    "warnings": (
+        "What makes no row bad: repeated ids, identical requests, rows of different kinds."
+    ),
+}
+DRY_RUN = {
+    "dry_run": "True.",
+    "exit_code": "0 if every row can be sent, else 1.",
+    "dir": "The run directory; null where none is named.",
+    "resumed": "Whether the directory was begun, so that the run would go on there.",
+    "rows": (
+        "The `input` rows, those that are `done` and would not be sent, those `to_send`, and those "
+        "that are `bad`."
+    ),
+    "requests": "The first two requests as they would be sent.",
+    "validate": "The keys of `validate --json` for the rows that are not done.",
+    "estimate": "The keys of `estimate --json` for the rows that are not done.",
 }
 ESTIMATE = {
     "rows": "Rows read.",
     "bad": "Rows that cannot be sent; `batchrun validate` names them.",
     "prompt_tokens": "Tokens of all prompts: `estimate`, and between `low` and `high`.",
-    "completion_tokens": "Tokens of all answers, likewise: a prior, see [the page](estimate.md).",
-    "cost_usd": "What these cost, likewise. Null where a row has no price.",
+    "completion_tokens": (
+        "Tokens of all answers, with the same keys: a prior, see [the page](estimate.md)."
+    ),
+    "cost_usd": "What these cost, with the same keys. Null where a row has no price.",
+    "figures_from": (
+        "`requests`, or `pilot`: then the figures above are extrapolated from the pilot's answers."
+    ),
     "at_most": (
         "The bound of all requests sent once, in `tokens` and `cost_usd`. Null where a row does "
         "not limit its answer, or has no price."
@@ -335,7 +368,13 @@ ESTIMATE = {
         "The seconds that the limits alone take: `at_least_by_rpm_s`, and `at_least_by_tpm_s` with "
         "`estimate`, `low`, `high`. Null without limits."
     ),
-    "models": "The same figures by model, and the cost at each of the `endpoints` that serve it.",
+    "models": (
+        "The same figures by model, the cost at each of the `endpoints` that serve it, "
+        "`batch_cost_usd` by the prices of the Batch API (null where they are not known), and "
+        "`prices` by endpoint: `input`, `output`, `cached_input`, `batch_input`, `batch_output` in "
+        "USD per million tokens, their `source` and `date`. With several `--model`, the report has "
+        "`rows`, `models` and `notes`, and each model the figures of the whole input."
+    ),
     "tokens_counted_by": "`tokenizer`, or `bytes` where the extra `tokenizer` is not installed.",
     "notes": "What the figures rest on, and what would make them better.",
     "pilot": (
@@ -1100,6 +1139,14 @@ def json_files() -> Iterator[str]:
     given = settings.resolve({"input.files": ["-"], "output.dir": "."})
     keys = estimate_report.Report(estimate.Estimate(given, tokenizer=False)).as_dict()
     found = described("estimate --json", keys, ESTIMATE)
+    yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "## Keys of `run --dry-run --json`"
+    yield ""
+    nothing = estimate.Estimate(given, tokenizer=False)
+    keys = dry_run.DryRun(
+        given, resumed=False, nowhere=False, checked=validate.Report(), estimate=nothing
+    ).as_dict()
+    found = described("run --dry-run --json", keys, DRY_RUN)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
     yield "## Keys of `export --json`"
     yield ""

@@ -11,6 +11,7 @@ from batchrun.adapters.states import StateFile
 from batchrun.core.money import shown, usd
 from batchrun.core.price_book import PriceBook
 from batchrun.core.settings import Settings
+from batchrun.core.wording import counted
 from batchrun.engine.budget import Budget, Charge
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.spending import Spending
@@ -98,15 +99,15 @@ def _used_up(budget: Budget, amount: int, *, money: bool) -> str:
     """Why the run stops, and what to do."""
 
     def said(count: int) -> str:
-        return shown(count) if money else f"{count:,} tokens"
+        return shown(count) if money else counted(count, "token")
 
     flag = "--max-cost" if money else "--max-total-tokens"
     charge = budget.charge
     held = ""
     if charge.held:
         held = (
-            f" (of it {said(charge.held)} for {charge.unanswered:,} requests that got no whole "
-            "answer and may be billed)"
+            f" (of it {said(charge.held)} for {counted(charge.unanswered, 'request')} that got "
+            "no whole answer and may be billed)"
         )
     return (
         f"the budget of {said(budget.cap)} ({flag}) has no room for the next request, which may "

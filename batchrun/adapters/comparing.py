@@ -24,6 +24,7 @@ from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
 from batchrun.core.reading import reading_differences, recorded_reading
 from batchrun.core.settings import Settings
+from batchrun.core.wording import counted, verb
 from batchrun.errors import BatchrunError, RunChangedError
 from batchrun.records import Position, ShardState, Span
 
@@ -141,7 +142,8 @@ class Comparison:
         states = self._journal.shards()
         if states and self._given.pipe is None:
             self._say(
-                f"the input may have changed; comparing {len(states):,} shards with what was read"
+                f"the input may have changed; comparing "
+                f"{counted(len(states), 'shard')} with what was read"
             )
         reader = self._reader()
         changed_columns = self._changed_columns(reader)
@@ -163,13 +165,13 @@ class Comparison:
             read = next(state.rows_read for state in states if state.shard == edited[0])
             where = (
                 f"the first difference is within rows {first:,} to {first + read - 1:,} "
-                f"({len(edited):,} of {len(states):,} shards read differ)"
+                f"({len(edited):,} of {counted(len(states), 'shard')} read differ)"
             )
             details = [where]
             if lost:
                 details.append(
-                    f"it became shorter: {len(lost):,} done rows, from {min(lost):,} on, are not "
-                    "in it any more"
+                    f"it became shorter: {counted(len(lost), 'done row')}, from {min(lost):,} on, "
+                    f"{verb(len(lost), 'is', 'are')} not in it any more"
                 )
             raise self._changed(
                 f"the input is not what {self._where} was begun with",

@@ -24,6 +24,7 @@ from batchrun.adapters.old_part import damaged
 from batchrun.adapters.parts import Parts
 from batchrun.adapters.states import Published
 from batchrun.adapters.store import KINDS, FileMark, part_names, part_number
+from batchrun.core.wording import counted
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ def _look_at_shard(
             footer = parts.footer(name)
             rows_span = range(shard * journal.shard_rows, (shard + 1) * journal.shard_rows)
             if footer.rows < rows or (footer.rows > rows and not logged):
-                why = f"it holds {footer.rows:,} rows, and {rows:,} were published"
+                why = f"it holds {counted(footer.rows, 'row')}, and {rows:,} were published"
                 raise damaged(parts.store.where(name), why)
             if any(row not in rows_span for row in footer.ends):
                 raise damaged(parts.store.where(name), "it holds rows of another part")

@@ -6,16 +6,27 @@ The data comes with the package; nothing is fetched. Loading it takes a quarter 
 
 from __future__ import annotations
 
+import difflib
+import functools
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from importlib import metadata
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from batchrun.core.endpoints import Endpoint
-from batchrun.core.price_book import NAME_MAX, Listed, PriceBook, table_of
+from batchrun.core.price_book import (
+    NAME_MAX,
+    NEAR_RATIO,
+    Listed,
+    PriceBook,
+    Quoted,
+    own_quote,
+    table_of,
+)
 from batchrun.core.price_table import STANDARD_TIERS
 from batchrun.core.pricing import Quote, price
 from batchrun.core.urls import address
@@ -46,6 +57,11 @@ _ONE_MAKER = re.compile(
 open model costs is up to whose machine it runs on."""
 
 
+_BATCH = {"processing": "batch"}
+"""What the list calls the tier of the Batch API."""
+_DAY = re.compile(r"\b(?:verified|checked)(?: on)? (20\d\d-\d\d-\d\d)\b")
+
+
 class PriceList:
     """``core.price_book.Lookup``: prices by endpoint and model."""
 
@@ -54,6 +70,49 @@ class PriceList:
 
     def __call__(self, endpoint: str, model: str, tier: str | None, wall_us: int) -> Listed | None:
         """See ``core.price_book.Lookup``."""
+        place = self._place(endpoint, model)
+        found = None if place is None else place.model()
+        if place is None or found is None:
+            return None
+        listed = _listed(place.provider, found, tier, _moment(wall_us))
+        if listed is None or not place.of_maker:
+            return listed
+        remark = (
+            f"the cost of model {model[:NAME_MAX]!r} is counted at its maker's list price: "
+            "what this endpoint asks is not known; if it is something else, set "
+            f"{table_of(model)} in the config file"
+        )
+        return listed._replace(remark=remark)
+
+    def quoted(self, endpoint: str, model: str, wall_us: int) -> Quoted | None:
+        """The standard unit prices of a model, for short prompts; None where it is not listed."""
+        place = self._place(endpoint, model)
+        found = None if place is None else place.model()
+        if place is None or found is None:
+            return None
+        when = _moment(wall_us)
+        standard = _quotes(found.get_prices(when, None))
+        if standard is None:
+            return None
+        batch = None
+        own = any(found is one for one in place.provider.models)
+        of_batch = _quotes(found.get_prices(when, _BATCH)) if own else None
+        if of_batch is not None and _holds(found, _BATCH, when):
+            batch = (of_batch[0][1].input, of_batch[0][1].output)
+        return Quoted(standard[0][1], batch, _source(), _dated(when))
+
+    def near(self, endpoint: str, model: str) -> list[str]:
+        """See ``core.price_book.Near``: models of the provider that the endpoint, or the name,
+        belongs to.
+        """
+        place = self._place(endpoint, model)
+        if place is None:
+            return []
+        names = [one.id for one in place.provider.models]
+        return difflib.get_close_matches(place.name, names, n=1, cutoff=NEAR_RATIO)
+
+    def _place(self, endpoint: str, model: str) -> _Place | None:
+        """Whose price counts for a model at an endpoint; None where nobody's is listed."""
         where = self._endpoints[endpoint]
         known, url = _PROVIDERS.get(where.provider or ""), None
         if known is None and where.provider is None:
@@ -65,22 +124,46 @@ class PriceList:
 
         snapshot = get_snapshot()
         provider = None if known is None and url is None else _found(snapshot, None, known, url)
-        asked, remark = model, None
-        if provider is None and named is not None:
-            model = named[1]
-            provider = _found(snapshot, model, None, None)
-            remark = (
-                f"the cost of model {asked[:NAME_MAX]!r} is counted at its maker's list price: "
-                "what this endpoint asks is not known; if it is something else, set "
-                f"{table_of(asked)} in the config file"
-            )
-        if provider is None:
+        if provider is not None:
+            return _Place(snapshot, provider, model, of_maker=False)
+        maker = None if named is None else _found(snapshot, named[1], None, None)
+        if maker is None or named is None:
             return None
-        found = provider.find_model(model, all_providers=snapshot.providers)
-        if found is None:
-            return None
-        listed = _listed(provider, found, tier, datetime.fromtimestamp(wall_us / 1e6, UTC))
-        return None if listed is None else listed._replace(remark=remark)
+        return _Place(snapshot, maker, named[1], of_maker=True)
+
+
+class _Place(NamedTuple):
+    """The provider of the list whose price counts, and the name that the model has there.
+    ``of_maker`` says that the model's maker stands in for an endpoint that is not listed.
+    """
+
+    snapshot: DataSnapshot
+    provider: Provider
+    name: str
+    of_maker: bool
+
+    def model(self) -> ModelInfo | None:
+        """The model, if it is listed."""
+        return self.provider.find_model(self.name, all_providers=self.snapshot.providers)
+
+
+def _moment(wall_us: int) -> datetime:
+    return datetime.fromtimestamp(wall_us / 1e6, UTC)
+
+
+def _source() -> str:
+    return f"genai-prices {metadata.version('genai-prices')}"
+
+
+@functools.cache
+def _dated(when: datetime) -> str | None:
+    """The newest day on which the list says that a price was checked."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    today = when.date().isoformat()
+    texts = (m.price_comments for p in get_snapshot().providers for m in p.models)
+    days = (day for text in texts if text for day in _DAY.findall(text))
+    return max((day for day in days if day <= today), default=None)
 
 
 def _found(
@@ -94,11 +177,25 @@ def _found(
 
 def book(settings: Settings, say: Callable[[str], None], wall_us: int) -> PriceBook:
     """The prices of a run, ready for its own model: loading the list would hold up its answers."""
-    prices = PriceBook(settings.prices, PriceList(settings.endpoints), say)
+    listed = PriceList(settings.endpoints)
+    prices = PriceBook(settings.prices, listed, say, listed.near)
     if settings.one_model is not None:
         for endpoint in settings.endpoints:
             prices.expect(endpoint.name, settings.one_model, wall_us)
     return prices
+
+
+def quotes(settings: Settings, model: str, wall_us: int) -> dict[str, Quoted | None]:
+    """The unit prices of a model at each endpoint that serves it; None where none is known."""
+    own = settings.prices.get(model)
+    if own is not None:
+        return {e.name: own_quote(own) for e in settings.endpoints if e.serves(model)}
+    listed = PriceList(settings.endpoints)
+    return {
+        endpoint.name: listed.quoted(endpoint.name, model, wall_us)
+        for endpoint in settings.endpoints
+        if endpoint.serves(model)
+    }
 
 
 def _public_url(base_url: str) -> str | None:
@@ -119,15 +216,20 @@ def _listed(
     context = None
     # A model that a provider passes on for another is listed with the other's standard price only.
     if tier is not None and any(model is own for own in provider.models):
-        context = {"processing": "batch"} if tier == "batch" else {"service_tier": tier}
+        context = _BATCH if tier == "batch" else {"service_tier": tier}
     quoted = _quotes(model.get_prices(when, context))
     if quoted is None:
         return None
-    tier_known = tier in STANDARD_TIERS or any(
+    tier_known = tier in STANDARD_TIERS or _holds(model, context, when)
+    return Listed(price(quoted[0][1], quoted[1:]), tier_known)
+
+
+def _holds(model: ModelInfo, context: Mapping[str, str] | None, when: datetime) -> bool:
+    """Whether the model has prices of its own for this tier at this time."""
+    return any(
         variant.when == context and (variant.constraint is None or variant.constraint.active(when))
         for variant in model.price_variants or ()
     )
-    return Listed(price(quoted[0][1], quoted[1:]), tier_known)
 
 
 def _quotes(prices: ModelPrice) -> list[tuple[int, Quote]] | None:

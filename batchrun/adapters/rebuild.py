@@ -33,6 +33,7 @@ from batchrun.core.differences import differences
 from batchrun.core.reading import reading_differences, recorded_reading
 from batchrun.core.settings import Settings
 from batchrun.core.totals import Totals
+from batchrun.core.wording import counted, verb
 from batchrun.errors import RunChangedError, UsageError
 from batchrun.records import Position, ShardState, Span
 
@@ -129,7 +130,7 @@ class Rebuilding:
 
     def _shards(self, parts: Parts, reader: Reader, shards: list[int]) -> None:
         """Read the input of all shards, and publish those that are there."""
-        self._say(f"reading the input and writing {len(shards):,} parts again")
+        self._say(f"reading the input and writing {counted(len(shards), 'part')} again")
         read: dict[int, ShardState] = {}
         last = max(shards, default=-1)
         for block in reader.blocks([Span(0, last, Position())] if shards else [], limit=None):
@@ -180,7 +181,7 @@ class Rebuilding:
         if found.rows and not (self._changes.keep_done or self._changes.resend_changed):
             raise self._refused(
                 "the done rows do not answer the requests that the settings and the input give",
-                [f"{found.rows:,} requests differ"],
+                [f"{counted(found.rows, 'request')} {verb(found.rows, 'differs', 'differ')}"],
             )
         return WORDING
 

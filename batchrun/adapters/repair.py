@@ -26,6 +26,7 @@ from batchrun.adapters.sources.opening import Reader
 from batchrun.adapters.states import Published, StateFile
 from batchrun.adapters.store import KINDS, Store, StoreReader, part_names, part_number
 from batchrun.core.totals import Totals
+from batchrun.core.wording import counted, verb
 from batchrun.errors import DamagedError
 from batchrun.records import Position, ShardState, Span
 
@@ -88,8 +89,8 @@ class Repair:
             raise
         self._salvaged.add(shard)
         self._say(
-            f"{why.partition(' Nothing was')[0]} A copy is in {copy}; {kept:,} rows of it are "
-            "sound and kept, others of its rows are sent again"
+            f"{why.partition(' Nothing was')[0]} A copy is in {copy}; {counted(kept, 'row')} of it "
+            f"{verb(kept, 'is', 'are')} sound and kept, others of its rows are sent again"
         )
 
     def _copy_aside(self, path: Path) -> Path:
@@ -139,7 +140,7 @@ class Repair:
         """Check every part, and mend the shards whose parts are damaged."""
         published = list(journal.states.published())
         if published:
-            self._say(f"checking {len(published):,} parts of results and of attempts")
+            self._say(f"checking {counted(len(published), 'part')} of results and of attempts")
         unsure = journal.touched() | self._salvaged
         for one in published:
             shard = one.state.shard
@@ -173,7 +174,8 @@ class Repair:
             self._say(f"  its ledger was written again from the results: {ledger.LOST} marks gaps")
         if results is not None:
             done = len(journal.open_shard(shard).done)
-            self._say(f"  {max(0, _rows(one) - done):,} rows of it are sent again")
+            left = max(0, _rows(one) - done)
+            self._say(f"  {counted(left, 'row')} of it {verb(left, 'is', 'are')} sent again")
         publish(parts, journal, journal.next_state(shard, complete=False))
 
     def _strays(self, journal: Journal) -> None:

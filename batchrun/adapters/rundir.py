@@ -34,6 +34,7 @@ from batchrun.adapters.store import (
     KINDS,
     SUMMARY,
     Store,
+    StoreReader,
     part_names,
     read_json,
     write_json,
@@ -44,6 +45,7 @@ from batchrun.core.reading import NOW, Reading
 from batchrun.core.settings import Settings
 from batchrun.core.shards import plan_reading
 from batchrun.core.totals import Totals
+from batchrun.core.wording import counted, verb
 from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.records import Known, Span
 
@@ -158,7 +160,7 @@ def open_run(
         elif repair is not None and _is_begun(store, checkpoint):
             found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
         else:
-            _refuse_unknown_parts(store, checkpoint)
+            refuse_unknown_parts(store, checkpoint)
             found = Compared(_begin(journal, settings, given), grown=False)
         build = as_begun(build, journal.states.get("wording"))
         reader = _reader(given, found.carry, journal, changes)
@@ -229,8 +231,8 @@ def _bring_up(
         journal.states.mark(kept)
     if outdated:
         say(
-            f"{len(outdated):,} parts of an earlier version are written again, with the columns "
-            "that it lacked; no row of them is sent"
+            f"{counted(len(outdated), 'part')} of an earlier version will be written again, with "
+            "the columns that it lacked; no row of them is sent"
         )
         parts.require_room(outdated)
         for shard in outdated:
@@ -285,23 +287,24 @@ def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> R
 def _refuse_lost_checkpoint(store: Store, checkpoint: Path) -> None:
     path = checkpoint / STATES
     if not path.exists() or path.stat().st_size == 0:
-        _refuse_unknown_parts(store, checkpoint)
+        refuse_unknown_parts(store, checkpoint)
 
 
-def _is_begun(store: Store, checkpoint: Path) -> bool:
+def _is_begun(store: StoreReader, checkpoint: Path) -> bool:
     """Whether there is something that a state file must know of."""
     return any(part_names(store, kind) for kind in KINDS) or any(checkpoint.glob("shard-*.log"))
 
 
-def _refuse_unknown_parts(store: Store, checkpoint: Path) -> None:
+def refuse_unknown_parts(store: StoreReader, checkpoint: Path) -> None:
+    """Raises ``DamagedError`` where there are parts or logs that no state file speaks of."""
     if not _is_begun(store, checkpoint):
         return
     path = checkpoint / STATES
     count = len(part_names(store, "results"))
     message = (
-        f"{store.where('results')} has {count} parts, but the journal {path} is missing or empty, "
-        "so nobody knows which rows are done. --repair finds it out from the parts and the input; "
-        "or restore it, or start over with --restart (the old contents are kept aside)"
+        f"{store.where('results')} has {counted(count, 'part')}, but the journal {path} is missing "
+        "or empty, so nobody knows which rows are done. --repair finds it out from parts "
+        "and input; or restore it, or start over with --restart (the old contents are kept aside)"
     )
     raise DamagedError(message, path=str(path))
 
@@ -347,7 +350,7 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
     names = journal.states.get("endpoints") or ours
     lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
     if lost:
-        say(f"{lost} requests were in flight when the last run ended")
+        say(f"in flight when the last run ended: {counted(lost, 'request')}")
     flights = opened.checkpoint / FLIGHTS
     files.reached("flights.entered", flights)
     with contextlib.suppress(FileNotFoundError):
@@ -388,10 +391,8 @@ def _send_again(
         reader, parts, journal, selection, found.shards, opened.known
     )
     what = " or ".join(["changed"] * changes.resend_changed + [changes.retried] * changes.retries)
-    if found.rows:
-        say(f"{found.rows:,} {what} rows are sent again")
-    else:
-        say(f"there are no {what} rows to send again")
+    sent = f"{counted(found.rows, f'{what} row')} {verb(found.rows, 'is', 'are')} sent again"
+    say(sent if found.rows else f"there are no {what} rows to send again")
 
 
 def summary_of(store: Store) -> Mapping[str, Any] | None:

@@ -26,6 +26,7 @@ from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.journal import STATES
 from batchrun.adapters.lock import NAME, Lock
 from batchrun.adapters.object_store import OWNER, TRIES, ObjectStore
+from batchrun.adapters.place_name import require_directory_name
 from batchrun.adapters.store import KINDS, RESPONSES, SUMMARY, USAGE, Store
 from batchrun.core.addresses import cut, local_path
 from batchrun.core.changes import Changes
@@ -43,6 +44,7 @@ def take(
 
     Raises ``RunLockedError``, ``UsageError`` or ``StorageError``.
     """
+    require_directory_name(directory, checkpoint)
     local = local_path(directory)
     if local is None:
         return _take_remote(directory, checkpoint, changes, say)

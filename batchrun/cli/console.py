@@ -3,26 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from batchrun.cli.standard_streams import forsake
 from batchrun.core.legible import json_of
+from batchrun.core.wording import wrapped
 from batchrun.errors import BatchrunError, StorageError
 from batchrun.views.text import safe
+
+if TYPE_CHECKING:
+    from batchrun.views.validate import Shown
+
+_UNSAFE = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 BROKEN_PIPE = 128 + 13
 """The exit code of a command whose reader went away, as shells give it for SIGPIPE."""
 
 
+COLUMNS_LEAST = 40
+_COMMAND = re.compile(r"\s*(?:[a-z ]+: )?batchrun [a-z]")
+"""A line to be copied, which is not wrapped."""
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Text in lines that end at words where a terminal, or ``COLUMNS``, says how wide they may be;
+    elsewhere as it is. Lines that hold a command to be copied stay whole.
+    """
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        width = int(given)
+    elif stream.isatty():
+        width = shutil.get_terminal_size().columns
+    else:
+        return text
+    width = max(COLUMNS_LEAST, width)
+    lines = (
+        line if _COMMAND.match(line) else "\n".join(wrapped(line, width))
+        for line in text.split("\n")
+    )
+    return "\n".join(lines)
+
+
 def say(text: str) -> None:
     """A message for the user, on stderr. A closed stderr is no reason to stop."""
     try:
-        click.echo(safe(text), err=True)
+        click.echo(fitted(safe(text), sys.stderr), err=True)
     except OSError:
         forsake(2)
 
@@ -51,7 +84,7 @@ def writing() -> Iterator[None]:
 def show(text: str) -> None:
     """A line of what was asked for, on stdout, for people. Raises ``OutputLostError``."""
     with writing():
-        click.echo(safe(text))
+        click.echo(fitted(safe(text), sys.stdout))
 
 
 def put_json(value: Any) -> None:
@@ -63,6 +96,37 @@ def put_json(value: Any) -> None:
             click.echo(json_of(value, ascii_only=ascii_only))
     except BrokenPipeError:
         forsake(1)
+
+
+def put_request(body: bytes) -> None:
+    """A request on stdout as a line of its own, byte for byte; on a terminal the same JSON, without
+    what could steer it. Raises ``OutputLostError``.
+    """
+    if sys.stdout.isatty():
+        body = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", body.decode()).encode()
+    with writing():
+        click.echo(body)
+
+
+class Printing:
+    """Requests on stdout, one a line and byte for byte, and a line about each on stderr. A reader
+    that has seen enough (``| head -1``) ends the printing and nothing else.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._read = True
+
+    def put(self, shown: Shown) -> None:
+        """Print a request. Raises ``OutputLostError``."""
+        if self._read:
+            try:
+                put_request(shown.body)
+            except BrokenPipeError:
+                forsake(1)
+                self._read = False
+        if not self._quiet:
+            say(str(shown))
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from batchrun.cli.console import exit_codes, put_json, say, show
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
+from batchrun.core import setting_table
 from batchrun.core.addresses import scheme_of
+from batchrun.core.template_syntax import is_template
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from batchrun.views.estimate_report import Piloted
 
 WIDTH_LEAST, WIDTH_MOST = 40, 100
+_OTHERS = [setting for setting in setting_table.TABLE if setting.name != "request.model"]
 
 
 @click.command("estimate")
@@ -40,7 +44,14 @@ WIDTH_LEAST, WIDTH_MOST = 40, 100
     metavar="FILE",
     help="A TOML file with the settings.",
 )
-@setting_flags
+@partial(setting_flags, settings=_OTHERS)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="M",
+    help="The model of rows that name none; repeat it to compare the costs of several models.",
+)
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
 @click.option(
     "--pilot",
@@ -50,7 +61,12 @@ WIDTH_LEAST, WIDTH_MOST = 40, 100
     help="Send a sample of N rows, as a run in the directory -o DIR, and extrapolate from it.",
 )
 @click.option(
-    "--pilot-seed", type=int, default=0, show_default=True, metavar="N", help="Of the sample."
+    "--pilot-seed",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The seed of the pilot's sample.",
 )
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
 @click.option("--no-progress", is_flag=True, help="No progress display of the pilot.")
@@ -58,6 +74,7 @@ WIDTH_LEAST, WIDTH_MOST = 40, 100
 def command(
     inputs: tuple[str, ...],
     config_file: str | None,
+    models: tuple[str, ...],
     limit: int | None,
     pilot_rows: int | None,
     pilot_seed: int,
@@ -66,7 +83,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Say what a run over the INPUT files would take: tokens, US dollars, time.
+    """Estimate what a run over the INPUT files takes: tokens, US dollars, time.
 
     The flags are those of `run`. Every row is read and nothing is sent, unless --pilot N asks for
     a sample of the rows to be answered. docs/estimate.md says how each figure is made.
@@ -83,7 +100,14 @@ def command(
         elif flags["output__checkpoint"] is None and scheme_of(place) is None:
             # The config file's, if it names one, is that of the run itself.
             flags["output__checkpoint"] = os.path.join(place, "checkpoint")  # noqa: PTH118
-        settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
+        models = tuple(dict.fromkeys(models))
+        _comparable(models, pilot=pilot_rows is not None)
+        each = []
+        for model in models or (None,):
+            flags["request__model"] = model
+            settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
+            each.append(settings)
+        settings, others = each[0], each[1:]
         tell: Callable[[str], None] = (lambda _: None) if quiet else say
         for warning in warnings:
             tell(f"warning: {warning}")
@@ -94,6 +118,7 @@ def command(
         from batchrun.adapters import sample_file
         from batchrun.views import estimate
         from batchrun.views.estimate_report import Report
+        from batchrun.views.model_comparison import Comparison
 
         make_lean()
         with sample_file.Aside() as aside:
@@ -101,12 +126,15 @@ def command(
             if pilot_rows is not None:
                 sample_file.require_place(settings.dir, Path(settings.checkpoint))
                 sampling = estimate.Sampling(pilot_rows, pilot_seed, aside)
-            found = estimate.look(settings, sampling)
+            found, *rest = estimate.look(settings, sampling, others)
             pilot, code = None, 0
             if sampling is not None and found.strata:
                 progress = not (quiet or no_progress)
                 pilot, code = _pilot(found, aside, environment, tell, progress=progress)
-        report = Report(found, pilot)
+        report: Report | Comparison = Report(found, pilot)
+        if rest:
+            named = zip(models, (found, *rest), strict=True)
+            report = Comparison({model: Report(one) for model, one in named}, found.rows)
         if as_json:
             put_json(report.as_dict())
         else:
@@ -115,6 +143,18 @@ def command(
                 for line in report.lines(max(WIDTH_LEAST, min(WIDTH_MOST, columns))):
                     show(line)
         sys.exit(code)
+
+
+def _comparable(models: Sequence[str], *, pilot: bool) -> None:
+    """Raises ``UsageError`` where several models cannot be compared."""
+    if len(models) < 2:
+        return
+    if pilot:
+        message = "--pilot sends rows to one model: give one --model, and run it for each"
+        raise UsageError(message)
+    if any(map(is_template, models)):
+        message = "several --model compare models by their names, and one of these is a template"
+        raise UsageError(message)
 
 
 def _pilot(

@@ -12,6 +12,7 @@ import click
 from batchrun.cli.console import exit_codes, put_json, say, writing
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import CLOSED, forsake
+from batchrun.core.wording import counted, verb
 from batchrun.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -124,10 +125,11 @@ def command(
 def _tell(done: Exported, target: str) -> None:
     """What was written and what was not, on stderr."""
     where = "" if target == "-" else f" to {target}"
-    say(f"exported {done.rows:,} rows{where}: {done.ok:,} ok, {done.error:,} failed")
+    say(f"exported {counted(done.rows, 'row')}{where}: {done.ok:,} ok, {done.error:,} failed")
+    left = "an unknown number of rows are"
+    if done.pending is not None:
+        left = f"{counted(done.pending, 'row')} {verb(done.pending, 'is', 'are')}"
     if done.live:
-        left = "an unknown number of" if done.pending is None else f"{done.pending:,}"
-        say(f"the run goes on: {left} rows are pending or not yet published")
+        say(f"the run goes on: {left} pending or not yet published")
     elif done.pending != 0:
-        left = "an unknown number of" if done.pending is None else f"{done.pending:,}"
-        say(f"{left} rows are pending: they have no outcome and no line")
+        say(f"{left} pending, without an outcome and without a line")

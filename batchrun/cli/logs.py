@@ -18,6 +18,7 @@ from batchrun import __version__
 from batchrun.cli.console import say
 from batchrun.core.addresses import local_path, shown
 from batchrun.core.redact import Redactor, secrets_of
+from batchrun.core.wording import counted
 from batchrun.errors import BatchrunError
 from batchrun.views.text import safe
 
@@ -101,7 +102,8 @@ def logging_to(
         handler.close()
         if isinstance(handler, _ToFile) and handler.file.lost:
             file = handler.file
-            say(f"warning: {file.lost:,} lines could not be written into {file.path}: {file.why}")
+            lost = counted(file.lost, "line")
+            say(f"warning: {lost} could not be written into {file.path}: {file.why}")
 
 
 def _handler(

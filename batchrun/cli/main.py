@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
+import os
 import sys
 import time
 from typing import Any
@@ -18,8 +20,8 @@ STARTED_S = time.monotonic()
 
 COMMANDS = {
     "run": "Run chat completions over a data set; run it again to resume.",
-    "validate": "Look at every row without sending any.",
-    "estimate": "Say what a run would take: tokens, dollars, time.",
+    "validate": "Check every row without sending any.",
+    "estimate": "Estimate what a run takes: tokens, dollars, time.",
     "status": "Show the progress of a live or ended run.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
@@ -27,6 +29,15 @@ COMMANDS = {
     "doctor": "Look at an endpoint: key, URL, models, one small request.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
+
+
+def _meant(word: str) -> str:
+    """What was probably meant by a word that is no command."""
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    there = os.path.exists(word)  # noqa: PTH110 - pathlib is not loaded for --help
+    return f" To run the rows of a file: batchrun run {word} -o DIR" if there else ""
 
 
 class LazyGroup(click.Group):
@@ -57,6 +68,15 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"batchrun.cli.{cmd_name}")
         found: click.Command = module.command
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant; for an unknown one the nearest is named."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(error.message + _meant(args[0]), ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing them."""

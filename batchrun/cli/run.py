@@ -22,6 +22,8 @@ from batchrun.cli.standard_streams import unblocked
 from batchrun.core import commands, setting_table, setting_values, short_params
 from batchrun.core import settings as config
 from batchrun.core.legible import shell_word
+from batchrun.core.template_syntax import is_template
+from batchrun.core.wording import counted
 from batchrun.errors import BatchrunError
 
 if TYPE_CHECKING:
@@ -35,8 +37,17 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "number": click.FLOAT,
     "bool": click.BOOL,
 }
+NOWHERE = ".no-run-directory"
+"""The run directory of a dry run that names none."""
 _REPEATED = ("object", "names", "headers")
-_NOT_REPEATED = ("--restart", "--keep-done", "--retry-failed", "--retry-class", "--repair")
+_NOT_REPEATED = (
+    "--dry-run",
+    "--restart",
+    "--keep-done",
+    "--retry-failed",
+    "--retry-class",
+    "--repair",
+)
 
 
 def setting_flags(
@@ -110,6 +121,12 @@ def _help(setting: setting_table.Setting) -> str:
     is_flag=True,
     help="Set damaged parts or a damaged journal aside and send their rows again.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what `validate` and `estimate` report and the first two requests; send and write "
+    "nothing.",
+)
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option(
@@ -125,6 +142,7 @@ def command(
     inputs: tuple[str, ...],
     config_file: str | None,
     limit: int | None,
+    dry_run: bool,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -139,7 +157,19 @@ def command(
     with unblocked(), exit_codes(as_json=as_json), interrupts():
         changes = _changes(flags)
         environment = read_environment()
-        settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
+        place = NOWHERE if dry_run else None
+        settings, warnings = settings_of(
+            inputs, config_file, flags, environment, limit, place=place
+        )
+        if dry_run:
+            from batchrun.cli.dry_run import look
+
+            for warning in () if quiet else warnings:
+                say(f"warning: {warning}")
+            nowhere = settings.dir == NOWHERE
+            sys.exit(
+                look(settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json)
+            )
         with logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log:
             for warning in warnings:
                 log.tell(f"warning: {warning}")
@@ -196,7 +226,7 @@ def _run(
     if result.stop is not None:
         log.error(result.stop.message)
     if result.observer_failures:
-        tell(f"warning: the display failed {result.observer_failures} times")
+        tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")
     if result.duplicate_id is not None:
         tell(
             f"warning: custom_id {result.duplicate_id!r} comes more than once; rows are "
@@ -270,8 +300,12 @@ def settings_of(
     flags: Mapping[str, Any],
     environment: Mapping[str, str],
     limit: int | None,
+    *,
+    place: str | None = None,
 ) -> tuple[config.Settings, list[str]]:
-    """Lay the sources over each other: flag, environment, file."""
+    """Lay the sources over each other: flag, environment, file. ``place`` is the run directory
+    where none of them names one.
+    """
     raw = {} if config_file is None else read_config(config_file)
     given = {}
     for name, value in flags.items():
@@ -281,7 +315,17 @@ def settings_of(
     if inputs:
         given["input.files"] = list(inputs)
     raw, warnings = config.lay_over(raw, environment, located(given))
-    return config.resolve(read_schema(raw), limit=limit), warnings
+    if place is not None:
+        raw.setdefault("output.dir", place)
+    settings = config.resolve(read_schema(raw), limit=limit)
+    texts = [settings.system, settings.prompt, *settings.messages]
+    shows = is_template(texts) or settings.image or settings.file
+    if settings.makes_messages and not shows:
+        warnings.append(
+            "the prompt shows no column, so that every row asks the same: {{ NAME }} shows the "
+            "column NAME"
+        )
+    return settings, warnings
 
 
 def _flag_value(name: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""``batchrun validate``: look at every row without sending one."""
+"""``batchrun validate``: check every row without sending one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from batchrun.adapters.configuration import read_environment
-from batchrun.cli.console import exit_codes, put_json, say, show
+from batchrun.cli.console import Printing, exit_codes, put_json, say, show
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core import setting_table
@@ -40,6 +40,14 @@ _SHAPING = [
     metavar="N",
     help="A row with a larger body is bad. [default: 67108864, the limit of `run`]",
 )
+@click.option(
+    "--show",
+    "shown",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Print the first N requests on stdout, one a line, as they would be sent; the report goes "
+    "to stderr.",
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but what is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def command(
@@ -47,11 +55,12 @@ def command(
     config_file: str | None,
     limit: int | None,
     max_body_bytes: int | None,
+    shown: int | None,
     quiet: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Look at every row of the INPUT files as `run` would, without sending any.
+    """Check every row of the INPUT files as `run` would, without sending any.
 
     Exit 0 if every row can be sent, 1 if not.
     """
@@ -69,9 +78,18 @@ def command(
         from batchrun.views import validate
 
         make_lean()
-        report = validate.check(settings, body_bytes_max=max_body_bytes or BODY_BYTES_MAX)
+        printing = Printing(quiet=quiet) if shown is not None and not as_json else None
+        report = validate.check(
+            settings,
+            body_bytes_max=max_body_bytes or BODY_BYTES_MAX,
+            show=shown or 0,
+            showing=None if printing is None else printing.put,
+        )
         if as_json:
             put_json(report.as_dict())
+        elif printing is not None:
+            for line in report.lines(quiet=quiet):
+                say(line)
         else:
             with contextlib.suppress(BrokenPipeError):
                 for line in report.lines(quiet=quiet):

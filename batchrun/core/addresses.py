@@ -54,3 +54,18 @@ def below(folder: str, name: str) -> str:
         return str(PurePath(folder, name))
     bare, query = cut(folder)
     return f"{bare.rstrip('/')}/{name}{query}"
+
+
+FILE_SUFFIXES = (".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".xlsx")
+"""Names that end like this are meant as files, and a run directory is none."""
+
+
+def file_meant(directory: str) -> str | None:
+    """The name without its suffix where the name of a new run directory is that of a file of data;
+    None where it is not.
+    """
+    bare = cut(directory)[0].rstrip("/")
+    lower = bare.lower()
+    suffix = next((one for one in FILE_SUFFIXES if lower.endswith(one)), None)
+    stem = bare[: -len(suffix)] if suffix else ""
+    return stem if stem and not stem.endswith("/") else None

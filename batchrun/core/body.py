@@ -18,7 +18,7 @@ import msgspec
 from batchrun.core import output, parameters, tokens
 from batchrun.core.endpoints import Endpoint, not_served
 from batchrun.core.worst_case import worst_case
-from batchrun.errors import RowError
+from batchrun.errors import NoModelError, RowError
 from batchrun.records import Expected, JsonObject, Request, Row
 
 if TYPE_CHECKING:
@@ -216,6 +216,17 @@ def with_model(body: bytes, model: str) -> bytes:
     return _encode(fields)
 
 
+def as_sent(request: Request, endpoints: Sequence[Endpoint]) -> bytes:
+    """The request's body as the first of these endpoints that serves its model gets it: with the
+    name that the model has there.
+    """
+    for endpoint in endpoints:
+        if endpoint.serves(request.model):
+            name = (endpoint.models or {}).get(request.model, request.model)
+            return request.body if name == request.model else with_model(request.body, name)
+    return request.body
+
+
 def with_raised_limit(request: Request, most: int) -> Request:
     """The request with twice its limit of tokens, at most ``most``; the same where it has none or
     cannot be raised. Everything else keeps its bytes, and the hash stays that of the original.
@@ -338,7 +349,7 @@ def _check(body: Mapping[str, Any]) -> None:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         message = "no model: give the row a `model`, or set one for the run with --model"
-        raise RowError(message)
+        raise NoModelError(message)
     for key, value in body.items():
         if key != "messages" and not isinstance(value, str):
             _check_numbers(value, key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from batchrun.core import answer
+from batchrun.core.wording import counted
 from batchrun.records import Failure, Outcome
 
 ROWS_MIN = 100
@@ -115,7 +116,7 @@ class Finished:
         ):
             if bound is not None and bound.exceeded(count, self._rows):
                 message = (
-                    f"{count:,} of {self._rows:,} rows {what}, more than "
+                    f"{count:,} of {counted(self._rows, 'row')} {what}, more than "
                     f"--{guard.replace('_', '-')} {bound}"
                 )
                 return Broken(guard, message)

@@ -13,12 +13,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from batchrun.core.carried import COLUMNS_MAX
+from batchrun.core.legible import shell_word
+from batchrun.core.parameters import SENT
 from batchrun.errors import UsageError
 
 Dotted = tuple[str, ...]
 NAMES_SHOWN = 40
+NEAR_SHOWN = 2
 _TYPES = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+_LIKELY = ("prompt", "question", "query", "text", "input", "instruction", "content", "message")
+"""Names of columns that are probably what is to be asked."""
+_IDS = re.compile(r"(?:^|[^a-z])(?:id|nr|no|key)$", re.IGNORECASE)
+"""Names of columns that are probably not."""
 _NO_NAME = re.compile(r"\W")
+_WORDS = re.compile(r"\W+")
 
 
 def named(header: Sequence[str], first: int = 1) -> list[str]:
@@ -76,7 +84,7 @@ def find(
     found = {name: name for name in columns} | {path[0]: path[0] for path in paths}
     for name, user in columns.items():
         if name not in search.known:
-            raise _missing_column(user, name, search.known)
+            raise _missing_column(user, name, list(search.known))
     for name in {path[0] for path in paths} - search.known.keys():
         behind = [column for column in search.known if identifier(column) == name]
         if len(behind) == 1:
@@ -85,7 +93,7 @@ def find(
             del found[name]
         else:
             user = next(user for path, user in paths.items() if path[0] == name)
-            raise _missing_column(user, name, search.known)
+            raise _missing_variable(user, name, list(search.known))
     for path, (value, part) in search.refuted.items():
         if not (hasattr(value, part) and called(paths[path], part)):
             raise _missing_key(paths[path], path, value, search.keys.get(path, ()))
@@ -132,12 +140,69 @@ class _Search:
         self.refuted.pop(path, None)
 
 
-def _missing_column(user: str, name: str, known: Iterable[str]) -> UsageError:
-    names = list(known)
+def no_messages(file: str, names: list[str]) -> str:
+    """What to say of a table without requests: its columns, and a command that makes some."""
+    words = {name.casefold(): name for name in reversed(names)}
+    free = [name for name in names if name not in SENT and not _IDS.search(name)]
+    likely = next((words[word] for word in _LIKELY if word in words), (free or names)[0])
+    prompt = f"'{{{{ {identifier(likely)} }}}}'"
+    return (
+        f"input {file}: its rows are no requests, for there is no column `messages`. --prompt "
+        f"makes requests of the columns ({_listed([*map(identifier, names)])}){_undivided(names)}, "
+        f"such as\n  batchrun run {shell_word(file)} --prompt {prompt} --model M -o DIR"
+    )
+
+
+def _missing_column(user: str, name: str, names: list[str]) -> UsageError:
     return UsageError(
         f"{user} uses the column {name!r}, which the input does not have"
         f"{_nearest(name, names)} The columns are: {_listed(names)}{_undivided(names)}"
     )
+
+
+def _missing_variable(user: str, name: str, names: list[str]) -> UsageError:
+    """As a template writes the columns, the nearest first."""
+    spelled: dict[str, str] = {}
+    for column in names:
+        spelled.setdefault(identifier(column), column)
+    near = [*dict.fromkeys((*_of_words(name, spelled), *_alike(name, list(spelled))))][:NEAR_SHOWN]
+    others = [written for written in map(identifier, names) if written not in near]
+    meant = ""
+    if near:
+        meant = f"; did you mean {' or '.join(map(_variable(spelled), near))}?"
+        others_said = f" The other columns are: {_listed(others)}" if others else ""
+    else:
+        meant, others_said = ".", f" The columns are: {_listed(others)}"
+    odd = [written for written in spelled if written != spelled[written]]
+    if odd and not set(odd) & set(near):
+        others_said += f" (as templates write them: {odd[0]} is the column {spelled[odd[0]]!r})"
+    return UsageError(
+        f"{user} uses the column {name!r}, which the input does not have{meant}{others_said}"
+        f"{_undivided(names)}"
+    )
+
+
+def _variable(spelled: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda name: name if spelled[name] == name else f"{{{{ {name} }}}}"
+
+
+def _of_words(name: str, spelled: Mapping[str, str]) -> list[str]:
+    """Columns of several words of which the name is one: ``{{ Artikel-Nr }}`` reads as two."""
+    wanted = name.casefold()
+    return [
+        written
+        for written, column in spelled.items()
+        if written != column and wanted in _WORDS.split(column.casefold())
+    ]
+
+
+def _alike(name: str, names: list[str]) -> list[str]:
+    """The names that are spelled alike, in whatever case."""
+    folded: dict[str, str] = {}
+    for one in names:
+        folded.setdefault(one.casefold(), one)
+    found = difflib.get_close_matches(name.casefold(), folded, n=NEAR_SHOWN)
+    return [folded[one] for one in found]
 
 
 def _undivided(names: list[str]) -> str:
@@ -166,7 +231,7 @@ def _missing_key(user: str, path: Dotted, value: object, keys: Iterable[str]) ->
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    found = difflib.get_close_matches(name, names, n=1)
+    found = _alike(name, names)
     return f"; did you mean {found[0]}?" if found else "."
 
 

@@ -16,6 +16,7 @@ from batchrun.core import reply as reading
 from batchrun.core.providers import Provider
 from batchrun.core.stop_message import stop_message
 from batchrun.core.verdict import Action, Circumstances, Verdict, judge
+from batchrun.core.wording import counted
 from batchrun.errors import TransportFault
 from batchrun.records import Reply
 
@@ -142,7 +143,7 @@ def on_request(verdict: Verdict, told: str, model: str, seconds: float, todo: st
     """What came of the one request. ``todo`` is what else is known to help."""
     if verdict.completion is not None:
         usage = verdict.completion.usage
-        tokens = "" if usage.total_tokens is None else f", {usage.total_tokens} tokens"
+        tokens = "" if usage.total_tokens is None else f", {counted(usage.total_tokens, 'token')}"
         answered = verdict.completion.model or model
         return Check("request", "ok", f"{answered} answers, in {seconds:.2f} s{tokens}", todo)
     if verdict.action in (Action.AGAIN, Action.THROTTLE, Action.FREE):

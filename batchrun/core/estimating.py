@@ -6,7 +6,7 @@ prior, since nothing but the limit of a request is known of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +62,12 @@ class Range:
 @dataclass(slots=True)
 class Bill:
     """What the requests of a model cost at one endpoint, in picodollars. ``most_pd`` is None where
-    one of them has no bound.
+    one of them has no bound; ``batch`` is the cost in the Batch API, if its price is known.
     """
 
     cost: Range = field(default_factory=Range)
     most_pd: int | None = 0
+    batch: Range | None = None
 
 
 @dataclass(slots=True)
@@ -105,6 +106,13 @@ class Sums:
         low = min(cost.low for cost in known.values())
         return Range(low, likely, max(cost.high for cost in known.values()))
 
+    def batch_pd(self) -> Range | None:
+        """The cost in the Batch API of the endpoint where that is cheapest; None where no such
+        price is known.
+        """
+        known = [bill.batch for bill in self.bills.values() if bill is not None and bill.batch]
+        return min(known, key=lambda cost: cost.likely, default=None)
+
     def most_pd(self) -> int | None:
         """The bound of the cost wherever the rows go; None where there is none."""
         bounds = [None if bill is None else bill.most_pd for bill in self.bills.values()]
@@ -115,8 +123,16 @@ class Sums:
 class Adder:
     """Adds requests up by model."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], prices: PriceBook, wall_us: int) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        prices: PriceBook,
+        wall_us: int,
+        batch: Callable[[str, str], Price | None] = lambda *_: None,
+    ) -> None:
+        """``batch`` gives the price of the Batch API, by endpoint and model."""
         self.endpoints = endpoints
+        self._batch = batch
         self.models: dict[str, Sums] = {}
         self._prices = prices
         self._wall_us = wall_us
@@ -155,11 +171,14 @@ class Adder:
                 (prompt.tokens, output.likely),
                 (prompt.high, output.high),
             )
-            costs = [price.cost_pd(Usage(round(into), round(out))) for into, out in ends]
-            if None in costs:
+            costs = _costs(price, ends)
+            if costs is None:
                 sums.bills[name] = None
                 continue
-            bill.cost.add(*(cost or 0 for cost in costs))
+            bill.cost.add(*costs)
+            if (of_batch := self._batch(name, model)) is not None:
+                bill.batch = bill.batch or Range()
+                bill.batch.add(*(_costs(of_batch, ends) or costs))
             if most is None or bill.most_pd is None:
                 bill.most_pd = None
             else:
@@ -182,6 +201,13 @@ class Adder:
 
 
 KNOWN_MAX = 4096
+
+
+def _costs(price: Price, ends: Sequence[tuple[float, float]]) -> list[int] | None:
+    """What these tokens of prompt and answer cost; None where one cost cannot be told."""
+    costs = [price.cost_pd(Usage(round(into), round(out))) for into, out in ends]
+    known = [cost for cost in costs if cost is not None]
+    return known if len(known) == len(costs) else None
 
 
 def _output(body: dict[str, Any]) -> tuple[Range, bool]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchrun.core.byte_sizes import shown
+from batchrun.core.wording import counted, verb
 
 ROWS_MIN = 100
 """A forecast takes so many finished rows."""
@@ -150,8 +151,9 @@ class FreeDisk:
         )
 
     def _warning(self, disk: Disk, need: Forecast, rows_left: int) -> str:
+        left = f"{counted(rows_left, 'row')} left {verb(rows_left, 'needs', 'need')}"
         return (
-            f"warning: the {rows_left:,} rows left need about {shown(need.on(disk))} more on the "
+            f"warning: the {left} about {shown(need.on(disk))} more on the "
             f"disk of {disk.path}, and {shown(disk.free_bytes)} are free. It stops before "
             f"less than {shown(self._bound)} is left (--min-free-disk); make room meanwhile"
         )

@@ -6,13 +6,15 @@ since lists have prices by date and by time of day; then it is multiplications.
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from batchrun.core.billing import PARTS, REPORTED, Billed, adds_up, discrepancy, read
 from batchrun.core.price_table import STANDARD_TIERS, OwnPrice
-from batchrun.core.pricing import Price, price
+from batchrun.core.pricing import Price, Quote, price
 from batchrun.core.reported_cost import reported_pd
 from batchrun.records import NO_USAGE, Usage, WorstCase
 
@@ -23,6 +25,9 @@ TOLD_MAX = 10
 """Models that are told of; behind a server that makes names up they would never end."""
 KNOWN_MAX = 1024
 NAME_MAX = 200
+NEAR_RATIO = 0.8
+NEAR_MAX = 2
+"""How alike a suggested name is to the one without a price (``difflib``), and how many at most."""
 
 
 _TIERS_CHOSEN: Mapping[str | None, tuple[str | None, ...]] = {
@@ -42,8 +47,30 @@ class Listed(NamedTuple):
     remark: str | None = None
 
 
+class Quoted(NamedTuple):
+    """The unit prices of a model at an endpoint, in USD per million tokens, and where they are
+    from. ``batch`` has those of input and output in the Batch API, if they are known; ``dated`` is
+    a day, if the source has one.
+    """
+
+    quote: Quote
+    batch: tuple[Decimal, Decimal] | None
+    source: str
+    dated: str | None = None
+
+
+Near = Callable[[str, str], Sequence[str]]
+"""By endpoint and model: names of models with a price that are spelled alike, the nearest first."""
+
 Lookup = Callable[[str, str, str | None, int], Listed | None]
 """By endpoint, model, service tier and time (microseconds since the epoch); None: not listed."""
+
+
+def own_quote(own: OwnPrice) -> Quoted:
+    """The user's own price as it is shown."""
+    batch = own.quote("batch")
+    known = (batch.input, batch.output) if own.knows("batch") else None
+    return Quoted(own.quote(None), known, "the config file")
 
 
 def table_of(model: str) -> str:
@@ -59,9 +86,13 @@ class PriceBook:
         own: Mapping[str, OwnPrice],
         look_up: Lookup,
         say: Callable[[str], None],
+        near: Near = lambda *_: (),
     ) -> None:
-        """``own`` wins over what ``look_up`` finds; ``say`` gets news for the user, each once."""
+        """``own`` wins over what ``look_up`` finds; ``say`` gets news for the user, each once.
+        ``near`` finds names for a model without a price.
+        """
         self._own = own
+        self._near = near
         self._look_up = look_up
         self._say = say
         self._known: dict[tuple[str, str, str | None, str | None], tuple[int, Price | None]] = {}
@@ -186,10 +217,20 @@ class PriceBook:
         self._tell(
             model,
             None,
-            f"no price is known for model {model[:NAME_MAX]!r}: its cost is not counted; set "
-            f"{table_of(model)} in the config file",
+            f"no price is known for model {model[:NAME_MAX]!r}{self._meant(endpoint, model)}: its "
+            f"cost is not counted; set {table_of(model)} in the config file",
         )
         return None
+
+    def _meant(self, endpoint: str, model: str) -> str:
+        """The names that may have been meant, as part of a sentence."""
+        names = dict.fromkeys(
+            (
+                *difflib.get_close_matches(model, self._own, n=1, cutoff=NEAR_RATIO),
+                *self._near(endpoint, model),
+            )
+        )
+        return f" (did you mean {' or '.join([*names][:NEAR_MAX])}?)" if names else ""
 
     def _note_tier(self, model: str, tier: str | None, *, known: bool) -> None:
         if not known and tier not in STANDARD_TIERS:

@@ -67,7 +67,8 @@ def _texts(body: dict[str, Any]) -> Iterator[str | bool]:
         name = message.get("name")
         if isinstance(name, str):
             yield name
-        for call in message.get("tool_calls") or ():
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict) and isinstance(call.get("function"), dict):
                 yield from (v for v in call["function"].values() if isinstance(v, str))
     for key in ("tools", "functions"):

@@ -1,4 +1,4 @@
-"""What a user can do about a bad row, and which bad rows are alike.
+"""What a user can do about a bad row or a failed one, and which bad rows are alike.
 
 A row's problem is a sentence: it crosses the seams as one and ends in ``error_message``. Here the
 sentences are told apart once more, for the report of ``batchrun validate`` alone; nothing is
@@ -8,6 +8,7 @@ decided by them. A test holds every sentence against this table.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 OTHERWISE = "mend the row, or take it out of the input"
 
@@ -50,7 +51,10 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("cut off", "write the file again: its end is missing"),
     ("comma", "write the array as JSON: elements with one comma between them"),
     ("behind the end of the array", "write one array, or one JSON object on each line"),
-    ("not valid JSON", "write one JSON object on one line; text needs double quotes"),
+    (
+        "not valid JSON",
+        "write one JSON object on one line (jq -c . OLD > NEW); text needs double quotes",
+    ),
     ("is not a JSON object", "write one JSON object on one line"),
 )
 """A part of the sentence, and the remedy; the first that fits counts."""
@@ -68,3 +72,75 @@ def reason(problem: str) -> str:
     """The problem without what differs from row to row, so that like rows can be counted."""
     text = problem.partition(": ")[0]
     return _PLACES.sub("N", _QUOTED.sub("'...'", text))
+
+
+ADVICE: Mapping[str, str] = {
+    "invalid_row": (
+        "correct these rows in the input, then the same command with --resend-changed "
+        "(--retry-failed alone would not read the correction)"
+    ),
+    "invalid_request": (
+        "the server refuses these requests as they are: correct the rows, then --resend-changed; "
+        "or the parameters, then --keep-done --retry-class invalid_request"
+    ),
+    "context_length": (
+        "shorten these rows, then --resend-changed; or name a --model with a longer context, then "
+        "--keep-done --retry-class context_length"
+    ),
+    "content_filter": (
+        "the filter refuses the same text again: reword these rows, then --resend-changed; or try "
+        "another model: --fallback-model M --retry-class content_filter"
+    ),
+    "payload_too_large": (
+        "the server takes no request of this size: make images and texts of these rows smaller, "
+        "then --resend-changed"
+    ),
+    "request_too_large": (
+        "the account's rate limit never fits these requests: shorten the rows or lower their "
+        "token limit, then --resend-changed; or have the limit raised, then --retry-failed"
+    ),
+    "truncated_output": (
+        "allow longer answers: --on-truncation retry --truncation-limit N --retry-class "
+        "truncated_output"
+    ),
+    "empty_output": (
+        "--retry-class empty_output asks again; --on-empty keep takes empty answers as they are"
+    ),
+    "invalid_output": (
+        "--retry-class invalid_output asks again; where the JSON is in a Markdown fence, "
+        "--keep-done --accept-fenced --retry-class invalid_output accepts it"
+    ),
+    "invalid_response": (
+        "check with `batchrun doctor` that the URL is an OpenAI-compatible API, then --retry-failed"
+    ),
+    "response_too_large": (
+        "allow larger replies: --max-response-bytes N --retry-class response_too_large"
+    ),
+    "incomplete_stream": (
+        "the stream broke off: --retry-class incomplete_stream sends these rows again"
+    ),
+    "not_found": (
+        "check --model and --base-url with `batchrun doctor`, then --keep-done --retry-class "
+        "not_found"
+    ),
+    "config": (
+        "check URL, certificates and proxy with `batchrun doctor`, then --retry-class config"
+    ),
+    "auth": "check the key with `batchrun doctor`, then --retry-class auth",
+    "forbidden": (
+        "ask for access to the model, or check the key with `batchrun doctor`, then --retry-class "
+        "forbidden"
+    ),
+    "quota": "raise the quota or wait until it is renewed, then --retry-class quota",
+    "billing": "settle the account's billing, then --retry-class billing",
+    "rate_limit": (
+        "send more slowly (--rpm N, --tpm N, or a lower --concurrency): --retry-class rate_limit"
+    ),
+    "timeout": "allow more time: --timeout S --retry-class timeout",
+    "connection": "once the network holds: --retry-class connection",
+    "server_error": "once the server is well: --retry-class server_error",
+    "overloaded": (
+        "later, or with a lower --concurrency: --retry-class overloaded sends these rows again"
+    ),
+}
+"""What to do about failed rows, by error class: the flags go with the same command."""

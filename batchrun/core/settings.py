@@ -7,9 +7,8 @@ downstream checks again.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import PurePath
@@ -27,6 +26,7 @@ from batchrun.core.endpoints import (
     told_apart,
     with_one_key,
 )
+from batchrun.core.misplaced import key_meant, table_meant
 from batchrun.core.money import PICODOLLARS, usd
 from batchrun.core.presets import from_environment
 from batchrun.core.price_table import PRICES, OwnPrice, exact_prices
@@ -239,7 +239,7 @@ def from_toml(text: str, *, path: str) -> Raw:
     raw: Raw = {}
     for section, given in document.items():
         if section not in SECTIONS:
-            message = f"{path}: unknown table [{section}]{_nearest(section, SECTIONS)}"
+            message = f"{path}: unknown table [{section}]{table_meant(section)}"
             raise UsageError(message)
         if section == PRICES:
             raw[PRICES] = exact_prices(text, path=path)
@@ -264,7 +264,7 @@ def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
     raw: Raw = {}
     for key, value in content.items():
         if key not in known:
-            hint = short_params.hint(section, key) or _nearest(key, known)
+            hint = short_params.hint(section, key) or key_meant(key, known)
             message = f"{path}: unknown key {section}.{key}{hint}"
             raise UsageError(message)
         raw[f"{section}.{key}"] = _located(BY_NAME[f"{section}.{key}"], value, folder)
@@ -283,11 +283,6 @@ def _located(setting: Setting, value: object, folder: PurePath) -> object:
             for item in value
         ]
     return value
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {found[0]}?" if found else f"; known are {', '.join(known)}"
 
 
 def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw, list[str]]:

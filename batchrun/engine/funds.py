@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from batchrun.core.money import about, shown, usd
 from batchrun.core.projection import ROWS_MIN, Projection
+from batchrun.core.wording import counted
 from batchrun.engine.budget import Budget
 from batchrun.engine.spending import Spending
 from batchrun.engine.tally import Tally
@@ -106,5 +107,5 @@ class Funds:
         tally.notices.append(
             f"warning: at this rate the run will need {about(usd(ahead.low))} to "
             f"{about(usd(ahead.high))}{held}, and stops at --max-cost {shown(budget.cap)} after "
-            f"about {reached:,} of {tally.rows_input:,} rows"
+            f"about {reached:,} of {counted(tally.rows_input or 0, 'row')}"
         )

@@ -24,6 +24,7 @@ from batchrun.core import body, shaping
 from batchrun.core.reading import Reading, recorded_reading
 from batchrun.core.setting_table import BY_NAME
 from batchrun.core.settings import Settings, resolve
+from batchrun.core.wording import counted, verb
 from batchrun.errors import RowError, UsageError
 from batchrun.records import Block, Position, Span
 from batchrun.views.findings import Report
@@ -77,12 +78,15 @@ def compare(
         if there is not None:
             _compare_block(_expected(block, carry, build), there, report)
     published.finish(seen)
-    if seen > report.compared:
-        report.notes.append(f"{seen - report.compared:,} rows of the input have no result")
+    left = seen - report.compared
+    if left > 0:
+        report.notes.append(
+            f"{counted(left, 'row')} of the input {verb(left, 'has', 'have')} no result"
+        )
     if isinstance(limit, int) and seen > limit:
         report.notes.append(
-            f"the input has {seen:,} rows, the run counts {limit:,}: it was limited, or rows came "
-            "later"
+            f"the input has {counted(seen, 'row')}, the run counts {limit:,}: it was limited, or "
+            "rows came later"
         )
     _tell_digests(known, digests, report)
 
@@ -280,6 +284,6 @@ def _tell_digests(
     ]
     if changed:
         report.notes.append(
-            f"the input of {len(changed):,} shards (first {changed[0]}) is not byte for byte what "
-            "the run read"
+            f"the input of {counted(len(changed), 'shard')} (first {changed[0]}) is not byte for "
+            "byte what the run read"
         )

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from batchrun.adapters import files
 from batchrun.adapters.store import RESPONSES, StoreReader
+from batchrun.core.wording import counted, verb
 from batchrun.views.findings import Report
 from batchrun.views.reading_parts import PartReader
 
@@ -78,9 +79,10 @@ class Responses:
                 text = f"{RESPONSES}/{name} is a leftover of a kill; run again"
                 self._report.found("left_over", text)
         if unnamed:
+            left = f"{counted(unnamed, 'file')} of {RESPONSES}/ {verb(unnamed, 'is', 'are')}"
             self._report.notes.append(
-                f"{unnamed:,} files of {RESPONSES}/ are named by no row: answers that a later one "
-                "replaced, or that a kill came before"
+                f"{left} named by no row: answers that a later one replaced, or that a kill came "
+                "before"
             )
 
 

@@ -13,6 +13,7 @@ from batchrun.adapters import arrow
 from batchrun.adapters.recorded import Recorded, RecordedShard
 from batchrun.adapters.store import USAGE, StoreReader
 from batchrun.core.summary import moment
+from batchrun.core.wording import verb
 from batchrun.views.counted import COSTS, COUNTED_LATER, COUNTS, KEY, OF_DAYS, TOKENS, Sums, usd
 from batchrun.views.findings import Report
 from batchrun.views.reading_parts import column_faults
@@ -73,7 +74,8 @@ def compare_summary(summary: Mapping[str, Any], report: Report, sums: Sums) -> N
             f"summary.json says {rows.get('pending')} rows pending, the parts leave {left}",
         )
         if summary.get("status") in ("complete", "complete_with_errors"):
-            text = f"the run is called complete and {left} rows are missing"
+            rows_are = verb(left, "row is", "rows are")
+            text = f"the run is called complete and {left} {rows_are} missing"
             report.claim(left == 0, "summary", text)
     _check_status(summary, report, error)
     counted = {name: sums.outputs[name] for name in _OUTPUTS}

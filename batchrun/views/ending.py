@@ -6,9 +6,11 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from batchrun.core import remedies
 from batchrun.core.addresses import shown
 from batchrun.core.legible import shell_word
 from batchrun.core.money import money
+from batchrun.core.wording import counted, verb
 from batchrun.views import funds
 from batchrun.views.text import BOUND, duration, safe
 
@@ -31,6 +33,7 @@ def lines(
     """
     rows, totals = summary["rows"], summary["totals"]
     whole = "?" if rows["input"] is None else f"{rows['input']:,}"
+    noun = verb(rows["input"] or 0, "row", "rows")
     pending = "" if rows["pending"] == 0 else f", {_count(rows['pending'])} pending"
     said = {
         "complete": "complete",
@@ -39,17 +42,18 @@ def lines(
         "interrupted": f"interrupted by {summary['stopped_by'] or 'a fault'}",
     }[summary["status"]]
     out = [
-        f"{said}: {rows['ok']:,} of {whole} rows ok, {rows['error']:,} failed{pending}",
-        f"{totals['attempts']:,} attempts in {duration(summary['wall_s'])}; "
-        f"{totals['prompt_tokens']:,} prompt + {totals['completion_tokens']:,} completion tokens"
-        + _cost(totals),
+        f"{said}: {rows['ok']:,} of {whole} {noun} ok, {rows['error']:,} failed{pending}",
+        f"{counted(totals['attempts'], 'attempt')} in {duration(summary['wall_s'])}; "
+        f"{totals['prompt_tokens']:,} prompt + "
+        f"{counted(totals['completion_tokens'], 'completion token')}" + _cost(totals),
     ]
     if totals.get("unpriced_attempts") and totals["cost_usd"] is not None:
-        out.append(f"{totals['unpriced_attempts']:,} attempts have no known price: not counted")
+        unpriced = totals["unpriced_attempts"]
+        has = verb(unpriced, "has", "have")
+        out.append(f"{counted(unpriced, 'attempt')} {has} no known price: not counted")
     if totals["unanswered_attempts"]:
-        out.append(
-            f"{totals['unanswered_attempts']:,} attempts got no whole answer and may be billed"
-        )
+        unanswered = counted(totals["unanswered_attempts"], "attempt")
+        out.append(f"{unanswered} got no whole answer and may be billed")
     out += funds.used(summary.get("budget", {}), summary["settings"])
     if rows["pending"]:
         out += funds.ahead(summary.get("projected", {}))
@@ -63,10 +67,11 @@ def lines(
         for name, (row, said) in list(first_failed.items())[:CLASSES_SHOWN]:
             text = " ".join(safe(said).split())
             out.append(f"  {safe(name)}, row {row:,}: {textwrap.shorten(text, SAID_SHOWN)}")
+        out += _advice(summary["errors"])
     if len(endpoints := summary["endpoints"]) > 1:
         out += [
-            f"{safe(name)}: {own['rows_ok']:,} rows ok, {own['rows_error']:,} failed, "
-            f"{own['attempts']:,} attempts"
+            f"{safe(name)}: {counted(own['rows_ok'], 'row')} ok, {own['rows_error']:,} failed, "
+            f"{counted(own['attempts'], 'attempt')}"
             for name, own in endpoints.items()
         ]
     if bound_by is not None:
@@ -75,11 +80,18 @@ def lines(
     out.append(f"results: {place}/results")
     if rows["pending"] == 0:
         out.append(f"next: batchrun verify {shell_word(place)}{_where(checkpoint)}")
-        if rows["error"]:
+        if summary["errors"].keys() - {"invalid_row"}:
             out.append("to send failed rows again: the same command with --retry-failed")
     else:
         out.append(f"to go on: {resume}")
     return out
+
+
+def _advice(errors: Mapping[str, int]) -> list[str]:
+    """What to do about the failed rows, a line for each of the classes with the most of them."""
+    names = sorted(errors, key=lambda name: -errors[name])[:CLASSES_SHOWN]
+    known = [(name, remedies.ADVICE[name]) for name in names if name in remedies.ADVICE]
+    return ["what to do:", *(f"  {name}: {text}" for name, text in known)] if known else []
 
 
 def _cost(totals: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ counted and forgotten, so that memory does not grow with the input.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -19,17 +19,23 @@ from batchrun.adapters.sources import opening
 from batchrun.adapters.tokenizers import Tokenizers
 from batchrun.core import body, shaping, vocabulary
 from batchrun.core.estimating import Adder, Sums
+from batchrun.core.price_book import Quoted
+from batchrun.core.pricing import Price, price
 from batchrun.core.prompt_tokens import prompt
 from batchrun.core.settings import Settings
 from batchrun.core.strata import Sampler, Stratum
-from batchrun.errors import RowError
-from batchrun.records import Position, Request, Row, Span
+from batchrun.errors import NoModelError, RowError, UsageError
+from batchrun.records import Position, Request, Span
+
+QUOTED_MAX = 100
+"""Models whose unit prices are shown; rows may name any number of them."""
 
 
 @dataclass(slots=True)
 class Estimate:
     """What was found. ``tokenizer`` says whether one counted; ``guessed`` are the models whose
-    vocabulary is not known. ``strata`` are those of the pilot, if there is to be one.
+    vocabulary is not known. ``quotes`` are the unit prices by model and endpoint; ``strata`` are
+    those of the pilot, if there is to be one.
     """
 
     settings: Settings
@@ -37,6 +43,7 @@ class Estimate:
     rows: int = 0
     bad: int = 0
     models: dict[str, Sums] = field(default_factory=dict)
+    quotes: dict[str, dict[str, Quoted | None]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     strata: list[Stratum] = field(default_factory=list)
 
@@ -55,11 +62,15 @@ class Sampling:
     aside: Aside
 
 
-def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
-    """Look at every row of the input, at most ``settings.limit`` of them.
+def look(
+    settings: Settings, sampling: Sampling | None = None, others: Sequence[Settings] = ()
+) -> list[Estimate]:
+    """Estimate every row of the input, at most ``settings.limit`` of them. ``others`` are the same
+    settings with other models: one estimate for each, from one reading of the input.
 
     Raises what the run raises where the input cannot be opened (``InputError``, ``UsageError``) or
-    read on (``InputLostError``), and ``StorageError`` where a sample cannot be kept.
+    read on (``InputLostError``), ``UsageError`` for a row without a model, and ``StorageError``
+    where a sample cannot be kept.
     """
     plan = shaping.plan(settings)
     given = opening.find(settings.files, settings.format, plan, settings.reading)
@@ -69,23 +80,89 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
     reader = given.reader(given.carry("none", settings.shard_rows), settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
-    tokenizers = Tokenizers()
-    found = Estimate(settings, tokenizers.installed, notices=list(given.notices))
-    wall_us = LoopClock.wall_us()
-    prices = price_list.book(settings, found.notices.append, wall_us)
-    adder = Adder(settings.endpoints, prices, wall_us)
-    keep = _Keeping(sampling, streams=settings.stream) if sampling is not None else None
+    each = [Estimating(settings, sampling), *map(Estimating, others)]
+    for one in each:
+        one.found.notices += given.notices
     # What a budget asks of a row is no fault of the row.
-    build = body.builder(replace(settings, max_cost_pd=None, max_total_tokens=None))
+    builds = [
+        body.builder(replace(one.found.settings, max_cost_pd=None, max_total_tokens=None))
+        for one in each
+    ]
     for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
-        found.rows += len(block.rows)
         for row in block.rows:
-            found.bad += not _add(row, build, tokenizers, adder, keep)
-    found.models = adder.models
-    found.notices.extend(reader.remarks())
-    if keep is not None:
-        found.strata = keep.sampler.strata()
-    return found
+            for one, build in zip(each, builds, strict=True):
+                try:
+                    request = build(row)
+                except NoModelError as error:
+                    message = f"{reader.where(row)}: {error}. --model A --model B compares models"
+                    raise UsageError(message) from None
+                except RowError:
+                    one.add_bad()
+                else:
+                    one.add(request)
+    return [one.ended(reader.remarks()) for one in each]
+
+
+class Estimating:
+    """Takes the requests of a run one after the other and adds up what they will take."""
+
+    def __init__(self, settings: Settings, sampling: Sampling | None = None) -> None:
+        self._tokenizers = Tokenizers()
+        self.found = Estimate(settings, self._tokenizers.installed)
+        self._wall_us = LoopClock.wall_us()
+        prices = price_list.book(settings, self.found.notices.append, self._wall_us)
+        self._adder = Adder(settings.endpoints, prices, self._wall_us, self._batch)
+        self._keep = None
+        self._quotes: dict[str, dict[str, Quoted | None]] = {}
+        self._batches: dict[tuple[str, str], Price | None] = {}
+        if sampling is not None:
+            self._keep = _Keeping(sampling, streams=settings.stream)
+
+    def add(self, request: Request) -> None:
+        """A request that will be sent."""
+        self.found.rows += 1
+        fields = msgspec.json.decode(request.body)
+        counted = prompt(fields, self._tokenizers.count(request.model))
+        self._adder.add(request.model, fields, request.body, counted)
+        if self._keep is not None:
+            self._keep.offer(request, counted.tokens)
+
+    def add_bad(self) -> None:
+        """A row that cannot be sent."""
+        self.found.rows += 1
+        self.found.bad += 1
+
+    def ended(self, remarks: Sequence[str]) -> Estimate:
+        """The estimate, once every row was added; ``remarks`` are those of the reader."""
+        found = self.found
+        found.models = self._adder.models
+        found.notices.extend(remarks)
+        for model in list(found.models)[:QUOTED_MAX]:
+            found.quotes[model] = self._quoted(model)
+        if self._keep is not None:
+            found.strata = self._keep.sampler.strata()
+        return found
+
+    def _quoted(self, model: str) -> dict[str, Quoted | None]:
+        if model not in self._quotes:
+            if len(self._quotes) >= QUOTED_MAX:
+                return {}
+            self._quotes[model] = price_list.quotes(self.found.settings, model, self._wall_us)
+        return self._quotes[model]
+
+    def _batch(self, endpoint: str, model: str) -> Price | None:
+        key = (endpoint, model)
+        if key not in self._batches:
+            if len(self._batches) >= QUOTED_MAX:
+                return None
+            found = self._quoted(model).get(endpoint)
+            if found is None or found.batch is None:
+                self._batches[key] = None
+            else:
+                given, output = found.batch
+                quote = found.quote._replace(input=given, output=output)
+                self._batches[key] = price(quote)
+        return self._batches[key]
 
 
 class _Keeping:
@@ -97,26 +174,7 @@ class _Keeping:
         self._streams = streams
 
     def offer(self, request: Request, size: float) -> None:
+        """Keep the request if it is drawn."""
         ticket = self.sampler.offer(request.model, size)
         if ticket is not None:
             self._aside.keep(ticket, request, size, streams=self._streams)
-
-
-def _add(
-    row: Row,
-    build: Callable[[Row], Request],
-    tokenizers: Tokenizers,
-    adder: Adder,
-    keep: _Keeping | None,
-) -> bool:
-    """Count a row; False for one that cannot be sent."""
-    try:
-        request = build(row)
-    except RowError:
-        return False
-    fields = msgspec.json.decode(request.body)
-    counted = prompt(fields, tokenizers.count(request.model))
-    adder.add(request.model, fields, request.body, counted)
-    if keep is not None:
-        keep.offer(request, counted.tokens)
-    return True

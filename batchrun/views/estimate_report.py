@@ -22,11 +22,12 @@ from batchrun.core.estimating import (
 from batchrun.core.extrapolation import LEVEL, Interval
 from batchrun.core.money import PICODOLLARS, money
 from batchrun.core.pilot import Told
+from batchrun.core.wording import counted, verb
 from batchrun.views.estimate import Estimate
 from batchrun.views.text import BOUND, duration, safe
+from batchrun.views.unit_prices import as_dict, price_lines, said
 
 MODELS_SHOWN = 20
-_LABEL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Report:
             self._cost = Range()
             for cost in known:
                 self._cost.plus(cost)
+        self._told = None if pilot is None else pilot.told
         bounds = [sums.most_pd() for sums in found.models.values()]
         whole = [bound for bound in bounds if bound is not None]
         self._most_pd = sum(whole) if whole and len(whole) == len(bounds) else None
@@ -68,22 +70,69 @@ class Report:
         return {
             "rows": found.rows,
             "bad": found.bad,
-            "prompt_tokens": sums.prompt.whole(),
-            "completion_tokens": sums.output.whole(),
-            "cost_usd": None if self._cost is None else self._cost.dollars(),
+            **self._figures_of_all(),
             "at_most": {
                 "tokens": None if sums.unbounded else sums.most_tokens,
                 "cost_usd": None if self._most_pd is None else self._most_pd / PICODOLLARS,
             },
+            "figures_from": "requests" if self._told is None else "pilot",
             "time": self._times(),
-            "models": {model: self._model(each) for model, each in found.models.items()},
+            "models": {model: self._model(model, each) for model, each in found.models.items()},
             "tokens_counted_by": "tokenizer" if found.tokenizer else "bytes",
             "notes": list(self._notes()),
             "pilot": None if self._pilot is None else _told(self._pilot),
         }
 
-    def _model(self, sums: Sums) -> dict[str, Any]:
-        cost, most = sums.cost(self._weights), sums.most_pd()
+    def _figures_of_all(self) -> dict[str, Any]:
+        """Tokens and cost of the whole input: what the pilot tells, if there was one."""
+        told, sums = self._told, self._sums
+        if told is None:
+            return {
+                "prompt_tokens": sums.prompt.whole(),
+                "completion_tokens": sums.output.whole(),
+                "cost_usd": None if self._cost is None else self._cost.dollars(),
+            }
+        return {
+            "prompt_tokens": told.prompt_tokens.as_dict(),
+            "completion_tokens": told.completion_tokens.as_dict(),
+            "cost_usd": None if told.cost_usd is None else told.cost_usd.as_dict(),
+        }
+
+    def compared(self, model: str) -> dict[str, Any]:
+        """The figures of the whole input with this model, for ``--json`` of several."""
+        found, bill = self.as_dict(), self._found.models.get(model, Sums())
+        figures = ("rows", "bad", "prompt_tokens", "completion_tokens", "cost_usd", "at_most")
+        batch = self.batch_pd()
+        return {name: found[name] for name in figures} | {
+            "batch_cost_usd": None if batch is None else batch.dollars(),
+            "endpoints": self._model(model, bill)["endpoints"],
+            "prices": self._prices(model),
+            "time": found["time"],
+        }
+
+    @property
+    def cost(self) -> Range | None:
+        """The cost of the whole input in picodollars; None where a row has no price."""
+        return self._cost
+
+    def batch_pd(self) -> Range | None:
+        """The cost of the whole input in the Batch API; None where a row has no price there."""
+        whole = Range()
+        for sums in self._found.models.values():
+            batch = sums.batch_pd()
+            if batch is None:
+                return None
+            whole.plus(batch)
+        return whole if self._found.models else None
+
+    def _prices(self, model: str) -> dict[str, Any]:
+        return {
+            name: None if quoted is None else as_dict(quoted)
+            for name, quoted in self._found.quotes.get(model, {}).items()
+        }
+
+    def _model(self, model: str, sums: Sums) -> dict[str, Any]:
+        cost, most, batch = sums.cost(self._weights), sums.most_pd(), sums.batch_pd()
         return {
             "rows": sums.rows,
             "prompt_tokens": sums.prompt.whole(),
@@ -97,6 +146,8 @@ class Report:
                 name: None if bill is None else bill.cost.dollars()
                 for name, bill in sums.bills.items()
             },
+            "batch_cost_usd": None if batch is None else batch.dollars(),
+            "prices": self._prices(model),
         }
 
     def _times(self) -> dict[str, Any]:
@@ -121,76 +172,117 @@ class Report:
         """The report in so many columns."""
         found, pilot = self._found, self._pilot
         bad = f" ({found.bad:,} bad: see `batchrun validate`)" if found.bad else ""
-        yield from _said("rows", f"{found.rows:,}{bad}", width)
+        yield from said("rows", f"{found.rows:,}{bad}", width)
         if not self._sums.rows:
-            yield from _said("", "there is nothing to send", width)
+            yield from said("", "there is nothing to send", width)
             return
-        yield from self._figures(self._sums, self._cost, self._most_pd, width)
-        yield from _said("time", self._time(), width)
+        if pilot is not None:
+            yield from _pilot_lines(pilot, width)
+        if self._told is None:
+            yield from self._figures(self._sums, self._cost, self.batch_pd(), width)
+        else:
+            yield from _told_lines(self._told, width)
+        yield from self._at_most(self._sums, self._most_pd, width)
+        yield from said("time", self._time(), width)
+        for model in found.models if len(found.models) == 1 else ():
+            yield from self.priced(model, width)
         if len(found.models) > 1:
-            shown = sorted(found.models.items(), key=lambda item: -item[1].rows)
-            for model, sums in shown[:MODELS_SHOWN]:
-                yield ""
-                yield from _said("model", f"{safe(model)}: {sums.rows:,} rows", width)
-                cost = sums.cost(self._weights)
-                yield from self._figures(sums, cost, sums.most_pd(), width)
-            if len(shown) > MODELS_SHOWN:
-                yield f"... and {len(shown) - MODELS_SHOWN:,} more models"
+            yield from self._by_model(width)
         yield ""
+        yield from self.notes(width)
+
+    def notes(self, width: int) -> Iterator[str]:
+        """What the figures rest on."""
         for note in self._notes():
             yield from textwrap.wrap(f"- {safe(note)}", width, subsequent_indent="  ")
-        if pilot is not None:
+
+    def _by_model(self, width: int) -> Iterator[str]:
+        models = self._found.models
+        shown = sorted(models.items(), key=lambda item: -item[1].rows)
+        for model, sums in shown[:MODELS_SHOWN]:
             yield ""
-            yield from _pilot_lines(pilot, width)
+            yield from said("model", f"{safe(model)}: {counted(sums.rows, 'row')}", width)
+            if self._told is None:
+                cost = sums.cost(self._weights)
+                yield from self._figures(sums, cost, sums.batch_pd(), width)
+            yield from self._at_most(sums, sums.most_pd(), width)
+            yield from self.priced(model, width)
+        if len(shown) > MODELS_SHOWN:
+            yield f"... and {counted(len(shown) - MODELS_SHOWN, 'more model', 'more models')}"
+
+    def priced(self, model: str, width: int) -> Iterator[str]:
+        """The unit prices of a model."""
+        yield from price_lines(self._found.quotes.get(model, {}), width)
 
     def _figures(
-        self, sums: Sums, cost: Range | None, most_pd: int | None, width: int
+        self, sums: Sums, cost: Range | None, batch: Range | None, width: int
     ) -> Iterator[str]:
-        yield from _said("prompt", _tokens(sums.prompt), width)
-        yield from _said("output", _tokens(sums.output), width)
+        yield from said("prompt", _tokens(sums.prompt), width)
+        yield from said("output", _tokens(sums.output), width)
         if cost is None:
-            yield from _said("cost", "unknown: there is no price for every row", width)
-        else:
-            low, likely, high = (pd / PICODOLLARS for pd in (cost.low, cost.likely, cost.high))
-            yield from _said("cost", f"{money(likely)} ({money(low)} to {money(high)})", width)
+            yield from said("cost", "unknown: there is no price for every row", width)
+            return
+        low, likely, high = (pd / PICODOLLARS for pd in (cost.low, cost.likely, cost.high))
+        text = f"{money(likely)} ({money(low)} to {money(high)})"
+        if batch is not None:
+            text += f"; {money(batch.likely / PICODOLLARS)} by the Batch API's prices"
+        yield from said("cost", text, width)
+
+    def _at_most(self, sums: Sums, most_pd: int | None, width: int) -> Iterator[str]:
         if sums.unbounded:
-            bound = f"no bound: {sums.unbounded:,} rows do not limit their answer"
+            rows = counted(sums.unbounded, "row")
+            does = verb(sums.unbounded, "does not limit its", "do not limit their")
+            bound = f"no bound: {rows} {does} answer"
         else:
-            bound = f"{sums.most_tokens:,} tokens"
+            bound = counted(sums.most_tokens, "token")
             bound += "" if most_pd is None else f", {money(most_pd / PICODOLLARS)}"
-        yield from _said("at most", bound, width)
+        yield from said("at most", bound, width)
 
     def _time(self) -> str:
         times = self._times()
-        said = []
+        limits = []
         if times["at_least_by_rpm_s"] is not None:
-            said.append(f"at least {duration(times['at_least_by_rpm_s'])} by --rpm")
+            limits.append(f"at least {duration(times['at_least_by_rpm_s'])} by --rpm")
         tpm = times["at_least_by_tpm_s"]
         if tpm is not None:
             ends = f"{duration(tpm['low'])} to {duration(tpm['high'])}"
-            said.append(f"at least {duration(tpm['estimate'])} ({ends}) by --tpm")
-        told = self._pilot is not None and self._pilot.told is not None
-        more = "see the pilot" if told else "unknown without a pilot: add --pilot 200 -o DIR"
-        if said and not told:
+            limits.append(f"at least {duration(tpm['estimate'])} ({ends}) by --tpm")
+        if self._told is not None and self._told.time is not None:
+            seconds = self._told.time.seconds
+            ends = f"{duration(seconds.low)} to {duration(seconds.high)}"
+            held = BOUND[self._told.time.held_by]
+            return f"{duration(seconds.total)} ({ends}), bound by {held}"
+        more = "unknown without a pilot: add --pilot 200 -o DIR"
+        if limits:
             more = "how fast the server is, only a pilot tells: add --pilot 200 -o DIR"
-        return "; ".join([*said, more])
+        return "; ".join([*limits, more])
 
     def _notes(self) -> Iterator[str]:
+        if self._told is not None:
+            yield (
+                "the figures are extrapolated from the answers of the pilot, with "
+                f"{LEVEL:.0%} confidence"
+            )
+        else:
+            yield from self._assumptions()
+        yield from self._found.notices
+
+    def _assumptions(self) -> Iterator[str]:
         found, sums = self._found, self._sums
         if found.tokenizer:
-            said = "prompt tokens are counted by a tokenizer; what frames a message is assumed"
+            text = "prompt tokens are counted by a tokenizer; what frames a message is assumed"
             if found.guessed:
                 names = _names(found.guessed)
-                said += (
+                text += (
                     f". The vocabulary of {names} is not known: the interval is the spread of nine "
                     "known ones"
                 )
         else:
-            said = (
+            text = (
                 "prompt tokens are guessed by bytes and script; the interval is the error measured "
                 f"on texts of many languages. {REMEDY} counts them"
             )
-        yield said
+        yield text
         yield (
             "the output is an assumption, as long as no row was answered: "
             f"{LIKELY_SHARE:.0%} of each row's limit (of at most {LIMIT_LIKELY:,} tokens), between "
@@ -198,12 +290,15 @@ class Report:
         )
         if sums.unstated:
             yield (
-                f"{sums.unstated:,} rows do not limit their answer: up to {UNSTATED_HIGH:,} tokens "
-                "are assumed. --param max_completion_tokens=N limits them"
+                f"{counted(sums.unstated, 'row')} "
+                f"{verb(sums.unstated, 'does not limit its', 'do not limit their')} answer: up to "
+                f"{UNSTATED_HIGH:,} tokens are assumed. --param max_completion_tokens=N limits "
+                f"{verb(sums.unstated, 'it', 'them')}"
             )
         if sums.unread:
-            yield f"{sums.unread:,} parts of prompts are images, sound or files: a guess at best"
-        yield from found.notices
+            parts = counted(sums.unread, "part of the prompts", "parts of the prompts")
+            are = verb(sums.unread, "is an image, sound or a file", "are images, sound or files")
+            yield f"{parts} {are}: a guess at best"
 
 
 def _whole(found: Estimate) -> Sums:
@@ -230,15 +325,6 @@ def _tokens(figure: Range) -> str:
     return f"{likely:,} tokens ({ends[0]:,} to {ends[1]:,})"
 
 
-def _said(label: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        f"{label:{_LABEL}} {text}",
-        width,
-        subsequent_indent=" " * (_LABEL + 1),
-        drop_whitespace=True,
-    )
-
-
 def _told(pilot: Piloted) -> dict[str, Any]:
     told = pilot.told
     time = None if told is None else told.time
@@ -261,27 +347,21 @@ def _told(pilot: Piloted) -> dict[str, Any]:
 def _pilot_lines(pilot: Piloted, width: int) -> Iterator[str]:
     failed = f", {pilot.failed:,} of them failed" if pilot.failed else ""
     spent = "" if pilot.cost_usd is None else f" for {money(pilot.cost_usd)}"
-    yield from _said(
-        "pilot", f"{pilot.rows:,} rows sent in {duration(pilot.wall_s)}{spent}{failed}", width
-    )
-    told = pilot.told
-    if told is None:
-        yield from _said("", "it did not end: the same command goes on with it", width)
-        return
-    yield from _said("", f"of the whole input, with {LEVEL:.0%} confidence:", width)
-    yield from _said("prompt", _between(told.prompt_tokens, "{:,.0f}") + " tokens", width)
-    yield from _said("output", _between(told.completion_tokens, "{:,.0f}") + " tokens", width)
+    sent = f"{counted(pilot.rows, 'row')} sent in {duration(pilot.wall_s)}{spent}{failed}"
+    yield from said("pilot", f"{sent}; answers in {safe(pilot.directory)}/results", width)
+    if pilot.told is None:
+        yield from said("", "it did not end: the same command goes on with it", width)
+
+
+def _told_lines(told: Told, width: int) -> Iterator[str]:
+    """What the pilot tells of the whole input."""
+    yield from said("prompt", _between(told.prompt_tokens, "{:,.0f}") + " tokens", width)
+    yield from said("output", _between(told.completion_tokens, "{:,.0f}") + " tokens", width)
     cost = told.cost_usd
-    said = "unknown: there is no price for every answer"
+    text = "unknown: there is no price for every answer"
     if cost is not None:
-        said = f"{money(cost.total)} ({money(cost.low)} to {money(cost.high)})"
-    yield from _said("cost", said, width)
-    if told.time is not None:
-        seconds = told.time.seconds
-        ends = f"{duration(seconds.low)} to {duration(seconds.high)}"
-        held = BOUND[told.time.held_by]
-        yield from _said("time", f"{duration(seconds.total)} ({ends}), bound by {held}", width)
-    yield from _said("", f"its answers are in {safe(pilot.directory)}/results", width)
+        text = f"{money(cost.total)} ({money(cost.low)} to {money(cost.high)})"
+    yield from said("cost", text, width)
 
 
 def _between(interval: Interval, form: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchrun.core.wording import counted
 from batchrun.views.text import safe
 
 SHOWN = 10
@@ -130,12 +131,13 @@ class Report:
         """For people."""
         out = [
             (
-                f"{self.folder}: {self.rows:,} rows and {self.attempts:,} attempts in "
-                f"{self.parts:,} parts, {self.digests:,} digests compared"
+                f"{self.folder}: {counted(self.rows, 'row')} and "
+                f"{counted(self.attempts, 'attempt')} in {counted(self.parts, 'part')}, "
+                f"{counted(self.digests, 'digest')} compared"
             )
         ]
         if self.compared is not None:
-            out.append(f"{self.compared:,} rows compared with the input")
+            out.append(f"{counted(self.compared, 'row')} compared with the input")
         out += [f"note: {safe(note)}" for note in self.notes]
         out += [f"PROBLEM: {text}" for text in self.problems]
         out.append("verified: every row is accounted for" if self.ok else "NOT verified")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Self
 
+from batchrun.core.wording import counted
 from batchrun.engine.monitor import EndpointSnapshot, Snapshot
 from batchrun.views import funds
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
@@ -23,9 +24,8 @@ ENDPOINTS_SHOWN = 8
 
 def line(s: Snapshot) -> str:
     """A snapshot as one line."""
-    whole = "?" if s.rows_input is None else f"{s.rows_input:,}"
     parts = [
-        f"{s.done:,}/{whole} rows {share(s.done, s.rows_input)}".rstrip(),
+        f"{s.done:,}/{_whole(s)} {share(s.done, s.rows_input)}".rstrip(),
         f"ok {s.ok:,}",
         f"failed {s.error:,}",
         f"retried {s.retries:,}",
@@ -43,6 +43,10 @@ def line(s: Snapshot) -> str:
         parts.append(f"bound by {s.bound_by}")
     parts += [f"{safe(e.name)} {e.state}" for e in s.endpoints if e.state in ("down", "closed")]
     return " | ".join(parts)
+
+
+def _whole(s: Snapshot) -> str:
+    return "? rows" if s.rows_input is None else counted(s.rows_input, "row")
 
 
 class PlainProgress:
@@ -90,8 +94,7 @@ def _display(s: Snapshot, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    whole = "?" if s.rows_input is None else f"{s.rows_input:,}"
-    head = f"{s.done:,}/{whole} rows {share(s.done, s.rows_input)}".rstrip()
+    head = f"{s.done:,}/{_whole(s)} {share(s.done, s.rows_input)}".rstrip()
     ok = Text.assemble(("ok ", "green"), f"{s.ok:,}")
     failed = Text.assemble(("failed ", "red" if s.error else ""), f"{s.error:,}")
     times = (f"ETA {duration(s.eta_s)}", f"elapsed {duration(s.elapsed_s)}")

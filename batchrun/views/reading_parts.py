@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters import arrow
+from batchrun.core.wording import counted, verb
 from batchrun.views.findings import Report
 
 FORMAT = b"1"
@@ -154,7 +155,8 @@ class PartReader:
             if numbers.null_count:
                 self._report.found(
                     "row_without_number",
-                    f"{self.where}: {numbers.null_count} rows have no number",
+                    f"{self.where}: {counted(numbers.null_count, 'row')} "
+                    f"{verb(numbers.null_count, 'has', 'have')} no number",
                     numbers.null_count,
                 )
                 table = table.filter(numbers.is_valid())

@@ -11,6 +11,7 @@ from batchrun.adapters.store import SUMMARY, read_json
 from batchrun.core.addresses import shown
 from batchrun.core.legible import shell_word
 from batchrun.core.money import money
+from batchrun.core.wording import counted
 from batchrun.errors import UsageError
 from batchrun.views import ending, funds, limits
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
@@ -59,9 +60,10 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         out = [f"{safe(str(live['state']))}: process {live['pid']} on {safe(str(live['host']))}"]
     whole = live["rows_input"]
     done = live["ok"] + live["error"]
+    rows = "? rows" if whole is None else counted(whole, "row")
     out += [
         (
-            f"{done:,} of {'?' if whole is None else f'{whole:,}'} rows done {share(done, whole)}"
+            f"{done:,} of {rows} done {share(done, whole)}"
             f" ({live['ok']:,} ok, {live['error']:,} failed), elapsed {duration(live['elapsed_s'])}"
         ),
         (

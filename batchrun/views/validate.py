@@ -1,4 +1,4 @@
-"""``batchrun validate``: every row looked at as the run would, and nothing sent.
+"""``batchrun validate``: every row checked as the run would, and nothing sent.
 
 Rows come from the run's own readers and become requests by the run's own ``body.build``, so that
 this report and the run never differ.
@@ -6,19 +6,24 @@ this report and the run never differ.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from batchrun.adapters.ids import IdPiles, Repeats
 from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Splitter
-from batchrun.core import body, remedies, shaping
+from batchrun.adapters.sources.opening import Input, Reader, Splitter
+from batchrun.adapters.tokenizers import Tokenizers
+from batchrun.core import body, media, remedies, shaping
+from batchrun.core.prompt_tokens import prompt
 from batchrun.core.roles import notice
 from batchrun.core.settings import Settings
+from batchrun.core.wording import counted, verb
 from batchrun.errors import RowError
-from batchrun.records import JsonObject, Position, Row, Span
+from batchrun.records import JsonObject, Position, Request, Row, Span
 from batchrun.views.text import safe
 
 SHOWN = 20
@@ -42,20 +47,80 @@ class Problem:
     remedy: str
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The shortest or the longest request: its size as it is sent, the tokens of its prompt as
+    they are estimated, and the row that it is made of.
+    """
+
+    row: int
+    file: str
+    line: int
+    where: str
+    custom_id: str | None
+    size_bytes: int
+    prompt_tokens: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "row": self.row,
+            "file": self.file,
+            "line": self.line,
+            "custom_id": self.custom_id,
+            "bytes": self.size_bytes,
+            "prompt_tokens": self.prompt_tokens,
+        }
+
+    def __str__(self) -> str:
+        named = "" if self.custom_id is None else f", custom_id {safe(self.custom_id[:100])!r}"
+        return f"{self.size}: {safe(self.where)} (row {self.row}{named})"
+
+    @property
+    def size(self) -> str:
+        """Bytes and tokens in words."""
+        tokens = counted(self.prompt_tokens, "prompt token")
+        return f"{counted(self.size_bytes, 'byte')}, about {tokens}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A request that is shown, and the images, sounds and files in it."""
+
+    row: int
+    body: bytes
+    attachments: tuple[tuple[str, int], ...]
+    """The media type, else the kind, and the bytes of each."""
+
+    def __str__(self) -> str:
+        text = f"row {self.row}: {counted(len(self.body), 'byte')}"
+        if not self.attachments:
+            return text
+        held = ", ".join(f"{safe(kind)} of {size:,} bytes" for kind, size in self.attachments)
+        return f"{text}, with {held}"
+
+
 @dataclass(slots=True)
 class Report:
-    """What was found in the input."""
+    """What was found in the input. ``done`` rows are those of a run directory that need not be
+    sent: they are neither checked nor counted elsewhere.
+    """
 
     rows: int = 0
     bad: int = 0
+    done: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     repeats: Repeats = field(default_factory=Repeats)
+    alike: Repeats = field(default_factory=Repeats)
+    shortest: Measured | None = None
+    longest: Measured | None = None
     kinds: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
     sent: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     model: str | None = None
+    shown: list[Shown] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -69,14 +134,31 @@ class Report:
             first = self.repeats.first[0]
             ids = self.repeats.ids
             found.append(
-                f"{ids:,} custom_id{'s come' if ids > 1 else ' comes'} more than once, in "
+                f"{counted(ids, 'custom_id')} {verb(ids, 'comes', 'come')} more than once, in "
                 f"{self.repeats.rows:,} rows (first {safe(first.custom_id[:100])!r}, rows "
                 f"{first.rows[0]} and {first.rows[1]}); rows are told apart by `row`"
             )
         if len(self.kinds) > 1:
             kinds = ", ".join(f"{kind} ({count:,})" for kind, count in self.kinds.most_common())
             found.append(f"the rows are of different kinds: {kinds}")
+        if self.alike.ids:
+            first = self.alike.first[0]
+            more = self.alike.rows - self.alike.ids
+            found.append(
+                f"{counted(more, 'row')} {verb(more, 'makes', 'make')} the same request as an "
+                f"earlier row (first rows {first.rows[0]} and {first.rows[1]}); every row is sent "
+                "and billed"
+            )
         return found
+
+    def sizes(self) -> list[str]:
+        """The shortest and the longest request, a sentence each."""
+        if self.shortest is None or self.longest is None:
+            return []
+        if self.shortest.size_bytes == self.longest.size_bytes:
+            every = "every request has" if self.rows - self.bad > 1 else "the request has"
+            return [f"{every} {self.shortest.size}"]
+        return [f"shortest request: {self.shortest}", f"longest request: {self.longest}"]
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -105,6 +187,19 @@ class Report:
             },
             "sent": list(self.sent),
             "carried": list(self.carried),
+            "identical_requests": {
+                "requests": self.alike.ids,
+                "rows": self.alike.rows,
+                "first": [list(found.rows) for found in self.alike.first],
+            },
+            "shortest": None if self.shortest is None else self.shortest.as_dict(),
+            "longest": None if self.longest is None else self.longest.as_dict(),
+            "requests": [json.loads(shown.body) for shown in self.shown],
+            "attachments": [
+                {"row": shown.row, "kind": kind, "bytes": size}
+                for shown in self.shown
+                for kind, size in shown.attachments
+            ],
             "warnings": self.warnings(),
         }
 
@@ -116,7 +211,9 @@ class Report:
         if self.bad > len(self.problems):
             yield f"... and {self.bad - len(self.problems):,} more"
         if self.bad:
-            yield f"{self.bad:,} of {self.rows:,} rows are bad:"
+            yield (
+                f"{self.bad:,} of {counted(self.rows, 'row')} {verb(self.bad, 'is', 'are')} bad:"
+            )
             width = len(f"{self.bad:,}")
             for reason, count in self.reasons.most_common():
                 yield f"  {count:{width},}  {safe(reason)}"
@@ -126,15 +223,30 @@ class Report:
         yield safe(told[0].upper() + told[1:])
         for warning in self.warnings():
             yield f"warning: {warning}"
-        if not self.bad:
+        yield from self.sizes()
+        if self.bad:
+            return
+        if self.done and not self.rows:
+            yield "valid: there is nothing left to send"
+        elif self.rows == 1:
+            yield "valid: the row can be sent"
+        else:
             yield f"valid: all {self.rows:,} rows can be sent"
 
 
-def check(settings: Settings, *, body_bytes_max: int) -> Report:
-    """Look at every row of the input, at most ``settings.limit`` of them.
+def check(
+    settings: Settings,
+    *,
+    body_bytes_max: int,
+    show: int = 0,
+    showing: Callable[[Shown], None] | None = None,
+) -> Report:
+    """Check every row of the input, at most ``settings.limit`` of them.
 
-    Raises what the run raises where the input cannot be opened (``InputError``, ``UsageError``) or
-    read on (``InputLostError``), and ``StorageError`` where temporary files cannot be written.
+    The first ``show`` requests are handed to ``showing`` as they are met; without it they are kept
+    in the report. Raises what the run raises where the input cannot be opened (``InputError``,
+    ``UsageError``) or read on (``InputLostError``), and ``StorageError`` where temporary files
+    cannot be written.
     """
     plan = shaping.plan(settings)
     given = opening.find(settings.files, settings.format, plan, settings.reading)
@@ -143,28 +255,112 @@ def check(settings: Settings, *, body_bytes_max: int) -> Report:
     given.require_model(settings, of_rows=False)
     carry = given.carry(settings.carry, settings.shard_rows)
     report = Report(sent=carry.sent, carried=carry.names, model=settings.one_model)
-    counting = _Counting(given.splitter, report.kinds)
+    counting = Counting(given.splitter, report.kinds)
     reader = replace(given, splitter=counting).reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
     build = body.builder(settings, body_bytes_max=body_bytes_max)
-    with IdPiles() as ids:
+    with Checking(report, settings, given, reader, build, show=show, showing=showing) as checking:
         for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
             for row in block.rows:
-                if row.custom_id is not None:
-                    ids.add(row.number, row.custom_id)
-                try:
-                    build(row)
-                except RowError as error:
-                    file = given.stamps[row.file].name
-                    _note(report, row, str(error), file, reader.where(row))
-            report.rows += len(block.rows)
-        report.repeats = ids.repeats()
+                checking.add(row)
     report.remarks = [*given.notices, *reader.remarks()]
     return report
 
 
-class _Counting:
+class Checking:
+    """Takes the rows of an input one after the other and fills the report of them, whole when the
+    block is left without an error.
+    """
+
+    def __init__(
+        self,
+        report: Report,
+        settings: Settings,
+        given: Input,
+        reader: Reader,
+        build: Callable[[Row], Request],
+        *,
+        show: int = 0,
+        showing: Callable[[Shown], None] | None = None,
+    ) -> None:
+        self._report = report
+        self._endpoints = settings.endpoints
+        self._given = given
+        self._reader = reader
+        self._build = build
+        self._left = show
+        self._show = showing or report.shown.append
+        self._ids, self._hashes = IdPiles(), IdPiles()
+        self._stack = contextlib.ExitStack()
+        self._ends: tuple[tuple[Row, Request], tuple[Row, Request]] | None = None
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._ids)
+        self._stack.enter_context(self._hashes)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        with self._stack:
+            if kind is None:
+                self._finish()
+
+    def add(self, row: Row) -> Request | None:
+        """The row's request, checked and counted; None for a bad row."""
+        report = self._report
+        report.rows += 1
+        if row.custom_id is not None:
+            self._ids.add(row.number, row.custom_id)
+        try:
+            request = self._build(row)
+        except RowError as error:
+            file = self._given.stamps[row.file].name
+            _note(report, row, str(error), file, self._reader.where(row))
+            return None
+        self._hashes.add(row.number, request.hash)
+        size = len(request.body)
+        if self._ends is None:
+            self._ends = ((row, request), (row, request))
+        elif size < len(self._ends[0][1].body):
+            self._ends = ((row, request), self._ends[1])
+        elif size > len(self._ends[1][1].body):
+            self._ends = (self._ends[0], (row, request))
+        if self._left > 0:
+            self._left -= 1
+            self._show(Shown(row.number, body.as_sent(request, self._endpoints), _held(request)))
+        return request
+
+    def _finish(self) -> None:
+        report = self._report
+        report.repeats = self._ids.repeats()
+        report.alike = self._hashes.repeats()
+        if self._ends is not None:
+            report.shortest, report.longest = (self._measured(*end) for end in self._ends)
+
+    def _measured(self, row: Row, request: Request) -> Measured:
+        counted_by = Tokenizers().count(request.model)
+        return Measured(
+            row=row.number,
+            file=self._given.stamps[row.file].name,
+            line=row.line,
+            where=self._reader.where(row),
+            custom_id=row.custom_id,
+            size_bytes=len(body.as_sent(request, self._endpoints)),
+            prompt_tokens=round(prompt(json.loads(request.body), counted_by).tokens),
+        )
+
+
+def _held(request: Request) -> tuple[tuple[str, int], ...]:
+    """The images, sounds and files in a request."""
+    return tuple(
+        (medium.mime or medium.kind, len(medium.data))
+        for message in json.loads(request.body)["messages"]
+        for medium in media.media_of(message) or ()
+        if medium.data is not None
+    )
+
+
+class Counting:
     """A splitter that counts the kinds of rows."""
 
     def __init__(self, splitter: Splitter, kinds: Counter[str]) -> None:

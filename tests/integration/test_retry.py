@@ -136,7 +136,7 @@ def test_a_limit_bounds_what_is_sent_again(cli, failed, published, here):
     command, endpoint = failed
     endpoint.broken.clear()
     done = here(*command, "--retry-failed", "--limit", 4)
-    assert "1 failed rows are sent again" in done.err
+    assert "1 failed row is sent again" in done.err
     assert _asked(endpoint) == {3: 1}
     done = here(*command, "--retry-failed", "--limit", 13)
     assert _asked(endpoint) == {4: 1, 12: 1}

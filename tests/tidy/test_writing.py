@@ -45,6 +45,10 @@ EXCEPTIONS = {
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a look at a copy of the state file",
     ),
+    "batchrun.adapters.rehearsal": (
+        {"shutil.copyfile", "tempfile.TemporaryDirectory"},
+        "a dry run on a copy of the checkpoint",
+    ),
     "batchrun.adapters.sources.local": ({"os.open", "os.fdopen"}, "reads a file that a row names"),
     "batchrun.adapters.sources.passing": ({"os.open"}, "reads a pipe that has a name"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),

@@ -39,7 +39,7 @@ def test_the_columns_behind_the_names(paths, more, found):
 @pytest.mark.parametrize(
     ("paths", "more", "words"),
     [
-        (["idd"], {}, ["request.prompt", "'idd'", "did you mean id?", "id, meta, Product Name"]),
+        (["idd"], {}, ["request.prompt", "'idd'", "did you mean id?", "are: meta, Product_Name"]),
         (["zzz"], {}, ["'zzz'", "does not have. The columns are"]),
         (["meta", "meta.titel"], {}, ["meta.titel", "did you mean title?", "The keys are: title"]),
         (["id", "id.x"], {}, ["id.x", "needs an object", "a number"]),
@@ -119,3 +119,29 @@ def test_columns_that_were_not_divided(names, told):
         _find(["text"], [dict.fromkeys(names, "x")])
     assert ("one column" in str(caught.value)) == (told is not None)
     assert (told or "") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "words"),
+    [
+        ("Artikel", ["Artikel-Nr", "Preis"], ["did you mean {{ Artikel_Nr }}?", "are: Preis"]),
+        ("artikel_nr", ["Artikel-Nr"], ["did you mean {{ Artikel_Nr }}?"]),
+        ("FRAGE", ["Frage", "x"], ["did you mean Frage?", "The other columns are: x"]),
+        ("name", ["first name", "last name"], ["{{ first_name }} or {{ last_name }}"]),
+        ("zzz", ["a b", "c"], ["The columns are: a_b, c", "a_b is the column 'a b'"]),
+        ("zzz", ["Straße-Nr", "2nd"], ["Straße_Nr, _2nd"]),
+    ],
+)
+def test_columns_are_named_as_templates_write_them(name, columns, words):
+    """The nearest come first, in the spelling that a template needs, then the others."""
+    with pytest.raises(UsageError) as caught:
+        _find([name], [dict.fromkeys(columns, "x")])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_list_of_columns_is_bounded():
+    """A table of thousands of columns does not flood the terminal."""
+    with pytest.raises(UsageError) as caught:
+        _find(["zzz"], [{f"column {n}": 1 for n in range(5000)}])
+    assert len(str(caught.value)) < 2000 and "and 4,960 more" in str(caught.value)

@@ -129,3 +129,17 @@ def test_names_without_end_do_not_tell_without_end():
         books.cost(answered=f"m{number}")
     assert len(books.said) == TOLD_MAX and "further" in books.said[-1]
     assert len(books.book._known) <= 1024
+
+
+def test_a_name_that_was_meant_is_suggested():
+    """Of the user's own prices and of a list; nothing where no name is near."""
+    said = []
+    own = {"my-model": OwnPrice(D(1), D(1))}
+    book = PriceBook(
+        own, lambda *_: None, said.append, lambda _, model: ["gpt-x"] * ("gpt" in model)
+    )
+    for model in ("my-modell", "gpt-xx", "other"):
+        book.price_of("e", model, None, 0)
+    assert "'my-modell' (did you mean my-model?)" in said[0]
+    assert "'gpt-xx' (did you mean gpt-x?)" in said[1]
+    assert "did you mean" not in said[2]

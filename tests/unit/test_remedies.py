@@ -1,10 +1,12 @@
 """What a user is told to do about a bad row, and which bad rows count as alike."""
 
 import math
+import re
 
 import pytest
 
 from batchrun.core import body, remedies
+from batchrun.core.changes import ERROR_CLASSES
 from batchrun.core.output import Asked
 from batchrun.errors import RowError
 from batchrun.records import Row
@@ -111,3 +113,17 @@ def test_unlike_problems_have_two_reasons():
     """What is wrong does tell them apart."""
     found = {remedies.reason(_refusal(fields)) for fields in REFUSED.values()}
     assert len(found) == len(REFUSED) - 1  # extra_body comes twice
+
+
+def test_every_error_class_has_advice():
+    """Whatever class a row fails with, the last words say what to do; no class is invented."""
+    assert set(remedies.ADVICE) == set(ERROR_CLASSES)
+
+
+def test_advice_names_flags_that_there_are():
+    """Every flag in the advice is one of ``run``."""
+    from batchrun.cli.run import command
+
+    known = {flag for parameter in command.params for flag in parameter.opts}
+    said = {flag for text in remedies.ADVICE.values() for flag in re.findall(r"--[a-z-]+", text)}
+    assert said <= known

@@ -27,6 +27,7 @@ from batchrun.adapters.sources import own_results, storage
 from batchrun.adapters.sources.passing import passes
 from batchrun.core.addresses import local_path
 from batchrun.core.folders import Folders, columns_of
+from batchrun.core.wording import counted
 from batchrun.errors import InputError
 
 FORMATS = {
@@ -58,6 +59,13 @@ class Found(NamedTuple):
     path: str
     folders: Folders = ()
     sheet: str | None = None
+
+
+_TEXT = (".txt", ".text", ".md", ".log")
+_OF_LINES = (
+    "--format says which it is. If each line is a text, make rows of them, for --prompt "
+    "'{{ text }}':\n  jq -R '{text: .}' FILE.txt > FILE.jsonl"
+)
 
 
 def format_named(path: str) -> str | None:
@@ -92,7 +100,8 @@ def format_of(files: Sequence[str], given: str, once: str | None = None) -> str:
             known = ", ".join(FORMATS)
             message = (
                 f"input {name}: {suffix or 'no suffix'} is not a format that can be read here "
-                f"({known}; text also with .gz or .zst behind); say which it is with --format"
+                f"({known}; text also with .gz or .zst behind); "
+                + (_OF_LINES if suffix in _TEXT else "say which it is with --format")
             )
             raise InputError(message)
         found.setdefault(kind, name)
@@ -247,7 +256,11 @@ def _data(folder: str, found: list[str], given_format: str) -> list[str]:
     passed = (None, *MINOR_FORMATS) if major else (None,)
     data = [f for f in found if given_format != "auto" or kinds[f] not in passed]
     if not data:
-        known = "no file at all" if not found else f"{len(found):,} files, none of a known suffix"
+        known = (
+            "no file at all"
+            if not found
+            else f"{counted(len(found), 'file')}, none of a known suffix"
+        )
         message = f"input {folder}: the directory holds {known} ({', '.join(FORMATS)})"
         raise InputError(message)
     return data

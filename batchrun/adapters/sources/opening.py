@@ -15,7 +15,7 @@ from batchrun.adapters.sources.local import read_file
 from batchrun.adapters.sources.sampling import Sample, SampledReader, Spool
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
-from batchrun.core import carried, cells
+from batchrun.core import carried, cells, columns
 from batchrun.core.body import Split, split
 from batchrun.core.reading import NOW, QUOTED_FORMATS, Reading, plain
 from batchrun.core.roles import ALL, JSON, Roles
@@ -133,6 +133,9 @@ def choose(
         fields.append(pa.field(arrow.EXTRA, pa.string()))
     return Carry(pa.schema(fields), tuple(names), everything=carry == "all")
 
+
+MESSAGE_COLUMNS = frozenset(("messages", "body", "extra_body"))
+"""The columns of a table of which at least one is there if its rows are requests."""
 
 Splitter = Callable[[JsonObject], Split]
 """Tells a row's fields apart: what is sent, what is carried (``body.split`` is one)."""
@@ -325,6 +328,20 @@ class Input:
             if some:
                 raise UsageError(NO_MODEL)
 
+    def require_messages(self) -> None:
+        """Raise ``InputError`` for a table whose columns make no request, where nothing makes one
+        of them.
+        """
+        if self.kind == "jsonl":
+            return
+        try:
+            names = [name for row in self.reader(None, 1).sample() for name in row]
+        except InputLostError as error:
+            raise InputError(str(error)) from None
+        if not names or any(name in MESSAGE_COLUMNS for name in names):
+            return
+        raise InputError(columns.no_messages(self.stamps[0].name, list(dict.fromkeys(names))))
+
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
         fields = [pa.field(arrow.EXTRA, pa.string())] if self.has_extra else []
@@ -376,7 +393,10 @@ def find(
 
         found = replace(found, workbooks=Workbooks(stamps))
     found.require_rows()
-    return found if plan is None else shaped(found, plan)
+    if plan is not None:
+        return shaped(found, plan)
+    found.require_messages()
+    return found
 
 
 def _stamped(files: Sequence[finding.Found], reading: Reading) -> list[Stamp]:

@@ -1,0 +1,65 @@
+"""``batchrun run --dry-run``: a look at the run before it is paid for."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from batchrun.cli.console import put_json, put_request, say, show
+from batchrun.core.wording import counted
+
+if TYPE_CHECKING:
+    from batchrun.core.changes import Changes
+    from batchrun.core.settings import Settings
+    from batchrun.views.dry_run import DryRun
+
+WIDTH_LEAST, WIDTH_MOST = 40, 100
+WHOLE_BYTES = 10_000
+"""A longer request would flood the terminal: only its beginning is shown."""
+
+
+def look(
+    settings: Settings,
+    environment: Mapping[str, str],
+    changes: Changes,
+    *,
+    nowhere: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Print the report on stdout; returns the exit code. Raises ``BatchrunError`` as the run."""
+    from batchrun.cli.process import load_arrow, make_lean
+
+    load_arrow()
+    from batchrun.views import dry_run
+
+    make_lean()
+    tell = (lambda _: None) if quiet else say
+    found = dry_run.look(settings, environment, changes, tell, nowhere=nowhere)
+    if as_json:
+        put_json(found.as_dict())
+        return found.exit_code
+    columns = shutil.get_terminal_size().columns
+    with contextlib.suppress(BrokenPipeError):
+        for line in found.lines(max(WIDTH_LEAST, min(WIDTH_MOST, columns)), quiet=quiet):
+            show(line)
+        if not quiet:
+            _show_requests(found)
+    return found.exit_code
+
+
+def _show_requests(found: DryRun) -> None:
+    requests = found.checked.shown
+    if not requests:
+        return
+    show("")
+    show(f"the first {counted(len(requests), 'request')}:" if len(requests) > 1 else "the request:")
+    for request in requests:
+        show(str(request))
+        if len(request.body) <= WHOLE_BYTES:
+            put_request(request.body)
+        else:
+            show(request.body[:WHOLE_BYTES].decode(errors="ignore") + " ...")
+            show("(the beginning; `batchrun validate --show 2` prints all of it)")
