@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +45,7 @@ from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.watching import Watching
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
-from batchrun.ports import Journal, Observer, Source
+from batchrun.ports import Answers, Journal, Observer, Source
 from batchrun.records import Request, Row
 from batchrun.wiring import attempts
 
@@ -151,9 +152,36 @@ def _opened(
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
         else:
-            yield _Session(settings, opened, changes, accesses, observers, say)
+            with ExitStack() as stack:
+                answers = _answers(settings, opened, say, stack)
+                yield _Session(settings, opened, changes, accesses, observers, say, answers)
     finally:
         opened.close()
+
+
+def _answers(
+    settings: Settings, opened: RunDirectory, say: Callable[[str], None], stack: ExitStack
+) -> Answers | None:
+    """The answers of other runs that this one takes, until the stack is left."""
+    if not settings.reuse:
+        return None
+    from batchrun.adapters import reuse
+
+    answers = reuse.Reuse(
+        settings, reuse.named(settings, opened.set_aside), opened.checkpoint / reuse.FOLDER
+    )
+    stack.callback(answers.close)
+    answers.index(say)
+    stack.callback(_forget, opened)
+    return answers
+
+
+def _forget(opened: RunDirectory) -> None:
+    """Where every row is done, the indexes of other runs are of no use any more."""
+    from batchrun.adapters import reuse
+
+    if opened.is_complete:
+        reuse.forget(opened.checkpoint)
 
 
 class _Session:
@@ -167,7 +195,9 @@ class _Session:
         accesses: Sequence[Access],
         observers: Sequence[Observer],
         say: Callable[[str], None],
+        answers: Answers | None = None,
     ) -> None:
+        self._answers = answers
         self._accesses = accesses
         self._say = say
         self._settings = settings
@@ -297,6 +327,7 @@ class _Session:
             touched=opened.touched,
             limit=settings.limit,
             finished=self._finished,
+            answers=self._answers,
         )
 
     # Before
@@ -372,6 +403,7 @@ class _Session:
             budget=budget,
             projected=self._tally.projection(),
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
+            reuses=bool(settings.reuse),
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit

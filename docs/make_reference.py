@@ -500,6 +500,7 @@ KINDS = {
     "text": "text",
     "path": "path",
     "paths": "list of paths",
+    "dirs": "list of paths",
     "int": "whole number",
     "number": "number",
     "bool": "true or false",

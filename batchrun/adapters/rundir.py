@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from batchrun.adapters.part_check import Looked, look_at_parts
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
 from batchrun.adapters.repair import Repair
+from batchrun.adapters.restarting import Named
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Carry, Input, Reader
@@ -75,6 +77,8 @@ class RunDirectory:
     """Those of them that are sent again."""
     started_at_us: int = 0
     wall_s_before: float = 0.0
+    set_aside: tuple[Named, ...] = ()
+    """What a restart set aside, the latest first."""
     reads_once: bool = False
     """Whether the input can be read only once."""
     reading: Reading = NOW
@@ -91,6 +95,11 @@ class RunDirectory:
     def is_finished(self) -> bool:
         """Whether every row has an outcome, and every outcome is in a part."""
         return not self.spans and not self.touched
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row of the input is in a part."""
+        return bool(sum(self.totals().rows()) == self.journal.states.get("input_rows"))
 
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""
@@ -314,6 +323,7 @@ def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
         input_format=given.kind,
         **{READING: given.reading.public()},
         wording=WORDING,
+        run=secrets.token_hex(8),
         sample=given.sample_recorded(),
         input_rows=None if given.picked is None else len(given.picked),
         carry_schema=arrow.schema_to_bytes(carry.schema),
@@ -353,7 +363,9 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
         disk.unlink(flights)
     files.reached("flights.removed", flights)
     if names != ours or journal.states.get("endpoints") is None:
-        journal.states.put(endpoints=ours)
+        providers = journal.states.get("providers") or {}
+        providers |= {endpoint.name: endpoint.provider for endpoint in settings.endpoints}
+        journal.states.put(endpoints=ours, providers=providers)
     journal.drop_idle()
 
 

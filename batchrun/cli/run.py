@@ -35,7 +35,7 @@ _TYPES: dict[str, click.ParamType[Any]] = {
     "number": click.FLOAT,
     "bool": click.BOOL,
 }
-_REPEATED = ("object", "names", "headers")
+_REPEATED = ("object", "names", "headers", "dirs")
 _NOT_REPEATED = ("--restart", "--keep-done", "--retry-failed", "--retry-class", "--repair")
 
 
@@ -283,7 +283,7 @@ def _flag_value(name: str, value: Any) -> Any:
     match setting_table.BY_NAME[name].kind:
         case "object":
             return dict(setting_values.parse_param(text) for text in value)
-        case "names":
+        case "names" | "dirs":
             return list(value)
         case "headers":
             return dict(setting_values.parse_header(text) for text in value)

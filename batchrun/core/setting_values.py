@@ -32,7 +32,7 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912 - a kind i
         case "text" | "path":
             if not isinstance(value, str) or not value:
                 raise wrong
-        case "paths":
+        case "paths" | "dirs":
             if isinstance(value, str):
                 value = [value]
             if not isinstance(value, (list, tuple)) or not all(
@@ -292,6 +292,7 @@ _EXPECTED = {
     "bound": "a number of rows, or a share such as 5%",
     "object": "a table",
     "paths": "a list of file names",
+    "dirs": "a list of run directories",
     "columns": "all, none, or column names",
     "names": "a list of column names",
     "header_name": "the name of a header, such as api-key",

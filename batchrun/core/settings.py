@@ -33,6 +33,7 @@ from batchrun.core.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     BY_NAME,
+    OLD,
     SECTIONS,
     TABLE,
     Setting,
@@ -43,6 +44,8 @@ from batchrun.errors import UsageError
 
 __all__ = ["Endpoint", "Raw", "Settings", "from_environment", "from_toml", "lay_over", "resolve"]
 
+_WORDS = {"paths": "-", "dirs": OLD}
+"""Kinds that are lists of paths, and the text among them that is none."""
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet. Where there are several ``[[endpoint]]`` tables, they
 are a list of such values under ``endpoints``."""
@@ -99,6 +102,7 @@ class Settings:
     think_implied: bool = False
     sample: int | None = None
     sample_seed: int = 0
+    reuse: tuple[str, ...] = ()
 
     @property
     def endpoint(self) -> Endpoint:
@@ -172,6 +176,7 @@ class Settings:
             "input.files": [public_url(f) if "://" in f else f for f in self.files],
             "input.format": self.format,
             "input.quoting": self.quoting,
+            **({"input.reuse": [shown(name) for name in self.reuse]} if self.reuse else {}),
             "output.dir": shown(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
@@ -250,10 +255,13 @@ def _located(setting: Setting, value: object, folder: PurePath) -> object:
     """Paths relative to a folder; ``~`` stays for whoever knows where it is."""
     if setting.kind in ("path", "schema") and isinstance(value, str):
         return value if scheme_of(value) or value.startswith("~") else str(folder / value)
-    if setting.kind == "paths" and isinstance(value, list):
+    if setting.kind == "dirs" and isinstance(value, str):
+        value = [value]
+    if setting.kind in _WORDS and isinstance(value, list):
+        word = _WORDS[setting.kind]
         return [
             str(folder / item)
-            if isinstance(item, str) and "://" not in item and item[:1] != "~" and item != "-"
+            if isinstance(item, str) and "://" not in item and item[:1] != "~" and item != word
             else item
             for item in value
         ]
@@ -353,6 +361,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         think_implied=think is None,
         sample=value["input.sample"],
         sample_seed=value["input.sample_seed"],
+        reuse=tuple(value["input.reuse"]),
     )
 
 

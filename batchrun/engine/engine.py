@@ -20,11 +20,14 @@ from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import InputLostError, RowError
-from batchrun.ports import Clock, Journal, Publisher, Source
+from batchrun.ports import Answers, Clock, Journal, Publisher, Source
 from batchrun.records import Attempt, Block, Known, Outcome, Request, Row, Span
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
+BEHIND_BYTES_MAX = 4 * 2**20
+BEHIND_POLL_S = 0.005
+"""Reused answers wait while so much is durable and on its way into drafts."""
 WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
 """Rows of whole shards that wait to be published, and such shards: their logs' index is in memory.
 """
@@ -51,12 +54,13 @@ class Engine:
         touched: Collection[int] = (),
         limit: int | None = None,
         finished: Finished | None = None,
+        answers: Answers | None = None,
     ) -> None:
         """``prepare`` makes a row's request or raises ``RowError``; ``known`` holds the shards
         that earlier sessions began, and may be filled while the source reads: a shard is taken
         out of it with its first block. ``touched`` are those with records no part holds yet;
         ``limit`` is the row below which the source stops; ``finished`` says when there are too
-        many bad rows to go on.
+        many bad rows to go on; ``answers`` has those that rows need not ask for.
         """
         self._source = source
         self._loop = loop
@@ -73,6 +77,7 @@ class Engine:
         self._touched = set(touched)
         self._limit = limit
         self._finished = finished or Finished()
+        self._answers = answers
         self._shards: dict[int, Shard] = {}
         self._rows: dict[int, Open] = {}
         self._no_rows = asyncio.Event()
@@ -173,6 +178,8 @@ class Engine:
             self._journal.post(block, self._noted)
         # All bodies of a block in one go: interleaved with the exchanges they cost twice as much.
         made = [Open(row.number, row.size_bytes, shard, self._request(row, shard)) for row in rows]
+        if self._answers is not None:
+            made = await self._reuse(made, shard, self._answers)
         for opened in made:
             await self._room.enter(opened.size_bytes)
             self._rows[opened.number] = opened
@@ -181,6 +188,47 @@ class Engine:
                 self._idle.popleft().set_result(None)
         if not rows:
             self._seal_if_done(shard)
+
+    async def _reuse(self, made: list[Open], shard: Shard, answers: Answers) -> list[Open]:
+        """Settle the rows whose answer is known from another run; returns the others. Rows that
+        are sent again for an answer that was kept need a better one.
+        """
+        kept = shard.known.kept
+        requests = [
+            opened.request
+            for opened in made
+            if isinstance(opened.request, Request) and opened.number not in kept
+        ]
+        known = await answers.known(requests) if requests else {}
+        if not known:
+            return made
+        # Faster than parts are written, answers would pile up in memory.
+        while self._publisher.behind_bytes > BEHIND_BYTES_MAX and self._fault is None:
+            await self._clock.sleep(BEHIND_POLL_S)
+        attempts = shard.known.attempts
+        left = []
+        for opened in made:
+            outcome = known.get(opened.number)
+            if outcome is None:
+                left.append(opened)
+                continue
+            if opened.number in attempts:
+                outcome = outcome._replace(attempts=attempts[opened.number])
+            await self._room.enter(opened.size_bytes)
+            self._rows[opened.number] = opened
+            opened.answered, opened.request = True, None
+            opened.size_bytes += self._room.answered(outcome.response)
+            self._journal.post(outcome, self._reused)
+        return left
+
+    def _reused(self, outcome: Outcome | Attempt | Block, error: Exception | None) -> None:
+        """A row is done with an answer that this run did not ask for: no guard counts it."""
+        if error is not None:
+            self._break(error)
+            return
+        assert isinstance(outcome, Outcome)
+        self._tally.reused += 1
+        self._done(self._rows[outcome.row])
 
     def _request(self, row: Row, shard: Shard) -> Request | Outcome:
         try:

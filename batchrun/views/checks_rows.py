@@ -126,8 +126,8 @@ def check_outcomes(chunk: pa.RecordBatch, report: Report, absent: Collection[str
 
 def _check_reused(chunk: pa.RecordBatch, report: Report, ok: pa.Array) -> None:
     """A row that took its answer from another run has one, says which run and row gave it, and
-    cost nothing here. (That its request is the row's own is what the hash says, which
-    ``--against`` makes again from the input.)
+    cost nothing here. That it answers the row's own request is in the hash, which ``--against``
+    makes again from the input.
     """
     origins, rows = chunk.column("reused_from"), chunk.column("row")
     if origins.null_count == len(origins):

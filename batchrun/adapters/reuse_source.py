@@ -1,0 +1,531 @@
+"""Another run directory that answers are taken from: what it is, and its answers by place.
+
+It is only read: it needs neither lock nor permission to write, and may lie in an object store. Its
+published parts count, provisional ones too, and what waits in its logs where a kill left some.
+
+A place is a row of a part (number of the part, number of the row in it), or, with the highest bit
+set, an offset in a file of answers as records, which this run keeps beside its index. Answers from
+logs are there. So are all of them once it shows that the rows of this run want them in another
+order than the parts have them: else a row group would be decoded for every row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import mmap
+import os
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrun.adapters import files, looking, old_part, read_back, recorded
+from batchrun.adapters.journal import LOG_NAME, read_outcome
+from batchrun.adapters.log import OUTCOME, sound_records
+from batchrun.adapters.restarting import Named
+from batchrun.adapters.reuse_index import Builder, Index
+from batchrun.adapters.store import (
+    SUMMARY,
+    StoreReader,
+    part_name,
+    part_names,
+    part_number,
+    read_json,
+)
+from batchrun.core.summary import moment
+from batchrun.errors import StorageError, UsageError
+from batchrun.records import Outcome, Reused
+
+SCATTERED = 1 << 63
+"""The bit of a place in the file of answers."""
+CACHE_BYTES_MAX = 24 * 2**20
+"""Of decoded row groups that are kept, at least one."""
+PARTS_OPEN_MAX = 4
+SPREAD_ROWS = 32
+"""A row group is worth decoding for so many rows. With fewer, all answers are written down one by
+one, once so many were decoded as an ``EARLY``th of the directory has."""
+EARLY = 8
+EARLY_MIN = 16
+_BY_ENDPOINT = ("status", "request_hash", "endpoint")
+_FRONT = struct.Struct("<II")  # bytes of record, checksum
+_FORMAT = b"1"
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Source:
+    """An opened one."""
+
+    def __init__(self, named: Named) -> None:
+        """Look at the directory. Raises ``UsageError`` where there is no run, or one at work."""
+        self.name = named.name
+        try:
+            look = looking.look_at(named.directory, named.checkpoint)
+            self._store: StoreReader = look.store
+            self._parts = part_names(look.store, "results")
+        except (OSError, StorageError) as error:
+            message = f"--reuse {named.name}: it cannot be read: {error}"
+            raise UsageError(message) from None
+        self.directory = look.store.where()
+        known = None if look.checkpoint is None else recorded.read(look.checkpoint)
+        if not self._parts and known is None:
+            message = (
+                f"--reuse {named.name} is no run directory: it has neither results/ nor a "
+                "checkpoint. Name the directory that a run was given with -o"
+            )
+            raise UsageError(message)
+        if look.live:
+            message = (
+                f"--reuse {named.name}: a run is working there. Wait for its end, or stop it, and "
+                "run the same command again"
+            )
+            raise UsageError(message)
+        summary = read_json(look.store, SUMMARY)
+        self._summary: Mapping[str, Any] = summary if isinstance(summary, dict) else {}
+        told = self._summary.get("settings")
+        meta = {} if known is None else known.meta
+        self.settings: Mapping[str, Any] = (known and known.settings) or (
+            told if isinstance(told, dict) else {}
+        )
+        self.providers = _providers(told, meta)
+        self.run = _run_id(self._summary, meta)
+        self._logs = _logs(look.checkpoint, known)
+        self._index: Index | None = None
+        self._answers: int | None = None
+        self._files: OrderedDict[str, _Part] = OrderedDict()
+        self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._tables_bytes = 0
+        self._decoded = self._wanted = 0
+        self._groups = 0
+        self._folder = Path()
+        self._left_out: frozenset[str] = frozenset()
+        self._identity = b""
+        self.rows: dict[str, int] = {}
+        """Answers that may be taken, by endpoint; known where the index was just built."""
+
+    def endpoints(self) -> set[str]:
+        """The names of endpoints that the run recorded."""
+        found = self._summary.get("endpoints")
+        return {*self.providers, *(found if isinstance(found, dict) else ())}
+
+    # The index
+
+    def index(self, folder: Path, left_out: frozenset[str]) -> bool:
+        """Open the index in a folder of this run, building it where there is none that fits; says
+        whether it was built. Answers of the endpoints ``left_out`` are not in it.
+
+        Raises ``DamagedError`` for a part that cannot be read, ``StorageError`` where the folder
+        cannot be written.
+        """
+        self._folder, self._left_out = folder, left_out
+        self._identity = self._identified()
+        if self._opened():
+            return False
+        try:
+            files.make_folder(folder, private=True)
+            for draft in folder.glob(f".*{files.TEMPORARY}"):
+                draft.unlink()
+            self._build(scattered=False)
+        except OSError as error:
+            message = f"cannot write into {folder}: {error.strerror}; make room"
+            raise StorageError(message) from error
+        self._opened()
+        return True
+
+    @property
+    def count(self) -> int:
+        """How many different requests have an answer."""
+        return 0 if self._index is None else self._index.count
+
+    def find(self, digest: bytes) -> Iterator[int]:
+        """The places of answers to a request, the first one first."""
+        return iter(()) if self._index is None else self._index.find(digest)
+
+    def close(self) -> None:
+        """Let go of all files."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        if self._answers is not None:
+            os.close(self._answers)
+            self._answers = None
+        while self._files:
+            self._files.popitem()[1].close()
+        self._tables.clear()
+        self._tables_bytes = 0
+
+    def _identified(self) -> bytes:
+        """What the directory holds, and what of it is taken."""
+        names = [f"results/{name}" for name in self._parts]
+        marks = {name: list(mark) for name, mark in sorted(self._store.marks(names).items())}
+        logs = [(path.name, path.stat().st_size) for path in self._logs]
+        told = [self.directory, self.run, marks, logs, sorted(self._left_out)]
+        return hashlib.sha256(json.dumps(told).encode()).digest()
+
+    def _paths(self) -> tuple[Path, Path]:
+        return self._folder / "index", self._folder / "answers"
+
+    def _opened(self) -> bool:
+        index, answers = self._paths()
+        try:
+            descriptor = os.open(answers, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        found = Index.opened(index, self._identity, os.fstat(descriptor).st_size)
+        if found is None:
+            os.close(descriptor)
+            return False
+        self.close()
+        self._index, self._answers = found, descriptor
+        return True
+
+    def _build(self, *, scattered: bool) -> None:
+        """Write the index, and the answers that places in it point to: first these, then the
+        index, which tells their size.
+        """
+        index, answers = self._paths()
+        rows = sum(self._part(name).rows for name in self._parts)
+        counts: dict[str, int] = {}
+        draft = files.Draft(answers)
+        with Builder(rows, self._folder) as builder:
+            try:
+                for name in self._parts:
+                    if scattered:
+                        self._scatter(name, builder, draft)
+                    else:
+                        self._enter(name, builder, counts)
+                self._enter_logs(builder, draft, counts)
+                draft.sync()
+                draft.rename()
+            finally:
+                draft.discard()
+            files.reached("reuse.answers", answers)
+            builder.write(index, self._identity, draft.size)
+            files.reached("reuse.indexed", index)
+        self.rows = counts or self.rows
+
+    def _enter(self, name: str, builder: Builder, counts: dict[str, int]) -> None:
+        """Enter the answers of a part by their places in it."""
+        part = self._part(name)
+        base = (part_number(name) or 0) << 32
+        first = 0
+        for group in range(part.groups):
+            table = part.read(group, _BY_ENDPOINT)
+            status, hashes, endpoints = (table.column(n) for n in _BY_ENDPOINT)
+            places = range(base + first, base + first + table.num_rows)
+            wanted = self._wanted_rows(status, hashes, endpoints, counts)
+            if wanted is not None:
+                places = [places[n] for n in wanted]  # type: ignore[assignment]
+                hashes = hashes.take(wanted)
+            text = "".join(hashes.to_pylist() if hashes.null_count else _joined(hashes))
+            builder.add(bytes.fromhex(text), [place.to_bytes(8, "big") for place in places])
+            first += table.num_rows
+
+    def _wanted_rows(
+        self,
+        status: pa.ChunkedArray,
+        hashes: pa.ChunkedArray,
+        endpoints: pa.ChunkedArray,
+        counts: dict[str, int],
+    ) -> list[int] | None:
+        """Which rows of a row group have an answer that may be taken; None for all of them."""
+        told = status.to_pylist() if status.num_chunks != 1 else _texts(status)
+        names = _texts(endpoints)
+        if (
+            told.count("ok") == len(told)
+            and hashes.null_count == 0
+            and names
+            and names[0] not in self._left_out
+            and names.count(names[0]) == len(names)
+        ):
+            counts[names[0] or ""] = counts.get(names[0] or "", 0) + len(names)
+            return None
+        valid = [text is not None and len(text) == 64 for text in _texts(hashes)]
+        wanted = []
+        for place, (said, sound, name) in enumerate(zip(told, valid, names, strict=True)):
+            if said == "ok" and sound and name not in self._left_out:
+                wanted.append(place)
+                counts[name or ""] = counts.get(name or "", 0) + 1
+        return wanted
+
+    def _scatter(self, name: str, builder: Builder, draft: files.Draft) -> None:
+        """Write down the answers of a part one by one, and enter where they are."""
+        part = self._part(name)
+        for group in range(part.groups):
+            table = part.read(group, read_back.COLUMNS)
+            found = [
+                outcome
+                for outcome in read_back.answers(table, self.run, self._content)
+                if outcome is not None and not self._is_left_out(outcome)
+            ]
+            self._put(found, builder, draft)
+
+    def _is_left_out(self, outcome: Outcome) -> bool:
+        reused = outcome.reused
+        return reused is not None and reused.attempt.endpoint in self._left_out
+
+    def _put(self, found: Sequence[Outcome], builder: Builder, draft: files.Draft) -> None:
+        hashes, places = bytearray(), []
+        for outcome in found:
+            assert outcome.request_hash is not None
+            hashes += bytes.fromhex(outcome.request_hash)
+            places.append((SCATTERED | draft.size).to_bytes(8, "big"))
+            data = _pack(outcome)
+            draft.write(_FRONT.pack(len(data), crc32(data)) + data)
+        builder.add(bytes(hashes), places)
+
+    def _enter_logs(self, builder: Builder, draft: files.Draft, counts: dict[str, int]) -> None:
+        """Write down the answers that a kill left in logs; the groups that check out count."""
+        for path in self._logs:
+            with path.open("rb") as file, contextlib.ExitStack() as stack:
+                if not path.stat().st_size:
+                    continue
+                data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                for _, kind, record in sound_records(data, range(2**62)):
+                    if kind != OUTCOME:
+                        continue
+                    with contextlib.suppress(msgspec.MsgspecError):
+                        outcome = self._from_log(read_outcome(record[17:]))
+                        if outcome is not None:
+                            self._put([outcome], builder, draft)
+                            reused = outcome.reused
+                            name = "" if reused is None else reused.attempt.endpoint
+                            counts[name] = counts.get(name, 0) + 1
+
+    def _from_log(self, outcome: Outcome) -> Outcome | None:
+        """An answer of a log, as one that is reused; None for what is none."""
+        reused = outcome.reused
+        if reused is None and outcome.attempt is not None:
+            attempt = outcome.attempt._replace(cost_pd=0, usage_raw=None, billed_from=None)
+            reused = Reused(f"{self.run}:{outcome.row}", attempt)
+        if outcome.completion is None or outcome.request_hash is None or reused is None:
+            return None
+        outcome = outcome._replace(attempts=0, attempt=None, reused=reused)
+        return None if self._is_left_out(outcome) else outcome
+
+    # Answers
+
+    def take(self, wanted: Sequence[tuple[int, str]]) -> list[Outcome | None]:
+        """The answers at these places, None where it is not one to the request of this hash.
+
+        Raises ``StorageError`` where the directory changed meanwhile.
+        """
+        found: list[Outcome | None] = [None] * len(wanted)
+        by_group: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for number, (place, _) in enumerate(wanted):
+            if place & SCATTERED:
+                found[number] = self._scattered(place ^ SCATTERED)
+            else:
+                part = self._part(part_name(place >> 32))
+                group, row = part.at(place & 0xFFFFFFFF)
+                by_group.setdefault((place >> 32, group), []).append((row, number))
+        for (shard, group), rows in by_group.items():
+            table = self._table(part_name(shard), group)
+            places = [row for row, _ in rows]
+            whole = places == list(range(places[0], places[0] + len(places)))
+            table = table.slice(places[0], len(places)) if whole else table.take(places)
+            outcomes = read_back.answers(table, self.run, self._content)
+            for (_, number), outcome in zip(rows, outcomes, strict=True):
+                found[number] = outcome
+        self._wanted += len(wanted)
+        if by_group and self._is_spread():
+            self._build(scattered=True)
+            self._opened()
+        return [
+            outcome if outcome is not None and outcome.request_hash == digest else None
+            for outcome, (_, digest) in zip(found, wanted, strict=True)
+        ]
+
+    def _is_spread(self) -> bool:
+        """Whether answers are wanted in another order than the parts have them."""
+        if not self._groups:
+            self._groups = sum(self._part(name).groups for name in self._parts)
+        enough = max(EARLY_MIN, self._groups // EARLY)
+        return self._decoded >= enough and self._wanted < SPREAD_ROWS * self._decoded
+
+    def _scattered(self, offset: int) -> Outcome | None:
+        assert self._answers is not None
+        front = os.pread(self._answers, 8192, offset)
+        if len(front) < _FRONT.size:
+            return None
+        size, crc = _FRONT.unpack_from(front)
+        data = front[_FRONT.size : _FRONT.size + size]
+        if len(data) < size:
+            data += os.pread(self._answers, size - len(data), offset + _FRONT.size + len(data))
+        return read_outcome(data) if crc32(data) == crc else None
+
+    def _table(self, name: str, group: int) -> pa.Table:
+        """A row group, kept for the next rows that want it."""
+        key = (name, group)
+        table = self._tables.get(key)
+        if table is not None:
+            self._tables.move_to_end(key)
+            return table
+        table = self._part(name).read(group, read_back.COLUMNS)
+        self._decoded += 1
+        self._tables[key] = table
+        self._tables_bytes += table.nbytes
+        while len(self._tables) > 1 and self._tables_bytes > CACHE_BYTES_MAX:
+            self._tables_bytes -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+    def _part(self, name: str) -> _Part:
+        part = self._files.get(name)
+        if part is None:
+            part = self._files[name] = _Part(self._store, f"results/{name}")
+            while len(self._files) > PARTS_OPEN_MAX:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(name)
+        return part
+
+    def _content(self, name: str) -> bytes:
+        try:
+            with self._store.open(name) as file:
+                return file.read()
+        except OSError as error:
+            where = self._store.where(name)
+            message = (
+                f"{where} cannot be read, and an answer that --reuse takes is in it: {error}. "
+                "Restore it, or leave that directory out of --reuse"
+            )
+            raise StorageError(message) from error
+
+
+class _Part:
+    """A part of results, open."""
+
+    def __init__(self, store: StoreReader, name: str) -> None:
+        self._where = store.where(name)
+        try:
+            self._source: io.BufferedIOBase = store.open(name)
+        except (OSError, StorageError) as error:
+            raise self._gone(error) from error
+        try:
+            self._file = pq.ParquetFile(self._source, pre_buffer=False)
+        except (OSError, pa.ArrowException) as error:
+            self._source.close()
+            raise old_part.damaged(self._where, error) from error
+        found = self._file.schema_arrow
+        version = (found.metadata or {}).get(b"batchrun.format", _FORMAT)
+        if version != _FORMAT:
+            self.close()
+            message = (
+                f"--reuse: {self._where} has format {version.decode(errors='replace')}, this "
+                f"version reads format {_FORMAT.decode()}. Use the version that made it"
+            )
+            raise UsageError(message)
+        self._names = set(found.names)
+        metadata = self._file.metadata
+        self.groups: int = metadata.num_row_groups
+        self.rows: int = metadata.num_rows
+        self._ends: list[int] = []
+        end = 0
+        for number in range(self.groups):
+            end += metadata.row_group(number).num_rows
+            self._ends.append(end)
+
+    def _gone(self, why: object) -> StorageError:
+        message = (
+            f"{self._where} cannot be read while answers are taken from it: {why}. Every answer "
+            "taken so far is kept; run the same command again"
+        )
+        return StorageError(message)
+
+    def at(self, row: int) -> tuple[int, int]:
+        """The row group of a row of the part, and its number in there."""
+        from bisect import bisect_right
+
+        group = bisect_right(self._ends, row)
+        if group >= self.groups:
+            raise self._gone("it is not what it was")
+        return group, row - (self._ends[group - 1] if group else 0)
+
+    def read(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a row group, those of them that there are."""
+        names = [name for name in columns if name in self._names]
+        try:
+            table = self._file.read_row_group(group, columns=names, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise old_part.damaged(self._where, error) from error
+        missing = [name for name in _BY_ENDPOINT if name in columns and name not in names]
+        if missing:
+            why = f"it lacks the column {missing[0]!r}"
+            raise old_part.damaged(self._where, why)
+        return table.select(names)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with contextlib.suppress(AttributeError):
+            self._file.close()
+        self._source.close()
+
+
+def _texts(column: pa.ChunkedArray) -> list[str | None]:
+    """The values of a column of text, most of them alike."""
+    found: list[str | None] = []
+    for chunk in column.chunks:
+        coded = chunk.dictionary_encode()
+        words = coded.dictionary.to_pylist()
+        indices = coded.indices
+        if indices.null_count:
+            found += [None if n is None else words[n] for n in indices.to_pylist()]
+        else:
+            found += map(words.__getitem__, _indices(indices))
+    return found
+
+
+def _indices(array: pa.Array) -> list[int]:
+    values = memoryview(array.buffers()[1]).cast("B").cast("i")
+    return values[array.offset : array.offset + len(array)].tolist()
+
+
+def _joined(column: pa.ChunkedArray) -> Iterator[str]:
+    """A column of text without nulls, as few pieces."""
+    for chunk in column.chunks:
+        _, offsets, data = chunk.buffers()
+        ends = memoryview(offsets).cast("B").cast("i")
+        start, end = ends[chunk.offset], ends[chunk.offset + len(chunk)]
+        if data is not None:
+            yield bytes(memoryview(data)[start:end]).decode("ascii", "replace")
+
+
+def _providers(settings: object, meta: Mapping[str, Any]) -> dict[str, str | None]:
+    """The provider of each endpoint, as far as it was recorded."""
+    found: dict[str, str | None] = {}
+    told = settings.get("endpoint") if isinstance(settings, dict) else None
+    for each in told if isinstance(told, list) else ():
+        if isinstance(each, dict) and isinstance(each.get("name"), str):
+            found[each["name"]] = each.get("provider")
+    noted = meta.get("providers")
+    return found | (noted if isinstance(noted, dict) else {})
+
+
+def _run_id(summary: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+    """The id of a run: the one recorded; of a directory without, one made from when it began."""
+    for found in (meta.get("run"), summary.get("run")):
+        if isinstance(found, str) and found:
+            return found
+    began = meta.get("started_at_us")
+    text = moment(began) if isinstance(began, int) else str(summary.get("started_at"))
+    return hashlib.sha256(f"batchrun {text}".encode()).hexdigest()[:16]
+
+
+def _logs(checkpoint: Path | None, known: recorded.Recorded | None) -> list[Path]:
+    """The logs whose records are in no part, in the order of the rows."""
+    found = []
+    for path in sorted(checkpoint.glob("shard-*.log")) if checkpoint is not None else ():
+        match = LOG_NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        shard = known.shards.get(int(match[1])) if known is not None else None
+        if int(match[2]) > (0 if shard is None else shard.generation):
+            found.append(path)
+    return found
