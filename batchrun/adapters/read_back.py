@@ -6,7 +6,9 @@ buffers are read directly: a tenth of the time that Arrow takes to make Python v
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -24,19 +26,20 @@ from batchrun.records import (
     Usage,
 )
 
-COLUMNS = tuple(
-    name
-    for name in arrow.RESULT_NAMES
-    if name
-    not in ("custom_id", "error_class", "error_code", "error_message", "cost_usd", "attempts")
-)
+_UNREAD = frozenset("custom_id error_class error_code error_message cost_usd attempts".split())
+COLUMNS = tuple(name for name in arrow.RESULT_NAMES if name not in _UNREAD)
+"""What of a row is read: the rest is the new row's own, or nothing."""
 _NUMBERS: Mapping[pa.DataType, Literal["q", "d", "i", "h"]] = {
+    pa.timestamp("us", tz="UTC"): "q",
+    pa.timestamp("ms", tz="UTC"): "q",
     pa.int64(): "q",
     pa.float64(): "d",
     pa.int32(): "i",
     pa.int16(): "h",
 }
-_new = tuple.__new__
+_REFERENCE = '{"file": '
+_BY_INDEX = itemgetter(Choice._fields.index("index"))
+_new = tuple.__new__  # half the time of a named tuple's own ways
 
 
 def answers(
@@ -83,57 +86,32 @@ def answers(
             yield None
             continue
         usage = _new(Usage, (prompt, completion, total, cached, reasoned, written))
-        first = _new(Choice, (0, text, reasoning, refusal, finish_reason, _calls(calls), None))
-        several = _choices(choices)
-        said = Completion(
-            first if several is None else _first_of(first, several),
-            several,
-            model,
-            response_id,
-            fingerprint,
-            tier,
-            None if created_ms is None else created_ms // 1000,
-            usage,
-            _media(media, content),
+        first = _new(
+            Choice,
+            (0, text, reasoning, refusal, finish_reason, calls and _calls(calls), None),
         )
-        attempt = Attempt(
-            row,
-            0,
-            endpoint or "",
-            model,
-            tier,
-            started_us or 0,
-            0.0,
-            latency_s or 0.0,
-            http_status,
-            None,
-            None,
-            None,
-            usage,
-            0,
-            request_id,
-            False,  # noqa: FBT003 - a record's fields in their order
-            ttft_s,
+        several = None
+        if choices is not None:
+            several = _choices(choices)
+            first = min(several or (first,), key=_BY_INDEX)
+        made_s = None if created_ms is None else created_ms // 1000
+        shown = None if media is None else _media(media, content)
+        said = _new(
+            Completion,
+            (first, several, model, response_id, fingerprint, tier, made_s, usage, shown),
         )
-        if response is not None and (name := large_answers.reference(response)) is not None:
-            response = content(name).decode("utf-8", "replace")  # noqa: PLW2901 - whole again
-        yield Outcome(
-            row,
-            None,
-            said,
-            None,
-            0,
-            None,
-            request_hash,
-            response,
-            asked,
-            _new(Reused, (reused_from or f"{run}:{row}", attempt)),
+        decided = (row, 0, endpoint or "", model, tier, started_us or 0, 0.0, latency_s or 0.0)
+        answered = (http_status, None, None, None, usage, 0, request_id, False, ttft_s, None, None)
+        attempt = _new(Attempt, (*decided, *answered))
+        if response is not None and response.startswith(_REFERENCE):
+            name = large_answers.reference(response)
+            if name is not None:
+                response = content(name).decode("utf-8", "replace")  # noqa: PLW2901 - whole again
+        reused = _new(Reused, (reused_from or f"{run}:{row}", attempt))
+        yield _new(
+            Outcome,
+            (row, None, said, None, 0, None, request_hash, response, asked, reused),
         )
-
-
-def _first_of(flat: Choice, several: Sequence[Choice]) -> Choice:
-    """The choice that the flat columns show, as it stands among all."""
-    return min(several, key=lambda choice: choice.index) if several else flat
 
 
 def _values(table: pa.Table, name: str) -> Sequence[Any]:
@@ -141,14 +119,20 @@ def _values(table: pa.Table, name: str) -> Sequence[Any]:
     place = table.schema.get_field_index(name)
     if place < 0 or _is_carried(table.schema, name):
         return [None] * table.num_rows
-    column = table.column(place)
+    return values(table.column(place))
+
+
+def values(column: pa.ChunkedArray) -> list[Any]:
+    """A column's values; times as integers in their unit."""
     if column.null_count == len(column):
         return [None] * len(column)
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.int64())
     found: list[Any] = []
     for chunk in column.chunks:
-        found += _plain(chunk) if chunk.null_count == 0 else chunk.to_pylist()
+        if chunk.null_count == 0:
+            found += _plain(chunk)
+        else:
+            whole = chunk.view(pa.int64()) if pa.types.is_timestamp(chunk.type) else chunk
+            found += whole.to_pylist()
     return found
 
 
@@ -175,10 +159,10 @@ def _plain(array: pa.Array) -> list[Any]:
     whole = b"" if data is None else bytes(memoryview(data)[start : ends_list[-1]])
     if whole.isascii():
         text = whole.decode("ascii")
-        return [text[a - start : b - start] for a, b in zip(ends_list, ends_list[1:], strict=False)]
+        return [text[a - start : b - start] for a, b in itertools.pairwise(ends_list)]
     return [
         whole[a - start : b - start].decode("utf-8", "replace")
-        for a, b in zip(ends_list, ends_list[1:], strict=False)
+        for a, b in itertools.pairwise(ends_list)
     ]
 
 

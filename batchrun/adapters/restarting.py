@@ -1,4 +1,4 @@
-"""``--restart`` with ``--reuse``: what was set aside, and a restart that goes on where it was killed.
+"""``--restart`` with ``--reuse``: what was set aside, and a restart that continues after a kill.
 
 A note beside the run directory says what is moved where, before anything moves, and what the
 restart was asked for with. While it is there, every start finishes the move. Then the new state

@@ -82,12 +82,12 @@ class Reuse:
         find = source.find
         for request in requests:
             digest = request.hash
-            place = next(find(bytes.fromhex(digest[:32])), None)
-            if place is None:
-                unknown.append(request)
-            else:
+            places = find(bytes.fromhex(digest[:32]))
+            if places:
                 asked.append(request)
-                wanted.append((place, digest))
+                wanted.append((places[0], digest))
+            else:
+                unknown.append(request)
         if not wanted:
             return unknown
         for request, outcome in zip(asked, source.take(wanted), strict=True):
@@ -108,7 +108,7 @@ class Reuse:
 
 def _other(source: Source, request: Request) -> Outcome | None:
     """The answer behind one whose hash only begins alike."""
-    places = list(source.find(bytes.fromhex(request.hash[:32])))[1:]
+    places = source.find(bytes.fromhex(request.hash[:32]))[1:]
     taken = source.take([(place, request.hash) for place in places]) if places else []
     return next((outcome for outcome in taken if outcome is not None), None)
 

@@ -16,7 +16,7 @@ import contextlib
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -30,9 +30,9 @@ PLACE_BYTES = 8
 RECORD_BYTES = KEY_BYTES + PLACE_BYTES
 BUCKET_ROWS = 64
 BUCKET_BITS_MAX = 16
-RUN_ROWS = 65_536
+RUN_ROWS = 16_384
 """About so many records are sorted at once."""
-HELD_BYTES_MAX = 8 * 2**20
+HELD_BYTES_MAX = 2 * 2**20
 """Of records on their way to the temporary file."""
 _HEAD = struct.Struct("<16sIIQQ32s")  # magic, format, bits, records, bytes of answers, identity
 _DEALT_BYTES = HASH_BYTES + PLACE_BYTES
@@ -186,10 +186,11 @@ class Index:
             stack.pop_all()
             return cls(descriptor, bits, count, table)
 
-    def find(self, digest: bytes) -> Iterator[int]:
+    def find(self, digest: bytes) -> list[int]:
         """Where the answers to requests whose hash begins like this one lie: nearly always none or
         one. Who takes an answer compares the whole hash.
         """
+        found = []
         bucket = (digest[0] << 8 | digest[1]) >> 16 - self._bits
         first, end = self._table[bucket], self._table[bucket + 1]
         data = os.pread(
@@ -200,8 +201,9 @@ class Index:
         while at >= 0:
             if at % RECORD_BYTES == 0:
                 place = data[at + KEY_BYTES : at + RECORD_BYTES]
-                yield int.from_bytes(place, "big")
+                found.append(int.from_bytes(place, "big"))
             at = data.find(key, at + 1)
+        return found
 
     def close(self) -> None:
         """Let go of the file."""

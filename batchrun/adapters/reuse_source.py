@@ -47,7 +47,7 @@ from batchrun.records import Outcome, Reused
 
 SCATTERED = 1 << 63
 """The bit of a place in the file of answers."""
-CACHE_BYTES_MAX = 24 * 2**20
+CACHE_BYTES_MAX = 12 * 2**20
 """Of decoded row groups that are kept, at least one."""
 PARTS_OPEN_MAX = 4
 SPREAD_ROWS = 32
@@ -145,9 +145,9 @@ class Source:
         """How many different requests have an answer."""
         return 0 if self._index is None else self._index.count
 
-    def find(self, digest: bytes) -> Iterator[int]:
+    def find(self, digest: bytes) -> list[int]:
         """The places of answers to a request, the first one first."""
-        return iter(()) if self._index is None else self._index.find(digest)
+        return [] if self._index is None else self._index.find(digest)
 
     def close(self) -> None:
         """Let go of all files."""
@@ -237,8 +237,7 @@ class Source:
         counts: dict[str, int],
     ) -> list[int] | None:
         """Which rows of a row group have an answer that may be taken; None for all of them."""
-        told = status.to_pylist() if status.num_chunks != 1 else _texts(status)
-        names = _texts(endpoints)
+        told, names = read_back.values(status), read_back.values(endpoints)
         if (
             told.count("ok") == len(told)
             and hashes.null_count == 0
@@ -248,7 +247,7 @@ class Source:
         ):
             counts[names[0] or ""] = counts.get(names[0] or "", 0) + len(names)
             return None
-        valid = [text is not None and len(text) == 64 for text in _texts(hashes)]
+        valid = [text is not None and len(text) == 64 for text in read_back.values(hashes)]
         wanted = []
         for place, (said, sound, name) in enumerate(zip(told, valid, names, strict=True)):
             if said == "ok" and sound and name not in self._left_out:
@@ -466,25 +465,6 @@ class _Part:
         with contextlib.suppress(AttributeError):
             self._file.close()
         self._source.close()
-
-
-def _texts(column: pa.ChunkedArray) -> list[str | None]:
-    """The values of a column of text, most of them alike."""
-    found: list[str | None] = []
-    for chunk in column.chunks:
-        coded = chunk.dictionary_encode()
-        words = coded.dictionary.to_pylist()
-        indices = coded.indices
-        if indices.null_count:
-            found += [None if n is None else words[n] for n in indices.to_pylist()]
-        else:
-            found += map(words.__getitem__, _indices(indices))
-    return found
-
-
-def _indices(array: pa.Array) -> list[int]:
-    values = memoryview(array.buffers()[1]).cast("B").cast("i")
-    return values[array.offset : array.offset + len(array)].tolist()
 
 
 def _joined(column: pa.ChunkedArray) -> Iterator[str]:

@@ -25,9 +25,11 @@ from batchrun.records import Attempt, Block, Known, Outcome, Request, Row, Span
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
-BEHIND_BYTES_MAX = 4 * 2**20
+REUSED_OPEN_MAX = 512
+BEHIND_BYTES_MAX = 2 * 2**20
 BEHIND_POLL_S = 0.005
-"""Reused answers wait while so much is durable and on its way into drafts."""
+"""Reused answers wait while more of them wait for the disk, or so much is on its way into drafts.
+"""
 WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
 """Rows of whole shards that wait to be published, and such shards: their logs' index is in memory.
 """
@@ -78,6 +80,7 @@ class Engine:
         self._limit = limit
         self._finished = finished or Finished()
         self._answers = answers
+        self._reusing = 0
         self._shards: dict[int, Shard] = {}
         self._rows: dict[int, Open] = {}
         self._no_rows = asyncio.Event()
@@ -203,7 +206,9 @@ class Engine:
         if not known:
             return made
         # Faster than parts are written, answers would pile up in memory.
-        while self._publisher.behind_bytes > BEHIND_BYTES_MAX and self._fault is None:
+        while self._fault is None and (
+            self._reusing > REUSED_OPEN_MAX or self._publisher.behind_bytes > BEHIND_BYTES_MAX
+        ):
             await self._clock.sleep(BEHIND_POLL_S)
         attempts = shard.known.attempts
         left = []
@@ -218,6 +223,7 @@ class Engine:
             self._rows[opened.number] = opened
             opened.answered, opened.request = True, None
             opened.size_bytes += self._room.answered(outcome.response)
+            self._reusing += 1
             self._journal.post(outcome, self._reused)
         return left
 
@@ -227,6 +233,7 @@ class Engine:
             self._break(error)
             return
         assert isinstance(outcome, Outcome)
+        self._reusing -= 1
         self._tally.reused += 1
         self._done(self._rows[outcome.row])
 
