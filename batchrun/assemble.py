@@ -139,6 +139,10 @@ def _opened(
     free_space.require_room(settings)
     open_files.require(settings)
     build = body.builder(settings)
+    if settings.reuse:
+        from batchrun.adapters import reuse
+
+        reuse.require(settings, changes)
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
     try:
@@ -153,35 +157,12 @@ def _opened(
             yield Result(found, None, None, 0, sent_nothing=True)
         else:
             with ExitStack() as stack:
-                answers = _answers(settings, opened, say, stack)
+                answers = None
+                if settings.reuse:
+                    answers = stack.enter_context(reuse.taken(settings, opened, say))
                 yield _Session(settings, opened, changes, accesses, observers, say, answers)
     finally:
         opened.close()
-
-
-def _answers(
-    settings: Settings, opened: RunDirectory, say: Callable[[str], None], stack: ExitStack
-) -> Answers | None:
-    """The answers of other runs that this one takes, until the stack is left."""
-    if not settings.reuse:
-        return None
-    from batchrun.adapters import reuse
-
-    answers = reuse.Reuse(
-        settings, reuse.named(settings, opened.set_aside), opened.checkpoint / reuse.FOLDER
-    )
-    stack.callback(answers.close)
-    answers.index(say)
-    stack.callback(_forget, opened)
-    return answers
-
-
-def _forget(opened: RunDirectory) -> None:
-    """Where every row is done, the indexes of other runs are of no use any more."""
-    from batchrun.adapters import reuse
-
-    if opened.is_complete:
-        reuse.forget(opened.checkpoint)
 
 
 class _Session:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchrun.adapters import disk, files, recorded
-from batchrun.adapters.store import SUMMARY
 
 KEY = "restart"
 """The key of the state file that tells of the restart a run began with."""
@@ -62,20 +61,22 @@ class Note(NamedTuple):
 
 def note_path(folder: Path) -> Path:
     """Where the note of a directory is: beside it, hidden."""
+    folder = folder.resolve()
     return folder.with_name(f".{folder.name}.restart")
 
 
 def pending(folder: Path) -> Note | None:
     """The restart that was begun and not taken over yet; None where there is none."""
-    return _note(files.read_json(note_path(folder)))
+    return noted(files.read_json(note_path(folder)))
 
 
 def taken_over(checkpoint: Path) -> Note | None:
     """The restart that the run of this checkpoint began with; None where it began otherwise."""
-    return _note(recorded.values(checkpoint, KEY).get(KEY))
+    return noted(recorded.values(checkpoint, KEY).get(KEY))
 
 
-def _note(found: object) -> Note | None:
+def noted(found: object) -> Note | None:
+    """A note as it was written; None where there is none."""
     if not isinstance(found, dict):
         return None
     with contextlib.suppress(TypeError):
@@ -95,17 +96,19 @@ def is_complete(summary: object) -> bool:
     return isinstance(rows, Mapping) and rows.get("pending") == 0
 
 
-def begin(folder: Path, aside: str, kept: str, checkpoint: Path, intent: Intent) -> Note:
-    """Note a restart of the run of ``checkpoint``, durably, before anything moves."""
-    before = taken_over(checkpoint)
-    earlier: list[list[str]] = []
-    if before is not None and not is_complete(files.read_json(checkpoint.parent / SUMMARY)):
-        earlier = [[before.aside, before.checkpoint], *before.earlier]
-    note = Note(aside, kept, earlier, list(intent))
+def unfinished(checkpoint: Path, summary: object) -> Note | None:
+    """The restart that the run of this checkpoint began with, where rows of it are pending."""
+    return None if is_complete(summary) else taken_over(checkpoint)
+
+
+def begin(folder: Path, aside: str, kept: str, before: Note | None, intent: Intent) -> None:
+    """Note a restart beside ``folder``, durably, before anything moves. ``before`` is an earlier
+    one that did not come to its end: what that set aside has answers that nobody took yet.
+    """
+    earlier = [] if before is None else [[before.aside, before.checkpoint], *before.earlier]
     path = note_path(folder)
-    files.write_json(path, note._asdict())
+    files.write_json(path, Note(aside, kept, earlier, list(intent))._asdict())
     files.reached("restart.noted", path)
-    return note
 
 
 def end(folder: Path) -> None:

@@ -8,16 +8,19 @@ not pass this run's checks: then the row is sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from batchrun.adapters import disk
+from batchrun.adapters import arrow, disk, restarting
 from batchrun.adapters.restarting import Named
 from batchrun.adapters.reuse_source import Source
+from batchrun.adapters.rundir import RunDirectory
 from batchrun.core import output, reusing
 from batchrun.core.addresses import local_path, shown
+from batchrun.core.changes import Changes
 from batchrun.core.reusing import Rules, accepted
 from batchrun.core.setting_table import OLD
 from batchrun.core.settings import Settings
@@ -113,20 +116,32 @@ def _other(source: Source, request: Request) -> Outcome | None:
     return next((outcome for outcome in taken if outcome is not None), None)
 
 
+def require(settings: Settings, changes: Changes) -> None:
+    """Look at the directories that the settings name, before anything is moved or begun. Raises
+    ``UsageError`` for one that is none, or is at work, or is the run's own; and for ``old`` where
+    nothing is set aside.
+    """
+    for each in named(settings, ()):
+        Source(each).close()
+    local = local_path(settings.dir)
+    folder, checkpoint = Path(local or settings.checkpoint), Path(settings.checkpoint)
+    begun = restarting.pending(folder) or restarting.taken_over(checkpoint)
+    if OLD in settings.reuse and not changes.restart and begun is None:
+        message = (
+            "--reuse old means the contents that --restart sets aside, and nothing was set aside "
+            "here: give --restart too, or name a directory"
+        )
+        raise UsageError(message)
+
+
 def named(settings: Settings, old: Sequence[Named]) -> list[Named]:
     """The directories that the settings name; ``old`` are those that a restart set aside.
 
-    Raises ``UsageError`` for ``old`` without any, and for the run's own directory.
+    Raises ``UsageError`` for the run's own directory.
     """
     found: list[Named] = []
     for name in reusing.sources_named(settings.reuse):
         if name == OLD:
-            if not old:
-                message = (
-                    "--reuse old means the contents that --restart sets aside, and nothing was set "
-                    "aside: give --restart too, or name the directory"
-                )
-                raise UsageError(message)
             found += old
             continue
         if _is_same(name, settings.dir):
@@ -146,8 +161,32 @@ def _is_same(one: str, other: str) -> bool:
     return Path(here).resolve() == Path(there).resolve()
 
 
-def forget(checkpoint: Path) -> None:
-    """Take the indexes of a run away, whose rows are all done."""
+@contextlib.contextmanager
+def taken(settings: Settings, opened: RunDirectory, say: Callable[[str], None]) -> Iterator[Reuse]:
+    """The answers that a run takes, for as long as it works. Where every row is done then, the
+    indexes are of no use any more, and go.
+
+    Raises ``UsageError`` where a directory of ``--reuse`` is none to take answers of.
+    """
+    if not arrow.marks_reused(opened.parts.schemas()[0]):
+        message = (
+            "--reuse: this run directory was begun by an earlier version and carries an input "
+            "column `reused_from`, which has no room for the origin of an answer. Leave --reuse "
+            "out, or start over with --restart --reuse old"
+        )
+        raise UsageError(message)
+    checkpoint = opened.checkpoint
+    answers = Reuse(settings, named(settings, opened.set_aside), checkpoint / FOLDER)
+    try:
+        answers.index(say)
+        yield answers
+        if opened.is_complete:
+            _forget(checkpoint)
+    finally:
+        answers.close()
+
+
+def _forget(checkpoint: Path) -> None:
     folder = checkpoint / FOLDER
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -26,13 +25,13 @@ from zlib import crc32
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from batchrun.adapters import files, looking, old_part, read_back, recorded
+from batchrun.adapters import files, looking, read_back, recorded
 from batchrun.adapters.journal import LOG_NAME, read_outcome
 from batchrun.adapters.log import OUTCOME, sound_records
 from batchrun.adapters.restarting import Named
 from batchrun.adapters.reuse_index import Builder, Index
+from batchrun.adapters.reuse_part import NEEDED, Part
 from batchrun.adapters.store import (
     SUMMARY,
     StoreReader,
@@ -55,9 +54,7 @@ SPREAD_ROWS = 32
 one, once so many were decoded as an ``EARLY``th of the directory has."""
 EARLY = 8
 EARLY_MIN = 16
-_BY_ENDPOINT = ("status", "request_hash", "endpoint")
 _FRONT = struct.Struct("<II")  # bytes of record, checksum
-_FORMAT = b"1"
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -100,7 +97,7 @@ class Source:
         self._logs = _logs(look.checkpoint, known)
         self._index: Index | None = None
         self._answers: int | None = None
-        self._files: OrderedDict[str, _Part] = OrderedDict()
+        self._files: OrderedDict[str, Part] = OrderedDict()
         self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self._tables_bytes = 0
         self._decoded = self._wanted = 0
@@ -218,8 +215,8 @@ class Source:
         base = (part_number(name) or 0) << 32
         first = 0
         for group in range(part.groups):
-            table = part.read(group, _BY_ENDPOINT)
-            status, hashes, endpoints = (table.column(n) for n in _BY_ENDPOINT)
+            table = part.read(group, NEEDED)
+            status, hashes, endpoints = (table.column(n) for n in NEEDED)
             places = range(base + first, base + first + table.num_rows)
             wanted = self._wanted_rows(status, hashes, endpoints, counts)
             if wanted is not None:
@@ -376,10 +373,10 @@ class Source:
             self._tables_bytes -= self._tables.popitem(last=False)[1].nbytes
         return table
 
-    def _part(self, name: str) -> _Part:
+    def _part(self, name: str) -> Part:
         part = self._files.get(name)
         if part is None:
-            part = self._files[name] = _Part(self._store, f"results/{name}")
+            part = self._files[name] = Part(self._store, f"results/{name}")
             while len(self._files) > PARTS_OPEN_MAX:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(name)
@@ -396,75 +393,6 @@ class Source:
                 "Restore it, or leave that directory out of --reuse"
             )
             raise StorageError(message) from error
-
-
-class _Part:
-    """A part of results, open."""
-
-    def __init__(self, store: StoreReader, name: str) -> None:
-        self._where = store.where(name)
-        try:
-            self._source: io.BufferedIOBase = store.open(name)
-        except (OSError, StorageError) as error:
-            raise self._gone(error) from error
-        try:
-            self._file = pq.ParquetFile(self._source, pre_buffer=False)
-        except (OSError, pa.ArrowException) as error:
-            self._source.close()
-            raise old_part.damaged(self._where, error) from error
-        found = self._file.schema_arrow
-        version = (found.metadata or {}).get(b"batchrun.format", _FORMAT)
-        if version != _FORMAT:
-            self.close()
-            message = (
-                f"--reuse: {self._where} has format {version.decode(errors='replace')}, this "
-                f"version reads format {_FORMAT.decode()}. Use the version that made it"
-            )
-            raise UsageError(message)
-        self._names = set(found.names)
-        metadata = self._file.metadata
-        self.groups: int = metadata.num_row_groups
-        self.rows: int = metadata.num_rows
-        self._ends: list[int] = []
-        end = 0
-        for number in range(self.groups):
-            end += metadata.row_group(number).num_rows
-            self._ends.append(end)
-
-    def _gone(self, why: object) -> StorageError:
-        message = (
-            f"{self._where} cannot be read while answers are taken from it: {why}. Every answer "
-            "taken so far is kept; run the same command again"
-        )
-        return StorageError(message)
-
-    def at(self, row: int) -> tuple[int, int]:
-        """The row group of a row of the part, and its number in there."""
-        from bisect import bisect_right
-
-        group = bisect_right(self._ends, row)
-        if group >= self.groups:
-            raise self._gone("it is not what it was")
-        return group, row - (self._ends[group - 1] if group else 0)
-
-    def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a row group, those of them that there are."""
-        names = [name for name in columns if name in self._names]
-        try:
-            table = self._file.read_row_group(group, columns=names, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise old_part.damaged(self._where, error) from error
-        missing = [name for name in _BY_ENDPOINT if name in columns and name not in names]
-        if missing:
-            why = f"it lacks the column {missing[0]!r}"
-            raise old_part.damaged(self._where, why)
-        return table.select(names)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with contextlib.suppress(AttributeError):
-            self._file.close()
-        self._source.close()
 
 
 def _joined(column: pa.ChunkedArray) -> Iterator[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import again, arrow, comparing, disk, files, taking
+from batchrun.adapters import again, arrow, comparing, disk, files, restarting, taking
 from batchrun.adapters.again import Build, Found
 from batchrun.adapters.begun import READING, reading_of
 from batchrun.adapters.comparing import Changes, Compared
@@ -28,7 +28,7 @@ from batchrun.adapters.part_check import Looked, look_at_parts
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
 from batchrun.adapters.repair import Repair
-from batchrun.adapters.restarting import Named
+from batchrun.adapters.restarting import Intent, Named
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Carry, Input, Reader
@@ -41,6 +41,7 @@ from batchrun.adapters.store import (
     write_json,
 )
 from batchrun.core import shaping
+from batchrun.core.addresses import local_path
 from batchrun.core.body import WORDING, as_begun
 from batchrun.core.reading import NOW, Reading
 from batchrun.core.settings import Settings
@@ -147,7 +148,7 @@ def open_run(
     """
     given = given or _input(settings, changes)
     checkpoint = Path(settings.checkpoint)
-    store, lock = taking.take(settings.dir, checkpoint, changes, say)
+    store, lock = taking.take(settings.dir, checkpoint, changes, say, _intent(settings, given))
     journal: Journal | None = None
     try:
         repair = Repair(store, checkpoint, say) if changes.repair else None
@@ -254,6 +255,8 @@ def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
     states = journal.shards()
     begun = {state.shard for state in states if not state.complete} | opened.touched
     opened.known |= {n: again.known(opened.parts, journal, n) for n in begun}
+    restart = restarting.noted(journal.states.get(restarting.KEY))
+    opened.set_aside = () if restart is None else restart.old
     opened.spans = plan_reading(states, settings.shard_rows, grown=grown, again=opened.again.shards)
     opened.started_at_us = journal.states.get("started_at_us")
     opened.wall_s_before = journal.states.get("wall_s") or 0.0
@@ -317,6 +320,10 @@ def _refuse_unknown_parts(store: Store, checkpoint: Path) -> None:
 
 def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
     carry = given.carry(settings.carry, settings.shard_rows)
+    # A restart that was noted beside the run directory is the state file's from now on.
+    local = local_path(settings.dir)
+    beside = Path(settings.checkpoint if local is None else local)
+    restart = restarting.pending(beside)
     journal.states.put(
         settings=settings.shaping(),
         input=[stamp.public() for stamp in given.stamps],
@@ -329,8 +336,19 @@ def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         started_at_us=time.time_ns() // 1000,
+        **({} if restart is None else {restarting.KEY: restart._asdict()}),
     )
+    if restart is not None:
+        restarting.end(beside)
     return carry
+
+
+def _intent(settings: Settings, given: Input) -> Intent | None:
+    """What a restart of this run would be asked for with; None for one that takes no answers."""
+    if not settings.reuse:
+        return None
+    stamps = [stamp.public() for stamp in given.stamps]
+    return Intent(list(settings.reuse), settings.shaping(), stamps)
 
 
 def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None]) -> None:
