@@ -91,9 +91,15 @@ def goes_on(checkpoint: Path, summary: object, intent: Intent) -> bool:
 
 
 def is_complete(summary: object) -> bool:
-    """Whether a summary tells of a run whose rows are all done."""
-    rows = summary.get("rows") if isinstance(summary, Mapping) else None
-    return isinstance(rows, Mapping) and rows.get("pending") == 0
+    """Whether a summary tells of a run whose rows are all done; those behind a ``--limit`` are
+    not.
+    """
+    told = summary if isinstance(summary, Mapping) else {}
+    rows, settings = told.get("rows"), told.get("settings")
+    if not isinstance(rows, Mapping) or rows.get("pending") != 0:
+        return False
+    limit = settings.get("limit") if isinstance(settings, Mapping) else None
+    return limit is None or rows.get("input", 0) < limit
 
 
 def unfinished(checkpoint: Path, summary: object) -> Note | None:

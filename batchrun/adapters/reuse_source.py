@@ -219,10 +219,12 @@ class Source:
             status, hashes, endpoints = (table.column(n) for n in NEEDED)
             places = range(base + first, base + first + table.num_rows)
             wanted = self._wanted_rows(status, hashes, endpoints, counts)
-            if wanted is not None:
+            if wanted is None:
+                text = "".join(_joined(hashes))
+            else:
+                told = read_back.values(hashes)
+                text = "".join(told[n] for n in wanted)
                 places = [places[n] for n in wanted]  # type: ignore[assignment]
-                hashes = hashes.take(wanted)
-            text = "".join(hashes.to_pylist() if hashes.null_count else _joined(hashes))
             builder.add(bytes.fromhex(text), [place.to_bytes(8, "big") for place in places])
             first += table.num_rows
 

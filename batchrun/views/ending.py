@@ -9,6 +9,7 @@ from typing import Any
 from batchrun.core.addresses import shown
 from batchrun.core.legible import shell_word
 from batchrun.core.money import money
+from batchrun.core.reusing import said_of
 from batchrun.views import funds
 from batchrun.views.text import BOUND, duration, safe
 
@@ -44,6 +45,7 @@ def lines(
         f"{totals['prompt_tokens']:,} prompt + {totals['completion_tokens']:,} completion tokens"
         + _cost(totals),
     ]
+    out += _reused(summary)
     if totals.get("unpriced_attempts") and totals["cost_usd"] is not None:
         out.append(f"{totals['unpriced_attempts']:,} attempts have no known price: not counted")
     if totals["unanswered_attempts"]:
@@ -80,6 +82,18 @@ def lines(
     else:
         out.append(f"to go on: {resume}")
     return out
+
+
+def _reused(summary: Mapping[str, Any]) -> list[str]:
+    """How many answers were taken from other runs, from which, and which endpoints gave them."""
+    rows, by = summary["rows"], summary.get("reused") or {}
+    if not rows.get("reused"):
+        return []
+    named = summary["settings"].get("input.reuse") or ["another run"]
+    return [
+        f"{rows['reused']:,} of {rows['ok']:,} answers reused from "
+        f"{', '.join(map(safe, named))} ({safe(said_of(by))}): not sent, not billed"
+    ]
 
 
 def _cost(totals: Mapping[str, Any]) -> str:

@@ -70,6 +70,8 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
             f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}"
         ),
     ]
+    if live.get("reused"):
+        out.append(f"{live['reused']:,} answers reused from other runs in this session")
     if live.get("cost_usd") is not None:
         spent, *others = funds.costs(live["cost_usd"], live.get("money"))
         out.append(f"{spent}, {money(live['wasted_cost_usd'])} of it wasted")
