@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core.addresses import scheme_of
+from batchrun.core.setting_table import OLD
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def command(
             # The config file's, if it names one, is that of the run itself.
             flags["output__checkpoint"] = os.path.join(place, "checkpoint")  # noqa: PTH118
         settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
+        if OLD in settings.reuse:
+            settings = replace(settings, reuse=_without_old(settings.reuse, place))
         tell: Callable[[str], None] = (lambda _: None) if quiet else say
         for warning in warnings:
             tell(f"warning: {warning}")
@@ -115,6 +118,16 @@ def command(
                 for line in report.lines(max(WIDTH_LEAST, min(WIDTH_MOST, columns))):
                     show(line)
         sys.exit(code)
+
+
+def _without_old(named: Sequence[str], place: str | None) -> tuple[str, ...]:
+    """The directories of --reuse, with that of -o in the place of `old`: what a restart of it would
+    set aside. Raises ``UsageError`` where -o names none.
+    """
+    if place is None:
+        message = "--reuse old: name the run directory that --restart would set aside with -o DIR"
+        raise UsageError(message)
+    return tuple(place if name == OLD else name for name in named)
 
 
 def _pilot(
@@ -181,4 +194,5 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         params={},
         limit=None,
         sample=None,
+        reuse=(),
     )

@@ -90,10 +90,9 @@ def _reused(summary: Mapping[str, Any]) -> list[str]:
     if not rows.get("reused"):
         return []
     named = summary["settings"].get("input.reuse") or ["another run"]
-    return [
-        f"{rows['reused']:,} of {rows['ok']:,} answers reused from "
-        f"{', '.join(map(safe, named))} ({safe(said_of(by))}): not sent, not billed"
-    ]
+    where = ", ".join(map(safe, named))
+    told = f"{rows['reused']:,} of {rows['ok']:,} answers reused from {where}"
+    return [f"{told} ({safe(said_of(by))}): not sent, not billed"]
 
 
 def _cost(totals: Mapping[str, Any]) -> str:

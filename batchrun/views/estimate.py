@@ -6,9 +6,12 @@ counted and forgotten, so that memory does not grow with the input.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 
@@ -40,6 +43,8 @@ class Estimate:
     models: dict[str, Sums] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     strata: list[Stratum] = field(default_factory=list)
+    reused: int = 0
+    """Rows whose answer another run has (``--reuse``): they are in no figure but ``rows``."""
 
     @property
     def guessed(self) -> list[str]:
@@ -57,7 +62,8 @@ class Sampling:
 
 
 def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
-    """Look at every row of the input, at most ``settings.limit`` of them.
+    """Look at every row of the input, at most ``settings.limit`` of them. Rows whose answer one of
+    ``settings.reuse`` has are counted, and left out of everything else.
 
     Raises what the run raises where the input cannot be opened (``InputError``, ``UsageError``) or
     read on (``InputLostError``), and ``StorageError`` where a sample cannot be kept.
@@ -77,10 +83,17 @@ def look(settings: Settings, sampling: Sampling | None = None) -> Estimate:
     keep = _Keeping(sampling, streams=settings.stream) if sampling is not None else None
     # What a budget asks of a row is no fault of the row.
     build = body.builder(replace(settings, max_cost_pd=None, max_total_tokens=None))
-    for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
-        found.rows += len(block.rows)
-        for row in block.rows:
-            found.bad += not _add(row, build, tokenizers, adder, keep)
+    with contextlib.ExitStack() as stack:
+        known = _known(settings, found.notices.append, stack)
+        for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
+            found.rows += len(block.rows)
+            requests = [request for row in block.rows if (request := _built(row, build))]
+            found.bad += len(block.rows) - len(requests)
+            taken = known(requests)
+            found.reused += len(taken)
+            for request in requests:
+                if request.row not in taken:
+                    _add(request, tokenizers, adder, keep)
     found.models = adder.models
     found.notices.extend(reader.remarks())
     if keep is not None:
@@ -102,21 +115,33 @@ class _Keeping:
             self._aside.keep(ticket, request, size, streams=self._streams)
 
 
-def _add(
-    row: Row,
-    build: Callable[[Row], Request],
-    tokenizers: Tokenizers,
-    adder: Adder,
-    keep: _Keeping | None,
-) -> bool:
-    """Count a row; False for one that cannot be sent."""
+def _known(
+    settings: Settings, say: Callable[[str], None], stack: contextlib.ExitStack
+) -> Callable[[Sequence[Request]], Collection[int]]:
+    """What finds the rows whose answer another run has."""
+    if not settings.reuse:
+        return lambda _: ()
+    from batchrun.adapters import reuse
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrun-estimate-"))
+    answers = reuse.Reuse(settings, reuse.named(settings, ()), Path(folder))
+    stack.callback(answers.close)
+    answers.index(say)
+    return answers.look_up
+
+
+def _built(row: Row, build: Callable[[Row], Request]) -> Request | None:
+    """A row's request; None for a row that cannot be sent."""
     try:
-        request = build(row)
+        return build(row)
     except RowError:
-        return False
+        return None
+
+
+def _add(request: Request, tokenizers: Tokenizers, adder: Adder, keep: _Keeping | None) -> None:
+    """Count a request."""
     fields = msgspec.json.decode(request.body)
     counted = prompt(fields, tokenizers.count(request.model))
     adder.add(request.model, fields, request.body, counted)
     if keep is not None:
         keep.offer(request, counted.tokens)
-    return True

@@ -68,6 +68,7 @@ class Report:
         return {
             "rows": found.rows,
             "bad": found.bad,
+            **({"reused": found.reused} if found.settings.reuse else {}),
             "prompt_tokens": sums.prompt.whole(),
             "completion_tokens": sums.output.whole(),
             "cost_usd": None if self._cost is None else self._cost.dollars(),
@@ -122,6 +123,10 @@ class Report:
         found, pilot = self._found, self._pilot
         bad = f" ({found.bad:,} bad: see `batchrun validate`)" if found.bad else ""
         yield from _said("rows", f"{found.rows:,}{bad}", width)
+        if found.settings.reuse:
+            sent = found.rows - found.bad - found.reused
+            text = f"{found.reused:,} rows take the answer of another run, {sent:,} are to be sent"
+            yield from _said("reused", text, width)
         if not self._sums.rows:
             yield from _said("", "there is nothing to send", width)
             return
@@ -281,7 +286,8 @@ def _pilot_lines(pilot: Piloted, width: int) -> Iterator[str]:
         ends = f"{duration(seconds.low)} to {duration(seconds.high)}"
         held = BOUND[told.time.held_by]
         yield from _said("time", f"{duration(seconds.total)} ({ends}), bound by {held}", width)
-    yield from _said("", f"its answers are in {safe(pilot.directory)}/results", width)
+    text = f"its answers are in {safe(pilot.directory)}/results; `run --reuse DIR` takes them"
+    yield from _said("", text, width)
 
 
 def _between(interval: Interval, form: str) -> str:

@@ -59,10 +59,12 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         out = [f"{safe(str(live['state']))}: process {live['pid']} on {safe(str(live['host']))}"]
     whole = live["rows_input"]
     done = live["ok"] + live["error"]
+    reused = f", {live['reused']:,} of them reused in this session" if live.get("reused") else ""
     out += [
         (
             f"{done:,} of {'?' if whole is None else f'{whole:,}'} rows done {share(done, whole)}"
-            f" ({live['ok']:,} ok, {live['error']:,} failed), elapsed {duration(live['elapsed_s'])}"
+            f" ({live['ok']:,} ok{reused}, {live['error']:,} failed), "
+            f"elapsed {duration(live['elapsed_s'])}"
         ),
         (
             f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "
@@ -70,8 +72,6 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
             f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}"
         ),
     ]
-    if live.get("reused"):
-        out.append(f"{live['reused']:,} answers reused from other runs in this session")
     if live.get("cost_usd") is not None:
         spent, *others = funds.costs(live["cost_usd"], live.get("money"))
         out.append(f"{spent}, {money(live['wasted_cost_usd'])} of it wasted")

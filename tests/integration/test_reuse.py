@@ -64,7 +64,7 @@ def _said(rows):
 
 
 def test_an_added_column_costs_nothing(job, chat):
-    """Every answer is taken: nothing is sent or billed, and the carried columns are the new rows'."""
+    """Nothing is sent or billed, and the carried columns are those of the new rows."""
     assert job.go(range(25), "pilot") == 25
     assert job.go([chat(n, topic=n) for n in range(25)], "run", "--reuse", "pilot") == 0
     assert job.code == 0, job.err
@@ -345,3 +345,45 @@ class TestRestart:
         assert job.go(range(9), "run", "--reuse", "old", "--limit", 3) == 0 and job.code == 0
         assert job.go(range(9), "run") == 6
         job.verified("run")
+
+
+def test_an_estimate_leaves_reused_rows_out(job, cli):
+    """`estimate --reuse` says how many rows are taken; its figures are of the rest."""
+    job.go(range(10), "a")
+    job.go(range(25), "unused")
+    flags = ("r.jsonl", "-c", "c.toml", "--model", "m", "--param", "max_tokens=10", "--json")
+    job.go(range(10), "a10", "--param", "max_tokens=10", name="ten.jsonl")
+    whole = cli("estimate", *flags).json
+    rest = cli("estimate", *flags, "--reuse", "a10").json
+    assert (rest["rows"], rest["reused"]) == (25, 10) and "reused" not in whole
+    assert rest["models"]["m"]["rows"] == 15
+    assert rest["at_most"]["tokens"] < whole["at_most"]["tokens"]
+    old = cli("estimate", *flags, "--reuse", "old", "-o", "a10").json
+    assert old["reused"] == 10
+    assert cli("estimate", *flags, "--reuse", "old").code == 2
+    said = cli("estimate", *flags[:-1], "--reuse", "a10").out
+    assert "10 rows take the answer of another run, 15 are to be sent" in " ".join(said.split())
+
+
+def test_a_refusal_says_what_each_choice_sends(job, chat):
+    """Rows and dollars by choice, and the edited row by number, line and custom_id."""
+    rows = [chat(n, custom_id=f"id {n}") for n in range(25)]
+    job.go(rows, "run")
+    mean = job.summary("run")["totals"]["cost_usd"] / 25
+    rows[13] = chat(99, custom_id="id 13")
+    assert job.go([*rows, chat(50)], "run") == 0 and job.code == 2
+    said = " ".join(job.err.split())
+    assert "row 13 (" in said and "line 14" in said and "custom_id 'id 13'" in said
+    assert "--keep-done" in said and ": 1 row is sent (about $" in said
+    assert ": 2 rows are sent (about $" in said and ": 26 rows are sent (about $" in said
+    assert "--restart --reuse old starts over: 24 of 26 rows keep their answers, 2 are sent" in said
+    assert f"{2 * mean:.6f}" in said
+
+
+def test_a_changed_column_offers_the_old_answers(job, chat):
+    """Where nothing else than a restart is possible, it need not cost anything."""
+    job.go([chat(n, topic="a") for n in range(5)], "run", "--carry", "topic")
+    job.go([chat(n, topic="a") for n in range(5)], "run", "--carry", "none")
+    said = " ".join(job.err.split())
+    assert job.code == 2 and "5 of 5 rows keep their answers, 0 are sent" in said
+    assert "--keep-done" not in said
