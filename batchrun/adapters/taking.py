@@ -157,6 +157,7 @@ def _finish_move(
         if elsewhere and recorded.values(checkpoint, "settings"):
             _move(checkpoint, Path(note.checkpoint))
         files.sync_folder(folder.parent)
+        files.reached("restart.synced", folder)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"
         raise StorageError(message) from error
