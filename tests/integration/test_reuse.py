@@ -387,3 +387,73 @@ def test_a_changed_column_offers_the_old_answers(job, chat):
     said = " ".join(job.err.split())
     assert job.code == 2 and "5 of 5 rows keep their answers, 0 are sent" in said
     assert "--keep-done" not in said
+
+
+@pytest.mark.parametrize("piece", [1, 3, 40])
+def test_a_shuffled_input_does_not_decode_a_row_group_per_row(job, chat, monkeypatch, piece):
+    """Once it shows that the order is another, answers are written down one by one, and found."""
+    from batchrun.adapters import reuse_part, reuse_source
+
+    job.go([chat(n, custom_id=f"é {n}") for n in range(40)], "a", "--shard-rows", 4)
+    monkeypatch.setattr(reuse_source, "EARLY_MIN", piece)
+    monkeypatch.setattr(reuse_source, "CACHE_BYTES_MAX", 1)
+    decoded = []
+    read = reuse_part.Part.read
+    monkeypatch.setattr(
+        reuse_part.Part, "read", lambda *a: decoded.append(len(a[2]) > 3) or read(*a)
+    )
+    order = list(range(40))
+    random.Random(1).shuffle(order)
+    assert job.go(order, "run", "--reuse", "a") == 0
+    assert [row["content"].split()[1] for row in job.rows("run")] == [str(n) for n in order]
+    assert sum(decoded) <= 30
+    job.verified("run")
+
+
+def test_a_directory_that_changes_meanwhile_stops_the_run(job, monkeypatch):
+    """A part that is taken away ends the session; what was taken is kept, and nothing is sent."""
+    from batchrun.adapters import reuse_source
+
+    job.go(range(40), "a", "--shard-rows", 10)
+    look_up = reuse_source.Source.take
+
+    def take(self, wanted):
+        (job.folder / "a/results/part-00000002.parquet").unlink(missing_ok=True)
+        self._files.clear()
+        return look_up(self, wanted)
+
+    monkeypatch.setattr(reuse_source.Source, "take", take)
+    assert job.go(range(40), "run", "--reuse", "a") == 0
+    assert job.code == 5 and "part-00000002.parquet" in job.err and "again" in job.err
+    monkeypatch.undo()
+
+
+def test_an_edited_directory_is_indexed_again(job):
+    """The index is of the directory as it was; a later session sees what it holds by then."""
+    job.go(range(4), "a", "--limit", 2)
+    job.go(range(6), "run", "--reuse", "a", "--limit", 1)
+    job.go(range(4), "a")
+    assert job.go(range(6), "run", "--reuse", "a") == 2
+    job.verified("run")
+
+
+def test_the_python_api_takes_paths(job, server, monkeypatch):
+    """`reuse=` is a path or several; a row's outcome says where its answer is from."""
+    import asyncio
+
+    import batchrun
+
+    job.go(range(3), "a")
+    monkeypatch.chdir(job.folder)
+    rows = [{"messages": [{"role": "user", "content": f"question {n}"}]} for n in range(4)]
+    how = {"model": "m", "base_url": server.base_url}
+    before = len(server.requests)
+    done = batchrun.run(rows, output="b", reuse=job.folder / "a", **how)
+    assert len(server.requests) == before + 1 and done.to_dict()["rows"]["reused"] == 3
+
+    async def outcomes():
+        return [o async for o in batchrun.stream(rows, output="c", reuse=["a", "b"], **how)]
+
+    found = asyncio.run(outcomes())
+    assert len(server.requests) == before + 1
+    assert all(o.reused_from and o.attempts == 0 and o.http_status == 200 for o in found)
