@@ -94,7 +94,7 @@ class Builder:
         """Write the file, durable when this returns. ``identity`` says what it was made from,
         ``answers_bytes`` how long the file of answers is that some places lie in.
         """
-        draft = files.Draft(path)
+        draft = files.Draft(path, digests=False)
         try:
             self._write(draft, identity, answers_bytes)
             draft.sync()

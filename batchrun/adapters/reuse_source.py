@@ -46,7 +46,7 @@ from batchrun.records import Outcome, Reused
 
 SCATTERED = 1 << 63
 """The bit of a place in the file of answers."""
-CACHE_BYTES_MAX = 12 * 2**20
+CACHE_BYTES_MAX = 4 * 2**20
 """Of decoded row groups that are kept, at least one."""
 PARTS_OPEN_MAX = 4
 SPREAD_ROWS = 32
@@ -191,7 +191,7 @@ class Source:
         index, answers = self._paths()
         rows = sum(self._part(name).rows for name in self._parts)
         counts: dict[str, int] = {}
-        draft = files.Draft(answers)
+        draft = files.Draft(answers, digests=False)
         with Builder(rows, self._folder) as builder:
             try:
                 for name in self._parts:
