@@ -106,6 +106,12 @@ RESULTS = {
         "Seconds from sending the last attempt to the first thing the model said: text, "
         "reasoning, a refusal or a tool call. Null where the answer was not streamed."
     ),
+    "reused_from": (
+        "`RUN:ROW` where `--reuse` took the answer of another run: the id of the run whose "
+        "endpoint gave it, and its row there. Then tokens, times and endpoint are those of that "
+        "answer, `cost_usd` is 0, the ledger has no line of it, and `attempts` counts what this "
+        "run sent for the row before, nearly always 0. Null elsewhere."
+    ),
     "request_hash": "SHA-256 of the request body as sent, in hex.",
     "model_asked": "The model that the request named.",
     "media": (
@@ -233,6 +239,11 @@ SUMMARY = {
     "projected.low_usd": "The lower end of the interval that holds it in nine of ten cases.",
     "projected.high_usd": "The upper end. Both are null below 30 finished rows.",
     "projected.pending_cost_usd": "Of `cost_usd`, the pending rows.",
+    "rows.reused": (
+        "Of the `ok` rows, those that took the answer of another run. With `--reuse` only."
+    ),
+    "reused": "The same by the endpoint that gave the answer. With `--reuse` only.",
+    "run": "The id of the run, which `reused_from` of other runs names.",
     "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
     "started_at": "When the first session began, UTC.",
@@ -965,6 +976,8 @@ def summary_keys() -> list[str]:
         wall_s=0.0,
         settings={},
         version="",
+        reuses=True,
+        run="",
     )
     return [
         f"{key}.{inner}" if inner else key

@@ -93,7 +93,7 @@ class Source:
             told if isinstance(told, dict) else {}
         )
         self.providers = _providers(told, meta)
-        self.run = _run_id(self._summary, meta)
+        self.run = _run_id(self._summary, meta) or self._anonymous()
         self._logs = _logs(look.checkpoint, known)
         self._index: Index | None = None
         self._answers: int | None = None
@@ -107,6 +107,11 @@ class Source:
         self._identity = b""
         self.rows: dict[str, int] = {}
         """Answers that may be taken, by endpoint; known where the index was just built."""
+
+    def _anonymous(self) -> str:
+        """An id for parts without anything that names their run: it is in what they hold."""
+        first = [f"results/{name}" for name in self._parts[:1]]
+        return _short(json.dumps([list(mark) for mark in self._store.marks(first).values()]))
 
     def endpoints(self) -> set[str]:
         """The names of endpoints that the run recorded."""
@@ -418,13 +423,19 @@ def _providers(settings: object, meta: Mapping[str, Any]) -> dict[str, str | Non
     return found | (noted if isinstance(noted, dict) else {})
 
 
-def _run_id(summary: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
-    """The id of a run: the one recorded; of a directory without, one made from when it began."""
+def _run_id(summary: Mapping[str, Any], meta: Mapping[str, Any]) -> str | None:
+    """The id of a run: the one recorded; of a directory without, one made from when it began. None
+    where that is not known.
+    """
     for found in (meta.get("run"), summary.get("run")):
         if isinstance(found, str) and found:
             return found
     began = meta.get("started_at_us")
-    text = moment(began) if isinstance(began, int) else str(summary.get("started_at"))
+    text = moment(began) if isinstance(began, int) else summary.get("started_at")
+    return _short(text) if isinstance(text, str) else None
+
+
+def _short(text: str) -> str:
     return hashlib.sha256(f"batchrun {text}".encode()).hexdigest()[:16]
 
 

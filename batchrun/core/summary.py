@@ -67,6 +67,7 @@ def build(
     projected: Projection | None = None,
     fault_exit_code: int = 5,
     reuses: bool = False,
+    run: str | None = None,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
@@ -104,6 +105,7 @@ def build(
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),
         "settings": settings,
+        **({"run": run} if run is not None else {}),
         "version": version,
     }
 
