@@ -258,6 +258,7 @@ STATUS = {
     "rows_input": "Rows of the input. Null while they are being counted, and until a pipe ends.",
     "ok": "Rows with a durable completion, those of earlier sessions included.",
     "error": "Rows with a durable failure, those of earlier sessions included.",
+    "reused": "Of the completions, those that this session took from other runs (`--reuse`).",
     "resumed": "Of those, the rows that earlier sessions finished.",
     "retries": "Further attempts in this session.",
     "throttled": "Replies in this session that told it to slow down.",

@@ -373,14 +373,6 @@ def choose_lean_pool() -> None:
             pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
-def keep_nothing() -> None:
-    """Have Arrow's pool give back at once what was freed: for reading beside writing, where what
-    each keeps for the next piece would add up.
-    """
-    with contextlib.suppress(NotImplementedError):
-        pa.jemalloc_set_decay_ms(0)
-
-
 def to_ipc(batch: pa.RecordBatch) -> bytes:
     """A batch as one self-describing IPC stream: exact types, dictionaries included."""
     sink = pa.BufferOutputStream()

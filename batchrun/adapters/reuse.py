@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+
 from batchrun.adapters import arrow, disk, restarting
 from batchrun.adapters.restarting import Named
 from batchrun.adapters.reuse_source import Source
@@ -28,6 +30,14 @@ from batchrun.errors import UsageError
 from batchrun.records import Outcome, Request
 
 FOLDER = "reuse"
+
+
+def keep_nothing() -> None:
+    """Have Arrow's pool give back at once what was freed: reading and writing results side by side,
+    what each keeps for its next piece adds up. For processes of our own.
+    """
+    with contextlib.suppress(NotImplementedError):
+        pa.jemalloc_set_decay_ms(0)
 
 
 class Reuse:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from batchrun.adapters import files
+from batchrun.adapters import disk, files
 
 MAGIC = b"batchrun idx\n\0\0\0"
 FORMAT = 1
@@ -164,7 +164,7 @@ class Index:
     def opened(cls, path: Path, identity: bytes, answers_bytes: int) -> Self | None:
         """The file, None where there is none that was made from this, or not all of it is there."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = disk.open_file(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return None
         with contextlib.ExitStack() as stack:

@@ -26,7 +26,7 @@ from zlib import crc32
 import msgspec
 import pyarrow as pa
 
-from batchrun.adapters import files, looking, read_back, recorded
+from batchrun.adapters import disk, files, looking, read_back, recorded
 from batchrun.adapters.journal import LOG_NAME, read_outcome
 from batchrun.adapters.log import OUTCOME, sound_records
 from batchrun.adapters.restarting import Named
@@ -134,7 +134,7 @@ class Source:
         try:
             files.make_folder(folder, private=True)
             for draft in folder.glob(f".*{files.TEMPORARY}"):
-                draft.unlink()
+                disk.unlink(draft)
             self._build(scattered=False)
         except OSError as error:
             message = f"cannot write into {folder}: {error.strerror}; make room"
@@ -178,7 +178,7 @@ class Source:
     def _opened(self) -> bool:
         index, answers = self._paths()
         try:
-            descriptor = os.open(answers, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = disk.open_file(answers, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return False
         found = Index.opened(index, self._identity, os.fstat(descriptor).st_size)

@@ -169,13 +169,15 @@ def _run(
 
     load_arrow()
     from batchrun import assemble
-    from batchrun.adapters import arrow, open_files
+    from batchrun.adapters import open_files
     from batchrun.standing_in import standing_in
     from batchrun.views import ending
 
     make_lean()
     if settings.reuse:
-        arrow.keep_nothing()
+        from batchrun.adapters import reuse
+
+        reuse.keep_nothing()
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
