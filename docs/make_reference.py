@@ -239,10 +239,6 @@ SUMMARY = {
     "projected.low_usd": "The lower end of the interval that holds it in nine of ten cases.",
     "projected.high_usd": "The upper end. Both are null below 30 finished rows.",
     "projected.pending_cost_usd": "Of `cost_usd`, the pending rows.",
-    "rows.reused": (
-        "Of the `ok` rows, those that took the answer of another run. With `--reuse` only."
-    ),
-    "reused": "The same by the endpoint that gave the answer. With `--reuse` only.",
     "run": "The id of the run, which `reused_from` of other runs names.",
     "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
@@ -977,7 +973,6 @@ def summary_keys() -> list[str]:
         wall_s=0.0,
         settings={},
         version="",
-        reuses=True,
         run="",
     )
     return [
@@ -996,6 +991,10 @@ def json_files() -> Iterator[str]:
     yield ""
     found = described("summary.json", summary_keys(), SUMMARY)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "With `--reuse` there are two more: `rows.reused`, the `ok` rows that took the answer of"
+    yield "another run, and `reused`, the same by the endpoint that gave the answer. `run` is not"
+    yield "there in directories that an earlier version began."
+    yield ""
     yield "## Keys of `checkpoint/status.json`"
     yield ""
     yield "Replaced as a whole while a run works, for `status` and for programs of your own. After"
