@@ -7,7 +7,7 @@ buffers are read directly: a tenth of the time that Arrow takes to make Python v
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -42,14 +42,18 @@ _BY_INDEX = itemgetter(Choice._fields.index("index"))
 _new = tuple.__new__  # half the time of a named tuple's own ways
 
 
+def rows(results: pa.Table) -> list[Sequence[Any]]:
+    """The rows of ``results``, for ``answers``."""
+    return list(zip(*(_values(results, name) for name in COLUMNS), strict=True))
+
+
 def answers(
-    results: pa.Table, run: str, content: Callable[[str], bytes]
+    found: Iterable[Sequence[Any]], run: str, content: Callable[[str], bytes]
 ) -> Iterator[Outcome | None]:
-    """The rows of ``results`` that have an answer, as outcomes that reuse it: ``run`` is the id of
+    """Those of some ``rows`` that have an answer, as outcomes that reuse it: ``run`` is the id of
     the run that the results are of, ``content`` reads a file of its ``responses/``. None for rows
     without an answer.
     """
-    columns = [_values(results, name) for name in COLUMNS]
     for (
         row,
         status,
@@ -81,7 +85,7 @@ def answers(
         asked,
         media,
         response,
-    ) in zip(*columns, strict=True):
+    ) in found:
         if status != "ok" or request_hash is None:
             yield None
             continue

@@ -98,8 +98,8 @@ class Source:
         self._index: Index | None = None
         self._answers: int | None = None
         self._files: OrderedDict[str, Part] = OrderedDict()
-        self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
-        self._tables_bytes = 0
+        self._held: OrderedDict[tuple[str, int], tuple[list[Sequence[Any]], int]] = OrderedDict()
+        self._held_bytes = 0
         self._decoded = self._wanted = 0
         self._groups = 0
         self._folder = Path()
@@ -161,8 +161,8 @@ class Source:
             self._answers = None
         while self._files:
             self._files.popitem()[1].close()
-        self._tables.clear()
-        self._tables_bytes = 0
+        self._held.clear()
+        self._held_bytes = 0
 
     def _identified(self) -> bytes:
         """What the directory holds, and what of it is taken."""
@@ -263,10 +263,10 @@ class Source:
         """Write down the answers of a part one by one, and enter where they are."""
         part = self._part(name)
         for group in range(part.groups):
-            table = part.read(group, read_back.COLUMNS)
+            rows = read_back.rows(part.read(group, read_back.COLUMNS))
             found = [
                 outcome
-                for outcome in read_back.answers(table, self.run, self._content)
+                for outcome in read_back.answers(rows, self.run, self._content)
                 if outcome is not None and not self._is_left_out(outcome)
             ]
             self._put(found, builder, draft)
@@ -331,11 +331,9 @@ class Source:
                 group, row = part.at(place & 0xFFFFFFFF)
                 by_group.setdefault((place >> 32, group), []).append((row, number))
         for (shard, group), rows in by_group.items():
-            table = self._table(part_name(shard), group)
-            places = [row for row, _ in rows]
-            whole = places == list(range(places[0], places[0] + len(places)))
-            table = table.slice(places[0], len(places)) if whole else table.take(places)
-            outcomes = read_back.answers(table, self.run, self._content)
+            decoded = self._rows(part_name(shard), group)
+            picked = [decoded[row] for row, _ in rows]
+            outcomes = read_back.answers(picked, self.run, self._content)
             for (_, number), outcome in zip(rows, outcomes, strict=True):
                 found[number] = outcome
         self._wanted += len(wanted)
@@ -365,20 +363,22 @@ class Source:
             data += os.pread(self._answers, size - len(data), offset + _FRONT.size + len(data))
         return read_outcome(data) if crc32(data) == crc else None
 
-    def _table(self, name: str, group: int) -> pa.Table:
-        """A row group, kept for the next rows that want it."""
+    def _rows(self, name: str, group: int) -> list[Sequence[Any]]:
+        """The rows of a row group, kept for the next requests that want some of them."""
         key = (name, group)
-        table = self._tables.get(key)
-        if table is not None:
-            self._tables.move_to_end(key)
-            return table
+        held = self._held.get(key)
+        if held is not None:
+            self._held.move_to_end(key)
+            return held[0]
         table = self._part(name).read(group, read_back.COLUMNS)
+        size = table.nbytes
+        while self._held and self._held_bytes + size > CACHE_BYTES_MAX:
+            self._held_bytes -= self._held.popitem(last=False)[1][1]
+        rows = read_back.rows(table)
         self._decoded += 1
-        self._tables[key] = table
-        self._tables_bytes += table.nbytes
-        while len(self._tables) > 1 and self._tables_bytes > CACHE_BYTES_MAX:
-            self._tables_bytes -= self._tables.popitem(last=False)[1].nbytes
-        return table
+        self._held[key] = (rows, size)
+        self._held_bytes += size
+        return rows
 
     def _part(self, name: str) -> Part:
         part = self._files.get(name)
