@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, MutableMapping, Sequence
+from functools import partial
 
 from batchrun.core.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
@@ -211,31 +212,36 @@ class Engine:
         ):
             await self._clock.sleep(BEHIND_POLL_S)
         attempts = shard.known.attempts
-        left = []
+        left, outcomes = [], []
         for opened in made:
             outcome = known.get(opened.number)
             if outcome is None:
                 left.append(opened)
-                continue
-            if opened.number in attempts:
-                outcome = outcome._replace(attempts=attempts[opened.number])
-            await self._room.enter(opened.size_bytes)
-            self._rows[opened.number] = opened
-            opened.answered, opened.request = True, None
-            opened.size_bytes += self._room.answered(outcome.response)
-            self._reusing += 1
-            self._journal.post(outcome, self._reused)
+            elif opened.number in attempts:
+                outcomes.append(outcome._replace(attempts=attempts[opened.number]))
+            else:
+                outcomes.append(outcome)
+        # They become durable in this order, so that the last one speaks for all.
+        self._reusing += len(outcomes)
+        for outcome in outcomes[:-1]:
+            self._journal.post(outcome)
+        self._journal.post(outcomes[-1], partial(self._reused, shard, len(outcomes)))
         return left
 
-    def _reused(self, outcome: Outcome | Attempt | Block, error: Exception | None) -> None:
-        """A row is done with an answer that this run did not ask for: no guard counts it."""
+    def _reused(
+        self, shard: Shard, rows: int, _: Outcome | Attempt | Block, error: Exception | None
+    ) -> None:
+        """Rows are done with answers that this run did not ask for: no guard counts them."""
         if error is not None:
             self._break(error)
             return
-        assert isinstance(outcome, Outcome)
-        self._reusing -= 1
-        self._tally.reused += 1
-        self._done(self._rows[outcome.row])
+        self._reusing -= rows
+        self._tally.reused += rows
+        shard.done += rows
+        if shard.done == shard.read:
+            self._seal_if_done(shard)
+        if not self._rows and not self._reusing:
+            self._no_rows.set()
 
     def _request(self, row: Row, shard: Shard) -> Request | Outcome:
         try:
@@ -392,7 +398,7 @@ class Engine:
         """Return when nothing is fed any more and no row is open."""
         if feeding is not None:
             await asyncio.wait((feeding,))
-        while self._rows and self._fault is None:
+        while (self._rows or self._reusing) and self._fault is None:
             self._no_rows.clear()
             await self._no_rows.wait()
 
