@@ -89,6 +89,7 @@ class Options(TypedDict, total=False):
     id: str
     sample: int
     sample_seed: int
+    reuse: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     shard_rows: int
@@ -370,6 +371,9 @@ def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> con
 def _plain(value: Any, name: str) -> Any:
     """A keyword's value as the config file would have it."""
     kind = BY_NAME[name].kind
+    if kind == "dirs":
+        several = [value] if isinstance(value, (str, os.PathLike)) else value
+        return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in several]
     if kind in ("path", "schema") and isinstance(value, os.PathLike):
         return os.fspath(value)
     if kind in ("object", "headers", "schema") and isinstance(value, Mapping):

@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +45,7 @@ from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.watching import Watching
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
-from batchrun.ports import Journal, Observer, Source
+from batchrun.ports import Answers, Journal, Observer, Source
 from batchrun.records import Request, Row
 from batchrun.wiring import attempts
 
@@ -138,6 +139,10 @@ def _opened(
     free_space.require_room(settings)
     open_files.require(settings)
     build = body.builder(settings)
+    if settings.reuse:
+        from batchrun.adapters import reuse
+
+        reuse.require(settings, changes)
     given = find() if find else None
     opened = rundir.open_run(settings, changes, build, given, say=say)
     try:
@@ -151,7 +156,11 @@ def _opened(
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
         else:
-            yield _Session(settings, opened, changes, accesses, observers, say)
+            with ExitStack() as stack:
+                answers = None
+                if settings.reuse:
+                    answers = stack.enter_context(reuse.taken(settings, opened, say))
+                yield _Session(settings, opened, changes, accesses, observers, say, answers)
     finally:
         opened.close()
 
@@ -167,7 +176,9 @@ class _Session:
         accesses: Sequence[Access],
         observers: Sequence[Observer],
         say: Callable[[str], None],
+        answers: Answers | None = None,
     ) -> None:
+        self._answers = answers
         self._accesses = accesses
         self._say = say
         self._settings = settings
@@ -297,6 +308,7 @@ class _Session:
             touched=opened.touched,
             limit=settings.limit,
             finished=self._finished,
+            answers=self._answers,
         )
 
     # Before
@@ -372,6 +384,8 @@ class _Session:
             budget=budget,
             projected=self._tally.projection(),
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
+            reuses=bool(settings.reuse),
+            run=opened.journal.states.get("run"),
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit

@@ -6,7 +6,7 @@ the fake and the real one both sit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
@@ -186,8 +186,24 @@ class Journal(Protocol):
         ...
 
 
+class Answers(Protocol):
+    """Answers that other runs were given."""
+
+    async def known(self, requests: Sequence[Request]) -> Mapping[int, Outcome]:
+        """The outcomes of those requests that were answered before, by row, ready for the journal.
+
+        Raises ``StorageError`` where an answer cannot be read any more.
+        """
+        ...
+
+
 class Publisher(Protocol):
     """Turns a shard's journal records into its Parquet parts."""
+
+    @property
+    def behind_bytes(self) -> int:
+        """Bytes of durable records that wait to go into parts which grow while they fill."""
+        ...
 
     async def publish(self, shard: int, *, complete: bool) -> None:
         """Return when the shard's parts are durable under their names and the journal knows.

@@ -239,12 +239,25 @@ class Attempt(NamedTuple):
     billed_from: str | None = None
 
 
+class Reused(NamedTuple):
+    """Where an answer was taken from instead of being asked for.
+
+    ``origin`` is ``RUN:ROW``: the id of the run whose endpoint gave the answer, and its row there.
+    ``attempt`` is the exchange as that run recorded it, at no cost: it is no line of this run's
+    ledger.
+    """
+
+    origin: str
+    attempt: Attempt
+
+
 class Outcome(NamedTuple):
     """The final state of a row: a completion or a failure, never both (the journal refuses it).
 
     ``attempt`` is the exchange that decided it (None for a row that was never sent); earlier
     exchanges reach the journal on their own. ``response`` is the reply's text as it is to be kept;
-    ``model_asked`` the model that the deciding request named.
+    ``model_asked`` the model that the deciding request named. A row that took the answer of another
+    run has ``reused`` and no ``attempt``.
     """
 
     row: int
@@ -256,6 +269,7 @@ class Outcome(NamedTuple):
     request_hash: str | None
     response: str | None
     model_asked: str | None = None
+    reused: Reused | None = None
 
     @property
     def ok(self) -> bool:

@@ -104,6 +104,7 @@ class RowOutcome(NamedTuple):
     error_code: str | None
     error_message: str | None
     response: str | None
+    reused_from: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -114,6 +115,8 @@ class RowOutcome(NamedTuple):
     def of(cls, outcome: Outcome) -> Self:
         """An outcome of the engine."""
         completion, failure, attempt = outcome.completion, outcome.failure, outcome.attempt
+        reused = outcome.reused
+        attempt = attempt if reused is None else reused.attempt
         first = completion.first if completion else None
         usage = completion.usage if completion else attempt.usage if attempt else NO_USAGE
         return cls(
@@ -135,4 +138,5 @@ class RowOutcome(NamedTuple):
             error_code=failure.code if failure else None,
             error_message=failure.message if failure else None,
             response=outcome.response,
+            reused_from=None if reused is None else reused.origin,
         )

@@ -106,6 +106,12 @@ RESULTS = {
         "Seconds from sending the last attempt to the first thing the model said: text, "
         "reasoning, a refusal or a tool call. Null where the answer was not streamed."
     ),
+    "reused_from": (
+        "`RUN:ROW` where `--reuse` took the answer of another run: the id of the run whose "
+        "endpoint gave it, and its row there. Then tokens, times and endpoint are those of that "
+        "answer, `cost_usd` is 0, the ledger has no line of it, and `attempts` counts what this "
+        "run sent for the row before, nearly always 0. Null elsewhere."
+    ),
     "request_hash": "SHA-256 of the request body as sent, in hex.",
     "model_asked": "The model that the request named.",
     "media": (
@@ -233,6 +239,7 @@ SUMMARY = {
     "projected.low_usd": "The lower end of the interval that holds it in nine of ten cases.",
     "projected.high_usd": "The upper end. Both are null below 30 finished rows.",
     "projected.pending_cost_usd": "Of `cost_usd`, the pending rows.",
+    "run": "The id of the run, which `reused_from` of other runs names.",
     "outputs.truncated": "Of the `ok` rows, those with an answer that a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those with an answer that says nothing.",
     "started_at": "When the first session began, UTC.",
@@ -247,6 +254,7 @@ STATUS = {
     "rows_input": "Rows of the input. Null while they are being counted, and until a pipe ends.",
     "ok": "Rows with a durable completion, those of earlier sessions included.",
     "error": "Rows with a durable failure, those of earlier sessions included.",
+    "reused": "Of the completions, those that this session took from other runs (`--reuse`).",
     "resumed": "Of those, the rows that earlier sessions finished.",
     "retries": "Further attempts in this session.",
     "throttled": "Replies in this session that told it to slow down.",
@@ -541,6 +549,7 @@ KINDS = {
     "text": "text",
     "path": "path",
     "paths": "list of paths",
+    "dirs": "list of paths",
     "int": "whole number",
     "number": "number",
     "bool": "true or false",
@@ -1096,6 +1105,7 @@ def summary_keys() -> list[str]:
         wall_s=0.0,
         settings={},
         version="",
+        run="",
     )
     return [
         f"{key}.{inner}" if inner else key
@@ -1113,6 +1123,10 @@ def json_files() -> Iterator[str]:
     yield ""
     found = described("summary.json", summary_keys(), SUMMARY)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
+    yield "With `--reuse` there are two more: `rows.reused`, the `ok` rows that took the answer of"
+    yield "another run, and `reused`, the same by the endpoint that gave the answer. `run` is not"
+    yield "there in directories that an earlier version began."
+    yield ""
     yield "## Keys of `checkpoint/status.json`"
     yield ""
     yield "Replaced as a whole while a run works, for `status` and for programs of your own. After"

@@ -117,10 +117,10 @@ class Selection:
         return ending.flaws - retried
 
     def _changed(self, ending: Ending, row: Row) -> bool:
-        return self.build is not None and _hash(self.build, row) != ending.request_hash
+        return self.build is not None and hash_of(self.build, row) != ending.request_hash
 
 
-def _hash(build: Build, row: Row) -> str | None:
+def hash_of(build: Build, row: Row) -> str | None:
     """The hash of a row's request; None where it cannot become one, as in the results."""
     try:
         return build(row).hash
@@ -266,6 +266,30 @@ def _input_values(block: Block, schema: pa.Schema) -> pa.Table:
     ]
     carried = arrow.from_ipc(block.carried).columns if block.carried else []
     return pa.Table.from_arrays([*columns, *carried], schema=schema)
+
+
+def first_difference(
+    block: Block, ended: Mapping[int, Ending], old: OldPart, build: Build
+) -> Row | None:
+    """The first done row of a block whose request, ``custom_id`` or carried columns differ from
+    what was published; None where there is none. ``old`` is read on to the block's end.
+    """
+    before = old.below(block.first_row + len(block.rows))
+    places: dict[int, int] = {}
+    if before is not None:
+        places = {row: place for place, row in enumerate(before.column("row").to_pylist())}
+        now = _input_values(block, before.schema)
+    for row in block.rows:
+        ending = ended.get(row.number)
+        if ending is None:
+            continue
+        if hash_of(build, row) != ending.request_hash:
+            return row
+        if before is not None and row.number in places:
+            value = now.slice(row.number - block.first_row, 1)
+            if not value.equals(before.slice(places[row.number], 1)):
+                return row
+    return None
 
 
 class SelectingReader:

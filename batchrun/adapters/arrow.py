@@ -83,6 +83,7 @@ RESULT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
     ("started_at", _MOMENT),
     ("latency_s", pa.float64()),
     ("ttft_s", pa.float64()),
+    ("reused_from", pa.string()),
     ("request_hash", pa.string()),
     ("model_asked", pa.string()),
     ("media", pa.list_(MEDIUM)),
@@ -141,14 +142,16 @@ USAGE_SCHEMA = pa.schema(
     ]
 )
 
-ADDED_LATER = frozenset(("cache_write_tokens", "media", "model_asked", "usage_raw", "billed_from"))
+ADDED_LATER = frozenset(
+    "cache_write_tokens media model_asked usage_raw billed_from reused_from".split()
+)
 """Columns that parts of version 0.1 lack. They read as null."""
 
 # Text that differs in nearly every row gains nothing from a dictionary.
 _PLAIN = frozenset(
     """
     row custom_id content reasoning refusal tool_calls choices response_id created request_id
-    started_at latency_s ttft_s request_hash response queue_s cost_usd media usage_raw
+    started_at latency_s ttft_s reused_from request_hash response queue_s cost_usd media usage_raw
     """.split()
 )
 
@@ -162,6 +165,14 @@ def results_schema(carried: pa.Schema) -> pa.Schema:
     taken = {name.casefold() for name in carried.names} & ADDED_LATER
     fixed = [pa.field(name, kind) for name, kind in RESULT_FIELDS if name not in taken]
     return pa.schema(fixed + list(carried))
+
+
+def marks_reused(schema: pa.Schema) -> bool:
+    """Whether results of this schema record which answers were reused. A run that an earlier
+    version began may carry an input column under the name, and columns carried come last.
+    """
+    names = schema.names
+    return "reused_from" in names and names.index("reused_from") < names.index("request_hash")
 
 
 def lacks_only_later(found: pa.Schema, schema: pa.Schema) -> bool:
@@ -240,9 +251,13 @@ _OF_RESULTS = itemgetter(
 
 def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     """Outcomes as arrays in the order of ``RESULT_FIELDS``."""
-    row, custom_id, completions, failures, attempts, decided, request_hash, response, asked = (
+    row, custom_id, completions, failures, attempts, decided, hashes, response, asked, reused = (
         _turned(outcomes, len(Outcome._fields))
     )
+    origins: Sequence[str | None] = reused
+    if reused and reused.count(None) < len(reused):
+        decided = [a if r is None else r.attempt for a, r in zip(decided, reused, strict=True)]
+        origins = [r and r.origin for r in reused]
     first, choices, model, response_id, fingerprint, tier, created_s, usages, media = _turned(
         [completion or _NO_COMPLETION for completion in completions], len(Completion._fields)
     )
@@ -284,7 +299,8 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         started,
         latency,
         ttft,
-        request_hash,
+        origins,
+        hashes,
         asked,
         [_media(several) for several in media],
         response,

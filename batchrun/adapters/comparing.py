@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from batchrun.adapters import arrow
-from batchrun.adapters.again import Build, Found, Selection, Survey, count_done, endings
+from batchrun.adapters.again import (
+    Build,
+    Found,
+    Selection,
+    Survey,
+    count_done,
+    endings,
+    first_difference,
+    hash_of,
+)
 from batchrun.adapters.begun import READING
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts
@@ -20,8 +29,11 @@ from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Carry, Input, Reader
 from batchrun.adapters.sources.storage import Stamp
 from batchrun.adapters.store import Store
+from batchrun.core.body import anew
 from batchrun.core.changes import Changes
 from batchrun.core.differences import differences
+from batchrun.core.money import money, usd
+from batchrun.core.projection import RowCosts
 from batchrun.core.reading import reading_differences, recorded_reading
 from batchrun.core.settings import Settings
 from batchrun.core.wording import counted, verb
@@ -35,6 +47,9 @@ COUNTED_BYTES_MAX = 2**30
 """Up to so many done rows, in so much input, a message counts exactly what would be sent again."""
 
 RESTART = "--restart starts over; the old contents are kept aside"
+REUSE_OLD = (
+    "--restart --reuse old starts over and takes the old answers of rows whose request is the same"
+)
 RESENDING = "resending"
 """The key of the state file that is there while done rows are sent again because their request
 changed: the shards whose input was edited."""
@@ -49,6 +64,16 @@ class Compared:
     carry: Carry
     grown: bool
     edited: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Restarted:
+    """What a restart would send: the rows of the input, and how many of them the old contents have
+    an answer for.
+    """
+
+    rows: int = 0
+    answered: int = 0
 
 
 class Comparison:
@@ -168,6 +193,8 @@ class Comparison:
                 f"({len(edited):,} of {counted(len(states), 'shard')} read differ)"
             )
             details = [where]
+            row = self._edited_row(reader, edited[0]) if edited else None
+            details += [] if row is None else [row]
             if lost:
                 details.append(
                     f"it became shorter: {counted(len(lost), 'done row')}, from {min(lost):,} on, "
@@ -179,6 +206,24 @@ class Comparison:
                 resendable=not lost,
             )
         return fresh, frozenset(edited)
+
+    def _edited_row(self, reader: Reader, shard: int) -> str | None:
+        """Which done row of a shard is the first whose request, ``custom_id`` or carried columns
+        are not what they were; None where none is.
+        """
+        if sum(stamp.size for stamp in self._given.stamps) > COUNTED_BYTES_MAX:
+            return None
+        ended = endings(self._parts, self._journal, shard)
+        with self._parts.carried(shard) as old:
+            for block in reader.blocks([Span(0, shard, Position())], limit=None):
+                if block.shard != shard:
+                    continue
+                row = first_difference(block, ended, old, self._build)
+                if row is not None:
+                    name = "" if row.custom_id is None else f", custom_id {row.custom_id!r}"
+                    where = reader.where(row)
+                    return f"row {row.number:,} ({where}{name}) is the first that is not as it was"
+        return None
 
     def _reader(self) -> Reader:
         return self._given.reader(self._carry, self._settings.shard_rows)
@@ -214,19 +259,55 @@ class Comparison:
     ) -> RunChangedError:
         """The error: what changed, the done rows that it touches, and what each choice does."""
         done = sum(count_done(self._parts, self._journal))
+        counted = self._would_restart(done)
+        costs = RowCosts.of(self._journal.states.get("row_costs"))
         choices = []
         if keepable:
+            left = None if counted is None else max(0, counted.rows - done)
             choices.append(
                 f"--keep-done keeps the {done:,} done rows as they are and goes on with the rest"
+                + sent(left, costs)
             )
         if keepable and resendable and self._given.pipe is None:
             again = self._would_resend(done)
             number = f"up to {done:,}" if again is None else f"{again.rows:,}"
+            whole = None
+            if again is not None and counted is not None:
+                whole = again.rows + max(0, counted.rows - done)
             choices.append(
                 f"--resend-changed sends {number} done rows again, those whose request changed; "
-                "each keeps its old outcome until it has a new one"
+                "each keeps its old outcome until it has a new one" + sent(whole, costs)
             )
-        return changed(what, [*details, f"{done:,} rows are done"], [*choices, RESTART])
+        choices.append(RESTART + sent(None if counted is None else counted.rows, costs))
+        choices.append(REUSE_OLD if counted is None else _would_reuse(counted, costs))
+        return changed(what, [*details, f"{done:,} rows are done"], choices)
+
+    def _would_restart(self, done: int) -> Restarted | None:
+        """What ``--restart`` would send, and with ``--reuse old``, where counting it takes a moment
+        only.
+        """
+        size, states = sum(stamp.size for stamp in self._given.stamps), self._journal.states
+        if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX or self._given.pipe is not None:
+            return None
+        try:
+            answered = {
+                ending.request_hash
+                for state in self._journal.shards()
+                for ending in endings(self._parts, self._journal, state.shard).values()
+                if ending.error_class is None
+            }
+            size = self._settings.shard_rows
+            reader = self._given.reader(self._given.carry(self._settings.carry, size), size)
+            found = Restarted()
+            build = self._build if states.get("wording") is not None else anew(self._build)
+            span = Span(0, None, Position())
+            for block in reader.blocks([span], limit=self._settings.limit):
+                found.rows += len(block.rows)
+                hashes = [hash_of(build, row) for row in block.rows]
+                found.answered += sum(each is not None and each in answered for each in hashes)
+        except BatchrunError:
+            return None
+        return found
 
     def _would_resend(self, done: int) -> Found | None:
         """What ``--resend-changed`` would send, where counting it takes a moment only."""
@@ -241,6 +322,28 @@ class Comparison:
             return Survey(self._parts, self._journal, reader, selection).run(self._settings.limit)
         except BatchrunError:
             return None
+
+
+def sent(rows: int | None, costs: RowCosts) -> str:
+    """How many rows that sends and what it costs about, as far as that is known."""
+    if rows is None:
+        return ""
+    return f": {rows:,} {'row is' if rows == 1 else 'rows are'} sent{_about(rows, costs)}"
+
+
+def _about(rows: int, costs: RowCosts) -> str:
+    """What rows cost, going by the mean of those that are done; nothing where that is not known."""
+    if not costs.rows or not costs.total:
+        return ""
+    return f" (about {money(usd(round(costs.total / costs.rows * rows)))})"
+
+
+def _would_reuse(counted: Restarted, costs: RowCosts) -> str:
+    left = counted.rows - counted.answered
+    return (
+        f"--restart --reuse old starts over: {counted.answered:,} of {counted.rows:,} rows keep "
+        f"their answers, {left:,} {'is' if left == 1 else 'are'} sent{_about(left, costs)}"
+    )
 
 
 def changed(what: str, details: Sequence[str], choices: Sequence[str]) -> RunChangedError:

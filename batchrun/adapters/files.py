@@ -52,12 +52,15 @@ class Draft:
     directory: nobody's ``*.tmp`` is overwritten, and the file's mode is what the umask says, or
     that of the file which it replaces.
 
+    Without ``digests`` nobody asks for its ``digest``, and it has none.
+
     What lies under its name aside is never written into: it may be a link to somewhere else, or
     open in another process.
     """
 
-    def __init__(self, path: Path, *, foreign: bool = False) -> None:
+    def __init__(self, path: Path, *, foreign: bool = False, digests: bool = True) -> None:
         self.path = path
+        self._digests = digests
         self._aside = aside(path, foreign=foreign)
         mode = SHARED_FILE if foreign else PRIVATE_FILE
         try:
@@ -78,7 +81,8 @@ class Draft:
 
     def write(self, data: bytes) -> int:
         """Append bytes."""
-        self._sha256.update(data)
+        if self._digests:
+            self._sha256.update(data)
         self.size += len(data)
         return self._file.write(data)
 

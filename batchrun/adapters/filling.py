@@ -273,6 +273,10 @@ def _count(
             unpriced=unpriced,
         )
         return
+    fresh = [outcome.reused for outcome in outcomes] if not ledger else ()
+    if fresh and ledgered.num_rows == 0 and len(outcomes) == resulted.num_rows and all(fresh):
+        _count_reused(totals, outcomes)
+        return
     totals.add_attempts(
         AttemptLine(row, (endpoint, model, tier), _pd(cost), unanswered, tokens, day_of(at_us))
         for (row, endpoint, model, tier, cost, unanswered, *tokens), at_us in zip(
@@ -289,6 +293,24 @@ def _count(
             strict=True,
         )
     )
+    if arrow.marks_reused(resulted.schema):
+        origins = resulted.column("reused_from")
+        if origins.null_count < len(origins):
+            endpoints = resulted.column("endpoint").filter(origins.is_valid())
+            totals.add_reused(endpoints.to_pylist())
+
+
+def _count_reused(totals: Totals, outcomes: list[Outcome]) -> None:
+    """Count a piece in which every row took its answer from another run and none was sent here."""
+    said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
+    usages = [completion.usage for completion in said]
+    totals.add_unsent(
+        ok=len(said),
+        without_usage=usages.count(NO_USAGE),
+        truncated=sum(map(answer.is_truncated, said)),
+        empty=sum(map(answer.is_empty, said)),
+    )
+    totals.add_reused(o.reused.attempt.endpoint for o in outcomes if o.reused is not None)
 
 
 def _pd(cost_usd: float | None) -> int | None:

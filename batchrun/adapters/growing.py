@@ -196,10 +196,16 @@ class Growing:
             if rows:
                 self._do(functools.partial(self._late, shard, min(rows)))
 
+    @property
+    def under_way_bytes(self) -> int:
+        """Of records that were handed on and did not arrive yet."""
+        return self._given - self._arrived
+
     def _held_bytes(self) -> int:
         windows = (growth.window for growth in list(self._growths.values()))
-        under_way = self._given - self._arrived
-        return under_way + sum(window.size_bytes for window in windows if window is not None)
+        return self.under_way_bytes + sum(
+            window.size_bytes for window in windows if window is not None
+        )
 
     def _take(
         self, shard: int, entries: Sequence[Entry], places: Sequence[Place], size: int

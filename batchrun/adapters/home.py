@@ -13,7 +13,7 @@ from batchrun.core.setting_table import BY_NAME
 from batchrun.core.settings import Raw
 from batchrun.errors import UsageError
 
-PATHS = ("path", "paths", "schema")
+PATHS = ("path", "paths", "dirs", "schema")
 """The kinds of settings whose text is a path."""
 
 

@@ -275,6 +275,11 @@ class Sealer:
         if parts.grow:
             journal.durable = self._growing.durable
 
+    @property
+    def behind_bytes(self) -> int:
+        """See ``ports.Publisher``."""
+        return self._growing.under_way_bytes
+
     def _do(self, work: Callable[[], None]) -> None:
         """Have work done in the thread, in the order given."""
         self._thread.submit(work)

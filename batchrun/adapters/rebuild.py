@@ -213,6 +213,7 @@ class Rebuilding:
             input_format=self._given.kind,
             **{READING: self._given.reading.public()},
             wording=wording,
+            run=self._summary.get("run"),
             sample=self._given.sample_recorded(),
             carry_schema=arrow.schema_to_bytes(carry.schema),
             carry_names=[list(carry.names), carry.everything],

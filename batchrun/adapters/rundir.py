@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import again, arrow, comparing, disk, files, taking
+from batchrun.adapters import again, arrow, comparing, disk, files, restarting, taking
 from batchrun.adapters.again import Build, Found
 from batchrun.adapters.begun import READING, reading_of
 from batchrun.adapters.comparing import Changes, Compared
@@ -27,6 +28,7 @@ from batchrun.adapters.part_check import Looked, look_at_parts
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
 from batchrun.adapters.repair import Repair
+from batchrun.adapters.restarting import Intent, Named
 from batchrun.adapters.sources import columns_told, opening
 from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Carry, Input, Reader
@@ -40,6 +42,7 @@ from batchrun.adapters.store import (
     write_json,
 )
 from batchrun.core import shaping
+from batchrun.core.addresses import local_path
 from batchrun.core.body import WORDING, as_begun
 from batchrun.core.reading import NOW, Reading
 from batchrun.core.settings import Settings
@@ -77,6 +80,8 @@ class RunDirectory:
     """Those of them that are sent again."""
     started_at_us: int = 0
     wall_s_before: float = 0.0
+    set_aside: tuple[Named, ...] = ()
+    """What a restart set aside, the latest first."""
     reads_once: bool = False
     """Whether the input can be read only once."""
     reading: Reading = NOW
@@ -93,6 +98,11 @@ class RunDirectory:
     def is_finished(self) -> bool:
         """Whether every row has an outcome, and every outcome is in a part."""
         return not self.spans and not self.touched
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row of the input is in a part."""
+        return bool(sum(self.totals().rows()) == self.journal.states.get("input_rows"))
 
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""
@@ -143,7 +153,7 @@ def open_run(
     for notice in given.notices:
         say(notice)
     checkpoint = Path(settings.checkpoint)
-    store, lock = taking.take(settings.dir, checkpoint, changes, say)
+    store, lock = taking.take(settings.dir, checkpoint, changes, say, _intent(settings, given))
     journal: Journal | None = None
     try:
         repair = Repair(store, checkpoint, say) if changes.repair else None
@@ -247,6 +257,8 @@ def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
     states = journal.shards()
     begun = {state.shard for state in states if not state.complete} | opened.touched
     opened.known |= {n: again.known(opened.parts, journal, n) for n in begun}
+    restart = restarting.noted(journal.states.get(restarting.KEY))
+    opened.set_aside = () if restart is None else restart.old
     opened.spans = plan_reading(states, settings.shard_rows, grown=grown, again=opened.again.shards)
     opened.started_at_us = journal.states.get("started_at_us")
     opened.wall_s_before = journal.states.get("wall_s") or 0.0
@@ -311,20 +323,36 @@ def refuse_unknown_parts(store: StoreReader, checkpoint: Path) -> None:
 
 def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
     carry = given.carry(settings.carry, settings.shard_rows)
+    # A restart that was noted beside the run directory is the state file's from now on.
+    local = local_path(settings.dir)
+    beside = Path(settings.checkpoint if local is None else local)
+    restart = restarting.pending(beside)
     journal.states.put(
         settings=settings.shaping(),
         input=[stamp.public() for stamp in given.stamps],
         input_format=given.kind,
         **{READING: given.reading.public()},
         wording=WORDING,
+        run=secrets.token_hex(8),
         sample=given.sample_recorded(),
         input_rows=None if given.picked is None else len(given.picked),
         carry_schema=arrow.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         sent=list(carry.sent),
         started_at_us=time.time_ns() // 1000,
+        **({} if restart is None else {restarting.KEY: restart._asdict()}),
     )
+    if restart is not None:
+        restarting.end(beside)
     return carry
+
+
+def _intent(settings: Settings, given: Input) -> Intent | None:
+    """What a restart of this run would be asked for with; None for one that takes no answers."""
+    if not settings.reuse:
+        return None
+    stamps = [stamp.public() for stamp in given.stamps]
+    return Intent(list(settings.reuse), settings.shaping(), stamps)
 
 
 def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None]) -> None:
@@ -357,7 +385,9 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
         disk.unlink(flights)
     files.reached("flights.removed", flights)
     if names != ours or journal.states.get("endpoints") is None:
-        journal.states.put(endpoints=ours)
+        providers = journal.states.get("providers") or {}
+        providers |= {endpoint.name: endpoint.provider for endpoint in settings.endpoints}
+        journal.states.put(endpoints=ours, providers=providers)
     journal.drop_idle()
 
 

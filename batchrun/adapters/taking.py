@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import disk, files, filesystems
+from batchrun.adapters import disk, files, filesystems, recorded, restarting
 from batchrun.adapters.disk_store import DiskStore
 from batchrun.adapters.journal import STATES
 from batchrun.adapters.lock import NAME, Lock
 from batchrun.adapters.object_store import OWNER, TRIES, ObjectStore
 from batchrun.adapters.place_name import require_directory_name
-from batchrun.adapters.store import KINDS, RESPONSES, SUMMARY, USAGE, Store
+from batchrun.adapters.restarting import Intent, Note
+from batchrun.adapters.store import KINDS, RESPONSES, SUMMARY, USAGE, Store, read_json
 from batchrun.core.addresses import cut, local_path
 from batchrun.core.changes import Changes
 from batchrun.core.legible import shell_word
@@ -37,26 +38,47 @@ UPLOADS = "upload"
 
 
 def take(
-    directory: str, checkpoint: Path, changes: Changes, say: Callable[[str], None]
+    directory: str,
+    checkpoint: Path,
+    changes: Changes,
+    say: Callable[[str], None],
+    intent: Intent | None = None,
 ) -> tuple[Store, Lock]:
     """Take a run directory and its checkpoint, which are made where they are missing; what
-    ``--restart`` moves aside is moved.
+    ``--restart`` moves aside is moved. With an ``intent`` (``--reuse``) that is noted first, and a
+    restart that was asked for in the same way continues.
 
     Raises ``RunLockedError``, ``UsageError`` or ``StorageError``.
     """
     require_directory_name(directory, checkpoint)
     local = local_path(directory)
     if local is None:
-        return _take_remote(directory, checkpoint, changes, say)
+        return _take_remote(directory, checkpoint, changes, say, intent)
     folder = Path(local)
     lock = _locked(folder, checkpoint, say)
-    if changes.restart:
-        try:
-            lock = _set_aside(folder, checkpoint, lock, say)
-        except BaseException:
-            lock.release()
-            raise
+    try:
+        note = _pending(folder, checkpoint)
+        if note is not None or (changes.restart and not _goes_on(folder, checkpoint, intent)):
+            lock = _set_aside(folder, checkpoint, lock, say, intent, note)
+    except BaseException:
+        lock.release()
+        raise
     return DiskStore(folder), lock
+
+
+def _pending(folder: Path, checkpoint: Path) -> Note | None:
+    """A restart that a kill interrupted before the new run was begun."""
+    note = restarting.pending(folder)
+    if note is not None and restarting.taken_over(checkpoint) == note:
+        restarting.end(folder)
+        return None
+    return note
+
+
+def _goes_on(folder: Path, checkpoint: Path, intent: Intent | None) -> bool:
+    """Whether the restart that is asked for is the one that the run here began with."""
+    summary = files.read_json(folder / SUMMARY)
+    return intent is not None and restarting.goes_on(checkpoint, summary, intent)
 
 
 def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
@@ -83,8 +105,19 @@ def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
         raise UsageError(message)
 
 
-def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], None]) -> Lock:
-    """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted."""
+def _set_aside(
+    folder: Path,
+    checkpoint: Path,
+    lock: Lock,
+    say: Callable[[str], None],
+    intent: Intent | None,
+    note: Note | None,
+) -> Lock:
+    """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted. A
+    ``note`` tells of a move that a kill interrupted: it is finished.
+    """
+    if note is not None:
+        return _finish_move(folder, checkpoint, lock, say, note)
     begun = (checkpoint / STATES).exists() or any(checkpoint.glob("shard-*.log"))
     if not begun and not (folder / "results").exists():
         return lock
@@ -96,6 +129,9 @@ def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], 
         count += 1
         aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
     try:
+        if intent is not None:
+            before = restarting.unfinished(checkpoint, files.read_json(folder / SUMMARY))
+            restarting.begin(folder, str(aside), str(aside / "checkpoint"), before, intent)
         disk.rename(folder, aside)
         files.reached("restart.renamed", folder)
         if checkpoint.exists():  # it lives elsewhere
@@ -106,6 +142,28 @@ def _set_aside(folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], 
         message = f"cannot move {folder} to {aside}: {error.strerror}"
         raise StorageError(message) from error
     say(f"the old contents of {folder} are in {aside}")
+    lock.release()
+    return _locked(folder, checkpoint, say)
+
+
+def _finish_move(
+    folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], None], note: Note
+) -> Lock:
+    """Move what a kill left to be moved. What was made here since is empty."""
+    folder, checkpoint, aside = folder.resolve(), checkpoint.resolve(), Path(note.aside)
+    try:
+        if not aside.exists():
+            disk.rename(folder, aside)
+            files.reached("restart.renamed", folder)
+        elsewhere = not checkpoint.is_relative_to(folder)
+        if elsewhere and recorded.values(checkpoint, "settings"):
+            _move(checkpoint, Path(note.checkpoint))
+        files.sync_folder(folder.parent)
+        files.reached("restart.synced", folder)
+    except OSError as error:
+        message = f"cannot move {folder} to {aside}: {error.strerror}"
+        raise StorageError(message) from error
+    say(f"the old contents of {folder} are in {aside}: a restart that was interrupted continues")
     lock.release()
     return _locked(folder, checkpoint, say)
 
@@ -130,7 +188,11 @@ def _stamp() -> str:
 
 
 def _take_remote(
-    directory: str, checkpoint: Path, changes: Changes, say: Callable[[str], None]
+    directory: str,
+    checkpoint: Path,
+    changes: Changes,
+    say: Callable[[str], None],
+    intent: Intent | None,
 ) -> tuple[Store, Lock]:
     """Every way to be refused comes before the first change."""
     try:
@@ -140,11 +202,17 @@ def _take_remote(
         raise UsageError(message) from None
     lock = _lock_made(checkpoint, checkpoint, "checkpoint", say)
     try:
+        note = _pending(checkpoint, checkpoint)
+        moves = note is not None
+        if changes.restart and not moves:
+            with _asking():
+                summary = read_json(store, SUMMARY)
+            moves = intent is None or not restarting.goes_on(checkpoint, summary, intent)
         with _asking():
             store.prepare()
-            mine = _mine(store, checkpoint, changes)
-        if changes.restart:
-            lock = _move_aside(store, directory, checkpoint, lock, say)
+            mine = _mine(store, checkpoint, changes if note is None else Changes(restart=True))
+        if moves:
+            lock = _move_aside(store, directory, checkpoint, lock, say, intent, note)
             mine = _read(checkpoint / OWNER)
         with _asking():
             _mark(store, checkpoint, mine)
@@ -264,28 +332,38 @@ def _move_aside(
     checkpoint: Path,
     lock: Lock,
     say: Callable[[str], None],
+    intent: Intent | None,
+    note: Note | None,
 ) -> Lock:
     """``--restart`` in a store, which cannot rename. Everything is copied, then the checkpoint is
     renamed, then the objects are deleted. A kill in between leaves the run as it was, or without
-    its checkpoint: refused by the next start, until ``--restart`` moves what is left.
+    its checkpoint: refused by the next start, until ``--restart`` moves what is left. A ``note``
+    tells where: then every start does.
     """
     checkpoint = checkpoint.resolve()
     begun = (checkpoint / STATES).exists()
-    if not begun and not store.everything():
+    if note is None and not begun and not store.everything():
         return lock
     bare, query = cut(directory)
     stamp, count = _stamp(), 1
-    while True:
+    if note is not None:
+        aside, kept = ObjectStore(note.aside, store.drafts), Path(note.checkpoint)
+    while note is None:
         end = f".old-{stamp}" if count == 1 else f".old-{stamp}-{count}"
-        aside = ObjectStore(f"{bare.rstrip('/')}{end}{query}", store.drafts)
+        address = f"{bare.rstrip('/')}{end}{query}"
+        aside = ObjectStore(address, store.drafts)
         kept = checkpoint.with_name(f"{checkpoint.name}{end}")
         if not aside.everything() and not kept.exists():
+            if intent is not None:
+                before = restarting.unfinished(checkpoint, read_json(store, SUMMARY))
+                restarting.begin(checkpoint, address, str(kept), before, intent)
             break
         count += 1
     store.tries = aside.tries = TRIES
     names = store.copy_to(aside)
     files.reached("restart.copied", checkpoint)
-    disk.rename(checkpoint, kept)
+    if not kept.exists():
+        disk.rename(checkpoint, kept)
     files.sync_folder(kept.parent)
     files.reached("restart.renamed", checkpoint)
     store.remove(names)

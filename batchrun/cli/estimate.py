@@ -21,6 +21,7 @@ from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core import setting_table
 from batchrun.core.addresses import scheme_of
+from batchrun.core.setting_table import OLD
 from batchrun.core.template_syntax import is_template
 from batchrun.errors import UsageError
 
@@ -106,6 +107,8 @@ def command(
         for model in models or (None,):
             flags["request__model"] = model
             settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
+            if OLD in settings.reuse:
+                settings = replace(settings, reuse=_without_old(settings.reuse, place))
             each.append(settings)
         settings, others = each[0], each[1:]
         tell: Callable[[str], None] = (lambda _: None) if quiet else say
@@ -155,6 +158,16 @@ def _comparable(models: Sequence[str], *, pilot: bool) -> None:
     if any(map(is_template, models)):
         message = "several --model compare models by their names, and one of these is a template"
         raise UsageError(message)
+
+
+def _without_old(named: Sequence[str], place: str | None) -> tuple[str, ...]:
+    """The directories of --reuse, with that of -o in the place of `old`: what a restart of it would
+    set aside. Raises ``UsageError`` where -o names none.
+    """
+    if place is None:
+        message = "--reuse old: name the run directory that --restart would set aside with -o DIR"
+        raise UsageError(message)
+    return tuple(place if name == OLD else name for name in named)
 
 
 def _pilot(
@@ -225,4 +238,5 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         params={},
         limit=None,
         sample=None,
+        reuse=(),
     )

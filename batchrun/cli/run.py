@@ -39,7 +39,7 @@ _TYPES: dict[str, click.ParamType[Any]] = {
 }
 NOWHERE = ".no-run-directory"
 """The run directory of a dry run that names none."""
-_REPEATED = ("object", "names", "headers")
+_REPEATED = ("object", "names", "headers", "dirs")
 _NOT_REPEATED = (
     "--dry-run",
     "--restart",
@@ -210,6 +210,10 @@ def _run(
     from batchrun.views import ending
 
     make_lean()
+    if settings.reuse:
+        from batchrun.adapters import reuse
+
+        reuse.keep_nothing()
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
@@ -335,7 +339,7 @@ def _flag_value(name: str, value: Any) -> Any:
     match setting_table.BY_NAME[name].kind:
         case "object":
             return dict(setting_values.parse_param(text) for text in value)
-        case "names":
+        case "names" | "dirs":
             return list(value)
         case "headers":
             return dict(setting_values.parse_header(text) for text in value)

@@ -209,6 +209,11 @@ def as_begun(build: Callable[[Row], Request], wording: object) -> Callable[[Row]
     return partial(build, earlier=True) if wording is None else build  # type: ignore[call-arg]
 
 
+def anew(build: Callable[[Row], Request]) -> Callable[[Row], Request]:
+    """What ``builder`` gives for a run that begins now, of what ``as_begun`` made of it."""
+    return partial(build, earlier=False)  # type: ignore[call-arg]
+
+
 def with_model(body: bytes, model: str) -> bytes:
     """A request's body with another model; everything else keeps its bytes."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])

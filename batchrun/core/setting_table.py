@@ -13,6 +13,8 @@ from batchrun.core.byte_sizes import Bytes
 AUTO_CONCURRENCY = 64
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
+OLD = "old"
+"""In the place of a directory to reuse: what ``--restart`` sets aside."""
 KEEPALIVE_S_MAX = 32767
 """The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
@@ -21,7 +23,8 @@ KEEPALIVE_S_MAX = 32767
 class Setting:
     """One setting: where it stands in the config file, its flag, its kind and its default.
 
-    ``kind`` is one of ``text``, ``path``, ``paths``, ``int``, ``number``, ``bool`` (with a pair of
+    ``kind`` is one of ``text``, ``path``, ``paths``, ``dirs``
+    (run directories, as a list or a repeated flag), ``int``, ``number``, ``bool`` (with a pair of
     flags, ``--x/--no-x``), ``choice``, ``columns``
     (``all``, ``none`` or names, as a list or with commas between them), ``object``
     (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
@@ -147,6 +150,16 @@ TABLE: tuple[Setting, ...] = (
         metavar="N",
         low=0,
         shapes=True,
+    ),
+    Setting(
+        "input",
+        "reuse",
+        "dirs",
+        "--reuse",
+        "A run directory whose answers are taken for rows with the same request, which are then "
+        "not sent; repeatable. `old`, with --restart: the contents being set aside.",
+        default=(),
+        metavar="DIR|old",
     ),
     Setting(
         "output",

@@ -33,7 +33,7 @@ def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912, PLR0915 -
         case "text" | "path":
             if not isinstance(value, str) or not value:
                 raise wrong
-        case "paths":
+        case "paths" | "dirs":
             if isinstance(value, str):
                 value = [value]
             if not isinstance(value, (list, tuple)) or not all(
@@ -315,6 +315,7 @@ _EXPECTED = {
     "encoding": "an encoding whose lines end with a line feed, such as utf-8, cp1252 or utf-16",
     "object": "a table",
     "paths": "a list of file names",
+    "dirs": "a list of run directories",
     "columns": "all, none, or column names",
     "names": "a list of column names",
     "header_name": "the name of a header, such as api-key",

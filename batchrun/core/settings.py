@@ -34,6 +34,7 @@ from batchrun.core.reading import Reading
 from batchrun.core.redact import public_url
 from batchrun.core.setting_table import (
     BY_NAME,
+    OLD,
     SECTIONS,
     TABLE,
     Setting,
@@ -44,6 +45,8 @@ from batchrun.errors import UsageError
 
 __all__ = ["Endpoint", "Raw", "Settings", "from_environment", "from_toml", "lay_over", "resolve"]
 
+_WORDS = {"paths": "-", "dirs": OLD}
+"""Kinds that are lists of paths, and the text among them that is none."""
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet. Where there are several ``[[endpoint]]`` tables, they
 are a list of such values under ``endpoints``."""
@@ -104,6 +107,7 @@ class Settings:
     sample_seed: int = 0
     send: str | tuple[str, ...] | None = None
     identity: str | None = None
+    reuse: tuple[str, ...] = ()
 
     @property
     def endpoint(self) -> Endpoint:
@@ -196,6 +200,7 @@ class Settings:
             "input.quoting": self.quoting,
             "input.delimiter": self.delimiter,
             "input.encoding": self.encoding,
+            **({"input.reuse": [shown(name) for name in self.reuse]} if self.reuse else {}),
             "output.dir": shown(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
@@ -275,10 +280,13 @@ def _located(setting: Setting, value: object, folder: PurePath) -> object:
     """Paths relative to a folder; ``~`` stays for whoever knows where it is."""
     if setting.kind in ("path", "schema") and isinstance(value, str):
         return value if scheme_of(value) or value.startswith("~") else str(folder / value)
-    if setting.kind == "paths" and isinstance(value, list):
+    if setting.kind == "dirs" and isinstance(value, str):
+        value = [value]
+    if setting.kind in _WORDS and isinstance(value, list):
+        word = _WORDS[setting.kind]
         return [
             str(folder / item)
-            if isinstance(item, str) and "://" not in item and item[:1] != "~" and item != "-"
+            if isinstance(item, str) and "://" not in item and item[:1] != "~" and item != word
             else item
             for item in value
         ]
@@ -379,6 +387,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         send=value["input.send"],
         # The column has this name anyhow.
         identity=None if value["input.id"] == "custom_id" else value["input.id"],
+        reuse=tuple(value["input.reuse"]),
     )
 
 

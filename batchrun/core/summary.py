@@ -47,6 +47,7 @@ def in_step(
         and summary.get("errors") == dict(sorted(totals.errors.items()))
         and summary.get("totals") == totals.overall()
         and summary.get("outputs") == totals.outputs
+        and summary.get("reused", {}) == totals.reused
         and summary.get("wall_s") == round(wall_s, 3)
     )
 
@@ -65,10 +66,12 @@ def build(
     budget: Mapping[str, Any] = NO_BUDGET,
     projected: Projection | None = None,
     fault_exit_code: int = 5,
+    reuses: bool = False,
+    run: str | None = None,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
-    written down where rows are pending.
+    written down where rows are pending; what was reused, where the run ``reuses`` answers.
     """
     ok, error = totals.rows()
     pending = None if rows_input is None else rows_input - ok - error
@@ -84,10 +87,17 @@ def build(
         "status": status,
         "stopped_by": stopped_by,
         "exit_code": exit_code,
-        "rows": {"input": rows_input, "ok": ok, "error": error, "pending": pending},
+        "rows": {
+            "input": rows_input,
+            "ok": ok,
+            "error": error,
+            "pending": pending,
+            **({"reused": sum(totals.reused.values())} if reuses or totals.reused else {}),
+        },
         "totals": totals.overall(),
         "errors": dict(sorted(totals.errors.items())),
         "outputs": dict(totals.outputs),
+        **({"reused": dict(sorted(totals.reused.items()))} if reuses or totals.reused else {}),
         "endpoints": totals.by_endpoint(),
         "budget": dict(budget),
         "projected": _projected(projected if pending else None),
@@ -95,6 +105,7 @@ def build(
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),
         "settings": settings,
+        **({"run": run} if run is not None else {}),
         "version": version,
     }
 

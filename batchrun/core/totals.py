@@ -95,6 +95,10 @@ class Totals:
         self._days: dict[str, dict[str, Any]] | None = {}
         self.errors: dict[str, int] = {}
         self.outputs = {"truncated": 0, "empty": 0}
+        self.reused: dict[str, int] = {}
+        """Rows that took the answer of another run, by the endpoint that gave it there. They are
+        among the rows of no endpoint, unless attempts of this run came before.
+        """
         self._groups: dict[Key, dict[str, Any]] = {}
         self._last: dict[int, Key] = {}
 
@@ -173,6 +177,22 @@ class Totals:
         for name in _COSTS:
             _add_cost(group, name, cost_pd)
 
+    def add_unsent(self, *, ok: int, without_usage: int, truncated: int, empty: int) -> None:
+        """Count rows with an answer that none of this run's attempts brought."""
+        group = self._group(_UNSENT)
+        group["rows_ok"] += ok
+        group["rows_without_usage"] += without_usage
+        _add_cost(group, "ok_cost_pd", 0)
+        self.add_outputs(truncated=truncated, empty=empty)
+
+    def add_reused(self, endpoints: Iterable[str | None]) -> None:
+        """Count rows with a reused answer, by the endpoint that gave it: after ``add_results`` or
+        ``add_unsent`` for the same rows.
+        """
+        for endpoint in endpoints:
+            name = endpoint or ""
+            self.reused[name] = self.reused.get(name, 0) + 1
+
     def add_outputs(self, *, truncated: int, empty: int) -> None:
         """Count completions that a token limit cut off, and those that say nothing."""
         self.outputs["truncated"] += truncated
@@ -183,6 +203,8 @@ class Totals:
         for error_class, rows in recorded["errors"].items():
             self.errors[error_class] = self.errors.get(error_class, 0) + rows
         self.add_outputs(**recorded["outputs"])
+        for endpoint, rows in recorded.get("reused", {}).items():
+            self.reused[endpoint] = self.reused.get(endpoint, 0) + rows
         for endpoint, model, tier, sums in recorded["groups"]:
             group = self._group((endpoint, model, tier))
             for name in _COUNTS:
@@ -224,6 +246,7 @@ class Totals:
             "groups": [[*key, sums] for key, sums in self._ordered()],
             "unpriced": self.unpriced,
             "days": None if self._days is None else dict(sorted(self._days.items())),
+            **({"reused": dict(sorted(self.reused.items()))} if self.reused else {}),
         }
 
     def _ordered(self) -> list[tuple[Key, dict[str, Any]]]:
@@ -256,7 +279,7 @@ class Totals:
             name: sum(g[name] for g in groups)
             for name in ("attempts", *TOKENS, "unanswered_attempts")
         }
-        bill_pd, kept_pd = (_total(g[name] for g in groups) for name in _COSTS)
+        bill_pd, kept_pd = self._bill()
         days = None if self._days is None else sorted(self._days.items())
         return (
             sums
@@ -277,9 +300,18 @@ class Totals:
 
     def bill(self) -> tuple[int | None, int]:
         """The cost and what of it was wasted, in picodollars."""
+        bill_pd, kept_pd = self._bill()
+        return bill_pd, _wasted(bill_pd, kept_pd) or 0
+
+    def _bill(self) -> tuple[int | None, int | None]:
+        """The cost and what of it the kept answers are; None while no cost is known. Nothing was
+        spent where every answer was reused.
+        """
         groups = self._groups.values()
         bill_pd, kept_pd = (_total(g[name] for g in groups) for name in _COSTS)
-        return bill_pd, _wasted(bill_pd, kept_pd) or 0
+        if bill_pd is None and self.reused and not any(g["attempts"] for g in groups):
+            bill_pd = 0
+        return bill_pd, kept_pd
 
     def usage_rows(self) -> list[dict[str, Any]]:
         """The rows of ``usage.parquet``."""

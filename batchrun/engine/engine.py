@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, MutableMapping, Sequence
+from functools import partial
 
 from batchrun.core.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
@@ -20,11 +21,16 @@ from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import InputLostError, RowError
-from batchrun.ports import Clock, Journal, Publisher, Source
+from batchrun.ports import Answers, Clock, Journal, Publisher, Source
 from batchrun.records import Attempt, Block, Known, Outcome, Request, Row, Span
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
+REUSED_OPEN_MAX = 256
+BEHIND_BYTES_MAX = 2**20
+BEHIND_POLL_S = 0.005
+"""Reused answers wait while more of them wait for the disk, or so much is on its way into drafts.
+"""
 WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
 """Rows of whole shards that wait to be published, and such shards: their logs' index is in memory.
 """
@@ -51,12 +57,13 @@ class Engine:
         touched: Collection[int] = (),
         limit: int | None = None,
         finished: Finished | None = None,
+        answers: Answers | None = None,
     ) -> None:
         """``prepare`` makes a row's request or raises ``RowError``; ``known`` holds the shards
         that earlier sessions began, and may be filled while the source reads: a shard is taken
         out of it with its first block. ``touched`` are those with records no part holds yet;
         ``limit`` is the row below which the source stops; ``finished`` says when there are too
-        many bad rows to go on.
+        many bad rows to go on; ``answers`` has those that rows need not ask for.
         """
         self._source = source
         self._loop = loop
@@ -73,6 +80,8 @@ class Engine:
         self._touched = set(touched)
         self._limit = limit
         self._finished = finished or Finished()
+        self._answers = answers
+        self._reusing = 0
         self._shards: dict[int, Shard] = {}
         self._rows: dict[int, Open] = {}
         self._no_rows = asyncio.Event()
@@ -173,6 +182,8 @@ class Engine:
             self._journal.post(block, self._noted)
         # All bodies of a block in one go: interleaved with the exchanges they cost twice as much.
         made = [Open(row.number, row.size_bytes, shard, self._request(row, shard)) for row in rows]
+        if self._answers is not None:
+            made = await self._reuse(made, shard, self._answers)
         for opened in made:
             await self._room.enter(opened.size_bytes)
             self._rows[opened.number] = opened
@@ -181,6 +192,56 @@ class Engine:
                 self._idle.popleft().set_result(None)
         if not rows:
             self._seal_if_done(shard)
+
+    async def _reuse(self, made: list[Open], shard: Shard, answers: Answers) -> list[Open]:
+        """Settle the rows whose answer is known from another run; returns the others. Rows that
+        are sent again for an answer that was kept need a better one.
+        """
+        kept = shard.known.kept
+        requests = [
+            opened.request
+            for opened in made
+            if isinstance(opened.request, Request) and opened.number not in kept
+        ]
+        known = await answers.known(requests) if requests else {}
+        if not known:
+            return made
+        # Faster than parts are written, answers would pile up in memory.
+        while self._fault is None and (
+            self._reusing > REUSED_OPEN_MAX or self._publisher.behind_bytes > BEHIND_BYTES_MAX
+        ):
+            await self._clock.sleep(BEHIND_POLL_S)
+        attempts = shard.known.attempts
+        left, outcomes = [], []
+        for opened in made:
+            outcome = known.get(opened.number)
+            if outcome is None:
+                left.append(opened)
+            elif opened.number in attempts:
+                outcomes.append(outcome._replace(attempts=attempts[opened.number]))
+            else:
+                outcomes.append(outcome)
+        # They become durable in this order, so that the last one speaks for all.
+        self._reusing += len(outcomes)
+        for outcome in outcomes[:-1]:
+            self._journal.post(outcome)
+        self._journal.post(outcomes[-1], partial(self._reused, shard, len(outcomes)))
+        return left
+
+    def _reused(
+        self, shard: Shard, rows: int, _: Outcome | Attempt | Block, error: Exception | None
+    ) -> None:
+        """Rows are done with answers that this run did not ask for: no guard counts them."""
+        if error is not None:
+            self._break(error)
+            return
+        self._reusing -= rows
+        self._tally.reused += rows
+        shard.done += rows
+        if shard.done == shard.read:
+            self._seal_if_done(shard)
+        if not self._rows and not self._reusing:
+            self._no_rows.set()
 
     def _request(self, row: Row, shard: Shard) -> Request | Outcome:
         try:
@@ -340,7 +401,7 @@ class Engine:
         """Return when nothing is fed any more and no row is open."""
         if feeding is not None:
             await asyncio.wait((feeding,))
-        while self._rows and self._fault is None:
+        while (self._rows or self._reusing) and self._fault is None:
             self._no_rows.clear()
             await self._no_rows.wait()
 

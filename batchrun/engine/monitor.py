@@ -68,6 +68,8 @@ class Snapshot:
     wasted_cost_usd: float | None = None
     money: MoneySnapshot | None = None
     endpoints: tuple[EndpointSnapshot, ...] = ()
+    reused: int = 0
+    """Rows of this session that took an answer of another run; they are among ``ok``."""
 
     @property
     def done(self) -> int:
@@ -102,7 +104,7 @@ class Monitor:
             self._started_s = now_s
         tokens = tally.prompt_tokens + tally.completion_tokens
         sent = (lane.exchanges.sent for lane in self._lanes)
-        rows, spent_pd = tally.ok + tally.error, tally.cost_pd or 0
+        rows, spent_pd = tally.ok + tally.error + tally.reused, tally.cost_pd or 0
         here = (now_s, cpu_s, tally.requests, tokens, rows, spent_pd, *sent)
         before = self._samples[-1] if self._samples else here
         self._samples.append(here)
@@ -124,9 +126,10 @@ class Monitor:
             state="stopping" if self._switch.stopping else "running",
             elapsed_s=now_s - self._started_s,
             rows_input=tally.rows_input,
-            ok=tally.ok + tally.resumed_ok,
+            ok=tally.ok + tally.reused + tally.resumed_ok,
             error=tally.error + tally.resumed_error,
             resumed=tally.resumed_ok + tally.resumed_error,
+            reused=tally.reused,
             retries=tally.retries,
             throttled=tally.throttled,
             requests=tally.requests,

@@ -22,6 +22,8 @@ class Tally:
     resumed_error: int = 0
     ok: int = 0
     error: int = 0
+    reused: int = 0
+    """Rows that took an answer of another run; not among ``ok``."""
     requests: int = 0
     retries: int = 0
     throttled: int = 0
@@ -87,7 +89,7 @@ class Tally:
     @property
     def done(self) -> int:
         """Rows with an outcome, earlier sessions' included."""
-        return self.ok + self.error + self.resumed_ok + self.resumed_error
+        return self.ok + self.error + self.reused + self.resumed_ok + self.resumed_error
 
     @property
     def bound_by(self) -> str | None:

@@ -106,6 +106,17 @@ POINTS: tuple[Point, ...] = (
     Point("restart", "restart.renamed"),
     Point("restart", "restart.synced"),
     Point("restart", "state.begun"),
+    # ``--restart --reuse old``: the note of it, the move, the new run, the index of old answers.
+    *(
+        Point("reuse", step)
+        for step in (
+            *("restart.noted restart.renamed restart.synced state.begun state.put").split(),
+            *("restart.ended reuse.answers reuse.indexed log.synced seal.written").split(),
+            "seal.committed",
+        )
+    ),
+    Point("reuse-moving", "restart.noted"),
+    Point("reuse-moving", "restart.renamed"),
     # ``--repair`` of a part, and of a log.
     Point("repair", "aside.moved"),
     Point("repair", "seal.committed"),

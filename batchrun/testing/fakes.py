@@ -256,6 +256,9 @@ class FakePublisher:
     one would take the log away under the writer.
     """
 
+    behind_bytes = 0
+    """Nothing grows here."""
+
     def __init__(
         self,
         journal: FakeJournal,

@@ -165,7 +165,8 @@ def compare(
         pc.fill_null(pc.equal(results.column("error_class"), "invalid_row"), fill_value=False),
         pc.and_(pc.is_null(results.column("endpoint")), pc.is_null(results.column("started_at"))),
     )
-    wrong = pc.and_not(wrong, unsent)
+    taken = pc.is_valid(results.column("reused_from"))  # another run's ledger has its attempt
+    wrong = pc.and_not(wrong, pc.or_(unsent, taken))
     if not pc.any(wrong).as_py():
         return
     results, last = results.filter(wrong), last.filter(wrong)

@@ -14,6 +14,7 @@ from batchrun.views.findings import Report
 HASH_LENGTH = 64
 _ERROR_FIELDS = ("error_class", "error_code", "error_message")
 _SAID = ("content", "reasoning", "refusal", "tool_calls", "finish_reason", "choices", "model")
+_ORIGIN = r"\A[0-9a-zA-Z._-]+:[0-9]+\z"
 _CLASSES = pa.array(ERROR_CLASSES, pa.string())
 
 
@@ -116,10 +117,33 @@ def check_outcomes(chunk: pa.RecordBatch, report: Report, absent: Collection[str
         good = pc.and_(pc.greater_equal(answered, 200), pc.less(answered, 300))
         bad = pc.and_not(ok, pc.fill_null(good, fill_value=False))
         _where(report, "ok_http_status", bad, rows, "has status 'ok' and http_status", answered)
+    _check_reused(chunk, report, ok)
     if "request_hash" not in absent and "endpoint" not in absent:
         _check_hashes(chunk, report)
     if pc.any(failed).as_py():
         _check_failures(chunk.filter(failed), report, absent)
+
+
+def _check_reused(chunk: pa.RecordBatch, report: Report, ok: pa.Array) -> None:
+    """A row that took its answer from another run has one, says which run and row gave it, and
+    cost nothing here. That it answers the row's own request is in the hash, which ``--against``
+    makes again from the input.
+    """
+    origins, rows = chunk.column("reused_from"), chunk.column("row")
+    if origins.null_count == len(origins):
+        return
+    taken = pc.is_valid(origins)
+    named = pc.match_substring_regex(origins, _ORIGIN)
+    _where(
+        report, "reused_from", pc.fill_null(pc.invert(named), fill_value=False), rows,
+        "has reused_from", origins,
+    )  # fmt: skip
+    status = chunk.column("status")
+    wrong = pc.and_not(taken, ok)
+    _where(report, "reused_status", wrong, rows, "has a reused answer and status", status)
+    costs = chunk.column("cost_usd")
+    billed = pc.and_(taken, pc.fill_null(pc.not_equal(costs, 0.0), fill_value=True))
+    _where(report, "reused_cost", billed, rows, "has a reused answer and cost_usd", costs)
 
 
 def _check_failures(failures: pa.RecordBatch, report: Report, absent: Collection[str]) -> None:

@@ -45,6 +45,7 @@ def compare_recorded(known: RecordedShard, sums: Sums, report: Report) -> None:
     told: list[tuple[str, object, object]] = [
         ("errors", errors, dict(sums.errors)),
         ("outputs", outputs, {name: sums.outputs[name] for name in _OUTPUTS}),
+        ("reused", known.totals.get("reused", {}), dict(sums.reused)),
     ]
     # A version that knew no prices recorded neither.
     for name, recounted in (("unpriced", sums.unpriced), ("days", sums.days)):
@@ -79,7 +80,13 @@ def compare_summary(summary: Mapping[str, Any], report: Report, sums: Sums) -> N
             report.claim(left == 0, "summary", text)
     _check_status(summary, report, error)
     counted = {name: sums.outputs[name] for name in _OUTPUTS}
-    for name, found in (("errors", dict(sums.errors)), ("outputs", counted)):
+    told = [("errors", dict(sums.errors)), ("outputs", counted)]
+    if sums.reused or "reused" in summary:
+        told.append(("reused", dict(sums.reused)))
+        text = f"summary.json says {rows.get('reused')} rows reused, the parts hold {{}}"
+        taken = sum(sums.reused.values())
+        report.claim((rows.get("reused") or 0) == taken, "summary", text.format(taken))
+    for name, found in told:
         text = f"summary.json counts {name} {summary.get(name)}, the parts {found}"
         report.claim(summary.get(name) == found, "summary", text)
     expected = {name: sums.total(name) for name in ("attempts", "unanswered_attempts", *TOKENS)}

@@ -60,12 +60,14 @@ class Sums:
     outputs: Counter[str] = field(default_factory=Counter)
     groups: dict[Key, dict[str, Any]] = field(default_factory=dict)
     days: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reused: Counter[str] = field(default_factory=Counter)
     unpriced: int = 0
 
     def add(self, other: Sums) -> None:
         """Add the sums of another part."""
         self.errors.update(other.errors)
         self.outputs.update(other.outputs)
+        self.reused.update(other.reused)
         for key, sums in other.groups.items():
             self._book(key, sums)
         for day, sums in other.days.items():
@@ -77,6 +79,8 @@ class Sums:
         if name in COUNTS:
             return sum(group[name] for group in self.groups.values())
         known = [group[name] for group in self.groups.values() if group[name] is not None]
+        if not known and self.reused and not self.total("attempts"):
+            return 0  # every answer was reused: it is known that nothing was spent
         return sum(known) if known else None
 
     def add_attempts(self, lines: pa.RecordBatch) -> None:
@@ -137,6 +141,12 @@ class Sums:
                         "ok_cost_pd": found["cost_usd_sum"],
                     },
                 )
+        if "reused_from" in results.schema.names:
+            taken = pc.is_valid(results.column("reused_from"))
+            if pc.any(taken).as_py():
+                names = pc.fill_null(results.column("endpoint").filter(taken), "")
+                for value in pc.value_counts(names).to_pylist():
+                    self.reused[value["values"]] += value["counts"]
         classes = results.column("error_class")
         if classes.null_count < len(classes):
             for value in pc.value_counts(classes.drop_null()).to_pylist():

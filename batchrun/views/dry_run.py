@@ -7,7 +7,7 @@ too. On a run directory that was begun, rows that are done are counted and passe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from batchrun.adapters.rehearsal import Rehearsal, rehearsed
 from batchrun.core import body
 from batchrun.core.addresses import shown
 from batchrun.core.changes import Changes
+from batchrun.core.setting_table import OLD
 from batchrun.core.settings import Settings
 from batchrun.core.wording import counted, verb
 from batchrun.errors import UnboundedError, UsageError
@@ -102,6 +103,8 @@ def look(
     opening the run directory raises (``rehearsal.rehearsed``), and ``UsageError`` for a row whose
     cost has no bound where there is a budget.
     """
+    reuse = tuple(settings.dir if name == OLD else name for name in settings.reuse)
+    settings = replace(settings, reuse=reuse)
     require_directory_name(settings.dir, Path(settings.checkpoint))
     if not any(endpoint.api_key_command for endpoint in settings.endpoints):
         try:
@@ -113,25 +116,24 @@ def look(
     priced = None
     if settings.max_cost_pd is not None:
         priced = Priced(settings, price_list.book(settings, lambda _: None, wall_us), wall_us)
-    with rehearsed(
-        settings,
-        changes,
-        body.builder(settings),
-        say,
-        lambda splitter: validate.Counting(splitter, checked.kinds),
-    ) as run:
+    with (
+        rehearsed(
+            settings,
+            changes,
+            body.builder(settings),
+            say,
+            lambda splitter: validate.Counting(splitter, checked.kinds),
+        ) as run,
+        estimating,
+    ):
         build = _bounded(run, priced)
         with validate.Checking(
             checked, settings, run.given, run.reader, build, show=SHOWN
         ) as checking:
             for block in run.reader.blocks([Span(0, None, Position())], limit=settings.limit):
-                for row in block.rows:
-                    if run.is_done(row):
-                        checked.done += 1
-                    elif (request := checking.add(row)) is None:
-                        estimating.add_bad()
-                    else:
-                        estimating.add(request)
+                left = [row for row in block.rows if not run.is_done(row)]
+                checked.done += len(block.rows) - len(left)
+                estimating.add([checking.add(row) for row in left])
         checked.remarks = run.reader.remarks()
         return DryRun(settings, run.resumed, nowhere, checked, estimating.ended(()))
 

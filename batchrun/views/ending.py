@@ -10,6 +10,7 @@ from batchrun.core import remedies
 from batchrun.core.addresses import shown
 from batchrun.core.legible import shell_word
 from batchrun.core.money import money
+from batchrun.core.reusing import said_of
 from batchrun.core.wording import counted, verb
 from batchrun.views import funds
 from batchrun.views.text import BOUND, duration, safe
@@ -47,6 +48,7 @@ def lines(
         f"{totals['prompt_tokens']:,} prompt + "
         f"{counted(totals['completion_tokens'], 'completion token')}" + _cost(totals),
     ]
+    out += _reused(summary)
     if totals.get("unpriced_attempts") and totals["cost_usd"] is not None:
         unpriced = totals["unpriced_attempts"]
         has = verb(unpriced, "has", "have")
@@ -92,6 +94,17 @@ def _advice(errors: Mapping[str, int]) -> list[str]:
     names = sorted(errors, key=lambda name: -errors[name])[:CLASSES_SHOWN]
     known = [(name, remedies.ADVICE[name]) for name in names if name in remedies.ADVICE]
     return ["what to do:", *(f"  {name}: {text}" for name, text in known)] if known else []
+
+
+def _reused(summary: Mapping[str, Any]) -> list[str]:
+    """How many answers were taken from other runs, from which, and which endpoints gave them."""
+    rows, by = summary["rows"], summary.get("reused") or {}
+    if not rows.get("reused"):
+        return []
+    named = summary["settings"].get("input.reuse") or ["another run"]
+    where = ", ".join(map(safe, named))
+    told = f"{rows['reused']:,} of {rows['ok']:,} answers reused from {where}"
+    return [f"{told} ({safe(said_of(by))}): not sent, not billed"]
 
 
 def _cost(totals: Mapping[str, Any]) -> str:

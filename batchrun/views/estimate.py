@@ -6,9 +6,13 @@ counted and forgotten, so that memory does not grow with the input.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -16,6 +20,7 @@ from batchrun.adapters import price_list
 from batchrun.adapters.clock import LoopClock
 from batchrun.adapters.sample_file import Aside
 from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.opening import Reader
 from batchrun.adapters.tokenizers import Tokenizers
 from batchrun.core import body, shaping, vocabulary
 from batchrun.core.estimating import Adder, Sums
@@ -25,7 +30,7 @@ from batchrun.core.prompt_tokens import prompt
 from batchrun.core.settings import Settings
 from batchrun.core.strata import Sampler, Stratum
 from batchrun.errors import NoModelError, RowError, UsageError
-from batchrun.records import Position, Request, Span
+from batchrun.records import Position, Request, Row, Span
 
 QUOTED_MAX = 100
 """Models whose unit prices are shown; rows may name any number of them."""
@@ -46,6 +51,8 @@ class Estimate:
     quotes: dict[str, dict[str, Quoted | None]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     strata: list[Stratum] = field(default_factory=list)
+    reused: int = 0
+    """Rows whose answer another run has (``--reuse``): they are in no figure but ``rows``."""
 
     @property
     def guessed(self) -> list[str]:
@@ -88,23 +95,30 @@ def look(
         body.builder(replace(one.found.settings, max_cost_pd=None, max_total_tokens=None))
         for one in each
     ]
-    for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
-        for row in block.rows:
+    with contextlib.ExitStack() as stack:
+        for one in each:
+            stack.enter_context(one)
+        for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
             for one, build in zip(each, builds, strict=True):
-                try:
-                    request = build(row)
-                except NoModelError as error:
-                    message = f"{reader.where(row)}: {error}. --model A --model B compares models"
-                    raise UsageError(message) from None
-                except RowError:
-                    one.add_bad()
-                else:
-                    one.add(request)
-    return [one.ended(reader.remarks()) for one in each]
+                one.add([_built(row, build, reader) for row in block.rows])
+        return [one.ended(reader.remarks()) for one in each]
+
+
+def _built(row: Row, build: Callable[[Row], Request], reader: Reader) -> Request | None:
+    """A row's request; None for a row that cannot be sent."""
+    try:
+        return build(row)
+    except NoModelError as error:
+        message = f"{reader.where(row)}: {error}. --model A --model B compares models"
+        raise UsageError(message) from None
+    except RowError:
+        return None
 
 
 class Estimating:
-    """Takes the requests of a run one after the other and adds up what they will take."""
+    """Takes the requests of a run one after the other and adds up what they will take. Those whose
+    answer one of ``settings.reuse`` has are counted, and left out of everything else.
+    """
 
     def __init__(self, settings: Settings, sampling: Sampling | None = None) -> None:
         self._tokenizers = Tokenizers()
@@ -113,24 +127,48 @@ class Estimating:
         prices = price_list.book(settings, self.found.notices.append, self._wall_us)
         self._adder = Adder(settings.endpoints, prices, self._wall_us, self._batch)
         self._keep = None
+        self._stack = contextlib.ExitStack()
+        self._look_up: Callable[[Sequence[Request]], Collection[int]] | None = None
         self._quotes: dict[str, dict[str, Quoted | None]] = {}
         self._batches: dict[tuple[str, str], Price | None] = {}
         if sampling is not None:
             self._keep = _Keeping(sampling, streams=settings.stream)
 
-    def add(self, request: Request) -> None:
-        """A request that will be sent."""
-        self.found.rows += 1
+    def __enter__(self) -> Self:
+        if self.found.settings.reuse:
+            self._look_up = self._answers_of_others()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _answers_of_others(self) -> Callable[[Sequence[Request]], Collection[int]]:
+        from batchrun.adapters import reuse
+
+        settings = self.found.settings
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrun-estimate-"))
+        answers = reuse.Reuse(settings, reuse.named(settings, ()), Path(folder))
+        self._stack.callback(answers.close)
+        answers.index(self.found.notices.append)
+        return answers.look_up
+
+    def add(self, requests: Sequence[Request | None]) -> None:
+        """Requests of some rows; None stands for a row that cannot be sent."""
+        whole = [request for request in requests if request is not None]
+        known = () if self._look_up is None else self._look_up(whole)
+        self.found.rows += len(requests)
+        self.found.bad += len(requests) - len(whole)
+        self.found.reused += len(known)
+        for request in whole:
+            if request.row not in known:
+                self._count(request)
+
+    def _count(self, request: Request) -> None:
         fields = msgspec.json.decode(request.body)
         counted = prompt(fields, self._tokenizers.count(request.model))
         self._adder.add(request.model, fields, request.body, counted)
         if self._keep is not None:
             self._keep.offer(request, counted.tokens)
-
-    def add_bad(self) -> None:
-        """A row that cannot be sent."""
-        self.found.rows += 1
-        self.found.bad += 1
 
     def ended(self, remarks: Sequence[str]) -> Estimate:
         """The estimate, once every row was added; ``remarks`` are those of the reader."""

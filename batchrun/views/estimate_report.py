@@ -70,6 +70,7 @@ class Report:
         return {
             "rows": found.rows,
             "bad": found.bad,
+            **({"reused": found.reused} if found.settings.reuse else {}),
             **self._figures_of_all(),
             "at_most": {
                 "tokens": None if sums.unbounded else sums.most_tokens,
@@ -173,6 +174,11 @@ class Report:
         found, pilot = self._found, self._pilot
         bad = f" ({found.bad:,} bad: see `batchrun validate`)" if found.bad else ""
         yield from said("rows", f"{found.rows:,}{bad}", width)
+        if found.settings.reuse:
+            takes = verb(found.reused, "takes", "take")
+            text = f"{counted(found.reused, 'row')} {takes} the answer of another run, "
+            sent = found.rows - found.bad - found.reused
+            yield from said("reused", f"{text}{sent:,} to be sent", width)
         if not self._sums.rows:
             yield from said("", "there is nothing to send", width)
             return
@@ -348,7 +354,11 @@ def _pilot_lines(pilot: Piloted, width: int) -> Iterator[str]:
     failed = f", {pilot.failed:,} of them failed" if pilot.failed else ""
     spent = "" if pilot.cost_usd is None else f" for {money(pilot.cost_usd)}"
     sent = f"{counted(pilot.rows, 'row')} sent in {duration(pilot.wall_s)}{spent}{failed}"
-    yield from said("pilot", f"{sent}; answers in {safe(pilot.directory)}/results", width)
+    yield from said(
+        "pilot",
+        f"{sent}; answers in {safe(pilot.directory)}/results; `run --reuse DIR` takes them",
+        width,
+    )
     if pilot.told is None:
         yield from said("", "it did not end: the same command goes on with it", width)
 

@@ -61,10 +61,12 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     whole = live["rows_input"]
     done = live["ok"] + live["error"]
     rows = "? rows" if whole is None else counted(whole, "row")
+    reused = f", {live['reused']:,} of them reused in this session" if live.get("reused") else ""
     out += [
         (
             f"{done:,} of {rows} done {share(done, whole)}"
-            f" ({live['ok']:,} ok, {live['error']:,} failed), elapsed {duration(live['elapsed_s'])}"
+            f" ({live['ok']:,} ok{reused}, {live['error']:,} failed), "
+            f"elapsed {duration(live['elapsed_s'])}"
         ),
         (
             f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "

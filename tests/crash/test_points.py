@@ -215,6 +215,63 @@ def test_a_restart(job):
     assert list(job.cwd.glob("run.old-*/checkpoint/journal.db"))
 
 
+@pytest.mark.parametrize("place", ["inside", "elsewhere"])
+def test_a_restart_that_takes_the_old_answers(job, place):
+    """Killed at any step, the same command continues that restart: nothing is moved or asked for
+    a second time, and every old answer is taken.
+    """
+    job.flags = ["--checkpoint=cp"] if place == "elsewhere" else []
+    assert job.run().code == 0
+    answers = job.published()
+    job.asked.clear()
+    again = ("--restart", "--reuse", "old", "--shard-rows", "5")
+    for point in points("reuse"):
+        job.killed_at(point, *again)
+        assert len(list(job.cwd.glob("run.old-*"))) <= 1, point
+    done = job.run(*again)
+    assert done.code == 0, done.err
+    assert not job.asked and len(list(job.cwd.glob("run.old-*"))) == 1
+    assert not list(job.cwd.glob(".run.restart"))
+    assert job.whole() == answers
+    job.accounted()
+    assert set(job.table().column("attempts").to_pylist()) == {0}
+
+
+@pytest.mark.parametrize("place", ["inside", "elsewhere"])
+def test_a_plain_start_finishes_the_move(job, place):
+    """While contents are being set aside, the command without ``--restart`` goes on too."""
+    job.flags = ["--checkpoint=cp"] if place == "elsewhere" else []
+    assert job.run().code == 0
+    job.asked.clear()
+    job.killed_at(points("reuse-moving")[0], "--restart", "--reuse", "old")
+    job.killed_at(points("reuse-moving")[1], "--reuse", "old")
+    done = job.run("--reuse", "old")
+    assert done.code == 0, done.err
+    assert not job.asked and len(list(job.cwd.glob("run.old-*"))) == 1
+    job.accounted()
+
+
+@pytest.mark.parametrize("point", ["log.synced:3", "seal.written:2", "reuse.answers:1"])
+def test_a_run_that_takes_answers(job, point):
+    """Killed in the middle, it comes to the same results; what a killed run left in its logs is
+    taken as well.
+    """
+    job.held = {ROWS - 1}
+    job.killed_at("log.synced:9")
+    job.released.set()
+    job.folder.rename(job.cwd / "pilot")
+    logged = set(job.asked)
+    job.asked.clear()
+    job.killed_at(point, "--reuse", "pilot")
+    done = job.run("--reuse", "pilot")
+    assert done.code == 0, done.err
+    job.accounted()
+    rows = job.table().to_pylist()
+    taken = {row["row"] for row in rows if row["reused_from"]}
+    assert taken and taken <= logged
+    assert set(range(ROWS)) - taken == set(job.asked)
+
+
 def test_a_restart_whose_checkpoint_was_moved_in_part(job):
     """From one disk to another a checkpoint is copied, then deleted: logs without their state
     file are set aside as well.

@@ -200,3 +200,32 @@ def test_carried_columns_keep_names_that_came_later(cli, simulator, golden):
     assert table["media"].to_pylist() == [f"m{n}" for n in range(12)]
     for name in ("out.csv", "out.jsonl", "out.parquet"):
         assert cli("export", "carrying", "-o", name).code == 0
+
+
+@pytest.mark.parametrize("name", ["finished", "failed", "interrupted", "killed"])
+def test_answers_of_one_are_reused(cli, golden, simulator, name):
+    """Every answer it has, in parts or in a log, is taken by a new run, and the directory stays as
+    it was; the id in `reused_from` is made from what it recorded.
+    """
+    folder = _there(golden, name)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    parts = ds.dataset(folder / "results").to_table().to_pylist() if name != "killed" else []
+    answered = {row["row"]: row["content"] for row in parts if row["status"] == "ok"}
+    endpoint = simulator()
+    command = ("run", "rows.jsonl", *STARTED, "--base-url", endpoint.base_url, "--reuse", name)
+    done = cli(*command, "-o", "new")
+    assert done.code == 1, done.err
+    rows = ds.dataset(golden / "new" / "results").to_table().to_pylist()
+    taken = {row["row"]: row["content"] for row in rows if row["reused_from"]}
+    if name == "killed":
+        known = json.loads((folder / "checkpoint" / "status.json").read_text("utf-8"))
+        assert len(taken) >= known["ok"] > 0
+    else:
+        assert taken == answered and taken
+    # Of 12 rows one is no request.
+    assert endpoint.stats()["requests_total"] == 11 - len(taken)
+    cli.verified("new")
+    cli(*command, "-o", "more")
+    again = ds.dataset(golden / "more" / "results").to_table().to_pylist()
+    assert [row["reused_from"] for row in again] == [row["reused_from"] for row in rows]
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

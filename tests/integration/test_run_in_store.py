@@ -343,6 +343,31 @@ def test_restart_keeps_the_old_contents_wherever_it_is_killed(job):
     assert verify.check(moved, str(checkpoints[0])).problems == []
 
 
+def test_a_restart_takes_the_old_answers_wherever_it_is_killed(job):
+    """The same command continues: one copy is set aside, and nothing is asked for again."""
+    assert job.run().code == 0
+    job.asked()
+    again = ("--restart", "--reuse", "old", "--carry", "none")
+    for point in ("restart.noted:1", "restart.copied:1", "restart.renamed:1", "restart.ended:1"):
+        job.killed(point, *again)
+    done = job.run(*again)
+    assert done.code == 0, done.err
+    assert job.asked() == []
+    kept = [k for k in job.store.keys("runs/one.old-") if "results/part-00000002" in k]
+    assert len(kept) == 1 and len(list(job.cli.folder.glob("cp.old-*"))) == 1
+    assert job.table().column("reused_from").null_count == 0
+    job.verified()
+
+
+def test_answers_are_taken_from_a_bucket(job):
+    """Another run directory in a store is read where it is."""
+    assert job.run().code == 0
+    job.asked()
+    done = job.run("--reuse", job.address, to=f"{job.address}-more", checkpoint="more")
+    assert done.code == 0, done.err
+    assert job.asked() == []
+
+
 def test_the_python_api_writes_into_a_bucket(store, scripted, answer, tmp_path):
     """Its summary says where the results are, as text that readers take."""
     endpoint = scripted(lambda _b, _h, nth: (200, {}, answer(f"answer {nth}")))

@@ -75,6 +75,12 @@ def made(tmp_path_factory):
             live = _command(folder, endpoint)
             assert live.wait(60) == 1, live.stderr.read()
             live.stderr.close()
+    folder = shutil.copytree(root / "finished", root / "reused")
+    (folder / "run").rename(folder / "pilot")
+    with EmbeddedSimulator(faulty) as endpoint:
+        live = _command(folder, endpoint, "--reuse", "pilot")
+        assert live.wait(60) in (0, 1), live.stderr.read()
+        live.stderr.close()
     folder = root / "interrupted"
     folder.mkdir()
     (folder / "rows.jsonl").write_text(_rows(45))
@@ -609,6 +615,36 @@ PROVISIONAL = {
 }  # fmt: skip
 
 
+def _reused(row):
+    return row["reused_from"] is not None
+
+
+# What is done to a run that took most of its answers from another.
+REUSED = {
+    "an origin that is none": (
+        lambda r: r.cell("reused_from", "pilot", which=_reused), "reused_from",
+        "has reused_from 'pilot'"),
+    "an origin taken away": (
+        lambda r: r.cell("reused_from", None, which=_reused), "ledger", "no attempt in the ledger"),
+    "an origin given to a failed row": (
+        lambda r: r.cell("reused_from", "a:1", which=_failed), "reused_status", "status 'error'"),
+    "a cost": (
+        lambda r: r.cell("cost_usd", 0.5, which=_reused), "reused_cost", "and cost_usd 0.5"),
+    "an unknown cost": (
+        lambda r: r.cell("cost_usd", None, which=_reused), "reused_cost", "and cost_usd None"),
+    "an attempt": (
+        lambda r: r.cell("attempts", 1, which=_reused), "attempts", "says 1 attempts, the ledger"),
+    "a hash taken away": (
+        lambda r: r.cell("request_hash", None, which=_reused), "request_hash", "request_hash None"),
+    "another endpoint": (
+        lambda r: r.cell("endpoint", "x", which=_reused), "state_totals", "reused"),
+    "the summary's count": (
+        lambda r: r.summary(lambda s: s["rows"].update(reused=1)), "summary", "1 rows reused"),
+    "the summary's endpoints": (
+        lambda r: r.summary(lambda s: s.update(reused={})), "summary", "counts reused {}"),
+}  # fmt: skip
+
+
 def _assert_found(report, kind, words):
     assert not report.ok
     assert kind in report.kinds, (report.kinds, report.problems)
@@ -639,9 +675,20 @@ def test_damage_to_an_interrupted_run(copy, damage, kind, words):
     _assert_found(run.check(), kind, words)
 
 
+@pytest.mark.parametrize(("damage", "kind", "words"), REUSED.values(), ids=REUSED)
+def test_damage_to_reused_answers(copy, damage, kind, words):
+    """What a run took from another is proven without that other run."""
+    run = copy("reused")
+    shutil.rmtree(run.base / "pilot")
+    assert run.check(against=True).problems == []
+    damage(run)
+    _assert_found(run.check(), kind, words)
+
+
 def test_every_kind_of_damage_is_proven():
     """No check of verify is without a case above that turns it red."""
-    proven = {kind for table in (DAMAGES, AGAINST, PROVISIONAL) for _, kind, _ in table.values()}
+    tables = (DAMAGES, AGAINST, PROVISIONAL, REUSED)
+    proven = {kind for table in tables for _, kind, _ in table.values()}
     # A live run is looked at in test_changed_runs.py.
     assert proven | {"live"} == set(KINDS)
 

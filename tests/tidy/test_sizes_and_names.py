@@ -9,10 +9,13 @@ FUNCTION_LINES_MAX = 80
 
 # Where splitting would send the reader back and forth: the name, and the reason in a few words.
 LONG_MODULES: dict[str, str] = {
-    "batchrun.adapters.rundir": "opening a directory, step by step; in two it would be read twice",
+    "batchrun.adapters.reuse_source": "one directory: what it is, its index, its answers by place",
+    "batchrun.adapters.rundir": "opening a directory, whose steps depend on their order",
+    "batchrun.assemble": "one session's wiring, the only place that names concrete adapters",
     "batchrun.core.rules": "one table; its order is what decides",
+    "batchrun.core.settings": "one record of all settings, and how it comes to be",
     "batchrun.core.setting_table": "one table; in two it would be searched twice",
-    "batchrun.core.settings": "one row for each setting, named where it is kept, shown and made",
+    "batchrun.engine.engine": "what happens to rows from feed to drain, in one place",
 }
 LONG_FUNCTIONS: dict[str, str] = {}
 

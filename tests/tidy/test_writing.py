@@ -49,6 +49,8 @@ EXCEPTIONS = {
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a dry run on a copy of the checkpoint",
     ),
+    "batchrun.adapters.reuse": ({"shutil.rmtree"}, "indexes that can be built again"),
+    "batchrun.adapters.reuse_index": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.local": ({"os.open", "os.fdopen"}, "reads a file that a row names"),
     "batchrun.adapters.sources.passing": ({"os.open"}, "reads a pipe that has a name"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
