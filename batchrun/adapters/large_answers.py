@@ -34,9 +34,9 @@ def shelved(store: Store, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
     """
     candidates = [
         place
-        for place, (_, _, completion, _, _, _, _, response, _) in enumerate(outcomes)
-        if (response is not None and len(response) > _SURELY_SMALL)
-        or (completion is not None and completion.media)
+        for place, outcome in enumerate(outcomes)
+        if (outcome.response is not None and len(outcome.response) > _SURELY_SMALL)
+        or (outcome.completion is not None and outcome.completion.media)
     ]
     lean = {}
     for place in candidates:
