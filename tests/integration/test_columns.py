@@ -140,7 +140,7 @@ def test_the_same_data_makes_the_same_requests_in_every_format(cli, heard, publi
     hashes = set()
     for name in FILES:
         path = _write(cli.folder, name, SENT)
-        run = f"run-{name}"
+        run = f"run-{name.replace('.', '-')}"
         done = cli.run(path, "-o", run, *flags, *ASK, "--send", send, "--carry", "question,user")
         assert done.code == 0, done.err
         told = done.err.partition("request parameters: ")[2].partition(";")[0]
@@ -399,15 +399,16 @@ def test_a_directory_of_the_earlier_rules_goes_on(here, cli, heard, name, monkey
     """Columns called like parameters are sent as they were when it was begun; nothing is sent
     twice, and the new settings are refused.
     """
-    from batchrun.adapters import begun
+    from batchrun.core.reading import Reading
+    from batchrun.core.settings import Settings
 
     endpoint, flags = heard
     rows = [{"question": str(n), "n": 2, "temperature": 0.5} for n in range(6)]
     path = _write(cli.folder, name, rows)
     command = (path, "-o", "run", *flags, *ASK)
     with monkeypatch.context() as earlier:
-        earlier.setattr(begun, "Reading", lambda **more: begun.recorded_reading(
-            {"input.reading_rules": 2, "input.quoting": more["quoting"]}))  # fmt: skip
+        rules = property(lambda settings: Reading(rules=2, quoting=settings.quoting))
+        earlier.setattr(Settings, "reading", rules)
         assert here(*command, "--limit", 3).code == 0
     done = here(*command)
     assert done.code == 0, done.err
