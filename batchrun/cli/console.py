@@ -29,6 +29,8 @@ BROKEN_PIPE = 128 + 13
 
 
 COLUMNS_LEAST = 40
+LONG_BYTES = 10_000
+"""A longer request has its size named, and so has every one with an image, a sound or a file."""
 _COMMAND = re.compile(r"\s*(?:[a-z ]+: )?batchrun [a-z]")
 """A line to be copied, which is not wrapped."""
 
@@ -54,8 +56,13 @@ def fitted(text: str, stream: TextIO) -> str:
 
 def say(text: str) -> None:
     """A message for the user, on stderr. A closed stderr is no reason to stop."""
+    say_whole(fitted(safe(text), sys.stderr))
+
+
+def say_whole(text: str) -> None:
+    """A line for the user that stays one line however long it is: progress, and log lines."""
     try:
-        click.echo(fitted(safe(text), sys.stderr), err=True)
+        click.echo(safe(text), err=True)
     except OSError:
         forsake(2)
 
@@ -109,8 +116,8 @@ def put_request(body: bytes) -> None:
 
 
 class Printing:
-    """Requests on stdout, one a line and byte for byte, and a line about each on stderr. A reader
-    that has seen enough (``| head -1``) ends the printing and nothing else.
+    """Requests on stdout, one a line and byte for byte, and the sizes of large ones on stderr. A
+    reader that has seen enough (``| head -1``) ends the printing and nothing else.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -125,7 +132,7 @@ class Printing:
             except BrokenPipeError:
                 forsake(1)
                 self._read = False
-        if not self._quiet:
+        if not self._quiet and (shown.attachments or len(shown.body) > LONG_BYTES):
             say(str(shown))
 
 
