@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import sys
@@ -36,17 +35,12 @@ _COMMAND = re.compile(r"\s*(?:[a-z ]+: )?batchrun [a-z]")
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """Text in lines that end at words where a terminal, or ``COLUMNS``, says how wide they may be;
-    elsewhere as it is. Lines that hold a command to be copied stay whole.
+    """Text for a terminal in lines that end at words; elsewhere as it is, for other programs look
+    for words in it. Lines that hold a command to be copied stay whole.
     """
-    given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given):
-        width = int(given)
-    elif stream.isatty():
-        width = shutil.get_terminal_size().columns
-    else:
+    if not stream.isatty():
         return text
-    width = max(COLUMNS_LEAST, width)
+    width = max(COLUMNS_LEAST, shutil.get_terminal_size().columns)
     lines = (
         line if _COMMAND.match(line) else "\n".join(wrapped(line, width))
         for line in text.split("\n")
