@@ -477,7 +477,7 @@ def test_a_prompt_that_shows_no_column_is_warned_of(cli, tmp_path, prompt):
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_messages_wrap_at_words_on_a_terminal(monkeypatch, columns):
-    """Words stay whole, and so does a command to be copied; what is no terminal gets it as it is."""
+    """Words and a command to be copied stay whole; off a terminal the text is as it was."""
     from batchrun.cli.console import fitted
 
     monkeypatch.setenv("COLUMNS", str(columns))
