@@ -381,7 +381,7 @@ ESTIMATE = {
         "`batch_cost_usd` by the prices of the Batch API (null where they are not known), and "
         "`prices` by endpoint: `input`, `output`, `cached_input`, `batch_input`, `batch_output` in "
         "USD per million tokens, their `source` and `date`. With several `--model`, the report has "
-        "`rows`, `models` and `notes`, and each model the figures of the whole input."
+        "`rows`, `bad`, `models` and `notes`, and each model the figures of the whole input."
     ),
     "tokens_counted_by": "`tokenizer`, or `bytes` where the extra `tokenizer` is not installed.",
     "notes": "What the figures rest on, and what would make them better.",

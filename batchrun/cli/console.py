@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import sys
@@ -29,22 +28,19 @@ BROKEN_PIPE = 128 + 13
 
 
 COLUMNS_LEAST = 40
+LONG_BYTES = 10_000
+"""A longer request has its size named, and so has every one with an image, a sound or a file."""
 _COMMAND = re.compile(r"\s*(?:[a-z ]+: )?batchrun [a-z]")
 """A line to be copied, which is not wrapped."""
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """Text in lines that end at words where a terminal, or ``COLUMNS``, says how wide they may be;
-    elsewhere as it is. Lines that hold a command to be copied stay whole.
+    """Text for a terminal in lines that end at words; elsewhere as it is, for other programs look
+    for words in it. Lines that hold a command to be copied stay whole.
     """
-    given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given):
-        width = int(given)
-    elif stream.isatty():
-        width = shutil.get_terminal_size().columns
-    else:
+    if not stream.isatty():
         return text
-    width = max(COLUMNS_LEAST, width)
+    width = max(COLUMNS_LEAST, shutil.get_terminal_size().columns)
     lines = (
         line if _COMMAND.match(line) else "\n".join(wrapped(line, width))
         for line in text.split("\n")
@@ -54,8 +50,13 @@ def fitted(text: str, stream: TextIO) -> str:
 
 def say(text: str) -> None:
     """A message for the user, on stderr. A closed stderr is no reason to stop."""
+    say_whole(fitted(safe(text), sys.stderr))
+
+
+def say_whole(text: str) -> None:
+    """A line for the user that stays one line however long it is: progress, and log lines."""
     try:
-        click.echo(fitted(safe(text), sys.stderr), err=True)
+        click.echo(safe(text), err=True)
     except OSError:
         forsake(2)
 
@@ -109,8 +110,8 @@ def put_request(body: bytes) -> None:
 
 
 class Printing:
-    """Requests on stdout, one a line and byte for byte, and a line about each on stderr. A reader
-    that has seen enough (``| head -1``) ends the printing and nothing else.
+    """Requests on stdout, one a line and byte for byte, and the sizes of large ones on stderr. A
+    reader that has seen enough (``| head -1``) ends the printing and nothing else.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -125,7 +126,7 @@ class Printing:
             except BrokenPipeError:
                 forsake(1)
                 self._read = False
-        if not self._quiet:
+        if not self._quiet and (shown.attachments or len(shown.body) > LONG_BYTES):
             say(str(shown))
 
 

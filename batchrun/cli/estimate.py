@@ -137,7 +137,7 @@ def command(
         report: Report | Comparison = Report(found, pilot)
         if rest:
             named = zip(models, (found, *rest), strict=True)
-            report = Comparison({model: Report(one) for model, one in named}, found.rows)
+            report = Comparison({model: Report(one) for model, one in named}, found.rows, found.bad)
         if as_json:
             put_json(report.as_dict())
         else:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
-from batchrun.cli.console import say
+from batchrun.cli.console import say, say_whole
 from batchrun.core.addresses import local_path, shown
 from batchrun.core.redact import Redactor, secrets_of
 from batchrun.core.wording import counted
@@ -168,7 +168,7 @@ class _OnScreen(logging.Handler):
         """See ``logging.Handler``."""
         said = getattr(record, "said", False)
         if not said or (self._quiet and record.levelno < logging.ERROR):
-            say(self._redactor.text(self.format(record)))
+            say_whole(self._redactor.text(self.format(record)))
 
 
 def told_of(settings: Settings) -> str:

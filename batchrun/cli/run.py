@@ -15,7 +15,7 @@ import click
 from batchrun.adapters.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.home import located
 from batchrun.cli import logs
-from batchrun.cli.console import OutputLostError, exit_codes, put_json, say
+from batchrun.cli.console import OutputLostError, exit_codes, put_json, say, say_whole
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import unblocked
@@ -217,7 +217,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
-        observers = [stack.enter_context(progress_on(say))] if progress else []
+        observers = [stack.enter_context(progress_on(say_whole))] if progress else []
         observers += logs.observers()
         result = assemble.run(
             settings,

@@ -265,10 +265,7 @@ class Report:
 
     def _notes(self) -> Iterator[str]:
         if self._told is not None:
-            yield (
-                "the figures are extrapolated from the answers of the pilot, with "
-                f"{LEVEL:.0%} confidence"
-            )
+            yield f"with {LEVEL:.0%} confidence, extrapolated from the answers of the pilot"
         else:
             yield from self._assumptions()
         yield from self._found.notices

@@ -19,14 +19,16 @@ WIDE = 60
 class Comparison:
     """The report of several models over the same rows, each with its own estimate."""
 
-    def __init__(self, reports: Mapping[str, Report], rows: int) -> None:
+    def __init__(self, reports: Mapping[str, Report], rows: int, bad: int) -> None:
         self._reports = reports
         self._rows = rows
+        self._bad = bad
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
             "rows": self._rows,
+            "bad": self._bad,
             "models": {name: each.compared(name) for name, each in self._reports.items()},
             "notes": list(
                 dict.fromkeys(n for r in self._reports.values() for n in r.as_dict()["notes"])
@@ -35,7 +37,8 @@ class Comparison:
 
     def lines(self, width: int) -> Iterator[str]:
         """The table, the unit prices, and what the figures rest on, in so many columns."""
-        yield from said("rows", f"{self._rows:,}", width)
+        bad = f" ({self._bad:,} bad: see `batchrun validate`)" if self._bad else ""
+        yield from said("rows", f"{self._rows:,}{bad}", width)
         yield ""
         heads = ["cost", "low", "high", "batch"] if width >= WIDE else ["cost", "batch"]
         lines: list[tuple[str, ...]] = [(*heads, "model")]

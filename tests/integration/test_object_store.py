@@ -135,7 +135,7 @@ def test_a_glob_over_objects(run, cli, store, chat, published):
     [
         ("none.jsonl", "none.jsonl: No such file"),
         ("none/*.jsonl", "none/.*: no file matches"),
-        ("odd", "odd: the directory holds 1 files, none of a known suffix"),
+        ("odd", "odd: the directory holds 1 file, none of a known suffix"),
         ("odd/x.txt", "odd/x.txt: .txt is not a format"),
     ],
 )
