@@ -19,6 +19,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from batchrun.adapters import arrow
 from batchrun.adapters.journal import Journal
 from batchrun.adapters.old_part import damaged
 from batchrun.adapters.parts import Parts
@@ -37,16 +38,23 @@ class Looked:
     outdated: list[int] = field(default_factory=list)
 
 
+COLUMNS = "columns"
+"""The key of the state file for the columns that all parts have beside those of version 0.1; not
+there: some parts may lack some of them.
+"""
+
+
 def look_at_parts(parts: Parts, journal: Journal) -> Looked:
     """Look at every published part. Raises ``DamagedError`` naming the first one that is missing
     or not what was published.
     """
+    current = journal.states.get(COLUMNS) == sorted(arrow.ADDED_LATER)
     published = list(journal.states.published())
     names = [name for one in published for name in parts.pair(one.state.shard)]
     there = parts.store.marks(names)
     looked = Looked()
     for one in published:
-        _look_at_shard(parts, journal, one, there, looked)
+        _look_at_shard(parts, journal, one, there, looked, current=current)
     known = {one.state.shard for one in published} | journal.logs.keys()
     for kind in KINDS:
         for name in part_names(parts.store, kind):
@@ -56,7 +64,13 @@ def look_at_parts(parts: Parts, journal: Journal) -> Looked:
 
 
 def _look_at_shard(
-    parts: Parts, journal: Journal, one: Published, there: dict[str, FileMark], looked: Looked
+    parts: Parts,
+    journal: Journal,
+    one: Published,
+    there: dict[str, FileMark],
+    looked: Looked,
+    *,
+    current: bool,
 ) -> None:
     shard, pair = one.state.shard, parts.pair(one.state.shard)
     for name in pair:
@@ -69,6 +83,7 @@ def _look_at_shard(
     for name, digest, recorded, rows in _claims(parts, one):
         now = there[name]
         if recorded is not None and recorded.fits(now):
+            outdated = outdated or (not (current or logged) and parts.footer(name).lacks_columns)
             continue
         if recorded is None or logged:
             footer = parts.footer(name)
@@ -85,8 +100,8 @@ def _look_at_shard(
     if unknown and not logged:
         results, attempts = (there[name] for name in pair)
         looked.unmarked.append(replace(one, results_mark=results, attempts_mark=attempts))
-        if outdated:
-            looked.outdated.append(shard)
+    if outdated and not logged:
+        looked.outdated.append(shard)
 
 
 def _claims(parts: Parts, one: Published) -> Iterator[tuple[str, str, FileMark | None, int]]:
