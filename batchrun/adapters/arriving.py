@@ -10,7 +10,7 @@ from collections.abc import Callable
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from batchrun.adapters.exchange import Head
+from batchrun.adapters.exchange import Head, arrived_whole
 from batchrun.adapters.tap import DONE_GRACE_S, Large, Tap
 from batchrun.core import reply as reading
 from batchrun.core import sse
@@ -87,9 +87,10 @@ class Arriving:
             finally:
                 tap.close()
             return self._finished()
+        whole = arrived_whole(content)
+        if whole is not None and whole[:1] == b"{" and len(whole) <= self._bytes_max:
+            return self._settled(whole)  # nearly every reply arrives like this
         piece = await content.readany()
-        if piece[:1] == b"{" and len(piece) <= self._bytes_max and content.at_eof():
-            return self._settled(piece)  # nearly every reply arrives like this, in one piece
         if piece[:1] == b"{" or not 200 <= head.status < 300:
             self._plain = True
         else:

@@ -178,8 +178,9 @@ class Filling:
     ) -> pa.Table:
         """A piece of the results, old rows and new ones; ``ledgered`` is the ledger of both."""
         rows = [outcome.row for outcome in outcomes]
-        if large_answers.is_large(outcomes, records.taken_bytes):
-            outcomes = large_answers.shelved(self._store, outcomes)
+        lean = large_answers.shelved(self._store, outcomes)
+        if lean is not None:
+            outcomes = lean
             self._names_files = True
         fixed = arrow.result_columns(outcomes)
         if len(fixed) + len(self._shape.carried) > len(self._shape.results):

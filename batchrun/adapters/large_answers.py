@@ -17,31 +17,46 @@ import pyarrow as pa
 from batchrun.adapters import arrow
 from batchrun.adapters.store import RESPONSES, Store, StoreReader
 from batchrun.errors import DamagedError
-from batchrun.records import Completion, Media, Outcome
+from batchrun.records import Media, Outcome
 
 COLUMN_BYTES_MAX = 2**20
 """What is longer goes into a file."""
+_SURELY_SMALL = COLUMN_BYTES_MAX // 4
+"""Characters of a text that cannot be longer in UTF-8."""
 _NAMED = '{"file": "' + RESPONSES + "/"
 _REFERENCE = re.compile(re.escape(_NAMED) + r'([0-9a-f]{64})"\}')
 
 
-def shelved(store: Store, outcomes: Sequence[Outcome]) -> list[Outcome]:
+def shelved(store: Store, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
     """Outcomes whose columns hold no more than ``COLUMN_BYTES_MAX``: what was larger is in files,
-    durable when this returns. Raises ``OSError`` or ``StorageError``.
+    durable when this returns. None where nothing is larger. Raises ``OSError`` or
+    ``StorageError``.
     """
-    return [_shelved(store, outcome) for outcome in outcomes]
+    candidates = [
+        place
+        for place, (_, _, completion, _, _, _, _, response, _) in enumerate(outcomes)
+        if (response is not None and len(response) > _SURELY_SMALL)
+        or (completion is not None and completion.media)
+    ]
+    lean = {}
+    for place in candidates:
+        found = _shelved(store, outcomes[place])
+        if found is not outcomes[place]:
+            lean[place] = found
+    return [lean.get(place, o) for place, o in enumerate(outcomes)] if lean else None
 
 
 def _shelved(store: Store, outcome: Outcome) -> Outcome:
     response, completion = outcome.response, outcome.completion
-    if response is not None and len(response) * 4 > COLUMN_BYTES_MAX:
+    if response is not None and len(response) > _SURELY_SMALL:
         content = response.encode("utf-8", "replace")
         if len(content) > COLUMN_BYTES_MAX:
             named = json.dumps({"file": _put(store, content)})
             outcome = outcome._replace(response=named)
     if completion is not None and completion.media:
         media = tuple(_lean(store, medium) for medium in completion.media)
-        outcome = outcome._replace(completion=completion._replace(media=media))
+        if media != completion.media:
+            outcome = outcome._replace(completion=completion._replace(media=media))
     return outcome
 
 
@@ -59,16 +74,6 @@ def _put(store: Store, content: bytes) -> str:
             draft.write(content)
             store.publish([draft])
     return name
-
-
-def is_large(outcomes: Sequence[Outcome], size_bytes: int) -> bool:
-    """Whether any of these, which take so many bytes together, may be too large for its column."""
-    return size_bytes > COLUMN_BYTES_MAX or any(_has_large_media(o.completion) for o in outcomes)
-
-
-def _has_large_media(completion: Completion | None) -> bool:
-    media = None if completion is None else completion.media
-    return any(len(each.data or b"") > COLUMN_BYTES_MAX for each in media or ())
 
 
 def reference(response: str | None) -> str | None:

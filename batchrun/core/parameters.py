@@ -153,13 +153,10 @@ def laid_over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     of a parameter keeps both.
     """
     body = {**defaults, **given}
-    if _ATTENDED.keys().isdisjoint(body):
-        return body
     for name, value in body.items():
-        others = _ATTENDED.get(name)
-        if others is not None and (
+        if name in _ATTENDED and (
             (value.__class__ not in _WHOLE and _holds_float(value))
-            or (others and not others.isdisjoint(body))
+            or not _ATTENDED[name].isdisjoint(body)
         ):
             given = with_integers(given)
             return {**with_integers(without_synonyms(defaults, given)), **given}

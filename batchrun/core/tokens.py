@@ -31,8 +31,8 @@ hundred to some thousand tokens, where its bytes would count as a million.
 def stated_limit(body: dict[str, Any]) -> int | None:
     """The completion tokens that the body itself allows for each choice."""
     for name in LIMITS:
-        limit = body.get(name)
-        if isinstance(limit, int):
+        if name in body and isinstance(body[name], int):
+            limit: int = body[name]
             return limit if limit > 0 else None
     return None
 

@@ -187,6 +187,8 @@ class AttemptLoop:
             self._tally.spend(attempt.cost_pd, kept=verdict.action is _DONE)
         reply = exchange if isinstance(exchange, Reply) else exchange.partial
         lane.gate.heard(reply, sent_at_s=sent_at_s)
+        if verdict.action is _DONE:
+            return self._done(lane, run, attempt, verdict, reply)
         return self._act(lane, run, attempt, verdict, reply, sent_at_s)
 
     def _sending(self, lane: Lane, run: RowRun) -> int:
@@ -289,11 +291,9 @@ class AttemptLoop:
         reply: Reply | None,
         sent_at_s: float,
     ) -> Outcome:
-        """Do what the verdict says."""
+        """Do what the verdict says about an exchange that gave no answer."""
         at_gate = False
         match verdict.action:
-            case Action.DONE:
-                return self._done(lane, run, attempt, verdict, reply)
             case Action.FAIL:
                 lane.refused_from_s = None
                 return self._failed(lane, run, attempt, verdict, reply)

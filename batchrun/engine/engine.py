@@ -325,7 +325,10 @@ class Engine:
         opened.request = opened.run = opened.task = None
         opened.size_bytes += self._room.answered(outcome.response)
         kept = opened.shard.known.kept
-        entry = taken(outcome, kept) if kept else outcome
+        if not kept:
+            self._journal.post(outcome, self._durable)
+            return
+        entry = taken(outcome, kept)
         if entry is not outcome:
             self._tally.set_aside(outcome)
         if entry is None:
