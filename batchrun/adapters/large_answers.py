@@ -34,7 +34,7 @@ def shelved(store: Store, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
     """
     candidates = [
         place
-        for place, (_, _, completion, _, _, _, _, response, _) in enumerate(outcomes)
+        for place, (_, _, completion, _, _, _, _, response, _, _) in enumerate(outcomes)
         if (response is not None and len(response) > _SURELY_SMALL)
         or (completion is not None and completion.media)
     ]
