@@ -26,7 +26,7 @@ from batchrun.records import Attempt, Block, Known, Outcome, Request, Row, Span
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
-REUSED_OPEN_MAX = 256
+REUSED_OPEN_MAX = 128
 BEHIND_BYTES_MAX = 2**20
 BEHIND_POLL_S = 0.005
 """Reused answers wait while more of them wait for the disk, or so much is on its way into drafts.
