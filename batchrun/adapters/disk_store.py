@@ -77,7 +77,7 @@ class DiskStore:
 
     def peek(self, name: str) -> pa.NativeFile:
         """See ``store.StoreReader``."""
-        return pa.OSFile(str(self.folder / name))
+        return pa.OSFile(os.fsencode(self.folder / name))  # a name need not be UTF-8
 
     def prepare(self) -> None:
         """See ``store.Store``."""

@@ -178,7 +178,7 @@ class Report:
             takes = verb(found.reused, "takes", "take")
             text = f"{counted(found.reused, 'row')} {takes} the answer of another run, "
             sent = found.rows - found.bad - found.reused
-            yield from said("reused", f"{text}{sent:,} to be sent", width)
+            yield from said("reused", f"{text}{sent:,} {verb(sent, 'is', 'are')} to be sent", width)
         if not self._sums.rows:
             yield from said("", "there is nothing to send", width)
             return

@@ -271,6 +271,7 @@ ODD_PART = st.fixed_dictionaries(
 @example({"text": "a", "b": 1}, "null")
 @example([[[[]]]], 2**70)
 @example([], float("inf"))
+@example([float("inf")], None)
 def test_any_content_streamed_is_the_plain_one(content, reason):
     """JSON as content, and anything as finish reason, has the columns that it has when plain."""
     delta = {"index": 0, "delta": {"content": content}, "finish_reason": reason}

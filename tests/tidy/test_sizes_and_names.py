@@ -9,7 +9,10 @@ FUNCTION_LINES_MAX = 80
 
 # Where splitting would send the reader back and forth: the name, and the reason in a few words.
 LONG_MODULES: dict[str, str] = {
+    "batchrun.adapters.comparing": "what changed since the last session, and what can be done",
     "batchrun.adapters.reuse_source": "one directory: what it is, its index, its answers by place",
+    "batchrun.adapters.sources.opening": "an input from its names to its rows",
+    "batchrun.adapters.sources.parquet": "one format, its files and its rows",
     "batchrun.adapters.rundir": "opening a directory, whose steps depend on their order",
     "batchrun.assemble": "one session's wiring, the only place that names concrete adapters",
     "batchrun.core.rules": "one table; its order is what decides",

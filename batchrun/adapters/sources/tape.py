@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -39,6 +40,8 @@ class Tape:
         self._pieces = pieces
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the tape
         weakref.finalize(self, self._file.close)
+        self._place = threading.Lock()
+        """Of the file's one position: rows may be counted while they are read."""
         self._index: list[tuple[int, int]] = []
         self._kept = 0  # rows in the file
         self.rows = 0
@@ -73,11 +76,12 @@ class Tape:
 
     def _keep(self, start: int, rows: int, data: bytes) -> None:
         try:
-            place = self._file.seek(0, 2)
-            if not self._index or start >= self._index[-1][0] + INDEX_ROWS:
-                self._index.append((start, place))
-            self._file.write(_HEAD.pack(len(data), rows))
-            self._file.write(data)
+            with self._place:
+                place = self._file.seek(0, 2)
+                if not self._index or start >= self._index[-1][0] + INDEX_ROWS:
+                    self._index.append((start, place))
+                self._file.write(_HEAD.pack(len(data), rows))
+                self._file.write(data)
         except OSError as error:
             message = (
                 f"cannot keep the input's first rows in {tempfile.gettempdir()}: "
@@ -91,9 +95,13 @@ class Tape:
         at = max(place for place, (row, _) in enumerate(self._index) if row <= first)
         row, place = self._index[at]
         while row < self._kept:
-            self._file.seek(place)
-            size, rows = _HEAD.unpack(self._file.read(_HEAD.size))
+            data = b""
+            with self._place:
+                self._file.seek(place)
+                size, rows = _HEAD.unpack(self._file.read(_HEAD.size))
+                if row + rows > first:
+                    data = self._file.read(size)
             if row + rows > first:
-                yield Piece(row, rows, self._file.read(size))
+                yield Piece(row, rows, data)
             row += rows
             place += _HEAD.size + size
