@@ -340,6 +340,7 @@ VALIDATE = {
     "attachments": (
         "The images, sounds and files in these requests: `row`, `kind` (the media type), `bytes`."
     ),
+    "notices": "How files are read where that is not the usual: delimiter, encoding, names given.",
     "warnings": (
         "What makes no row bad: repeated ids, identical requests, rows of different kinds."
     ),

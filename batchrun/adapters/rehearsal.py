@@ -23,7 +23,7 @@ from batchrun.adapters.part_check import look_at_parts
 from batchrun.adapters.parts import Ending, Parts
 from batchrun.adapters.rundir import refuse_unknown_parts
 from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Input, Reader, Splitter
+from batchrun.adapters.sources.opening import Carry, Input, Reader, Splitter
 from batchrun.core import shaping
 from batchrun.core.body import as_begun
 from batchrun.core.settings import Settings
@@ -36,12 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """A run as it would begin or go on: its input and reader, how its requests are made, and
-    whether a row is done and would not be sent. ``resumed`` says that the directory was begun.
+    """A run as it would begin or go on: its input and reader, the columns that are carried, how its
+    requests are made, and whether a row is done and would not be sent. ``resumed`` says that the
+    directory was begun.
     """
 
     given: Input
     reader: Reader
+    carry: Carry
     build: Build
     is_done: Callable[[Row], bool]
     resumed: bool
@@ -80,11 +82,11 @@ def rehearsed(
             if settings.sample is not None:
                 given = given.sampled(settings.sample, settings.sample_seed)
             given = replace(given, splitter=splitting(given.splitter))
-            reader = given.reader(
-                given.carry(settings.carry, settings.shard_rows), settings.shard_rows
-            )
+            given.require_model(settings)
+            carry = given.carry(settings.carry, settings.shard_rows)
+            reader = given.reader(carry, settings.shard_rows)
             _release(given)
-            yield Rehearsal(given, reader, build, lambda _: False, resumed=False)
+            yield Rehearsal(given, reader, carry, build, lambda _: False, resumed=False)
             return
         recorded = journal.states.get("sample")
         if isinstance(recorded, bytes):
@@ -98,7 +100,7 @@ def rehearsed(
         reader = given.reader(compared.carry, settings.shard_rows)
         _release(given)
         done = _Done(parts, journal, changes, build, settings.shard_rows)
-        yield Rehearsal(given, reader, build, done, resumed=True)
+        yield Rehearsal(given, reader, compared.carry, build, done, resumed=True)
 
 
 def _release(given: Input) -> None:

@@ -127,6 +127,8 @@ def look(
         estimating,
     ):
         build = _bounded(run, priced)
+        checked.sent, checked.carried = run.carry.sent, run.carry.names
+        checked.model, checked.notices = settings.one_model, list(run.given.notices)
         with validate.Checking(
             checked, settings, run.given, run.reader, build, show=SHOWN
         ) as checking:

@@ -116,6 +116,8 @@ class Report:
     shortest: Measured | None = None
     longest: Measured | None = None
     kinds: Counter[str] = field(default_factory=Counter)
+    notices: list[str] = field(default_factory=list)
+    """What the input is read as, where that is not the usual."""
     remarks: list[str] = field(default_factory=list)
     sent: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
@@ -200,6 +202,7 @@ class Report:
                 for shown in self.shown
                 for kind, size in shown.attachments
             ],
+            "notices": self.notices,
             "warnings": self.warnings(),
         }
 
@@ -221,6 +224,7 @@ class Report:
             return
         told = notice(self.sent, self.carried, self.model)
         yield safe(told[0].upper() + told[1:])
+        yield from map(safe, self.notices)
         for warning in self.warnings():
             yield f"warning: {warning}"
         yield from self.sizes()
@@ -264,7 +268,7 @@ def check(
         for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
             for row in block.rows:
                 checking.add(row)
-    report.remarks = [*given.notices, *reader.remarks()]
+    report.notices, report.remarks = list(given.notices), list(reader.remarks())
     return report
 
 
