@@ -29,6 +29,8 @@ from batchrun.records import (
 _UNREAD = frozenset("custom_id error_class error_code error_message cost_usd attempts".split())
 COLUMNS = tuple(name for name in arrow.RESULT_NAMES if name not in _UNREAD)
 """What of a row is read: the rest is the new row's own, or nothing."""
+_LONG = ("response", "content")
+_TOGETHER = (*((name,) for name in _LONG), tuple(name for name in COLUMNS if name not in _LONG))
 _NUMBERS: Mapping[pa.DataType, Literal["q", "d", "i", "h"]] = {
     pa.timestamp("us", tz="UTC"): "q",
     pa.timestamp("ms", tz="UTC"): "q",
@@ -42,9 +44,17 @@ _BY_INDEX = itemgetter(Choice._fields.index("index"))
 _new = tuple.__new__  # half the time of a named tuple's own ways
 
 
-def rows(results: pa.Table) -> list[Sequence[Any]]:
-    """The rows of ``results``, for ``answers``."""
-    return list(zip(*(_values(results, name) for name in COLUMNS), strict=True))
+def rows(read: Callable[[Sequence[str]], pa.Table]) -> list[Sequence[Any]]:
+    """The rows of results, for ``answers``. ``read`` gives some of their columns: the longest come
+    by themselves, so that one is not in memory twice while the next one is read.
+    """
+    found: dict[str, Sequence[Any]] = {}
+    for names in _TOGETHER:
+        results = read(names)
+        for name in names:
+            found[name] = _values(results, name)
+        del results
+    return list(zip(*(found[name] for name in COLUMNS), strict=True))
 
 
 def answers(
@@ -160,14 +170,15 @@ def _plain(array: pa.Array) -> list[Any]:
     ends = memoryview(offsets).cast("B").cast("i")[array.offset : array.offset + len(array) + 1]
     ends_list = ends.tolist()
     start = ends_list[0]
-    whole = b"" if data is None else bytes(memoryview(data)[start : ends_list[-1]])
-    if whole.isascii():
-        text = whole.decode("ascii")
-        return [text[a - start : b - start] for a, b in itertools.pairwise(ends_list)]
-    return [
-        whole[a - start : b - start].decode("utf-8", "replace")
-        for a, b in itertools.pairwise(ends_list)
-    ]
+    whole = memoryview(b"" if data is None else data)[start : ends_list[-1]]
+    try:
+        text = str(whole, "ascii")
+    except UnicodeDecodeError:
+        return [
+            str(whole[a - start : b - start], "utf-8", "replace")
+            for a, b in itertools.pairwise(ends_list)
+        ]
+    return [text[a - start : b - start] for a, b in itertools.pairwise(ends_list)]
 
 
 def _calls(calls: list[dict[str, Any]] | None) -> tuple[ToolCall, ...] | None:

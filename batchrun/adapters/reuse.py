@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow as pa
-
 from batchrun.adapters import arrow, disk, restarting
 from batchrun.adapters.restarting import Named
 from batchrun.adapters.reuse_source import Source
@@ -30,15 +28,6 @@ from batchrun.errors import UsageError
 from batchrun.records import Outcome, Request
 
 FOLDER = "reuse"
-
-
-def keep_nothing() -> None:
-    """Have Arrow's pool give back at once what was freed: reading and writing results side by side,
-    what each keeps for its next piece adds up (157 to 149 MB, for 5 µs a row). For processes of our
-    own. Having glibc do the same would save 4 MB more and cost 7 µs.
-    """
-    with contextlib.suppress(NotImplementedError):
-        pa.jemalloc_set_decay_ms(0)
 
 
 class Reuse:

@@ -66,6 +66,10 @@ class Part:
             raise self._gone("it is not what it was")
         return group, row - (self._ends[group - 1] if group else 0)
 
+    def size_bytes(self, group: int) -> int:
+        """What a row group takes in memory, by the file's own account."""
+        return int(self._file.metadata.row_group(group).total_byte_size)
+
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of a row group, those of them that there are."""
         names = [name for name in columns if name in self._names]

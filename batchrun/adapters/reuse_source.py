@@ -370,11 +370,11 @@ class Source:
         if held is not None:
             self._held.move_to_end(key)
             return held[0]
-        table = self._part(name).read(group, read_back.COLUMNS)
-        size = table.nbytes
+        part = self._part(name)
+        size = part.size_bytes(group)
         while self._held and self._held_bytes + size > CACHE_BYTES_MAX:
             self._held_bytes -= self._held.popitem(last=False)[1][1]
-        rows = read_back.rows(table)
+        rows = read_back.rows(lambda columns: part.read(group, columns))
         self._decoded += 1
         self._held[key] = (rows, size)
         self._held_bytes += size

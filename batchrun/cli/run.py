@@ -210,10 +210,6 @@ def _run(
     from batchrun.views import ending
 
     make_lean()
-    if settings.reuse:
-        from batchrun.adapters import reuse
-
-        reuse.keep_nothing()
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
