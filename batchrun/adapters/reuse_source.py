@@ -19,6 +19,7 @@ import os
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -263,7 +264,7 @@ class Source:
         """Write down the answers of a part one by one, and enter where they are."""
         part = self._part(name)
         for group in range(part.groups):
-            rows = read_back.rows(part.read(group, read_back.COLUMNS))
+            rows = read_back.rows(partial(part.read, group))
             found = [
                 outcome
                 for outcome in read_back.answers(rows, self.run, self._content)
@@ -374,7 +375,7 @@ class Source:
         size = part.size_bytes(group)
         while self._held and self._held_bytes + size > CACHE_BYTES_MAX:
             self._held_bytes -= self._held.popitem(last=False)[1][1]
-        rows = read_back.rows(lambda columns: part.read(group, columns))
+        rows = read_back.rows(partial(part.read, group))
         self._decoded += 1
         self._held[key] = (rows, size)
         self._held_bytes += size
