@@ -214,7 +214,8 @@ def test_killed_in_the_middle_of_streams(cli, simulator, jsonl, published, until
     table = published(cli.folder / "run")
     assert table["row"].to_pylist() == list(range(40))
     assert table["ttft_s"].null_count == 0
-    assert cli.verified("run")["attempts"] == endpoint.stats()["requests_total"]
+    # A request is noted before it goes out: the kill may come in between.
+    assert 0 <= cli.verified("run")["attempts"] - endpoint.stats()["requests_total"] <= 4
 
 
 def test_interrupted_in_the_middle_of_streams(cli, simulator, jsonl, published, summary, until):
