@@ -42,13 +42,15 @@ COLUMNS = "columns"
 """The key of the state file for the columns that all parts have beside those of version 0.1; not
 there: some parts may lack some of them.
 """
+CURRENT = sorted(arrow.ADDED_LATER)
+"""What it holds where no part lacks any."""
 
 
 def look_at_parts(parts: Parts, journal: Journal) -> Looked:
     """Look at every published part. Raises ``DamagedError`` naming the first one that is missing
     or not what was published.
     """
-    current = journal.states.get(COLUMNS) == sorted(arrow.ADDED_LATER)
+    current = journal.states.get(COLUMNS) == CURRENT
     published = list(journal.states.published())
     names = [name for one in published for name in parts.pair(one.state.shard)]
     there = parts.store.marks(names)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from batchrun.adapters import disk, files, recorded
 
 KEY = "restart"
-"""The key of the state file that tells of the restart a run began with."""
+"""The key of the state file for the restart that a run began with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ def goes_on(checkpoint: Path, summary: object, intent: Intent) -> bool:
 
 
 def is_complete(summary: object) -> bool:
-    """Whether a summary tells of a run whose rows are all done; those behind a ``--limit`` are
-    not.
+    """Whether a summary is that of a run whose rows are all done, those behind a ``--limit``
+    included.
     """
     told = summary if isinstance(summary, Mapping) else {}
     rows, settings = told.get("rows"), told.get("settings")

@@ -24,7 +24,7 @@ from batchrun.adapters.flight import FlightLog
 from batchrun.adapters.interrupted import recover_flights
 from batchrun.adapters.journal import STATES, Journal
 from batchrun.adapters.lock import Lock
-from batchrun.adapters.part_check import COLUMNS, Looked, look_at_parts
+from batchrun.adapters.part_check import COLUMNS, CURRENT, Looked, look_at_parts
 from batchrun.adapters.parts import Parts, publish, write_usage
 from batchrun.adapters.rebuild import Rebuilding
 from batchrun.adapters.repair import Repair
@@ -247,8 +247,8 @@ def _bring_up(
         parts.require_room(outdated)
         for shard in outdated:
             publish(parts, journal, journal.next_state(shard, complete=False))
-    if not idle and journal.states.get(COLUMNS) != sorted(arrow.ADDED_LATER):
-        journal.states.put(**{COLUMNS: sorted(arrow.ADDED_LATER)})
+    if not idle and journal.states.get(COLUMNS) != CURRENT:
+        journal.states.put(**{COLUMNS: CURRENT})
 
 
 def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
@@ -335,7 +335,7 @@ def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
         input_format=given.kind,
         **{READING: given.reading.public()},
         wording=WORDING,
-        **{COLUMNS: sorted(arrow.ADDED_LATER)},
+        **{COLUMNS: CURRENT},
         run=secrets.token_hex(8),
         sample=given.sample_recorded(),
         input_rows=None if given.picked is None else len(given.picked),

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from batchrun.core.parameters import SENT
-from batchrun.core.setting_table import SECTIONS, TABLE
+from batchrun.core.setting_table import SECTIONS, SHORT, TABLE
 
 SURE_RATIO = 0.8
 """A key of the table that is spelled so much alike is meant, whatever other tables have."""
@@ -17,8 +17,11 @@ def table_meant(name: str) -> str:
     return _elsewhere(name) or _nearest(name, SECTIONS)
 
 
-def key_meant(key: str, known: Sequence[str]) -> str:
+def key_meant(section: str, key: str, known: Sequence[str]) -> str:
     """What to say of a key that its table does not have; ``known`` are those of the table."""
+    if section == "request" and key in SENT:
+        short = next((f", or {setting.flag}" for setting in SHORT if setting.key == key), "")
+        return f": it is a request parameter; write it under `params`{short}"
     if difflib.get_close_matches(key, known, n=1, cutoff=SURE_RATIO):
         return _nearest(key, known)
     return _elsewhere(key) or _nearest(key, known)

@@ -269,8 +269,7 @@ def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
     raw: Raw = {}
     for key, value in content.items():
         if key not in known:
-            hint = short_params.hint(section, key) or key_meant(key, known)
-            message = f"{path}: unknown key {section}.{key}{hint}"
+            message = f"{path}: unknown key {section}.{key}{key_meant(section, key, known)}"
             raise UsageError(message)
         raw[f"{section}.{key}"] = _located(BY_NAME[f"{section}.{key}"], value, folder)
     return raw

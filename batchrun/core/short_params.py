@@ -65,14 +65,6 @@ def number(text: str) -> object:
     return text
 
 
-def hint(section: str, key: str) -> str | None:
-    """What to say of an unknown key of the config file that is a request parameter."""
-    if section != "request" or key not in SENT:
-        return None
-    short = next((f", or {s.flag}" for s in SHORT if s.key == key), "")
-    return f": it is a request parameter; write it under `params`{short}"
-
-
 def keyword_hint(name: str, value: object) -> str | None:
     """What to say of an unknown keyword that is a request parameter."""
     if name not in SENT:

@@ -325,10 +325,7 @@ class Engine:
         opened.request = opened.run = opened.task = None
         opened.size_bytes += self._room.answered(outcome.response)
         kept = opened.shard.known.kept
-        if not kept:
-            self._journal.post(outcome, self._durable)
-            return
-        entry = taken(outcome, kept)
+        entry = taken(outcome, kept) if kept else outcome
         if entry is not outcome:
             self._tally.set_aside(outcome)
         if entry is None:

@@ -3,7 +3,7 @@
 import pytest
 
 from batchrun.core.settings import lay_over, resolve
-from batchrun.core.short_params import hint, keyword_hint, number
+from batchrun.core.short_params import keyword_hint, number
 from batchrun.errors import UsageError
 
 LEAST = {"input.files": ["a.jsonl"], "output.dir": "run"}
@@ -89,8 +89,5 @@ def test_templates_and_spellings():
 
 def test_where_another_parameter_belongs():
     """Keys and keywords that are parameters are sent to their place; others are just unknown."""
-    assert "--temperature" in hint("request", "temperature")
-    assert "`params`" in hint("request", "min_p") and "--" not in hint("request", "min_p")
-    assert hint("output", "temperature") is None and hint("request", "modle") is None
     assert keyword_hint("stop", "x") == "it is a request parameter; write params={'stop': 'x'}"
     assert keyword_hint("modle", 1) is None
