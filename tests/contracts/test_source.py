@@ -20,6 +20,7 @@ from batchrun.adapters.sources import finding, memory, opening, parquet, storage
 from batchrun.adapters.sources import rows as text_rows
 from batchrun.adapters.sources.onepass import OnePassReader
 from batchrun.adapters.sources.readahead import ReadAhead
+from batchrun.adapters.sources.sampling import Sample
 from batchrun.adapters.sources.streams import Pipe
 from batchrun.core import settings as config
 from batchrun.core import shaping
@@ -851,3 +852,24 @@ def test_the_reader_stays_a_few_blocks_ahead(tmp_path):
         return taken
 
     assert asyncio.run(play()) == len(handed) > 100
+
+
+@pytest.mark.parametrize("kind", ["dicts", "arrow"])
+def test_rows_that_come_once_are_not_taken_by_who_counts_them(kind):
+    """A recorded sample is resumed: one thread reads, another asks for the number of rows."""
+    table = pa.table({"ticket": range(5000)})
+    rows = (
+        (row for row in table.to_pylist())
+        if kind == "dicts"
+        else pa.RecordBatchReader.from_batches(table.schema, table.to_batches(50))
+    )
+    chosen = Sample(range(5, 5000, 10))
+    given = memory.find(rows, "auto").with_sample(chosen.as_bytes())
+    schema = pa.schema({"ticket": pa.int64()})
+    reader = given.reader(opening.choose(schema, "all", with_extra=given.has_extra), 8)
+    found, counted = [], []
+    for block in reader.blocks([Span(0, None, Position())], limit=None):
+        counted.append(reader.count(lambda: False))
+        found += [int(reader.where(row)[5:-1]) for row in block.rows]
+    assert found == list(range(5, 5000, 10))
+    assert counted[0] is None and reader.count(lambda: False) == len(chosen)

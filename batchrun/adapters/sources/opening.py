@@ -211,7 +211,11 @@ class Input:
         if self.picked is None:
             return reader
         reader.picked = self.picked
-        return SampledReader(reader, self.picked, replace(self, picked=None))
+        return SampledReader(reader, self.picked, self._count_beside)
+
+    def _count_beside(self, stop: Callable[[], bool]) -> int | None:
+        """The rows of the whole input, counted while another thread reads them."""
+        return replace(self, picked=None).count(stop)
 
     def _reader(self, carry: Carry | None, shard_rows: int) -> PickingReader:
         if self.kind == "parquet":

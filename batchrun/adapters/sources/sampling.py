@@ -22,7 +22,7 @@ from batchrun.errors import StorageError
 from batchrun.records import Block, Position, Row, Span
 
 if TYPE_CHECKING:
-    from batchrun.adapters.sources.opening import Input, Reader
+    from batchrun.adapters.sources.opening import Reader
     from batchrun.adapters.sources.streams import Pipe
 
 _Record = TypeVar("_Record")
@@ -63,6 +63,11 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    @property
+    def end(self) -> int:
+        """The number of the input row behind its last one."""
+        return self._behind(len(self))
 
     def below(self, rows: int) -> int:
         """How many of its rows there are in an input of so many rows."""
@@ -115,11 +120,15 @@ class Sample:
 class SampledReader:
     """``opening.Reader`` over the rows of a sample."""
 
-    def __init__(self, reader: Reader, sample: Sample, whole: Input) -> None:
-        """``reader`` picks the rows itself; ``whole`` is the input without a sample."""
+    def __init__(
+        self, reader: Reader, sample: Sample, count: Callable[[Callable[[], bool]], int | None]
+    ) -> None:
+        """``reader`` picks the rows itself; ``count`` counts those of the whole input, in another
+        thread than the one that reads them.
+        """
         self._reader = reader
         self._sample = sample
-        self._whole = whole
+        self._count = count
 
     def schema(self) -> pa.Schema:
         """See ``opening.Reader``: that of the whole input."""
@@ -149,7 +158,7 @@ class SampledReader:
 
     def count(self, stop: Callable[[], bool]) -> int | None:
         """The number of rows of the sample that the input has: it may have become shorter."""
-        rows = self._whole.count(stop)
+        rows = self._count(stop)
         return None if rows is None else self._sample.below(rows)
 
 
