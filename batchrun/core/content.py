@@ -7,6 +7,7 @@ text of it should stand. A container says nothing by being there: what counts is
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from batchrun.core.storable import json_text
@@ -57,8 +58,8 @@ def said(content: object) -> Said:
     """Content as text. Parts are joined by kind; what is neither text nor a part is kept as its
     JSON text: all of the content where there is nothing else in it.
     """
-    if content is None or isinstance(content, str):
-        return Said(content)
+    if isinstance(content, str) or is_null(content):
+        return Said(content if isinstance(content, str) else None)
     if not isinstance(content, list):
         if not isinstance(content, dict):
             return Said(json_text(content))
@@ -81,7 +82,7 @@ def said(content: object) -> Said:
                 refusals.append(part_text(part.get(_REFUSAL)))
             elif kind not in _NOT_TEXT:
                 texts.append(_text_in(part))
-        elif part not in (None, {}, []):
+        elif part not in ({}, []) and not is_null(part):
             texts.append(json_text(part))
             strange = True
     if strange and not known:
@@ -91,6 +92,11 @@ def said(content: object) -> Said:
         "".join(thoughts) if thoughts else None,
         "".join(refusals) if refusals else None,
     )
+
+
+def is_null(value: object) -> bool:
+    """Whether a value is null, or a number that JSON has not and that is written as null."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def is_part(value: JsonObject) -> bool:
@@ -126,7 +132,7 @@ def part_text(value: object) -> str:
 
 
 def _text_in(part: JsonObject) -> str:
-    found = next((part[key] for key in _TEXTS if part.get(key) is not None), None)
+    found = next((part[key] for key in _TEXTS if not is_null(part.get(key))), None)
     text = part_text(found)
     # JSON where the text of a part should stand is an answer too.
     return text if text or not says(found) else json_text(found)
@@ -134,7 +140,7 @@ def _text_in(part: JsonObject) -> str:
 
 def _thought(part: JsonObject) -> str:
     places = ("thinking", "reasoning", "text", "summary")
-    return part_text(next((part[key] for key in places if part.get(key) is not None), None))
+    return part_text(next((part[key] for key in places if not is_null(part.get(key))), None))
 
 
 def says(value: object, depth: int = DEPTH_MAX) -> bool:
@@ -145,7 +151,7 @@ def says(value: object, depth: int = DEPTH_MAX) -> bool:
         return any(says(item, depth - 1) for key, item in value.items() if key not in _FORMAL)
     if depth > 0 and isinstance(value, list):
         return any(says(item, depth - 1) for item in value)
-    return value is not None and value != ""
+    return not is_null(value) and value != ""
 
 
 def covers(value: object, earlier: object, depth: int = DEPTH_MAX) -> bool:
