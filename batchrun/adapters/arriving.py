@@ -8,21 +8,36 @@ import time
 from collections.abc import Callable
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 
 from batchrun.adapters.exchange import Head, arrived_whole
-from batchrun.adapters.tap import DONE_GRACE_S, Large, Tap
 from batchrun.core import reply as reading
 from batchrun.core import sse
-from batchrun.core.chunked import BULK_BYTES, ChunkedError, Dechunker, chunk_begins
 from batchrun.core.plain_chunk import is_chunks
 from batchrun.core.stream import Stream, fold
 from batchrun.errors import TransportFault
 
+DONE_GRACE_S = 1.0
+"""How long a stream that has announced its end may take to end. A connection that is still open
+then is closed: the answer is whole.
+"""
+LARGE_AT_ONCE = 4
+UNPACKED_BYTES = 2**28
 _BLANK = b" \t\r\n"
 _MESSAGE, _DELTA = b'"message":', b'"delta"'
 _GLANCE_BYTES = 4096
 """Where a body tells whether it is an answer or a piece of one."""
+
+
+class Large:
+    """Lets few replies be large at once: a server that answers everything with bombs would fill
+    the memory with as many replies of the largest size as there are requests in flight.
+
+    A reply is large from ``bytes_min`` on; what stays below may arrive together.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self.bytes_min = max(2**16, UNPACKED_BYTES // concurrency)
+        self.slots = asyncio.Semaphore(LARGE_AT_ONCE)
 
 
 class Arriving:
@@ -42,7 +57,6 @@ class Arriving:
         "_size",
         "_slot",
         "_started_s",
-        "_tap",
         "head",
         "stream",
         "ttft_s",
@@ -61,7 +75,6 @@ class Arriving:
         self._pieces: list[bytes] = []
         self._plain = False
         self._label = sse.EVENT_STREAM
-        self._tap: Tap | None = None
         self.head: Head | None = None
         self.stream: Stream | None = None
         self.ttft_s: float | None = None
@@ -71,22 +84,9 @@ class Arriving:
         """The status, once the head of the reply is there."""
         return self.head.status if self.head is not None else None
 
-    def tap(self, transport: asyncio.Transport, protocol: ResponseHandler) -> None:
-        """Expect a stream: take it straight from the connection."""
-        self._tap = Tap(transport, protocol, self.take_coded, self._large)
-
     async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
         """See ``exchange.BodyReader``. Empty where the body is a stream."""
         self.head = head
-        # The two know each other: parted here, both go as soon as nobody needs them. Left to the
-        # collector of cycles, they cost a tenth of all CPU time.
-        tap, self._tap = self._tap, None
-        if tap is not None and tap.took_over:
-            try:
-                await tap.end()
-            finally:
-                tap.close()
-            return self._finished()
         whole = arrived_whole(content)
         if whole is not None and whole[:1] == b"{" and len(whole) <= self._bytes_max:
             return self._settled(whole)  # nearly every reply arrives like this
@@ -113,41 +113,10 @@ class Arriving:
 
     def close(self) -> None:
         """The reply is read, or given up."""
-        if self._tap is not None:
-            self._tap.close()
         if self._slot:
             self._slot = False
             self._pieces = []
             self._large.slots.release()
-
-    def take_coded(self, dechunker: Dechunker, data: bytes, at: int = 0) -> bool:
-        """The same as ``take``, for bytes in the chunked coding from there on. Raises
-        ``ChunkedError`` too.
-        """
-        size = len(data) - at
-        self._count(size)
-        try:
-            if size > BULK_BYTES and dechunker.at_border:
-                if self.stream is None and not self._pieces and chunk_begins(data, at, b"data:"):
-                    self.stream = Stream()
-                if self.stream is not None:
-                    at = self.stream.feed_coded(data, at)
-            pieces = dechunker.feed(data[at:] if at else data)
-        except ChunkedError as error:
-            self._take_all(error.pieces)
-            raise
-        return self._take_all(pieces)
-
-    def _take_all(self, pieces: list[bytes]) -> bool:
-        at = 0
-        while self.stream is None:
-            if at == len(pieces):
-                return False
-            self._take(pieces[at])
-            at += 1
-        self.stream.feed_all(pieces[at:] if at else pieces)
-        self._look(self.stream)
-        return self.stream.done
 
     def take(self, piece: bytes) -> bool:
         """Take the next bytes of the body; returns whether a stream has announced its end.

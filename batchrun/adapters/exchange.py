@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import aiohttp
@@ -121,14 +121,8 @@ class Poster:
             raise ValueError(message)
         self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
 
-    async def post(
-        self,
-        body: bytes,
-        read: BodyReader,
-        tap: Callable[[asyncio.Transport, ResponseHandler], None] | None = None,
-    ) -> tuple[Head, bytes]:
-        """Send a body and return the response, whatever its status. ``tap`` may stand before the
-        protocol (see ``adapters.tap``).
+    async def post(self, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
+        """Send a body and return the response, whatever its status.
 
         Raises what aiohttp raises; then, and when cancelled, the connection is closed.
         """
@@ -138,8 +132,6 @@ class Poster:
         try:
             protocol.set_response_params(**_READING)
             transport = self._send(protocol.transport, body)
-            if tap is not None:
-                tap(transport, protocol)
             message, content = await protocol.read()
             begun = True
             while 100 <= message.code < 200 and message.code != 101:

@@ -20,13 +20,12 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
-from batchrun.adapters.arriving import Arriving
+from batchrun.adapters.arriving import Arriving, Large
 from batchrun.adapters.connections import Connections
 from batchrun.adapters.deadlines import Deadlines
 from batchrun.adapters.exchange import HEAD_BOUNDS, BodyReader, Head, Poster
 from batchrun.adapters.faults import fault
 from batchrun.adapters.keepalive import ProbedConnector
-from batchrun.adapters.tap import Large
 from batchrun.core.providers import AUTHORIZATION
 from batchrun.core.proxies import proxy_name
 from batchrun.core.redact import Redactor
@@ -203,7 +202,7 @@ class HttpTransport:
             if len(self._posters) > ELSEWHERE_MAX:
                 self._posters = {self._url: self._posters[self._url]}
             poster = self._posters[url] = self._poster(url)
-        return await poster.post(body, arrived.read, arrived.tap if self._stream else None)
+        return await poster.post(body, arrived.read)
 
     async def _post_by_proxy(self, url: str, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
         """The same by the long way: a proxy may want a request line of its own, or a tunnel."""

@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from batchrun.core import chunked, stream_json
-from batchrun.core.chunked import OTHERS_MAX
+from batchrun.core import stream_json
 
 AT_ONCE = 512
 """So many lines are compared together: where few of them are alike, the others were in vain."""
+
+_OTHERS_MAX = 8
+"""A piece of a stream ends with so many chunks of other kinds at most, if all goes as usual."""
 
 _BACKSLASH = 0x5C
 _CONTENT = b'"content":'
@@ -81,13 +83,13 @@ class Shape(NamedTuple):
     before: bytes
     behind: bytes
 
-    def take(self, lines: list[bytes], ending: bytes = b"") -> tuple[int, str]:
-        """How many of the lines, from the first on, have this shape and then the ending, and the
-        text of them all together. 0 where that text cannot be told.
+    def take(self, lines: list[bytes]) -> tuple[int, str]:
+        """How many of the lines, from the first on, have this shape, and the text of them all
+        together. 0 where that text cannot be told.
         """
-        before, behind = self.before, self.behind + ending
+        before, behind = self
         start, stop = len(before), -len(behind)
-        count, least = len(lines), max(0, len(lines) - OTHERS_MAX)
+        count, least = len(lines), max(0, len(lines) - _OTHERS_MAX)
         while count > least:
             line = lines[count - 1]
             if line.startswith(before) and line.endswith(behind):
@@ -103,14 +105,6 @@ class Shape(NamedTuple):
                 texts.append(line[start:stop])
         text = _joined(texts)
         return (0, "") if text is None else (len(texts), text)
-
-    def take_coded(self, data: bytes, at: int, ending: bytes) -> tuple[int, str]:
-        """The same for lines that are chunks of the transfer coding each: where those of this shape
-        end, and their text. None are taken where it cannot be told, as ``chunked.alike`` says.
-        """
-        texts, end = chunked.alike(data, at, self.before, self.behind + ending)
-        text = _joined(texts)
-        return (at, "") if text is None else (end, text)
 
 
 def _joined(texts: list[bytes]) -> str | None:

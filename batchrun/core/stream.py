@@ -16,7 +16,6 @@ from typing import Any
 from batchrun.core import reply as reading
 from batchrun.core import sse, stream_json
 from batchrun.core.choice_deltas import ChoiceDeltas
-from batchrun.core.chunked import chunk_begins, chunk_without
 from batchrun.core.plain_chunk import AT_ONCE, Shape, read_plain, shape_of
 from batchrun.core.storable import json_text
 from batchrun.core.stream_errors import is_error, may_be_error
@@ -54,7 +53,6 @@ class Stream:
         "_repeated",
         "_splitter",
         "_suspect",
-        "_uncoded",
         "_usage",
         "done",
     )
@@ -72,7 +70,7 @@ class Stream:
         self._damaged = False
         self._repeated: Shape | None = None
         self._learned = 0
-        self._named = self._uncoded = False
+        self._named = False
         self.done = False
 
     @property
@@ -105,53 +103,6 @@ class Stream:
             else:
                 self._take(lines[at:end])
             at = end + 1
-
-    def feed_all(self, pieces: list[bytes]) -> None:
-        """Take the next bytes in pieces: quicker than one by one where each is an event."""
-        at, count = 0, len(pieces)
-        idle = self._splitter.idle
-        while at < count and not self.done:
-            shape, piece = self._repeated, pieces[at]
-            if not (idle and piece.endswith(sse.BLANK)):
-                self.feed(piece)
-                idle = self._splitter.idle
-            elif shape is not None and piece.startswith(shape.before):
-                taken, text = shape.take(pieces[at : at + AT_ONCE], sse.BLANK)
-                if taken:
-                    self._take_text(text)
-                    at += taken
-                else:
-                    self._repeated = None
-                continue
-            elif piece.find(b"\n") == len(piece) - 2 and sse.CR not in piece:
-                self._take_line(piece[:-2])
-            else:
-                self.feed(piece)
-                idle = self._splitter.idle
-            at += 1
-
-    def feed_coded(self, data: bytes, at: int) -> int:
-        """Take the events from there on, as long as each is one line and a chunk of the transfer
-        coding; returns where they end. For bytes that begin with a chunk there, all before them
-        being fed. Raises ``ChunkedError``.
-        """
-        if self._uncoded or not self._splitter.idle:
-            return at
-        while not self.done:
-            shape = self._repeated
-            if shape is not None and chunk_begins(data, at, shape.before):
-                end, text = shape.take_coded(data, at, sse.BLANK)
-                if end == at:
-                    self._uncoded = True
-                    break
-                self._take_text(text)
-            else:
-                line, end = chunk_without(data, at, sse.BLANK)
-                if end == at or sse.LF in line or sse.CR in line:
-                    break
-                self._take_line(line)
-            at = end
-        return at
 
     def end(self) -> None:
         """The stream is over: what came after the last blank line is an event too."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 import trustme
 
-from batchrun.adapters import tap
+from batchrun.adapters import arriving
 from batchrun.adapters.clock import new_loop
 from batchrun.adapters.http import HttpTransport
 from batchrun.adapters.tls import context_of
@@ -239,8 +239,8 @@ class TestTls:
         """A large stream that is given up keeps no turn among those that may be large, also where
         TLS stands between.
         """
-        monkeypatch.setattr(tap, "LARGE_AT_ONCE", 1)
-        monkeypatch.setattr(tap, "UNPACKED_BYTES", 0)
+        monkeypatch.setattr(arriving, "LARGE_AT_ONCE", 1)
+        monkeypatch.setattr(arriving, "UNPACKED_BYTES", 0)
         tls = context_of(endpoint(ca_file=ca_file), {})
         reply = _streamed(*["x" * 1000] * 200)
 

@@ -1,4 +1,4 @@
-"""Streams over real sockets: both ways of reading them, every way in which they can end."""
+"""Streams over real sockets: expected or not, and every way in which they can end."""
 
 import asyncio
 import gc
@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import pytest
-from aiohttp.client_proto import ResponseHandler
 
-from batchrun.adapters import arriving, tap
+from batchrun.adapters import arriving
 from batchrun.adapters.http import HttpTransport
 from batchrun.core import reply as reading
 from batchrun.core.redact import REDACTED
@@ -28,7 +27,7 @@ STREAM = "Content-Type: text/event-stream"
 CHUNKED = "Transfer-Encoding: chunked"
 
 
-@pytest.fixture(params=[True, False], ids=["tapped", "by aiohttp"])
+@pytest.fixture(params=[True, False], ids=["asked for", "unasked"])
 def transport_of(request):
     """Makes transports that expect streams, and such that do not."""
 
@@ -329,7 +328,6 @@ def test_a_stream_that_stalls(transport_of, events, whole):
 
 def test_a_stream_that_does_not_end_behind_done(transport_of, monkeypatch):
     """Once the end is announced, a server that keeps the connection open holds nobody up."""
-    monkeypatch.setattr(tap, "DONE_GRACE_S", 0.05)
     monkeypatch.setattr(arriving, "DONE_GRACE_S", 0.05)
     raw = _head(STREAM, CHUNKED) + _chunked(*WHOLE, end=False)
     found, opened = _exchange(transport_of, _sending(raw, then="wait"), times=2, timeout_s=20)
@@ -368,44 +366,6 @@ def test_words_between_two_answers_cost_the_connection(transport_of):
     assert opened == 2
 
 
-class _Wire(asyncio.Transport):
-    """Knows its protocol and nothing else."""
-
-    def get_protocol(self):
-        """See ``asyncio.BaseTransport``."""
-        return self._protocol
-
-    def set_protocol(self, protocol):
-        """See ``asyncio.BaseTransport``."""
-        self._protocol = protocol
-
-
-def test_a_pipe_is_laid_once_and_left_when_closed():
-    """All taps of a connection are on one pipe; one that is closed takes nothing any more."""
-
-    async def play():
-        wire, protocol = _Wire(), ResponseHandler(asyncio.get_running_loop())
-        wire.set_protocol(protocol)
-        protocol.connection_made(wire)
-        protocol.set_response_params(read_until_eof=True)
-        taken = []
-
-        def take(dechunker, data, at):
-            taken.append(b"".join(dechunker.feed(data[at:])))
-            return False
-
-        for _ in range(3):
-            one = tap.Tap(wire, protocol, take, tap.Large(1))
-            pipe = wire.get_protocol()
-            assert (pipe.protocol, pipe.tap) == (protocol, one)
-        pipe.data_received(_head(STREAM, CHUNKED) + _chunked(b"abc", end=False))
-        one.close()
-        pipe.data_received(_chunked(b"def", end=False))
-        assert (taken, pipe.tap) == ([b"abc"], None)
-
-    asyncio.run(play())
-
-
 def test_a_read_that_looks_like_the_last(transport_of):
     """Bytes that end as a body does, in the middle of one, are taken once."""
     remark = b": 10\r\n\r\n"
@@ -421,8 +381,8 @@ def test_a_read_that_looks_like_the_last(transport_of):
 
 def test_what_comes_for_somebody_who_left(transport_of, monkeypatch):
     """A large stream that is given up leaves no turn taken among those that may be large."""
-    monkeypatch.setattr(tap, "LARGE_AT_ONCE", 1)
-    monkeypatch.setattr(tap, "UNPACKED_BYTES", 0)
+    monkeypatch.setattr(arriving, "LARGE_AT_ONCE", 1)
+    monkeypatch.setattr(arriving, "UNPACKED_BYTES", 0)
     begun = []
 
     async def behave(_, writer):
@@ -492,8 +452,8 @@ def test_too_large_a_stream(transport_of, finished):
 @pytest.mark.parametrize("kind", ["stream", "plain"])
 def test_few_replies_are_large_at_once(transport_of, monkeypatch, kind):
     """With room for one large reply, others wait for it or are given up, and all come whole."""
-    monkeypatch.setattr(tap, "LARGE_AT_ONCE", 1)
-    monkeypatch.setattr(tap, "UNPACKED_BYTES", 0)
+    monkeypatch.setattr(arriving, "LARGE_AT_ONCE", 1)
+    monkeypatch.setattr(arriving, "UNPACKED_BYTES", 0)
     text = "x" * 150_000
     plain = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
     events = [OPEN, _event({"content": text}), STOP, DONE]

@@ -156,16 +156,6 @@ def check_stream(stored, raw, cuts, label):
     stored(judge(reply, Circumstances({}, True, WALL_S, 600.0)), reply)
 
 
-def check_chunks(_stored, *arguments):
-    """Any bytes are a chunked body or a broken one, wherever they are cut."""
-    _property("test_a_chunked_body_cut_anywhere")(*arguments)
-
-
-def check_coded(_stored, *arguments):
-    """Events in the chunked coding are the stream that they are without it."""
-    _property("test_a_coded_stream_is_the_stream_in_it")(*arguments)
-
-
 STREAM_BYTES = STREAMS["BYTES"] | st.builds(_broken, STREAMS["BYTES"], st.lists(EDIT, max_size=3))
 LABEL = st.sampled_from(["", "text/event-stream", "application/json", "text/html; charset=x"])
 STATUS = st.sampled_from([200, 200, 200, 400, 403, 404, 429, 500, 503]) | st.integers(100, 999)
@@ -175,16 +165,6 @@ TARGETS = {
     "messages": (check_message, (SAID,)),
     "framings": (check_framing, (st.data(), STREAMS["_streamed"](), STREAMS["CUTS"])),
     "streams": (check_stream, (STREAM_BYTES, STREAMS["CUTS"], LABEL)),
-    "coded streams": (check_coded, STREAMS["CODED"]),
-    "chunked bodies": (
-        check_chunks,
-        (
-            st.lists(st.binary(min_size=1, max_size=9) | st.just(b"data: x\n\n"), max_size=30),
-            st.integers(1, 40),
-            st.binary(max_size=6),
-            STREAMS["CUTS"],
-        ),
-    ),
 }
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from batchrun.adapters.arriving import Arriving
 from batchrun.core import reply as reading
-from batchrun.core.chunked import BULK_BYTES, ChunkedError, Dechunker
 from batchrun.core.stream import Stream, fold
 from batchrun.core.verdict import Circumstances, Verdict, judge
 from batchrun.records import Reply
@@ -304,108 +303,16 @@ def test_any_bytes_end_in_a_verdict(raw, cuts):
     assert isinstance(verdict, Verdict)
     whole = fold(raw)
     assert (whole.problem(), whole.body(), whole.done) == (problem, body, stream.done)
-    by_pieces = Stream()
-    by_pieces.feed_all(_pieces(raw, cuts))
-    by_pieces.end()
-    assert (by_pieces.problem(), by_pieces.body()) == (problem, body)
 
 
 class _Unbounded:
     bytes_min = 2**40
 
 
-PIECE = st.text(max_size=12) | st.sampled_from(
-    ["x" * 90, '"', "\\", '\\"', "\n\r", "é😀", "\ud83d", '"},"', "0\r\n"]
-)
-
-
-CODED = (
-    st.lists(PIECE, min_size=1, max_size=12),
-    st.integers(1, 6),
-    st.sampled_from([b"%x", b"%X", b"0%x", b"%x;a=b"]),
-    st.lists(st.integers(0, 80), max_size=3),
-    st.sampled_from([b"\n\n", b"\r\n\r\n", b"\n"]),
-    st.booleans(),
-    CUTS,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(*CODED)
-def test_a_coded_stream_is_the_stream_in_it(texts, times, size, odd, blank, ascii_only, cuts):
-    """Events that are chunks of the transfer coding each are read as without it: wherever they are
-    cut, however sizes are written, with chunks of two events or half of one among them.
-    """
-    chunks = [
-        {"id": "c", "created": 1, "model": "m", "choices": [{"index": 0, "delta": delta}]}
-        for delta in [
-            {"role": "assistant", "content": ""},
-            *({"content": text} for text in texts * times),
-        ]
-    ]
-    chunks[-1]["choices"][0]["finish_reason"] = "stop"
-    events = [
-        b"data: %b%b" % (json.dumps(c, ensure_ascii=ascii_only).encode(errors="replace"), blank)
-        for c in chunks
-    ]
-    for place in odd:
-        if place % 3 == 2:
-            events.insert(place % (len(events) + 1), b": busy" + blank)
-    raw = b"".join(events)
-    for place in odd:
-        at = place % len(events)
-        if place % 3:
-            events[at : at + 2] = [b"".join(events[at : at + 2])]
-        else:
-            events[at : at + 1] = [events[at][:7], events[at][7:]]
-    wire = b"".join(b"%b\r\n%b\r\n" % (size % len(e), e) for e in events if e) + b"0\r\n\r\n"
-    arriving, dechunker = Arriving(2**30, _Unbounded()), Dechunker()
-    for piece in _pieces(wire, cuts):
-        arriving.take_coded(dechunker, piece)
-    found, expected = arriving.stream, fold(raw)
-    found.end()
-    assert dechunker.ended and not dechunker.surplus
-    assert (found.problem(), found.body()) == (expected.problem(), expected.body())
-
-
 def test_nothing_counts_behind_the_announced_end():
     """Chunks like the last one are not taken any more once the server said that it was done."""
     event = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
-    chunk = b"%x\r\n%b\r\n" % (len(event), event)
-    arriving, dechunker = Arriving(2**30, _Unbounded()), Dechunker()
-    done = arriving.take_coded(dechunker, chunk * 30 + b"e\r\ndata: [DONE]\n\n\r\n")
-    assert done and arriving.take_coded(dechunker, chunk * 30)
+    arriving = Arriving(2**30, _Unbounded())
+    assert arriving.take(event * 30 + b"data: [DONE]\n\n")
+    assert arriving.take(event * 30)
     assert json.loads(arriving.stream.body())["choices"][0]["message"]["content"] == "x" * 30
-
-
-def _one_by_one(data):
-    dechunker = Dechunker()
-    found = b"".join(b"".join(dechunker.feed(data[at : at + 1])) for at in range(len(data)))
-    return found, dechunker.ended, dechunker.surplus
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.binary(min_size=1, max_size=9) | st.just(b"data: x\n\n"), max_size=30),
-    st.integers(1, 40),
-    st.binary(max_size=6),
-    CUTS,
-)
-def test_a_chunked_body_cut_anywhere(texts, times, behind, cuts):
-    """Sizes and data taken in bulk, in pieces and byte by byte are the same, broken or not."""
-    data = b"".join(b"%x\r\n%b\r\n" % (len(text), text) for text in texts * times)
-    if times % 3:
-        data += b"0\r\n\r\n"
-    data += behind
-    if len(data) > 4 * BULK_BYTES:
-        data = data[-4 * BULK_BYTES :] if times % 2 else data[: 4 * BULK_BYTES]
-    try:
-        expected = _one_by_one(data)
-    except ChunkedError:
-        expected = None
-    dechunker = Dechunker()
-    try:
-        found = b"".join(b"".join(dechunker.feed(piece)) for piece in _pieces(data, cuts))
-        assert (found, dechunker.ended, dechunker.surplus) == expected
-    except ChunkedError:
-        assert expected is None

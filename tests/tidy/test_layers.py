@@ -52,7 +52,6 @@ HOMES = [
             "batchrun.adapters.arriving",
             "batchrun.adapters.faults",
             "batchrun.adapters.keepalive",
-            "batchrun.adapters.tap",
             "batchrun.simulator",
         ),
         "One module turns HTTP's exceptions into ours, the next ones know the library's insides.",

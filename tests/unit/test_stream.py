@@ -105,7 +105,8 @@ def test_chunks_that_say_more_than_their_text():
         for split in (True, False):
             stream = Stream()
             given = pieces + behind
-            stream.feed_all(given if split else [b"".join(given)])
+            for piece in given if split else [b"".join(given)]:
+                stream.feed(piece)
             assert json.loads(stream.body())["usage"]["total_tokens"] == total
 
 
@@ -127,7 +128,8 @@ def test_a_backslash_before_the_closing_quote():
             stream.feed(fed)
             assert stream.problem() == "an event of the stream cannot be read"
             stream = Stream()
-            stream.feed_all(torn)
+            for event in torn:
+                stream.feed(event)
             assert stream.problem() == "an event of the stream cannot be read"
 
 
@@ -176,7 +178,8 @@ def test_nothing_counts_behind_done():
     raw = b"".join([_event(_say("a")), _event(_say("b")), DONE, *late])
     for size in (1, 7, len(raw)):
         stream = Stream()
-        stream.feed_all([raw[at : at + size] for at in range(0, len(raw), size)])
+        for at in range(0, len(raw), size):
+            stream.feed(raw[at : at + size])
         stream.end()
         assert stream.problem() is None
         found = reading.completion(reading.parse(stream.body()))
@@ -850,12 +853,10 @@ def test_the_quick_ways_are_taken():
     streams.read_plain = lambda data: decoded.append(data) or original(data)
     try:
         pieces = [_event(value) for value in (ROLE, *map(_say, "abcdefgh"), STOP)]
-        for feed in (lambda s: s.feed(b"".join(pieces)), lambda s: s.feed_all(pieces)):
-            decoded.clear()
-            stream = Stream()
-            feed(stream)
-            assert json.loads(stream.body())["choices"][0]["message"]["content"] == "abcdefgh"
-            assert len(decoded) == 3  # the opening, the first text, the end
+        stream = Stream()
+        stream.feed(b"".join(pieces))
+        assert json.loads(stream.body())["choices"][0]["message"]["content"] == "abcdefgh"
+        assert len(decoded) == 3  # the opening, the first text, the end
     finally:
         streams.read_plain = original
 
