@@ -21,21 +21,21 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 from batchrun import assemble
-from batchrun.adapters.begun import reading_of
-from batchrun.adapters.clock import new_loop
-from batchrun.adapters.configuration import read_config, read_environment, read_schema
-from batchrun.adapters.home import at_home, located
+from batchrun.adapters.environment.clock import new_loop
+from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
-from batchrun.core import settings as config
-from batchrun.core import shaping
-from batchrun.core.changes import Changes, parse_classes
-from batchrun.core.setting_table import BY_NAME, FLAGGED, TABLE
-from batchrun.core.short_params import keyword_hint
+from batchrun.adapters.storage.home import at_home, located
+from batchrun.core.request import shaping
+from batchrun.core.run.changes import Changes, parse_classes
+from batchrun.core.settings import settings as config
+from batchrun.core.settings.setting_table import BY_NAME, FLAGGED, TABLE
+from batchrun.core.settings.short_params import keyword_hint
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import RunStoppedError, UsageError
 from batchrun.report import RowOutcome, Summary
+from batchrun.rundir.begun import reading_of
 from batchrun.standing_in import standing_in
 
 __all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "stream"]

@@ -16,37 +16,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters import free_space, open_files, parts, price_list, rundir
-from batchrun.adapters.access import Access, accesses_to
-from batchrun.adapters.budgets import Budgets
-from batchrun.adapters.charges import ledger_of
-from batchrun.adapters.clock import LoopClock, new_loop
-from batchrun.adapters.comparing import Changes
-from batchrun.adapters.foresight import Priced, require_bounds
-from batchrun.adapters.journal import JournalWriter
-from batchrun.adapters.rundir import RunDirectory
-from batchrun.adapters.signals import on_signals
+from batchrun.adapters.environment import open_files, price_list
+from batchrun.adapters.environment.clock import LoopClock, new_loop
+from batchrun.adapters.environment.signals import on_signals
+from batchrun.adapters.environment.status import StatusFile
+from batchrun.adapters.http.access import Access, accesses_to
+from batchrun.adapters.journal.journal import JournalWriter
+from batchrun.adapters.parts import parts
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
-from batchrun.adapters.spent import Spent, published, spent
-from batchrun.adapters.status import StatusFile
-from batchrun.core import body, summary
-from batchrun.core.bounds import Finished
-from batchrun.core.duplicates import Duplicates
-from batchrun.core.projection import RowCosts
-from batchrun.core.settings import Settings
+from batchrun.core.cost.projection import RowCosts
+from batchrun.core.input.duplicates import Duplicates
+from batchrun.core.request import body
+from batchrun.core.run import summary
+from batchrun.core.settings.bounds import Finished
+from batchrun.core.settings.settings import Settings
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.guards import Stop, StopSwitch
-from batchrun.engine.monitor import Monitor
 from batchrun.engine.noting import noted
+from batchrun.engine.observe.monitor import Monitor
+from batchrun.engine.observe.watching import Watching
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
-from batchrun.engine.watching import Watching
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
 from batchrun.ports import Answers, Journal, Observer, Source
 from batchrun.records import Request, Row
+from batchrun.rundir import free_space, rundir
+from batchrun.rundir.budgets import Budgets
+from batchrun.rundir.charges import ledger_of
+from batchrun.rundir.comparing import Changes
+from batchrun.rundir.foresight import Priced, require_bounds
+from batchrun.rundir.rundir import RunDirectory
+from batchrun.rundir.spent import Spent, published, spent
 from batchrun.wiring import attempts
 
 FLIGHT_SLOTS = 512
@@ -140,7 +143,7 @@ def _opened(
     open_files.require(settings)
     build = body.builder(settings)
     if settings.reuse:
-        from batchrun.adapters import reuse
+        from batchrun.rundir.reuse import reuse
 
         reuse.require(settings, changes)
     given = find() if find else None

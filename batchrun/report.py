@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
-from batchrun.core.addresses import below, is_remote
+from batchrun.core.settings.addresses import below, is_remote
 from batchrun.records import NO_USAGE, Outcome, ToolCall
 
 

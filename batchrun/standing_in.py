@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from batchrun.core.endpoints import Endpoint
-from batchrun.core.providers import SIMULATOR
+from batchrun.core.settings.endpoints import Endpoint
+from batchrun.core.settings.providers import SIMULATOR
 
 
 def standing_in(

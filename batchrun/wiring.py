@@ -7,16 +7,16 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import urlsplit
 
-from batchrun.adapters.access import Access
-from batchrun.core import output
-from batchrun.core.bounds import Finished
-from batchrun.core.drift import Drift
-from batchrun.core.price_book import PriceBook
-from batchrun.core.settings import Settings
+from batchrun.adapters.http.access import Access
+from batchrun.core.cost.price_book import PriceBook
+from batchrun.core.settings.bounds import Finished
+from batchrun.core.settings.settings import Settings
+from batchrun.core.verdict import output
+from batchrun.core.verdict.drift import Drift
 from batchrun.engine.attempt import AttemptLoop
-from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.lane import Way
+from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.policy import Policy
 from batchrun.engine.room import Room
 from batchrun.engine.spending import Spending

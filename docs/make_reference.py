@@ -21,33 +21,27 @@ import click  # noqa: E402 - the checkout's package comes first
 import pyarrow as pa  # noqa: E402
 
 from batchrun import errors  # noqa: E402
-from batchrun.adapters import arrow  # noqa: E402
-from batchrun.adapters.signals import SIGNALS  # noqa: E402
-from batchrun.adapters.sources import finding  # noqa: E402
+from batchrun.adapters.environment.signals import SIGNALS  # noqa: E402
+from batchrun.adapters.parts import arrow  # noqa: E402
+from batchrun.adapters.sources.files import finding  # noqa: E402
 from batchrun.cli.console import BROKEN_PIPE  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
-from batchrun.core import (  # noqa: E402
-    answer,
-    json_schema,
-    outage,
-    parameters,
-    phrases,
-    rules,
-    settings,
-    summary,
-    thinking,
-)
-from batchrun.core.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
-from batchrun.core.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
-from batchrun.core.rules import RULES, Action  # noqa: E402
-from batchrun.core.setting_table import FLAGGED, TABLE  # noqa: E402
-from batchrun.core.totals import Totals  # noqa: E402
-from batchrun.core.vendor_codes import MEANINGS, SAID_BY  # noqa: E402
-from batchrun.engine.monitor import Snapshot  # noqa: E402
+from batchrun.core.reply import answer, phrases, thinking
+from batchrun.core.reply.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
+from batchrun.core.reply.vendor_codes import MEANINGS, SAID_BY  # noqa: E402
+from batchrun.core.run import summary
+from batchrun.core.run.totals import Totals  # noqa: E402
+from batchrun.core.schema import json_schema
+from batchrun.core.settings import parameters, settings
+from batchrun.core.settings.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
+from batchrun.core.settings.setting_table import FLAGGED, TABLE  # noqa: E402
+from batchrun.core.verdict import outage, rules
+from batchrun.core.verdict.rules import RULES, Action  # noqa: E402
+from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import dry_run, estimate, estimate_report, export, validate  # noqa: E402
-from batchrun.views.findings import KINDS as DAMAGES  # noqa: E402
-from batchrun.views.findings import Report  # noqa: E402
+from batchrun.views.verify.findings import KINDS as DAMAGES  # noqa: E402
+from batchrun.views.verify.findings import Report  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 

@@ -1,4 +1,4 @@
-"""Measures how many bytes a token has, by script and vocabulary: writes core/token_table.py.
+"""Measures how many bytes a token has, by script and vocabulary: writes core/estimate/token_table.py.
 
     pip download --no-deps -d texts django==5.2.* wagtail==8.0.*
     pip install splintr-rs
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from splintr import Tokenizer
 
-from batchrun.core.scripts_of_text import CLASSES, byte_counts
+from batchrun.core.estimate.scripts_of_text import CLASSES, byte_counts
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = (

@@ -122,7 +122,7 @@ class Cli:
 
         In this process, which is quicker; the command itself has tests of its own.
         """
-        from batchrun.views import verify
+        from batchrun.views.verify import verify
 
         report = verify.check(str(self.folder / folder))
         assert report.problems == []
@@ -412,9 +412,9 @@ def stored():
     """Puts a verdict through Parquet as the attempt loop would: returns the row that is read back,
     whose texts are those that went in.
     """
-    from batchrun.adapters import arrow
-    from batchrun.core import reply as reading
-    from batchrun.core.headers import request_id
+    from batchrun.adapters.parts import arrow
+    from batchrun.core.reply import reply as reading
+    from batchrun.core.reply.headers import request_id
     from batchrun.records import Attempt, Outcome
 
     def through_parquet(table):
@@ -567,7 +567,7 @@ def impatient_s3(monkeypatch):
     """Makes Arrow's S3 client give up at once, where it tries for six seconds, at an endpoint."""
     from pyarrow import fs
 
-    from batchrun.adapters import filesystems
+    from batchrun.adapters.storage import filesystems
 
     def at(endpoint):
         once = fs.AwsStandardS3RetryStrategy(max_attempts=1)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from batchrun.cli.standard_streams import forsake
-from batchrun.core.legible import json_of
-from batchrun.core.wording import wrapped
+from batchrun.core.text.legible import json_of
+from batchrun.core.text.wording import wrapped
 from batchrun.errors import BatchrunError, StorageError
 from batchrun.views.text import safe
 

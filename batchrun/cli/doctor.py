@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.adapters.configuration import read_environment
+from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import exit_codes, put_json, say, show
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
-from batchrun.core import setting_table
-from batchrun.core.redact import public_url
+from batchrun.core.settings import setting_table
+from batchrun.core.text.redact import public_url
 from batchrun.standing_in import standing_in
 
 if TYPE_CHECKING:
-    from batchrun.core.diagnosis import Check
-    from batchrun.core.endpoints import Endpoint
-    from batchrun.core.settings import Settings
+    from batchrun.core.settings.endpoints import Endpoint
+    from batchrun.core.settings.settings import Settings
+    from batchrun.core.verdict.diagnosis import Check
 
 TIMEOUT_S = 60.0
 _LIMITS = ("endpoint.concurrency", "endpoint.rpm", "endpoint.tpm")
@@ -87,9 +87,9 @@ def _examined(
 ) -> list[Check]:
     import asyncio
 
-    from batchrun.adapters.access import access_to, missing_key
-    from batchrun.adapters.diagnosis import examine
-    from batchrun.core.diagnosis import Check
+    from batchrun.adapters.http.access import access_to, missing_key
+    from batchrun.adapters.http.diagnosis import examine
+    from batchrun.core.verdict.diagnosis import Check
     from batchrun.errors import KeyUnavailableError
 
     try:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from batchrun.cli.console import put_json, put_request, say, show
-from batchrun.core.wording import counted
+from batchrun.core.text.wording import counted
 
 if TYPE_CHECKING:
-    from batchrun.core.changes import Changes
-    from batchrun.core.settings import Settings
+    from batchrun.core.run.changes import Changes
+    from batchrun.core.settings.settings import Settings
     from batchrun.views.dry_run import DryRun
 
 WIDTH_LEAST, WIDTH_MOST = 40, 100

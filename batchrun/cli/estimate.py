@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.adapters.configuration import read_environment
+from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import exit_codes, put_json, say, show
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
-from batchrun.core import setting_table
-from batchrun.core.addresses import scheme_of
-from batchrun.core.setting_table import OLD
-from batchrun.core.template_syntax import is_template
+from batchrun.core.settings import setting_table
+from batchrun.core.settings.addresses import scheme_of
+from batchrun.core.settings.setting_table import OLD
+from batchrun.core.text.template_syntax import is_template
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from batchrun.adapters.sample_file import Aside
-    from batchrun.core.settings import Settings
+    from batchrun.adapters.environment.sample_file import Aside
+    from batchrun.core.settings.settings import Settings
     from batchrun.views.estimate import Estimate
     from batchrun.views.estimate_report import Piloted
 
@@ -118,7 +118,7 @@ def command(
         from batchrun.cli.process import load_arrow, make_lean
 
         load_arrow()
-        from batchrun.adapters import sample_file
+        from batchrun.adapters.environment import sample_file
         from batchrun.views import estimate
         from batchrun.views.estimate_report import Report
         from batchrun.views.model_comparison import Comparison
@@ -180,9 +180,9 @@ def _pilot(
 ) -> tuple[Piloted, int]:
     """Send the sample, as a run of its own, and see what it tells; also the exit code."""
     from batchrun import assemble
-    from batchrun.adapters import open_files, sample_file
+    from batchrun.adapters.environment import open_files, sample_file
     from batchrun.cli.run import progress_on
-    from batchrun.core import pilot
+    from batchrun.core.estimate import pilot
     from batchrun.standing_in import standing_in
     from batchrun.views import pilot as looking
     from batchrun.views.estimate_report import Piloted

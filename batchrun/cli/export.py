@@ -12,7 +12,7 @@ import click
 from batchrun.cli.console import exit_codes, put_json, say, writing
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import CLOSED, forsake
-from batchrun.core.wording import counted, verb
+from batchrun.core.text.wording import counted, verb
 from batchrun.errors import StorageError, UsageError
 
 if TYPE_CHECKING:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
 from batchrun.cli.console import say, say_whole
-from batchrun.core.addresses import local_path, shown
-from batchrun.core.redact import Redactor, secrets_of
-from batchrun.core.wording import counted
+from batchrun.core.settings.addresses import local_path, shown
+from batchrun.core.text.redact import Redactor, secrets_of
+from batchrun.core.text.wording import counted
 from batchrun.errors import BatchrunError
 from batchrun.views.text import safe
 
 if TYPE_CHECKING:
-    from batchrun.core.settings import Settings
-    from batchrun.engine.monitor import EndpointSnapshot
+    from batchrun.core.settings.settings import Settings
+    from batchrun.engine.observe.monitor import EndpointSnapshot
     from batchrun.ports import Observer
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -118,7 +118,7 @@ def _handler(
     )
     if path is None:
         return _OnScreen(redactor, quiet=quiet)
-    from batchrun.adapters.log_file import LogFile, require_apart
+    from batchrun.adapters.environment.log_file import LogFile, require_apart
 
     places = [local_path(place) for place in (settings.dir, settings.checkpoint)]
     inputs = [local_path(name) for name in settings.files if name != "-"]

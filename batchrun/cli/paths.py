@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from batchrun.adapters.home import at_home
+from batchrun.adapters.storage.home import at_home
 from batchrun.errors import UsageError
 
 

@@ -30,7 +30,7 @@ def load_arrow() -> None:
     """
     sys.meta_path.insert(0, _Absent)
     try:
-        from batchrun.adapters import arrow
+        from batchrun.adapters.parts import arrow
 
         arrow.decide_about_pandas()
         arrow.choose_lean_pool()

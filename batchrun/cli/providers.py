@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from batchrun.adapters.configuration import read_environment
+from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import exit_codes, put_json, show
-from batchrun.core.providers import PROVIDERS, SIMULATOR, Provider
+from batchrun.core.settings.providers import PROVIDERS, SIMULATOR, Provider
 
 WIDTH = 88
 NO_URL = "(yours)"

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrun.adapters.configuration import read_config, read_environment, read_schema
-from batchrun.adapters.home import located
+from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
+from batchrun.adapters.storage.home import located
 from batchrun.cli import logs
 from batchrun.cli.console import OutputLostError, exit_codes, put_json, say, say_whole
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import unblocked
-from batchrun.core import commands, setting_table, setting_values, short_params
-from batchrun.core import settings as config
-from batchrun.core.legible import shell_word
-from batchrun.core.template_syntax import is_template
-from batchrun.core.wording import counted
+from batchrun.core.settings import commands, setting_table, setting_values, short_params
+from batchrun.core.settings import settings as config
+from batchrun.core.text.legible import shell_word
+from batchrun.core.text.template_syntax import is_template
+from batchrun.core.text.wording import counted
 from batchrun.errors import BatchrunError
 
 if TYPE_CHECKING:
     from batchrun.cli.logs import Log
-    from batchrun.core.changes import Changes
+    from batchrun.core.run.changes import Changes
     from batchrun.ports import Observer
 
 _SHORT = {"output.dir": "-o"}
@@ -205,7 +205,7 @@ def _run(
 
     load_arrow()
     from batchrun import assemble
-    from batchrun.adapters import open_files
+    from batchrun.adapters.environment import open_files
     from batchrun.standing_in import standing_in
     from batchrun.views import ending
 
@@ -256,7 +256,7 @@ def _run(
 
 def _changes(flags: dict[str, Any]) -> Changes:
     """What the flags allow to become of done rows; takes those flags out of the others."""
-    from batchrun.core.changes import Changes, parse_classes
+    from batchrun.core.run.changes import Changes, parse_classes
 
     classes = flags.pop("retry_class")
     names = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
@@ -283,7 +283,7 @@ def progress_on(tell: Callable[[str], None]) -> Iterator[Observer]:
 @contextlib.contextmanager
 def interrupts() -> Iterator[None]:
     """Signals while no engine listens for them: before the first request, and after the last."""
-    from batchrun.adapters.signals import SignalledError, raising
+    from batchrun.adapters.environment.signals import SignalledError, raising
 
     try:
         with raising():

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from batchrun.adapters.configuration import read_environment
+from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import Printing, exit_codes, put_json, say, show
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
-from batchrun.core import setting_table
+from batchrun.core.settings import setting_table
 
 _CHECKS = ("output.check_schema", "output.check_tools")
 _SHAPING = [
@@ -74,7 +74,7 @@ def command(
         from batchrun.cli.process import load_arrow, make_lean
 
         load_arrow()
-        from batchrun.core.body import BODY_BYTES_MAX
+        from batchrun.core.request.body import BODY_BYTES_MAX
         from batchrun.views import validate
 
         make_lean()

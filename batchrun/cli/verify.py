@@ -8,7 +8,7 @@ import click
 
 from batchrun.cli.console import exit_codes, put_json, show
 from batchrun.cli.paths import PATH
-from batchrun.core.setting_table import BY_NAME
+from batchrun.core.settings.setting_table import BY_NAME
 
 
 @click.command("verify")
@@ -49,7 +49,7 @@ def command(
         from batchrun.cli.process import load_arrow, make_lean
 
         load_arrow()
-        from batchrun.views import verify
+        from batchrun.views.verify import verify
 
         make_lean()
         report = verify.check(folder, checkpoint, against=inputs, input_format=input_format)

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 
 from tenacity import AsyncRetrying, retry_if_exception_type
 
-from batchrun.core import output
-from batchrun.core import reply as reading
-from batchrun.core.bounds import Finished
-from batchrun.core.rules import HEALTH
-from batchrun.core.stop_message import stop_message
-from batchrun.core.verdict import Action, Circumstances, Verdict, answered, judge
-from batchrun.engine.gate import Dice
+from batchrun.core.reply import reply as reading
+from batchrun.core.settings.bounds import Finished
+from batchrun.core.verdict import output
+from batchrun.core.verdict.rules import HEALTH
+from batchrun.core.verdict.stop_message import stop_message
+from batchrun.core.verdict.verdict import Action, Circumstances, Verdict, answered, judge
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.holding_back import HoldingBack
 from batchrun.engine.lane import Lane, Way, lanes_of
 from batchrun.engine.ledger import given_up, ledger_line, tokens_used
 from batchrun.engine.open_row import AgainError, LaterError, RowRun, WithheldError, failed
 from batchrun.engine.outage import forgive
+from batchrun.engine.pace.gate import Dice
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
 from batchrun.engine.resending import fallback_of, raise_limit, wait_s

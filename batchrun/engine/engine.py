@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, MutableMapping, Sequence
 from functools import partial
 
-from batchrun.core.bounds import Finished
+from batchrun.core.settings.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.open_row import LaterError, RowRun, never_sent

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchrun.core.body import with_model
-from batchrun.core.drift import Drift
-from batchrun.core.repeated import Repeated
-from batchrun.engine.gate import Dice
+from batchrun.core.request.body import with_model
+from batchrun.core.verdict.drift import Drift
+from batchrun.core.verdict.repeated import Repeated
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.open_row import Withheld
 from batchrun.engine.outage import Outage
+from batchrun.engine.pace.gate import Dice
 from batchrun.engine.policy import Policy
 from batchrun.engine.renewal import Renewal
 from batchrun.engine.tally import Tally

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.core import headers as header
-from batchrun.core import reply as reading
-from batchrun.core.price_book import PriceBook
-from batchrun.core.verdict import Action, Verdict
+from batchrun.core.cost.price_book import PriceBook
+from batchrun.core.reply import headers as header
+from batchrun.core.reply import reply as reading
+from batchrun.core.verdict.verdict import Action, Verdict
 from batchrun.errors import TransportFault
 from batchrun.ports import Journal
 from batchrun.records import NO_USAGE, Attempt, Reply, Request

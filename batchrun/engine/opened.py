@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batchrun.core import answer
+from batchrun.core.reply import answer
 from batchrun.engine.open_row import RowRun
 from batchrun.records import Attempt, Known, Outcome, Request
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchrun.core import output
-from batchrun.core.price_book import PriceBook
+from batchrun.core.cost.price_book import PriceBook
+from batchrun.core.verdict import output
 
 
 @dataclass(frozen=True, slots=True)

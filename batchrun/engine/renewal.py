@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from batchrun.core.verdict import Action, Verdict
+from batchrun.core.verdict.verdict import Action, Verdict
 from batchrun.errors import KeyUnavailableError
 from batchrun.ports import Credentials, Journal
 from batchrun.records import Attempt

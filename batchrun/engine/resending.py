@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from tenacity import RetryCallState
 
-from batchrun.core import answer, output
-from batchrun.core.backoff import backoff_s
-from batchrun.core.body import asking, with_raised_limit
-from batchrun.core.verdict import Action, Verdict
-from batchrun.engine.gate import Dice
+from batchrun.core.reply import answer
+from batchrun.core.request.body import asking, with_raised_limit
+from batchrun.core.verdict import output
+from batchrun.core.verdict.backoff import backoff_s
+from batchrun.core.verdict.verdict import Action, Verdict
 from batchrun.engine.open_row import AgainError, RowRun
+from batchrun.engine.pace.gate import Dice
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
 from batchrun.engine.tally import Tally

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from batchrun.core import billing
-from batchrun.core.price_book import PriceBook
-from batchrun.core.verdict import Verdict
+from batchrun.core.cost import billing
+from batchrun.core.cost.price_book import PriceBook
+from batchrun.core.verdict.verdict import Verdict
 from batchrun.engine.budget import Budget
 from batchrun.errors import TransportFault
 from batchrun.records import Attempt, Reply, Request

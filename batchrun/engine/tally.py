@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from batchrun.core.projection import Projection, RowCosts, project
+from batchrun.core.cost.projection import Projection, RowCosts, project
 from batchrun.records import Outcome
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from batchrun.core.bounds import Finished
-from batchrun.core.repeated import Kind, Step
-from batchrun.core.verdict import Verdict
+from batchrun.core.settings.bounds import Finished
+from batchrun.core.verdict.repeated import Kind, Step
+from batchrun.core.verdict.verdict import Verdict
 from batchrun.engine.guards import LeftPendingError, Stop
 from batchrun.engine.lane import Lane
 from batchrun.engine.open_row import AgainError, RowRun, Withheld, WithheldError

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from batchrun.simulator.logprobs import TOP_MAX
 from batchrun.simulator.rejections import invalid_request
-from batchrun.simulator.tokens import MESSAGE_TOKENS, PRIMING_TOKENS, count_tokens
 from batchrun.simulator.tools import ToolUse, read_tools
+from batchrun.simulator.writing.logprobs import TOP_MAX
+from batchrun.simulator.writing.tokens import MESSAGE_TOKENS, PRIMING_TOKENS, count_tokens
 
 DEFAULT_MODEL = "simulator"
 CHOICES_MAX = 128

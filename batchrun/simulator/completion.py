@@ -8,12 +8,18 @@ import msgspec
 
 from batchrun.simulator import faults
 from batchrun.simulator.chat import ChatRequest
-from batchrun.simulator.documents import write_document
-from batchrun.simulator.draws import Chance
-from batchrun.simulator.logprobs import tokens_of, write_logprobs
-from batchrun.simulator.text import Passage, quote_of, write_passage, write_reasoning, write_refusal
-from batchrun.simulator.tokens import count_tokens, cut_to_tokens
 from batchrun.simulator.tools import Call, write_calls
+from batchrun.simulator.writing.documents import write_document
+from batchrun.simulator.writing.draws import Chance
+from batchrun.simulator.writing.logprobs import tokens_of, write_logprobs
+from batchrun.simulator.writing.text import (
+    Passage,
+    quote_of,
+    write_passage,
+    write_reasoning,
+    write_refusal,
+)
+from batchrun.simulator.writing.tokens import count_tokens, cut_to_tokens
 
 _JSON = msgspec.json.Encoder()
 

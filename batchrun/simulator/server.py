@@ -16,7 +16,6 @@ from aiohttp.web_request import BaseRequest
 from batchrun.simulator import faults, ledger
 from batchrun.simulator.chat import DEFAULT_MODEL, answer_digest, read_body, read_chat
 from batchrun.simulator.completion import Answer, spoil, write_answer
-from batchrun.simulator.draws import draw_exchange, seed_key
 from batchrun.simulator.faults import FaultTable
 from batchrun.simulator.ledger import Exchange, ExchangeLog, Ledger
 from batchrun.simulator.limits import Limits
@@ -36,6 +35,7 @@ from batchrun.simulator.rejections import (
     wrong_key,
 )
 from batchrun.simulator.streaming import EVENT_STREAM, write_chunks, write_events
+from batchrun.simulator.writing.draws import draw_exchange, seed_key
 
 _PLAYED_BY_STREAMS = {None, faults.CUT, *faults.STREAM_FAULTS}
 BODY_BYTES_MAX = 256 * 1024 * 1024

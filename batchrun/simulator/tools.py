@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from batchrun.simulator.documents import write_document
-from batchrun.simulator.draws import Chance
 from batchrun.simulator.rejections import invalid_request
-from batchrun.simulator.tokens import count_tokens
+from batchrun.simulator.writing.documents import write_document
+from batchrun.simulator.writing.draws import Chance
+from batchrun.simulator.writing.tokens import count_tokens
 
 TOOLS_MAX = 128
 CALLS_MAX = 3

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters.store import KINDS
-from batchrun.core.changes import Changes
-from batchrun.core.settings import Settings
+from batchrun.adapters.storage.store import KINDS
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.settings import Settings
 from batchrun.errors import StorageError
 from batchrun.records import Outcome
 from batchrun.testing.model_server import Exchange, ModelServer
 from batchrun.testing.stage import Ended, Fate
 from batchrun.testing.tables import Line, Result, published
 from batchrun.testing.worlds import Line as InputLine
-from batchrun.views import verify
+from batchrun.views.verify import verify
 
 _NOT_A_ROWS_FAULT = frozenset("rate_limit quota auth billing forbidden config".split())
 _AT_ONCE = frozenset((400, 404, 413, 422))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchrun.adapters import files
+from batchrun.adapters.storage import files
 
 _FLIGHTS = "checkpoint/inflight"
 

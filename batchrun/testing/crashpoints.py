@@ -1,7 +1,7 @@
 """Crash points: the real command, killed by itself at the N-th time it reaches a durable step.
 
 ``python -m batchrun.testing.crashpoints POINT -- run ARGS...`` runs ``batchrun run ARGS...`` in
-this process, with ``batchrun.adapters.files.step`` replaced: when POINT is reached, the process
+this process, with ``batchrun.adapters.storage.files.step`` replaced: when POINT is reached, the process
 sends itself SIGKILL, so nothing is cleaned up and nothing is flushed. A point is ``STEP:N``, or
 ``STEP@WHAT:N`` where a step comes with several files: ``draft.renamed@results:2``.
 
@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from batchrun.adapters import files
-from batchrun.adapters.store import KINDS, RESPONSES
+from batchrun.adapters.storage import files
+from batchrun.adapters.storage.store import KINDS, RESPONSES
 
 FEW_SLOTS = 2
 """Slots of the flight log to begin with, so that it grows with any run."""

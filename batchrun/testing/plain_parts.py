@@ -1,7 +1,7 @@
 """Parts without Parquet: the same promises in a twentieth of the time, for simulated runs.
 
 Drafts, renames, flushes, generations, totals and the merge of old part and log are as in
-``adapters.parts``; only what is inside the two files is MessagePack, and carried columns are left
+``adapters.parts.parts``; only what is inside the two files is MessagePack, and carried columns are left
 out.
 """
 
@@ -11,14 +11,14 @@ from typing import Any, Self
 
 import msgspec
 
-from batchrun.adapters.filling import Filling, Records
-from batchrun.adapters.old_part import damaged
-from batchrun.adapters.parts import Ending, Footer, Parts, ending_of
-from batchrun.adapters.shard_reader import ShardReader
-from batchrun.adapters.states import Published
-from batchrun.adapters.store import StoreReader
-from batchrun.core import answer
-from batchrun.core.totals import AttemptLine, ResultLine, Totals, day_of
+from batchrun.adapters.journal.shard_reader import ShardReader
+from batchrun.adapters.journal.states import Published
+from batchrun.adapters.parts.filling import Filling, Records
+from batchrun.adapters.parts.old_part import damaged
+from batchrun.adapters.parts.parts import Ending, Footer, Parts, ending_of
+from batchrun.adapters.storage.store import StoreReader
+from batchrun.core.reply import answer
+from batchrun.core.run.totals import AttemptLine, ResultLine, Totals, day_of
 from batchrun.records import NO_USAGE, Attempt, Outcome, ShardState
 
 _pack = msgspec.msgpack.Encoder().encode

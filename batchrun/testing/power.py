@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from batchrun.adapters.journal import STATES
-from batchrun.adapters.log import SECTOR_BYTES
+from batchrun.adapters.journal.journal import STATES
+from batchrun.adapters.journal.log import SECTOR_BYTES
 from batchrun.testing.recording import (
     ROOT,
     Event,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from batchrun.adapters import disk, files
-from batchrun.adapters.rundir import FLIGHTS
+from batchrun.adapters.storage import disk, files
+from batchrun.rundir.rundir import FLIGHTS
 
 COMMITS = ("state.begun", "state.put", "state.refreshed", "seal.committed")
 """The steps behind a transaction of the state file."""

@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
-from batchrun.core import body
-from batchrun.core.bounds import Bounds, Finished
-from batchrun.core.shards import plan_reading
+from batchrun.core.request import body
+from batchrun.core.run.shards import plan_reading
+from batchrun.core.settings.bounds import Bounds, Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
-from batchrun.engine.gate import EndpointGate
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.lane import Way
+from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.policy import Policy
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally

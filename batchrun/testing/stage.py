@@ -17,15 +17,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchrun import assemble, wiring
-from batchrun.adapters import comparing, files, filling, growing, parts, rundir
-from batchrun.core.changes import Changes
-from batchrun.core.settings import Settings
-from batchrun.core.urls import address
-from batchrun.engine import watching
+from batchrun.adapters.parts import filling, growing, parts
+from batchrun.adapters.storage import files
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.settings import Settings
+from batchrun.core.settings.urls import address
 from batchrun.engine.guards import StopSwitch
+from batchrun.engine.observe import watching
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import BatchrunError
 from batchrun.records import Outcome
+from batchrun.rundir import comparing, rundir
 from batchrun.testing.crashes import Death, DiskFault, Killed, Reaper
 from batchrun.testing.inline import InlineJournal, InlineSealer, InlineSource
 from batchrun.testing.model_server import ModelServer, ServerTransport

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchrun.adapters import old_part
-from batchrun.adapters.disk_store import DiskStore
+from batchrun.adapters.parts import old_part
+from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.testing import plain_parts
 
 _LEDGER = ["row", "attempt", "http_status", "error_code", "unanswered", "started_at"]

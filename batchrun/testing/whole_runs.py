@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
-from batchrun.core.changes import Changes
-from batchrun.core.settings import Settings, resolve
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.settings import Settings, resolve
 from batchrun.errors import InputError, RunChangedError, StorageError
 from batchrun.records import Outcome
 from batchrun.testing.accounts import Accounts

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from batchrun.core.changes import Changes
+from batchrun.core.run.changes import Changes
 from batchrun.testing.crashes import Death, DiskFault
 from batchrun.testing.model_server import FOREVER_S, ModelServer, Spell
 from batchrun.testing.stage import Fate

@@ -11,20 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters import price_list
-from batchrun.adapters.access import accesses_to
-from batchrun.adapters.clock import LoopClock
-from batchrun.adapters.foresight import Priced
-from batchrun.adapters.place_name import require_directory_name
-from batchrun.adapters.rehearsal import Rehearsal, rehearsed
-from batchrun.core import body
-from batchrun.core.addresses import shown
-from batchrun.core.changes import Changes
-from batchrun.core.setting_table import OLD
-from batchrun.core.settings import Settings
-from batchrun.core.wording import counted, verb
+from batchrun.adapters.environment import price_list
+from batchrun.adapters.environment.clock import LoopClock
+from batchrun.adapters.http.access import accesses_to
+from batchrun.core.request import body
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.addresses import shown
+from batchrun.core.settings.setting_table import OLD
+from batchrun.core.settings.settings import Settings
+from batchrun.core.text.wording import counted, verb
 from batchrun.errors import UnboundedError, UsageError
 from batchrun.records import Position, Request, Row, Span
+from batchrun.rundir.foresight import Priced
+from batchrun.rundir.place_name import require_directory_name
+from batchrun.rundir.rehearsal import Rehearsal, rehearsed
 from batchrun.views import estimate_report, validate
 from batchrun.views.estimate import Estimate, Estimating
 from batchrun.views.text import safe

@@ -6,12 +6,12 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from batchrun.core import remedies
-from batchrun.core.addresses import shown
-from batchrun.core.legible import shell_word
-from batchrun.core.money import money
-from batchrun.core.reusing import said_of
-from batchrun.core.wording import counted, verb
+from batchrun.core.cost.money import money
+from batchrun.core.request import remedies
+from batchrun.core.run.reusing import said_of
+from batchrun.core.settings.addresses import shown
+from batchrun.core.text.legible import shell_word
+from batchrun.core.text.wording import counted, verb
 from batchrun.views import funds
 from batchrun.views.text import BOUND, duration, safe
 

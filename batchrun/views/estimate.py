@@ -16,19 +16,20 @@ from typing import Self
 
 import msgspec
 
-from batchrun.adapters import price_list
-from batchrun.adapters.clock import LoopClock
-from batchrun.adapters.sample_file import Aside
+from batchrun.adapters.environment import price_list
+from batchrun.adapters.environment.clock import LoopClock
+from batchrun.adapters.environment.sample_file import Aside
+from batchrun.adapters.environment.tokenizers import Tokenizers
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Reader
-from batchrun.adapters.tokenizers import Tokenizers
-from batchrun.core import body, shaping, vocabulary
-from batchrun.core.estimating import Adder, Sums
-from batchrun.core.price_book import Quoted
-from batchrun.core.pricing import Price, price
-from batchrun.core.prompt_tokens import prompt
-from batchrun.core.settings import Settings
-from batchrun.core.strata import Sampler, Stratum
+from batchrun.core.cost.price_book import Quoted
+from batchrun.core.cost.pricing import Price, price
+from batchrun.core.estimate import vocabulary
+from batchrun.core.estimate.estimating import Adder, Sums
+from batchrun.core.estimate.prompt_tokens import prompt
+from batchrun.core.estimate.strata import Sampler, Stratum
+from batchrun.core.request import body, shaping
+from batchrun.core.settings.settings import Settings
 from batchrun.errors import NoModelError, RowError, UsageError
 from batchrun.records import Position, Request, Row, Span
 
@@ -143,7 +144,7 @@ class Estimating:
         self._stack.close()
 
     def _answers_of_others(self) -> Callable[[Sequence[Request]], Collection[int]]:
-        from batchrun.adapters import reuse
+        from batchrun.rundir.reuse import reuse
 
         settings = self.found.settings
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrun-estimate-"))

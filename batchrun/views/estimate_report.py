@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from batchrun.adapters.tokenizers import REMEDY
-from batchrun.core import least_time
-from batchrun.core.estimating import (
+from batchrun.adapters.environment.tokenizers import REMEDY
+from batchrun.core.cost.money import PICODOLLARS, money
+from batchrun.core.estimate import least_time
+from batchrun.core.estimate.estimating import (
     LIKELY_SHARE,
     LIMIT_LIKELY,
     LOW_SHARE,
@@ -19,10 +20,9 @@ from batchrun.core.estimating import (
     Range,
     Sums,
 )
-from batchrun.core.extrapolation import LEVEL, Interval
-from batchrun.core.money import PICODOLLARS, money
-from batchrun.core.pilot import Told
-from batchrun.core.wording import counted, verb
+from batchrun.core.estimate.extrapolation import LEVEL, Interval
+from batchrun.core.estimate.pilot import Told
+from batchrun.core.text.wording import counted, verb
 from batchrun.views.estimate import Estimate
 from batchrun.views.text import BOUND, duration, safe
 from batchrun.views.unit_prices import as_dict, price_lines, said

@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow, files, looking
-from batchrun.adapters.store import KINDS
-from batchrun.core import batch_lines
-from batchrun.core.addresses import local_path
+from batchrun.adapters.parts import arrow
+from batchrun.adapters.storage import files
+from batchrun.adapters.storage.store import KINDS
+from batchrun.core.input import batch_lines
+from batchrun.core.settings.addresses import local_path
 from batchrun.errors import StorageError, UsageError
+from batchrun.rundir import looking
 from batchrun.views import status
 from batchrun.views.flat import flat, flat_type, without_formulas
 from batchrun.views.published import Results

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchrun.core.money import about, money
+from batchrun.core.cost.money import about, money
 from batchrun.views.text import share
 
 MONEY_KNOWN = Mapping[str, Any]
-"""The fields of ``engine.funds.MoneySnapshot``; another version may have written others."""
+"""The fields of ``engine.observe.funds.MoneySnapshot``; another version may have written others."""
 
 
 def costs(cost_usd: float | None, known: MONEY_KNOWN | None) -> list[str]:

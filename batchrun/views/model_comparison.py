@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchrun.core.money import PICODOLLARS, money
-from batchrun.core.wording import wrapped
+from batchrun.core.cost.money import PICODOLLARS, money
+from batchrun.core.text.wording import wrapped
 from batchrun.views.estimate_report import Report
 from batchrun.views.text import safe
 from batchrun.views.unit_prices import said

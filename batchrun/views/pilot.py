@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.looking import look_at
-from batchrun.adapters.old_part import damaged
-from batchrun.adapters.sample_file import Kept
-from batchrun.adapters.store import part_names
-from batchrun.core.pilot import Seen
+from batchrun.adapters.environment.sample_file import Kept
+from batchrun.adapters.parts.old_part import damaged
+from batchrun.adapters.storage.store import part_names
+from batchrun.core.estimate.pilot import Seen
+from batchrun.rundir.looking import look_at
 
 _COLUMNS = ["row", "latency_s", "prompt_tokens", "completion_tokens", "cost_usd"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Self
 
-from batchrun.core.wording import counted
-from batchrun.engine.monitor import EndpointSnapshot, Snapshot
+from batchrun.core.text.wording import counted
+from batchrun.engine.observe.monitor import EndpointSnapshot, Snapshot
 from batchrun.views import funds
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 

@@ -17,10 +17,10 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow, large_answers
-from batchrun.adapters.disk_store import DiskStore
-from batchrun.adapters.old_part import damaged
-from batchrun.adapters.store import StoreReader
+from batchrun.adapters.parts import arrow, large_answers
+from batchrun.adapters.parts.old_part import damaged
+from batchrun.adapters.storage.disk_store import DiskStore
+from batchrun.adapters.storage.store import StoreReader
 from batchrun.errors import UsageError
 
 OPEN_TRIES = 5

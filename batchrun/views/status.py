@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrun.adapters import files, looking
-from batchrun.adapters.journal import STATES
-from batchrun.adapters.rundir import STATUS
-from batchrun.adapters.store import SUMMARY, read_json
-from batchrun.core.addresses import shown
-from batchrun.core.legible import shell_word
-from batchrun.core.money import money
-from batchrun.core.wording import counted
+from batchrun.adapters.journal.journal import STATES
+from batchrun.adapters.storage import files
+from batchrun.adapters.storage.store import SUMMARY, read_json
+from batchrun.core.cost.money import money
+from batchrun.core.settings.addresses import shown
+from batchrun.core.text.legible import shell_word
+from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
+from batchrun.rundir import looking
+from batchrun.rundir.rundir import STATUS
 from batchrun.views import ending, funds, limits
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 

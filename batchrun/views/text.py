@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from batchrun.core.legible import legible
+from batchrun.core.text.legible import legible
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 

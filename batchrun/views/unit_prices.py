@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from batchrun.core.price_book import Quoted
+from batchrun.core.cost.price_book import Quoted
 from batchrun.views.text import safe
 
 _LABEL = 8

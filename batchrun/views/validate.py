@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from batchrun.adapters.ids import IdPiles, Repeats
+from batchrun.adapters.environment.ids import IdPiles, Repeats
+from batchrun.adapters.environment.tokenizers import Tokenizers
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Input, Reader, Splitter
-from batchrun.adapters.tokenizers import Tokenizers
-from batchrun.core import body, media, remedies, shaping
-from batchrun.core.prompt_tokens import prompt
-from batchrun.core.roles import notice
-from batchrun.core.settings import Settings
-from batchrun.core.wording import counted, verb
+from batchrun.core.estimate.prompt_tokens import prompt
+from batchrun.core.reply import media
+from batchrun.core.request import body, remedies, shaping
+from batchrun.core.request.roles import notice
+from batchrun.core.settings.settings import Settings
+from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Request, Row, Span
 from batchrun.views.text import safe

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from batchrun.adapters import keys as reading
-from batchrun.adapters.keys import RenewableKey
-from batchrun.core.redact import Redactor
+from batchrun.adapters.http import keys as reading
+from batchrun.adapters.http.keys import RenewableKey
+from batchrun.core.text.redact import Redactor
 from batchrun.errors import KeyUnavailableError
 from batchrun.testing.credentials import FakeCredentials
 

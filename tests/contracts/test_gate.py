@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from batchrun.engine.gate import EndpointGate
+from batchrun.engine.pace.gate import EndpointGate
 from batchrun.records import Reply
 from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual

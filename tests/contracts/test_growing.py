@@ -13,11 +13,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters import arrow, disk, files, growing, parts
-from batchrun.adapters.disk_store import DiskStore
-from batchrun.adapters.journal import Journal
-from batchrun.adapters.parts import Parts, Sealer
-from batchrun.adapters.shard_reader import ShardReader
+from batchrun.adapters.journal.journal import Journal
+from batchrun.adapters.journal.shard_reader import ShardReader
+from batchrun.adapters.parts import arrow, growing, parts
+from batchrun.adapters.parts.parts import Parts, Sealer
+from batchrun.adapters.storage import disk, files
+from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.errors import StorageError
 from batchrun.records import Block, Position
 from batchrun.testing.samples import answered, attempt, chat_row, failed
@@ -108,7 +109,7 @@ def bench(folder, **options):
 def _small(monkeypatch):
     """Stretches of four rows, so that forty are ten of them."""
     monkeypatch.setattr(growing, "PIECE_ROWS", 4)
-    monkeypatch.setattr("batchrun.adapters.filling.PIECE_ROWS", 4)
+    monkeypatch.setattr("batchrun.adapters.parts.filling.PIECE_ROWS", 4)
 
 
 @pytest.fixture
@@ -348,7 +349,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_draft_costs_nothing(
 ):
     """What is half written goes away, the file's end included, and makes room."""
     with bench(tmp_path / "run") as made:
-        monkeypatch.setattr("batchrun.adapters.filling.GROUP_ROWS", 4)
+        monkeypatch.setattr("batchrun.adapters.parts.filling.GROUP_ROWS", 4)
         made.journal.write([block(first) for first in range(0, SHARD_ROWS, 8)])
         made.journal.write([record for row in range(16) for record in of_row(row)])
         drafts = made.sealer._growing._growths[0].filling
@@ -403,7 +404,7 @@ def test_a_fault_of_the_program_is_raised_when_a_shard_is_published(tmp_path, mo
         def add(*_):
             raise ZeroDivisionError("on purpose")
 
-        monkeypatch.setattr("batchrun.adapters.filling.Filling.add", add)
+        monkeypatch.setattr("batchrun.adapters.parts.filling.Filling.add", add)
         made.journal.write([block(first) for first in range(0, SHARD_ROWS, 8)])
         made.journal.write([record for row in range(SHARD_ROWS) for record in of_row(row)])
         with pytest.raises(ZeroDivisionError):

@@ -14,14 +14,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from batchrun.adapters import files, journal
-from batchrun.adapters.flight import FlightLog, read_notes
-from batchrun.adapters.interrupted import recover_flights
-from batchrun.adapters.journal import Journal, JournalWriter, log_name
-from batchrun.adapters.shard_reader import ShardReader
-from batchrun.adapters.states import Published
+from batchrun.adapters.journal import journal
+from batchrun.adapters.journal.flight import FlightLog, read_notes
+from batchrun.adapters.journal.journal import Journal, JournalWriter, log_name
+from batchrun.adapters.journal.shard_reader import ShardReader
+from batchrun.adapters.journal.states import Published
+from batchrun.adapters.storage import files
 from batchrun.errors import DamagedError, StorageError
 from batchrun.records import Attempt, Block, Outcome, Position
+from batchrun.rundir.interrupted import recover_flights
 from batchrun.testing.fakes import FakeJournal
 from batchrun.testing.samples import answered, attempt, chat_row, failed
 
@@ -402,7 +403,7 @@ class TestSessions:
 
     def test_closing_while_a_group_gathers(self, real, monkeypatch):
         """Whenever it is closed, what was posted becomes durable and the thread ends."""
-        monkeypatch.setattr("batchrun.adapters.journal.GROUP_S", 0.2)
+        monkeypatch.setattr("batchrun.adapters.journal.journal.GROUP_S", 0.2)
 
         async def play():
             async with real() as mine:

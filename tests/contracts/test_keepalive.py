@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from batchrun.adapters import keepalive
-from batchrun.adapters.clock import new_loop
-from batchrun.adapters.http import HttpTransport
-from batchrun.core.urls import address
+from batchrun.adapters.environment.clock import new_loop
+from batchrun.adapters.http import keepalive
+from batchrun.adapters.http.http import HttpTransport
+from batchrun.core.settings.urls import address
 from batchrun.errors import TransportFault
 from batchrun.records import Request
 

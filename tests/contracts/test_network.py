@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 import pytest
 import trustme
 
-from batchrun.adapters import arriving
-from batchrun.adapters.clock import new_loop
-from batchrun.adapters.http import HttpTransport
-from batchrun.adapters.tls import context_of
-from batchrun.core.setting_table import BY_NAME
-from batchrun.core.setting_values import checked
-from batchrun.core.settings import resolve
-from batchrun.core.urls import Address, address
+from batchrun.adapters.environment.clock import new_loop
+from batchrun.adapters.http import arriving
+from batchrun.adapters.http.http import HttpTransport
+from batchrun.adapters.http.tls import context_of
+from batchrun.core.settings.setting_table import BY_NAME
+from batchrun.core.settings.setting_values import checked
+from batchrun.core.settings.settings import resolve
+from batchrun.core.settings.urls import Address, address
 from batchrun.errors import TransportFault, UsageError
 from batchrun.records import Request
 

@@ -6,9 +6,9 @@ import zlib
 
 import pytest
 
-from batchrun.adapters import files
-from batchrun.adapters import log as logs
-from batchrun.adapters.log import ATTEMPT, OUTCOME, ShardLog
+from batchrun.adapters.journal import log as logs
+from batchrun.adapters.journal.log import ATTEMPT, OUTCOME, ShardLog
+from batchrun.adapters.storage import files
 from batchrun.errors import DamagedError, UsageError
 
 GROUPS = ([(5, OUTCOME), (6, ATTEMPT)], [(7, OUTCOME)], [(8, ATTEMPT), (8, OUTCOME), (9, OUTCOME)])

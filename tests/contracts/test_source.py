@@ -15,16 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import dataset
 
-from batchrun.adapters import arrow
-from batchrun.adapters.sources import finding, memory, opening, parquet, storage
+from batchrun.adapters.parts import arrow
+from batchrun.adapters.sources import memory, opening, parquet
 from batchrun.adapters.sources import rows as text_rows
+from batchrun.adapters.sources.files import finding, storage
+from batchrun.adapters.sources.files.streams import Pipe
 from batchrun.adapters.sources.onepass import OnePassReader
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.adapters.sources.sampling import Sample
-from batchrun.adapters.sources.streams import Pipe
-from batchrun.core import settings as config
-from batchrun.core import shaping
-from batchrun.core.reading import NOW, Reading
+from batchrun.core.request import shaping
+from batchrun.core.settings import settings as config
+from batchrun.core.settings.reading import NOW, Reading
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Position, Span
 from batchrun.testing.fakes import FakeSource

@@ -1,4 +1,4 @@
-"""The exam of ``adapters.store.Store``: on a disk, in a real S3 server, through fsspec."""
+"""The exam of ``adapters.storage.store.Store``: on a disk, in a real S3 server, through fsspec."""
 
 import hashlib
 import io
@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters import files, filesystems, object_store
-from batchrun.adapters.disk_store import DiskStore
-from batchrun.adapters.object_store import OWNER, ObjectStore
-from batchrun.adapters.store import part_names, read_json, write_json
+from batchrun.adapters.storage import files, filesystems, object_store
+from batchrun.adapters.storage.disk_store import DiskStore
+from batchrun.adapters.storage.object_store import OWNER, ObjectStore
+from batchrun.adapters.storage.store import part_names, read_json, write_json
 from batchrun.errors import StorageError
 
 A, B = "results/part-00000000.parquet", "attempts/part-00000000.parquet"

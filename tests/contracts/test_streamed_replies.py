@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import pytest
 
-from batchrun.adapters import arriving
-from batchrun.adapters.http import HttpTransport
-from batchrun.core import reply as reading
-from batchrun.core.redact import REDACTED
-from batchrun.core.verdict import Circumstances, judge
+from batchrun.adapters.http import arriving
+from batchrun.adapters.http.http import HttpTransport
+from batchrun.core.reply import reply as reading
+from batchrun.core.text.redact import REDACTED
+from batchrun.core.verdict.verdict import Circumstances, judge
 from batchrun.errors import TransportFault
 from batchrun.records import Request
 

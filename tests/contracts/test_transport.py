@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batchrun.adapters import connections
-from batchrun.adapters.http import HttpTransport
-from batchrun.core.redact import Redactor, secrets_of
+from batchrun.adapters.http import connections
+from batchrun.adapters.http.http import HttpTransport
+from batchrun.core.text.redact import Redactor, secrets_of
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request
 from batchrun.testing.fakes import FakeTransport, script_of

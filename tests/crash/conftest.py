@@ -164,7 +164,7 @@ class Job:
 
     def verified(self):
         """The accounting of the run directory holds."""
-        from batchrun.views import verify
+        from batchrun.views.verify import verify
 
         checkpoint = next((flag for flag in self.flags if flag.startswith("--checkpoint=")), None)
         place = checkpoint and str(self.cwd / checkpoint.partition("=")[2])

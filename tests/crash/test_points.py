@@ -18,10 +18,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters import log as logs
-from batchrun.adapters.flight import read_notes
+from batchrun.adapters.journal import log as logs
+from batchrun.adapters.journal.flight import read_notes
 from batchrun.testing.crashpoints import POINTS, STEPS, points
-from batchrun.views import verify
+from batchrun.views.verify import verify
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("BATCHRUN_CRASH_ROUNDS", "1"))

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun import api
-from batchrun.adapters import disk
-from batchrun.adapters.journal import Journal
-from batchrun.adapters.log import MAGIC, ShardLog
+from batchrun.adapters.journal.journal import Journal
+from batchrun.adapters.journal.log import MAGIC, ShardLog
+from batchrun.adapters.storage import disk
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import BatchrunError
 from batchrun.testing import power
 from batchrun.testing.recording import Kept, Named, Recording, Told, Truncated, Written
-from batchrun.views import verify
+from batchrun.views.verify import verify
 
 ROWS = 17
 FAILING = {3, 4, 9, 16}
@@ -175,10 +175,10 @@ def life(memory, scripted, answer, jsonl, chat, monkeypatch):
     """A life that is not lived yet. The disk below it keeps its power, so nothing is flushed."""
     for name in ("fsync", "fdatasync", "sync_folder"):
         monkeypatch.setattr(disk, name, lambda _: None)
-    monkeypatch.setattr("batchrun.adapters.journal.GROUP_S", 0.003)
+    monkeypatch.setattr("batchrun.adapters.journal.journal.GROUP_S", 0.003)
     # The note of a lock that was torn may be another machine's: nobody beats here.
-    monkeypatch.setattr("batchrun.adapters.lock.WATCH_S", 0.02)
-    monkeypatch.setattr("batchrun.adapters.lock.BEAT_S", 0.02)
+    monkeypatch.setattr("batchrun.rundir.lock.WATCH_S", 0.02)
+    monkeypatch.setattr("batchrun.rundir.lock.BEAT_S", 0.02)
     return Life(memory, scripted, answer, jsonl([chat(n, note=n) for n in range(ROWS)]))
 
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from batchrun.views import verify
+from batchrun.views.verify import verify
 
 BROKEN = range(10, 30)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from batchrun.core.token_table import ERRORS, RATES
+from batchrun.core.estimate.token_table import ERRORS, RATES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "estimate.md").read_text("utf-8")

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import pytest
 
-from batchrun.adapters import free_space, lock
 from batchrun.cli import standard_streams
 from batchrun.cli.main import main
-from batchrun.core import free_disk
-from batchrun.core.setting_table import BY_NAME
+from batchrun.core.run import free_disk
+from batchrun.core.settings.setting_table import BY_NAME
 from batchrun.engine import engine
+from batchrun.rundir import free_space, lock
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "faults.md").read_text("utf-8")

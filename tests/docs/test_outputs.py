@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.core.response_format import of_document
+from batchrun.core.schema.response_format import of_document
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "outputs.md").read_text("utf-8")

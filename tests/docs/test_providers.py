@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.core.providers import BY_NAME
+from batchrun.core.settings.providers import BY_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "providers.md").read_text("utf-8")
@@ -81,7 +81,7 @@ def test_the_doctor_says_what_the_page_shows(shell, scripted):
 
 def test_the_line_about_limits_is_what_is_shown():
     """The line of a status, from what OpenAI would tell."""
-    from batchrun.core.limit_headers import read
+    from batchrun.core.reply.limit_headers import read
     from batchrun.views.limits import told
 
     headers = {
@@ -102,7 +102,7 @@ def test_the_page_names_every_provider():
 
 def test_the_configurations_are_valid():
     """Every TOML block resolves."""
-    from batchrun.core.settings import from_toml, lay_over, resolve
+    from batchrun.core.settings.settings import from_toml, lay_over, resolve
 
     found = blocks("toml")
     assert len(found) == 2

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import xlsxwriter
 
-from batchrun.core import settings as config
-from batchrun.core import shaping
-from batchrun.core.setting_table import BY_NAME, TABLE
-from batchrun.core.setting_values import checked
+from batchrun.core.request import shaping
+from batchrun.core.settings import settings as config
+from batchrun.core.settings.setting_table import BY_NAME, TABLE
+from batchrun.core.settings.setting_values import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -9,11 +9,11 @@ import click
 import pyarrow as pa
 import pytest
 
-from batchrun.adapters import arrow
-from batchrun.adapters.signals import SIGNALS
+from batchrun.adapters.environment.signals import SIGNALS
+from batchrun.adapters.parts import arrow
 from batchrun.cli.main import COMMANDS, main
-from batchrun.core.setting_table import TABLE
-from batchrun.core.verdict import RULES
+from batchrun.core.settings.setting_table import TABLE
+from batchrun.core.verdict.verdict import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 

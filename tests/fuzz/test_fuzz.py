@@ -21,11 +21,12 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from batchrun.core import error_body, sse
-from batchrun.core.headers import WAIT_S_MAX, request_id, reset_s, should_retry, wait_s
-from batchrun.core.reply import parse
-from batchrun.core.stream import fold
-from batchrun.core.verdict import Action, Circumstances, judge
+from batchrun.core.reply import error_body
+from batchrun.core.reply.headers import WAIT_S_MAX, request_id, reset_s, should_retry, wait_s
+from batchrun.core.reply.reply import parse
+from batchrun.core.stream import sse
+from batchrun.core.stream.stream import fold
+from batchrun.core.verdict.verdict import Action, Circumstances, judge
 from batchrun.records import Reply
 from batchrun.simulator.catalogue import CATALOGUE
 from batchrun.testing.samples import completion_body

@@ -167,7 +167,7 @@ def test_a_generator_is_asked_for_each_row_once(simulator, tmp_path):
 
 def test_a_generator_that_fails_loses_nothing(simulator, tmp_path, monkeypatch, published):
     """Rows before the failure are answered and kept; the error names the row and its cause."""
-    monkeypatch.setattr("batchrun.core.carried.SAMPLE_ROWS", 5)
+    monkeypatch.setattr("batchrun.core.request.carried.SAMPLE_ROWS", 5)
 
     def rows():
         yield from _rows()

@@ -123,7 +123,7 @@ def test_two_formats_in_one_run_are_refused(run, tmp_path, samples):
 def test_an_unreadable_input_is_named(tmp_path):
     """A file that may not be read is exit 2 with the reason."""
     script = (
-        "from batchrun.adapters.sources.storage import stamp\n"
+        "from batchrun.adapters.sources.files.storage import stamp\n"
         "from batchrun.errors import InputError\n"
         "import os, sys\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -191,7 +191,7 @@ def test_bad_lines_are_error_rows_that_name_their_place(run, cli, tmp_path, publ
 def test_no_depth_of_nesting_stops_the_run(depth, tmp_path):
     """Close to what the parser bears a deep line is a row or an error row, carried or sent."""
     from batchrun.adapters.sources import opening
-    from batchrun.core.body import build
+    from batchrun.core.request.body import build
     from batchrun.errors import RowError
     from batchrun.records import Position, Span
 

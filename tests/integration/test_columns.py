@@ -399,8 +399,8 @@ def test_a_directory_of_the_earlier_rules_goes_on(here, cli, heard, name, monkey
     """Columns called like parameters are sent as they were when it was begun; nothing is sent
     twice, and the new settings are refused.
     """
-    from batchrun.core.reading import Reading
-    from batchrun.core.settings import Settings
+    from batchrun.core.settings.reading import Reading
+    from batchrun.core.settings.settings import Settings
 
     endpoint, flags = heard
     rows = [{"question": str(n), "n": 2, "temperature": 0.5} for n in range(6)]

@@ -10,8 +10,8 @@ from fractions import Fraction
 
 import pytest
 
-from batchrun.adapters.journal import Journal
-from batchrun.adapters.spent import spent
+from batchrun.adapters.journal.journal import Journal
+from batchrun.rundir.spent import spent
 from batchrun.testing import samples
 from batchrun.testing.samples import completion_body
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from batchrun.adapters.disk_store import DiskStore
+from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.cli.main import main
 from batchrun.views.flat import flat
 from batchrun.views.published import Results

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import xlsxwriter
 
-from batchrun.core.folders import columns_of
+from batchrun.core.input.folders import columns_of
 
 TREE = {
     "lang=de/day=2024-05-01": ["a"],

@@ -130,7 +130,7 @@ def test_without_a_home(home_cli):
 
 def test_addresses_and_other_paths_stay(monkeypatch):
     """Only what begins with ``~`` changes."""
-    from batchrun.adapters.home import at_home
+    from batchrun.adapters.storage.home import at_home
 
     monkeypatch.setenv("HOME", "/home/me/")
     same = ["a~b", "./~/x", "s3://bucket/~/x", "/~", "-", "", "file:///~/x"]

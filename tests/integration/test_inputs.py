@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters import arrow
-from batchrun.adapters.sources import finding, opening, storage
-from batchrun.core.body import Split
+from batchrun.adapters.parts import arrow
+from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.files import finding, storage
+from batchrun.core.request.body import Split
 from batchrun.errors import InputError
 from batchrun.records import Position, Span
 from batchrun.simulator.latency import FixedLatency

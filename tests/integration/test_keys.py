@@ -151,7 +151,7 @@ class TestSources:
 
     def test_a_command_that_hangs(self, cli, monkeypatch):
         """It is given up with everything that it started."""
-        from batchrun.adapters import key_command
+        from batchrun.adapters.http import key_command
         from batchrun.errors import KeyUnavailableError
 
         monkeypatch.chdir(cli.folder)
@@ -168,7 +168,7 @@ class TestSources:
 
     def test_what_a_command_leaves_running(self):
         """An agent that it started, and that holds on to its output, is not waited for."""
-        from batchrun.adapters import key_command
+        from batchrun.adapters.http import key_command
 
         words = ["sh", "-c", "sleep 30 & echo $!"]
         began_s = time.monotonic()

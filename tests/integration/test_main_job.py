@@ -137,8 +137,8 @@ def test_the_display_fits_a_narrow_terminal():
     """At 40 columns no line of the display is broken in two."""
     from rich.console import Console
 
-    from batchrun.engine.funds import MoneySnapshot
-    from batchrun.engine.monitor import EndpointSnapshot, Snapshot
+    from batchrun.engine.observe.funds import MoneySnapshot
+    from batchrun.engine.observe.monitor import EndpointSnapshot, Snapshot
     from batchrun.views.progress import LiveProgress
 
     console = Console(file=io.StringIO(), width=40, force_terminal=True, legacy_windows=False)
@@ -196,7 +196,7 @@ def test_the_display_shows_endpoints_in_trouble_first():
     """Of 20 endpoints the last is down: it has a line, and the display stays small."""
     from rich.console import Console
 
-    from batchrun.engine.monitor import EndpointSnapshot, Snapshot
+    from batchrun.engine.observe.monitor import EndpointSnapshot, Snapshot
     from batchrun.views.progress import LiveProgress
 
     console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False)

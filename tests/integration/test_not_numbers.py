@@ -123,10 +123,10 @@ def test_kinds_of_lines(cli, simulator, tmp_path, published):
 
 def test_what_fits_no_column_has_null_too(tmp_path, monkeypatch):
     """``extra`` is JSON that every reader takes."""
-    from batchrun.core import carried
+    from batchrun.core.request import carried
 
     monkeypatch.setattr(carried, "SAMPLE_ROWS", 1)
-    from batchrun.adapters import arrow
+    from batchrun.adapters.parts import arrow
     from batchrun.adapters.sources import opening
     from batchrun.records import Position, Span
 
@@ -180,7 +180,7 @@ def test_every_type_with_floats():
 def test_an_older_directory_keeps_its_rules(tmp_path):
     """By the first rules such a line is a bad row, and in Arrow data NaN is a value."""
     from batchrun.adapters.sources import opening
-    from batchrun.core.reading import Reading
+    from batchrun.core.settings.reading import Reading
     from batchrun.records import Position, Span
 
     for form, bad in ((_jsonl, True), (_parquet, False)):

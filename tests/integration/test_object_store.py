@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import xlsxwriter
 
-from batchrun.adapters.sources import finding, opening
+from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.files import finding
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Position, Span
 

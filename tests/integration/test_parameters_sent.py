@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrun
-from batchrun.adapters import rundir
+from batchrun.rundir import rundir
 
 QUICK = ("--no-progress", "--concurrency", 1)
 ASKED = [{"role": "user", "content": "hi"}]

@@ -12,10 +12,12 @@ import time
 import pyarrow.compute as pc
 import pytest
 
-from batchrun.adapters import faults, lock, parts
-from batchrun.adapters.clock import real_s
+from batchrun.adapters.environment.clock import real_s
+from batchrun.adapters.http import faults
+from batchrun.adapters.parts import parts
 from batchrun.engine import engine
 from batchrun.errors import BatchrunError, StorageError
+from batchrun.rundir import lock
 from batchrun.simulator.latency import FixedLatency
 from batchrun.views import status
 

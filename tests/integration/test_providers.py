@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batchrun.adapters.configuration import read_config
-from batchrun.core.providers import BY_NAME, PROVIDERS, SIMULATOR
-from batchrun.core.settings import lay_over, resolve
+from batchrun.adapters.environment.configuration import read_config
+from batchrun.core.settings.providers import BY_NAME, PROVIDERS, SIMULATOR
+from batchrun.core.settings.settings import lay_over, resolve
 
 KEY = "key-of-the-provider"
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -369,7 +369,7 @@ def test_a_provider_as_it_documents_itself(name, here, playing, set_keys, jsonl,
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
 def test_parameters_of_a_provider_need_no_extra_body(provider):
     """Each parameter that its play sends is known as one, but for those named like data."""
-    from batchrun.core.parameters import SENT
+    from batchrun.core.settings.parameters import SENT
 
     sent = set(PLAYS[provider.name].sent) if provider.name in PLAYS else set()
     assert sent - {"extra_body", "data_sources"} <= SENT

@@ -23,7 +23,7 @@ def _flip(path, share=0.5):
 def pristine(tmp_path_factory):
     """A finished run of 35 rows in parts of 10, retries and failures in it; never touched."""
     from batchrun import assemble
-    from batchrun.core.settings import resolve
+    from batchrun.core.settings.settings import resolve
     from batchrun.simulator.embedded import EmbeddedSimulator
     from batchrun.simulator.plan import SimulatorOptions
 
@@ -320,8 +320,8 @@ def test_no_room_for_a_repair(mend, monkeypatch):
     and the repair can be had later.
     """
     from batchrun import assemble
-    from batchrun.core.changes import Changes
-    from batchrun.core.settings import resolve
+    from batchrun.core.run.changes import Changes
+    from batchrun.core.settings.settings import resolve
     from batchrun.errors import StorageError
 
     _flip(_part(mend.folder, "results"))

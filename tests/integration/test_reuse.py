@@ -277,7 +277,7 @@ def test_what_cannot_be_reused_is_named(job, name, said):
 
 def test_a_directory_at_work_is_refused(job):
     """What another run is writing is not taken."""
-    from batchrun.adapters.lock import Lock
+    from batchrun.rundir.lock import Lock
 
     job.go(range(2), "a")
     lock = Lock(job.folder / "a", job.folder / "a/checkpoint/lock", print)
@@ -392,7 +392,7 @@ def test_a_changed_column_offers_the_old_answers(job, chat):
 @pytest.mark.parametrize("piece", [1, 3, 40])
 def test_a_shuffled_input_does_not_decode_a_row_group_per_row(job, chat, monkeypatch, piece):
     """Once it shows that the order is another, answers are written down one by one, and found."""
-    from batchrun.adapters import reuse_part, reuse_source
+    from batchrun.rundir.reuse import reuse_part, reuse_source
 
     job.go([chat(n, custom_id=f"é {n}") for n in range(40)], "a", "--shard-rows", 4)
     monkeypatch.setattr(reuse_source, "EARLY_MIN", piece)
@@ -412,7 +412,7 @@ def test_a_shuffled_input_does_not_decode_a_row_group_per_row(job, chat, monkeyp
 
 def test_a_directory_that_changes_meanwhile_stops_the_run(job, monkeypatch):
     """A part that is taken away ends the session; what was taken is kept, and nothing is sent."""
-    from batchrun.adapters import reuse_source
+    from batchrun.rundir.reuse import reuse_source
 
     job.go(range(40), "a", "--shard-rows", 10)
     look_up = reuse_source.Source.take

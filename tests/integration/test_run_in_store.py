@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrun
-from batchrun.adapters import object_store
-from batchrun.adapters.lock import Lock
+from batchrun.adapters.storage import object_store
+from batchrun.rundir.lock import Lock
 from batchrun.testing.crashpoints import points
-from batchrun.views import status, verify
+from batchrun.views import status
+from batchrun.views.verify import verify
 
 ROWS, SHARD_ROWS = 25, 10
 

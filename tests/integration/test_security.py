@@ -13,14 +13,16 @@ import pyarrow.csv as pacsv
 import pytest
 from click.testing import CliRunner
 
-from batchrun.adapters import files, taking, tls
-from batchrun.adapters.flight import FlightLog
-from batchrun.adapters.log import ShardLog
-from batchrun.adapters.sources.local import read_file
+from batchrun.adapters.http import tls
+from batchrun.adapters.journal.flight import FlightLog
+from batchrun.adapters.journal.log import ShardLog
+from batchrun.adapters.sources.files.local import read_file
+from batchrun.adapters.storage import files
 from batchrun.cli.main import main
-from batchrun.core import settings
-from batchrun.core.setting_table import TABLE
+from batchrun.core.settings import settings
+from batchrun.core.settings.setting_table import TABLE
 from batchrun.errors import RowError
+from batchrun.rundir import taking
 from batchrun.simulator.plan import SimulatorOptions
 
 LOG = "shard-00000000.1.log"

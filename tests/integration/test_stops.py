@@ -14,7 +14,7 @@ import termios
 
 import pytest
 
-from batchrun.adapters import lock
+from batchrun.rundir import lock
 from batchrun.simulator.latency import FixedLatency
 
 ROWS = 40

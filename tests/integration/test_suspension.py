@@ -164,7 +164,7 @@ def test_a_connection_that_was_being_made_costs_no_attempt(cli, jsonl, until, pu
 def test_a_key_command_keeps_its_time():
     """A command that prints the key while the run is suspended was not too slow."""
     program = (
-        "from batchrun.adapters.key_command import output_of\n"
+        "from batchrun.adapters.http.key_command import output_of\n"
         "print('ready', flush=True)\n"
         "print(output_of(['sh', '-c', 'sleep 1; echo key'], lambda: False, timeout_s=2))"
     )

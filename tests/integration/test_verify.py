@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.views import verify
-from batchrun.views.findings import KINDS, SHOWN, Report
+from batchrun.views.verify import verify
+from batchrun.views.verify.findings import KINDS, SHOWN, Report
 
 ROOT = Path(__file__).resolve().parents[2]
 PART = "part-00000001.parquet"
@@ -126,7 +126,7 @@ class Copy:
 
     def published(self, part, change):
         """Change what the state file records of a shard, by the writer's own means."""
-        from batchrun.adapters.states import StateFile
+        from batchrun.adapters.journal.states import StateFile
 
         states = StateFile(self.run / "checkpoint" / "journal.db")
         try:
@@ -736,9 +736,9 @@ def priced(run):
     """Give every answer a price, in all files alike."""
     import dataclasses
 
-    from batchrun.adapters import arrow
-    from batchrun.core.money import picodollars, usd
-    from batchrun.core.totals import AttemptLine, ResultLine, Totals, day_of
+    from batchrun.adapters.parts import arrow
+    from batchrun.core.cost.money import picodollars, usd
+    from batchrun.core.run.totals import AttemptLine, ResultLine, Totals, day_of
 
     tokens = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens",
               "reasoning_tokens", "cache_write_tokens")  # fmt: skip

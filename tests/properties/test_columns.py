@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters import arrow
+from batchrun.adapters.parts import arrow
 from batchrun.adapters.sources import memory
-from batchrun.core import body, shaping
-from batchrun.core import settings as config
-from batchrun.core.body import id_text
-from batchrun.core.parameters import ENVELOPE, SENT
+from batchrun.core.request import body, shaping
+from batchrun.core.request.body import id_text
+from batchrun.core.settings import settings as config
+from batchrun.core.settings.parameters import ENVELOPE, SENT
 from batchrun.records import Position, Span
 
 KNOWN = sorted(SENT | ENVELOPE | {"extra_body"})

@@ -8,15 +8,15 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters import arrow
-from batchrun.core.money import picodollars, settled, usd
-from batchrun.core.price_table import OwnPrice
-from batchrun.core.pricing import EXCHANGE_PD_MAX, price
-from batchrun.core.reported_cost import COST_HEADER, reported_pd
-from batchrun.core.totals import TOKENS, AttemptLine, Totals, day_of
+from batchrun.adapters.parts import arrow
+from batchrun.core.cost.money import picodollars, settled, usd
+from batchrun.core.cost.price_table import OwnPrice
+from batchrun.core.cost.pricing import EXCHANGE_PD_MAX, price
+from batchrun.core.cost.reported_cost import COST_HEADER, reported_pd
+from batchrun.core.run.totals import TOKENS, AttemptLine, Totals, day_of
 from batchrun.records import Usage
 from batchrun.testing import samples
-from batchrun.views.counted import Sums, is_cost
+from batchrun.views.verify.counted import Sums, is_cost
 
 costs = st.none() | st.integers(0, EXCHANGE_PD_MAX) | st.integers(0, 10**10)
 counts = st.none() | st.integers(0, 10**6)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters import arrow
-from batchrun.adapters.sources import delimited, opening, rows, storage, streams
+from batchrun.adapters.parts import arrow
+from batchrun.adapters.sources import delimited, opening, rows
+from batchrun.adapters.sources.files import storage, streams
 from batchrun.errors import InputError
 from batchrun.records import Position, Span
 

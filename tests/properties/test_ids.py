@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters import ids
+from batchrun.adapters.environment import ids
 from batchrun.errors import StorageError
 
 IDS = st.one_of(

@@ -5,11 +5,11 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.core.json_schema import encoded
-from batchrun.core.output import Asked, Policy, flaw_of
+from batchrun.core.schema.json_schema import encoded
+from batchrun.core.verdict.output import Asked, Policy, flaw_of
 from batchrun.records import Choice, Completion, Usage
-from batchrun.simulator.documents import write_document
-from batchrun.simulator.draws import Chance
+from batchrun.simulator.writing.documents import write_document
+from batchrun.simulator.writing.draws import Chance
 
 NAMES = st.text("abcdefgh_é", min_size=1, max_size=4)
 

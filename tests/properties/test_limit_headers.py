@@ -7,9 +7,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.core.limit_dialects import SPELLINGS
-from batchrun.core.limit_headers import LIMIT_MAX, read, used_up_s
-from batchrun.engine.gate import EndpointGate
+from batchrun.core.reply.limit_dialects import SPELLINGS
+from batchrun.core.reply.limit_headers import LIMIT_MAX, read, used_up_s
+from batchrun.engine.pace.gate import EndpointGate
 from batchrun.records import Reply
 from batchrun.testing.virtual import VirtualClock, run_virtual
 from batchrun.views.limits import told

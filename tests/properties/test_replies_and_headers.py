@@ -6,10 +6,10 @@ import string
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.core import plain_reply
-from batchrun.core import reply as reading
-from batchrun.core.headers import WAIT_S_MAX, request_id, reset_s, retry_after_s, should_retry
-from batchrun.core.verdict import Action, Circumstances, Verdict, judge
+from batchrun.core.reply import plain_reply
+from batchrun.core.reply import reply as reading
+from batchrun.core.reply.headers import WAIT_S_MAX, request_id, reset_s, retry_after_s, should_retry
+from batchrun.core.verdict.verdict import Action, Circumstances, Verdict, judge
 from batchrun.records import Reply
 
 JSON = st.recursive(

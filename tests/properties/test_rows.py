@@ -10,11 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters import arrow
-from batchrun.adapters.sources import jsonl, opening, rows, storage, streams
-from batchrun.core import carried
-from batchrun.core.body import build, split
-from batchrun.core.parameters import SENT
+from batchrun.adapters.parts import arrow
+from batchrun.adapters.sources import jsonl, opening, rows
+from batchrun.adapters.sources.files import storage, streams
+from batchrun.core.request import carried
+from batchrun.core.request.body import build, split
+from batchrun.core.settings.parameters import SENT
 from batchrun.errors import RowError
 from batchrun.records import Position, Row, Span
 

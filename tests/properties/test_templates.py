@@ -8,10 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchrun.adapters.sources import opening, showing
-from batchrun.core import body, shaping
-from batchrun.core import settings as config
-from batchrun.core.parameters import SENT
-from batchrun.core.template import Templates, plain
+from batchrun.core.request import body, shaping
+from batchrun.core.request.template import Templates, plain
+from batchrun.core.settings import settings as config
+from batchrun.core.settings.parameters import SENT
 from batchrun.errors import BatchrunError, RowError, UsageError
 from batchrun.records import Position, Row, Span
 

@@ -5,8 +5,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.core.fences import fenced
-from batchrun.core.thinking import TAGS, split
+from batchrun.core.reply.fences import fenced
+from batchrun.core.reply.thinking import TAGS, split
 from batchrun.records import NO_USAGE, Choice, Completion
 
 WORDS = st.text("abcxyz", min_size=1, max_size=4)

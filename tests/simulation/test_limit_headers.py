@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from batchrun.engine.gate import EndpointGate
+from batchrun.engine.pace.gate import EndpointGate
 from batchrun.simulator.limit_headers import DIALECTS, Standing, write
 from batchrun.simulator.limits import Bucket
 from batchrun.testing.fakes import FakeTransport

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from batchrun.engine.gate import EndpointGate
 from batchrun.engine.lane import Way
+from batchrun.engine.pace.gate import EndpointGate
 from batchrun.records import Completion
 from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.rig import SIGNAL, Rig

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from batchrun.engine.gate import WINDOW_S, EndpointGate
 from batchrun.engine.lane import Way
+from batchrun.engine.pace.gate import WINDOW_S, EndpointGate
 from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import chat_row, fault, ok, refusal

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from batchrun.adapters import connections
-from batchrun.adapters.deadlines import Deadlines
-from batchrun.core.outage import PROBE_S_MAX
-from batchrun.core.rules import REFUSED_S_MAX
+from batchrun.adapters.http import connections
+from batchrun.adapters.http.deadlines import Deadlines
+from batchrun.core.verdict.outage import PROBE_S_MAX
+from batchrun.core.verdict.rules import REFUSED_S_MAX
 from batchrun.engine.guards import StopSwitch
 from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.rig import SIGNAL, Rig

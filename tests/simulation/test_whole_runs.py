@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.adapters import rundir
-from batchrun.adapters.journal import JournalWriter
-from batchrun.core.changes import Changes
-from batchrun.core.verdict import Action, Verdict
+from batchrun.adapters.journal.journal import JournalWriter
+from batchrun.core.run.changes import Changes
+from batchrun.core.verdict.verdict import Action, Verdict
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
-from batchrun.engine.gate import EndpointGate, EndpointPermit
+from batchrun.engine.pace.gate import EndpointGate, EndpointPermit
+from batchrun.rundir import rundir
 from batchrun.testing.crashes import Death
 from batchrun.testing.inline import InlineJournal
 from batchrun.testing.model_server import Spell

@@ -46,12 +46,12 @@ HOMES = [
     (
         {"aiohttp"},
         (
-            "batchrun.adapters.http",
-            "batchrun.adapters.connections",
-            "batchrun.adapters.exchange",
-            "batchrun.adapters.arriving",
-            "batchrun.adapters.faults",
-            "batchrun.adapters.keepalive",
+            "batchrun.adapters.http.http",
+            "batchrun.adapters.http.connections",
+            "batchrun.adapters.http.exchange",
+            "batchrun.adapters.http.arriving",
+            "batchrun.adapters.http.faults",
+            "batchrun.adapters.http.keepalive",
             "batchrun.simulator",
         ),
         "One module turns HTTP's exceptions into ours, the next ones know the library's insides.",
@@ -63,7 +63,7 @@ HOMES = [
     ),
     (
         {"jsonschema_rs"},
-        ("batchrun.core.json_schema",),
+        ("batchrun.core.schema.json_schema",),
         "One module bounds what a schema may cost, and lets none of them fetch anything.",
     ),
     (
@@ -281,13 +281,13 @@ def test_a_downward_import_is_allowed(parse_module, source):
 )
 def test_an_impure_import_is_seen(parse_module, source, impure):
     """The purity rule tells what reaches the world from what does not."""
-    assert bool(impure_imports([parse_module("batchrun/core/body.py", source)])) is impure
+    assert bool(impure_imports([parse_module("batchrun/core/request/body.py", source)])) is impure
 
 
 def test_a_strayed_library_is_seen(parse_module):
     """The rule turns red outside a library's home and stays green inside it."""
     source = "def late():\n    import pyarrow.parquet as pq"
-    inside = parse_module("batchrun/adapters/parts.py", source)
+    inside = parse_module("batchrun/adapters/parts/parts.py", source)
     outside = parse_module("batchrun/engine/engine.py", source)
     assert strayed_imports([inside, outside], {"pyarrow"}, ("batchrun.adapters",)) == [
         "batchrun/engine/engine.py:2 imports pyarrow.parquet"

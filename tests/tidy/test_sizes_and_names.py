@@ -9,15 +9,15 @@ FUNCTION_LINES_MAX = 80
 
 # Where splitting would send the reader back and forth: the name, and the reason in a few words.
 LONG_MODULES: dict[str, str] = {
-    "batchrun.adapters.comparing": "what changed since the last session, and what can be done",
-    "batchrun.adapters.reuse_source": "one directory: what it is, its index, its answers by place",
+    "batchrun.rundir.comparing": "what changed since the last session, and what can be done",
+    "batchrun.rundir.reuse.reuse_source": "one directory: what it is, its index, its answers by place",
     "batchrun.adapters.sources.opening": "an input from its names to its rows",
     "batchrun.adapters.sources.parquet": "one format, its files and its rows",
-    "batchrun.adapters.rundir": "opening a directory, whose steps depend on their order",
+    "batchrun.rundir.rundir": "opening a directory, whose steps depend on their order",
     "batchrun.assemble": "one session's wiring, the only place that names concrete adapters",
-    "batchrun.core.rules": "one table; its order is what decides",
-    "batchrun.core.settings": "one record of all settings, and how it comes to be",
-    "batchrun.core.setting_table": "one table; in two it would be searched twice",
+    "batchrun.core.verdict.rules": "one table; its order is what decides",
+    "batchrun.core.settings.settings": "one record of all settings, and how it comes to be",
+    "batchrun.core.settings.setting_table": "one table; in two it would be searched twice",
     "batchrun.engine.engine": "what happens to rows from feed to drain, in one place",
 }
 LONG_FUNCTIONS: dict[str, str] = {}

@@ -1,6 +1,6 @@
 """Which module may change the disk, and how.
 
-What is durable goes through ``adapters/disk.py``: the power cuts of ``tests/crash/test_power.py``
+What is durable goes through ``adapters/storage/disk.py``: the power cuts of ``tests/crash/test_power.py``
 see what passes there, and nothing else. A change that passes elsewhere would never be cut.
 """
 
@@ -23,41 +23,44 @@ OF_TEMPFILE = {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryDirectory",
 
 # Where that stands all the same: the module, the calls, and the reason.
 EXCEPTIONS = {
-    "batchrun.adapters.disk": ({"os.open", "os.fsync"}, "it is the one place"),
-    "batchrun.adapters.files": (
+    "batchrun.adapters.storage.disk": ({"os.open", "os.fsync"}, "it is the one place"),
+    "batchrun.adapters.storage.files": (
         {"shutil.copyfileobj", "folder.mkdir"},
         "copies into a draft; a folder that is there by now",
     ),
-    "batchrun.adapters.lock": ({"os.open"}, "asks for a lock by looking"),
-    "batchrun.adapters.flight": (
+    "batchrun.rundir.lock": ({"os.open"}, "asks for a lock by looking"),
+    "batchrun.adapters.journal.flight": (
         {"os.posix_fallocate"},
         "space for notes that nobody flushes; the model takes any mixture of them",
     ),
-    "batchrun.adapters.taking": (
+    "batchrun.rundir.taking": (
         {"shutil.copytree", "shutil.rmtree"},
         "from one disk to another, by --restart",
     ),
-    "batchrun.adapters.object_store": (
+    "batchrun.adapters.storage.object_store": (
         {"tempfile.mkstemp", "os.fdopen", "os.unlink"},
         "a file without a name, for what was fetched",
     ),
-    "batchrun.adapters.recorded": (
+    "batchrun.rundir.recorded": (
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a look at a copy of the state file",
     ),
-    "batchrun.adapters.rehearsal": (
+    "batchrun.rundir.rehearsal": (
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a dry run on a copy of the checkpoint",
     ),
-    "batchrun.adapters.reuse": ({"shutil.rmtree"}, "indexes that can be built again"),
-    "batchrun.adapters.reuse_index": ({"tempfile.TemporaryFile"}, "is thrown away"),
-    "batchrun.adapters.sources.local": ({"os.open", "os.fdopen"}, "reads a file that a row names"),
-    "batchrun.adapters.sources.passing": ({"os.open"}, "reads a pipe that has a name"),
+    "batchrun.rundir.reuse.reuse": ({"shutil.rmtree"}, "indexes that can be built again"),
+    "batchrun.rundir.reuse.reuse_index": ({"tempfile.TemporaryFile"}, "is thrown away"),
+    "batchrun.adapters.sources.files.local": (
+        {"os.open", "os.fdopen"},
+        "reads a file that a row names",
+    ),
+    "batchrun.adapters.sources.files.passing": ({"os.open"}, "reads a pipe that has a name"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.sampling": ({"tempfile.TemporaryFile"}, "is thrown away"),
-    "batchrun.adapters.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
+    "batchrun.adapters.environment.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
-    "batchrun.adapters.ids": (
+    "batchrun.adapters.environment.ids": (
         {"tempfile.TemporaryDirectory", "Path.open"},
         "room that is thrown away, to find ids that come twice",
     ),
@@ -104,7 +107,7 @@ def test_what_is_durable_passes_the_seam(package):
         if call not in EXCEPTIONS.get(one.name, ((), ""))[0]
     ]
     assert not strays, (
-        "A power cut in the tests sees only what goes through adapters/disk.py: call that, or name "
+        "A power cut in the tests sees only what goes through adapters/storage/disk.py: call that, or name "
         "the call in EXCEPTIONS with the reason.\n" + "\n".join(strays)
     )
     idle = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.engine.account import (
+from batchrun.engine.pace.account import (
     CAUTION_S,
     LEAST,
     LEAST_OF_WINDOW,

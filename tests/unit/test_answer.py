@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.answer import flaws_of, is_withheld
+from batchrun.core.reply.answer import flaws_of, is_withheld
 from batchrun.engine.opened import taken
 from batchrun.records import NO_USAGE, Attempt, Choice, Completion, Failure, Outcome, ToolCall
 

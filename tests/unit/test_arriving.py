@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from batchrun.adapters.arriving import Arriving
+from batchrun.adapters.http.arriving import Arriving
 
 
 class _Unbounded:

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from batchrun.core.attachment import Attachment, attached, image_type
+from batchrun.core.request.attachment import Attachment, attached, image_type
 from batchrun.errors import RowError
 
 PNG = b"\x89PNG\r\n\x1a\n...."

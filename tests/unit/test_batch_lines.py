@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batchrun.core.batch_lines import COLUMNS, line
+from batchrun.core.input.batch_lines import COLUMNS, line
 
 OK = {
     "row": 4,

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from batchrun.core import billing
-from batchrun.core import reply as reading
-from batchrun.core.billing import CACHED_BESIDE, PARTS, TOTAL
+from batchrun.core.cost import billing
+from batchrun.core.cost.billing import CACHED_BESIDE, PARTS, TOTAL
+from batchrun.core.reply import reply as reading
 
 # fresh, cached, written, output, reasoning; the reading; whether the user hears of it
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchrun.core.body import asking, build, split, with_raised_limit
+from batchrun.core.request.body import asking, build, split, with_raised_limit
 from batchrun.errors import RowError
 from batchrun.records import Row
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.bounds import (
+from batchrun.core.settings.bounds import (
     ALIKE_ROWS,
     OF_THE_ROW,
     Bound,
@@ -11,8 +11,8 @@ from batchrun.core.bounds import (
     is_empty,
     is_truncated,
 )
-from batchrun.core.setting_table import BY_NAME
-from batchrun.core.setting_values import checked
+from batchrun.core.settings.setting_table import BY_NAME
+from batchrun.core.settings.setting_values import checked
 from batchrun.errors import UsageError
 from batchrun.records import NO_USAGE, Attempt, Choice, Completion, Failure, Outcome, ToolCall
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.carried import (
+from batchrun.core.request.carried import (
     BOOL,
     COLUMNS_MAX,
     FLOAT,

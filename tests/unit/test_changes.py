@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from batchrun.core.changes import ERROR_CLASSES, Changes, parse_classes
-from batchrun.core.verdict import RULES
+from batchrun.core.run.changes import ERROR_CLASSES, Changes, parse_classes
+from batchrun.core.verdict.verdict import RULES
 from batchrun.errors import UsageError
 
 WISHES = {

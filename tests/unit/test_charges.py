@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from batchrun.adapters.charges import Account, Ledger
-from batchrun.adapters.states import StateFile
+from batchrun.adapters.journal.states import StateFile
 from batchrun.engine.budget import Charge
+from batchrun.rundir.charges import Account, Ledger
 
 
 @pytest.fixture

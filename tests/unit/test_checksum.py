@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from batchrun.adapters import checksum
+from batchrun.adapters.journal import checksum
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.carried import COLUMNS_MAX
-from batchrun.core.columns import find, identifier
+from batchrun.core.request.carried import COLUMNS_MAX
+from batchrun.core.request.columns import find, identifier
 from batchrun.errors import UsageError
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.core.commands import shown, words
+from batchrun.core.settings.commands import shown, words
 
 
 @pytest.mark.parametrize(

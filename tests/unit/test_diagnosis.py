@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from batchrun.core import diagnosis
-from batchrun.core.providers import BY_NAME
+from batchrun.core.settings.providers import BY_NAME
+from batchrun.core.verdict import diagnosis
 from batchrun.records import Reply
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from batchrun.core import dialect
+from batchrun.core.input import dialect
 
 
 @pytest.mark.parametrize(

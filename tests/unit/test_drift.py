@@ -1,6 +1,6 @@
 """Noticing that another model answers."""
 
-from batchrun.core.drift import TOLD_MAX, Drift
+from batchrun.core.verdict.drift import TOLD_MAX, Drift
 from batchrun.records import NO_USAGE, Choice, Completion
 
 

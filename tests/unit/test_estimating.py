@@ -5,14 +5,14 @@ from decimal import Decimal
 
 import pytest
 
-from batchrun.core.estimating import Adder, Sums
-from batchrun.core.least_time import connections, least_s, requests_per_s, tokens_per_s
-from batchrun.core.price_book import Listed, PriceBook
-from batchrun.core.price_table import OwnPrice
-from batchrun.core.pricing import Quote, price
-from batchrun.core.prompt_tokens import Prompt
-from batchrun.core.settings import resolve
-from batchrun.core.worst_case import MARGIN_TOKENS
+from batchrun.core.cost.price_book import Listed, PriceBook
+from batchrun.core.cost.price_table import OwnPrice
+from batchrun.core.cost.pricing import Quote, price
+from batchrun.core.estimate.estimating import Adder, Sums
+from batchrun.core.estimate.least_time import connections, least_s, requests_per_s, tokens_per_s
+from batchrun.core.estimate.prompt_tokens import Prompt
+from batchrun.core.request.worst_case import MARGIN_TOKENS
+from batchrun.core.settings.settings import resolve
 
 WIRE = b" " * 500
 """A body as it is sent: the bound of its prompt is made of the bytes alone."""

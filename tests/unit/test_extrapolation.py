@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from batchrun.core.extrapolation import Sampled, student, total
-from batchrun.core.strata import Sampler
+from batchrun.core.estimate.extrapolation import Sampled, student, total
+from batchrun.core.estimate.strata import Sampler
 
 PILOTS = 100
 ROWS = 4000

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batchrun.core.fences import fenced
+from batchrun.core.reply.fences import fenced
 
 
 def _is_json(text):

@@ -2,10 +2,11 @@
 
 import pytest
 
-from batchrun.core import byte_sizes, free_disk
-from batchrun.core.free_disk import PART_OVERHEAD_BYTES, Disk, FreeDisk, Written
-from batchrun.core.setting_table import BY_NAME
-from batchrun.core.setting_values import checked
+from batchrun.core.run import free_disk
+from batchrun.core.run.free_disk import PART_OVERHEAD_BYTES, Disk, FreeDisk, Written
+from batchrun.core.settings.setting_table import BY_NAME
+from batchrun.core.settings.setting_values import checked
+from batchrun.core.text import byte_sizes
 from batchrun.errors import UsageError
 
 SETTING = BY_NAME["guards.min_free_disk"]

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from batchrun.core.price_book import PriceBook
+from batchrun.core.cost.price_book import PriceBook
 from batchrun.engine.budget import Budget, Charge
-from batchrun.engine.funds import Funds
 from batchrun.engine.guards import StopSwitch
+from batchrun.engine.observe.funds import Funds
 from batchrun.engine.spending import Spending
 from batchrun.engine.tally import Tally
 from batchrun.records import Failure, Outcome

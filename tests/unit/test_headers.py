@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from batchrun.core.headers import (
+from batchrun.core.reply.headers import (
     RESET_S_MAX,
     WAIT_S_MAX,
     request_id,

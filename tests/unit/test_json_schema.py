@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.core import json_schema
-from batchrun.core.json_schema import encoded, problem, require, shortened
+from batchrun.core.schema import json_schema
+from batchrun.core.schema.json_schema import encoded, problem, require, shortened
 from batchrun.errors import NotASchemaError
 
 ROOT = Path(__file__).resolve().parents[2]

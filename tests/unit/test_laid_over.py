@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from batchrun.core import parameters
-from batchrun.core.body import as_begun, build, split
-from batchrun.core.parameters import flags_over, laid_over
-from batchrun.core.tokens import stated_limit
+from batchrun.core.request.body import as_begun, build, split
+from batchrun.core.request.tokens import stated_limit
+from batchrun.core.settings import parameters
+from batchrun.core.settings.parameters import flags_over, laid_over
 from batchrun.errors import RowError
 from batchrun.records import Row
 

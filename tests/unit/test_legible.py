@@ -7,7 +7,7 @@ import subprocess
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.core.legible import json_of, legible, shell_word
+from batchrun.core.text.legible import json_of, legible, shell_word
 
 
 @given(st.binary(max_size=20))

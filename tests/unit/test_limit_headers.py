@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.limit_dialects import SPELLINGS
-from batchrun.core.limit_headers import read, used_up_s
+from batchrun.core.reply.limit_dialects import SPELLINGS
+from batchrun.core.reply.limit_headers import read, used_up_s
 from batchrun.simulator.limit_headers import DIALECTS
 from batchrun.simulator.limits import Limits
 from batchrun.views.limits import told

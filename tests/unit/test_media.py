@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from batchrun.core import answer
-from batchrun.core import reply as reading
-from batchrun.core.plain_reply import plain_completion
-from batchrun.core.stream import fold
+from batchrun.core.reply import answer
+from batchrun.core.reply import reply as reading
+from batchrun.core.reply.plain_reply import plain_completion
+from batchrun.core.stream.stream import fold
 from batchrun.records import Media
 
 BYTES = b"\x89PNG and more"

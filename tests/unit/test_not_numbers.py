@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.core.not_numbers import finite, is_finite, nulled, parsed
+from batchrun.core.input.not_numbers import finite, is_finite, nulled, parsed
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from batchrun.core.outage import PROBE_S_MAX, WINDOW, Evidence, probe_wait_s
-from batchrun.core.rules import HEALTH, RULES, Action, Health
+from batchrun.core.verdict.outage import PROBE_S_MAX, WINDOW, Evidence, probe_wait_s
+from batchrun.core.verdict.rules import HEALTH, RULES, Action, Health
 
 DOWN, AILING = Health.DOWN, Health.AILING
 

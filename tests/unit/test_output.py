@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 
-from batchrun.core.answer import is_empty, is_truncated
-from batchrun.core.output import Asked, Policy, flaw_of, held_against, made_of
-from batchrun.core.response_format import name_of, of_document, schema_of
-from batchrun.core.verdict import Action, Verdict
+from batchrun.core.reply.answer import is_empty, is_truncated
+from batchrun.core.schema.response_format import name_of, of_document, schema_of
+from batchrun.core.verdict.output import Asked, Policy, flaw_of, held_against, made_of
+from batchrun.core.verdict.verdict import Action, Verdict
 from batchrun.errors import NotASchemaError, RowError
 from batchrun.records import Choice, Completion, ToolCall, Usage
 

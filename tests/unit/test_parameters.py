@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core import parameters
+from batchrun.core.settings import parameters
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from decimal import Decimal
 
 import pytest
 
-from batchrun.core import reply as reading
-from batchrun.core.price_book import PERIOD_US, TOLD_MAX, Listed, PriceBook
-from batchrun.core.price_table import OwnPrice
-from batchrun.core.pricing import Quote, price
+from batchrun.core.cost.price_book import PERIOD_US, TOLD_MAX, Listed, PriceBook
+from batchrun.core.cost.price_table import OwnPrice
+from batchrun.core.cost.pricing import Quote, price
+from batchrun.core.reply import reply as reading
 from batchrun.records import NO_USAGE, Usage
 from batchrun.testing.samples import completion_body
 

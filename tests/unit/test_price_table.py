@@ -5,9 +5,9 @@ from decimal import Decimal
 
 import pytest
 
-from batchrun.core.price_table import OwnPrice, own_prices
-from batchrun.core.pricing import Quote
-from batchrun.core.settings import from_toml, lay_over, resolve
+from batchrun.core.cost.price_table import OwnPrice, own_prices
+from batchrun.core.cost.pricing import Quote
+from batchrun.core.settings.settings import from_toml, lay_over, resolve
 from batchrun.errors import UsageError
 
 LEAST = '[input]\nfiles = ["a.jsonl"]\n[output]\ndir = "run"\n'

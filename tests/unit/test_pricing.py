@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from batchrun.core.money import EXACT_USD, PICODOLLARS, half_even, picodollars, settled, usd
-from batchrun.core.pricing import EXCHANGE_PD_MAX, Price, Quote, Rates, price
+from batchrun.core.cost.money import EXACT_USD, PICODOLLARS, half_even, picodollars, settled, usd
+from batchrun.core.cost.pricing import EXCHANGE_PD_MAX, Price, Quote, Rates, price
 from batchrun.records import NO_USAGE, Usage
 
 D = Decimal

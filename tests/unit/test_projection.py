@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from batchrun.core.projection import ROWS_MIN, RowCosts, project
+from batchrun.core.cost.projection import ROWS_MIN, RowCosts, project
 
 POPULATIONS = {
     "alike": lambda dice: dice.randint(90, 110) * 10**6,

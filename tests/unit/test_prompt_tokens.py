@@ -2,11 +2,11 @@
 
 import pytest
 
-from batchrun.core import vocabulary
-from batchrun.core.prompt_tokens import MESSAGE_TOKENS, PRIMING_TOKENS, prompt
-from batchrun.core.scripts_of_text import CLASSES, byte_counts
-from batchrun.core.token_table import ERRORS, RATES, STAND_IN, UNKNOWN_MODEL
-from batchrun.core.vocabulary import Counted
+from batchrun.core.estimate import vocabulary
+from batchrun.core.estimate.prompt_tokens import MESSAGE_TOKENS, PRIMING_TOKENS, prompt
+from batchrun.core.estimate.scripts_of_text import CLASSES, byte_counts
+from batchrun.core.estimate.token_table import ERRORS, RATES, STAND_IN, UNKNOWN_MODEL
+from batchrun.core.estimate.vocabulary import Counted
 
 TEXTS = {
     "letters": (

@@ -2,10 +2,10 @@
 
 import pytest
 
-from batchrun.core.azure import azure_url
-from batchrun.core.providers import BY_NAME, PROVIDERS, SIMULATOR, provider_named
-from batchrun.core.settings import lay_over, resolve
-from batchrun.core.urls import chat_completions_url
+from batchrun.core.settings.azure import azure_url
+from batchrun.core.settings.providers import BY_NAME, PROVIDERS, SIMULATOR, provider_named
+from batchrun.core.settings.settings import lay_over, resolve
+from batchrun.core.settings.urls import chat_completions_url
 from batchrun.errors import UsageError
 
 LEAST = {"input.files": ["a"], "output.dir": "run"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.proxies import is_excepted, proxy_for, proxy_name, secrets_of_proxy
+from batchrun.core.settings.proxies import is_excepted, proxy_for, proxy_name, secrets_of_proxy
 from batchrun.errors import UsageError
 
 P = "http://p:3128"

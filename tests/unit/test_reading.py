@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.reading import NOW, RULES, Reading, recorded_reading
+from batchrun.core.settings.reading import NOW, RULES, Reading, recorded_reading
 
 
 @pytest.mark.parametrize(

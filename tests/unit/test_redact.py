@@ -8,7 +8,7 @@ from urllib.parse import quote, quote_plus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.core.redact import REDACTED, Redactor, public_url, secrets_of
+from batchrun.core.text.redact import REDACTED, Redactor, public_url, secrets_of
 
 SECRET = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=40)
 

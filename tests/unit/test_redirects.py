@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.redirects import refused, target
+from batchrun.core.reply.redirects import refused, target
 
 HERE = "https://h.example/v1/chat/completions?key=abc"
 

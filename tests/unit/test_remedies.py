@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from batchrun.core import body, remedies
-from batchrun.core.changes import ERROR_CLASSES
-from batchrun.core.output import Asked
+from batchrun.core.request import body, remedies
+from batchrun.core.run.changes import ERROR_CLASSES
+from batchrun.core.verdict.output import Asked
 from batchrun.errors import RowError
 from batchrun.records import Row
 

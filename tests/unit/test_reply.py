@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batchrun.core import plain_reply, reply
+from batchrun.core.reply import plain_reply, reply
 from batchrun.records import NO_USAGE, ToolCall, Usage
 
 

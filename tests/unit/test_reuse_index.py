@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from batchrun.adapters import reuse_index
-from batchrun.adapters.reuse_index import Builder, Index
+from batchrun.rundir.reuse import reuse_index
+from batchrun.rundir.reuse.reuse_index import Builder, Index
 
 IDENTITY = b"i" * 32
 

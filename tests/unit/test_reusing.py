@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.output import Policy
-from batchrun.core.reusing import accepted, rules, stand_ins
+from batchrun.core.run.reusing import accepted, rules, stand_ins
+from batchrun.core.verdict.output import Policy
 from batchrun.records import (
     NO_USAGE,
     Attempt,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.body import split
-from batchrun.core.roles import Roles, Seen, notice
+from batchrun.core.request.body import split
+from batchrun.core.request.roles import Roles, Seen, notice
 from batchrun.errors import RowError
 
 OWN = [{"role": "user", "content": "own"}]

@@ -9,9 +9,9 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from batchrun.core.not_numbers import is_finite, nulled
-from batchrun.core.parameters import SENT
-from batchrun.core.rows_as_json import BAD, as_json
+from batchrun.core.input.not_numbers import is_finite, nulled
+from batchrun.core.request.rows_as_json import BAD, as_json
+from batchrun.core.settings.parameters import SENT
 
 
 @pytest.mark.parametrize(

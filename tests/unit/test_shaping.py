@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from batchrun.core import body, shaping
-from batchrun.core.settings import from_toml, resolve
+from batchrun.core.request import body, shaping
+from batchrun.core.settings.settings import from_toml, resolve
 from batchrun.errors import RowError, UsageError
 from batchrun.records import Row
 

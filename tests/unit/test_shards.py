@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.shards import plan_reading
+from batchrun.core.run.shards import plan_reading
 from batchrun.records import Position, ShardState, Span
 
 SIZE = 10

@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.settings import lay_over, resolve
-from batchrun.core.short_params import keyword_hint, number
+from batchrun.core.settings.settings import lay_over, resolve
+from batchrun.core.settings.short_params import keyword_hint, number
 from batchrun.errors import UsageError
 
 LEAST = {"input.files": ["a.jsonl"], "output.dir": "run"}

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from batchrun.adapters.sources import local
+from batchrun.adapters.sources.files import local
 from batchrun.adapters.sources.showing import example, shown
 from batchrun.errors import RowError
 

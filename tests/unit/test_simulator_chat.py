@@ -5,8 +5,8 @@ import pytest
 
 from batchrun.simulator.chat import read_body, read_chat
 from batchrun.simulator.completion import Manner, write_answer
-from batchrun.simulator.draws import seed_key
 from batchrun.simulator.rejections import RejectedError
+from batchrun.simulator.writing.draws import seed_key
 
 MESSAGES = [{"role": "user", "content": "Hi there"}]
 

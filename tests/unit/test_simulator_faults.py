@@ -2,8 +2,8 @@ import hashlib
 
 import pytest
 
-from batchrun.simulator.draws import draw_exchange, seed_key
 from batchrun.simulator.faults import FaultTable
+from batchrun.simulator.writing.draws import draw_exchange, seed_key
 
 RATES = {"429": 0.05, "500": 0.02, "drop": 0.01, "stall": 0.005}
 KEY = seed_key(7)

@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from batchrun.core import reply as reading
-from batchrun.core.stream import fold
+from batchrun.core.reply import reply as reading
+from batchrun.core.stream.stream import fold
 from batchrun.simulator import faults
 from batchrun.simulator.chat import answer_digest, read_body, read_chat
 from batchrun.simulator.completion import Manner, write_answer
-from batchrun.simulator.draws import seed_key
 from batchrun.simulator.rejections import RejectedError
 from batchrun.simulator.streaming import pieces_of, write_chunks, write_events
+from batchrun.simulator.writing.draws import seed_key
 
 
 def _answer(**body):

@@ -1,9 +1,9 @@
 import pytest
 
-from batchrun.simulator.draws import seed_key
-from batchrun.simulator.filler import CHINESE, ENGLISH, SENTENCES
-from batchrun.simulator.text import write_passage
-from batchrun.simulator.tokens import count_tokens, cut_to_tokens
+from batchrun.simulator.writing.draws import seed_key
+from batchrun.simulator.writing.filler import CHINESE, ENGLISH, SENTENCES
+from batchrun.simulator.writing.text import write_passage
+from batchrun.simulator.writing.tokens import count_tokens, cut_to_tokens
 
 KEY = seed_key(0)
 DIGESTS = [bytes([k]) * 32 for k in range(100)]

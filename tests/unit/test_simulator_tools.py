@@ -7,17 +7,17 @@ from collections import Counter
 import jsonschema
 import pytest
 
-from batchrun.core import reply as reading
-from batchrun.core.stream import fold
+from batchrun.core.reply import reply as reading
+from batchrun.core.stream.stream import fold
 from batchrun.simulator import faults
 from batchrun.simulator.chat import read_chat
 from batchrun.simulator.completion import Manner, spoil, write_answer
-from batchrun.simulator.documents import write_document
-from batchrun.simulator.draws import Chance, seed_key
-from batchrun.simulator.logprobs import tokens_of
 from batchrun.simulator.rejections import RejectedError
 from batchrun.simulator.streaming import write_chunks, write_events
-from batchrun.simulator.tokens import count_tokens
+from batchrun.simulator.writing.documents import write_document
+from batchrun.simulator.writing.draws import Chance, seed_key
+from batchrun.simulator.writing.logprobs import tokens_of
+from batchrun.simulator.writing.tokens import count_tokens
 
 KEY = seed_key(0)
 USER = {"role": "user", "content": "订单 and parcel?"}

@@ -5,10 +5,10 @@ from decimal import Decimal
 
 import pytest
 
-from batchrun.core.price_book import AHEAD_US, Listed, PriceBook
-from batchrun.core.price_table import OwnPrice
-from batchrun.core.pricing import Quote, price
-from batchrun.core.verdict import Action, Verdict
+from batchrun.core.cost.price_book import AHEAD_US, Listed, PriceBook
+from batchrun.core.cost.price_table import OwnPrice
+from batchrun.core.cost.pricing import Quote, price
+from batchrun.core.verdict.verdict import Action, Verdict
 from batchrun.engine.budget import Budget, Charge
 from batchrun.engine.guards import StopSwitch
 from batchrun.engine.spending import Reserved, Spending

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.sse import Splitter, is_stream, read_event
+from batchrun.core.stream.sse import Splitter, is_stream, read_event
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import random
 
-from batchrun.core.strata import ROWS_LEAST, Sampler, allot
+from batchrun.core.estimate.strata import ROWS_LEAST, Sampler, allot
 
 
 def offered(rows, wanted, seed=0):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.summary import build, in_step, moment
-from batchrun.core.totals import ResultLine, Totals
+from batchrun.core.run.summary import build, in_step, moment
+from batchrun.core.run.totals import ResultLine, Totals
 
 
 def _summary(ok, error, rows_input, *, stopped_by=None, stop_exit_code=None):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.suspension import LATE_S_MIN, Gap, Pulse
+from batchrun.core.run.suspension import LATE_S_MIN, Gap, Pulse
 
 
 @pytest.mark.parametrize(

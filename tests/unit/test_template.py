@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from batchrun.core.template import DefectError, Templates, plain
-from batchrun.core.template_syntax import is_template
+from batchrun.core.request.template import DefectError, Templates, plain
+from batchrun.core.text.template_syntax import is_template
 from batchrun.errors import RowError, UsageError
 
 

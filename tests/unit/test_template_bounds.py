@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.template import AMOUNT_MAX, Templates, plain
+from batchrun.core.request.template import AMOUNT_MAX, Templates, plain
 from batchrun.errors import RowError, UsageError
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.core.differences import differences
-from batchrun.core.text_difference import ROOM, place_of, texts_apart
+from batchrun.core.settings.differences import differences
+from batchrun.core.text.text_difference import ROOM, place_of, texts_apart
 
 
 def test_a_few_words_of_context():

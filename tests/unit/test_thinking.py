@@ -2,9 +2,9 @@
 
 import pytest
 
-from batchrun.core.output import Policy, flaw_of, made_of
-from batchrun.core.reasoning_models import MODELS, implied_by
-from batchrun.core.thinking import TAGS, split
+from batchrun.core.reply.thinking import TAGS, split
+from batchrun.core.settings.reasoning_models import MODELS, implied_by
+from batchrun.core.verdict.output import Policy, flaw_of, made_of
 from batchrun.records import NO_USAGE, Choice, Completion
 
 

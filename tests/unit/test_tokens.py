@@ -2,7 +2,12 @@
 
 import pytest
 
-from batchrun.core.tokens import IMAGE_TOKENS, UNSTATED_COMPLETION_TOKENS, estimate, stated_limit
+from batchrun.core.request.tokens import (
+    IMAGE_TOKENS,
+    UNSTATED_COMPLETION_TOKENS,
+    estimate,
+    stated_limit,
+)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batchrun.core.tool_deltas import CHECKS_MAX, ToolCalls
+from batchrun.core.stream.tool_deltas import CHECKS_MAX, ToolCalls
 
 
 def _fragment(index=None, key=None, name=None, args=None, kind=None):

@@ -2,7 +2,7 @@
 
 import json
 
-from batchrun.core.totals import AttemptLine, ResultLine, Totals, day_of
+from batchrun.core.run.totals import AttemptLine, ResultLine, Totals, day_of
 
 A, B = ("e", "m-a", None), ("e", "m-b", "flex")
 NONE = (None,) * 6

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.urls import address, asked_in_vain, chat_completions_url
+from batchrun.core.settings.urls import address, asked_in_vain, chat_completions_url
 from batchrun.errors import UsageError
 
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from batchrun.core import failure_reports, phrases, vendor_codes
-from batchrun.core.rules import STATUS_OF_NAME, Action
-from batchrun.core.stream import fold
-from batchrun.core.vendor_codes import MEANINGS, SAID_BY, judged_as, meaning_of
-from batchrun.core.verdict import Circumstances, answered, judge
+from batchrun.core.reply import failure_reports, phrases, vendor_codes
+from batchrun.core.reply.vendor_codes import MEANINGS, SAID_BY, judged_as, meaning_of
+from batchrun.core.stream.stream import fold
+from batchrun.core.verdict.rules import STATUS_OF_NAME, Action
+from batchrun.core.verdict.verdict import Circumstances, answered, judge
 from batchrun.records import Reply
 
 DONE, THROTTLE, AGAIN = Action.DONE, Action.THROTTLE, Action.AGAIN

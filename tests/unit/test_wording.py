@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.core.wording import counted, verb, wrapped
+from batchrun.core.text.wording import counted, verb, wrapped
 
 
 @pytest.mark.parametrize(

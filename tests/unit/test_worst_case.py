@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from batchrun.core.worst_case import CACHE_WRITE_TIMES, IMAGE_TOKENS_MAX, MARGIN_TOKENS, worst_case
+from batchrun.core.request.worst_case import (
+    CACHE_WRITE_TIMES,
+    IMAGE_TOKENS_MAX,
+    MARGIN_TOKENS,
+    worst_case,
+)
 from batchrun.errors import RowError
 
 TEXT = {"role": "user", "content": "Hello"}

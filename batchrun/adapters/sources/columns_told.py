@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from batchrun.adapters.sources.opening import LOOKED_AT, Input, needs_of
-from batchrun.core.parameters import HOLDING, SENT
-from batchrun.core.roles import notice
-from batchrun.core.settings import Settings
+from batchrun.core.request.roles import notice
+from batchrun.core.settings.parameters import HOLDING, SENT
+from batchrun.core.settings.settings import Settings
 
 
 def tell(

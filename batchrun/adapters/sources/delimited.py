@@ -1,7 +1,7 @@
 """CSV: taken apart record by record, so that a broken one is one bad row.
 
 The first record of a file names its columns. Columns that are named like parameters hold JSON text
-or plain values (``core.cells``), every other one is carried as text, whatever it looks like.
+or plain values (``core.request.cells``), every other one is carried as text, whatever it looks like.
 
 Quoting, where the format has it, is that of RFC 4180, strictly: text behind a closing quote, or a
 quote that is never closed, breaks a record. Its first line is then the bad row, and reading goes on
@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from batchrun.adapters.sources import lines, recoding
-from batchrun.adapters.sources.folding import Folded
-from batchrun.adapters.sources.lines import Line
+from batchrun.adapters.sources.files import lines, recoding
+from batchrun.adapters.sources.files.folding import Folded
+from batchrun.adapters.sources.files.lines import Line
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.files.streams import ByteSource, FileBytes
 from batchrun.adapters.sources.opening import Carry, Splitter, roles_of, sent_columns
 from batchrun.adapters.sources.rows import TextReader
-from batchrun.adapters.sources.storage import Stamp
-from batchrun.adapters.sources.streams import ByteSource, FileBytes
-from batchrun.core import cells, columns
-from batchrun.core.dialect import UTF8, Dialect, sep_line
+from batchrun.core.input.dialect import UTF8, Dialect, sep_line
+from batchrun.core.request import cells, columns
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import JsonObject, Position
 

@@ -14,12 +14,12 @@ from enum import Enum, auto
 
 import msgspec
 
-from batchrun.adapters.sources import heads, lines
+from batchrun.adapters.sources.files import heads, lines
+from batchrun.adapters.sources.files.lines import BOM, Line
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.files.streams import ByteSource, FileBytes
 from batchrun.adapters.sources.jsonl import LINE_BYTES_MAX, JsonlReader
-from batchrun.adapters.sources.lines import BOM, Line
 from batchrun.adapters.sources.opening import Carry, Splitter
-from batchrun.adapters.sources.storage import Stamp
-from batchrun.adapters.sources.streams import ByteSource, FileBytes
 from batchrun.errors import InputError
 from batchrun.records import JsonObject, Position, Row
 

@@ -15,16 +15,17 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from batchrun.adapters.sources import lines
-from batchrun.adapters.sources.lines import BOM, Line
+from batchrun.adapters.sources.files import lines
+from batchrun.adapters.sources.files.lines import BOM, Line
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.files.streams import READ_BYTES, ByteSource, FileBytes
 from batchrun.adapters.sources.opening import Carry, Splitter, roles_of, schema_splitter
 from batchrun.adapters.sources.rows import TextReader
-from batchrun.adapters.sources.storage import Stamp
-from batchrun.adapters.sources.streams import READ_BYTES, ByteSource, FileBytes
-from batchrun.core import carried, not_numbers
-from batchrun.core.body import TOO_DEEP, Split, nested_too_deeply
-from batchrun.core.roles import Seen
-from batchrun.core.storable import json_text
+from batchrun.core.input import not_numbers
+from batchrun.core.request import carried
+from batchrun.core.request.body import TOO_DEEP, Split, nested_too_deeply
+from batchrun.core.request.roles import Seen
+from batchrun.core.text.storable import json_text
 from batchrun.records import JsonObject, Position
 
 LINE_BYTES_MAX = 64 * 2**20

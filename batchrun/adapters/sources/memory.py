@@ -23,19 +23,19 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from batchrun.adapters.home import at_home
 from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.files.lines import Line
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.files.streams import FileBytes
 from batchrun.adapters.sources.jsonl import JsonlReader
-from batchrun.adapters.sources.lines import Line
 from batchrun.adapters.sources.opening import Carry, Input, PickingReader, Splitter
 from batchrun.adapters.sources.parquet import BLOCK_BYTES, BLOCK_ROWS, ParquetReader
-from batchrun.adapters.sources.storage import Stamp
-from batchrun.adapters.sources.streams import FileBytes
 from batchrun.adapters.sources.tables import ArrowRows, arrow_rows
 from batchrun.adapters.sources.tape import Tape
-from batchrun.core.reading import NOW, Reading
-from batchrun.core.rows_as_json import BAD, as_json
-from batchrun.core.shaping import Plan
+from batchrun.adapters.storage.home import at_home
+from batchrun.core.request.rows_as_json import BAD, as_json
+from batchrun.core.request.shaping import Plan
+from batchrun.core.settings.reading import NOW, Reading
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span
 

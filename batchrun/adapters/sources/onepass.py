@@ -15,10 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchrun.adapters.journal import Journal, read_block
-from batchrun.adapters.log import BLOCK
+from batchrun.adapters.journal.journal import Journal, read_block
+from batchrun.adapters.journal.log import BLOCK
+from batchrun.adapters.sources.files.streams import Pipe
 from batchrun.adapters.sources.opening import Reader
-from batchrun.adapters.sources.streams import Pipe
 from batchrun.errors import InputChangedError
 from batchrun.records import Block, Position, Row, Span
 

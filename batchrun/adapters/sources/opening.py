@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from batchrun.adapters import arrow
-from batchrun.adapters.sources import finding, heads, passing, storage
-from batchrun.adapters.sources.local import read_file
+from batchrun.adapters.parts import arrow
+from batchrun.adapters.sources.files import finding, heads, passing, storage
+from batchrun.adapters.sources.files.local import read_file
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.files.streams import ByteSource, FileBytes, Pipe
 from batchrun.adapters.sources.sampling import Sample, SampledReader, Spool
-from batchrun.adapters.sources.storage import Stamp
-from batchrun.adapters.sources.streams import ByteSource, FileBytes, Pipe
-from batchrun.core import carried, cells, columns
-from batchrun.core.body import Split, split
-from batchrun.core.reading import NOW, QUOTED_FORMATS, Reading, plain
-from batchrun.core.roles import ALL, JSON, Roles
-from batchrun.core.settings import Settings
-from batchrun.core.shaping import Plan
+from batchrun.core.request import carried, cells, columns
+from batchrun.core.request.body import Split, split
+from batchrun.core.request.roles import ALL, JSON, Roles
+from batchrun.core.request.shaping import Plan
+from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
+from batchrun.core.settings.settings import Settings
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span
 

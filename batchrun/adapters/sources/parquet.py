@@ -18,8 +18,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import arrow
-from batchrun.adapters.sources import floats, showing, storage
+from batchrun.adapters.parts import arrow
+from batchrun.adapters.sources import floats, showing
+from batchrun.adapters.sources.files import storage
+from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import (
     Carry,
     Splitter,
@@ -28,10 +30,10 @@ from batchrun.adapters.sources.opening import (
     sent_columns,
 )
 from batchrun.adapters.sources.sampling import Sample
-from batchrun.adapters.sources.storage import Stamp
-from batchrun.core import cells, parameters
-from batchrun.core.addresses import local_path
-from batchrun.core.legible import legible
+from batchrun.core.request import cells
+from batchrun.core.settings import parameters
+from batchrun.core.settings.addresses import local_path
+from batchrun.core.text.legible import legible
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Block, Position, Row, Span
 

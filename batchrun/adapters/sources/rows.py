@@ -13,14 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchrun.adapters import arrow
-from batchrun.adapters.sources.lines import Line
+from batchrun.adapters.parts import arrow
+from batchrun.adapters.sources.files.lines import Line
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.files.streams import ByteSource
 from batchrun.adapters.sources.opening import Carry, Splitter, sent_columns
 from batchrun.adapters.sources.sampling import Sample
-from batchrun.adapters.sources.storage import Stamp
-from batchrun.adapters.sources.streams import ByteSource
-from batchrun.core import carried, cells
-from batchrun.core.folders import Folders
+from batchrun.core.input.folders import Folders
+from batchrun.core.request import carried, cells
 from batchrun.records import Block, JsonObject, Position, Row, Span
 
 BLOCK_ROWS = 128

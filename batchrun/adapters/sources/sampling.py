@@ -17,13 +17,13 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from batchrun.adapters.sources.storage import Stamp
+from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.errors import StorageError
 from batchrun.records import Block, Position, Row, Span
 
 if TYPE_CHECKING:
+    from batchrun.adapters.sources.files.streams import Pipe
     from batchrun.adapters.sources.opening import Reader
-    from batchrun.adapters.sources.streams import Pipe
 
 _Record = TypeVar("_Record")
 

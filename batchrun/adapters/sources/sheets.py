@@ -20,11 +20,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchrun.adapters.sources import storage
+from batchrun.adapters.sources.files import storage
+from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Carry, Splitter
 from batchrun.adapters.sources.parquet import BLOCK_ROWS, ParquetReader
-from batchrun.adapters.sources.storage import Stamp
-from batchrun.core import columns
+from batchrun.core.request import columns
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Position, Row
 

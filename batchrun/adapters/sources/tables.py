@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from batchrun.adapters import arrow
+from batchrun.adapters.parts import arrow
 from batchrun.adapters.sources.tape import Tape
 from batchrun.errors import InputError, UsageError
 

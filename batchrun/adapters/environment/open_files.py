@@ -1,0 +1,56 @@
+"""How many files this process may have open, sockets among them: enough, or a clear word before
+anything is sent. In mid-run the want of them would look like a network that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from batchrun.core.settings.providers import SIMULATOR
+from batchrun.core.settings.settings import Settings
+from batchrun.engine.room import OPEN_ROWS_MAX
+from batchrun.errors import UsageError
+
+SPARE = 48
+"""Beside sockets and logs: input, state file, drafts, event loop, name look-ups."""
+
+
+def needed(settings: Settings) -> int:
+    """Files that a run has open at once, those of this process included, with a socket for each
+    request in flight: two with a built-in simulator, which is the other end.
+    """
+    sockets = [e.concurrency * (2 if e.provider == SIMULATOR else 1) for e in settings.endpoints]
+    return _open_now() + sum(sockets) + SPARE
+
+
+def raise_limit(settings: Settings) -> None:
+    """Raise this process's own limit, as far as it may, to what the run may come to need: each
+    shard that has open rows keeps a log open, too. Only for processes of our own.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = needed(settings) + OPEN_ROWS_MAX // settings.shard_rows
+    if soft != resource.RLIM_INFINITY and soft < need:
+        most = need if hard == resource.RLIM_INFINITY else min(need, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def require(settings: Settings) -> None:
+    """Raises ``UsageError`` naming both numbers where the limit is too low."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = needed(settings)
+    if limit != resource.RLIM_INFINITY and limit < need:
+        concurrency = sum(endpoint.concurrency for endpoint in settings.endpoints)
+        message = (
+            f"a concurrency of {concurrency:,} needs {need:,} open files, and "
+            f"this process may have {limit:,} (`ulimit -n`). Nothing was sent: raise that limit, "
+            "or lower --concurrency"
+        )
+        raise UsageError(message)
+
+
+def _open_now() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names, not paths
+    except OSError:
+        return SPARE

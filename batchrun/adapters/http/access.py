@@ -1,0 +1,176 @@
+"""What it takes to talk to one endpoint: address, key, headers, certificates, proxy.
+
+Everything that can be wrong is found here, before a run directory is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from batchrun.adapters.http.keys import KeySource, RenewableKey, source_of
+from batchrun.core.settings.endpoints import Endpoint
+from batchrun.core.settings.providers import BY_NAME
+from batchrun.core.settings.proxies import proxy_for, secrets_of_proxy
+from batchrun.core.settings.setting_table import DEFAULT_BASE_URL
+from batchrun.core.settings.urls import Address, address
+from batchrun.core.text import redact
+from batchrun.errors import KeyUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    import ssl
+
+    from batchrun.adapters.http.http import HttpTransport
+    from batchrun.core.settings.settings import Settings
+    from batchrun.ports import Credentials
+
+OPENAI = "openai.com"
+_ORGANISATION = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One endpoint, ready to be talked to."""
+
+    endpoint: Endpoint
+    address: Address
+    source: KeySource
+    key: str | None = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    proxy: str | None = field(repr=False)
+    tls: ssl.SSLContext | None
+    redactor: redact.Redactor
+
+    @asynccontextmanager
+    async def talking(
+        self, settings: Settings, say: Callable[[str], None]
+    ) -> AsyncIterator[tuple[HttpTransport, Credentials]]:
+        """A transport in the running loop, and its key, which is renewed there."""
+        from batchrun.adapters.http.http import HttpTransport
+
+        async with HttpTransport(
+            self.address,
+            key=self.key,
+            headers=self.headers,
+            redactor=self.redactor,
+            concurrency=self.endpoint.concurrency,
+            timeout_s=settings.timeout_s,
+            connect_timeout_s=settings.connect_timeout_s,
+            body_bytes_max=settings.max_response_bytes,
+            proxy=self.proxy,
+            tls=self.tls,
+            stream=settings.stream,
+            key_header=self.endpoint.api_key_header,
+            keepalive_s=self.endpoint.keepalive_s,
+        ) as transport:
+            credentials = RenewableKey(
+                self.source,
+                self.key,
+                install=transport.replace_key,
+                redactor=self.redactor,
+                say=say,
+            )
+            try:
+                yield transport, credentials
+            finally:
+                await credentials.close()
+
+
+def accesses_to(
+    endpoints: Sequence[Endpoint], environment: Mapping[str, str]
+) -> tuple[Access, ...]:
+    """The same for all endpoints of a run; an error says which of several it is about."""
+    found = []
+    for endpoint in endpoints:
+        try:
+            found.append(access_to(endpoint, environment))
+        except UsageError as error:
+            if len(endpoints) == 1:
+                raise
+            raise type(error)(f"endpoint {endpoint.name}: {error}") from None
+    return tuple(found)
+
+
+def access_to(
+    endpoint: Endpoint, environment: Mapping[str, str], *, demand_key: bool = True
+) -> Access:
+    """Read the key, the certificates and the proxy of an endpoint. Blocks where a command gives
+    the key. ``demand_key`` says that a missing key is an error where one is needed.
+
+    The built-in simulator needs neither key nor proxy. Raises ``UsageError`` for whatever is
+    missing or cannot be used.
+    """
+    where = address(endpoint.base_url)
+    built_in = endpoint.provider == "simulator"
+    proxy = None if where.socket or built_in else proxy_for(where.url, environment)
+    secrets = redact.secrets_of(None, endpoint.headers, where.url)
+    redactor = redact.Redactor([*secrets, *(secrets_of_proxy(proxy) if proxy else ())])
+    tls = None
+    if where.url.startswith("https:"):
+        from batchrun.adapters.http.tls import context_of
+
+        tls = context_of(endpoint, environment)
+    source = source_of(endpoint, {} if built_in else environment)
+    try:
+        key = None if built_in else source.read()
+    except KeyUnavailableError as error:
+        raise KeyUnavailableError(redactor.text(str(error))) from None
+    given = {name.lower() for name in endpoint.headers}
+    if key is None and demand_key and (message := missing_key(endpoint)) is not None:
+        raise KeyUnavailableError(message)
+    redactor.add([key] if key else [])
+    headers = {
+        **organisation(where, environment, given),
+        **endpoint.headers,
+    }
+    return Access(endpoint, where, source, key, headers, proxy, tls, redactor)
+
+
+def missing_key(endpoint: Endpoint) -> str | None:
+    """What to say where no key was found; None where the endpoint may do without."""
+    preset = None if endpoint.provider is None else BY_NAME[endpoint.provider]
+    if any(redact.is_secret_header(name) for name in endpoint.headers):
+        return None
+    elsewhere = (
+        "name another variable with --api-key-env, a file with --api-key-file, a command with "
+        "--api-key-command"
+    )
+    if preset is None:
+        if endpoint.base_url != DEFAULT_BASE_URL:
+            return None
+        return (
+            f"no key: set {endpoint.api_key_env} (or {elsewhere}), or name another endpoint with "
+            "--base-url or --provider"
+        )
+    if not preset.key_needed:
+        return None
+    names = [key.name for key in preset.keys]
+    if endpoint.api_key_env not in names:
+        names = [endpoint.api_key_env or ""]
+    return (
+        f"no key for provider {preset.name}: set {' or '.join(names)}, in the environment or in "
+        f"the file .env of the working directory (or {elsewhere})"
+    )
+
+
+def organisation(where: Address, environment: Mapping[str, str], given: set[str]) -> dict[str, str]:
+    """OpenAI's headers that say on whose account requests run: for OpenAI alone, nobody else is to
+    know them. ``given`` are names that the user set, in lower case.
+
+    Raises ``UsageError`` for values that are not one line of ASCII text.
+    """
+    host = urlsplit(where.url).hostname or ""
+    if where.socket is not None or not f".{host}".endswith(f".{OPENAI}"):
+        return {}
+    found = {}
+    for header, variable in _ORGANISATION.items():
+        value = environment.get(variable, "").strip()
+        if value and header.lower() not in given:
+            if not (value.isascii() and value.isprintable()):
+                message = f"{variable} is not one line of ASCII text"
+                raise UsageError(message)
+            found[header] = value
+    return found

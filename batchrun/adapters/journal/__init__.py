@@ -1,0 +1,1 @@
+"""What makes an outcome durable: the logs of shards, the state file, notes of requests on their way."""

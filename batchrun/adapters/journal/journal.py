@@ -1,0 +1,400 @@
+"""The journal: what is known of rows whose part is not published, and the thread that writes it.
+
+``Journal`` is the checkpoint's state file and the logs of the shards in progress, as one thing:
+what an earlier session left, and what is appended now. ``JournalWriter`` is ``ports.Journal`` for
+a running engine: one thread writes, in groups. Entries that arrive within ``GROUP_S`` of each
+other share one flush per log; ``append`` resolves after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from batchrun.adapters.journal.flight import FlightLog
+from batchrun.adapters.journal.log import (
+    AMENDMENT,
+    ATTEMPT,
+    BLOCK,
+    OUTCOME,
+    Entry,
+    ShardLog,
+    damaged,
+)
+from batchrun.adapters.journal.states import Published, StateFile
+from batchrun.adapters.storage import disk, files
+from batchrun.errors import StorageError
+from batchrun.ports import Durable
+from batchrun.records import Attempt, Block, Outcome, Position, ShardState
+
+STATES = "journal.db"
+GROUP_S = 0.025
+
+
+class BlockRecord(NamedTuple):
+    """A block as the log holds it: how far it takes the shard's input, and its carried columns."""
+
+    rows_read: int
+    digest: bytes
+    end: Position
+    rows: int
+    carried: bytes
+
+
+class Amendment(NamedTuple):
+    """Done rows whose request is what it was while their ``custom_id`` or carried columns changed
+    in the input: ``values`` is an Arrow IPC stream of ``row``, ``custom_id`` and those columns.
+    """
+
+    row: int
+    values: bytes
+
+
+read_outcome: Callable[[bytes | memoryview], Outcome] = msgspec.msgpack.Decoder(Outcome).decode
+read_attempt: Callable[[bytes], Attempt] = msgspec.msgpack.Decoder(Attempt).decode
+read_block: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(BlockRecord).decode
+read_amendment: Callable[[bytes], Amendment] = msgspec.msgpack.Decoder(Amendment).decode
+
+LOG_NAME = re.compile(r"shard-(\d{8})\.(\d+)\.log")
+
+
+def log_name(shard: int, generation: int) -> str:
+    """The log that the given generation of a shard's part will be made from."""
+    return f"shard-{shard:08d}.{generation}.log"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenShard:
+    """What the log of a shard holds: rows with an outcome, those of them that are ok, and the
+    last attempt number of any row.
+    """
+
+    done: frozenset[int]
+    ok: frozenset[int]
+    attempts: dict[int, int]
+
+
+class Journal:
+    """The checkpoint's state file and logs. Not thread-safe but for what is said to be."""
+
+    def __init__(self, folder: Path, shard_rows: int) -> None:
+        """Open the journal. Logs whose part is published already are taken away."""
+        self.folder = folder
+        self.shard_rows = shard_rows
+        self.states = StateFile(folder / STATES)
+        self._published = {p.state.shard: p.state for p in self.states.published()}
+        self.logs: dict[int, ShardLog] = {}
+        self.fence: Callable[[], None] = lambda: None  # raises once another run holds the lock
+        self.durable: Callable[..., None] | None = None
+        """See ``growing.Growing.durable``; called by whoever writes."""
+        try:
+            self._open_logs()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_logs(self) -> None:
+        for path in sorted(self.folder.glob("shard-*.log")):
+            match = LOG_NAME.fullmatch(path.name)
+            if match is None:
+                continue
+            shard, generation = int(match[1]), int(match[2])
+            recorded = self._generation(shard)
+            if generation <= recorded:
+                # Its part was published; the kill came before the log was removed.
+                disk.unlink(path)
+                files.reached("log.removed", path)
+            elif generation == recorded + 1:
+                self.logs[shard] = ShardLog(path, shard, generation)
+            else:
+                raise damaged(path, f"generation {recorded} of its part is the last one known")
+
+    def close(self) -> None:
+        """Close all files."""
+        for log in self.logs.values():
+            log.close()
+        self.states.close()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the logs."""
+        return sum(log.size for log in list(self.logs.values()))
+
+    def log_of(self, shard: int) -> ShardLog:
+        """The log of a shard, made if it has none."""
+        log = self.logs.get(shard)
+        if log is None:
+            generation = self._generation(shard) + 1
+            path = self.folder / log_name(shard, generation)
+            log = self.logs[shard] = ShardLog(path, shard, generation)
+        return log
+
+    def _generation(self, shard: int) -> int:
+        state = self._published.get(shard)
+        return 0 if state is None else state.generation
+
+    def shards(self) -> list[ShardState]:
+        """All shards whose input was read, published or not, in order."""
+        found = (self.state(shard) for shard in sorted({*self._published, *self.logs}))
+        return [state for state in found if state is not None]
+
+    def state(self, shard: int) -> ShardState | None:
+        """A shard's published state, its input as far as the log has it; None where neither
+        knows any.
+        """
+        state = self._published.get(shard)
+        log = self.logs.get(shard)
+        for place in log.places if log else ():
+            if place.kind == BLOCK:
+                block = read_block(log.body(place))  # type: ignore[union-attr]
+                if state is None:
+                    state = ShardState(shard, 0, b"", block.end, 0, complete=False)
+                if block.rows_read >= state.rows_read or not block.rows:
+                    state = replace(
+                        state, rows_read=block.rows_read, digest=block.digest, end=block.end
+                    )
+        return state
+
+    def touched(self) -> set[int]:
+        """Shards with outcomes, attempts or amendments that no part holds yet."""
+        return {
+            shard
+            for shard, log in self.logs.items()
+            if any(place.kind != BLOCK for place in log.places)
+        }
+
+    def drop_idle(self) -> None:
+        """Take away logs in which nothing but the input is noted: rows of them were to be sent,
+        and a kill came first. Their blocks are noted again when they are read.
+        """
+        touched = self.touched()
+        for shard in [s for s in self.logs if s not in touched]:
+            self.logs.pop(shard).remove()
+
+    def outcomes(self, shard: int) -> Iterator[Outcome]:
+        """The outcomes in the log of a shard, in order of arrival."""
+        log = self.logs.get(shard)
+        for place in log.places if log else ():
+            if place.kind == OUTCOME:
+                yield read_outcome(log.body(place))  # type: ignore[union-attr]
+
+    def exchanges(self, shard: int) -> Iterator[tuple[int, int]]:
+        """Row and number of every attempt in the log of a shard."""
+        log = self.logs.get(shard)
+        for place in log.places if log else ():
+            if place.kind in (OUTCOME, ATTEMPT):
+                body = log.body(place)  # type: ignore[union-attr]
+                attempt = (
+                    read_attempt(body) if place.kind == ATTEMPT else read_outcome(body).attempt
+                )
+                if attempt is not None:
+                    yield attempt.row, attempt.number
+
+    def open_shard(self, shard: int) -> OpenShard:
+        """What the log of a shard tells."""
+        done: set[int] = set()
+        ok: set[int] = set()
+        attempts: dict[int, int] = {}
+        log = self.logs.get(shard)
+        for place in log.places if log else ():
+            if place.kind == OUTCOME:
+                outcome = read_outcome(log.body(place))  # type: ignore[union-attr]
+                done.add(place.row)
+                (ok.add if outcome.ok else ok.discard)(place.row)
+                attempts[place.row] = max(outcome.attempts, attempts.get(place.row, 0))
+            elif place.kind == ATTEMPT:
+                number = read_attempt(log.body(place)).number  # type: ignore[union-attr]
+                attempts[place.row] = max(number, attempts.get(place.row, 0))
+        return OpenShard(frozenset(done), frozenset(ok), attempts)
+
+    def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
+        """Make entries durable, in order; one flush per shard's log. Raises ``StorageError``."""
+        self.fence()
+        groups: defaultdict[int, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            record = _record(entry)
+            groups[record[0] // self.shard_rows].append(record)
+        try:
+            for shard, found in groups.items():
+                fresh = shard not in self.logs and shard not in self._published
+                places = self.log_of(shard).append(found)
+                if self.durable is not None:
+                    self.durable(shard, found, places, fresh=fresh)
+        except OSError as error:
+            message = (
+                f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
+                "committed before is intact; make room, then run the same command again"
+            )
+            raise StorageError(message) from error
+
+    def next_state(self, shard: int, *, complete: bool) -> ShardState:
+        """The state a shard will have once its next parts are published. One that was complete
+        stays so: outcomes are replaced, never taken away.
+        """
+        state = self.state(shard) or ShardState(shard, 0, b"", Position(), 0, complete=False)
+        whole = complete or state.complete
+        return replace(state, generation=state.generation + 1, complete=whole)
+
+    def refresh(self, states: Sequence[ShardState]) -> None:
+        """Replace what is known of shards' input. A block without rows says so in a log, whose
+        earlier blocks tell of the input as it was.
+        """
+        size = self.shard_rows
+        logged = [state for state in states if state.shard in self.logs]
+        self.write(
+            [Block(s.shard, s.shard * size, (), b"", s.rows_read, s.digest, s.end) for s in logged]
+        )
+        kept = [state for state in states if state.shard in self._published]
+        self.states.refresh(kept)
+        self._published |= {state.shard: state for state in kept}
+
+    def adopt(self, state: ShardState) -> None:
+        """Take a shard's state as it was just written to the state file."""
+        self._published[state.shard] = state
+
+    def seal(self, published: Published) -> None:
+        """Record a shard's new parts, then take its log away. Called in the sealing thread, once
+        nothing is appended for the shard any more.
+        """
+        self.states.seal(published)
+        shard = published.state.shard
+        self._published[shard] = published.state
+        log = self.logs.pop(shard, None)
+        if log is not None:
+            log.remove()
+
+
+def _record(entry: Outcome | Attempt | Block | Amendment) -> Entry:
+    """An entry as the log has it."""
+    if isinstance(entry, Outcome):
+        if (entry.completion is None) == (entry.failure is None):
+            message = f"row {entry.row}: an outcome is a completion or a failure"
+            raise ValueError(message)
+        return entry.row, OUTCOME, entry
+    if isinstance(entry, Block):
+        rows = len(entry.rows)
+        held = BlockRecord(entry.rows_read, entry.digest, entry.end, rows, entry.carried)
+        return entry.first_row, BLOCK, held
+    return entry.row, ATTEMPT if isinstance(entry, Attempt) else AMENDMENT, entry
+
+
+Item = tuple[Outcome | Attempt | Block, Durable | None]
+
+
+class JournalWriter:
+    """``ports.Journal`` over a ``Journal`` and its writer thread."""
+
+    def __init__(self, journal: Journal, flight: FlightLog) -> None:
+        self._journal = journal
+        self._flight = flight
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Item] = deque()
+        self._wake = threading.Event()
+        self.sending = flight.note
+        """See ``ports.Journal``."""
+        self._closing = False
+        self._fault: Exception | None = None
+        self._given = 0
+        self._durable = 0
+        self._flushed: list[tuple[int, asyncio.Future[None]]] = []
+        self._start()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread.start()
+
+    @property
+    def backlog_bytes(self) -> int:
+        """See ``ports.Journal``."""
+        return self._journal.size_bytes
+
+    def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
+        """See ``ports.Journal``."""
+        if self._fault is not None:
+            if then is not None:
+                self._loop.call_soon(then, entry, self._fault)
+            return
+        self._given += 1
+        self._queue.append((entry, then))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    async def append(self, entry: Outcome | Attempt | Block) -> None:
+        """See ``ports.Journal``."""
+        self.post(entry)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """See ``ports.Journal``."""
+        if self._fault is not None:
+            raise self._fault
+        if self._durable < self._given:
+            future = self._loop.create_future()
+            self._flushed.append((self._given, future))
+            await future
+
+    async def close(self) -> None:
+        """Make durable what was appended and stop the thread. Closing twice is harmless."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.to_thread(self._thread.join)
+        self._flight.close()
+
+    def _work(self) -> None:
+        """The writer thread."""
+        taken: list[Item] = []
+        try:
+            while True:
+                self._wake.wait()
+                if not self._closing:
+                    time.sleep(GROUP_S)
+                # Cleared before the queue is emptied and the flag is read: what comes meanwhile is
+                # either seen now or wakes the next turn.
+                self._wake.clear()
+                closing = self._closing
+                taken = [self._queue.popleft() for _ in range(len(self._queue))]
+                if taken:
+                    self._journal.write([entry for entry, _ in taken])
+                    self._loop.call_soon_threadsafe(self._resolve, taken)
+                    taken = []  # nothing of it is kept until the next group
+                elif closing:
+                    return
+                if closing:
+                    self._wake.set()
+        except Exception as error:  # noqa: BLE001 - every appender must hear of it
+            self._loop.call_soon_threadsafe(self._reject, taken, error)
+
+    def _resolve(self, taken: list[Item]) -> None:
+        wipe = self._flight.wipe
+        for entry, then in taken:
+            if isinstance(entry, Outcome):
+                wipe(entry.row, entry.attempts)
+            elif isinstance(entry, Attempt):
+                wipe(entry.row, entry.number)
+            if then is not None:
+                then(entry, None)
+        self._durable += len(taken)
+        while self._flushed and self._flushed[0][0] <= self._durable:
+            _, future = self._flushed.pop(0)
+            if not future.done():
+                future.set_result(None)
+
+    def _reject(self, taken: list[Item], fault: Exception) -> None:
+        self._fault = fault
+        for entry, then in [*taken, *self._queue]:
+            if then is not None:
+                then(entry, fault)
+        self._queue.clear()
+        for _, future in self._flushed:
+            if not future.done():
+                future.set_exception(fault)
+        self._flushed.clear()

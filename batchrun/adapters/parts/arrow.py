@@ -1,0 +1,397 @@
+"""The columns of the published files, and how records become them.
+
+``RESULT_FIELDS`` and ``ATTEMPT_FIELDS`` are the contract of ``results/`` and ``attempts/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+
+from batchrun.core.cost.money import usd
+from batchrun.records import (
+    NO_USAGE,
+    Attempt,
+    Choice,
+    Completion,
+    Failure,
+    Media,
+    Outcome,
+    ToolCall,
+    Usage,
+)
+
+TOOL_CALL = pa.struct(
+    [
+        ("id", pa.string()),
+        ("type", pa.string()),
+        ("name", pa.string()),
+        ("arguments", pa.string()),
+    ]
+)
+CHOICE = pa.struct(
+    [
+        ("index", pa.int32()),
+        ("content", pa.string()),
+        ("reasoning", pa.string()),
+        ("refusal", pa.string()),
+        ("finish_reason", pa.string()),
+        ("tool_calls", pa.list_(TOOL_CALL)),
+        ("logprobs", pa.string()),
+    ]
+)
+MEDIUM = pa.struct(
+    [("kind", pa.string()), ("mime", pa.string()), ("bytes", pa.binary()), ("file", pa.string())]
+)
+JEMALLOC_PAGE_BYTES = 4096
+_MOMENT = pa.timestamp("us", tz="UTC")
+
+RESULT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("row", pa.int64()),
+    ("custom_id", pa.string()),
+    ("status", pa.string()),
+    ("content", pa.string()),
+    ("reasoning", pa.string()),
+    ("refusal", pa.string()),
+    ("tool_calls", pa.list_(TOOL_CALL)),
+    ("finish_reason", pa.string()),
+    ("choices", pa.list_(CHOICE)),
+    ("model", pa.string()),
+    ("response_id", pa.string()),
+    ("system_fingerprint", pa.string()),
+    ("service_tier", pa.string()),
+    ("created", pa.timestamp("ms", tz="UTC")),
+    ("prompt_tokens", pa.int64()),
+    ("completion_tokens", pa.int64()),
+    ("total_tokens", pa.int64()),
+    ("cached_tokens", pa.int64()),
+    ("cache_write_tokens", pa.int64()),
+    ("reasoning_tokens", pa.int64()),
+    ("cost_usd", pa.float64()),
+    ("attempts", pa.int32()),
+    ("http_status", pa.int16()),
+    ("error_class", pa.string()),
+    ("error_code", pa.string()),
+    ("error_message", pa.string()),
+    ("endpoint", pa.string()),
+    ("request_id", pa.string()),
+    ("started_at", _MOMENT),
+    ("latency_s", pa.float64()),
+    ("ttft_s", pa.float64()),
+    ("reused_from", pa.string()),
+    ("request_hash", pa.string()),
+    ("model_asked", pa.string()),
+    ("media", pa.list_(MEDIUM)),
+    ("response", pa.string()),
+)
+RESULT_TYPES = tuple(kind for _, kind in RESULT_FIELDS)
+RESULT_NAMES = tuple(name for name, _ in RESULT_FIELDS)
+EXTRA = "extra"
+"""The column of JSON input's carried fields that fit no column."""
+
+ATTEMPT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
+    ("row", pa.int64()),
+    ("attempt", pa.int32()),
+    ("endpoint", pa.string()),
+    ("model", pa.string()),
+    ("service_tier", pa.string()),
+    ("started_at", _MOMENT),
+    ("queue_s", pa.float64()),
+    ("latency_s", pa.float64()),
+    ("http_status", pa.int16()),
+    ("error_class", pa.string()),
+    ("error_code", pa.string()),
+    ("retry_after_s", pa.float64()),
+    ("prompt_tokens", pa.int64()),
+    ("completion_tokens", pa.int64()),
+    ("total_tokens", pa.int64()),
+    ("cached_tokens", pa.int64()),
+    ("cache_write_tokens", pa.int64()),
+    ("reasoning_tokens", pa.int64()),
+    ("cost_usd", pa.float64()),
+    ("request_id", pa.string()),
+    ("unanswered", pa.bool_()),
+    ("usage_raw", pa.string()),
+    ("billed_from", pa.string()),
+)
+ATTEMPT_TYPES = tuple(kind for _, kind in ATTEMPT_FIELDS)
+
+USAGE_SCHEMA = pa.schema(
+    [
+        ("endpoint", pa.string()),
+        ("model", pa.string()),
+        ("service_tier", pa.string()),
+        ("rows_ok", pa.int64()),
+        ("rows_error", pa.int64()),
+        ("attempts", pa.int64()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("total_tokens", pa.int64()),
+        ("cached_tokens", pa.int64()),
+        ("cache_write_tokens", pa.int64()),
+        ("reasoning_tokens", pa.int64()),
+        ("rows_without_usage", pa.int64()),
+        ("cost_usd", pa.float64()),
+        ("wasted_cost_usd", pa.float64()),
+        ("unanswered_attempts", pa.int64()),
+    ]
+)
+
+ADDED_LATER = frozenset(
+    "cache_write_tokens media model_asked usage_raw billed_from reused_from".split()
+)
+"""Columns that parts of version 0.1 lack. They read as null."""
+
+# Text that differs in nearly every row gains nothing from a dictionary.
+_PLAIN = frozenset(
+    """
+    row custom_id content reasoning refusal tool_calls choices response_id created request_id
+    started_at latency_s ttft_s reused_from request_hash response queue_s cost_usd media usage_raw
+    """.split()
+)
+
+
+def results_schema(carried: pa.Schema) -> pa.Schema:
+    """The schema of every results part: the fixed columns, then the carried ones.
+
+    A run that an earlier version began may carry an input column under a name that only a later
+    version gave to a column of its own. The carried one keeps it.
+    """
+    taken = {name.casefold() for name in carried.names} & ADDED_LATER
+    fixed = [pa.field(name, kind) for name, kind in RESULT_FIELDS if name not in taken]
+    return pa.schema(fixed + list(carried))
+
+
+def marks_reused(schema: pa.Schema) -> bool:
+    """Whether results of this schema record which answers were reused. A run that an earlier
+    version began may carry an input column under the name, and columns carried come last.
+    """
+    names = schema.names
+    return "reused_from" in names and names.index("reused_from") < names.index("request_hash")
+
+
+def lacks_only_later(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether a part's columns are those of ``schema``, some ``ADDED_LATER`` aside."""
+    names = set(found.names)
+    wanted = [f for f in schema if f.name in names or f.name not in ADDED_LATER]
+    return [(f.name, f.type) for f in found] == [(f.name, f.type) for f in wanted]
+
+
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with the columns of ``schema``, nulls for those that it lacks."""
+    if table.schema.names != schema.names:
+        table = pa.table(
+            [
+                table.column(field.name)
+                if field.name in table.schema.names
+                else pa.nulls(table.num_rows, field.type)
+                for field in schema
+            ],
+            names=schema.names,
+        )
+    return table.cast(schema)
+
+
+def attempts_schema() -> pa.Schema:
+    """The schema of every attempts part."""
+    return pa.schema([pa.field(name, kind) for name, kind in ATTEMPT_FIELDS])
+
+
+def dictionary_columns(schema: pa.Schema) -> list[str]:
+    """The fixed columns worth a Parquet dictionary; carried columns are not known enough."""
+    fixed = {name for name, _ in RESULT_FIELDS} | {name for name, _ in ATTEMPT_FIELDS}
+    return [
+        field.name
+        for field in schema
+        if field.name in fixed and field.name not in _PLAIN and not pa.types.is_nested(field.type)
+    ]
+
+
+def columns(values: Iterable[Sequence[Any]], types: Sequence[pa.DataType]) -> list[pa.Array]:
+    """Columns of values, in the order of the types, as one array per type."""
+    return [
+        # Most rows have no error, refusal or tool call: nothing to look at value by value.
+        pa.nulls(len(column), kind)
+        if column and column[0] is None and column.count(None) == len(column)
+        else pa.array(column, type=kind)
+        for column, kind in zip(values, types, strict=True)
+    ]
+
+
+def table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Rows of values, in the schema's order, as a table."""
+    return pa.Table.from_arrays(columns(_turned(rows, len(schema)), schema.types), schema=schema)
+
+
+def tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """A table row by row."""
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+# Records become columns by turning whole tuples, not by looking up field after field of row after
+# row: that was a third of the time of sealing. Where a record is missing, one without values
+# stands in. The names on the left are the records' fields in their order (batchrun.records).
+
+_NO_CHOICE = (None,) * len(Choice._fields)
+_NO_COMPLETION = Completion(_NO_CHOICE, *(None,) * 6, NO_USAGE)  # type: ignore[arg-type]
+_NO_FAILURE = (None,) * len(Failure._fields)
+_NO_ATTEMPT = tuple(NO_USAGE if name == "usage" else None for name in Attempt._fields)
+_OF_RESULTS = itemgetter(
+    *map(
+        Attempt._fields.index,
+        "endpoint started_at_us latency_s http_status usage cost_pd request_id ttft_s".split(),
+    )
+)
+
+
+def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
+    """Outcomes as arrays in the order of ``RESULT_FIELDS``."""
+    row, custom_id, completions, failures, attempts, decided, hashes, response, asked, reused = (
+        _turned(outcomes, len(Outcome._fields))
+    )
+    origins: Sequence[str | None] = reused
+    if reused and reused.count(None) < len(reused):
+        decided = [a if r is None else r.attempt for a, r in zip(decided, reused, strict=True)]
+        origins = [r and r.origin for r in reused]
+    first, choices, model, response_id, fingerprint, tier, created_s, usages, media = _turned(
+        [completion or _NO_COMPLETION for completion in completions], len(Completion._fields)
+    )
+    _, content, reasoning, refusal, finish_reason, tool_calls, _ = _turned(
+        first, len(Choice._fields)
+    )
+    error_class, code, message = _turned(
+        [failure or _NO_FAILURE for failure in failures], len(Failure._fields)
+    )
+    turned = _turned([attempt or _NO_ATTEMPT for attempt in decided], len(Attempt._fields))
+    endpoint, started, latency, status, used, cost, request_id, ttft = _OF_RESULTS(turned)
+    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
+    # A failure's tokens are those of its last attempt.
+    usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
+    values = (
+        row,
+        custom_id,
+        ["error" if completion is None else "ok" for completion in completions],
+        content,
+        reasoning,
+        refusal,
+        [_tool_calls(calls) for calls in tool_calls],
+        finish_reason,
+        [_choices(several) for several in choices],
+        model,
+        response_id,
+        fingerprint,
+        tier,
+        [None if created is None else created * 1000 for created in created_s],
+        *_token_columns(usages),
+        cost,
+        attempts,
+        status,
+        error_class,
+        code,
+        message,
+        endpoint,
+        request_id,
+        started,
+        latency,
+        ttft,
+        origins,
+        hashes,
+        asked,
+        [_media(several) for several in media],
+        response,
+    )
+    return columns(values, RESULT_TYPES)
+
+
+def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
+    """Attempts as arrays in the order of ``ATTEMPT_FIELDS``."""
+    *before, usages, cost, request_id, unanswered, _, raw, read = _turned(
+        attempts, len(Attempt._fields)
+    )
+    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
+    values = (*before, *_token_columns(usages), cost, request_id, unanswered, raw, read)
+    return columns(values, ATTEMPT_TYPES)
+
+
+def _token_columns(usages: Sequence[Usage]) -> Sequence[Sequence[Any]]:
+    """The counts in the order of the columns; a record has what came later at its end."""
+    prompt, completion, total, cached, reasoning, cache_write = _turned(usages, len(Usage._fields))
+    return prompt, completion, total, cached, cache_write, reasoning
+
+
+def _turned(records: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
+    """The fields of records, each as one column."""
+    return tuple(zip(*records, strict=True)) if records else ((),) * width
+
+
+def _tool_calls(calls: tuple[ToolCall, ...] | None) -> list[dict[str, Any]] | None:
+    if calls is None:
+        return None
+    return [{"id": c.id, "type": c.type, "name": c.name, "arguments": c.arguments} for c in calls]
+
+
+def _media(media: tuple[Media, ...] | None) -> list[dict[str, Any]] | None:
+    if media is None:
+        return None
+    return [{"kind": m.kind, "mime": m.mime, "bytes": m.data, "file": m.file} for m in media]
+
+
+def _choices(choices: tuple[Choice, ...] | None) -> list[dict[str, Any]] | None:
+    if choices is None:
+        return None
+    return [
+        {
+            "index": c.index,
+            "content": c.content,
+            "reasoning": c.reasoning,
+            "refusal": c.refusal,
+            "finish_reason": c.finish_reason,
+            "tool_calls": _tool_calls(c.tool_calls),
+            "logprobs": c.logprobs,
+        }
+        for c in choices
+    ]
+
+
+def decide_about_pandas() -> None:
+    """Arrow looks for pandas at the first list it makes into an array, and remembers."""
+    pa.array([0])
+
+
+def choose_lean_pool() -> None:
+    """Have Arrow take its memory from jemalloc, where its build has that: the pool that keeps least
+    of what was freed (docs/adr/0006). It is built for one size of pages and gives up on others,
+    which some ARM machines have.
+    """
+    if mmap.PAGESIZE == JEMALLOC_PAGE_BYTES:
+        with contextlib.suppress(NotImplementedError):
+            pa.set_memory_pool(pa.jemalloc_memory_pool())
+
+
+def to_ipc(batch: pa.RecordBatch) -> bytes:
+    """A batch as one self-describing IPC stream: exact types, dictionaries included."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    """The inverse of ``to_ipc``."""
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()
+
+
+def schema_to_bytes(schema: pa.Schema) -> bytes:
+    """A schema for the journal."""
+    return bytes(schema.serialize())
+
+
+def schema_from_bytes(data: bytes) -> pa.Schema:
+    """The inverse of ``schema_to_bytes``."""
+    return pa.ipc.read_schema(pa.BufferReader(data))

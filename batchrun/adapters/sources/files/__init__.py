@@ -1,0 +1,1 @@
+"""From names to lines: finding files, opening them, decompressing, recoding."""

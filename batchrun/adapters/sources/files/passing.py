@@ -1,0 +1,109 @@
+"""Input that can be read once: pipes, sockets and devices, by whatever name.
+
+Such a file is opened once and never closed and opened again: whoever writes into it would see its
+reader go away, and what was read would be gone. ``streams.Pipe`` reads it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import select
+import stat
+import sys
+from pathlib import Path
+
+from batchrun.adapters.sources.files.storage import STDIN
+from batchrun.core.settings.addresses import local_path
+from batchrun.errors import InputError
+
+_DESCRIPTOR = re.compile(r"/(?:dev/fd|proc/self/fd)/([0-9]+)")
+_STANDARD = {STDIN: 0, "/dev/stdin": 0}
+_MEMORY_MAJOR, _NULL_MINOR = 1, 3
+"""Linux's numbers of /dev/null; its sisters (zero, full, random) never end."""
+
+
+def passes(path: str) -> bool:
+    """Whether what is called so can be read only once. It is not opened; what is not there is no
+    such thing.
+    """
+    if _number(path) is not None:
+        return True
+    local = local_path(path)
+    try:
+        return local is not None and is_special(Path(local).stat())
+    except (OSError, ValueError):
+        return False
+
+
+def is_special(found: os.stat_result) -> bool:
+    """Whether something is neither a regular file nor a folder."""
+    return not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode)
+
+
+def opened(path: str) -> int:
+    """A descriptor to read it from, once.
+
+    Waits for the writer of a named pipe; a signal handler that raises ends that. Raises
+    ``InputError`` for what rows cannot be read from.
+    """
+    if path == STDIN:
+        return _standard_input()
+    number = _number(path)
+    try:
+        if number is not None:
+            # A copy: opening it by name would need the permission once more, and sockets refuse.
+            descriptor = os.dup(number)
+            _require_rows(path, os.fstat(descriptor))
+            return descriptor
+        local = local_path(path) or path
+        _require_rows(path, Path(local).stat())
+        return _awaited(os.open(local, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        message = f"input {path}: {error.strerror}"
+        if error.errno == errno.ENXIO:
+            message = f"input {path} is a socket; read it with a program that can, and pipe it in"
+        raise InputError(message) from None
+
+
+def _number(path: str) -> int | None:
+    found = _DESCRIPTOR.fullmatch(path)
+    return _STANDARD.get(path) if found is None else int(found[1])
+
+
+def _standard_input() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, OSError, ValueError):
+        message = "input -: there is no standard input"
+        raise InputError(message) from None
+
+
+def _require_rows(path: str, found: os.stat_result) -> None:
+    """Raise ``InputError`` for a device that holds no text or never ends."""
+    device = os.major(found.st_rdev), os.minor(found.st_rdev)
+    endless = device[0] == _MEMORY_MAJOR and device[1] != _NULL_MINOR
+    if stat.S_ISBLK(found.st_mode):
+        message = f"input {path} is a block device: rows are read from files and pipes"
+        raise InputError(message)
+    if stat.S_ISCHR(found.st_mode) and endless:
+        message = f"input {path} is a device that holds no rows and never ends"
+        raise InputError(message)
+
+
+def _awaited(descriptor: int) -> int:
+    """The descriptor once there is something to read, or its writer went away again."""
+    # Opened without waiting and then waited for: a signal handler may run meanwhile.
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    try:
+        waiting.poll()
+        fcntl.fcntl(
+            descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_NONBLOCK
+        )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,1 @@
+"""Where a run directory lies: a disk or an object store."""

@@ -1,0 +1,75 @@
+"""``~`` at the beginning of a path: the home directory, wherever a path is a setting.
+
+Shells expand it where it begins a word; not in a config file, in quotes or behind ``--output=``.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import PurePath
+
+from batchrun.core.settings.setting_table import BY_NAME
+from batchrun.core.settings.settings import Raw
+from batchrun.errors import UsageError
+
+PATHS = ("path", "paths", "dirs", "schema")
+"""The kinds of settings whose text is a path."""
+
+
+def at_home(path: str, folder: str | PurePath = "") -> str:
+    """A path with ``~`` and ``~user`` replaced; any other path as it is.
+
+    Earlier versions took ``~`` for the name of a folder, below ``folder`` (that of the config file;
+    nothing: the working directory). What they made there is not passed over: it is a
+    ``UsageError``, and so is a home that is not known.
+    """
+    if not path.startswith("~"):
+        return path
+    user, _, rest = path[1:].partition("/")
+    home = _home_of(user, path)
+    found = f"{home.rstrip('/')}/{rest.lstrip('/')}" if rest.strip("/") else home
+    literal = PurePath(folder, path)
+    if os.path.lexists(literal):
+        message = (
+            f"{path} means {found} now, and there is also {_here(literal)}, where an earlier "
+            f"version put it. Move that one, or name the one you mean: {found} or {_here(literal)}"
+        )
+        raise UsageError(message)
+    return found
+
+
+def located(raw: Raw, folder: str | PurePath = "") -> Raw:
+    """Raw values with every path among them as ``at_home`` gives it."""
+    found = {name: _located(name, value, folder) for name, value in raw.items()}
+    if isinstance(tables := raw.get("endpoints"), list):
+        found["endpoints"] = [located(table, folder) for table in tables]
+    return found
+
+
+def _located(name: str, value: object, folder: str | PurePath) -> object:
+    setting = BY_NAME.get(name)
+    if setting is None or setting.kind not in PATHS:
+        return value
+    if isinstance(value, list):
+        return [at_home(item, folder) if isinstance(item, str) else item for item in value]
+    return at_home(value, folder) if isinstance(value, str) else value
+
+
+def _home_of(user: str, path: str) -> str:
+    if not user:
+        home = os.environ.get("HOME")
+        if not home:
+            message = f"{path}: HOME is not set, so ~ has no meaning; write the path in full"
+            raise UsageError(message)
+        return home
+    try:
+        return pwd.getpwnam(user).pw_dir
+    except (KeyError, ValueError):
+        message = f"{path}: there is no user {user!r}; for a file of that name write ./{path}"
+        raise UsageError(message) from None
+
+
+def _here(path: PurePath) -> str:
+    """A relative path that no longer begins with ``~``."""
+    return str(path) if path.is_absolute() else f"./{path}"

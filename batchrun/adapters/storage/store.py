@@ -1,0 +1,134 @@
+"""The seam between a run directory and what it lies on: a disk, or an object store.
+
+Files are told apart by name: ``summary.json``, ``results/part-00000000.parquet``. What is not the
+run directory (journal, logs, lock) is always on a local disk and does not pass here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from batchrun.adapters.storage.files import Draft
+from batchrun.core.text.legible import json_of
+
+KINDS = ("results", "attempts")
+RESPONSES = "responses"
+"""The folder of what is too large for its column."""
+SUMMARY, USAGE = "summary.json", "usage.parquet"
+
+
+class FileMark(NamedTuple):
+    """By what a published file is known again without reading it: its size, and a word for its
+    content, which begins with what it was made from (``footer:`` or ``etag:``); empty where the
+    store has no such word.
+    """
+
+    size_bytes: int
+    word: str
+
+    def fits(self, other: FileMark) -> bool:
+        """Whether both may be of the same content. Words of different makes say nothing."""
+        if self.size_bytes != other.size_bytes:
+            return False
+        make, _, _ = self.word.partition(":")
+        return self.word == other.word or make != other.word.partition(":")[0]
+
+
+class StoreReader(Protocol):
+    """Looks at the files of a run directory. ``StorageError`` means that the store cannot be
+    asked; what it says of a file is an answer.
+    """
+
+    def where(self, name: str = "") -> str:
+        """The directory, or a file in it, as people may see it."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, in order; none where there is no such folder."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where it is not there."""
+        ...
+
+    def marks(self, names: Sequence[str]) -> dict[str, FileMark]:
+        """The marks of those of these files that are there. The files are Parquet."""
+        ...
+
+    def open(self, name: str) -> io.BufferedIOBase:
+        """A file as it is now, for reading at any place, whatever replaces it meanwhile. It is
+        one of Arrow's own: its threads read it without the interpreter, even at the end of all.
+
+        Raises ``FileNotFoundError``.
+        """
+        ...
+
+    def peek(self, name: str) -> pa.NativeFile:
+        """The same for reading a few bytes of it: nothing is fetched in advance."""
+        ...
+
+
+class Store(StoreReader, Protocol):
+    """Reads and writes them. A file appears whole or not at all, and replaces an older one."""
+
+    drafts: Path
+    """A folder on the disk that drafts are written on."""
+
+    def prepare(self) -> None:
+        """Make the folders where there are such, and take away drafts that a kill left behind."""
+        ...
+
+    def draft(self, name: str) -> Draft:
+        """A new content of a file, nobody's business until it is published."""
+        ...
+
+    def publish(self, drafts: Sequence[Draft]) -> None:
+        """Give drafts their names; durable when this returns.
+
+        They appear one after the other in this order. An error, or a kill, leaves the first of
+        them published and the others as they were. Raises ``OSError`` or ``StorageError``.
+        """
+        ...
+
+    def set_aside(self, name: str, folder: Path) -> Path:
+        """Move a file into a local folder; never replaces one there. Returns where it is."""
+        ...
+
+
+def part_name(shard: int) -> str:
+    """The file name of a shard's parts; in name order they are in input order."""
+    return f"part-{shard:08d}.parquet"
+
+
+def part_number(name: str) -> int | None:
+    """The shard of a part, by its name."""
+    digits = name.rpartition("/")[2].removeprefix("part-").removesuffix(".parquet")
+    return int(digits) if digits.isdecimal() else None
+
+
+def part_names(store: StoreReader, kind: str) -> list[str]:
+    """The file names of the parts of a kind, in the order of the input."""
+    names = store.names(kind)
+    return [name for name in names if name.startswith("part-") and name.endswith(".parquet")]
+
+
+def read_json(store: StoreReader, name: str) -> Any | None:
+    """A JSON file's value, or None where there is no such file or it is not JSON."""
+    try:
+        with store.open(name) as file:
+            return json.loads(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(store: Store, name: str, value: object) -> None:
+    """Replace a JSON file."""
+    with store.draft(name) as draft:
+        draft.write((json_of(value, indent=2) + "\n").encode())
+        store.publish([draft])

@@ -1,0 +1,1 @@
+"""Money: amounts, prices, bills."""

@@ -1,0 +1,1 @@
+"""What input files are, before anybody sends them: dialects, folders, duplicates."""

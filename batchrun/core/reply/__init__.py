@@ -1,0 +1,1 @@
+"""What a server answered: completions, errors, headers, limits."""

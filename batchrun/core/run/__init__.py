@@ -1,0 +1,1 @@
+"""The run as a whole: shards, totals, the summary, changes between sessions."""

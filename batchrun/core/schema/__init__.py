@@ -1,0 +1,1 @@
+"""JSON Schema: what answers are held to."""

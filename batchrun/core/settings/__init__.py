@@ -1,0 +1,1 @@
+"""What a run is told: the table of settings, their values, endpoints and providers, and how they differ between runs."""

@@ -1,0 +1,284 @@
+"""The endpoints that are known by name: where they are, how a key is shown to them, what is odd.
+
+Every preset is data. What a server does at run time is read from its replies, whoever it is: the
+tables of ``core/verdict/rules.py``, ``core/reply/error_body.py``, ``core/reply/headers.py`` and ``core/reply/reply.py`` hold
+what servers do, and a quirk here is a remark for people, never a switch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from batchrun.errors import UsageError
+
+AUTHORIZATION = "Authorization"
+"""The header whose value is ``Bearer KEY``; in any other header the key stands alone."""
+
+SIMULATOR = "simulator"
+NEWER_LIMIT = "max_completion_tokens"
+"""OpenAI's name for ``max_tokens``, which its reasoning models refuse (openai-openapi 2.3.0)."""
+
+
+class KeyVariable(NamedTuple):
+    """A variable that may hold the key, and the header that such a key is sent in."""
+
+    name: str
+    header: str = AUTHORIZATION
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One endpoint known by name.
+
+    ``base_url`` is None where the user's own address is a part of it. ``keys`` are tried in their
+    order; ``key_needed`` says that nothing works without one. ``url_variables`` name another base
+    URL, the first that is set. ``starts_with`` is the command that starts a local server.
+    ``limit`` is the name of the parameter that limits an answer's tokens.
+    ``lists_models`` is False where ``GET /models`` names something other than what ``model`` takes.
+    ``remark`` is a sentence for people, ``source`` where the facts were read.
+    """
+
+    name: str
+    title: str
+    base_url: str | None
+    keys: tuple[KeyVariable, ...]
+    key_needed: bool
+    remark: str
+    source: str
+    url_variables: tuple[str, ...] = ()
+    starts_with: str | None = None
+    lists_models: bool = True
+    limit: str = "max_tokens"
+
+    @property
+    def key_header(self) -> str:
+        """The header of a key that comes from elsewhere than one of ``keys``."""
+        return self.keys[0].header if self.keys else AUTHORIZATION
+
+    def key_in(self, environment: Mapping[str, str]) -> KeyVariable | None:
+        """The variable to read the key from: the first that is set, else the first of all. None
+        where no variable belongs to the provider.
+        """
+        found = (key for key in self.keys if environment.get(key.name, "").strip())
+        return next(found, self.keys[0] if self.keys else None)
+
+
+PROVIDERS: tuple[Provider, ...] = (
+    Provider(
+        "ope-ai",
+        "OPE.AI",
+        "https://api-platform.ope.ai/v1/",
+        (KeyVariable("YOUR_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "`top_k` beside OpenAI's parameters; `reasoning_content` and `refusal` in answers; "
+            "the index of streamed tool calls may be text."
+        ),
+        source="its API page: basic call, tool calls, streaming",
+    ),
+    Provider(
+        "ucloud",
+        "UCloud Modelverse",
+        "https://api.modelverse.cn/v1/",
+        (KeyVariable("MODELVERSE_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "Text, image and audio parts; `max_completion_tokens` in place of `max_tokens`; "
+            "outside China the host is `api.umodelverse.ai`."
+        ),
+        source="UCloud's pages on authentication and on chat completions",
+        limit=NEWER_LIMIT,
+    ),
+    Provider(
+        "openai",
+        "OpenAI",
+        "https://api.openai.com/v1",
+        (KeyVariable("OPENAI_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "Newer models take `max_completion_tokens` only, and refuse a `temperature` other than "
+            "the default. An unknown parameter is an error."
+        ),
+        source="openai-openapi 2.3.0; openai-python 3.54",
+        url_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
+        limit=NEWER_LIMIT,
+    ),
+    Provider(
+        "azure",
+        "Azure OpenAI",
+        None,
+        (
+            KeyVariable("AZURE_OPENAI_API_KEY", "api-key"),
+            KeyVariable("AZURE_OPENAI_AD_TOKEN"),
+        ),
+        key_needed=True,
+        remark=(
+            "The model is the deployment's name. A date in OPENAI_API_VERSION means deployment "
+            "URLs, where the deployment stands in the URL and `model` of a row is ignored."
+        ),
+        source="openai-python 3.54; Microsoft's page on the v1 API",
+        url_variables=("AZURE_OPENAI_ENDPOINT",),
+        lists_models=False,
+        limit=NEWER_LIMIT,
+    ),
+    Provider(
+        "deepseek",
+        "DeepSeek",
+        "https://api.deepseek.com/v1",
+        (KeyVariable("DEEPSEEK_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "No rate limit: under load a reply begins with blank lines or `: keep-alive` until the "
+            "model starts. `reasoning_content` in answers; `thinking` in requests."
+        ),
+        source="api-docs.deepseek.com: first call, rate limit, list models",
+    ),
+    Provider(
+        "openrouter",
+        "OpenRouter",
+        "https://openrouter.ai/api/v1",
+        (KeyVariable("OPENROUTER_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "Models are `vendor/model`. Errors of the server behind it come with HTTP 200; "
+            "`provider`, `models`, `transforms`, `reasoning`, `usage` in requests."
+        ),
+        source="openrouter.ai/docs: API reference, errors",
+    ),
+    Provider(
+        "groq",
+        "Groq",
+        "https://api.groq.com/openai/v1",
+        (KeyVariable("GROQ_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "The limit headers of requests are per day, those of tokens per minute. HTTP 498 is "
+            "capacity of the flex tier; `reasoning` in answers with `reasoning_format`."
+        ),
+        source="groq 1.7.0; console.groq.com/docs: errors, rate limits",
+    ),
+    Provider(
+        "together",
+        "Together AI",
+        "https://api.together.ai/v1",
+        (KeyVariable("TOGETHER_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "Limits follow your traffic: 503 when it grew too fast below the limit, 429 above. "
+            "`finish_reason` may be `eos`."
+        ),
+        source="together 3.1.1; docs.together.ai: OpenAI compatibility, rate limits",
+    ),
+    Provider(
+        "gemini",
+        "Gemini (OpenAI-compatible)",
+        "https://generativelanguage.googleapis.com/v1beta/openai",
+        (KeyVariable("GEMINI_API_KEY"), KeyVariable("GOOGLE_API_KEY")),
+        key_needed=True,
+        remark=(
+            "Errors are JSON arrays; streamed tool calls have no index. Google's own parameters "
+            "go into a field that is itself called `extra_body` (see docs/providers.md)."
+        ),
+        source="ai.google.dev/gemini-api/docs/openai",
+    ),
+    Provider(
+        "mistral",
+        "Mistral",
+        "https://api.mistral.ai/v1",
+        (KeyVariable("MISTRAL_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "Content may be a list of parts, thinking among them; a tool call's id may be the text "
+            "`null`. `random_seed` in place of `seed`; `safe_prompt`, `prompt_mode`."
+        ),
+        source="mistralai 3.7.0",
+    ),
+    Provider(
+        "vllm",
+        "vLLM, local",
+        "http://localhost:8000/v1",
+        (KeyVariable("VLLM_API_KEY"),),
+        key_needed=False,
+        remark=(
+            "Unknown parameters are ignored, the old `guided_*` among them. `reasoning` in "
+            "answers. The key is that of `vllm serve --api-key`."
+        ),
+        source="vllm 0.33.0",
+        starts_with="vllm serve MODEL",
+    ),
+    Provider(
+        "sglang",
+        "SGLang, local",
+        "http://localhost:30000/v1",
+        (),
+        key_needed=False,
+        remark="Errors are flat objects. `reasoning_content` in answers; unknown keys are ignored.",
+        source="sglang 0.5.23",
+        starts_with="python -m sglang.launch_server --model-path MODEL",
+    ),
+    Provider(
+        "llama-cpp",
+        "llama.cpp server, local",
+        "http://localhost:8080/v1",
+        (KeyVariable("LLAMA_API_KEY"),),
+        key_needed=False,
+        remark=(
+            "503 while the model loads. Unless it routes, it serves one model, whatever `model` "
+            "says. The sampling options of `/completion` are taken."
+        ),
+        source="llama.cpp, tools/server",
+        starts_with="llama-server -m MODEL.gguf",
+    ),
+    Provider(
+        "ollama",
+        "Ollama, local",
+        "http://localhost:11434/v1",
+        (),
+        key_needed=False,
+        remark=(
+            "404 for a model that is not pulled; the first request loads it, which takes minutes. "
+            "Images as data URLs only; no `n`; use `max_tokens`."
+        ),
+        source="ollama, openai/openai.go",
+        starts_with="ollama serve",
+    ),
+    Provider(
+        "lm-studio",
+        "LM Studio, local",
+        "http://localhost:1234/v1",
+        (),
+        key_needed=False,
+        remark="Answers 200 with an error text on unknown paths; loads a model when it is asked.",
+        source="LM Studio's documentation and bug tracker",
+        starts_with="lms server start",
+    ),
+    Provider(
+        SIMULATOR,
+        "The built-in simulator",
+        None,
+        (),
+        key_needed=False,
+        remark="Starts inside the process, needs no network and costs nothing. No model answers.",
+        source="batchrun simulate --help",
+    ),
+)
+
+BY_NAME: Mapping[str, Provider] = {provider.name: provider for provider in PROVIDERS}
+
+
+def provider_named(name: object) -> Provider:
+    """The provider of a name. Raises ``UsageError`` naming the nearest ones for an unknown name."""
+    if isinstance(name, str) and name in BY_NAME:
+        return BY_NAME[name]
+    near = difflib.get_close_matches(str(name).lower(), BY_NAME, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(BY_NAME)}"
+    message = (
+        f"endpoint.provider (--provider) is {name!r}; {hint} `batchrun providers` tells about "
+        "them; any other compatible server is named by its --base-url"
+    )
+    if not near:
+        message = message.replace(" `batchrun", ". `batchrun", 1)
+    raise UsageError(message)

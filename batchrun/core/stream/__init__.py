@@ -1,0 +1,1 @@
+"""Replies that come in pieces: events, and how they become one completion."""

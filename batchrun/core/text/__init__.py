@@ -1,0 +1,1 @@
+"""Text that people read, and text that comes from outside."""

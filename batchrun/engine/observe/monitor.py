@@ -1,0 +1,186 @@
+"""Watching a run: turns the tally into rates, an estimate of the time left, and what binds it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchrun.core.cost.money import usd
+from batchrun.engine.engine import Engine
+from batchrun.engine.guards import StopSwitch
+from batchrun.engine.lane import Lane
+from batchrun.engine.observe.funds import Funds, MoneySnapshot
+from batchrun.engine.spending import Spending
+from batchrun.engine.tally import Tally
+
+WINDOW_S = 15.0
+BUSY = 0.95
+"""Share of one core above which our own CPU is what binds the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSnapshot:
+    """One endpoint at one moment. ``state`` is ``up``, ``throttled``, ``down`` (probes alone go
+    there) or ``closed`` (nothing does, for ``why``); the counters are of exchanges.
+    ``limits`` are those that it told last (see ``core.reply.limit_headers.Window``).
+    """
+
+    name: str
+    state: str
+    in_flight: int
+    requests: int
+    answers: int
+    refusals: int
+    failures: int
+    requests_per_s: float
+    bound_by: str | None
+    why: str | None
+    limits: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
+    it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``limits``,
+    ``server``, ``outage``, ``budget``, ``source``, ``cpu``, or None. The costs are of
+    all sessions, None while none is known; ``money`` is None where besides there is no budget.
+    """
+
+    state: str
+    elapsed_s: float
+    rows_input: int | None
+    ok: int
+    error: int
+    resumed: int
+    retries: int
+    throttled: int
+    requests: int
+    in_flight: int
+    prompt_tokens: int
+    completion_tokens: int
+    requests_per_s: float
+    tokens_per_s: float
+    eta_s: float | None
+    bound_by: str | None
+    cost_usd: float | None = None
+    wasted_cost_usd: float | None = None
+    money: MoneySnapshot | None = None
+    endpoints: tuple[EndpointSnapshot, ...] = ()
+    reused: int = 0
+    """Rows of this session that took an answer of another run; they are among ``ok``."""
+
+    @property
+    def done(self) -> int:
+        """Rows with a durable outcome."""
+        return self.ok + self.error
+
+
+class Monitor:
+    """Takes snapshots of a running engine."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        lanes: Sequence[Lane],
+        tally: Tally,
+        switch: StopSwitch,
+        spending: Spending | None = None,
+    ) -> None:
+        self._engine = engine
+        self._lanes = lanes
+        self._tally = tally
+        self._switch = switch
+        self._funds = Funds(tally, spending)
+        self._samples: deque[tuple[float, ...]] = deque()
+        self._started_s: float | None = None
+
+    def sample(self, now_s: float, cpu_s: float) -> Snapshot:
+        """A snapshot at ``now_s`` (monotonic); ``cpu_s`` is the CPU time of this process."""
+        tally = self._tally
+        if self._started_s is None:
+            self._started_s = now_s
+        tokens = tally.prompt_tokens + tally.completion_tokens
+        sent = (lane.exchanges.sent for lane in self._lanes)
+        rows, spent_pd = tally.ok + tally.error + tally.reused, tally.cost_pd or 0
+        here = (now_s, cpu_s, tally.requests, tokens, rows, spent_pd, *sent)
+        before = self._samples[-1] if self._samples else here
+        self._samples.append(here)
+        while now_s - self._samples[0][0] > WINDOW_S:
+            self._samples.popleft()
+        first = self._samples[0]
+        span_s = now_s - first[0]
+        requests_per_s, tokens_per_s, rows_per_s, _, *each_per_s = (
+            (now - then) / span_s if span_s > 0 else 0.0
+            for now, then in zip(here[2:], first[2:], strict=True)
+        )
+        bound_by = self._bound_by(now_s - before[0], cpu_s - before[1])
+        if bound_by is not None:
+            held_s = tally.bound_s.get(bound_by, 0.0)
+            tally.bound_s[bound_by] = held_s + now_s - before[0]
+        in_flight = sum(lane.gate.in_flight for lane in self._lanes)
+        left = None if tally.rows_input is None else tally.rows_input - tally.done
+        return Snapshot(
+            state="stopping" if self._switch.stopping else "running",
+            elapsed_s=now_s - self._started_s,
+            rows_input=tally.rows_input,
+            ok=tally.ok + tally.reused + tally.resumed_ok,
+            error=tally.error + tally.resumed_error,
+            resumed=tally.resumed_ok + tally.resumed_error,
+            reused=tally.reused,
+            retries=tally.retries,
+            throttled=tally.throttled,
+            requests=tally.requests,
+            in_flight=in_flight,
+            prompt_tokens=tally.prompt_tokens,
+            completion_tokens=tally.completion_tokens,
+            requests_per_s=requests_per_s,
+            tokens_per_s=tokens_per_s,
+            eta_s=left / rows_per_s if left is not None and rows_per_s > 0 else None,
+            bound_by=bound_by,
+            cost_usd=None if tally.cost_pd is None else usd(tally.cost_pd),
+            wasted_cost_usd=None if tally.cost_pd is None else usd(tally.wasted_pd),
+            money=self._funds.look(
+                spent_pd - int(first[5]),
+                span_s,
+                in_flight=in_flight,
+                stopping=self._switch.stopping,
+            ),
+            endpoints=tuple(map(_look, self._lanes, each_per_s)),
+        )
+
+    def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:
+        if wall_s > 0 and cpu_s / wall_s >= BUSY:
+            return "cpu"
+        if self._funds.full:
+            return "budget"
+        held = self._held_by()
+        if held is None and self._engine.waiting_for_input:
+            return "source"
+        return held
+
+    def _held_by(self) -> str | None:
+        """What holds requests back: None while an endpoint in service would take more."""
+        found = [lane.gate.bound_by for lane in self._lanes if lane.in_service]
+        if not found:
+            return "outage"
+        return None if None in found else found[0]
+
+
+def _look(lane: Lane, requests_per_s: float) -> EndpointSnapshot:
+    exchanges = lane.exchanges
+    return EndpointSnapshot(
+        name=lane.name,
+        state=lane.state,
+        in_flight=lane.gate.in_flight,
+        requests=exchanges.sent,
+        answers=exchanges.answered,
+        refusals=exchanges.refused,
+        failures=exchanges.failed,
+        requests_per_s=requests_per_s,
+        bound_by=lane.gate.bound_by,
+        why=None if lane.closed is None else lane.closed.message,
+        limits=lane.gate.limits_told(),
+    )

@@ -1,0 +1,51 @@
+"""Showing a run to its observers while it goes on, and telling its user what is new."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from batchrun.engine.observe.monitor import Monitor, Snapshot
+from batchrun.engine.tally import Tally
+from batchrun.ports import Observer
+
+SAMPLE_S = 0.5
+
+
+class Watching:
+    """Takes snapshots and shows them, in a thread: a blocked terminal or a slow disk holds nothing
+    up.
+    """
+
+    def __init__(
+        self, observers: Sequence[Observer], tally: Tally, say: Callable[[str], None]
+    ) -> None:
+        self._observers = observers
+        self._tally = tally
+        self._say = say
+        self.failures = 0
+        """How often an observer broke."""
+
+    async def watch(self, monitor: Monitor) -> None:
+        """Go on until cancelled."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, thread_name_prefix="observers") as thread:
+            while True:
+                snapshot = monitor.sample(loop.time(), time.process_time())
+                await loop.run_in_executor(thread, self._show, snapshot)
+                await asyncio.sleep(SAMPLE_S)
+
+    def tell(self) -> None:
+        """Say what is new and was not said yet."""
+        while self._tally.notices:
+            self._say(self._tally.notices.popleft())
+
+    def _show(self, snapshot: Snapshot) -> None:
+        self.tell()
+        for observer in self._observers:
+            try:
+                observer(snapshot)
+            except Exception:  # noqa: BLE001 - an observer never breaks a run; it is counted
+                self.failures += 1

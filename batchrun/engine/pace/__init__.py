@@ -1,0 +1,1 @@
+"""How fast an endpoint may be asked: the gate, its limits, what its server says of them."""

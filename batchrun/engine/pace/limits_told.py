@@ -1,0 +1,58 @@
+"""What an endpoint tells of its limits: read from some of its replies, kept for whoever asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchrun.core.reply import limit_headers
+from batchrun.engine.pace.pacing import Pacing
+from batchrun.ports import Clock
+from batchrun.records import Reply
+
+LISTEN_EVERY_S = 0.25
+"""Headers are read so often, counted by when requests went out, and from every refusal: reading
+them costs as much as a tenth of a row."""
+
+REFUSED = 429
+
+
+class LimitsTold:
+    """The limits of one endpoint as it told them last, and the pace that follows from them."""
+
+    def __init__(self, clock: Clock, host: str = "") -> None:
+        """``host`` is the server's name: some headers mean something else at some servers."""
+        self._clock = clock
+        self._host = host
+        self._listen_at_s = float("-inf")
+        self._answers = 0
+        self.last: limit_headers.Limits = ()
+        """Empty until something was told; a reply that tells nothing changes nothing."""
+        self.pacing = Pacing(clock.now_s)
+
+    def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
+        """A reply came, to a request that went out at ``sent_at_s``; None: none came."""
+        if reply is None:
+            return
+        status = reply.status
+        if status < 300:
+            self._answers += 1
+        if sent_at_s >= self._listen_at_s or status == REFUSED:
+            self._read(reply, sent_at_s)
+
+    def _read(self, reply: Reply, sent_at_s: float) -> None:
+        told = limit_headers.read(
+            reply.headers, wall_s=self._clock.wall_us() / 1e6, host=self._host
+        )
+        if told:
+            self.last = told
+        if told or self.pacing.active:
+            refused = reply.status == REFUSED
+            self.pacing.told(told, refused=refused, sent_at_s=sent_at_s, answers=self._answers)
+        # Where nothing is left, the next reply tells whether that is so.
+        used_up = any(window.remaining == 0 for window in told)
+        pause_s = 0.0 if used_up and self.pacing.slows else LISTEN_EVERY_S
+        self._listen_at_s = max(self._listen_at_s, sent_at_s + pause_s)
+
+    def public(self) -> list[dict[str, Any]]:
+        """The limits as data: a list of windows; see ``limit_headers.Window``."""
+        return [window.public() for window in self.last]

@@ -1,0 +1,221 @@
+"""The lock of a run directory: one run at a time, wherever the others are.
+
+On one machine the operating system's lock (``flock``) decides, and that of a process that died is
+free again. On a directory that machines share it may not reach the others: many network file
+systems keep it to themselves. So the holder shows that it lives by touching its note every few
+seconds, and whoever finds the note of another machine watches it before taking the lock: touched
+meanwhile means alive, and is refused. No clocks are compared. A holder that was thought dead (it
+was asleep, or cut off) finds another name in its note and stops before it writes anything more.
+
+Machines are told apart by what their kernels drew when they started; containers on one machine
+share that, and its locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from batchrun.adapters.environment.clock import real_s
+from batchrun.adapters.storage import disk
+from batchrun.adapters.storage.files import open_private
+from batchrun.errors import RunLockedError, StorageError
+
+NAME = "lock"
+BEAT_S = 2.0
+"""The holder touches its note so often."""
+WATCH_S = 20.0
+"""A note of another machine that is not touched for so long is a dead one's."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_KERNEL = "kernel "
+
+
+class _Note(NamedTuple):
+    """A note as it was seen: its text, and when it was touched."""
+
+    text: str
+    touched_ns: int
+
+    @property
+    def holder(self) -> str:
+        return self.text.partition("\n")[0].strip()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is another machine's. One that names no kernel is not."""
+        kernel = self.text.partition("\n")[2].strip()
+        return kernel.startswith(_KERNEL) and kernel != _KERNEL + this_kernel()
+
+
+class Lock:
+    """Exclusive use of a run directory and its checkpoint, until the process ends or ``release``.
+
+    The run directory itself is locked, wherever its checkpoint is; the file in the checkpoint is
+    locked too, and tells people and other machines who holds it.
+    """
+
+    def __init__(
+        self, folder: Path, note: Path, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """``say`` is told where acquiring takes a while."""
+        self.folder = folder
+        self.note = note
+        self._say = say
+        self._descriptors: list[int] = []
+        self._text = ""
+        self._released = threading.Event()
+        self._taken_by: str | None = None
+        self._looked_s = math.inf
+
+    def acquire(self) -> None:
+        """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
+        try:
+            self._descriptors.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
+            _take(self._descriptors[-1])
+            self._descriptors.append(open_private(self.note))
+            _take(self._descriptors[-1])
+            self._refuse_living()
+        except BlockingIOError:
+            self.release(clear=False)
+            try:
+                holder = _seen(self.note).holder
+            except OSError:
+                holder = ""
+            holder = holder or "a run with another checkpoint"
+            raise self._locked(holder) from None
+        except BaseException:
+            self.release(clear=False)
+            raise
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._text = (
+            f"process {os.getpid()} on {socket.gethostname()}, since {started}\n"
+            f"{_KERNEL}{this_kernel()}\n"
+        )
+        disk.truncate(self._descriptors[-1], 0)
+        disk.pwrite(self._descriptors[-1], self._text.encode(), 0)
+        self._looked_s = real_s()
+        threading.Thread(target=self._beat, name="lock", daemon=True).start()
+
+    def check(self) -> None:
+        """Raise ``StorageError`` if another machine took the directory over.
+
+        The note is read first where nobody has looked for so long that this may have happened:
+        then this process was suspended, and may be awake before the thread that looks.
+        """
+        if self._descriptors and real_s() - self._looked_s > WATCH_S / 2:
+            self._look()
+        if self._taken_by is not None:
+            message = (
+                f"{self.folder} was taken over by another run ({self._taken_by}), which saw no "
+                "sign of this one. Nothing more is written here; what was not safe is sent again"
+            )
+            raise StorageError(message)
+
+    def release(self, *, clear: bool = True) -> None:
+        """Give the locks back; ``clear`` wipes the note."""
+        self._released.set()
+        if clear and self._descriptors and self._taken_by is None:
+            disk.truncate(self._descriptors[-1], 0)
+        for descriptor in reversed(self._descriptors):
+            os.close(descriptor)
+        self._descriptors = []
+
+    def _locked(self, holder: str) -> RunLockedError:
+        message = (
+            f"{self.folder} is in use by another run ({holder}). "
+            "Wait for it, or stop it; `batchrun status` shows it"
+        )
+        return RunLockedError(message, holder=holder)
+
+    def _refuse_living(self) -> None:
+        """The lock is ours on this machine; see whether the note's holder lives on another."""
+        first = _seen(self.note)
+        if not first.foreign:
+            return
+        self._say(
+            f"{self.note} names a run on another machine ({first.holder}): watching for "
+            f"{WATCH_S:.0f} s whether it is alive"
+        )
+        until_s = time.monotonic() + WATCH_S
+        while time.monotonic() < until_s:
+            time.sleep(BEAT_S / 4)
+            now = _seen(self.note)
+            if not now.text:
+                return  # it has just come to its end
+            if now != first:
+                raise self._locked(now.holder)
+
+    def _beat(self) -> None:
+        while self._taken_by is None and not self._released.wait(BEAT_S):
+            self._look()
+
+    def _look(self) -> None:
+        """See whether the note is still ours, and touch it."""
+        # Where the file system does not answer, the next write will tell.
+        with contextlib.suppress(OSError):
+            note = _seen(self.note)
+            if note.foreign:
+                self._taken_by = note.holder
+            elif note.text == self._text:
+                os.utime(self.note)
+        self._looked_s = real_s()
+
+
+def _seen(path: Path) -> _Note:
+    """A note, opened anew: that is when network file systems ask their server."""
+    with path.open("rb") as file:
+        touched_ns = os.fstat(file.fileno()).st_mtime_ns
+        return _Note(file.read(4096).decode(errors="replace"), touched_ns)
+
+
+def this_kernel() -> str:
+    """What tells this machine from others, and from itself before it was started again."""
+    try:
+        return _BOOT.read_text("ascii").strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _take(descriptor: int) -> None:
+    """Take the lock, bearing with those who only look: ``is_locked`` holds it for a moment."""
+    for _ in range(10):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.02)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run of this machine holds this directory. It takes no permission to write."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def is_held_elsewhere(checkpoint: Path) -> bool:
+    """Whether a run on another machine seems to hold this checkpoint: its note was touched a moment
+    ago, by this machine's clock. Good enough to look; taking the lock compares no clocks.
+    """
+    try:
+        note = _seen(checkpoint / NAME)
+    except OSError:
+        return False
+    return note.foreign and abs(time.time() - note.touched_ns / 1e9) < WATCH_S

@@ -1,0 +1,44 @@
+"""Looking at a run directory without its lock and without writing: what the views begin with."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchrun.adapters.storage import filesystems
+from batchrun.adapters.storage.disk_store import DiskStore
+from batchrun.adapters.storage.object_store import ObjectStore
+from batchrun.adapters.storage.store import StoreReader
+from batchrun.core.settings.addresses import local_path
+from batchrun.errors import UsageError
+from batchrun.rundir.lock import is_held_elsewhere, is_locked
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run directory: its files, its checkpoint (None where nobody said where that is), and
+    whether a run works on it, as far as this machine can tell.
+    """
+
+    store: StoreReader
+    checkpoint: Path | None
+    live: bool
+
+
+def look_at(directory: str, checkpoint: str | None) -> Look:
+    """Open a run directory for reading. Raises ``UsageError`` for an address that cannot be."""
+    control = Path(checkpoint) if checkpoint else None
+    local = local_path(directory)
+    if local is not None:
+        folder = Path(local)
+        control = control or folder / "checkpoint"
+        live = is_locked(folder) or is_held_elsewhere(control)
+        return Look(DiskStore(folder), control, live)
+    try:
+        store = ObjectStore(directory, Path(tempfile.gettempdir()))
+    except filesystems.AddressError as error:
+        message = f"cannot look into {error}"
+        raise UsageError(message) from None
+    live = control is not None and (is_locked(control) or is_held_elsewhere(control))
+    return Look(store, control, live)

@@ -1,0 +1,29 @@
+"""The name of a new run directory, checked before anything is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batchrun.adapters.journal.journal import STATES
+from batchrun.core.settings.addresses import file_meant, local_path, shown
+from batchrun.core.text.legible import shell_word
+from batchrun.errors import UsageError
+
+
+def require_directory_name(directory: str, checkpoint: Path) -> None:
+    """Raises ``UsageError`` where a new run directory would be called like a file of results. A
+    directory of that name that is there already goes on.
+    """
+    stem = file_meant(directory)
+    local = local_path(directory)
+    if stem is None or (local is not None and Path(local).is_dir()):
+        return
+    if local is None and (checkpoint / STATES).exists():
+        return
+    name, folder = shell_word(shown(directory)), shell_word(stem)
+    target = shell_word(shown(directory).rsplit("/", 1)[-1])
+    message = (
+        f"{name} names a file, and a run writes a directory. Name one, such as -o {folder}; "
+        f"afterwards its results become one file with\n  batchrun export {folder} -o {target}"
+    )
+    raise UsageError(message)

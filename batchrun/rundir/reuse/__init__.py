@@ -1,0 +1,1 @@
+"""Answers taken from other run directories."""

@@ -1,0 +1,1 @@
+"""``batchrun verify``: a run directory proved from its files, by code that no writer shares."""
