@@ -26,17 +26,17 @@ from batchrun.adapters.environment.configuration import read_config, read_enviro
 from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.storage.home import at_home, located
-from batchrun.core.request import shaping
+from batchrun.builtin_simulators import standing_in
+from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
-from batchrun.core.settings import settings as config
-from batchrun.core.settings.setting_table import BY_NAME, FLAGGED, TABLE
-from batchrun.core.settings.short_params import keyword_hint
-from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.core.settings import resolve as config
+from batchrun.core.settings.parameter_flags import keyword_hint
+from batchrun.core.settings.table import BY_NAME, FLAGGED, TABLE
 from batchrun.engine.outbox import Outbox
+from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.errors import RunStoppedError, UsageError
 from batchrun.report import RowOutcome, Summary
-from batchrun.rundir.begun import reading_of
-from batchrun.standing_in import standing_in
+from batchrun.rundir.recorded_reading import reading_of
 
 __all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "stream"]
 
@@ -305,7 +305,7 @@ class _Job:
         rows, settings = self._plan.rows, self._plan.settings
         if rows is None:
             return None
-        plan, reading = shaping.plan(settings), reading_of(settings, self._plan.changes)
+        plan, reading = prompts.plan(settings), reading_of(settings, self._plan.changes)
         return partial(memory.find, rows, settings.format, plan, reading)
 
     def summary(self, result: assemble.Result) -> Summary:

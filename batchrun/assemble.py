@@ -22,7 +22,7 @@ from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status import StatusFile
 from batchrun.adapters.http.access import Access, accesses_to
 from batchrun.adapters.journal.journal import JournalWriter
-from batchrun.adapters.parts import parts
+from batchrun.adapters.parts.sealer import Sealer
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.core.cost.projection import RowCosts
@@ -30,25 +30,25 @@ from batchrun.core.input.duplicates import Duplicates
 from batchrun.core.request import body
 from batchrun.core.run import summary
 from batchrun.core.settings.bounds import Finished
-from batchrun.core.settings.settings import Settings
+from batchrun.core.settings.resolve import Settings
 from batchrun.engine.attempt import AttemptLoop
+from batchrun.engine.attempt_log import noted
 from batchrun.engine.engine import Engine
-from batchrun.engine.guards import Stop, StopSwitch
-from batchrun.engine.noting import noted
 from batchrun.engine.observe.monitor import Monitor
 from batchrun.engine.observe.watching import Watching
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
-from batchrun.engine.room import Room
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import Stop, StopSwitch
+from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.tally import Tally
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
 from batchrun.ports import Answers, Journal, Observer, Source
 from batchrun.records import Request, Row
-from batchrun.rundir import free_space, rundir
+from batchrun.rundir import free_space, open_run
+from batchrun.rundir.budget_account import ledger_of
 from batchrun.rundir.budgets import Budgets
-from batchrun.rundir.charges import ledger_of
-from batchrun.rundir.comparing import Changes
-from batchrun.rundir.foresight import Priced, require_bounds
-from batchrun.rundir.rundir import RunDirectory
+from batchrun.rundir.compare import Changes
+from batchrun.rundir.open_run import RunDirectory
+from batchrun.rundir.preflight import Priced, require_bounds
 from batchrun.rundir.spent import Spent, published, spent
 from batchrun.wiring import attempts
 
@@ -143,16 +143,16 @@ def _opened(
     open_files.require(settings)
     build = body.builder(settings)
     if settings.reuse:
-        from batchrun.rundir.reuse import reuse
+        from batchrun.rundir.reuse import lookup
 
-        reuse.require(settings, changes)
+        lookup.require(settings, changes)
     given = find() if find else None
-    opened = rundir.open_run(settings, changes, build, given, say=say)
+    opened = open_run.open_run(settings, changes, build, given, say=say)
     try:
         settings = settings.recorded_by(opened.journal.states.get("settings"))
         found = None
         if opened.is_finished and not changes.repair:
-            found = rundir.summary_of(opened.store)
+            found = open_run.summary_of(opened.store)
         wall_s, shaping = opened.wall_s_before, settings.shaping()
         if found is not None and summary.in_step(found, opened.totals(), wall_s, shaping):
             if changes.resend_changed and settings.limit is None:
@@ -162,7 +162,7 @@ def _opened(
             with ExitStack() as stack:
                 answers = None
                 if settings.reuse:
-                    answers = stack.enter_context(reuse.taken(settings, opened, say))
+                    answers = stack.enter_context(lookup.taken(settings, opened, say))
                 yield _Session(settings, opened, changes, accesses, observers, say, answers)
     finally:
         opened.close()
@@ -197,7 +197,7 @@ class _Session:
         if settings.has_budget:
             require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()
-        status = StatusFile(opened.checkpoint / rundir.STATUS)
+        status = StatusFile(opened.checkpoint / open_run.STATUS)
         self._watching = Watching((status, *observers), self._tally, say)
         self._space = free_space.FreeSpace(
             settings, opened.journal, opened.parts, self._tally, self._room.permits
@@ -221,7 +221,7 @@ class _Session:
             on_signals(switch, self._say)
         switch.stop_at(self._settings.deadline_s, time.monotonic() - started_s, clock)
         journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
-        sealer = parts.Sealer(opened.parts, opened.journal)
+        sealer = Sealer(opened.parts, opened.journal)
         before = self._count_resumed()
         states = opened.journal.states
         ledger, say = ledger_of(before), tally.notices.append
@@ -285,7 +285,7 @@ class _Session:
         self,
         loop: AttemptLoop,
         journal: Journal,
-        sealer: parts.Sealer,
+        sealer: Sealer,
         clock: LoopClock,
         switch: StopSwitch,
         outbox: Outbox | None,

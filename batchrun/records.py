@@ -214,8 +214,8 @@ class Attempt(NamedTuple):
     ``error_class`` is None for the attempt that succeeded. ``unanswered`` marks a request that may
     have reached the server without a whole answer coming back: it may have been billed. ``cost_pd``
     is in picodollars (``core.cost.money``), None where it is not known; ``billed_from`` names the
-    reading that priced it (``core.cost.billing``). ``usage_raw`` is the server's usage object, as JSON
-    text.
+    reading that priced it (``core.cost.billing``). ``usage_raw`` is the server's usage object, as
+    JSON text.
     """
 
     row: int

@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 from batchrun.adapters.http.access import Access
 from batchrun.core.cost.price_book import PriceBook
 from batchrun.core.settings.bounds import Finished
-from batchrun.core.settings.settings import Settings
-from batchrun.core.verdict import output
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.verdict import answer_checks
 from batchrun.core.verdict.drift import Drift
 from batchrun.engine.attempt import AttemptLoop
-from batchrun.engine.guards import StopSwitch
 from batchrun.engine.lane import Way
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.policy import Policy
-from batchrun.engine.room import Room
-from batchrun.engine.spending import Spending
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import StopSwitch
+from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.spending import Spending
+from batchrun.engine.session.tally import Tally
 from batchrun.ports import Clock, Journal
 
 
@@ -80,7 +80,7 @@ async def attempts(
             settings.max_wait_s,
             settings.raw,
             settings.one_model,
-            output.policy_of(settings),
+            answer_checks.policy_of(settings),
             prices,
             settings.fallback_model,
         ),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.journal import journal
-from batchrun.adapters.journal.log import ATTEMPT, BLOCK, OUTCOME, Entry, Place
+from batchrun.adapters.journal.shard_log import ATTEMPT, BLOCK, OUTCOME, Entry, Place
 from batchrun.cli.main import main
 from batchrun.ports import Durable
 from batchrun.records import Attempt, Block, Outcome

@@ -22,20 +22,20 @@ import pyarrow as pa  # noqa: E402
 
 from batchrun import errors  # noqa: E402
 from batchrun.adapters.environment.signals import SIGNALS  # noqa: E402
-from batchrun.adapters.parts import arrow  # noqa: E402
+from batchrun.adapters.parts import schema as part_schema  # noqa: E402
 from batchrun.adapters.sources.files import finding  # noqa: E402
 from batchrun.cli.console import BROKEN_PIPE  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
-from batchrun.core.reply import answer, phrases, thinking
+from batchrun.core.reply import answer, phrases, thinking  # noqa: E402
 from batchrun.core.reply.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
 from batchrun.core.reply.vendor_codes import MEANINGS, SAID_BY  # noqa: E402
-from batchrun.core.run import summary
+from batchrun.core.run import summary  # noqa: E402
 from batchrun.core.run.totals import Totals  # noqa: E402
-from batchrun.core.schema import json_schema
-from batchrun.core.settings import parameters, settings
+from batchrun.core.schema import json_schema  # noqa: E402
+from batchrun.core.settings import parameters, resolve  # noqa: E402
 from batchrun.core.settings.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
-from batchrun.core.settings.setting_table import FLAGGED, TABLE  # noqa: E402
-from batchrun.core.verdict import outage, rules
+from batchrun.core.settings.table import FLAGGED, TABLE  # noqa: E402
+from batchrun.core.verdict import outage, rules  # noqa: E402
 from batchrun.core.verdict.rules import RULES, Action  # noqa: E402
 from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
@@ -1063,7 +1063,7 @@ def type_name(kind: pa.DataType) -> str:
 
 def files() -> Iterator[str]:
     """Every column of every file."""
-    fixed = arrow.results_schema(pa.schema([]))
+    fixed = part_schema.results_schema(pa.schema([]))
     yield from columns(
         "Columns of `results/`",
         fixed,
@@ -1076,13 +1076,13 @@ def files() -> Iterator[str]:
     )
     yield from columns(
         "Columns of `attempts/`",
-        arrow.attempts_schema(),
+        part_schema.attempts_schema(),
         ATTEMPTS,
         "The ledger: one row per exchange, ordered by row and attempt.",
     )
     yield from columns(
         "Columns of `usage.parquet`",
-        arrow.USAGE_SCHEMA,
+        part_schema.USAGE_SCHEMA,
         USAGE,
         "Totals per endpoint, model and service tier.",
     )
@@ -1145,7 +1145,7 @@ def json_files() -> Iterator[str]:
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])
     yield "## Keys of `estimate --json`"
     yield ""
-    given = settings.resolve({"input.files": ["-"], "output.dir": "."})
+    given = resolve.resolve({"input.files": ["-"], "output.dir": "."})
     keys = estimate_report.Report(estimate.Estimate(given, tokenizer=False)).as_dict()
     found = described("estimate --json", keys, ESTIMATE)
     yield from table(("key", "meaning"), [(code(name), told) for name, told in found])

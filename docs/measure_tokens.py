@@ -1,4 +1,5 @@
-"""Measures how many bytes a token has, by script and vocabulary: writes core/estimate/token_table.py.
+"""Measures how many bytes a token has, by script and vocabulary: writes
+core/estimate/token_table.py.
 
     pip download --no-deps -d texts django==5.2.* wagtail==8.0.*
     pip install splintr-rs

@@ -412,8 +412,8 @@ def stored():
     """Puts a verdict through Parquet as the attempt loop would: returns the row that is read back,
     whose texts are those that went in.
     """
-    from batchrun.adapters.parts import arrow
-    from batchrun.core.reply import reply as reading
+    from batchrun.adapters.parts import schema as part_schema
+    from batchrun.core.reply import completion as reading
     from batchrun.core.reply.headers import request_id
     from batchrun.records import Attempt, Outcome
 
@@ -444,11 +444,14 @@ def stored():
             attempt=attempt, request_hash=None, response=reading.text_of(reply.body, 4096),
         )  # fmt: skip
         through_parquet(
-            pa.Table.from_arrays(arrow.attempt_columns([attempt]), schema=arrow.attempts_schema())
+            pa.Table.from_arrays(
+                part_schema.attempt_columns([attempt]), schema=part_schema.attempts_schema()
+            )
         )
         row = through_parquet(
             pa.Table.from_arrays(
-                arrow.result_columns([outcome]), schema=arrow.results_schema(pa.schema([]))
+                part_schema.result_columns([outcome]),
+                schema=part_schema.results_schema(pa.schema([])),
             )
         )
         if completion is not None:

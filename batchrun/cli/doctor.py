@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.adapters.environment.configuration import read_environment
+from batchrun.builtin_simulators import standing_in
 from batchrun.cli.console import exit_codes, put_json, say, show
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
-from batchrun.core.settings import setting_table
+from batchrun.core.settings import table as setting_table
 from batchrun.core.text.redact import public_url
-from batchrun.standing_in import standing_in
 
 if TYPE_CHECKING:
-    from batchrun.core.settings.endpoints import Endpoint
-    from batchrun.core.settings.settings import Settings
+    from batchrun.core.settings.endpoint import Endpoint
+    from batchrun.core.settings.resolve import Settings
     from batchrun.core.verdict.diagnosis import Check
 
 TIMEOUT_S = 60.0
@@ -88,7 +88,7 @@ def _examined(
     import asyncio
 
     from batchrun.adapters.http.access import access_to, missing_key
-    from batchrun.adapters.http.diagnosis import examine
+    from batchrun.adapters.http.doctor import examine
     from batchrun.core.verdict.diagnosis import Check
     from batchrun.errors import KeyUnavailableError
 

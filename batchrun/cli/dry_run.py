@@ -12,7 +12,7 @@ from batchrun.core.text.wording import counted
 
 if TYPE_CHECKING:
     from batchrun.core.run.changes import Changes
-    from batchrun.core.settings.settings import Settings
+    from batchrun.core.settings.resolve import Settings
     from batchrun.views.dry_run import DryRun
 
 WIDTH_LEAST, WIDTH_MOST = 40, 100

@@ -19,15 +19,15 @@ from batchrun.cli.console import exit_codes, put_json, say, show
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
-from batchrun.core.settings import setting_table
+from batchrun.core.settings import table as setting_table
 from batchrun.core.settings.addresses import scheme_of
-from batchrun.core.settings.setting_table import OLD
+from batchrun.core.settings.table import OLD
 from batchrun.core.text.template_syntax import is_template
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
     from batchrun.adapters.environment.sample_file import Aside
-    from batchrun.core.settings.settings import Settings
+    from batchrun.core.settings.resolve import Settings
     from batchrun.views.estimate import Estimate
     from batchrun.views.estimate_report import Piloted
 
@@ -181,9 +181,9 @@ def _pilot(
     """Send the sample, as a run of its own, and see what it tells; also the exit code."""
     from batchrun import assemble
     from batchrun.adapters.environment import open_files, sample_file
+    from batchrun.builtin_simulators import standing_in
     from batchrun.cli.run import progress_on
     from batchrun.core.estimate import pilot
-    from batchrun.standing_in import standing_in
     from batchrun.views import pilot as looking
     from batchrun.views.estimate_report import Piloted
     from batchrun.views.text import safe

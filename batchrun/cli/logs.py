@@ -23,7 +23,7 @@ from batchrun.errors import BatchrunError
 from batchrun.views.text import safe
 
 if TYPE_CHECKING:
-    from batchrun.core.settings.settings import Settings
+    from batchrun.core.settings.resolve import Settings
     from batchrun.engine.observe.monitor import EndpointSnapshot
     from batchrun.ports import Observer
 

@@ -30,10 +30,10 @@ def load_arrow() -> None:
     """
     sys.meta_path.insert(0, _Absent)
     try:
-        from batchrun.adapters.parts import arrow
+        from batchrun.adapters.parts import schema as part_schema
 
-        arrow.decide_about_pandas()
-        arrow.choose_lean_pool()
+        part_schema.decide_about_pandas()
+        part_schema.choose_lean_pool()
     finally:
         sys.meta_path.remove(_Absent)
 

@@ -19,8 +19,17 @@ from batchrun.cli.console import OutputLostError, exit_codes, put_json, say, say
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import unblocked
-from batchrun.core.settings import commands, setting_table, setting_values, short_params
-from batchrun.core.settings import settings as config
+from batchrun.core.settings import (
+    commands,
+    parameter_flags,
+)
+from batchrun.core.settings import resolve as config
+from batchrun.core.settings import (
+    table as setting_table,
+)
+from batchrun.core.settings import (
+    values as setting_values,
+)
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.template_syntax import is_template
 from batchrun.core.text.wording import counted
@@ -206,7 +215,7 @@ def _run(
     load_arrow()
     from batchrun import assemble
     from batchrun.adapters.environment import open_files
-    from batchrun.standing_in import standing_in
+    from batchrun.builtin_simulators import standing_in
     from batchrun.views import ending
 
     make_lean()
@@ -331,7 +340,7 @@ def settings_of(
 def _flag_value(name: str, value: Any) -> Any:
     """A flag's text as the config file would have it."""
     if setting_table.BY_NAME[name] in setting_table.SHORT:
-        return short_params.number(value)
+        return parameter_flags.number(value)
     match setting_table.BY_NAME[name].kind:
         case "object":
             return dict(setting_values.parse_param(text) for text in value)

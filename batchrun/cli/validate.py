@@ -14,7 +14,7 @@ from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import Printing, exit_codes, put_json, say, show
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
-from batchrun.core.settings import setting_table
+from batchrun.core.settings import table as setting_table
 
 _CHECKS = ("output.check_schema", "output.check_tools")
 _SHAPING = [

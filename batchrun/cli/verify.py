@@ -8,7 +8,7 @@ import click
 
 from batchrun.cli.console import exit_codes, put_json, show
 from batchrun.cli.paths import PATH
-from batchrun.core.settings.setting_table import BY_NAME
+from batchrun.core.settings.table import BY_NAME
 
 
 @click.command("verify")

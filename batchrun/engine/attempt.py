@@ -12,25 +12,25 @@ from collections.abc import Sequence
 
 from tenacity import AsyncRetrying, retry_if_exception_type
 
-from batchrun.core.reply import reply as reading
+from batchrun.core.reply import completion as reading
 from batchrun.core.settings.bounds import Finished
-from batchrun.core.verdict import output
+from batchrun.core.verdict import answer_checks
+from batchrun.core.verdict.judge import Action, Circumstances, Verdict, answered, judge
 from batchrun.core.verdict.rules import HEALTH
 from batchrun.core.verdict.stop_message import stop_message
-from batchrun.core.verdict.verdict import Action, Circumstances, Verdict, answered, judge
-from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.attempt_record import given_up, ledger_line, tokens_used
 from batchrun.engine.holding_back import HoldingBack
 from batchrun.engine.lane import Lane, Way, lanes_of
-from batchrun.engine.ledger import given_up, ledger_line, tokens_used
 from batchrun.engine.open_row import AgainError, LaterError, RowRun, WithheldError, failed
 from batchrun.engine.outage import forgive
 from batchrun.engine.pace.gate import Dice
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
 from batchrun.engine.resending import fallback_of, raise_limit, wait_s
-from batchrun.engine.room import Room
-from batchrun.engine.spending import Reserved, Spending
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.spending import Reserved, Spending
+from batchrun.engine.session.tally import Tally
 from batchrun.engine.withholding import Withholding
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Journal, Permit
@@ -235,7 +235,7 @@ class AttemptLoop:
         asked, wanted = run.request.expected, self._policy.output
         if (asked is not None or wanted is not None) and verdict.completion is not None:
             lane.refused_from_s = None
-            verdict = output.held_against(verdict, asked, wanted)
+            verdict = answer_checks.held_against(verdict, asked, wanted)
         if verdict.action is _DONE:
             if not lane.outage.clean:
                 lane.outage.answered()

@@ -14,11 +14,11 @@ from functools import partial
 
 from batchrun.core.settings.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
-from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.open_row import LaterError, RowRun, never_sent
-from batchrun.engine.opened import NOTHING_KNOWN, Open, Shard, taken
-from batchrun.engine.room import Room
-from batchrun.engine.tally import Tally
+from batchrun.engine.open_shard import NOTHING_KNOWN, Open, Shard, taken
+from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.tally import Tally
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Answers, Clock, Journal, Publisher, Source

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
+from batchrun.core.verdict.judge import Verdict
 from batchrun.core.verdict.rules import Action
-from batchrun.core.verdict.verdict import Verdict
 
 ROWS = 100
 """So many rows that failed at their first try, with no answer meanwhile, are many."""

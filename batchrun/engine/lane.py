@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from batchrun.core.request.body import with_model
 from batchrun.core.verdict.drift import Drift
-from batchrun.core.verdict.repeated import Repeated
-from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.core.verdict.repeated_failures import Repeated
+from batchrun.engine.key_renewal import Renewal
 from batchrun.engine.open_row import Withheld
 from batchrun.engine.outage import Outage
 from batchrun.engine.pace.gate import Dice
 from batchrun.engine.policy import Policy
-from batchrun.engine.renewal import Renewal
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import Stop, StopSwitch
+from batchrun.engine.session.tally import Tally
 from batchrun.ports import Clock, Credentials, Gate, Journal, Transport
 from batchrun.records import Request
 

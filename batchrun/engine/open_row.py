@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchrun.core.reply.reply import failure
-from batchrun.core.verdict.verdict import Verdict
+from batchrun.core.reply.completion import failure
+from batchrun.core.verdict.judge import Verdict
 from batchrun.records import Attempt, Failure, Outcome, Request, Row
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class AgainError(LaterError):
 
 @dataclass(slots=True, eq=False)
 class Withheld:
-    """A row that failed, and may not be to blame (``core.verdict.repeated``). ``ends`` is set to whether
-    its outcome stands; if not, it is sent again.
+    """A row that failed, and may not be to blame (``core.verdict.repeated_failures``). ``ends`` is
+    set to whether its outcome stands; if not, it is sent again.
     """
 
     run: RowRun

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchrun.core.verdict.judge import Verdict
 from batchrun.core.verdict.outage import PROBES_FREE, Evidence, probe_wait_s
 from batchrun.core.verdict.rules import Action, Health
-from batchrun.core.verdict.verdict import Verdict
-from batchrun.engine.guards import Stop, StopSwitch
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import Stop, StopSwitch
+from batchrun.engine.session.tally import Tally
 
 if TYPE_CHECKING:
     from batchrun.engine.open_row import RowRun

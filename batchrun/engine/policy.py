@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchrun.core.cost.price_book import PriceBook
-from batchrun.core.verdict import output
+from batchrun.core.verdict import answer_checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,6 @@ class Policy:
     wait_s_max: float
     raw: str
     model: str | None = None
-    output: output.Policy | None = None
+    output: answer_checks.Policy | None = None
     prices: PriceBook | None = None
     fallback_model: str | None = None

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchrun.engine.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.lane import Lane
-from batchrun.engine.room import Room
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.tally import Tally
 from batchrun.ports import Permit
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from tenacity import RetryCallState
 
 from batchrun.core.reply import answer
 from batchrun.core.request.body import asking, with_raised_limit
-from batchrun.core.verdict import output
+from batchrun.core.verdict import answer_checks
 from batchrun.core.verdict.backoff import backoff_s
-from batchrun.core.verdict.verdict import Action, Verdict
+from batchrun.core.verdict.judge import Action, Verdict
 from batchrun.engine.open_row import AgainError, RowRun
 from batchrun.engine.pace.gate import Dice
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.tally import Tally
 from batchrun.ports import Journal
 from batchrun.records import Outcome, Request
 
@@ -25,7 +25,7 @@ OF_THE_MODEL = ("forbidden", "not_found")
 """What would stop the run, of its own model, says of another one that it is not to be had."""
 
 
-def raise_limit(run: RowRun, verdict: Verdict, policy: output.Policy | None) -> None:
+def raise_limit(run: RowRun, verdict: Verdict, policy: answer_checks.Policy | None) -> None:
     """Give the next try of a row whose answer was cut off a higher limit, where that is wanted."""
     if verdict.rule == "truncated_output" and policy is not None:
         most = policy.truncation_limit

@@ -10,15 +10,15 @@ import asyncio
 from collections.abc import Callable
 
 from batchrun.core.settings.bounds import Finished
-from batchrun.core.verdict.repeated import Kind, Step
-from batchrun.core.verdict.verdict import Verdict
-from batchrun.engine.guards import LeftPendingError, Stop
+from batchrun.core.verdict.judge import Verdict
+from batchrun.core.verdict.repeated_failures import Kind, Step
 from batchrun.engine.lane import Lane
 from batchrun.engine.open_row import AgainError, RowRun, Withheld, WithheldError
 from batchrun.engine.outage import forgive, was_outage
 from batchrun.engine.pool import Pool
-from batchrun.engine.room import Room
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import LeftPendingError, Stop
+from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.tally import Tally
 from batchrun.ports import Journal
 from batchrun.records import Attempt, Outcome
 

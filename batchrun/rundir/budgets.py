@@ -6,15 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from batchrun.adapters.journal.states import StateFile
+from batchrun.adapters.journal.state_db import StateFile
 from batchrun.core.cost.money import shown, usd
 from batchrun.core.cost.price_book import PriceBook
-from batchrun.core.settings.settings import Settings
+from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted
-from batchrun.engine.budget import Budget, Charge
-from batchrun.engine.guards import StopSwitch
-from batchrun.engine.spending import Spending
-from batchrun.rundir.charges import Account, Ledger
+from batchrun.engine.session.budget import Budget, Charge
+from batchrun.engine.session.guards import StopSwitch
+from batchrun.engine.session.spending import Spending
+from batchrun.rundir.budget_account import Account, Ledger
 
 
 class Budgets:

@@ -14,14 +14,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from batchrun.adapters.journal.journal import Journal
-from batchrun.adapters.parts.parts import Parts
+from batchrun.adapters.parts.sealer import Parts
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.store import KINDS, SUMMARY
 from batchrun.core.run.free_disk import Disk, FreeDisk, Written
 from batchrun.core.settings.addresses import local_path
-from batchrun.core.settings.settings import Settings
-from batchrun.engine.guards import Stop, StopSwitch
-from batchrun.engine.tally import Tally
+from batchrun.core.settings.resolve import Settings
+from batchrun.engine.session.guards import Stop, StopSwitch
+from batchrun.engine.session.tally import Tally
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import StorageError, UsageError
 

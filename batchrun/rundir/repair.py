@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from batchrun.adapters.journal import log
+from batchrun.adapters.journal import shard_log
 from batchrun.adapters.journal.journal import LOG_NAME, STATES, Journal
-from batchrun.adapters.journal.states import Published, StateFile
+from batchrun.adapters.journal.state_db import Published, StateFile
 from batchrun.adapters.parts.old_part import OldPart
-from batchrun.adapters.parts.parts import Parts, publish
+from batchrun.adapters.parts.sealer import Parts, publish
 from batchrun.adapters.sources.opening import Reader
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.store import KINDS, Store, StoreReader, part_names, part_number
@@ -30,7 +30,7 @@ from batchrun.core.run.totals import Totals
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import DamagedError
 from batchrun.records import Position, ShardState, Span
-from batchrun.rundir import ledger
+from batchrun.rundir import repair_ledger
 
 ASIDE = "damaged"
 _META = ("settings", "input", "input_format", "carry_schema", "carry_names", "started_at_us")
@@ -64,7 +64,7 @@ class Repair:
                 continue
             shard, generation = int(match[1]), int(match[2])
             try:
-                log.ShardLog(path, shard, generation).close()
+                shard_log.ShardLog(path, shard, generation).close()
             except DamagedError as error:
                 rows = range(shard * shard_rows, (shard + 1) * shard_rows)
                 self._salvage(path, shard, generation, rows, str(error))
@@ -73,15 +73,15 @@ class Repair:
         draft = files.Draft(path)
         kept = 0
         try:
-            draft.write(log.head(shard, generation))
+            draft.write(shard_log.head(shard, generation))
             if path.stat().st_size:
                 with (
                     path.open("rb") as file,
                     mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
                 ):
-                    for _, kind, record in log.sound_records(data, rows):
-                        draft.write(log.group([record]))
-                        kept += kind == log.OUTCOME
+                    for _, kind, record in shard_log.sound_records(data, rows):
+                        draft.write(shard_log.group([record]))
+                        kept += kind == shard_log.OUTCOME
             draft.sync()
             copy = self._copy_aside(path)
             draft.rename()
@@ -172,8 +172,10 @@ class Repair:
         journal.states.seal(Published(state, "", "", one.totals))
         journal.adopt(state)
         if attempts is not None and results is None:
-            ledger.write_lost(parts, journal, shard)
-            self._say(f"  its ledger was written again from the results: {ledger.LOST} marks gaps")
+            repair_ledger.write_lost(parts, journal, shard)
+            self._say(
+                f"  its ledger was written again from the results: {repair_ledger.LOST} marks gaps"
+            )
         if results is not None:
             done = len(journal.open_shard(shard).done)
             left = max(0, _rows(one) - done)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from batchrun.adapters.journal.journal import Journal, read_attempt, read_outcome
-from batchrun.adapters.journal.log import ATTEMPT, OUTCOME
+from batchrun.adapters.journal.shard_log import ATTEMPT, OUTCOME
 from batchrun.core.cost import billing
 from batchrun.core.run.totals import Totals
 

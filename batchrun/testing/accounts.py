@@ -14,7 +14,7 @@ from typing import Any
 
 from batchrun.adapters.storage.store import KINDS
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.settings import Settings
+from batchrun.core.settings.resolve import Settings
 from batchrun.errors import StorageError
 from batchrun.records import Outcome
 from batchrun.testing.model_server import Exchange, ModelServer

@@ -1,9 +1,9 @@
 """Crash points: the real command, killed by itself at the N-th time it reaches a durable step.
 
 ``python -m batchrun.testing.crashpoints POINT -- run ARGS...`` runs ``batchrun run ARGS...`` in
-this process, with ``batchrun.adapters.storage.files.step`` replaced: when POINT is reached, the process
-sends itself SIGKILL, so nothing is cleaned up and nothing is flushed. A point is ``STEP:N``, or
-``STEP@WHAT:N`` where a step comes with several files: ``draft.renamed@results:2``.
+this process, with ``batchrun.adapters.storage.files.step`` replaced: when POINT is reached, the
+process sends itself SIGKILL, so nothing is cleaned up and nothing is flushed. A point is
+``STEP:N``, or ``STEP@WHAT:N`` where a step comes with several files: ``draft.renamed@results:2``.
 
 ``POINTS`` is the table of all of them. The tests of a scenario take its points from there.
 """

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from batchrun.adapters.journal.flight import FlightLog
+from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.journal import GROUP_S, Item, Journal, JournalWriter
-from batchrun.adapters.parts.parts import Parts, Sealer
+from batchrun.adapters.parts.sealer import Parts, Sealer
 from batchrun.adapters.sources.opening import Reader
 from batchrun.records import Attempt, Block, Outcome, Span
 

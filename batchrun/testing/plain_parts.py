@@ -1,8 +1,8 @@
 """Parts without Parquet: the same promises in a twentieth of the time, for simulated runs.
 
 Drafts, renames, flushes, generations, totals and the merge of old part and log are as in
-``adapters.parts.parts``; only what is inside the two files is MessagePack, and carried columns are left
-out.
+``adapters.parts.sealer``; only what is inside the two files is MessagePack, and carried columns
+are left out.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import msgspec
 
-from batchrun.adapters.journal.shard_reader import ShardReader
-from batchrun.adapters.journal.states import Published
-from batchrun.adapters.parts.filling import Filling, Records
+from batchrun.adapters.journal.log_reader import ShardReader
+from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts.old_part import damaged
-from batchrun.adapters.parts.parts import Ending, Footer, Parts, ending_of
+from batchrun.adapters.parts.part_writer import Filling, Records
+from batchrun.adapters.parts.sealer import Ending, Footer, Parts, ending_of
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.core.reply import answer
 from batchrun.core.run.totals import AttemptLine, ResultLine, Totals, day_of

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from batchrun.adapters.journal.journal import STATES
-from batchrun.adapters.journal.log import SECTOR_BYTES
+from batchrun.adapters.journal.shard_log import SECTOR_BYTES
 from batchrun.testing.recording import (
     ROOT,
     Event,

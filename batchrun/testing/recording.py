@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from batchrun.adapters.storage import disk, files
-from batchrun.rundir.rundir import FLIGHTS
+from batchrun.rundir.open_run import FLIGHTS
 
 COMMITS = ("state.begun", "state.put", "state.refreshed", "seal.committed")
 """The steps behind a transaction of the state file."""

@@ -16,12 +16,12 @@ from batchrun.core.run.shards import plan_reading
 from batchrun.core.settings.bounds import Bounds, Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
-from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.lane import Way
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.policy import Policy
-from batchrun.engine.room import Room
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import Stop, StopSwitch
+from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.tally import Tally
 from batchrun.records import Attempt, Block, Known, Outcome, Position, Row, ShardState, Span
 from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.fakes import (

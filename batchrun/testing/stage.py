@@ -17,17 +17,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchrun import assemble, wiring
-from batchrun.adapters.parts import filling, growing, parts
+from batchrun.adapters.parts import growing, part_writer
 from batchrun.adapters.storage import files
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.settings import Settings
+from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.urls import address
-from batchrun.engine.guards import StopSwitch
 from batchrun.engine.observe import watching
 from batchrun.engine.outbox import Outbox
+from batchrun.engine.session.guards import StopSwitch
 from batchrun.errors import BatchrunError
 from batchrun.records import Outcome
-from batchrun.rundir import comparing, rundir
+from batchrun.rundir import compare, open_run
 from batchrun.testing.crashes import Death, DiskFault, Killed, Reaper
 from batchrun.testing.inline import InlineJournal, InlineSealer, InlineSource
 from batchrun.testing.model_server import ModelServer, ServerTransport
@@ -233,20 +233,20 @@ class Stage:
             assemble: {
                 "accesses_to": lambda *_: [Access()],
                 "LoopClock": Clock,
+                "Sealer": lambda made, journal: InlineSealer(made, journal, disk),
                 "JournalWriter": lambda journal, flight: Journal(journal, flight, disk),
                 "ReadAhead": lambda reader, limit: InlineSource(reader, disk, limit=limit),
                 "time": SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()),
             },
             wiring: {"random": SimpleNamespace(Random=lambda: random.Random(dice.random()))},
-            parts: {"Sealer": lambda made, journal: InlineSealer(made, journal, disk)},
             watching: {"SAMPLE_S": SAMPLE_S},
             files: {"step": reaper.step},
         }
-        for module in (filling, growing):  # so that parts grow in shards of a few rows
+        for module in (part_writer, growing):  # so that parts grow in shards of a few rows
             replaced[module] = {"PIECE_ROWS": PIECE_ROWS}
         if self.plain:
-            replaced[comparing] = {"Parts": PlainParts}
-            replaced[rundir] = {"Parts": PlainParts, "write_usage": lambda *_: None}
+            replaced[compare] = {"Parts": PlainParts}
+            replaced[open_run] = {"Parts": PlainParts, "write_usage": lambda *_: None}
         with contextlib.ExitStack() as stack:
             for module, names in replaced.items():
                 for name, value in names.items():

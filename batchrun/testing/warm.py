@@ -7,11 +7,20 @@ from batchrun.cli.process import load_arrow
 load_arrow()
 
 from batchrun import assemble  # noqa: E402 - Arrow comes first, without what it would take along
-from batchrun.adapters.http import http
+from batchrun.adapters.http import transport  # noqa: E402
 from batchrun.adapters.sources import jsonl, parquet  # noqa: E402
 from batchrun.adapters.storage import object_store  # noqa: E402
 from batchrun.cli import run  # noqa: E402
 from batchrun.testing import crashpoints  # noqa: E402
 from batchrun.views import ending  # noqa: E402
 
-__all__ = ["assemble", "crashpoints", "ending", "http", "jsonl", "object_store", "parquet", "run"]
+__all__ = [
+    "assemble",
+    "crashpoints",
+    "ending",
+    "jsonl",
+    "object_store",
+    "parquet",
+    "run",
+    "transport",
+]

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.settings import Settings, resolve
+from batchrun.core.settings.resolve import Settings, resolve
 from batchrun.errors import InputError, RunChangedError, StorageError
 from batchrun.records import Outcome
 from batchrun.testing.accounts import Accounts

@@ -17,14 +17,14 @@ from batchrun.adapters.http.access import accesses_to
 from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import shown
-from batchrun.core.settings.setting_table import OLD
-from batchrun.core.settings.settings import Settings
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.settings.table import OLD
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import UnboundedError, UsageError
 from batchrun.records import Position, Request, Row, Span
-from batchrun.rundir.foresight import Priced
-from batchrun.rundir.place_name import require_directory_name
-from batchrun.rundir.rehearsal import Rehearsal, rehearsed
+from batchrun.rundir.directory_name import require_directory_name
+from batchrun.rundir.preflight import Priced
+from batchrun.rundir.rehearse import Rehearsal, rehearsed
 from batchrun.views import estimate_report, validate
 from batchrun.views.estimate import Estimate, Estimating
 from batchrun.views.text import safe

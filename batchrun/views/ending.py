@@ -8,7 +8,7 @@ from typing import Any
 
 from batchrun.core.cost.money import money
 from batchrun.core.request import remedies
-from batchrun.core.run.reusing import said_of
+from batchrun.core.run.reuse_rules import said_of
 from batchrun.core.settings.addresses import shown
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted, verb

@@ -28,8 +28,9 @@ from batchrun.core.estimate import vocabulary
 from batchrun.core.estimate.estimating import Adder, Sums
 from batchrun.core.estimate.prompt_tokens import prompt
 from batchrun.core.estimate.strata import Sampler, Stratum
-from batchrun.core.request import body, shaping
-from batchrun.core.settings.settings import Settings
+from batchrun.core.request import body
+from batchrun.core.request import prompt as prompts
+from batchrun.core.settings.resolve import Settings
 from batchrun.errors import NoModelError, RowError, UsageError
 from batchrun.records import Position, Request, Row, Span
 
@@ -80,7 +81,7 @@ def look(
     read on (``InputLostError``), ``UsageError`` for a row without a model, and ``StorageError``
     where a sample cannot be kept.
     """
-    plan = shaping.plan(settings)
+    plan = prompts.plan(settings)
     given = opening.find(settings.files, settings.format, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
@@ -144,11 +145,11 @@ class Estimating:
         self._stack.close()
 
     def _answers_of_others(self) -> Callable[[Sequence[Request]], Collection[int]]:
-        from batchrun.rundir.reuse import reuse
+        from batchrun.rundir.reuse import lookup
 
         settings = self.found.settings
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrun-estimate-"))
-        answers = reuse.Reuse(settings, reuse.named(settings, ()), Path(folder))
+        answers = lookup.Reuse(settings, lookup.named(settings, ()), Path(folder))
         self._stack.callback(answers.close)
         answers.index(self.found.notices.append)
         return answers.look_up

@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.store import KINDS
 from batchrun.core.input import batch_lines
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import StorageError, UsageError
-from batchrun.rundir import looking
+from batchrun.rundir import inspect
 from batchrun.views import status
 from batchrun.views.flat import flat, flat_type, without_formulas
 from batchrun.views.published import Results
@@ -109,7 +109,7 @@ def export(
     ``UsageError``, ``DamagedError`` or ``StorageError``.
     """
     found = status.read(folder, checkpoint)
-    store = looking.look_at(folder, checkpoint).store
+    store = inspect.look_at(folder, checkpoint).store
     targets = [name for name in (None if stdout else target, errors) if name is not None]
     _refuse(targets, folder, force=force)
     if columns is not None and kind == "jsonl":
@@ -230,7 +230,7 @@ def _write_parquet(results: Results, schema: pa.Schema, sink: Sink) -> tuple[int
         pa.PythonFile(sink, mode="w"),
         schema,
         compression="zstd",
-        use_dictionary=arrow.dictionary_columns(schema),
+        use_dictionary=part_schema.dictionary_columns(schema),
     ) as writer:
         for table in results.whole_tables(_read(schema)):
             held.append(table.select(schema.names))

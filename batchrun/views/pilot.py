@@ -11,7 +11,7 @@ from batchrun.adapters.environment.sample_file import Kept
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.storage.store import part_names
 from batchrun.core.estimate.pilot import Seen
-from batchrun.rundir.looking import look_at
+from batchrun.rundir.inspect import look_at
 
 _COLUMNS = ["row", "latency_s", "prompt_tokens", "completion_tokens", "cost_usd"]
 

@@ -17,7 +17,8 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.parts import arrow, large_answers
+from batchrun.adapters.parts import large_answers
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import StoreReader
@@ -58,7 +59,7 @@ class Results:
             with self._part(name) as part:
                 found = part.schema_arrow
                 alike = found.equals(self.schema) or any(
-                    arrow.lacks_only_later(one, other)
+                    part_schema.lacks_only_later(one, other)
                     for one, other in ((found, self.schema), (self.schema, found))
                 )
                 if not alike:
@@ -69,7 +70,7 @@ class Results:
                         table = part.read_row_group(group, columns=columns, use_threads=False)
                     except (OSError, pa.ArrowException) as error:
                         raise damaged(self._where(name), error) from error
-                    yield arrow.completed(table, self._wanted(columns))
+                    yield part_schema.completed(table, self._wanted(columns))
 
     def _wanted(self, columns: Sequence[str] | None) -> pa.Schema:
         """The schema of some columns, in the order of the parts."""

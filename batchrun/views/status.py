@@ -12,8 +12,8 @@ from batchrun.core.settings.addresses import shown
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
-from batchrun.rundir import looking
-from batchrun.rundir.rundir import STATUS
+from batchrun.rundir import inspect
+from batchrun.rundir.open_run import STATUS
 from batchrun.views import ending, funds, limits
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 
@@ -24,7 +24,7 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     ``state`` is ``running``, ``killed`` (it ended without a word; the same command resumes) or the
     summary's status. Raises ``UsageError`` for what is no run directory.
     """
-    look = looking.look_at(folder, checkpoint)
+    look = inspect.look_at(folder, checkpoint)
     control = look.checkpoint
     summary = read_json(look.store, SUMMARY)
     live = None if control is None else files.read_json(control / STATUS)

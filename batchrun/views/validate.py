@@ -19,9 +19,10 @@ from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Input, Reader, Splitter
 from batchrun.core.estimate.prompt_tokens import prompt
 from batchrun.core.reply import media
-from batchrun.core.request import body, remedies, shaping
-from batchrun.core.request.roles import notice
-from batchrun.core.settings.settings import Settings
+from batchrun.core.request import body, remedies
+from batchrun.core.request import prompt as prompts
+from batchrun.core.request.column_roles import notice
+from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Request, Row, Span
@@ -253,7 +254,7 @@ def check(
     ``UsageError``) or read on (``InputLostError``), and ``StorageError`` where temporary files
     cannot be written.
     """
-    plan = shaping.plan(settings)
+    plan = prompts.plan(settings)
     given = opening.find(settings.files, settings.format, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)

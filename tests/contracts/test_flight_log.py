@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from batchrun.adapters.journal.flight import FlightLog, Note, read_notes
+from batchrun.adapters.journal.flight_log import FlightLog, Note, read_notes
 
 
 @pytest.fixture

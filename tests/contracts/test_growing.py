@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters.journal.journal import Journal
-from batchrun.adapters.journal.shard_reader import ShardReader
-from batchrun.adapters.parts import arrow, growing, parts
-from batchrun.adapters.parts.parts import Parts, Sealer
+from batchrun.adapters.journal.log_reader import ShardReader
+from batchrun.adapters.parts import growing, sealer
+from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.parts.sealer import Parts, Sealer
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.errors import StorageError
@@ -36,7 +37,7 @@ def block(first, count=8):
         shard=first // SHARD_ROWS,
         first_row=first,
         rows=tuple(map(chat_row, rows)),
-        carried=arrow.to_ipc(batch),
+        carried=part_schema.to_ipc(batch),
         rows_read=read,
         digest=b"digest of %d" % read,
         end=Position(0, first + count, first + count),
@@ -109,7 +110,7 @@ def bench(folder, **options):
 def _small(monkeypatch):
     """Stretches of four rows, so that forty are ten of them."""
     monkeypatch.setattr(growing, "PIECE_ROWS", 4)
-    monkeypatch.setattr("batchrun.adapters.parts.filling.PIECE_ROWS", 4)
+    monkeypatch.setattr("batchrun.adapters.parts.part_writer.PIECE_ROWS", 4)
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def read_back(monkeypatch):
             firsts.append(first_row)
             super().__init__(journal, shard, first_row)
 
-    monkeypatch.setattr(parts, "ShardReader", Watched)
+    monkeypatch.setattr(sealer, "ShardReader", Watched)
     return firsts
 
 
@@ -349,7 +350,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_draft_costs_nothing(
 ):
     """What is half written goes away, the file's end included, and makes room."""
     with bench(tmp_path / "run") as made:
-        monkeypatch.setattr("batchrun.adapters.parts.filling.GROUP_ROWS", 4)
+        monkeypatch.setattr("batchrun.adapters.parts.part_writer.GROUP_ROWS", 4)
         made.journal.write([block(first) for first in range(0, SHARD_ROWS, 8)])
         made.journal.write([record for row in range(16) for record in of_row(row)])
         drafts = made.sealer._growing._growths[0].filling
@@ -404,7 +405,7 @@ def test_a_fault_of_the_program_is_raised_when_a_shard_is_published(tmp_path, mo
         def add(*_):
             raise ZeroDivisionError("on purpose")
 
-        monkeypatch.setattr("batchrun.adapters.parts.filling.Filling.add", add)
+        monkeypatch.setattr("batchrun.adapters.parts.part_writer.Filling.add", add)
         made.journal.write([block(first) for first in range(0, SHARD_ROWS, 8)])
         made.journal.write([record for row in range(SHARD_ROWS) for record in of_row(row)])
         with pytest.raises(ZeroDivisionError):

@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import pytest
 
 from batchrun.adapters.journal import journal
-from batchrun.adapters.journal.flight import FlightLog, read_notes
+from batchrun.adapters.journal.flight_log import FlightLog, read_notes
 from batchrun.adapters.journal.journal import Journal, JournalWriter, log_name
-from batchrun.adapters.journal.shard_reader import ShardReader
-from batchrun.adapters.journal.states import Published
+from batchrun.adapters.journal.log_reader import ShardReader
+from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.storage import files
 from batchrun.errors import DamagedError, StorageError
 from batchrun.records import Attempt, Block, Outcome, Position
-from batchrun.rundir.interrupted import recover_flights
+from batchrun.rundir.recover_flights import recover_flights
 from batchrun.testing.fakes import FakeJournal
 from batchrun.testing.samples import answered, attempt, chat_row, failed
 

@@ -16,7 +16,7 @@ import trustme
 
 from batchrun.adapters.environment.clock import new_loop
 from batchrun.adapters.http import keepalive
-from batchrun.adapters.http.http import HttpTransport
+from batchrun.adapters.http.transport import HttpTransport
 from batchrun.core.settings.urls import address
 from batchrun.errors import TransportFault
 from batchrun.records import Request

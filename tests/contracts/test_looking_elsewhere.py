@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from batchrun.adapters.http.http import HttpTransport
+from batchrun.adapters.http.transport import HttpTransport
 from batchrun.errors import TransportFault
 
 KEY = "sk-never-to-be-seen"

@@ -16,13 +16,13 @@ import pytest
 import trustme
 
 from batchrun.adapters.environment.clock import new_loop
-from batchrun.adapters.http import arriving
-from batchrun.adapters.http.http import HttpTransport
+from batchrun.adapters.http import reply_body
 from batchrun.adapters.http.tls import context_of
-from batchrun.core.settings.setting_table import BY_NAME
-from batchrun.core.settings.setting_values import checked
-from batchrun.core.settings.settings import resolve
+from batchrun.adapters.http.transport import HttpTransport
+from batchrun.core.settings.resolve import resolve
+from batchrun.core.settings.table import BY_NAME
 from batchrun.core.settings.urls import Address, address
+from batchrun.core.settings.values import checked
 from batchrun.errors import TransportFault, UsageError
 from batchrun.records import Request
 
@@ -239,8 +239,8 @@ class TestTls:
         """A large stream that is given up keeps no turn among those that may be large, also where
         TLS stands between.
         """
-        monkeypatch.setattr(arriving, "LARGE_AT_ONCE", 1)
-        monkeypatch.setattr(arriving, "UNPACKED_BYTES", 0)
+        monkeypatch.setattr(reply_body, "LARGE_AT_ONCE", 1)
+        monkeypatch.setattr(reply_body, "UNPACKED_BYTES", 0)
         tls = context_of(endpoint(ca_file=ca_file), {})
         reply = _streamed(*["x" * 1000] * 200)
 

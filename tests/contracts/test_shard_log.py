@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from batchrun.adapters.journal import log as logs
-from batchrun.adapters.journal.log import ATTEMPT, OUTCOME, ShardLog
+from batchrun.adapters.journal import shard_log as logs
+from batchrun.adapters.journal.shard_log import ATTEMPT, OUTCOME, ShardLog
 from batchrun.adapters.storage import files
 from batchrun.errors import DamagedError, UsageError
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import dataset
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources import memory, opening, parquet
 from batchrun.adapters.sources import rows as text_rows
 from batchrun.adapters.sources.files import finding, storage
@@ -23,8 +23,8 @@ from batchrun.adapters.sources.files.streams import Pipe
 from batchrun.adapters.sources.onepass import OnePassReader
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.adapters.sources.sampling import Sample
-from batchrun.core.request import shaping
-from batchrun.core.settings import settings as config
+from batchrun.core.request import prompt as prompts
+from batchrun.core.settings import resolve as config
 from batchrun.core.settings.reading import NOW, Reading
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Position, Span
@@ -202,11 +202,11 @@ def _opened(paths, limit, reading=NOW, **request):
 
 def _plan(**request):
     raw = {f"request.{key}": value for key, value in request.items()}
-    return shaping.plan(config.resolve({"input.files": ["a"], "output.dir": "b"} | raw))
+    return prompts.plan(config.resolve({"input.files": ["a"], "output.dir": "b"} | raw))
 
 
 def _carried(blocks):
-    tables = [arrow.from_ipc(block.carried) for block in blocks]
+    tables = [part_schema.from_ipc(block.carried) for block in blocks]
     for table, block in zip(tables, blocks, strict=True):
         assert table.num_rows == len(block.rows)
     return pa.concat_tables(tables)

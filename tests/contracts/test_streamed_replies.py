@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import pytest
 
-from batchrun.adapters.http import arriving
-from batchrun.adapters.http.http import HttpTransport
-from batchrun.core.reply import reply as reading
+from batchrun.adapters.http import reply_body
+from batchrun.adapters.http.transport import HttpTransport
+from batchrun.core.reply import completion as reading
 from batchrun.core.text.redact import REDACTED
-from batchrun.core.verdict.verdict import Circumstances, judge
+from batchrun.core.verdict.judge import Circumstances, judge
 from batchrun.errors import TransportFault
 from batchrun.records import Request
 
@@ -328,7 +328,7 @@ def test_a_stream_that_stalls(transport_of, events, whole):
 
 def test_a_stream_that_does_not_end_behind_done(transport_of, monkeypatch):
     """Once the end is announced, a server that keeps the connection open holds nobody up."""
-    monkeypatch.setattr(arriving, "DONE_GRACE_S", 0.05)
+    monkeypatch.setattr(reply_body, "DONE_GRACE_S", 0.05)
     raw = _head(STREAM, CHUNKED) + _chunked(*WHOLE, end=False)
     found, opened = _exchange(transport_of, _sending(raw, then="wait"), times=2, timeout_s=20)
     assert [_read(reply).first.content for reply in found] == [CONTENT, CONTENT]
@@ -381,8 +381,8 @@ def test_a_read_that_looks_like_the_last(transport_of):
 
 def test_what_comes_for_somebody_who_left(transport_of, monkeypatch):
     """A large stream that is given up leaves no turn taken among those that may be large."""
-    monkeypatch.setattr(arriving, "LARGE_AT_ONCE", 1)
-    monkeypatch.setattr(arriving, "UNPACKED_BYTES", 0)
+    monkeypatch.setattr(reply_body, "LARGE_AT_ONCE", 1)
+    monkeypatch.setattr(reply_body, "UNPACKED_BYTES", 0)
     begun = []
 
     async def behave(_, writer):
@@ -452,8 +452,8 @@ def test_too_large_a_stream(transport_of, finished):
 @pytest.mark.parametrize("kind", ["stream", "plain"])
 def test_few_replies_are_large_at_once(transport_of, monkeypatch, kind):
     """With room for one large reply, others wait for it or are given up, and all come whole."""
-    monkeypatch.setattr(arriving, "LARGE_AT_ONCE", 1)
-    monkeypatch.setattr(arriving, "UNPACKED_BYTES", 0)
+    monkeypatch.setattr(reply_body, "LARGE_AT_ONCE", 1)
+    monkeypatch.setattr(reply_body, "UNPACKED_BYTES", 0)
     text = "x" * 150_000
     plain = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
     events = [OPEN, _event({"content": text}), STOP, DONE]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from batchrun.adapters.http import connections
-from batchrun.adapters.http.http import HttpTransport
+from batchrun.adapters.http.transport import HttpTransport
 from batchrun.core.text.redact import Redactor, secrets_of
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters.journal.flight import read_notes
+from batchrun.adapters.journal.flight_log import read_notes
 from batchrun.testing.crashpoints import points
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters.journal import log as logs
-from batchrun.adapters.journal.flight import read_notes
+from batchrun.adapters.journal import shard_log as logs
+from batchrun.adapters.journal.flight_log import read_notes
 from batchrun.testing.crashpoints import POINTS, STEPS, points
 from batchrun.views.verify import verify
 

@@ -13,7 +13,7 @@ import pytest
 
 from batchrun import api
 from batchrun.adapters.journal.journal import Journal
-from batchrun.adapters.journal.log import MAGIC, ShardLog
+from batchrun.adapters.journal.shard_log import MAGIC, ShardLog
 from batchrun.adapters.storage import disk
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import BatchrunError

@@ -11,7 +11,7 @@ import pytest
 from batchrun.cli import standard_streams
 from batchrun.cli.main import main
 from batchrun.core.run import free_disk
-from batchrun.core.settings.setting_table import BY_NAME
+from batchrun.core.settings.table import BY_NAME
 from batchrun.engine import engine
 from batchrun.rundir import free_space, lock
 

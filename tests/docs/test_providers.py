@@ -102,7 +102,7 @@ def test_the_page_names_every_provider():
 
 def test_the_configurations_are_valid():
     """Every TOML block resolves."""
-    from batchrun.core.settings.settings import from_toml, lay_over, resolve
+    from batchrun.core.settings.resolve import from_toml, lay_over, resolve
 
     found = blocks("toml")
     assert len(found) == 2

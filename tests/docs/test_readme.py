@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import xlsxwriter
 
-from batchrun.core.request import shaping
-from batchrun.core.settings import settings as config
-from batchrun.core.settings.setting_table import BY_NAME, TABLE
-from batchrun.core.settings.setting_values import checked
+from batchrun.core.request import prompt as prompts
+from batchrun.core.settings import resolve as config
+from batchrun.core.settings.table import BY_NAME, TABLE
+from batchrun.core.settings.values import checked
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -116,7 +116,7 @@ def test_the_page_about_templates_tells_what_is_rendered():
     (config_text,) = [body for info, body in blocks(TEMPLATES, "toml") if info == "run=values"]
     (row,) = [json.loads(body) for info, body in blocks(TEMPLATES, "json") if info == "row"]
     (rendered,) = [body for info, body in blocks(TEMPLATES, "text") if info == "rendered"]
-    plan = shaping.plan(config.resolve(config.from_toml(config_text, path=TEMPLATES)))
+    plan = prompts.plan(config.resolve(config.from_toml(config_text, path=TEMPLATES)))
     made = plan.shaper([row], lambda _: b"")(row)
     assert made.body["messages"] == [{"role": "user", "content": rendered.rstrip("\n")}]
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from batchrun.adapters.environment.signals import SIGNALS
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.cli.main import COMMANDS, main
-from batchrun.core.settings.setting_table import TABLE
-from batchrun.core.verdict.verdict import RULES
+from batchrun.core.settings.table import TABLE
+from batchrun.core.verdict.judge import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,9 +67,9 @@ def test_every_config_key_is_documented(text):
 @pytest.mark.parametrize(
     ("title", "schema"),
     [
-        ("Columns of `results/`", arrow.results_schema(pa.schema([]))),
-        ("Columns of `attempts/`", arrow.attempts_schema()),
-        ("Columns of `usage.parquet`", arrow.USAGE_SCHEMA),
+        ("Columns of `results/`", part_schema.results_schema(pa.schema([]))),
+        ("Columns of `attempts/`", part_schema.attempts_schema()),
+        ("Columns of `usage.parquet`", part_schema.USAGE_SCHEMA),
     ],
     ids=["results", "attempts", "usage"],
 )

@@ -22,11 +22,11 @@ import pytest
 from hypothesis import strategies as st
 
 from batchrun.core.reply import error_body
+from batchrun.core.reply.completion import parse
 from batchrun.core.reply.headers import WAIT_S_MAX, request_id, reset_s, should_retry, wait_s
-from batchrun.core.reply.reply import parse
 from batchrun.core.stream import sse
-from batchrun.core.stream.stream import fold
-from batchrun.core.verdict.verdict import Action, Circumstances, judge
+from batchrun.core.stream.fold import fold
+from batchrun.core.verdict.judge import Action, Circumstances, judge
 from batchrun.records import Reply
 from batchrun.simulator.catalogue import CATALOGUE
 from batchrun.testing.samples import completion_body

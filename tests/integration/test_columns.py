@@ -400,7 +400,7 @@ def test_a_directory_of_the_earlier_rules_goes_on(here, cli, heard, name, monkey
     twice, and the new settings are refused.
     """
     from batchrun.core.settings.reading import Reading
-    from batchrun.core.settings.settings import Settings
+    from batchrun.core.settings.resolve import Settings
 
     endpoint, flags = heard
     rows = [{"question": str(n), "n": 2, "temperature": 0.5} for n in range(6)]

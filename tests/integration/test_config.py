@@ -26,7 +26,7 @@ def test_the_config_file_of_the_repository_runs(cli, samples, published):
 
 def test_what_the_config_file_shows_as_comments_is_understood(samples):
     """Every commented example of the reference file is a setting that this version knows."""
-    from batchrun.core.settings.settings import from_toml, resolve
+    from batchrun.core.settings.resolve import from_toml, resolve
 
     lines = []
     for line in (samples.parent / "config.toml").read_text().splitlines():

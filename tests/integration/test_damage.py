@@ -17,7 +17,7 @@ from batchrun.simulator.latency import FixedLatency
 def pristine(tmp_path_factory):
     """A finished run of 25 rows, 5 of them failed, in parts of 10; never touched."""
     from batchrun import assemble
-    from batchrun.core.settings.settings import resolve
+    from batchrun.core.settings.resolve import resolve
     from batchrun.simulator.embedded import EmbeddedSimulator
     from batchrun.simulator.plan import SimulatorOptions
 

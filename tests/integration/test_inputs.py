@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.files import finding, storage
 from batchrun.core.request.body import Split
@@ -550,7 +550,7 @@ def test_columns_that_change_behind_the_sample(jsonl, chat):
     assert [str(field.type) for field in carry.schema] == ["double", "int64", "string"]
     late, score, extra = [], [], []
     for block in given.reader(carry, 10_000).blocks([Span(0, None, Position())], limit=None):
-        columns = arrow.from_ipc(block.carried).to_pydict()
+        columns = part_schema.from_ipc(block.carried).to_pydict()
         late += columns["late"]
         score += columns["score"]
         extra += columns["extra"]

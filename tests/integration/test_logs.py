@@ -9,7 +9,7 @@ import time
 import pytest
 
 import batchrun
-from batchrun.engine.noting import NotingJournal, noted
+from batchrun.engine.attempt_log import NotingJournal, noted
 from batchrun.testing.fakes import FakeJournal
 
 QUICK = ("--no-progress",)

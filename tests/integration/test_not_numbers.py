@@ -126,7 +126,7 @@ def test_what_fits_no_column_has_null_too(tmp_path, monkeypatch):
     from batchrun.core.request import carried
 
     monkeypatch.setattr(carried, "SAMPLE_ROWS", 1)
-    from batchrun.adapters.parts import arrow
+    from batchrun.adapters.parts import schema as part_schema
     from batchrun.adapters.sources import opening
     from batchrun.records import Position, Span
 
@@ -135,7 +135,7 @@ def test_what_fits_no_column_has_null_too(tmp_path, monkeypatch):
     given = opening.find([str(path)], "auto")
     reader = given.reader(given.carry("all", 10), 10)
     (block,) = reader.blocks([Span(0, None, Position())], limit=None)
-    extra = arrow.from_ipc(block.carried).column("extra").to_pylist()
+    extra = part_schema.from_ipc(block.carried).column("extra").to_pylist()
     assert extra[0] is None and json.loads(extra[1]) == {"late": [None, None, 1]}
 
 
@@ -151,7 +151,7 @@ def test_a_number_of_csv_that_is_none(cli, tmp_path, cell):
 
 def test_every_type_with_floats():
     """Whatever holds the float in Arrow, it is null there, the rest stays, and so does the type."""
-    from batchrun.adapters.sources.floats import finite
+    from batchrun.adapters.sources.arrow_nan import finite
 
     nan = math.nan
     columns = [

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrun
-from batchrun.rundir import rundir
+from batchrun.rundir import open_run
 
 QUICK = ("--no-progress", "--concurrency", 1)
 ASKED = [{"role": "user", "content": "hi"}]
@@ -181,7 +181,7 @@ def test_a_directory_of_an_earlier_version_goes_on(
     source = jsonl([chat(n, max_tokens=10.0 + n) for n in range(6)])
     command = (source, "-o", "run", *flags, "--param", "max_completion_tokens=99")
     with monkeypatch.context() as earlier:
-        earlier.setattr(rundir, "WORDING", None)
+        earlier.setattr(open_run, "WORDING", None)
         assert here(*command, "--limit", 4).code == 0
     assert _sent(endpoint)[0] == '{"max_completion_tokens": 99, "max_tokens": 10.0}'
     os.utime(source, (time.time() + 5, time.time() + 5))
@@ -204,7 +204,7 @@ def test_a_lost_state_file_is_made_again_in_the_wording_of_its_parts(
     source = jsonl([chat(n, max_tokens=10.0 + n) for n in range(4)])
     command = (source, "-o", "run", *flags)
     with monkeypatch.context() as earlier:
-        earlier.setattr(rundir, "WORDING", begun)
+        earlier.setattr(open_run, "WORDING", begun)
         assert here(*command, "--limit", 3).code == 0
     for path in (cli.folder / "run" / "checkpoint").glob("journal.db*"):
         path.unlink()

@@ -14,7 +14,7 @@ import pytest
 
 from batchrun.adapters.environment.clock import real_s
 from batchrun.adapters.http import faults
-from batchrun.adapters.parts import parts
+from batchrun.adapters.parts import sealer
 from batchrun.engine import engine
 from batchrun.errors import BatchrunError, StorageError
 from batchrun.rundir import lock
@@ -227,7 +227,7 @@ def test_a_journal_at_its_bound_makes_the_feeder_wait(cli, here, simulator, json
     monkeypatch.setattr(engine, "BACKLOG_BYTES_MAX", bound)
     monkeypatch.setattr(engine, "BACKLOG_POLL_S", 0.005)
     held = []
-    publish = parts.publish
+    publish = sealer.publish
 
     def slowly(to, journal, *rest):
         held.append(journal.size_bytes)
@@ -235,7 +235,7 @@ def test_a_journal_at_its_bound_makes_the_feeder_wait(cli, here, simulator, json
         held.append(journal.size_bytes)
         publish(to, journal, *rest)
 
-    monkeypatch.setattr(parts, "publish", slowly)
+    monkeypatch.setattr(sealer, "publish", slowly)
     endpoint = simulator(reply_bytes=1500, latency=FixedLatency(0.02))
     words = (jsonl(120), "-o", "run", "--base-url", endpoint.base_url, "--no-progress")
     done = here(*words, "--concurrency", 4, "--shard-rows", 10)

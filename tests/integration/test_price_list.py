@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from batchrun.adapters.environment.price_list import PriceList
-from batchrun.core.settings.settings import resolve
+from batchrun.core.settings.resolve import resolve
 from batchrun.records import Usage
 
 NOW = datetime(2026, 11, 2, 12, 20, tzinfo=UTC)

@@ -7,7 +7,7 @@ import pytest
 
 from batchrun.adapters.environment.configuration import read_config
 from batchrun.core.settings.providers import BY_NAME, PROVIDERS, SIMULATOR
-from batchrun.core.settings.settings import lay_over, resolve
+from batchrun.core.settings.resolve import lay_over, resolve
 
 KEY = "key-of-the-provider"
 BEARER = {"Authorization": f"Bearer {KEY}"}

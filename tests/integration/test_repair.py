@@ -23,7 +23,7 @@ def _flip(path, share=0.5):
 def pristine(tmp_path_factory):
     """A finished run of 35 rows in parts of 10, retries and failures in it; never touched."""
     from batchrun import assemble
-    from batchrun.core.settings.settings import resolve
+    from batchrun.core.settings.resolve import resolve
     from batchrun.simulator.embedded import EmbeddedSimulator
     from batchrun.simulator.plan import SimulatorOptions
 
@@ -321,7 +321,7 @@ def test_no_room_for_a_repair(mend, monkeypatch):
     """
     from batchrun import assemble
     from batchrun.core.run.changes import Changes
-    from batchrun.core.settings.settings import resolve
+    from batchrun.core.settings.resolve import resolve
     from batchrun.errors import StorageError
 
     _flip(_part(mend.folder, "results"))

@@ -392,15 +392,15 @@ def test_a_changed_column_offers_the_old_answers(job, chat):
 @pytest.mark.parametrize("piece", [1, 3, 40])
 def test_a_shuffled_input_does_not_decode_a_row_group_per_row(job, chat, monkeypatch, piece):
     """Once it shows that the order is another, answers are written down one by one, and found."""
-    from batchrun.rundir.reuse import reuse_part, reuse_source
+    from batchrun.rundir.reuse import source_directory, source_part
 
     job.go([chat(n, custom_id=f"é {n}") for n in range(40)], "a", "--shard-rows", 4)
-    monkeypatch.setattr(reuse_source, "EARLY_MIN", piece)
-    monkeypatch.setattr(reuse_source, "CACHE_BYTES_MAX", 1)
+    monkeypatch.setattr(source_directory, "EARLY_MIN", piece)
+    monkeypatch.setattr(source_directory, "CACHE_BYTES_MAX", 1)
     decoded = []
-    read = reuse_part.Part.read
+    read = source_part.Part.read
     monkeypatch.setattr(
-        reuse_part.Part, "read", lambda *a: decoded.append(len(a[2]) > 3) or read(*a)
+        source_part.Part, "read", lambda *a: decoded.append(len(a[2]) > 3) or read(*a)
     )
     order = list(range(40))
     random.Random(1).shuffle(order)
@@ -412,17 +412,17 @@ def test_a_shuffled_input_does_not_decode_a_row_group_per_row(job, chat, monkeyp
 
 def test_a_directory_that_changes_meanwhile_stops_the_run(job, monkeypatch):
     """A part that is taken away ends the session; what was taken is kept, and nothing is sent."""
-    from batchrun.rundir.reuse import reuse_source
+    from batchrun.rundir.reuse import source_directory
 
     job.go(range(40), "a", "--shard-rows", 10)
-    look_up = reuse_source.Source.take
+    look_up = source_directory.Source.take
 
     def take(self, wanted):
         (job.folder / "a/results/part-00000002.parquet").unlink(missing_ok=True)
         self._files.clear()
         return look_up(self, wanted)
 
-    monkeypatch.setattr(reuse_source.Source, "take", take)
+    monkeypatch.setattr(source_directory.Source, "take", take)
     assert job.go(range(40), "run", "--reuse", "a") == 0
     assert job.code == 5 and "part-00000002.parquet" in job.err and "again" in job.err
     monkeypatch.undo()

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.adapters.http import tls
-from batchrun.adapters.journal.flight import FlightLog
-from batchrun.adapters.journal.log import ShardLog
-from batchrun.adapters.sources.files.local import read_file
+from batchrun.adapters.journal.flight_log import FlightLog
+from batchrun.adapters.journal.shard_log import ShardLog
+from batchrun.adapters.sources.files.local_file import read_file
 from batchrun.adapters.storage import files
 from batchrun.cli.main import main
-from batchrun.core.settings import settings
-from batchrun.core.settings.setting_table import TABLE
+from batchrun.core.settings import resolve
+from batchrun.core.settings.table import TABLE
 from batchrun.errors import RowError
-from batchrun.rundir import taking
+from batchrun.rundir import claim
 from batchrun.simulator.plan import SimulatorOptions
 
 LOG = "shard-00000000.1.log"
@@ -114,9 +114,9 @@ def test_a_copy_to_another_disk_is_private_from_the_start(tmp_path, monkeypatch)
     def copied(*_args, **_more):
         seen.append(target.stat().st_mode & 0o777)
 
-    monkeypatch.setattr(taking.disk, "rename", rename)
-    monkeypatch.setattr(taking.shutil, "copytree", copied)
-    taking._move(source, target)
+    monkeypatch.setattr(claim.disk, "rename", rename)
+    monkeypatch.setattr(claim.shutil, "copytree", copied)
+    claim._move(source, target)
     assert seen == [0o700] and not source.exists()
 
 
@@ -390,7 +390,7 @@ def test_a_long_line_in_a_bomb_takes_no_memory(cli, scripted, answer, chat, tmp_
 def test_tls_cannot_be_switched_off():
     """Every context verifies chain and name, and there is no setting that says otherwise."""
     raw = {"input.files": ["-"], "output.dir": "run", "request.model": "m"}
-    [endpoint] = settings.resolve(raw | {"endpoint.base_url": "https://a.example/v1"}).endpoints
+    [endpoint] = resolve.resolve(raw | {"endpoint.base_url": "https://a.example/v1"}).endpoints
     context = tls.context_of(endpoint, {})
     assert context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2

@@ -362,7 +362,7 @@ def test_nobody_listening_fails_rows_as_connection(cli, jsonl, summary):
 
 def _played(*, stops):
     """The simulator's errors that stop a run before its first answer, or those that do not."""
-    from batchrun.core.verdict.verdict import Action, Circumstances, judge
+    from batchrun.core.verdict.judge import Action, Circumstances, judge
     from batchrun.records import Reply
     from batchrun.simulator.rejections import INJECTED, injected
 

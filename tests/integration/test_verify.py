@@ -126,7 +126,7 @@ class Copy:
 
     def published(self, part, change):
         """Change what the state file records of a shard, by the writer's own means."""
-        from batchrun.adapters.journal.states import StateFile
+        from batchrun.adapters.journal.state_db import StateFile
 
         states = StateFile(self.run / "checkpoint" / "journal.db")
         try:
@@ -736,7 +736,7 @@ def priced(run):
     """Give every answer a price, in all files alike."""
     import dataclasses
 
-    from batchrun.adapters.parts import arrow
+    from batchrun.adapters.parts import schema as part_schema
     from batchrun.core.cost.money import picodollars, usd
     from batchrun.core.run.totals import AttemptLine, ResultLine, Totals, day_of
 
@@ -767,7 +767,7 @@ def priced(run):
         run.published(part, lambda p, t=recorded: dataclasses.replace(p, totals=t))
         whole.add(recorded)
     run.summary(lambda s: s.update(totals=whole.overall()))
-    table = pa.Table.from_pylist(whole.usage_rows(), schema=arrow.USAGE_SCHEMA)
+    table = pa.Table.from_pylist(whole.usage_rows(), schema=part_schema.USAGE_SCHEMA)
     pq.write_table(table, run.run / "usage.parquet")
 
 

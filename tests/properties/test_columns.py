@@ -10,11 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources import memory
-from batchrun.core.request import body, shaping
+from batchrun.core.request import body
+from batchrun.core.request import prompt as prompts
 from batchrun.core.request.body import id_text
-from batchrun.core.settings import settings as config
+from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameters import ENVELOPE, SENT
 from batchrun.records import Position, Span
 
@@ -99,13 +100,13 @@ SOURCES = {
 def _read(rows, raw=None):
     """The requests of an input, its carried columns by their names there, and their values."""
     chosen = config.resolve(LEAST | {"request.prompt": "Q: {{ q }}"} | (raw or {}))
-    found = memory.find(rows, "auto", shaping.plan(chosen))
+    found = memory.find(rows, "auto", prompts.plan(chosen))
     carry = found.carry("all", 4)
     blocks = list(found.reader(carry, 4).blocks([Span(0, None, Position())], limit=None))
     build = body.builder(chosen)
     requests = [json.loads(build(row).body) for block in blocks for row in block.rows]
     ids = [row.custom_id for block in blocks for row in block.rows]
-    held = pa.concat_tables([arrow.from_ipc(block.carried) for block in blocks])
+    held = pa.concat_tables([part_schema.from_ipc(block.carried) for block in blocks])
     return requests, ids, dict(zip(carry.names, carry.schema.names, strict=False)), held
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.core.cost.money import picodollars, settled, usd
 from batchrun.core.cost.price_table import OwnPrice
 from batchrun.core.cost.pricing import EXCHANGE_PD_MAX, price
@@ -16,7 +16,7 @@ from batchrun.core.cost.reported_cost import COST_HEADER, reported_pd
 from batchrun.core.run.totals import TOKENS, AttemptLine, Totals, day_of
 from batchrun.records import Usage
 from batchrun.testing import samples
-from batchrun.views.verify.counted import Sums, is_cost
+from batchrun.views.verify.recount import Sums, is_cost
 
 costs = st.none() | st.integers(0, EXCHANGE_PD_MAX) | st.integers(0, 10**10)
 counts = st.none() | st.integers(0, 10**6)
@@ -39,7 +39,7 @@ def test_totals_are_the_sum_of_the_ledger(ledger):
     """
     ledger = [line._replace(row=row) for row, line in enumerate(ledger)]
     table = pa.RecordBatch.from_arrays(
-        arrow.attempt_columns(ledger), schema=arrow.attempts_schema()
+        part_schema.attempt_columns(ledger), schema=part_schema.attempts_schema()
     )
     column = [None if v is None else picodollars(v) for v in table["cost_usd"].to_pylist()]
     assert column == [line.cost_pd for line in ledger]
@@ -122,6 +122,8 @@ def test_dear_lines_by_the_thousand_do_not_overflow():
     ledger = [samples.attempt(row, cost_pd=cost_pd) for row in range(5000)]
     sums = Sums()
     sums.add_attempts(
-        pa.RecordBatch.from_arrays(arrow.attempt_columns(ledger), schema=arrow.attempts_schema())
+        pa.RecordBatch.from_arrays(
+            part_schema.attempt_columns(ledger), schema=part_schema.attempts_schema()
+        )
     )
     assert sums.total("cost_pd") == 5000 * cost_pd > 2**64

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources import delimited, opening, rows
 from batchrun.adapters.sources.files import storage, streams
 from batchrun.errors import InputError
@@ -55,7 +55,7 @@ def test_what_was_written_comes_back(path, table, newline, quoting, read_bytes):
         found = [
             list(row.values())
             for block in _blocks(reader)
-            for row in arrow.from_ipc(block.carried).to_pylist()
+            for row in part_schema.from_ipc(block.carried).to_pylist()
         ]
         assert found == table
         assert reader.count(lambda: False) == len(table)

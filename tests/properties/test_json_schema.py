@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrun.core.schema.json_schema import encoded
-from batchrun.core.verdict.output import Asked, Policy, flaw_of
+from batchrun.core.verdict.answer_checks import Asked, Policy, flaw_of
 from batchrun.records import Choice, Completion, Usage
 from batchrun.simulator.writing.documents import write_document
 from batchrun.simulator.writing.draws import Chance

@@ -6,10 +6,10 @@ import string
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.core.reply import plain_reply
-from batchrun.core.reply import reply as reading
+from batchrun.core.reply import completion as reading
+from batchrun.core.reply import fast_completion
 from batchrun.core.reply.headers import WAIT_S_MAX, request_id, reset_s, retry_after_s, should_retry
-from batchrun.core.verdict.verdict import Action, Circumstances, Verdict, judge
+from batchrun.core.verdict.judge import Action, Circumstances, Verdict, judge
 from batchrun.records import Reply
 
 JSON = st.recursive(
@@ -123,7 +123,7 @@ def test_any_reply_ends_in_a_verdict_and_in_parquet(stored, status, headers, bod
 def test_the_quick_reading_agrees_with_the_long_one(value):
     """What the quick reading takes for a completion the long one reads the same."""
     body = json.dumps(value).encode()
-    quick = plain_reply.plain_completion(body)
+    quick = fast_completion.plain_completion(body)
     if quick is not None:
         parsed = reading.parse(body)
         assert repr(quick[0]) == repr(reading.completion(parsed))

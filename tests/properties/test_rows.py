@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources import jsonl, opening, rows
 from batchrun.adapters.sources.files import storage, streams
 from batchrun.core.request import carried
@@ -156,7 +156,7 @@ def test_every_carried_value_is_in_its_column_or_in_extra(path, rows, sampled):
         reader, chosen = _reader(path)
     names = dict(zip(chosen.names, chosen.schema.names, strict=False))
     published = [
-        row for block in _blocks(reader) for row in arrow.from_ipc(block.carried).to_pylist()
+        row for block in _blocks(reader) for row in part_schema.from_ipc(block.carried).to_pylist()
     ]
     assert len(published) == len(rows)
     for row, found in zip(rows, published, strict=True):
@@ -220,7 +220,7 @@ def test_any_bytes_are_as_many_rows_as_lines_that_are_not_blank(path, data, read
     for block in blocks:
         assert block.first_row // 5 == (block.first_row + len(block.rows) - 1) // 5 == block.shard
         assert block.rows_read == block.first_row + len(block.rows) - 5 * block.shard
-        assert arrow.from_ipc(block.carried).num_rows == len(block.rows)
+        assert part_schema.from_ipc(block.carried).num_rows == len(block.rows)
     for row, line in zip(rows, lines, strict=True):
         if row.problem is None:
             assert isinstance(json.loads(line), dict)
@@ -258,7 +258,7 @@ def test_reading_a_shard_by_itself_is_reading_it_in_the_run(path, data, read_byt
 )
 def test_output_names_never_collide(names):
     """Every column gets a name of its own, in any case, and none of the results' own."""
-    taken = [*arrow.RESULT_NAMES, arrow.EXTRA]
+    taken = [*part_schema.RESULT_NAMES, part_schema.EXTRA]
     given_names = carried.output_names(names, taken)
     folded = [name.casefold() for name in [*given_names, *taken]]
     assert len(set(folded)) == len(folded)
@@ -282,4 +282,4 @@ def test_numbers_that_json_cannot_hold_are_row_errors(value):
 def test_a_batch_survives_the_journals_form(values):
     """Carried columns come back from their stored form as they went in."""
     batch = pa.RecordBatch.from_pydict({"a": pa.array([str(v) for v in values], pa.string())})
-    assert arrow.from_ipc(arrow.to_ipc(batch)).to_pylist() == batch.to_pylist()
+    assert part_schema.from_ipc(part_schema.to_ipc(batch)).to_pylist() == batch.to_pylist()

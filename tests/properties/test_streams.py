@@ -5,10 +5,10 @@ import json
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.http.arriving import Arriving
-from batchrun.core.reply import reply as reading
-from batchrun.core.stream.stream import Stream, fold
-from batchrun.core.verdict.verdict import Circumstances, Verdict, judge
+from batchrun.adapters.http.reply_body import Arriving
+from batchrun.core.reply import completion as reading
+from batchrun.core.stream.fold import Stream, fold
+from batchrun.core.verdict.judge import Circumstances, Verdict, judge
 from batchrun.records import Reply
 
 TEXT = st.text(max_size=30) | st.sampled_from(

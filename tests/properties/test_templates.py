@@ -7,10 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.sources import opening, showing
-from batchrun.core.request import body, shaping
+from batchrun.adapters.sources import arrow_as_text, opening
+from batchrun.core.request import body
+from batchrun.core.request import prompt as prompts
 from batchrun.core.request.template import Templates, plain
-from batchrun.core.settings import settings as config
+from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameters import SENT
 from batchrun.errors import BatchrunError, RowError, UsageError
 from batchrun.records import Position, Row, Span
@@ -46,7 +47,7 @@ TEMPLATES = st.lists(
 
 def _plan(**request):
     raw = {f"request.{key}": value for key, value in request.items()}
-    return shaping.plan(config.resolve({"input.files": ["f"], "output.dir": "d"} | raw))
+    return prompts.plan(config.resolve({"input.files": ["f"], "output.dir": "d"} | raw))
 
 
 def _no_file(path):
@@ -157,6 +158,6 @@ def test_any_file_is_read_through_a_template(path, rows):
 def test_any_time_is_shown_or_refused(values, unit):
     """Every moment that Arrow can hold is text, or the problem of its own row."""
     column = pa.array(values, pa.int64()).view(pa.timestamp(unit))
-    for value, text in zip(values, showing.shown(column), strict=True):
+    for value, text in zip(values, arrow_as_text.shown(column), strict=True):
         assert (value is None) == (text is None)
         assert text is None or isinstance(text, (str, RowError))

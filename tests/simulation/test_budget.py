@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from batchrun.engine.budget import Budget, Charge
-from batchrun.engine.guards import StopSwitch
+from batchrun.engine.session.budget import Budget, Charge
+from batchrun.engine.session.guards import StopSwitch
 from batchrun.testing.virtual import run_virtual
 
 

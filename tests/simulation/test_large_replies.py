@@ -1,6 +1,6 @@
 """Large replies on virtual time: what waits for a slow disk is bounded."""
 
-from batchrun.engine.room import OPEN_BYTES_MAX
+from batchrun.engine.session.row_window import OPEN_BYTES_MAX
 from batchrun.records import Outcome
 from batchrun.testing.fakes import FakeJournal, FakeTransport
 from batchrun.testing.rig import Rig

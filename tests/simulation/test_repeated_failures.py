@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from batchrun.engine.guards import Stop
 from batchrun.engine.lane import Way
 from batchrun.engine.pace.gate import EndpointGate
+from batchrun.engine.session.guards import Stop
 from batchrun.records import Attempt, Outcome
 from batchrun.testing.fakes import FakeJournal, FakePublisher, FakeSource, FakeTransport
 from batchrun.testing.repeating import BROKEN, GUARD, HEALTHY, play

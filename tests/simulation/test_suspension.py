@@ -10,7 +10,7 @@ from batchrun.adapters.http import connections
 from batchrun.adapters.http.deadlines import Deadlines
 from batchrun.core.verdict.outage import PROBE_S_MAX
 from batchrun.core.verdict.rules import REFUSED_S_MAX
-from batchrun.engine.guards import StopSwitch
+from batchrun.engine.session.guards import StopSwitch
 from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import fault, ok, refusal

@@ -12,11 +12,11 @@ import pytest
 
 from batchrun.adapters.journal.journal import JournalWriter
 from batchrun.core.run.changes import Changes
-from batchrun.core.verdict.verdict import Action, Verdict
+from batchrun.core.verdict.judge import Action, Verdict
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.pace.gate import EndpointGate, EndpointPermit
-from batchrun.rundir import rundir
+from batchrun.rundir import open_run
 from batchrun.testing.crashes import Death
 from batchrun.testing.inline import InlineJournal
 from batchrun.testing.model_server import Spell
@@ -157,7 +157,7 @@ def _told_before_it_is_durable(monkeypatch):
 
 
 def _notes_of_requests_forgotten(monkeypatch):
-    monkeypatch.setattr(rundir, "recover_flights", lambda *_: 0)
+    monkeypatch.setattr(open_run, "recover_flights", lambda *_: 0)
 
 
 def _one_attempt_too_many(monkeypatch):

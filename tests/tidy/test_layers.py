@@ -7,6 +7,7 @@ subject they are. Each rule carries the reason that a failure prints.
 
 import ast
 import sys
+from collections import Counter
 
 import pytest
 
@@ -18,38 +19,40 @@ LAYERS = {
     "core": 1,
     "engine": 2,
     "adapters": 3,
-    "assemble": 4,
-    "wiring": 4,
-    "report": 4,
-    "views": 5,
-    "api": 6,
-    "standing_in": 6,
-    "": 6,  # batchrun/__init__.py offers the api
-    "cli": 6,
-    "scale": 6,
-    "simulator": 6,
-    "__main__": 6,
+    "rundir": 4,
+    "assemble": 5,
+    "wiring": 5,
+    "report": 5,
+    "views": 6,
+    "api": 7,
+    "builtin_simulators": 7,
+    "": 7,  # batchrun/__init__.py offers the api
+    "cli": 7,
+    "simulator": 7,
+    "__main__": 7,
 }
+
+FOLDER_MODULES_MAX = 20
 
 # Libraries, where they may be imported (a package, or one module), and why nowhere else.
 HOMES = [
     (
         {"pyarrow"},
-        ("batchrun.adapters", "batchrun.views"),
+        ("batchrun.adapters", "batchrun.rundir", "batchrun.views"),
         "Arrow is a file format here: a decision must not need it (49 MB, 0.1 s to load).",
     ),
     (
         {"sqlite3"},
-        ("batchrun.adapters",),
+        ("batchrun.adapters.journal", "batchrun.rundir"),
         "SQLite is how the journal is stored: another store must be able to take its place.",
     ),
     (
         {"aiohttp"},
         (
-            "batchrun.adapters.http.http",
+            "batchrun.adapters.http.transport",
             "batchrun.adapters.http.connections",
             "batchrun.adapters.http.exchange",
-            "batchrun.adapters.http.arriving",
+            "batchrun.adapters.http.reply_body",
             "batchrun.adapters.http.faults",
             "batchrun.adapters.http.keepalive",
             "batchrun.simulator",
@@ -111,6 +114,50 @@ def layer_key(dotted, package_names):
     return below if is_module or below in LAYERS else ""
 
 
+def folder_of(module):
+    """The dotted name of the folder that a module lies in; a package's own file lies in it too."""
+    is_package = module.path.endswith("__init__.py")
+    return module.name if is_package else module.name.rpartition(".")[0]
+
+
+def folder_imports(modules):
+    """Which folder imports which, and by what import; those of the top level are not folders: each
+    of its modules has a layer of its own.
+    """
+    folders = {module.name: folder_of(module) for module in modules}
+    found = {}
+    for module in modules:
+        own = folders[module.name]
+        for line, target in imports(module):
+            target_folder = folders.get(target) or folders.get(target.rpartition(".")[0])
+            if target_folder and target_folder != own and "batchrun" not in (own, target_folder):
+                where = f"{module.path}:{line} imports {target}"
+                found.setdefault((own, target_folder), where)
+    return found
+
+
+def cycle_in(edges):
+    """The folders of one cycle, in order, or an empty list."""
+    onto = {}
+    for start, end in edges:
+        onto.setdefault(start, []).append(end)
+    done, path = set(), []
+
+    def visit(folder):
+        if folder in path:
+            return path[path.index(folder) :]
+        if folder in done:
+            return []
+        path.append(folder)
+        for end in onto.get(folder, ()):
+            if found := visit(end):
+                return found
+        done.add(path.pop())
+        return []
+
+    return next((found for folder in list(onto) if (found := visit(folder))), [])
+
+
 def within(dotted, homes):
     """Whether a dotted name is one of the homes or lies inside one."""
     return any(dotted == home or dotted.startswith(home + ".") for home in homes)
@@ -170,6 +217,50 @@ def test_imports_point_down(package):
         "A lower layer that knows a higher one cannot be read, tested or replaced alone. Pass the "
         "value in, or move the piece down:\n" + "\n".join(found)
     )
+
+
+def test_folders_import_each_other_one_way(package):
+    """No folder can be reached from itself by imports."""
+    edges = folder_imports(package)
+    cycle = cycle_in(edges)
+    assert not cycle, (
+        "Folders that need each other are one folder in two places. Move the piece that both need "
+        "down, or pass it in:\n"
+        + "\n".join(edges[step] for step in zip(cycle, [*cycle[1:], cycle[0]], strict=True))
+    )
+
+
+def test_a_cycle_of_folders_is_seen(parse_module):
+    """However long it is; a folder's own modules may import each other as they like."""
+    made = [
+        parse_module("batchrun/core/a/x.py", "from batchrun.core.b import y\nimport json"),
+        parse_module("batchrun/core/b/y.py", "def late():\n    from batchrun.core.c.z import Z"),
+        parse_module("batchrun/core/c/z.py", "from batchrun.core.c import w"),
+        parse_module("batchrun/core/c/w.py", "from batchrun.core.c.z import Z"),
+    ]
+    assert cycle_in(folder_imports(made)) == []
+    closing = parse_module("batchrun/core/c/v.py", "import batchrun.core.a.x")
+    assert cycle_in(folder_imports([*made, closing])) == [
+        "batchrun.core.a",
+        "batchrun.core.b",
+        "batchrun.core.c",
+    ]
+
+
+def test_a_folder_has_few_modules(package):
+    """At most ``FOLDER_MODULES_MAX``, and none beside the rooms of ``core`` and ``adapters``."""
+    counts = Counter(
+        folder_of(module)
+        for module in package
+        if not (module.path.endswith("__init__.py") or is_testing(module))
+    )
+    full = {folder: count for folder, count in counts.items() if count > FOLDER_MODULES_MAX}
+    assert not full, (
+        f"Nobody finds a thing among more than {FOLDER_MODULES_MAX}: give a group of them a folder "
+        f"with a name that a stranger would guess: {full}"
+    )
+    loose = [f for f in ("batchrun.core", "batchrun.adapters") if counts[f]]
+    assert not loose, f"these hold folders only, so that each module has a subject above: {loose}"
 
 
 def test_the_lowest_layer_is_standard_library_only(package):
@@ -287,7 +378,7 @@ def test_an_impure_import_is_seen(parse_module, source, impure):
 def test_a_strayed_library_is_seen(parse_module):
     """The rule turns red outside a library's home and stays green inside it."""
     source = "def late():\n    import pyarrow.parquet as pq"
-    inside = parse_module("batchrun/adapters/parts/parts.py", source)
+    inside = parse_module("batchrun/adapters/parts/sealer.py", source)
     outside = parse_module("batchrun/engine/engine.py", source)
     assert strayed_imports([inside, outside], {"pyarrow"}, ("batchrun.adapters",)) == [
         "batchrun/engine/engine.py:2 imports pyarrow.parquet"

@@ -4,22 +4,9 @@ import ast
 import re
 from pathlib import PurePath
 
-MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 80
 
 # Where splitting would send the reader back and forth: the name, and the reason in a few words.
-LONG_MODULES: dict[str, str] = {
-    "batchrun.rundir.comparing": "what changed since the last session, and what can be done",
-    "batchrun.rundir.reuse.reuse_source": "one directory: what it is, its index, its answers by place",
-    "batchrun.adapters.sources.opening": "an input from its names to its rows",
-    "batchrun.adapters.sources.parquet": "one format, its files and its rows",
-    "batchrun.rundir.rundir": "opening a directory, whose steps depend on their order",
-    "batchrun.assemble": "one session's wiring, the only place that names concrete adapters",
-    "batchrun.core.verdict.rules": "one table; its order is what decides",
-    "batchrun.core.settings.settings": "one record of all settings, and how it comes to be",
-    "batchrun.core.settings.setting_table": "one table; in two it would be searched twice",
-    "batchrun.engine.engine": "what happens to rows from feed to drain, in one place",
-}
 LONG_FUNCTIONS: dict[str, str] = {}
 
 EMPTY_NAMES = {
@@ -91,17 +78,6 @@ def misjudged(lines, limit, named):
     long = {name: count for name, count in lines.items() if count > limit and name not in named}
     short = [name for name in named if lines.get(name, 0) <= limit]
     return long, short
-
-
-def test_a_module_fits_in_the_head(package):
-    """No module grows past the limit unless it is named, and no name outlives its reason."""
-    lines = {module.name: len(module.source.splitlines()) for module in package}
-    long, short = misjudged(lines, MODULE_LINES_MAX, LONG_MODULES)
-    assert not long, (
-        f"A module has one subject and at most {MODULE_LINES_MAX} lines: split it by subject, or "
-        f"name it in LONG_MODULES with the reason: {long}"
-    )
-    assert not short, f"An exception that no longer is one: take it out of LONG_MODULES: {short}"
 
 
 def test_a_function_fits_on_a_screen_or_two(package):

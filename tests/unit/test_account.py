@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.engine.pace.account import (
+from batchrun.engine.pace.limit_model import (
     CAUTION_S,
     LEAST,
     LEAST_OF_WINDOW,

@@ -3,7 +3,7 @@
 import pytest
 
 from batchrun.core.reply.answer import flaws_of, is_withheld
-from batchrun.engine.opened import taken
+from batchrun.engine.open_shard import taken
 from batchrun.records import NO_USAGE, Attempt, Choice, Completion, Failure, Outcome, ToolCall
 
 CALL = ToolCall("1", "function", "f", "{}")

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from batchrun.adapters.http.arriving import Arriving
+from batchrun.adapters.http.reply_body import Arriving
 
 
 class _Unbounded:

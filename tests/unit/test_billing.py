@@ -6,7 +6,7 @@ import pytest
 
 from batchrun.core.cost import billing
 from batchrun.core.cost.billing import CACHED_BESIDE, PARTS, TOTAL
-from batchrun.core.reply import reply as reading
+from batchrun.core.reply import completion as reading
 
 # fresh, cached, written, output, reasoning; the reading; whether the user hears of it
 

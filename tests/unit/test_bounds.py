@@ -11,8 +11,8 @@ from batchrun.core.settings.bounds import (
     is_empty,
     is_truncated,
 )
-from batchrun.core.settings.setting_table import BY_NAME
-from batchrun.core.settings.setting_values import checked
+from batchrun.core.settings.table import BY_NAME
+from batchrun.core.settings.values import checked
 from batchrun.errors import UsageError
 from batchrun.records import NO_USAGE, Attempt, Choice, Completion, Failure, Outcome, ToolCall
 

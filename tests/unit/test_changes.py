@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from batchrun.core.run.changes import ERROR_CLASSES, Changes, parse_classes
-from batchrun.core.verdict.verdict import RULES
+from batchrun.core.verdict.judge import RULES
 from batchrun.errors import UsageError
 
 WISHES = {

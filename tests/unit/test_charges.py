@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from batchrun.adapters.journal.states import StateFile
-from batchrun.engine.budget import Charge
-from batchrun.rundir.charges import Account, Ledger
+from batchrun.adapters.journal.state_db import StateFile
+from batchrun.engine.session.budget import Charge
+from batchrun.rundir.budget_account import Account, Ledger
 
 
 @pytest.fixture

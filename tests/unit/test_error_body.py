@@ -6,7 +6,7 @@ import math
 import pytest
 
 from batchrun.core.reply import error_body, phrases
-from batchrun.core.reply.reply import ERROR_TEXT_MAX, WORD_MAX, parse
+from batchrun.core.reply.completion import ERROR_TEXT_MAX, WORD_MAX, parse
 
 NOW_S = 1_700_000_000.0
 

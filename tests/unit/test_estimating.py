@@ -12,7 +12,7 @@ from batchrun.core.estimate.estimating import Adder, Sums
 from batchrun.core.estimate.least_time import connections, least_s, requests_per_s, tokens_per_s
 from batchrun.core.estimate.prompt_tokens import Prompt
 from batchrun.core.request.worst_case import MARGIN_TOKENS
-from batchrun.core.settings.settings import resolve
+from batchrun.core.settings.resolve import resolve
 
 WIRE = b" " * 500
 """A body as it is sent: the bound of its prompt is made of the bytes alone."""

@@ -4,8 +4,8 @@ import pytest
 
 from batchrun.core.run import free_disk
 from batchrun.core.run.free_disk import PART_OVERHEAD_BYTES, Disk, FreeDisk, Written
-from batchrun.core.settings.setting_table import BY_NAME
-from batchrun.core.settings.setting_values import checked
+from batchrun.core.settings.table import BY_NAME
+from batchrun.core.settings.values import checked
 from batchrun.core.text import byte_sizes
 from batchrun.errors import UsageError
 

@@ -7,11 +7,11 @@ import re
 import pytest
 
 from batchrun.core.cost.price_book import PriceBook
-from batchrun.engine.budget import Budget, Charge
-from batchrun.engine.guards import StopSwitch
 from batchrun.engine.observe.funds import Funds
-from batchrun.engine.spending import Spending
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.budget import Budget, Charge
+from batchrun.engine.session.guards import StopSwitch
+from batchrun.engine.session.spending import Spending
+from batchrun.engine.session.tally import Tally
 from batchrun.records import Failure, Outcome
 
 CENT_PD = 10**10

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from batchrun.core.reply import answer
-from batchrun.core.reply import reply as reading
-from batchrun.core.reply.plain_reply import plain_completion
-from batchrun.core.stream.stream import fold
+from batchrun.core.reply import completion as reading
+from batchrun.core.reply.fast_completion import plain_completion
+from batchrun.core.stream.fold import fold
 from batchrun.records import Media
 
 BYTES = b"\x89PNG and more"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.settings.misplaced import key_meant, table_meant
-from batchrun.core.settings.setting_table import TABLE
+from batchrun.core.settings.misplaced_keys import key_meant, table_meant
+from batchrun.core.settings.table import TABLE
 
 
 @pytest.mark.parametrize("setting", [s for s in TABLE if s.key], ids=lambda s: s.name)

@@ -6,8 +6,8 @@ import pytest
 
 from batchrun.core.reply.answer import is_empty, is_truncated
 from batchrun.core.schema.response_format import name_of, of_document, schema_of
-from batchrun.core.verdict.output import Asked, Policy, flaw_of, held_against, made_of
-from batchrun.core.verdict.verdict import Action, Verdict
+from batchrun.core.verdict.answer_checks import Asked, Policy, flaw_of, held_against, made_of
+from batchrun.core.verdict.judge import Action, Verdict
 from batchrun.errors import NotASchemaError, RowError
 from batchrun.records import Choice, Completion, ToolCall, Usage
 

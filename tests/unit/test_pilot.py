@@ -2,7 +2,7 @@
 
 from batchrun.core.estimate.pilot import Seen, told
 from batchrun.core.estimate.strata import Stratum
-from batchrun.core.settings.settings import resolve
+from batchrun.core.settings.resolve import resolve
 
 GIVEN = {"input.files": ["-"], "output.dir": "run", "endpoint.base_url": "http://127.0.0.1:1"}
 STRATA = [Stratum("m", 1000, 100_000.0, (1, 2, 3, 4))]

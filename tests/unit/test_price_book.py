@@ -7,7 +7,7 @@ import pytest
 from batchrun.core.cost.price_book import PERIOD_US, TOLD_MAX, Listed, PriceBook
 from batchrun.core.cost.price_table import OwnPrice
 from batchrun.core.cost.pricing import Quote, price
-from batchrun.core.reply import reply as reading
+from batchrun.core.reply import completion as reading
 from batchrun.records import NO_USAGE, Usage
 from batchrun.testing.samples import completion_body
 

@@ -7,7 +7,7 @@ import pytest
 
 from batchrun.core.cost.price_table import OwnPrice, own_prices
 from batchrun.core.cost.pricing import Quote
-from batchrun.core.settings.settings import from_toml, lay_over, resolve
+from batchrun.core.settings.resolve import from_toml, lay_over, resolve
 from batchrun.errors import UsageError
 
 LEAST = '[input]\nfiles = ["a.jsonl"]\n[output]\ndir = "run"\n'

@@ -4,7 +4,7 @@ import pytest
 
 from batchrun.core.settings.azure import azure_url
 from batchrun.core.settings.providers import BY_NAME, PROVIDERS, SIMULATOR, provider_named
-from batchrun.core.settings.settings import lay_over, resolve
+from batchrun.core.settings.resolve import lay_over, resolve
 from batchrun.core.settings.urls import chat_completions_url
 from batchrun.errors import UsageError
 

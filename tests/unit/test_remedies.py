@@ -7,7 +7,7 @@ import pytest
 
 from batchrun.core.request import body, remedies
 from batchrun.core.run.changes import ERROR_CLASSES
-from batchrun.core.verdict.output import Asked
+from batchrun.core.verdict.answer_checks import Asked
 from batchrun.errors import RowError
 from batchrun.records import Row
 

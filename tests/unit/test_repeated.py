@@ -3,7 +3,14 @@
 import pytest
 
 from batchrun.core.settings.bounds import OF_THE_ROW
-from batchrun.core.verdict.repeated import ALIKE_ROWS, ANY_ROWS, FAILED_TO_OUT, Kind, Repeated, Step
+from batchrun.core.verdict.repeated_failures import (
+    ALIKE_ROWS,
+    ANY_ROWS,
+    FAILED_TO_OUT,
+    Kind,
+    Repeated,
+    Step,
+)
 
 BAD = Kind("invalid_request", 400, "odd_value")
 LOGIN = Kind("invalid_response", 200, None)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batchrun.core.reply import plain_reply, reply
+from batchrun.core.reply import completion, fast_completion
 from batchrun.records import NO_USAGE, ToolCall, Usage
 
 
@@ -15,7 +15,7 @@ def _body(message=None, **more):
 
 def _read(value):
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return reply.completion(reply.parse(body))
+    return completion.completion(completion.parse(body))
 
 
 def _first(message):
@@ -250,7 +250,7 @@ def test_an_empty_refusal_is_no_refusal(refusal):
     assert _first({"content": [part]}).refusal is None
     assert _first({"content": [part | {"refusal": "no"}], "refusal": refusal}).refusal == "no"
     body = json.dumps(_body({"refusal": refusal})).encode()
-    assert plain_reply.plain_completion(body)[0].first.refusal is None
+    assert fast_completion.plain_completion(body)[0].first.refusal is None
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_the_finish_reason_is_kept_as_sent(reason):
     """No server's word is translated into another's."""
     body = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": reason}]})
     assert _read(body.encode()).first.finish_reason == reason
-    assert plain_reply.plain_completion(body.encode())[0].first.finish_reason == reason
+    assert fast_completion.plain_completion(body.encode())[0].first.finish_reason == reason
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_no_finish_reason_in_other_words(reason):
     """Null that a gateway turned into text is null, read quickly or at length."""
     body = json.dumps({"choices": [{"message": {"content": "hi"}, "finish_reason": reason}]})
     assert _read(body.encode()).first.finish_reason is None
-    quick = plain_reply.plain_completion(body.encode())
+    quick = fast_completion.plain_completion(body.encode())
     assert quick is None or quick[0].first.finish_reason is None
 
 
@@ -507,7 +507,7 @@ def test_json_that_strict_parsers_refuse_is_read(body):
 )
 def test_what_is_no_json_is_nothing(body):
     """Pages, halves, absurd depths and absurd numbers are no JSON, and no crash."""
-    assert reply.parse(body) is None
+    assert completion.parse(body) is None
 
 
 @pytest.mark.parametrize("field", ["content", "reasoning_content", "refusal"])
@@ -532,9 +532,9 @@ def test_any_depth_of_logprobs_and_arguments_is_read_or_refused(depth):
 
 def test_error_texts_are_bounded():
     """What is stored of an error is bounded and can be written."""
-    failure = reply.failure("invalid_request", "c" * 1000, "\ud800" + "m" * 10_000)
+    failure = completion.failure("invalid_request", "c" * 1000, "\ud800" + "m" * 10_000)
     assert len(failure.code) == 200
-    assert len(failure.message) == reply.ERROR_TEXT_MAX
+    assert len(failure.message) == completion.ERROR_TEXT_MAX
     assert failure.message.encode()
 
 
@@ -554,7 +554,7 @@ def test_error_texts_are_bounded():
 )
 def test_a_kept_text_is_whole_characters(body, limit, text):
     """A cut never splits a character, and bad bytes become a mark."""
-    assert reply.text_of(body, limit) == text
+    assert completion.text_of(body, limit) == text
 
 
 VARIANTS = {
@@ -590,7 +590,7 @@ VARIANTS = {
 def test_the_quick_reading_agrees_with_the_long_one(message, more):
     """Whatever the quick reading takes it reads like the other; the rest it leaves alone."""
     body = json.dumps(_body(message, **{"usage": {"total_tokens": 1}} | more)).encode()
-    quick = plain_reply.plain_completion(body)
+    quick = fast_completion.plain_completion(body)
     assert quick is None or quick[0] == _read(body)
 
 
@@ -598,6 +598,6 @@ def test_the_quick_reading_takes_what_is_common():
     """An ordinary answer goes the quick way, with or without usage; usage in an odd place does
     not.
     """
-    assert plain_reply.plain_completion(json.dumps(_body(usage={"total_tokens": 1})).encode())
-    assert plain_reply.plain_completion(PLAIN)[0].usage == NO_USAGE
-    assert plain_reply.plain_completion(json.dumps(_body(usage=None)).encode()) is None
+    assert fast_completion.plain_completion(json.dumps(_body(usage={"total_tokens": 1})).encode())
+    assert fast_completion.plain_completion(PLAIN)[0].usage == NO_USAGE
+    assert fast_completion.plain_completion(json.dumps(_body(usage=None)).encode()) is None

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from batchrun.core.cost.reported_cost import COST_HEADER, reported_pd
-from batchrun.core.reply import reply as reading
+from batchrun.core.reply import completion as reading
 from batchrun.testing.samples import completion_body
 
 USD = 10**12

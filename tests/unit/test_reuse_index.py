@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from batchrun.rundir.reuse import reuse_index
-from batchrun.rundir.reuse.reuse_index import Builder, Index
+from batchrun.rundir.reuse import hash_index
+from batchrun.rundir.reuse.hash_index import Builder, Index
 
 IDENTITY = b"i" * 32
 
@@ -82,7 +82,7 @@ def test_records_beyond_memory_go_through_a_file(made, monkeypatch):
     """With room for a handful only, the same index comes out."""
     whole = [(_digest(n), n) for n in range(3000)]
     path = made(whole, about=10**6)
-    monkeypatch.setattr(reuse_index, "HELD_BYTES_MAX", 400)
+    monkeypatch.setattr(hash_index, "HELD_BYTES_MAX", 400)
     pieces = [whole[at : at + 7] for at in range(0, len(whole), 7)]
     index = made(*pieces, about=10**6)
     assert index.count == path.count

@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.run.reusing import accepted, rules, stand_ins
-from batchrun.core.verdict.output import Policy
+from batchrun.core.run.reuse_rules import accepted, rules, stand_ins
+from batchrun.core.verdict.answer_checks import Policy
 from batchrun.records import (
     NO_USAGE,
     Attempt,

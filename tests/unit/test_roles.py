@@ -3,7 +3,7 @@
 import pytest
 
 from batchrun.core.request.body import split
-from batchrun.core.request.roles import Roles, Seen, notice
+from batchrun.core.request.column_roles import Roles, Seen, notice
 from batchrun.errors import RowError
 
 OWN = [{"role": "user", "content": "own"}]

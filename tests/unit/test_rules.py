@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pytest
 
 from batchrun.core.verdict import rules
+from batchrun.core.verdict.judge import Circumstances, judge
 from batchrun.core.verdict.rules import CODES, RULES, STATUS_OF_NAME, Action
-from batchrun.core.verdict.verdict import Circumstances, judge
 from batchrun.errors import TransportFault
 from batchrun.records import Reply
 from batchrun.simulator.catalogue import CATALOGUE

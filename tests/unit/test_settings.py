@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from batchrun.core.settings import settings as config
+from batchrun.core.settings import resolve as config
 from batchrun.core.settings.differences import differences
-from batchrun.core.settings.setting_table import AUTO_CONCURRENCY, DEFAULT_BASE_URL, FLAGGED
-from batchrun.core.settings.setting_values import parse_header, parse_key, parse_param
-from batchrun.core.settings.settings import from_environment, from_toml, lay_over, resolve
+from batchrun.core.settings.resolve import from_environment, from_toml, lay_over, resolve
+from batchrun.core.settings.table import AUTO_CONCURRENCY, DEFAULT_BASE_URL, FLAGGED
+from batchrun.core.settings.values import parse_header, parse_key, parse_param
 from batchrun.errors import UsageError
 
 LEAST = {"input.files": ["a.jsonl"], "output.dir": "run"}

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from batchrun.core.request.body import builder, with_model
-from batchrun.core.settings.settings import from_toml, lay_over, resolve
+from batchrun.core.settings.resolve import from_toml, lay_over, resolve
 from batchrun.errors import RowError, UsageError
 from batchrun.testing.samples import chat_row
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from batchrun.core.request import body, shaping
-from batchrun.core.settings.settings import from_toml, resolve
+from batchrun.core.request import body
+from batchrun.core.request import prompt as prompts
+from batchrun.core.settings.resolve import from_toml, resolve
 from batchrun.errors import RowError, UsageError
 from batchrun.records import Row
 
@@ -25,7 +26,7 @@ def _read(path):
 
 
 def _shaper(rows, **request):
-    return shaping.plan(_settings(**request)).shaper(rows, _read)
+    return prompts.plan(_settings(**request)).shaper(rows, _read)
 
 
 def _shaped(row, **request):
@@ -35,7 +36,7 @@ def _shaped(row, **request):
 def _sent(row, **request):
     """The body as the engine would send it."""
     settings = _settings(**request)
-    plan = shaping.plan(settings)
+    plan = prompts.plan(settings)
     parts = plan.shaper([row], _read)(row) if plan else body.split(row)
     built = Row(0, parts.custom_id, parts.body, parts.problem)
     request = body.build(built, {"model": "m"} | settings.defaults(), body_bytes_max=10_000)
@@ -49,8 +50,8 @@ LINE = {"custom_id": "c", "body": {"messages": OWN, "seed": 3}, "x": 1}
 
 def test_no_template_is_no_plan():
     """Without templates rows are split as ever, by the same function."""
-    assert shaping.plan(_settings(params={"temperature": 0}, model="m")) is None
-    assert shaping.plan(_settings(params={"chat_template": "{{ messages }}"})) is None
+    assert prompts.plan(_settings(params={"temperature": 0}, model="m")) is None
+    assert prompts.plan(_settings(params={"chat_template": "{{ messages }}"})) is None
 
 
 def test_a_data_row_becomes_messages_and_is_carried_whole():
@@ -148,7 +149,7 @@ def test_messages_of_all_kinds():
     """
     settings = resolve(from_toml(text, path="c.toml"))
     row = {"x": 5, "u": "https://a.example", "nothing": None}
-    made = shaping.plan(settings).shaper([row], _read)(row)
+    made = prompts.plan(settings).shaper([row], _read)(row)
     call = {"id": "1", "function": {"name": "f", "arguments": "{}"}}
     assert made.body["messages"] == [
         {"role": "assistant", "name": "n", "tool_calls": [call]},
@@ -199,7 +200,7 @@ def test_images_are_counted():
 
 def test_too_many_images_are_refused(monkeypatch):
     """Together they may not be larger than a body."""
-    monkeypatch.setattr(shaping, "BODY_BYTES_MAX", 50)
+    monkeypatch.setattr(prompts, "BODY_BYTES_MAX", 50)
     assert _shaped({"x": [PNG]}, prompt="look", image=["x"]).problem is None
     assert "more than 50 bytes" in _shaped({"x": [PNG, PNG]}, prompt="look", image=["x"]).problem
 

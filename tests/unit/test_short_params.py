@@ -2,8 +2,8 @@
 
 import pytest
 
-from batchrun.core.settings.settings import lay_over, resolve
-from batchrun.core.settings.short_params import keyword_hint, number
+from batchrun.core.settings.parameter_flags import keyword_hint, number
+from batchrun.core.settings.resolve import lay_over, resolve
 from batchrun.errors import UsageError
 
 LEAST = {"input.files": ["a.jsonl"], "output.dir": "run"}

@@ -7,8 +7,8 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from batchrun.adapters.sources.files import local
-from batchrun.adapters.sources.showing import example, shown
+from batchrun.adapters.sources.arrow_as_text import example, shown
+from batchrun.adapters.sources.files import local_file
 from batchrun.errors import RowError
 
 NOON = dt.datetime(2024, 1, 31, 12, 0, 5)  # noqa: DTZ001 - a zone is a type of its own
@@ -78,14 +78,14 @@ def test_files_are_read(tmp_path):
     """The content, as it is."""
     path = tmp_path / "a.png"
     path.write_bytes(b"\x00\xff")
-    assert local.read_file(str(path)) == b"\x00\xff"
+    assert local_file.read_file(str(path)) == b"\x00\xff"
 
 
 def test_what_is_no_readable_file_is_named(tmp_path, monkeypatch):
     """Missing, a folder, a pipe (it would block for ever), too large, or no name at all."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "big").write_bytes(b"12345")
-    monkeypatch.setattr(local, "FILE_BYTES_MAX", 4)
+    monkeypatch.setattr(local_file, "FILE_BYTES_MAX", 4)
     for name, words in [
         ("gone", "No such file"),
         (".", "no regular file"),
@@ -95,5 +95,5 @@ def test_what_is_no_readable_file_is_named(tmp_path, monkeypatch):
         ("x" * 5000, "File name too long"),
     ]:
         with pytest.raises(RowError, match=words) as caught:
-            local.read_file(str(tmp_path / name))
+            local_file.read_file(str(tmp_path / name))
         assert len(str(caught.value)) < 400

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from batchrun.core.reply import reply as reading
-from batchrun.core.stream.stream import fold
+from batchrun.core.reply import completion as reading
+from batchrun.core.stream.fold import fold
 from batchrun.simulator import faults
 from batchrun.simulator.chat import answer_digest, read_body, read_chat
 from batchrun.simulator.completion import Manner, write_answer

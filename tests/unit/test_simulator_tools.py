@@ -7,8 +7,8 @@ from collections import Counter
 import jsonschema
 import pytest
 
-from batchrun.core.reply import reply as reading
-from batchrun.core.stream.stream import fold
+from batchrun.core.reply import completion as reading
+from batchrun.core.stream.fold import fold
 from batchrun.simulator import faults
 from batchrun.simulator.chat import read_chat
 from batchrun.simulator.completion import Manner, spoil, write_answer

@@ -8,10 +8,10 @@ import pytest
 from batchrun.core.cost.price_book import AHEAD_US, Listed, PriceBook
 from batchrun.core.cost.price_table import OwnPrice
 from batchrun.core.cost.pricing import Quote, price
-from batchrun.core.verdict.verdict import Action, Verdict
-from batchrun.engine.budget import Budget, Charge
-from batchrun.engine.guards import StopSwitch
-from batchrun.engine.spending import Reserved, Spending
+from batchrun.core.verdict.judge import Action, Verdict
+from batchrun.engine.session.budget import Budget, Charge
+from batchrun.engine.session.guards import StopSwitch
+from batchrun.engine.session.spending import Reserved, Spending
 from batchrun.errors import TransportFault
 from batchrun.records import NO_USAGE, Attempt, Reply, Request, Usage, WorstCase
 

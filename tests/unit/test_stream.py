@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from batchrun.core.reply import completion as reading
 from batchrun.core.reply import error_body
-from batchrun.core.reply import reply as reading
-from batchrun.core.stream import stream as streams
-from batchrun.core.stream.plain_chunk import is_chunks
-from batchrun.core.stream.stream import Stream, fold
+from batchrun.core.stream import fold as streams
+from batchrun.core.stream.fast_chunk import is_chunks
+from batchrun.core.stream.fold import Stream, fold
 from batchrun.records import ToolCall, Usage
 
 HEAD = {"id": "c-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "m-2"}

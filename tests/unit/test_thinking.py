@@ -4,7 +4,7 @@ import pytest
 
 from batchrun.core.reply.thinking import TAGS, split
 from batchrun.core.settings.reasoning_models import MODELS, implied_by
-from batchrun.core.verdict.output import Policy, flaw_of, made_of
+from batchrun.core.verdict.answer_checks import Policy, flaw_of, made_of
 from batchrun.records import NO_USAGE, Choice, Completion
 
 

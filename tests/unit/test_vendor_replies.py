@@ -6,9 +6,9 @@ import pytest
 
 from batchrun.core.reply import failure_reports, phrases, vendor_codes
 from batchrun.core.reply.vendor_codes import MEANINGS, SAID_BY, judged_as, meaning_of
-from batchrun.core.stream.stream import fold
+from batchrun.core.stream.fold import fold
+from batchrun.core.verdict.judge import Circumstances, answered, judge
 from batchrun.core.verdict.rules import STATUS_OF_NAME, Action
-from batchrun.core.verdict.verdict import Circumstances, answered, judge
 from batchrun.records import Reply
 
 DONE, THROTTLE, AGAIN = Action.DONE, Action.THROTTLE, Action.AGAIN

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batchrun.core.verdict.verdict import Action, Circumstances, judge
+from batchrun.core.verdict.judge import Action, Circumstances, judge
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Usage
 

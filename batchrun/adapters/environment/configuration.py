@@ -8,24 +8,24 @@ from pathlib import Path
 
 from batchrun.adapters.storage.home import located
 from batchrun.core.schema.response_format import of_document, schema_of
-from batchrun.core.settings import settings
-from batchrun.core.settings.setting_values import require_schema
+from batchrun.core.settings import resolve
+from batchrun.core.settings.values import require_schema
 from batchrun.errors import NotASchemaError, UsageError
 
 DOTENV = ".env"
 
 
-def read_config(path: str) -> settings.Raw:
+def read_config(path: str) -> resolve.Raw:
     """Raw values of a config file. Raises ``UsageError`` for one that is missing or not valid."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         message = f"{path}: {getattr(error, 'strerror', None) or error}"
         raise UsageError(message) from None
-    return located(settings.from_toml(text, path=path), Path(path).parent)
+    return located(resolve.from_toml(text, path=path), Path(path).parent)
 
 
-def read_schema(raw: settings.Raw) -> settings.Raw:
+def read_schema(raw: resolve.Raw) -> resolve.Raw:
     """Raw values with the file of ``request.schema`` read. Raises ``UsageError`` that names it."""
     path = raw.get("request.schema")
     if not isinstance(path, str):

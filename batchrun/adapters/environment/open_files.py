@@ -8,8 +8,8 @@ import os
 import resource
 
 from batchrun.core.settings.providers import SIMULATOR
-from batchrun.core.settings.settings import Settings
-from batchrun.engine.room import OPEN_ROWS_MAX
+from batchrun.core.settings.resolve import Settings
+from batchrun.engine.session.row_window import OPEN_ROWS_MAX
 from batchrun.errors import UsageError
 
 SPARE = 48

@@ -28,14 +28,14 @@ from batchrun.core.cost.price_book import (
 )
 from batchrun.core.cost.price_table import STANDARD_TIERS
 from batchrun.core.cost.pricing import Quote, price
-from batchrun.core.settings.endpoints import Endpoint
+from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.urls import address
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
-    from batchrun.core.settings.settings import Settings
+    from batchrun.core.settings.resolve import Settings
 
 _PROVIDERS = {
     "openai": "openai",

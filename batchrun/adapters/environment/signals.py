@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from batchrun.engine.guards import Stop, StopSwitch
+from batchrun.engine.session.guards import Stop, StopSwitch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

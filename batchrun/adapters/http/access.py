@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from batchrun.adapters.http.keys import KeySource, RenewableKey, source_of
-from batchrun.core.settings.endpoints import Endpoint
+from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.providers import BY_NAME
 from batchrun.core.settings.proxies import proxy_for, secrets_of_proxy
-from batchrun.core.settings.setting_table import DEFAULT_BASE_URL
+from batchrun.core.settings.table import DEFAULT_BASE_URL
 from batchrun.core.settings.urls import Address, address
 from batchrun.core.text import redact
 from batchrun.errors import KeyUnavailableError, UsageError
@@ -23,8 +23,8 @@ from batchrun.errors import KeyUnavailableError, UsageError
 if TYPE_CHECKING:
     import ssl
 
-    from batchrun.adapters.http.http import HttpTransport
-    from batchrun.core.settings.settings import Settings
+    from batchrun.adapters.http.transport import HttpTransport
+    from batchrun.core.settings.resolve import Settings
     from batchrun.ports import Credentials
 
 OPENAI = "openai.com"
@@ -49,7 +49,7 @@ class Access:
         self, settings: Settings, say: Callable[[str], None]
     ) -> AsyncIterator[tuple[HttpTransport, Credentials]]:
         """A transport in the running loop, and its key, which is renewed there."""
-        from batchrun.adapters.http.http import HttpTransport
+        from batchrun.adapters.http.transport import HttpTransport
 
         async with HttpTransport(
             self.address,

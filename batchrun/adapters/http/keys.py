@@ -11,8 +11,8 @@ from typing import Protocol
 
 from batchrun.adapters.http import key_command
 from batchrun.core.settings import commands
-from batchrun.core.settings.endpoints import Endpoint
-from batchrun.core.settings.setting_values import parse_key
+from batchrun.core.settings.endpoint import Endpoint
+from batchrun.core.settings.values import parse_key
 from batchrun.core.text.redact import Redactor
 from batchrun.errors import KeyUnavailableError, UsageError
 

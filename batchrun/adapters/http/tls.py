@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
-from batchrun.core.settings.endpoints import Endpoint
+from batchrun.core.settings.endpoint import Endpoint
 from batchrun.errors import UsageError
 
 

@@ -1,1 +1,3 @@
-"""What makes an outcome durable: the logs of shards, the state file, notes of requests on their way."""
+"""What makes an outcome durable: the logs of shards, the state file, notes of requests on their
+way.
+"""

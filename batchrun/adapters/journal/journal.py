@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from batchrun.adapters.journal.flight import FlightLog
-from batchrun.adapters.journal.log import (
+from batchrun.adapters.journal.flight_log import FlightLog
+from batchrun.adapters.journal.shard_log import (
     AMENDMENT,
     ATTEMPT,
     BLOCK,
@@ -30,7 +30,7 @@ from batchrun.adapters.journal.log import (
     ShardLog,
     damaged,
 )
-from batchrun.adapters.journal.states import Published, StateFile
+from batchrun.adapters.journal.state_db import Published, StateFile
 from batchrun.adapters.storage import disk, files
 from batchrun.errors import StorageError
 from batchrun.ports import Durable

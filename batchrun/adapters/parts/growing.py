@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from batchrun.adapters.journal.journal import BlockRecord
-from batchrun.adapters.journal.log import BLOCK, OUTCOME, Entry, Place
-from batchrun.adapters.parts.filling import PIECE_ROWS, Filling, Records
+from batchrun.adapters.journal.shard_log import BLOCK, OUTCOME, Entry, Place
+from batchrun.adapters.parts.part_writer import PIECE_ROWS, Filling, Records
 from batchrun.errors import StorageError
 from batchrun.records import Attempt, Outcome
 

@@ -9,8 +9,8 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.journal.log import REMEDIES
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.journal.shard_log import REMEDIES
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.errors import DamagedError
 
@@ -63,7 +63,7 @@ class OldPart:
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(error) from error
         found = self._file.schema_arrow
-        if not found.equals(self._schema) and not arrow.lacks_only_later(found, self._schema):
+        if not found.equals(self._schema) and not part_schema.lacks_only_later(found, self._schema):
             raise self._damaged("its columns are not those of this run")
         self._batches = self._file.iter_batches(
             batch_size=BATCH_ROWS, columns=self._columns, use_threads=False
@@ -112,7 +112,7 @@ class OldPart:
             self._rest = None
         if not pieces:
             return self._wanted().empty_table()
-        return arrow.completed(pa.concat_tables(pieces), self._wanted())
+        return part_schema.completed(pa.concat_tables(pieces), self._wanted())
 
     def read_through(self) -> None:
         """Read all of it. Raises ``DamagedError`` at the first thing that cannot be read."""
@@ -141,8 +141,8 @@ def read(store: StoreReader, name: str, columns: Sequence[str]) -> pa.Table | No
     try:
         with store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
             found = part.schema_arrow
-            columns = [n for n in columns if n in found.names or n not in arrow.ADDED_LATER]
-            if "media" in columns and found.field("media").type != pa.list_(arrow.MEDIUM):
+            columns = [n for n in columns if n in found.names or n not in part_schema.ADDED_LATER]
+            if "media" in columns and found.field("media").type != pa.list_(part_schema.MEDIUM):
                 columns.remove("media")  # an input column that had the name before
             return part.read([_LEAN.get(name, name) for name in columns]).select(columns)
     except FileNotFoundError:

@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from batchrun.adapters.journal.journal import Journal
-from batchrun.adapters.journal.states import Published
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.journal.state_db import Published
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
-from batchrun.adapters.parts.parts import Parts
+from batchrun.adapters.parts.sealer import Parts
 from batchrun.adapters.storage.store import KINDS, FileMark, part_names, part_number
 from batchrun.core.text.wording import counted
 
@@ -42,7 +42,7 @@ COLUMNS = "columns"
 """The key of the state file for the columns that all parts have beside those of version 0.1; not
 there: some parts may lack some of them.
 """
-CURRENT = sorted(arrow.ADDED_LATER)
+CURRENT = sorted(part_schema.ADDED_LATER)
 """What it holds where no part lacks any."""
 
 

@@ -1,7 +1,8 @@
 """CSV: taken apart record by record, so that a broken one is one bad row.
 
 The first record of a file names its columns. Columns that are named like parameters hold JSON text
-or plain values (``core.request.cells``), every other one is carried as text, whatever it looks like.
+or plain values (``core.request.cells``), every other one is carried as text, whatever it looks
+like.
 
 Quoting, where the format has it, is that of RFC 4180, strictly: text behind a closing quote, or a
 quote that is never closed, breaks a record. Its first line is then the bad row, and reading goes on

@@ -24,7 +24,7 @@ from batchrun.adapters.sources.rows import TextReader
 from batchrun.core.input import not_numbers
 from batchrun.core.request import carried
 from batchrun.core.request.body import TOO_DEEP, Split, nested_too_deeply
-from batchrun.core.request.roles import Seen
+from batchrun.core.request.column_roles import Seen
 from batchrun.core.text.storable import json_text
 from batchrun.records import JsonObject, Position
 

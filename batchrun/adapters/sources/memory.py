@@ -33,8 +33,8 @@ from batchrun.adapters.sources.parquet import BLOCK_BYTES, BLOCK_ROWS, ParquetRe
 from batchrun.adapters.sources.tables import ArrowRows, arrow_rows
 from batchrun.adapters.sources.tape import Tape
 from batchrun.adapters.storage.home import at_home
+from batchrun.core.request.prompt import Plan
 from batchrun.core.request.rows_as_json import BAD, as_json
-from batchrun.core.request.shaping import Plan
 from batchrun.core.settings.reading import NOW, Reading
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span

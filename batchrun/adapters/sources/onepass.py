@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchrun.adapters.journal.journal import Journal, read_block
-from batchrun.adapters.journal.log import BLOCK
+from batchrun.adapters.journal.shard_log import BLOCK
 from batchrun.adapters.sources.files.streams import Pipe
 from batchrun.adapters.sources.opening import Reader
 from batchrun.errors import InputChangedError

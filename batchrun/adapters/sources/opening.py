@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from batchrun.adapters.parts import arrow
-from batchrun.adapters.sources.files import finding, heads, passing, storage
-from batchrun.adapters.sources.files.local import read_file
+from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.sources.files import finding, heads, pipes, storage
+from batchrun.adapters.sources.files.local_file import read_file
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource, FileBytes, Pipe
 from batchrun.adapters.sources.sampling import Sample, SampledReader, Spool
 from batchrun.core.request import carried, cells, columns
 from batchrun.core.request.body import Split, split
-from batchrun.core.request.roles import ALL, JSON, Roles
-from batchrun.core.request.shaping import Plan
+from batchrun.core.request.column_roles import ALL, JSON, Roles
+from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
-from batchrun.core.settings.settings import Settings
+from batchrun.core.settings.resolve import Settings
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span
 
@@ -123,14 +123,14 @@ def choose(
             have = ", ".join(schema.names) or "none"
             message = f"input.carry names {missing[0]!r}; the columns to carry are: {have}"
             raise UsageError(message)
-    free = {name.casefold() for name in kept} & arrow.ADDED_LATER
-    taken = [*(name for name in arrow.RESULT_NAMES if name not in free), arrow.EXTRA]
+    free = {name.casefold() for name in kept} & part_schema.ADDED_LATER
+    taken = [*(name for name in part_schema.RESULT_NAMES if name not in free), part_schema.EXTRA]
     fields = [
         schema.field(name).with_name(new).with_nullable(True).remove_metadata()  # noqa: FBT003 - Arrow's own
         for name, new in zip(names, carried.output_names(names, taken), strict=True)
     ]
     if with_extra:
-        fields.append(pa.field(arrow.EXTRA, pa.string()))
+        fields.append(pa.field(part_schema.EXTRA, pa.string()))
     return Carry(pa.schema(fields), tuple(names), everything=carry == "all")
 
 
@@ -348,7 +348,7 @@ class Input:
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
-        fields = [pa.field(arrow.EXTRA, pa.string())] if self.has_extra else []
+        fields = [pa.field(part_schema.EXTRA, pa.string())] if self.has_extra else []
         reader = self.reader(Carry(pa.schema(fields), (), everything=False), 1)
         try:
             block = next(reader.blocks([Span(0, None, Position())], limit=1), None)
@@ -375,9 +375,9 @@ def find(
     """
     files = finding.expand(names, given_format)
     paths = [file.path for file in files]
-    once = next((path for path in paths if passing.passes(path)), None)
+    once = next((path for path in paths if pipes.passes(path)), None)
     kind = finding.format_of(paths, given_format, once)
-    pipe = None if once is None else Pipe(passing.opened(once), once)
+    pipe = None if once is None else Pipe(pipes.opened(once), once)
     if kind == finding.UNKNOWN:
         assert pipe is not None
         kind = heads.format_piped(pipe, paths[0]) if reading.looks else "jsonl"

@@ -18,8 +18,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.parts import arrow
-from batchrun.adapters.sources import floats, showing
+from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.sources import arrow_as_text, arrow_nan
 from batchrun.adapters.sources.files import storage
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import (
@@ -83,7 +83,7 @@ class ParquetReader:
         self._shown = needs_of(splitter) & set(self._schema.names)
         self._read = self._sent | self._shown | set(carry.names if carry else ())
         self._floats = frozenset(
-            field.name for field in self._schema if nan_is_null and floats.are_in(field.type)
+            field.name for field in self._schema if nan_is_null and arrow_nan.are_in(field.type)
         )
         self._parameters = {f.name: f for schema in schemas for f in schema if f.name in self._sent}
 
@@ -99,7 +99,7 @@ class ParquetReader:
         """See ``opening.Reader``: one row, made up from the schema."""
         parsed = _PARSED if roles_of(self.split) is None else _PARSED & self._sent
         yield {
-            field.name: None if field.name in parsed else showing.example(field.type)
+            field.name: None if field.name in parsed else arrow_as_text.example(field.type)
             for field in (*self._schema, *self._parameters.values())
         }
 
@@ -252,7 +252,7 @@ class ParquetReader:
             shard=shard,
             first_row=rows[0].number,
             rows=tuple(rows),
-            carried=arrow.to_ipc(carried) if carried.num_columns else b"",
+            carried=part_schema.to_ipc(carried) if carried.num_columns else b"",
             rows_read=rows[-1].number + 1 - shard * self._shard_rows,
             digest=digest.digest(),
             end=Position(rows[-1].file, end, end),
@@ -264,15 +264,15 @@ class ParquetReader:
         for name in batch.schema.names:
             if name in self._shown:
                 column = self._column(batch, name)
-                found[name] = showing.shown(
-                    showing.number(column) if name in self._numbers else column
+                found[name] = arrow_as_text.shown(
+                    arrow_as_text.number(column) if name in self._numbers else column
                 )
         return found
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         """A column as it is carried and shown."""
         column = batch.column(name)
-        return floats.finite(column) if name in self._floats else column
+        return arrow_nan.finite(column) if name in self._floats else column
 
     def _row(
         self,
@@ -358,7 +358,9 @@ def _values(column: pa.Array) -> list[Any]:
     except ValueError:
         # Nested nanoseconds have no Python value.
         singles = (column.take([place]) for place in range(len(column)))
-        return [arrow.to_ipc(pa.record_batch([single], names=["value"])) for single in singles]
+        return [
+            part_schema.to_ipc(pa.record_batch([single], names=["value"])) for single in singles
+        ]
     return values
 
 

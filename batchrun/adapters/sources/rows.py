@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources.files.lines import Line
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource
@@ -211,7 +211,7 @@ class _Draft:
             shard=shard,
             first_row=self.first_row,
             rows=tuple(self.rows),
-            carried=arrow.to_ipc(self._reader.carried_batch(self._carried)),
+            carried=part_schema.to_ipc(self._reader.carried_batch(self._carried)),
             rows_read=self.first_row + len(self.rows) - shard * shard_rows,
             digest=self._digest.digest(),
             end=Position(last.file, last.end, last.number + last.lines - 1),

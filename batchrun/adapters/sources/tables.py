@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources.tape import Tape
 from batchrun.errors import InputError, UsageError
 
@@ -158,7 +158,7 @@ class StreamRows:
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self.schema = plain_schema(reader.schema)
         self._tape = Tape(
-            (part.num_rows, arrow.to_ipc(plain_batch(part, self.schema)))
+            (part.num_rows, part_schema.to_ipc(plain_batch(part, self.schema)))
             for batch in reader
             for part in _parts(batch)
         )
@@ -177,7 +177,7 @@ class StreamRows:
         """See ``ArrowRows``."""
         for piece in self._tape.read(first, final=final):
             at = piece.first_row
-            for batch in arrow.from_ipc(piece.data).to_batches():
+            for batch in part_schema.from_ipc(piece.data).to_batches():
                 yield at, batch
                 at += batch.num_rows
 

@@ -9,8 +9,8 @@ import os
 import pwd
 from pathlib import PurePath
 
-from batchrun.core.settings.setting_table import BY_NAME
-from batchrun.core.settings.settings import Raw
+from batchrun.core.settings.resolve import Raw
+from batchrun.core.settings.table import BY_NAME
 from batchrun.errors import UsageError
 
 PATHS = ("path", "paths", "dirs", "schema")

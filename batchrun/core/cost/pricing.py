@@ -1,8 +1,8 @@
 """What tokens cost: a price, and the exact cost of one exchange by it.
 
-Each kind of token is billed at its own rate; ``core.cost.billing`` says how many there are of each. All
-is integers: a price that is finer than a picodollar per token has a divisor, and the cost of an
-exchange is rounded once, half to even.
+Each kind of token is billed at its own rate; ``core.cost.billing`` says how many there are of
+each. All is integers: a price that is finer than a picodollar per token has a divisor, and the
+cost of an exchange is rounded once, half to even.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from fractions import Fraction
 
 from batchrun.core.cost.money import PICODOLLARS, settled
 from batchrun.core.cost.pricing import EXCHANGE_PD_MAX, EXCHANGE_USD_MAX
-from batchrun.core.reply import reply as reading
+from batchrun.core.reply import completion as reading
 
 COST_HEADER = "x-litellm-response-cost"
 _PD_PER_TICK = PICODOLLARS // 10**10

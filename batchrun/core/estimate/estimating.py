@@ -16,7 +16,7 @@ from batchrun.core.cost.pricing import Price
 from batchrun.core.estimate.prompt_tokens import Prompt
 from batchrun.core.request import tokens
 from batchrun.core.request.worst_case import worst_case
-from batchrun.core.settings.endpoints import Endpoint
+from batchrun.core.settings.endpoint import Endpoint
 from batchrun.errors import UnboundedError
 from batchrun.records import Usage
 

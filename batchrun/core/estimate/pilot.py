@@ -14,7 +14,7 @@ from batchrun.core.estimate.least_time import (
     tokens_per_s,
 )
 from batchrun.core.estimate.strata import Stratum
-from batchrun.core.settings.endpoints import Endpoint
+from batchrun.core.settings.endpoint import Endpoint
 
 DRIFT = 0.10
 """A server is never quite as fast for the whole run as it was for the pilot, and no limit is used

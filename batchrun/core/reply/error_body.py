@@ -4,13 +4,13 @@ In this order: ``{"error": {...}}``; ``{"error": "text"}``, with ``error_type`` 
 object with ``object: error``; either of them in an array (Gemini); ``detail`` as text or list
 (FastAPI); a flat ``message`` or RFC 7807's ``title`` and ``detail``; with the error of somebody
 further up as JSON text inside the message, or under ``metadata.raw`` (OpenRouter); and Azure's
-``innererror``. What vendors report in fields of their own comes last (``core/reply/failure_reports.py``).
-What is none of these has no code and no message.
+``innererror``. What vendors report in fields of their own comes last
+(``core/reply/failure_reports.py``). What is none of these has no code and no message.
 
 An error's *names* are its identifiers: codes, types, statuses and reasons, the inner ones too. They
 are compared as a whole. A name of ours begins with ``@``, so that no server can send it: it comes
-from the structure, from a code that a vendor has made up (``core/reply/vendor_codes.py``), else from the
-words of the message (``core/reply/phrases.py``).
+from the structure, from a code that a vendor has made up (``core/reply/vendor_codes.py``), else
+from the words of the message (``core/reply/phrases.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from batchrun.core.reply import headers as header
+from batchrun.core.reply.completion import WORD_MAX, parse
 from batchrun.core.reply.failure_reports import VENDOR, reports
 from batchrun.core.reply.phrases import (
     MODERATED,
@@ -30,7 +31,6 @@ from batchrun.core.reply.phrases import (
     TOO_LARGE,
     UNPARSED,
 )
-from batchrun.core.reply.reply import WORD_MAX, parse
 from batchrun.core.reply.vendor_codes import MINIMAX, VAGUE, meaning_of
 from batchrun.core.text.storable import json_text, storable_text
 

@@ -1,9 +1,9 @@
 """Names of ours for what an error means, and the words that stand for them.
 
 A name begins with ``@``, so that no server can send it. Words count where a server sends no code
-that is known (``core/reply/vendor_codes.py``). They are matched from the message's start, and what stands
-in front of them holds no quotation: servers quote prompts. Words that stop a run are the strictest,
-since a prompt that got into a message must not.
+that is known (``core/reply/vendor_codes.py``). They are matched from the message's start, and what
+stands in front of them holds no quotation: servers quote prompts. Words that stop a run are the
+strictest, since a prompt that got into a message must not.
 """
 
 from __future__ import annotations

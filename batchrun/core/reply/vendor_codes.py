@@ -3,8 +3,9 @@
 Words are compared without case, punctuation and a final ``error`` or ``exception``: as a whole,
 then by the last and the first part of a dotted one. ``AccountOverdueError``, ``account_overdue``
 and ``InternalError.Algo.DataInspectionFailed`` find their lines. Numbers mean different things at
-different vendors. The field they stand in tells whose they are (``core/reply/failure_reports.py``); only
-those that nobody else is known to use count wherever they stand.
+different vendors. The field they stand in tells whose they are
+(``core/reply/failure_reports.py``); only those that nobody else is known to use count wherever
+they stand.
 
 ``MEANINGS`` says which status an error with such a name is judged under: the one it should have
 had. A name that a row brings on itself comes before one that stops a run.

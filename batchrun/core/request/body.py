@@ -18,13 +18,13 @@ import msgspec
 from batchrun.core.request import tokens
 from batchrun.core.request.worst_case import worst_case
 from batchrun.core.settings import parameters
-from batchrun.core.settings.endpoints import Endpoint, not_served
-from batchrun.core.verdict import output
+from batchrun.core.settings.endpoint import Endpoint, not_served
+from batchrun.core.verdict import answer_checks
 from batchrun.errors import NoModelError, RowError
 from batchrun.records import Expected, JsonObject, Request, Row
 
 if TYPE_CHECKING:
-    from batchrun.core.settings.settings import Settings
+    from batchrun.core.settings.resolve import Settings
 
 _encode = msgspec.json.Encoder().encode
 _CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
@@ -199,7 +199,7 @@ def builder(
         defaults=settings.defaults(),
         body_bytes_max=body_bytes_max,
         stream=settings.stream,
-        asked=output.asked_by(settings),
+        asked=answer_checks.asked_by(settings),
         endpoints=() if anything else endpoints,
         bounded=settings.has_budget,
         raised_to=settings.truncation_limit,

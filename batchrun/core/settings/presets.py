@@ -11,7 +11,7 @@ from typing import Any
 
 from batchrun.core.settings.azure import azure_url
 from batchrun.core.settings.providers import SIMULATOR, provider_named
-from batchrun.core.settings.setting_table import BY_NAME
+from batchrun.core.settings.table import BY_NAME
 from batchrun.core.text.template_syntax import is_template
 from batchrun.errors import UsageError
 

@@ -1,8 +1,9 @@
 """The endpoints that are known by name: where they are, how a key is shown to them, what is odd.
 
 Every preset is data. What a server does at run time is read from its replies, whoever it is: the
-tables of ``core/verdict/rules.py``, ``core/reply/error_body.py``, ``core/reply/headers.py`` and ``core/reply/reply.py`` hold
-what servers do, and a quirk here is a remark for people, never a switch.
+tables of ``core/verdict/rules.py``, ``core/reply/error_body.py``, ``core/reply/headers.py`` and
+``core/reply/completion.py`` hold what servers do, and a quirk here is a remark for people, never a
+switch.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Reading:
 
     @property
     def columns_are_data(self) -> bool:
-        """Whether ``core.request.roles`` says what columns are for."""
+        """Whether ``core.request.column_roles`` says what columns are for."""
         return self.rules >= 3
 
     @property

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from batchrun.core.settings.endpoints import Endpoint
+from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.text.template_syntax import is_template
 
 KEEP, SPLIT = "keep", "split"

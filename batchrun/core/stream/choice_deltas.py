@@ -96,7 +96,8 @@ class ChoiceDeltas:
 
     def add_message(self, message: JsonObject, *, final: bool) -> None:
         """Take a message. It may be the answer so far, all of the answer, or a delta by another
-        name: see ``core.stream.whole_messages``. ``final`` says that its chunk is called a completion.
+        name: see ``core.stream.whole_messages``. ``final`` says that its chunk is called a
+        completion.
         """
         if self.wholes is None:
             self.wholes = WholeMessages()
@@ -166,7 +167,7 @@ class ChoiceDeltas:
         return says(calls) or any(says(self._message.get(key)) for key in _SAID)
 
     def _add_content(self, content: object) -> None:
-        """Take content of any kind, as ``core.reply.reply`` takes that of a plain reply."""
+        """Take content of any kind, as ``core.reply.completion`` takes that of a plain reply."""
         if isinstance(content, list):
             self._add_parts(content)
         elif isinstance(content, dict) and is_part(content):

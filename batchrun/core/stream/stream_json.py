@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from batchrun.core.reply.reply import whole_number
+from batchrun.core.reply.completion import whole_number
 
 JsonObject = dict[str, Any]
 

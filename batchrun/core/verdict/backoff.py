@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrun.core.verdict.verdict import Action, Verdict
+from batchrun.core.verdict.judge import Action, Verdict
 
 BACKOFF_S = 0.5
 BACKOFF_S_MAX = 30.0

@@ -1,7 +1,8 @@
 """What a look at an endpoint found, and what to do about it, a sentence each.
 
-What a reply means is decided where a run decides it (``core.verdict.verdict``), and said in the same words
-(``core.verdict.stop_message``). Here stands what only a look has: a list of models, and hints.
+What a reply means is decided where a run decides it (``core.verdict.judge``), and said in the same
+words (``core.verdict.stop_message``). Here stands what only a look has: a list of models, and
+hints.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from batchrun.core.reply import reply as reading
+from batchrun.core.reply import completion as reading
 from batchrun.core.settings.providers import Provider
 from batchrun.core.text.wording import counted
+from batchrun.core.verdict.judge import Action, Circumstances, Verdict, judge
 from batchrun.core.verdict.stop_message import stop_message
-from batchrun.core.verdict.verdict import Action, Circumstances, Verdict, judge
 from batchrun.errors import TransportFault
 from batchrun.records import Reply
 

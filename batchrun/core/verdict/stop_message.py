@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrun.core.verdict.verdict import Verdict
+from batchrun.core.verdict.judge import Verdict
 
 _ADVICE = {
     "auth": "check the key",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from batchrun.core.cost.money import about, shown, usd
 from batchrun.core.cost.projection import ROWS_MIN, Projection
 from batchrun.core.text.wording import counted
-from batchrun.engine.budget import Budget
-from batchrun.engine.spending import Spending
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.budget import Budget
+from batchrun.engine.session.spending import Spending
+from batchrun.engine.session.tally import Tally
 
 HOUR_S = 3600.0
 TURNS = 2

@@ -9,11 +9,11 @@ from typing import Any
 
 from batchrun.core.cost.money import usd
 from batchrun.engine.engine import Engine
-from batchrun.engine.guards import StopSwitch
 from batchrun.engine.lane import Lane
 from batchrun.engine.observe.funds import Funds, MoneySnapshot
-from batchrun.engine.spending import Spending
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.guards import StopSwitch
+from batchrun.engine.session.spending import Spending
+from batchrun.engine.session.tally import Tally
 
 WINDOW_S = 15.0
 BUSY = 0.95

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from batchrun.engine.observe.monitor import Monitor, Snapshot
-from batchrun.engine.tally import Tally
+from batchrun.engine.session.tally import Tally
 from batchrun.ports import Observer
 
 SAMPLE_S = 0.5

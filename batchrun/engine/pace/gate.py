@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
 from batchrun.engine.pace.allowance import Allowance
-from batchrun.engine.pace.limits_told import LimitsTold
+from batchrun.engine.pace.server_limits import LimitsTold
 from batchrun.ports import Clock
 
 if TYPE_CHECKING:

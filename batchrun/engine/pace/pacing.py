@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from batchrun.core.reply.limit_dialects import MINUTE_S, REQUESTS, TOKENS
 from batchrun.core.reply.limit_headers import Limits
-from batchrun.engine.pace.account import UNBOUND, Account, Limit, News
 from batchrun.engine.pace.allowance import Allowance
+from batchrun.engine.pace.limit_model import UNBOUND, Account, Limit, News
 
 FRESH_S = 0.1
 """For so long a share stands before it is worked out again, unless there is news."""

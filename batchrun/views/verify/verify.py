@@ -11,16 +11,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from batchrun.adapters.parts import arrow
+from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import KINDS, SUMMARY, StoreReader, part_number, read_json
 from batchrun.errors import UsageError
-from batchrun.rundir import looking, recorded
-from batchrun.rundir.looking import Look
-from batchrun.rundir.recorded import STATES, Recorded
-from batchrun.views.verify import checks_totals
-from batchrun.views.verify.checks_parts import Expectation, Shards
+from batchrun.rundir import inspect, state_reader
+from batchrun.rundir.inspect import Look
+from batchrun.rundir.state_reader import STATES, Recorded
+from batchrun.views.verify import check_totals
+from batchrun.views.verify.check_parts import Expectation, Shards
 from batchrun.views.verify.findings import Report
 
 _PART = re.compile(r"part-\d{8,}\.parquet")
@@ -38,11 +38,11 @@ def check(
     Raises ``UsageError`` for what is no run directory or cannot be looked into, ``InputError`` for
     input that cannot be opened.
     """
-    look = looking.look_at(folder, checkpoint)
+    look = inspect.look_at(folder, checkpoint)
     store = look.store
     try:
         names = {kind: _names(store, kind) for kind in KINDS}
-        known = None if look.checkpoint is None else recorded.read(look.checkpoint)
+        known = None if look.checkpoint is None else state_reader.read(look.checkpoint)
     except PermissionError as error:
         message = f"cannot look into {store.where()}: {error.strerror}"
         raise UsageError(message) from None
@@ -64,14 +64,14 @@ def check(
     shards.responses.check_others(live=look.live)
     _check_gaps(expected, numbers.keys(), report)
     if summary is not None:
-        checks_totals.compare_summary(summary, report, shards.sums)
-        checks_totals.compare_usage(store, report, shards.sums)
+        check_totals.compare_summary(summary, report, shards.sums)
+        check_totals.compare_usage(store, report, shards.sums)
         if known is not None:
-            checks_totals.compare_state(summary, known, report)
+            check_totals.compare_state(summary, known, report)
     if against:
-        from batchrun.views.verify import checks_input
+        from batchrun.views.verify import check_input
 
-        checks_input.compare(look, summary, known, report, against, input_format)
+        check_input.compare(look, summary, known, report, against, input_format)
     return report
 
 
@@ -161,8 +161,8 @@ def _expectation(summary: dict[str, Any] | None, known: Recorded | None) -> Expe
     return Expectation(
         shard_rows if isinstance(shard_rows, int) and shard_rows > 0 else None,
         rows_whole if isinstance(rows_whole, int) else None,
-        None if carried is None else arrow.results_schema(carried),
-        arrow.attempts_schema(),
+        None if carried is None else part_schema.results_schema(carried),
+        part_schema.attempts_schema(),
     )
 
 

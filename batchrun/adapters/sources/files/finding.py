@@ -23,7 +23,7 @@ from typing import NamedTuple
 from pyarrow import fs as arrow_fs
 
 from batchrun.adapters.sources.files import own_results, storage
-from batchrun.adapters.sources.files.passing import passes
+from batchrun.adapters.sources.files.pipes import passes
 from batchrun.adapters.storage import filesystems
 from batchrun.core.input.folders import Folders, columns_of
 from batchrun.core.settings.addresses import local_path

@@ -1,0 +1,302 @@
+"""HTTP by aiohttp: one session an endpoint, one exchange a call, nothing retried or judged here.
+
+The session's own total timeout is off, because it would count the wait for a connection; instead
+one timer for all exchanges enforces a wall clock per attempt, which a server that drips bytes
+cannot reset. Redirects are followed where they stay on the server (``core.reply.redirects``).
+Whoever makes the transport names the proxy: aiohttp's own reading of the environment would consult
+``~/.netrc`` too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from batchrun.adapters.http.connections import Connections
+from batchrun.adapters.http.deadlines import Deadlines
+from batchrun.adapters.http.exchange import HEAD_BOUNDS, BodyReader, Head, Poster
+from batchrun.adapters.http.faults import fault
+from batchrun.adapters.http.keepalive import ProbedConnector
+from batchrun.adapters.http.reply_body import Arriving, Large
+from batchrun.core.reply.redirects import FOLLOWED, REDIRECTS_MAX, target
+from batchrun.core.settings.providers import AUTHORIZATION
+from batchrun.core.settings.proxies import proxy_name
+from batchrun.core.settings.urls import Address
+from batchrun.core.text.redact import Redactor
+from batchrun.errors import TransportFault
+from batchrun.records import Reply, Request
+
+if TYPE_CHECKING:
+    import ssl
+
+JSON = "application/json"
+REMARK_MAX = 200
+"""Characters of what a server said in a stream beside an answer."""
+LARGE_BODY_BYTES = 2**20
+"""aiohttp wants larger bodies as a stream."""
+BROKEN = frozenset("dns connect stale reset cut incomplete".split())
+"""Faults that a connection may have because nobody attended to it."""
+ELSEWHERE_MAX = 16
+"""Paths that redirects led to and that are kept ready."""
+
+
+class HttpTransport:
+    """``ports.Transport`` over aiohttp. Use as an async context manager."""
+
+    def __init__(
+        self,
+        address: str | Address,
+        *,
+        key: str | None,
+        headers: Mapping[str, str],
+        concurrency: int,
+        timeout_s: float,
+        connect_timeout_s: float,
+        body_bytes_max: int,
+        proxy: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        redactor: Redactor | None = None,
+        stream: bool = False,
+        key_header: str = AUTHORIZATION,
+        keepalive_s: float = 0.0,
+    ) -> None:
+        """``address`` is the full URL requests are posted to, maybe with a Unix socket; ``key``
+        goes into ``key_header`` unless ``headers`` bring their own, as ``Bearer KEY`` where that is
+        the authorization; ``proxy`` is a URL; ``tls`` (default: the system's authorities) is for
+        ``https``; ``redactor`` (default: one that knows the key) cleans every reply; ``stream``
+        says that streams are expected, which makes them cheap to read (they are read in any case);
+        ``keepalive_s`` is the silence after which a connection is probed (0: never).
+        """
+        self._redactor = redactor or Redactor([key] if key else [])
+        self._url, self._socket = Address(address) if isinstance(address, str) else address
+        self._stream = stream
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._body_bytes_max = body_bytes_max
+        self._given_headers = headers
+        self._key_header = key_header
+        self._headers = self._headers_with(key)
+        self._proxy = proxy
+        self._tls = tls
+        self._keepalive_s = keepalive_s
+        self._where = self._socket or urlsplit(self._url).netloc
+
+    def __repr__(self) -> str:
+        return f"HttpTransport({self._where})"
+
+    def _headers_with(self, key: str | None) -> dict[str, str]:
+        headers = {"Content-Type": JSON, "Accept": JSON}
+        if key is not None:
+            bearer = self._key_header.lower() == AUTHORIZATION.lower()
+            headers[self._key_header] = f"Bearer {key}" if bearer else key
+        given = {name.lower() for name in self._given_headers}
+        return {k: v for k, v in headers.items() if k.lower() not in given} | dict(
+            self._given_headers
+        )
+
+    def replace_key(self, key: str) -> None:
+        """Send every request from now on with this key; those that are out keep theirs."""
+        self._headers = self._headers_with(key)
+        for poster in self._posters.values():
+            poster.replace_headers(self._headers)
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._timeout_s)
+        self._large = Large(self._concurrency)
+        # Time to the first token is told of streams alone; this clock costs more than that one.
+        self._clock = self._deadlines.awake_s if self._stream else time.monotonic
+        self._session = aiohttp.ClientSession(
+            connector=self._connector(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=True,
+            **HEAD_BOUNDS,
+        )
+        self._connections = Connections(self._session, self._url)
+        self._posters = {self._url: self._poster(self._url)}
+        return self
+
+    def _poster(self, url: str) -> Poster:
+        return Poster(self._session, self._connections, url, self._headers)
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._socket is not None:
+            return aiohttp.UnixConnector(self._socket, limit=self._concurrency)
+        tls = True if self._tls is None else self._tls
+        if self._keepalive_s > 0:
+            return ProbedConnector(self._keepalive_s, limit=self._concurrency, tls=tls)
+        return aiohttp.TCPConnector(limit=self._concurrency, ttl_dns_cache=60, ssl=tls)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._connections.let_go()
+        await self._session.close()
+
+    async def send(self, request: Request) -> Reply:
+        """See ``ports.Transport``."""
+        task = asyncio.current_task(self._loop)  # without the loop it costs a system call
+        assert task is not None
+        self._deadlines.enter(task)
+        # The status counts once the head of a reply is there, for faults that come after it.
+        arrived = Arriving(self._body_bytes_max, self._large, self._clock)
+        try:
+            head, answer = await self._post(self._url, request.body, arrived)
+            if head.status in FOLLOWED:
+                url = self._url
+                for _ in range(REDIRECTS_MAX):
+                    there = target(url, head.status, head.headers.get("Location"))
+                    if there is None:
+                        break
+                    url = there
+                    arrived.close()
+                    arrived = Arriving(self._body_bytes_max, self._large, self._clock)
+                    head, answer = await self._post(url, request.body, arrived)
+            if arrived.stream is not None:
+                return self._folded(arrived, None, task)
+            redactor = self._redactor
+            return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
+        except asyncio.CancelledError:
+            if self._deadlines.has_expired(task) and task.uncancel() == 0:
+                message = f"no whole reply within {self._timeout_s:g} s"
+                fault = TransportFault(
+                    message, kind="timeout", sent=True, http_status=arrived.status
+                )
+                return self._folded(arrived, fault, task)
+            raise
+        except (
+            aiohttp.ClientError,
+            aiohttp.EofStream,
+            HttpProcessingError,
+            OSError,
+            TimeoutError,
+        ) as error:
+            # Not chained: aiohttp's errors hold the request's headers, the key among them.
+            return self._folded(arrived, self._fault(error, arrived.status), task)
+        except TransportFault as fault:
+            fault.http_status = arrived.status
+            return self._folded(arrived, fault, task)
+        finally:
+            self._deadlines.leave(task)
+            arrived.close()
+
+    async def _post(self, url: str, body: bytes, arrived: Arriving) -> tuple[Head, bytes]:
+        if self._proxy is not None:
+            return await self._post_by_proxy(url, body, arrived.read)
+        poster = self._posters.get(url)
+        if poster is None:
+            if len(self._posters) > ELSEWHERE_MAX:
+                self._posters = {self._url: self._posters[self._url]}
+            poster = self._posters[url] = self._poster(url)
+        return await poster.post(body, arrived.read)
+
+    async def _post_by_proxy(self, url: str, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
+        """The same by the long way: a proxy may want a request line of its own, or a tunnel."""
+        payload: aiohttp.Payload
+        if len(body) <= LARGE_BODY_BYTES:
+            payload = aiohttp.BytesPayload(body, content_type=JSON)
+        else:
+            payload = aiohttp.BytesIOPayload(io.BytesIO(body), content_type=JSON)
+        response = await self._session.post(
+            url,
+            data=payload,
+            headers=self._headers,
+            allow_redirects=False,
+            proxy=self._proxy,
+        )
+        try:
+            answer = await read(response.content, Head(response.status, response.headers))
+        except BaseException:
+            response.close()
+            raise
+        # Read to its end, a reply gives its connection back by itself.
+        if not response.content.at_eof():
+            response.close()
+        return Head(response.status, response.headers), answer
+
+    async def get(self, url: str) -> Reply:
+        """What the same server says under another URL, such as its list of models. Raises
+        ``TransportFault`` as ``send`` does.
+        """
+        arrived = Arriving(self._body_bytes_max, self._large)
+        try:
+            async with asyncio.timeout(self._timeout_s) as timer:
+                with self._connections.wanted():
+                    response = await self._session.get(
+                        url, headers=self._headers, allow_redirects=False, proxy=self._proxy
+                    )
+                async with response:
+                    head = Head(response.status, response.headers)
+                    answer = await arrived.read(response.content, head)
+        except (aiohttp.ClientError, aiohttp.EofStream, HttpProcessingError, OSError) as error:
+            if isinstance(error, TimeoutError) and timer.expired():
+                message = f"no whole reply within {self._timeout_s:g} s"
+                raise TransportFault(message, kind="timeout", sent=True) from None
+            raise self._fault(error, arrived.status) from None
+        finally:
+            arrived.close()
+        redactor = self._redactor
+        return Reply(head.status, redactor.headers(head.headers), redactor.body(answer))
+
+    def _folded(
+        self, arrived: Arriving, fault: TransportFault | None, task: asyncio.Task[object]
+    ) -> Reply:
+        """The reply that a stream makes, also where the connection broke behind a whole answer.
+
+        Raises the fault otherwise, with what had arrived; ``fault`` is what ended the stream.
+        """
+        stream, head = arrived.stream, arrived.head
+        if stream is None or head is None:
+            assert fault is not None
+            raise self._excused(fault, task) from None
+        if fault is not None:
+            stream.end()  # else whoever read it to its end did
+        redactor = self._redactor
+        reply = Reply(
+            head.status,
+            redactor.headers(head.headers),
+            redactor.body(stream.body()),
+            arrived.ttft_s,
+        )
+        problem = stream.problem()
+        if problem is None and (fault is None or fault.kind != "too_large"):
+            return reply
+        if fault is None or fault.kind == "cut":
+            message = problem or ""
+            remark = redactor.text(stream.remark())[:REMARK_MAX]
+            if remark:
+                message = f"{message}; the server said: {remark}"
+            if fault is not None:
+                message = f"{fault}: {message}"
+            fault = TransportFault(message, kind="incomplete", sent=True, http_status=head.status)
+        fault.partial = reply
+        raise self._excused(fault, task) from None
+
+    def _excused(self, fault: TransportFault, task: asyncio.Task[object]) -> TransportFault:
+        """The fault; one of its own where the connection broke while this process did not run:
+        neither the row nor the server is to blame for that.
+        """
+        if fault.kind in BROKEN and self._deadlines.was_interrupted(task):
+            fault.args = (f"{fault} (batchrun was suspended meanwhile)",)
+            fault.kind = "suspended"
+        return fault
+
+    def _fault(self, error: Exception, status: int | None) -> TransportFault:
+        proxy = None if self._proxy is None else proxy_name(self._proxy)
+        found = fault(error, status, where=self._where, proxy=proxy)
+        found.args = (self._redactor.text(str(found)),)
+        return found

@@ -1,0 +1,372 @@
+"""A shard's two parts while they are written: records in row order become row groups.
+
+One mechanism serves the first publication, the completion of a provisional part and every later
+change: the old part and the records are merged in row order, the records win.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from operator import itemgetter
+from pathlib import Path
+from typing import NamedTuple, Protocol, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrun.adapters.journal.shard_log import damaged as log_damaged
+from batchrun.adapters.parts import large_answers, old_part, truncation
+from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.parts.old_part import OldPart
+from batchrun.adapters.storage import files
+from batchrun.adapters.storage.store import Store
+from batchrun.core.cost.money import picodollars
+from batchrun.core.reply import answer
+from batchrun.core.run.totals import TOKENS, AttemptLine, ResultLine, Totals, day_of
+from batchrun.records import NO_USAGE, Attempt, Outcome
+
+PIECE_ROWS = 256
+PIECE_BYTES = 12 * 2**20
+"""What is taken at once: records are many small objects, four times the size of columns."""
+GROUP_ROWS = 1024
+GROUP_BYTES = 4 * 2**20
+"""What becomes a row group."""
+ATTEMPT_BYTES = 200
+"""About what a line of the ledger takes: its texts are names and codes."""
+_ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
+_KEY = itemgetter(*map(Attempt._fields.index, ("endpoint", "model", "service_tier")))
+_PLACE = itemgetter(*map(Attempt._fields.index, ("row", "number")))
+_STARTED = itemgetter(Attempt._fields.index("started_at_us"))
+_RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
+
+
+class Records(Protocol):
+    """What is known of a shard's rows, taken in row order."""
+
+    taken_bytes: int
+    """Bytes of the outcomes taken last."""
+
+    def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
+        """The next outcomes in row order, as many as the bounds allow and at least one."""
+        ...
+
+    @property
+    def more(self) -> bool:
+        """Whether there are outcomes left."""
+        ...
+
+    def attempts_below(self, row: int) -> Iterable[Attempt]:
+        """The next attempts of rows below ``row`` that did not decide the row's last outcome."""
+        ...
+
+    def blocks(self, low: int, high: int) -> Iterable[tuple[int, int, bytes]]:
+        """Carried columns that overlap the rows from ``low`` to below ``high``: first row, number
+        of rows, IPC stream.
+        """
+        ...
+
+    def amendments(self) -> Iterable[bytes]:
+        """New values of done rows, as IPC streams, in order of arrival."""
+        ...
+
+
+class Shape(NamedTuple):
+    """What the parts of a run look like."""
+
+    results: pa.Schema
+    attempts: pa.Schema
+    carried: pa.Schema
+
+
+class Filling:
+    """A shard's drafts of results and attempts, filled in row order. Leaving it takes away what
+    was not published.
+    """
+
+    def __init__(
+        self, store: Store, names: tuple[str, str], shape: Shape, rows: range, log: Path
+    ) -> None:
+        """``names`` are those of the two parts, ``rows`` the shard's. What is published under
+        these names is merged in. ``log`` is what to call damaged where records are missing.
+        """
+        self._store = store
+        self._names_files = False
+        """Whether rows that were taken may name files."""
+        self._shape = shape
+        self._log = log
+        self._end = rows.stop
+        self.next_row = rows.start
+        """Rows below are in the drafts."""
+        self._totals = Totals()
+        with contextlib.ExitStack() as stack:
+            opened = stack.enter_context
+            self.results = opened(store.draft(names[0]))
+            self.attempts = opened(store.draft(names[1]))
+            self._results = opened(_Groups(self.results, shape.results))
+            self._attempts = opened(_Groups(self.attempts, shape.attempts))
+            self._old_results = opened(OldPart(store, names[0], shape.results))
+            self._old_attempts = opened(OldPart(store, names[1], shape.attempts))
+            self._opened = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take away what was not published. Closing twice is harmless."""
+        self._opened.close()
+
+    def add(self, records: Records) -> None:
+        """Take the next piece of records. Every row in front of it is in them or known to have no
+        outcome, and so is every attempt of these rows.
+        """
+        self._add(records, records.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES), last=False)
+
+    def finish(self, records: Records) -> Totals:
+        """Take the rest of the records and end both files; what they hold adds up to this."""
+        last = False
+        while not last:
+            outcomes = records.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
+            last = not records.more
+            self._add(records, outcomes, last=last)
+        self._attempts.end()
+        self._results.end()
+        return self._totals
+
+    def _add(self, records: Records, outcomes: list[Outcome], *, last: bool) -> None:
+        """Take outcomes, and whatever else is known of the rows in front of their end."""
+        high = self._end if last else outcomes[-1].row + 1
+        if self._old_results.found:
+            # Of a large old part a few rows at a time are in memory.
+            first = outcomes[0].row if outcomes else high
+            while self.next_row + PIECE_ROWS < first:
+                self._add_piece(records, [], self.next_row + PIECE_ROWS)
+        self._add_piece(records, outcomes, high)
+
+    def _add_piece(self, records: Records, outcomes: list[Outcome], high: int) -> None:
+        """Take a piece: outcomes, and the attempts of these rows and of those between them."""
+        ledger = list(records.attempts_below(high))
+        alone = not ledger
+        ledger += [o.attempt for o in outcomes if o.attempt is not None]
+        if not alone:
+            # A row whose failure was withheld has its attempt there twice, the second one decides.
+            ledger = sorted({_PLACE(attempt): attempt for attempt in ledger}.values(), key=_PLACE)
+        ledgered = self._attempts_table(ledger, self._old_attempts.below(high))
+        old = self._old_results.below(high)
+        resulted = self._results_table(records, outcomes, old, ledgered)
+        self._attempts.add(ledgered, ledgered.num_rows * ATTEMPT_BYTES)
+        if self._names_files or self._old_results.names_files:
+            self._results.references += sum(1 for _ in large_answers.references(resulted))
+        self._results.add(resulted, records.taken_bytes + (0 if old is None else old.nbytes))
+        _count(self._totals, ledger, outcomes, ledgered, resulted)
+        self.next_row = high
+
+    def _attempts_table(self, ledger: list[Attempt], old: pa.Table | None) -> pa.Table:
+        """A piece of the ledger, old lines and new ones."""
+        new = pa.Table.from_arrays(part_schema.attempt_columns(ledger), schema=self._shape.attempts)
+        if old is None:
+            return new
+        seen = {(attempt.row, attempt.number) for attempt in ledger}
+        keys = zip(old.column("row").to_pylist(), old.column("attempt").to_pylist(), strict=True)
+        old = old.filter(pa.array([key not in seen for key in keys], pa.bool_()))
+        merged = pa.concat_tables([old, new])
+        return merged.sort_by([("row", "ascending"), ("attempt", "ascending")])
+
+    def _results_table(
+        self, records: Records, outcomes: list[Outcome], old: pa.Table | None, ledgered: pa.Table
+    ) -> pa.Table:
+        """A piece of the results, old rows and new ones; ``ledgered`` is the ledger of both."""
+        rows = [outcome.row for outcome in outcomes]
+        lean = large_answers.shelved(self._store, outcomes)
+        if lean is not None:
+            outcomes = lean
+            self._names_files = True
+        fixed = part_schema.result_columns(outcomes)
+        if len(fixed) + len(self._shape.carried) > len(self._shape.results):
+            names = self._shape.results.names[: -len(self._shape.carried)]
+            fixed = [fixed[part_schema.RESULT_NAMES.index(name)] for name in names]
+        carried = self._gather(records, rows).columns if len(self._shape.carried) else []
+        new = pa.Table.from_arrays([*fixed, *carried], schema=self._shape.results)
+        if old is None:
+            return new
+        fresh = set(rows)
+        kept = [row not in fresh for row in old.column("row").to_pylist()]
+        old = old.filter(pa.array(kept, pa.bool_()))
+        for amendment in records.amendments():
+            old = old_part.amended(old, part_schema.from_ipc(amendment))
+        return _counted(pa.concat_tables([old, new]).sort_by("row"), ledgered)
+
+    def _gather(self, records: Records, rows: list[int]) -> pa.Table:
+        """The carried columns of these rows (ascending), from the blocks."""
+        pieces: list[pa.Table] = []
+        at = 0
+        if rows:
+            for first, count, data in records.blocks(rows[0], rows[-1] + 1):
+                start = at
+                while at < len(rows) and first <= rows[at] < first + count:
+                    at += 1
+                if at > start:
+                    table = part_schema.from_ipc(data)
+                    places = [row - first for row in rows[start:at]]
+                    whole = places[-1] - places[0] + 1 == len(places)
+                    pieces.append(
+                        table.slice(places[0], len(places)) if whole else table.take(places)
+                    )
+        if at < len(rows):
+            why = f"the carried columns of row {rows[at]} are missing"
+            raise log_damaged(self._log, why)
+        if not pieces:
+            return self._shape.carried.empty_table()
+        return pa.concat_tables(pieces)
+
+
+def _counted(results: pa.Table, ledger: pa.Table) -> pa.Table:
+    """Results whose ``attempts`` count what the ledger holds: a row that was sent again, without
+    an outcome so far, keeps its old one and counts on.
+    """
+    highest = dict(part_schema.tuples(ledger.select(["row", "attempt"])))
+    counts = [
+        max(count, highest.get(row, 0))
+        for row, count in part_schema.tuples(results.select(["row", "attempts"]))
+    ]
+    place = results.schema.get_field_index("attempts")
+    field = results.schema.field(place)
+    return results.set_column(place, field, pa.array(counts, field.type))
+
+
+def _count(
+    totals: Totals,
+    ledger: list[Attempt],
+    outcomes: list[Outcome],
+    ledgered: pa.Table,
+    resulted: pa.Table,
+) -> None:
+    """Count a piece as published into the totals."""
+    keys = set(map(_KEY, ledger))
+    starts_us = list(map(_STARTED, ledger))
+    days = {day_of(min(starts_us)), day_of(max(starts_us))} if ledger else set()
+    if (
+        len(keys) == len(days) == 1
+        and len(ledger) == len(outcomes) == ledgered.num_rows == resulted.num_rows
+        and resulted.column("error_class").null_count == len(outcomes)
+        and resulted.column("endpoint").null_count == 0  # each was sent
+    ):
+        said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
+        totals.add_outputs(
+            truncated=sum(map(answer.is_truncated, said)),
+            empty=sum(map(answer.is_empty, said)),
+        )
+        usages = [attempt.usage for attempt in ledger]
+        costs_pd = [attempt.cost_pd for attempt in ledger if attempt.cost_pd is not None]
+        bare = usages.count(NO_USAGE)
+        unpriced = len(ledger) - len(costs_pd) - bare
+        if bare and costs_pd:
+            unpriced = sum(a.cost_pd is None and a.usage != NO_USAGE for a in ledger)
+        totals.add_alike(
+            keys.pop(),
+            ok=len(outcomes),
+            without_usage=bare,
+            tokens=[sum(filter(None, counts)) for counts in zip(*usages, strict=True)],
+            day=days.pop(),
+            cost_pd=sum(costs_pd) if costs_pd else None,
+            unpriced=unpriced,
+        )
+        return
+    fresh = [outcome.reused for outcome in outcomes] if not ledger else ()
+    if fresh and ledgered.num_rows == 0 and len(outcomes) == resulted.num_rows and all(fresh):
+        _count_reused(totals, outcomes)
+        return
+    totals.add_attempts(
+        AttemptLine(row, (endpoint, model, tier), _pd(cost), unanswered, tokens, day_of(at_us))
+        for (row, endpoint, model, tier, cost, unanswered, *tokens), at_us in zip(
+            part_schema.tuples(ledgered.select(_ATTEMPT_COLUMNS)),
+            ledgered.column("started_at").cast(pa.int64()).to_pylist(),
+            strict=True,
+        )
+    )
+    totals.add_results(
+        ResultLine(row, error_class, any(count is not None for count in tokens), _pd(cost), *told)
+        for (row, error_class, cost, *tokens), told in zip(
+            part_schema.tuples(resulted.select(_RESULT_COLUMNS)),
+            truncation.cut_or_empty(resulted),
+            strict=True,
+        )
+    )
+    if part_schema.marks_reused(resulted.schema):
+        origins = resulted.column("reused_from")
+        if origins.null_count < len(origins):
+            endpoints = resulted.column("endpoint").filter(origins.is_valid())
+            totals.add_reused(endpoints.to_pylist())
+
+
+def _count_reused(totals: Totals, outcomes: list[Outcome]) -> None:
+    """Count a piece in which every row took its answer from another run and none was sent here."""
+    said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
+    usages = [completion.usage for completion in said]
+    totals.add_unsent(
+        ok=len(said),
+        without_usage=usages.count(NO_USAGE),
+        truncated=sum(map(answer.is_truncated, said)),
+        empty=sum(map(answer.is_empty, said)),
+    )
+    totals.add_reused(o.reused.attempt.endpoint for o in outcomes if o.reused is not None)
+
+
+def _pd(cost_usd: float | None) -> int | None:
+    """What a cost in a column stands for: exactly what was written there."""
+    return None if cost_usd is None else picodollars(cost_usd)
+
+
+class _Groups:
+    """A Parquet file onto a draft: gathers tables into row groups of a good size."""
+
+    def __init__(self, draft: files.Draft, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(
+            pa.PythonFile(draft, mode="w"),
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=part_schema.dictionary_columns(schema),
+            write_statistics=["row"],
+        )
+        self.references = 0
+        """Files that the rows name."""
+        self._tables: list[pa.Table] = []
+        self._rows = 0
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Nobody wants the file any more, and its disk may be full.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            self._writer.close()
+
+    def add(self, table: pa.Table, size_bytes: int) -> None:
+        """Take the next rows, of about this size: Arrow's own count of it looks at every buffer
+        of every column, for each of many small pieces.
+        """
+        if table.num_rows:
+            self._tables.append(table)
+            self._rows += table.num_rows
+            self._bytes += size_bytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._tables:
+            table = pa.concat_tables(self._tables)
+            self._tables, self._rows, self._bytes = [], 0, 0
+            self._writer.write_table(table)
+
+    def end(self) -> None:
+        """Write what was gathered, and the file's end."""
+        self._flush()
+        if self.references:
+            # So that whoever checks the files need not look for names in every reply.
+            self._writer.add_key_value_metadata({old_part.REFERENCES: str(self.references)})
+        self._writer.close()

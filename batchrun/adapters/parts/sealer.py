@@ -1,0 +1,308 @@
+"""The parts: a shard's journal records become one Parquet file of results and one of attempts.
+
+The old part and the journal are merged in row order, the journal wins, and the new pair of files
+replaces the old (``filling``). A kill between the renames and the journal's note of them leaves new
+files with the records still in the journal; sealing again then yields the same content, because
+results merge by row and attempts by (row, attempt).
+
+The parts of a shard that no earlier session knew are begun while it fills (``growing``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrun.adapters.journal.journal import Journal
+from batchrun.adapters.journal.log_reader import ShardReader
+from batchrun.adapters.journal.state_db import Published
+from batchrun.adapters.parts import old_part, truncation
+from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.parts.growing import Growing
+from batchrun.adapters.parts.old_part import OldPart
+from batchrun.adapters.parts.part_writer import Filling, Records, Shape
+from batchrun.adapters.storage.store import USAGE, Store, part_name
+from batchrun.core.reply import answer
+from batchrun.core.run.free_disk import Grown
+from batchrun.core.run.totals import Totals
+from batchrun.errors import StorageError
+from batchrun.records import Outcome, ShardState
+
+_LOG = logging.getLogger("batchrun.parts")
+FORMAT = "1"
+
+
+class Footer(NamedTuple):
+    """What the end of a part says of it: its rows, the first and the last of them (nothing where
+    it has none), and whether it lacks columns that version 0.1 did not have.
+    """
+
+    rows: int
+    ends: tuple[int, ...]
+    lacks_columns: bool
+
+
+class Ending(NamedTuple):
+    """How a row ended: its error class (None for a completion), its request's hash, and what is
+    wrong with its answer, where that was looked at.
+    """
+
+    error_class: str | None
+    request_hash: str | None
+    flaws: frozenset[str] = frozenset()
+
+
+def ending_of(outcome: Outcome) -> Ending:
+    """How a row of the journal ended."""
+    failure, said = outcome.failure, outcome.completion
+    return Ending(
+        failure.error_class if failure else None,
+        outcome.request_hash,
+        answer.flaws_of(said) if said is not None else frozenset(),
+    )
+
+
+class Parts:
+    """Reads and writes the parts of one run directory, synchronously."""
+
+    grow = True
+    """Whether drafts can be begun before their shard is whole."""
+
+    def __init__(self, store: Store, journal: Journal, carried: pa.Schema) -> None:
+        self.store = store
+        self._journal = journal
+        version = {"batchrun.format": FORMAT}
+        self._carried = carried
+        self.grown = Grown()
+        self._begun: WeakValueDictionary[int, Filling] = WeakValueDictionary()
+        self._results_schema = part_schema.results_schema(carried).with_metadata(version)
+        self._attempts_schema = part_schema.attempts_schema().with_metadata(version)
+
+    def prepare(self) -> None:
+        """Make the folders and take away drafts that a kill left behind."""
+        self.store.prepare()
+
+    def known_rows(self, shard: int) -> tuple[list[int], dict[int, int]]:
+        """Rows with an outcome in the published part, and the last attempt number of each row in
+        its ledger.
+        """
+        numbers: dict[int, int] = {}
+        results, attempts = self.pair(shard)
+        table = old_part.read(self.store, results, ["row"])
+        done: list[int] = [] if table is None else table.column("row").to_pylist()
+        table = old_part.read(self.store, attempts, ["row", "attempt"])
+        for row, number in part_schema.tuples(table) if table is not None else ():
+            numbers[row] = max(number, numbers.get(row, 0))
+        return done, numbers
+
+    def endings(self, shard: int, *, flaws: bool = False) -> dict[int, Ending]:
+        """How the rows of the published part ended, by row. Without ``flaws`` the answers are not
+        looked at.
+        """
+        columns = ["row", "error_class", "request_hash", *(truncation.COLUMNS if flaws else ())]
+        table = old_part.read(self.store, self.pair(shard)[0], columns)
+        if table is None:
+            return {}
+        found = {
+            row: Ending(*ended) for row, *ended in part_schema.tuples(table.select(columns[:3]))
+        }
+        if flaws:
+            for row, (cut, empty) in zip(found, truncation.cut_or_empty(table), strict=True):
+                if found[row].error_class is None:
+                    flawed = answer.flaws(truncated=cut, empty=empty)
+                    found[row] = found[row]._replace(flaws=flawed)
+        return found
+
+    def carried(self, shard: int) -> OldPart:
+        """What came from the input into a shard's results: row, custom_id, carried columns."""
+        columns = ["row", "custom_id", *self._carried.names]
+        return OldPart(self.store, self.pair(shard)[0], self._results_schema, columns)
+
+    def pair(self, shard: int) -> tuple[str, str]:
+        """The names of a shard's part of results and of its part of attempts."""
+        name = part_name(shard)
+        return f"results/{name}", f"attempts/{name}"
+
+    def footer(self, name: str) -> Footer:
+        """What the footer of a published part says; nothing else of it is read. Raises
+        ``DamagedError`` for what is no part of this run.
+        """
+        schema = self._results_schema if name.startswith("results") else self._attempts_schema
+        where = self.store.where(name)
+        try:
+            with self.store.peek(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
+                found, metadata = part.schema_arrow, part.metadata
+        except (OSError, pa.ArrowException) as error:
+            raise old_part.damaged(where, error) from error
+        if not part_schema.lacks_only_later(found, schema):
+            raise old_part.damaged(where, "its columns are not those of this run")
+        place = found.get_field_index("row")
+        ends: list[int] = []
+        for number in range(metadata.num_row_groups):
+            statistics = metadata.row_group(number).column(place).statistics
+            if statistics is not None and statistics.has_min_max:
+                ends += (statistics.min, statistics.max)
+        lacks = len(found.names) < len(schema.names)
+        return Footer(metadata.num_rows, (min(ends), max(ends)) if ends else (), lacks)
+
+    def schemas(self) -> tuple[pa.Schema, pa.Schema]:
+        """What every part of results, and every part of attempts, looks like."""
+        return self._results_schema, self._attempts_schema
+
+    def require_room(self, shards: Iterable[int]) -> None:
+        """Parts are replaced one shard at a time, old and new side by side. Raises
+        ``StorageError`` where the disk has no room for the largest of these shards.
+        """
+        needed = max((self._size(shard) for shard in shards), default=0)
+        folder = self.store.drafts
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            message = (
+                f"{folder}: {needed:,} bytes are needed to write a part again, {free:,} are "
+                "free. Nothing was sent; make room, then run the same command again"
+            )
+            raise StorageError(message)
+
+    def _size(self, shard: int) -> int:
+        log = self._journal.logs.get(shard)
+        old = sum(self.store.size(name) or 0 for name in self.pair(shard))
+        return old + (log.size if log else 0)
+
+    def begin(self, shard: int) -> Filling:
+        """New drafts of a shard's parts, to be filled."""
+        rows = self._journal.shard_rows
+        begun = self._begun[shard] = Filling(
+            self.store,
+            self.pair(shard),
+            Shape(self._results_schema, self._attempts_schema, self._carried),
+            range(shard * rows, (shard + 1) * rows),
+            self._journal.folder,
+        )
+        return begun
+
+    def drafted_bytes(self, shard: int) -> int:
+        """What the drafts of a shard take on the disk already."""
+        begun = self._begun.get(shard)
+        return 0 if begun is None else begun.results.size + begun.attempts.size
+
+    def write(
+        self, state: ShardState, begun: Filling | None = None, rest: Records | None = None
+    ) -> Published:
+        """Merge a shard's old parts and its log into the parts of ``state.generation``; durable
+        under their names when this returns.
+
+        ``begun`` are drafts that hold the first records of the log already, ``rest`` is all that
+        it holds beside; without, it is read.
+        """
+        with begun or self.begin(state.shard) as filling:
+            if rest is None:
+                rest = ShardReader(self._journal, state.shard, filling.next_row)
+            totals = filling.finish(rest)
+            results, attempts = filling.results, filling.attempts
+            self.store.publish([attempts, results])
+        pair = self.pair(state.shard)
+        marks = self.store.marks(pair)
+        self.grown.rows += sum(totals.rows())
+        self.grown.part_bytes += results.size + attempts.size
+        return Published(
+            state,
+            results.digest,
+            attempts.digest,
+            totals.recorded(),
+            *(marks.get(name) for name in pair),
+        )
+
+
+def write_usage(store: Store, totals: Totals) -> None:
+    """Replace ``usage.parquet``."""
+    with store.draft(USAGE) as draft:
+        with pq.ParquetWriter(pa.PythonFile(draft, mode="w"), part_schema.USAGE_SCHEMA) as writer:
+            rows = totals.usage_rows()
+            writer.write_table(pa.Table.from_pylist(rows, schema=part_schema.USAGE_SCHEMA))
+        store.publish([draft])
+
+
+def publish(
+    parts: Parts,
+    journal: Journal,
+    state: ShardState,
+    begun: Filling | None = None,
+    rest: Records | None = None,
+) -> None:
+    """Write the parts of a shard in a new state, and note it. Raises ``StorageError``."""
+    journal.fence()
+    log = journal.logs.get(state.shard)
+    try:
+        try:
+            published = parts.write(state, begun, rest)
+        except FileNotFoundError:
+            if begun is None:
+                raise
+            # Somebody tidied a draft away while its shard filled; the log has all of it.
+            published = parts.write(state)
+    except OSError as error:
+        message = (
+            f"cannot write the parts of shard {state.shard}: {error}. Its rows are safe in the "
+            "journal; make room or mend the disk, then run the same command again"
+        )
+        raise StorageError(message) from error
+    journal.seal(published)
+    _LOG.info(
+        "part %d published: %d rows read, generation %d%s",
+        state.shard,
+        state.rows_read,
+        state.generation,
+        "" if state.complete else ", not complete",
+    )
+    parts.grown.log_bytes += log.size if log else 0
+
+
+class Sealer:
+    """``ports.Publisher`` over ``Parts``: works in a thread of its own, so that compressing and
+    reading back never delay a commit.
+    """
+
+    def __init__(self, parts: Parts, journal: Journal) -> None:
+        self._parts = parts
+        self._journal = journal
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sealer")
+        self._growing = Growing(journal.shard_rows, self._begin, self._do)
+        if parts.grow:
+            journal.durable = self._growing.durable
+
+    @property
+    def behind_bytes(self) -> int:
+        """See ``ports.Publisher``."""
+        return self._growing.under_way_bytes
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """Have work done in the thread, in the order given."""
+        self._thread.submit(work)
+
+    def _begin(self, shard: int) -> Filling:
+        self._journal.fence()
+        return self._parts.begin(shard)
+
+    async def publish(self, shard: int, *, complete: bool) -> None:
+        """See ``ports.Publisher``."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._publish, shard, complete)
+
+    def _publish(self, shard: int, complete: bool) -> None:  # noqa: FBT001 - run_in_executor
+        state = self._journal.next_state(shard, complete=complete)
+        with self._growing.ended(shard) as (begun, rest):
+            publish(self._parts, self._journal, state, begun, rest)
+
+    def close(self) -> None:
+        """End the thread; drafts that are not published are taken away."""
+        self._journal.durable = None
+        self._thread.submit(self._growing.close)
+        self._thread.shutdown()

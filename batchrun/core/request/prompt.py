@@ -1,0 +1,272 @@
+"""Data rows become messages: what ``[request]`` says about prompts, applied to a row.
+
+With a prompt every row is a data row (``core.request.column_roles``). Parameters by template are
+added to rows of any kind; what a row sends itself always wins.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batchrun.core.request import cells, columns
+from batchrun.core.request.attachment import Attachment, Read, attached, size_of
+from batchrun.core.request.body import (
+    BODY_BYTES_MAX,
+    INT64_MAX,
+    INT64_MIN,
+    Split,
+    has_messages,
+    split,
+    split_data,
+)
+from batchrun.core.request.column_roles import Roles
+from batchrun.core.request.template import Context, DefectError, Rendered, Templates, plain
+from batchrun.core.settings.parameters import names_of
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.text.template_syntax import is_template
+from batchrun.errors import RowError
+from batchrun.records import JsonObject
+
+Maker = Callable[[Context], JsonObject | None]
+"""Makes one message for a row, or None where there is nothing to say in it."""
+
+_SIMPLE = frozenset({str, float, bool})
+_INSTRUCTIONS = frozenset({"system", "developer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the settings make of a row, compiled and not yet compared with the input.
+
+    ``in_messages`` are the names that templates of messages use. ``send`` and ``identity`` are the
+    settings ``input.send`` and ``input.id``.
+    """
+
+    templates: Templates
+    messages: tuple[Maker, ...]
+    params: tuple[tuple[str, Rendered], ...]
+    attachments: tuple[Attachment, ...]
+    in_messages: frozenset[str]
+    send: str | tuple[str, ...] | None = None
+    identity: str | None = None
+
+    @property
+    def renders(self) -> bool:
+        """Whether there is anything to render: a plan may only say what columns are for."""
+        return bool(self.messages or self.params)
+
+    def shaper(
+        self, rows: Iterable[Mapping[str, Any]], read: Read, roles: Roles | None = None
+    ) -> Shaper:
+        """The plan for an input whose columns ``rows`` tell; ``read`` reads a local file. Without
+        ``roles`` rows are told apart by the first two reading rules.
+
+        Raises ``UsageError`` for a column that is not there; see ``columns.find``.
+        """
+        templates = self.templates
+
+        def called(name: str, part: str) -> bool:
+            return re.search(rf"\.\s*{re.escape(part)}\s*\(", templates.sources[name]) is not None
+
+        named = {item.column: f"request.{item.kind}" for item in self.attachments}
+        if roles is not None:
+            named |= {} if self.identity is None else {self.identity: "input.id (--id)"}
+            if isinstance(self.send, tuple):
+                named |= dict.fromkeys(self.send, "input.send (--send)")
+        found = columns.find(
+            templates.paths,
+            named,
+            rows,
+            offered=templates.offers,
+            called=called,
+        )
+        templates.shadow(found)
+        return Shaper(self, found, read, roles)
+
+
+def plan(settings: Settings) -> Plan | None:
+    """The plan of the settings; None where they hold no template.
+
+    Raises ``UsageError`` for a template that does not compile.
+    """
+    templated = settings.templated()
+    named = settings.send is not None or settings.identity is not None
+    if not settings.makes_messages and not templated and not named:
+        return None
+    templates = Templates()
+    messages = tuple(_makers(settings, templates))
+    in_messages = frozenset(path[0] for path in templates.paths)
+    params = tuple(
+        (key, templates.tree(_place(key), value, typed=True)) for key, value in templated.items()
+    )
+    images = [Attachment("image", column) for column in settings.image]
+    files = [Attachment("file", column) for column in settings.file]
+    return Plan(
+        templates,
+        messages,
+        params,
+        (*images, *files),
+        in_messages,
+        settings.send,
+        settings.identity,
+    )
+
+
+def _place(key: str) -> str:
+    return "request.model" if key == "model" else f"request.params.{key}"
+
+
+def _makers(settings: Settings, templates: Templates) -> Iterator[Maker]:
+    """What makes each message, in their order."""
+    if settings.system is not None:
+        yield _maker(templates, "request.system", {"role": "system", "content": settings.system})
+    if settings.prompt is not None:
+        yield _maker(templates, "request.prompt", {"role": "user", "content": settings.prompt})
+    for place, message in enumerate(settings.messages):
+        yield _maker(templates, f"request.messages[{place}]", dict(message))
+
+
+def _maker(templates: Templates, name: str, message: JsonObject) -> Maker:
+    content = message.get("content")
+    if isinstance(content, str):
+        render = templates.text(name, content)
+    else:
+        render = templates.tree(name, content, typed=False)
+    if not is_template(content):
+        # Rendered here all the same: the language drops comments, and a newline at the end.
+        constant = {**message, "content": render({})} if "content" in message else message
+        return lambda _: constant
+    optional = message["role"] in _INSTRUCTIONS
+
+    def make(context: Context) -> JsonObject | None:
+        made = render(context)
+        if optional and isinstance(made, str) and not made.strip():
+            return None
+        return {**message, "content": made}
+
+    return make
+
+
+class Shaper:
+    """Tells a row's fields apart as its ``roles`` do, and renders what the settings say.
+
+    Made by ``Plan.shaper``. ``needs`` are the columns that have to be among the fields; ``data``
+    those that are data in a row without messages, where there are no ``roles``.
+    """
+
+    def __init__(
+        self, plan: Plan, found: Mapping[str, str], read: Read, roles: Roles | None = None
+    ) -> None:
+        self._plan = plan
+        self.roles = roles
+        self._read = read
+        self._strict = False
+        as_cells = roles is not None and roles.texts_alone
+        self._params = tuple(
+            (key, names_of(key), _as_cell(key, render) if as_cells else render)
+            for key, render in plan.params
+        )
+        used = {path[0] for path in plan.templates.paths}
+        self._sources = tuple((name, found[name]) for name in sorted(used) if name in found)
+        self.needs = frozenset(found.values()) | (roles.needs if roles else frozenset())
+        in_messages = {found[name] for name in plan.in_messages if name in found}
+        attached_columns = {attachment.column for attachment in plan.attachments}
+        self.data = frozenset((in_messages | attached_columns) - {"custom_id", "messages"})
+
+    def strict(self) -> Shaper:
+        """The same, but raising ``DefectError`` for a template that no row can render."""
+        changed = copy.copy(self)
+        changed._strict = True  # noqa: SLF001 - a copy of its own
+        return changed
+
+    def __call__(self, fields: JsonObject) -> Split:
+        """The row, told apart and rendered. A row that cannot be rendered has a ``problem``."""
+        apart = self.apart(fields)
+        if apart.body is None:
+            return apart
+        try:
+            rendered, added = self._rendered(apart.body, fields)
+        except (RowError, DefectError) as error:
+            if self._strict and isinstance(error, DefectError):
+                raise
+            return Split(apart.custom_id, None, apart.carried, str(error))
+        return Split(apart.custom_id, rendered | apart.body, apart.carried, None, added)
+
+    def apart(self, fields: JsonObject) -> Split:
+        """The row told apart, without rendering anything: a data row's body has no messages."""
+        if self.roles is not None:
+            return self.roles(fields)
+        if not self._plan.messages or has_messages(fields, self.data):
+            return split(fields)
+        return split_data(fields, self.data)
+
+    def _rendered(self, body: JsonObject, fields: JsonObject) -> tuple[JsonObject, int]:
+        """What the settings add to a row's own body, and the bytes of files in it."""
+        made: JsonObject = {}
+        context = self._context(fields)
+        for key, names, render in self._params:
+            if names.isdisjoint(body) and (value := render(context)) is not None:
+                made[key] = value
+        if "messages" in body:
+            return made, 0
+        messages = [said for make in self._plan.messages if (said := make(context))]
+        added_bytes = 0
+        if self._plan.attachments:
+            parts = list(self._parts(fields))
+            messages, added_bytes = attached(messages, parts), size_of(parts)
+        if _asks_nothing(messages):
+            message = "the prompt is empty: every column that it shows is null or blank in this row"
+            raise RowError(message)
+        made["messages"] = messages
+        return made, added_bytes
+
+    def _context(self, fields: JsonObject) -> Context:
+        context = {}
+        for name, column in self._sources:
+            value = fields.get(column)
+            if value is not None:
+                kind = value.__class__
+                simple = kind in _SIMPLE or (kind is int and INT64_MIN <= value <= INT64_MAX)
+                context[name] = value if simple else plain(value, column)
+        return context
+
+    def _parts(self, fields: JsonObject) -> Iterator[JsonObject]:
+        size = 0
+        for attachment in self._plan.attachments:
+            for part in attachment.parts(fields.get(attachment.column), self._read):
+                size += size_of([part])
+                if size > BODY_BYTES_MAX:
+                    message = f"its images and files are more than {BODY_BYTES_MAX:,} bytes"
+                    raise RowError(message)
+                yield part
+
+
+def _as_cell(key: str, render: Rendered) -> Rendered:
+    """A parameter by template over a table that holds text alone: the text becomes the JSON value
+    that a column sent under this name would be.
+    """
+
+    def rendered(context: Context) -> Any:
+        value = render(context)
+        if not isinstance(value, str):
+            return value
+        try:
+            return cells.text(key, value)
+        except ValueError as error:
+            message = f"{_place(key)}: {str(error).removeprefix(f'column {key!r} ')}"
+            raise RowError(message) from None
+
+    return rendered
+
+
+def _asks_nothing(messages: Sequence[JsonObject]) -> bool:
+    """Whether the user's last message is blank."""
+    for message in reversed(messages):
+        if message["role"] == "user":
+            content = message["content"]
+            return isinstance(content, str) and not content.strip()
+    return False

@@ -1,0 +1,662 @@
+"""Every setting there is, in one table.
+
+It drives the configuration file, the command's flags and the reference page alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from batchrun.core.text.byte_sizes import Bytes
+
+AUTO_CONCURRENCY = 64
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+DEFAULT_KEY = "OPENAI_API_KEY"
+OLD = "old"
+"""In the place of a directory to reuse: what ``--restart`` sets aside."""
+KEEPALIVE_S_MAX = 32767
+"""The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: where it stands in the config file, its flag, its kind and its default.
+
+    ``kind`` is one of ``text``, ``path``, ``paths``, ``dirs``
+    (run directories, as a list or a repeated flag), ``int``, ``number``, ``bool`` (with a pair of
+    flags, ``--x/--no-x``), ``choice``, ``columns``
+    (``all``, ``none`` or names, as a list or with commas between them), ``object``
+    (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
+    (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
+    (a name of ``core.settings.providers``), ``headers`` (a table of strings or repeated ``'K: V'``
+    flags), ``prices`` (for each model a table of USD per million tokens), ``header_name``,
+    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
+    (a list of names, or a table of names), ``bytes`` (an integer, or text with a unit such as
+    ``500MB``), ``share`` (a percentage such as ``5%``), ``bound`` (a number of rows or such a
+    share), ``delimiter`` (one character, or ``tab``) and ``encoding`` (a name that Python knows).
+    ``low`` and ``high`` are the smallest and the largest number accepted. ``shapes`` marks
+    what shapes requests or parts: it may not differ between the runs on one directory.
+    """
+
+    section: str
+    key: str
+    kind: str
+    flag: str | None
+    help: str
+    default: Any = None
+    metavar: str | None = None
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    shapes: bool = False
+
+    @property
+    def name(self) -> str:
+        """``section.key``, the name used in messages; ``section`` for a table that is a setting."""
+        return f"{self.section}.{self.key}" if self.key else self.section
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting(
+        "input",
+        "files",
+        "paths",
+        None,
+        "Input files, globs, directories and addresses, read in this order; `-` is standard input.",
+        default=(),
+    ),
+    Setting(
+        "input",
+        "format",
+        "choice",
+        "--format",
+        "What the input is; auto goes by the file names, and by the first bytes of standard input "
+        "and of pipes without a known suffix.",
+        default="auto",
+        choices=("auto", "jsonl", "json", "csv", "tsv", "xlsx", "parquet"),
+    ),
+    Setting(
+        "input",
+        "quoting",
+        "choice",
+        "--quoting",
+        "Whether quotes in CSV and TSV enclose fields (default: csv for CSV, none for TSV).",
+        choices=("csv", "none"),
+    ),
+    Setting(
+        "input",
+        "delimiter",
+        "delimiter",
+        "--delimiter",
+        "The character between the fields of CSV and TSV, or `tab` (default: detected in CSV, tab "
+        "in TSV).",
+        metavar="C",
+    ),
+    Setting(
+        "input",
+        "encoding",
+        "encoding",
+        "--encoding",
+        "The encoding of CSV and TSV, such as utf-8 or cp1252 (default: detected).",
+        metavar="NAME",
+    ),
+    Setting(
+        "input",
+        "carry",
+        "columns",
+        "--carry",
+        "Input columns that go along to the results.",
+        default="all",
+        metavar="all|none|COL,...",
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "send",
+        "columns",
+        "--send",
+        "Input columns sent as request parameters [default: with a prompt none, else all that are "
+        "parameters; in tables user, metadata and store only by name].",
+        metavar="none|all|COL,...",
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "id",
+        "text",
+        "--id",
+        "The input column that becomes custom_id; it is carried too [default: custom_id].",
+        metavar="COL",
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "sample",
+        "int",
+        "--sample",
+        "Only a random sample of N rows, in input order; a run directory of its own.",
+        metavar="N",
+        low=1,
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "sample_seed",
+        "int",
+        "--sample-seed",
+        "The seed of --sample: the same seed and input give the same sample.",
+        default=0,
+        metavar="N",
+        low=0,
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "reuse",
+        "dirs",
+        "--reuse",
+        "A run directory whose answers are taken for rows with the same request, which are then "
+        "not sent; repeatable. `old`, with --restart: the contents being set aside.",
+        default=(),
+        metavar="DIR|old",
+    ),
+    Setting(
+        "output",
+        "dir",
+        "path",
+        "--output",
+        "The run directory: a folder, or an address such as s3://BUCKET/PREFIX.",
+        metavar="DIR",
+    ),
+    Setting(
+        "output",
+        "checkpoint",
+        "path",
+        "--checkpoint",
+        "Where the checkpoint lives, if not in the run directory; needed where that is an "
+        "address, for the checkpoint is always on a local disk.",
+        metavar="DIR",
+    ),
+    Setting(
+        "output",
+        "raw",
+        "choice",
+        "--raw",
+        "For which rows the raw response is kept.",
+        default="all",
+        choices=("all", "errors", "none"),
+    ),
+    Setting(
+        "output",
+        "shard_rows",
+        "int",
+        "--shard-rows",
+        "Rows per output part.",
+        default=10_000,
+        metavar="N",
+        low=1,
+        shapes=True,
+    ),
+    Setting(
+        "output",
+        "on_truncation",
+        "choice",
+        "--on-truncation",
+        "What becomes of an answer that a token limit cut off.",
+        default="keep",
+        choices=("keep", "fail", "retry"),
+    ),
+    Setting(
+        "output",
+        "truncation_limit",
+        "int",
+        "--truncation-limit",
+        "Ask again for an answer that was cut off with twice the limit of the last try, up to N "
+        "tokens; needs --on-truncation retry.",
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "output",
+        "on_empty",
+        "choice",
+        "--on-empty",
+        "What becomes of an answer without content, tool call or refusal.",
+        default="keep",
+        choices=("keep", "fail", "retry"),
+    ),
+    Setting(
+        "output",
+        "fallback_model",
+        "text",
+        "--fallback-model",
+        "Send rows that a content filter or a refusal ended once more, to this model.",
+        metavar="M",
+    ),
+    Setting(
+        "output",
+        "think",
+        "choice",
+        "--think",
+        "Move reasoning between tags (`<think>`) from the content to `reasoning`, or keep it there "
+        "[default: split if the model's name implies such tags, else keep].",
+        choices=("split", "keep"),
+        shapes=True,
+    ),
+    Setting(
+        "output",
+        "accept_fenced",
+        "bool",
+        "--accept-fenced/--no-accept-fenced",
+        "Accept JSON in a Markdown fence where JSON was asked for.",
+        default=False,
+        shapes=True,
+    ),
+    Setting(
+        "output",
+        "check_schema",
+        "bool",
+        "--check-schema/--no-check-schema",
+        "Hold answers against the JSON Schema in their request's response_format (the default).",
+        default=True,
+    ),
+    Setting(
+        "output",
+        "check_tools",
+        "bool",
+        "--check-tools/--no-check-tools",
+        "Hold the arguments of tool calls against their request's tools.",
+        default=False,
+    ),
+    Setting(
+        "request",
+        "model",
+        "text",
+        "--model",
+        "The model of rows that send none of their own; may be a template over their columns.",
+        metavar="M",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "system",
+        "text",
+        "--system",
+        "The system message, a template over the row's columns; needs a prompt.",
+        metavar="T",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "prompt",
+        "text",
+        "--prompt",
+        "The user message, a template over the row's columns; every column is data then.",
+        metavar="T",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "messages",
+        "messages",
+        None,
+        "All messages of every row, in place of prompt and system.",
+        default=(),
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "image",
+        "names",
+        "--image",
+        "A column of images (URL, path or bytes) for the user message; repeatable.",
+        default=(),
+        metavar="COL",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "file",
+        "names",
+        "--file",
+        "A column of files (path or bytes) for the user message; repeatable.",
+        default=(),
+        metavar="COL",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "params",
+        "object",
+        "--param",
+        "A request parameter of rows that do not set it, maybe a template; repeatable.",
+        default={},
+        metavar="KEY=JSON",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "schema",
+        "schema",
+        "--schema",
+        "A JSON Schema that answers must fit; the response_format of rows that set none.",
+        metavar="FILE",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "stream",
+        "bool",
+        "--stream/--no-stream",
+        "Ask for a stream and put the answer together; the columns are the same.",
+        default=False,
+        shapes=True,
+    ),
+    Setting("endpoint", "name", "text", None, "The endpoint's name in results and ledger."),
+    Setting(
+        "endpoint",
+        "provider",
+        "provider",
+        "--provider",
+        "A known endpoint by name (see `batchrun providers`); `simulator` starts the built-in one.",
+        metavar="NAME",
+    ),
+    Setting(
+        "endpoint",
+        "base_url",
+        "text",
+        "--base-url",
+        f"The endpoint's base URL (default: the provider's, else {DEFAULT_BASE_URL}).",
+        metavar="URL",
+    ),
+    Setting(
+        "endpoint",
+        "api_key_env",
+        "text",
+        "--api-key-env",
+        f"The variable that holds the key (default: the provider's, else {DEFAULT_KEY}).",
+        metavar="VAR",
+    ),
+    Setting(
+        "endpoint",
+        "api_key_file",
+        "path",
+        "--api-key-file",
+        "The file that holds the key, in place of a variable; read again after a 401.",
+        metavar="FILE",
+    ),
+    Setting(
+        "endpoint",
+        "api_key_command",
+        "command",
+        "--api-key-command",
+        "The command that prints the key; run at the start and again after a 401.",
+        metavar="CMD",
+    ),
+    Setting(
+        "endpoint",
+        "api_key_header",
+        "header_name",
+        "--api-key-header",
+        "The header that shows the key (default: the provider's, else Authorization: Bearer).",
+        metavar="NAME",
+    ),
+    Setting(
+        "endpoint",
+        "headers",
+        "headers",
+        "--header",
+        "An extra request header; repeatable.",
+        default={},
+        metavar="'K: V'",
+    ),
+    Setting(
+        "endpoint",
+        "ca_file",
+        "path",
+        "--ca-file",
+        "Certificate authorities (PEM) to trust in place of the system's.",
+        metavar="FILE",
+    ),
+    Setting(
+        "endpoint",
+        "client_cert",
+        "path",
+        "--client-cert",
+        "A client certificate (PEM) for servers that ask for one; may hold its key too.",
+        metavar="FILE",
+    ),
+    Setting(
+        "endpoint",
+        "client_key",
+        "path",
+        "--client-key",
+        "The key of the client certificate (PEM), if it is in a file of its own.",
+        metavar="FILE",
+    ),
+    Setting(
+        "endpoint",
+        "concurrency",
+        "concurrency",
+        "--concurrency",
+        f"Requests in flight at most; auto is {AUTO_CONCURRENCY}.",
+        default="auto",
+        metavar="N|auto",
+        low=1,
+    ),
+    Setting(
+        "endpoint",
+        "rpm",
+        "number",
+        "--rpm",
+        "Requests per minute at most.",
+        metavar="N",
+        low=0.001,
+    ),
+    Setting(
+        "endpoint",
+        "tpm",
+        "number",
+        "--tpm",
+        "Tokens per minute at most (prompt plus completion).",
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "endpoint",
+        "models",
+        "models",
+        None,
+        "The models it serves (default: any); a table gives each the name that it has there.",
+    ),
+    Setting(
+        "endpoint",
+        "weight",
+        "number",
+        None,
+        "How much of the load it takes beside other endpoints, for its concurrency.",
+        default=1.0,
+        low=0.001,
+    ),
+    Setting(
+        "endpoint",
+        "keepalive_s",
+        "number",
+        None,
+        "Seconds of silence before a TCP keep-alive probe, and between two; 0 sends none.",
+        default=30.0,
+        low=0,
+        high=KEEPALIVE_S_MAX,
+    ),
+    Setting(
+        "retry",
+        "max_attempts",
+        "int",
+        "--max-attempts",
+        "Attempts per row; throttled ones do not count.",
+        default=6,
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "retry",
+        "timeout_s",
+        "number",
+        "--timeout",
+        "Seconds one attempt may take, by the wall clock, less the time batchrun is suspended.",
+        default=600.0,
+        metavar="S",
+        low=0.001,
+    ),
+    Setting(
+        "retry",
+        "connect_timeout_s",
+        "number",
+        "--connect-timeout",
+        "Seconds a connection may take to open.",
+        default=30.0,
+        metavar="S",
+        low=0.001,
+    ),
+    Setting(
+        "retry",
+        "max_wait_s",
+        "number",
+        "--max-wait",
+        "The longest wait a server may ask for; a longer one stops the run.",
+        default=600.0,
+        metavar="S",
+        low=0,
+    ),
+    Setting(
+        "retry",
+        "max_response_bytes",
+        "int",
+        "--max-response-bytes",
+        "A larger reply ends its row as `response_too_large`.",
+        default=64 * 2**20,
+        metavar="N",
+        low=1024,
+    ),
+    Setting(
+        "guards",
+        "max_failures",
+        "bound",
+        "--max-failures",
+        "Stop when more rows of this session fail; a share counts after 100 rows.",
+        metavar="N|P%",
+    ),
+    Setting(
+        "guards",
+        "max_truncated",
+        "share",
+        "--max-truncated",
+        "Stop when more of the answers are cut off by a length limit; counts after 100 rows.",
+        metavar="P%",
+    ),
+    Setting(
+        "guards",
+        "max_empty",
+        "share",
+        "--max-empty",
+        "Stop when more of the answers are empty; counts after 100 rows.",
+        metavar="P%",
+    ),
+    Setting(
+        "guards",
+        "repeated_failure",
+        "bool",
+        "--repeated-failure/--no-repeated-failure",
+        "Stop when more than 30 rows in a row fail alike; these rows stay pending.",
+        default=True,
+    ),
+    Setting(
+        "guards",
+        "max_cost_usd",
+        "number",
+        "--max-cost",
+        "Spend at most so much over all sessions of the run directory; never more.",
+        metavar="USD",
+        low=0.000001,
+    ),
+    Setting(
+        "guards",
+        "max_total_tokens",
+        "int",
+        "--max-total-tokens",
+        "Use at most so many tokens over all sessions, prompt plus completion.",
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "guards",
+        "deadline_s",
+        "number",
+        "--deadline",
+        "Stop so many seconds after the start of the process, suspended or not; what is in "
+        "flight may finish.",
+        metavar="S",
+        low=0,
+    ),
+    Setting(
+        "guards",
+        "min_free_disk",
+        "bytes",
+        "--min-free-disk",
+        "Stop before less than this is free on a disk that the run writes to (500MB, 2GiB); 0: "
+        "never.",
+        default=Bytes(256 * 2**20),
+        metavar="BYTES",
+    ),
+    Setting(
+        "guards",
+        "grace_s",
+        "number",
+        "--grace",
+        "Seconds that requests in flight get to finish after a stop.",
+        default=30.0,
+        metavar="S",
+        low=0,
+    ),
+    Setting(
+        "prices",
+        "",
+        "prices",
+        None,
+        'Prices by model, as tables `[prices."MODEL"]`; USD per million tokens.',
+        default={},
+    ),
+)
+
+SHORT: tuple[Setting, ...] = (
+    Setting(
+        "request",
+        "temperature",
+        "number",
+        "--temperature",
+        "Short for --param temperature=X.",
+        metavar="X",
+    ),
+    Setting(
+        "request",
+        "max_tokens",
+        "int",
+        "--max-tokens",
+        "Short for --param max_tokens=N, or max_completion_tokens=N where the provider takes that.",
+        metavar="N",
+    ),
+    Setting("request", "top_p", "number", "--top-p", "Short for --param top_p=X.", metavar="X"),
+    Setting("request", "seed", "int", "--seed", "Short for --param seed=N.", metavar="N"),
+)
+"""Flags and keywords that set a key of ``request.params``. In a config file it stands there."""
+
+FLAGGED = (
+    *(setting for setting in TABLE if setting.section in ("input", "output", "request")),
+    *SHORT,
+    *(setting for setting in TABLE if setting.section not in ("input", "output", "request")),
+)
+"""Every setting that may have a flag, in the order of ``--help``."""
+
+SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
+BY_NAME = {setting.name: setting for setting in FLAGGED}

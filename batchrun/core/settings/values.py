@@ -1,0 +1,383 @@
+"""Checking one raw value of a setting by its kind, and reading flags that hold two things.
+
+What comes from a config file, the environment or a flag is checked here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from batchrun.core.cost.price_table import own_prices
+from batchrun.core.input import dialect
+from batchrun.core.schema.response_format import of_document, schema_of
+from batchrun.core.settings import commands
+from batchrun.core.settings.bounds import Bound
+from batchrun.core.settings.parameters import OF_THE_RUN
+from batchrun.core.settings.providers import provider_named
+from batchrun.core.settings.table import Setting
+from batchrun.core.text.byte_sizes import Bytes, parsed
+from batchrun.core.text.template_syntax import is_template
+from batchrun.errors import NotASchemaError, UsageError
+
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912, PLR0915 - a kind is a case
+    """The value as its kind has it. Raises ``UsageError`` naming the setting."""
+    wrong = UsageError(f"{setting.name} is {value!r}; expected {_expectation(setting)}")
+    match setting.kind:
+        case "text" | "path":
+            if not isinstance(value, str) or not value:
+                raise wrong
+        case "paths" | "dirs":
+            if isinstance(value, str):
+                value = [value]
+            if not isinstance(value, (list, tuple)) or not all(
+                isinstance(item, str) and item for item in value
+            ):
+                raise wrong
+        case "choice":
+            if value not in setting.choices:
+                raise wrong
+        case "int" | "number" | "concurrency":
+            if setting.kind == "concurrency" and value == "auto":
+                return value
+            integral = setting.kind != "number"
+            if isinstance(value, bool) or not isinstance(value, int if integral else (int, float)):
+                raise wrong
+            if not _is_within(setting, value):
+                raise wrong
+        case "bool":
+            if not isinstance(value, bool):
+                raise wrong
+        case "bytes":
+            return _bytes(value, wrong)
+        case "share" | "bound":
+            return _bound(setting, value, wrong)
+        case "columns":
+            return _columns(value, wrong)
+        case "object":
+            if not isinstance(value, dict):
+                raise wrong
+            _check_json(setting, value)
+        case "names":
+            if not isinstance(value, (list, tuple)) or not all(
+                isinstance(name, str) and name for name in value
+            ):
+                raise wrong
+            return tuple(value)
+        case "schema":
+            # Files are read before: see adapters/environment/configuration.py.
+            if not isinstance(value, dict):
+                raise wrong
+            return _schema(setting, value)
+        case "messages":
+            if not isinstance(value, list):
+                raise wrong
+            for place, message in enumerate(value):
+                _check_message(setting, place, message)
+        case "headers":
+            return _headers(setting, value)
+        case "command":
+            _check_command(setting, value)
+        case "provider":
+            return provider_named(value).name
+        case "models":
+            return _models(value, wrong)
+        case "prices":
+            return own_prices(value)
+        case "delimiter" | "encoding":
+            return _written(setting, value, wrong)
+        case "header_name":
+            if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
+                raise wrong
+    return value
+
+
+def _is_within(setting: Setting, value: float) -> bool:
+    """Whether a number is one of those that the setting takes. NaN and infinity never are."""
+    most = math.inf if setting.high is None else setting.high
+    return (setting.low or 0) <= value <= most and value < math.inf
+
+
+def _written(setting: Setting, value: object, wrong: UsageError) -> str:
+    """A delimiter or an encoding as it is recorded."""
+    named = dialect.delimiter_named if setting.kind == "delimiter" else dialect.encoding_named
+    found = named(value) if isinstance(value, str) else None
+    if found is None:
+        raise wrong
+    return found
+
+
+def _check_command(setting: Setting, value: object) -> None:
+    """The command is not repeated in an error: it may hold a credential."""
+    try:
+        commands.words(value if isinstance(value, str) else "")
+    except ValueError as error:
+        message = f"{setting.name}: {error}"
+        raise UsageError(message) from None
+
+
+def _schema(setting: Setting, value: dict[str, Any]) -> dict[str, Any]:
+    _check_json(setting, value)
+    try:
+        return of_document(value, "answer")
+    except NotASchemaError as error:
+        message = f"{setting.name}: {error}"
+        raise UsageError(message) from None
+
+
+def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
+    if value in ("all", "none"):
+        return str(value)
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",")]
+    if not isinstance(value, list) or not all(isinstance(n, str) and n for n in value):
+        raise wrong
+    return tuple(value)
+
+
+def _bytes(value: object, wrong: UsageError) -> Bytes:
+    """A size: a whole number of bytes, or text with a unit."""
+    if isinstance(value, str):
+        size = parsed(value)
+    else:
+        integral = isinstance(value, int) and not isinstance(value, bool)
+        size = Bytes(value) if integral else None  # type: ignore[call-overload]
+    if size is None or not 0 <= size < 2**63:
+        raise wrong
+    return size
+
+
+def _models(value: object, wrong: UsageError) -> dict[str, str]:
+    """By the name that rows use, the name that the endpoint has for it."""
+    if isinstance(value, list):
+        value = {name: name for name in value} if all(isinstance(n, str) for n in value) else None
+    if not isinstance(value, dict) or not value:
+        raise wrong
+    if not all(isinstance(there, str) and here and there for here, there in value.items()):
+        raise wrong
+    return value
+
+
+def _bound(setting: Setting, value: object, wrong: UsageError) -> Bound:
+    """A share (``5%``), or a number of rows where the setting takes one."""
+    if isinstance(value, str) and (found := _SHARE.fullmatch(value)):
+        share = float(found[1])
+        if share <= 100:
+            return Bound(None, share / 100)
+    elif setting.kind == "bound":
+        if isinstance(value, str) and value.isdecimal() and value.isascii():
+            return Bound(int(value), None)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return Bound(value, None)
+    raise wrong
+
+
+def _check_json(setting: Setting, value: object, where: str = "") -> None:
+    """Refuse what JSON cannot hold, or servers do not take: NaN, dates, huge integers."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_json(setting, item, f"{where}.{key}")
+    elif isinstance(value, list):
+        for item in value:
+            _check_json(setting, item, where)
+    elif not (
+        value is None
+        or isinstance(value, (str, bool))
+        or (isinstance(value, int) and -(2**63) <= value < 2**63)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        message = f"{setting.name}{where} is {value!s}, which JSON cannot hold"
+        raise UsageError(message)
+
+
+def _check_message(setting: Setting, place: int, message: object) -> None:
+    where = f"{setting.name}[{place}]"
+    if not isinstance(message, dict):
+        wrong = f"{where} is {message!r}; expected a table with role and content"
+        raise UsageError(wrong)
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not role:
+        wrong = f"{where} has no role"
+        raise UsageError(wrong)
+    if content is None and role != "assistant":
+        wrong = f"{where} has role {role!r} and no content"
+        raise UsageError(wrong)
+    if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
+        wrong = f"{where}.content: every part must be a table, such as {{ type = 'text', ... }}"
+        raise UsageError(wrong)
+    if content is not None and not isinstance(content, (str, list)):
+        wrong = f"{where}.content is {content!r}; expected text or a list of parts"
+        raise UsageError(wrong)
+    _check_json(setting, message, f"[{place}]")
+
+
+def check_request(value: Mapping[str, Any]) -> None:
+    """Whether the settings of ``[request]``, and of what its answers must be, go together. Raises
+    ``UsageError`` naming them.
+    """
+    if value["output.truncation_limit"] is not None and value["output.on_truncation"] != "retry":
+        message = (
+            "output.truncation_limit (--truncation-limit) is the limit of further tries, and "
+            f"output.on_truncation is {value['output.on_truncation']!r}: set it to retry "
+            "(--on-truncation retry)"
+        )
+        raise UsageError(message)
+    if "messages" in value["request.params"]:
+        message = "request.params sets `messages`; write them as [[request.messages]]"
+        raise UsageError(message)
+    if not isinstance(value["request.params"].get("extra_body", {}), dict):
+        message = "request.params.extra_body is no table: what it holds goes into the body"
+        raise UsageError(message)
+    send = value["input.send"]
+    if isinstance(send, tuple) and not OF_THE_RUN.isdisjoint(send):
+        message = (
+            "input.send (--send) names `stream`: how replies travel is set for the run, by --stream"
+            if "stream" in send
+            else "input.send (--send) names `messages`: rows that bring messages always send them, "
+            "and with a prompt the prompt makes them. Leave it out"
+        )
+        raise UsageError(message)
+    prompt, system, messages = (value[f"request.{key}"] for key in ("prompt", "system", "messages"))
+    if messages and (prompt is not None or system is not None):
+        name = "request.prompt" if prompt is not None else "request.system"
+        message = f"{name} and request.messages both say what the messages are; use one of them"
+        raise UsageError(message)
+    if system is not None and prompt is None:
+        message = (
+            "request.system would never be sent: it goes before a prompt, and rows with messages "
+            "keep their own. Set request.prompt (--prompt) too"
+        )
+        raise UsageError(message)
+    _check_format(value)
+    attached = next((key for key in ("image", "file") if value[f"request.{key}"]), None)
+    if attached is None:
+        return
+    if prompt is None and not any(message["role"] == "user" for message in messages):
+        message = (
+            f"request.{attached} adds to the user's message, and there is none: "
+            "set request.prompt (--prompt), or request.messages with one of role 'user'"
+        )
+        raise UsageError(message)
+
+
+def _check_format(value: Mapping[str, Any]) -> None:
+    """Whether what asks for the form of the answer is said once, and is a schema."""
+    given, schema = value["request.params"].get("response_format"), value["request.schema"]
+    if schema is not None and given is not None:
+        message = "request.schema and request.params both set `response_format`; use one of them"
+        raise UsageError(message)
+    name = "request.params.response_format" if schema is None else "request.schema"
+    found = schema_of(given if schema is None else schema)
+    if found is None or not value["output.check_schema"] or (schema is None and is_template(given)):
+        return
+    try:
+        require_schema(found)
+    except NotASchemaError as error:
+        message = f"{name} is not a JSON Schema: {error}"
+        raise UsageError(message) from None
+
+
+def require_schema(schema: object) -> None:
+    """Make sure that a JSON value is a schema. Raises ``NotASchemaError``."""
+    from batchrun.core.schema import json_schema  # what it takes is not needed for --help
+
+    json_schema.require(json_schema.encoded(schema))
+
+
+def _headers(setting: Setting, value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        message = f"{setting.name}: expected a table of header names and values"
+        raise UsageError(message)
+    for name, text in value.items():
+        if not _HEADER_NAME.fullmatch(name):
+            message = f"{setting.name}: {name!r} is no header name"
+            raise UsageError(message)
+        if not isinstance(text, str) or not f"{name}{text}".isascii() or set(text) & set("\r\n\0"):
+            # The value may be a credential: it is not repeated here.
+            message = f"{setting.name}: the value of {name!r} is not one line of ASCII text"
+            raise UsageError(message)
+    return value
+
+
+_EXPECTED = {
+    "concurrency": "a whole number, at least 1, or auto",
+    "bool": "true or false",
+    "bytes": "a number of bytes, such as 500MB or 2GiB",
+    "share": "a share from 0% to 100%, such as 5%",
+    "bound": "a number of rows, or a share such as 5%",
+    "delimiter": "one character, such as ; or |, or tab",
+    "encoding": "an encoding whose lines end with a line feed, such as utf-8, cp1252 or utf-16",
+    "object": "a table",
+    "paths": "a list of file names",
+    "dirs": "a list of run directories",
+    "columns": "all, none, or column names",
+    "names": "a list of column names",
+    "header_name": "the name of a header, such as api-key",
+    "schema": "a file with a JSON Schema, or the schema as a table",
+    "messages": "tables with role and content, written as [[request.messages]]",
+    "models": "a list of names, or a table of text",
+}
+
+
+def _expectation(setting: Setting) -> str:
+    if setting.kind == "choice":
+        return "one of " + ", ".join(setting.choices)
+    if setting.kind in ("int", "number"):
+        whole = "whole " if setting.kind == "int" else ""
+        most = "" if setting.high is None else f" and at most {setting.high:g}"
+        return f"a {whole}number, at least {setting.low:g}{most}"
+    return _EXPECTED.get(setting.kind, "text")
+
+
+def parse_param(text: str) -> tuple[str, Any]:
+    """One ``KEY=JSON`` flag; a template needs no quotes. Raises ``UsageError`` for any other text
+    that is not JSON.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        message = f"--param {text!r}: expected KEY=JSON, such as temperature=0"
+        raise UsageError(message)
+    try:
+        return key, json.loads(value, parse_constant=_refuse_constant)
+    except ValueError:
+        if is_template(value):
+            return key, value
+        message = f"--param {key}: {value!r} is not JSON (quote text twice: {key}='\"text\"')"
+        raise UsageError(message) from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """One ``'K: V'`` flag. The value is not repeated in the error: it may be a credential."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        message = "--header: expected 'Name: value'"
+        raise UsageError(message)
+    return name.strip(), value.strip()
+
+
+def parse_key(text: str, *, source: str) -> str | None:
+    """A key as it may go into a header: stripped, or None where empty. ``source`` is named in the
+    error ("the key file a.txt").
+
+    Raises ``UsageError`` for line breaks and other control characters inside, and for text that is
+    not ASCII, without repeating it.
+    """
+    key = text.strip()
+    if not key.isascii() or not key.isprintable():
+        message = (
+            f"{source} holds no key that can be sent: there is a line break, a control character "
+            "or a character that is not ASCII in it"
+        )
+        raise UsageError(message)
+    return key or None

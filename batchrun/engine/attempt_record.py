@@ -1,0 +1,116 @@
+"""What an exchange leaves behind: its line in the ledger, and the tokens it is charged with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun.core.cost.price_book import PriceBook
+from batchrun.core.reply import completion as reading
+from batchrun.core.reply import headers as header
+from batchrun.core.verdict.judge import Action, Verdict
+from batchrun.errors import TransportFault
+from batchrun.ports import Journal
+from batchrun.records import NO_USAGE, Attempt, Reply, Request
+
+if TYPE_CHECKING:
+    from batchrun.engine.open_row import RowRun
+
+
+def ledger_line(
+    run: RowRun,
+    endpoint: str,
+    exchange: Reply | TransportFault,
+    verdict: Verdict,
+    wall_us: int,
+    queue_s: float,
+    latency_s: float,
+    prices: PriceBook | None = None,
+) -> Attempt:
+    """The line of a row's latest exchange, which began at ``wall_us``. ``prices`` say what it cost;
+    without them the cost is not known.
+    """
+    fault = None if isinstance(exchange, Reply) else exchange
+    reply = exchange if isinstance(exchange, Reply) else exchange.partial
+    completion = verdict.completion
+    usage, usage_raw = verdict.usage, verdict.usage_raw
+    if reply is not None and reply.ttft_s is not None:
+        # The event loop's clock ticks in milliseconds: an answer of one token, which arrives
+        # whole, would end before it began.
+        latency_s = max(latency_s, reply.ttft_s)
+    told: object = None
+    if reply is not None and (fault is not None or (completion is None and usage != NO_USAGE)):
+        # Half an answer, and one that was refused, may still have told what it cost.
+        told = reading.parse(reply.body)
+    if fault is not None and reply is not None:
+        usage, usage_raw = reading.usage_and_text(told)
+    asked = run.request.model
+    if completion is not None:
+        answered, tier = completion.model, completion.service_tier
+    else:
+        answered, tier = (_text(told, name) for name in ("model", "service_tier"))
+    cost_pd, billed_from = None, None
+    if prices is not None and reply is not None:
+        cost_pd, billed_from = prices.bill(
+            endpoint, asked, answered, tier, usage, usage_raw, reply.headers, wall_us
+        )
+    status, request_id, ttft_s = None, None, None
+    if reply is not None:
+        status, headers, _, ttft_s = reply
+        request_id = header.request_id(headers)
+    elif fault is not None:
+        status = fault.http_status
+    return Attempt(  # by place: naming so many fields takes a microsecond
+        run.request.row,
+        run.number,
+        endpoint,
+        answered or asked,
+        tier,
+        wall_us,
+        queue_s,
+        latency_s,
+        status,
+        verdict.error_class,
+        verdict.code,
+        verdict.wait_s,
+        usage,
+        cost_pd,
+        request_id,
+        fault is not None and fault.sent and usage == NO_USAGE,
+        ttft_s,
+        usage_raw,
+        billed_from,
+    )
+
+
+def given_up(
+    journal: Journal, run: RowRun, endpoint: str, wall_us: int, queue_s: float, latency_s: float
+) -> None:
+    """A request in flight was given up: the server may answer, and bill, it all the same."""
+    fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
+    verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
+    journal.post(ledger_line(run, endpoint, fault, verdict, wall_us, queue_s, latency_s))
+    run.phase = "settled"
+
+
+def _text(value: object, name: str) -> str | None:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def tokens_used(request: Request, exchange: Reply | TransportFault, verdict: Verdict) -> int | None:
+    """Tokens to charge to the limit: 0 where the server refused, None where nobody knows.
+
+    Servers that limit tokens charge what a request may use, before they know what it does: a
+    limit that the request states is not given back, one that we assumed is.
+    """
+    if verdict.completion is not None:
+        usage = verdict.completion.usage
+        used = usage.total_tokens
+        if used is None and usage.prompt_tokens is not None:
+            used = usage.prompt_tokens + (usage.completion_tokens or 0)
+        if used is None:
+            return None
+        return max(used, request.tokens) if request.tokens_stated else used
+    if isinstance(exchange, TransportFault):
+        return None if exchange.sent else 0
+    return 0 if exchange.status >= 400 else None

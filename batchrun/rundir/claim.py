@@ -1,0 +1,375 @@
+"""Taking a run directory: alone, and only if it is this run's.
+
+On a disk the operating system's lock on the directory keeps other processes out. An object store
+knows no locks. There the lock on the checkpoint does it, and an object names the run that the
+files belong to: a run with another checkpoint, on whatever machine, is refused. Two runs that
+begin in one empty prefix within the same second may both get past that; the one whose mark was
+replaced finds out before it publishes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import secrets
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters.journal.journal import STATES
+from batchrun.adapters.storage import disk, files, filesystems
+from batchrun.adapters.storage.disk_store import DiskStore
+from batchrun.adapters.storage.object_store import OWNER, TRIES, ObjectStore
+from batchrun.adapters.storage.store import KINDS, RESPONSES, SUMMARY, USAGE, Store, read_json
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.addresses import cut, local_path
+from batchrun.core.text.legible import shell_word
+from batchrun.errors import StorageError, UsageError
+from batchrun.rundir import restarts, state_reader
+from batchrun.rundir.directory_name import require_directory_name
+from batchrun.rundir.lock import NAME, Lock
+from batchrun.rundir.restarts import Intent, Note
+
+UPLOADS = "upload"
+
+
+def take(
+    directory: str,
+    checkpoint: Path,
+    changes: Changes,
+    say: Callable[[str], None],
+    intent: Intent | None = None,
+) -> tuple[Store, Lock]:
+    """Take a run directory and its checkpoint, which are made where they are missing; what
+    ``--restart`` moves aside is moved. With an ``intent`` (``--reuse``) that is noted first, and a
+    restart that was asked for in the same way continues.
+
+    Raises ``RunLockedError``, ``UsageError`` or ``StorageError``.
+    """
+    require_directory_name(directory, checkpoint)
+    local = local_path(directory)
+    if local is None:
+        return _take_remote(directory, checkpoint, changes, say, intent)
+    folder = Path(local)
+    lock = _locked(folder, checkpoint, say)
+    try:
+        note = _pending(folder, checkpoint)
+        if note is not None or (changes.restart and not _goes_on(folder, checkpoint, intent)):
+            lock = _set_aside(folder, checkpoint, lock, say, intent, note)
+    except BaseException:
+        lock.release()
+        raise
+    return DiskStore(folder), lock
+
+
+def _pending(folder: Path, checkpoint: Path) -> Note | None:
+    """A restart that a kill interrupted before the new run was begun."""
+    note = restarts.pending(folder)
+    if note is not None and restarts.taken_over(checkpoint) == note:
+        restarts.end(folder)
+        return None
+    return note
+
+
+def _goes_on(folder: Path, checkpoint: Path, intent: Intent | None) -> bool:
+    """Whether the restart that is asked for is the one that the run here began with."""
+    summary = files.read_json(folder / SUMMARY)
+    return intent is not None and restarts.goes_on(checkpoint, summary, intent)
+
+
+def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
+    """Make the folders where they are missing, and take the lock."""
+    if folder.exists() and not folder.is_dir():
+        message = f"{folder} is a file; -o names the run directory"
+        raise UsageError(message)
+    try:
+        there = [] if not folder.exists() else [p.name for p in folder.iterdir()]
+    except OSError as error:
+        message = f"cannot look into {folder}: {error.strerror}"
+        raise UsageError(message) from None
+    _refuse_strangers(str(folder), there, checkpoint)
+    return _lock_made(folder, checkpoint, "run directory", say)
+
+
+def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
+    ours = {"checkpoint", *KINDS, RESPONSES, SUMMARY, USAGE, OWNER}
+    if there and not ours & set(there) and not (checkpoint / STATES).exists():
+        message = (
+            f"{shown} holds other files ({', '.join(sorted(there)[:3])}) and is no run "
+            "directory; name a new or empty one with -o"
+        )
+        raise UsageError(message)
+
+
+def _set_aside(
+    folder: Path,
+    checkpoint: Path,
+    lock: Lock,
+    say: Callable[[str], None],
+    intent: Intent | None,
+    note: Note | None,
+) -> Lock:
+    """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted. A
+    ``note`` tells of a move that a kill interrupted: it is finished.
+    """
+    if note is not None:
+        return _finish_move(folder, checkpoint, lock, say, note)
+    begun = (checkpoint / STATES).exists() or any(checkpoint.glob("shard-*.log"))
+    if not begun and not (folder / "results").exists():
+        return lock
+    stamp = _stamp()
+    folder, checkpoint = folder.resolve(), checkpoint.resolve()
+    aside = folder.with_name(f"{folder.name}.old-{stamp}")
+    count = 1
+    while aside.exists():
+        count += 1
+        aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
+    try:
+        if intent is not None:
+            before = restarts.unfinished(checkpoint, files.read_json(folder / SUMMARY))
+            restarts.begin(folder, str(aside), str(aside / "checkpoint"), before, intent)
+        disk.rename(folder, aside)
+        files.reached("restart.renamed", folder)
+        if checkpoint.exists():  # it lives elsewhere
+            _move(checkpoint, aside / "checkpoint")
+        files.sync_folder(folder.parent)
+        files.reached("restart.synced", folder)
+    except OSError as error:
+        message = f"cannot move {folder} to {aside}: {error.strerror}"
+        raise StorageError(message) from error
+    say(f"the old contents of {folder} are in {aside}")
+    lock.release()
+    return _locked(folder, checkpoint, say)
+
+
+def _finish_move(
+    folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], None], note: Note
+) -> Lock:
+    """Move what a kill left to be moved. What was made here since is empty."""
+    folder, checkpoint, aside = folder.resolve(), checkpoint.resolve(), Path(note.aside)
+    try:
+        if not aside.exists():
+            disk.rename(folder, aside)
+            files.reached("restart.renamed", folder)
+        elsewhere = not checkpoint.is_relative_to(folder)
+        if elsewhere and state_reader.values(checkpoint, "settings"):
+            _move(checkpoint, Path(note.checkpoint))
+        files.sync_folder(folder.parent)
+        files.reached("restart.synced", folder)
+    except OSError as error:
+        message = f"cannot move {folder} to {aside}: {error.strerror}"
+        raise StorageError(message) from error
+    say(f"the old contents of {folder} are in {aside}: a restart that was interrupted continues")
+    lock.release()
+    return _locked(folder, checkpoint, say)
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Move a folder, to another disk if need be: then a kill leaves some of it at both places. A
+    copy is private from its first byte on.
+    """
+    try:
+        disk.rename(folder, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        disk.make_folder(target, files.PRIVATE_FOLDER)
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+        shutil.rmtree(folder)
+    files.sync_folder(target.parent)
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+
+
+def _take_remote(
+    directory: str,
+    checkpoint: Path,
+    changes: Changes,
+    say: Callable[[str], None],
+    intent: Intent | None,
+) -> tuple[Store, Lock]:
+    """Every way to be refused comes before the first change."""
+    try:
+        store = ObjectStore(directory, checkpoint / UPLOADS)
+    except filesystems.AddressError as error:
+        message = f"-o {error}"
+        raise UsageError(message) from None
+    lock = _lock_made(checkpoint, checkpoint, "checkpoint", say)
+    try:
+        note = _pending(checkpoint, checkpoint)
+        moves = note is not None
+        if changes.restart and not moves:
+            with _asking():
+                summary = read_json(store, SUMMARY)
+            moves = intent is None or not restarts.goes_on(checkpoint, summary, intent)
+        with _asking():
+            store.prepare()
+            mine = _mine(store, checkpoint, changes if note is None else Changes(restart=True))
+        if moves:
+            lock = _move_aside(store, directory, checkpoint, lock, say, intent, note)
+            mine = _read(checkpoint / OWNER)
+        with _asking():
+            _mark(store, checkpoint, mine)
+    except BaseException:
+        lock.release()
+        raise
+    store.tries = TRIES
+    return store, lock
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Before anything was sent, a store that does not answer is a matter of what was asked for."""
+    try:
+        yield
+    except (StorageError, OSError) as error:
+        message = str(error).partition(". What was answered")[0]
+        raise UsageError(message) from error
+
+
+def _mine(store: ObjectStore, checkpoint: Path, changes: Changes) -> dict[str, Any] | None:
+    """The mark of this checkpoint's run; None where it has none that the directory bears."""
+    mine, theirs, shown = _read(checkpoint / OWNER), _owner_of(store), store.where()
+    if theirs is None:
+        if mine is not None and mine.get("directory") != shown:
+            if (checkpoint / STATES).exists():
+                message = (
+                    f"{checkpoint} is the checkpoint of {mine.get('directory')}; name a new folder "
+                    "with --checkpoint, or that directory with -o"
+                )
+                raise UsageError(message)
+            mine = None  # nothing was begun with it
+        _refuse_strangers(shown, store.top(), checkpoint)
+    elif not changes.restart and (mine is None or mine.get("run") != theirs.get("run")):
+        _refuse_foreign(shown, mine, theirs, changes)
+    return mine
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    found = files.read_json(path)
+    return found if isinstance(found, dict) else None
+
+
+def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
+    """The mark on a directory, empty where it cannot be read as one; None without any."""
+    try:
+        with store.open(OWNER) as file:
+            found = json.loads(file.read())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lock_made(folder: Path, checkpoint: Path, what: str, say: Callable[[str], None]) -> Lock:
+    """The lock of a folder and its checkpoint, both made; they may be one."""
+    try:
+        for place in dict.fromkeys((folder, checkpoint)):
+            files.make_folder(place, private=True)
+            if place.stat().st_mode & stat.S_IWOTH:
+                say(
+                    f"warning: every user of this machine may write into {place}, and so could "
+                    f"change its answers: chmod o-w {shell_word(str(place))}"
+                )
+        lock = Lock(folder, checkpoint / NAME, say)
+        lock.acquire()
+    except OSError as error:
+        message = f"cannot make the {what} {folder}: {error.strerror}"
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            message += "; its file system takes no locks, so runs cannot be kept apart there"
+        raise UsageError(message) from None
+    return lock
+
+
+def _refuse_foreign(
+    shown: str, mine: dict[str, Any] | None, theirs: dict[str, Any], changes: Changes
+) -> None:
+    """Another checkpoint's files. One without any may take them over, if that is asked for."""
+    whose = f"{theirs.get('checkpoint')} on {theirs.get('host')}"
+    if mine is not None:
+        message = (
+            f"{shown} was taken over by another run, whose checkpoint is {whose}. Go on with that "
+            "one, name another directory with -o, or start over with --restart (the old contents "
+            "are kept aside)"
+        )
+        raise UsageError(message)
+    if not changes.repair:
+        message = (
+            f"{shown} belongs to a run whose checkpoint is {whose}. Go on with that one. If it is "
+            "lost, --repair finds out from the parts and the input which rows are done; --restart "
+            "starts over (the old contents are kept aside)"
+        )
+        raise UsageError(message)
+
+
+def _mark(store: ObjectStore, checkpoint: Path, mine: dict[str, Any] | None) -> None:
+    """Put this run's mark on the directory: it shows, too, that the store takes what is written."""
+    mine = mine or {
+        "run": secrets.token_hex(16),
+        "directory": store.where(),
+        "checkpoint": str(checkpoint.resolve()),
+        "host": socket.gethostname(),
+        "begun_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    files.write_json(checkpoint / OWNER, mine)
+    content = (checkpoint / OWNER).read_bytes()
+    with store.draft(OWNER) as draft:
+        draft.write(content)
+        store.publish([draft])
+    store.owner = content
+
+
+def _move_aside(
+    store: ObjectStore,
+    directory: str,
+    checkpoint: Path,
+    lock: Lock,
+    say: Callable[[str], None],
+    intent: Intent | None,
+    note: Note | None,
+) -> Lock:
+    """``--restart`` in a store, which cannot rename. Everything is copied, then the checkpoint is
+    renamed, then the objects are deleted. A kill in between leaves the run as it was, or without
+    its checkpoint: refused by the next start, until ``--restart`` moves what is left. A ``note``
+    tells where: then every start does.
+    """
+    checkpoint = checkpoint.resolve()
+    begun = (checkpoint / STATES).exists()
+    if note is None and not begun and not store.everything():
+        return lock
+    bare, query = cut(directory)
+    stamp, count = _stamp(), 1
+    if note is not None:
+        aside, kept = ObjectStore(note.aside, store.drafts), Path(note.checkpoint)
+    while note is None:
+        end = f".old-{stamp}" if count == 1 else f".old-{stamp}-{count}"
+        address = f"{bare.rstrip('/')}{end}{query}"
+        aside = ObjectStore(address, store.drafts)
+        kept = checkpoint.with_name(f"{checkpoint.name}{end}")
+        if not aside.everything() and not kept.exists():
+            if intent is not None:
+                before = restarts.unfinished(checkpoint, read_json(store, SUMMARY))
+                restarts.begin(checkpoint, address, str(kept), before, intent)
+            break
+        count += 1
+    store.tries = aside.tries = TRIES
+    names = store.copy_to(aside)
+    files.reached("restart.copied", checkpoint)
+    if not kept.exists():
+        disk.rename(checkpoint, kept)
+    files.sync_folder(kept.parent)
+    files.reached("restart.renamed", checkpoint)
+    store.remove(names)
+    say(f"the old contents of {store.where()} are in {aside.where()}, its checkpoint in {kept}")
+    lock.release()
+    lock = _lock_made(checkpoint, checkpoint, "checkpoint", say)
+    store.prepare()
+    return lock

@@ -1,0 +1,401 @@
+"""Comparing a run directory with the settings and the input of the present run.
+
+Nothing is changed here before the whole comparison went well: a difference that the user did not
+allow raises ``RunChangedError`` with what changed, which done rows it touches, and the choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from batchrun.adapters.journal.journal import Journal
+from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.parts.sealer import Parts
+from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.adapters.storage.store import Store
+from batchrun.core.cost.money import money, usd
+from batchrun.core.cost.projection import RowCosts
+from batchrun.core.request.body import anew
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.differences import differences
+from batchrun.core.settings.reading import reading_differences, recorded_reading
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.text.wording import counted, verb
+from batchrun.errors import BatchrunError, RunChangedError
+from batchrun.records import Position, ShardState, Span
+from batchrun.rundir.recorded_reading import READING
+from batchrun.rundir.resend import (
+    Build,
+    Found,
+    Selection,
+    Survey,
+    count_done,
+    endings,
+    first_difference,
+    hash_of,
+)
+
+__all__ = ["Changes", "Compared", "Comparison"]
+
+COUNTED_ROWS_MAX = 200_000
+COUNTED_BYTES_MAX = 2**30
+"""Up to so many done rows, in so much input, a message counts exactly what would be sent again."""
+
+RESTART = "--restart starts over; the old contents are kept aside"
+REUSE_OLD = (
+    "--restart --reuse old starts over and takes the old answers of rows whose request is the same"
+)
+RESENDING = "resending"
+"""The key of the state file that is there while done rows are sent again because their request
+changed: the shards whose input was edited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A run directory that may go on: the recorded columns, whether the input may have grown, and
+    the shards whose input is not what it was.
+    """
+
+    carry: Carry
+    grown: bool
+    edited: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Restarted:
+    """What a restart would send: the rows of the input, and how many of them the old contents have
+    an answer for.
+    """
+
+    rows: int = 0
+    answered: int = 0
+
+
+class Comparison:
+    """A run directory beside the settings and the input of the present run."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Journal,
+        settings: Settings,
+        given: Input,
+        changes: Changes,
+        build: Build,
+        say: Callable[[str], None],
+    ) -> None:
+        self._where = store.where()
+        self._journal = journal
+        self._settings = settings.recorded_by(journal.states.get("settings"))
+        self._given = given
+        self._changes = changes
+        self._build = build
+        self._say = say
+        self._carry = recorded_carry(journal)
+        self._parts = Parts(store, journal, self._carry.schema)
+
+    def go_on(self) -> Compared:
+        """Compare, and note the present settings and input where the user allows them.
+
+        Raises ``RunChangedError``; then nothing was changed.
+        """
+        states, folder = self._journal.states, self._where
+        allowed = self._changes.keep_done or self._changes.resend_changed
+        found = differences(states.get("settings"), self._settings.shaping())
+        keepable = all(difference.keepable for difference in found) and (
+            self._given.reading.columns_are_data
+            or all(difference.name != "input.send" for difference in found)
+        )
+        if found and not (keepable and allowed):
+            raise self._changed(
+                f"the settings are not those that {folder} was begun with",
+                [str(difference) for difference in found],
+                keepable=keepable,
+            )
+        if self._given.kind != states.get("input_format"):
+            raise self._changed(
+                "the input has another format than the run was begun with",
+                [f"format: was {states.get('input_format')}, is {self._given.kind}"],
+                keepable=False,
+            )
+        before = recorded_reading(states.get(READING) or {}, len(states.get("input") or ()))
+        other = reading_differences(before, self._given.reading, self._given.kind)
+        if other:
+            raise self._changed(
+                f"the input is not read as it was when {folder} was begun",
+                [*map(str, other), "other rows would have the numbers of those that are done"],
+                keepable=False,
+            )
+        unfinished = states.get(RESENDING)
+        if unfinished is not None and not allowed:
+            raise self._changed(
+                f"the last --resend-changed of {folder} did not come to its end",
+                ["some done rows may still answer the requests from before the change"],
+            )
+        fresh, edited = self._compare_input()
+        if self._changes.resend_changed:
+            states.put(**{RESENDING: sorted({*(unfinished or ()), *edited})})
+        if fresh is not None:
+            self._journal.refresh(fresh)
+        if found or fresh is not None:
+            states.put(
+                settings=self._settings.shaping(),
+                input=[stamp.public() for stamp in self._given.stamps],
+                input_rows=None,
+            )
+        if self._changes.keep_done and unfinished is not None:
+            states.put(**{RESENDING: None})
+        amends = edited | frozenset(unfinished or ())
+        return Compared(self._carry, fresh is not None, amends)
+
+    def _compare_input(self) -> tuple[list[ShardState] | None, frozenset[int]]:
+        """Size, modification time and etag equal: trusted, and None. Else what was read before is
+        read again and compared by digest: the states as they are now, and the shards that differ.
+        A pipe is compared while it is read.
+        """
+        recorded = [Stamp.recorded(stamp) for stamp in self._journal.states.get("input")]
+        stamps = self._given.stamps
+        if len(recorded) == len(stamps) and all(
+            now.same_as(before) for now, before in zip(stamps, recorded, strict=True)
+        ):
+            return None, frozenset()
+        states = self._journal.shards()
+        if states and self._given.pipe is None:
+            self._say(
+                f"the input may have changed; comparing "
+                f"{counted(len(states), 'shard')} with what was read"
+            )
+        reader = self._reader()
+        changed_columns = self._changed_columns(reader)
+        if changed_columns is not None:
+            raise self._changed(
+                "the input's columns are not those that the run was begun with",
+                [changed_columns, "parts hold one schema"],
+                keepable=False,
+            )
+        if self._given.pipe is not None:
+            size = self._settings.shard_rows
+            return [_reopened(state, state.rows_read, size) for state in states], frozenset()
+        fresh, edited = _reread(reader, states, self._settings.shard_rows)
+        lost = self._lost_rows(states, fresh)
+        if (edited and not self._changes.keep_done and not self._changes.resend_changed) or (
+            lost and not self._changes.keep_done
+        ):
+            first = edited[0] * self._settings.shard_rows
+            read = next(state.rows_read for state in states if state.shard == edited[0])
+            where = (
+                f"the first difference is within rows {first:,} to {first + read - 1:,} "
+                f"({len(edited):,} of {counted(len(states), 'shard')} read differ)"
+            )
+            details = [where]
+            row = self._edited_row(reader, edited[0]) if edited else None
+            details += [] if row is None else [row]
+            if lost:
+                details.append(
+                    f"it became shorter: {counted(len(lost), 'done row')}, from {min(lost):,} on, "
+                    f"{verb(len(lost), 'is', 'are')} not in it any more"
+                )
+            raise self._changed(
+                f"the input is not what {self._where} was begun with",
+                details,
+                resendable=not lost,
+            )
+        return fresh, frozenset(edited)
+
+    def _edited_row(self, reader: Reader, shard: int) -> str | None:
+        """Which done row of a shard is the first whose request, ``custom_id`` or carried columns
+        are not what they were; None where none is.
+        """
+        if sum(stamp.size for stamp in self._given.stamps) > COUNTED_BYTES_MAX:
+            return None
+        ended = endings(self._parts, self._journal, shard)
+        with self._parts.carried(shard) as old:
+            for block in reader.blocks([Span(0, shard, Position())], limit=None):
+                if block.shard != shard:
+                    continue
+                row = first_difference(block, ended, old, self._build)
+                if row is not None:
+                    name = "" if row.custom_id is None else f", custom_id {row.custom_id!r}"
+                    where = reader.where(row)
+                    return f"row {row.number:,} ({where}{name}) is the first that is not as it was"
+        return None
+
+    def _reader(self) -> Reader:
+        return self._given.reader(self._carry, self._settings.shard_rows)
+
+    def _changed_columns(self, reader: Reader) -> str | None:
+        """What is different about columns whose types the files themselves fix."""
+        if self._given.has_extra:
+            return None
+        recorded = self._carry.schema
+        now = opening.choose(
+            reader.schema(), self._settings.carry, with_extra=False, kept=recorded.names
+        ).schema
+        return None if now.equals(recorded) else _schema_difference(recorded, now)
+
+    def _lost_rows(self, before: Sequence[ShardState], fresh: Sequence[ShardState]) -> list[int]:
+        """Done rows that the input does not have any more."""
+        lost = []
+        for old, new in zip(before, fresh, strict=True):
+            if old.digest and (new.rows_read < old.rows_read or not new.digest):
+                end = old.shard * self._settings.shard_rows
+                end += new.rows_read if new.digest else 0
+                done = endings(self._parts, self._journal, old.shard)
+                lost += [row for row in done if row >= end]
+        return lost
+
+    def _changed(
+        self,
+        what: str,
+        details: Sequence[str],
+        *,
+        keepable: bool = True,
+        resendable: bool = True,
+    ) -> RunChangedError:
+        """The error: what changed, the done rows that it touches, and what each choice does."""
+        done = sum(count_done(self._parts, self._journal))
+        counted = self._would_restart(done)
+        costs = RowCosts.of(self._journal.states.get("row_costs"))
+        choices = []
+        if keepable:
+            left = None if counted is None else max(0, counted.rows - done)
+            choices.append(
+                f"--keep-done keeps the {done:,} done rows as they are and goes on with the rest"
+                + sent(left, costs)
+            )
+        if keepable and resendable and self._given.pipe is None:
+            again = self._would_resend(done)
+            number = f"up to {done:,}" if again is None else f"{again.rows:,}"
+            whole = None
+            if again is not None and counted is not None:
+                whole = again.rows + max(0, counted.rows - done)
+            choices.append(
+                f"--resend-changed sends {number} done rows again, those whose request changed; "
+                "each keeps its old outcome until it has a new one" + sent(whole, costs)
+            )
+        choices.append(RESTART + sent(None if counted is None else counted.rows, costs))
+        choices.append(REUSE_OLD if counted is None else _would_reuse(counted, costs))
+        return changed(what, [*details, f"{done:,} rows are done"], choices)
+
+    def _would_restart(self, done: int) -> Restarted | None:
+        """What ``--restart`` would send, and with ``--reuse old``, where counting it takes a moment
+        only.
+        """
+        size, states = sum(stamp.size for stamp in self._given.stamps), self._journal.states
+        if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX or self._given.pipe is not None:
+            return None
+        try:
+            answered = {
+                ending.request_hash
+                for state in self._journal.shards()
+                for ending in endings(self._parts, self._journal, state.shard).values()
+                if ending.error_class is None
+            }
+            size = self._settings.shard_rows
+            reader = self._given.reader(self._given.carry(self._settings.carry, size), size)
+            found = Restarted()
+            build = self._build if states.get("wording") is not None else anew(self._build)
+            span = Span(0, None, Position())
+            for block in reader.blocks([span], limit=self._settings.limit):
+                found.rows += len(block.rows)
+                hashes = [hash_of(build, row) for row in block.rows]
+                found.answered += sum(each is not None and each in answered for each in hashes)
+        except BatchrunError:
+            return None
+        return found
+
+    def _would_resend(self, done: int) -> Found | None:
+        """What ``--resend-changed`` would send, where counting it takes a moment only."""
+        size = sum(stamp.size for stamp in self._given.stamps)
+        if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX:
+            return None
+        try:
+            reader = self._reader()
+            if self._changed_columns(reader) is not None:
+                return None
+            selection = Selection(Changes(), self._build)
+            return Survey(self._parts, self._journal, reader, selection).run(self._settings.limit)
+        except BatchrunError:
+            return None
+
+
+def sent(rows: int | None, costs: RowCosts) -> str:
+    """How many rows that sends and what it costs about, as far as that is known."""
+    if rows is None:
+        return ""
+    return f": {rows:,} {'row is' if rows == 1 else 'rows are'} sent{_about(rows, costs)}"
+
+
+def _about(rows: int, costs: RowCosts) -> str:
+    """What rows cost, going by the mean of those that are done; nothing where that is not known."""
+    if not costs.rows or not costs.total:
+        return ""
+    return f" (about {money(usd(round(costs.total / costs.rows * rows)))})"
+
+
+def _would_reuse(counted: Restarted, costs: RowCosts) -> str:
+    left = counted.rows - counted.answered
+    return (
+        f"--restart --reuse old starts over: {counted.answered:,} of {counted.rows:,} rows keep "
+        f"their answers, {left:,} {'is' if left == 1 else 'are'} sent{_about(left, costs)}"
+    )
+
+
+def changed(what: str, details: Sequence[str], choices: Sequence[str]) -> RunChangedError:
+    """The error for a run directory that was begun with something else."""
+    lines = [f"{what}. Nothing was sent and no answer was touched."]
+    lines += [f"  {detail}" for detail in details]
+    lines += ["  Choose:", *(f"    {choice}" for choice in choices)]
+    return RunChangedError("\n".join(lines))
+
+
+def recorded_carry(journal: Journal) -> Carry:
+    """The carried columns that the run was begun with."""
+    names, everything = journal.states.get("carry_names")
+    schema = part_schema.schema_from_bytes(journal.states.get("carry_schema"))
+    return Carry(schema, tuple(names), everything)
+
+
+def _reread(
+    reader: Reader, states: Sequence[ShardState], shard_rows: int
+) -> tuple[list[ShardState], list[int]]:
+    """Read again, in one pass, what was read before: the states as they are now, and the shards
+    that differ.
+    """
+    ends = {state.shard: state.shard * shard_rows + state.rows_read for state in states}
+    found: dict[int, tuple[int, bytes, Position]] = {}
+    if states:
+        everything = Span(0, max(ends), Position())
+        borders = set(ends.values())
+        blocks = reader.blocks([everything], limit=max(borders), breaks=borders)
+        for block in blocks:
+            if block.first_row < ends.get(block.shard, 0):
+                found[block.shard] = (block.rows_read, block.digest, block.end)
+    fresh, edited = [], []
+    position = Position()
+    for state in states:
+        rows, digest, position = found.get(state.shard, (0, b"", position))
+        if state.digest and (rows, digest) != (state.rows_read, state.digest):
+            edited.append(state.shard)
+        read = rows or state.rows_read
+        fresh.append(
+            replace(_reopened(state, read, shard_rows), rows_read=read, digest=digest, end=position)
+        )
+    return fresh, edited
+
+
+def _reopened(state: ShardState, rows_read: int, shard_rows: int) -> ShardState:
+    """A short shard was the input's end: now there may be more of it. Or it is the end now."""
+    return replace(state, complete=state.complete and rows_read == shard_rows)
+
+
+def _schema_difference(before: pa.Schema, now: pa.Schema) -> str:
+    old = {field.name: str(field.type) for field in before}
+    new = {field.name: str(field.type) for field in now}
+    changed = [n for n in dict.fromkeys([*old, *new]) if old.get(n) != new.get(n)]
+    return "; ".join(f"{n}: was {old.get(n, 'absent')}, is {new.get(n, 'absent')}" for n in changed)

@@ -1,0 +1,436 @@
+"""The run directory: opening it, and finding out what an earlier session left there.
+
+Opening decides, before anything is sent, whether this run may go on here: alone (the lock), with
+the settings and the input it was begun with (the fingerprints), and on sound files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters.journal.flight_log import FlightLog
+from batchrun.adapters.journal.journal import STATES, Journal
+from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.parts.part_check import COLUMNS, CURRENT, Looked, look_at_parts
+from batchrun.adapters.parts.sealer import Parts, publish, write_usage
+from batchrun.adapters.sources import columns_notice, opening
+from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
+from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.adapters.storage import disk, files
+from batchrun.adapters.storage.store import (
+    KINDS,
+    SUMMARY,
+    Store,
+    StoreReader,
+    part_names,
+    read_json,
+    write_json,
+)
+from batchrun.core.request import prompt as prompts
+from batchrun.core.request.body import WORDING, as_begun
+from batchrun.core.run.shards import plan_reading
+from batchrun.core.run.totals import Totals
+from batchrun.core.settings.addresses import local_path
+from batchrun.core.settings.reading import NOW, Reading
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.text.wording import counted, verb
+from batchrun.errors import DamagedError, StorageError, UsageError
+from batchrun.records import Known, Span
+from batchrun.rundir import claim, compare, resend, restarts
+from batchrun.rundir.compare import Changes, Compared
+from batchrun.rundir.lock import Lock
+from batchrun.rundir.recorded_reading import READING, reading_of
+from batchrun.rundir.recover_flights import recover_flights
+from batchrun.rundir.repair import Repair
+from batchrun.rundir.repair_state import Rebuilding
+from batchrun.rundir.resend import Build, Found
+from batchrun.rundir.restarts import Intent, Named
+
+_LOG = logging.getLogger("batchrun.run")
+FLIGHTS, STATUS = "inflight", "status.json"
+
+
+@dataclass(slots=True)
+class RunDirectory:
+    """An opened run directory, locked until ``close``."""
+
+    store: Store
+    checkpoint: Path
+    lock: Lock
+    journal: Journal
+    parts: Parts
+    reader: Reader
+    carry: Carry
+    spans: list[Span]
+    build: Build
+    """Makes the request of a row, in the wording that the directory was begun with."""
+    known: dict[int, Known] = field(default_factory=dict)
+    touched: set[int] = field(default_factory=set)
+    done: tuple[int, int] = (0, 0)
+    """Rows with a completion and rows that failed, as the directory was found."""
+    beyond: int = 0
+    """Those of them that lie beyond the limit of this session."""
+    again: Found = field(default_factory=Found)
+    """Those of them that are sent again."""
+    started_at_us: int = 0
+    wall_s_before: float = 0.0
+    set_aside: tuple[Named, ...] = ()
+    """What a restart set aside, the latest first."""
+    reads_once: bool = False
+    """Whether the input can be read only once."""
+    reading: Reading = NOW
+    """The rules that the input is read by."""
+
+    def totals(self) -> Totals:
+        """The sums over everything published."""
+        totals = Totals()
+        for published in self.journal.states.published():
+            totals.add(published.totals)
+        return totals
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every row has an outcome, and every outcome is in a part."""
+        return not self.spans and not self.touched
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row of the input is in a part."""
+        return bool(sum(self.totals().rows()) == self.journal.states.get("input_rows"))
+
+    def flights(self, slots: int) -> FlightLog:
+        """A fresh flight log; what the last one told is in the journal by now."""
+        try:
+            return FlightLog(self.checkpoint / FLIGHTS, slots)
+        except OSError as error:
+            message = f"cannot write into {self.checkpoint}: {error.strerror}; make room"
+            raise StorageError(message) from error
+
+    def write_summary(self, totals: Totals, built: Mapping[str, Any]) -> None:
+        """Replace ``usage.parquet`` and ``summary.json``. Raises ``StorageError``."""
+        try:
+            # Else a power cut after the end could bring logs of published shards back.
+            files.sync_folder(self.checkpoint)
+            write_usage(self.store, totals)
+            write_json(self.store, SUMMARY, built)
+        except OSError as error:
+            message = f"cannot write the summary into {self.store.where()}: {error.strerror}"
+            raise StorageError(message) from error
+
+    def all_resent(self) -> None:
+        """Every done row whose request changed has a new outcome."""
+        self.journal.states.put(**{compare.RESENDING: None})
+
+    def close(self) -> None:
+        """Close the journal and give the lock back."""
+        self.journal.close()
+        self.lock.release()
+
+
+def open_run(
+    settings: Settings,
+    changes: Changes,
+    build: Build,
+    given: Input | None = None,
+    *,
+    say: Callable[[str], None],
+) -> RunDirectory:
+    """Open or make the run directory of these settings.
+
+    ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
+    files of the settings; ``say`` is told of what takes time, is sent again or was repaired.
+    Raises ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or
+    ``UsageError``; then nothing was sent and nothing was touched.
+    """
+    given = given or _input(settings, changes)
+    given.require_model(settings)
+    for notice in given.notices:
+        say(notice)
+    checkpoint = Path(settings.checkpoint)
+    store, lock = claim.take(settings.dir, checkpoint, changes, say, _intent(settings, given))
+    journal: Journal | None = None
+    try:
+        repair = Repair(store, checkpoint, say) if changes.repair else None
+        _sound_checkpoint(store, checkpoint, settings, repair)
+        journal = Journal(checkpoint, settings.shard_rows)
+        journal.fence = lock.check
+        begun = journal.states.get("settings") is not None
+        if begun:
+            build = as_begun(build, journal.states.get("wording"))
+        given = _sampled(given, settings, journal, begun=begun)
+        if begun:
+            compared = compare.Comparison(store, journal, settings, given, changes, build, say)
+            found = compared.go_on()
+        elif repair is not None and _is_begun(store, checkpoint):
+            found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
+        else:
+            refuse_unknown_parts(store, checkpoint)
+            found = Compared(_begin(journal, settings, given), grown=False)
+        build = as_begun(build, journal.states.get("wording"))
+        reader = _reader(given, found.carry, journal, changes)
+        parts = Parts(store, journal, found.carry.schema)
+        looked = _sound_parts(parts, journal, reader, repair)
+        opened = RunDirectory(
+            store, checkpoint, lock, journal, parts, reader, found.carry, [], build
+        )
+        opened.reads_once = given.pipe is not None
+        opened.reading = given.reading
+        sent = journal.states.get("sent") or ()
+        columns_notice.tell(say, settings, given, store.where(), sent, found.carry.names)
+        _recover(opened, settings, say)
+        opened.done = resend.count_done(parts, journal)
+        if settings.limit is not None:
+            opened.beyond = resend.count_beyond(parts, journal, settings.limit)
+        if changes.retries or changes.resend_changed:
+            _send_again(opened, settings, changes, build, found, say)
+        _plan(opened, settings, grown=found.grown)
+        _bring_up(opened, looked, say, grown=found.grown)
+        _LOG.info(
+            "%s: %s; rows done before: %d ok, %d failed",
+            store.where(),
+            "goes on" if begun else "begun",
+            *opened.done,
+        )
+    except BaseException:
+        if journal is not None:
+            journal.close()
+        lock.release()
+        raise
+    return opened
+
+
+def _sound_checkpoint(
+    store: Store, checkpoint: Path, settings: Settings, repair: Repair | None
+) -> None:
+    """Raises ``DamagedError`` where the state file is missing, or has the checkpoint repaired."""
+    if repair is None:
+        _refuse_lost_checkpoint(store, checkpoint)
+    else:
+        repair.state_file()
+        repair.logs(settings.shard_rows)
+        repair.generations()
+
+
+def _sound_parts(parts: Parts, journal: Journal, reader: Reader, repair: Repair | None) -> Looked:
+    """Raises ``DamagedError`` where a part is not what was published, or has it repaired."""
+    if repair is not None:
+        parts.prepare()
+        repair.blocks(journal, reader)
+        repair.parts(parts, journal)
+    return look_at_parts(parts, journal)
+
+
+def _bring_up(
+    opened: RunDirectory, looked: Looked, say: Callable[[str], None], *, grown: bool
+) -> None:
+    """Record what the parts are known by. Where rows are about to be added, parts of an earlier
+    version get the columns that these will have: all parts are to read as one table.
+    """
+    journal, parts = opened.journal, opened.parts
+    whole = sum(opened.done) == journal.states.get("input_rows") and not grown
+    idle = not opened.touched and not opened.again.shards and (whole or not opened.spans)
+    outdated = [] if idle else [n for n in looked.outdated if n not in journal.logs]
+    kept = [one for one in looked.unmarked if one.state.shard not in {*outdated, *journal.logs}]
+    if kept:
+        journal.states.mark(kept)
+    if outdated:
+        say(
+            f"{counted(len(outdated), 'part')} of an earlier version will be written again, with "
+            "the columns that it lacked; no row of them is sent"
+        )
+        parts.require_room(outdated)
+        for shard in outdated:
+            publish(parts, journal, journal.next_state(shard, complete=False))
+    if not idle and journal.states.get(COLUMNS) != CURRENT:
+        journal.states.put(**{COLUMNS: CURRENT})
+
+
+def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
+    """Find out what is known of shards in progress, and what is to be read."""
+    journal = opened.journal
+    # Logs of input alone too: nothing may be left to be published when the run has ended.
+    opened.touched = {number for number, log in journal.logs.items() if log.places}
+    states = journal.shards()
+    begun = {state.shard for state in states if not state.complete} | opened.touched
+    opened.known |= {n: resend.known(opened.parts, journal, n) for n in begun}
+    restart = restarts.noted(journal.states.get(restarts.KEY))
+    opened.set_aside = () if restart is None else restart.old
+    opened.spans = plan_reading(states, settings.shard_rows, grown=grown, again=opened.again.shards)
+    opened.started_at_us = journal.states.get("started_at_us")
+    opened.wall_s_before = journal.states.get("wall_s") or 0.0
+
+
+def _input(settings: Settings, changes: Changes) -> Input:
+    """The input of the settings. Raises ``InputError`` or ``UsageError``."""
+    reading = reading_of(settings, changes)
+    given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
+    once = given.pipe is not None and settings.sample is None  # a sample of a pipe is kept
+    if once and (changes.repair or changes.resend_changed):
+        message = (
+            "--repair and --resend-changed read the input several times, and "
+            f"{given.stamps[0].name} can be read once. Write it to a file, and name that"
+        )
+        raise UsageError(message)
+    return given
+
+
+def _sampled(given: Input, settings: Settings, journal: Journal, *, begun: bool) -> Input:
+    """The sample of the input, where the run is over one: the rows that it was begun with."""
+    recorded = journal.states.get("sample")
+    if isinstance(recorded, bytes):
+        return given.with_sample(recorded)
+    if settings.sample is None or begun:  # a run begun without one is refused
+        return given
+    return given.sampled(settings.sample, settings.sample_seed)
+
+
+def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> Reader:
+    reader = given.reader(carry, journal.shard_rows)
+    if given.pipe is None:
+        return reader
+    marks = {} if changes.keep_done else recorded_marks(journal)
+    return OnePassReader(reader, given.pipe, marks, journal.shard_rows)
+
+
+def _refuse_lost_checkpoint(store: Store, checkpoint: Path) -> None:
+    path = checkpoint / STATES
+    if not path.exists() or path.stat().st_size == 0:
+        refuse_unknown_parts(store, checkpoint)
+
+
+def _is_begun(store: StoreReader, checkpoint: Path) -> bool:
+    """Whether there is something that a state file must know of."""
+    return any(part_names(store, kind) for kind in KINDS) or any(checkpoint.glob("shard-*.log"))
+
+
+def refuse_unknown_parts(store: StoreReader, checkpoint: Path) -> None:
+    """Raises ``DamagedError`` where there are parts or logs that no state file speaks of."""
+    if not _is_begun(store, checkpoint):
+        return
+    path = checkpoint / STATES
+    count = len(part_names(store, "results"))
+    message = (
+        f"{store.where('results')} has {counted(count, 'part')}, but the journal {path} is missing "
+        "or empty, so nobody knows which rows are done. --repair finds it out from parts "
+        "and input; or restore it, or start over with --restart (the old contents are kept aside)"
+    )
+    raise DamagedError(message, path=str(path))
+
+
+def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
+    carry = given.carry(settings.carry, settings.shard_rows)
+    # A restart that was noted beside the run directory is the state file's from now on.
+    local = local_path(settings.dir)
+    beside = Path(settings.checkpoint if local is None else local)
+    restart = restarts.pending(beside)
+    journal.states.put(
+        settings=settings.shaping(),
+        input=[stamp.public() for stamp in given.stamps],
+        input_format=given.kind,
+        **{READING: given.reading.public()},
+        wording=WORDING,
+        **{COLUMNS: CURRENT},
+        run=secrets.token_hex(8),
+        sample=given.sample_recorded(),
+        input_rows=None if given.picked is None else len(given.picked),
+        carry_schema=part_schema.schema_to_bytes(carry.schema),
+        carry_names=[list(carry.names), carry.everything],
+        sent=list(carry.sent),
+        started_at_us=time.time_ns() // 1000,
+        **({} if restart is None else {restarts.KEY: restart._asdict()}),
+    )
+    if restart is not None:
+        restarts.end(beside)
+    return carry
+
+
+def _intent(settings: Settings, given: Input) -> Intent | None:
+    """What a restart of this run would be asked for with; None for one that takes no answers."""
+    if not settings.reuse:
+        return None
+    stamps = [stamp.public() for stamp in given.stamps]
+    return Intent(list(settings.reuse), settings.shaping(), stamps)
+
+
+def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None]) -> None:
+    """Bring what a kill interrupted to its end; see the crash table in docs/architecture.md."""
+    journal = opened.journal
+    try:
+        opened.parts.prepare()
+        for draft in opened.checkpoint.glob(f"*{files.TEMPORARY}"):
+            disk.unlink(draft)
+    except OSError as error:
+        message = f"cannot write into {opened.store.where()}: {error.strerror}"
+        raise StorageError(message) from error
+
+    @functools.cache
+    def numbers(shard: int) -> Mapping[int, int]:
+        return resend.last_attempts(opened.parts, journal, shard)
+
+    def last_attempt(row: int) -> int:
+        return numbers(row // settings.shard_rows).get(row, 0)
+
+    ours = [endpoint.name for endpoint in settings.endpoints]
+    # The notes number the endpoints of the session that was killed.
+    names = journal.states.get("endpoints") or ours
+    lost = recover_flights(journal, opened.checkpoint / FLIGHTS, last_attempt, names)
+    if lost:
+        say(f"in flight when the last run ended: {counted(lost, 'request')}")
+    flights = opened.checkpoint / FLIGHTS
+    files.reached("flights.entered", flights)
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(flights)
+    files.reached("flights.removed", flights)
+    if names != ours or journal.states.get("endpoints") is None:
+        providers = journal.states.get("providers") or {}
+        providers |= {endpoint.name: endpoint.provider for endpoint in settings.endpoints}
+        journal.states.put(endpoints=ours, providers=providers)
+    journal.drop_idle()
+
+
+def _send_again(
+    opened: RunDirectory,
+    settings: Settings,
+    changes: Changes,
+    build: Build,
+    compared: Compared,
+    say: Callable[[str], None],
+) -> None:
+    """Find the done rows that are sent again, and make the reader name them.
+
+    Logs that a kill left are published first: then a log never holds two outcomes of one row, and
+    the recorded totals speak of everything.
+    """
+    journal, parts = opened.journal, opened.parts
+    for shard in sorted(journal.touched()):
+        publish(parts, journal, journal.next_state(shard, complete=False))
+    reader, limit = opened.reader, settings.limit
+    selection = resend.Selection(changes, build if changes.resend_changed else None)
+    if changes.resend_changed:
+        say("comparing the requests of done rows with what the settings and the input give now")
+        survey = resend.Survey(parts, journal, reader, selection, amends=compared.edited)
+        found = survey.run(limit)
+    else:
+        found = resend.find_failed(parts, journal, changes, limit)
+    parts.require_room(found.shards)
+    opened.again = found
+    opened.reader = resend.SelectingReader(
+        reader, parts, journal, selection, found.shards, opened.known
+    )
+    what = " or ".join(["changed"] * changes.resend_changed + [changes.retried] * changes.retries)
+    sent = f"{counted(found.rows, f'{what} row')} {verb(found.rows, 'is', 'are')} sent again"
+    say(sent if found.rows else f"there are no {what} rows to send again")
+
+
+def summary_of(store: Store) -> Mapping[str, Any] | None:
+    """The summary in a run directory, or None."""
+    found = read_json(store, SUMMARY)
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,58 @@
+"""What a killed process had out: its flight log becomes lines of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from batchrun.adapters.journal.flight_log import read_notes
+from batchrun.adapters.journal.journal import Journal
+from batchrun.records import NO_USAGE, Attempt
+
+INTERRUPTED = "interrupted"
+"""``error_code`` of attempts that a kill cut off."""
+
+
+def recover_flights(
+    journal: Journal, path: Path, known: Callable[[int], int], endpoints: Sequence[str]
+) -> int:
+    """Enter the exchanges that a killed process left in its flight log into the ledger.
+
+    ``known(row)`` is the number of the last attempt that parts or journal hold of a row. Returns
+    how many were entered.
+    """
+    lost = []
+    for note in read_notes(path):
+        lost += [
+            _unanswered(
+                note.row,
+                number,
+                endpoints[min(note.endpoint, len(endpoints) - 1)],
+                note.started_at_us,
+            )
+            for number in range(known(note.row) + 1, note.attempt + 1)
+        ]
+    if lost:
+        journal.write(lost)
+    return len(lost)
+
+
+def _unanswered(row: int, number: int, endpoint: str, started_at_us: int) -> Attempt:
+    return Attempt(
+        row=row,
+        number=number,
+        endpoint=endpoint,
+        model=None,
+        service_tier=None,
+        started_at_us=started_at_us,
+        queue_s=0.0,
+        latency_s=0.0,
+        http_status=None,
+        error_class="connection",
+        error_code=INTERRUPTED,
+        retry_after_s=None,
+        usage=NO_USAGE,
+        cost_pd=None,
+        request_id=None,
+        unanswered=True,
+    )

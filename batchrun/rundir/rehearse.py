@@ -1,0 +1,147 @@
+"""What a run directory would do with a command, found out on a copy of its checkpoint.
+
+A rehearsal compares settings and input as the run does (``comparing``), and knows which rows are
+done. The directory is neither locked nor written: what is noted on the way is noted in the copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from batchrun.adapters.journal.journal import STATES, Journal
+from batchrun.adapters.parts.part_check import look_at_parts
+from batchrun.adapters.parts.sealer import Ending, Parts
+from batchrun.adapters.sources import opening
+from batchrun.adapters.sources.opening import Carry, Input, Reader, Splitter
+from batchrun.core.request import prompt as prompts
+from batchrun.core.request.body import as_begun
+from batchrun.core.settings.resolve import Settings
+from batchrun.errors import RunLockedError, UsageError
+from batchrun.records import Row
+from batchrun.rundir import inspect, resend
+from batchrun.rundir.compare import Changes, Comparison
+from batchrun.rundir.open_run import refuse_unknown_parts
+from batchrun.rundir.recorded_reading import reading_of
+from batchrun.rundir.resend import Build, Selection
+
+if TYPE_CHECKING:
+    from batchrun.adapters.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A run as it would begin or go on: its input and reader, the columns that are carried, how its
+    requests are made, and whether a row is done and would not be sent. ``resumed`` says that the
+    directory was begun.
+    """
+
+    given: Input
+    reader: Reader
+    carry: Carry
+    build: Build
+    is_done: Callable[[Row], bool]
+    resumed: bool
+
+
+@contextlib.contextmanager
+def rehearsed(
+    settings: Settings,
+    changes: Changes,
+    build: Build,
+    say: Callable[[str], None],
+    splitting: Callable[[Splitter], Splitter] = lambda splitter: splitter,
+) -> Iterator[Rehearsal]:
+    """Rehearse the run of these settings; the temporary copy is gone when the block is left.
+
+    ``splitting`` may put something around the way rows are split. Raises what opening the run
+    directory raises: ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or
+    ``UsageError``.
+    """
+    if changes.repair:
+        message = "--dry-run changes nothing, and --repair does: leave one of them out"
+        raise UsageError(message)
+    reading = reading_of(settings, changes)
+    given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
+    look = inspect.look_at(settings.dir, settings.checkpoint)
+    if look.live:
+        message = f"{look.store.where()} is in use by a run; `batchrun status` shows it"
+        raise RunLockedError(message, holder="")
+    checkpoint = Path(settings.checkpoint)
+    begun = (checkpoint / STATES).exists() and not changes.restart
+    with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(_copied(checkpoint, settings)) if begun else None
+        if journal is None or journal.states.get("settings") is None:
+            if not changes.restart:
+                refuse_unknown_parts(look.store, checkpoint)
+            if settings.sample is not None:
+                given = given.sampled(settings.sample, settings.sample_seed)
+            given = replace(given, splitter=splitting(given.splitter))
+            given.require_model(settings)
+            carry = given.carry(settings.carry, settings.shard_rows)
+            reader = given.reader(carry, settings.shard_rows)
+            _release(given)
+            yield Rehearsal(given, reader, carry, build, lambda _: False, resumed=False)
+            return
+        recorded = journal.states.get("sample")
+        if isinstance(recorded, bytes):
+            given = given.with_sample(recorded)
+        build = as_begun(build, journal.states.get("wording"))
+        store = cast("Store", look.store)  # nothing here writes into it
+        compared = Comparison(store, journal, settings, given, changes, build, say).go_on()
+        parts = Parts(store, journal, compared.carry.schema)
+        look_at_parts(parts, journal)
+        given = replace(given, splitter=splitting(given.splitter))
+        reader = given.reader(compared.carry, settings.shard_rows)
+        _release(given)
+        done = _Done(parts, journal, changes, build, settings.shard_rows)
+        yield Rehearsal(given, reader, compared.carry, build, done, resumed=True)
+
+
+def _release(given: Input) -> None:
+    if given.pipe is not None:
+        given.pipe.release()
+
+
+@contextlib.contextmanager
+def _copied(checkpoint: Path, settings: Settings) -> Iterator[Journal]:
+    """The journal of a checkpoint, in a copy: opening one may mend what a kill left."""
+    with tempfile.TemporaryDirectory(prefix="batchrun-rehearsal-") as name:
+        for pattern in (f"{STATES}*", "shard-*.log"):
+            for path in checkpoint.glob(pattern):
+                shutil.copyfile(path, Path(name, path.name))
+        journal = Journal(Path(name), settings.shard_rows)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+
+class _Done:
+    """Whether a row is done and stays so. Rows come in order, so one shard is known at a time."""
+
+    def __init__(
+        self, parts: Parts, journal: Journal, changes: Changes, build: Build, shard_rows: int
+    ) -> None:
+        self._parts = parts
+        self._journal = journal
+        self._flaws = bool(changes.retried_flaws)
+        self._selection = Selection(changes, build if changes.resend_changed else None)
+        self._shard_rows = shard_rows
+        self._shard = -1
+        self._endings: dict[int, Ending] = {}
+        self._published = {state.shard for state in journal.shards()}
+
+    def __call__(self, row: Row) -> bool:
+        shard = row.number // self._shard_rows
+        if shard != self._shard:
+            self._shard, self._endings = shard, {}
+            if shard in self._published:
+                self._endings = resend.endings(self._parts, self._journal, shard, flaws=self._flaws)
+        ending = self._endings.get(row.number)
+        return ending is not None and not self._selection.picks(ending, row)

@@ -1,0 +1,127 @@
+"""``--restart`` with ``--reuse``: what was set aside, and a restart that continues after a kill.
+
+A note beside the run directory says what is moved where, before anything moves, and what the
+restart was asked for with. While it is there, every start finishes the move. Then the new state
+file takes it over: the same command finds its own restart there and goes on with it, as long as
+rows are pending; any other ``--restart`` begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batchrun.adapters.storage import disk, files
+from batchrun.rundir import state_reader
+
+KEY = "restart"
+"""The key of the state file for the restart that a run began with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A directory of ``--reuse``: as it is called, where it is, and its checkpoint if that is
+    elsewhere.
+    """
+
+    name: str
+    directory: str
+    checkpoint: str | None = None
+
+
+class Intent(NamedTuple):
+    """What a run with ``--reuse`` is asked for: the directories named, the settings that shape
+    requests, the input files. JSON values.
+    """
+
+    sources: list[str]
+    settings: dict[str, Any]
+    stamps: list[Any]
+
+
+class Note(NamedTuple):
+    """A restart: where the contents go, where their checkpoint goes, what was set aside before by
+    restarts that did not come to their end (``[directory, checkpoint]`` each), and what it was
+    asked for with.
+    """
+
+    aside: str
+    checkpoint: str
+    earlier: list[list[str]]
+    intent: list[Any]
+
+    @property
+    def old(self) -> tuple[Named, ...]:
+        """What ``old`` means, the latest first."""
+        places = [[self.aside, self.checkpoint], *self.earlier]
+        return tuple(Named(directory, directory, kept) for directory, kept in places)
+
+
+def note_path(folder: Path) -> Path:
+    """Where the note of a directory is: beside it, hidden."""
+    folder = folder.resolve()
+    return folder.with_name(f".{folder.name}.restart")
+
+
+def pending(folder: Path) -> Note | None:
+    """The restart that was begun and not taken over yet; None where there is none."""
+    return noted(files.read_json(note_path(folder)))
+
+
+def taken_over(checkpoint: Path) -> Note | None:
+    """The restart that the run of this checkpoint began with; None where it began otherwise."""
+    return noted(state_reader.values(checkpoint, KEY).get(KEY))
+
+
+def noted(found: object) -> Note | None:
+    """A note as it was written; None where there is none."""
+    if not isinstance(found, dict):
+        return None
+    with contextlib.suppress(TypeError):
+        return Note(**found)
+    return None
+
+
+def goes_on(checkpoint: Path, summary: object, intent: Intent) -> bool:
+    """Whether the run of this checkpoint is the restart that is asked for, with rows pending."""
+    note = taken_over(checkpoint)
+    return note is not None and note.intent == list(intent) and not is_complete(summary)
+
+
+def is_complete(summary: object) -> bool:
+    """Whether a summary is that of a run whose rows are all done, those behind a ``--limit``
+    included.
+    """
+    told = summary if isinstance(summary, Mapping) else {}
+    rows, settings = told.get("rows"), told.get("settings")
+    if not isinstance(rows, Mapping) or rows.get("pending") != 0:
+        return False
+    limit = settings.get("limit") if isinstance(settings, Mapping) else None
+    return limit is None or rows.get("input", 0) < limit
+
+
+def unfinished(checkpoint: Path, summary: object) -> Note | None:
+    """The restart that the run of this checkpoint began with, where rows of it are pending."""
+    return None if is_complete(summary) else taken_over(checkpoint)
+
+
+def begin(folder: Path, aside: str, kept: str, before: Note | None, intent: Intent) -> None:
+    """Note a restart beside ``folder``, durably, before anything moves. ``before`` is an earlier
+    one that did not come to its end: what that set aside has answers that nobody took yet.
+    """
+    earlier = [] if before is None else [[before.aside, before.checkpoint], *before.earlier]
+    path = note_path(folder)
+    files.write_json(path, Note(aside, kept, earlier, list(intent))._asdict())
+    files.reached("restart.noted", path)
+
+
+def end(folder: Path) -> None:
+    """The new state file tells of the restart: the note goes."""
+    path = note_path(folder)
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(path)
+        files.sync_folder(path.parent)
+        files.reached("restart.ended", path)

@@ -1,0 +1,198 @@
+"""``--reuse``: the answers that other run directories hold for the requests of this run.
+
+Look-ups are made for a block of rows at once, in a thread of their own. The directories are asked
+in the order in which they were named; the first that has an answer wins, even if that answer does
+not pass this run's checks: then the row is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.storage import disk
+from batchrun.core.run import reuse_rules
+from batchrun.core.run.changes import Changes
+from batchrun.core.run.reuse_rules import Rules, accepted
+from batchrun.core.settings.addresses import local_path, shown
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.settings.table import OLD
+from batchrun.core.verdict import answer_checks
+from batchrun.errors import UsageError
+from batchrun.records import Outcome, Request
+from batchrun.rundir import restarts
+from batchrun.rundir.open_run import RunDirectory
+from batchrun.rundir.restarts import Named
+from batchrun.rundir.reuse.source_directory import Source
+
+FOLDER = "reuse"
+
+
+class Reuse:
+    """The answers of some directories, for the requests of one run."""
+
+    def __init__(self, settings: Settings, named: Sequence[Named], folder: Path) -> None:
+        """``folder`` is for the indexes. Raises ``UsageError`` for what is no run directory."""
+        self._folder = folder
+        self._settings = settings
+        self._sources: list[tuple[Source, Rules]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reuse")
+        for each in named:
+            source = Source(each)
+            policy = answer_checks.policy_of(settings)
+            rules = reuse_rules.rules(
+                policy, settings.fallback_model, settings.raw, source.settings
+            )
+            self._sources.append((source, rules))
+
+    def index(self, say: Callable[[str], None]) -> None:
+        """Open the indexes, building those that are not there yet. Says what there is to take."""
+        ours = {endpoint.provider for endpoint in self._settings.endpoints}
+        for number, (source, _) in enumerate(self._sources):
+            names = source.endpoints() | set(reuse_rules.STAND_INS)
+            left_out = reuse_rules.stand_ins(source.providers, names, ours)
+            built = source.index(self._folder / f"{number}", left_out)
+            by = f" ({reuse_rules.said_of(source.rows)})" if built and source.rows else ""
+            say(f"reusing answers of {source.name}: it has {source.count:,} to take{by}")
+            for name in sorted(left_out & source.endpoints()):
+                say(
+                    f"answers of the endpoint {name} in {source.name} are not taken: this run does "
+                    f"not use the provider {source.providers.get(name) or name}"
+                )
+
+    async def known(self, requests: Sequence[Request]) -> Mapping[int, Outcome]:
+        """The outcomes of those requests that were answered before, by row."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self.look_up, requests)
+
+    def look_up(self, requests: Sequence[Request]) -> dict[int, Outcome]:
+        """The same, at once."""
+        found: dict[int, Outcome] = {}
+        left = requests
+        for source, rules in self._sources:
+            if not left or not source.count:
+                continue
+            left = self._of(source, rules, left, found)
+        return found
+
+    def _of(
+        self, source: Source, rules: Rules, requests: Sequence[Request], found: dict[int, Outcome]
+    ) -> list[Request]:
+        """Take what a directory has; returns the requests that it does not know."""
+        unknown: list[Request] = []
+        asked: list[Request] = []
+        wanted: list[tuple[int, str]] = []
+        find = source.find
+        for request in requests:
+            digest = request.hash
+            places = find(bytes.fromhex(digest[:32]))
+            if places:
+                asked.append(request)
+                wanted.append((places[0], digest))
+            else:
+                unknown.append(request)
+        if not wanted:
+            return unknown
+        for request, outcome in zip(asked, source.take(wanted), strict=True):
+            if outcome is None:
+                outcome = _other(source, request)  # noqa: PLW2901 - the same request's
+            if outcome is None:
+                unknown.append(request)
+            elif (fit := accepted(outcome, request, rules)) is not None:
+                found[request.row] = fit
+        return unknown
+
+    def close(self) -> None:
+        """End the thread, let go of all files."""
+        self._thread.shutdown()
+        for source, _ in self._sources:
+            source.close()
+
+
+def _other(source: Source, request: Request) -> Outcome | None:
+    """The answer behind one whose hash only begins alike."""
+    places = source.find(bytes.fromhex(request.hash[:32]))[1:]
+    taken = source.take([(place, request.hash) for place in places]) if places else []
+    return next((outcome for outcome in taken if outcome is not None), None)
+
+
+def require(settings: Settings, changes: Changes) -> None:
+    """Look at the directories that the settings name, before anything is moved or begun. Raises
+    ``UsageError`` for one that is none, or is at work, or is the run's own; and for ``old`` where
+    nothing is set aside.
+    """
+    for each in named(settings, ()):
+        Source(each).close()
+    local = local_path(settings.dir)
+    folder, checkpoint = Path(local or settings.checkpoint), Path(settings.checkpoint)
+    begun = restarts.pending(folder) or restarts.taken_over(checkpoint)
+    if OLD in settings.reuse and not changes.restart and begun is None:
+        message = (
+            "--reuse old means the contents that --restart sets aside, and nothing was set aside "
+            "here: give --restart too, or name a directory"
+        )
+        raise UsageError(message)
+
+
+def named(settings: Settings, old: Sequence[Named]) -> list[Named]:
+    """The directories that the settings name; ``old`` are those that a restart set aside.
+
+    Raises ``UsageError`` for the run's own directory.
+    """
+    found: list[Named] = []
+    for name in reuse_rules.sources_named(settings.reuse):
+        if name == OLD:
+            found += old
+            continue
+        if _is_same(name, settings.dir):
+            message = (
+                f"--reuse {shown(name)} is the run directory itself. Its answers are kept anyway; "
+                "to start over with them: --restart --reuse old"
+            )
+            raise UsageError(message)
+        found.append(Named(shown(name), name))
+    return found
+
+
+def _is_same(one: str, other: str) -> bool:
+    here, there = local_path(one), local_path(other)
+    if here is None or there is None:
+        return one.rstrip("/") == other.rstrip("/")
+    return Path(here).resolve() == Path(there).resolve()
+
+
+@contextlib.contextmanager
+def taken(settings: Settings, opened: RunDirectory, say: Callable[[str], None]) -> Iterator[Reuse]:
+    """The answers that a run takes, for as long as it works. Where every row is done then, the
+    indexes are of no use any more, and go.
+
+    Raises ``UsageError`` where a directory of ``--reuse`` is none to take answers of.
+    """
+    if not part_schema.marks_reused(opened.parts.schemas()[0]):
+        message = (
+            "--reuse: this run directory was begun by an earlier version and carries an input "
+            "column `reused_from`, which has no room for the origin of an answer. Leave --reuse "
+            "out, or start over with --restart --reuse old"
+        )
+        raise UsageError(message)
+    checkpoint = opened.checkpoint
+    answers = Reuse(settings, named(settings, opened.set_aside), checkpoint / FOLDER)
+    try:
+        answers.index(say)
+        yield answers
+        if opened.is_complete:
+            _forget(checkpoint)
+    finally:
+        answers.close()
+
+
+def _forget(checkpoint: Path) -> None:
+    folder = checkpoint / FOLDER
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+        disk.sync_folder(checkpoint)
