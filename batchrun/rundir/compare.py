@@ -14,9 +14,9 @@ import pyarrow as pa
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.sealer import Parts
-from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.files.storage import Stamp
-from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.adapters.sources.opening import Input
+from batchrun.adapters.sources.reader import Carry, Reader, choose
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.money import money, usd
 from batchrun.core.cost.projection import RowCosts
@@ -233,7 +233,7 @@ class Comparison:
         if self._given.has_extra:
             return None
         recorded = self._carry.schema
-        now = opening.choose(
+        now = choose(
             reader.schema(), self._settings.carry, with_extra=False, kept=recorded.names
         ).schema
         return None if now.equals(recorded) else _schema_difference(recorded, now)

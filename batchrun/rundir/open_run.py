@@ -23,7 +23,8 @@ from batchrun.adapters.parts.part_check import COLUMNS, CURRENT, Looked, look_at
 from batchrun.adapters.parts.sealer import Parts, publish, write_usage
 from batchrun.adapters.sources import columns_notice, opening
 from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
-from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.adapters.sources.opening import Input
+from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.store import (
     KINDS,

@@ -18,7 +18,9 @@ from batchrun.adapters.journal.journal import STATES, Journal
 from batchrun.adapters.parts.part_check import look_at_parts
 from batchrun.adapters.parts.sealer import Ending, Parts
 from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Carry, Input, Reader, Splitter
+from batchrun.adapters.sources.opening import Input
+from batchrun.adapters.sources.reader import Carry, Reader
+from batchrun.adapters.sources.splitting import Splitter
 from batchrun.core.request import prompt as prompts
 from batchrun.core.request.body import as_begun
 from batchrun.core.settings.resolve import Settings

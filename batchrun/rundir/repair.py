@@ -23,7 +23,7 @@ from batchrun.adapters.journal.journal import LOG_NAME, STATES, Journal
 from batchrun.adapters.journal.state_db import Published, StateFile
 from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.parts.sealer import Parts, publish
-from batchrun.adapters.sources.opening import Reader
+from batchrun.adapters.sources.reader import Reader
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.store import KINDS, Store, StoreReader, part_names, part_number
 from batchrun.core.run.totals import Totals

@@ -22,7 +22,8 @@ from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts import old_part
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.sealer import Parts, publish
-from batchrun.adapters.sources.opening import Carry, Input, Reader
+from batchrun.adapters.sources.opening import Input
+from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.adapters.storage.store import (
     KINDS,
     SUMMARY,

@@ -16,7 +16,7 @@ from batchrun.adapters.journal.journal import Amendment, Journal
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.parts.sealer import Ending, Parts, ending_of, publish
-from batchrun.adapters.sources.opening import Reader
+from batchrun.adapters.sources.reader import Reader
 from batchrun.core.run.changes import Changes
 from batchrun.errors import RowError
 from batchrun.records import Block, Known, Position, Request, Row, Span
@@ -321,7 +321,7 @@ class SelectingReader:
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         shard = -1
         ended: dict[int, Ending] = {}
         standing: set[int] = set()

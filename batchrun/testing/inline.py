@@ -13,7 +13,7 @@ from typing import Protocol
 from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.journal import GROUP_S, Item, Journal, JournalWriter
 from batchrun.adapters.parts.sealer import Parts, Sealer
-from batchrun.adapters.sources.opening import Reader
+from batchrun.adapters.sources.reader import Reader
 from batchrun.records import Attempt, Block, Outcome, Span
 
 CLOSING_POLL_S = 0.001

@@ -21,7 +21,7 @@ from batchrun.adapters.environment.clock import LoopClock
 from batchrun.adapters.environment.sample_file import Aside
 from batchrun.adapters.environment.tokenizers import Tokenizers
 from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Reader
+from batchrun.adapters.sources.reader import Reader
 from batchrun.core.cost.price_book import Quoted
 from batchrun.core.cost.pricing import Price, price
 from batchrun.core.estimate import vocabulary

@@ -16,7 +16,9 @@ from typing import Any, Self
 from batchrun.adapters.environment.ids import IdPiles, Repeats
 from batchrun.adapters.environment.tokenizers import Tokenizers
 from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Input, Reader, Splitter
+from batchrun.adapters.sources.opening import Input
+from batchrun.adapters.sources.reader import Reader
+from batchrun.adapters.sources.splitting import Splitter, needs_of, roles_of, schema_splitter
 from batchrun.core.estimate.prompt_tokens import prompt
 from batchrun.core.reply import media
 from batchrun.core.request import body, remedies
@@ -372,10 +374,10 @@ class Counting:
     def __init__(self, splitter: Splitter, kinds: Counter[str]) -> None:
         self._splitter = splitter
         self._kinds = kinds
-        self.needs = opening.needs_of(splitter)
+        self.needs = needs_of(splitter)
         self.data: frozenset[str] = getattr(splitter, "data", frozenset())
-        self.apart = opening.schema_splitter(splitter)
-        self.roles = opening.roles_of(splitter)
+        self.apart = schema_splitter(splitter)
+        self.roles = roles_of(splitter)
 
     def __call__(self, fields: JsonObject) -> body.Split:
         """The row told apart, and counted."""

@@ -22,6 +22,7 @@ from batchrun.adapters.sources.files import finding, storage
 from batchrun.adapters.sources.files.streams import Pipe
 from batchrun.adapters.sources.onepass import OnePassReader
 from batchrun.adapters.sources.readahead import ReadAhead
+from batchrun.adapters.sources.reader import choose
 from batchrun.adapters.sources.sampling import Sample
 from batchrun.core.request import prompt as prompts
 from batchrun.core.settings import resolve as config
@@ -196,7 +197,7 @@ def _opened(paths, limit, reading=NOW, **request):
     if request:
         given = opening.find(names, "auto", _plan(**request))
     schema = given.reader(None, SHARD_ROWS).schema()
-    carry = opening.choose(schema, "all", with_extra=given.has_extra)
+    carry = choose(schema, "all", with_extra=given.has_extra)
     return ReadAhead(given.reader(carry, SHARD_ROWS), limit=limit)
 
 
@@ -719,7 +720,7 @@ def _given(rows, limit, like=None):
     given = memory.find(rows, "auto")
     sample = given if like is None else memory.find(like, "auto")
     schema = sample.reader(None, SHARD_ROWS).schema()
-    carry = opening.choose(schema, "all", with_extra=given.has_extra)
+    carry = choose(schema, "all", with_extra=given.has_extra)
     return ReadAhead(given.reader(carry, SHARD_ROWS), limit=limit)
 
 
@@ -867,7 +868,7 @@ def test_rows_that_come_once_are_not_taken_by_who_counts_them(kind):
     chosen = Sample(range(5, 5000, 10))
     given = memory.find(rows, "auto").with_sample(chosen.as_bytes())
     schema = pa.schema({"ticket": pa.int64()})
-    reader = given.reader(opening.choose(schema, "all", with_extra=given.has_extra), 8)
+    reader = given.reader(choose(schema, "all", with_extra=given.has_extra), 8)
     found, counted = [], []
     for block in reader.blocks([Span(0, None, Position())], limit=None):
         counted.append(reader.count(lambda: False))

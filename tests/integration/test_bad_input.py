@@ -191,6 +191,7 @@ def test_bad_lines_are_error_rows_that_name_their_place(run, cli, tmp_path, publ
 def test_no_depth_of_nesting_stops_the_run(depth, tmp_path):
     """Close to what the parser bears a deep line is a row or an error row, carried or sent."""
     from batchrun.adapters.sources import opening
+    from batchrun.adapters.sources.reader import choose
     from batchrun.core.request.body import build
     from batchrun.errors import RowError
     from batchrun.records import Position, Span
@@ -201,7 +202,7 @@ def test_no_depth_of_nesting_stops_the_run(depth, tmp_path):
     path = _file(tmp_path, b"\n".join(lines))
     given = opening.find([str(path)], "jsonl")
     schema = given.reader(None, 10).schema()
-    carry = opening.choose(schema, "all", with_extra=True)
+    carry = choose(schema, "all", with_extra=True)
     reader = given.reader(carry, 10)
     rows = [row for b in reader.blocks([Span(0, None, Position())], limit=None) for row in b.rows]
     assert len(rows) == 4

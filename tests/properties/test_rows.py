@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources import jsonl, opening, rows
 from batchrun.adapters.sources.files import storage, streams
+from batchrun.adapters.sources.reader import choose
 from batchrun.core.request import carried
 from batchrun.core.request.body import build, split
 from batchrun.core.settings.parameters import SENT
@@ -132,7 +133,7 @@ def _write(path, rows):
 def _reader(path, shard_rows=5, carry="all"):
     given = opening.Input(tuple(storage.stamp([str(path)])), "jsonl")
     schema = given.reader(None, shard_rows).schema()
-    chosen = opening.choose(schema, carry, with_extra=True)
+    chosen = choose(schema, carry, with_extra=True)
     return given.reader(chosen, shard_rows), chosen
 
 

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchrun.adapters.sources import arrow_as_text, opening
+from batchrun.adapters.sources.reader import choose
 from batchrun.core.request import body
 from batchrun.core.request import prompt as prompts
 from batchrun.core.request.template import Templates, plain
@@ -140,7 +141,7 @@ def test_any_file_is_read_through_a_template(path, rows):
     path.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
     given_input = opening.find([str(path)], "auto", _plan(prompt="<{{ a }}>"))
     schema = given_input.reader(None, 4).schema()
-    reader = given_input.reader(opening.choose(schema, "all", with_extra=True), 4)
+    reader = given_input.reader(choose(schema, "all", with_extra=True), 4)
     found = [r for b in reader.blocks([Span(0, None, Position())], limit=None) for r in b.rows]
     assert len(found) == len(rows)
     for row, read in zip(rows, found, strict=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from batchrun.adapters.sources.opening import LOOKED_AT, Input, needs_of
+from batchrun.adapters.sources.opening import LOOKED_AT, Input
+from batchrun.adapters.sources.splitting import needs_of
 from batchrun.core.request.column_roles import notice
 from batchrun.core.settings.parameters import HOLDING, SENT
 from batchrun.core.settings.resolve import Settings

@@ -26,8 +26,9 @@ from batchrun.adapters.sources.files.folding import Folded
 from batchrun.adapters.sources.files.lines import Line
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource, FileBytes
-from batchrun.adapters.sources.opening import Carry, Splitter, roles_of, sent_columns
+from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.sources.rows import TextReader
+from batchrun.adapters.sources.splitting import Splitter, roles_of, sent_columns
 from batchrun.core.input.dialect import UTF8, Dialect, sep_line
 from batchrun.core.request import cells, columns
 from batchrun.errors import InputError, InputLostError
@@ -198,7 +199,7 @@ class _Header(NamedTuple):
 
 
 class CsvReader(TextReader):
-    """Rows of CSV files, as ``opening.Reader`` describes."""
+    """Rows of CSV files, as ``reader.Reader`` describes."""
 
     def __init__(
         self,
@@ -298,7 +299,7 @@ class CsvReader(TextReader):
         return pa.schema([(name, pa.string()) for name in names])
 
     def sent(self, rows: int) -> tuple[str, ...]:  # noqa: ARG002 - the headers say it
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         roles = roles_of(self.split)
         names = dict.fromkeys(n for header in filter(None, self._headers) for n in header.names)
         return () if roles is None else roles.sent_of(names)
@@ -324,7 +325,7 @@ class CsvReader(TextReader):
         return rows
 
     def remarks(self) -> list[str]:
-        """See ``opening.Reader``: of the whole input once it was counted."""
+        """See ``reader.Reader``: of the whole input once it was counted."""
         found = self._nameless()
         if self._quoted:
             return found + (self._counted or self._folded).remarks(self._files)

@@ -19,7 +19,8 @@ from batchrun.adapters.sources.files.lines import BOM, Line
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource, FileBytes
 from batchrun.adapters.sources.jsonl import LINE_BYTES_MAX, JsonlReader
-from batchrun.adapters.sources.opening import Carry, Splitter
+from batchrun.adapters.sources.reader import Carry
+from batchrun.adapters.sources.splitting import Splitter
 from batchrun.errors import InputError
 from batchrun.records import JsonObject, Position, Row
 
@@ -223,7 +224,7 @@ def split(
 
 
 class JsonReader(JsonlReader):
-    """Rows of JSON files, as ``opening.Reader`` describes: arrays, or lines."""
+    """Rows of JSON files, as ``reader.Reader`` describes: arrays, or lines."""
 
     def __init__(
         self,
@@ -276,7 +277,7 @@ class JsonReader(JsonlReader):
         return fields, problem
 
     def where(self, row: Row) -> str:
-        """See ``opening.Reader``: file and element."""
+        """See ``reader.Reader``: file and element."""
         if self._is_array[row.file]:
             return f"{self._files[row.file].name} element {row.line}"
         return super().where(row)

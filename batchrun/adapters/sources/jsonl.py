@@ -19,8 +19,9 @@ from batchrun.adapters.sources.files import lines
 from batchrun.adapters.sources.files.lines import BOM, Line
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import READ_BYTES, ByteSource, FileBytes
-from batchrun.adapters.sources.opening import Carry, Splitter, roles_of, schema_splitter
+from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.sources.rows import TextReader
+from batchrun.adapters.sources.splitting import Splitter, roles_of, schema_splitter
 from batchrun.core.input import not_numbers
 from batchrun.core.request import carried
 from batchrun.core.request.body import TOO_DEEP, Split, nested_too_deeply
@@ -61,7 +62,7 @@ def _count_lines(chunks: Iterator[bytes], stop: Callable[[], bool]) -> int | Non
 
 
 class JsonlReader(TextReader):
-    """Rows of JSONL files, as ``opening.Reader`` describes."""
+    """Rows of JSONL files, as ``reader.Reader`` describes."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class JsonlReader(TextReader):
             yield apart
 
     def sent(self, rows: int) -> tuple[str, ...]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         deque(self._looked_at(rows), maxlen=0)
         return self._seen.names()
 

@@ -28,8 +28,11 @@ from batchrun.adapters.sources.files.lines import Line
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import FileBytes
 from batchrun.adapters.sources.jsonl import JsonlReader
-from batchrun.adapters.sources.opening import Carry, Input, PickingReader, Splitter
+from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.parquet import BLOCK_BYTES, BLOCK_ROWS, ParquetReader
+from batchrun.adapters.sources.reader import Carry
+from batchrun.adapters.sources.sampling import PickingReader
+from batchrun.adapters.sources.splitting import Splitter, schema_splitter, splitter_of
 from batchrun.adapters.sources.tables import ArrowRows, arrow_rows
 from batchrun.adapters.sources.tape import Tape
 from batchrun.adapters.storage.home import at_home
@@ -81,7 +84,7 @@ def find(
     # Nothing tells that rows in memory are still the same: they are always compared by value.
     stamp = Stamp(name, 0, time.time_ns())
     kind = "jsonl" if isinstance(given, DictRows) else "parquet"
-    splitter = opening.splitter_of(kind, plan, reading)
+    splitter = splitter_of(kind, plan, reading)
     found = MemoryInput((stamp,), kind, splitter, reading=reading.of(kind), rows=given)
     found.require_rows()
     return found if plan is None else opening.shaped(found, plan)
@@ -95,7 +98,7 @@ class MemoryInput(Input):
 
     def _reader(self, carry: Carry | None, shard_rows: int) -> PickingReader:
         if isinstance(self.rows, DictRows):
-            splitter = opening.schema_splitter(self.splitter) if carry is None else self.splitter
+            splitter = schema_splitter(self.splitter) if carry is None else self.splitter
             return DictReader(self.rows, self.stamps, carry, shard_rows, splitter)
         nan_is_null = self.reading.nan_is_null
         return ArrowReader(
@@ -153,7 +156,7 @@ class DictRows:
 
 
 class DictReader(JsonlReader):
-    """Rows that are dicts, as ``opening.Reader`` describes."""
+    """Rows that are dicts, as ``reader.Reader`` describes."""
 
     def __init__(
         self,
@@ -170,7 +173,7 @@ class DictReader(JsonlReader):
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         self._limit = limit
         return super().blocks(spans, limit=limit, breaks=breaks)
 
@@ -193,16 +196,16 @@ class DictReader(JsonlReader):
         return super().fields(record)
 
     def where(self, row: Row) -> str:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return f"rows[{row.line - 1}]"
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
-        """The number of rows, or None while nobody knows it. See ``opening.Reader``."""
+        """The number of rows, or None while nobody knows it. See ``reader.Reader``."""
         return _counted(self._rows, self._limit)
 
 
 class ArrowReader(ParquetReader):
-    """Rows of Arrow data, as ``opening.Reader`` describes."""
+    """Rows of Arrow data, as ``reader.Reader`` describes."""
 
     def __init__(
         self,
@@ -221,7 +224,7 @@ class ArrowReader(ParquetReader):
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         self._limit = limit
         return super().blocks(spans, limit=limit, breaks=breaks)
 
@@ -248,11 +251,11 @@ class ArrowReader(ParquetReader):
                 yield batch.slice(place, size), Position(0, offset, offset)
 
     def where(self, row: Row) -> str:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return f"rows[{row.line}]"
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
-        """The number of rows, or None while nobody knows it. See ``opening.Reader``."""
+        """The number of rows, or None while nobody knows it. See ``reader.Reader``."""
         return _counted(self._table, self._limit)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from batchrun.adapters.journal.journal import Journal, read_block
 from batchrun.adapters.journal.shard_log import BLOCK
 from batchrun.adapters.sources.files.streams import Pipe
-from batchrun.adapters.sources.opening import Reader
+from batchrun.adapters.sources.reader import Reader
 from batchrun.errors import InputChangedError
 from batchrun.records import Block, Position, Row, Span
 
@@ -26,7 +26,7 @@ HELD_BYTES_MAX = 32 * 2**20
 
 
 class OnePassReader:
-    """``opening.Reader`` over a pipe; ``blocks`` may be called once."""
+    """``reader.Reader`` over a pipe; ``blocks`` may be called once."""
 
     def __init__(
         self, reader: Reader, pipe: Pipe, marks: Mapping[int, bytes], shard_rows: int
@@ -43,19 +43,19 @@ class OnePassReader:
         self._rows: int | None = None
 
     def schema(self) -> pa.Schema:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return self._reader.schema()
 
     def sample(self) -> Iterator[Mapping[str, Any]]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return self._reader.sample()
 
     def sent(self, rows: int) -> tuple[str, ...]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return self._reader.sent(rows)
 
     def where(self, row: Row) -> str:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return self._reader.where(row)
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
@@ -63,13 +63,13 @@ class OnePassReader:
         return self._rows
 
     def remarks(self) -> list[str]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return self._reader.remarks()
 
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
-        """See ``opening.Reader``.
+        """See ``reader.Reader``.
 
         Raises ``InputChangedError`` where the rows are not those of the earlier session.
         """

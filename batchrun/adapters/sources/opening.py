@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -14,15 +14,23 @@ from batchrun.adapters.sources.files import finding, heads, pipes, storage
 from batchrun.adapters.sources.files.local_file import read_file
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource, FileBytes, Pipe
-from batchrun.adapters.sources.sampling import Sample, SampledReader, Spool
-from batchrun.core.request import carried, cells, columns
-from batchrun.core.request.body import Split, split
-from batchrun.core.request.column_roles import ALL, JSON, Roles
+from batchrun.adapters.sources.reader import Carry, Reader, choose
+from batchrun.adapters.sources.sampling import PickingReader, Sample, SampledReader, Spool
+from batchrun.adapters.sources.splitting import (
+    MESSAGE_COLUMNS,
+    Splitter,
+    roles_of,
+    schema_splitter,
+    splitter_of,
+)
+from batchrun.core.request import columns
+from batchrun.core.request.body import split
+from batchrun.core.request.column_roles import JSON
 from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import InputError, InputLostError, UsageError
-from batchrun.records import Block, JsonObject, Position, Row, Span
+from batchrun.records import Position, Span
 
 NOTHING: tuple[str, ...] = ()
 LOOKED_AT = 100
@@ -34,152 +42,6 @@ NO_MODEL = (
 )
 if TYPE_CHECKING:
     from batchrun.adapters.sources.sheets import Workbooks
-
-
-class Reader(Protocol):
-    """The rows of the input files, read synchronously."""
-
-    def schema(self) -> pa.Schema:
-        """The carried columns as the input has them, before they are chosen and renamed."""
-        ...
-
-    def sample(self) -> Iterator[Mapping[str, Any]]:
-        """Rows that tell which columns there are, and which keys inside them: the first ones, or
-        one that the input's schema stands for.
-        """
-        ...
-
-    def sent(self, rows: int) -> tuple[str, ...]:
-        """The columns that are sent as request parameters, as the input's schema says; of JSON
-        rows those that ``schema`` saw, or the first ``rows``.
-        """
-        ...
-
-    def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
-    ) -> Iterator[Block]:
-        """The blocks of the spans, in input order; only rows numbered below ``limit``. A block
-        also ends before each of the rows in ``breaks``, so that its digest can be compared.
-        """
-        ...
-
-    def where(self, row: Row) -> str:
-        """Where a row stands, for a message: its file and line."""
-        ...
-
-    def remarks(self) -> list[str]:
-        """What the user should hear of the input, as far as it was read or counted."""
-        ...
-
-    def count(self, stop: Callable[[], bool]) -> int | None:
-        """The number of rows, or None if ``stop`` said so before it was known, or if it is not
-        known yet: a pipe tells at its end.
-        """
-        ...
-
-
-class PickingReader(Reader, Protocol):
-    """A reader that can pass over rows which are not in a sample."""
-
-    picked: Sample | None
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """Which carried columns are kept, and what they are called in the results."""
-
-    schema: pa.Schema
-    """As published: output names, exact types."""
-    names: tuple[str, ...]
-    """The same columns under the input's names."""
-    everything: bool
-    """Whether fields without a column are kept too, in ``extra`` (JSON rows)."""
-    sent: tuple[str, ...] = ()
-    """Columns of the input that are sent as request parameters, as far as they are known when it
-    is opened: in JSON rows those of the first ones."""
-
-
-def choose(
-    schema: pa.Schema,
-    carry: str | tuple[str, ...],
-    *,
-    with_extra: bool,
-    kept: Collection[str] = (),
-) -> Carry:
-    """Apply ``--carry`` to the columns the input has, and name them for the results. ``kept`` are
-    the names of carried columns in a run that is there: it may have one that only a later version
-    gave to a column of its own.
-
-    Raises ``UsageError`` for a column that is not there.
-    """
-    if carry == "all":
-        names = schema.names
-    elif carry == "none":
-        names = []
-    else:
-        names = list(carry)
-        missing = [name for name in names if name not in schema.names]
-        if missing:
-            have = ", ".join(schema.names) or "none"
-            message = f"input.carry names {missing[0]!r}; the columns to carry are: {have}"
-            raise UsageError(message)
-    free = {name.casefold() for name in kept} & part_schema.ADDED_LATER
-    taken = [*(name for name in part_schema.RESULT_NAMES if name not in free), part_schema.EXTRA]
-    fields = [
-        schema.field(name).with_name(new).with_nullable(True).remove_metadata()  # noqa: FBT003 - Arrow's own
-        for name, new in zip(names, carried.output_names(names, taken), strict=True)
-    ]
-    if with_extra:
-        fields.append(pa.field(part_schema.EXTRA, pa.string()))
-    return Carry(pa.schema(fields), tuple(names), everything=carry == "all")
-
-
-MESSAGE_COLUMNS = frozenset(("messages", "body", "extra_body"))
-"""The columns of a table of which at least one is there if its rows are requests."""
-
-Splitter = Callable[[JsonObject], Split]
-"""Tells a row's fields apart: what is sent, what is carried (``body.split`` is one)."""
-
-
-def needs_of(splitter: Splitter) -> frozenset[str]:
-    """The columns that have to be among the fields, whether they are sent, carried or neither."""
-    needs: frozenset[str] = getattr(splitter, "needs", frozenset())
-    return needs
-
-
-def roles_of(splitter: Splitter) -> Roles | None:
-    """What says what columns are for; None where ``body.split`` or earlier reading rules do."""
-    if isinstance(splitter, Roles):
-        return splitter
-    roles: Roles | None = getattr(splitter, "roles", None)
-    return roles
-
-
-def splitter_of(kind: str, plan: Plan | None, reading: Reading) -> Splitter:
-    """How rows of a format are told apart before anything is rendered."""
-    if not reading.columns_are_data:
-        return split
-    prompted = plan is not None and bool(plan.messages)
-    send, identity = (None, None) if plan is None else (plan.send, plan.identity)
-    if kind in JSON and not prompted and identity is None and send in (None, ALL):
-        return split
-    return Roles(kind, prompted=prompted, send=send, identity=identity)
-
-
-def sent_columns(names: Sequence[str], splitter: Splitter) -> frozenset[str]:
-    """Which columns of a table are told apart as parameters; every other one is data."""
-    roles = roles_of(splitter)
-    if roles is not None:
-        return roles.consumed(names)
-    # Rows that may bring messages have their parameters where they are expected.
-    data: frozenset[str] = getattr(splitter, "data", frozenset())
-    return cells.sent_columns(names, () if "messages" in names else data)
-
-
-def schema_splitter(splitter: Splitter) -> Splitter:
-    """A splitter for finding out what is carried: no template is rendered, no file read."""
-    apart: Splitter = getattr(splitter, "apart", splitter)
-    return apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,9 @@ from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources import arrow_as_text, arrow_nan
 from batchrun.adapters.sources.files import storage
 from batchrun.adapters.sources.files.storage import Stamp
-from batchrun.adapters.sources.opening import (
-    Carry,
-    Splitter,
-    needs_of,
-    roles_of,
-    sent_columns,
-)
+from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.sources.sampling import Sample
+from batchrun.adapters.sources.splitting import Splitter, needs_of, roles_of, sent_columns
 from batchrun.core.request import cells
 from batchrun.core.settings import parameters
 from batchrun.core.settings.addresses import local_path
@@ -47,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ParquetReader:
-    """Rows of Parquet files, as ``opening.Reader`` describes."""
+    """Rows of Parquet files, as ``reader.Reader`` describes."""
 
     def __init__(
         self,
@@ -96,7 +91,7 @@ class ParquetReader:
         return self._schema
 
     def sample(self) -> Iterator[dict[str, Any]]:
-        """See ``opening.Reader``: one row, made up from the schema."""
+        """See ``reader.Reader``: one row, made up from the schema."""
         parsed = _PARSED if roles_of(self.split) is None else _PARSED & self._sent
         yield {
             field.name: None if field.name in parsed else arrow_as_text.example(field.type)
@@ -104,7 +99,7 @@ class ParquetReader:
         }
 
     def sent(self, rows: int) -> tuple[str, ...]:  # noqa: ARG002 - the schema says it
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         roles = roles_of(self.split)
         return () if roles is None else roles.sent_of(self._names)
 
@@ -113,13 +108,13 @@ class ParquetReader:
         return sum(self._rows)
 
     def remarks(self) -> list[str]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return []
 
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         borders = sorted(breaks)
         for span in spans:
             yield from self._span(span, limit, borders)
@@ -292,7 +287,7 @@ class ParquetReader:
         return Row(number, parts.custom_id, parts.body, parts.problem, size, file, line)
 
     def where(self, row: Row) -> str:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return f"{self._files[row.file].name} row {row.line}"
 
     def _carried(self, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 
-from batchrun.adapters.sources.opening import Reader
+from batchrun.adapters.sources.reader import Reader
 from batchrun.errors import BatchrunError, InputLostError
 from batchrun.records import Block, Span
 

@@ -17,8 +17,9 @@ from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources.files.lines import Line
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource
-from batchrun.adapters.sources.opening import Carry, Splitter, sent_columns
+from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.sources.sampling import Sample
+from batchrun.adapters.sources.splitting import Splitter, sent_columns
 from batchrun.core.input.folders import Folders
 from batchrun.core.request import carried, cells
 from batchrun.records import Block, JsonObject, Position, Row, Span
@@ -28,7 +29,7 @@ BLOCK_BYTES = 2 * 2**20
 
 
 class TextReader(ABC):
-    """``opening.Reader`` over records of bytes."""
+    """``reader.Reader`` over records of bytes."""
 
     def __init__(
         self,
@@ -69,10 +70,10 @@ class TextReader(ABC):
 
     @abstractmethod
     def schema(self) -> pa.Schema:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
 
     def sample(self) -> Iterator[JsonObject]:
-        """See ``opening.Reader``: the first rows that can be read."""
+        """See ``reader.Reader``: the first rows that can be read."""
         try:
             for count, record in enumerate(self._records(Position())):
                 if count == carried.SAMPLE_ROWS:
@@ -85,7 +86,7 @@ class TextReader(ABC):
 
     @abstractmethod
     def count(self, stop: Callable[[], bool]) -> int | None:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
 
     @abstractmethod
     def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:
@@ -106,17 +107,17 @@ class TextReader(ABC):
         """The carried fields of some rows as columns."""
 
     def where(self, row: Row) -> str:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return f"{self._files[row.file].name} line {row.line}"
 
     def remarks(self) -> list[str]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return []
 
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         try:
             for span in spans:
                 yield from self._span(span, limit, breaks)

@@ -13,17 +13,15 @@ import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 import pyarrow as pa
 
 from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.files.streams import Pipe
+from batchrun.adapters.sources.reader import Reader
 from batchrun.errors import StorageError
 from batchrun.records import Block, Position, Row, Span
-
-if TYPE_CHECKING:
-    from batchrun.adapters.sources.files.streams import Pipe
-    from batchrun.adapters.sources.opening import Reader
 
 _Record = TypeVar("_Record")
 
@@ -117,8 +115,14 @@ class Sample:
                 return
 
 
+class PickingReader(Reader, Protocol):
+    """A reader that can pass over rows which are not in a sample."""
+
+    picked: Sample | None
+
+
 class SampledReader:
-    """``opening.Reader`` over the rows of a sample."""
+    """``reader.Reader`` over the rows of a sample."""
 
     def __init__(
         self, reader: Reader, sample: Sample, count: Callable[[Callable[[], bool]], int | None]
@@ -131,29 +135,29 @@ class SampledReader:
         self._count = count
 
     def schema(self) -> pa.Schema:
-        """See ``opening.Reader``: that of the whole input."""
+        """See ``reader.Reader``: that of the whole input."""
         return self._reader.schema()
 
     def sample(self) -> Iterator[Mapping[str, Any]]:
-        """See ``opening.Reader``: the first rows of the whole input."""
+        """See ``reader.Reader``: the first rows of the whole input."""
         return self._reader.sample()
 
     def sent(self, rows: int) -> tuple[str, ...]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return self._reader.sent(rows)
 
     def blocks(
         self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return self._reader.blocks(spans, limit=limit, breaks=breaks)
 
     def remarks(self) -> list[str]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return self._reader.remarks()
 
     def where(self, row: Row) -> str:
-        """See ``opening.Reader``: the place in the whole input."""
+        """See ``reader.Reader``: the place in the whole input."""
         return self._reader.where(row)
 
     def count(self, stop: Callable[[], bool]) -> int | None:

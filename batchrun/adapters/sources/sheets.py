@@ -22,8 +22,9 @@ import pyarrow as pa
 
 from batchrun.adapters.sources.files import storage
 from batchrun.adapters.sources.files.storage import Stamp
-from batchrun.adapters.sources.opening import Carry, Splitter
 from batchrun.adapters.sources.parquet import BLOCK_ROWS, ParquetReader
+from batchrun.adapters.sources.reader import Carry
+from batchrun.adapters.sources.splitting import Splitter
 from batchrun.core.request import columns
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Position, Row
@@ -74,7 +75,7 @@ class Workbooks:
 
 
 class SheetReader(ParquetReader):
-    """Rows of workbooks, as ``opening.Reader`` describes."""
+    """Rows of workbooks, as ``reader.Reader`` describes."""
 
     def __init__(
         self,
@@ -110,12 +111,12 @@ class SheetReader(ParquetReader):
                 offset += batch.num_rows
 
     def where(self, row: Row) -> str:
-        """See ``opening.Reader``: the file, and the row of the sheet."""
+        """See ``reader.Reader``: the file, and the row of the sheet."""
         number = self._books.sheet(row.file).numbers[row.line]
         return f"{self._files[row.file].name} row {number}"
 
     def remarks(self) -> list[str]:
-        """See ``opening.Reader``."""
+        """See ``reader.Reader``."""
         return [
             columns.remark(stamp.name, made)
             for stamp, (_, _, made) in zip(self._files, self._books.known(), strict=True)

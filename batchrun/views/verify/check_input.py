@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Carry, Input
+from batchrun.adapters.sources.opening import Input
+from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.storage.store import part_names
 from batchrun.core.request import body
 from batchrun.core.request import prompt as prompts
