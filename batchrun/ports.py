@@ -166,10 +166,6 @@ class Journal(Protocol):
         """
         ...
 
-    async def append(self, entry: Outcome | Attempt | Block) -> None:
-        """The same, returning once the entry would survive a power cut, or raising."""
-        ...
-
     def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
         """Note, at once and without waiting, that an exchange goes out now. After a kill the note
         tells of attempts whose answer nobody recorded; a power cut may lose it.
@@ -199,11 +195,6 @@ class Answers(Protocol):
 
 class Publisher(Protocol):
     """Turns a shard's journal records into its Parquet parts."""
-
-    @property
-    def behind_bytes(self) -> int:
-        """Bytes of durable records that wait to go into parts which grow while they fill."""
-        ...
 
     async def publish(self, shard: int, *, complete: bool) -> None:
         """Return when the shard's parts are durable under their names and the journal knows.

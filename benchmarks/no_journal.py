@@ -1,8 +1,8 @@
 """The command without its journal, for durability.py alone: `python benchmarks/no_journal.py run`.
 
 Nothing is encoded, checksummed, written to a log or flushed, requests in flight are not noted, and
-there is no writer thread: outcomes go on to their shard's parts as the objects they are. A kill
-would lose every row of the open shards. All else is the real program.
+there is no writer thread: outcomes stay in memory as the objects they are, until their shard's
+parts are written. A kill would lose every row of the open shards. All else is the real program.
 """
 
 from __future__ import annotations
@@ -12,40 +12,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from batchrun.adapters.journal import journal
+from batchrun.adapters.journal import journal, log_reader
 from batchrun.adapters.journal.shard_log import ATTEMPT, BLOCK, OUTCOME, Entry, Place
 from batchrun.cli.main import main
 from batchrun.ports import Durable
 from batchrun.records import Attempt, Block, Outcome
 
+KINDS = ("outcome", "attempt", "block")
+
 
 class MemoryLog:
-    """Of what a shard's log holds only the blocks, which tell how far the input was read."""
+    """A shard's log as a list of what was given to it."""
 
     def __init__(self, path: Path, shard: int, generation: int) -> None:
         self.path, self.shard, self.generation = path, shard, generation
         self.places: list[Place] = []
         self.size = 0
-        self._blocks: dict[Place, Any] = {}
+        self._values: list[Any] = []
 
     def append(self, entries: Sequence[Entry]) -> list[Place]:
-        """Say where the records would be."""
+        """Keep the records; returns where they are."""
         found = []
         for row, kind, value in entries:
             size = 200
             if isinstance(value, Outcome):
                 size = 1000 + len(value.response or "")
-            place = Place(row, kind, self.size, size, 0)
-            if kind == BLOCK:
-                self.places.append(place)
-                self._blocks[place] = value
-            found.append(place)
+            found.append(Place(row, kind, len(self._values), size, 0))
+            self._values.append(value)
             self.size += size
+        self.places += found
         return found
 
     def body(self, place: Place) -> Any:
-        """A block, as it was given."""
-        return self._blocks[place]
+        """A record, as it was given."""
+        return self._values[place.offset]
+
+    def bodies(self, places: Sequence[Place]) -> list[Any]:
+        """Records, as they were given."""
+        return [self._values[place.offset] for place in places]
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -97,11 +101,8 @@ class NoJournal:
                 )
                 record = (entry.first_row, BLOCK, value)
             shards.setdefault(record[0] // self._held.shard_rows, []).append(record)
-        assert self._held.durable is not None
         for shard, found in shards.items():
-            fresh = shard not in self._held.logs
-            places = self._held.log_of(shard).append(found)
-            self._held.durable(shard, found, places, fresh=fresh)
+            self._held.log_of(shard).append(found)
 
     async def append(self, entry: Outcome | Attempt | Block) -> None:
         """Take an entry."""
@@ -126,6 +127,7 @@ def take_away() -> None:
     for module, name, stand_in in (
         (journal, "ShardLog", MemoryLog),
         (journal, "read_block", lambda block: block),
+        *((log_reader, f"read_{kind}", lambda value: value) for kind in KINDS),
         (assemble, "JournalWriter", NoJournal),
     ):
         setattr(module, name, stand_in)

@@ -13,7 +13,6 @@ from batchrun.cli.console import exit_codes, put_json, show
 from batchrun.core.settings.providers import PROVIDERS, SIMULATOR, Provider
 
 WIDTH = 88
-NO_URL = "(yours)"
 
 
 @click.command("providers")

@@ -37,11 +37,6 @@ class NotingJournal:
         _note(entry)
         self._journal.post(entry, then)
 
-    async def append(self, entry: Outcome | Attempt | Block) -> None:
-        """See ``ports.Journal``."""
-        _note(entry)
-        await self._journal.append(entry)
-
 
 def _note(entry: Outcome | Attempt | Block) -> None:
     if isinstance(entry, Attempt):

@@ -27,7 +27,6 @@ from batchrun.records import Attempt, Block, Known, Outcome, Request, Row, Span
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
 REUSED_OPEN_MAX = 128
-BEHIND_BYTES_MAX = 2**20
 BEHIND_POLL_S = 0.005
 """Reused answers wait while more of them wait for the disk, or so much is on its way into drafts.
 """
@@ -207,9 +206,7 @@ class Engine:
         if not known:
             return made
         # Faster than parts are written, answers would pile up in memory.
-        while self._fault is None and (
-            self._reusing > REUSED_OPEN_MAX or self._publisher.behind_bytes > BEHIND_BYTES_MAX
-        ):
+        while self._fault is None and self._reusing > REUSED_OPEN_MAX:
             await self._clock.sleep(BEHIND_POLL_S)
         attempts = shard.known.attempts
         left, outcomes = [], []

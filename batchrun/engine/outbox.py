@@ -94,7 +94,6 @@ class TellingJournal:
     def __init__(self, journal: Journal, outbox: Outbox) -> None:
         self._journal = journal
         self._outbox = outbox
-        self.append = journal.append
         self.sending = journal.sending
         self.flush = journal.flush
 

@@ -127,11 +127,7 @@ class FreeSpace:
                 except (OSError, StorageError):
                     size = 0  # a store that does not answer now
             self._old_bytes[key] = size
-        sizes = (
-            max(0.0, shrunk * log.size - self._parts.drafted_bytes(shard))
-            + self._old_bytes[shard, log.generation]
-            for shard, log in logs
-        )
+        sizes = (shrunk * log.size + self._old_bytes[shard, log.generation] for shard, log in logs)
         return round(max(sizes, default=0))
 
 

@@ -192,11 +192,6 @@ class FakeJournal:
         if self._turn is None:
             self._turn = loop.call_later(self._commit_s, self._commit)
 
-    async def append(self, entry: Entry) -> None:
-        """See ``ports.Journal``."""
-        self.post(entry)
-        await self.flush()
-
     def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
         """See ``ports.Journal``."""
         del endpoint
@@ -255,9 +250,6 @@ class FakePublisher:
     It refuses to publish a shard that still has entries on their way into the journal: the real
     one would take the log away under the writer.
     """
-
-    behind_bytes = 0
-    """Nothing grows here."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ delay that stands for the disk. Files are real: only who calls the code, and whe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from batchrun.adapters.journal.flight_log import FlightLog
@@ -97,9 +97,6 @@ class InlineSealer(Sealer):
         super().__init__(parts, journal)
         self._disk = disk
         self._turn = asyncio.Lock()
-
-    def _do(self, work: Callable[[], None]) -> None:
-        work()
 
     async def publish(self, shard: int, *, complete: bool) -> None:
         """See ``ports.Publisher``."""

@@ -14,7 +14,6 @@ import msgspec
 from batchrun.adapters.journal.log_reader import ShardReader
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts.old_part import damaged
-from batchrun.adapters.parts.part_writer import Filling, Records
 from batchrun.adapters.parts.sealer import Ending, Footer, Parts, ending_of
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.core.reply import answer
@@ -41,8 +40,6 @@ class _Nothing:
 
 class PlainParts(Parts):
     """``Parts`` that writes plain files."""
-
-    grow = False
 
     def known_rows(self, shard: int) -> tuple[list[int], dict[int, int]]:
         """See ``Parts``."""
@@ -72,12 +69,8 @@ class PlainParts(Parts):
         del shard
         return _Nothing()
 
-    def write(
-        self, state: ShardState, begun: Filling | None = None, rest: Records | None = None
-    ) -> Published:
+    def write(self, state: ShardState) -> Published:
         """See ``Parts``."""
-        assert begun is None
-        assert rest is None
         store, names = self.store, self.pair(state.shard)
         log = ShardReader(self._journal, state.shard)
         new = log.outcomes(rows_max=_ALL, bytes_max=_ALL)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from batchrun import assemble, wiring
-from batchrun.adapters.parts import growing, part_writer
+from batchrun.adapters.parts import part_writer
 from batchrun.adapters.storage import files
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
@@ -242,8 +242,7 @@ class Stage:
             watching: {"SAMPLE_S": SAMPLE_S},
             files: {"step": reaper.step},
         }
-        for module in (part_writer, growing):  # so that parts grow in shards of a few rows
-            replaced[module] = {"PIECE_ROWS": PIECE_ROWS}
+        replaced[part_writer] = {"PIECE_ROWS": PIECE_ROWS}
         if self.plain:
             replaced[compare] = {"Parts": PlainParts}
             replaced[open_run] = {"Parts": PlainParts, "write_usage": lambda *_: None}

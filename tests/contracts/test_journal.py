@@ -63,6 +63,12 @@ def _mixture(rows):
     return entries
 
 
+async def _append(journal, entry):
+    """Return once an entry would survive a power cut, or raise what refused it."""
+    journal.post(entry)
+    await journal.flush()
+
+
 class FakeBench:
     """A fake journal, and what a kill at this moment would leave of it."""
 
@@ -153,7 +159,7 @@ class JournalContract:
         async def play():
             async with bench() as mine:
                 for entry in (_block(0), attempt(1), answered(1, 2), failed(2)):
-                    await mine.journal.append(entry)
+                    await _append(mine.journal, entry)
                     assert _name(entry) in mine.kept()[0]
 
         asyncio.run(play())
@@ -213,14 +219,14 @@ class JournalContract:
 
         async def play():
             async with bench() as mine:
-                waiting = asyncio.create_task(mine.journal.append(answered(1)))
+                waiting = asyncio.create_task(_append(mine.journal, answered(1)))
                 await asyncio.sleep(0)
                 waiting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
                 await mine.journal.flush()
                 assert mine.kept() == {0: [("outcome", 1, 1)]}
-                await mine.journal.append(answered(2))
+                await _append(mine.journal, answered(2))
 
         asyncio.run(play())
 
@@ -236,16 +242,16 @@ class JournalContract:
                 def then(entry, error):
                     told.append((_name(entry), type(error)))
 
-                await mine.journal.append(answered(1))
+                await _append(mine.journal, answered(1))
                 mine.break_disk()
                 mine.journal.post(answered(2), then)
                 with pytest.raises(StorageError):
-                    await mine.journal.append(answered(3))
+                    await _append(mine.journal, answered(3))
                 mine.journal.post(answered(4), then)
                 with pytest.raises(StorageError):
                     await mine.journal.flush()
                 with pytest.raises(StorageError):
-                    await mine.journal.append(answered(5))
+                    await _append(mine.journal, answered(5))
                 await asyncio.sleep(0)
                 assert told == [
                     (("outcome", 2, 1), StorageError),
@@ -377,7 +383,7 @@ class TestSessions:
 
         async def session(entry, kept):
             async with real() as mine:
-                await mine.journal.append(entry)
+                await _append(mine.journal, entry)
                 assert mine.kept() == {0: kept}
 
         names = []
@@ -439,8 +445,8 @@ class TestSessions:
 
         async def play():
             async with real() as mine:
-                await mine.journal.append(_block(0))
-                await mine.journal.append(answered(1))
+                await _append(mine.journal, _block(0))
+                await _append(mine.journal, answered(1))
                 log = tmp_path / "checkpoint" / log_name(0, 1)
                 data = log.read_bytes()
                 mine.opened.seal(Published(mine.opened.next_state(0, complete=False), "", "", {}))
@@ -450,7 +456,7 @@ class TestSessions:
                 assert mine.kept() == {} and not log.exists()
                 state = mine.opened.state(0)
                 assert (state.generation, state.rows_read, state.complete) == (1, 5, False)
-                await mine.journal.append(answered(2))
+                await _append(mine.journal, answered(2))
                 assert (tmp_path / "checkpoint" / log_name(0, 2)).exists()
                 assert mine.kept() == {0: [("outcome", 2, 1)]}
 
@@ -461,7 +467,7 @@ class TestSessions:
 
         async def play():
             async with real() as mine:
-                await mine.journal.append(answered(1))
+                await _append(mine.journal, answered(1))
 
         asyncio.run(play())
         folder = tmp_path / "checkpoint"
@@ -477,7 +483,7 @@ class TestSessions:
         async def play():
             async with real() as mine:
                 for entry in [_block(0), attempt(1), attempt(1, 2), answered(2), failed(3, 4)]:
-                    await mine.journal.append(entry)
+                    await _append(mine.journal, entry)
                 opened = mine.opened.open_shard(0)
                 assert opened.done == {2, 3} and opened.ok == {2}
                 assert opened.attempts == {1: 2, 2: 1, 3: 4}
@@ -493,7 +499,7 @@ class TestSessions:
         async def play(outcome):
             async with real() as mine:
                 with pytest.raises(ValueError, match="a completion or a failure"):
-                    await mine.journal.append(outcome)
+                    await _append(mine.journal, outcome)
 
         asyncio.run(play(answered(1)._replace(completion=None)))
         asyncio.run(play(answered(1)._replace(failure=failed(1).failure)))
@@ -505,11 +511,11 @@ class TestSessions:
 
         async def play():
             async with real() as mine:
-                await mine.journal.append(_block(0, 10))
+                await _append(mine.journal, _block(0, 10))
                 state = replace(mine.opened.next_state(0, complete=True), generation=1)
                 mine.opened.seal(Published(state, "", "", {}))
-                await mine.journal.append(_block(0, 10))
-                await mine.journal.append(answered(1))
+                await _append(mine.journal, _block(0, 10))
+                await _append(mine.journal, answered(1))
                 fresh = replace(state, digest=b"edited", end=Position(0, 1234, 10), rows_read=9)
                 mine.opened.refresh([fresh])
                 assert mine.opened.state(0) == fresh
@@ -518,7 +524,7 @@ class TestSessions:
                 assert list(ShardReader(mine.opened, 0).blocks(0, 10)) == [
                     (0, 10, _block(0, 10).carried)
                 ]
-                await mine.journal.append(_block(0, 10))
+                await _append(mine.journal, _block(0, 10))
                 assert mine.opened.state(0).digest == _block(0, 10).digest
 
         asyncio.run(play())
@@ -529,7 +535,7 @@ class TestSessions:
         async def play():
             async with real() as mine:
                 for entry in (_block(0), _block(10), answered(12)):
-                    await mine.journal.append(entry)
+                    await _append(mine.journal, entry)
                 mine.opened.drop_idle()
                 assert set(mine.opened.logs) == {1}
 
@@ -546,7 +552,7 @@ class TestSessions:
 
         async def play():
             async with real() as mine:
-                await mine.journal.append(answered(1))
+                await _append(mine.journal, answered(1))
                 with monkeypatch.context() as patch:
                     patch.setattr(files, "step", full)
                     with pytest.raises(StorageError, match="checkpoint: no space left"):
@@ -572,7 +578,7 @@ class TestFlights:
                 mine.journal.sending(3, 2, 0, 20)
                 await mine.journal.flush()
                 assert noted() == [(3, 2)]
-                await mine.journal.append(answered(3, 2))
+                await _append(mine.journal, answered(3, 2))
                 assert noted() == []
 
         asyncio.run(play())

@@ -14,8 +14,8 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
-from batchrun.adapters.journal.checksum import crc32
 from batchrun.adapters.storage import disk, files
 
 _SLOT = struct.Struct("<qiiqI4x")  # row + 1, attempt, endpoint, started_us, checksum

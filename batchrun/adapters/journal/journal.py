@@ -3,7 +3,7 @@
 ``Journal`` is the checkpoint's state file and the logs of the shards in progress, as one thing:
 what an earlier session left, and what is appended now. ``JournalWriter`` is ``ports.Journal`` for
 a running engine: one thread writes, in groups. Entries that arrive within ``GROUP_S`` of each
-other share one flush per log; ``append`` resolves after it.
+other share one flush per log; ``flush`` returns after it.
 """
 
 from __future__ import annotations
@@ -94,8 +94,6 @@ class Journal:
         self._published = {p.state.shard: p.state for p in self.states.published()}
         self.logs: dict[int, ShardLog] = {}
         self.fence: Callable[[], None] = lambda: None  # raises once another run holds the lock
-        self.durable: Callable[..., None] | None = None
-        """See ``growing.Growing.durable``; called by whoever writes."""
         try:
             self._open_logs()
         except BaseException:
@@ -225,10 +223,7 @@ class Journal:
             groups[record[0] // self.shard_rows].append(record)
         try:
             for shard, found in groups.items():
-                fresh = shard not in self.logs and shard not in self._published
-                places = self.log_of(shard).append(found)
-                if self.durable is not None:
-                    self.durable(shard, found, places, fresh=fresh)
+                self.log_of(shard).append(found)
         except OSError as error:
             message = (
                 f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
@@ -327,11 +322,6 @@ class JournalWriter:
         self._queue.append((entry, then))
         if not self._wake.is_set():
             self._wake.set()
-
-    async def append(self, entry: Outcome | Attempt | Block) -> None:
-        """See ``ports.Journal``."""
-        self.post(entry)
-        await self.flush()
 
     async def flush(self) -> None:
         """See ``ports.Journal``."""

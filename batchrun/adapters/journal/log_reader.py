@@ -17,19 +17,18 @@ from batchrun.records import Attempt, Outcome
 
 
 class ShardReader:
-    """``filling.Records`` in a shard's log. Reads only; the log must not grow meanwhile."""
+    """What a shard's log holds. Reads only; the log must not grow meanwhile."""
 
-    def __init__(self, journal: Journal, shard: int, first_row: int = 0) -> None:
-        """``first_row`` is where to begin; what the log holds of rows below is passed over."""
+    def __init__(self, journal: Journal, shard: int) -> None:
         self._log = journal.logs.get(shard)
         places = self._log.places if self._log else []
         last: dict[int, Place] = {}
         kinds: dict[int, list[Place]] = {ATTEMPT: [], BLOCK: [], AMENDMENT: []}
         for place in places:
             row, kind, *_ = place
-            if kind in (BLOCK, AMENDMENT) or (row >= first_row and kind == ATTEMPT):
+            if kind in kinds:
                 kinds[kind].append(place)
-            elif row >= first_row:
+            else:
                 if row in last:
                     kinds[ATTEMPT].append(last[row])  # its exchange stays in the ledger
                 last[row] = place
@@ -38,7 +37,8 @@ class ShardReader:
         self._taken = 0
         self.taken_bytes = 0
         """Bytes of the outcomes taken last."""
-        self._blocks = kinds[BLOCK]
+        self._blocks = deque(sorted(kinds[BLOCK]))
+        self._held: list[tuple[int, int, bytes]] = []
         self._amendments = kinds[AMENDMENT]
 
     def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
@@ -73,15 +73,17 @@ class ShardReader:
         for place in self._amendments:
             yield read_amendment(self._body(place)).values
 
-    def blocks(self, low: int, high: int) -> Iterator[tuple[int, int, bytes]]:
+    def blocks(self, low: int, high: int) -> list[tuple[int, int, bytes]]:
         """Carried columns that overlap the rows from ``low`` to below ``high``: first row, number
-        of rows, IPC stream. A range read twice is yielded twice.
+        of rows, IPC stream. A range read twice is there twice. ``low`` never falls from call to
+        call: what lies below it is let go of.
         """
-        for place in sorted(self._blocks):
-            if place.row < high:
-                block = read_block(self._body(place))
-                if block.rows and place.row + block.rows > low:
-                    yield place.row, block.rows, block.carried
+        while self._blocks and self._blocks[0].row < high:
+            place = self._blocks.popleft()
+            block = read_block(self._body(place))
+            self._held.append((place.row, block.rows, block.carried))
+        self._held = [held for held in self._held if held[0] + held[1] > low]
+        return self._held
 
     def _body(self, place: Place) -> bytes:
         assert self._log is not None

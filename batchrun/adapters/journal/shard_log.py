@@ -20,10 +20,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from zlib import crc32
 
 import msgspec
 
-from batchrun.adapters.journal.checksum import crc32
 from batchrun.adapters.storage import disk, files
 from batchrun.errors import DamagedError, UsageError
 

@@ -7,14 +7,14 @@ change: the old part and the records are merged in row order, the records win.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters.journal.log_reader import ShardReader
 from batchrun.adapters.journal.shard_log import damaged as log_damaged
 from batchrun.adapters.parts import large_answers, old_part, truncation
 from batchrun.adapters.parts import schema as part_schema
@@ -39,36 +39,6 @@ _KEY = itemgetter(*map(Attempt._fields.index, ("endpoint", "model", "service_tie
 _PLACE = itemgetter(*map(Attempt._fields.index, ("row", "number")))
 _STARTED = itemgetter(Attempt._fields.index("started_at_us"))
 _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
-
-
-class Records(Protocol):
-    """What is known of a shard's rows, taken in row order."""
-
-    taken_bytes: int
-    """Bytes of the outcomes taken last."""
-
-    def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
-        """The next outcomes in row order, as many as the bounds allow and at least one."""
-        ...
-
-    @property
-    def more(self) -> bool:
-        """Whether there are outcomes left."""
-        ...
-
-    def attempts_below(self, row: int) -> Iterable[Attempt]:
-        """The next attempts of rows below ``row`` that did not decide the row's last outcome."""
-        ...
-
-    def blocks(self, low: int, high: int) -> Iterable[tuple[int, int, bytes]]:
-        """Carried columns that overlap the rows from ``low`` to below ``high``: first row, number
-        of rows, IPC stream.
-        """
-        ...
-
-    def amendments(self) -> Iterable[bytes]:
-        """New values of done rows, as IPC streams, in order of arrival."""
-        ...
 
 
 class Shape(NamedTuple):
@@ -119,14 +89,8 @@ class Filling:
         """Take away what was not published. Closing twice is harmless."""
         self._opened.close()
 
-    def add(self, records: Records) -> None:
-        """Take the next piece of records. Every row in front of it is in them or known to have no
-        outcome, and so is every attempt of these rows.
-        """
-        self._add(records, records.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES), last=False)
-
-    def finish(self, records: Records) -> Totals:
-        """Take the rest of the records and end both files; what they hold adds up to this."""
+    def finish(self, records: ShardReader) -> Totals:
+        """Take the records and end both files; what they hold adds up to this."""
         last = False
         while not last:
             outcomes = records.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
@@ -136,7 +100,7 @@ class Filling:
         self._results.end()
         return self._totals
 
-    def _add(self, records: Records, outcomes: list[Outcome], *, last: bool) -> None:
+    def _add(self, records: ShardReader, outcomes: list[Outcome], *, last: bool) -> None:
         """Take outcomes, and whatever else is known of the rows in front of their end."""
         high = self._end if last else outcomes[-1].row + 1
         if self._old_results.found:
@@ -146,7 +110,7 @@ class Filling:
                 self._add_piece(records, [], self.next_row + PIECE_ROWS)
         self._add_piece(records, outcomes, high)
 
-    def _add_piece(self, records: Records, outcomes: list[Outcome], high: int) -> None:
+    def _add_piece(self, records: ShardReader, outcomes: list[Outcome], high: int) -> None:
         """Take a piece: outcomes, and the attempts of these rows and of those between them."""
         ledger = list(records.attempts_below(high))
         alone = not ledger
@@ -176,7 +140,11 @@ class Filling:
         return merged.sort_by([("row", "ascending"), ("attempt", "ascending")])
 
     def _results_table(
-        self, records: Records, outcomes: list[Outcome], old: pa.Table | None, ledgered: pa.Table
+        self,
+        records: ShardReader,
+        outcomes: list[Outcome],
+        old: pa.Table | None,
+        ledgered: pa.Table,
     ) -> pa.Table:
         """A piece of the results, old rows and new ones; ``ledgered`` is the ledger of both."""
         rows = [outcome.row for outcome in outcomes]
@@ -199,7 +167,7 @@ class Filling:
             old = old_part.amended(old, part_schema.from_ipc(amendment))
         return _counted(pa.concat_tables([old, new]).sort_by("row"), ledgered)
 
-    def _gather(self, records: Records, rows: list[int]) -> pa.Table:
+    def _gather(self, records: ShardReader, rows: list[int]) -> pa.Table:
         """The carried columns of these rows (ascending), from the blocks."""
         pieces: list[pa.Table] = []
         at = 0

@@ -4,8 +4,6 @@ The old part and the journal are merged in row order, the journal wins, and the 
 replaces the old (``filling``). A kill between the renames and the journal's note of them leaves new
 files with the records still in the journal; sealing again then yields the same content, because
 results merge by row and attempts by (row, attempt).
-
-The parts of a shard that no earlier session knew are begun while it fills (``growing``).
 """
 
 from __future__ import annotations
@@ -13,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,9 +23,8 @@ from batchrun.adapters.journal.log_reader import ShardReader
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts import old_part, truncation
 from batchrun.adapters.parts import schema as part_schema
-from batchrun.adapters.parts.growing import Growing
 from batchrun.adapters.parts.old_part import OldPart
-from batchrun.adapters.parts.part_writer import Filling, Records, Shape
+from batchrun.adapters.parts.part_writer import Filling, Shape
 from batchrun.adapters.storage.store import USAGE, Store, part_name
 from batchrun.core.reply import answer
 from batchrun.core.run.free_disk import Grown
@@ -73,16 +69,12 @@ def ending_of(outcome: Outcome) -> Ending:
 class Parts:
     """Reads and writes the parts of one run directory, synchronously."""
 
-    grow = True
-    """Whether drafts can be begun before their shard is whole."""
-
     def __init__(self, store: Store, journal: Journal, carried: pa.Schema) -> None:
         self.store = store
         self._journal = journal
         version = {"batchrun.format": FORMAT}
         self._carried = carried
         self.grown = Grown()
-        self._begun: WeakValueDictionary[int, Filling] = WeakValueDictionary()
         self._results_schema = part_schema.results_schema(carried).with_metadata(version)
         self._attempts_schema = part_schema.attempts_schema().with_metadata(version)
 
@@ -176,36 +168,23 @@ class Parts:
         old = sum(self.store.size(name) or 0 for name in self.pair(shard))
         return old + (log.size if log else 0)
 
-    def begin(self, shard: int) -> Filling:
+    def _begin(self, shard: int) -> Filling:
         """New drafts of a shard's parts, to be filled."""
         rows = self._journal.shard_rows
-        begun = self._begun[shard] = Filling(
+        return Filling(
             self.store,
             self.pair(shard),
             Shape(self._results_schema, self._attempts_schema, self._carried),
             range(shard * rows, (shard + 1) * rows),
             self._journal.folder,
         )
-        return begun
 
-    def drafted_bytes(self, shard: int) -> int:
-        """What the drafts of a shard take on the disk already."""
-        begun = self._begun.get(shard)
-        return 0 if begun is None else begun.results.size + begun.attempts.size
-
-    def write(
-        self, state: ShardState, begun: Filling | None = None, rest: Records | None = None
-    ) -> Published:
+    def write(self, state: ShardState) -> Published:
         """Merge a shard's old parts and its log into the parts of ``state.generation``; durable
         under their names when this returns.
-
-        ``begun`` are drafts that hold the first records of the log already, ``rest`` is all that
-        it holds beside; without, it is read.
         """
-        with begun or self.begin(state.shard) as filling:
-            if rest is None:
-                rest = ShardReader(self._journal, state.shard, filling.next_row)
-            totals = filling.finish(rest)
+        with self._begin(state.shard) as filling:
+            totals = filling.finish(ShardReader(self._journal, state.shard))
             results, attempts = filling.results, filling.attempts
             self.store.publish([attempts, results])
         pair = self.pair(state.shard)
@@ -230,24 +209,12 @@ def write_usage(store: Store, totals: Totals) -> None:
         store.publish([draft])
 
 
-def publish(
-    parts: Parts,
-    journal: Journal,
-    state: ShardState,
-    begun: Filling | None = None,
-    rest: Records | None = None,
-) -> None:
+def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
     """Write the parts of a shard in a new state, and note it. Raises ``StorageError``."""
     journal.fence()
     log = journal.logs.get(state.shard)
     try:
-        try:
-            published = parts.write(state, begun, rest)
-        except FileNotFoundError:
-            if begun is None:
-                raise
-            # Somebody tidied a draft away while its shard filled; the log has all of it.
-            published = parts.write(state)
+        published = parts.write(state)
     except OSError as error:
         message = (
             f"cannot write the parts of shard {state.shard}: {error}. Its rows are safe in the "
@@ -274,22 +241,6 @@ class Sealer:
         self._parts = parts
         self._journal = journal
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sealer")
-        self._growing = Growing(journal.shard_rows, self._begin, self._do)
-        if parts.grow:
-            journal.durable = self._growing.durable
-
-    @property
-    def behind_bytes(self) -> int:
-        """See ``ports.Publisher``."""
-        return self._growing.under_way_bytes
-
-    def _do(self, work: Callable[[], None]) -> None:
-        """Have work done in the thread, in the order given."""
-        self._thread.submit(work)
-
-    def _begin(self, shard: int) -> Filling:
-        self._journal.fence()
-        return self._parts.begin(shard)
 
     async def publish(self, shard: int, *, complete: bool) -> None:
         """See ``ports.Publisher``."""
@@ -297,12 +248,8 @@ class Sealer:
         await loop.run_in_executor(self._thread, self._publish, shard, complete)
 
     def _publish(self, shard: int, complete: bool) -> None:  # noqa: FBT001 - run_in_executor
-        state = self._journal.next_state(shard, complete=complete)
-        with self._growing.ended(shard) as (begun, rest):
-            publish(self._parts, self._journal, state, begun, rest)
+        publish(self._parts, self._journal, self._journal.next_state(shard, complete=complete))
 
     def close(self) -> None:
-        """End the thread; drafts that are not published are taken away."""
-        self._journal.durable = None
-        self._thread.submit(self._growing.close)
+        """End the thread."""
         self._thread.shutdown()

@@ -37,7 +37,6 @@ class Counted(NamedTuple):
     high: float
 
 
-NOTHING = Counted(0.0, 0.0, 0.0)
 Count = Callable[[str], Counted]
 
 

@@ -17,7 +17,7 @@ from batchrun.core.settings.parameters import ENVELOPE, OF_THE_RUN, SENT
 from batchrun.errors import RowError
 from batchrun.records import JsonObject
 
-ALL, NONE = "all", "none"
+ALL = "all"
 JSON = frozenset({"jsonl", "json"})
 """Formats whose values have the types that they have in a request."""
 WITHHELD = frozenset({"user", "metadata", "store"})

@@ -29,7 +29,6 @@ from batchrun.core.settings.differences import Difference, differences
 RULES = 3
 """The version of the rules of this program."""
 
-QUOTINGS = ("csv", "none")
 QUOTED_FORMATS = ("csv", "tsv")
 
 

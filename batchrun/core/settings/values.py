@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchrun.core.cost.price_table import own_prices
@@ -23,79 +23,84 @@ from batchrun.core.text.byte_sizes import Bytes, parsed
 from batchrun.core.text.template_syntax import is_template
 from batchrun.errors import NotASchemaError, UsageError
 
+Check = Callable[[Setting, object, UsageError], Any]
+
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def checked(setting: Setting, value: object) -> Any:  # noqa: PLR0912, PLR0915 - a kind is a case
+def checked(setting: Setting, value: object) -> Any:
     """The value as its kind has it. Raises ``UsageError`` naming the setting."""
     wrong = UsageError(f"{setting.name} is {value!r}; expected {_expectation(setting)}")
-    match setting.kind:
-        case "text" | "path":
-            if not isinstance(value, str) or not value:
-                raise wrong
-        case "paths" | "dirs":
-            if isinstance(value, str):
-                value = [value]
-            if not isinstance(value, (list, tuple)) or not all(
-                isinstance(item, str) and item for item in value
-            ):
-                raise wrong
-        case "choice":
-            if value not in setting.choices:
-                raise wrong
-        case "int" | "number" | "concurrency":
-            if setting.kind == "concurrency" and value == "auto":
-                return value
-            integral = setting.kind != "number"
-            if isinstance(value, bool) or not isinstance(value, int if integral else (int, float)):
-                raise wrong
-            if not _is_within(setting, value):
-                raise wrong
-        case "bool":
-            if not isinstance(value, bool):
-                raise wrong
-        case "bytes":
-            return _bytes(value, wrong)
-        case "share" | "bound":
-            return _bound(setting, value, wrong)
-        case "columns":
-            return _columns(value, wrong)
-        case "object":
-            if not isinstance(value, dict):
-                raise wrong
-            _check_json(setting, value)
-        case "names":
-            if not isinstance(value, (list, tuple)) or not all(
-                isinstance(name, str) and name for name in value
-            ):
-                raise wrong
-            return tuple(value)
-        case "schema":
-            # Files are read before: see adapters/environment/configuration.py.
-            if not isinstance(value, dict):
-                raise wrong
-            return _schema(setting, value)
-        case "messages":
-            if not isinstance(value, list):
-                raise wrong
-            for place, message in enumerate(value):
-                _check_message(setting, place, message)
-        case "headers":
-            return _headers(setting, value)
-        case "command":
-            _check_command(setting, value)
-        case "provider":
-            return provider_named(value).name
-        case "models":
-            return _models(value, wrong)
-        case "prices":
-            return own_prices(value)
-        case "delimiter" | "encoding":
-            return _written(setting, value, wrong)
-        case "header_name":
-            if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
-                raise wrong
+    return _CHECKS[setting.kind](setting, value, wrong)
+
+
+def _text(_: Setting, value: object, wrong: UsageError) -> str:
+    if not isinstance(value, str) or not value:
+        raise wrong
+    return value
+
+
+def _texts(setting: Setting, value: object, wrong: UsageError) -> object:
+    """One text or several."""
+    several = [value] if isinstance(value, str) else value
+    if not isinstance(several, (list, tuple)):
+        raise wrong
+    for item in several:
+        _text(setting, item, wrong)
+    return several
+
+
+def _names(setting: Setting, value: object, wrong: UsageError) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise wrong
+    return tuple(_text(setting, name, wrong) for name in value)
+
+
+def _choice(setting: Setting, value: object, wrong: UsageError) -> object:
+    if value not in setting.choices:
+        raise wrong
+    return value
+
+
+def _number(setting: Setting, value: object, wrong: UsageError) -> object:
+    if setting.kind == "concurrency" and value == "auto":
+        return value
+    wanted = (int, float) if setting.kind == "number" else int
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise wrong
+    if not _is_within(setting, value):
+        raise wrong
+    return value
+
+
+def _instance_of(kind: type) -> Check:
+    def check(_: Setting, value: object, wrong: UsageError) -> object:
+        if not isinstance(value, kind):
+            raise wrong
+        return value
+
+    return check
+
+
+def _object(setting: Setting, value: object, wrong: UsageError) -> object:
+    if not isinstance(value, dict):
+        raise wrong
+    _check_json(setting, value)
+    return value
+
+
+def _messages(setting: Setting, value: object, wrong: UsageError) -> object:
+    if not isinstance(value, list):
+        raise wrong
+    for place, message in enumerate(value):
+        _check_message(setting, place, message)
+    return value
+
+
+def _header_name(_: Setting, value: object, wrong: UsageError) -> object:
+    if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
+        raise wrong
     return value
 
 
@@ -114,16 +119,20 @@ def _written(setting: Setting, value: object, wrong: UsageError) -> str:
     return found
 
 
-def _check_command(setting: Setting, value: object) -> None:
+def _command(setting: Setting, value: object, _: UsageError) -> object:
     """The command is not repeated in an error: it may hold a credential."""
     try:
         commands.words(value if isinstance(value, str) else "")
     except ValueError as error:
         message = f"{setting.name}: {error}"
         raise UsageError(message) from None
+    return value
 
 
-def _schema(setting: Setting, value: dict[str, Any]) -> dict[str, Any]:
+def _schema(setting: Setting, value: object, wrong: UsageError) -> dict[str, Any]:
+    # Files are read before: see adapters/environment/configuration.py.
+    if not isinstance(value, dict):
+        raise wrong
     _check_json(setting, value)
     try:
         return of_document(value, "answer")
@@ -132,7 +141,7 @@ def _schema(setting: Setting, value: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(message) from None
 
 
-def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
+def _columns(_: Setting, value: object, wrong: UsageError) -> str | tuple[str, ...]:
     if value in ("all", "none"):
         return str(value)
     if isinstance(value, str):
@@ -142,7 +151,7 @@ def _columns(value: object, wrong: UsageError) -> str | tuple[str, ...]:
     return tuple(value)
 
 
-def _bytes(value: object, wrong: UsageError) -> Bytes:
+def _bytes(_: Setting, value: object, wrong: UsageError) -> Bytes:
     """A size: a whole number of bytes, or text with a unit."""
     if isinstance(value, str):
         size = parsed(value)
@@ -154,7 +163,7 @@ def _bytes(value: object, wrong: UsageError) -> Bytes:
     return size
 
 
-def _models(value: object, wrong: UsageError) -> dict[str, str]:
+def _models(_: Setting, value: object, wrong: UsageError) -> dict[str, str]:
     """By the name that rows use, the name that the endpoint has for it."""
     if isinstance(value, list):
         value = {name: name for name in value} if all(isinstance(n, str) for n in value) else None
@@ -291,7 +300,7 @@ def require_schema(schema: object) -> None:
     json_schema.require(json_schema.encoded(schema))
 
 
-def _headers(setting: Setting, value: object) -> dict[str, str]:
+def _headers(setting: Setting, value: object, _: UsageError) -> dict[str, str]:
     if not isinstance(value, dict):
         message = f"{setting.name}: expected a table of header names and values"
         raise UsageError(message)
@@ -324,6 +333,36 @@ _EXPECTED = {
     "messages": "tables with role and content, written as [[request.messages]]",
     "models": "a list of names, or a table of text",
 }
+
+
+_CHECKS: Mapping[str, Check] = {
+    "text": _text,
+    "path": _text,
+    "paths": _texts,
+    "dirs": _texts,
+    "names": _names,
+    "choice": _choice,
+    "int": _number,
+    "number": _number,
+    "concurrency": _number,
+    "bool": _instance_of(bool),
+    "bytes": _bytes,
+    "share": _bound,
+    "bound": _bound,
+    "columns": _columns,
+    "object": _object,
+    "schema": _schema,
+    "messages": _messages,
+    "headers": _headers,
+    "header_name": _header_name,
+    "command": _command,
+    "provider": lambda _, value, __: provider_named(value).name,
+    "models": _models,
+    "prices": lambda _, value, __: own_prices(value),
+    "delimiter": _written,
+    "encoding": _written,
+}
+"""By kind what a value must be; returns it as it is used."""
 
 
 def _expectation(setting: Setting) -> str:

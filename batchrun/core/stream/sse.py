@@ -15,7 +15,7 @@ from typing import NamedTuple
 EVENT_STREAM = "text/event-stream"
 BLANK = b"\n\n"
 """The blank line behind an event, once line ends are LF."""
-LF, CR = 0x0A, 0x0D
+CR = 0x0D
 """As numbers: looking for bytes in bytes by ``in``, Python makes and drops an error first."""
 
 _BOM = b"\xef\xbb\xbf"

@@ -22,7 +22,7 @@ from batchrun.core.verdict.rules import Action
 from batchrun.errors import NotASchemaError, RowError
 from batchrun.records import Choice, Completion, Expected, ToolCall
 
-KEEP, FAIL, RETRY = POLICIES = ("keep", "fail", "retry")
+KEEP, FAIL, RETRY = "keep", "fail", "retry"
 
 _decode = msgspec.json.Decoder().decode
 
