@@ -230,6 +230,28 @@ def test_folders_import_each_other_one_way(package):
     )
 
 
+def module_imports(modules):
+    """Which module imports which, and by what import; ``__init__`` files are left out."""
+    names = {module.name for module in modules if not module.path.endswith("__init__.py")}
+    found = {}
+    for module in modules:
+        for line, target in imports(module):
+            hit = next((t for t in (target, target.rpartition(".")[0]) if t in names), module.name)
+            if hit != module.name and module.name in names:
+                found.setdefault((module.name, hit), f"{module.path}:{line} imports {target}")
+    return found
+
+
+def test_modules_import_each_other_one_way(package):
+    """No module can be reached from itself by imports, wherever in it they stand."""
+    edges = module_imports(package)
+    cycle = cycle_in(edges)
+    assert not cycle, (
+        "Neither of them can be read alone. Move what both need into a third:\n"
+        + "\n".join(edges[step] for step in zip(cycle, [*cycle[1:], cycle[0]], strict=True))
+    )
+
+
 def test_a_cycle_of_folders_is_seen(parse_module):
     """However long it is; a folder's own modules may import each other as they like."""
     made = [

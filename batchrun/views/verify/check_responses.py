@@ -5,10 +5,7 @@ them: see ``verify``.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 
@@ -84,33 +81,3 @@ class Responses:
                 f"{left} named by no row: answers that a later one replaced, or that a kill came "
                 "before"
             )
-
-
-def named_in(batch: pa.RecordBatch) -> Iterator[tuple[int, str]]:
-    """Row and file, for every file that results name."""
-    for row, status, response, media in zip(
-        *(batch.column(name).to_pylist() for name in ("row", "status", "response", "media")),
-        strict=True,
-    ):
-        if status == "ok" and response is not None and len(response) < 128:
-            name = _of(_parsed(response))
-            if name is not None:
-                yield row, name
-        for medium in media or ():
-            name = _of(medium)
-            if name is not None:
-                yield row, name
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _of(value: Any) -> str | None:
-    file = value.get("file") if isinstance(value, dict) else None
-    if not isinstance(file, str) or not file.startswith(f"{RESPONSES}/"):
-        return None
-    return file.partition("/")[2]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.core.text.wording import counted, verb
 from batchrun.views.verify.findings import Report
+from batchrun.views.verify.named_files import named_in
 
 FORMAT = b"1"
 CHUNK_ROWS = 8192
@@ -98,8 +99,6 @@ class PartReader:
         """Row and name of the files of ``responses/`` that the rows name. Raises
         ``UnreadableError``.
         """
-        from batchrun.views.verify.check_responses import named_in
-
         names = ("status", "response")
         for table in self._groups(["row", *names, "media.list.element.file"]):
             if table.num_rows:
