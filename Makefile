@@ -60,7 +60,7 @@ fuzz: $(DEV) ## random replies, streams and headers against their readers, for F
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
 
 simulate: $(DEV) ## SEEDS (1000) whole runs on virtual time, from seed FIRST (0); SEED=123 replays one
-	$(BIN)/python -m batchrun.testing.simulate $(if $(SEED),--seed $(SEED),--first $${FIRST:-0} --seeds $${SEEDS:-1000})
+	$(BIN)/python -m tests.harness.simulate $(if $(SEED),--seed $(SEED),--first $${FIRST:-0} --seeds $${SEEDS:-1000})
 
 soak: $(DEV) ## runs under every fault for SOAK_SECONDS (3600): nothing may grow, nothing may be lost
 	$(BIN)/python benchmarks/soak.py --seconds $${SOAK_SECONDS:-3600}

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters.journal.flight_log import read_notes
-from batchrun.testing.crashpoints import points
+from tests.harness.crashpoints import points
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("BATCHRUN_CRASH_KILLS", "20"))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from batchrun.testing.crashpoints import points
+from tests.harness.crashpoints import points
 
 ROWS = 22
 

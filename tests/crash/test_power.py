@@ -17,9 +17,9 @@ from batchrun.adapters.journal.shard_log import MAGIC, ShardLog
 from batchrun.adapters.storage import disk
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import BatchrunError
-from batchrun.testing import power
-from batchrun.testing.recording import Kept, Named, Recording, Told, Truncated, Written
 from batchrun.views.verify import verify
+from tests.harness import power
+from tests.harness.recording import Kept, Named, Recording, Told, Truncated, Written
 
 ROWS = 17
 FAILING = {3, 4, 9, 16}

@@ -15,9 +15,10 @@ import pytest
 import batchrun
 from batchrun.adapters.storage import object_store
 from batchrun.rundir.lock import Lock
-from batchrun.testing.crashpoints import points
 from batchrun.views import status
 from batchrun.views.verify import verify
+from tests.harness import crashpoints
+from tests.harness.crashpoints import points
 
 ROWS, SHARD_ROWS = 25, 10
 
@@ -76,7 +77,7 @@ class Job:
         """The command in a process of its own that kills itself at a crash point."""
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "batchrun.testing.crashpoints", point, "--"),
+                *(sys.executable, crashpoints.__file__, point, "--"),
                 *("run", "--model", "m", *map(str, self.arguments(*more))),
             ],
             cwd=self.cli.folder,

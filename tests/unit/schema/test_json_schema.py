@@ -12,7 +12,7 @@ from batchrun.core.schema import json_schema
 from batchrun.core.schema.json_schema import encoded, problem, require, shortened
 from batchrun.errors import NotASchemaError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LINES = {
     "type": "object",
     "required": ["lines"],

@@ -28,12 +28,12 @@ from batchrun.engine.session.guards import StopSwitch
 from batchrun.errors import BatchrunError
 from batchrun.records import Outcome
 from batchrun.rundir import compare, open_run
-from batchrun.testing.crashes import Death, DiskFault, Killed, Reaper
-from batchrun.testing.inline import InlineJournal, InlineSealer, InlineSource
-from batchrun.testing.model_server import ModelServer, ServerTransport
-from batchrun.testing.plain_parts import PlainParts
-from batchrun.testing.rig import SIGNAL
 from batchrun.testing.virtual import EPOCH_US, START_S, VirtualLoop
+from tests.harness.crashes import Death, DiskFault, Killed, Reaper
+from tests.harness.inline import InlineJournal, InlineSealer, InlineSource
+from tests.harness.model_server import ModelServer, ServerTransport
+from tests.harness.plain_parts import PlainParts
+from tests.harness.rig import SIGNAL
 
 SESSION_S_MAX = 40 * 86_400.0
 """A session that takes longer than this hangs: something wakes up again and again, in vain."""
