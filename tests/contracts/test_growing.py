@@ -109,8 +109,7 @@ def bench(folder, **options):
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Stretches of four rows, so that forty are ten of them."""
-    monkeypatch.setattr(growing, "PIECE_ROWS", 4)
-    monkeypatch.setattr("batchrun.adapters.parts.part_writer.PIECE_ROWS", 4)
+    monkeypatch.setattr(sealer.Parts, "piece_rows", 4)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ process sends itself SIGKILL, so nothing is cleaned up and nothing is flushed. A
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -202,9 +204,11 @@ def session(
         os.dup2(said, stream)
     if point is not None:
         from batchrun import assemble
+        from batchrun.machinery import REAL
 
         files.step = killer(point)
-        assemble.FLIGHT_SLOTS = FEW_SLOTS
+        few = dataclasses.replace(REAL, flight_slots=FEW_SLOTS)
+        assemble.run = functools.partial(assemble.run, machinery=few)
     _command(arguments)
 
 

@@ -22,6 +22,7 @@ LAYERS = {
     "rundir": 4,
     "assemble": 5,
     "wiring": 5,
+    "machinery": 5,
     "report": 5,
     "views": 6,
     "api": 7,

@@ -37,8 +37,9 @@ class Window:
     ``next_row`` on.
     """
 
-    def __init__(self, first_row: int) -> None:
-        """``first_row`` is the shard's."""
+    def __init__(self, first_row: int, stretch_rows: int) -> None:
+        """``first_row`` is the shard's; ``stretch_rows`` in a row are worth taking."""
+        self._stretch_rows = stretch_rows
         self.next_row = first_row
         self.size_bytes = 0
         self.taken_bytes = 0
@@ -77,7 +78,10 @@ class Window:
     @property
     def stretches(self) -> bool:
         """Whether it begins with a stretch of rows that is worth taking."""
-        return self._whole_to - self.next_row >= PIECE_ROWS or self._whole_bytes >= STRETCH_BYTES
+        return (
+            self._whole_to - self.next_row >= self._stretch_rows
+            or self._whole_bytes >= STRETCH_BYTES
+        )
 
     def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
         """See ``Records``. While it ``stretches``, they are the rows of that stretch."""
@@ -150,8 +154,10 @@ class Growing:
         shard_rows: int,
         begin: Callable[[int], Filling],
         do: Callable[[Callable[[], None]], object],
+        stretch_rows: int = PIECE_ROWS,
     ) -> None:
         """``begin`` makes a shard's drafts; ``do`` has work done, in the order given."""
+        self._stretch_rows = stretch_rows
         self._shard_rows = shard_rows
         self._begin = begin
         self._do = do
@@ -212,7 +218,9 @@ class Growing:
     ) -> None:
         growth = self._growths.get(shard)
         if growth is None:
-            growth = self._growths[shard] = _Growth(Window(shard * self._shard_rows))
+            growth = self._growths[shard] = _Growth(
+                Window(shard * self._shard_rows, self._stretch_rows)
+            )
         self._arrived += size
         window = growth.window
         if window is None:

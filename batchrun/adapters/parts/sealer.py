@@ -28,7 +28,7 @@ from batchrun.adapters.parts import old_part, truncation
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.growing import Growing
 from batchrun.adapters.parts.old_part import OldPart
-from batchrun.adapters.parts.part_writer import Filling, Records, Shape
+from batchrun.adapters.parts.part_writer import PIECE_ROWS, Filling, Records, Shape
 from batchrun.adapters.storage.store import USAGE, Store, part_name
 from batchrun.core.reply import answer
 from batchrun.core.run.free_disk import Grown
@@ -75,6 +75,8 @@ class Parts:
 
     grow = True
     """Whether drafts can be begun before their shard is whole."""
+    piece_rows = PIECE_ROWS
+    """Rows taken at once."""
 
     def __init__(self, store: Store, journal: Journal, carried: pa.Schema) -> None:
         self.store = store
@@ -185,6 +187,7 @@ class Parts:
             Shape(self._results_schema, self._attempts_schema, self._carried),
             range(shard * rows, (shard + 1) * rows),
             self._journal.folder,
+            self.piece_rows,
         )
         return begun
 
@@ -220,14 +223,17 @@ class Parts:
             *(marks.get(name) for name in pair),
         )
 
+    def write_usage(self, totals: Totals) -> None:
+        """Replace ``usage.parquet``."""
+        schema = part_schema.USAGE_SCHEMA
+        with self.store.draft(USAGE) as draft:
+            with pq.ParquetWriter(pa.PythonFile(draft, mode="w"), schema) as writer:
+                writer.write_table(pa.Table.from_pylist(totals.usage_rows(), schema=schema))
+            self.store.publish([draft])
 
-def write_usage(store: Store, totals: Totals) -> None:
-    """Replace ``usage.parquet``."""
-    with store.draft(USAGE) as draft:
-        with pq.ParquetWriter(pa.PythonFile(draft, mode="w"), part_schema.USAGE_SCHEMA) as writer:
-            rows = totals.usage_rows()
-            writer.write_table(pa.Table.from_pylist(rows, schema=part_schema.USAGE_SCHEMA))
-        store.publish([draft])
+
+PartsOf = Callable[[Store, Journal, pa.Schema], Parts]
+"""Makes the parts of a run directory, given what its rows carry."""
 
 
 def publish(
@@ -274,7 +280,7 @@ class Sealer:
         self._parts = parts
         self._journal = journal
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sealer")
-        self._growing = Growing(journal.shard_rows, self._begin, self._do)
+        self._growing = Growing(journal.shard_rows, self._begin, self._do, parts.piece_rows)
         if parts.grow:
             journal.durable = self._growing.durable
 
