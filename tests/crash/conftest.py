@@ -15,7 +15,7 @@ import pytest
 from tests.harness import crashpoints
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60
+PATIENCE_S = 240
 
 
 @dataclass

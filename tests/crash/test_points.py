@@ -340,7 +340,7 @@ def test_a_crash_point_that_cannot_be_reached_is_refused(arguments, says):
         capture_output=True,
         encoding="utf-8",
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode != 0 and says in done.stderr

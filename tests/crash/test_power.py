@@ -182,7 +182,7 @@ def life(memory, scripted, answer, jsonl, chat, monkeypatch):
     return Life(memory, scripted, answer, jsonl([chat(n, note=n) for n in range(ROWS)]))
 
 
-@pytest.mark.timeout(60 + CUTS)
+@pytest.mark.timeout(600 + CUTS)
 def test_nothing_that_was_told_is_lost_in_a_power_cut(life):
     """Wherever the power is cut, and whatever the disk did not take until then: the next session
     goes on, every row is there once, and an answer that was told of is never asked for again.

@@ -83,7 +83,7 @@ class Job:
             cwd=self.cli.folder,
             env=self.cli._environment(self.store.env),
             capture_output=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == -9, done.stderr.decode()
