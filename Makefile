@@ -16,7 +16,7 @@ REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requir
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz simulate soak audit bench docs pins clean
+.PHONY: help demo test test-all test-real lint format check wheel wheel-demo crash fuzz simulate soak audit bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -28,8 +28,12 @@ demo: $(RUN) ## run the samples against the embedded simulator; again to resume
 
 # A third of the tests' time is spent waiting for servers, clocks and kills.
 WORKERS ?= $(shell nproc | awk '{ print int(($$1 * 3 + 1) / 2) }')
-test: $(DEV) ## all tests, WORKERS at once
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+test: $(DEV) ## all tests but the slow ones, WORKERS at once: minutes
+	$(PYTEST) -m "not slow"
+
+test-all: test ## `make test`, then the slow ones
+	$(PYTEST) -m slow
 
 test-real: $(REAL) ## runs against llama.cpp's server and a real small model (downloads 130 MB, once)
 	$(BIN)/python -m pytest -v --timeout 300 tests/real
@@ -60,7 +64,7 @@ fuzz: $(DEV) ## random replies, streams and headers against their readers, for F
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz
 
 simulate: $(DEV) ## SEEDS (1000) whole runs on virtual time, from seed FIRST (0); SEED=123 replays one
-	$(BIN)/python -m batchrun.testing.simulate $(if $(SEED),--seed $(SEED),--first $${FIRST:-0} --seeds $${SEEDS:-1000})
+	$(BIN)/python -m tests.harness.simulate $(if $(SEED),--seed $(SEED),--first $${FIRST:-0} --seeds $${SEEDS:-1000})
 
 soak: $(DEV) ## runs under every fault for SOAK_SECONDS (3600): nothing may grow, nothing may be lost
 	$(BIN)/python benchmarks/soak.py --seconds $${SOAK_SECONDS:-3600}

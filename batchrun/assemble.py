@@ -1,4 +1,4 @@
-"""Settings become a wired engine: the only module that names concrete adapters.
+"""Settings become a wired engine. What it is wired from is the ``Machinery`` (``machinery.py``).
 
 One session: open the directory, wire, go, publish, sum up. ``run`` has a loop of its own and minds
 signals; ``session`` is the same as a coroutine of the caller's loop.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,11 +19,8 @@ from batchrun.adapters.environment import open_files, price_list
 from batchrun.adapters.environment.clock import LoopClock, new_loop
 from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status import StatusFile
-from batchrun.adapters.http.access import Access, accesses_to
-from batchrun.adapters.journal.journal import JournalWriter
 from batchrun.adapters.parts.sealer import Sealer
 from batchrun.adapters.sources.opening import Input
-from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.core.cost.projection import RowCosts
 from batchrun.core.input.duplicates import Duplicates
 from batchrun.core.request import body
@@ -41,6 +37,7 @@ from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
+from batchrun.machinery import REAL, EndpointAccess, Machinery
 from batchrun.ports import Answers, Journal, Observer, Source
 from batchrun.records import Request, Row
 from batchrun.rundir import free_space, open_run
@@ -51,9 +48,6 @@ from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.preflight import Priced, require_bounds
 from batchrun.rundir.spent import Spent, published, spent
 from batchrun.wiring import attempts
-
-FLIGHT_SLOTS = 512
-"""Slots of the flight log to begin with; it grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +73,15 @@ def run(
     observers: Sequence[Observer] = (),
     say: Callable[[str], None] = lambda _: None,
     started_s: float | None = None,
+    machinery: Machinery = REAL,
 ) -> Result:
     """Run one session to its end. Blocks; handles SIGINT, SIGTERM and SIGHUP meanwhile.
 
     ``started_s`` (``time.monotonic``; None: now) is when a deadline begins to count. Raises
     ``BatchrunError`` as described by its subclasses.
     """
-    started_s = time.monotonic() if started_s is None else started_s
-    with _opened(settings, environment, None, changes, observers, say) as opened:
+    started_s = machinery.monotonic_s() if started_s is None else started_s
+    with _opened(settings, environment, None, changes, observers, say, machinery) as opened:
         if isinstance(opened, Result):
             return opened
         with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -102,6 +97,7 @@ async def session(
     switch: StopSwitch,
     say: Callable[[str], None],
     outbox: Outbox | None = None,
+    machinery: Machinery = REAL,
 ) -> Result:
     """Run one session in the running loop; no signal is handled.
 
@@ -109,11 +105,12 @@ async def session(
     throws ``switch``; cancelling leaves at once, without publishing what is in the journal.
     ``outbox`` gets every outcome once it is durable.
     """
-    started_s = time.monotonic()
+    started_s = machinery.monotonic_s()
     opening = contextlib.ExitStack()
     entering = asyncio.ensure_future(
         asyncio.to_thread(
-            opening.enter_context, _opened(settings, environment, find, changes, (), say)
+            opening.enter_context,
+            _opened(settings, environment, find, changes, (), say, machinery),
         )
     )
     try:
@@ -136,9 +133,10 @@ def _opened(
     changes: Changes,
     observers: Sequence[Observer],
     say: Callable[[str], None],
+    machinery: Machinery,
 ) -> Iterator[_Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
-    accesses = accesses_to(settings.endpoints, environment)
+    accesses = machinery.accesses(settings.endpoints, environment)
     free_space.require_room(settings)
     open_files.require(settings)
     build = body.builder(settings)
@@ -147,7 +145,7 @@ def _opened(
 
         lookup.require(settings, changes)
     given = find() if find else None
-    opened = open_run.open_run(settings, changes, build, given, say=say)
+    opened = open_run.open_run(settings, changes, build, given, parts_of=machinery.parts, say=say)
     try:
         settings = settings.recorded_by(opened.journal.states.get("settings"))
         found = None
@@ -163,7 +161,9 @@ def _opened(
                 answers = None
                 if settings.reuse:
                     answers = stack.enter_context(lookup.taken(settings, opened, say))
-                yield _Session(settings, opened, changes, accesses, observers, say, answers)
+                yield _Session(
+                    settings, opened, changes, accesses, observers, say, machinery, answers
+                )
     finally:
         opened.close()
 
@@ -176,11 +176,13 @@ class _Session:
         settings: Settings,
         opened: RunDirectory,
         changes: Changes,
-        accesses: Sequence[Access],
+        accesses: Sequence[EndpointAccess],
         observers: Sequence[Observer],
         say: Callable[[str], None],
+        machinery: Machinery,
         answers: Answers | None = None,
     ) -> None:
+        self._machinery = machinery
         self._answers = answers
         self._accesses = accesses
         self._say = say
@@ -190,7 +192,7 @@ class _Session:
         self._build = opened.build
         self._tally, self._finished = Tally(), Finished(settings.bounds)
         self._room = Room(sum(access.endpoint.concurrency for access in accesses))
-        wall_us = LoopClock.wall_us()
+        wall_us = machinery.clock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
         priced = settings.max_cost_pd is not None
         self._priced = Priced(settings, self._prices, wall_us) if priced else None
@@ -198,13 +200,13 @@ class _Session:
             require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / open_run.STATUS)
-        self._watching = Watching((status, *observers), self._tally, say)
+        self._watching = Watching((status, *observers), self._tally, say, machinery.sample_s)
         self._space = free_space.FreeSpace(
             settings, opened.journal, opened.parts, self._tally, self._room.permits
         )
         self._space.require_room()
         self._ended = threading.Event()
-        self._started_s = time.monotonic()
+        self._started_s = machinery.monotonic_s()
 
     async def go(
         self,
@@ -215,13 +217,13 @@ class _Session:
         outbox: Outbox | None = None,
     ) -> Result:
         """Wire the engine, run it, sum up."""
-        opened, tally = self._opened, self._tally
-        clock = LoopClock()
+        opened, tally, machinery = self._opened, self._tally, self._machinery
+        clock = machinery.clock()
         if signals:
             on_signals(switch, self._say)
-        switch.stop_at(self._settings.deadline_s, time.monotonic() - started_s, clock)
-        journal = JournalWriter(opened.journal, opened.flights(FLIGHT_SLOTS))
-        sealer = Sealer(opened.parts, opened.journal)
+        switch.stop_at(self._settings.deadline_s, machinery.monotonic_s() - started_s, clock)
+        journal = machinery.journal(opened.journal, opened.flights(machinery.flight_slots))
+        sealer = machinery.sealer(opened.parts, opened.journal)
         before = self._count_resumed()
         states = opened.journal.states
         ledger, say = ledger_of(before), tally.notices.append
@@ -236,6 +238,7 @@ class _Session:
                     self._accesses,
                     journal=noted(journal),
                     clock=clock,
+                    dice=machinery.dice,
                     room=self._room,
                     tally=self._tally,
                     switch=switch,
@@ -291,7 +294,7 @@ class _Session:
         outbox: Outbox | None,
     ) -> Engine:
         settings, opened = self._settings, self._opened
-        source: Source = ReadAhead(opened.reader, limit=settings.limit)
+        source: Source = self._machinery.source(opened.reader, limit=settings.limit)
         entries = journal
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
@@ -372,7 +375,7 @@ class _Session:
         opened, settings = self._opened, self._settings
         opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
         totals = opened.totals()
-        wall_s = opened.wall_s_before + time.monotonic() - self._started_s
+        wall_s = opened.wall_s_before + self._machinery.monotonic_s() - self._started_s
         by, exit_code = (stop.by, stop.exit_code) if stop else (None, None)
         built = summary.build(
             totals=totals,
@@ -380,7 +383,7 @@ class _Session:
             stopped_by=by,
             stop_exit_code=exit_code,
             started_at_us=opened.started_at_us,
-            ended_at_us=max(opened.started_at_us, LoopClock.onward_us()),
+            ended_at_us=max(opened.started_at_us, self._machinery.clock.onward_us()),
             wall_s=wall_s,
             settings=settings.public() | opened.reading.public(),
             version=__version__,

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import urlsplit
 
-from batchrun.adapters.http.access import Access
 from batchrun.core.cost.price_book import PriceBook
 from batchrun.core.settings.bounds import Finished
 from batchrun.core.settings.resolve import Settings
@@ -21,16 +20,18 @@ from batchrun.engine.session.guards import StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally
+from batchrun.machinery import EndpointAccess
 from batchrun.ports import Clock, Journal
 
 
 async def attempts(
     stack: contextlib.AsyncExitStack,
     settings: Settings,
-    accesses: Sequence[Access],
+    accesses: Sequence[EndpointAccess],
     *,
     journal: Journal,
     clock: Clock,
+    dice: Callable[[], random.Random],
     room: Room,
     tally: Tally,
     switch: StopSwitch,
@@ -41,7 +42,8 @@ async def attempts(
     say: Callable[[str], None],
 ) -> AttemptLoop:
     """The loop that sends rows to these endpoints, ready until the stack is left. ``models``
-    answered in earlier sessions; ``finished`` counts the rows of this one.
+    answered in earlier sessions; ``finished`` counts the rows of this one; every gate, and the
+    loop, has dice of its own.
     """
     ways = []
     for access in accesses:
@@ -52,7 +54,7 @@ async def attempts(
             rpm=endpoint.rpm,
             tpm=endpoint.tpm,
             clock=clock,
-            dice=random.Random(),
+            dice=dice(),
             host=urlsplit(endpoint.base_url).hostname or "",
         )
         ways.append(
@@ -71,7 +73,7 @@ async def attempts(
         ways,
         journal=journal,
         clock=clock,
-        dice=random.Random(),
+        dice=dice(),
         room=room,
         tally=tally,
         switch=switch,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +125,13 @@ class NoJournal:
 def take_away() -> None:
     """Put the above in place of the journal."""
     from batchrun import assemble
+    from batchrun.machinery import REAL
 
     for module, name, stand_in in (
         (journal, "ShardLog", MemoryLog),
         (journal, "read_block", lambda block: block),
         *((log_reader, f"read_{kind}", lambda value: value) for kind in KINDS),
-        (assemble, "JournalWriter", NoJournal),
+        (assemble, "run", partial(assemble.run, machinery=replace(REAL, journal=NoJournal))),
     ):
         setattr(module, name, stand_in)
 

@@ -20,10 +20,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "batchrun")
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +396,7 @@ def summary():
 def until():
     """Waits until something holds, and says what was seen where it does not."""
 
-    def wait(holds, timeout_s=15.0):
+    def wait(holds, timeout_s=60.0):
         deadline_s = time.monotonic() + timeout_s
         while not (seen := holds()):
             assert time.monotonic() < deadline_s, seen

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts import schema as part_schema
-from batchrun.adapters.parts.sealer import Parts
+from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader, choose
@@ -88,6 +88,7 @@ class Comparison:
         changes: Changes,
         build: Build,
         say: Callable[[str], None],
+        parts_of: PartsOf = Parts,
     ) -> None:
         self._where = store.where()
         self._journal = journal
@@ -97,7 +98,7 @@ class Comparison:
         self._build = build
         self._say = say
         self._carry = recorded_carry(journal)
-        self._parts = Parts(store, journal, self._carry.schema)
+        self._parts = parts_of(store, journal, self._carry.schema)
 
     def go_on(self) -> Compared:
         """Compare, and note the present settings and input where the user allows them.

@@ -20,7 +20,7 @@ from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.journal import STATES, Journal
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.part_check import COLUMNS, CURRENT, Looked, look_at_parts
-from batchrun.adapters.parts.sealer import Parts, publish, write_usage
+from batchrun.adapters.parts.sealer import Parts, PartsOf, publish
 from batchrun.adapters.sources import columns_notice, opening
 from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Input
@@ -120,7 +120,7 @@ class RunDirectory:
         try:
             # Else a power cut after the end could bring logs of published shards back.
             files.sync_folder(self.checkpoint)
-            write_usage(self.store, totals)
+            self.parts.write_usage(totals)
             write_json(self.store, SUMMARY, built)
         except OSError as error:
             message = f"cannot write the summary into {self.store.where()}: {error.strerror}"
@@ -142,14 +142,16 @@ def open_run(
     build: Build,
     given: Input | None = None,
     *,
+    parts_of: PartsOf = Parts,
     say: Callable[[str], None],
 ) -> RunDirectory:
     """Open or make the run directory of these settings.
 
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
-    files of the settings; ``say`` is told of what takes time, is sent again or was repaired.
-    Raises ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or
-    ``UsageError``; then nothing was sent and nothing was touched.
+    files of the settings; ``parts_of`` makes what reads and writes the parts; ``say`` is told of
+    what takes time, is sent again or was repaired. Raises ``RunLockedError``, ``RunChangedError``,
+    ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent and nothing was
+    touched.
     """
     given = given or _input(settings, changes)
     given.require_model(settings)
@@ -168,7 +170,9 @@ def open_run(
             build = as_begun(build, journal.states.get("wording"))
         given = _sampled(given, settings, journal, begun=begun)
         if begun:
-            compared = compare.Comparison(store, journal, settings, given, changes, build, say)
+            compared = compare.Comparison(
+                store, journal, settings, given, changes, build, say, parts_of
+            )
             found = compared.go_on()
         elif repair is not None and _is_begun(store, checkpoint):
             found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
@@ -177,7 +181,7 @@ def open_run(
             found = Compared(_begin(journal, settings, given), grown=False)
         build = as_begun(build, journal.states.get("wording"))
         reader = _reader(given, found.carry, journal, changes)
-        parts = Parts(store, journal, found.carry.schema)
+        parts = parts_of(store, journal, found.carry.schema)
         looked = _sound_parts(parts, journal, reader, repair)
         opened = RunDirectory(
             store, checkpoint, lock, journal, parts, reader, found.carry, [], build

@@ -1,4 +1,4 @@
-"""Public fakes, a virtual clock and crash points, for this package's tests and for yours.
+"""Public fakes, samples and a virtual clock, for this package's tests and for yours.
 
 Nothing in the package imports them. Each fake sits the same exam as the real thing it stands for
 (``tests/contracts``).

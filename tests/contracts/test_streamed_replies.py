@@ -21,7 +21,7 @@ REQUEST = Request(0, None, b'{"model":"m","stream":true}', "0" * 64, "m", 10)
 KEY = "sk-never-to-be-seen"
 TIMEOUT_S = 0.5
 BYTES_MAX = 100_000
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 STREAM = "Content-Type: text/event-stream"
 CHUNKED = "Transfer-Encoding: chunked"

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.testing import crashpoints
+from tests.harness import crashpoints
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60
+PATIENCE_S = 240
 
 
 @dataclass
@@ -51,10 +51,11 @@ class Session:
 
 
 @pytest.fixture
-def sessions():
+def sessions(monkeypatch):
     """Starts sessions; none is left running."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the server finds what it is to load
     forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload(["batchrun.testing.warm"])
+    forking.set_forkserver_preload(["tests.harness.warm"])
     begun = []
 
     def start(arguments, folder, point=None):

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from batchrun.testing.crashpoints import points
+from tests.harness.crashpoints import points
 
 ROWS = 22
 
@@ -18,7 +18,7 @@ def job(new_job):
     return made
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_killed_while_failed_rows_are_sent_again(job):
     """At every step each row has its old outcome or its new one, an answer once there stays, and
     the ledger misses nothing.
@@ -51,7 +51,7 @@ def test_killed_between_the_last_part_and_the_summary(job):
     job.accounted()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_killed_while_changed_rows_are_sent_again(job):
     """A resend that was killed is not forgotten: a plain start refuses, the same command goes on,
     and no row is sent twice for it but those that were out.
@@ -73,7 +73,7 @@ def test_killed_while_changed_rows_are_sent_again(job):
     assert job.run("--param", "seed=1").code == 0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["results", "attempts"])
 def test_killed_while_a_part_is_repaired(job, kind):
     """Whatever a killed repair left is refused without --repair, and mended with it: other parts
@@ -104,7 +104,7 @@ def test_killed_while_a_part_is_repaired(job, kind):
     job.verified()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_killed_while_the_state_file_is_made_again(job):
     """The settings are noted last: until then only --repair opens the directory, and no row is
     ever sent.

@@ -20,8 +20,9 @@ import pytest
 
 from batchrun.adapters.journal import shard_log as logs
 from batchrun.adapters.journal.flight_log import read_notes
-from batchrun.testing.crashpoints import POINTS, STEPS, points
 from batchrun.views.verify import verify
+from tests.harness import crashpoints
+from tests.harness.crashpoints import POINTS, STEPS, points
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = int(os.environ.get("BATCHRUN_CRASH_ROUNDS", "1"))
@@ -335,11 +336,11 @@ def test_every_step_of_the_package_is_in_the_table():
 def test_a_crash_point_that_cannot_be_reached_is_refused(arguments, says):
     """A mistyped crash point is an error, not a run that is never killed."""
     done = subprocess.run(
-        [sys.executable, "-m", "batchrun.testing.crashpoints", *arguments],
+        [sys.executable, crashpoints.__file__, *arguments],
         capture_output=True,
         encoding="utf-8",
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode != 0 and says in done.stderr

@@ -17,9 +17,9 @@ from batchrun.adapters.journal.shard_log import MAGIC, ShardLog
 from batchrun.adapters.storage import disk
 from batchrun.engine.outbox import Outbox
 from batchrun.errors import BatchrunError
-from batchrun.testing import power
-from batchrun.testing.recording import Kept, Named, Recording, Told, Truncated, Written
 from batchrun.views.verify import verify
+from tests.harness import power
+from tests.harness.recording import Kept, Named, Recording, Told, Truncated, Written
 
 ROWS = 17
 FAILING = {3, 4, 9, 16}
@@ -182,7 +182,7 @@ def life(memory, scripted, answer, jsonl, chat, monkeypatch):
     return Life(memory, scripted, answer, jsonl([chat(n, note=n) for n in range(ROWS)]))
 
 
-@pytest.mark.timeout(60 + CUTS)
+@pytest.mark.timeout(600 + CUTS)
 def test_nothing_that_was_told_is_lost_in_a_power_cut(life):
     """Wherever the power is cut, and whatever the disk did not take until then: the next session
     goes on, every row is there once, and an answer that was told of is never asked for again.

@@ -34,7 +34,7 @@ def test_the_page_runs(cli):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     assert "no price" not in done.stderr and "verified" in done.stdout

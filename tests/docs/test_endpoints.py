@@ -41,7 +41,7 @@ def test_the_page_runs(cli, scripted, simulator, answer, jsonl):
         env=cli._environment({"VENDOR_KEY": "sk-vendor"}),
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout

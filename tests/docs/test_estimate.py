@@ -29,7 +29,7 @@ def test_the_page_runs(cli):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     assert "pilot    12 rows sent" in done.stdout and "with 90% confidence" in done.stdout

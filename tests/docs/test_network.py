@@ -43,7 +43,7 @@ def test_the_page_runs(cli, scripted, answer, unix_simulator, authority, jsonl):
         env=cli._environment({}),
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -28,7 +28,7 @@ def test_the_page_runs(store, cli, chat):
             env=cli._environment(store.env),
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, done.stderr

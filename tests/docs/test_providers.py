@@ -34,7 +34,7 @@ def shell(cli):
             env=cli._environment(KEYS | {"TEAM_KEY": "key-of-the-team"}),
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=240,
             check=False,
         )
 

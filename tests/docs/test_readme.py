@@ -67,7 +67,7 @@ def shell(tmp_path):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == 0, f"{text}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
@@ -220,6 +220,28 @@ def test_every_source_of_the_table_runs(page_of_data):
         assert found["question"].to_pylist() == [row["question"] for row in rows], output
         assert found["status"].to_pylist() == ["ok"] * len(rows)
         assert found["id"].to_pylist() == [row["id"] for row in rows]
+
+
+def test_continuous_integration_runs_the_tests_as_the_readme_does():
+    """`.ci/run` makes `test-all`, which begins with the very command of `make test`."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    told = set(re.findall(r"^make (test[\w-]*) ", text, re.MULTILINE))
+    assert told == {"test", "test-all"}
+    assert 'make PYTHON="$python" test-all' in (ROOT / ".ci" / "run").read_text("utf-8")
+
+    def commands(target):
+        done = subprocess.run(
+            ["make", "-n", target, "WORKERS=2"],
+            cwd=ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=240,
+            check=True,
+        )
+        return [line for line in done.stdout.splitlines() if "pytest" in line]
+
+    (quick,) = commands("test")
+    assert commands("test-all") == [quick, quick.replace('"not slow"', "slow")]
 
 
 def test_the_demo_config_runs(shell):

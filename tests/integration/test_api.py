@@ -469,6 +469,6 @@ def test_ctrl_c_in_a_program(simulator, tmp_path, until, published):
     )
     until(lambda: endpoint.stats()["requests_total"] > 20)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=240)
     assert (process.returncode, out) == (9, "interrupted\n")
     assert published(tmp_path / "run").num_rows == endpoint.stats()["requests_total"]

@@ -283,7 +283,7 @@ def test_rows_of_a_pipe_are_looked_at_as_they_come(cli):
             cwd=cli.folder,
             env=cli._environment(None),
             capture_output=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
     assert done.returncode == 1, done.stderr

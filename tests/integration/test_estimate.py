@@ -196,7 +196,7 @@ def test_standard_input_has_a_pilot_too(cli, simulator, rows):
         env=cli._environment(None),
         input=rows(40).read_bytes(),
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

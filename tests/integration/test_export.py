@@ -248,7 +248,7 @@ def test_a_reader_that_has_enough_is_no_error(ran):
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert len(done.stdout.splitlines()) == 1

@@ -387,7 +387,7 @@ def _piped(cli, endpoint, data, *flags):
     command = ("run", "-", "-o", "run", "--model", "m", "--base-url", endpoint.base_url)
     return subprocess.run(
         [sys.executable, "-m", "batchrun", *map(str, (*command, *QUICK, *flags))],
-        cwd=cli.folder, input=data, capture_output=True, timeout=60, check=False,
+        cwd=cli.folder, input=data, capture_output=True, timeout=240, check=False,
         env=cli._environment(None),
     )  # fmt: skip
 
@@ -404,7 +404,7 @@ def test_requests_go_out_while_the_pipe_is_open(simulator, pipe, cli, chat, unti
     until(lambda: endpoint.stats()["by_status"].get("200", 0) == 16)
     file.close()  # whoever writes dies of the same Ctrl-C, and before this process hears of it
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     stopped = json.loads((cli.folder / "run" / "summary.json").read_text())
     assert stopped["rows"] == {"input": None, "ok": 16, "error": 0, "pending": None}
@@ -463,7 +463,7 @@ def test_an_edited_row_of_a_half_done_shard_sends_nothing(
     file.close()
     until(lambda: len(endpoint.requests) >= 300)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     late.set()
     done_rows = published(cli.folder / "run")["row"].to_pylist()
@@ -526,7 +526,7 @@ def test_standard_input_that_holds_no_rows(cli, what):
         "gzip": {"input": gzip.compress(b"{}\n")},
     }[what]
     done = subprocess.run(
-        command, cwd=cli.folder, capture_output=True, timeout=60, check=False,
+        command, cwd=cli.folder, capture_output=True, timeout=240, check=False,
         env=cli._environment(None), **how,
     )  # fmt: skip
     os.close(master)

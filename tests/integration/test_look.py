@@ -144,7 +144,7 @@ def test_a_reader_that_has_seen_enough_ends_no_check(cli, jsonl, chat):
         cwd=cli.folder,
         env=cli._environment(None),
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1
@@ -297,7 +297,7 @@ def test_standard_input_has_a_dry_run(cli, jsonl):
         env=cli._environment(None),
         input=jsonl(5, model="m").read_bytes(),
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     found = json.loads(done.stdout)

@@ -129,7 +129,8 @@ def test_the_list_is_not_loaded_for_nothing(cli, simulator, jsonl):
         done = subprocess.run(
             [sys.executable, "-c", code, "run", str(jsonl(2)), "-o", model, "--model", model,
              "--base-url", endpoint.base_url, "--quiet"],
-            cwd=cli.folder, env=os.environ, capture_output=True, text=True, check=False, timeout=60,
+            cwd=cli.folder, env=os.environ, capture_output=True, text=True, check=False,
+            timeout=240,
         )  # fmt: skip
         assert done.stdout.split() == [loaded], done.stderr
 

@@ -15,9 +15,10 @@ import pytest
 import batchrun
 from batchrun.adapters.storage import object_store
 from batchrun.rundir.lock import Lock
-from batchrun.testing.crashpoints import points
 from batchrun.views import status
 from batchrun.views.verify import verify
+from tests.harness import crashpoints
+from tests.harness.crashpoints import points
 
 ROWS, SHARD_ROWS = 25, 10
 
@@ -76,13 +77,13 @@ class Job:
         """The command in a process of its own that kills itself at a crash point."""
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "batchrun.testing.crashpoints", point, "--"),
+                *(sys.executable, crashpoints.__file__, point, "--"),
                 *("run", "--model", "m", *map(str, self.arguments(*more))),
             ],
             cwd=self.cli.folder,
             env=self.cli._environment(self.store.env),
             capture_output=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == -9, done.stderr.decode()

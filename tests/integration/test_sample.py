@@ -138,7 +138,7 @@ def test_a_pipe_is_kept_and_compared(cli, heard, published, chosen):
     def piped(text, *more):
         return subprocess.run(
             [sys.executable, "-m", "batchrun", "run", "--model", "m", *map(str, (*command, *more))],
-            cwd=cli.folder, input=text, capture_output=True, text=True, timeout=60, check=False,
+            cwd=cli.folder, input=text, capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
 
     text = (cli.folder / "rows.jsonl").read_text("utf-8")

@@ -441,7 +441,7 @@ def test_the_command_serves_until_a_signal(number, tmp_path):
 
         _exchange(Running, *[_ask(str(k)) for k in range(20)], together=True)
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=240)
     assert process.returncode == 0
     assert out == ""
     assert err == f"simulator listening on {ready['base_url']} (ctrl-c ends it)\n"
@@ -457,7 +457,7 @@ def test_the_command_says_when_the_port_is_taken():
         taken.listen()
         port = taken.getsockname()[1]
         with _start("--port", str(port)) as process:
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=240)
     assert process.returncode == 2
     assert out == ""
     assert f"127.0.0.1:{port}" in err

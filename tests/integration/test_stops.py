@@ -200,7 +200,7 @@ def test_readers_that_are_gone_cost_nothing(cli, job, complete, redirected, path
         cwd=cli.folder,
         env=cli._environment({"PATH": path_with_batchrun}),
         capture_output=True,
-        timeout=30,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -252,7 +252,7 @@ def test_the_printed_command_goes_on(
         cwd=cli.folder,
         env=cli._environment({"PATH": path_with_batchrun}),
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert again.returncode == 0, again.stderr

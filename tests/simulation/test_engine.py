@@ -17,9 +17,9 @@ from batchrun.testing.fakes import (
     FakeTransport,
     script_of,
 )
-from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import MODEL, bad_row, chat_row, fault, ok, refusal
 from batchrun.testing.virtual import run_virtual
+from tests.harness.rig import SIGNAL, Rig
 
 PLANS = 200
 

@@ -7,9 +7,9 @@ import pytest
 from batchrun.engine.holding_back import ROWS
 from batchrun.records import Reply
 from batchrun.testing.fakes import FakeTransport
-from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import ok
 from batchrun.testing.virtual import run_virtual
+from tests.harness.rig import SIGNAL, Rig
 
 PAGE = Reply(200, {}, b"<!DOCTYPE html><p>Please sign in.</p>")
 ANSWERED = 50

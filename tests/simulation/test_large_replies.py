@@ -3,9 +3,9 @@
 from batchrun.engine.session.row_window import OPEN_BYTES_MAX
 from batchrun.records import Outcome
 from batchrun.testing.fakes import FakeJournal, FakeTransport
-from batchrun.testing.rig import Rig
 from batchrun.testing.samples import ok
 from batchrun.testing.virtual import run_virtual
+from tests.harness.rig import Rig
 
 REPLY = ok("x" * 2**22)
 

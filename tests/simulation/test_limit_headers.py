@@ -9,9 +9,9 @@ from batchrun.engine.pace.gate import EndpointGate
 from batchrun.simulator.limit_headers import DIALECTS, Standing, write
 from batchrun.simulator.limits import Bucket
 from batchrun.testing.fakes import FakeTransport
-from batchrun.testing.rig import Rig
 from batchrun.testing.samples import ok, refusal
 from batchrun.testing.virtual import VirtualClock, run_virtual
+from tests.harness.rig import Rig
 
 IN_FLIGHT = 32
 """So many requests go out before anything was told."""

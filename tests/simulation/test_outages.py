@@ -8,9 +8,9 @@ import pytest
 
 from batchrun.records import Attempt, Outcome
 from batchrun.testing.fakes import FakeTransport
-from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import fault, ok, refusal
 from batchrun.testing.virtual import START_S, run_virtual
+from tests.harness.rig import SIGNAL, Rig
 
 DEAD = {
     "refused": fault("connect"),

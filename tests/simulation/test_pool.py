@@ -9,9 +9,9 @@ from batchrun.engine.lane import Way
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.records import Completion
 from batchrun.testing.fakes import FakeTransport
-from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import chat_row, fault, ok, refusal
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
+from tests.harness.rig import SIGNAL, Rig
 
 
 def _now_s():

@@ -9,9 +9,9 @@ import pytest
 from batchrun.engine.lane import Way
 from batchrun.engine.pace.gate import WINDOW_S, EndpointGate
 from batchrun.testing.fakes import FakeTransport
-from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import chat_row, fault, ok, refusal
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
+from tests.harness.rig import SIGNAL, Rig
 
 SEEDS = 12
 MODELS = "abc"

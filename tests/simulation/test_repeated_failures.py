@@ -12,10 +12,10 @@ from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.session.guards import Stop
 from batchrun.records import Attempt, Outcome
 from batchrun.testing.fakes import FakeJournal, FakePublisher, FakeSource, FakeTransport
-from batchrun.testing.repeating import BROKEN, GUARD, HEALTHY, play
-from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import chat_row, ok, refusal
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
+from tests.harness.repeating import BROKEN, GUARD, HEALTHY, play
+from tests.harness.rig import SIGNAL, Rig
 
 SEEDS = int(os.environ.get("BATCHRUN_REPEATED_SEEDS", "6"))
 BAD = refusal(400, code="odd_value")

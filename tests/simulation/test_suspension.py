@@ -12,9 +12,9 @@ from batchrun.core.verdict.outage import PROBE_S_MAX
 from batchrun.core.verdict.rules import REFUSED_S_MAX
 from batchrun.engine.session.guards import StopSwitch
 from batchrun.testing.fakes import FakeTransport
-from batchrun.testing.rig import SIGNAL, Rig
 from batchrun.testing.samples import fault, ok, refusal
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
+from tests.harness.rig import SIGNAL, Rig
 
 
 def _now_s():

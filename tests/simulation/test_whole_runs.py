@@ -17,13 +17,13 @@ from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.pace.gate import EndpointGate, EndpointPermit
 from batchrun.rundir import open_run
-from batchrun.testing.crashes import Death
-from batchrun.testing.inline import InlineJournal
-from batchrun.testing.model_server import Spell
-from batchrun.testing.simulate import MEMORY
-from batchrun.testing.stage import Fate, Hanging
-from batchrun.testing.whole_runs import live, simulate
-from batchrun.testing.worlds import Leg, Line, World
+from tests.harness.crashes import Death
+from tests.harness.inline import InlineJournal
+from tests.harness.model_server import Spell
+from tests.harness.simulate import MEMORY
+from tests.harness.stage import Fate, Hanging
+from tests.harness.whole_runs import live, simulate
+from tests.harness.worlds import Leg, Line, World
 
 SEEDS = 100
 TWICE = (3, 8, 13, 22, 41, 64, 155)

@@ -39,12 +39,23 @@ class Module:
         return cls(name, path, source, ast.parse(source, path))
 
 
+def modules_under(folder: str) -> list[Module]:
+    """Every module under a folder of the repository."""
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files, f"no modules under {folder}/: the tidy tests would prove nothing"
+    return [Module.parse(str(file.relative_to(ROOT)), file.read_text("utf-8")) for file in files]
+
+
 @pytest.fixture(scope="session")
 def package() -> list[Module]:
     """Every module under `batchrun/`."""
-    files = sorted((ROOT / "batchrun").rglob("*.py"))
-    assert files, "no modules under batchrun/: the tidy tests would prove nothing"
-    return [Module.parse(str(file.relative_to(ROOT)), file.read_text("utf-8")) for file in files]
+    return modules_under("batchrun")
+
+
+@pytest.fixture(scope="session")
+def package_and_harness(package: list[Module]) -> list[Module]:
+    """Those, and what the tests stand on."""
+    return package + modules_under("tests/harness")
 
 
 @pytest.fixture(scope="session")

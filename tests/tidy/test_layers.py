@@ -22,6 +22,7 @@ LAYERS = {
     "rundir": 4,
     "assemble": 5,
     "wiring": 5,
+    "machinery": 5,
     "report": 5,
     "views": 6,
     "api": 7,
@@ -301,13 +302,13 @@ def test_the_lowest_layer_is_standard_library_only(package):
 
 
 def test_the_package_does_not_import_its_fakes(package):
-    """Nothing outside `batchrun.testing` imports it."""
+    """Nothing outside `batchrun.testing` imports it, and nothing at all imports the tests."""
     found = [
         f"{module.path}:{line}"
         for module in package
-        if not is_testing(module)
         for line, target in imports(module)
-        if within(target, ("batchrun.testing",))
+        if within(target, ("tests",))
+        or (within(target, ("batchrun.testing",)) and not is_testing(module))
     ]
     assert not found, (
         "A fake in the program's own path could reach a real run; fakes are for tests.\n"

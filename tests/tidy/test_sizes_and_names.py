@@ -80,11 +80,11 @@ def misjudged(lines, limit, named):
     return long, short
 
 
-def test_a_function_fits_on_a_screen_or_two(package):
+def test_a_function_fits_on_a_screen_or_two(package_and_harness):
     """No function grows past the limit unless it is named, and no name outlives its reason."""
     lines = {
         name: node.end_lineno - node.lineno + 1
-        for module in package
+        for module in package_and_harness
         for name, node in functions(module)
     }
     long, short = misjudged(lines, FUNCTION_LINES_MAX, LONG_FUNCTIONS)
@@ -101,11 +101,11 @@ def test_lengths_are_judged_both_ways():
     assert misjudged(lines, 10, ["named", "short", "gone"]) == ({"long": 11}, ["short", "gone"])
 
 
-def test_a_module_is_named_after_its_subject(package):
+def test_a_module_is_named_after_its_subject(package_and_harness):
     """No module or directory of the package has a name that says nothing about its content."""
     found = [
         module.path
-        for module in package
+        for module in package_and_harness
         for part in PurePath(module.path).with_suffix("").parts
         if EMPTY_NAMES & set(part.split("_"))
     ]
@@ -115,9 +115,9 @@ def test_a_module_is_named_after_its_subject(package):
     )
 
 
-def test_everything_public_has_a_docstring(package):
+def test_everything_public_has_a_docstring(package_and_harness):
     """Every public module, class, function and method says what it promises."""
-    found = [line for module in package for line in undocumented(module)]
+    found = [line for module in package_and_harness for line in undocumented(module)]
     assert not found, (
         "A caller reads the promise, not the body: say what it returns and raises.\n"
         + "\n".join(found)

@@ -55,11 +55,19 @@ class Filling:
     """
 
     def __init__(
-        self, store: Store, names: tuple[str, str], shape: Shape, rows: range, log: Path
+        self,
+        store: Store,
+        names: tuple[str, str],
+        shape: Shape,
+        rows: range,
+        log: Path,
+        piece_rows: int = PIECE_ROWS,
     ) -> None:
         """``names`` are those of the two parts, ``rows`` the shard's. What is published under
-        these names is merged in. ``log`` is what to call damaged where records are missing.
+        these names is merged in. ``log`` is what to call damaged where records are missing;
+        ``piece_rows`` are taken at once.
         """
+        self._piece_rows = piece_rows
         self._store = store
         self._names_files = False
         """Whether rows that were taken may name files."""
@@ -93,7 +101,7 @@ class Filling:
         """Take the records and end both files; what they hold adds up to this."""
         last = False
         while not last:
-            outcomes = records.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
+            outcomes = records.outcomes(rows_max=self._piece_rows, bytes_max=PIECE_BYTES)
             last = not records.more
             self._add(records, outcomes, last=last)
         self._attempts.end()
@@ -106,8 +114,8 @@ class Filling:
         if self._old_results.found:
             # Of a large old part a few rows at a time are in memory.
             first = outcomes[0].row if outcomes else high
-            while self.next_row + PIECE_ROWS < first:
-                self._add_piece(records, [], self.next_row + PIECE_ROWS)
+            while self.next_row + self._piece_rows < first:
+                self._add_piece(records, [], self.next_row + self._piece_rows)
         self._add_piece(records, outcomes, high)
 
     def _add_piece(self, records: ShardReader, outcomes: list[Outcome], high: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts import old_part, truncation
 from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.old_part import OldPart
-from batchrun.adapters.parts.part_writer import Filling, Shape
+from batchrun.adapters.parts.part_writer import PIECE_ROWS, Filling, Shape
 from batchrun.adapters.storage.store import USAGE, Store, part_name
 from batchrun.core.reply import answer
 from batchrun.core.run.free_disk import Grown
@@ -68,6 +68,9 @@ def ending_of(outcome: Outcome) -> Ending:
 
 class Parts:
     """Reads and writes the parts of one run directory, synchronously."""
+
+    piece_rows = PIECE_ROWS
+    """Rows taken at once."""
 
     def __init__(self, store: Store, journal: Journal, carried: pa.Schema) -> None:
         self.store = store
@@ -177,6 +180,7 @@ class Parts:
             Shape(self._results_schema, self._attempts_schema, self._carried),
             range(shard * rows, (shard + 1) * rows),
             self._journal.folder,
+            self.piece_rows,
         )
 
     def write(self, state: ShardState) -> Published:
@@ -199,14 +203,17 @@ class Parts:
             *(marks.get(name) for name in pair),
         )
 
+    def write_usage(self, totals: Totals) -> None:
+        """Replace ``usage.parquet``."""
+        schema = part_schema.USAGE_SCHEMA
+        with self.store.draft(USAGE) as draft:
+            with pq.ParquetWriter(pa.PythonFile(draft, mode="w"), schema) as writer:
+                writer.write_table(pa.Table.from_pylist(totals.usage_rows(), schema=schema))
+            self.store.publish([draft])
 
-def write_usage(store: Store, totals: Totals) -> None:
-    """Replace ``usage.parquet``."""
-    with store.draft(USAGE) as draft:
-        with pq.ParquetWriter(pa.PythonFile(draft, mode="w"), part_schema.USAGE_SCHEMA) as writer:
-            rows = totals.usage_rows()
-            writer.write_table(pa.Table.from_pylist(rows, schema=part_schema.USAGE_SCHEMA))
-        store.publish([draft])
+
+PartsOf = Callable[[Store, Journal, pa.Schema], Parts]
+"""Makes the parts of a run directory, given what its rows carry."""
 
 
 def publish(parts: Parts, journal: Journal, state: ShardState) -> None:

@@ -1,7 +1,7 @@
 """Every call by which this package changes what is on the disk, under one roof.
 
 They are the operating system's own functions and cost nothing more than those. What replaces them
-here sees all that a run leaves behind, in order: ``batchrun.testing.power`` builds what a power
+here sees all that a run leaves behind, in order: ``tests.harness.power`` builds what a power
 cut would make of it. Only SQLite, and stores into the mapped flight log, do not pass here.
 """
 

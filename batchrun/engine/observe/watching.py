@@ -20,11 +20,16 @@ class Watching:
     """
 
     def __init__(
-        self, observers: Sequence[Observer], tally: Tally, say: Callable[[str], None]
+        self,
+        observers: Sequence[Observer],
+        tally: Tally,
+        say: Callable[[str], None],
+        every_s: float = SAMPLE_S,
     ) -> None:
         self._observers = observers
         self._tally = tally
         self._say = say
+        self._every_s = every_s
         self.failures = 0
         """How often an observer broke."""
 
@@ -35,7 +40,7 @@ class Watching:
             while True:
                 snapshot = monitor.sample(loop.time(), time.process_time())
                 await loop.run_in_executor(thread, self._show, snapshot)
-                await asyncio.sleep(SAMPLE_S)
+                await asyncio.sleep(self._every_s)
 
     def tell(self) -> None:
         """Say what is new and was not said yet."""

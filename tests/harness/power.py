@@ -1,6 +1,6 @@
 """Power cuts: what a run did to the disk is recorded, and cut at any point of it.
 
-``Recording`` (``batchrun.testing.recording``) stands between this process and the disk and notes,
+``Recording`` (``tests.harness.recording``) stands between this process and the disk and notes,
 in order, what changes below one folder. ``state`` builds the files that a power cut after so many
 of these events may leave:
 
@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from batchrun.adapters.journal.journal import STATES
 from batchrun.adapters.journal.shard_log import SECTOR_BYTES
-from batchrun.testing.recording import (
+from tests.harness.recording import (
     ROOT,
     Event,
     Flushed,

@@ -17,11 +17,11 @@ from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import StorageError
 from batchrun.records import Outcome
-from batchrun.testing.model_server import Exchange, ModelServer
-from batchrun.testing.stage import Ended, Fate
-from batchrun.testing.tables import Line, Result, published
-from batchrun.testing.worlds import Line as InputLine
 from batchrun.views.verify import verify
+from tests.harness.model_server import Exchange, ModelServer
+from tests.harness.stage import Ended, Fate
+from tests.harness.tables import Line, Result, published
+from tests.harness.worlds import Line as InputLine
 
 _NOT_A_ROWS_FAULT = frozenset("rate_limit quota auth billing forbidden config".split())
 _AT_ONCE = frozenset((400, 404, 413, 422))

@@ -12,7 +12,7 @@ from batchrun.core.schema import json_schema
 from batchrun.core.schema.json_schema import encoded, problem, require, shortened
 from batchrun.errors import NotASchemaError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LINES = {
     "type": "object",
     "required": ["lines"],
@@ -232,6 +232,6 @@ def test_a_run_without_a_schema_loads_no_library(tmp_path):
             [sys.executable, "-c", program, "run", "rows.jsonl", "-o", f"run-{loaded}", "--model",
              "m", "--provider", "simulator", "--quiet", *more],
             cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-            capture_output=True, encoding="utf-8", timeout=60, check=False,
+            capture_output=True, encoding="utf-8", timeout=240, check=False,
         )  # fmt: skip
         assert done.stdout.split() == [loaded], done.stderr

@@ -10,7 +10,7 @@ from batchrun.cli.simulate import command
 from batchrun.simulator.plan import SimulatorOptions
 from batchrun.simulator.rejections import INJECTED, mask
 
-PACKAGE = Path(__file__).parents[2] / "batchrun"
+PACKAGE = Path(__file__).parents[3] / "batchrun"
 
 
 @pytest.mark.parametrize(

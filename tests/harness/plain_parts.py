@@ -97,6 +97,9 @@ class PlainParts(Parts):
             *(marks.get(name) for name in names),
         )
 
+    def write_usage(self, totals: Totals) -> None:
+        """No table of usage: ``accounts`` goes by the ledger."""
+
 
 def read_outcomes(store: StoreReader, name: str) -> list[Outcome]:
     """The rows of a plain part of results; none where there is no file."""

@@ -1,4 +1,4 @@
-"""``python -m batchrun.testing.simulate``: many whole runs on virtual time, on several cores.
+"""``python -m tests.harness.simulate``: many whole runs on virtual time, on several cores.
 
 Prints a line for every seed whose world does not add up, and at the end how many runs there were
 a minute. Ends with 1 if there was any such seed. One seed alone is told event by event.
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from batchrun.testing.stage import Hanging
-from batchrun.testing.whole_runs import Story, simulate
+from tests.harness.stage import Hanging
+from tests.harness.whole_runs import Story, simulate
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a disk in memory, used through tempfile
 SHOWN = 20
@@ -86,7 +86,7 @@ def many(first: int, count: int, jobs: int) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """The command. Returns the exit code."""
-    parser = argparse.ArgumentParser("python -m batchrun.testing.simulate", description=__doc__)
+    parser = argparse.ArgumentParser("python -m tests.harness.simulate", description=__doc__)
     parser.add_argument("--seed", type=int, help="replay this seed alone, and tell its events")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds")

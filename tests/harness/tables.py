@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from batchrun.adapters.parts import old_part
 from batchrun.adapters.storage.disk_store import DiskStore
-from batchrun.testing import plain_parts
+from tests.harness import plain_parts
 
 _LEDGER = ["row", "attempt", "http_status", "error_code", "unanswered", "started_at"]
 _LEDGER += ["error_class", "total_tokens"]

@@ -11,8 +11,8 @@ from batchrun.adapters.http import transport  # noqa: E402
 from batchrun.adapters.sources import jsonl, parquet  # noqa: E402
 from batchrun.adapters.storage import object_store  # noqa: E402
 from batchrun.cli import run  # noqa: E402
-from batchrun.testing import crashpoints  # noqa: E402
 from batchrun.views import ending  # noqa: E402
+from tests.harness import crashpoints  # noqa: E402
 
 __all__ = [
     "assemble",

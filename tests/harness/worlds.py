@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchrun.core.run.changes import Changes
-from batchrun.testing.crashes import Death, DiskFault
-from batchrun.testing.model_server import FOREVER_S, ModelServer, Spell
-from batchrun.testing.stage import Fate
+from tests.harness.crashes import Death, DiskFault
+from tests.harness.model_server import FOREVER_S, ModelServer, Spell
+from tests.harness.stage import Fate
 
 ROWS_MAX = 60
 PARQUET_EVERY = 8

@@ -19,10 +19,10 @@ from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings, resolve
 from batchrun.errors import InputError, RunChangedError, StorageError
 from batchrun.records import Outcome
-from batchrun.testing.accounts import Accounts
-from batchrun.testing.stage import Ended, Stage
 from batchrun.testing.virtual import EPOCH_US
-from batchrun.testing.worlds import Leg, World, world
+from tests.harness.accounts import Accounts
+from tests.harness.stage import Ended, Stage
+from tests.harness.worlds import Leg, World, world
 
 LAST_LEGS_MAX = 25
 """A run in calm weather that is not complete after so many sessions never will be: a guard that

@@ -1,7 +1,7 @@
 """Seeded worlds for the guard of repeated failures, and a study of what it does in them.
 
 Healthy worlds hold everything that fails in a row and is no reason to stop; in broken ones nothing
-is answered any more from some moment on. ``python -m batchrun.testing.repeating 200`` plays so many
+is answered any more from some moment on. ``python -m tests.harness.repeating 200`` plays so many
 seeds of each kind on virtual time and prints a table.
 """
 
@@ -18,9 +18,9 @@ import click
 
 from batchrun.records import Reply, Request
 from batchrun.testing.fakes import Answer, FakeTransport
-from batchrun.testing.rig import Rig
 from batchrun.testing.samples import fault, ok, refusal
 from batchrun.testing.virtual import START_S, run_virtual
+from tests.harness.rig import Rig
 
 GUARD = "repeated_failure"
 FOREVER_S = float("inf")

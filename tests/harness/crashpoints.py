@@ -1,7 +1,7 @@
 """Crash points: the real command, killed by itself at the N-th time it reaches a durable step.
 
-``python -m batchrun.testing.crashpoints POINT -- run ARGS...`` runs ``batchrun run ARGS...`` in
-this process, with ``batchrun.adapters.storage.files.step`` replaced: when POINT is reached, the
+``python tests/harness/crashpoints.py POINT -- run ARGS...`` runs ``batchrun run ARGS...`` in this
+process, with ``batchrun.adapters.storage.files.step`` replaced: when POINT is reached, the
 process sends itself SIGKILL, so nothing is cleaned up and nothing is flushed. A point is
 ``STEP:N``, or ``STEP@WHAT:N`` where a step comes with several files: ``draft.renamed@results:2``.
 
@@ -10,6 +10,8 @@ process sends itself SIGKILL, so nothing is cleaned up and nothing is flushed. A
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -202,9 +204,11 @@ def session(
         os.dup2(said, stream)
     if point is not None:
         from batchrun import assemble
+        from batchrun.machinery import REAL
 
         files.step = killer(point)
-        assemble.FLIGHT_SLOTS = FEW_SLOTS
+        few = dataclasses.replace(REAL, flight_slots=FEW_SLOTS)
+        assemble.run = functools.partial(assemble.run, machinery=few)
     _command(arguments)
 
 
@@ -212,7 +216,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command line behind ``--`` with a crash point armed."""
     point, separator, command = arguments[:1], arguments[1:2], arguments[2:]
     if separator != ["--"]:
-        sys.exit("usage: python -m batchrun.testing.crashpoints STEP[@WHAT]:N -- run ARGS...")
+        sys.exit("usage: python tests/harness/crashpoints.py STEP[@WHAT]:N -- run ARGS...")
     files.step = killer("".join(point))
     _command(command)
 

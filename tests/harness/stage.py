@@ -2,7 +2,7 @@
 randomness replaced.
 
 Settings, opening, comparing, engine, gate, journal, logs, state file, parts and summary are the
-real ones, on real files. ``Stage`` names everything of ``assemble`` that is replaced.
+real ones, on real files. The session's ``Machinery`` names everything that is not.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from batchrun import assemble, wiring
-from batchrun.adapters.parts import part_writer
+from batchrun import assemble
+from batchrun.adapters.environment.clock import LoopClock
+from batchrun.adapters.parts.sealer import Parts
 from batchrun.adapters.storage import files
 from batchrun.core.run.changes import Changes
+from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.resolve import Settings
-from batchrun.core.settings.urls import address
-from batchrun.engine.observe import watching
+from batchrun.core.settings.urls import Address, address
 from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import StopSwitch
 from batchrun.errors import BatchrunError
+from batchrun.machinery import Machinery
 from batchrun.records import Outcome
-from batchrun.rundir import compare, open_run
-from batchrun.testing.crashes import Death, DiskFault, Killed, Reaper
-from batchrun.testing.inline import InlineJournal, InlineSealer, InlineSource
-from batchrun.testing.model_server import ModelServer, ServerTransport
-from batchrun.testing.plain_parts import PlainParts
-from batchrun.testing.rig import SIGNAL
 from batchrun.testing.virtual import EPOCH_US, START_S, VirtualLoop
+from tests.harness.crashes import Death, DiskFault, Killed, Reaper
+from tests.harness.inline import InlineJournal, InlineSealer, InlineSource
+from tests.harness.model_server import ModelServer, ServerTransport
+from tests.harness.plain_parts import PlainParts
+from tests.harness.rig import SIGNAL
 
 SESSION_S_MAX = 40 * 86_400.0
 """A session that takes longer than this hangs: something wakes up again and again, in vain."""
@@ -138,9 +138,11 @@ class Stage:
         self.reaper = reaper
         result: assemble.Result | None = None
         error: BatchrunError | None = None
-        with self._replacing(reaper, settings) as transport:
+        transport = self._transport(settings)
+        machinery = self._machinery(reaper, settings, transport)
+        with _stepping(reaper.step):
             loop.watch_turns(reaper.turn)
-            task = loop.create_task(self._session(settings, changes, fate, reaper))
+            task = loop.create_task(self._session(settings, changes, fate, reaper, machinery))
             try:
                 result = loop.run_until_complete(task)
             except BatchrunError as raised:
@@ -159,7 +161,12 @@ class Stage:
         return Ended(result, error, took_s)
 
     async def _session(
-        self, settings: Settings, changes: Changes, fate: Fate, reaper: Reaper
+        self,
+        settings: Settings,
+        changes: Changes,
+        fate: Fate,
+        reaper: Reaper,
+        machinery: Machinery,
     ) -> assemble.Result:
         loop = asyncio.get_running_loop()
         switch = StopSwitch()
@@ -182,19 +189,16 @@ class Stage:
                 switch=switch,
                 say=self.said.append,
                 outbox=outbox,
+                machinery=machinery,
             )
         finally:
             if outbox is not None and reading is not None:
                 outbox.close()
                 await reading
 
-    @contextlib.contextmanager
-    def _replacing(self, reaper: Reaper, settings: Settings) -> Iterator[ServerTransport]:
-        """Everything of the assembly that is not the real one."""
-        seed = self.dice.random()
-        dice = random.Random(seed)
-        disk = SlowDisk(random.Random(seed), self.disk_s)
-        transport = ServerTransport(
+    def _transport(self, settings: Settings) -> ServerTransport:
+        """What the session's exchanges go through."""
+        return ServerTransport(
             self.server,
             session=self.session,
             timeout_s=settings.timeout_s,
@@ -202,25 +206,19 @@ class Stage:
             world_us=self.world_us,
             note=self.note,
         )
+
+    def _machinery(
+        self, reaper: Reaper, settings: Settings, transport: ServerTransport
+    ) -> Machinery:
+        """What the session runs on."""
+        seed = self.dice.random()
+        dice = random.Random(seed)
+        disk = SlowDisk(random.Random(seed), self.disk_s)
         stage = self
 
-        class Clock:
-            def __init__(self) -> None:
-                self.now_s = asyncio.get_running_loop().time
-                self.sleep = asyncio.sleep
-                self.missed_s = self.slept_s = 0.0
-
-            beating = contextlib.nullcontext
+        class Clock(LoopClock):
+            beating = contextlib.nullcontext  # type: ignore[assignment]
             wall_us = onward_us = staticmethod(stage.world_us)
-
-        class Access:
-            # One way to one server; a second endpoint is a second of these.
-            endpoint = settings.endpoints[0]
-            address = address(settings.endpoints[0].base_url)
-
-            @contextlib.asynccontextmanager
-            async def talking(self, *_: object) -> AsyncIterator[tuple[ServerTransport, None]]:
-                yield transport, None
 
         class Journal(InlineJournal):
             def _resolve(self, taken: list[Any]) -> None:
@@ -229,29 +227,53 @@ class Stage:
                         stage.told(entry)
                 super()._resolve(taken)
 
-        replaced: dict[Any, dict[str, Any]] = {
-            assemble: {
-                "accesses_to": lambda *_: [Access()],
-                "LoopClock": Clock,
-                "Sealer": lambda made, journal: InlineSealer(made, journal, disk),
-                "JournalWriter": lambda journal, flight: Journal(journal, flight, disk),
-                "ReadAhead": lambda reader, limit: InlineSource(reader, disk, limit=limit),
-                "time": SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()),
-            },
-            wiring: {"random": SimpleNamespace(Random=lambda: random.Random(dice.random()))},
-            watching: {"SAMPLE_S": SAMPLE_S},
-            files: {"step": reaper.step},
-        }
-        replaced[part_writer] = {"PIECE_ROWS": PIECE_ROWS}
-        if self.plain:
-            replaced[compare] = {"Parts": PlainParts}
-            replaced[open_run] = {"Parts": PlainParts, "write_usage": lambda *_: None}
-        with contextlib.ExitStack() as stack:
-            for module, names in replaced.items():
-                for name, value in names.items():
-                    stack.callback(setattr, module, name, getattr(module, name))
-                    setattr(module, name, value)
-            yield transport
+        # One way to one server; a second endpoint is a second of these.
+        access = StagedAccess(settings.endpoints[0], transport)
+        return Machinery(
+            accesses=lambda *_: [access],
+            clock=Clock,
+            monotonic_s=lambda: asyncio.get_running_loop().time(),
+            dice=lambda: random.Random(dice.random()),
+            source=lambda reader, *, limit: InlineSource(reader, disk, limit=limit),
+            journal=lambda journal, flight: Journal(journal, flight, disk),
+            parts=PlainParts if self.plain else SmallPieces,
+            sealer=lambda parts, journal: InlineSealer(parts, journal, disk),
+            sample_s=SAMPLE_S,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StagedAccess:
+    """The way to a server of the world."""
+
+    endpoint: Endpoint
+    transport: ServerTransport
+
+    @property
+    def address(self) -> Address:
+        """See ``EndpointAccess``."""
+        return address(self.endpoint.base_url)
+
+    @contextlib.asynccontextmanager
+    async def talking(self, *_: object) -> AsyncIterator[tuple[ServerTransport, None]]:
+        """See ``EndpointAccess``."""
+        yield self.transport, None
+
+
+class SmallPieces(Parts):
+    """``Parts`` that take a few rows at once."""
+
+    piece_rows = PIECE_ROWS
+
+
+@contextlib.contextmanager
+def _stepping(step: Callable[[str, Path], None]) -> Iterator[None]:
+    """Every durable step goes through ``step`` meanwhile."""
+    before, files.step = files.step, step
+    try:
+        yield
+    finally:
+        files.step = before
 
 
 async def _read(outbox: Outbox, every_s: float) -> None:

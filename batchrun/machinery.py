@@ -1,0 +1,93 @@
+"""What a session runs on: time, chance, threads, the disk's formats and the way to endpoints.
+
+``REAL`` is what every run has. Whoever plays a session under other circumstances, as the
+simulation of whole runs does, hands ``assemble`` another one, made with ``dataclasses.replace``.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from batchrun.adapters.environment.clock import LoopClock
+from batchrun.adapters.http.access import accesses_to
+from batchrun.adapters.journal.flight_log import FlightLog
+from batchrun.adapters.journal.journal import Journal, JournalWriter
+from batchrun.adapters.parts.sealer import Parts, PartsOf, Sealer
+from batchrun.adapters.sources.readahead import ReadAhead
+from batchrun.adapters.sources.reader import Reader
+from batchrun.core.settings.endpoint import Endpoint
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.settings.urls import Address
+from batchrun.engine.observe.watching import SAMPLE_S
+from batchrun.ports import Credentials, Source, Transport
+from batchrun.ports import Journal as JournalPort
+
+FLIGHT_SLOTS = 512
+"""Slots of the flight log to begin with; it grows."""
+
+
+class EndpointAccess(Protocol):
+    """A way to one endpoint, known to be in order: ``adapters.http.access.Access``."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Its settings."""
+        ...
+
+    @property
+    def address(self) -> Address:
+        """Where it is."""
+        ...
+
+    def talking(
+        self, settings: Settings, say: Callable[[str], None]
+    ) -> AbstractAsyncContextManager[tuple[Transport, Credentials | None]]:
+        """A transport in the running loop, and its key."""
+        ...
+
+
+class ClosableJournal(JournalPort, Protocol):
+    """``ports.Journal`` that ends with its session."""
+
+    async def close(self) -> None:
+        """Make durable what was posted, and stop. Closing twice is harmless."""
+        ...
+
+
+class OpenSource(Protocol):
+    """Makes the source of a session's blocks."""
+
+    def __call__(self, reader: Reader, *, limit: int | None) -> Source:
+        """Blocks of what ``reader`` reads, up to so many rows of the input."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """Makes the parts of a session that are not decisions. The defaults are the real ones."""
+
+    accesses: Callable[[Sequence[Endpoint], Mapping[str, str]], Sequence[EndpointAccess]] = (
+        accesses_to
+    )
+    """Ways to endpoints, given the environment. Raises ``UsageError`` for what cannot work."""
+    clock: type[LoopClock] = LoopClock
+    monotonic_s: Callable[[], float] = time.monotonic
+    """What a deadline and the wall time of a session are counted by."""
+    dice: Callable[[], random.Random] = random.Random
+    """Dice that are nobody else's."""
+    source: OpenSource = ReadAhead
+    journal: Callable[[Journal, FlightLog], ClosableJournal] = JournalWriter
+    parts: PartsOf = Parts
+    sealer: Callable[[Parts, Journal], Sealer] = Sealer
+    flight_slots: int = FLIGHT_SLOTS
+    sample_s: float = SAMPLE_S
+    """Seconds between two looks of the observers."""
+
+
+REAL = Machinery()
+"""What every run has."""
