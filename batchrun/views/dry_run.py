@@ -30,6 +30,20 @@ from batchrun.views.estimate import Estimate, Estimating
 from batchrun.views.text import safe
 
 SHOWN = 2
+KEYS = {
+    "dry_run": "True.",
+    "exit_code": "0 if every row can be sent, else 1.",
+    "dir": "The run directory. Null if none is named.",
+    "resumed": "Whether the directory holds a run, which would be resumed.",
+    "rows": (
+        "The `input` rows, those that are `done` and would not be sent again, those `to_send`, "
+        "and those that are `bad`."
+    ),
+    "requests": "The first two requests as they would be sent.",
+    "validate": "The keys of `validate --json`, for the rows that are not done.",
+    "estimate": "The keys of `estimate --json`, for the rows that are not done.",
+}
+"""What the keys of ``run --dry-run --json`` mean, for the reference."""
 """Requests that are shown."""
 
 

@@ -28,6 +28,47 @@ from batchrun.views.text import BOUND, duration, safe
 from batchrun.views.unit_prices import as_dict, price_lines, said
 
 MODELS_SHOWN = 20
+KEYS = {
+    "rows": "Rows read.",
+    "bad": "Rows that cannot be sent; `batchrun validate` names them.",
+    "reused": (
+        "Rows whose answer another run has already, which the figures leave out. Only with "
+        "`--reuse`."
+    ),
+    "prompt_tokens": "Tokens of all prompts: `estimate`, in the interval from `low` to `high`.",
+    "completion_tokens": (
+        "Tokens of all answers, with the same keys: a prior, see [estimate.md](estimate.md)."
+    ),
+    "cost_usd": "What these tokens cost, with the same keys. Null if a row has no price.",
+    "figures_from": (
+        "`requests`, or `pilot` if the figures above are extrapolated from the pilot's answers."
+    ),
+    "at_most": (
+        "The upper bound of all requests sent once, in `tokens` and `cost_usd`. Null if a row "
+        "does not limit its answer, or has no price."
+    ),
+    "time": (
+        "The seconds that the rate limits alone take: `at_least_by_rpm_s`, and "
+        "`at_least_by_tpm_s` with `estimate`, `low`, `high`. Null without limits."
+    ),
+    "models": (
+        "The same figures by model, the cost at each of the `endpoints` that serve it, "
+        "`batch_cost_usd` at the prices of the Batch API (null if they are not known), and "
+        "`prices` by endpoint: `input`, `output`, `cached_input`, `batch_input`, `batch_output` in "
+        "USD per million tokens, their `source` and `date`. With several `--model`, the report has "
+        "`rows`, `bad`, `models` and `notes`, and each model the figures of the whole input."
+    ),
+    "tokens_counted_by": "`tokenizer`, or `bytes` if the extra `tokenizer` is not installed.",
+    "notes": "What the figures rest on, and what would improve them.",
+    "pilot": (
+        "Null without `--pilot`; else its `rows`, how many of them `failed`, its `directory`, "
+        "`wall_s`, `spent_usd`, and with confidence `level` the figures of the whole input, each "
+        "with `estimate`, `low`, `high`: `prompt_tokens`, `completion_tokens`, `cost_usd`, "
+        "`time_s`; `time_held_by` is `concurrency`, `rpm` or `tpm`. The figures are null if the "
+        "pilot was stopped."
+    ),
+}
+"""What the keys of ``estimate --json`` mean, for the reference."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,16 @@ GROUP_BYTES = 16 * 2**20
 """What becomes a row group of the one Parquet file."""
 
 
+KEYS = {
+    "rows": "Rows written.",
+    "ok": "Of those, rows with a completion.",
+    "error": "Of those, rows that failed.",
+    "pending": "Rows without an outcome, or not published yet. Null if the number is not known.",
+    "live": "Whether the run is still working.",
+}
+"""What the keys of ``export --json`` mean, for the reference."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What was written: ``pending`` rows are not among it, None where their number is unknown;

@@ -102,6 +102,43 @@ class Shown:
         return f"{text}, with {held}"
 
 
+KEYS = {
+    "ok": "Whether every row can be sent.",
+    "rows": "Rows checked.",
+    "bad": "Rows that cannot be sent.",
+    "reasons": "Bad rows by reason, without the details that differ from row to row.",
+    "problems": (
+        "The first 20 bad rows: `row`, `file`, `line` (from 1; in Parquet the row in its file, "
+        "from 0), `reason`, `remedy`."
+    ),
+    "duplicate_ids": (
+        "`ids` that occur more than once, the `rows` they occur in, and the `first` 20 of them, "
+        "each with the first two rows that have it. Exact, however large the input is."
+    ),
+    "sent": "Input columns that are sent as request parameters.",
+    "carried": "Input columns that are copied to the results, by their names in the input.",
+    "identical_requests": (
+        "`requests` that more than one row makes, the `rows` that make them, and the `first` 20 of "
+        "them, each with the first two rows that make it. Exact, however large the input is."
+    ),
+    "shortest": (
+        "The request with the fewest `bytes`: its `row`, `file`, `line` and `custom_id`, and its "
+        "estimated `prompt_tokens`. Null if no row can be sent."
+    ),
+    "longest": "The request with the most `bytes`, with the same keys.",
+    "requests": "With `--show N`, the first N requests as they would be sent; else empty.",
+    "attachments": (
+        "The images, sounds and files in these requests: `row`, `kind` (the media type), `bytes`."
+    ),
+    "notices": "How files are read if that is unusual: delimiter, encoding, names given.",
+    "warnings": (
+        "What is suspicious and makes no row bad: repeated ids, identical requests, rows of "
+        "different kinds."
+    ),
+}
+"""What the keys of ``validate --json`` mean, for the reference."""
+
+
 @dataclass(slots=True)
 class Report:
     """What was found in the input. ``done`` rows are those of a run directory that need not be

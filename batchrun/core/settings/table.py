@@ -5,6 +5,7 @@ It drives the configuration file, the command's flags and the reference page ali
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +20,45 @@ KEEPALIVE_S_MAX = 32767
 """The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
 
+KINDS: Mapping[str, str] = {
+    "text": "text",
+    "path": "path",
+    "paths": "list of paths",
+    "dirs": "list of paths",
+    "int": "whole number",
+    "number": "number",
+    "bool": "true or false",
+    "choice": "text",
+    "delimiter": "one character, or `tab`",
+    "encoding": "an encoding's name",
+    "columns": "text, or list of names",
+    "object": "table",
+    "names": "list of names",
+    "messages": "list of tables",
+    "schema": "path, or table",
+    "headers": "table of text",
+    "concurrency": "whole number, or `auto`",
+    "command": "text",
+    "provider": "a provider's name",
+    "prices": "tables of numbers",
+    "header_name": "text",
+    "bytes": "bytes, such as `500MB` or `2GiB`",
+    "models": "list of names, or table of text",
+    "share": "share, such as `5%`",
+    "bound": "whole number, or share such as `5%`",
+}
+"""Every kind of setting, and the type that the config file takes for it. ``core.settings.values``
+reads them; as flags, lists and tables are repeated.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: where it stands in the config file, its flag, its kind and its default.
+    """One setting: its key in the config file, its flag, its kind and its default.
 
-    ``kind`` is one of ``text``, ``path``, ``paths``, ``dirs``
-    (run directories, as a list or a repeated flag), ``int``, ``number``, ``bool`` (with a pair of
-    flags, ``--x/--no-x``), ``choice``, ``columns``
-    (``all``, ``none`` or names, as a list or with commas between them), ``object``
-    (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
-    (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
-    (a name of ``core.settings.providers``), ``headers`` (a table of strings or repeated ``'K: V'``
-    flags), ``prices`` (for each model a table of USD per million tokens), ``header_name``,
-    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
-    (a list of names, or a table of names), ``bytes`` (an integer, or text with a unit such as
-    ``500MB``), ``share`` (a percentage such as ``5%``), ``bound`` (a number of rows or such a
-    share), ``delimiter`` (one character, or ``tab``) and ``encoding`` (a name that Python knows).
-    ``low`` and ``high`` are the smallest and the largest number accepted. ``shapes`` marks
-    what shapes requests or parts: it may not differ between the runs on one directory.
+    ``kind`` is one of ``KINDS``; a ``bool`` has a pair of flags, ``--x/--no-x``. ``low`` and
+    ``high`` are the smallest and the largest number accepted. ``shapes`` marks a setting that
+    shapes requests or parts: it may not differ between the runs on one directory.
     """
 
     section: str
@@ -55,6 +77,11 @@ class Setting:
     def name(self) -> str:
         """``section.key``, the name used in messages; ``section`` for a table that is a setting."""
         return f"{self.section}.{self.key}" if self.key else self.section
+
+    @property
+    def keyword(self) -> str:
+        """The keyword argument of ``batchrun.run`` that sets it; empty if none does."""
+        return KEYWORD_NAMES.get(self.name, self.key or self.section)
 
 
 TABLE: tuple[Setting, ...] = (
@@ -657,6 +684,9 @@ FLAGGED = (
     *(setting for setting in TABLE if setting.section not in ("input", "output", "request")),
 )
 """Every setting that may have a flag, in the order of ``--help``."""
+
+KEYWORD_NAMES: Mapping[str, str] = {"input.files": "", "output.dir": "output"}
+"""Keyword arguments that are not called like the key. Input files are the first argument."""
 
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
 BY_NAME = {setting.name: setting for setting in FLAGGED}
