@@ -56,8 +56,9 @@ _ASKED = [
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: Any) -> None:
-    """Look at an endpoint as a run would meet it: the key, the URL, the list of models, and one
-    request for a few tokens. Says what is wrong and what to do about it.
+    """Check an endpoint: key, URL, model, and one test request of a few tokens.
+
+    Reports what is wrong and how to fix it.
 
     Exit 0 if a run can begin, 1 if not.
     """

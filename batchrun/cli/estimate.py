@@ -51,7 +51,7 @@ _OTHERS = [setting for setting in setting_table.TABLE if setting.name != "reques
     "models",
     multiple=True,
     metavar="M",
-    help="The model of rows that name none; repeat it to compare the costs of several models.",
+    help="The model for rows that name none; repeat it to compare the costs of several models.",
 )
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
 @click.option(
@@ -84,10 +84,10 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Estimate what a run over the INPUT files takes: tokens, US dollars, time.
+    """Estimate tokens, cost and time of a run over the INPUT files.
 
-    The flags are those of `run`. Every row is read and nothing is sent, unless --pilot N asks for
-    a sample of the rows to be answered. docs/estimate.md says how each figure is made.
+    Takes the flags of `run`. Reads every row and sends nothing, unless --pilot N sends a sample of
+    the rows. docs/estimate.md explains each figure.
     """
     with exit_codes(as_json=as_json), interrupts():
         environment = read_environment()

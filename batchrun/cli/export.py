@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     type=PATH,
     metavar="FILE",
     required=True,
-    help="The file to write; its name tells the format: .jsonl, .parquet or .csv. - is stdout.",
+    help="The file to write; its suffix sets the format: .jsonl, .parquet or .csv. - is stdout.",
 )
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["jsonl", "parquet", "csv"]),
-    help="The format, whatever the name says; JSON Lines on stdout unless csv is asked for.",
+    help="The format, whatever the suffix; on stdout JSON Lines (the default) or csv.",
 )
 @click.option(
     "--errors",
     type=PATH,
     metavar="FILE",
-    help="Write the lines of failed rows into a file of their own, as the Batch API does.",
+    help="Write the lines of failed rows to a separate file, as the Batch API does.",
 )
 @click.option(
     "--formulas",
     is_flag=True,
-    help="Leave text in CSV as it is, also what a spreadsheet would run as a formula. Without this "
-    "an apostrophe is put before text that begins with = + - @, a tab or a line break.",
+    help="Keep text in CSV that a spreadsheet would run as a formula. Without this, text that "
+    "begins with = + - @, a tab or a line break gets an apostrophe in front.",
 )
 @click.option(
     "--columns",
@@ -74,7 +74,7 @@ def command(
     """Write the published results of DIR into one FILE, in row order.
 
     JSON Lines are output lines of the OpenAI Batch API; Parquet has the columns of `results/`; CSV
-    has them flat. Works on a live run too, and needs no permission to write into DIR.
+    has them flattened. Works on a live run too, and needs no write permission in DIR.
     """
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean

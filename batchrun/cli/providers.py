@@ -19,8 +19,8 @@ NO_URL = "(yours)"
 @click.command("providers")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(as_json: bool) -> None:
-    """List the endpoints that --provider knows: base URL, variable of the key and whether it is
-    set (its value is never shown), and what is odd about them.
+    """List the endpoints that --provider knows: base URL, key variable and whether it is set (its
+    value is never shown), and peculiarities.
     """
     with exit_codes(as_json=as_json):
         found = [_as_dict(provider, read_environment()) for provider in PROVIDERS]

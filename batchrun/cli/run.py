@@ -105,11 +105,11 @@ def _help(setting: setting_table.Setting) -> str:
     help="A TOML file with the settings.",
 )
 @setting_flags
-@click.option("--limit", type=int, metavar="N", help="Only the first N rows, in this run.")
+@click.option("--limit", type=int, metavar="N", help="Run only the first N rows, this time.")
 @click.option(
     "--keep-done",
     is_flag=True,
-    help="Settings or input changed: keep the done rows, go on with the rest.",
+    help="Settings or input changed: keep the done rows, continue with the rest.",
 )
 @click.option(
     "--resend-changed",
@@ -122,8 +122,8 @@ def _help(setting: setting_table.Setting) -> str:
     "--retry-class",
     metavar="C,...",
     multiple=True,
-    help="Send the rows that failed with these error classes again; `truncated` and `empty` are "
-    "answers that were kept, which only a better one replaces.",
+    help="Send the rows that failed with these error classes again; `truncated` and `empty` "
+    "are kept answers, which only a better one replaces.",
 )
 @click.option(
     "--repair",
@@ -136,12 +136,12 @@ def _help(setting: setting_table.Setting) -> str:
     help="Print what `validate` and `estimate` report and the first two requests; send and write "
     "nothing.",
 )
-@click.option("--quiet", is_flag=True, help="No messages but errors.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option(
     "--log-level",
     type=click.Choice(logs.LEVELS, case_sensitive=False),
-    help="How much to log, on stderr unless there is a --log-file. [default with a file: info]",
+    help="How much to log, to stderr unless --log-file is given. [default with a file: info]",
 )
 @click.option(
     "--log-file", metavar="F", help="Append log lines to this file: UTC time, level, message."

@@ -1,4 +1,4 @@
-"""``batchrun status``: look at a run from another terminal."""
+"""``batchrun status``: watch a run from another terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrun.cli.paths import PATH
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(folder: str, checkpoint: str | None, as_json: bool) -> None:
-    """Show the progress of the live or ended run in DIR. Needs no permission to write."""
+    """Show the progress of the live or finished run in DIR. Needs no write permission."""
     with exit_codes(as_json=as_json):
         from batchrun.views import status
 

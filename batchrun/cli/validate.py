@@ -60,7 +60,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Check every row of the INPUT files as `run` would, without sending any.
+    """Check every row of the INPUT files as `run` would, without sending anything.
 
     Exit 0 if every row can be sent, 1 if not.
     """

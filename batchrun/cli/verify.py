@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Recompute everything from the files in DIR: every row once, in order, all sums equal.
 
-    Exit 0 if all of it holds, 1 if not.
+    Exit 0 if everything holds, 1 if not.
     """
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean
