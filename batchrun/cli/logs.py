@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
 from batchrun.cli.console import say, say_whole
-from batchrun.core.settings.addresses import local_path, shown
+from batchrun.core.settings.addresses import format_address, local_path
 from batchrun.core.text.redact import Redactor, secrets_of
 from batchrun.core.text.wording import counted
 from batchrun.errors import BatchrunError
@@ -184,7 +184,12 @@ def begun(settings: Settings) -> None:
     """Log the start of a run. The command line is left out: a prompt may stand in it."""
     if _LOG.isEnabledFor(logging.INFO):
         python = ".".join(map(str, sys.version_info[:3]))
-        _LOG.info("batchrun %s on Python %s: run into %s", __version__, python, shown(settings.dir))
+        _LOG.info(
+            "batchrun %s on Python %s: run into %s",
+            __version__,
+            python,
+            format_address(settings.dir),
+        )
         _LOG.info("settings: %s", told_of(settings))
 
 

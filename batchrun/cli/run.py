@@ -368,9 +368,9 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
         if (kept and kept[-1] == "--header") or argument.startswith("--header="):
             argument = argument.partition(":")[0] + ": ..."  # noqa: PLW2901
         elif kept and kept[-1] == "--api-key-command":
-            argument = commands.shown(argument)  # noqa: PLW2901
+            argument = commands.redact_command(argument)  # noqa: PLW2901
         elif equals and flag == "--api-key-command":
-            argument = f"{flag}={commands.shown(value)}"  # noqa: PLW2901
+            argument = f"{flag}={commands.redact_command(value)}"  # noqa: PLW2901
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)

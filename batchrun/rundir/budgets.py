@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from batchrun.adapters.journal.state_db import StateFile
-from batchrun.core.cost.money import shown, usd
+from batchrun.core.cost.money import format_picodollars, usd
 from batchrun.core.cost.price_book import PriceBook
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted
@@ -99,7 +99,7 @@ def _used_up(budget: Budget, amount: int, *, money: bool) -> str:
     """Why the run stops, and what to do."""
 
     def said(count: int) -> str:
-        return shown(count) if money else counted(count, "token")
+        return format_picodollars(count) if money else counted(count, "token")
 
     flag = "--max-cost" if money else "--max-total-tokens"
     charge = budget.charge

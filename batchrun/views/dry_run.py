@@ -16,7 +16,7 @@ from batchrun.adapters.environment.clock import LoopClock
 from batchrun.adapters.http.access import accesses_to
 from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.addresses import shown
+from batchrun.core.settings.addresses import format_address
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import OLD
 from batchrun.core.text.wording import counted, verb
@@ -68,7 +68,7 @@ class DryRun:
         return {
             "dry_run": True,
             "exit_code": self.exit_code,
-            "dir": None if self.nowhere else shown(self.settings.dir),
+            "dir": None if self.nowhere else format_address(self.settings.dir),
             "resumed": self.resumed,
             "rows": {
                 "input": self.checked.rows + self.checked.done,
@@ -86,7 +86,7 @@ class DryRun:
         checked = self.checked
         if not quiet:
             yield "dry run: nothing is sent and nothing is written"
-            place = safe(shown(self.settings.dir))
+            place = safe(format_address(self.settings.dir))
             if self.nowhere:
                 yield "no run directory is named: the run itself needs -o DIR"
             elif self.resumed:

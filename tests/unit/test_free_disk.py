@@ -76,7 +76,7 @@ def test_what_is_no_size_is_refused(value):
 )
 def test_sizes_are_shown(size, text):
     """Short, and never as 1024 of a smaller unit."""
-    assert byte_sizes.shown(size) == str(byte_sizes.Bytes(size)) == text
+    assert byte_sizes.format_bytes(size) == str(byte_sizes.Bytes(size)) == text
 
 
 def test_the_forecast_adds_parts_and_the_last_log():
