@@ -23,7 +23,7 @@ import click  # noqa: E402 - the checkout's package comes first
 import pyarrow as pa  # noqa: E402
 
 from batchrun import errors  # noqa: E402
-from batchrun.adapters.environment import status  # noqa: E402
+from batchrun.adapters.environment import status_file  # noqa: E402
 from batchrun.adapters.environment.signals import SIGNALS  # noqa: E402
 from batchrun.adapters.parts import columns  # noqa: E402
 from batchrun.adapters.sources.files import finding  # noqa: E402
@@ -294,7 +294,7 @@ def json_objects() -> dict[str, str]:
     exported = export.Exported(0, 0, 0, 0, live=False)
     found = {
         "summary": (summary_keys(), summary.KEYS),
-        "status": ([*(f.name for f in fields(Snapshot)), *status.ADDED], status.KEYS),
+        "status": ([*(f.name for f in fields(Snapshot)), *status_file.ADDED], status_file.KEYS),
         "verify": (findings.Report("").as_dict(), findings.KEYS),
         "validate": (checked.as_dict(), validate.KEYS),
         "estimate": (estimate_report.Report(nothing).as_dict(), estimate_report.KEYS),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrun.cli.console import exit_codes, put_json, say, writing
+from batchrun.cli.console import exit_codes, print_json, print_message, writing
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import CLOSED, forsake
 from batchrun.core.text.wording import counted, verb
@@ -119,17 +119,19 @@ def command(
         if not quiet:
             _tell(done, target)
         if as_json:
-            put_json(done.as_dict())
+            print_json(done.as_dict())
 
 
 def _tell(done: Exported, target: str) -> None:
     """What was written and what was not, on stderr."""
     where = "" if target == "-" else f" to {target}"
-    say(f"exported {counted(done.rows, 'row')}{where}: {done.ok:,} ok, {done.error:,} failed")
+    print_message(
+        f"exported {counted(done.rows, 'row')}{where}: {done.ok:,} ok, {done.error:,} failed"
+    )
     left = "an unknown number of rows are"
     if done.pending is not None:
         left = f"{counted(done.pending, 'row')} {verb(done.pending, 'is', 'are')}"
     if done.live:
-        say(f"the run goes on: {left} pending or not yet published")
+        print_message(f"the run goes on: {left} pending or not yet published")
     elif done.pending != 0:
-        say(f"{left} pending, without an outcome and without a line")
+        print_message(f"{left} pending, without an outcome and without a line")

@@ -15,7 +15,13 @@ import click
 from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.storage.home import located
 from batchrun.cli import logs
-from batchrun.cli.console import OutputLostError, exit_codes, put_json, say, say_whole
+from batchrun.cli.console import (
+    OutputLostError,
+    exit_codes,
+    print_json,
+    print_message,
+    print_unwrapped,
+)
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import unblocked
@@ -171,13 +177,15 @@ def command(
             inputs, config_file, flags, environment, limit, place=place
         )
         if dry_run:
-            from batchrun.cli.dry_run import look
+            from batchrun.cli.dry_run import report_dry_run
 
             for warning in () if quiet else warnings:
-                say(f"warning: {warning}")
+                print_message(f"warning: {warning}")
             nowhere = settings.dir == NOWHERE
             sys.exit(
-                look(settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json)
+                report_dry_run(
+                    settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
+                )
             )
         with logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log:
             for warning in warnings:
@@ -222,7 +230,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
-        observers = [stack.enter_context(progress_on(say_whole))] if progress else []
+        observers = [stack.enter_context(progress_on(print_unwrapped))] if progress else []
         observers += logs.observers()
         result = assemble.run(
             settings,
@@ -257,9 +265,9 @@ def _run(
     logs.ended(result.summary)
     if as_json:
         try:
-            put_json(result.summary)
+            print_json(result.summary)
         except OutputLostError as error:  # the run itself ended as it did
-            say(f"batchrun: {error}; the summary is in {settings.dir}")
+            print_message(f"batchrun: {error}; the summary is in {settings.dir}")
     return int(result.summary["exit_code"])
 
 
@@ -299,7 +307,7 @@ def interrupts() -> Iterator[None]:
             yield
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, SignalledError) else signal.SIGINT
-        say(f"batchrun: stopped by {number.name} while nothing was being sent")
+        print_message(f"batchrun: stopped by {number.name} while nothing was being sent")
         sys.exit(128 + number)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from batchrun.cli.console import exit_codes, put_json, show
+from batchrun.cli.console import exit_codes, print_json, print_output
 from batchrun.cli.paths import PATH
 
 
@@ -17,11 +17,11 @@ from batchrun.cli.paths import PATH
 def command(folder: str, checkpoint: str | None, as_json: bool) -> None:
     """Show the progress of the live or finished run in DIR. Needs no write permission."""
     with exit_codes(as_json=as_json):
-        from batchrun.views import status
+        from batchrun.views import run_status
 
-        found = status.read(folder, checkpoint)
+        found = run_status.read(folder, checkpoint)
         if as_json:
-            put_json(found)
+            print_json(found)
             return
-        for line in status.lines(found, folder, checkpoint):
-            show(line)
+        for line in run_status.lines(found, folder, checkpoint):
+            print_output(line)

@@ -102,7 +102,7 @@ class DryRun:
             yield from estimate_report.Report(self.estimate).lines(width)
 
 
-def look(
+def rehearse_run(
     settings: Settings,
     environment: Mapping[str, str],
     changes: Changes,

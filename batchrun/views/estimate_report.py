@@ -21,7 +21,7 @@ from batchrun.core.estimate.estimating import (
     Sums,
 )
 from batchrun.core.estimate.extrapolation import LEVEL, Interval
-from batchrun.core.estimate.pilot import Told
+from batchrun.core.estimate.pilot import PilotFigures
 from batchrun.core.text.wording import counted, verb
 from batchrun.views.estimate import Estimate
 from batchrun.views.text import BOUND, duration, safe
@@ -82,7 +82,7 @@ class Piloted:
     directory: str
     wall_s: float
     cost_usd: float | None
-    told: Told | None
+    told: PilotFigures | None
 
 
 class Report:
@@ -403,7 +403,7 @@ def _pilot_lines(pilot: Piloted, width: int) -> Iterator[str]:
         yield from labelled_lines("", "it did not end: the same command goes on with it", width)
 
 
-def _told_lines(told: Told, width: int) -> Iterator[str]:
+def _told_lines(told: PilotFigures, width: int) -> Iterator[str]:
     """What the pilot tells of the whole input."""
     yield from labelled_lines("prompt", _between(told.prompt_tokens, "{:,.0f}") + " tokens", width)
     yield from labelled_lines(

@@ -25,7 +25,7 @@ from batchrun.core.input import batch_lines
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import StorageError, UsageError
 from batchrun.rundir import inspect
-from batchrun.views import status
+from batchrun.views import run_status
 from batchrun.views.flat import flat, flat_type, without_formulas
 from batchrun.views.published import Results
 
@@ -118,7 +118,7 @@ def export(
     those that are written, None for all. Raises
     ``UsageError``, ``DamagedError`` or ``StorageError``.
     """
-    found = status.read(folder, checkpoint)
+    found = run_status.read(folder, checkpoint)
     store = inspect.look_at(folder, checkpoint).store
     targets = [name for name in (None if stdout else target, errors) if name is not None]
     _refuse(targets, folder, force=force)

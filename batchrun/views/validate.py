@@ -86,7 +86,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownRequest:
     """A request that is shown, and the images, sounds and files in it."""
 
     row: int
@@ -161,7 +161,7 @@ class Report:
     sent: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     model: str | None = None
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[ShownRequest] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -282,7 +282,7 @@ def check(
     *,
     body_bytes_max: int,
     show: int = 0,
-    showing: Callable[[Shown], None] | None = None,
+    showing: Callable[[ShownRequest], None] | None = None,
 ) -> Report:
     """Check every row of the input, at most ``settings.limit`` of them.
 
@@ -325,7 +325,7 @@ class Checking:
         build: Callable[[Row], Request],
         *,
         show: int = 0,
-        showing: Callable[[Shown], None] | None = None,
+        showing: Callable[[ShownRequest], None] | None = None,
     ) -> None:
         self._report = report
         self._endpoints = settings.endpoints
@@ -370,7 +370,9 @@ class Checking:
             self._ends = (self._ends[0], (row, request))
         if self._left > 0:
             self._left -= 1
-            self._show(Shown(row.number, body.as_sent(request, self._endpoints), _held(request)))
+            self._show(
+                ShownRequest(row.number, body.as_sent(request, self._endpoints), _held(request))
+            )
         return request
 
     def _finish(self) -> None:

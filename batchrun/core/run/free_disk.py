@@ -108,7 +108,7 @@ class FreeDisk:
         self._before: Written | None = None
         self._warned = False
 
-    def look(
+    def check(
         self, disks: Sequence[Disk], written: Written, ahead_s: float = 0.0
     ) -> tuple[str | None, str | None]:
         """What to tell the user where the run cannot go on, and what to warn of; None and None
@@ -116,7 +116,7 @@ class FreeDisk:
 
         Beside the bound there must be room so that a stop now can keep everything: on the logs'
         disk for the answers that are out, and for what comes in the next ``ahead_s`` seconds at the
-        rate since the last look; where parts are written, for publishing the journal too.
+        rate since the last check; where parts are written, for publishing the journal too.
         """
         coming = self._coming(written, ahead_s)
         publishing = written.publish_bytes + coming + PART_OVERHEAD_BYTES

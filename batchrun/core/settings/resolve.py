@@ -295,8 +295,8 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     ``UsageError`` where ``given`` names two endpoints, either names two sources of the key, or the
     provider is not known; and where it sets what each of several endpoints has of its own.
     """
-    file, warnings = presets.kept(file, given)
-    given = parameter_flags.placed(given, file, environment)
+    file, warnings = presets.kept_for_provider(file, given)
+    given = parameter_flags.with_short_parameters(given, file, environment)
     raw = with_one_key(file, given)
     for name, value in given.items():
         before = raw.get(name)

@@ -51,7 +51,7 @@ class Funds:
         self._tokens = None if spending is None else spending.tokens
         self._warned = False
 
-    def look(
+    def snapshot(
         self, spent_pd: int, span_s: float, *, in_flight: int, stopping: bool
     ) -> MoneySnapshot | None:
         """The money now, of which ``spent_pd`` went in the last ``span_s`` seconds, with so many

@@ -1,4 +1,4 @@
-"""``batchrun status``: a live or ended run, seen from another terminal, without lock or writing."""
+"""What ``batchrun status`` reports of a live or finished run: no lock is taken, nothing written."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     if len(live["endpoints"]) > 1:
         out += map(_endpoint, live["endpoints"])
     for endpoint in live["endpoints"]:
-        told = limits.told(endpoint.get("limits", ()))
+        told = limits.format_limits(endpoint.get("limits", ()))
         if told is not None:
             out.append(told if len(live["endpoints"]) == 1 else f"{safe(endpoint['name'])}: {told}")
     return out

@@ -1,4 +1,4 @@
-"""The status file: how far a live run is, for whoever asks from outside."""
+"""``checkpoint/status.json``: the progress of a live run, for other processes."""
 
 from __future__ import annotations
 
