@@ -76,7 +76,7 @@ bench: $(DEV) ## CPU per row against a bare loop, and memory growth
 	$(BIN)/python benchmarks/ratio.py
 	$(BIN)/python benchmarks/memory.py
 
-docs: $(RUN) ## write docs/reference.md again, from the program
+docs: $(RUN) ## fill in docs/reference.md from the program
 	$(BIN)/python docs/make_reference.py
 
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \

@@ -152,9 +152,9 @@ class Options(TypedDict, total=False):
 _CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
 _OTHERS = ("output", "config", "limit", "endpoints", *_CHANGES, "retry_class")
 KEYWORDS: dict[str, str] = {
-    setting.key or setting.section: setting.name
+    setting.keyword: setting.name
     for setting in FLAGGED
-    if setting.name not in ("input.files", "output.dir")
+    if setting.keyword and setting.name != "output.dir"
 }
 """The setting behind every keyword that is one."""
 

@@ -18,7 +18,7 @@ from batchrun import __version__
 from batchrun.adapters.environment import open_files, price_list
 from batchrun.adapters.environment.clock import LoopClock, new_loop
 from batchrun.adapters.environment.signals import on_signals
-from batchrun.adapters.environment.status import StatusFile
+from batchrun.adapters.environment.status_file import StatusFile
 from batchrun.adapters.parts.sealer import Sealer
 from batchrun.adapters.sources.opening import Input
 from batchrun.core.cost.projection import RowCosts
@@ -41,7 +41,7 @@ from batchrun.machinery import REAL, EndpointAccess, Machinery
 from batchrun.ports import Answers, Journal, Observer, Source
 from batchrun.records import Request, Row
 from batchrun.rundir import free_space, open_run
-from batchrun.rundir.budget_account import ledger_of
+from batchrun.rundir.budget_account import ledger_sums
 from batchrun.rundir.budgets import Budgets
 from batchrun.rundir.compare import Changes
 from batchrun.rundir.open_run import RunDirectory
@@ -226,7 +226,7 @@ class _Session:
         sealer = machinery.sealer(opened.parts, opened.journal)
         before = self._count_resumed()
         states = opened.journal.states
-        ledger, say = ledger_of(before), tally.notices.append
+        ledger, say = ledger_sums(before), tally.notices.append
         budgets = Budgets(self._settings, states, ledger, self._prices, switch, say)
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
@@ -275,7 +275,7 @@ class _Session:
             if rows_input is None:  # rows that come once are counted at their end
                 rows_input = self._count_input(lambda: True)
             self._watching.tell()
-            budgets.settle(ledger_of(published(opened.totals())))
+            budgets.settle(ledger_sums(published(opened.totals())))
             return self._sum_up(switch.reason, rows_input, fault, budgets.public())
         finally:
             self._ended.set()

@@ -12,6 +12,29 @@ if TYPE_CHECKING:
     from batchrun.records import Reply
 
 
+EXIT_CODES = {
+    0: (
+        "Every row is `ok`. For `verify` and `doctor`: everything holds. For `validate` and "
+        "`run --dry-run`: every row can be sent."
+    ),
+    1: (
+        "Finished, with some `error` rows. For `verify` and `doctor`: something does not hold. "
+        "For `validate` and `run --dry-run`: a row cannot be sent."
+    ),
+    2: (
+        "A flag, the configuration, the input or the run directory has a fault, or another process "
+        "is working on the directory. Nothing was sent."
+    ),
+    3: "A guard stopped the run; rows are pending. The same command resumes it.",
+    5: (
+        "Storage, input or the program failed midway: a full disk, an input that became "
+        "unreadable, a bug. The same command resumes the run."
+    ),
+    141: "The reader of the command's output went away (`| head`).",
+}
+"""What the exit codes mean. A signal's code is 128 and its number."""
+
+
 class BatchrunError(Exception):
     """Base of everything this package raises on purpose."""
 

@@ -19,7 +19,7 @@ from batchrun.errors import BatchrunError, StorageError
 from batchrun.views.text import safe
 
 if TYPE_CHECKING:
-    from batchrun.views.validate import Shown
+    from batchrun.views.validate import ShownRequest
 
 _UNSAFE = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -48,12 +48,12 @@ def fitted(text: str, stream: TextIO) -> str:
     return "\n".join(lines)
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """A message for the user, on stderr. A closed stderr is no reason to stop."""
-    say_whole(fitted(safe(text), sys.stderr))
+    print_unwrapped(fitted(safe(text), sys.stderr))
 
 
-def say_whole(text: str) -> None:
+def print_unwrapped(text: str) -> None:
     """A line for the user that stays one line however long it is: progress, and log lines."""
     try:
         click.echo(safe(text), err=True)
@@ -82,13 +82,13 @@ def writing() -> Iterator[None]:
         raise OutputLostError(error) from None
 
 
-def show(text: str) -> None:
+def print_output(text: str) -> None:
     """A line of what was asked for, on stdout, for people. Raises ``OutputLostError``."""
     with writing():
         click.echo(fitted(safe(text), sys.stdout))
 
 
-def put_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """The one JSON object of ``--json``, on stdout. Raises ``OutputLostError``."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     ascii_only = not encoding.lower().replace("-", "").startswith("utf")
@@ -118,7 +118,7 @@ class Printing:
         self._quiet = quiet
         self._read = True
 
-    def put(self, shown: Shown) -> None:
+    def put(self, shown: ShownRequest) -> None:
         """Print a request. Raises ``OutputLostError``."""
         if self._read:
             try:
@@ -127,7 +127,7 @@ class Printing:
                 forsake(1)
                 self._read = False
         if not self._quiet and (shown.attachments or len(shown.body) > LONG_BYTES):
-            say(str(shown))
+            print_message(str(shown))
 
 
 @contextlib.contextmanager
@@ -137,7 +137,7 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
         yield
     except BatchrunError as error:
         for line in (f"batchrun: {error}", *getattr(error, "__notes__", ())):
-            say(line)
+            print_message(line)
         if as_json and not isinstance(error, OutputLostError):
             _put_error(str(error), error.exit_code)
         sys.exit(error.exit_code)
@@ -146,8 +146,8 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
         forsake(1)
         sys.exit(BROKEN_PIPE)
     except Exception as error:  # noqa: BLE001 - a defect: it ends like any failure midway
-        say(traceback.format_exc().rstrip())
-        say("batchrun: this is a defect of batchrun. What was committed is intact")
+        print_message(traceback.format_exc().rstrip())
+        print_message("batchrun: this is a defect of batchrun. What was committed is intact")
         if as_json:
             _put_error(repr(error), 5)
         sys.exit(5)
@@ -156,6 +156,6 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
 def _put_error(text: str, exit_code: int) -> None:
     """The JSON object of a command that failed; stderr has said it already."""
     try:
-        put_json({"error": text, "exit_code": exit_code})
+        print_json({"error": text, "exit_code": exit_code})
     except OutputLostError as error:
-        say(f"batchrun: {error}")
+        print_message(f"batchrun: {error}")

@@ -14,7 +14,7 @@ import click
 
 from batchrun.adapters.environment.configuration import read_environment
 from batchrun.builtin_simulators import standing_in
-from batchrun.cli.console import exit_codes, put_json, say, show
+from batchrun.cli.console import exit_codes, print_json, print_message, print_output
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
@@ -56,8 +56,9 @@ _ASKED = [
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: Any) -> None:
-    """Look at an endpoint as a run would meet it: the key, the URL, the list of models, and one
-    request for a few tokens. Says what is wrong and what to do about it.
+    """Check an endpoint: key, URL, model, and one test request of a few tokens.
+
+    Reports what is wrong and how to fix it.
 
     Exit 0 if a run can begin, 1 if not.
     """
@@ -67,18 +68,18 @@ def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: A
         environment = read_environment()
         settings, warnings = settings_of(["-"], config_file, flags, environment, None)
         for warning in warnings:
-            say(f"warning: {warning}")
+            print_message(f"warning: {warning}")
         settings = replace(settings, timeout_s=timeout_s)
         with contextlib.ExitStack() as stack:
             endpoints = standing_in(settings.endpoints, stack, lambda _: None)
             found = [(each, _examined(settings, each, environment)) for each in endpoints]
         ok = not any(check.status == "failed" for _, checks in found for check in checks)
         if as_json:
-            put_json(_report(settings, found, ok=ok))
+            print_json(_report(settings, found, ok=ok))
         else:
             for endpoint, checks in found:
                 _show(endpoint, checks)
-            show("a run can begin" if ok else "a run would not get far")
+            print_output("a run can begin" if ok else "a run would not get far")
         sys.exit(0 if ok else 1)
 
 
@@ -103,7 +104,7 @@ def _examined(
         key = Check("key", "ok", _without(endpoint))
     else:
         key = Check("key", "ok", f"from {access.source}{_place(endpoint)}")
-    return [key, *asyncio.run(examine(settings, access, say, ask=missing is None))]
+    return [key, *asyncio.run(examine(settings, access, print_message, ask=missing is None))]
 
 
 def _without(endpoint: Endpoint) -> str:
@@ -140,8 +141,8 @@ def _report(
 
 
 def _show(endpoint: Endpoint, checks: list[Check]) -> None:
-    show(f"{endpoint.name}: {public_url(endpoint.base_url)}")
+    print_output(f"{endpoint.name}: {public_url(endpoint.base_url)}")
     for check in checks:
-        show(f"  {check.status:<8} {check.name:<8} {check.message}")
+        print_output(f"  {check.status:<8} {check.name:<8} {check.message}")
         if check.todo is not None:
-            show(f"{'':<20}-> {check.todo}")
+            print_output(f"{'':<20}-> {check.todo}")

@@ -1,4 +1,4 @@
-"""``batchrun run --dry-run``: a look at the run before it is paid for."""
+"""``batchrun run --dry-run``: prints the report of a dry run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from batchrun.cli.console import put_json, put_request, say, show
+from batchrun.cli.console import print_json, print_message, print_output, put_request
 from batchrun.core.text.wording import counted
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ WHOLE_BYTES = 10_000
 """A longer request would flood the terminal: only its beginning is shown."""
 
 
-def look(
+def report_dry_run(
     settings: Settings,
     environment: Mapping[str, str],
     changes: Changes,
@@ -36,15 +36,15 @@ def look(
     from batchrun.views import dry_run
 
     make_lean()
-    tell = (lambda _: None) if quiet else say
-    found = dry_run.look(settings, environment, changes, tell, nowhere=nowhere)
+    tell = (lambda _: None) if quiet else print_message
+    found = dry_run.rehearse_run(settings, environment, changes, tell, nowhere=nowhere)
     if as_json:
-        put_json(found.as_dict())
+        print_json(found.as_dict())
         return found.exit_code
     columns = shutil.get_terminal_size().columns
     with contextlib.suppress(BrokenPipeError):
         for line in found.lines(max(WIDTH_LEAST, min(WIDTH_MOST, columns)), quiet=quiet):
-            show(line)
+            print_output(line)
         if not quiet:
             _show_requests(found)
     return found.exit_code
@@ -54,12 +54,14 @@ def _show_requests(found: DryRun) -> None:
     requests = found.checked.shown
     if not requests:
         return
-    show("")
-    show(f"the first {counted(len(requests), 'request')}:" if len(requests) > 1 else "the request:")
+    print_output("")
+    print_output(
+        f"the first {counted(len(requests), 'request')}:" if len(requests) > 1 else "the request:"
+    )
     for request in requests:
-        show(str(request))
+        print_output(str(request))
         if len(request.body) <= WHOLE_BYTES:
             put_request(request.body)
         else:
-            show(request.body[:WHOLE_BYTES].decode(errors="ignore") + " ...")
-            show("(the beginning; `batchrun validate --show 2` prints all of it)")
+            print_output(request.body[:WHOLE_BYTES].decode(errors="ignore") + " ...")
+            print_output("(the beginning; `batchrun validate --show 2` prints all of it)")

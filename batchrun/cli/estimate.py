@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.adapters.environment.configuration import read_environment
-from batchrun.cli.console import exit_codes, put_json, say, show
+from batchrun.cli.console import exit_codes, print_json, print_message, print_output
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
@@ -51,7 +51,7 @@ _OTHERS = [setting for setting in setting_table.TABLE if setting.name != "reques
     "models",
     multiple=True,
     metavar="M",
-    help="The model of rows that name none; repeat it to compare the costs of several models.",
+    help="The model for rows that name none; repeat it to compare the costs of several models.",
 )
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
 @click.option(
@@ -84,10 +84,10 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Estimate what a run over the INPUT files takes: tokens, US dollars, time.
+    """Estimate tokens, cost and time of a run over the INPUT files.
 
-    The flags are those of `run`. Every row is read and nothing is sent, unless --pilot N asks for
-    a sample of the rows to be answered. docs/estimate.md says how each figure is made.
+    Takes the flags of `run`. Reads every row and sends nothing, unless --pilot N sends a sample of
+    the rows. docs/estimate.md explains each figure.
     """
     with exit_codes(as_json=as_json), interrupts():
         environment = read_environment()
@@ -111,7 +111,7 @@ def command(
                 settings = replace(settings, reuse=_without_old(settings.reuse, place))
             each.append(settings)
         settings, others = each[0], each[1:]
-        tell: Callable[[str], None] = (lambda _: None) if quiet else say
+        tell: Callable[[str], None] = (lambda _: None) if quiet else print_message
         for warning in warnings:
             tell(f"warning: {warning}")
 
@@ -129,7 +129,7 @@ def command(
             if pilot_rows is not None:
                 sample_file.require_place(settings.dir, Path(settings.checkpoint))
                 sampling = estimate.Sampling(pilot_rows, pilot_seed, aside)
-            found, *rest = estimate.look(settings, sampling, others)
+            found, *rest = estimate.estimate_input(settings, sampling, others)
             pilot, code = None, 0
             if sampling is not None and found.strata:
                 progress = not (quiet or no_progress)
@@ -139,12 +139,12 @@ def command(
             named = zip(models, (found, *rest), strict=True)
             report = Comparison({model: Report(one) for model, one in named}, found.rows, found.bad)
         if as_json:
-            put_json(report.as_dict())
+            print_json(report.as_dict())
         else:
             columns = shutil.get_terminal_size().columns
             with contextlib.suppress(BrokenPipeError):
                 for line in report.lines(max(WIDTH_LEAST, min(WIDTH_MOST, columns))):
-                    show(line)
+                    print_output(line)
         sys.exit(code)
 
 
@@ -200,13 +200,15 @@ def _pilot(
             settings, environment, observers=observers, say=tell, started_s=STARTED_S
         )
     if result.stop is not None:
-        say(safe(f"batchrun: {result.stop.message}"))
+        print_message(safe(f"batchrun: {result.stop.message}"))
     summary = result.summary
     told = None
     if summary["rows"]["pending"] == 0:
         kept = [aside.kept[ticket] for ticket in tickets]
         seen = looking.seen(settings.dir, settings.checkpoint, kept)
-        told = pilot.told(found.strata, dict(zip(tickets, seen, strict=True)), settings.endpoints)
+        told = pilot.extrapolate(
+            found.strata, dict(zip(tickets, seen, strict=True)), settings.endpoints
+        )
     piloted = Piloted(
         rows=len(tickets),
         failed=summary["rows"]["error"],

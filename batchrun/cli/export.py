@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrun.cli.console import exit_codes, put_json, say, writing
+from batchrun.cli.console import exit_codes, print_json, print_message, writing
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import CLOSED, forsake
 from batchrun.core.text.wording import counted, verb
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
     type=PATH,
     metavar="FILE",
     required=True,
-    help="The file to write; its name tells the format: .jsonl, .parquet or .csv. - is stdout.",
+    help="The file to write; its suffix sets the format: .jsonl, .parquet or .csv. - is stdout.",
 )
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["jsonl", "parquet", "csv"]),
-    help="The format, whatever the name says; JSON Lines on stdout unless csv is asked for.",
+    help="The format, whatever the suffix; on stdout JSON Lines (the default) or csv.",
 )
 @click.option(
     "--errors",
     type=PATH,
     metavar="FILE",
-    help="Write the lines of failed rows into a file of their own, as the Batch API does.",
+    help="Write the lines of failed rows to a separate file, as the Batch API does.",
 )
 @click.option(
     "--formulas",
     is_flag=True,
-    help="Leave text in CSV as it is, also what a spreadsheet would run as a formula. Without this "
-    "an apostrophe is put before text that begins with = + - @, a tab or a line break.",
+    help="Keep text in CSV that a spreadsheet would run as a formula. Without this, text that "
+    "begins with = + - @, a tab or a line break gets an apostrophe in front.",
 )
 @click.option(
     "--columns",
@@ -74,7 +74,7 @@ def command(
     """Write the published results of DIR into one FILE, in row order.
 
     JSON Lines are output lines of the OpenAI Batch API; Parquet has the columns of `results/`; CSV
-    has them flat. Works on a live run too, and needs no permission to write into DIR.
+    has them flattened. Works on a live run too, and needs no write permission in DIR.
     """
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean
@@ -119,17 +119,19 @@ def command(
         if not quiet:
             _tell(done, target)
         if as_json:
-            put_json(done.as_dict())
+            print_json(done.as_dict())
 
 
 def _tell(done: Exported, target: str) -> None:
     """What was written and what was not, on stderr."""
     where = "" if target == "-" else f" to {target}"
-    say(f"exported {counted(done.rows, 'row')}{where}: {done.ok:,} ok, {done.error:,} failed")
+    print_message(
+        f"exported {counted(done.rows, 'row')}{where}: {done.ok:,} ok, {done.error:,} failed"
+    )
     left = "an unknown number of rows are"
     if done.pending is not None:
         left = f"{counted(done.pending, 'row')} {verb(done.pending, 'is', 'are')}"
     if done.live:
-        say(f"the run goes on: {left} pending or not yet published")
+        print_message(f"the run goes on: {left} pending or not yet published")
     elif done.pending != 0:
-        say(f"{left} pending, without an outcome and without a line")
+        print_message(f"{left} pending, without an outcome and without a line")

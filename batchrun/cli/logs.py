@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
-from batchrun.cli.console import say, say_whole
-from batchrun.core.settings.addresses import local_path, shown
+from batchrun.cli.console import print_message, print_unwrapped
+from batchrun.core.settings.addresses import format_address, local_path
 from batchrun.core.text.redact import Redactor, secrets_of
 from batchrun.core.text.wording import counted
 from batchrun.errors import BatchrunError
@@ -58,7 +58,7 @@ class Log:
 
     def error(self, text: str) -> None:
         """A message that is shown whatever was asked for."""
-        say(f"batchrun: {text}")
+        print_message(f"batchrun: {text}")
         if self._kept:
             _LOG.error("%s", text, extra=_SAID)
 
@@ -78,7 +78,7 @@ def logging_to(
     counted, and said at the end.
     """
     kept = path is not None or level in ("debug", "info")
-    log = Log((lambda _: None) if quiet else say, kept=kept)
+    log = Log((lambda _: None) if quiet else print_message, kept=kept)
     if not kept:
         yield log  # warnings and errors are on stderr anyway
         return
@@ -103,7 +103,7 @@ def logging_to(
         if isinstance(handler, _ToFile) and handler.file.lost:
             file = handler.file
             lost = counted(file.lost, "line")
-            say(f"warning: {lost} could not be written into {file.path}: {file.why}")
+            print_message(f"warning: {lost} could not be written into {file.path}: {file.why}")
 
 
 def _handler(
@@ -168,7 +168,7 @@ class _OnScreen(logging.Handler):
         """See ``logging.Handler``."""
         said = getattr(record, "said", False)
         if not said or (self._quiet and record.levelno < logging.ERROR):
-            say_whole(self._redactor.text(self.format(record)))
+            print_unwrapped(self._redactor.text(self.format(record)))
 
 
 def told_of(settings: Settings) -> str:
@@ -184,7 +184,12 @@ def begun(settings: Settings) -> None:
     """Log the start of a run. The command line is left out: a prompt may stand in it."""
     if _LOG.isEnabledFor(logging.INFO):
         python = ".".join(map(str, sys.version_info[:3]))
-        _LOG.info("batchrun %s on Python %s: run into %s", __version__, python, shown(settings.dir))
+        _LOG.info(
+            "batchrun %s on Python %s: run into %s",
+            __version__,
+            python,
+            format_address(settings.dir),
+        )
         _LOG.info("settings: %s", told_of(settings))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from batchrun.adapters.environment.configuration import read_environment
-from batchrun.cli.console import exit_codes, put_json, show
+from batchrun.cli.console import exit_codes, print_json, print_output
 from batchrun.core.settings.providers import PROVIDERS, SIMULATOR, Provider
 
 WIDTH = 88
@@ -18,16 +18,16 @@ WIDTH = 88
 @click.command("providers")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(as_json: bool) -> None:
-    """List the endpoints that --provider knows: base URL, variable of the key and whether it is
-    set (its value is never shown), and what is odd about them.
+    """List the endpoints that --provider knows: base URL, key variable and whether it is set (its
+    value is never shown), and peculiarities.
     """
     with exit_codes(as_json=as_json):
         found = [_as_dict(provider, read_environment()) for provider in PROVIDERS]
         if as_json:
-            put_json({"providers": found})
+            print_json({"providers": found})
             return
         for number, row in enumerate(found):
-            show(("\n" if number else "") + _told(row))
+            print_output(("\n" if number else "") + _told(row))
 
 
 def _as_dict(provider: Provider, environment: Mapping[str, str]) -> dict[str, Any]:

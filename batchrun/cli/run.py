@@ -15,7 +15,13 @@ import click
 from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.storage.home import located
 from batchrun.cli import logs
-from batchrun.cli.console import OutputLostError, exit_codes, put_json, say, say_whole
+from batchrun.cli.console import (
+    OutputLostError,
+    exit_codes,
+    print_json,
+    print_message,
+    print_unwrapped,
+)
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import PATH
 from batchrun.cli.standard_streams import unblocked
@@ -105,11 +111,11 @@ def _help(setting: setting_table.Setting) -> str:
     help="A TOML file with the settings.",
 )
 @setting_flags
-@click.option("--limit", type=int, metavar="N", help="Only the first N rows, in this run.")
+@click.option("--limit", type=int, metavar="N", help="Run only the first N rows, this time.")
 @click.option(
     "--keep-done",
     is_flag=True,
-    help="Settings or input changed: keep the done rows, go on with the rest.",
+    help="Settings or input changed: keep the done rows, continue with the rest.",
 )
 @click.option(
     "--resend-changed",
@@ -122,8 +128,8 @@ def _help(setting: setting_table.Setting) -> str:
     "--retry-class",
     metavar="C,...",
     multiple=True,
-    help="Send the rows that failed with these error classes again; `truncated` and `empty` are "
-    "answers that were kept, which only a better one replaces.",
+    help="Send the rows that failed with these error classes again; `truncated` and `empty` "
+    "are kept answers, which only a better one replaces.",
 )
 @click.option(
     "--repair",
@@ -136,12 +142,12 @@ def _help(setting: setting_table.Setting) -> str:
     help="Print what `validate` and `estimate` report and the first two requests; send and write "
     "nothing.",
 )
-@click.option("--quiet", is_flag=True, help="No messages but errors.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option(
     "--log-level",
     type=click.Choice(logs.LEVELS, case_sensitive=False),
-    help="How much to log, on stderr unless there is a --log-file. [default with a file: info]",
+    help="How much to log, to stderr unless --log-file is given. [default with a file: info]",
 )
 @click.option(
     "--log-file", metavar="F", help="Append log lines to this file: UTC time, level, message."
@@ -171,13 +177,15 @@ def command(
             inputs, config_file, flags, environment, limit, place=place
         )
         if dry_run:
-            from batchrun.cli.dry_run import look
+            from batchrun.cli.dry_run import report_dry_run
 
             for warning in () if quiet else warnings:
-                say(f"warning: {warning}")
+                print_message(f"warning: {warning}")
             nowhere = settings.dir == NOWHERE
             sys.exit(
-                look(settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json)
+                report_dry_run(
+                    settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
+                )
             )
         with logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log:
             for warning in warnings:
@@ -222,7 +230,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         settings = replace(settings, endpoints=standing_in(settings.endpoints, stack, tell))
         open_files.raise_limit(settings)
-        observers = [stack.enter_context(progress_on(say_whole))] if progress else []
+        observers = [stack.enter_context(progress_on(print_unwrapped))] if progress else []
         observers += logs.observers()
         result = assemble.run(
             settings,
@@ -257,9 +265,9 @@ def _run(
     logs.ended(result.summary)
     if as_json:
         try:
-            put_json(result.summary)
+            print_json(result.summary)
         except OutputLostError as error:  # the run itself ended as it did
-            say(f"batchrun: {error}; the summary is in {settings.dir}")
+            print_message(f"batchrun: {error}; the summary is in {settings.dir}")
     return int(result.summary["exit_code"])
 
 
@@ -299,7 +307,7 @@ def interrupts() -> Iterator[None]:
             yield
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, SignalledError) else signal.SIGINT
-        say(f"batchrun: stopped by {number.name} while nothing was being sent")
+        print_message(f"batchrun: stopped by {number.name} while nothing was being sent")
         sys.exit(128 + number)
 
 
@@ -368,9 +376,9 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
         if (kept and kept[-1] == "--header") or argument.startswith("--header="):
             argument = argument.partition(":")[0] + ": ..."  # noqa: PLW2901
         elif kept and kept[-1] == "--api-key-command":
-            argument = commands.shown(argument)  # noqa: PLW2901
+            argument = commands.redact_command(argument)  # noqa: PLW2901
         elif equals and flag == "--api-key-command":
-            argument = f"{flag}={commands.shown(value)}"  # noqa: PLW2901
+            argument = f"{flag}={commands.redact_command(value)}"  # noqa: PLW2901
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)

@@ -90,11 +90,11 @@ def _read_models(
 @click.command("simulate")
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option("--port", type=int, default=0, show_default=True, help="0 takes any free port.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of answers and faults.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for answers and faults.")
 @click.option(
     "--models", metavar="A,B", callback=_read_models, help="Models served. [default: any]"
 )
-@click.option("--api-key", metavar="KEY", help="Ask for this key. [default: none]")
+@click.option("--api-key", metavar="KEY", help="Require this key. [default: none]")
 @click.option(
     "--reply-bytes",
     type=int,
@@ -112,7 +112,8 @@ def _read_models(
 @click.option(
     "--reasoning-field",
     metavar="NAME",
-    help="Tell the reasoning's text: reasoning_content or reasoning. [default: it is not told]",
+    help="Send the reasoning's text in this field: reasoning_content or reasoning. [default: "
+    "not sent]",
 )
 @click.option(
     "--latency",
@@ -122,12 +123,12 @@ def _read_models(
     callback=_read_latency,
     help="fixed:S, lognormal:MEDIAN:SIGMA or per-token:BASE:S_PER_TOKEN, in seconds.",
 )
-@click.option("--rpm", type=float, metavar="N", help="Enforce so many requests per minute.")
+@click.option("--rpm", type=float, metavar="N", help="Enforce this many requests per minute.")
 @click.option(
     "--tpm",
     type=float,
     metavar="N",
-    help="Enforce so many tokens per minute, charged as prompt plus max_tokens.",
+    help="Enforce this many tokens per minute, charged as prompt plus max_tokens.",
 )
 @click.option(
     "--rpm-window",
@@ -136,7 +137,7 @@ def _read_models(
     default=1.0,
     metavar="S",
     show_default=True,
-    help="Requests that may come at once, in seconds' worth of --rpm.",
+    help="Size of a burst of requests, in seconds' worth of --rpm.",
 )
 @click.option(
     "--tpm-window",
@@ -145,15 +146,15 @@ def _read_models(
     default=1.0,
     metavar="S",
     show_default=True,
-    help="Tokens that may come at once, in seconds' worth of --tpm.",
+    help="Size of a burst of tokens, in seconds' worth of --tpm.",
 )
 @click.option(
     "--limit-headers",
     default="openai",
     metavar="NAME",
     show_default=True,
-    help="Tell of these limits as another server does: azure, groq, cerebras, mistral, together, "
-    "anthropic, openrouter, ietf (its draft), or none.",
+    help="Report these limits as this server does: openai, azure, groq, cerebras, mistral, "
+    "together, anthropic, openrouter, ietf (its draft), or none.",
 )
 @click.option(
     "--error",
@@ -161,7 +162,7 @@ def _read_models(
     multiple=True,
     metavar="STATUS=RATE",
     callback=_read_error_rates,
-    help="Answer a share of the askings with this error, a status or another name; repeatable.",
+    help="Answer a share of the requests with this error, a status or another name; repeatable.",
 )
 @click.option(
     "--retry-after",
@@ -170,7 +171,7 @@ def _read_models(
     default=0.2,
     metavar="S",
     show_default=True,
-    help="Retry-After of the 429 that --error asks for.",
+    help="Retry-After of the 429 that --error injects.",
 )
 @click.option(
     "--fail-first",
@@ -178,7 +179,7 @@ def _read_models(
     default=0,
     metavar="N",
     show_default=True,
-    help="Answer the first N askings of each request with status 500.",
+    help="Answer the first N attempts at each request with status 500.",
 )
 @click.option(
     "--drop",
@@ -266,7 +267,7 @@ def _read_models(
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Where JSON or a tool call is asked for, answer with what it is not.",
+    help="If JSON or a tool call is requested, reply with something else.",
 )
 @click.option(
     "--truncated",
@@ -303,14 +304,14 @@ def command(*, as_json: bool, **flags: Unpack[_Flags]) -> None:
     """Serve a simulated OpenAI-compatible endpoint on this machine.
 
     The same request gets the same answer, streamed or not, and with the same --seed the same
-    faults. A stream begins after the latency's base and goes on at its pace per token. The ledger
-    of what was asked is at /stats (?detail=1 per request).
+    faults. A stream begins after the latency's base and continues at its pace per token. /stats
+    reports all requests (?detail=1: one by one).
 
-    Of a request's parameters it knows n, max_tokens, stream, stream_options, service_tier and the
-    following. response_format: JSON that fits the schema. tools: calls whose arguments fit theirs,
-    one or several, as tool_choice (none, auto, required or a name) and parallel_tool_calls say; by
+    It honours n, max_tokens, stream, stream_options, service_tier and these parameters.
+    response_format: JSON that matches the schema. tools: one or several calls with matching
+    arguments, as tool_choice (none, auto, required or a name) and parallel_tool_calls ask; with
     auto about half of the requests get calls. logprobs, top_logprobs: figures for every token.
-    reasoning_effort: so much thinking, which counts among the tokens. Others are ignored.
+    reasoning_effort: reasoning tokens per answer, included in the usage. Others are ignored.
     """
     from batchrun.simulator.plan import SimulatorOptions
 

@@ -1,10 +1,10 @@
-"""``batchrun status``: look at a run from another terminal."""
+"""``batchrun status``: watch a run from another terminal."""
 
 from __future__ import annotations
 
 import click
 
-from batchrun.cli.console import exit_codes, put_json, show
+from batchrun.cli.console import exit_codes, print_json, print_output
 from batchrun.cli.paths import PATH
 
 
@@ -15,13 +15,13 @@ from batchrun.cli.paths import PATH
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(folder: str, checkpoint: str | None, as_json: bool) -> None:
-    """Show the progress of the live or ended run in DIR. Needs no permission to write."""
+    """Show the progress of the live or finished run in DIR. Needs no write permission."""
     with exit_codes(as_json=as_json):
-        from batchrun.views import status
+        from batchrun.views import run_status
 
-        found = status.read(folder, checkpoint)
+        found = run_status.read(folder, checkpoint)
         if as_json:
-            put_json(found)
+            print_json(found)
             return
-        for line in status.lines(found, folder, checkpoint):
-            show(line)
+        for line in run_status.lines(found, folder, checkpoint):
+            print_output(line)

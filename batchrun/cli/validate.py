@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from batchrun.adapters.environment.configuration import read_environment
-from batchrun.cli.console import Printing, exit_codes, put_json, say, show
+from batchrun.cli.console import Printing, exit_codes, print_json, print_message, print_output
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
@@ -60,7 +60,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Check every row of the INPUT files as `run` would, without sending any.
+    """Check every row of the INPUT files as `run` would, without sending anything.
 
     Exit 0 if every row can be sent, 1 if not.
     """
@@ -69,7 +69,7 @@ def command(
         flags["output__dir"] = os.curdir
         settings, warnings = settings_of(inputs, config_file, flags, read_environment(), limit)
         for warning in () if quiet else warnings:
-            say(f"warning: {warning}")
+            print_message(f"warning: {warning}")
 
         from batchrun.cli.process import load_arrow, make_lean
 
@@ -86,12 +86,12 @@ def command(
             showing=None if printing is None else printing.put,
         )
         if as_json:
-            put_json(report.as_dict())
+            print_json(report.as_dict())
         elif printing is not None:
             for line in report.lines(quiet=quiet):
-                say(line)
+                print_message(line)
         else:
             with contextlib.suppress(BrokenPipeError):
                 for line in report.lines(quiet=quiet):
-                    show(line)
+                    print_output(line)
         sys.exit(0 if report.ok else 1)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from batchrun.cli.console import exit_codes, put_json, show
+from batchrun.cli.console import exit_codes, print_json, print_output
 from batchrun.cli.paths import PATH
 from batchrun.core.settings.table import BY_NAME
 
@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Recompute everything from the files in DIR: every row once, in order, all sums equal.
 
-    Exit 0 if all of it holds, 1 if not.
+    Exit 0 if everything holds, 1 if not.
     """
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean
@@ -54,8 +54,8 @@ def command(
         make_lean()
         report = verify.check(folder, checkpoint, against=inputs, input_format=input_format)
         if as_json:
-            put_json(report.as_dict())
+            print_json(report.as_dict())
         else:
             for line in report.lines():
-                show(line)
+                print_output(line)
         sys.exit(0 if report.ok else 1)

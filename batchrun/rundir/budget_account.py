@@ -15,7 +15,7 @@ from batchrun.engine.session.budget import Charge
 from batchrun.rundir.spent import Spent
 
 
-class Ledger(NamedTuple):
+class LedgerSums(NamedTuple):
     """What the ledger of a run directory adds up to: picodollars (0 where none are known) and
     tokens. The names are those of the budgets.
     """
@@ -24,20 +24,20 @@ class Ledger(NamedTuple):
     tokens: int
 
 
-def ledger_of(found: Spent) -> Ledger:
+def ledger_sums(found: Spent) -> LedgerSums:
     """The sums that budgets go by."""
-    return Ledger(found.bill_pd or 0, found.tokens)
+    return LedgerSums(found.bill_pd or 0, found.tokens)
 
 
-class Account:
-    """The charge to one budget. ``name`` is a field of ``Ledger``."""
+class BudgetAccount:
+    """The charge to one budget. ``name`` is a field of ``LedgerSums``."""
 
     def __init__(self, states: StateFile, name: str) -> None:
         self._states = states
         self._key = f"budget_{name}"
         self._name = name
 
-    def opened(self, ledger: Ledger) -> Charge:
+    def opened(self, ledger: LedgerSums) -> Charge:
         """What earlier sessions left charged, those without a budget included; as they end is set
         down. ``ledger`` is what it says now.
         """
@@ -59,7 +59,7 @@ class Account:
         kept = {"mark": mark, "held": charge.held, "unanswered": charge.unanswered}
         await asyncio.to_thread(lambda: self._states.put(**{self._key: kept}))
 
-    def close(self, charge: Charge, ledger: Ledger) -> None:
+    def close(self, charge: Charge, ledger: LedgerSums) -> None:
         """Nothing more is spent: the charge takes the mark's place."""
         kept = charge._asdict() | {"ledger": getattr(ledger, self._name)}
         self._states.put(**{self._key: kept})

@@ -7,14 +7,14 @@ from functools import partial
 from typing import Any
 
 from batchrun.adapters.journal.state_db import StateFile
-from batchrun.core.cost.money import shown, usd
+from batchrun.core.cost.money import format_picodollars, usd
 from batchrun.core.cost.price_book import PriceBook
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted
 from batchrun.engine.session.budget import Budget, Charge
 from batchrun.engine.session.guards import StopSwitch
 from batchrun.engine.session.spending import Spending
-from batchrun.rundir.budget_account import Account, Ledger
+from batchrun.rundir.budget_account import BudgetAccount, LedgerSums
 
 
 class Budgets:
@@ -24,7 +24,7 @@ class Budgets:
         self,
         settings: Settings,
         states: StateFile,
-        ledger: Ledger,
+        ledger: LedgerSums,
         prices: PriceBook,
         switch: StopSwitch,
         say: Callable[[str], None] = lambda _: None,
@@ -32,8 +32,8 @@ class Budgets:
         """``ledger`` is what the run directory adds up to before this session. Sessions without a
         budget keep the books too: what they spend counts in a later one.
         """
-        self._cost = Account(states, "cost")
-        self._tokens = Account(states, "tokens")
+        self._cost = BudgetAccount(states, "cost")
+        self._tokens = BudgetAccount(states, "tokens")
         cost, tokens = self._cost.opened(ledger), self._tokens.opened(ledger)
         self.spending: Spending | None = None
         if settings.has_budget:
@@ -51,7 +51,7 @@ class Budgets:
         for budget in self._open():
             await budget.close()
 
-    def settle(self, ledger: Ledger) -> None:
+    def settle(self, ledger: LedgerSums) -> None:
         """The session ended in an orderly way, and this is what the ledger adds up to now."""
         if self.spending is None:
             return
@@ -80,7 +80,7 @@ class Budgets:
 
 
 def _budget(
-    account: Account, guard: str, cap: int | None, before: Charge, switch: StopSwitch
+    account: BudgetAccount, guard: str, cap: int | None, before: Charge, switch: StopSwitch
 ) -> Budget | None:
     if cap is None:
         return None
@@ -99,7 +99,7 @@ def _used_up(budget: Budget, amount: int, *, money: bool) -> str:
     """Why the run stops, and what to do."""
 
     def said(count: int) -> str:
-        return shown(count) if money else counted(count, "token")
+        return format_picodollars(count) if money else counted(count, "token")
 
     flag = "--max-cost" if money else "--max-total-tokens"
     charge = budget.charge

@@ -27,7 +27,7 @@ from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.object_store import OWNER, TRIES, ObjectStore
 from batchrun.adapters.storage.store import KINDS, RESPONSES, SUMMARY, USAGE, Store, read_json
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.addresses import cut, local_path
+from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.text.legible import shell_word
 from batchrun.errors import StorageError, UsageError
 from batchrun.rundir import restarts, state_reader
@@ -345,7 +345,7 @@ def _move_aside(
     begun = (checkpoint / STATES).exists()
     if note is None and not begun and not store.everything():
         return lock
-    bare, query = cut(directory)
+    bare, query = split_query(directory)
     stamp, count = _stamp(), 1
     if note is not None:
         aside, kept = ObjectStore(note.aside, store.drafts), Path(note.checkpoint)

@@ -18,7 +18,7 @@ from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader, choose
 from batchrun.adapters.storage.store import Store
-from batchrun.core.cost.money import money, usd
+from batchrun.core.cost.money import format_cost, usd
 from batchrun.core.cost.projection import RowCosts
 from batchrun.core.request.body import anew
 from batchrun.core.run.changes import Changes
@@ -336,7 +336,7 @@ def _about(rows: int, costs: RowCosts) -> str:
     """What rows cost, going by the mean of those that are done; nothing where that is not known."""
     if not costs.rows or not costs.total:
         return ""
-    return f" (about {money(usd(round(costs.total / costs.rows * rows)))})"
+    return f" (about {format_cost(usd(round(costs.total / costs.rows * rows)))})"
 
 
 def _would_reuse(counted: Restarted, costs: RowCosts) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from batchrun.adapters.journal.journal import STATES
-from batchrun.core.settings.addresses import file_meant, local_path, shown
+from batchrun.core.settings.addresses import file_meant, format_address, local_path
 from batchrun.core.text.legible import shell_word
 from batchrun.errors import UsageError
 
@@ -20,8 +20,8 @@ def require_directory_name(directory: str, checkpoint: Path) -> None:
         return
     if local is None and (checkpoint / STATES).exists():
         return
-    name, folder = shell_word(shown(directory)), shell_word(stem)
-    target = shell_word(shown(directory).rsplit("/", 1)[-1])
+    name, folder = shell_word(format_address(directory)), shell_word(stem)
+    target = shell_word(format_address(directory).rsplit("/", 1)[-1])
     message = (
         f"{name} names a file, and a run writes a directory. Name one, such as -o {folder}; "
         f"afterwards its results become one file with\n  batchrun export {folder} -o {target}"

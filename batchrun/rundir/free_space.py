@@ -91,7 +91,7 @@ class FreeSpace:
             pause_s = min(2 * pause_s, SAMPLE_S)
 
     def _look(self, ahead_s: float) -> tuple[str | None, str | None]:
-        return self._guard.look(disks(self._settings), self._written(), ahead_s)
+        return self._guard.check(disks(self._settings), self._written(), ahead_s)
 
     def _written(self) -> Written:
         journal, grown, tally = self._journal, self._parts.grown, self._tally
@@ -135,7 +135,7 @@ def _refuse(settings: Settings, written: Written) -> None:
     if not settings.min_free_disk:
         return
     guard = FreeDisk(settings.min_free_disk, settings.shard_rows)
-    shortage, _ = guard.look(disks(settings), written)
+    shortage, _ = guard.check(disks(settings), written)
     if shortage is not None:
         message = f"{shortage}. Nothing was sent"
         raise UsageError(message)

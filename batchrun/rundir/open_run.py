@@ -189,7 +189,7 @@ def open_run(
         opened.reads_once = given.pipe is not None
         opened.reading = given.reading
         sent = journal.states.get("sent") or ()
-        columns_notice.tell(say, settings, given, store.where(), sent, found.carry.names)
+        columns_notice.report_columns(say, settings, given, store.where(), sent, found.carry.names)
         _recover(opened, settings, say)
         opened.done = resend.count_done(parts, journal)
         if settings.limit is not None:

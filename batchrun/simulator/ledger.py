@@ -67,7 +67,7 @@ class ExchangeLog:
         self._file.close()
 
 
-class Ledger:
+class RequestLedger:
     """The counts of one endpoint. Not thread-safe: it belongs to the endpoint's event loop."""
 
     def __init__(self, *, remember_requests: bool, log: ExchangeLog | None = None) -> None:
@@ -116,7 +116,7 @@ class Exchange:
 
     __slots__ = ("_ask", "_asks", "_counts", "_digest", "_ledger", "_settled")
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: RequestLedger) -> None:
         self._ledger = ledger
         self._counts = ledger.counts
         self._digest: bytes | None = None

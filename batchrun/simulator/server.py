@@ -17,7 +17,7 @@ from batchrun.simulator import faults, ledger
 from batchrun.simulator.chat import DEFAULT_MODEL, answer_digest, read_body, read_chat
 from batchrun.simulator.completion import Answer, spoil, write_answer
 from batchrun.simulator.faults import FaultTable
-from batchrun.simulator.ledger import Exchange, ExchangeLog, Ledger
+from batchrun.simulator.ledger import Exchange, ExchangeLog, RequestLedger
 from batchrun.simulator.limits import Limits
 from batchrun.simulator.plan import SimulatorOptions
 from batchrun.simulator.rejections import (
@@ -69,7 +69,7 @@ class Simulator:
         )
         # Without detail, askings are told apart only where the faults depend on it.
         remember = options.detail or log is not None or self._faults.may_fault
-        self.ledger = Ledger(remember_requests=remember, log=log)
+        self.ledger = RequestLedger(remember_requests=remember, log=log)
         self._fingerprint = f"fp_{blake2b(self._key, digest_size=5).hexdigest()}"
         self._models = frozenset(options.models)
         self._started_s = self._now()

@@ -16,7 +16,7 @@ from batchrun.adapters.environment.clock import LoopClock
 from batchrun.adapters.http.access import accesses_to
 from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.addresses import shown
+from batchrun.core.settings.addresses import format_address
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import OLD
 from batchrun.core.text.wording import counted, verb
@@ -30,6 +30,20 @@ from batchrun.views.estimate import Estimate, Estimating
 from batchrun.views.text import safe
 
 SHOWN = 2
+KEYS = {
+    "dry_run": "True.",
+    "exit_code": "0 if every row can be sent, else 1.",
+    "dir": "The run directory. Null if none is named.",
+    "resumed": "Whether the directory holds a run, which would be resumed.",
+    "rows": (
+        "The `input` rows, those that are `done` and would not be sent again, those `to_send`, "
+        "and those that are `bad`."
+    ),
+    "requests": "The first two requests as they would be sent.",
+    "validate": "The keys of `validate --json`, for the rows that are not done.",
+    "estimate": "The keys of `estimate --json`, for the rows that are not done.",
+}
+"""What the keys of ``run --dry-run --json`` mean, for the reference."""
 """Requests that are shown."""
 
 
@@ -54,7 +68,7 @@ class DryRun:
         return {
             "dry_run": True,
             "exit_code": self.exit_code,
-            "dir": None if self.nowhere else shown(self.settings.dir),
+            "dir": None if self.nowhere else format_address(self.settings.dir),
             "resumed": self.resumed,
             "rows": {
                 "input": self.checked.rows + self.checked.done,
@@ -72,7 +86,7 @@ class DryRun:
         checked = self.checked
         if not quiet:
             yield "dry run: nothing is sent and nothing is written"
-            place = safe(shown(self.settings.dir))
+            place = safe(format_address(self.settings.dir))
             if self.nowhere:
                 yield "no run directory is named: the run itself needs -o DIR"
             elif self.resumed:
@@ -88,7 +102,7 @@ class DryRun:
             yield from estimate_report.Report(self.estimate).lines(width)
 
 
-def look(
+def rehearse_run(
     settings: Settings,
     environment: Mapping[str, str],
     changes: Changes,

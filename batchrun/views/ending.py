@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from batchrun.core.cost.money import money
+from batchrun.core.cost.money import format_cost
 from batchrun.core.request import remedies
-from batchrun.core.run.reuse_rules import said_of
-from batchrun.core.settings.addresses import shown
+from batchrun.core.run.reuse_rules import format_rows_by_endpoint
+from batchrun.core.settings.addresses import format_address
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted, verb
 from batchrun.views import funds
@@ -78,7 +78,7 @@ def lines(
         ]
     if bound_by is not None:
         out.append(f"held back most by {BOUND[bound_by]}")
-    place = shown(folder)
+    place = format_address(folder)
     out.append(f"results: {place}/results")
     if rows["pending"] == 0:
         out.append(f"next: batchrun verify {shell_word(place)}{_where(checkpoint)}")
@@ -104,7 +104,7 @@ def _reused(summary: Mapping[str, Any]) -> list[str]:
     named = summary["settings"].get("input.reuse") or ["another run"]
     where = ", ".join(map(safe, named))
     told = f"{rows['reused']:,} of {rows['ok']:,} answers reused from {where}"
-    return [f"{told} ({safe(said_of(by))}): not sent, not billed"]
+    return [f"{told} ({safe(format_rows_by_endpoint(by))}): not sent, not billed"]
 
 
 def _cost(totals: Mapping[str, Any]) -> str:
@@ -112,7 +112,9 @@ def _cost(totals: Mapping[str, Any]) -> str:
     if totals["cost_usd"] is None:
         return ""
     wasted = totals["wasted_cost_usd"]
-    return f"; cost {money(totals['cost_usd'])}" + (f", {money(wasted)} wasted" if wasted else "")
+    return f"; cost {format_cost(totals['cost_usd'])}" + (
+        f", {format_cost(wasted)} wasted" if wasted else ""
+    )
 
 
 def _where(checkpoint: str | None) -> str:

@@ -71,7 +71,7 @@ class Sampling:
     aside: Aside
 
 
-def look(
+def estimate_input(
     settings: Settings, sampling: Sampling | None = None, others: Sequence[Settings] = ()
 ) -> list[Estimate]:
     """Estimate every row of the input, at most ``settings.limit`` of them. ``others`` are the same

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchrun.adapters.environment.tokenizers import REMEDY
-from batchrun.core.cost.money import PICODOLLARS, money
+from batchrun.core.cost.money import PICODOLLARS, format_cost
 from batchrun.core.estimate import least_time
 from batchrun.core.estimate.estimating import (
     LIKELY_SHARE,
@@ -21,13 +21,54 @@ from batchrun.core.estimate.estimating import (
     Sums,
 )
 from batchrun.core.estimate.extrapolation import LEVEL, Interval
-from batchrun.core.estimate.pilot import Told
+from batchrun.core.estimate.pilot import PilotFigures
 from batchrun.core.text.wording import counted, verb
 from batchrun.views.estimate import Estimate
 from batchrun.views.text import BOUND, duration, safe
-from batchrun.views.unit_prices import as_dict, price_lines, said
+from batchrun.views.unit_prices import as_dict, labelled_lines, price_lines
 
 MODELS_SHOWN = 20
+KEYS = {
+    "rows": "Rows read.",
+    "bad": "Rows that cannot be sent; `batchrun validate` names them.",
+    "reused": (
+        "Rows whose answer another run has already, which the figures leave out. Only with "
+        "`--reuse`."
+    ),
+    "prompt_tokens": "Tokens of all prompts: `estimate`, in the interval from `low` to `high`.",
+    "completion_tokens": (
+        "Tokens of all answers, with the same keys: a prior, see [estimate.md](estimate.md)."
+    ),
+    "cost_usd": "What these tokens cost, with the same keys. Null if a row has no price.",
+    "figures_from": (
+        "`requests`, or `pilot` if the figures above are extrapolated from the pilot's answers."
+    ),
+    "at_most": (
+        "The upper bound of all requests sent once, in `tokens` and `cost_usd`. Null if a row "
+        "does not limit its answer, or has no price."
+    ),
+    "time": (
+        "The seconds that the rate limits alone take: `at_least_by_rpm_s`, and "
+        "`at_least_by_tpm_s` with `estimate`, `low`, `high`. Null without limits."
+    ),
+    "models": (
+        "The same figures by model, the cost at each of the `endpoints` that serve it, "
+        "`batch_cost_usd` at the prices of the Batch API (null if they are not known), and "
+        "`prices` by endpoint: `input`, `output`, `cached_input`, `batch_input`, `batch_output` in "
+        "USD per million tokens, their `source` and `date`. With several `--model`, the report has "
+        "`rows`, `bad`, `models` and `notes`, and each model the figures of the whole input."
+    ),
+    "tokens_counted_by": "`tokenizer`, or `bytes` if the extra `tokenizer` is not installed.",
+    "notes": "What the figures rest on, and what would improve them.",
+    "pilot": (
+        "Null without `--pilot`; else its `rows`, how many of them `failed`, its `directory`, "
+        "`wall_s`, `spent_usd`, and with confidence `level` the figures of the whole input, each "
+        "with `estimate`, `low`, `high`: `prompt_tokens`, `completion_tokens`, `cost_usd`, "
+        "`time_s`; `time_held_by` is `concurrency`, `rpm` or `tpm`. The figures are null if the "
+        "pilot was stopped."
+    ),
+}
+"""What the keys of ``estimate --json`` mean, for the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +82,7 @@ class Piloted:
     directory: str
     wall_s: float
     cost_usd: float | None
-    told: Told | None
+    told: PilotFigures | None
 
 
 class Report:
@@ -173,14 +214,16 @@ class Report:
         """The report in so many columns."""
         found, pilot = self._found, self._pilot
         bad = f" ({found.bad:,} bad: see `batchrun validate`)" if found.bad else ""
-        yield from said("rows", f"{found.rows:,}{bad}", width)
+        yield from labelled_lines("rows", f"{found.rows:,}{bad}", width)
         if found.settings.reuse:
             takes = verb(found.reused, "takes", "take")
             text = f"{counted(found.reused, 'row')} {takes} the answer of another run, "
             sent = found.rows - found.bad - found.reused
-            yield from said("reused", f"{text}{sent:,} {verb(sent, 'is', 'are')} to be sent", width)
+            yield from labelled_lines(
+                "reused", f"{text}{sent:,} {verb(sent, 'is', 'are')} to be sent", width
+            )
         if not self._sums.rows:
-            yield from said("", "there is nothing to send", width)
+            yield from labelled_lines("", "there is nothing to send", width)
             return
         if pilot is not None:
             yield from _pilot_lines(pilot, width)
@@ -189,7 +232,7 @@ class Report:
         else:
             yield from _told_lines(self._told, width)
         yield from self._at_most(self._sums, self._most_pd, width)
-        yield from said("time", self._time(), width)
+        yield from labelled_lines("time", self._time(), width)
         for model in found.models if len(found.models) == 1 else ():
             yield from self.priced(model, width)
         if len(found.models) > 1:
@@ -207,7 +250,7 @@ class Report:
         shown = sorted(models.items(), key=lambda item: -item[1].rows)
         for model, sums in shown[:MODELS_SHOWN]:
             yield ""
-            yield from said("model", f"{safe(model)}: {counted(sums.rows, 'row')}", width)
+            yield from labelled_lines("model", f"{safe(model)}: {counted(sums.rows, 'row')}", width)
             if self._told is None:
                 cost = sums.cost(self._weights)
                 yield from self._figures(sums, cost, sums.batch_pd(), width)
@@ -223,16 +266,16 @@ class Report:
     def _figures(
         self, sums: Sums, cost: Range | None, batch: Range | None, width: int
     ) -> Iterator[str]:
-        yield from said("prompt", _tokens(sums.prompt), width)
-        yield from said("output", _tokens(sums.output), width)
+        yield from labelled_lines("prompt", _tokens(sums.prompt), width)
+        yield from labelled_lines("output", _tokens(sums.output), width)
         if cost is None:
-            yield from said("cost", "unknown: there is no price for every row", width)
+            yield from labelled_lines("cost", "unknown: there is no price for every row", width)
             return
         low, likely, high = (pd / PICODOLLARS for pd in (cost.low, cost.likely, cost.high))
-        text = f"{money(likely)} ({money(low)} to {money(high)})"
+        text = f"{format_cost(likely)} ({format_cost(low)} to {format_cost(high)})"
         if batch is not None:
-            text += f"; {money(batch.likely / PICODOLLARS)} by the Batch API's prices"
-        yield from said("cost", text, width)
+            text += f"; {format_cost(batch.likely / PICODOLLARS)} by the Batch API's prices"
+        yield from labelled_lines("cost", text, width)
 
     def _at_most(self, sums: Sums, most_pd: int | None, width: int) -> Iterator[str]:
         if sums.unbounded:
@@ -241,8 +284,8 @@ class Report:
             bound = f"no bound: {rows} {does} answer"
         else:
             bound = counted(sums.most_tokens, "token")
-            bound += "" if most_pd is None else f", {money(most_pd / PICODOLLARS)}"
-        yield from said("at most", bound, width)
+            bound += "" if most_pd is None else f", {format_cost(most_pd / PICODOLLARS)}"
+        yield from labelled_lines("at most", bound, width)
 
     def _time(self) -> str:
         times = self._times()
@@ -349,26 +392,28 @@ def _told(pilot: Piloted) -> dict[str, Any]:
 
 def _pilot_lines(pilot: Piloted, width: int) -> Iterator[str]:
     failed = f", {pilot.failed:,} of them failed" if pilot.failed else ""
-    spent = "" if pilot.cost_usd is None else f" for {money(pilot.cost_usd)}"
+    spent = "" if pilot.cost_usd is None else f" for {format_cost(pilot.cost_usd)}"
     sent = f"{counted(pilot.rows, 'row')} sent in {duration(pilot.wall_s)}{spent}{failed}"
-    yield from said(
+    yield from labelled_lines(
         "pilot",
         f"{sent}; answers in {safe(pilot.directory)}/results; `run --reuse DIR` takes them",
         width,
     )
     if pilot.told is None:
-        yield from said("", "it did not end: the same command goes on with it", width)
+        yield from labelled_lines("", "it did not end: the same command goes on with it", width)
 
 
-def _told_lines(told: Told, width: int) -> Iterator[str]:
+def _told_lines(told: PilotFigures, width: int) -> Iterator[str]:
     """What the pilot tells of the whole input."""
-    yield from said("prompt", _between(told.prompt_tokens, "{:,.0f}") + " tokens", width)
-    yield from said("output", _between(told.completion_tokens, "{:,.0f}") + " tokens", width)
+    yield from labelled_lines("prompt", _between(told.prompt_tokens, "{:,.0f}") + " tokens", width)
+    yield from labelled_lines(
+        "output", _between(told.completion_tokens, "{:,.0f}") + " tokens", width
+    )
     cost = told.cost_usd
     text = "unknown: there is no price for every answer"
     if cost is not None:
-        text = f"{money(cost.total)} ({money(cost.low)} to {money(cost.high)})"
-    yield from said("cost", text, width)
+        text = f"{format_cost(cost.total)} ({format_cost(cost.low)} to {format_cost(cost.high)})"
+    yield from labelled_lines("cost", text, width)
 
 
 def _between(interval: Interval, form: str) -> str:

@@ -25,7 +25,7 @@ from batchrun.core.input import batch_lines
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import StorageError, UsageError
 from batchrun.rundir import inspect
-from batchrun.views import status
+from batchrun.views import run_status
 from batchrun.views.flat import flat, flat_type, without_formulas
 from batchrun.views.published import Results
 
@@ -39,6 +39,16 @@ FORMATS = {
 GROUP_ROWS = 16_384
 GROUP_BYTES = 16 * 2**20
 """What becomes a row group of the one Parquet file."""
+
+
+KEYS = {
+    "rows": "Rows written.",
+    "ok": "Of those, rows with a completion.",
+    "error": "Of those, rows that failed.",
+    "pending": "Rows without an outcome, or not published yet. Null if the number is not known.",
+    "live": "Whether the run is still working.",
+}
+"""What the keys of ``export --json`` mean, for the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ def export(
     those that are written, None for all. Raises
     ``UsageError``, ``DamagedError`` or ``StorageError``.
     """
-    found = status.read(folder, checkpoint)
+    found = run_status.read(folder, checkpoint)
     store = inspect.look_at(folder, checkpoint).store
     targets = [name for name in (None if stdout else target, errors) if name is not None]
     _refuse(targets, folder, force=force)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchrun.core.cost.money import about, money
+from batchrun.core.cost.money import format_cost, format_rough_cost
 from batchrun.views.text import share
 
 MONEY_KNOWN = Mapping[str, Any]
@@ -19,17 +19,17 @@ def costs(cost_usd: float | None, known: MONEY_KNOWN | None) -> list[str]:
     if cost_usd is None:
         return []
     get = (known or {}).get
-    pieces = [f"cost {money(cost_usd)}"]
+    pieces = [f"cost {format_cost(cost_usd)}"]
     per_hour, per_row, projected = map(get, ("per_hour_usd", "per_ok_row_usd", "projected_usd"))
     if projected is not None:
-        pieces.append(f"projected {about(projected)}")
+        pieces.append(f"projected {format_rough_cost(projected)}")
         low, high = get("projected_low_usd"), get("projected_high_usd")
         if low is not None and high is not None:
-            pieces.append(f"90% between {about(low)} and {about(high)}")
+            pieces.append(f"90% between {format_rough_cost(low)} and {format_rough_cost(high)}")
     if per_hour is not None:
-        pieces.append(f"{about(per_hour)} per hour")
+        pieces.append(f"{format_rough_cost(per_hour)} per hour")
     if per_row is not None:
-        pieces.append(f"{about(per_row)} per ok row")
+        pieces.append(f"{format_rough_cost(per_row)} per ok row")
     return pieces
 
 
@@ -39,9 +39,9 @@ def charged(known: MONEY_KNOWN | None) -> list[str]:
     pieces = []
     cap, spent, held = map(get, ("max_cost_usd", "charged_usd", "held_usd"))
     if cap is not None and spent is not None:
-        pieces.append(f"charged {money(spent)} of {cap_of(cap)} {_share(spent, cap)}")
+        pieces.append(f"charged {format_cost(spent)} of {cap_of(cap)} {_share(spent, cap)}")
         if held:
-            pieces.append(f"{money(held)} of it unanswered")
+            pieces.append(f"{format_cost(held)} of it unanswered")
     cap, spent, held = map(get, ("max_total_tokens", "charged_tokens", "held_tokens"))
     if cap is not None and spent is not None:
         pieces.append(f"{spent:,} of {cap:,} tokens")
@@ -76,8 +76,15 @@ def ahead(projected: Mapping[str, Any]) -> list[str]:
     low, high = projected.get("low_usd"), projected.get("high_usd")
     between = ""
     if low is not None and high is not None:
-        between = f" ({about(max(0.0, low - spent))} to {about(high - spent)})"
-    return [f"pending rows: about {about(rest)}{between}, the whole run about {about(total)}"]
+        between = (
+            f" ({format_rough_cost(max(0.0, low - spent))} to {format_rough_cost(high - spent)})"
+        )
+    return [
+        (
+            f"pending rows: about {format_rough_cost(rest)}{between}, "
+            f"the whole run about {format_rough_cost(total)}"
+        )
+    ]
 
 
 def _share(part: float, whole: float) -> str:

@@ -14,7 +14,7 @@ KINDS = {
 PERIODS = {"second": "/s", "minute": "/min", "hour": "/hour", "day": "/day", "month": "/month"}
 
 
-def told(windows: Iterable[Mapping[str, Any]]) -> str | None:
+def format_limits(windows: Iterable[Mapping[str, Any]]) -> str | None:
     """One line of the limits in a status (see ``limit_headers.Window.public``), such as ``limits
     told by the server: 10,000 requests/min (9,990 left), 2,000,000 tokens/min``; None where the
     server tells none. The same limit under two names is told once.

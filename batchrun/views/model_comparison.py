@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from batchrun.core.cost.money import PICODOLLARS, money
+from batchrun.core.cost.money import PICODOLLARS, format_cost
 from batchrun.core.text.wording import wrapped
 from batchrun.views.estimate_report import Report
 from batchrun.views.text import safe
-from batchrun.views.unit_prices import said
+from batchrun.views.unit_prices import labelled_lines
 
 WIDE = 60
 """From so many columns on, the table has the ends of the intervals too."""
@@ -38,7 +38,7 @@ class Comparison:
     def lines(self, width: int) -> Iterator[str]:
         """The table, the unit prices, and what the figures rest on, in so many columns."""
         bad = f" ({self._bad:,} bad: see `batchrun validate`)" if self._bad else ""
-        yield from said("rows", f"{self._rows:,}{bad}", width)
+        yield from labelled_lines("rows", f"{self._rows:,}{bad}", width)
         yield ""
         heads = ["cost", "low", "high", "batch"] if width >= WIDE else ["cost", "batch"]
         lines: list[tuple[str, ...]] = [(*heads, "model")]
@@ -54,7 +54,7 @@ class Comparison:
             yield from wrapped("  ".join([*cells, line[-1]]), width)
         for name, each in self._reports.items():
             yield ""
-            yield from said("model", safe(name), width)
+            yield from labelled_lines("model", safe(name), width)
             yield from each.priced(name, width)
         yield ""
         for note in self._notes():
@@ -67,4 +67,4 @@ class Comparison:
 
 
 def _dollars(pd: float | None) -> str:
-    return "?" if pd is None else money(pd / PICODOLLARS)
+    return "?" if pd is None else format_cost(pd / PICODOLLARS)

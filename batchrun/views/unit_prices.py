@@ -13,7 +13,7 @@ from batchrun.views.text import safe
 _LABEL = 8
 
 
-def said(label: str, text: str, width: int) -> list[str]:
+def labelled_lines(label: str, text: str, width: int) -> list[str]:
     """A labelled paragraph of a report in lines of at most ``width`` columns."""
     return textwrap.wrap(
         f"{label:{_LABEL}} {text}",
@@ -55,7 +55,7 @@ def price_lines(quotes: Mapping[str, Quoted | None], width: int) -> Iterator[str
                 f"{_unit(quote.input)} in, {_unit(quote.output)} out{cached} per million "
                 f"tokens{where}{batch} ({quoted.source}{dated})"
             )
-        yield from said("price", text, width)
+        yield from labelled_lines("price", text, width)
         if alike:
             return
 

@@ -88,7 +88,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownRequest:
     """A request that is shown, and the images, sounds and files in it."""
 
     row: int
@@ -102,6 +102,43 @@ class Shown:
             return text
         held = ", ".join(f"{safe(kind)} of {size:,} bytes" for kind, size in self.attachments)
         return f"{text}, with {held}"
+
+
+KEYS = {
+    "ok": "Whether every row can be sent.",
+    "rows": "Rows checked.",
+    "bad": "Rows that cannot be sent.",
+    "reasons": "Bad rows by reason, without the details that differ from row to row.",
+    "problems": (
+        "The first 20 bad rows: `row`, `file`, `line` (from 1; in Parquet the row in its file, "
+        "from 0), `reason`, `remedy`."
+    ),
+    "duplicate_ids": (
+        "`ids` that occur more than once, the `rows` they occur in, and the `first` 20 of them, "
+        "each with the first two rows that have it. Exact, however large the input is."
+    ),
+    "sent": "Input columns that are sent as request parameters.",
+    "carried": "Input columns that are copied to the results, by their names in the input.",
+    "identical_requests": (
+        "`requests` that more than one row makes, the `rows` that make them, and the `first` 20 of "
+        "them, each with the first two rows that make it. Exact, however large the input is."
+    ),
+    "shortest": (
+        "The request with the fewest `bytes`: its `row`, `file`, `line` and `custom_id`, and its "
+        "estimated `prompt_tokens`. Null if no row can be sent."
+    ),
+    "longest": "The request with the most `bytes`, with the same keys.",
+    "requests": "With `--show N`, the first N requests as they would be sent; else empty.",
+    "attachments": (
+        "The images, sounds and files in these requests: `row`, `kind` (the media type), `bytes`."
+    ),
+    "notices": "How files are read if that is unusual: delimiter, encoding, names given.",
+    "warnings": (
+        "What is suspicious and makes no row bad: repeated ids, identical requests, rows of "
+        "different kinds."
+    ),
+}
+"""What the keys of ``validate --json`` mean, for the reference."""
 
 
 @dataclass(slots=True)
@@ -126,7 +163,7 @@ class Report:
     sent: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     model: str | None = None
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[ShownRequest] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -247,7 +284,7 @@ def check(
     *,
     body_bytes_max: int,
     show: int = 0,
-    showing: Callable[[Shown], None] | None = None,
+    showing: Callable[[ShownRequest], None] | None = None,
 ) -> Report:
     """Check every row of the input, at most ``settings.limit`` of them.
 
@@ -290,7 +327,7 @@ class Checking:
         build: Callable[[Row], Request],
         *,
         show: int = 0,
-        showing: Callable[[Shown], None] | None = None,
+        showing: Callable[[ShownRequest], None] | None = None,
     ) -> None:
         self._report = report
         self._endpoints = settings.endpoints
@@ -335,7 +372,9 @@ class Checking:
             self._ends = (self._ends[0], (row, request))
         if self._left > 0:
             self._left -= 1
-            self._show(Shown(row.number, body.as_sent(request, self._endpoints), _held(request)))
+            self._show(
+                ShownRequest(row.number, body.as_sent(request, self._endpoints), _held(request))
+            )
         return request
 
     def _finish(self) -> None:

@@ -82,7 +82,7 @@ def test_the_doctor_says_what_the_page_shows(shell, scripted):
 def test_the_line_about_limits_is_what_is_shown():
     """The line of a status, from what OpenAI would tell."""
     from batchrun.core.reply.limit_headers import read
-    from batchrun.views.limits import told
+    from batchrun.views.limits import format_limits
 
     headers = {
         "x-ratelimit-limit-requests": "10000",
@@ -91,7 +91,7 @@ def test_the_line_about_limits_is_what_is_shown():
         "x-ratelimit-remaining-tokens": "1854200",
     }
     windows = [window.public() for window in read(headers, wall_s=0.0)]
-    assert f"{told(windows)}\n" == blocks("text")[0]
+    assert f"{format_limits(windows)}\n" == blocks("text")[0]
 
 
 def test_the_page_names_every_provider():

@@ -3,7 +3,7 @@
 import json
 
 from batchrun.simulator.latency import FixedLatency
-from batchrun.views import status
+from batchrun.views import run_status
 
 
 def test_a_told_limit_is_kept(cli, simulator, jsonl):
@@ -30,7 +30,7 @@ def test_what_was_told_is_in_the_status(cli, simulator, jsonl):
     assert (requests["kind"], requests["per"], requests["limit"]) == ("requests", "minute", 600_000)
     assert (tokens["kind"], tokens["per"], tokens["limit"]) == ("tokens", "minute", 60_000_000)
     assert 9_900 < requests["remaining"] <= 10_000
-    shown = status.lines({"state": "killed", "live": live}, "run")
+    shown = run_status.lines({"state": "killed", "live": live}, "run")
     assert shown[-1].startswith("limits told by the server: 600,000 requests/min (")
     assert "60,000,000 tokens/min (" in shown[-1]
 
@@ -42,7 +42,9 @@ def test_a_status_of_an_earlier_version_is_shown(cli, simulator, jsonl):
     assert done.code == 0, done.err
     live = json.loads((cli.folder / "run" / "checkpoint" / "status.json").read_text("utf-8"))
     assert live["endpoints"][0].pop("limits") == []
-    assert not any("limits" in line for line in status.lines({"state": "killed", "live": live}, ""))
+    assert not any(
+        "limits" in line for line in run_status.lines({"state": "killed", "live": live}, "")
+    )
 
 
 def test_a_day_that_is_used_up_stops_the_run(cli, scripted, answer, jsonl, summary):

@@ -19,7 +19,7 @@ from batchrun.engine import engine
 from batchrun.errors import BatchrunError, StorageError
 from batchrun.rundir import lock
 from batchrun.simulator.latency import FixedLatency
-from batchrun.views import status
+from batchrun.views import run_status
 
 
 def _open_files(soft, hard):
@@ -214,7 +214,7 @@ def test_a_clock_that_jumps_spoils_no_figure(
         found = summary(cli.folder / "run")
         assert found["started_at"] <= found["ended_at"]
         assert 0 < found["wall_s"] < 60
-        assert status.read(str(cli.folder / "run"))["state"] == "complete"
+        assert run_status.read(str(cli.folder / "run"))["state"] == "complete"
     for kind, columns in (("results", ["latency_s"]), ("attempts", ["latency_s", "queue_s"])):
         for column in columns:
             assert pc.min(published(cli.folder / "run", kind)[column]).as_py() >= 0

@@ -15,7 +15,7 @@ import pytest
 import batchrun
 from batchrun.adapters.storage import object_store
 from batchrun.rundir.lock import Lock
-from batchrun.views import status
+from batchrun.views import run_status
 from batchrun.views.verify import verify
 from tests.harness import crashpoints
 from tests.harness.crashpoints import points
@@ -176,7 +176,7 @@ def test_failed_rows_are_sent_again(job):
     assert job.store.get("runs/one/results/part-00000000.parquet") == untouched
     assert job.table()["attempts"].to_pylist() == [1 + (n in (12, 23)) for n in range(ROWS)]
     job.verified()
-    assert status.read(job.address)["state"] == "complete"
+    assert run_status.read(job.address)["state"] == "complete"
     exported = job.cli("export", job.address, "-o", "all.jsonl", env=job.store.env)
     assert exported.code == 0, exported.err
     lines = (job.cli.folder / "all.jsonl").read_text().splitlines()
@@ -286,7 +286,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_sent(job):
     lock = Lock(job.cli.folder / "cp", job.cli.folder / "cp" / "lock")
     lock.acquire()
     held = job.run()
-    assert status.read(job.address, "cp")["state"] == "running"
+    assert run_status.read(job.address, "cp")["state"] == "running"
     lock.release()
     assert held.code == 2 and "in use by another run" in held.err
     assert len(job.asked()) == 5

@@ -12,7 +12,7 @@ from batchrun.core.reply.limit_headers import LIMIT_MAX, read, used_up_s
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.records import Reply
 from batchrun.testing.virtual import VirtualClock, run_virtual
-from batchrun.views.limits import told
+from batchrun.views.limits import format_limits
 
 NAMES = sorted(
     {spelling.name(part) for spelling in SPELLINGS for part in ("limit", "remaining", "reset")}
@@ -44,7 +44,7 @@ def test_what_is_read_can_be_true(headers, host, wall_s):
         assert window.remaining is None or 0 <= window.remaining <= (window.limit or math.inf)
         assert window.reset_s is None or 0 <= window.reset_s < 7 * 86400
         assert window.per_s is None or window.per_s > 0
-        line = told([window.public()])
+        line = format_limits([window.public()])
         assert line is None or line.isprintable()
     waited_s = used_up_s(headers, wall_s=wall_s)
     assert waited_s is None or 0 <= waited_s < 31 * 86400

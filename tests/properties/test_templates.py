@@ -159,6 +159,6 @@ def test_any_file_is_read_through_a_template(path, rows):
 def test_any_time_is_shown_or_refused(values, unit):
     """Every moment that Arrow can hold is text, or the problem of its own row."""
     column = pa.array(values, pa.int64()).view(pa.timestamp(unit))
-    for value, text in zip(values, arrow_as_text.shown(column), strict=True):
+    for value, text in zip(values, arrow_as_text.template_values(column), strict=True):
         assert (value is None) == (text is None)
         assert text is None or isinstance(text, (str, RowError))

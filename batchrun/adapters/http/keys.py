@@ -86,7 +86,7 @@ class KeyCommand:
     renewable = True
 
     def __init__(self, command: str) -> None:
-        self._words = commands.words(command)
+        self._words = commands.split_command(command)
 
     def __str__(self) -> str:
         return f"the key command {self._words[0]}"

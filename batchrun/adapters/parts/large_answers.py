@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.parts.columns import MEDIUM
 from batchrun.adapters.storage.store import RESPONSES, Store, StoreReader
 from batchrun.errors import DamagedError
 from batchrun.records import Media, Outcome
@@ -99,7 +99,7 @@ def _has_media(results: pa.Table | pa.RecordBatch) -> bool:
     of that name in its place.
     """
     place = results.schema.get_field_index("media")
-    return bool(place >= 0 and results.schema.field(place).type == pa.list_(part_schema.MEDIUM))
+    return bool(place >= 0 and results.schema.field(place).type == pa.list_(MEDIUM))
 
 
 def _named_media(results: pa.Table | pa.RecordBatch) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters.journal.shard_log import REMEDIES
 from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.parts.columns import MEDIUM
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.errors import DamagedError
 
@@ -142,7 +143,7 @@ def read(store: StoreReader, name: str, columns: Sequence[str]) -> pa.Table | No
         with store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
             found = part.schema_arrow
             columns = [n for n in columns if n in found.names or n not in part_schema.ADDED_LATER]
-            if "media" in columns and found.field("media").type != pa.list_(part_schema.MEDIUM):
+            if "media" in columns and found.field("media").type != pa.list_(MEDIUM):
                 columns.remove("media")  # an input column that had the name before
             return part.read([_LEAN.get(name, name) for name in columns]).select(columns)
     except FileNotFoundError:

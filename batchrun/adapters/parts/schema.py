@@ -1,7 +1,4 @@
-"""The columns of the published files, and how records become them.
-
-``RESULT_FIELDS`` and ``ATTEMPT_FIELDS`` are the contract of ``results/`` and ``attempts/``.
-"""
+"""How records become the columns of the published files; ``columns`` lists those."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchrun.adapters.parts import columns
 from batchrun.core.cost.money import usd
 from batchrun.records import (
     NO_USAGE,
@@ -26,121 +24,18 @@ from batchrun.records import (
     Usage,
 )
 
-TOOL_CALL = pa.struct(
-    [
-        ("id", pa.string()),
-        ("type", pa.string()),
-        ("name", pa.string()),
-        ("arguments", pa.string()),
-    ]
-)
-CHOICE = pa.struct(
-    [
-        ("index", pa.int32()),
-        ("content", pa.string()),
-        ("reasoning", pa.string()),
-        ("refusal", pa.string()),
-        ("finish_reason", pa.string()),
-        ("tool_calls", pa.list_(TOOL_CALL)),
-        ("logprobs", pa.string()),
-    ]
-)
-MEDIUM = pa.struct(
-    [("kind", pa.string()), ("mime", pa.string()), ("bytes", pa.binary()), ("file", pa.string())]
-)
 JEMALLOC_PAGE_BYTES = 4096
-_MOMENT = pa.timestamp("us", tz="UTC")
 
-RESULT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
-    ("row", pa.int64()),
-    ("custom_id", pa.string()),
-    ("status", pa.string()),
-    ("content", pa.string()),
-    ("reasoning", pa.string()),
-    ("refusal", pa.string()),
-    ("tool_calls", pa.list_(TOOL_CALL)),
-    ("finish_reason", pa.string()),
-    ("choices", pa.list_(CHOICE)),
-    ("model", pa.string()),
-    ("response_id", pa.string()),
-    ("system_fingerprint", pa.string()),
-    ("service_tier", pa.string()),
-    ("created", pa.timestamp("ms", tz="UTC")),
-    ("prompt_tokens", pa.int64()),
-    ("completion_tokens", pa.int64()),
-    ("total_tokens", pa.int64()),
-    ("cached_tokens", pa.int64()),
-    ("cache_write_tokens", pa.int64()),
-    ("reasoning_tokens", pa.int64()),
-    ("cost_usd", pa.float64()),
-    ("attempts", pa.int32()),
-    ("http_status", pa.int16()),
-    ("error_class", pa.string()),
-    ("error_code", pa.string()),
-    ("error_message", pa.string()),
-    ("endpoint", pa.string()),
-    ("request_id", pa.string()),
-    ("started_at", _MOMENT),
-    ("latency_s", pa.float64()),
-    ("ttft_s", pa.float64()),
-    ("reused_from", pa.string()),
-    ("request_hash", pa.string()),
-    ("model_asked", pa.string()),
-    ("media", pa.list_(MEDIUM)),
-    ("response", pa.string()),
-)
+RESULT_FIELDS = tuple((column.name, column.type) for column in columns.RESULTS)
 RESULT_TYPES = tuple(kind for _, kind in RESULT_FIELDS)
 RESULT_NAMES = tuple(name for name, _ in RESULT_FIELDS)
 EXTRA = "extra"
 """The column of JSON input's carried fields that fit no column."""
 
-ATTEMPT_FIELDS: tuple[tuple[str, pa.DataType], ...] = (
-    ("row", pa.int64()),
-    ("attempt", pa.int32()),
-    ("endpoint", pa.string()),
-    ("model", pa.string()),
-    ("service_tier", pa.string()),
-    ("started_at", _MOMENT),
-    ("queue_s", pa.float64()),
-    ("latency_s", pa.float64()),
-    ("http_status", pa.int16()),
-    ("error_class", pa.string()),
-    ("error_code", pa.string()),
-    ("retry_after_s", pa.float64()),
-    ("prompt_tokens", pa.int64()),
-    ("completion_tokens", pa.int64()),
-    ("total_tokens", pa.int64()),
-    ("cached_tokens", pa.int64()),
-    ("cache_write_tokens", pa.int64()),
-    ("reasoning_tokens", pa.int64()),
-    ("cost_usd", pa.float64()),
-    ("request_id", pa.string()),
-    ("unanswered", pa.bool_()),
-    ("usage_raw", pa.string()),
-    ("billed_from", pa.string()),
-)
+ATTEMPT_FIELDS = tuple((column.name, column.type) for column in columns.ATTEMPTS)
 ATTEMPT_TYPES = tuple(kind for _, kind in ATTEMPT_FIELDS)
 
-USAGE_SCHEMA = pa.schema(
-    [
-        ("endpoint", pa.string()),
-        ("model", pa.string()),
-        ("service_tier", pa.string()),
-        ("rows_ok", pa.int64()),
-        ("rows_error", pa.int64()),
-        ("attempts", pa.int64()),
-        ("prompt_tokens", pa.int64()),
-        ("completion_tokens", pa.int64()),
-        ("total_tokens", pa.int64()),
-        ("cached_tokens", pa.int64()),
-        ("cache_write_tokens", pa.int64()),
-        ("reasoning_tokens", pa.int64()),
-        ("rows_without_usage", pa.int64()),
-        ("cost_usd", pa.float64()),
-        ("wasted_cost_usd", pa.float64()),
-        ("unanswered_attempts", pa.int64()),
-    ]
-)
+USAGE_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in columns.USAGE])
 
 ADDED_LATER = frozenset(
     "cache_write_tokens media model_asked usage_raw billed_from reused_from".split()
@@ -212,7 +107,7 @@ def dictionary_columns(schema: pa.Schema) -> list[str]:
     ]
 
 
-def columns(values: Iterable[Sequence[Any]], types: Sequence[pa.DataType]) -> list[pa.Array]:
+def arrays(values: Iterable[Sequence[Any]], types: Sequence[pa.DataType]) -> list[pa.Array]:
     """Columns of values, in the order of the types, as one array per type."""
     return [
         # Most rows have no error, refusal or tool call: nothing to look at value by value.
@@ -225,7 +120,7 @@ def columns(values: Iterable[Sequence[Any]], types: Sequence[pa.DataType]) -> li
 
 def table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
     """Rows of values, in the schema's order, as a table."""
-    return pa.Table.from_arrays(columns(_turned(rows, len(schema)), schema.types), schema=schema)
+    return pa.Table.from_arrays(arrays(_turned(rows, len(schema)), schema.types), schema=schema)
 
 
 def tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
@@ -305,7 +200,7 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         [_media(several) for several in media],
         response,
     )
-    return columns(values, RESULT_TYPES)
+    return arrays(values, RESULT_TYPES)
 
 
 def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
@@ -315,7 +210,7 @@ def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
     )
     cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
     values = (*before, *_token_columns(usages), cost, request_id, unanswered, raw, read)
-    return columns(values, ATTEMPT_TYPES)
+    return arrays(values, ATTEMPT_TYPES)
 
 
 def _token_columns(usages: Sequence[Usage]) -> Sequence[Sequence[Any]]:

@@ -17,11 +17,11 @@ import pyarrow as pa
 from batchrun.errors import RowError
 
 
-def shown(column: pa.Array) -> list[Any]:
+def template_values(column: pa.Array) -> list[Any]:
     """A column's values for templates, in order."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return shown(column.dictionary_decode())
+        return template_values(column.dictionary_decode())
     if _as_it_is(kind):
         values: list[Any] = column.to_pylist()
         return values
@@ -82,7 +82,7 @@ def _nanoseconds(column: pa.Array) -> list[Any]:
     else:
         wider = pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
     try:
-        return shown(column.cast(wider))
+        return template_values(column.cast(wider))
     except pa.ArrowInvalid:
         texts = column.cast("string").to_pylist()
         return [None if text is None else text.replace(" ", "T", 1) for text in texts]

@@ -12,7 +12,7 @@ from batchrun.core.settings.parameters import HOLDING, SENT
 from batchrun.core.settings.resolve import Settings
 
 
-def tell(
+def report_columns(
     say: Callable[[str], None],
     settings: Settings,
     given: Input,

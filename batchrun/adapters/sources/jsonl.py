@@ -25,7 +25,7 @@ from batchrun.adapters.sources.splitting import Splitter, roles_of, schema_split
 from batchrun.core.input import not_numbers
 from batchrun.core.request import carried
 from batchrun.core.request.body import TOO_DEEP, Split, nested_too_deeply
-from batchrun.core.request.column_roles import Seen
+from batchrun.core.request.column_roles import SeenColumns
 from batchrun.core.text.storable import json_text
 from batchrun.records import JsonObject, Position
 
@@ -77,7 +77,7 @@ class JsonlReader(TextReader):
         """Without ``nan_is_null`` a line with a bare ``NaN`` is a bad row wherever it is."""
         super().__init__(files, source, carry, shard_rows, splitter)
         self._nan_is_null = nan_is_null
-        self._seen = Seen()
+        self._seen = SeenColumns()
 
     def schema(self) -> pa.Schema:
         """Infer the carried columns from the first rows."""

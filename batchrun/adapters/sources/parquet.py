@@ -259,7 +259,7 @@ class ParquetReader:
         for name in batch.schema.names:
             if name in self._shown:
                 column = self._column(batch, name)
-                found[name] = arrow_as_text.shown(
+                found[name] = arrow_as_text.template_values(
                     arrow_as_text.number(column) if name in self._numbers else column
                 )
         return found

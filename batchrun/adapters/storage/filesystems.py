@@ -61,7 +61,7 @@ def place(address: str) -> Place:
     """
     scheme = addresses.scheme_of(address)
     assert scheme is not None
-    bare, query = addresses.cut(address)
+    bare, query = addresses.split_query(address)
     beginning = bare[: len(scheme) + 3]
     rest = bare[len(beginning) :]
     if "@" in rest.partition("/")[0]:

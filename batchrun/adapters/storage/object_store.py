@@ -51,7 +51,7 @@ class ObjectStore:
         self.drafts = drafts
         self._place = filesystems.place(address)
         self._system = self._place.system
-        self._shown = addresses.shown(address)
+        self._shown = addresses.format_address(address)
         self._root = self._place.path.rstrip("/")
         # File systems of fsspec have errors of their own.
         fsspec = self._place.fsspec is not None

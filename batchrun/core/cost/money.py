@@ -45,7 +45,7 @@ def half_even(dividend: int, divisor: int) -> int:
     return quotient + (doubled > divisor or (doubled == divisor and quotient % 2 == 1))
 
 
-def money(cost_usd: float) -> str:
+def format_cost(cost_usd: float) -> str:
     """US dollars for people: four digits behind the point, or two that are not zero where it is
     less.
     """
@@ -54,12 +54,12 @@ def money(cost_usd: float) -> str:
     return f"${cost_usd:.{1 - math.floor(math.log10(cost_usd))}f}"
 
 
-def shown(cost_pd: int) -> str:
+def format_picodollars(cost_pd: int) -> str:
     """The same for an amount in picodollars."""
-    return money(usd(cost_pd))
+    return format_cost(usd(cost_pd))
 
 
-def about(cost_usd: float) -> str:
+def format_rough_cost(cost_usd: float) -> str:
     """A rough amount for people: three digits."""
     if cost_usd >= 1:
         rounded = float(f"{cost_usd:.3g}")

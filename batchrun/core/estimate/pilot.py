@@ -46,7 +46,7 @@ class Time:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class PilotFigures:
     """What the pilot tells of the whole input."""
 
     prompt_tokens: Interval
@@ -62,12 +62,12 @@ _LIMITS: tuple[tuple[str, Capacity, Callable[[Seen], float]], ...] = (
 )
 
 
-def told(
+def extrapolate(
     strata: Sequence[Stratum], seen: Mapping[int, Seen], endpoints: Sequence[Endpoint]
-) -> Told:
+) -> PilotFigures:
     """Extrapolate from the sampled rows, which are known by their tickets."""
     priced = all(row.cost_usd is not None for row in seen.values())
-    return Told(
+    return PilotFigures(
         _total(strata, seen, lambda row: float(row.prompt_tokens)),
         _total(strata, seen, lambda row: float(row.completion_tokens)),
         _total(strata, seen, lambda row: row.cost_usd or 0.0) if priced else None,

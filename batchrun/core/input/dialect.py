@@ -61,13 +61,13 @@ class Dialect(NamedTuple):
         """What of it is not what a file of this kind has, in words; None for nothing."""
         found = []
         if self.delimiter != DELIMITERS[kind]:
-            found.append(f"delimiter {shown(self.delimiter)}")
+            found.append(f"delimiter {format_delimiter(self.delimiter)}")
         if self.encoding != UTF8:
             found.append(f"encoding {self.encoding}")
         return ", ".join(found) or None
 
 
-def shown(delimiter: str) -> str:
+def format_delimiter(delimiter: str) -> str:
     """A delimiter as it is spoken of: ``';'`` or ``tab``."""
     return _SHOWN.get(delimiter, repr(delimiter))
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from batchrun.core.reply.answer import blank
-from batchrun.core.reply.content import part_text, said
+from batchrun.core.reply.content import content_as_text, part_text
 from batchrun.core.reply.media import media_of
 from batchrun.core.text.storable import TEXT_MAX, json_text, storable, storable_text
 from batchrun.records import NO_USAGE, Choice, Completion, Failure, Media, ToolCall, Usage
@@ -214,7 +214,7 @@ def _choice(item: dict[str, Any], place: int) -> Choice:
         message = {}
     index = item.get("index")
     logprobs = item.get("logprobs")
-    given = said(message.get("content"))
+    given = content_as_text(message.get("content"))
     reasoning = _reasoning(message)
     refusal = _text(message.get("refusal"))
     if blank(refusal):

@@ -54,7 +54,7 @@ class Said(NamedTuple):
     refusal: str | None = None
 
 
-def said(content: object) -> Said:
+def content_as_text(content: object) -> Said:
     """Content as text. Parts are joined by kind; what is neither text nor a part is kept as its
     JSON text: all of the content where there is nothing else in it.
     """
@@ -135,7 +135,7 @@ def _text_in(part: JsonObject) -> str:
     found = next((part[key] for key in _TEXTS if not is_null(part.get(key))), None)
     text = part_text(found)
     # JSON where the text of a part should stand is an answer too.
-    return text if text or not says(found) else json_text(found)
+    return text if text or not says_anything(found) else json_text(found)
 
 
 def _thought(part: JsonObject) -> str:
@@ -143,20 +143,22 @@ def _thought(part: JsonObject) -> str:
     return part_text(next((part[key] for key in places if not is_null(part.get(key))), None))
 
 
-def says(value: object, depth: int = DEPTH_MAX) -> bool:
+def says_anything(value: object, depth: int = DEPTH_MAX) -> bool:
     """Whether anything is said in a value of a message, at any depth: empty texts, lists and
     objects say nothing, and neither do the names of types.
     """
     if depth > 0 and isinstance(value, dict):
-        return any(says(item, depth - 1) for key, item in value.items() if key not in _FORMAL)
+        return any(
+            says_anything(item, depth - 1) for key, item in value.items() if key not in _FORMAL
+        )
     if depth > 0 and isinstance(value, list):
-        return any(says(item, depth - 1) for item in value)
+        return any(says_anything(item, depth - 1) for item in value)
     return not is_null(value) and value != ""
 
 
 def covers(value: object, earlier: object, depth: int = DEPTH_MAX) -> bool:
     """Whether a value says all that an earlier one says: texts and lists may go on."""
-    if not says(earlier):
+    if not says_anything(earlier):
         return True
     if isinstance(value, str) and isinstance(earlier, str):
         return value.startswith(earlier)
@@ -174,5 +176,5 @@ def covers(value: object, earlier: object, depth: int = DEPTH_MAX) -> bool:
     elif isinstance(value, (int, float)) and type(value) is type(earlier):
         return value == earlier
     # The same text may be a text here and parts there.
-    now, before = said(value).text, said(earlier).text
+    now, before = content_as_text(value).text, content_as_text(earlier).text
     return bool(before) and (now or "").startswith(before or "")

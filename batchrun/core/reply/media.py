@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from batchrun.core.reply.content import says
+from batchrun.core.reply.content import says_anything
 from batchrun.records import Media
 
 FIELDS: dict[str, str] = {
@@ -84,7 +84,7 @@ def _items(value: object, kind: str) -> Iterator[Media]:
         found = _medium(item, kind, None, DEPTH_MAX)
         if found is not None:
             yield found
-        elif says(_bare(item)):
+        elif says_anything(_bare(item)):
             yield Media(kind, None, None)  # whatever it is, it is in the raw reply
 
 

@@ -9,6 +9,7 @@ strictest, since a prompt that got into a message must not.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -55,6 +56,31 @@ BUSY = "@busy"
 FAILED = "@failed"
 INVALID = "@invalid"
 UNPARSED = "@unparsed"
+
+WORDED: Mapping[str, str] = {
+    CONTEXT: "words for a prompt beyond the context",
+    SPENDING: "words or a code for a spending limit",
+    PER_DAY: "words or a quota id for a limit per day",
+    NO_LIMIT: "a limit of 0",
+    TOO_LARGE: "more requested than the limit, by the message's figures",
+    MODERATED: "words or a code for moderation",
+    GATEWAY_QUOTA: "words for a gateway's quota",
+    WRONG_PATH: "words for an unknown path",
+    SILENT: "no readable error",
+    PAGE: "a page in place of an error",
+    NO_FUNDS: "words or a code for an empty account",
+    RESETS: "words or a code for a budget that renews itself",
+    ALLOCATED: "words for tokens per minute",
+    BAD_KEY: "words or a code for a key that is not accepted",
+    FORBIDDEN: "a code for a missing permission",
+    NO_MODEL: "words or a code for an unknown model",
+    LIMITED: "words or a code for a rate limit",
+    BUSY: "words or a code for an overload",
+    UNPARSED: "words or a code for a request body that is not JSON",
+    INVALID: "a code for an invalid request",
+    FAILED: "a code for a failure of the server",
+}
+"""The names in words, for the reference."""
 
 # Up to so many characters in front of the words: no quotation mark, no bracket, no line's end.
 _BEFORE = r"""(?:[^\n"'`{}\[\]]|(?<=\w)'){0,120}?"""

@@ -134,7 +134,7 @@ class Roles:
         return found | {key: value for key, value in extra.items() if key not in OF_THE_RUN}
 
 
-class Seen:
+class SeenColumns:
     """Which columns of JSON rows are sent, as far as rows were looked at."""
 
     def __init__(self) -> None:

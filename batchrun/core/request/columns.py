@@ -78,7 +78,7 @@ def find(
     """
     search = _Search(paths, columns)
     for row in rows:
-        search.look(row)
+        search.observe(row)
         if search.found_all:
             break
     found = {name: name for name in columns} | {path[0]: path[0] for path in paths}
@@ -115,7 +115,7 @@ class _Search:
         """Whether nothing is left to look for."""
         return not self._open and self._names <= self.known.keys()
 
-    def look(self, row: Mapping[str, Any]) -> None:
+    def observe(self, row: Mapping[str, Any]) -> None:
         """Take in one row."""
         crowded = len(self.known) > COLUMNS_MAX
         self.known.update(dict.fromkeys(self._names & row.keys() if crowded else row))

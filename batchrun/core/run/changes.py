@@ -6,23 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchrun.core.reply.answer import FLAWS
-from batchrun.core.verdict.rules import RULES
+from batchrun.core.verdict.rules import ERROR_CLASSES
 from batchrun.errors import UsageError
 
-ERROR_CLASSES = tuple(
-    sorted(
-        {
-            "invalid_row",
-            "invalid_output",
-            "truncated_output",
-            "empty_output",
-            *(rule.error_class for rule in RULES),
-        }
-    )
-)
-"""Every class that a row can fail with."""
-RETRY_CLASSES = (*ERROR_CLASSES, *FLAWS)
-"""What ``--retry-class`` takes: those, and what an answer that is kept may be."""
+RETRY_CLASSES = (*sorted(ERROR_CLASSES), *FLAWS)
+"""What ``--retry-class`` takes: the error classes, and what an answer that is kept may be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchrun.core.text.byte_sizes import shown
+from batchrun.core.text.byte_sizes import format_bytes
 from batchrun.core.text.wording import counted, verb
 
 ROWS_MIN = 100
@@ -108,7 +108,7 @@ class FreeDisk:
         self._before: Written | None = None
         self._warned = False
 
-    def look(
+    def check(
         self, disks: Sequence[Disk], written: Written, ahead_s: float = 0.0
     ) -> tuple[str | None, str | None]:
         """What to tell the user where the run cannot go on, and what to warn of; None and None
@@ -116,7 +116,7 @@ class FreeDisk:
 
         Beside the bound there must be room so that a stop now can keep everything: on the logs'
         disk for the answers that are out, and for what comes in the next ``ahead_s`` seconds at the
-        rate since the last look; where parts are written, for publishing the journal too.
+        rate since the last check; where parts are written, for publishing the journal too.
         """
         coming = self._coming(written, ahead_s)
         publishing = written.publish_bytes + coming + PART_OVERHEAD_BYTES
@@ -143,17 +143,18 @@ class FreeDisk:
         return round(coming)
 
     def _shortage(self, disk: Disk, reserve: int, need: Forecast | None) -> str:
-        more = f" The rows left need about {shown(need.on(disk))} more." if need else ""
+        more = f" The rows left need about {format_bytes(need.on(disk))} more." if need else ""
         return (
-            f"the disk of {disk.path} has {shown(disk.free_bytes)} free ({disk.free_bytes:,} "
-            f"bytes): less than --min-free-disk {shown(self._bound)} and the {shown(reserve)} that "
-            f"writing the answers at hand may take.{more} Make room, or lower --min-free-disk"
+            f"the disk of {disk.path} has {format_bytes(disk.free_bytes)} free "
+            f"({disk.free_bytes:,} bytes): less than --min-free-disk {format_bytes(self._bound)} "
+            f"and the {format_bytes(reserve)} that writing the answers at hand "
+            f"may take.{more} Make room, or lower --min-free-disk"
         )
 
     def _warning(self, disk: Disk, need: Forecast, rows_left: int) -> str:
         left = f"{counted(rows_left, 'row')} left {verb(rows_left, 'needs', 'need')}"
         return (
-            f"warning: the {left} about {shown(need.on(disk))} more on the "
-            f"disk of {disk.path}, and {shown(disk.free_bytes)} are free. It stops before "
-            f"less than {shown(self._bound)} is left (--min-free-disk); make room meanwhile"
+            f"warning: the {left} about {format_bytes(need.on(disk))} more on the "
+            f"disk of {disk.path}, and {format_bytes(disk.free_bytes)} are free. It stops before "
+            f"less than {format_bytes(self._bound)} is left (--min-free-disk); make room meanwhile"
         )

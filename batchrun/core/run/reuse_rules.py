@@ -98,7 +98,7 @@ def _by_the_same_model(found: Outcome, request: Request, said: Completion, rules
     return rules.fallback_model is None or not answer.is_withheld(said)
 
 
-def said_of(counts: Mapping[str, int]) -> str:
+def format_rows_by_endpoint(counts: Mapping[str, int]) -> str:
     """Numbers of rows by endpoint, in words."""
     return ", ".join(f"{name or 'no endpoint'} {rows:,}" for name, rows in sorted(counts.items()))
 

@@ -18,6 +18,94 @@ COMPLETE, WITH_ERRORS, STOPPED, INTERRUPTED = (
 )
 
 
+KEYS: Mapping[str, str] = {
+    "status": (
+        "`complete`, `complete_with_errors`, `stopped` (by a guard or an error that stops runs) or "
+        "`interrupted`."
+    ),
+    "stopped_by": (
+        "What ended the run: an error class, `misconfiguration`, `repeated_failure`, "
+        "`max_failures`, `max_truncated`, `max_empty`, `max_cost`, `max_total_tokens`, "
+        "`deadline`, `min_free_disk`, or a signal; else null."
+    ),
+    "exit_code": "The exit code of the command.",
+    "rows.input": (
+        "Rows of the input: at most N with `--limit N`, the rows of the sample with `--sample`. "
+        "Null until a piped input ends."
+    ),
+    "rows.ok": "Rows with a completion.",
+    "rows.error": "Rows that failed.",
+    "rows.pending": "Rows without an outcome: `input - ok - error`. Null whenever `input` is.",
+    "rows.reused": (
+        "Of the `ok` rows, those that took the answer of another run. Only with `--reuse`."
+    ),
+    "totals.attempts": "Attempts, which is the number of lines in the ledger.",
+    "totals.prompt_tokens": "Prompt tokens, summed over the ledger.",
+    "totals.completion_tokens": "Completion tokens, summed over the ledger.",
+    "totals.total_tokens": "All tokens, summed over the ledger.",
+    "totals.cached_tokens": "Prompt tokens read from a cache, summed over the ledger.",
+    "totals.cache_write_tokens": "Prompt tokens written to a cache, summed over the ledger.",
+    "totals.reasoning_tokens": "Reasoning tokens, summed over the ledger.",
+    "totals.unanswered_attempts": (
+        "Attempts without a whole reply, which may have been billed unseen."
+    ),
+    "totals.cost_usd": (
+        "The bill: the cost of all attempts, added up exactly in picodollars and then rounded to "
+        "the nearest double. Null if no cost is known."
+    ),
+    "totals.wasted_cost_usd": "The bill minus the cost of the answers in `ok` rows.",
+    "totals.unpriced_attempts": (
+        "Attempts with a usage but no known price, which `cost_usd` therefore misses. Null if a "
+        "part of the run was written by an earlier version, which did not count them."
+    ),
+    "totals.by_day": (
+        "`attempts`, `prompt_tokens`, `completion_tokens` and `cost_usd` by the day (UTC) on which "
+        "the attempts were sent, with `unknown` for those that a repair could not date. Null if a "
+        "part of the run was written by an earlier version."
+    ),
+    "errors": "Failed rows by error class.",
+    "outputs.truncated": "Of the `ok` rows, those whose answer a token limit cut off.",
+    "outputs.empty": "Of the `ok` rows, those whose answer is empty.",
+    "reused": (
+        "Rows that took the answer of another run, by the endpoint that gave it. Only with "
+        "`--reuse`."
+    ),
+    "endpoints": (
+        "By the endpoint's name: `rows_ok`, `rows_error`, `attempts`, the token counts and "
+        "`unanswered_attempts`."
+    ),
+    "budget.charged_usd": (
+        "What counts against `--max-cost`: the bill, plus the worst case of every attempt whose "
+        "cost is unknown. Null without `--max-cost`."
+    ),
+    "budget.held_usd": "The part of it that is worst cases.",
+    "budget.charged_tokens": (
+        "What counts against `--max-total-tokens`: the tokens used, plus the worst case of every "
+        "attempt whose usage is unknown. Null without `--max-total-tokens`."
+    ),
+    "budget.held_tokens": "The part of it that is worst cases.",
+    "projected.cost_usd": (
+        "The projected cost of the whole run, if its pending rows cost as much as the others did, "
+        "retries included. Null if no row is pending, or no projection is possible."
+    ),
+    "projected.low_usd": "The lower end of the 90% interval. Null below 30 finished rows.",
+    "projected.high_usd": "The upper end of the 90% interval. Null below 30 finished rows.",
+    "projected.pending_cost_usd": "The share of `projected.cost_usd` that is still to be spent.",
+    "started_at": "When the first session began, UTC.",
+    "ended_at": "When the last session ended, UTC.",
+    "wall_s": "Wall-clock seconds, summed over all sessions.",
+    "settings": (
+        "The settings in force. Headers are listed by name only, and keys by the variable, file or "
+        "command that they come from."
+    ),
+    "run": (
+        "The run's id, which `reused_from` in other runs names. Missing in directories that an "
+        "earlier version began."
+    ),
+    "version": "The version of batchrun.",
+}
+"""What the keys of ``summary.json`` mean, with a dot between the levels, for the reference."""
+
 NO_BUDGET: Mapping[str, Any] = dict.fromkeys(
     ("charged_usd", "held_usd", "charged_tokens", "held_tokens")
 )

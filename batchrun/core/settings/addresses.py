@@ -37,22 +37,22 @@ def is_remote(path: str) -> bool:
     return local_path(path) is None
 
 
-def cut(address: str) -> tuple[str, str]:
+def split_query(address: str) -> tuple[str, str]:
     """An address without its query, and the query with its question mark (or nothing)."""
     parts = _QUERY.split(address, maxsplit=1)
     return parts[0], "" if len(parts) == 1 else "?" + parts[1]
 
 
-def shown(path: str) -> str:
+def format_address(path: str) -> str:
     """A path as it may be shown and compared."""
-    return cut(path)[0].rstrip("/") if is_remote(path) else path
+    return split_query(path)[0].rstrip("/") if is_remote(path) else path
 
 
 def below(folder: str, name: str) -> str:
     """What is called ``name`` in a folder, as text that opens it."""
     if not is_remote(folder):
         return str(PurePath(folder, name))
-    bare, query = cut(folder)
+    bare, query = split_query(folder)
     return f"{bare.rstrip('/')}/{name}{query}"
 
 
@@ -64,7 +64,7 @@ def file_meant(directory: str) -> str | None:
     """The name without its suffix where the name of a new run directory is that of a file of data;
     None where it is not.
     """
-    bare = cut(directory)[0].rstrip("/")
+    bare = split_query(directory)[0].rstrip("/")
     lower = bare.lower()
     suffix = next((one for one in FILE_SUFFIXES if lower.endswith(one)), None)
     stem = bare[: -len(suffix)] if suffix else ""

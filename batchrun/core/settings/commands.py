@@ -8,7 +8,7 @@ _OPERATORS = frozenset("();<>|&\n")
 _EXPANSIONS = frozenset("$`")
 
 
-def words(text: str) -> list[str]:
+def split_command(text: str) -> list[str]:
     """The program and its arguments, by the shell's rules of quoting and none of its others.
 
     Raises ``ValueError`` saying why it is none: what only a shell would understand is refused, so
@@ -34,10 +34,10 @@ def words(text: str) -> list[str]:
     return found
 
 
-def shown(text: str) -> str:
+def redact_command(text: str) -> str:
     """A command as it may be shown: its arguments may be credentials."""
     try:
-        program, *arguments = words(text)
+        program, *arguments = split_command(text)
     except ValueError:
         return "..."
     return f"{program} ..." if arguments else program

@@ -61,7 +61,7 @@ class Endpoint:
             "base_url": public_url(self.base_url),
             "api_key_env": self.api_key_env,
             "api_key_file": self.api_key_file,
-            "api_key_command": None if command is None else commands.shown(command),
+            "api_key_command": None if command is None else commands.redact_command(command),
             "api_key_header": self.api_key_header,
             "headers": sorted(self.headers),
             "ca_file": self.ca_file,

@@ -25,7 +25,7 @@ _HOSTS = {
 _INT64 = 2**63
 
 
-def placed(
+def with_short_parameters(
     given: Mapping[str, Any], file: Mapping[str, Any], environment: Mapping[str, str]
 ) -> dict[str, Any]:
     """What is given by flags or keywords, with the short ones among ``request.params``.

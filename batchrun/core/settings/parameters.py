@@ -71,7 +71,16 @@ OTHERS = frozenset(
 """DeepSeek, Qwen and GLM; OpenRouter; Groq (groq 1.7.0); Together (together 3.1.1); Mistral
 (mistralai 3.7.0)."""
 
-SENT = SPECIFIED | VLLM | SGLANG | LLAMA_CPP | OTHERS
+GROUPS: Mapping[str, frozenset[str]] = {
+    "the specification": SPECIFIED,
+    "vLLM": VLLM,
+    "SGLang": SGLANG,
+    "llama.cpp": LLAMA_CPP,
+    "other servers": OTHERS,
+}
+"""The parameters by where they are specified."""
+
+SENT = frozenset().union(*GROUPS.values())
 
 # Parameters whose value is an array or an object. A table's text column under one of these names
 # holds JSON; `stop` and `tool_choice` may be plain words, so only text that opens like JSON counts.

@@ -41,7 +41,9 @@ def one_source_of_key(values: Mapping[str, Any], spell: Callable[[str], str]) ->
         raise UsageError(message)
 
 
-def kept(file: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def kept_for_provider(
+    file: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """The file's values as far as they go with the provider that ``given`` names, and warnings.
 
     Of an endpoint that is another one only the limits stay. Raises ``UsageError`` where ``given``

@@ -17,7 +17,7 @@ from typing import Any
 from batchrun.core.cost.money import PICODOLLARS, usd
 from batchrun.core.cost.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.settings import parameter_flags, parameters, presets, reasoning_models
-from batchrun.core.settings.addresses import local_path, scheme_of, shown
+from batchrun.core.settings.addresses import format_address, local_path, scheme_of
 from batchrun.core.settings.bounds import Bounds
 from batchrun.core.settings.differences import IMPLIED
 from batchrun.core.settings.endpoint import (
@@ -194,8 +194,10 @@ class Settings:
             "input.quoting": self.quoting,
             "input.delimiter": self.delimiter,
             "input.encoding": self.encoding,
-            **({"input.reuse": [shown(name) for name in self.reuse]} if self.reuse else {}),
-            "output.dir": shown(self.dir),
+            **(
+                {"input.reuse": [format_address(name) for name in self.reuse]} if self.reuse else {}
+            ),
+            "output.dir": format_address(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
             "endpoint": [endpoint.public() for endpoint in self.endpoints],
@@ -293,8 +295,8 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     ``UsageError`` where ``given`` names two endpoints, either names two sources of the key, or the
     provider is not known; and where it sets what each of several endpoints has of its own.
     """
-    file, warnings = presets.kept(file, given)
-    given = parameter_flags.placed(given, file, environment)
+    file, warnings = presets.kept_for_provider(file, given)
+    given = parameter_flags.with_short_parameters(given, file, environment)
     raw = with_one_key(file, given)
     for name, value in given.items():
         before = raw.get(name)
@@ -414,15 +416,17 @@ def _checkpoint(directory: str, given: str | None) -> str:
     if given is not None:
         local = local_path(given)
         if local is None:
-            message = f"--checkpoint {shown(given)}: the checkpoint must be on a local disk"
+            message = (
+                f"--checkpoint {format_address(given)}: the checkpoint must be on a local disk"
+            )
             raise UsageError(message)
         return local
     local = local_path(directory)
     if local is None:
         message = (
-            f"-o {shown(directory)} is an object store: name a folder on a local disk for the "
-            "checkpoint with --checkpoint DIR (or output.checkpoint in the config file), and the "
-            "same one whenever this run goes on"
+            f"-o {format_address(directory)} is an object store: name a folder on a local disk "
+            "for the checkpoint with --checkpoint DIR (or output.checkpoint in the config file), "
+            "and the same one whenever this run goes on"
         )
         raise UsageError(message)
     return str(PurePath(local, "checkpoint"))

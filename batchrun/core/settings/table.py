@@ -5,6 +5,7 @@ It drives the configuration file, the command's flags and the reference page ali
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +20,45 @@ KEEPALIVE_S_MAX = 32767
 """The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
 
+KINDS: Mapping[str, str] = {
+    "text": "text",
+    "path": "path",
+    "paths": "list of paths",
+    "dirs": "list of paths",
+    "int": "whole number",
+    "number": "number",
+    "bool": "true or false",
+    "choice": "text",
+    "delimiter": "one character, or `tab`",
+    "encoding": "an encoding's name",
+    "columns": "text, or list of names",
+    "object": "table",
+    "names": "list of names",
+    "messages": "list of tables",
+    "schema": "path, or table",
+    "headers": "table of text",
+    "concurrency": "whole number, or `auto`",
+    "command": "text",
+    "provider": "a provider's name",
+    "prices": "tables of numbers",
+    "header_name": "text",
+    "bytes": "bytes, such as `500MB` or `2GiB`",
+    "models": "list of names, or table of text",
+    "share": "share, such as `5%`",
+    "bound": "whole number, or share such as `5%`",
+}
+"""Every kind of setting, and the type that the config file takes for it. ``core.settings.values``
+reads them; as flags, lists and tables are repeated.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: where it stands in the config file, its flag, its kind and its default.
+    """One setting: its key in the config file, its flag, its kind and its default.
 
-    ``kind`` is one of ``text``, ``path``, ``paths``, ``dirs``
-    (run directories, as a list or a repeated flag), ``int``, ``number``, ``bool`` (with a pair of
-    flags, ``--x/--no-x``), ``choice``, ``columns``
-    (``all``, ``none`` or names, as a list or with commas between them), ``object``
-    (a TOML table or repeated KEY=JSON flags), ``names`` (a list, or a repeated flag), ``messages``
-    (a list of tables), ``schema`` (a file with a JSON Schema, or the schema itself), ``provider``
-    (a name of ``core.settings.providers``), ``headers`` (a table of strings or repeated ``'K: V'``
-    flags), ``prices`` (for each model a table of USD per million tokens), ``header_name``,
-    ``concurrency`` (an integer or ``auto``), ``command`` (a program and its arguments), ``models``
-    (a list of names, or a table of names), ``bytes`` (an integer, or text with a unit such as
-    ``500MB``), ``share`` (a percentage such as ``5%``), ``bound`` (a number of rows or such a
-    share), ``delimiter`` (one character, or ``tab``) and ``encoding`` (a name that Python knows).
-    ``low`` and ``high`` are the smallest and the largest number accepted. ``shapes`` marks
-    what shapes requests or parts: it may not differ between the runs on one directory.
+    ``kind`` is one of ``KINDS``; a ``bool`` has a pair of flags, ``--x/--no-x``. ``low`` and
+    ``high`` are the smallest and the largest number accepted. ``shapes`` marks a setting that
+    shapes requests or parts: it may not differ between the runs on one directory.
     """
 
     section: str
@@ -56,6 +78,11 @@ class Setting:
         """``section.key``, the name used in messages; ``section`` for a table that is a setting."""
         return f"{self.section}.{self.key}" if self.key else self.section
 
+    @property
+    def keyword(self) -> str:
+        """The keyword argument of ``batchrun.run`` that sets it; empty if none does."""
+        return KEYWORD_NAMES.get(self.name, self.key or self.section)
+
 
 TABLE: tuple[Setting, ...] = (
     Setting(
@@ -63,7 +90,7 @@ TABLE: tuple[Setting, ...] = (
         "files",
         "paths",
         None,
-        "Input files, globs, directories and addresses, read in this order; `-` is standard input.",
+        "Input files, globs, directories and addresses, read in this order; `-` is stdin.",
         default=(),
     ),
     Setting(
@@ -71,8 +98,8 @@ TABLE: tuple[Setting, ...] = (
         "format",
         "choice",
         "--format",
-        "What the input is; auto goes by the file names, and by the first bytes of standard input "
-        "and of pipes without a known suffix.",
+        "The input's format; auto uses the file names, and the first bytes of stdin and of "
+        "pipes without a known suffix.",
         default="auto",
         choices=("auto", "jsonl", "json", "csv", "tsv", "xlsx", "parquet"),
     ),
@@ -106,7 +133,7 @@ TABLE: tuple[Setting, ...] = (
         "carry",
         "columns",
         "--carry",
-        "Input columns that go along to the results.",
+        "Input columns to copy to the results.",
         default="all",
         metavar="all|none|COL,...",
         shapes=True,
@@ -135,7 +162,7 @@ TABLE: tuple[Setting, ...] = (
         "sample",
         "int",
         "--sample",
-        "Only a random sample of N rows, in input order; a run directory of its own.",
+        "Run only a random sample of N rows, in input order; needs its own run directory.",
         metavar="N",
         low=1,
         shapes=True,
@@ -156,8 +183,8 @@ TABLE: tuple[Setting, ...] = (
         "reuse",
         "dirs",
         "--reuse",
-        "A run directory whose answers are taken for rows with the same request, which are then "
-        "not sent; repeatable. `old`, with --restart: the contents being set aside.",
+        "Take the answers in this run directory for rows with the same request, instead of "
+        "sending them; repeatable. `old`, with --restart: the contents being set aside.",
         default=(),
         metavar="DIR|old",
     ),
@@ -174,8 +201,8 @@ TABLE: tuple[Setting, ...] = (
         "checkpoint",
         "path",
         "--checkpoint",
-        "Where the checkpoint lives, if not in the run directory; needed where that is an "
-        "address, for the checkpoint is always on a local disk.",
+        "Where to keep the checkpoint, if not in the run directory; required if that is an "
+        "address, since the checkpoint is always on a local disk.",
         metavar="DIR",
     ),
     Setting(
@@ -183,7 +210,7 @@ TABLE: tuple[Setting, ...] = (
         "raw",
         "choice",
         "--raw",
-        "For which rows the raw response is kept.",
+        "Which rows keep the raw response.",
         default="all",
         choices=("all", "errors", "none"),
     ),
@@ -203,7 +230,7 @@ TABLE: tuple[Setting, ...] = (
         "on_truncation",
         "choice",
         "--on-truncation",
-        "What becomes of an answer that a token limit cut off.",
+        "What to do with an answer that a token limit cut off.",
         default="keep",
         choices=("keep", "fail", "retry"),
     ),
@@ -212,8 +239,8 @@ TABLE: tuple[Setting, ...] = (
         "truncation_limit",
         "int",
         "--truncation-limit",
-        "Ask again for an answer that was cut off with twice the limit of the last try, up to N "
-        "tokens; needs --on-truncation retry.",
+        "Double the token limit for each retry of an answer that was cut off, up to N tokens; "
+        "needs --on-truncation retry.",
         metavar="N",
         low=1,
     ),
@@ -222,7 +249,7 @@ TABLE: tuple[Setting, ...] = (
         "on_empty",
         "choice",
         "--on-empty",
-        "What becomes of an answer without content, tool call or refusal.",
+        "What to do with an answer without content, tool call or refusal.",
         default="keep",
         choices=("keep", "fail", "retry"),
     ),
@@ -231,7 +258,7 @@ TABLE: tuple[Setting, ...] = (
         "fallback_model",
         "text",
         "--fallback-model",
-        "Send rows that a content filter or a refusal ended once more, to this model.",
+        "Send rows that end in a content filter or a refusal once more, to this model.",
         metavar="M",
     ),
     Setting(
@@ -249,7 +276,7 @@ TABLE: tuple[Setting, ...] = (
         "accept_fenced",
         "bool",
         "--accept-fenced/--no-accept-fenced",
-        "Accept JSON in a Markdown fence where JSON was asked for.",
+        "Accept JSON in a Markdown fence if the request asks for JSON.",
         default=False,
         shapes=True,
     ),
@@ -258,7 +285,7 @@ TABLE: tuple[Setting, ...] = (
         "check_schema",
         "bool",
         "--check-schema/--no-check-schema",
-        "Hold answers against the JSON Schema in their request's response_format (the default).",
+        "Check answers against the JSON Schema in their request's response_format (the default).",
         default=True,
     ),
     Setting(
@@ -266,7 +293,7 @@ TABLE: tuple[Setting, ...] = (
         "check_tools",
         "bool",
         "--check-tools/--no-check-tools",
-        "Hold the arguments of tool calls against their request's tools.",
+        "Check the arguments of tool calls against their request's tools.",
         default=False,
     ),
     Setting(
@@ -274,7 +301,7 @@ TABLE: tuple[Setting, ...] = (
         "model",
         "text",
         "--model",
-        "The model of rows that send none of their own; may be a template over their columns.",
+        "The model for rows that name none; may be a template over the row's columns.",
         metavar="M",
         shapes=True,
     ),
@@ -292,7 +319,7 @@ TABLE: tuple[Setting, ...] = (
         "prompt",
         "text",
         "--prompt",
-        "The user message, a template over the row's columns; every column is data then.",
+        "The user message, a template over the row's columns; makes every column data.",
         metavar="T",
         shapes=True,
     ),
@@ -301,7 +328,7 @@ TABLE: tuple[Setting, ...] = (
         "messages",
         "messages",
         None,
-        "All messages of every row, in place of prompt and system.",
+        "All messages of every row, instead of prompt and system.",
         default=(),
         shapes=True,
     ),
@@ -330,7 +357,7 @@ TABLE: tuple[Setting, ...] = (
         "params",
         "object",
         "--param",
-        "A request parameter of rows that do not set it, maybe a template; repeatable.",
+        "A request parameter for rows that do not set it; may be a template; repeatable.",
         default={},
         metavar="KEY=JSON",
         shapes=True,
@@ -340,7 +367,7 @@ TABLE: tuple[Setting, ...] = (
         "schema",
         "schema",
         "--schema",
-        "A JSON Schema that answers must fit; the response_format of rows that set none.",
+        "A JSON Schema that answers must match; the response_format of rows that set none.",
         metavar="FILE",
         shapes=True,
     ),
@@ -349,7 +376,7 @@ TABLE: tuple[Setting, ...] = (
         "stream",
         "bool",
         "--stream/--no-stream",
-        "Ask for a stream and put the answer together; the columns are the same.",
+        "Stream the answers and assemble them; the columns are the same.",
         default=False,
         shapes=True,
     ),
@@ -383,7 +410,7 @@ TABLE: tuple[Setting, ...] = (
         "api_key_file",
         "path",
         "--api-key-file",
-        "The file that holds the key, in place of a variable; read again after a 401.",
+        "The file that holds the key, instead of a variable; read again after a 401.",
         metavar="FILE",
     ),
     Setting(
@@ -391,7 +418,7 @@ TABLE: tuple[Setting, ...] = (
         "api_key_command",
         "command",
         "--api-key-command",
-        "The command that prints the key; run at the start and again after a 401.",
+        "A command that prints the key; run at the start and again after a 401.",
         metavar="CMD",
     ),
     Setting(
@@ -399,7 +426,7 @@ TABLE: tuple[Setting, ...] = (
         "api_key_header",
         "header_name",
         "--api-key-header",
-        "The header that shows the key (default: the provider's, else Authorization: Bearer).",
+        "The header that sends the key (default: the provider's, else Authorization: Bearer).",
         metavar="NAME",
     ),
     Setting(
@@ -416,7 +443,7 @@ TABLE: tuple[Setting, ...] = (
         "ca_file",
         "path",
         "--ca-file",
-        "Certificate authorities (PEM) to trust in place of the system's.",
+        "Certificate authorities (PEM) to trust instead of the system's.",
         metavar="FILE",
     ),
     Setting(
@@ -424,7 +451,7 @@ TABLE: tuple[Setting, ...] = (
         "client_cert",
         "path",
         "--client-cert",
-        "A client certificate (PEM) for servers that ask for one; may hold its key too.",
+        "A client certificate (PEM) for servers that require one; may include its key.",
         metavar="FILE",
     ),
     Setting(
@@ -432,7 +459,7 @@ TABLE: tuple[Setting, ...] = (
         "client_key",
         "path",
         "--client-key",
-        "The key of the client certificate (PEM), if it is in a file of its own.",
+        "The key of the client certificate (PEM), if it is in a separate file.",
         metavar="FILE",
     ),
     Setting(
@@ -440,7 +467,7 @@ TABLE: tuple[Setting, ...] = (
         "concurrency",
         "concurrency",
         "--concurrency",
-        f"Requests in flight at most; auto is {AUTO_CONCURRENCY}.",
+        f"Maximum requests in flight; auto is {AUTO_CONCURRENCY}.",
         default="auto",
         metavar="N|auto",
         low=1,
@@ -450,7 +477,7 @@ TABLE: tuple[Setting, ...] = (
         "rpm",
         "number",
         "--rpm",
-        "Requests per minute at most.",
+        "Maximum requests per minute.",
         metavar="N",
         low=0.001,
     ),
@@ -459,7 +486,7 @@ TABLE: tuple[Setting, ...] = (
         "tpm",
         "number",
         "--tpm",
-        "Tokens per minute at most (prompt plus completion).",
+        "Maximum tokens per minute, prompt plus completion.",
         metavar="N",
         low=1,
     ),
@@ -468,14 +495,14 @@ TABLE: tuple[Setting, ...] = (
         "models",
         "models",
         None,
-        "The models it serves (default: any); a table gives each the name that it has there.",
+        "The models that the endpoint serves (default: any); a table maps each to its name there.",
     ),
     Setting(
         "endpoint",
         "weight",
         "number",
         None,
-        "How much of the load it takes beside other endpoints, for its concurrency.",
+        "The endpoint's share of the load relative to other endpoints, per unit of concurrency.",
         default=1.0,
         low=0.001,
     ),
@@ -484,7 +511,7 @@ TABLE: tuple[Setting, ...] = (
         "keepalive_s",
         "number",
         None,
-        "Seconds of silence before a TCP keep-alive probe, and between two; 0 sends none.",
+        "Seconds of silence before a TCP keep-alive probe, and between probes; 0 sends none.",
         default=30.0,
         low=0,
         high=KEEPALIVE_S_MAX,
@@ -504,7 +531,8 @@ TABLE: tuple[Setting, ...] = (
         "timeout_s",
         "number",
         "--timeout",
-        "Seconds one attempt may take, by the wall clock, less the time batchrun is suspended.",
+        "Seconds that one attempt may take; the time for which batchrun is suspended does not "
+        "count.",
         default=600.0,
         metavar="S",
         low=0.001,
@@ -534,7 +562,7 @@ TABLE: tuple[Setting, ...] = (
         "max_response_bytes",
         "int",
         "--max-response-bytes",
-        "A larger reply ends its row as `response_too_large`.",
+        "Fail a row as `response_too_large` if its reply is larger.",
         default=64 * 2**20,
         metavar="N",
         low=1024,
@@ -544,7 +572,7 @@ TABLE: tuple[Setting, ...] = (
         "max_failures",
         "bound",
         "--max-failures",
-        "Stop when more rows of this session fail; a share counts after 100 rows.",
+        "Stop when more rows than this fail in one session; a share applies after 100 rows.",
         metavar="N|P%",
     ),
     Setting(
@@ -552,7 +580,8 @@ TABLE: tuple[Setting, ...] = (
         "max_truncated",
         "share",
         "--max-truncated",
-        "Stop when more of the answers are cut off by a length limit; counts after 100 rows.",
+        "Stop when a larger share of the answers is cut off by a token limit; applies after "
+        "100 rows.",
         metavar="P%",
     ),
     Setting(
@@ -560,7 +589,7 @@ TABLE: tuple[Setting, ...] = (
         "max_empty",
         "share",
         "--max-empty",
-        "Stop when more of the answers are empty; counts after 100 rows.",
+        "Stop when a larger share of the answers is empty; applies after 100 rows.",
         metavar="P%",
     ),
     Setting(
@@ -568,7 +597,7 @@ TABLE: tuple[Setting, ...] = (
         "repeated_failure",
         "bool",
         "--repeated-failure/--no-repeated-failure",
-        "Stop when more than 30 rows in a row fail alike; these rows stay pending.",
+        "Stop when more than 30 consecutive rows fail in the same way; these rows stay pending.",
         default=True,
     ),
     Setting(
@@ -576,7 +605,7 @@ TABLE: tuple[Setting, ...] = (
         "max_cost_usd",
         "number",
         "--max-cost",
-        "Spend at most so much over all sessions of the run directory; never more.",
+        "Spending cap in USD for the whole run, across resumes.",
         metavar="USD",
         low=0.000001,
     ),
@@ -585,7 +614,7 @@ TABLE: tuple[Setting, ...] = (
         "max_total_tokens",
         "int",
         "--max-total-tokens",
-        "Use at most so many tokens over all sessions, prompt plus completion.",
+        "Token cap for the whole run, across resumes; prompt plus completion.",
         metavar="N",
         low=1,
     ),
@@ -594,8 +623,8 @@ TABLE: tuple[Setting, ...] = (
         "deadline_s",
         "number",
         "--deadline",
-        "Stop so many seconds after the start of the process, suspended or not; what is in "
-        "flight may finish.",
+        "Stop this many seconds after the process started, suspended time included; requests "
+        "in flight may finish.",
         metavar="S",
         low=0,
     ),
@@ -604,8 +633,8 @@ TABLE: tuple[Setting, ...] = (
         "min_free_disk",
         "bytes",
         "--min-free-disk",
-        "Stop before less than this is free on a disk that the run writes to (500MB, 2GiB); 0: "
-        "never.",
+        "Stop before a disk that the run writes to has less free space than this (500MB, "
+        "2GiB); 0: never.",
         default=Bytes(256 * 2**20),
         metavar="BYTES",
     ),
@@ -614,7 +643,7 @@ TABLE: tuple[Setting, ...] = (
         "grace_s",
         "number",
         "--grace",
-        "Seconds that requests in flight get to finish after a stop.",
+        "Seconds that requests in flight have to finish after a stop.",
         default=30.0,
         metavar="S",
         low=0,
@@ -657,6 +686,9 @@ FLAGGED = (
     *(setting for setting in TABLE if setting.section not in ("input", "output", "request")),
 )
 """Every setting that may have a flag, in the order of ``--help``."""
+
+KEYWORD_NAMES: Mapping[str, str] = {"input.files": "", "output.dir": "output"}
+"""Keyword arguments that are not called like the key. Input files are the first argument."""
 
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
 BY_NAME = {setting.name: setting for setting in FLAGGED}

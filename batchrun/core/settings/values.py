@@ -19,7 +19,7 @@ from batchrun.core.settings.bounds import Bound
 from batchrun.core.settings.parameters import OF_THE_RUN
 from batchrun.core.settings.providers import provider_named
 from batchrun.core.settings.table import Setting
-from batchrun.core.text.byte_sizes import Bytes, parsed
+from batchrun.core.text.byte_sizes import Bytes, parse_bytes
 from batchrun.core.text.template_syntax import is_template
 from batchrun.errors import NotASchemaError, UsageError
 
@@ -122,7 +122,7 @@ def _written(setting: Setting, value: object, wrong: UsageError) -> str:
 def _command(setting: Setting, value: object, _: UsageError) -> object:
     """The command is not repeated in an error: it may hold a credential."""
     try:
-        commands.words(value if isinstance(value, str) else "")
+        commands.split_command(value if isinstance(value, str) else "")
     except ValueError as error:
         message = f"{setting.name}: {error}"
         raise UsageError(message) from None
@@ -154,7 +154,7 @@ def _columns(_: Setting, value: object, wrong: UsageError) -> str | tuple[str, .
 def _bytes(_: Setting, value: object, wrong: UsageError) -> Bytes:
     """A size: a whole number of bytes, or text with a unit."""
     if isinstance(value, str):
-        size = parsed(value)
+        size = parse_bytes(value)
     else:
         integral = isinstance(value, int) and not isinstance(value, bool)
         size = Bytes(value) if integral else None  # type: ignore[call-overload]

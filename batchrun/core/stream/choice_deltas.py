@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrun.core.reply.content import covers, is_part, says
+from batchrun.core.reply.content import covers, is_part, says_anything
 from batchrun.core.stream.tool_deltas import ToolCalls
 from batchrun.core.stream.whole_messages import WholeMessages, merged
 from batchrun.core.text.storable import json_text
@@ -160,11 +160,11 @@ class ChoiceDeltas:
 
     def _speaks_otherwise(self) -> bool:
         """Whether anything is said outside of content, in deltas or in a message."""
-        return self._speaks() or (self.wholes is not None and says(self.wholes.last))
+        return self._speaks() or (self.wholes is not None and says_anything(self.wholes.last))
 
     def _speaks(self) -> bool:
         calls = self._calls.values() if self._calls else None
-        return says(calls) or any(says(self._message.get(key)) for key in _SAID)
+        return says_anything(calls) or any(says_anything(self._message.get(key)) for key in _SAID)
 
     def _add_content(self, content: object) -> None:
         """Take content of any kind, as ``core.reply.completion`` takes that of a plain reply."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from batchrun.core.reply.content import covers, says
+from batchrun.core.reply.content import covers, says_anything
 
 JsonObject = dict[str, Any]
 
@@ -48,8 +48,8 @@ class WholeMessages:
         """Take the next message; returns what turns out to be pieces of the answer, in order.
         ``told`` gives the message that deltas and pieces make so far.
         """
-        begun = says(self.last) or self._pieces_length is not None
-        if not says(message):
+        begun = says_anything(self.last) or self._pieces_length is not None
+        if not says_anything(message):
             self.last = self.last or message
             return ()
         self._labelled, final = (

@@ -18,10 +18,10 @@ class Bytes(int):
     __slots__ = ()
 
     def __str__(self) -> str:
-        return shown(self)
+        return format_bytes(self)
 
 
-def parsed(text: str) -> Bytes | None:
+def parse_bytes(text: str) -> Bytes | None:
     """A size with or without a unit; None for what is none.
 
     ``MB`` is a million bytes, ``MiB`` and ``M`` are 1,048,576; case does not distinguish.
@@ -33,7 +33,7 @@ def parsed(text: str) -> Bytes | None:
     return Bytes(whole * unit + int(part or "0") * unit // 10 ** len(part))
 
 
-def shown(count: int) -> str:
+def format_bytes(count: int) -> str:
     """In the largest binary unit that leaves at least 1, with one digit behind the point."""
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):

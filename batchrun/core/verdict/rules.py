@@ -48,6 +48,80 @@ class Health(Enum):
     """It may be down, or it may be this row's request that it cannot digest."""
 
 
+ACTIONS: Mapping[Action, str] = {
+    Action.DONE: "The row is `ok`.",
+    Action.THROTTLE: (
+        "Retries the row when the server may accept it. If many recent replies were refusals, all "
+        "requests wait, otherwise only this row. Does not count as an attempt. After an hour of "
+        "nothing but refusals (three times `--max-wait`, if that is longer) the run stops."
+    ),
+    Action.PAUSE: (
+        "*throttle* if the server names a wait of at most `--max-wait`, otherwise *stop*."
+    ),
+    Action.FREE: "Retries the row at once. Does not count as an attempt.",
+    Action.AGAIN: (
+        "Retries the row after a backoff. Counts as an attempt; after `--max-attempts` the row "
+        "fails."
+    ),
+    Action.FAIL: "Ends the row as an `error` row.",
+    Action.STOP: "Stops the run with exit code 3. The row stays pending.",
+    Action.HOLD: (
+        "Replaces *again* during an outage: retries the row when the endpoint is back. Does not "
+        "count as an attempt."
+    ),
+}
+"""What the actions do, for the reference."""
+
+ERROR_CLASSES: Mapping[str, str] = {
+    "invalid_row": "The input row cannot become a request. It is never sent.",
+    "invalid_request": "The server rejects the request as malformed.",
+    "context_length": "The request is longer than the model's context.",
+    "content_filter": "The server's content filter rejects the request.",
+    "payload_too_large": "The request is larger than the server accepts.",
+    "request_too_large": "The request can never fit the account's rate limit.",
+    "rate_limit": (
+        "The server throttles. Waited out, and not counted as an attempt: it appears in the ledger "
+        "only."
+    ),
+    "quota": "The account's quota or spending limit is used up.",
+    "auth": "The key is missing or not accepted.",
+    "billing": "The server asks for payment.",
+    "forbidden": "The key may not do this, or not from here.",
+    "not_found": "The server does not know the model or the path.",
+    "config": "A redirect, a proxy that refuses, a bad certificate, or a path that takes no POST.",
+    "timeout": "No whole reply within `--timeout`, or the server itself timed out.",
+    "connection": "The connection could not be made, or broke.",
+    "server_error": "The server failed.",
+    "overloaded": "The server reports that it is overloaded.",
+    "incomplete_stream": "A stream ended before its answer did.",
+    "invalid_response": "A success status without a completion in the body.",
+    "invalid_output": (
+        "The answer does not fit the JSON Schema of its request or is not JSON, or a tool call "
+        "does not fit its tool; or the model wrote what its own server could not parse (Groq)."
+    ),
+    "truncated_output": "A token limit cut the answer off; only with `--on-truncation`.",
+    "empty_output": "No content, tool call or refusal; only with `--on-empty`.",
+    "response_too_large": "The reply is larger than `--max-response-bytes`.",
+}
+"""Every class that a row can fail with, and what it means. The table below gives all of them but
+``invalid_row``, ``truncated_output`` and ``empty_output``.
+"""
+
+FAULTS: Mapping[str, str] = {
+    "timeout": "no whole reply in time",
+    "dns": "host name not found",
+    "connect": "no connection",
+    "stale": "a kept-alive connection is closed before a reply",
+    "reset": "connection closed before a reply",
+    "cut": "connection closed within the reply",
+    "incomplete": "a stream ends before its answer does",
+    "suspended": "one of these while batchrun was suspended, or its machine was asleep",
+    "tls": "TLS failure",
+    "proxy": "the proxy refuses",
+    "too_large": "reply too large",
+}
+"""The kinds of transport fault, ``TransportFault.kind``, in words."""
+
 REFUSED_S_MAX = 3600.0
 """After so many seconds of nothing but refusals the run stops, or after three times the longest
 wait if that is more: throttling costs a row nothing, and would otherwise go on for ever."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchrun.core.cost.money import about, shown, usd
+from batchrun.core.cost.money import format_picodollars, format_rough_cost, usd
 from batchrun.core.cost.projection import ROWS_MIN, Projection
 from batchrun.core.text.wording import counted
 from batchrun.engine.session.budget import Budget
@@ -51,7 +51,7 @@ class Funds:
         self._tokens = None if spending is None else spending.tokens
         self._warned = False
 
-    def look(
+    def snapshot(
         self, spent_pd: int, span_s: float, *, in_flight: int, stopping: bool
     ) -> MoneySnapshot | None:
         """The money now, of which ``spent_pd`` went in the last ``span_s`` seconds, with so many
@@ -103,9 +103,14 @@ class Funds:
             return
         self._warned = True
         reached = tally.done + int(max(0, budget.cap - charge.spent) / row_pd)
-        held = f", {shown(charge.held)} held for unanswered requests" if charge.held else ""
+        held = (
+            f", {format_picodollars(charge.held)} held for unanswered requests"
+            if charge.held
+            else ""
+        )
         tally.notices.append(
-            f"warning: at this rate the run will need {about(usd(ahead.low))} to "
-            f"{about(usd(ahead.high))}{held}, and stops at --max-cost {shown(budget.cap)} after "
+            f"warning: at this rate the run will need {format_rough_cost(usd(ahead.low))} to "
+            f"{format_rough_cost(usd(ahead.high))}{held}, and stops at --max-cost "
+            f"{format_picodollars(budget.cap)} after "
             f"about {reached:,} of {counted(tally.rows_input or 0, 'row')}"
         )

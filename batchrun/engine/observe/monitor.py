@@ -142,7 +142,7 @@ class Monitor:
             bound_by=bound_by,
             cost_usd=None if tally.cost_pd is None else usd(tally.cost_pd),
             wasted_cost_usd=None if tally.cost_pd is None else usd(tally.wasted_pd),
-            money=self._funds.look(
+            money=self._funds.snapshot(
                 spent_pd - int(first[5]),
                 span_s,
                 in_flight=in_flight,

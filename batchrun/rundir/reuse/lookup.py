@@ -19,7 +19,7 @@ from batchrun.adapters.storage import disk
 from batchrun.core.run import reuse_rules
 from batchrun.core.run.changes import Changes
 from batchrun.core.run.reuse_rules import Rules, accepted
-from batchrun.core.settings.addresses import local_path, shown
+from batchrun.core.settings.addresses import format_address, local_path
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import OLD
 from batchrun.core.verdict import answer_checks
@@ -57,7 +57,11 @@ class Reuse:
             names = source.endpoints() | set(reuse_rules.STAND_INS)
             left_out = reuse_rules.stand_ins(source.providers, names, ours)
             built = source.index(self._folder / f"{number}", left_out)
-            by = f" ({reuse_rules.said_of(source.rows)})" if built and source.rows else ""
+            by = (
+                f" ({reuse_rules.format_rows_by_endpoint(source.rows)})"
+                if built and source.rows
+                else ""
+            )
             say(f"reusing answers of {source.name}: it has {source.count:,} to take{by}")
             for name in sorted(left_out & source.endpoints()):
                 say(
@@ -151,11 +155,11 @@ def named(settings: Settings, old: Sequence[Named]) -> list[Named]:
             continue
         if _is_same(name, settings.dir):
             message = (
-                f"--reuse {shown(name)} is the run directory itself. Its answers are kept anyway; "
-                "to start over with them: --restart --reuse old"
+                f"--reuse {format_address(name)} is the run directory itself. Its answers are kept "
+                "anyway; to start over with them: --restart --reuse old"
             )
             raise UsageError(message)
-        found.append(Named(shown(name), name))
+        found.append(Named(format_address(name), name))
     return found
 
 

@@ -36,7 +36,7 @@ OF_ANSWERS = ("model", "service_tier")
 """What it has from it where it is an answer."""
 
 
-class Ledger:
+class LedgerCheck:
     """One part of attempts, read beside its part of results."""
 
     def __init__(

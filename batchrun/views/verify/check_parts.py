@@ -14,7 +14,7 @@ from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.storage.store import KINDS, StoreReader, part_number
 from batchrun.rundir.state_reader import Recorded, RecordedShard
 from batchrun.views.verify import check_ledger, check_rows
-from batchrun.views.verify.check_ledger import Ledger
+from batchrun.views.verify.check_ledger import LedgerCheck
 from batchrun.views.verify.check_responses import Responses
 from batchrun.views.verify.check_rows import RowOrder
 from batchrun.views.verify.check_totals import compare_recorded
@@ -145,7 +145,7 @@ class Shards:
         first, end = self._expected.span(shard)
         ledger = None
         if "attempts" in opened:
-            ledger = Ledger(opened["attempts"], self._report, first, end)
+            ledger = LedgerCheck(opened["attempts"], self._report, first, end)
         whole = True
         if "results" in opened:
             part = opened["results"]
@@ -181,8 +181,8 @@ class Shards:
         return True
 
     def _beside(
-        self, chunk: pa.RecordBatch, part: PartReader, ledger: Ledger | None, sums: Sums
-    ) -> Ledger | None:
+        self, chunk: pa.RecordBatch, part: PartReader, ledger: LedgerCheck | None, sums: Sums
+    ) -> LedgerCheck | None:
         """Compare results with the ledger, if it can be read, and add both up."""
         pieces: list[pa.RecordBatch] = []
         if ledger is not None:
@@ -201,7 +201,7 @@ class Shards:
         sums.add_results(chunk, last)
         return ledger
 
-    def _drained(self, ledger: Ledger, sums: Sums) -> Ledger | None:
+    def _drained(self, ledger: LedgerCheck, sums: Sums) -> LedgerCheck | None:
         """The lines behind the last result: those of pending rows."""
         try:
             for lines in ledger.up_to(None):

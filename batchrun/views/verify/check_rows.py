@@ -7,7 +7,7 @@ from collections.abc import Collection
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchrun.core.run.changes import ERROR_CLASSES
+from batchrun.core.verdict.rules import ERROR_CLASSES
 from batchrun.views.verify.findings import Report
 from batchrun.views.verify.recount import is_cost
 
@@ -15,7 +15,7 @@ HASH_LENGTH = 64
 _ERROR_FIELDS = ("error_class", "error_code", "error_message")
 _SAID = ("content", "reasoning", "refusal", "tool_calls", "finish_reason", "choices", "model")
 _ORIGIN = r"\A[0-9a-zA-Z._-]+:[0-9]+\z"
-_CLASSES = pa.array(ERROR_CLASSES, pa.string())
+_CLASSES = pa.array(list(ERROR_CLASSES), pa.string())
 
 
 class RowOrder:

@@ -63,6 +63,20 @@ KINDS = {
 """Every kind of damage that is told apart."""
 
 
+KEYS = {
+    "ok": "Whether everything holds.",
+    "rows": "Rows found in `results/`.",
+    "attempts": "Attempts found in `attempts/`.",
+    "parts": "Pairs of parts read.",
+    "digests": "Files whose SHA-256 was compared with the recorded one.",
+    "compared": "Rows compared with the input. Null without `--against`.",
+    "notes": "What could not be checked, and why; and oddities that are harmless.",
+    "kinds": "How often each kind of damage was found, by its short name.",
+    "problems": "What does not hold, one sentence each; the first ten of every kind.",
+}
+"""What the keys of ``verify --json`` mean, for the reference."""
+
+
 @dataclass(slots=True)
 class Report:
     """What was checked and what does not hold. Its size does not grow with the damage."""

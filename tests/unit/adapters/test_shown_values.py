@@ -7,7 +7,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from batchrun.adapters.sources.arrow_as_text import example, shown
+from batchrun.adapters.sources.arrow_as_text import example, template_values
 from batchrun.adapters.sources.files import local_file
 from batchrun.errors import RowError
 
@@ -50,13 +50,13 @@ NS = 1_706_702_405_123_456_789
 )
 def test_values(kind, value, text):
     """Text and numbers that read as the data does; null stays null."""
-    assert shown(pa.array([None, value], kind)) == [None, text]
-    assert shown(pa.array([value, None, value], kind).slice(1)) == [None, text]
+    assert template_values(pa.array([None, value], kind)) == [None, text]
+    assert template_values(pa.array([value, None, value], kind).slice(1)) == [None, text]
 
 
 def test_what_python_cannot_hold_is_the_rows_problem():
     """A value out of range is an error in its own place; its neighbours are shown."""
-    good, bad = shown(pa.array([0, 2**62], pa.timestamp("us")))
+    good, bad = template_values(pa.array([0, 2**62], pa.timestamp("us")))
     assert good == "1970-01-01T00:00:00"
     assert isinstance(bad, RowError) and "timestamp[us]" in str(bad)
 

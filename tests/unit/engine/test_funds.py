@@ -49,13 +49,13 @@ def test_the_user_is_warned_once_when_the_budget_will_not_do():
     tally, budget = Tally(rows_input=1000), _budget(500 * CENT_PD)
     funds, dice = Funds(tally, Spending(PRICES, cost=budget)), random.Random(1)
     _finish(tally, budget, 60, dice)
-    funds.look(0, 1.0, in_flight=64, stopping=False)
+    funds.snapshot(0, 1.0, in_flight=64, stopping=False)
     assert not tally.notices  # those in flight are the long ones
-    funds.look(0, 1.0, in_flight=4, stopping=True)
+    funds.snapshot(0, 1.0, in_flight=4, stopping=True)
     assert not tally.notices
     for _ in range(3):
         _finish(tally, budget, 20, dice)
-        found = funds.look(0, 1.0, in_flight=4, stopping=False)
+        found = funds.snapshot(0, 1.0, in_flight=4, stopping=False)
     (news,) = tally.notices
     low, high = (float(found[1:]) for found in re.findall(r"\$[\d.]+", news)[:2])
     assert news.startswith("warning: at this rate the run will need $") and 9 < low < 10 < high
@@ -74,7 +74,7 @@ def test_requests_that_nobody_answers_use_the_budget_up_too(cap, held, warned):
     before = Charge(held * CENT_PD, held * CENT_PD, held)
     tally, budget = Tally(rows_input=1000), _budget(cap * CENT_PD, before)
     _finish(tally, budget, 50, random.Random(2))
-    Funds(tally, Spending(PRICES, cost=budget)).look(0, 1.0, in_flight=1, stopping=False)
+    Funds(tally, Spending(PRICES, cost=budget)).snapshot(0, 1.0, in_flight=1, stopping=False)
     assert bool(tally.notices) is warned
 
 
@@ -82,9 +82,9 @@ def test_without_a_budget_nobody_is_warned():
     """Figures there are."""
     tally = Tally(rows_input=1000)
     funds = Funds(tally)
-    assert funds.look(0, 1.0, in_flight=1, stopping=False) is None
+    assert funds.snapshot(0, 1.0, in_flight=1, stopping=False) is None
     _finish(tally, None, 100, random.Random(3))
-    found = funds.look(5 * CENT_PD, 10.0, in_flight=1, stopping=False)
+    found = funds.snapshot(5 * CENT_PD, 10.0, in_flight=1, stopping=False)
     assert not tally.notices
     assert found.per_hour_usd == pytest.approx(0.05 * 360)
     assert found.projected_usd == pytest.approx(10, rel=0.1)
@@ -96,5 +96,5 @@ def test_nothing_is_projected_before_the_input_is_counted():
     """The bill is known all the same."""
     tally = Tally()
     _finish(tally, None, 100, random.Random(4))
-    found = Funds(tally).look(0, 0.0, in_flight=1, stopping=False)
+    found = Funds(tally).snapshot(0, 0.0, in_flight=1, stopping=False)
     assert found.projected_usd is None and found.per_hour_usd is None

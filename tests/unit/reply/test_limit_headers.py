@@ -6,7 +6,7 @@ from batchrun.core.reply.limit_dialects import SPELLINGS
 from batchrun.core.reply.limit_headers import read, used_up_s
 from batchrun.simulator.limit_headers import DIALECTS
 from batchrun.simulator.limits import Limits
-from batchrun.views.limits import told
+from batchrun.views.limits import format_limits
 
 NOW_S = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 
@@ -221,10 +221,10 @@ def test_a_line_for_people():
     tokens = {"kind": "tokens", "per": "minute", "limit": 2000000, "remaining": None}
     odd = {"kind": "tokens", "per": "unknown", "per_s": 10, "limit": 7, "remaining": 0}
     only = {"kind": "output_tokens", "per": "unknown", "limit": None, "remaining": 1234}
-    assert told([]) is None
-    assert told([window, tokens, dict(tokens)]) == (
+    assert format_limits([]) is None
+    assert format_limits([window, tokens, dict(tokens)]) == (
         "limits told by the server: 10,000 requests/min (9,990 left), 2,000,000 tokens/min"
     )
-    assert told([odd, only]) == (
+    assert format_limits([odd, only]) == (
         "limits told by the server: 7 tokens in 10 s (0 left), 1,234 output tokens left"
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from batchrun.core.request.body import split
-from batchrun.core.request.column_roles import Roles, Seen, notice
+from batchrun.core.request.column_roles import Roles, SeenColumns, notice
 from batchrun.errors import RowError
 
 OWN = [{"role": "user", "content": "own"}]
@@ -84,7 +84,7 @@ def test_messages_come_from_the_prompt_alone():
 
 def test_what_was_seen_of_json_rows():
     """Columns in order of appearance; bodies of Batch lines, messages and nulls are none."""
-    seen = Seen()
+    seen = SeenColumns()
     for row in ({"messages": OWN, "seed": 1}, {"body": {"n": 1}, "n": 2}, ROW, {"t": 1}):
         seen.note(row, split(row), prompted=False)
     assert seen.names() == ("seed", "model", "user", "extra_body")

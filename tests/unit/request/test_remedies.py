@@ -6,8 +6,8 @@ import re
 import pytest
 
 from batchrun.core.request import body, remedies
-from batchrun.core.run.changes import ERROR_CLASSES
 from batchrun.core.verdict.answer_checks import Asked
+from batchrun.core.verdict.rules import ERROR_CLASSES
 from batchrun.errors import RowError
 from batchrun.records import Row
 

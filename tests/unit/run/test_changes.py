@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
-from batchrun.core.run.changes import ERROR_CLASSES, Changes, parse_classes
+from batchrun.core.run.changes import Changes, parse_classes
 from batchrun.core.verdict.judge import RULES
+from batchrun.core.verdict.rules import ERROR_CLASSES
 from batchrun.errors import UsageError
 
 WISHES = {

@@ -76,7 +76,7 @@ def test_what_is_no_size_is_refused(value):
 )
 def test_sizes_are_shown(size, text):
     """Short, and never as 1024 of a smaller unit."""
-    assert byte_sizes.shown(size) == str(byte_sizes.Bytes(size)) == text
+    assert byte_sizes.format_bytes(size) == str(byte_sizes.Bytes(size)) == text
 
 
 def test_the_forecast_adds_parts_and_the_last_log():
@@ -110,12 +110,12 @@ def test_no_forecast_from_too_little(more):
 def test_a_warning_comes_once():
     """The forecast does not fit above the bound: said once, and nothing stops."""
     guard = FreeDisk(95 * MIB, 1000)
-    assert guard.look([ONE._replace(free_bytes=102 * MIB)], _written()) == (None, None)
-    shortage, warning = guard.look([ONE], _written())
+    assert guard.check([ONE._replace(free_bytes=102 * MIB)], _written()) == (None, None)
+    shortage, warning = guard.check([ONE], _written())
     assert shortage is None
     assert "the 9,000 rows left need about 6.2 MiB more on the disk of run" in warning
     assert "100 MiB are free" in warning and "95 MiB" in warning
-    assert guard.look([ONE], _written()) == (None, None)
+    assert guard.check([ONE], _written()) == (None, None)
 
 
 def test_the_stop_comes_at_the_bound_and_its_reserve():
@@ -123,25 +123,25 @@ def test_the_stop_comes_at_the_bound_and_its_reserve():
     guard = FreeDisk(50 * MIB, 1000)
     journal = {"publish_bytes": 10 * MIB}
     enough = 60 * MIB + PART_OVERHEAD_BYTES
-    assert guard.look([ONE._replace(free_bytes=enough)], _written(**journal))[0] is None
-    said, _ = guard.look([ONE._replace(free_bytes=enough - 1)], _written(**journal))
+    assert guard.check([ONE._replace(free_bytes=enough)], _written(**journal))[0] is None
+    said, _ = guard.check([ONE._replace(free_bytes=enough - 1)], _written(**journal))
     assert said.startswith("the disk of run has 60.2 MiB free (63,176,703 bytes)")
     assert "--min-free-disk 50 MiB and the 10.2 MiB" in said
     assert "rows left need about 6.2 MiB more. Make room" in said
     # A disk that holds logs alone needs no room for parts.
     logs = ONE._replace(drafts=False, parts=False, free_bytes=50 * MIB)
-    assert guard.look([logs], _written(**journal))[0] is None
+    assert guard.check([logs], _written(**journal))[0] is None
     # 16 answers of 2,000 bytes are out; half a MiB a second was written since the last look.
     later = _written(at_s=12.0, logged_bytes=2_000_000 + MIB, in_flight=0)
-    assert guard.look([logs._replace(free_bytes=51 * MIB)], later, ahead_s=2.0)[0] is None
+    assert guard.check([logs._replace(free_bytes=51 * MIB)], later, ahead_s=2.0)[0] is None
     again = _written(at_s=14.0, logged_bytes=2_000_000 + 2 * MIB)
-    assert guard.look([logs._replace(free_bytes=51 * MIB - 1)], again, ahead_s=2.0)[0]
+    assert guard.check([logs._replace(free_bytes=51 * MIB - 1)], again, ahead_s=2.0)[0]
     out = _written(in_flight=16)
-    assert FreeDisk(50 * MIB, 1000).look([logs._replace(free_bytes=50 * MIB + 31_999)], out)[0]
+    assert FreeDisk(50 * MIB, 1000).check([logs._replace(free_bytes=50 * MIB + 31_999)], out)[0]
 
 
 def test_the_worst_disk_decides():
     """Two disks, one of them full."""
     full = Disk("cp", 0, logs=True, drafts=False, parts=False)
-    said, _ = FreeDisk(1, 1000).look([ONE, full], _written())
+    said, _ = FreeDisk(1, 1000).check([ONE, full], _written())
     assert said.startswith("the disk of cp has 0 B free")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.core.settings.commands import shown, words
+from batchrun.core.settings.commands import redact_command, split_command
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ def test_quotes_mean_what_they_mean_in_a_shell(text, found):
     """And nothing else does."""
     if found is None:
         with pytest.raises(ValueError, match="shell"):
-            words(text)
+            split_command(text)
     else:
-        assert words(text) == found
+        assert split_command(text) == found
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_quotes_mean_what_they_mean_in_a_shell(text, found):
 def test_what_only_a_shell_knows_is_refused(text):
     """With the way out, and without the text."""
     with pytest.raises(ValueError, match="sh -c") as caught:
-        words(text)
+        split_command(text)
     assert "X" not in str(caught.value)
 
 
@@ -48,17 +48,17 @@ def test_what_only_a_shell_knows_is_refused(text):
 def test_what_is_no_command_is_refused(text):
     """Nothing, and quotes that do not end."""
     with pytest.raises(ValueError, match=r"quote|expected"):
-        words(text)
+        split_command(text)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8")), min_size=1))
 def test_what_was_quoted_comes_back(found):
     """Whatever the words are, quoted for a shell they are the same here."""
-    assert words(shlex.join(found)) == found
+    assert split_command(shlex.join(found)) == found
 
 
 def test_arguments_are_not_shown():
     """They may be credentials, and so may what cannot be read."""
-    assert shown("echo sk-secret") == "echo ..."
-    assert shown("helper") == "helper"
-    assert shown("echo 'sk-secret") == "..."
+    assert redact_command("echo sk-secret") == "echo ..."
+    assert redact_command("helper") == "helper"
+    assert redact_command("echo 'sk-secret") == "..."

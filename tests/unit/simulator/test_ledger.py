@@ -1,14 +1,14 @@
 import json
 
 from batchrun.simulator import ledger
-from batchrun.simulator.ledger import ExchangeLog, Ledger
+from batchrun.simulator.ledger import ExchangeLog, RequestLedger
 
 ONE, TWO = bytes(32), bytes([1]) * 32
 
 
 def test_every_exchange_is_settled_once():
     """The total is the sum of all ends, whichever way each exchange ended."""
-    book = Ledger(remember_requests=True)
+    book = RequestLedger(remember_requests=True)
     with book.exchange() as exchange:
         exchange.identify(ONE)
         exchange.answered(429)
@@ -46,7 +46,7 @@ def test_every_exchange_is_settled_once():
 
 def test_only_admitted_askings_number_the_draws():
     """A refusal by a limit does not use up a draw: the faults stay the same under throttling."""
-    book = Ledger(remember_requests=True)
+    book = RequestLedger(remember_requests=True)
     numbers = []
     for admitted in (True, False, True):
         with book.exchange() as exchange:
@@ -59,7 +59,7 @@ def test_only_admitted_askings_number_the_draws():
 
 def test_a_reset_forgets_what_is_still_in_flight():
     """An exchange that began before ends in the old counts and leaves the new ones alone."""
-    book = Ledger(remember_requests=True)
+    book = RequestLedger(remember_requests=True)
     with book.exchange() as exchange:
         book.reset()
         exchange.answered(200)
@@ -70,7 +70,7 @@ def test_a_reset_forgets_what_is_still_in_flight():
 
 def test_without_memory_nothing_is_kept_per_request():
     """Figures that would need it are null, not 0."""
-    book = Ledger(remember_requests=False)
+    book = RequestLedger(remember_requests=False)
     with book.exchange() as exchange:
         exchange.identify(ONE)
         assert exchange.admit() == 0
@@ -83,7 +83,7 @@ def test_the_log_has_one_line_per_end(tmp_path):
     """Hash, number of the asking and how it ended, readable while the log is open."""
     path = tmp_path / "log.jsonl"
     log = ExchangeLog(path)
-    book = Ledger(remember_requests=True, log=log)
+    book = RequestLedger(remember_requests=True, log=log)
     for settle in (lambda e: e.completed(1, 1), lambda e: e.broken(ledger.CUT)):
         with book.exchange() as exchange:
             exchange.identify(ONE)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from batchrun.adapters.storage import filesystems
 from batchrun.core.input.folders import Folders
-from batchrun.core.settings.addresses import cut, is_remote, local_path
+from batchrun.core.settings.addresses import is_remote, local_path, split_query
 from batchrun.core.text.legible import legible
 from batchrun.errors import InputError
 
@@ -53,7 +53,7 @@ class Stamp:
         """The path as it may be shown: a query can hold a signature, and bytes may be no text."""
         if self.path == STDIN:
             return "stdin"
-        return cut(self.path)[0] if is_remote(self.path) else legible(self.path)
+        return split_query(self.path)[0] if is_remote(self.path) else legible(self.path)
 
     @property
     def passes(self) -> bool:

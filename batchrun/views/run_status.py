@@ -1,4 +1,4 @@
-"""``batchrun status``: a live or ended run, seen from another terminal, without lock or writing."""
+"""What ``batchrun status`` reports of a live or finished run: no lock is taken, nothing written."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from batchrun.adapters.journal.journal import STATES
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.store import SUMMARY, read_json
-from batchrun.core.cost.money import money
-from batchrun.core.settings.addresses import shown
+from batchrun.core.cost.money import format_cost
+from batchrun.core.settings.addresses import format_address
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
@@ -47,7 +47,7 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
 def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> list[str]:
     """The same for people."""
     if "summary" in found:
-        resume = f"the same batchrun run command (-o {shell_word(shown(folder))})"
+        resume = f"the same batchrun run command (-o {shell_word(format_address(folder))})"
         return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
     live = found["live"]
     if found["state"] == "killed":
@@ -77,7 +77,7 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     ]
     if live.get("cost_usd") is not None:
         spent, *others = funds.costs(live["cost_usd"], live.get("money"))
-        out.append(f"{spent}, {money(live['wasted_cost_usd'])} of it wasted")
+        out.append(f"{spent}, {format_cost(live['wasted_cost_usd'])} of it wasted")
         if others:  # the last one goes with what is spent: each line fits a terminal
             out[-1] += f", {others.pop()}" if others[-1].endswith("per ok row") else ""
             out += [", ".join(others)] if others else []
@@ -88,7 +88,7 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     if len(live["endpoints"]) > 1:
         out += map(_endpoint, live["endpoints"])
     for endpoint in live["endpoints"]:
-        told = limits.told(endpoint.get("limits", ()))
+        told = limits.format_limits(endpoint.get("limits", ()))
         if told is not None:
             out.append(told if len(live["endpoints"]) == 1 else f"{safe(endpoint['name'])}: {told}")
     return out

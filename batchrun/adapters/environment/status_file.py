@@ -1,0 +1,77 @@
+"""``checkpoint/status.json``: the progress of a live run, for other processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+
+from batchrun.adapters.environment.clock import LoopClock
+from batchrun.adapters.storage import files
+from batchrun.core.run import summary
+from batchrun.engine.observe.monitor import Snapshot
+
+KEYS = {
+    "state": "`running`, or `stopping` once a stop was requested.",
+    "elapsed_s": "Seconds since this session began.",
+    "rows_input": "Rows of the input. Null until they are counted, and until a piped input ends.",
+    "ok": "Rows with a durable completion, those of earlier sessions included.",
+    "error": "Rows with a durable failure, those of earlier sessions included.",
+    "resumed": "Of these rows, those that earlier sessions finished.",
+    "reused": "Of the `ok` rows, those that this session took from other runs (`--reuse`).",
+    "retries": "Retries in this session.",
+    "throttled": "Replies in this session that asked to slow down.",
+    "requests": "Requests sent in this session.",
+    "in_flight": "Rows that hold a permit: sent, or next in line for the rate limits.",
+    "prompt_tokens": "Prompt tokens of the rows finished in this session.",
+    "completion_tokens": "Completion tokens of the rows finished in this session.",
+    "requests_per_s": "Requests per second over the last 15 seconds.",
+    "tokens_per_s": "Tokens per second over the last 15 seconds.",
+    "eta_s": "Seconds left at the present rate. Null if unknown.",
+    "bound_by": (
+        "What limits the run's speed: `concurrency`, `rpm`, `tpm`, `limits` (those that the server "
+        "reports), `server` (it throttles), `outage`, `budget` (nearly used up), `source` (reading "
+        "the input), `cpu`, or null."
+    ),
+    "cost_usd": "The bill so far, over all sessions. Null while no cost is known.",
+    "wasted_cost_usd": "The part of it that bought no answer of an `ok` row.",
+    "money": (
+        "Null while no cost is known and no budget is set; else an object, with null for what is "
+        "unknown: `per_hour_usd` (over the last 15 seconds), `per_ok_row_usd`; `projected_usd` for "
+        "the whole run, with its 90% interval from `projected_low_usd` to `projected_high_usd`; "
+        "`max_cost_usd` with `charged_usd`, `held_usd` (the part of it held for attempts whose "
+        "cost is unknown) and `reserved_usd` (on top, for requests in flight); and in the same way "
+        "`max_total_tokens`, `charged_tokens`, `held_tokens`, `reserved_tokens`."
+    ),
+    "endpoints": (
+        "One object per endpoint: `name`; `state` (`up`, `throttled` by the server, `down` while "
+        "only probes go there, or `closed` for the reason in `why`); `in_flight`; `requests`, "
+        "`answers`, `refusals` and `failures`; `requests_per_s`; `bound_by`; and `limits`, those "
+        "that the server reported last: objects of `kind` (`requests`, `tokens`, `input_tokens`, "
+        "`output_tokens`), `per` (`second` to `month`, `unknown`), `per_s`, `limit`, `remaining`, "
+        "`reset_s` and `source` (the headers' names), with null for what it did not report."
+    ),
+    "pid": "The process id.",
+    "host": "The machine that the process runs on.",
+    "updated_at": "When the file was written, UTC; about twice a second.",
+}
+"""What the keys of ``status.json`` mean, for the reference."""
+
+
+ADDED = ("pid", "host", "updated_at")
+"""The keys that a snapshot of the run does not have."""
+
+
+class StatusFile:
+    """``ports.Observer`` that replaces ``checkpoint/status.json``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, event: object) -> None:
+        """See ``ports.Observer``."""
+        assert isinstance(event, Snapshot)
+        here = (os.getpid(), socket.gethostname(), summary.moment(LoopClock.onward_us()))
+        status = asdict(event) | dict(zip(ADDED, here, strict=True))
+        files.write_json(self._path, status, durable=False)
