@@ -43,10 +43,11 @@ async def attempts(
     """The loop that sends rows to these endpoints, ready until the stack is left. ``models``
     answered in earlier sessions; ``finished`` counts the rows of this one.
     """
-    ways = []
+    ways, remarks = [], set()
     for access in accesses:
         endpoint = access.endpoint
         transport, credentials = await stack.enter_async_context(access.talking(settings, say))
+        remarks.add(transport.remark)
         gate = EndpointGate(
             concurrency=endpoint.concurrency,
             rpm=endpoint.rpm,
@@ -67,6 +68,8 @@ async def attempts(
                 access.address.url,
             )
         )
+    for remark in filter(None, remarks):
+        say(f"warning: {remark}")
     return AttemptLoop(
         ways,
         journal=journal,

@@ -78,7 +78,7 @@ def fault(
         if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
             how = f"the connection is dead: {proxy or where} no longer answers, not even probes"
         return TransportFault(how, kind="reset", sent=True)
-    if isinstance(error, NotHttpError):
+    if isinstance(error, (NotHttpError, aiohttp.ClientResponseError)):
         advice = " (the server speaks TLS: use https://)" if _TLS_RECORD in text else ""
         text = f"the reply is not HTTP as it should be: {text}{advice}"
     return TransportFault(text, kind="cut", sent=True)
@@ -91,7 +91,9 @@ def _words(error: Exception) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
         return "it ended within the head of the reply"  # which stands in the error
     text = parser_words(error)
-    if text is None and isinstance(error, aiohttp.ClientPayloadError):
+    if text is None and isinstance(
+        error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
+    ):
         text = parser_words(error.__cause__)
     if text is None:
         text = str(error)

@@ -14,12 +14,12 @@ import contextlib
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from batchrun.adapters.http import aiohttp_internals
+from batchrun.adapters.http import aiohttp_internals, connections
 from batchrun.adapters.http.aiohttp_internals import HEAD_BOUNDS, EofStreamError, NotHttpError
 from batchrun.adapters.http.connections import Connections
 from batchrun.adapters.http.deadlines import Deadlines
@@ -134,15 +134,15 @@ class HttpTransport:
             self._connections = Connections(self._session, self._url)
             self._posters[self._url] = self._poster(self._url, self._connections)
         else:
-            await self._session.close()
-            self._session = self._new_session(tracing())
-            self._plain = PlainPoster(self._session, self._headers, self._proxy)
+            self._plain = PlainPoster(self._plain_session, self._headers, self._proxy)
             self.remark = None if differs is None else aiohttp_internals.remark_on(differs)
         return self
 
-    def _new_session(self, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+    def _new_session(
+        self, *traces: aiohttp.TraceConfig, keeps: bool = True
+    ) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=self._connector(),
+            connector=self._connector(keeps=keeps),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -151,17 +151,24 @@ class HttpTransport:
             **HEAD_BOUNDS,
         )
 
+    def _plain_session(self, *, keeps: bool) -> aiohttp.ClientSession:
+        return self._new_session(tracing(), keeps=keeps)
+
     def _poster(self, url: str, connections: Connections) -> Poster:
         return Poster(self._session, connections, url, self._headers)
 
-    def _connector(self) -> aiohttp.BaseConnector:
+    def _connector(self, *, keeps: bool) -> aiohttp.BaseConnector:
+        keeping: dict[str, Any] = {"force_close": True}
+        if keeps:
+            keeping = {"keepalive_timeout": connections.IDLE_S_MAX}
         if self._socket is not None:
-            return aiohttp.UnixConnector(self._socket, limit=self._concurrency)
+            return aiohttp.UnixConnector(self._socket, limit=self._concurrency, **keeping)
         return aiohttp.TCPConnector(
             limit=self._concurrency,
             ttl_dns_cache=60,
             ssl=True if self._tls is None else self._tls,
             socket_factory=socket_factory(self._keepalive_s) if self._keepalive_s > 0 else None,
+            **keeping,
         )
 
     async def __aexit__(
@@ -172,6 +179,8 @@ class HttpTransport:
     ) -> None:
         if self._connections is not None:
             self._connections.let_go()
+        if self._plain is not None:
+            await self._plain.close()
         await self._session.close()
 
     async def send(self, request: Request) -> Reply:
