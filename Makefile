@@ -80,6 +80,7 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet -
 pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the newest versions
 	$(COMPILE) $(UPGRADE) --output-file requirements/run.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml requirements/dev.in
+	$(COMPILE) $(UPGRADE) --all-extras --resolution lowest-direct --output-file requirements/lowest.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --universal --no-deps --output-file requirements/real.txt requirements/real.in
 
 clean: ## remove what the other targets made, the demo's results too
