@@ -16,7 +16,7 @@ REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requir
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-real lint format check wheel wheel-demo crash fuzz simulate soak audit bench docs pins clean
+.PHONY: help demo test test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -51,6 +51,9 @@ wheel: $(DEV) ## build dist/batchrun_llm-*.whl
 
 wheel-demo: wheel
 	.ci/wheel-demo $(BIN)/python dist/*.whl
+
+versions: wheel ## the demo and the transport's exam on the lowest dependencies, and on the newest aiohttp
+	.ci/versions $(BIN)/python dist/*.whl
 
 crash: $(DEV) ## kills and power cuts, many more than in `make test`; BATCHRUN_CRASH_SEED=N for others
 	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} BATCHRUN_CRASH_ROUNDS=$${BATCHRUN_CRASH_ROUNDS:-3} \
