@@ -16,7 +16,7 @@ REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requir
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-real lint format check wheel wheel-demo crash fuzz simulate soak audit bench docs pins clean
+.PHONY: help demo test test-all test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -56,6 +56,9 @@ wheel: $(DEV) ## build dist/batchrun_llm-*.whl
 wheel-demo: wheel
 	.ci/wheel-demo $(BIN)/python dist/*.whl
 
+versions: wheel ## the demo and the transport's exam on the lowest dependencies, and on the newest aiohttp
+	.ci/versions $(BIN)/python dist/*.whl
+
 crash: $(DEV) ## kills and power cuts, many more than in `make test`; BATCHRUN_CRASH_SEED=N for others
 	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} BATCHRUN_CRASH_ROUNDS=$${BATCHRUN_CRASH_ROUNDS:-3} \
 	  BATCHRUN_POWER_CUTS=$${BATCHRUN_POWER_CUTS:-500} $(BIN)/python -m pytest --timeout 7200 tests/crash
@@ -84,6 +87,7 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet -
 pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the newest versions
 	$(COMPILE) $(UPGRADE) --output-file requirements/run.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml requirements/dev.in
+	$(COMPILE) $(UPGRADE) --all-extras --resolution lowest-direct --output-file requirements/lowest.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --universal --no-deps --output-file requirements/real.txt requirements/real.in
 
 clean: ## remove what the other targets made, the demo's results too

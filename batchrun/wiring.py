@@ -45,10 +45,11 @@ async def attempts(
     answered in earlier sessions; ``finished`` counts the rows of this one; every gate, and the
     loop, has dice of its own.
     """
-    ways = []
+    ways, remarks = [], set()
     for access in accesses:
         endpoint = access.endpoint
         transport, credentials = await stack.enter_async_context(access.talking(settings, say))
+        remarks.add(transport.remark)
         gate = EndpointGate(
             concurrency=endpoint.concurrency,
             rpm=endpoint.rpm,
@@ -69,6 +70,8 @@ async def attempts(
                 access.address.url,
             )
         )
+    for remark in filter(None, remarks):
+        say(f"warning: {remark}")
     return AttemptLoop(
         ways,
         journal=journal,

@@ -7,6 +7,7 @@ the answer to a file. No limits, retries, checkpoint, ledger or Parquet: a crash
 import argparse
 import asyncio
 import resource
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,11 +42,14 @@ async def worker(
         )
 
 
-async def run(source: BinaryIO, output: BinaryIO, url: str, concurrency: int) -> None:
+async def run(
+    source: BinaryIO, output: BinaryIO, url: str, concurrency: int, ca_file: str | None
+) -> None:
     """Let `concurrency` workers share the rows and the connections."""
     rows = enumerate(source)
+    tls = True if ca_file is None else ssl.create_default_context(cafile=ca_file)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=concurrency),
+        connector=aiohttp.TCPConnector(limit=concurrency, ssl=tls),
         timeout=aiohttp.ClientTimeout(total=None),
         headers={"Content-Type": "application/json", "Authorization": "Bearer bench"},
     ) as session:
@@ -59,11 +63,12 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="JSON Lines with the answers")
     parser.add_argument("--base-url", required=True)
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--ca-file", help="the authority of an https:// address")
     options = parser.parse_args()
     url = f"{options.base_url}/chat/completions"
     started = time.perf_counter()
     with options.input.open("rb") as source, options.output.open("wb") as output:
-        uvloop.run(run(source, output, url, options.concurrency))
+        uvloop.run(run(source, output, url, options.concurrency, options.ca_file))
     wall_s = time.perf_counter() - started
     usage = resource.getrusage(resource.RUSAGE_SELF)
     print(f"{wall_s:.2f} s wall, {usage.ru_utime + usage.ru_stime:.2f} s CPU with start-up")

@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,9 +55,35 @@ def make_input(path: Path, rows: int) -> None:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Of a server on the loopback interface: what it shows, and who vouches for it."""
+
+    chain: Path
+    key: Path
+    authority: Path
+
+
+@contextmanager
+def certificate() -> Iterator[Certificate]:
+    """A new one, signed by an authority of its own, while this lasts.
+
+    Another process makes it, so that this one stays small.
+    """
+    with tempfile.TemporaryDirectory(prefix="batchrun-tls-") as room:
+        command = [sys.executable, "-m", "trustme", "--quiet", "--dir", room]
+        subprocess.run([*command, "--identities", "127.0.0.1"], check=True)
+        folder = Path(room)
+        yield Certificate(folder / "server.pem", folder / "server.key", folder / "client.pem")
+
+
 @contextmanager
 def upstream(
-    *, reply_bytes: int, latency_s: float = 0.0, stream_chunks: int | None = None
+    *,
+    reply_bytes: int,
+    latency_s: float = 0.0,
+    stream_chunks: int | None = None,
+    tls: Certificate | None = None,
 ) -> Iterator[str]:
     """Serve fixed replies from the second core; this process and its children keep to the first.
 
@@ -65,6 +92,8 @@ def upstream(
     command = [sys.executable, str(HERE / "upstream.py"), f"--reply-bytes={reply_bytes}"]
     if stream_chunks is not None:
         command.append(f"--stream={stream_chunks}")
+    if tls is not None:
+        command += ["--tls", str(tls.chain), str(tls.key)]
     # Not the core of this process and its children, to which it may have kept for a while already.
     command.append(f"--core={CORES[-1]}")
     with subprocess.Popen(

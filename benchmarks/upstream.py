@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import ssl
 from functools import partial
 from itertools import pairwise
 from typing import cast
@@ -144,12 +145,15 @@ class FixedReply(asyncio.Protocol):
             write()
 
 
-async def serve(port: int, response: bytes, latency_s: float) -> None:
+async def serve(
+    port: int, response: bytes, latency_s: float, tls: ssl.SSLContext | None = None
+) -> None:
     """Listen until cancelled; the first line on stdout is the base URL."""
     server = await asyncio.get_running_loop().create_server(
-        lambda: FixedReply(response, latency_s), "127.0.0.1", port, backlog=1024
+        lambda: FixedReply(response, latency_s), "127.0.0.1", port, backlog=1024, ssl=tls
     )
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    scheme = "http" if tls is None else "https"
+    print(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     async with server:
         await server.serve_forever()
 
@@ -163,6 +167,7 @@ def main() -> None:
     parser.add_argument(
         "--stream", type=int, metavar="CHUNKS", help="stream each answer in so many chunks"
     )
+    parser.add_argument("--tls", nargs=2, metavar=("CHAIN", "KEY"), help="speak TLS")
     parser.add_argument("--core", type=int, help="the only one to run on")
     options = parser.parse_args()
     if options.stream:
@@ -171,7 +176,11 @@ def main() -> None:
         response = completion(options.reply_bytes)
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
-    uvloop.run(serve(options.port, response, options.latency))
+    tls = None
+    if options.tls is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*options.tls)
+    uvloop.run(serve(options.port, response, options.latency, tls))
 
 
 if __name__ == "__main__":

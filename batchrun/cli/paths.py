@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchrun.adapters.storage.home import at_home
 from batchrun.errors import UsageError
 
+if TYPE_CHECKING:
+    _Text = click.ParamType[str]
+else:
+    _Text = click.ParamType  # generic at run time in late releases alone
 
-class HomePath(click.ParamType[str]):
+
+class HomePath(_Text):
     """A path as text, with ``~`` as the home directory."""
 
     name = "path"

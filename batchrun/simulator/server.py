@@ -7,11 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from itertools import count
+from typing import NoReturn
 
 import msgspec
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.web_request import BaseRequest
 
 from batchrun.simulator import faults, ledger
 from batchrun.simulator.chat import DEFAULT_MODEL, answer_digest, read_body, read_chat
@@ -45,7 +44,7 @@ _BEARER = "Bearer "
 class HangUp(web.StreamResponse):
     """Closes the connection instead of answering, or of finishing an answer."""
 
-    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+    async def prepare(self, request: web.BaseRequest) -> NoReturn:
         """Raise what aiohttp takes for a client that went away: it closes and says nothing."""
         del request
         raise ConnectionResetError("the simulator hangs up")

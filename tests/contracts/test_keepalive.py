@@ -21,6 +21,8 @@ from batchrun.core.settings.urls import address
 from batchrun.errors import TransportFault
 from batchrun.records import Request
 
+pytestmark = pytest.mark.usefixtures("way")
+
 REQUEST = Request(0, None, b'{"messages":[],"model":"m"}', "0" * 64, "m", 10)
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 NONE = (0, None, None, None)

@@ -12,6 +12,7 @@ import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import aiohttp
 import pytest
 import trustme
 
@@ -25,6 +26,8 @@ from batchrun.core.settings.urls import Address, address
 from batchrun.core.settings.values import checked
 from batchrun.errors import TransportFault, UsageError
 from batchrun.records import Request
+
+pytestmark = pytest.mark.usefixtures("way")
 
 KEY = "sk-never-to-be-seen"
 PLAIN = b'{"choices":[{"message":{"content":"plain"},"finish_reason":"stop"}]}'
@@ -340,17 +343,21 @@ class TestTls:
 
     @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
     def test_a_client_certificate_that_is_missing(
-        self, play, authority, endpoint, ca_file, version
+        self, play, authority, endpoint, ca_file, version, way
     ):
-        """The refusal may come after the handshake: it is told from a broken connection."""
+        """The refusal may come after the handshake: it is told from a broken connection, the plain
+        way by the second or third attempt at the latest, since aiohttp may be writing meanwhile.
+        """
         demanding = _server_tls(authority, "127.0.0.1")
         demanding.verify_mode = ssl.CERT_REQUIRED
         demanding.maximum_version = version
         authority.configure_trust(demanding)
         with _refusing_handshakes(demanding) as port:
-            fault = play(
-                _sent(f"https://127.0.0.1:{port}/v1", tls=context_of(endpoint(ca_file=ca_file), {}))
-            )
+            for _ in range(5 if way == "plain" else 1):
+                tls = context_of(endpoint(ca_file=ca_file), {})
+                fault = play(_sent(f"https://127.0.0.1:{port}/v1", tls=tls))
+                if fault.kind != "reset":
+                    break
         assert fault.kind == "tls" and "--client-cert" in str(fault), repr(fault)
 
     def test_a_server_without_tls(self, play, endpoint):
@@ -648,9 +655,8 @@ class TestAddresses:
                     loop = asyncio.get_running_loop()
                     transport = _http(f"http://two.example:{server.port}/v1")
                     async with transport:
-                        connector = transport._session.connector
 
-                        async def resolve(host, port, **_):
+                        async def resolve(_, host, port, **__):
                             families = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
                             return [
                                 {"hostname": host, "host": found, "port": port,
@@ -659,7 +665,7 @@ class TestAddresses:
                                 for found in (other, alive)
                             ]  # fmt: skip
 
-                        monkeypatch.setattr(connector._resolver, "resolve", resolve)
+                        monkeypatch.setattr(aiohttp.DefaultResolver, "resolve", resolve)
                         began_s = loop.time()
                         reply = await transport.send(REQUEST)
                         return reply, loop.time() - began_s

@@ -17,6 +17,8 @@ from batchrun.core.verdict.judge import Circumstances, judge
 from batchrun.errors import TransportFault
 from batchrun.records import Request
 
+pytestmark = pytest.mark.usefixtures("way")
+
 REQUEST = Request(0, None, b'{"model":"m","stream":true}', "0" * 64, "m", 10)
 KEY = "sk-never-to-be-seen"
 TIMEOUT_S = 0.5
@@ -343,8 +345,10 @@ def test_what_comes_late_behind_done(transport_of):
     assert opened == 1
 
 
-def test_words_between_two_answers_cost_the_connection(transport_of):
-    """What a server says unasked is not taken for the next answer."""
+def test_words_between_two_answers_cost_the_connection(transport_of, way):
+    """What a server says unasked is not taken for the next answer. The plain way can notice it
+    only once a request went out, which then is as if its connection had gone stale.
+    """
     unasked = _head("Content-Length: 0", "Connection: close", status="408 Idle for too long")
 
     async def behave(_, writer):
@@ -356,8 +360,12 @@ def test_words_between_two_answers_cost_the_connection(transport_of):
     async def play():
         async with _serving(behave) as (url, opened), transport_of(url) as transport:
             found = []
-            for _ in range(2):
-                found.append(await transport.send(REQUEST))
+            while len(found) < 2:
+                try:
+                    found.append(await transport.send(REQUEST))
+                except TransportFault as fault:
+                    if (fault.kind, way) != ("stale", "plain"):
+                        raise
                 await asyncio.sleep(0.2)
             return found, len(opened)
 

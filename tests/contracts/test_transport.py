@@ -265,6 +265,7 @@ class TestFakeTransport(TransportContract):
         assert fake.in_flight == 0
 
 
+@pytest.mark.usefixtures("way")
 class TestHttpTransport(TransportContract):
     @asynccontextmanager
     async def playing(self, what):
@@ -316,6 +317,7 @@ def _exchanged(behave, *requests, **settings):
     return asyncio.run(play())
 
 
+@pytest.mark.usefixtures("way")
 class TestOnTheWire:
     def test_the_request_is_sent_as_it_is(self):
         """The body goes out byte by byte as it was made, with type, length and key."""
@@ -568,8 +570,10 @@ class TestOnTheWire:
 
         asyncio.run(play())
 
-    def test_what_a_server_says_unasked_is_no_answer(self):
-        """A server that talks on an idle connection: each request still gets its own answer."""
+    def test_what_a_server_says_unasked_is_no_answer(self, way):
+        """A server that talks on an idle connection: each request still gets its own answer. The
+        plain way can notice it only once a request went out, which then counts as stale.
+        """
         servers = []
 
         async def chatty(_, writer, count):
@@ -584,9 +588,14 @@ class TestOnTheWire:
                 servers.append(server)
                 await transport.send(_request(body=b'{"n":0}'))
                 await asyncio.sleep(0.05)
-                answers = [
-                    (await transport.send(_request(body=b'{"n":%d}' % n))).body for n in range(1, 5)
-                ]
+                answers = []
+                while len(answers) < 4:
+                    body = b'{"n":%d}' % (len(answers) + 1)
+                    try:
+                        answers.append((await transport.send(_request(body=body))).body)
+                    except TransportFault as error:
+                        if (error.kind, way) != ("stale", "plain"):
+                            raise
                 assert answers == [b'{"n":%d}' % n for n in range(1, 5)]
 
         asyncio.run(play())
@@ -628,6 +637,7 @@ class TestOnTheWire:
         asyncio.run(play())
 
 
+@pytest.mark.usefixtures("way")
 class TestKeys:
     def test_no_repr_shows_the_key(self):
         """Neither the transport nor what it raises shows the key, down to the first cause."""

@@ -51,14 +51,16 @@ HOMES = [
         {"aiohttp"},
         (
             "batchrun.adapters.http.transport",
+            "batchrun.adapters.http.aiohttp_internals",
             "batchrun.adapters.http.connections",
             "batchrun.adapters.http.exchange",
+            "batchrun.adapters.http.plain_exchange",
             "batchrun.adapters.http.reply_body",
             "batchrun.adapters.http.faults",
             "batchrun.adapters.http.keepalive",
             "batchrun.simulator",
         ),
-        "One module turns HTTP's exceptions into ours, the next ones know the library's insides.",
+        "One module turns HTTP's exceptions into ours, one knows the library's insides.",
     ),
     (
         {"tenacity", "aiolimiter"},

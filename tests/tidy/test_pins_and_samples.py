@@ -1,8 +1,10 @@
 """Files that are made by a tool still say what their makers say."""
 
+import itertools
 import json
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,7 +26,27 @@ def test_tests_run_on_the_versions_that_the_demo_runs_on():
     assert runtime == {name: tools.get(name) for name in runtime}, "compile both: make pins"
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "real.txt"])
+def lower_bounds(declared):
+    """The lowest version that each of these requirements allows, by the package's name."""
+    found = {}
+    for need in declared:
+        name, bound = re.match(r"([\w.-]+)\s*>=\s*([\d.]+)", need).groups()
+        found[name] = tuple(map(int, bound.split(".")))
+    return found
+
+
+def test_the_lowest_versions_are_those_that_are_declared():
+    """Every dependency, of the extras too, is tested at its lower bound."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    extras = itertools.chain(*project["optional-dependencies"].values())
+    lowest = pins("lowest.txt")
+    for name, bound in lower_bounds([*project["dependencies"], *extras]).items():
+        pinned = tuple(map(int, lowest[name].split(".")))
+        assert pinned[: len(bound)] == bound, f"{name} {lowest[name]}: make pins"
+
+
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "lowest.txt", "real.txt"])
 def test_pins_say_nothing_about_where_packages_come_from(name):
     """A requirements file holds pins, hashes and comments, and no option such as an index."""
     text = (ROOT / "requirements" / name).read_text("utf-8")

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import weakref
+import errno
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from yarl import URL
 
 from batchrun.adapters.environment.clock import real_s
+from batchrun.adapters.http.aiohttp_internals import Dialler, Wire
+from batchrun.errors import TransportFault
 
 IDLE_S_MAX = 15.0
 """Connections that lay idle for so long are closed; the connector's own bound. The time for which
@@ -35,70 +35,75 @@ LOST_SHARE = 1 / 8
 closed by the server before it answered.
 """
 
+LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+"""How aiohttp says that the server closed a connection."""
 
-@dataclass(slots=True)
-class Held:
-    """A connection in use by one exchange, or idle. ``used`` says that it has served before."""
 
-    connection: aiohttp.connector.Connection
-    protocol: ResponseHandler
-    used: bool
-    idle_from_s: float = 0.0
+class Losses:
+    """Counts the connections that were lost when they were used again."""
+
+    def __init__(self) -> None:
+        self.used_again = self._lost = 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a connection is worth keeping for the next exchange."""
+        lost = self._lost
+        return lost < LOST_MIN or lost < LOST_SHARE * (lost + self.used_again)
+
+    def unreachable(self) -> None:
+        """No new connection can be made: the server has other troubles."""
+        self._lost = 0
+
+    def stale(self, error: Exception, *, used: bool, begun: bool) -> TransportFault | None:
+        """Count a loss; the fault, where the server closed a connection between two exchanges.
+
+        ``begun`` says that an answer had begun.
+        """
+        # One that died while it was waited on was not closed between two exchanges.
+        begun = begun or getattr(error, "errno", None) == errno.ETIMEDOUT
+        if begun:
+            return None
+        # If a new one is lost too, the server has other troubles.
+        self._lost = self._lost + 1 if used else 0
+        # With part of a head, the error holds that instead of a text.
+        if not used or not isinstance(getattr(error, "message", ""), str):
+            return None
+        what = "the server closed a kept-alive connection"
+        return TransportFault(what, kind="stale", sent=True)
 
 
 class Connections:
     """The connections of one session to one server."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
-        connector = session.connector
-        assert connector is not None
-        self._connector = connector
-        self._timeout = session.timeout
+        self.losses = Losses()
+        self._dialler = Dialler(session, url)
+        self._host = urlsplit(url).hostname
         self._loop = asyncio.get_running_loop()
-        # Connections are asked for by a request; all that counts is where it goes.
-        self._request = aiohttp.ClientRequest(
-            "POST", URL(url, encoded=False), loop=self._loop, session=session
-        )
-        self._idle: deque[Held] = deque()
+        self._idle: deque[Wire] = deque()
         self._watching = False
         self._asking = 0
-        self._served: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
-        self._used_again = self._lost = 0
 
-    async def take(self) -> Held:
-        """A connection for one exchange, to be given back, lost or closed. Raises what aiohttp
-        raises where none can be made.
+    async def take(self) -> Wire:
+        """A connection for one exchange, to be given back or closed. Raises what aiohttp raises
+        where none can be made.
         """
         self._close_old()
         while self._idle:
-            held = self._idle.popleft()
-            protocol = held.protocol
-            # A server may have spoken unasked while it lay idle (some announce a timeout that way):
-            # that would be taken for the answer to the next request.
-            if protocol.is_connected() and not protocol.should_close:
-                return held
-            held.connection.close()
+            wire = self._idle.popleft()
+            if wire.is_ready():
+                return wire
+            wire.close()
         with self.wanted():
-            return await self._asked_for()
-
-    async def _asked_for(self) -> Held:
-        try:
-            while True:
-                connection = await self._connector.connect(
-                    self._request, traces=[], timeout=self._timeout
-                )
-                protocol = connection.protocol
-                assert protocol is not None
-                used = protocol in self._served
-                if not used or not protocol.should_close:
-                    return Held(connection, protocol, used)
-                connection.close()
-        except aiohttp.ClientConnectorError:
-            self._lost = 0
-            raise
-        except TimeoutError as error:
-            message = f"no connection to {self._request.url.host} in time"
-            raise aiohttp.ConnectionTimeoutError(message) from error
+            try:
+                return await self._dialler.dial()
+            except aiohttp.ClientConnectorError:
+                self.losses.unreachable()
+                raise
+            except TimeoutError as error:
+                message = f"no connection to {self._host} in time"
+                raise aiohttp.ConnectionTimeoutError(message) from error
 
     @contextlib.contextmanager
     def wanted(self) -> Iterator[None]:
@@ -114,21 +119,20 @@ class Connections:
         """Leave what is idle to the connector, which closes it at the end."""
         self._close_old()
         while self._idle:
-            held = self._idle.popleft()
-            self._served.add(held.protocol)
-            held.connection.release()
+            self._dialler.release(self._idle.popleft())
 
-    def give_back(self, held: Held) -> None:
+    def give_back(self, wire: Wire) -> None:
         """An exchange ended well."""
-        if held.used:
-            self._used_again += 1
+        losses = self.losses
+        if wire.used:
+            losses.used_again += 1
         else:
-            held.used = True
-        if not self._keeps or held.protocol.should_close:
-            held.connection.close()
+            wire.used = True
+        if not losses.keeps or wire.is_spent():
+            wire.close()
             return
-        held.idle_from_s = real_s()
-        self._idle.append(held)
+        wire.idle_from_s = real_s()
+        self._idle.append(wire)
         if self._asking:
             self.let_go()
         elif not self._watching:
@@ -145,17 +149,4 @@ class Connections:
     def _close_old(self) -> None:
         old_s = real_s() - IDLE_S_MAX
         while self._idle and self._idle[0].idle_from_s <= old_s:
-            self._idle.popleft().connection.close()
-
-    def lost(self, held: Held, *, begun: bool) -> None:
-        """The server closed it; ``begun`` says that an answer had begun."""
-        held.connection.close()
-        if not begun:
-            # If a new one is lost too, the server has other troubles.
-            self._lost = self._lost + 1 if held.used else 0
-
-    @property
-    def _keeps(self) -> bool:
-        """Whether a connection is worth keeping for the next exchange."""
-        lost = self._lost
-        return lost < LOST_MIN or lost < LOST_SHARE * (lost + self._used_again)
+            self._idle.popleft().close()

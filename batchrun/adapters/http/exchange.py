@@ -1,71 +1,25 @@
 """One POST after the other over aiohttp's pooled connections, with the request's head made once.
 
-``ClientSession.post`` builds URL, headers, cookies, payload, a task that writes the body, and a
-response object anew for every request; for bodies that all go to one URL with the same headers that
-is two thirds of its cost (60 of 90 µs, see docs/adr/0013). What matters stays aiohttp's: the
-connector (pool, DNS, TLS, connect timeout), the protocol, the HTTP parser and its limits,
-decompression, and the rule which connection may be used again.
-
-The parts used here and in ``connections``, beside what aiohttp documents:
-``BaseConnector.connect``, ``Connection.protocol``, ``ResponseHandler.set_response_params`` and
-``.read``, ``StreamReader._buffer``. They have kept their names and meaning since aiohttp 3.8, and
-the transport's exam (tests/contracts) meets them all.
+What matters stays aiohttp's: the connector (pool, DNS, TLS, connect timeout), the protocol, the
+HTTP parser and its limits, decompression, and the rule which connection may be used again. What
+this takes beside its documented names, and why: ``aiohttp_internals``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import aiohttp
 from multidict import CIMultiDictProxy
-from yarl import URL
 
-from batchrun.adapters.http.connections import Connections
+from batchrun.adapters.http.aiohttp_internals import arrived_whole, head_of, request_head
+from batchrun.adapters.http.connections import LOST, Connections
 from batchrun.errors import TransportFault
 
 JOINED_BYTES_MAX = 2**16
 """Head and body go out in one piece up to here; beyond, copying costs more than a second write."""
-
-READ_BUFFER_BYTES = 2**16
-
-_LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-
-HEADER_BYTES_MAX = 2**16
-HEADERS_MAX = 1024
-HEAD_BOUNDS: dict[str, Any] = {
-    "max_line_size": HEADER_BYTES_MAX,
-    "max_field_size": HEADER_BYTES_MAX,
-}
-"""Bounds of a response's head. aiohttp's own (8 KB, 128 headers) are met by content security
-policies and by what a chain of proxies adds."""
-if "max_headers" in inspect.signature(aiohttp.ClientSession).parameters:
-    HEAD_BOUNDS["max_headers"] = HEADERS_MAX  # earlier releases do not bound the number
-_READING: dict[str, Any] = {
-    "read_until_eof": True,
-    "auto_decompress": True,
-    "read_bufsize": READ_BUFFER_BYTES,
-    **HEAD_BOUNDS,
-}
-
-
-def arrived_whole(content: aiohttp.StreamReader) -> bytes | None:
-    """A body that has come to its end, in one piece. None for any other, and for a longer one: it
-    is read by ``content``'s own methods. After each piece these resume the connection and its
-    parser, which takes a thirtieth of a run's CPU time even where nothing is left to read.
-    """
-    if (
-        content.is_eof()
-        and 0 < content.total_bytes <= READ_BUFFER_BYTES  # what is longer may have stopped reading
-        and content.exception() is None
-    ):
-        pieces = content._buffer  # noqa: SLF001 - nothing that is public looks without taking
-        if len(pieces) == 1:
-            return pieces[0]
-    return None
 
 
 class Head(NamedTuple):
@@ -78,9 +32,11 @@ class Head(NamedTuple):
 class BodyReader(Protocol):
     """Reads a response's body."""
 
-    async def __call__(self, content: aiohttp.StreamReader, head: Head) -> bytes:
-        """The body; raises to have the connection closed, which also happens where the body was
-        not read to its end.
+    async def __call__(
+        self, content: aiohttp.StreamReader, head: Head, whole: bytes | None = None
+    ) -> bytes:
+        """The body; ``whole`` is there where it has come in one piece. Raises to have the
+        connection closed, which also happens where the body was not read to its end.
         """
         ...
 
@@ -98,61 +54,45 @@ class Poster:
         """``headers`` are sent with every body, beside those that aiohttp adds by itself."""
         self._session = session
         self._connections = connections
-        self._url = URL(url, encoded=False)
+        self._url = url
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[asyncio.Transport, bytes] = {}
         self.replace_headers(headers)
 
     def replace_headers(self, headers: Mapping[str, str]) -> None:
         """Send these with every body from now on."""
-        # Its head is the head of them all.
-        request = aiohttp.ClientRequest(
-            "POST", self._url, headers=headers, loop=self._loop, session=self._session
-        )
-        lines = [f"POST {request.url.raw_path_qs} HTTP/1.1"]
-        lines += [
-            f"{name}: {value}"
-            for name, value in request.headers.items()
-            if name.lower() not in ("content-length", "transfer-encoding")
-        ]
-        if any("\r" in line or "\n" in line or "\0" in line for line in lines):
-            message = "a request header holds a line break"
-            raise ValueError(message)
-        self._head = "\r\n".join([*lines, "Content-Length: "]).encode()
+        self._head = request_head(self._session, self._url, headers)
 
     async def post(self, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
         """Send a body and return the response, whatever its status.
 
         Raises what aiohttp raises; then, and when cancelled, the connection is closed.
         """
-        held = await self._connections.take()
-        protocol = held.protocol
+        wire = await self._connections.take()
         begun = False
         try:
-            protocol.set_response_params(**_READING)
-            transport = self._send(protocol.transport, body)
-            message, content = await protocol.read()
+            transport = self._send(wire.begin(), body)
+            message, content = await wire.read()
             begun = True
-            while 100 <= message.code < 200 and message.code != 101:
-                message, content = await protocol.read()
-            found = Head(message.code, message.headers)
-            answer = await read(content, found)
+            status, headers = head_of(message)
+            while 100 <= status < 200 and status != 101:
+                message, content = await wire.read()
+                status, headers = head_of(message)
+            found = Head(status, headers)
+            answer = await read(content, found, arrived_whole(content))
             if transport in self._outgoing or transport.get_write_buffer_size():
                 # Answered before everything was sent: the rest must not meet the next request.
-                protocol.force_close()
-        except _LOST as error:
-            # One that died while it was waited on was not closed between two exchanges.
-            begun = begun or getattr(error, "errno", None) == errno.ETIMEDOUT
-            self._connections.lost(held, begun=begun)
-            # With part of a head, the error holds that instead of a text.
-            if begun or not held.used or not isinstance(getattr(error, "message", ""), str):
+                wire.spend()
+        except LOST as error:
+            wire.close()
+            fault = self._connections.losses.stale(error, used=wire.used, begun=begun)
+            if fault is None:
                 raise
-            what = "the server closed a kept-alive connection"
-            raise TransportFault(what, kind="stale", sent=True) from None
+            raise fault from None
         except BaseException:
-            held.connection.close()
+            wire.close()
             raise
-        self._connections.give_back(held)
+        self._connections.give_back(wire)
         return found, answer
 
     def _send(self, transport: asyncio.Transport | None, body: bytes) -> asyncio.Transport:

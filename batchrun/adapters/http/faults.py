@@ -7,8 +7,14 @@ import os
 import ssl
 
 import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
 
+from batchrun.adapters.http.aiohttp_internals import (
+    EofStreamError,
+    NotHttpError,
+    behind,
+    host_of,
+    parser_words,
+)
 from batchrun.errors import BatchrunError, TransportFault
 
 _DISAGREEMENTS = (
@@ -56,7 +62,7 @@ def fault(
         message = f"no connection to the proxy {proxy}: {_reason(error)}"
         return TransportFault(message, kind="connect", sent=False)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        message = f"no address for {error.host}: {_reason(error)}"
+        message = f"no address for {host_of(error, where)}: {_reason(error)}"
         return TransportFault(message, kind="dns", sent=False)
     if isinstance(error, aiohttp.ClientConnectorError):
         message = f"no connection to {where}: {_reason(error)}"
@@ -67,14 +73,12 @@ def fault(
         return TransportFault(
             f"the reply was cut off: {text}", kind="cut", sent=True, http_status=status
         )
-    if isinstance(
-        error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.EofStream)
-    ):
+    if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, EofStreamError)):
         how = f"the connection was closed: {text}"
         if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
             how = f"the connection is dead: {proxy or where} no longer answers, not even probes"
         return TransportFault(how, kind="reset", sent=True)
-    if isinstance(error, HttpProcessingError):
+    if isinstance(error, (NotHttpError, aiohttp.ClientResponseError)):
         advice = " (the server speaks TLS: use https://)" if _TLS_RECORD in text else ""
         text = f"the reply is not HTTP as it should be: {text}{advice}"
     return TransportFault(text, kind="cut", sent=True)
@@ -86,22 +90,25 @@ def _words(error: Exception) -> str:
     """
     if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
         return "it ended within the head of the reply"  # which stands in the error
-    inner = error.__cause__
-    if isinstance(error, aiohttp.ClientPayloadError) and isinstance(inner, HttpProcessingError):
-        error = inner
-    text = error.message if isinstance(error, HttpProcessingError) else str(error)
+    text = parser_words(error)
+    if text is None and isinstance(
+        error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
+    ):
+        text = parser_words(error.__cause__)
+    if text is None:
+        text = str(error)
     return " ".join(text.split()) or type(error).__name__
 
 
 def _reason(error: aiohttp.ClientConnectorError) -> str:
-    return error.os_error.strerror or str(error.os_error) or type(error.os_error).__name__
+    inner = behind(error) or error
+    words = inner.strerror if isinstance(inner, OSError) else None
+    return words or str(inner) or type(inner).__name__
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
     """The failure of TLS behind an exception: an alert may come long after the handshake."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        error = error.certificate_error
-    for found in (error, getattr(error, "os_error", None), error.__cause__):
+    for found in (error, behind(error), error.__cause__):
         if isinstance(found, ssl.SSLError) and not isinstance(found, aiohttp.ClientError):
             return found
     return None

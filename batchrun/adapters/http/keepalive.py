@@ -15,15 +15,11 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-import ssl
-import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-
 if TYPE_CHECKING:
-    from aiohttp.tracing import Trace
+    from aiohttp import AddrInfoType
 
 PROBES = 5
 """A connection is dead after so many probes without an answer: with the default times, three
@@ -50,40 +46,19 @@ def options(keepalive_s: float) -> list[tuple[int, int, int]]:
     ]
 
 
-class ProbedConnector(aiohttp.TCPConnector):
-    """aiohttp's connector; the kernel probes its connections while they are silent.
-
-    The options are set on the socket of a finished connection: one place for plain connections,
-    TLS, tunnels through a proxy, and whichever address of a host answered first. (aiohttp's
-    ``socket_factory`` would set them earlier; it came with 3.12.)
+def socket_factory(keepalive_s: float) -> Callable[[AddrInfoType], socket.socket]:
+    """Makes the sockets of aiohttp's connector, probed by the kernel while they are silent: those
+    of plain connections, TLS, and tunnels through a proxy. ``keepalive_s`` is above 0.
     """
+    chosen = options(keepalive_s)
 
-    def __init__(self, keepalive_s: float, *, limit: int, tls: ssl.SSLContext | bool) -> None:
-        """``keepalive_s`` is above 0; ``limit`` bounds the connections."""
-        super().__init__(limit=limit, ttl_dns_cache=60, ssl=tls)
-        self._options = options(keepalive_s)
-        self._probed: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
-
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Trace],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own name
-    ) -> aiohttp.connector.Connection:
-        """See ``aiohttp.BaseConnector``."""
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        if protocol is not None and protocol not in self._probed:
-            self._probed.add(protocol)
-            if protocol.transport is not None:
-                self._probe(protocol.transport.get_extra_info("socket"))
-        return connection
-
-    def _probe(self, carrier: socket.socket | None) -> None:
-        if carrier is None:
-            return
-        for level, name, value in self._options:
-            # A connection that was closed meanwhile, or a system that knows the option's name
-            # and not the option, is no worse off without it.
+    def make(address: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        for level, name, value in chosen:
+            # A system that knows the option's name and not the option is no worse off without it.
             with contextlib.suppress(OSError):
-                carrier.setsockopt(level, name, value)
+                made.setsockopt(level, name, value)
+        return made
+
+    return make

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from batchrun.adapters.http.exchange import Head, arrived_whole
+from batchrun.adapters.http.exchange import Head
 from batchrun.core.reply import completion as reading
 from batchrun.core.stream import sse
 from batchrun.core.stream.fast_chunk import is_chunks
@@ -84,10 +84,11 @@ class Arriving:
         """The status, once the head of the reply is there."""
         return self.head.status if self.head is not None else None
 
-    async def read(self, content: aiohttp.StreamReader, head: Head) -> bytes:
+    async def read(
+        self, content: aiohttp.StreamReader, head: Head, whole: bytes | None = None
+    ) -> bytes:
         """See ``exchange.BodyReader``. Empty where the body is a stream."""
         self.head = head
-        whole = arrived_whole(content)
         if whole is not None and whole[:1] == b"{" and len(whole) <= self._bytes_max:
             return self._settled(whole)  # nearly every reply arrives like this
         piece = await content.readany()

@@ -10,21 +10,23 @@ Whoever makes the transport names the proxy: aiohttp's own reading of the enviro
 from __future__ import annotations
 
 import asyncio
-import io
+import contextlib
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
 
+from batchrun.adapters.http import aiohttp_internals, connections
+from batchrun.adapters.http.aiohttp_internals import HEAD_BOUNDS, EofStreamError, NotHttpError
 from batchrun.adapters.http.connections import Connections
 from batchrun.adapters.http.deadlines import Deadlines
-from batchrun.adapters.http.exchange import HEAD_BOUNDS, BodyReader, Head, Poster
+from batchrun.adapters.http.exchange import Head, Poster
 from batchrun.adapters.http.faults import fault
-from batchrun.adapters.http.keepalive import ProbedConnector
+from batchrun.adapters.http.keepalive import socket_factory
+from batchrun.adapters.http.plain_exchange import PlainPoster, tracing
 from batchrun.adapters.http.reply_body import Arriving, Large
 from batchrun.core.reply.redirects import FOLLOWED, REDIRECTS_MAX, target
 from batchrun.core.settings.providers import AUTHORIZATION
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
 JSON = "application/json"
 REMARK_MAX = 200
 """Characters of what a server said in a stream beside an answer."""
-LARGE_BODY_BYTES = 2**20
-"""aiohttp wants larger bodies as a stream."""
+UNDERSTOOD = (aiohttp.ClientError, EofStreamError, NotHttpError, OSError, TimeoutError)
+"""What ``faults`` makes ours of; OSError and TimeoutError come from below aiohttp."""
 BROKEN = frozenset("dns connect stale reset cut incomplete".split())
 """Faults that a connection may have because nobody attended to it."""
 ELSEWHERE_MAX = 16
@@ -90,6 +92,9 @@ class HttpTransport:
         self._keepalive_s = keepalive_s
         self._where = self._socket or urlsplit(self._url).netloc
 
+    remark: str | None
+    """What whoever runs this should know of it: requests go a dearer way than usual, and why."""
+
     def __repr__(self) -> str:
         return f"HttpTransport({self._where})"
 
@@ -108,6 +113,8 @@ class HttpTransport:
         self._headers = self._headers_with(key)
         for poster in self._posters.values():
             poster.replace_headers(self._headers)
+        if self._plain is not None:
+            self._plain.replace_headers(self._headers)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -115,28 +122,54 @@ class HttpTransport:
         self._large = Large(self._concurrency)
         # Time to the first token is told of streams alone; this clock costs more than that one.
         self._clock = self._deadlines.awake_s if self._stream else time.monotonic
-        self._session = aiohttp.ClientSession(
-            connector=self._connector(),
+        self._posters: dict[str, Poster] = {}
+        self._plain: PlainPoster | None = None
+        self._connections: Connections | None = None
+        self.remark: str | None = None
+        self._session = self._new_session()
+        differs = None
+        if self._proxy is None:
+            differs = await aiohttp_internals.differences(self._session, self._url)
+        if self._proxy is None and differs is None:
+            self._connections = Connections(self._session, self._url)
+            self._posters[self._url] = self._poster(self._url, self._connections)
+        else:
+            self._plain = PlainPoster(self._plain_session, self._headers, self._proxy)
+            self.remark = None if differs is None else aiohttp_internals.remark_on(differs)
+        return self
+
+    def _new_session(
+        self, *traces: aiohttp.TraceConfig, keeps: bool = True
+    ) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=self._connector(keeps=keeps),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=True,
+            trace_configs=list(traces),
             **HEAD_BOUNDS,
         )
-        self._connections = Connections(self._session, self._url)
-        self._posters = {self._url: self._poster(self._url)}
-        return self
 
-    def _poster(self, url: str) -> Poster:
-        return Poster(self._session, self._connections, url, self._headers)
+    def _plain_session(self, *, keeps: bool) -> aiohttp.ClientSession:
+        return self._new_session(tracing(), keeps=keeps)
 
-    def _connector(self) -> aiohttp.BaseConnector:
+    def _poster(self, url: str, connections: Connections) -> Poster:
+        return Poster(self._session, connections, url, self._headers)
+
+    def _connector(self, *, keeps: bool) -> aiohttp.BaseConnector:
+        keeping: dict[str, Any] = {"force_close": True}
+        if keeps:
+            keeping = {"keepalive_timeout": connections.IDLE_S_MAX}
         if self._socket is not None:
-            return aiohttp.UnixConnector(self._socket, limit=self._concurrency)
-        tls = True if self._tls is None else self._tls
-        if self._keepalive_s > 0:
-            return ProbedConnector(self._keepalive_s, limit=self._concurrency, tls=tls)
-        return aiohttp.TCPConnector(limit=self._concurrency, ttl_dns_cache=60, ssl=tls)
+            return aiohttp.UnixConnector(self._socket, limit=self._concurrency, **keeping)
+        return aiohttp.TCPConnector(
+            limit=self._concurrency,
+            ttl_dns_cache=60,
+            ssl=True if self._tls is None else self._tls,
+            socket_factory=socket_factory(self._keepalive_s) if self._keepalive_s > 0 else None,
+            **keeping,
+        )
 
     async def __aexit__(
         self,
@@ -144,7 +177,10 @@ class HttpTransport:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._connections.let_go()
+        if self._connections is not None:
+            self._connections.let_go()
+        if self._plain is not None:
+            await self._plain.close()
         await self._session.close()
 
     async def send(self, request: Request) -> Reply:
@@ -178,13 +214,7 @@ class HttpTransport:
                 )
                 return self._folded(arrived, fault, task)
             raise
-        except (
-            aiohttp.ClientError,
-            aiohttp.EofStream,
-            HttpProcessingError,
-            OSError,
-            TimeoutError,
-        ) as error:
+        except UNDERSTOOD as error:
             # Not chained: aiohttp's errors hold the request's headers, the key among them.
             return self._folded(arrived, self._fault(error, arrived.status), task)
         except TransportFault as fault:
@@ -195,38 +225,15 @@ class HttpTransport:
             arrived.close()
 
     async def _post(self, url: str, body: bytes, arrived: Arriving) -> tuple[Head, bytes]:
-        if self._proxy is not None:
-            return await self._post_by_proxy(url, body, arrived.read)
         poster = self._posters.get(url)
         if poster is None:
+            if self._connections is None:
+                assert self._plain is not None
+                return await self._plain.post(url, body, arrived.read)
             if len(self._posters) > ELSEWHERE_MAX:
                 self._posters = {self._url: self._posters[self._url]}
-            poster = self._posters[url] = self._poster(url)
+            poster = self._posters[url] = self._poster(url, self._connections)
         return await poster.post(body, arrived.read)
-
-    async def _post_by_proxy(self, url: str, body: bytes, read: BodyReader) -> tuple[Head, bytes]:
-        """The same by the long way: a proxy may want a request line of its own, or a tunnel."""
-        payload: aiohttp.Payload
-        if len(body) <= LARGE_BODY_BYTES:
-            payload = aiohttp.BytesPayload(body, content_type=JSON)
-        else:
-            payload = aiohttp.BytesIOPayload(io.BytesIO(body), content_type=JSON)
-        response = await self._session.post(
-            url,
-            data=payload,
-            headers=self._headers,
-            allow_redirects=False,
-            proxy=self._proxy,
-        )
-        try:
-            answer = await read(response.content, Head(response.status, response.headers))
-        except BaseException:
-            response.close()
-            raise
-        # Read to its end, a reply gives its connection back by itself.
-        if not response.content.at_eof():
-            response.close()
-        return Head(response.status, response.headers), answer
 
     async def get(self, url: str) -> Reply:
         """What the same server says under another URL, such as its list of models. Raises
@@ -235,14 +242,15 @@ class HttpTransport:
         arrived = Arriving(self._body_bytes_max, self._large)
         try:
             async with asyncio.timeout(self._timeout_s) as timer:
-                with self._connections.wanted():
+                kept = self._connections
+                with contextlib.nullcontext() if kept is None else kept.wanted():
                     response = await self._session.get(
                         url, headers=self._headers, allow_redirects=False, proxy=self._proxy
                     )
                 async with response:
                     head = Head(response.status, response.headers)
                     answer = await arrived.read(response.content, head)
-        except (aiohttp.ClientError, aiohttp.EofStream, HttpProcessingError, OSError) as error:
+        except UNDERSTOOD as error:
             if isinstance(error, TimeoutError) and timer.expired():
                 message = f"no whole reply within {self._timeout_s:g} s"
                 raise TransportFault(message, kind="timeout", sent=True) from None
