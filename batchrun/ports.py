@@ -111,6 +111,13 @@ class Gate(Protocol):
         """What holds requests back right now, None where nothing here does."""
         ...
 
+    @property
+    def storm(self) -> bool:
+        """Whether an exchange that holds its permit, if the server refuses it, is refused for
+        everybody.
+        """
+        ...
+
     async def enter(self, tokens: int) -> Permit:
         """Return when an exchange of about this many tokens may be sent. First come, first
         served; a cancelled waiter leaves no trace.

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from batchrun.errors import InputLostError, StorageError, TransportFault
+from batchrun.errors import FaultKind, InputLostError, StorageError, TransportFault
 from batchrun.records import (
     Attempt,
     Block,
@@ -150,7 +150,7 @@ class FakeTransport:
             self.in_flight -= 1
         if latency > self.timeout_s:
             message = f"no whole reply within {self.timeout_s:g} s"
-            raise TransportFault(message, kind="timeout", sent=True)
+            raise TransportFault(message, kind=FaultKind.TIMEOUT, sent=True)
         answer = self.script(request, before)
         if isinstance(answer, TransportFault):
             raise answer

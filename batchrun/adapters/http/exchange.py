@@ -25,7 +25,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from batchrun.adapters.http.connections import Connections
-from batchrun.errors import TransportFault
+from batchrun.errors import FaultKind, TransportFault
 
 JOINED_BYTES_MAX = 2**16
 """Head and body go out in one piece up to here; beyond, copying costs more than a second write."""
@@ -148,7 +148,7 @@ class Poster:
             if begun or not held.used or not isinstance(getattr(error, "message", ""), str):
                 raise
             what = "the server closed a kept-alive connection"
-            raise TransportFault(what, kind="stale", sent=True) from None
+            raise TransportFault(what, kind=FaultKind.STALE, sent=True) from None
         except BaseException:
             held.connection.close()
             raise
@@ -163,7 +163,7 @@ class Poster:
         """
         if transport is None or transport.is_closing():
             message = "the connection was closed before the request went out"
-            raise TransportFault(message, kind="reset", sent=False)
+            raise TransportFault(message, kind=FaultKind.RESET, sent=False)
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing[transport] = body
