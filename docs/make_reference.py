@@ -35,7 +35,7 @@ from batchrun.core.schema import json_schema  # noqa: E402
 from batchrun.core.settings import parameters, resolve  # noqa: E402
 from batchrun.core.settings.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
 from batchrun.core.settings.table import FLAGGED, TABLE  # noqa: E402
-from batchrun.core.verdict import outage, rules  # noqa: E402
+from batchrun.core.verdict import outage, rules, trail  # noqa: E402
 from batchrun.core.verdict.rules import RULES, Action  # noqa: E402
 from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
@@ -148,6 +148,12 @@ ATTEMPTS = {
     "reasoning_tokens": "As in the results.",
     "cost_usd": "What this exchange cost. Null where no price, or no usage, is known.",
     "request_id": "The server's name for the exchange.",
+    "decided_by": (
+        "How batchrun decided what happens to the row after this exchange: the words of the steps "
+        "that changed something, in order, joined by `>`. See "
+        "[how a decision is made](#how-a-decision-is-made). Null where an earlier version, or a "
+        "repair, wrote the line."
+    ),
     "usage_raw": "The server's usage object as JSON text; whatever the columns make of it.",
     "billed_from": (
         "What priced it: `reported_cost`, `parts` (prompt and completion), `total` (it has tokens "
@@ -434,8 +440,17 @@ ACTIONS = {
     Action.FAIL: "The row ends as an `error` row.",
     Action.STOP: "The run stops with exit code 3. The row stays pending.",
     Action.HOLD: (
-        "During an outage, in place of *again*: sent again when the endpoint is back. Not charged "
-        "to the row."
+        "During an outage, in place of *again*: sent again when the endpoint is back, or at another "
+        "one. Not charged to the row."
+    ),
+    Action.LEAVE: (
+        "In place of *stop*, where other endpoints serve the row's model: only this endpoint is "
+        "left out, and the row is sent to another one. Not charged to the row."
+    ),
+    Action.SWITCH: "The row is sent again, to `--fallback-model`.",
+    Action.WITHHOLD: (
+        "In place of *fail*, while nothing was answered since the row was sent: it fails once an "
+        "answer shows that the endpoint is well."
     ),
 }
 OUTAGES = (
@@ -1224,6 +1239,27 @@ def verdicts() -> Iterator[str]:
     yield ""
 
 
+def trails() -> Iterator[str]:
+    """The words of `decided_by`."""
+    yield "## How a decision is made"
+    yield ""
+    yield "After each exchange, batchrun decides once what happens to its row. The table above says"
+    yield "what the reply means by itself; later steps may change that. `decided_by` in `attempts/`"
+    yield "names the steps that spoke, in order, joined by `>`:"
+    yield "`server_error>attempts_used_up` is a 5xx that used up the last of the row's attempts."
+    yield ""
+    yield "The first word is the error class of the exchange (`truncated_output`, `empty_output` and"
+    yield "`invalid_output` for an answer that failed a check), or one of these:"
+    yield ""
+    yield from table(("first word", "meaning"), [(code(w), t) for w, t in trail.FIRST.items()])
+    yield "Each of the words that may follow stands for a change:"
+    yield ""
+    yield from table(("later word", "meaning"), [(code(w), t) for w, t in trail.LATER.items()])
+    yield "A refusal that every row waits out has no word of its own, and neither does a failed row"
+    yield "that is withheld for a while: both say nothing about the exchange."
+    yield ""
+
+
 def codes_of_vendors() -> Iterator[str]:
     """What vendors' own codes mean, and what counts as a report of failure under status 200."""
     yield "Vendors' own codes decide under which status an error is judged, whatever status it came"
@@ -1364,6 +1400,7 @@ def page() -> str:
         files,
         json_files,
         verdicts,
+        trails,
         exit_codes,
     ):
         lines += chapter()
