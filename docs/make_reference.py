@@ -440,8 +440,8 @@ ACTIONS = {
     Action.FAIL: "The row ends as an `error` row.",
     Action.STOP: "The run stops with exit code 3. The row stays pending.",
     Action.HOLD: (
-        "During an outage, in place of *again*: sent again when the endpoint is back, or at another "
-        "one. Not charged to the row."
+        "During an outage, in place of *again*: sent again when the endpoint is back, or at "
+        "another one. Not charged to the row."
     ),
     Action.LEAVE: (
         "In place of *stop*, where other endpoints serve the row's model: only this endpoint is "
@@ -1248,8 +1248,8 @@ def trails() -> Iterator[str]:
     yield "names the steps that spoke, in order, joined by `>`:"
     yield "`server_error>attempts_used_up` is a 5xx that used up the last of the row's attempts."
     yield ""
-    yield "The first word is the error class of the exchange (`truncated_output`, `empty_output` and"
-    yield "`invalid_output` for an answer that failed a check), or one of these:"
+    yield "The first word is the error class of the exchange (`truncated_output`, `empty_output`"
+    yield "and `invalid_output` for an answer that failed a check), or one of these:"
     yield ""
     yield from table(("first word", "meaning"), [(code(w), t) for w, t in trail.FIRST.items()])
     yield "Each of the words that may follow stands for a change:"

@@ -21,13 +21,14 @@ DONE, AGAIN, FAIL, STOP, FREE = Action.DONE, Action.AGAIN, Action.FAIL, Action.S
 THROTTLE, HOLD = Action.THROTTLE, Action.HOLD
 LEAVE, SWITCH, WITHHOLD = Action.LEAVE, Action.SWITCH, Action.WITHHOLD
 ATTEMPTS_MAX = 3
+REQUEST = Request(0, None, b"{}", "0" * 64, "m", 10)
 
 
 @dataclass
 class Row:
     """A row that is sent for the first time, unless told otherwise."""
 
-    request: Request = Request(0, None, b"{}", "0" * 64, "m", 10)
+    request: Request = REQUEST
     rulings: dict = field(default_factory=dict)
     charged: int = 0
     doubts: tuple = ()
@@ -103,7 +104,7 @@ def _failures(rows, kind=("server_error", 500, None)):
     return repeated
 
 
-ASKS_JSON = Request(0, None, b"{}", "0" * 64, "m", 10, expected=Expected(json=True))
+ASKS_JSON = REQUEST._replace(expected=Expected(json=True))
 RETRIES = {"plain": False, "output": Policy(on_truncation="retry", on_empty="fail")}
 SEVERAL = {"others": True, "elsewhere": True, "replaceable": True, "known_elsewhere": True}
 FALLBACK = {"plain": False, "other_model": True}
