@@ -6,6 +6,7 @@ credential. ``exit_code`` is what the command returns when the error reaches the
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -135,11 +136,41 @@ class NotASchemaError(BatchrunError):
     """
 
 
+class FaultKind(StrEnum):
+    """Why no whole reply came: a key of the verdict table (``core/verdict/rules.py``), and the
+    ``error_code`` of such an attempt.
+    """
+
+    TIMEOUT = "timeout"
+    """Not within ``--timeout`` or ``--connect-timeout``."""
+    DNS = "dns"
+    """The host name was not found."""
+    CONNECT = "connect"
+    """No connection was made."""
+    STALE = "stale"
+    """A kept-alive connection was closed before it was used again."""
+    RESET = "reset"
+    """The connection was closed before the reply began."""
+    CUT = "cut"
+    """The connection was closed within the reply."""
+    INCOMPLETE = "incomplete"
+    """A stream ended before its answer did."""
+    SUSPENDED = "suspended"
+    """The connection broke while this process, or its machine, was stopped."""
+    TLS = "tls"
+    """The server's certificate, or TLS itself, was refused."""
+    PROXY = "proxy"
+    """The proxy refused the connection."""
+    TOO_LARGE = "too_large"
+    """The reply is larger than ``--max-response-bytes``."""
+    INTERRUPTED = "interrupted"
+    """The run ended before the reply came. It never reaches the verdict table."""
+
+
 class TransportFault(BatchrunError):
     """One exchange ended without a whole reply.
 
-    ``kind`` is a key of the verdict table: ``timeout``, ``dns``, ``connect``, ``stale``, ``reset``,
-    ``cut``, ``incomplete``, ``suspended``, ``tls``, ``proxy`` or ``too_large``. ``sent`` tells
+    ``kind`` may be given as its value; any other text raises ``ValueError``. ``sent`` tells
     whether the request may have reached the server: then it may have been billed. ``http_status``
     is there when the reply's head had arrived, ``partial`` when part of a streamed answer had.
     """
@@ -148,13 +179,13 @@ class TransportFault(BatchrunError):
         self,
         message: str,
         *,
-        kind: str,
+        kind: FaultKind | str,
         sent: bool,
         http_status: int | None = None,
         partial: Reply | None = None,
     ) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind = FaultKind(kind)
         self.sent = sent
         self.http_status = http_status
         self.partial = partial

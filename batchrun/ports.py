@@ -28,6 +28,9 @@ class Source(Protocol):
 class Transport(Protocol):
     """One HTTP exchange, neither retried nor judged."""
 
+    remark: str | None
+    """What whoever runs this should know of the way that requests take."""
+
     async def send(self, request: Request) -> Reply:
         """Return the reply, whatever its status.
 
@@ -109,6 +112,13 @@ class Gate(Protocol):
     @property
     def bound_by(self) -> str | None:
         """What holds requests back right now, None where nothing here does."""
+        ...
+
+    @property
+    def storm(self) -> bool:
+        """Whether an exchange that holds its permit, if the server refuses it, is refused for
+        everybody.
+        """
         ...
 
     async def enter(self, tokens: int) -> Permit:

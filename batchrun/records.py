@@ -215,7 +215,8 @@ class Attempt(NamedTuple):
     have reached the server without a whole answer coming back: it may have been billed. ``cost_pd``
     is in picodollars (``core.cost.money``), None where it is not known; ``billed_from`` names the
     reading that priced it (``core.cost.billing``). ``usage_raw`` is the server's usage object, as
-    JSON text.
+    JSON text. ``decided_by`` names the steps that decided what became of the row
+    (``core.verdict.trail``); None where an earlier version, or a repair, wrote the line.
     """
 
     row: int
@@ -237,6 +238,7 @@ class Attempt(NamedTuple):
     ttft_s: float | None = None
     usage_raw: str | None = None
     billed_from: str | None = None
+    decided_by: str | None = None
 
 
 class Reused(NamedTuple):

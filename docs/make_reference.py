@@ -38,7 +38,7 @@ from batchrun.core.settings import parameters, resolve  # noqa: E402
 from batchrun.core.settings.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
 from batchrun.core.settings.table import FLAGGED, KINDS, SHORT, Setting  # noqa: E402
 from batchrun.core.settings.variables import VARIABLES  # noqa: E402
-from batchrun.core.verdict import outage, rules  # noqa: E402
+from batchrun.core.verdict import outage, rules, trail  # noqa: E402
 from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import dry_run, estimate, estimate_report, export, validate  # noqa: E402
@@ -438,6 +438,8 @@ def tables() -> dict[str, str]:
         "error-classes": error_classes(),
         "actions": actions(),
         "verdicts": verdicts(),
+        "trail-first": meanings("first word", trail.FIRST.items()),
+        "trail-later": meanings("later word", trail.LATER.items()),
         "vendor-codes": vendor_codes(),
         "phrases": phrase_table(),
         "exit-codes": exit_codes(),

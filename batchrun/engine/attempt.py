@@ -1,5 +1,8 @@
 """The attempt loop: one row's request, from the gate to its outcome. The only loop there is.
 
+``_attempt`` sends a request, has ``core.verdict.decide`` decide about the exchange, and acts on
+what it decided; nothing here judges.
+
 The first exchange is sent bare; tenacity's machinery is entered only after a first failure, since
 most rows never have one. Its first call raises the failure already known, so that it waits before
 sending again. The permit is given back before any wait.
@@ -14,15 +17,14 @@ from tenacity import AsyncRetrying, retry_if_exception_type
 
 from batchrun.core.reply import completion as reading
 from batchrun.core.settings.bounds import Finished
-from batchrun.core.verdict import answer_checks
-from batchrun.core.verdict.judge import Action, Circumstances, Verdict, answered, judge
-from batchrun.core.verdict.rules import HEALTH
+from batchrun.core.verdict.decide import Decision, Key, Sign, decide, failing_as
+from batchrun.core.verdict.rules import HEALTH, Action
 from batchrun.core.verdict.stop_message import stop_message
 from batchrun.engine.attempt_record import given_up, ledger_line, tokens_used
 from batchrun.engine.holding_back import HoldingBack
 from batchrun.engine.lane import Lane, Way, lanes_of
-from batchrun.engine.open_row import AgainError, LaterError, RowRun, WithheldError, failed
-from batchrun.engine.outage import forgive
+from batchrun.engine.lane_view import Scene, Seen
+from batchrun.engine.open_row import AgainError, LaterError, Phase, RowRun, WithheldError, failed
 from batchrun.engine.pace.gate import Dice
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
@@ -37,6 +39,9 @@ from batchrun.ports import Clock, Journal, Permit
 from batchrun.records import Attempt, Outcome, Reply
 
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
+_SENDING, _SETTLED = Phase.SENDING, Phase.SETTLED
+_ANSWERED = Sign.ANSWERED
+_new = tuple.__new__  # half the time of a named tuple's own ways
 
 
 class AttemptLoop:
@@ -67,16 +72,16 @@ class AttemptLoop:
         self._tally = tally
         self._switch = switch
         self._policy, self._holding_back = policy, HoldingBack()
-        lanes = lanes_of(
-            ways, journal=journal, clock=clock, dice=dice, tally=tally, switch=switch, policy=policy
-        )
+        lanes = lanes_of(ways, clock=clock, dice=dice, tally=tally, switch=switch)
         self.pool = Pool(lanes, room=room, tally=tally, switch=switch)
         self._fallback = fallback_of(policy, self.pool, journal=journal, tally=tally)
+        self._plain = policy.output is None and self._fallback is None
         self.withholding: Withholding | None = None
         if finished is not None:
             self.withholding = Withholding(
                 self.pool, journal=journal, room=room, tally=tally, finished=finished
             )
+        self._scene = Scene(self.pool, policy, clock, tally, self._fallback, self.withholding)
 
     async def first(self, run: RowRun) -> Outcome:
         """Send a row's request for the first time.
@@ -125,82 +130,53 @@ class AttemptLoop:
             return await retrying(attempt)
 
     async def _attempt(self, run: RowRun) -> Outcome:
-        request = run.request
+        """Send the row's request once, decide about the exchange, and act on the decision."""
         self._check_going(run)
         pool = self.pool
         lane, permit = (
             await pool.enter(run)
             if pool.only is None
-            else (pool.only, await pool.only.gate.enter(request.tokens))
+            else (pool.only, await pool.only.gate.enter(run.request.tokens))
         )
         with permit:
             self._check_going(run)
             reserved = None
             if self._spending is not None:
                 reserved = await self._reserved(self._spending, lane, permit, run)
-            wall_us = self._sending(lane, run)
-            key = lane.renewal.generation
-            sent_at_s, missed_s = self._clock.now_s(), self._clock.missed_s
+            self._sending(lane, run)
             exchange: Reply | TransportFault
             try:
-                exchange = await lane.transport.send(lane.worded(request))
+                exchange = await lane.transport.send(lane.worded(run.request))
             except TransportFault as fault:
                 # Its frames hold what had arrived: a whole bomb, until cycles are collected.
                 exchange = fault.with_traceback(None)
             except asyncio.CancelledError:
-                latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
-                lane.out.discard(run.sent)
-                given_up(self._journal, run, lane.name, wall_us, permit.queue_s, latency_s)
-                if reserved is not None and self._spending is not None:
-                    self._spending.settle(reserved)
+                self._given_up(lane, run, permit, reserved)
                 raise
             lane.out.discard(run.sent)
-            latency_s = self._clock.now_s() - sent_at_s - (self._clock.missed_s - missed_s)
             if run.doubts:
-                forgive(run)
-            verdict = judged = answered(exchange) or judge(
-                exchange, self._circumstances(lane, run, wall_us)
-            )
-            attempt = ledger_line(
-                run,
-                lane.name,
-                exchange,
-                verdict,
-                wall_us,
-                permit.queue_s,
-                latency_s,
-                self._policy.prices,
-            )
-            if reserved is not None and self._spending is not None:
-                self._spending.answered(reserved, attempt, exchange, verdict)
-            permit.settle(tokens_used(request, exchange, verdict))
-        if verdict.error_class == "auth":
-            verdict = await lane.renewal.bend(verdict, key, run, attempt)
-        elif verdict.action is _DONE:
-            lane.renewal.proved = key
-            lane.exchanges.answered += 1
-        verdict = self._ruled(lane, run, verdict, permit.probe, sent_at_s)
-        if verdict is not judged:
-            attempt = attempt._replace(error_class=verdict.error_class, error_code=verdict.code)
-        if attempt.cost_pd is not None:
-            run.cost_pd += attempt.cost_pd
-            self._tally.spend(attempt.cost_pd, kept=verdict.action is _DONE)
-        reply = exchange if isinstance(exchange, Reply) else exchange.partial
-        lane.gate.heard(reply, sent_at_s=sent_at_s)
-        if verdict.action is _DONE:
-            return self._done(lane, run, attempt, verdict, reply)
-        return self._act(lane, run, attempt, verdict, reply, sent_at_s)
+                run.forgive()
+            seen = _new(Seen, (lane, run, self._scene, self._plain, permit.probe, None))
+            decision = decide(exchange, run, seen)
+            attempt = self._entered(lane, run, exchange, decision, permit, reserved)
+        if decision.error_class == "auth" and lane.renewal.may_help(run, decision):
+            seen = seen._replace(key=await self._other_key(lane, run, attempt))
+            decision = decide(exchange, run, seen)
+            attempt = attempt._replace(error_class=decision.error_class, decided_by=decision.trail)
+        return self._act(lane, run, exchange, decision, attempt)
 
-    def _sending(self, lane: Lane, run: RowRun) -> int:
-        """Note that the row's request goes out now; returns when that is (wall clock)."""
-        run.phase = "sending"
+    def _sending(self, lane: Lane, run: RowRun) -> None:
+        """Note that the row's request goes out now."""
+        clock = self._clock
+        run.phase = _SENDING
         run.number += 1
-        wall_us = self._clock.wall_us()
+        run.wall_us = wall_us = clock.wall_us()
         self._journal.sending(run.request.row, run.number, lane.number, wall_us)
         run.sent = self._tally.requests = self._tally.requests + 1
         lane.out.add(run.sent)
         lane.exchanges.sent += 1
-        return wall_us
+        run.key = lane.renewal.generation
+        run.sent_at_s, run.missed_s = clock.now_s(), clock.missed_s
 
     async def _reserved(
         self, spending: Spending, lane: Lane, permit: Permit, run: RowRun
@@ -221,144 +197,140 @@ class AttemptLoop:
         self._check_going(run)
         return reserved
 
-    def _ruled(
+    def _given_up(self, lane: Lane, run: RowRun, permit: Permit, reserved: Reserved | None) -> None:
+        """The request is given up while it is out."""
+        lane.out.discard(run.sent)
+        given_up(self._journal, run, lane.name, permit.queue_s, self._latency_s(run))
+        if reserved is not None and self._spending is not None:
+            self._spending.settle(reserved)
+
+    def _entered(
         self,
         lane: Lane,
         run: RowRun,
-        verdict: Verdict,
-        probe: bool,  # noqa: FBT001 - asked for every exchange
-        sent_at_s: float,
-    ) -> Verdict:
-        """The verdict, bent by what was asked of the answer and by how the endpoint is; and what
-        it costs the row.
-        """
-        asked, wanted = run.request.expected, self._policy.output
-        if (asked is not None or wanted is not None) and verdict.completion is not None:
-            lane.refused_from_s = None
-            verdict = answer_checks.held_against(verdict, asked, wanted)
-        if verdict.action is _DONE:
-            if not lane.outage.clean:
-                lane.outage.answered()
-            return verdict
-        health = HEALTH.get(verdict.rule)
-        if health is not None:
-            elsewhere = self.pool.elsewhere(run, lane)
-            verdict = lane.outage.ruled(
-                run,
-                verdict,
-                health,
-                probe=probe,
-                sent_at_s=sent_at_s,
-                elsewhere=elsewhere,
-                alone=not self.pool.others(run, lane),
-            )
-        elif not lane.outage.clean:
-            lane.outage.answered()
-        if verdict.completion is None and verdict.action is not Action.THROTTLE:
-            lane.exchanges.failed += 1
-            if verdict.error_class == "not_found" and verdict.action is Action.FAIL:
-                # Another endpoint may have what this one has not.
-                elsewhere = self.pool.known_elsewhere(run, lane)
-                verdict = verdict._replace(action=Action.HOLD) if elsewhere else verdict
-        if verdict.charged or verdict.action is Action.HOLD:
-            kind = "health" if health is not None else verdict.error_class
-            run.failed_as(kind, lane.repeated.answered_sent)
-        if verdict.action is not Action.HOLD:
-            run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
-            run.charged += verdict.charged
-        return verdict
+        exchange: Reply | TransportFault,
+        decision: Decision,
+        permit: Permit,
+        reserved: Reserved | None,
+    ) -> Attempt:
+        """The exchange as a line of the ledger; budgets and token limits are charged with it."""
+        prices, latency_s = self._policy.prices, self._latency_s(run)
+        attempt = ledger_line(run, lane.name, exchange, decision, permit.queue_s, latency_s, prices)
+        if reserved is not None and self._spending is not None:
+            self._spending.answered(reserved, attempt, exchange, decision.verdict)
+        permit.settle(tokens_used(run.request, exchange, decision.verdict))
+        return attempt
 
-    def _circumstances(self, lane: Lane, run: RowRun, wall_us: int) -> Circumstances:
-        policy, clock, refused_from_s = self._policy, self._clock, lane.refused_from_s
-        # Of several endpoints, what another one answered says nothing of this one.
-        return Circumstances(
-            run.rulings,
-            self._tally.succeeded if self.pool.only is not None else lane.exchanges.answered > 0,
-            wall_us / 1e6,
-            policy.wait_s_max,
-            run.request.model == policy.model,
-            run.charged + 1 >= policy.max_attempts,
-            0.0 if refused_from_s is None else clock.now_s() - clock.missed_s - refused_from_s,
-            lane.url,
-        )
+    def _latency_s(self, run: RowRun) -> float:
+        """Seconds since the row's request went out, less those that this process missed."""
+        clock = self._clock
+        return clock.now_s() - run.sent_at_s - (clock.missed_s - run.missed_s)
+
+    async def _other_key(self, lane: Lane, run: RowRun, attempt: Attempt) -> Key:
+        """Ask for another key. Cancelled, it leaves the attempt in the ledger: it was sent."""
+        run.phase = Phase.WAITING
+        try:
+            return await lane.renewal.renew(run.key)
+        except asyncio.CancelledError:
+            self._journal.post(attempt)
+            run.phase = _SETTLED
+            raise
 
     def _act(
         self,
         lane: Lane,
         run: RowRun,
+        exchange: Reply | TransportFault,
+        decision: Decision,
         attempt: Attempt,
-        verdict: Verdict,
-        reply: Reply | None,
-        sent_at_s: float,
     ) -> Outcome:
-        """Do what the verdict says about an exchange that gave no answer."""
-        at_gate = False
-        match verdict.action:
-            case Action.FAIL:
-                lane.refused_from_s = None
-                return self._failed(lane, run, attempt, verdict, reply)
-            case Action.STOP:
-                if self._fallback is not None and self._fallback.given_up(run, verdict):
-                    return self._failed(lane, run, attempt, verdict, reply)
-                self._stop(lane, run, attempt, verdict)
-                at_gate = True
+        """Do what was decided: the outcome of the row. Raises ``LaterError`` where it has none
+        yet, and ``LeftPendingError`` where the run stops.
+        """
+        self._note(lane, run, decision)
+        done = decision.action is _DONE
+        if attempt.cost_pd is not None:
+            run.cost_pd += attempt.cost_pd
+            self._tally.spend(attempt.cost_pd, kept=done)
+        reply = exchange if isinstance(exchange, Reply) else exchange.partial
+        lane.gate.heard(reply, sent_at_s=run.sent_at_s)
+        if done:
+            return self._done(lane, run, decision, attempt, reply)
+        match decision.action:
+            case Action.FAIL | Action.WITHHOLD:
+                return self._failed(lane, run, decision, attempt, reply)
+            case Action.SWITCH:
+                self._switch_model(lane, run, decision, attempt, reply)
+            case Action.STOP | Action.LEAVE:
+                self._stop(lane, decision, attempt)
             case Action.THROTTLE:
-                self._tally.throttled += 1
-                lane.exchanges.refused += 1
-                if lane.refused_from_s is None:
-                    lane.refused_from_s = self._clock.now_s() - self._clock.missed_s
-                at_gate = lane.gate.cool_down(
-                    verdict.wait_s, sent_at_s=sent_at_s, for_all=verdict.rule == "slow_down"
-                )
-                at_gate = at_gate or self.pool.elsewhere(run, lane, now=True)
-            case Action.HOLD:
-                at_gate = True
+                self._throttled(lane, run, decision)
             case _:
                 pass
-        if run.charged >= self._policy.max_attempts:
-            return self._failed(lane, run, attempt, verdict, reply)
-        if at_gate:
-            if len(lane.repeated) and self.withholding is not None:
-                self.withholding.take_back(lane)
-            run.shun(lane.number)
-        else:
-            run.shunned = 0
-        run.failed_at = lane.number
-        self._holding_back.failed(run.charged, verdict)
-        # It decides nothing: it goes to the ledger by itself, whatever becomes of the row.
-        self._tally.retries += 1
-        self._journal.post(attempt)
-        run.phase = "waiting"
-        raise_limit(run, verdict, self._policy.output)
-        raise AgainError(verdict, at_gate=at_gate)
+        self._again(lane, run, decision, attempt)
+        raise AgainError(decision)
 
-    def _stop(self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict) -> None:
-        """Stop the run, or leave the endpoint out where others serve the row."""
-        message = stop_message(verdict, attempt.http_status, self._policy.wait_s_max)
-        stop = Stop(verdict.error_class or "", message)
-        if not self.pool.close(lane, stop, run.request.model):
-            self._journal.post(attempt)
-            self.pool.stop(lane, stop)
-            raise LeftPendingError
+    def _note(self, lane: Lane, run: RowRun, decision: Decision) -> None:
+        """Note what the exchange showed: of the endpoint, and in the row's history."""
+        if decision.sign is not _ANSWERED:
+            self._note_health(lane, run, decision)
+        elif not lane.outage.clean:
+            lane.outage.answered()
+        action, verdict = decision.action, decision.verdict
+        if verdict.completion is not None:
+            lane.renewal.proved = run.key
+            lane.exchanges.answered += 1
+            lane.refused_from_s = None
+            if action is _DONE:
+                return
+        elif action is not Action.THROTTLE:
+            lane.exchanges.failed += 1
+        if decision.lacks and self.pool.only is None:
+            run.lack(lane.number)
+        if decision.charged or action is Action.HOLD:
+            run.failed_as(failing_as(decision), lane.repeated.answered_sent)
+        if action is not Action.HOLD:
+            run.rulings[verdict.rule] = run.rulings.get(verdict.rule, 0) + 1
+            run.charged += decision.charged
+
+    def _note_health(self, lane: Lane, run: RowRun, decision: Decision) -> None:
+        """Note what tells of an outage."""
+        outage = lane.outage
+        match decision.sign:
+            case Sign.FAILED:
+                health = HEALTH[decision.verdict.rule]
+                outage.failed(run.request.row, health, first=not run.rulings)
+                if decision.action is not Action.HOLD:
+                    run.doubts.append(outage.doubt(decision.verdict.rule))
+            case Sign.OUTAGE:
+                elsewhere = self.pool.elsewhere(run, lane)
+                outage.begins(decision, run.sent_at_s, elsewhere=elsewhere)
+            case Sign.PROBED | Sign.SILENT:
+                run.probes += 1
+                outage.probed(decision)
+                if decision.sign is Sign.SILENT:
+                    outage.give_up(decision)
+            case _:
+                pass
 
     def _done(
-        self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
+        self, lane: Lane, run: RowRun, decision: Decision, attempt: Attempt, reply: Reply | None
     ) -> Outcome:
-        lane.refused_from_s = None
+        """The outcome of a row that was answered."""
         if self._holding_back.failed_first:
             self._holding_back.answered()
         if not lane.repeated.clean and self.withholding is not None:
             self.withholding.answered(lane, run.sent)
         elif run.sent > lane.repeated.answered_sent:
             lane.repeated.answered_sent = run.sent
-        run.phase = "settled"
-        completion, request = verdict.completion, run.request
+        run.phase = _SETTLED
+        completion, request = decision.verdict.completion, run.request
         assert completion is not None
         if news := lane.drift.note(request.model, completion, request.row):
             self._tally.notices.append(news)
         kept = reply is not None and self._policy.raw == "all"
         response = reply.body.decode("utf-8", "replace") if reply and kept else None
-        outcome = Outcome(  # by place: naming the fields of each row's records costs 2 µs
+        return Outcome(  # by place: naming the fields of each row's records costs 2 µs
             request.row,
             request.custom_id,
             completion,
@@ -369,28 +341,85 @@ class AttemptLoop:
             response,
             request.model,
         )
-        if self._fallback is None:
-            return outcome
-        return self._fallback.instead(run, outcome, verdict) or outcome
 
-    def _failed(
-        self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict, reply: Reply | None
+    def _ended(
+        self, run: RowRun, decision: Decision, attempt: Attempt, reply: Reply | None
     ) -> Outcome:
-        run.phase = "settled"
+        """The outcome of a row that failed for good."""
+        run.phase = _SETTLED
         kept = None
         if reply is not None and self._policy.raw != "none":
             kept = reading.text_of(reply.body, reading.ERROR_TEXT_MAX)
-        outcome = failed(run, attempt, verdict, kept)
-        if self._fallback is not None:
-            instead = self._fallback.instead(run, outcome, verdict)
-            if instead is not None:
-                return instead
-        held = self.withholding
-        return outcome if held is None else held.failed(lane, run, outcome, verdict)
+        return failed(run, attempt, decision, kept)
+
+    def _failed(
+        self, lane: Lane, run: RowRun, decision: Decision, attempt: Attempt, reply: Reply | None
+    ) -> Outcome:
+        """The same, unless it ended in another way before, or is withheld."""
+        if decision.verdict.action is Action.FAIL:
+            lane.refused_from_s = None
+        outcome = self._ended(run, decision, attempt, reply)
+        if run.before is not None:
+            assert self._fallback is not None
+            return self._fallback.first_stands(run, attempt)
+        if decision.action is Action.WITHHOLD:
+            assert self.withholding is not None
+            self.withholding.withhold(lane, run, outcome, decision)
+        return outcome
+
+    def _switch_model(
+        self, lane: Lane, run: RowRun, decision: Decision, attempt: Attempt, reply: Reply | None
+    ) -> None:
+        """Have the fallback model asked for the row. Raises ``AgainError``."""
+        assert self._fallback is not None
+        if decision.error_class is None:
+            outcome = self._done(lane, run, decision, attempt, reply)
+        else:
+            if decision.verdict.action is Action.FAIL:
+                lane.refused_from_s = None
+            outcome = self._ended(run, decision, attempt, reply)
+        self._fallback.switch(run, outcome)
+        raise AgainError(decision)
+
+    def _stop(self, lane: Lane, decision: Decision, attempt: Attempt) -> None:
+        """Stop the run, or leave the endpoint out where others serve the row."""
+        message = stop_message(decision.verdict, decision.http_status, self._policy.wait_s_max)
+        stop = Stop(decision.error_class or "", message)
+        if decision.action is Action.LEAVE:
+            self.pool.leave(lane, stop)
+            return
+        self._journal.post(attempt)
+        self.pool.stop(lane, stop)
+        raise LeftPendingError
+
+    def _throttled(self, lane: Lane, run: RowRun, decision: Decision) -> None:
+        """The server refused the request for now."""
+        self._tally.throttled += 1
+        lane.exchanges.refused += 1
+        if lane.refused_from_s is None:
+            lane.refused_from_s = self._clock.now_s() - self._clock.missed_s
+        slow_down = decision.verdict.rule == "slow_down"
+        lane.gate.cool_down(decision.wait_s, sent_at_s=run.sent_at_s, for_all=slow_down)
+
+    def _again(self, lane: Lane, run: RowRun, decision: Decision, attempt: Attempt) -> None:
+        """Have the row sent again, here or elsewhere."""
+        if decision.avoid:
+            if len(lane.repeated) and self.withholding is not None:
+                self.withholding.take_back(lane)
+            run.shun(lane.number)
+        else:
+            run.shunned = 0
+        run.failed_at = lane.number
+        self._holding_back.failed(run.charged, decision.action)
+        # It decides nothing: it goes to the ledger by itself, whatever becomes of the row.
+        self._tally.retries += 1
+        self._journal.post(attempt)
+        run.phase = Phase.WAITING
+        raise_limit(run, decision, self._policy.output)
 
     def _check_going(self, run: RowRun) -> None:
         if self._switch.stopping:
-            run.phase = "settled"
+            run.phase = _SETTLED
             raise LeftPendingError
 
     async def _pause(self, run: RowRun, delay_s: float) -> None:

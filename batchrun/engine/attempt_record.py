@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from batchrun.core.cost.price_book import PriceBook
 from batchrun.core.reply import completion as reading
 from batchrun.core.reply import headers as header
+from batchrun.core.verdict import trail
+from batchrun.core.verdict.decide import Decision, decision_of
 from batchrun.core.verdict.judge import Action, Verdict
-from batchrun.errors import TransportFault
+from batchrun.engine.open_row import Phase, RowRun
+from batchrun.errors import FaultKind, TransportFault
 from batchrun.ports import Journal
 from batchrun.records import NO_USAGE, Attempt, Reply, Request
 
-if TYPE_CHECKING:
-    from batchrun.engine.open_row import RowRun
+_INTERRUPTED = decision_of(
+    Verdict(
+        Action.AGAIN,
+        "interrupted",
+        error_class="connection",
+        code=FaultKind.INTERRUPTED.value,
+        trail=trail.INTERRUPTED,
+    )
+)
 
 
 def ledger_line(
     run: RowRun,
     endpoint: str,
     exchange: Reply | TransportFault,
-    verdict: Verdict,
-    wall_us: int,
+    decision: Decision,
     queue_s: float,
     latency_s: float,
     prices: PriceBook | None = None,
 ) -> Attempt:
-    """The line of a row's latest exchange, which began at ``wall_us``. ``prices`` say what it cost;
-    without them the cost is not known.
+    """The line of a row's latest exchange. ``prices`` say what it cost; without them the cost is
+    not known.
     """
+    verdict = decision.verdict
     fault = None if isinstance(exchange, Reply) else exchange
     reply = exchange if isinstance(exchange, Reply) else exchange.partial
     completion = verdict.completion
@@ -51,7 +59,7 @@ def ledger_line(
     cost_pd, billed_from = None, None
     if prices is not None and reply is not None:
         cost_pd, billed_from = prices.bill(
-            endpoint, asked, answered, tier, usage, usage_raw, reply.headers, wall_us
+            endpoint, asked, answered, tier, usage, usage_raw, reply.headers, run.wall_us
         )
     status, request_id, ttft_s = None, None, None
     if reply is not None:
@@ -65,7 +73,7 @@ def ledger_line(
         endpoint,
         answered or asked,
         tier,
-        wall_us,
+        run.wall_us,
         queue_s,
         latency_s,
         status,
@@ -79,17 +87,17 @@ def ledger_line(
         ttft_s,
         usage_raw,
         billed_from,
+        decision.trail,
     )
 
 
 def given_up(
-    journal: Journal, run: RowRun, endpoint: str, wall_us: int, queue_s: float, latency_s: float
+    journal: Journal, run: RowRun, endpoint: str, queue_s: float, latency_s: float
 ) -> None:
     """A request in flight was given up: the server may answer, and bill, it all the same."""
-    fault = TransportFault("the run was stopped", kind="interrupted", sent=True)
-    verdict = Verdict(Action.AGAIN, "interrupted", None, "connection", "interrupted")
-    journal.post(ledger_line(run, endpoint, fault, verdict, wall_us, queue_s, latency_s))
-    run.phase = "settled"
+    fault = TransportFault("the run was stopped", kind=FaultKind.INTERRUPTED, sent=True)
+    journal.post(ledger_line(run, endpoint, fault, _INTERRUPTED, queue_s, latency_s))
+    run.phase = Phase.SETTLED
 
 
 def _text(value: object, name: str) -> str | None:

@@ -14,7 +14,7 @@ from functools import partial
 
 from batchrun.core.settings.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
-from batchrun.engine.open_row import LaterError, RowRun, never_sent
+from batchrun.engine.open_row import LaterError, Phase, RowRun, never_sent
 from batchrun.engine.open_shard import NOTHING_KNOWN, Open, Shard, taken
 from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
@@ -405,7 +405,7 @@ class Engine:
         for opened in list(self._rows.values()):
             if opened.task is None:
                 self._left_pending(opened)
-            elif opened.run is not None and opened.run.phase == "waiting":
+            elif opened.run is not None and opened.run.phase is Phase.WAITING:
                 opened.task.cancel()
                 self._left_pending(opened)  # a task cancelled before its first step cannot
         hurried = asyncio.create_task(self._switch.hurried())

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from batchrun.core.verdict.judge import Verdict
 from batchrun.core.verdict.rules import Action
 
 ROWS = 100
@@ -39,9 +38,9 @@ class HoldingBack:
             if not self._trying:
                 self._eased.set()
 
-    def failed(self, charged: int, verdict: Verdict) -> None:
+    def failed(self, charged: int, action: Action) -> None:
         """An exchange failed, and its row is tried again; so many were charged to the row."""
-        self.failed_first += verdict.action is Action.AGAIN and charged == 1
+        self.failed_first += action is Action.AGAIN and charged == 1
 
     def answered(self) -> None:
         """A row was answered."""

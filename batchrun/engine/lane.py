@@ -17,10 +17,9 @@ from batchrun.engine.key_renewal import Renewal
 from batchrun.engine.open_row import Withheld
 from batchrun.engine.outage import Outage
 from batchrun.engine.pace.gate import Dice
-from batchrun.engine.policy import Policy
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.tally import Tally
-from batchrun.ports import Clock, Credentials, Gate, Journal, Transport
+from batchrun.ports import Clock, Credentials, Gate, Transport
 from batchrun.records import Request
 
 
@@ -110,14 +109,7 @@ class Lane:
 
 
 def lanes_of(
-    ways: Sequence[Way],
-    *,
-    journal: Journal,
-    clock: Clock,
-    dice: Dice,
-    tally: Tally,
-    switch: StopSwitch,
-    policy: Policy,
+    ways: Sequence[Way], *, clock: Clock, dice: Dice, tally: Tally, switch: StopSwitch
 ) -> list[Lane]:
     """A lane for each of these endpoints, in their order."""
     return [
@@ -131,10 +123,8 @@ def lanes_of(
                 dice=dice,
                 tally=tally,
                 switch=switch,
-                attempts_max=policy.max_attempts,
-                silence_s_max=policy.wait_s_max,
             ),
-            Renewal(way.credentials, journal),
+            Renewal(way.credentials),
         )
         for number, way in enumerate(ways)
     ]

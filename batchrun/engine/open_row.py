@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from enum import Enum, auto
 
 from batchrun.core.reply.completion import failure
-from batchrun.core.verdict.judge import Verdict
+from batchrun.core.verdict.decide import Decision
+from batchrun.engine.outage import Doubt
 from batchrun.records import Attempt, Failure, Outcome, Request, Row
-
-if TYPE_CHECKING:
-    from batchrun.engine.outage import Doubt
 
 
 class LaterError(Exception):
@@ -19,15 +17,11 @@ class LaterError(Exception):
 
 
 class AgainError(LaterError):
-    """An exchange failed in a way that is worth another try.
+    """An exchange ended in a decision that has the row sent again."""
 
-    ``at_gate`` says that the gate does the waiting, for all rows together.
-    """
-
-    def __init__(self, verdict: Verdict, *, at_gate: bool = False) -> None:
-        super().__init__(verdict.message)
-        self.verdict = verdict
-        self.at_gate = at_gate
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.verdict.message)
+        self.decision = decision
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +32,7 @@ class Withheld:
 
     run: RowRun
     outcome: Outcome
-    verdict: Verdict
+    decision: Decision
     ends: asyncio.Future[bool]
 
     def rule(self, *, ends: bool) -> None:
@@ -51,28 +45,41 @@ class WithheldError(LaterError):
     """The row failed, and waits for what becomes of it."""
 
     def __init__(self, withheld: Withheld) -> None:
-        super().__init__(withheld.verdict.message)
+        super().__init__(withheld.decision.verdict.message)
         self.withheld = withheld
+
+
+class Phase(Enum):
+    """Where an open row is."""
+
+    WAITING = auto()
+    """At the gate or in a backoff: it may be given up when the run stops."""
+    SENDING = auto()
+    """Its request is out."""
+    SETTLED = auto()
+    """It has an outcome, or was left pending."""
 
 
 @dataclass(slots=True)
 class RowRun:
-    """One open row: where it is, and what it has been through.
+    """One open row: where it is, and what it has been through. Decisions read it as
+    ``core.verdict.decide.RowView``.
 
-    ``phase`` is ``waiting`` (at the gate or in a backoff: may be given up when the run stops),
-    ``sending`` or ``settled``. ``rulings`` counts its failures by rule; ``doubts`` are those that
+    ``rulings`` counts its failures by rule; ``doubts`` are those that
     may turn out to be the endpoint's alone. ``shunned`` has a bit for each endpoint that turned it
     away since it last waited, ``lacking`` for each that has not what it asks for; ``failed_at`` is
     the one where it failed last. ``cost_pd`` is what its exchanges cost so far, as far as that is
     known. ``sent`` is the number of its latest request among all of the session, ``failing_from``
     that of the first one that failed ``failing_as`` its latest did; when that failed,
     ``answered_before`` was the latest one that its endpoint had answered. ``before`` is how the row
-    would have ended, where another model is asked now.
+    would have ended, where another model is asked now. ``key``, ``wall_us``, ``sent_at_s`` and
+    ``missed_s`` are of the latest request: the key that it is sent with, when it went out (wall
+    clock, loop time), and what the process had missed by then (``ports.Clock``).
     """
 
     request: Request
     number: int
-    phase: str = "waiting"
+    phase: Phase = Phase.WAITING
     charged: int = 0
     rulings: dict[str, int] = field(default_factory=dict)
     doubts: list[Doubt] = field(default_factory=list)
@@ -86,11 +93,15 @@ class RowRun:
     failing_as: str | None = None
     answered_before: int = 0
     before: Outcome | None = None
+    key: int = 0
+    wall_us: int = 0
+    sent_at_s: float = 0.0
+    missed_s: float = 0.0
 
     def start_anew(self, request: Request) -> None:
         """Send another request, to which nothing counts that became of the first."""
         self.request = request
-        self.phase = "waiting"
+        self.phase = Phase.WAITING
         self.charged = self.shunned = self.lacking = 0
         self.rulings.clear()
         self.failed_at = self.failing_as = None
@@ -99,9 +110,30 @@ class RowRun:
         """Its latest request failed in this way; before, the row may have failed in others.
         ``answered_sent`` is the latest request that its endpoint has answered.
         """
+        self.failing_from, self.answered_before = self.failing(kind, answered_sent)
+        self.failing_as = kind
+
+    def failing(self, kind: str | None, answered_sent: int) -> tuple[int, int]:
+        """``failing_from`` and ``answered_before``, if its latest request failed in this way."""
         if kind != self.failing_as:
-            self.failing_as, self.failing_from = kind, self.sent
-            self.answered_before = answered_sent
+            return self.sent, answered_sent
+        return self.failing_from, self.answered_before
+
+    @property
+    def was_outage(self) -> bool:
+        """Whether it was charged for something that turned out to be an outage."""
+        return any(doubt.outage.was(doubt.period) for doubt in self.doubts)
+
+    def forgive(self) -> None:
+        """Take back what it was charged in times that turned out to be outages."""
+        doubts = []
+        for doubt in self.doubts:
+            if doubt.outage.was(doubt.period):
+                self.charged -= 1
+                self.rulings[doubt.rule] -= 1
+            elif doubt.outage.goes_on(doubt.period):
+                doubts.append(doubt)
+        self.doubts = doubts
 
     def shun(self, endpoint: int) -> None:
         """Go elsewhere, as long as there is an endpoint in service that it does not shun."""
@@ -136,15 +168,16 @@ def never_sent(row: Row, problem: str, earlier: int) -> Outcome:
     )
 
 
-def failed(run: RowRun, attempt: Attempt, verdict: Verdict, response: str | None) -> Outcome:
+def failed(run: RowRun, attempt: Attempt, decision: Decision, response: str | None) -> Outcome:
     """The outcome of a row that this attempt failed for good; ``response`` is what is kept of the
     reply.
     """
+    code, message = decision.verdict.code, decision.verdict.message
     return Outcome(
         row=run.request.row,
         custom_id=run.request.custom_id,
         completion=None,
-        failure=failure(verdict.error_class or "server_error", verdict.code, verdict.message),
+        failure=failure(decision.error_class or "server_error", code, message),
         attempts=run.number,
         attempt=attempt,
         request_hash=run.request.hash,

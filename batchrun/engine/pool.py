@@ -18,16 +18,14 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from batchrun.engine.lane import Lane
+from batchrun.engine.open_row import RowRun
 from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.ports import Permit
-
-if TYPE_CHECKING:
-    from batchrun.engine.open_row import RowRun
 
 PATIENCE_S = 5.0
 """So long a row waits for the rate of one endpoint, while others serve it too."""
@@ -134,9 +132,10 @@ class Pool:
         """Whether another endpoint in service may have what the row asks for and this one lacks."""
         if self.only is not None:
             return False
-        run.lack(lane.number)
-        route = self.route(run.request.model)
-        return any(other.in_service and not run.lacks(other.number) for other in route)
+        return any(
+            other is not lane and other.in_service and not run.lacks(other.number)
+            for other in self.route(run.request.model)
+        )
 
     def others(self, run: RowRun, lane: Lane) -> bool:
         """Whether another endpoint in service serves the row's model."""
@@ -144,14 +143,14 @@ class Pool:
             return False
         return any(o is not lane and o.in_service for o in self.route(run.request.model))
 
-    def close(self, lane: Lane, stop: Stop, model: str) -> bool:
-        """Send nothing more to an endpoint in this session, if another one serves this model:
-        returns whether there is one. Else ``stop`` is the run's to make.
-        """
+    def replaceable(self, lane: Lane, model: str) -> bool:
+        """Whether another endpoint that was not left out serves this model."""
         if self.only is not None:
             return False
-        if all(other is lane or other.closed is not None for other in self.route(model)):
-            return False
+        return any(o is not lane and o.closed is None for o in self.route(model))
+
+    def leave(self, lane: Lane, stop: Stop) -> None:
+        """Send nothing more to an endpoint in this session, for this reason."""
         if lane.closed is None:
             lane.closed = stop
             self._tally.notices.append(
@@ -159,7 +158,6 @@ class Pool:
             )
             for line in self._turns:
                 self._check_closed(line.route)
-        return True
 
     def stop(self, lane: Lane, why: Stop | None) -> None:
         """Stop the run for what an endpoint did; of several, the reason names it."""

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Never
 
 from batchrun.core.settings.bounds import Finished
-from batchrun.core.verdict.judge import Verdict
-from batchrun.core.verdict.repeated_failures import Kind, Step
+from batchrun.core.verdict.decide import Decision, kind_of
 from batchrun.engine.lane import Lane
-from batchrun.engine.open_row import AgainError, RowRun, Withheld, WithheldError
-from batchrun.engine.outage import forgive, was_outage
+from batchrun.engine.open_row import AgainError, Phase, RowRun, Withheld, WithheldError
 from batchrun.engine.pool import Pool
 from batchrun.engine.session.guards import LeftPendingError, Stop
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.ports import Journal
-from batchrun.records import Attempt, Outcome
+from batchrun.records import Outcome
 
 GUARD = "repeated_failure"
 
 
 class Withholding:
-    """Decides about rows that failed for good, for all endpoints of a run."""
+    """Keeps rows that failed for good until it is known who is to blame, for all endpoints."""
 
     def __init__(
         self, pool: Pool, *, journal: Journal, room: Room, tally: Tally, finished: Finished
@@ -46,46 +45,43 @@ class Withholding:
         """How many rows are withheld."""
         return sum(len(lane.repeated) for lane in self._pool.lanes)
 
-    def failed(self, lane: Lane, run: RowRun, outcome: Outcome, verdict: Verdict) -> Outcome:
-        """A row failed: its outcome, if it is to blame. Raises ``WithheldError`` where that is not
-        known, and ``LeftPendingError`` where it shows that it is not.
+    @property
+    def on(self) -> bool:
+        """Whether failed rows are withheld: at the beginning, another guard counts them."""
+        return not self._finished.may_be_misconfigured(succeeded=self._tally.succeeded)
+
+    def withhold(self, lane: Lane, run: RowRun, outcome: Outcome, decision: Decision) -> Never:
+        """Withhold a row, which would end so. Raises ``WithheldError``, or ``LeftPendingError``
+        where it is one too many and the run stops.
         """
-        attempt = outcome.attempt
-        assert attempt is not None
-        if self._finished.may_be_misconfigured(succeeded=self._tally.succeeded):
-            return outcome
-        withheld = Withheld(run, outcome, verdict, asyncio.get_running_loop().create_future())
-        step = lane.repeated.failed(
-            Kind(verdict.error_class or "", attempt.http_status, verdict.code),
-            withheld,
-            sent=run.failing_from,
-            answered_sent=run.answered_before,
-            out=lane.out,
-        )
-        if step is Step.END:
-            return outcome
+        assert outcome.attempt is not None
+        ends = asyncio.get_running_loop().create_future()
+        withheld = Withheld(run, outcome, decision, ends)
+        lane.repeated.withhold(kind_of(decision), withheld, sent=run.failing_from)
         self.begun = True
-        self._journal.post(attempt)
-        run.phase = "waiting"
-        if step is Step.STOP:
-            self._stop(lane, run, attempt, verdict)
+        self._journal.post(outcome.attempt)
+        run.phase = Phase.WAITING
+        if decision.too_many:
+            self._stop(lane, run, decision)
         self.take_back(lane)
         if self.one_more is not None:
             self.one_more()
         raise WithheldError(withheld)
 
-    def _stop(self, lane: Lane, run: RowRun, attempt: Attempt, verdict: Verdict) -> None:
+    def _stop(self, lane: Lane, run: RowRun, decision: Decision) -> None:
         """Stop the run, or leave the endpoint out where others serve its rows: they go there."""
-        status = "" if attempt.http_status is None else f" (HTTP {attempt.http_status})"
+        status = "" if decision.http_status is None else f" (HTTP {decision.http_status})"
         count = lane.repeated.in_a_row
         stop = Stop(
             GUARD,
             f"{count} rows in a row failed, and none was answered in between; the last one with "
-            f"{verdict.error_class}{status}: {verdict.message}. These rows are left pending. "
-            "Mend what is wrong, then the same command sends them again; if the rows themselves "
-            "are bad, --no-repeated-failure goes on past them",
+            f"{decision.error_class}{status}: {decision.verdict.message}. These rows are left "
+            "pending. Mend what is wrong, then the same command sends them again; if the rows "
+            "themselves are bad, --no-repeated-failure goes on past them",
         )
-        if not self._pool.close(lane, stop, run.request.model):
+        if self._pool.replaceable(lane, run.request.model):
+            self._pool.leave(lane, stop)
+        else:
             self._pool.stop(lane, stop)
             raise LeftPendingError
 
@@ -94,7 +90,7 @@ class Withholding:
         be down, what failed for that is sent again.
         """
         for withheld in lane.repeated.take_back(
-            lambda withheld: lane.closed is not None or was_outage(withheld.run)
+            lambda withheld: lane.closed is not None or withheld.run.was_outage
         ):
             self._rule(withheld, ends=False)
 
@@ -109,7 +105,10 @@ class Withholding:
         """
         for lane in self._pool.lanes:
             for withheld in lane.repeated.let_go():
-                self._rule(withheld, ends=not self._pool.known_elsewhere(withheld.run, lane))
+                known_elsewhere = self._pool.known_elsewhere(withheld.run, lane)
+                if self._pool.only is None:
+                    withheld.run.lack(lane.number)
+                self._rule(withheld, ends=not known_elsewhere)
 
     def _rule(self, withheld: Withheld, *, ends: bool) -> None:
         self._tally.retries += not ends
@@ -122,12 +121,12 @@ class Withholding:
         with self._room.asleep():
             ends = await withheld.ends
         if ends:
-            run.phase = "settled"
+            run.phase = Phase.SETTLED
             return withheld.outcome
-        if was_outage(run):
-            forgive(run)
+        if run.was_outage:
+            run.forgive()
         else:
             run.charged = 0
             run.rulings.clear()
             run.failing_as = None
-        raise AgainError(withheld.verdict, at_gate=True)
+        raise AgainError(withheld.decision._replace(avoid=True))

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from batchrun.adapters.journal.flight_log import read_notes
 from batchrun.adapters.journal.journal import Journal
+from batchrun.core.verdict import trail
+from batchrun.errors import FaultKind
 from batchrun.records import NO_USAGE, Attempt
 
-INTERRUPTED = "interrupted"
+INTERRUPTED = FaultKind.INTERRUPTED
 """``error_code`` of attempts that a kill cut off."""
 
 
@@ -49,10 +51,11 @@ def _unanswered(row: int, number: int, endpoint: str, started_at_us: int) -> Att
         latency_s=0.0,
         http_status=None,
         error_class="connection",
-        error_code=INTERRUPTED,
+        error_code=INTERRUPTED.value,
         retry_after_s=None,
         usage=NO_USAGE,
         cost_pd=None,
         request_id=None,
         unanswered=True,
+        decided_by=trail.INTERRUPTED,
     )

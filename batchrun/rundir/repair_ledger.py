@@ -17,11 +17,10 @@ from batchrun.adapters.parts.sealer import Parts
 LOST = "ledger_lost"
 """``error_code`` of an attempt of which nothing is known but its number."""
 
-_FROM_RESULT = tuple(
-    name
-    for name, _ in part_schema.ATTEMPT_FIELDS
-    if name not in ("attempt", "queue_s", "retry_after_s", "unanswered", "usage_raw", "billed_from")
+_UNKNOWN = frozenset(
+    "attempt queue_s retry_after_s decided_by unanswered usage_raw billed_from".split()
 )
+_FROM_RESULT = tuple(name for name, _ in part_schema.ATTEMPT_FIELDS if name not in _UNKNOWN)
 
 
 def write_lost(parts: Parts, journal: Journal, shard: int) -> None:

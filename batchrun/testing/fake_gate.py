@@ -56,6 +56,7 @@ class FakeGate:
         self._cool_until_s = 0.0
         self.changed: Callable[[], None] | None = None
         self.paced = False
+        self.storm = True
         self.bound_by: str | None = None
 
     async def enter(self, tokens: int) -> FakePermit:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from batchrun.errors import InputLostError, StorageError, TransportFault
+from batchrun.errors import FaultKind, InputLostError, StorageError, TransportFault
 from batchrun.records import (
     Attempt,
     Block,
@@ -119,6 +119,8 @@ class FakeTransport:
     that says so. An exchange that would take longer than ``timeout_s`` ends then, with a timeout.
     """
 
+    remark: str | None = None
+
     script: Script = field(default_factory=lambda: script_of({}))
     latency_s: float | Callable[[Request], float] = 0.1
     timeout_s: float = 600.0
@@ -150,7 +152,7 @@ class FakeTransport:
             self.in_flight -= 1
         if latency > self.timeout_s:
             message = f"no whole reply within {self.timeout_s:g} s"
-            raise TransportFault(message, kind="timeout", sent=True)
+            raise TransportFault(message, kind=FaultKind.TIMEOUT, sent=True)
         answer = self.script(request, before)
         if isinstance(answer, TransportFault):
             raise answer

@@ -131,6 +131,8 @@ class ModelServer:
 class ServerTransport:
     """``ports.Transport`` of one session to a model server."""
 
+    remark: str | None = None
+
     def __init__(
         self,
         server: ModelServer,

@@ -414,6 +414,15 @@ DAMAGES = {
         "ledger_order", "comes after row"),
     "a line of another part": (
         lambda r: r.cell("row", 5, kind="attempts"), "row_elsewhere", "row 5 belongs"),
+    "a trail that tells of another class": (
+        lambda r: r.cell("decided_by", "rate_limit", kind="attempts", which=_answered),
+        "decided_by", "has decided_by rate_limit and error_class None"),
+    "a trail with an unknown word": (
+        lambda r: r.cell("decided_by", "completion>moonlight", kind="attempts", which=_answered),
+        "decided_by", "has decided_by completion>moonlight"),
+    "an empty trail": (
+        lambda r: r.cell("decided_by", "", kind="attempts", which=_answered), "decided_by",
+        "has decided_by  and"),
     "attempts off by one": (
         lambda r: r.cell("attempts", _plus("attempts")), "attempts", "row 10 says"),
     "latency changed": (

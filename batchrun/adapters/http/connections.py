@@ -22,7 +22,7 @@ import aiohttp
 
 from batchrun.adapters.environment.clock import real_s
 from batchrun.adapters.http.aiohttp_internals import Dialler, Wire
-from batchrun.errors import TransportFault
+from batchrun.errors import FaultKind, TransportFault
 
 IDLE_S_MAX = 15.0
 """Connections that lay idle for so long are closed; the connector's own bound. The time for which
@@ -70,7 +70,7 @@ class Losses:
         if not used or not isinstance(getattr(error, "message", ""), str):
             return None
         what = "the server closed a kept-alive connection"
-        return TransportFault(what, kind="stale", sent=True)
+        return TransportFault(what, kind=FaultKind.STALE, sent=True)
 
 
 class Connections:

@@ -16,7 +16,7 @@ from multidict import CIMultiDictProxy
 
 from batchrun.adapters.http.aiohttp_internals import arrived_whole, head_of, request_head
 from batchrun.adapters.http.connections import LOST, Connections
-from batchrun.errors import TransportFault
+from batchrun.errors import FaultKind, TransportFault
 
 JOINED_BYTES_MAX = 2**16
 """Head and body go out in one piece up to here; beyond, copying costs more than a second write."""
@@ -103,7 +103,7 @@ class Poster:
         """
         if transport is None or transport.is_closing():
             message = "the connection was closed before the request went out"
-            raise TransportFault(message, kind="reset", sent=False)
+            raise TransportFault(message, kind=FaultKind.RESET, sent=False)
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing[transport] = body

@@ -15,7 +15,7 @@ from batchrun.adapters.http.aiohttp_internals import (
     host_of,
     parser_words,
 )
-from batchrun.errors import BatchrunError, TransportFault
+from batchrun.errors import BatchrunError, FaultKind, TransportFault
 
 _DISAGREEMENTS = (
     "certificate",
@@ -60,28 +60,28 @@ def fault(
         return _proxy_fault(error, proxy or "", where)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         message = f"no connection to the proxy {proxy}: {_reason(error)}"
-        return TransportFault(message, kind="connect", sent=False)
+        return TransportFault(message, kind=FaultKind.CONNECT, sent=False)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         message = f"no address for {host_of(error, where)}: {_reason(error)}"
-        return TransportFault(message, kind="dns", sent=False)
+        return TransportFault(message, kind=FaultKind.DNS, sent=False)
     if isinstance(error, aiohttp.ClientConnectorError):
         message = f"no connection to {where}: {_reason(error)}"
-        return TransportFault(message, kind="connect", sent=False)
+        return TransportFault(message, kind=FaultKind.CONNECT, sent=False)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return TransportFault(text, kind="connect", sent=False)
+        return TransportFault(text, kind=FaultKind.CONNECT, sent=False)
     if status is not None or isinstance(error, aiohttp.ClientPayloadError):
         return TransportFault(
-            f"the reply was cut off: {text}", kind="cut", sent=True, http_status=status
+            f"the reply was cut off: {text}", kind=FaultKind.CUT, sent=True, http_status=status
         )
     if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, EofStreamError)):
         how = f"the connection was closed: {text}"
         if isinstance(error, OSError) and error.errno == errno.ETIMEDOUT:
             how = f"the connection is dead: {proxy or where} no longer answers, not even probes"
-        return TransportFault(how, kind="reset", sent=True)
+        return TransportFault(how, kind=FaultKind.RESET, sent=True)
     if isinstance(error, (NotHttpError, aiohttp.ClientResponseError)):
         advice = " (the server speaks TLS: use https://)" if _TLS_RECORD in text else ""
         text = f"the reply is not HTTP as it should be: {text}{advice}"
-    return TransportFault(text, kind="cut", sent=True)
+    return TransportFault(text, kind=FaultKind.CUT, sent=True)
 
 
 def _words(error: Exception) -> str:
@@ -121,17 +121,17 @@ def _tls_fault(error: ssl.SSLError, where: str) -> TransportFault | None:
         message = f"the TLS certificate of {where} is not accepted: {reason.rstrip('.')}"
         if error.verify_code in _NO_AUTHORITY:
             message += "; name its authority with --ca-file, if you trust it"
-        return TransportFault(message, kind="tls", sent=False)
+        return TransportFault(message, kind=FaultKind.TLS, sent=False)
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if any(part in reason for part in _NO_TLS):
         message = f"{where} does not speak TLS ({reason}): is it an http:// address?"
-        return TransportFault(message, kind="tls", sent=False)
+        return TransportFault(message, kind=FaultKind.TLS, sent=False)
     if not any(part in reason for part in _DISAGREEMENTS):
         return None
     message = f"{where} refuses the TLS connection: {reason}"
     if "certificate required" in reason or "handshake failure" in reason:
         message += "; it may ask for a client certificate (--client-cert)"
-    return TransportFault(message, kind="tls", sent=False)
+    return TransportFault(message, kind=FaultKind.TLS, sent=False)
 
 
 def _proxy_fault(error: aiohttp.ClientHttpProxyError, proxy: str, where: str) -> TransportFault:
@@ -139,8 +139,8 @@ def _proxy_fault(error: aiohttp.ClientHttpProxyError, proxy: str, where: str) ->
     answer = f"HTTP {error.status} {error.message}".rstrip()
     if error.status >= 500 or error.status in (408, 429):
         message = f"the proxy {proxy} has no connection to {where}: {answer}"
-        return TransportFault(message, kind="connect", sent=False)
+        return TransportFault(message, kind=FaultKind.CONNECT, sent=False)
     message = f"the proxy {proxy} refuses a connection to {where}: {answer}"
     if error.status == 407:
         message += "; give user and password in the proxy's URL"
-    return TransportFault(message, kind="proxy", sent=False)
+    return TransportFault(message, kind=FaultKind.PROXY, sent=False)

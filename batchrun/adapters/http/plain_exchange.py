@@ -14,7 +14,7 @@ import aiohttp
 
 from batchrun.adapters.http.connections import LOST, Losses
 from batchrun.adapters.http.exchange import BodyReader, Head
-from batchrun.errors import TransportFault
+from batchrun.errors import FaultKind, TransportFault
 
 LARGE_BODY_BYTES = 2**20
 """aiohttp wants larger bodies as a file, which it sends piece by piece."""
@@ -42,7 +42,7 @@ class Course:
         """
         if self.reused and not self.turned:
             message = "the server spoke unasked on a kept-alive connection"
-            raise TransportFault(message, kind="stale", sent=True)
+            raise TransportFault(message, kind=FaultKind.STALE, sent=True)
 
 
 async def _reused(

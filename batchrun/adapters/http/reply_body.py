@@ -14,7 +14,7 @@ from batchrun.core.reply import completion as reading
 from batchrun.core.stream import sse
 from batchrun.core.stream.fast_chunk import is_chunks
 from batchrun.core.stream.fold import Stream, fold
-from batchrun.errors import TransportFault
+from batchrun.errors import FaultKind, TransportFault
 
 DONE_GRACE_S = 1.0
 """How long a stream that has announced its end may take to end. A connection that is still open
@@ -157,7 +157,7 @@ class Arriving:
 
     def _too_large(self, how: str) -> TransportFault:
         message = f"the reply {how} {self._bytes_max:,} bytes"
-        return TransportFault(message, kind="too_large", sent=True)
+        return TransportFault(message, kind=FaultKind.TOO_LARGE, sent=True)
 
     def _look(self, stream: Stream) -> None:
         if self.ttft_s is None and stream.begun:

@@ -33,7 +33,7 @@ from batchrun.core.settings.providers import AUTHORIZATION
 from batchrun.core.settings.proxies import proxy_name
 from batchrun.core.settings.urls import Address
 from batchrun.core.text.redact import Redactor
-from batchrun.errors import TransportFault
+from batchrun.errors import FaultKind, TransportFault
 from batchrun.records import Reply, Request
 
 if TYPE_CHECKING:
@@ -44,7 +44,16 @@ REMARK_MAX = 200
 """Characters of what a server said in a stream beside an answer."""
 UNDERSTOOD = (aiohttp.ClientError, EofStreamError, NotHttpError, OSError, TimeoutError)
 """What ``faults`` makes ours of; OSError and TimeoutError come from below aiohttp."""
-BROKEN = frozenset("dns connect stale reset cut incomplete".split())
+BROKEN = frozenset(
+    (
+        FaultKind.DNS,
+        FaultKind.CONNECT,
+        FaultKind.STALE,
+        FaultKind.RESET,
+        FaultKind.CUT,
+        FaultKind.INCOMPLETE,
+    )
+)
 """Faults that a connection may have because nobody attended to it."""
 ELSEWHERE_MAX = 16
 """Paths that redirects led to and that are kept ready."""
@@ -210,7 +219,7 @@ class HttpTransport:
             if self._deadlines.has_expired(task) and task.uncancel() == 0:
                 message = f"no whole reply within {self._timeout_s:g} s"
                 fault = TransportFault(
-                    message, kind="timeout", sent=True, http_status=arrived.status
+                    message, kind=FaultKind.TIMEOUT, sent=True, http_status=arrived.status
                 )
                 return self._folded(arrived, fault, task)
             raise
@@ -253,7 +262,7 @@ class HttpTransport:
         except UNDERSTOOD as error:
             if isinstance(error, TimeoutError) and timer.expired():
                 message = f"no whole reply within {self._timeout_s:g} s"
-                raise TransportFault(message, kind="timeout", sent=True) from None
+                raise TransportFault(message, kind=FaultKind.TIMEOUT, sent=True) from None
             raise self._fault(error, arrived.status) from None
         finally:
             arrived.close()
@@ -281,16 +290,18 @@ class HttpTransport:
             arrived.ttft_s,
         )
         problem = stream.problem()
-        if problem is None and (fault is None or fault.kind != "too_large"):
+        if problem is None and (fault is None or fault.kind != FaultKind.TOO_LARGE):
             return reply
-        if fault is None or fault.kind == "cut":
+        if fault is None or fault.kind == FaultKind.CUT:
             message = problem or ""
             remark = redactor.text(stream.remark())[:REMARK_MAX]
             if remark:
                 message = f"{message}; the server said: {remark}"
             if fault is not None:
                 message = f"{fault}: {message}"
-            fault = TransportFault(message, kind="incomplete", sent=True, http_status=head.status)
+            fault = TransportFault(
+                message, kind=FaultKind.INCOMPLETE, sent=True, http_status=head.status
+            )
         fault.partial = reply
         raise self._excused(fault, task) from None
 
@@ -300,7 +311,7 @@ class HttpTransport:
         """
         if fault.kind in BROKEN and self._deadlines.was_interrupted(task):
             fault.args = (f"{fault} (batchrun was suspended meanwhile)",)
-            fault.kind = "suspended"
+            fault.kind = FaultKind.SUSPENDED
         return fault
 
     def _fault(self, error: Exception, status: int | None) -> TransportFault:

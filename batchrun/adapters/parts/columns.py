@@ -233,6 +233,14 @@ ATTEMPTS: tuple[Column, ...] = (
     ),
     Column("request_id", pa.string(), "The server's id of the exchange."),
     Column(
+        "decided_by",
+        pa.string(),
+        "How batchrun decided what happens to the row after this exchange: the words of the steps "
+        "that changed something, in order, joined by `>`. See "
+        "[how a decision is made](#how-a-decision-is-made). Null where an earlier version, or a "
+        "repair, wrote the line.",
+    ),
+    Column(
         "unanswered",
         pa.bool_(),
         "True if the request may have reached the server and no whole reply came back: it may "

@@ -38,7 +38,7 @@ ATTEMPT_TYPES = tuple(kind for _, kind in ATTEMPT_FIELDS)
 USAGE_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in columns.USAGE])
 
 ADDED_LATER = frozenset(
-    "cache_write_tokens media model_asked usage_raw billed_from reused_from".split()
+    "cache_write_tokens media model_asked usage_raw billed_from reused_from decided_by".split()
 )
 """Columns that parts of version 0.1 lack. They read as null."""
 
@@ -205,11 +205,12 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
 
 def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
     """Attempts as arrays in the order of ``ATTEMPT_FIELDS``."""
-    *before, usages, cost, request_id, unanswered, _, raw, read = _turned(
+    *before, usages, cost, request_id, unanswered, _, raw, read, decided_by = _turned(
         attempts, len(Attempt._fields)
     )
     cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    values = (*before, *_token_columns(usages), cost, request_id, unanswered, raw, read)
+    after = (cost, request_id, decided_by, unanswered, raw, read)
+    values = (*before, *_token_columns(usages), *after)
     return arrays(values, ATTEMPT_TYPES)
 
 

@@ -155,6 +155,7 @@ def held_against(verdict: Verdict, expected: Expected | None, policy: Policy | N
         error_class=flaw.error_class,
         message=flaw.message,
         backoff_s=0.0,
+        trail=flaw.error_class,
     )
 
 

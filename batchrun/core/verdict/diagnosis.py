@@ -18,7 +18,7 @@ from batchrun.core.settings.providers import Provider
 from batchrun.core.text.wording import counted
 from batchrun.core.verdict.judge import Action, Circumstances, Verdict, judge
 from batchrun.core.verdict.stop_message import stop_message
-from batchrun.errors import TransportFault
+from batchrun.errors import FaultKind, TransportFault
 from batchrun.records import Reply
 
 Status = Literal["ok", "warning", "failed", "skipped"]
@@ -26,7 +26,7 @@ Status = Literal["ok", "warning", "failed", "skipped"]
 MODELS_SHOWN = 5
 _SUFFIX = "/chat/completions"
 _DEPLOYMENT = re.compile(r"/deployments/[^/]+$")
-_UNREACHED = ("dns", "connect", "tls", "proxy")
+_UNREACHED = (FaultKind.DNS, FaultKind.CONNECT, FaultKind.TLS, FaultKind.PROXY)
 _MODEL_PREFIX = "models/"
 """Gemini lists models under this name and takes them without it too."""
 
@@ -101,11 +101,15 @@ def on_url(
     if fault is None:
         return Check("url", "ok", f"{where} answers, in {seconds:.2f} s")
     todo = None
-    if provider is not None and provider.starts_with is not None and fault.kind == "connect":
+    if (
+        provider is not None
+        and provider.starts_with is not None
+        and fault.kind == FaultKind.CONNECT
+    ):
         todo = f"start the server (`{provider.starts_with}`), or name another with --base-url"
-    elif fault.kind == "connect":
+    elif fault.kind == FaultKind.CONNECT:
         todo = "check that the server runs there, and that no firewall or proxy is between"
-    elif fault.kind == "dns":
+    elif fault.kind == FaultKind.DNS:
         todo = "check the spelling of the host, and that this machine has a network"
     return Check("url", "failed", told, todo)
 

@@ -26,6 +26,7 @@ from batchrun.core.reply.fast_completion import plain_completion
 from batchrun.core.reply.vendor_codes import judged_as
 from batchrun.core.settings import urls
 from batchrun.core.stream.fold import fold
+from batchrun.core.verdict import trail as words
 from batchrun.core.verdict.rules import (
     CODES,
     REFUSED_S_MAX,
@@ -36,19 +37,20 @@ from batchrun.core.verdict.rules import (
     Action,
     Rule,
 )
-from batchrun.errors import TransportFault
+from batchrun.errors import FaultKind, TransportFault
 from batchrun.records import NO_USAGE, Completion, Reply, Usage
 
 __all__ = ["RULES", "Action", "Circumstances", "Rule", "Verdict", "answered", "judge"]
 
 
 class Verdict(NamedTuple):
-    """The decision about one exchange.
+    """What one exchange means by itself: the first step of a decision (``core/verdict/decide.py``).
 
     ``wait_s`` is the wait the server asked for, None where it named none. ``rule`` names the line
     of the table that decided ("completion" for a success). ``usage`` is what the reply says it
     cost, completion or not, and ``usage_raw`` the object that says so, as JSON text. ``backoff_s``
-    is the first backoff where the table has one of its own.
+    is the first backoff where the table has one of its own. ``trail`` says how it came about
+    (``core/verdict/trail.py``).
     """
 
     action: Action
@@ -61,6 +63,7 @@ class Verdict(NamedTuple):
     usage: Usage = NO_USAGE
     backoff_s: float | None = None
     usage_raw: str | None = None
+    trail: str = words.COMPLETION
 
     @property
     def charged(self) -> bool:
@@ -111,7 +114,8 @@ def answered(exchange: Reply | TransportFault) -> Verdict | None:
 def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Verdict:
     """Decide about one exchange. Any body and any headers end in a verdict."""
     if isinstance(exchange, TransportFault):
-        signal = _Signal(exchange.kind, None, frozenset(), exchange.kind, str(exchange))
+        kind = exchange.kind
+        signal = _Signal(kind, None, frozenset(), kind.value, str(exchange))
         return _rule(signal, circumstances)
     status = exchange.status
     value = reading.parse(exchange.body)
@@ -141,7 +145,7 @@ _EVENT = re.compile(rb"\s*(?:data|event|error|id|retry)?:")
 class _Signal(NamedTuple):
     """An exchange as the table sees it."""
 
-    fault: str | None
+    fault: FaultKind | None
     status: int | None
     names: frozenset[str]
     code: str | None
@@ -262,13 +266,16 @@ def _rule(signal: _Signal, circumstances: Circumstances) -> Verdict:
     """What the table says, bent by what the server asks for and by how often it said so."""
     rule = next(rule for rule in RULES if _applies(rule, signal, circumstances))
     before = circumstances.rulings.get(rule.name, 0)
-    action = rule.action
+    action, said = rule.action, rule.said
     if rule.tries_max is not None and (
         before >= rule.tries_max
         or (circumstances.last_try and rule.then is Action.STOP and action is Action.AGAIN)
     ):
         action = rule.then
-    action = _as_told(action, signal, circumstances)
+        if action is not Action.AGAIN:
+            said = f"{said}{words.BETWEEN}{words.TRIES_USED_UP}"
+    action, more = _as_told(action, signal, circumstances)
+    said = words.BETWEEN.join((said, *more))
     message = signal.message
     if rule.advice and before:
         message = f"{message} ({rule.advice})"
@@ -284,6 +291,7 @@ def _rule(signal: _Signal, circumstances: Circumstances) -> Verdict:
         usage=signal.usage,
         backoff_s=rule.backoff_s,
         usage_raw=signal.usage_raw,
+        trail=said,
     )
 
 
@@ -307,21 +315,31 @@ def _applies(rule: Rule, signal: _Signal, circumstances: Circumstances) -> bool:
     )
 
 
-def _as_told(action: Action, signal: _Signal, circumstances: Circumstances) -> Action:
-    """The action after ``x-should-retry`` and the wait that the server asks for."""
+def _as_told(
+    action: Action, signal: _Signal, circumstances: Circumstances
+) -> tuple[Action, list[str]]:
+    """The action after ``x-should-retry`` and the wait that the server asks for, and the words for
+    what these changed.
+    """
+    said: list[str] = []
     if signal.should_retry is False and action in _REPEATING:
-        return Action.FAIL
-    if signal.should_retry is True and action in (Action.FAIL, Action.STOP):
+        return Action.FAIL, [words.TOLD_NOT_TO_RETRY]
+    if (
+        signal.should_retry is True
+        and action in (Action.FAIL, Action.STOP)
+        and not circumstances.last_try
+    ):
         # Told to try again, also at what would end the row or the run: within its attempts.
-        action = action if circumstances.last_try else Action.AGAIN
+        action = Action.AGAIN
+        said.append(words.TOLD_TO_RETRY)
     wait_s, wait_s_max = signal.wait_s, circumstances.wait_s_max
     if action is Action.PAUSE:
         action = Action.STOP if wait_s is None else Action.THROTTLE
     if wait_s is not None and wait_s > wait_s_max and action in _REPEATING:
-        return Action.STOP
+        return Action.STOP, [*said, words.WAIT_TOO_LONG]
     if action is Action.THROTTLE and circumstances.refused_s > max(REFUSED_S_MAX, 3 * wait_s_max):
-        return Action.STOP
-    return action
+        return Action.STOP, [*said, words.REFUSED_TOO_LONG]
+    return action, said
 
 
 _REPEATING = (Action.AGAIN, Action.THROTTLE, Action.FREE, Action.PAUSE)

@@ -49,13 +49,14 @@ class Evidence:
         if self._window.count(None) * 2 > len(self._window):
             self.forget()
 
-    def failed(self, row: int, health: Health, *, first: bool, last: bool = False) -> bool:
-        """An exchange failed; ``first`` says that it was the row's first, ``last`` that the row
-        ends with it, after failures of this period only. Returns whether all together are an
-        outage.
+    def shows_outage(self, row: int, health: Health, *, first: bool, last: bool = False) -> bool:
+        """Whether an exchange that just failed shows, with those before it, that the endpoint is
+        down. ``first`` says that it was the row's first exchange, ``last`` that the row ends with
+        it, after failures of this period only. Changes nothing: ``failed`` takes note.
         """
         window = self._window
         if first or health is Health.DOWN:
+            window = deque(window, WINDOW)
             window.append(row)
         if last:
             dark = set(takewhile(lambda row: row is not None, reversed(window)))
@@ -63,6 +64,11 @@ class Evidence:
                 return True
         failures = len(window) - window.count(None)
         return failures >= SHARE * WINDOW and len({*window} - {None}) >= ROWS
+
+    def failed(self, row: int, health: Health, *, first: bool) -> None:
+        """An exchange failed; ``first`` says that it was the row's first one."""
+        if first or health is Health.DOWN:
+            self._window.append(row)
 
     def forget(self) -> None:
         """A new period begins."""

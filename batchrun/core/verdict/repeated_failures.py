@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 from enum import Enum, auto
+from operator import itemgetter
 from typing import Generic, NamedTuple, TypeVar
 
 from batchrun.core.settings.bounds import OF_THE_ROW
@@ -81,24 +82,27 @@ class Repeated(Generic[_Row]):
         """How many rows failed since."""
         return len(self._failed)
 
-    def failed(
-        self, kind: Kind, row: _Row, *, sent: int, answered_sent: int, out: Collection[int]
-    ) -> Step:
-        """A row failed for good. ``sent`` is its first request that failed, ``answered_sent`` what
-        that was here when it did, ``out`` are the requests in flight. A row that is the one too
-        many is withheld too.
+    def step(self, kind: Kind, *, sent: int, answered_sent: int, out: Collection[int]) -> Step:
+        """What becomes of a row that fails for good. ``sent`` is its first request that failed,
+        ``answered_sent`` what that was here when it did, ``out`` are the requests in flight.
+        Changes nothing: ``withhold`` takes note of a row that does not end.
         """
         if kind.error_class in OF_THE_ROW or self.answered_sent > max(sent, answered_sent):
             return Step.END
         if self.answered_sent > sent:
-            self._passed.append((sent, row))
             return Step.WITHHOLD
+        if self._alike[kind] < ALIKE_ROWS and len(self._failed) + 1 < ANY_ROWS:
+            return Step.WITHHOLD
+        return Step.STOP if self._too_many(kind, sent, out) else Step.WITHHOLD
+
+    def withhold(self, kind: Kind, row: _Row, *, sent: int) -> None:
+        """Withhold a row that failed; the one too many is withheld too."""
+        if self.answered_sent > sent:
+            self._passed.append((sent, row))
+            return
         self._failed.append((sent, kind, row))
         self._withheld += 1
         self._alike[kind] += 1
-        if self._alike[kind] <= ALIKE_ROWS and len(self._failed) < ANY_ROWS:
-            return Step.WITHHOLD
-        return Step.STOP if self._too_many(kind, out) else Step.WITHHOLD
 
     @property
     def clean(self) -> bool:
@@ -144,18 +148,20 @@ class Repeated(Generic[_Row]):
         self._withheld = 0
         return rows
 
-    def _too_many(self, kind: Kind, out: Collection[int]) -> bool:
-        """Whether so many failed with no request in flight between them."""
+    def _too_many(self, kind: Kind, sent: int, out: Collection[int]) -> bool:
+        """Whether so many failed with no request in flight between them, this one included."""
+        failed = [(number, own) for number, own, _ in self._failed]
+        failed.append((sent, kind))
         between = sorted(number for number in out if number > self.answered_sent)
-        if len(self._failed) >= max(ANY_ROWS, FAILED_TO_OUT * len(between)):
+        if len(failed) >= max(ANY_ROWS, FAILED_TO_OUT * len(between)):
             return True
         alike = in_a_row = 0
         places = iter([*between, float("inf")])
         border = next(places)
-        for sent, own, _ in sorted(self._failed, key=lambda failed: failed[0]):
-            if sent > border:
+        for number, own in sorted(failed, key=itemgetter(0)):
+            if number > border:
                 alike = in_a_row = 0
-                while sent > border:
+                while number > border:
                     border = next(places)
             alike += own == kind
             in_a_row += 1

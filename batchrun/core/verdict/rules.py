@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from batchrun.core.reply import phrases as names
+from batchrun.core.verdict import trail as words
+from batchrun.errors import FaultKind
 
 
 class Action(Enum):
@@ -34,9 +36,15 @@ class Action(Enum):
     STOP = "stop"
     """The run stops; the row stays pending."""
     HOLD = "hold"
-    """Again when the endpoint is back; costs the row nothing. Not in the table: what becomes of a
-    ruling while there is an outage.
+    """Again when the endpoint is back, or at another one; costs the row nothing. This action and
+    those that follow are not in the table: they are what a later step makes of a ruling.
     """
+    LEAVE = "leave"
+    """The endpoint is left out, and the row goes to another one; costs the row nothing."""
+    SWITCH = "switch"
+    """The row is sent again, to the fallback model."""
+    WITHHOLD = "withhold"
+    """The row failed, and waits until it is known whether its endpoint is to blame."""
 
 
 class Health(Enum):
@@ -66,8 +74,17 @@ ACTIONS: Mapping[Action, str] = {
     Action.FAIL: "Ends the row as an `error` row.",
     Action.STOP: "Stops the run with exit code 3. The row stays pending.",
     Action.HOLD: (
-        "Replaces *again* during an outage: retries the row when the endpoint is back. Does not "
-        "count as an attempt."
+        "Replaces *again* during an outage: retries the row when the endpoint is back, or at "
+        "another one. Does not count as an attempt."
+    ),
+    Action.LEAVE: (
+        "Replaces *stop* if other endpoints serve the row's model: only this endpoint is left out, "
+        "and the row goes to another one. Does not count as an attempt."
+    ),
+    Action.SWITCH: "Sends the row again, to `--fallback-model`.",
+    Action.WITHHOLD: (
+        "Replaces *fail* while nothing was answered since the row was sent: the row fails once an "
+        "answer shows that the endpoint is well."
     ),
 }
 """What the actions do, for the reference."""
@@ -138,12 +155,13 @@ class Rule:
     no limit of its own) ``then`` takes the place of ``action``. ``backoff_s`` is a first backoff
     of its own; ``advice`` is told when it rules a row again. ``health`` is what it tells of the
     endpoint: enough of these in a row, and nothing else, make an outage (core/verdict/outage.py).
+    ``word`` begins the trail of its decisions where the error class does not.
     """
 
     name: str
     action: Action
     error_class: str
-    faults: Collection[str] = ()
+    faults: Collection[FaultKind] = ()
     statuses: Collection[int] = ()
     codes: frozenset[str] = frozenset()
     tries_max: int | None = None
@@ -155,8 +173,14 @@ class Rule:
     advice: str = ""
     health: Health | None = None
     source: str = ""
+    word: str = ""
 
-    def matches(self, fault: str | None, status: int | None, given: Collection[str]) -> bool:
+    @property
+    def said(self) -> str:
+        """The first word of the trail of what it decides (``core/verdict/trail.py``)."""
+        return self.word or self.error_class
+
+    def matches(self, fault: FaultKind | None, status: int | None, given: Collection[str]) -> bool:
         """Whether this line speaks of such an exchange, its circumstances aside."""
         if fault is not None:
             return fault in self.faults
@@ -197,24 +221,24 @@ A = Action
 DOWN, AILING = Health.DOWN, Health.AILING
 RULES: tuple[Rule, ...] = (
     # It may have been billed and may still be running: not worth all of a row's attempts.
-    Rule("timeout", A.AGAIN, "timeout", faults=("timeout",), tries_max=2, health=AILING),
+    Rule("timeout", A.AGAIN, "timeout", faults=(FaultKind.TIMEOUT,), tries_max=2, health=AILING),
     # A name that was never resolved is most likely misspelt.
     Rule(
         "unknown_host",
         A.AGAIN,
         "connection",
-        faults=("dns",),
+        faults=(FaultKind.DNS,),
         tries_max=3,
         then=A.STOP,
         succeeded=False,
     ),
-    Rule("connect", A.AGAIN, "connection", faults=("connect", "dns"), health=DOWN),
+    Rule("connect", A.AGAIN, "connection", faults=(FaultKind.CONNECT, FaultKind.DNS), health=DOWN),
     # A kept-alive connection that the server had closed meanwhile: not the row's fault.
     Rule(
         "stale",
         A.FREE,
         "connection",
-        faults=("stale",),
+        faults=(FaultKind.STALE,),
         tries_max=8,
         then=A.AGAIN,
         health=AILING,
@@ -224,26 +248,26 @@ RULES: tuple[Rule, ...] = (
         "reset",
         A.FREE,
         "connection",
-        faults=("reset",),
+        faults=(FaultKind.RESET,),
         tries_max=1,
         then=A.AGAIN,
         health=AILING,
     ),
-    Rule("cut", A.AGAIN, "connection", faults=("cut",), health=AILING),
+    Rule("cut", A.AGAIN, "connection", faults=(FaultKind.CUT,), health=AILING),
     # This process was stopped, or asleep with its machine, and its connection broke meanwhile.
     Rule(
         "suspended",
         A.FREE,
         "connection",
-        faults=("suspended",),
+        faults=(FaultKind.SUSPENDED,),
         tries_max=20,
         then=A.AGAIN,
         health=AILING,
     ),
     # A stream that ended before its answer did, by a cut or in good order.
-    Rule("incomplete", A.AGAIN, "incomplete_stream", faults=("incomplete",), health=AILING),
-    Rule("tls", A.STOP, "config", faults=("tls", "proxy")),
-    Rule("too_large", A.FAIL, "response_too_large", faults=("too_large",)),
+    Rule("incomplete", A.AGAIN, "incomplete_stream", faults=(FaultKind.INCOMPLETE,), health=AILING),
+    Rule("tls", A.STOP, "config", faults=(FaultKind.TLS, FaultKind.PROXY)),
+    Rule("too_large", A.FAIL, "response_too_large", faults=(FaultKind.TOO_LARGE,)),
     Rule(
         "no_limit",
         A.STOP,
@@ -293,9 +317,10 @@ RULES: tuple[Rule, ...] = (
     ),
     # Keys spread slowly through some providers: after successes a 401 gets two more chances.
     Rule(
-        "auth_again", A.AGAIN, "auth", statuses=(401,), tries_max=2, then=A.STOP, succeeded=True
+        "auth_again", A.AGAIN, "auth", statuses=(401,), tries_max=2, then=A.STOP, succeeded=True,
+        word=words.BAD_KEY,
     ),
-    Rule("auth", A.STOP, "auth", statuses=(401,)),
+    Rule("auth", A.STOP, "auth", statuses=(401,), word=words.BAD_KEY),
     Rule(
         "budget_in_flight",
         A.THROTTLE,

@@ -4,9 +4,8 @@ Order: a concurrency permit first, then one at a time through a door where the c
 budget and the request rate are waited for. The door is a fair lock, so nobody overtakes: a large
 request in front is not starved by small ones behind it.
 
-A refusal (429) can mean two things: the endpoint is used up, or one of its many backs was. The
-share of recent replies that were refusals tells them apart: above ``STORM_SHARE`` everybody waits,
-below only the row that was refused.
+The cool-down after refusals (``cool_down.py``) and the hold with its probes while the endpoint is
+down (``probing.py``) are state machines of their own; the gate keeps rows waiting by them.
 
 The request rate is aiolimiter's leaky bucket with a short window: a bucket of a whole minute lets
 a minute's worth of requests burst against servers that enforce by the second. Tokens need more
@@ -25,6 +24,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
 from batchrun.engine.pace.allowance import Allowance
+from batchrun.engine.pace.cool_down import SPREAD_S_MAX, CoolDown
+from batchrun.engine.pace.probing import Probing
 from batchrun.engine.pace.server_limits import LimitsTold
 from batchrun.ports import Clock
 
@@ -34,22 +35,6 @@ if TYPE_CHECKING:
 WINDOW_S = 0.1
 """Shortest window of the request rate. Told 12,000 per minute, a server that enforces 200 a second
 rejected 3,413 of 4,000 requests with a 60 s window, 34 with 1 s and none with 0.1 s."""
-
-GUESSED_WAIT_S = 1.0
-GUESSED_WAIT_S_MAX = 60.0
-SPREAD_S_MAX = 1.0
-
-STORM_SHARE = 0.25
-"""Share of refusals from which on they are everybody's: five standard deviations above the 5 % of
-a server that refuses at random, and four refusals in a row away from it."""
-REPLY_WEIGHT = 1 / 16
-"""Weight of the newest reply in that share, which forgets exponentially."""
-STORM_WAIT_S = 0.05
-STORM_WAIT_S_MAX = 1.0
-STORM_RELIEF = 1 / 64
-"""In a storm a server tells each row when there is room for one, which is too soon for all of them:
-the shortest cool-down doubles with each, between these bounds, and each success takes this share
-off it. Told 10 ms, 64 rows drew 10 to 20 refusals for each answer without it."""
 
 
 class EndpointPermit:
@@ -131,16 +116,10 @@ class EndpointGate:
         """See ``ports.Gate``."""
         self.limits_told = self.limits.public
         """See ``ports.Gate``."""
-        self._cool_from_s = float("-inf")
-        self._cool_until_s = float("-inf")
-        self._streak = 0
-        # Until the first replies tell otherwise, a refusal is everybody's.
-        self._refused_share = 1.0
-        self._storm_wait_s = 0.0
-        self._spread_left = 0
-        self._spread_s = 0.0
-        self._held_until_s: float | None = None
-        self._probing = False
+        self._cooling = CoolDown(concurrency)
+        self._probing = Probing()
+        self._calm = not self._paced
+        """Whether a permit is all that there is to wait for, as far as is known."""
         self._reopened = asyncio.Event()
         self.waiting_for: str | None = None
         self.changed: Callable[[], None] | None = None
@@ -154,13 +133,10 @@ class EndpointGate:
             await self._permit()
             now = self._clock.now_s()
         charged = self._pacing.expected(tokens) if self._pacing.active else 0.0
-        if not (
-            self._paced
-            or self._spread_left
-            or self._queueing
-            or self._held_until_s is not None
-            or now < self._cool_until_s
-            or (self._pacing.active and not self._pacing.try_take(charged))
+        if (
+            self._calm
+            and not self._queueing
+            and (not self._pacing.active or self._pacing.try_take(charged))
         ):
             return EndpointPermit(self, tokens, charged, now - began)
         self._queueing += 1
@@ -173,6 +149,7 @@ class EndpointGate:
         finally:
             self._queueing -= 1
             self.waiting_for = None
+            self._look_whether_calm()
             self._tell()
         return EndpointPermit(self, tokens, charged, self._clock.now_s() - began, probe)
 
@@ -214,17 +191,24 @@ class EndpointGate:
     @property
     def paced(self) -> bool:
         """See ``ports.Gate``."""
-        return self._paced or self._spread_left > 0 or self._pacing.slows
+        return self._paced or self._cooling.spread_left > 0 or self._pacing.slows
 
     @property
     def ready_in_s(self) -> float:
         """See ``ports.Gate``."""
-        if not self._free or self._waiting or self._queueing or self._probing:
+        if not self._free or self._waiting or self._queueing or self._probing.out:
             return math.inf
-        until_s = self._cool_until_s
-        if self._held_until_s is not None:
-            until_s = max(until_s, self._held_until_s)
+        until_s = max(self._cooling.until_s, self._probing.next_s)
         return 0.0 if until_s == -math.inf else max(0.0, until_s - self._clock.now_s())
+
+    def _look_whether_calm(self) -> None:
+        """See whether cool-down, spread and hold are over."""
+        self._calm = (
+            not self._paced
+            and not self._probing.held
+            and not self._cooling.spread_left
+            and self._cooling.until_s <= self._clock.now_s()
+        )
 
     async def _pass(self, tokens: int, charged: float) -> bool:
         """Wait for everything but the permit; returns whether this one is the probe."""
@@ -239,15 +223,14 @@ class EndpointGate:
         return probe or await self._open_or_probe()
 
     async def _open_or_probe(self) -> bool:
-        while self._held_until_s is not None:
+        while self._probing.held:
             self.waiting_for = "outage"
-            left_s = self._held_until_s - self._clock.now_s()
-            if not self._probing and left_s <= 0:
-                self._probing = True
+            now_s = self._clock.now_s()
+            if self._probing.try_probe(now_s):
                 return True
             self._reopened.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if self._probing else left_s):
+                async with asyncio.timeout(self._probing.left_s(now_s)):
                     await self._reopened.wait()
         return False
 
@@ -267,12 +250,11 @@ class EndpointGate:
                 paced = True
             # A reply may have throttled the endpoint while this one waited for its turn.
             await self._cooled()
-            while self._spread_left:
+            while self._cooling.spread_left:
                 # All that waited would start at once: they are let out one by one instead.
-                self._spread_left -= 1
                 self.waiting_for = "server"
-                await self._clock.sleep(self._spread_s * 2 * self._dice.random())
-                if self._clock.now_s() >= self._cool_until_s:
+                await self._clock.sleep(self._cooling.next_turn_s(self._dice.random()))
+                if self._clock.now_s() >= self._cooling.until_s:
                     break
                 await self._cooled()
         except BaseException:
@@ -283,71 +265,61 @@ class EndpointGate:
             raise
 
     async def _cooled(self) -> None:
-        while (left := self._cool_until_s - self._clock.now_s()) > 0:
+        while (left := self._cooling.left_s(self._clock.now_s())) > 0:
             self.waiting_for = "server"
             await self._clock.sleep(left)
 
     def settle(self, estimate: int, tokens: int | None, charged: float = 0.0) -> None:
         """Correct an estimate, and what was charged for it, by what was really used."""
-        self._refused_share *= 1 - REPLY_WEIGHT
-        if tokens:
-            self._streak = 0
-            self._storm_wait_s -= self._storm_wait_s * STORM_RELIEF
+        if self._cooling.restless:
+            self._cooling.replied(answered=bool(tokens))
         if tokens is not None:
             if self._budget is not None:
                 self._budget.give(estimate - tokens)
             if self._pacing.active:
                 self._pacing.settle(estimate, charged, tokens)
 
+    @property
+    def storm(self) -> bool:
+        """See ``ports.Gate``."""
+        return self._cooling.storm
+
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
         """See ``ports.Gate``."""
-        now = self._clock.now_s()
-        # The refused exchange was settled a moment ago, and counted as one that was not.
-        self._refused_share = min(1.0, self._refused_share + REPLY_WEIGHT)
-        if not for_all and self._refused_share < STORM_SHARE:
-            return False
-        news = sent_at_s > self._cool_from_s
-        if wait_s is not None:
-            if news:
-                wait_s = max(wait_s, self._storm_wait_s)
-                longer_s = max(STORM_WAIT_S, 2 * self._storm_wait_s)
-                self._storm_wait_s = min(STORM_WAIT_S_MAX, longer_s)
-        elif not news:
-            return True
-        else:
-            self._streak += 1
-            wait_s = min(GUESSED_WAIT_S_MAX, GUESSED_WAIT_S * 2 ** (self._streak - 1))
-            wait_s *= 0.5 + 0.5 * self._dice.random()
-        if now + wait_s > self._cool_until_s:
-            self._cool_from_s = now
-            self._cool_until_s = now + wait_s
-            self._spread_left = self._concurrency
-            self._spread_s = min(SPREAD_S_MAX, wait_s) / self._concurrency
-        return True
+        everybody = self._cooling.refused(
+            wait_s,
+            sent_at_s=sent_at_s,
+            now_s=self._clock.now_s(),
+            dice=self._dice.random() if wait_s is None else 0.0,
+            for_all=for_all,
+        )
+        self._calm = self._calm and not everybody
+        return everybody
 
     def hold(self, wait_s: float) -> None:
         """See ``ports.Gate``."""
-        self._held_until_s = self._clock.now_s() + wait_s
+        self._calm = False
+        self._probing.hold(self._clock.now_s() + wait_s)
         self._reopened.set()
 
     def open(self) -> None:
         """See ``ports.Gate``."""
-        self._held_until_s = None
+        self._probing.open()
         self._reopened.set()
-        self._spread_left = self._concurrency
-        self._spread_s = SPREAD_S_MAX / self._concurrency
+        self._cooling.spread(SPREAD_S_MAX)
+        self._calm = False
         self._tell()
 
     def probe_over(self) -> None:
         """The probe came back, or was given up: the next one may follow."""
-        self._probing = False
+        self._probing.over()
         self._reopened.set()
         self._tell()
 
     @property
     def cooling_s(self) -> float:
         """Seconds for which nobody enters."""
-        return max(0.0, self._cool_until_s - self._clock.now_s())
+        return self._cooling.left_s(self._clock.now_s())
 
     @property
     def bound_by(self) -> str | None:

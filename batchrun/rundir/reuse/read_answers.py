@@ -43,6 +43,8 @@ _NUMBERS: Mapping[pa.DataType, Literal["q", "d", "i", "h"]] = {
 _REFERENCE = '{"file": '
 _BY_INDEX = itemgetter(Choice._fields.index("index"))
 _new = tuple.__new__  # half the time of a named tuple's own ways
+_UNTOLD = (None,) * len("usage_raw billed_from decided_by".split())
+"""What results do not tell of their attempts, at the end of ``Attempt``."""
 
 
 def rows(read: Callable[[Sequence[str]], pa.Table]) -> list[Sequence[Any]]:
@@ -116,7 +118,7 @@ def answers(
             (first, several, model, response_id, fingerprint, tier, made_s, usage, shown),
         )
         decided = (row, 0, endpoint or "", model, tier, started_us or 0, 0.0, latency_s or 0.0)
-        answered = (http_status, None, None, None, usage, 0, request_id, False, ttft_s, None, None)
+        answered = (http_status, None, None, None, usage, 0, request_id, False, ttft_s, *_UNTOLD)
         attempt = _new(Attempt, (*decided, *answered))
         if response is not None and response.startswith(_REFERENCE):
             name = large_answers.reference(response)

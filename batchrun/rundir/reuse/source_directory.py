@@ -310,7 +310,9 @@ class Source:
         """An answer of a log, as one that is reused; None for what is none."""
         reused = outcome.reused
         if reused is None and outcome.attempt is not None:
-            attempt = outcome.attempt._replace(cost_pd=0, usage_raw=None, billed_from=None)
+            attempt = outcome.attempt._replace(
+                cost_pd=0, usage_raw=None, billed_from=None, decided_by=None
+            )
             reused = Reused(f"{self.run}:{outcome.row}", attempt)
         if outcome.completion is None or outcome.request_hash is None or reused is None:
             return None

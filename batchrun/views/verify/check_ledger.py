@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchrun.views.verify.check_rows import check_classes, check_costs
+from batchrun.views.verify.check_trails import check_trails
 from batchrun.views.verify.findings import Report
 from batchrun.views.verify.part_reader import LEDGER_NAMES, PartReader
 
@@ -121,6 +122,7 @@ class LedgerCheck:
             )
         check_classes(chunk, report, f"{where}: row")
         check_costs(chunk, report, f"{where}: row")
+        check_trails(chunk, report, f"{where}: row")
         self._last = (rows[-1].as_py(), numbers[-1].as_py() or 0)
 
 

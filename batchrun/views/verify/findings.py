@@ -51,6 +51,7 @@ KINDS = {
     "reused_cost": "A reused answer has a cost.",
     "ledger_order": "Lines of the ledger are not in the order of the rows.",
     "attempt_number": "The attempts of a row are not numbered 1, 2, 3 and so on.",
+    "decided_by": "`decided_by` has an unknown word, or names another error class than its line.",
     "attempts": "A row's `attempts` is not the number of its lines in the ledger.",
     "ledger": "A result is not what the attempt that decided it says.",
     "response_file": "A file of `responses/` that a row names is missing, or not what was written.",

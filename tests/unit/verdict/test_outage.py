@@ -10,11 +10,19 @@ from batchrun.core.verdict.rules import HEALTH, RULES, Action, Health
 DOWN, AILING = Health.DOWN, Health.AILING
 
 
+def _failed(evidence, row, health, *, first, last=False):
+    """An exchange failed: whether that shows an outage. Asking changes nothing."""
+    shown = evidence.shows_outage(row, health, first=first, last=last)
+    assert evidence.shows_outage(row, health, first=first, last=last) == shown
+    evidence.failed(row, health, first=first)
+    return shown
+
+
 def _outage_after(failures):
     """After how many of these (row, health, first) it is one; None: never."""
     evidence = Evidence()
     for count, (row, health, first) in enumerate(failures, start=1):
-        if evidence.failed(row, health, first=first):
+        if _failed(evidence, row, health, first=first):
             return count
     return None
 
@@ -41,12 +49,12 @@ def test_a_row_that_would_end_in_the_dark_needs_less():
     """Where nothing was answered since, five rows do; four, or an answer in between, do not."""
     evidence = Evidence()
     for row in range(4):
-        assert not evidence.failed(row, AILING, first=True)
-    assert not evidence.failed(0, AILING, first=False, last=True)
-    evidence.failed(4, AILING, first=True)
-    assert evidence.failed(0, AILING, first=False, last=True)
+        assert not _failed(evidence, row, AILING, first=True)
+    assert not _failed(evidence, 0, AILING, first=False, last=True)
+    _failed(evidence, 4, AILING, first=True)
+    assert _failed(evidence, 0, AILING, first=False, last=True)
     evidence.answered()
-    assert not evidence.failed(0, AILING, first=False, last=True)
+    assert not _failed(evidence, 0, AILING, first=False, last=True)
 
 
 def test_a_server_that_fails_now_and_then_has_no_outage():
@@ -54,7 +62,7 @@ def test_a_server_that_fails_now_and_then_has_no_outage():
     evidence, dice = Evidence(), random.Random(4)
     for row in range(100_000):
         if dice.random() < 0.5:
-            assert not evidence.failed(row, DOWN, first=True)
+            assert not _failed(evidence, row, DOWN, first=True)
         elif not evidence.clean:
             evidence.answered()
 
@@ -65,7 +73,7 @@ def test_one_answer_among_many_failures_does_not_end_it():
     for row in range(WINDOW * 4):
         if row % 20 == 10:
             evidence.answered()
-        elif evidence.failed(row, AILING, first=True):
+        elif _failed(evidence, row, AILING, first=True):
             break
     else:
         pytest.fail("never an outage")
@@ -76,11 +84,11 @@ def test_answers_end_a_period():
     """Trouble that passes is forgotten: what comes later is judged by itself."""
     evidence = Evidence()
     for row in range(WINDOW // 2):
-        assert not evidence.failed(row, DOWN, first=True)
+        assert not _failed(evidence, row, DOWN, first=True)
     while not evidence.clean:
         evidence.answered()
     assert evidence.clean and evidence.period == 1
-    assert not evidence.failed(99, DOWN, first=True)
+    assert not _failed(evidence, 99, DOWN, first=True)
 
 
 def test_probes_wait_longer_and_longer():

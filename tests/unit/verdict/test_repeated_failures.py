@@ -21,7 +21,12 @@ def _failing(repeated, rows, kind=BAD, out=(), answered_sent=None):
     answered when that failed; returns what becomes of each.
     """
     before = repeated.answered_sent if answered_sent is None else answered_sent
-    return [repeated.failed(kind, row, sent=row, answered_sent=before, out=out) for row in rows]
+    steps = []
+    for row in rows:
+        steps.append(repeated.step(kind, sent=row, answered_sent=before, out=out))
+        if steps[-1] is not Step.END:
+            repeated.withhold(kind, row, sent=row)
+    return steps
 
 
 def test_the_row_after_thirty_is_the_one_too_many():
