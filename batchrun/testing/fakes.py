@@ -119,8 +119,6 @@ class FakeTransport:
     that says so. An exchange that would take longer than ``timeout_s`` ends then, with a timeout.
     """
 
-    remark: str | None = None
-
     script: Script = field(default_factory=lambda: script_of({}))
     latency_s: float | Callable[[Request], float] = 0.1
     timeout_s: float = 600.0
@@ -133,6 +131,7 @@ class FakeTransport:
     in_flight: int = 0
     in_flight_max: int = 0
     cancelled: int = 0
+    remark: str | None = None
 
     async def send(self, request: Request) -> Reply:
         """See ``ports.Transport``."""
