@@ -86,3 +86,26 @@ def test_a_run_goes_the_plain_way(cli, simulator, jsonl, published, releases, ca
     assert published(cli.folder / "run").num_rows == 60
     assert "Traceback" not in done.err
     cli.verified("run")
+
+
+def test_several_endpoints_are_one_notice(cli, simulator, jsonl, releases):
+    """What holds for all endpoints is said once, streamed runs included."""
+    tables = [
+        f'[[endpoint]]\nname = "{name}"\nbase_url = "{simulator(seed=seed).base_url}"\n'
+        for seed, name in enumerate(("one", "two"))
+    ]
+    (cli.folder / "run.toml").write_text("".join(tables))
+    done = cli.run(
+        *(jsonl(40), "-c", "run.toml", "-o", "run", "--no-progress", "--stream"),
+        env=releases(**CASES["an attribute has another name"]),
+    )
+    assert done.code == 0, done.err
+    assert done.err.count("aiohttp 3.99.0") == 1
+    cli.verified("run")
+
+
+def test_a_known_release_says_nothing(cli, simulator, jsonl):
+    """The usual run has nothing to tell of aiohttp."""
+    base_url = simulator().base_url
+    done = cli.run(jsonl(5), "-o", "run", "--base-url", base_url, "--no-progress")
+    assert done.code == 0 and "aiohttp" not in done.err
