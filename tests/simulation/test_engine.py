@@ -97,6 +97,7 @@ class TestTrouble:
         assert moments[:4] == [0, 0, 0, 0]
         assert all(moment_s >= 60.5 for moment_s in moments[4:])
 
+    @pytest.mark.slow
     def test_sporadic_429s_delay_their_rows_only(self):
         """One refusal in twenty, with a wait of 2 s each: the run takes as long as without, and
         each refused row waits as told.
