@@ -6,8 +6,8 @@ makes VERSION/finished, failed, interrupted, killed and carrying beside this fil
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
 quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
-parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``. A directory that is
-there is never made again: a format that changes has to read it, or refuse it with a reason.
+parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``. A directory that
+is there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
 import json
