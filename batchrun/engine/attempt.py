@@ -131,15 +131,17 @@ class AttemptLoop:
 
     async def _attempt(self, run: RowRun) -> Outcome:
         """Send the row's request once, decide about the exchange, and act on the decision."""
-        self._check_going(run)
-        pool = self.pool
+        switch, pool, clock = self._switch, self.pool, self._clock
+        if switch.reason is not None:
+            self._check_going(run)
         lane, permit = (
             await pool.enter(run)
             if pool.only is None
             else (pool.only, await pool.only.gate.enter(run.request.tokens))
         )
         with permit:
-            self._check_going(run)
+            if switch.reason is not None:
+                self._check_going(run)
             reserved = None
             if self._spending is not None:
                 reserved = await self._reserved(self._spending, lane, permit, run)
@@ -158,7 +160,19 @@ class AttemptLoop:
                 run.forgive()
             seen = _new(Seen, (lane, run, self._scene, self._plain, permit.probe, None))
             decision = decide(exchange, run, seen)
-            attempt = self._entered(lane, run, exchange, decision, permit, reserved)
+            verdict = decision.verdict
+            attempt = ledger_line(
+                run,
+                lane.name,
+                exchange,
+                decision,
+                permit.queue_s,
+                clock.now_s() - clock.missed_s - run.awake_s,
+                self._policy.prices,
+            )
+            if reserved is not None and self._spending is not None:
+                self._spending.answered(reserved, attempt, exchange, verdict)
+            permit.settle(tokens_used(run.request, exchange, verdict))
         if decision.error_class == "auth" and lane.renewal.may_help(run, decision):
             seen = seen._replace(key=await self._other_key(lane, run, attempt))
             decision = decide(exchange, run, seen)
@@ -176,7 +190,8 @@ class AttemptLoop:
         lane.out.add(run.sent)
         lane.exchanges.sent += 1
         run.key = lane.renewal.generation
-        run.sent_at_s, run.missed_s = clock.now_s(), clock.missed_s
+        run.sent_at_s = sent_at_s = clock.now_s()
+        run.awake_s = sent_at_s - clock.missed_s
 
     async def _reserved(
         self, spending: Spending, lane: Lane, permit: Permit, run: RowRun
@@ -200,31 +215,10 @@ class AttemptLoop:
     def _given_up(self, lane: Lane, run: RowRun, permit: Permit, reserved: Reserved | None) -> None:
         """The request is given up while it is out."""
         lane.out.discard(run.sent)
-        given_up(self._journal, run, lane.name, permit.queue_s, self._latency_s(run))
+        latency_s = self._clock.now_s() - self._clock.missed_s - run.awake_s
+        given_up(self._journal, run, lane.name, permit.queue_s, latency_s)
         if reserved is not None and self._spending is not None:
             self._spending.settle(reserved)
-
-    def _entered(
-        self,
-        lane: Lane,
-        run: RowRun,
-        exchange: Reply | TransportFault,
-        decision: Decision,
-        permit: Permit,
-        reserved: Reserved | None,
-    ) -> Attempt:
-        """The exchange as a line of the ledger; budgets and token limits are charged with it."""
-        prices, latency_s = self._policy.prices, self._latency_s(run)
-        attempt = ledger_line(run, lane.name, exchange, decision, permit.queue_s, latency_s, prices)
-        if reserved is not None and self._spending is not None:
-            self._spending.answered(reserved, attempt, exchange, decision.verdict)
-        permit.settle(tokens_used(run.request, exchange, decision.verdict))
-        return attempt
-
-    def _latency_s(self, run: RowRun) -> float:
-        """Seconds since the row's request went out, less those that this process missed."""
-        clock = self._clock
-        return clock.now_s() - run.sent_at_s - (clock.missed_s - run.missed_s)
 
     async def _other_key(self, lane: Lane, run: RowRun, attempt: Attempt) -> Key:
         """Ask for another key. Cancelled, it leaves the attempt in the ledger: it was sent."""
@@ -247,8 +241,15 @@ class AttemptLoop:
         """Do what was decided: the outcome of the row. Raises ``LaterError`` where it has none
         yet, and ``LeftPendingError`` where the run stops.
         """
-        self._note(lane, run, decision)
         done = decision.action is _DONE
+        if decision.sign is not _ANSWERED or not lane.outage.clean:
+            self._note_health(lane, run, decision)
+        if decision.verdict.completion is not None:
+            lane.renewal.proved = run.key
+            lane.exchanges.answered += 1
+            lane.refused_from_s = None
+        if not done:
+            self._note(lane, run, decision)
         if attempt.cost_pd is not None:
             run.cost_pd += attempt.cost_pd
             self._tally.spend(attempt.cost_pd, kept=done)
@@ -271,19 +272,9 @@ class AttemptLoop:
         raise AgainError(decision)
 
     def _note(self, lane: Lane, run: RowRun, decision: Decision) -> None:
-        """Note what the exchange showed: of the endpoint, and in the row's history."""
-        if decision.sign is not _ANSWERED:
-            self._note_health(lane, run, decision)
-        elif not lane.outage.clean:
-            lane.outage.answered()
+        """Note an exchange that was no answer, or not the row's last one, in the row's history."""
         action, verdict = decision.action, decision.verdict
-        if verdict.completion is not None:
-            lane.renewal.proved = run.key
-            lane.exchanges.answered += 1
-            lane.refused_from_s = None
-            if action is _DONE:
-                return
-        elif action is not Action.THROTTLE:
+        if verdict.completion is None and action is not Action.THROTTLE:
             lane.exchanges.failed += 1
         if decision.lacks and self.pool.only is None:
             run.lack(lane.number)
@@ -294,9 +285,11 @@ class AttemptLoop:
             run.charged += decision.charged
 
     def _note_health(self, lane: Lane, run: RowRun, decision: Decision) -> None:
-        """Note what tells of an outage."""
+        """Note what the exchange showed of the endpoint."""
         outage = lane.outage
         match decision.sign:
+            case Sign.ANSWERED:
+                outage.answered()
             case Sign.FAILED:
                 health = HEALTH[decision.verdict.rule]
                 outage.failed(run.request.row, health, first=not run.rulings)

@@ -73,8 +73,8 @@ class RowRun:
     that of the first one that failed ``failing_as`` its latest did; when that failed,
     ``answered_before`` was the latest one that its endpoint had answered. ``before`` is how the row
     would have ended, where another model is asked now. ``key``, ``wall_us``, ``sent_at_s`` and
-    ``missed_s`` are of the latest request: the key that it is sent with, when it went out (wall
-    clock, loop time), and what the process had missed by then (``ports.Clock``).
+    ``awake_s`` are of the latest request: the key that it is sent with, and when it went out, by
+    the wall clock, in loop time, and in time awake (``now_s - missed_s`` of ``ports.Clock``).
     """
 
     request: Request
@@ -96,7 +96,7 @@ class RowRun:
     key: int = 0
     wall_us: int = 0
     sent_at_s: float = 0.0
-    missed_s: float = 0.0
+    awake_s: float = 0.0
 
     def start_anew(self, request: Request) -> None:
         """Send another request, to which nothing counts that became of the first."""

@@ -1,13 +1,13 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns]
+    python tests/golden/make.py VERSION [tsv|csv|columns|trails]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
 quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
-parameters. A directory that is there is never made again: a format that changes has to read it, or
-refuse it with a reason.
+parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``. A directory that
+is there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
 import json
@@ -68,7 +68,8 @@ def main() -> None:
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
-    folder = HERE / sys.argv[1]
+    trails = sys.argv[2:] == ["trails"]
+    folder = HERE / (f"trails-{sys.argv[1]}" if trails else sys.argv[1])
     folder.mkdir()
     rows: list[dict[str, object]] = [
         {
@@ -81,6 +82,8 @@ def main() -> None:
     rows[5] = {"note": 5}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _make(folder, "rows.jsonl")
+    if trails:
+        return
     # Input columns under names that a later version gave to columns of its own.
     lines = ["q,media,model_asked,usage_raw", *(f"q{n},m{n},x,u" for n in range(ROWS))]
     (folder / "rows.csv").write_text("".join(f"{line}\n" for line in lines))

@@ -1,9 +1,11 @@
 """The column ``decided_by`` of the ledger, over real HTTP: what happened to a row, in words."""
 
+import shutil
 import signal
 import socket
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from batchrun.adapters.journal.journal import read_attempt, read_outcome
 from batchrun.testing import samples
 
 PLAIN = ("--no-progress", "--concurrency", 1)
+OLDER = Path(__file__).resolve().parents[1] / "golden" / "trails-0.2"
 
 
 def _number(body):
@@ -223,3 +226,28 @@ def test_an_older_log_has_none():
     assert read_outcome(msgspec.msgpack.encode(fields)) == outcome
     assert outcome.attempt.decided_by is None
     assert read_attempt(msgspec.msgpack.encode(list(outcome.attempt)[:-1])) == outcome.attempt
+
+
+@pytest.mark.parametrize("name", ["finished", "failed", "interrupted", "killed"])
+def test_directories_whose_ledgers_lack_it_go_on(cli, simulator, published, name):
+    """What was recorded then reads as null, what is sent now has its trail, in parts that were
+    there, in those that were rewritten, and in what only a log held; `verify` accepts both.
+    """
+    shutil.copytree(OLDER, cli.folder, dirs_exist_ok=True)
+    if name != "killed":
+        cli.verified(name)
+    server = simulator()
+    done = cli(
+        *("run", "rows.jsonl", "-o", name, "--shard-rows", 4, "--model", "m", "--no-progress"),
+        *("--base-url", server.base_url, "--retry-class", "server_error"),
+    )
+    assert done.code == 1, done.err  # one row is no request
+    cli.verified(name)
+    if name == "finished":
+        return
+    sent = server.stats()["requests_total"]
+    lines = published(cli.folder / name, "attempts").to_pylist()
+    told = [line["decided_by"] for line in lines if line["decided_by"] is not None]
+    assert told.count("completion") == sent > 0
+    assert set(told) <= {"completion", "interrupted"}
+    assert any(line["decided_by"] is None for line in lines)

@@ -55,6 +55,8 @@ class Evidence:
         it, after failures of this period only. Changes nothing: ``failed`` takes note.
         """
         window = self._window
+        if not last and len(window) - window.count(None) + 1 < SHARE * WINDOW:
+            return False
         if first or health is Health.DOWN:
             window = deque(window, WINDOW)
             window.append(row)
