@@ -40,7 +40,7 @@ from batchrun.engine.engine import Engine
 from batchrun.engine.guards import Stop, StopSwitch
 from batchrun.engine.monitor import Monitor
 from batchrun.engine.noting import noted
-from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
+from batchrun.engine.outbox import EachAnswer, Outbox, PacedSource, TellingJournal
 from batchrun.engine.room import Room
 from batchrun.engine.tally import Tally
 from batchrun.engine.watching import Watching
@@ -289,9 +289,10 @@ class _Session:
     ) -> Engine:
         settings, opened = self._settings, self._opened
         source: Source = ReadAhead(opened.reader, limit=settings.limit)
-        entries = journal
+        entries, answers = journal, self._answers
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
+            answers = None if answers is None else EachAnswer(answers)
         return Engine(
             source=source,
             loop=loop,
@@ -308,7 +309,7 @@ class _Session:
             touched=opened.touched,
             limit=settings.limit,
             finished=self._finished,
-            answers=self._answers,
+            answers=answers,
         )
 
     # Before

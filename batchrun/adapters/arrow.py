@@ -373,11 +373,11 @@ def choose_lean_pool() -> None:
             pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
-def to_ipc(batch: pa.RecordBatch) -> bytes:
+def to_ipc(batch: pa.RecordBatch | pa.Table) -> bytes:
     """A batch as one self-describing IPC stream: exact types, dictionaries included."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+        writer.write(batch)
     return bytes(sink.getvalue())
 
 

@@ -15,14 +15,14 @@ from typing import NamedTuple, Protocol, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters import answers, arrow, files, large_answers, old_part
+from batchrun.adapters import answers, arrow, files, large_answers, old_part, read_back
 from batchrun.adapters.log import damaged as log_damaged
 from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.store import Store
 from batchrun.core import answer
 from batchrun.core.money import picodollars
 from batchrun.core.totals import TOKENS, AttemptLine, ResultLine, Totals, day_of
-from batchrun.records import NO_USAGE, Attempt, Outcome
+from batchrun.records import NO_USAGE, Attempt, Outcome, ReusedRows
 
 PIECE_ROWS = 256
 PIECE_BYTES = 12 * 2**20
@@ -49,9 +49,13 @@ class Records(Protocol):
         """The next outcomes in row order, as many as the bounds allow and at least one."""
         ...
 
+    def reused(self) -> ReusedRows | None:
+        """The next rows, where they come as columns; else they are among the ``outcomes``."""
+        ...
+
     @property
     def more(self) -> bool:
-        """Whether there are outcomes left."""
+        """Whether there are rows left."""
         ...
 
     def attempts_below(self, row: int) -> Iterable[Attempt]:
@@ -121,12 +125,18 @@ class Filling:
         """Take the next piece of records. Every row in front of it is in them or known to have no
         outcome, and so is every attempt of these rows.
         """
+        reused = records.reused()
+        if reused is not None:
+            self._add_reused(records, reused)
+            return
         self._add(records, records.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES), last=False)
 
     def finish(self, records: Records) -> Totals:
         """Take the rest of the records and end both files; what they hold adds up to this."""
         last = False
         while not last:
+            while (reused := records.reused()) is not None:
+                self._add_reused(records, reused)
             outcomes = records.outcomes(rows_max=PIECE_ROWS, bytes_max=PIECE_BYTES)
             last = not records.more
             self._add(records, outcomes, last=last)
@@ -143,6 +153,26 @@ class Filling:
             while self.next_row + PIECE_ROWS < first:
                 self._add_piece(records, [], self.next_row + PIECE_ROWS)
         self._add_piece(records, outcomes, high)
+
+    def _add_reused(self, records: Records, reused: ReusedRows) -> None:
+        """Take rows that come as columns, and whatever else is known of the rows in front."""
+        results = arrow.from_ipc(reused.results)
+        if reused.row > self.next_row or self._old_results.found or self._old_attempts.found:
+            outcomes = read_back.outcomes(reused)
+            self._add(records, outcomes, last=False)
+            return
+        rows = list(range(reused.row, reused.row + reused.rows))
+        carried = self._gather(records, rows).columns if len(self._shape.carried) else []
+        schema, there = self._shape.results, set(results.schema.names)
+        fixed = zip(schema.names[: len(schema) - len(carried)], schema.types, strict=False)
+        columns = [
+            results.column(name) if name in there else pa.nulls(reused.rows, kind)
+            for name, kind in fixed
+        ]
+        resulted = pa.Table.from_arrays([*columns, *carried], schema=schema)
+        self._results.add(resulted, records.taken_bytes)
+        _count_columns(self._totals, resulted)
+        self.next_row = rows[-1] + 1
 
     def _add_piece(self, records: Records, outcomes: list[Outcome], high: int) -> None:
         """Take a piece: outcomes, and the attempts of these rows and of those between them."""
@@ -250,7 +280,8 @@ def _count(
         len(keys) == len(days) == 1
         and len(ledger) == len(outcomes) == ledgered.num_rows == resulted.num_rows
         and resulted.column("error_class").null_count == len(outcomes)
-        and resulted.column("endpoint").null_count == 0  # each was sent
+        and resulted.column("endpoint").null_count == 0  # each was sent, here or elsewhere
+        and not _reused(resulted)
     ):
         said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
         totals.add_outputs(
@@ -293,11 +324,18 @@ def _count(
             strict=True,
         )
     )
-    if arrow.marks_reused(resulted.schema):
+    if _reused(resulted):
         origins = resulted.column("reused_from")
-        if origins.null_count < len(origins):
-            endpoints = resulted.column("endpoint").filter(origins.is_valid())
-            totals.add_reused(endpoints.to_pylist())
+        endpoints = resulted.column("endpoint").filter(origins.is_valid())
+        totals.add_reused(endpoints.to_pylist())
+
+
+def _reused(resulted: pa.Table) -> bool:
+    """Whether any of these rows took its answer from another run."""
+    if not arrow.marks_reused(resulted.schema):
+        return False
+    origins = resulted.column("reused_from")
+    return bool(origins.null_count < len(origins))
 
 
 def _count_reused(totals: Totals, outcomes: list[Outcome]) -> None:
@@ -311,6 +349,19 @@ def _count_reused(totals: Totals, outcomes: list[Outcome]) -> None:
         empty=sum(map(answer.is_empty, said)),
     )
     totals.add_reused(o.reused.attempt.endpoint for o in outcomes if o.reused is not None)
+
+
+def _count_columns(totals: Totals, resulted: pa.Table) -> None:
+    """Count rows that took their answers from another run, none of which was sent here."""
+    endpoints = read_back.values(resulted.column("endpoint"))
+    truncated, empty = answers.counted(resulted)
+    counts = [resulted.column(name) for name in TOKENS]
+    bare = 0
+    if all(column.null_count for column in counts):
+        usages = zip(*map(read_back.values, counts), strict=True)
+        bare = sum(usage == NO_USAGE for usage in usages)
+    totals.add_unsent(ok=len(endpoints), without_usage=bare, truncated=truncated, empty=empty)
+    totals.add_reused(endpoints)
 
 
 def _pd(cost_usd: float | None) -> int | None:

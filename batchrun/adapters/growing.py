@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from batchrun.adapters.filling import PIECE_ROWS, Filling, Records
 from batchrun.adapters.journal import BlockRecord
-from batchrun.adapters.log import BLOCK, OUTCOME, Entry, Place
+from batchrun.adapters.log import BLOCK, OUTCOME, REUSED, Entry, Place
 from batchrun.errors import StorageError
-from batchrun.records import Attempt, Outcome
+from batchrun.records import Attempt, Outcome, ReusedRows
 
 HELD_BYTES_MAX = 8 * 2**20
 """Of records that are kept for all shards together, as large as they are in the log."""
@@ -46,6 +46,7 @@ class Window:
         """Every row from ``next_row`` to below this one is there."""
         self._whole_bytes = 0
         self._outcomes: dict[int, tuple[Outcome, int]] = {}
+        self._reused: dict[int, tuple[ReusedRows, int]] = {}
         self._attempts: list[tuple[Attempt, int]] = []
         self._blocks: list[tuple[int, int, bytes, int]] = []
 
@@ -66,6 +67,9 @@ class Window:
                 if row in outcomes:
                     return False
                 outcomes[row] = (value, size)
+            elif kind == REUSED:
+                assert isinstance(value, ReusedRows)
+                self._reused[row] = (value, size)
             else:
                 assert isinstance(value, Attempt)
                 self._attempts.append((value, size))
@@ -74,18 +78,40 @@ class Window:
             self._whole_bytes += held[1]
         return True
 
+    def reused(self) -> ReusedRows | None:
+        """See ``Records``."""
+        if not self._reused:
+            return None
+        first = min(self._reused)
+        if first != self.next_row and self._outcomes and min(self._outcomes) < first:
+            return None
+        taken, size = self._reused.pop(first)
+        self.taken_bytes = size
+        self.size_bytes -= size
+        self.next_row = self._whole_to = first + taken.rows
+        return taken
+
     @property
     def stretches(self) -> bool:
-        """Whether it begins with a stretch of rows that is worth taking."""
-        return self._whole_to - self.next_row >= PIECE_ROWS or self._whole_bytes >= STRETCH_BYTES
+        """Whether it begins with a stretch of rows that is worth taking, or that ends where
+        columns begin.
+        """
+        return (
+            self._whole_to - self.next_row >= PIECE_ROWS
+            or self._whole_bytes >= STRETCH_BYTES
+            or self._whole_to in self._reused
+        )
 
     def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
         """See ``Records``. While it ``stretches``, they are the rows of that stretch."""
         held = self._outcomes
-        stretch = range(self.next_row, self._whole_to)
+        stretch: Sequence[int] = range(self.next_row, self._whole_to)
+        if not stretch:
+            end = min(self._reused, default=None)
+            rows = held if end is None else [row for row in held if row < end]
         taken: list[Outcome] = []
         size = 0
-        for row in (stretch or sorted(held))[:rows_max]:
+        for row in (stretch or sorted(rows))[:rows_max]:
             if size >= bytes_max:
                 break
             outcome, its = held.pop(row)
@@ -104,7 +130,7 @@ class Window:
     @property
     def more(self) -> bool:
         """See ``Records``."""
-        return bool(self._outcomes)
+        return bool(self._outcomes or self._reused)
 
     def attempts_below(self, row: int) -> list[Attempt]:
         """See ``Records``."""

@@ -76,6 +76,21 @@ def _put(store: Store, content: bytes) -> str:
     return name
 
 
+def are_in_place(results: pa.Table) -> bool:
+    """Whether all replies stand in their column, and belong there: surely, if it says so."""
+    if "response" not in results.schema.names:
+        return True
+    for chunk in results.column("response").chunks:
+        _, offsets, data = chunk.buffers()
+        if data is None:
+            continue
+        ends = memoryview(offsets).cast("B").cast("i")
+        start, end = ends[chunk.offset], ends[chunk.offset + len(chunk)]
+        if end - start > COLUMN_BYTES_MAX or bytes(data[start:end]).find(_NAMED.encode()) >= 0:
+            return False
+    return True
+
+
 def reference(response: str | None) -> str | None:
     """The file that a ``response`` column names; None where it holds the reply itself."""
     found = None if response is None else _REFERENCE.fullmatch(response)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchrun.adapters import disk, files, ledger, log
-from batchrun.adapters.journal import LOG_NAME, STATES, Journal
+from batchrun.adapters.journal import LOG_NAME, STATES, Journal, read_reused
 from batchrun.adapters.old_part import OldPart
 from batchrun.adapters.parts import Parts, publish
 from batchrun.adapters.sources.opening import Reader
@@ -79,6 +79,8 @@ class Repair:
                 ):
                     for _, kind, record in log.sound_records(data, rows):
                         draft.write(log.group([record]))
+                        if kind == log.REUSED:
+                            kept += read_reused(record[log.PREFIX_BYTES :]).rows
                         kept += kind == log.OUTCOME
             draft.sync()
             copy = self._copy_aside(path)

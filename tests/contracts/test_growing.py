@@ -19,7 +19,7 @@ from batchrun.adapters.journal import Journal
 from batchrun.adapters.parts import Parts, Sealer
 from batchrun.adapters.shard_reader import ShardReader
 from batchrun.errors import StorageError
-from batchrun.records import Block, Position
+from batchrun.records import NO_USAGE, Block, Position, Reused, ReusedRows
 from batchrun.testing.samples import answered, attempt, chat_row, failed
 
 SHARD_ROWS = 40
@@ -47,6 +47,32 @@ def of_row(row, tries=0):
     last = tries + 1
     ending = failed(row, last) if row % 7 == 6 else answered(row, last, f"Answer {row}.")
     return [*(attempt(row, number + 1) for number in range(tries)), ending]
+
+
+def together(first, count=8):
+    """The outcomes of rows that took answers of another run, as columns: whole ones, some that a
+    limit cut off, some empty, some without usage.
+    """
+    outcomes = []
+    for row in range(first, first + count):
+        outcome = answered(row, text="" if row % 11 == 3 else f"Reused answer {row}, é.")
+        said = outcome.completion
+        choice = said.first._replace(finish_reason="length" if row % 5 == 2 else "stop")
+        usage = NO_USAGE if row % 3 == 1 else said.usage
+        origin = Reused(f"other:{row + 7}", outcome.attempt._replace(number=0, cost_pd=0))
+        outcomes.append(
+            outcome._replace(
+                completion=said._replace(first=choice, usage=usage),
+                attempts=0,
+                attempt=None,
+                reused=origin,
+            )
+        )
+    columns = arrow.result_columns(outcomes)
+    there = [n for n, column in enumerate(columns) if column.null_count < count]
+    names = [arrow.RESULT_NAMES[n] for n in there]
+    batch = pa.RecordBatch.from_arrays([columns[n] for n in there], names=names)
+    return ReusedRows(first, count, arrow.to_ipc(batch))
 
 
 class Bench:
@@ -178,6 +204,69 @@ def test_any_order_of_arrival_makes_the_parts_that_the_log_makes(tmp_path, seed,
             made.publish(shard, complete=complete)
         same_as_from_the_log(made, tmp_path / "plain", groups, published)
         assert made.sealer._growing._held_bytes() == 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rows_that_come_as_columns_make_the_parts_that_the_log_makes(tmp_path, seed, monkeypatch):
+    """Among rows that come one by one, some of them never, in nearly any order. Read from the log,
+    each of them is an outcome of its own.
+    """
+    dice = random.Random(seed)
+    monkeypatch.setattr(growing, "HELD_BYTES_MAX", dice.choice((9_000, 20_000, 2**20)))
+    groups, pending = [], set()
+    for first in range(0, 3 * SHARD_ROWS, 8):
+        groups.append([block(first)])
+        if dice.random() < 0.6:
+            groups.append([together(first)])
+            continue
+        for row in range(first, first + 8):
+            if dice.random() < 0.05:
+                pending.add(row // SHARD_ROWS)
+                groups.append([attempt(row, 1)])
+            else:
+                groups.append(of_row(row, dice.choice((0, 0, 1))))
+    spread = dice.choice((0, 3, 30))
+    late = [(n + spread * dice.random(), group) for n, group in enumerate(groups)]
+    answers = [group for _, group in sorted(late, key=lambda one: one[0])]
+    blocks = [group for group in groups if isinstance(group[0], Block)]
+    groups = blocks + [group for group in answers if not isinstance(group[0], Block)]
+    published = [(shard, shard not in pending) for shard in range(3)]
+    with bench(tmp_path / "grown") as made:
+        for group in groups:
+            made.journal.write(group)
+        for shard, complete in published:
+            made.publish(shard, complete=complete)
+        same_as_from_the_log(made, tmp_path / "plain", groups, published)
+        assert made.sealer._growing._held_bytes() == 0
+
+
+def test_columns_behind_a_few_rows_do_not_wait_for_more_of_them(tmp_path, read_back):
+    """A stretch that ends where columns begin goes into the drafts, however short it is."""
+    with bench(tmp_path / "run") as made:
+        made.journal.write([block(0), *of_row(0), *of_row(1), together(2, 6)])
+        for first in range(8, SHARD_ROWS, 8):
+            made.journal.write([block(first), together(first)])
+        assert made.sealer._growing._growths[0].filling.next_row == SHARD_ROWS
+        made.publish(0)
+        assert read_back == []
+        assert made.table(0).column("attempts").to_pylist() == [1, 1, *[0] * (SHARD_ROWS - 2)]
+
+
+def test_a_row_sent_again_replaces_its_reused_answer(tmp_path):
+    """In the log the last outcome of a row counts, the rows beside it keep theirs."""
+    with bench(tmp_path / "run", grow=False) as made:
+        made.journal.write([block(0), together(0), *of_row(3, tries=1)])
+        known = made.journal.open_shard(0)
+        assert known.done == known.ok == set(range(8)) and known.attempts[3] == 2
+        assert [o.row for o in made.journal.outcomes(0)] == [*range(8), 3]
+        assert list(made.journal.exchanges(0)) == [(3, 1), (3, 2)]
+        made.publish(0, complete=False)
+        table = made.table(0).select(["row", "attempts", "reused_from", "custom_id"]).to_pylist()
+        assert [row["attempts"] for row in table] == [0, 0, 0, 2, 0, 0, 0, 0]
+        assert [row["reused_from"] for row in table] == [
+            None if row == 3 else f"other:{row + 7}" for row in range(8)
+        ]
+        assert [row["custom_id"] for row in table] == [f"id-{row}" for row in range(8)]
 
 
 def test_a_shard_that_fills_in_order_is_never_read_back(tmp_path, read_back):
