@@ -60,7 +60,7 @@ def rows(read: Callable[[Sequence[str]], pa.Table]) -> list[Sequence[Any]]:
 
 
 def table(read: Callable[[Sequence[str]], pa.Table]) -> pa.Table:
-    """The same as columns."""
+    """Results, ``read`` piece by piece as by ``rows``, that stay columns."""
     pieces = [read(names) for names in _TOGETHER]
     names = [name for piece in pieces for name in piece.schema.names]
     return pa.table([column for piece in pieces for column in piece.columns], names=names)

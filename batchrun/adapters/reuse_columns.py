@@ -1,7 +1,8 @@
 """Answers of another run taken as columns: what most blocks of rows are, where the order is kept.
 
-Rows that become outcomes one by one cost four times as much. So a whole block whose answers lie one
-behind the other is taken at once, where nothing in them has to be looked at or changed row by row.
+Outcomes that are built one by one, written down and turned into columns again are most of what a
+reused answer costs. So a block whose answers lie one behind the other is taken as a whole, where
+nothing in it has to be looked at or changed row by row.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from batchrun.adapters import arrow, large_answers, read_back
 from batchrun.core.reusing import Rules
 from batchrun.records import Outcome, Request, ReusedRows
 
+BYTES_MAX = 4 * 2**20
+"""Larger blocks are looked at row by row: there the rows count less than their bytes."""
 _KINDS = dict(arrow.RESULT_FIELDS)
 _KNOWN = ("status", "endpoint", "started_at", "latency_s", "request_hash")
 """Without a null; else rows are looked at one by one."""
@@ -41,7 +44,7 @@ class Stretch:
         return self._values("request_hash")
 
     def __iter__(self) -> Iterator[Outcome | None]:
-        """The same as outcomes: see ``read_back.answers``."""
+        """The answers one by one, as ``read_back.answers`` has them."""
         rows = read_back.rows(partial(read_back.some, self._results))
         return read_back.answers(rows, self._run, self._content)
 
@@ -57,6 +60,7 @@ class Stretch:
             requests[-1].row - first + 1 != rows
             or not rules.takes_all
             or rules.fallback_model is not None
+            or self._results.nbytes > BYTES_MAX
             or any(request.expected is not None for request in requests)
             or not self._is_plain(rules)
         ):

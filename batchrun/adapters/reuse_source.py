@@ -56,7 +56,7 @@ SPREAD_ROWS = 32
 one, once so many were decoded as an ``EARLY``th of the directory has."""
 EARLY = 8
 EARLY_MIN = 16
-STRETCH_ROWS_MIN = 32
+STRETCH_ROWS_MIN = 8
 """So many answers are worth to be handled as columns."""
 _Group: TypeAlias = list[Sequence[Any]] | pa.Table
 _FRONT = struct.Struct("<II")  # bytes of record, checksum
