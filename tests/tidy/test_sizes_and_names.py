@@ -10,7 +10,7 @@ FUNCTION_LINES_MAX = 80
 # Where splitting would send the reader back and forth: the name, and the reason in a few words.
 LONG_MODULES: dict[str, str] = {
     "batchrun.adapters.comparing": "what changed since the last session, and what can be done",
-    "batchrun.adapters.filling": "a shard's two parts while they are written, and what they add up to",
+    "batchrun.adapters.filling": "a shard's two parts, and what they add up to",
     "batchrun.adapters.journal": "state file and logs as one thing, and the thread that writes it",
     "batchrun.adapters.reuse_source": "one directory: what it is, its index, its answers by place",
     "batchrun.adapters.sources.opening": "an input from its names to its rows",
