@@ -273,6 +273,8 @@ def _count(
     resulted: pa.Table,
 ) -> None:
     """Count a piece as published into the totals."""
+    if ledgered.num_rows == resulted.num_rows == 0:
+        return  # the end of a shard whose rows came as columns
     keys = set(map(_KEY, ledger))
     starts_us = list(map(_STARTED, ledger))
     days = {day_of(min(starts_us)), day_of(max(starts_us))} if ledger else set()

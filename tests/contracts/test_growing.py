@@ -252,6 +252,21 @@ def test_columns_behind_a_few_rows_do_not_wait_for_more_of_them(tmp_path, read_b
         assert made.table(0).column("attempts").to_pylist() == [1, 1, *[0] * (SHARD_ROWS - 2)]
 
 
+def test_a_shard_of_columns_is_counted_without_a_look_at_its_rows(tmp_path, monkeypatch):
+    """Not at its end either, where nothing is left: that would load what a run does without."""
+
+    def looked_at(_):
+        raise AssertionError
+
+    monkeypatch.setattr("batchrun.adapters.filling.arrow.tuples", looked_at)
+    with bench(tmp_path / "run") as made:
+        for first in range(0, SHARD_ROWS, 8):
+            made.journal.write([block(first), together(first)])
+        made.publish(0)
+        [found] = made.journal.states.published()
+        assert found.totals["reused"] == {made.table(0).column("endpoint")[0].as_py(): SHARD_ROWS}
+
+
 def test_a_row_sent_again_replaces_its_reused_answer(tmp_path):
     """In the log the last outcome of a row counts, the rows beside it keep theirs."""
     with bench(tmp_path / "run", grow=False) as made:
