@@ -32,7 +32,7 @@ from batchrun.engine.attempt_log import noted
 from batchrun.engine.engine import Engine
 from batchrun.engine.observe.monitor import Monitor
 from batchrun.engine.observe.watching import Watching
-from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
+from batchrun.engine.outbox import EachAnswer, Outbox, PacedSource, TellingJournal
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
@@ -295,9 +295,10 @@ class _Session:
     ) -> Engine:
         settings, opened = self._settings, self._opened
         source: Source = self._machinery.source(opened.reader, limit=settings.limit)
-        entries = journal
+        entries, answers = journal, self._answers
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
+            answers = None if answers is None else EachAnswer(answers)
         return Engine(
             source=source,
             loop=loop,
@@ -314,7 +315,7 @@ class _Session:
             touched=opened.touched,
             limit=settings.limit,
             finished=self._finished,
-            answers=self._answers,
+            answers=answers,
         )
 
     # Before

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
-    from batchrun.records import Attempt, Block, Outcome, Reply, Request, Span
+    from batchrun.records import Attempt, Block, Outcome, Reply, Request, ReusedRows, Span
 
 
 class Source(Protocol):
@@ -160,14 +160,16 @@ class Gate(Protocol):
         ...
 
 
-Durable = Callable[["Outcome | Attempt | Block", "Exception | None"], None]
+Durable = Callable[["Outcome | Attempt | Block | ReusedRows", "Exception | None"], None]
 """Called in the event loop with an entry once it would survive a power cut, or with what broke."""
 
 
 class Journal(Protocol):
     """The durable store of what is known of rows whose part is not published yet."""
 
-    def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
+    def post(
+        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
+    ) -> None:
         """Take an entry; ``then`` is called once it would survive a power cut.
 
         Entries become durable in the order given. An ``Attempt`` is one that decided nothing: a
@@ -195,8 +197,11 @@ class Journal(Protocol):
 class Answers(Protocol):
     """Answers that other runs were given."""
 
-    async def known(self, requests: Sequence[Request]) -> Mapping[int, Outcome]:
+    async def known(
+        self, requests: Sequence[Request], *, together: bool = False
+    ) -> Mapping[int, Outcome] | ReusedRows:
         """The outcomes of those requests that were answered before, by row, ready for the journal.
+        ``together``: where all were, they may be ``ReusedRows``.
 
         Raises ``StorageError`` where an answer cannot be read any more.
         """

@@ -279,6 +279,17 @@ class Outcome(NamedTuple):
         return self.completion is not None
 
 
+class ReusedRows(NamedTuple):
+    """The outcomes of ``rows`` consecutive rows, the first of them ``row``, that all took the
+    answers of another run: instead of an ``Outcome`` each. ``results`` is an Arrow IPC stream of
+    their fixed columns of results; those that are null throughout may be left out.
+    """
+
+    row: int
+    rows: int
+    results: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class ShardState:
     """What the journal knows of one shard.

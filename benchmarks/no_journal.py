@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.journal import journal, log_reader
-from batchrun.adapters.journal.shard_log import ATTEMPT, BLOCK, OUTCOME, Entry, Place
+from batchrun.adapters.journal.shard_log import ATTEMPT, BLOCK, OUTCOME, REUSED, Entry, Place
 from batchrun.cli.main import main
 from batchrun.ports import Durable
-from batchrun.records import Attempt, Block, Outcome
+from batchrun.records import Attempt, Block, Outcome, ReusedRows
 
-KINDS = ("outcome", "attempt", "block")
+KINDS = ("outcome", "attempt", "block", "reused")
 
 
 class MemoryLog:
@@ -66,15 +66,17 @@ class NoJournal:
         self._held = held
         self._flight = flight
         self._loop = asyncio.get_running_loop()
-        self._told: list[tuple[Outcome | Attempt | Block, Durable]] = []
-        self._passed: list[Outcome | Attempt | Block] = []
+        self._told: list[tuple[Outcome | Attempt | Block | ReusedRows, Durable]] = []
+        self._passed: list[Outcome | Attempt | Block | ReusedRows] = []
 
     @property
     def backlog_bytes(self) -> int:
         """None on the disk."""
         return 0
 
-    def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
+    def post(
+        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
+    ) -> None:
         """Say in the loop's next turn that an entry is durable, for all of this one together."""
         if not self._passed:
             self._loop.call_later(journal.GROUP_S, self._pass_on)
@@ -97,6 +99,8 @@ class NoJournal:
                 record: Entry = (entry.row, OUTCOME, entry)
             elif isinstance(entry, Attempt):
                 record = (entry.row, ATTEMPT, entry)
+            elif isinstance(entry, ReusedRows):
+                record = (entry.row, REUSED, entry)
             else:
                 value = journal.BlockRecord(
                     entry.rows_read, entry.digest, entry.end, len(entry.rows), entry.carried
@@ -105,10 +109,6 @@ class NoJournal:
             shards.setdefault(record[0] // self._held.shard_rows, []).append(record)
         for shard, found in shards.items():
             self._held.log_of(shard).append(found)
-
-    async def append(self, entry: Outcome | Attempt | Block) -> None:
-        """Take an entry."""
-        self.post(entry)
 
     async def flush(self) -> None:
         """Pass on what was posted."""

@@ -23,9 +23,9 @@ import click  # noqa: E402 - the checkout's package comes first
 import pyarrow as pa  # noqa: E402
 
 from batchrun import errors  # noqa: E402
+from batchrun.adapters.columns import columns  # noqa: E402
 from batchrun.adapters.environment import status_file  # noqa: E402
 from batchrun.adapters.environment.signals import SIGNALS  # noqa: E402
-from batchrun.adapters.parts import columns  # noqa: E402
 from batchrun.adapters.sources.files import finding  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core.reply import answer, phrases, thinking  # noqa: E402

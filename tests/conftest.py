@@ -446,7 +446,7 @@ def stored():
     """Puts a verdict through Parquet as the attempt loop would: returns the row that is read back,
     whose texts are those that went in.
     """
-    from batchrun.adapters.parts import schema as part_schema
+    from batchrun.adapters.columns import schema as part_schema
     from batchrun.core.reply import completion as reading
     from batchrun.core.reply.headers import request_id
     from batchrun.records import Attempt, Outcome

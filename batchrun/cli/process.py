@@ -30,7 +30,7 @@ def load_arrow() -> None:
     """
     sys.meta_path.insert(0, _Absent)
     try:
-        from batchrun.adapters.parts import schema as part_schema
+        from batchrun.adapters.columns import schema as part_schema
 
         part_schema.decide_about_pandas()
         part_schema.choose_lean_pool()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from batchrun.ports import Durable, Journal
-from batchrun.records import Attempt, Block, Outcome
+from batchrun.records import Attempt, Block, Outcome, ReusedRows
 
 _LOG = logging.getLogger("batchrun.attempts")
 
@@ -32,13 +32,15 @@ class NotingJournal:
         """See ``ports.Journal``."""
         return self._journal.backlog_bytes
 
-    def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
+    def post(
+        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
+    ) -> None:
         """See ``ports.Journal``."""
         _note(entry)
         self._journal.post(entry, then)
 
 
-def _note(entry: Outcome | Attempt | Block) -> None:
+def _note(entry: Outcome | Attempt | Block | ReusedRows) -> None:
     if isinstance(entry, Attempt):
         _LOG.debug("%s", line(entry))
     elif isinstance(entry, Outcome) and entry.failure is not None:

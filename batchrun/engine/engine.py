@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from functools import partial
 
 from batchrun.core.settings.bounds import Finished
@@ -22,7 +22,7 @@ from batchrun.engine.session.tally import Tally
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Answers, Clock, Journal, Publisher, Source
-from batchrun.records import Attempt, Block, Known, Outcome, Request, Row, Span
+from batchrun.records import Attempt, Block, Known, Outcome, Request, ReusedRows, Row, Span
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
@@ -202,13 +202,20 @@ class Engine:
             for opened in made
             if isinstance(opened.request, Request) and opened.number not in kept
         ]
-        known = await answers.known(requests) if requests else {}
+        attempts = shard.known.attempts
+        known: Mapping[int, Outcome] | ReusedRows = {}
+        if requests:
+            known = await answers.known(requests, together=not attempts)
         if not known:
             return made
         # Faster than parts are written, answers would pile up in memory.
         while self._fault is None and self._reusing > REUSED_OPEN_MAX:
             await self._clock.sleep(BEHIND_POLL_S)
-        attempts = shard.known.attempts
+        if isinstance(known, ReusedRows):
+            self._reusing += known.rows
+            self._journal.post(known, partial(self._reused, shard, known.rows))
+            taken = range(known.row, known.row + known.rows)
+            return [opened for opened in made if opened.number not in taken]
         left, outcomes = [], []
         for opened in made:
             outcome = known.get(opened.number)
@@ -226,7 +233,11 @@ class Engine:
         return left
 
     def _reused(
-        self, shard: Shard, rows: int, _: Outcome | Attempt | Block, error: Exception | None
+        self,
+        shard: Shard,
+        rows: int,
+        _: Outcome | Attempt | Block | ReusedRows,
+        error: Exception | None,
     ) -> None:
         """Rows are done with answers that this run did not ask for: no guard counts them."""
         if error is not None:
@@ -330,12 +341,14 @@ class Engine:
         else:
             self._journal.post(entry, self._durable)
 
-    def _durable(self, outcome: Outcome | Attempt | Block, error: Exception | None) -> None:
+    def _durable(
+        self, outcome: Outcome | Attempt | Block | ReusedRows, error: Exception | None
+    ) -> None:
         """A row is done: its outcome would survive a power cut."""
         if error is not None:
             self._break(error)
             return
-        assert not isinstance(outcome, Block)
+        assert not isinstance(outcome, Block | ReusedRows)
         opened = self._rows.get(outcome.row)
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
@@ -439,7 +452,7 @@ class Engine:
         if fault is not None:
             raise fault
 
-    def _noted(self, _: Outcome | Attempt | Block, error: Exception | None) -> None:
+    def _noted(self, _: Outcome | Attempt | Block | ReusedRows, error: Exception | None) -> None:
         if error is not None:
             self._break(error)
 

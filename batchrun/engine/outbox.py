@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
-from batchrun.ports import Durable, Journal, Source
-from batchrun.records import Attempt, Block, Outcome, Span
+from batchrun.ports import Answers, Durable, Journal, Source
+from batchrun.records import Attempt, Block, Outcome, Request, ReusedRows, Span
 
 HELD_ROWS = 256
 HELD_BYTES = 16 * 2**20
@@ -88,6 +88,20 @@ class PacedSource:
                 await blocks.aclose()
 
 
+class EachAnswer:
+    """``ports.Answers`` that gives an outcome for each row: the reader takes them one by one."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    async def known(
+        self, requests: Sequence[Request], *, together: bool = False
+    ) -> Mapping[int, Outcome] | ReusedRows:
+        """See ``ports.Answers``."""
+        del together
+        return await self._answers.known(requests)
+
+
 class TellingJournal:
     """``ports.Journal`` that puts every outcome into the outbox once it is durable."""
 
@@ -102,13 +116,15 @@ class TellingJournal:
         """See ``ports.Journal``."""
         return self._journal.backlog_bytes
 
-    def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
+    def post(
+        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
+    ) -> None:
         """See ``ports.Journal``."""
         if not isinstance(entry, Outcome):
             self._journal.post(entry, then)
             return
 
-        def told(durable: Outcome | Attempt | Block, error: Exception | None) -> None:
+        def told(durable: Outcome | Attempt | Block | ReusedRows, error: Exception | None) -> None:
             if then is not None:
                 then(durable, error)
             if error is None and isinstance(durable, Outcome):

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import Journal
-from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.journal import STATES, Journal
-from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.part_check import COLUMNS, CURRENT, Looked, look_at_parts
 from batchrun.adapters.parts.sealer import Parts, PartsOf, publish
 from batchrun.adapters.sources import columns_notice, opening

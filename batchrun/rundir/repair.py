@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from batchrun.adapters.journal import shard_log
-from batchrun.adapters.journal.journal import LOG_NAME, STATES, Journal
+from batchrun.adapters.journal.journal import LOG_NAME, STATES, Journal, read_reused
 from batchrun.adapters.journal.state_db import Published, StateFile
 from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.parts.sealer import Parts, publish
@@ -81,6 +81,8 @@ class Repair:
                 ):
                     for _, kind, record in shard_log.sound_records(data, rows):
                         draft.write(shard_log.group([record]))
+                        if kind == shard_log.REUSED:
+                            kept += read_reused(record[shard_log.PREFIX_BYTES :]).rows
                         kept += kind == shard_log.OUTCOME
             draft.sync()
             copy = self._copy_aside(path)

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import Journal
-from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.old_part import BATCH_ROWS
 from batchrun.adapters.parts.sealer import Parts
 

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts import old_part
-from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.sealer import Parts, publish
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import Amendment, Journal
-from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.parts.sealer import Ending, Parts, ending_of, publish
 from batchrun.adapters.sources.reader import Reader

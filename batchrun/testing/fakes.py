@@ -21,6 +21,7 @@ from batchrun.records import (
     Position,
     Reply,
     Request,
+    ReusedRows,
     Row,
     Span,
 )
@@ -160,7 +161,7 @@ class FakeTransport:
 
 # Storage
 
-Entry = Outcome | Attempt | Block
+Entry = Outcome | Attempt | Block | ReusedRows
 
 
 class FakeJournal:

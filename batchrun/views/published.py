@@ -17,8 +17,8 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.parts import large_answers
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import large_answers
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import StoreReader

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import dataset
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.sources import memory, opening, parquet
 from batchrun.adapters.sources import rows as text_rows
 from batchrun.adapters.sources.files import finding, storage

@@ -284,6 +284,46 @@ def test_a_run_that_takes_answers(job, point):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("point", ["log.synced:3", "seal.written:2"])
+def test_a_run_that_takes_whole_blocks(job, point):
+    """What a kill leaves of them in logs counts: without the other directory the rest is asked for,
+    and a third run takes it all.
+    """
+    assert job.run().code == 0
+    job.folder.rename(job.cwd / "pilot")
+    job.asked.clear()
+    job.killed_at(point, "--reuse", "pilot")
+    logged = [
+        place.kind
+        for path in (job.folder / "checkpoint").glob("shard-*.log")
+        for place in _places(path)
+    ]
+    assert logs.REUSED in logged and logs.OUTCOME not in logged
+    shutil.copytree(job.folder, job.cwd / "killed")
+    # Where a log is damaged, rows that stand together are kept, or sent again, together.
+    copied = max((job.cwd / "killed/checkpoint").glob("shard-*.log"), key=os.path.getsize)
+    kept = [kind for _, kind, _ in logs.sound_records(copied.read_bytes(), range(ROWS))]
+    assert logs.REUSED in kept
+    done = job.run()
+    assert done.code == 0, done.err
+    job.accounted()
+    taken = {row["row"] for row in job.table().to_pylist() if row["reused_from"]}
+    assert taken and set(range(ROWS)) - taken == set(job.asked)
+    shutil.rmtree(job.folder)
+    (job.cwd / "killed").rename(job.cwd / "other")
+    job.asked.clear()
+    assert job.run("--reuse", "other").code == 0
+    assert {row["row"] for row in job.table().to_pylist() if row["reused_from"]} == taken
+    job.accounted()
+
+
+def _places(path):
+    log = logs.ShardLog(path, int(path.name[6:14]), int(path.name.split(".")[1]))
+    log.close()
+    return log.places
+
+
+@pytest.mark.slow
 def test_a_restart_whose_checkpoint_was_moved_in_part(job):
     """From one disk to another a checkpoint is copied, then deleted: logs without their state
     file are set aside as well.

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from batchrun import api
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.environment.signals import SIGNALS
-from batchrun.adapters.parts import schema as part_schema
 from batchrun.cli.main import COMMANDS, main
 from batchrun.core.settings.presets import from_environment
 from batchrun.core.settings.table import FLAGGED, SHORT, TABLE

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters.parts.schema import ADDED_LATER, ATTEMPT_FIELDS, RESULT_FIELDS
+from batchrun.adapters.columns.schema import ADDED_LATER, ATTEMPT_FIELDS, RESULT_FIELDS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 VERSIONS = sorted(

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.files import finding, storage
 from batchrun.core.request.body import Split

@@ -126,7 +126,7 @@ def test_what_fits_no_column_has_null_too(tmp_path, monkeypatch):
     from batchrun.core.request import carried
 
     monkeypatch.setattr(carried, "SAMPLE_ROWS", 1)
-    from batchrun.adapters.parts import schema as part_schema
+    from batchrun.adapters.columns import schema as part_schema
     from batchrun.adapters.sources import opening
     from batchrun.records import Position, Span
 

@@ -130,6 +130,133 @@ def test_the_first_directory_that_has_an_answer_wins(job, server):
     job.verified("run")
 
 
+VARIED = {
+    "0": {"usage": None},
+    "1": {"message": {"content": ""}},
+    "2": {"finish_reason": "length"},
+    "3": {"message": {"content": "naïve ∑ 🚀", "reasoning_content": "hm"}},
+    "4": {"message": {"content": None, "refusal": "no"}},
+    "5": {
+        "message": {
+            "content": None,
+            "tool_calls": [
+                {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            ],
+        }
+    },
+    "6": {"created": 1_767_225_600, "system_fingerprint": "fp", "service_tier": "flex"},
+}
+
+
+@pytest.fixture
+def varied(scripted, answer):
+    """An endpoint whose answers differ by the last digit of the question; some have several."""
+
+    def reply(body, *_):
+        number = body["messages"][0]["content"].split()[1]
+        given = VARIED.get(number[-1], {})
+        found = answer(f"answer {number}") | {k: v for k, v in given.items() if k != "message"}
+        choice = found["choices"][0]
+        choice["finish_reason"] = found.pop("finish_reason", "stop")
+        choice["message"] |= given.get("message", {})
+        if body.get("n"):
+            found["choices"].append(choice | {"index": 1})
+        return 200, {}, found
+
+    return scripted(reply)
+
+
+@pytest.fixture
+def as_columns(monkeypatch):
+    """Says of each block that was asked for together whether it was taken as columns."""
+    from batchrun.adapters.reuse_columns import Stretch
+
+    told = []
+    take = Stretch.reused
+
+    def reused(self, requests, rules):
+        found = take(self, requests, rules)
+        told.append(found is not None)
+        return found
+
+    monkeypatch.setattr(Stretch, "reused", reused)
+    return told
+
+
+@pytest.mark.parametrize("raw", ["all", "errors", "none"])
+@pytest.mark.parametrize("kept", ["all", "none"])
+def test_as_columns_or_one_by_one_the_results_are_the_same(
+    job, chat, varied, as_columns, monkeypatch, raw, kept
+):
+    """Blocks that are taken whole and answers that are taken one by one make the same files; so do
+    answers that were reused before.
+    """
+    rows = [chat(n, custom_id=f"id {n}", **({"n": 2} if n > 60 else {})) for n in range(70)]
+    assert job.go(rows, "a", "--raw", kept, base_url=varied.base_url) == 0  # another endpoint
+    rows = [chat(n, topic=n, **({"n": 2} if n > 60 else {})) for n in range(70)]
+    for source, columns, single in (("a", "b", "c"), ("b", "d", "e")):
+        with monkeypatch.context() as patched:
+            assert job.go(rows, columns, "--reuse", source, "--raw", raw) == 0
+            assert as_columns == [True] * 6 + [False]
+            as_columns.clear()
+            patched.setattr("batchrun.adapters.reuse_source.STRETCH_ROWS_MIN", 1000)
+            assert job.go(rows, single, "--reuse", source, "--raw", raw) == 0
+            assert not as_columns
+        assert job.rows(columns) == job.rows(single)
+        assert [row["reused_from"].split(":")[1] for row in job.rows(columns)] == [
+            str(n) for n in range(70)
+        ]
+        one, other = job.summary(columns), job.summary(single)
+        for name in ("rows", "totals", "reused", "outputs", "errors"):
+            assert one.get(name) == other.get(name), name
+        job.verified(columns)
+
+
+def test_rows_that_are_looked_at_one_by_one(job, chat, varied, as_columns):
+    """Blocks are not taken whole where a rule of this run has to see every answer."""
+    rows = [chat(n) for n in range(100, 160) if str(n)[-1] in "789"]
+    job.go(rows, "a", base_url=varied.base_url)
+    taken = {}
+    for flags in (
+        (),
+        ("--on-empty", "fail"),
+        ("--on-truncation", "retry"),
+        ("--fallback-model", "other"),
+    ):
+        assert job.go(rows, f"b{len(taken)}", "--reuse", "a", *flags) == 0
+        assert job.code == 0, job.err
+        taken[flags] = set(as_columns)
+        as_columns.clear()
+    assert taken.pop(()) == {True} and set(map(frozenset, taken.values())) == {frozenset({False})}
+
+
+def test_a_block_with_rows_that_were_not_answered(job, server, as_columns):
+    """Whole blocks are taken at once, what is around them row by row; a bad row sends nothing."""
+    server.broken = {"15"}
+    job.go(range(40), "a")
+    server.broken = set()
+    rows = [*range(40), *range(100, 105)]
+    assert job.go([{"messages": 3}, *rows], "b", "--reuse", "a") == 6
+    found = job.rows("b")
+    assert found[0]["status"] == "error" and [r["row"] for r in found] == list(range(46))
+    assert [r["reused_from"] is None for r in found].count(True) == 7
+    assert [r["content"].split()[1] for r in found[1:]] == [str(n) for n in rows]
+    assert True in as_columns
+    job.verified("b")
+
+
+def test_identical_requests_are_the_first_ones_in_blocks_too(job):
+    """Where an answer stands right behind the last one, it may still not be the first to its
+    request.
+    """
+    job.go([*range(20), *range(5, 25)], "a")
+    assert job.go([*range(20), *range(5, 25)], "b", "--reuse", "a") == 0
+    origins = [row["reused_from"].split(":")[1] for row in job.rows("b")]
+    first = [*range(20), *range(5, 20), *range(35, 40)]
+    assert origins == [str(n) for n in first]
+    job.verified("b")
+
+
 def test_identical_requests_are_answered_by_one(job):
     """Each of several rows with the same request takes the first answer to it."""
     job.go([1, 1, 2], "a")

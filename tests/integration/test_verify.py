@@ -745,7 +745,7 @@ def priced(run):
     """Give every answer a price, in all files alike."""
     import dataclasses
 
-    from batchrun.adapters.parts import schema as part_schema
+    from batchrun.adapters.columns import schema as part_schema
     from batchrun.core.cost.money import picodollars, usd
     from batchrun.core.run.totals import AttemptLine, ResultLine, Totals, day_of
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.core.cost.money import picodollars, settled, usd
 from batchrun.core.cost.price_table import OwnPrice
 from batchrun.core.cost.pricing import EXCHANGE_PD_MAX, price

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.sources import delimited, opening, rows
 from batchrun.adapters.sources.files import storage, streams
 from batchrun.errors import InputError

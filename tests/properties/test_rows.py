@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.sources import jsonl, opening, rows
 from batchrun.adapters.sources.files import storage, streams
 from batchrun.adapters.sources.reader import choose

@@ -20,12 +20,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from batchrun.adapters.columns import read_answers
 from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.shard_log import (
     AMENDMENT,
     ATTEMPT,
     BLOCK,
     OUTCOME,
+    REUSED,
     Entry,
     ShardLog,
     damaged,
@@ -34,7 +36,7 @@ from batchrun.adapters.journal.state_db import Published, StateFile
 from batchrun.adapters.storage import disk, files
 from batchrun.errors import StorageError
 from batchrun.ports import Durable
-from batchrun.records import Attempt, Block, Outcome, Position, ShardState
+from batchrun.records import Attempt, Block, Outcome, Position, ReusedRows, ShardState
 
 STATES = "journal.db"
 GROUP_S = 0.025
@@ -62,6 +64,7 @@ class Amendment(NamedTuple):
 read_outcome: Callable[[bytes | memoryview], Outcome] = msgspec.msgpack.Decoder(Outcome).decode
 read_attempt: Callable[[bytes], Attempt] = msgspec.msgpack.Decoder(Attempt).decode
 read_block: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(BlockRecord).decode
+read_reused: Callable[[bytes], ReusedRows] = msgspec.msgpack.Decoder(ReusedRows).decode
 read_amendment: Callable[[bytes], Amendment] = msgspec.msgpack.Decoder(Amendment).decode
 
 LOG_NAME = re.compile(r"shard-(\d{8})\.(\d+)\.log")
@@ -184,6 +187,8 @@ class Journal:
         for place in log.places if log else ():
             if place.kind == OUTCOME:
                 yield read_outcome(log.body(place))  # type: ignore[union-attr]
+            elif place.kind == REUSED:
+                yield from read_answers.outcomes(read_reused(log.body(place)))  # type: ignore[union-attr]
 
     def exchanges(self, shard: int) -> Iterator[tuple[int, int]]:
         """Row and number of every attempt in the log of a shard."""
@@ -209,12 +214,18 @@ class Journal:
                 done.add(place.row)
                 (ok.add if outcome.ok else ok.discard)(place.row)
                 attempts[place.row] = max(outcome.attempts, attempts.get(place.row, 0))
+            elif place.kind == REUSED:
+                reused = read_reused(log.body(place))  # type: ignore[union-attr]
+                rows = range(reused.row, reused.row + reused.rows)
+                done.update(rows)
+                ok.update(rows)
+                attempts |= {row: attempts.get(row, 0) for row in rows}
             elif place.kind == ATTEMPT:
                 number = read_attempt(log.body(place)).number  # type: ignore[union-attr]
                 attempts[place.row] = max(number, attempts.get(place.row, 0))
         return OpenShard(frozenset(done), frozenset(ok), attempts)
 
-    def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment]) -> None:
+    def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment | ReusedRows]) -> None:
         """Make entries durable, in order; one flush per shard's log. Raises ``StorageError``."""
         self.fence()
         groups: defaultdict[int, list[Entry]] = defaultdict(list)
@@ -268,7 +279,7 @@ class Journal:
             log.remove()
 
 
-def _record(entry: Outcome | Attempt | Block | Amendment) -> Entry:
+def _record(entry: Outcome | Attempt | Block | Amendment | ReusedRows) -> Entry:
     """An entry as the log has it."""
     if isinstance(entry, Outcome):
         if (entry.completion is None) == (entry.failure is None):
@@ -279,10 +290,12 @@ def _record(entry: Outcome | Attempt | Block | Amendment) -> Entry:
         rows = len(entry.rows)
         held = BlockRecord(entry.rows_read, entry.digest, entry.end, rows, entry.carried)
         return entry.first_row, BLOCK, held
-    return entry.row, ATTEMPT if isinstance(entry, Attempt) else AMENDMENT, entry
+    if isinstance(entry, Attempt):
+        return entry.row, ATTEMPT, entry
+    return entry.row, REUSED if isinstance(entry, ReusedRows) else AMENDMENT, entry
 
 
-Item = tuple[Outcome | Attempt | Block, Durable | None]
+Item = tuple[Outcome | Attempt | Block | ReusedRows, Durable | None]
 
 
 class JournalWriter:
@@ -312,7 +325,9 @@ class JournalWriter:
         """See ``ports.Journal``."""
         return self._journal.size_bytes
 
-    def post(self, entry: Outcome | Attempt | Block, then: Durable | None = None) -> None:
+    def post(
+        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
+    ) -> None:
         """See ``ports.Journal``."""
         if self._fault is not None:
             if then is not None:

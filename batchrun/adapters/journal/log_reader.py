@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from batchrun.adapters.columns import read_answers
 from batchrun.adapters.journal.journal import (
     Journal,
     read_amendment,
     read_attempt,
     read_block,
     read_outcome,
+    read_reused,
 )
-from batchrun.adapters.journal.shard_log import AMENDMENT, ATTEMPT, BLOCK, Place
-from batchrun.records import Attempt, Outcome
+from batchrun.adapters.journal.shard_log import AMENDMENT, ATTEMPT, BLOCK, OUTCOME, REUSED, Place
+from batchrun.records import Attempt, Outcome, ReusedRows
 
 
 class ShardReader:
@@ -23,17 +25,25 @@ class ShardReader:
         self._log = journal.logs.get(shard)
         places = self._log.places if self._log else []
         last: dict[int, Place] = {}
+        self._stretches: dict[int, range] = {}
+        """Rows whose answers stand together in one record, by its place."""
+        self._opened: tuple[int, dict[int, Outcome]] = (-1, {})
         kinds: dict[int, list[Place]] = {ATTEMPT: [], BLOCK: [], AMENDMENT: []}
         for place in places:
             row, kind, *_ = place
             if kind in kinds:
                 kinds[kind].append(place)
+            elif kind == REUSED:
+                rows = self._rows_of(place)
+                kinds[ATTEMPT] += [last[row] for row in rows if _is_outcome(last.get(row))]
+                last |= dict.fromkeys(rows, place)
             else:
-                if row in last:
+                if _is_outcome(last.get(row)):
                     kinds[ATTEMPT].append(last[row])  # its exchange stays in the ledger
                 last[row] = place
         self._attempts = deque(sorted(kinds[ATTEMPT], key=lambda place: place.row))
-        self._outcomes = [last[row] for row in sorted(last)]
+        self._rows = sorted(last)
+        self._outcomes = [last[row] for row in self._rows]
         self._taken = 0
         self.taken_bytes = 0
         """Bytes of the outcomes taken last."""
@@ -43,20 +53,39 @@ class ShardReader:
 
     def outcomes(self, *, rows_max: int, bytes_max: int) -> list[Outcome]:
         """The next outcomes in row order, as many as the bounds allow and at least one."""
-        first, size = self._taken, 0
+        first, size, stretches = self._taken, 0, self._stretches
         for place in self._outcomes[first : first + rows_max]:
-            if size >= bytes_max:
+            if size >= bytes_max or (stretches and size and self._is_whole_at(self._taken)):
                 break
             self._taken += 1
-            size += place.size
+            stretch = stretches.get(place.offset)
+            size += place.size if stretch is None else place.size // len(stretch)
         taken = self._outcomes[first : self._taken]
-        assert self._log is not None or not taken
         self.taken_bytes = size
-        return [read_outcome(body) for body in self._log.bodies(taken)] if self._log else []
+        if self._log is None:
+            return []
+        if not self._stretches:
+            return [read_outcome(body) for body in self._log.bodies(taken)]
+        bodies = iter(self._log.bodies([place for place in taken if place.kind == OUTCOME]))
+        return [
+            read_outcome(next(bodies)) if place.kind == OUTCOME else self._reused_at(place)[row]
+            for row, place in zip(self._rows[first:], taken, strict=False)
+        ]
+
+    def reused(self) -> ReusedRows | None:
+        """The next rows, where their answers stand together and none was replaced since; else they
+        are among the ``outcomes``.
+        """
+        if not self._is_whole_at(self._taken):
+            return None
+        place = self._outcomes[self._taken]
+        self._taken += len(self._stretches[place.offset])
+        self.taken_bytes = place.size
+        return read_reused(self._body(place))
 
     @property
     def more(self) -> bool:
-        """Whether there are outcomes left."""
+        """Whether there are rows left."""
         return self._taken < len(self._outcomes)
 
     def attempts_below(self, row: int) -> Iterator[Attempt]:
@@ -85,6 +114,35 @@ class ShardReader:
         self._held = [held for held in self._held if held[0] + held[1] > low]
         return self._held
 
+    def _is_whole_at(self, at: int) -> bool:
+        """Whether a record of answers that stand together begins there, and nothing but it speaks
+        for its rows: no later outcome, no attempt of them.
+        """
+        if not self._stretches or at >= len(self._outcomes):
+            return False
+        place = self._outcomes[at]
+        stretch = self._stretches.get(place.offset)
+        if stretch is None or self._rows[at] != stretch.start:
+            return False
+        if self._outcomes[at : at + len(stretch)].count(place) < len(stretch):
+            return False
+        return not self._attempts or self._attempts[0].row >= stretch.stop
+
+    def _rows_of(self, place: Place) -> range:
+        reused = read_reused(self._body(place))
+        rows = self._stretches[place.offset] = range(reused.row, reused.row + reused.rows)
+        return rows
+
+    def _reused_at(self, place: Place) -> dict[int, Outcome]:
+        if self._opened[0] != place.offset:
+            found = read_answers.outcomes(read_reused(self._body(place)))
+            self._opened = place.offset, {outcome.row: outcome for outcome in found}
+        return self._opened[1]
+
     def _body(self, place: Place) -> bytes:
         assert self._log is not None
         return self._log.body(place)
+
+
+def _is_outcome(place: Place | None) -> bool:
+    return place is not None and place.kind == OUTCOME

@@ -29,7 +29,7 @@ from batchrun.errors import DamagedError, UsageError
 
 FORMAT = 1
 MAGIC = b"batchrun log\n\0\0\0"
-OUTCOME, ATTEMPT, BLOCK, AMENDMENT = 1, 2, 3, 4
+OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED = 1, 2, 3, 4, 5
 
 REMEDIES = (
     "Set it aside with --repair, which keeps what is sound and sends the other rows again; restore "
@@ -48,6 +48,7 @@ _GROUP_MAGIC = b"\xf5grp"
 _PREFIX = struct.Struct("<IIqB")  # bytes of body, checksum, row, kind
 _CHECKED = struct.Struct("<qB")
 _FRONT = struct.Struct("<II")  # the prefix up to what is checked
+PREFIX_BYTES = _PREFIX.size
 
 _pack_into = msgspec.msgpack.Encoder().encode_into
 
@@ -125,7 +126,7 @@ def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, i
         size, crc, row, kind = _PREFIX.unpack_from(data, at)
         body = at + _PREFIX.size
         if (
-            kind in (OUTCOME, ATTEMPT, BLOCK, AMENDMENT)
+            kind in (OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED)
             and row in rows
             and body + size <= end
             and crc == crc32(data[body : body + size], crc32(_CHECKED.pack(row, kind)))

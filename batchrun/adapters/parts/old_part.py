@@ -9,9 +9,9 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.columns.columns import MEDIUM
 from batchrun.adapters.journal.shard_log import REMEDIES
-from batchrun.adapters.parts import schema as part_schema
-from batchrun.adapters.parts.columns import MEDIUM
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.errors import DamagedError
 

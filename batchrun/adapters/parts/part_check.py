@@ -19,9 +19,9 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.journal.state_db import Published
-from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.parts.sealer import Parts
 from batchrun.adapters.storage.store import KINDS, FileMark, part_names, part_number

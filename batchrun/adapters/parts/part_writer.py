@@ -14,17 +14,18 @@ from typing import NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters.columns import large_answers, read_answers
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.log_reader import ShardReader
 from batchrun.adapters.journal.shard_log import damaged as log_damaged
-from batchrun.adapters.parts import large_answers, old_part, truncation
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.parts import old_part, truncation
 from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.money import picodollars
 from batchrun.core.reply import answer
 from batchrun.core.run.totals import TOKENS, AttemptLine, ResultLine, Totals, day_of
-from batchrun.records import NO_USAGE, Attempt, Outcome
+from batchrun.records import NO_USAGE, Attempt, Outcome, ReusedRows
 
 PIECE_ROWS = 256
 PIECE_BYTES = 12 * 2**20
@@ -101,6 +102,8 @@ class Filling:
         """Take the records and end both files; what they hold adds up to this."""
         last = False
         while not last:
+            while (reused := records.reused()) is not None:
+                self._add_reused(records, reused)
             outcomes = records.outcomes(rows_max=self._piece_rows, bytes_max=PIECE_BYTES)
             last = not records.more
             self._add(records, outcomes, last=last)
@@ -117,6 +120,25 @@ class Filling:
             while self.next_row + self._piece_rows < first:
                 self._add_piece(records, [], self.next_row + self._piece_rows)
         self._add_piece(records, outcomes, high)
+
+    def _add_reused(self, records: ShardReader, reused: ReusedRows) -> None:
+        """Take rows that come as columns, and whatever else is known of the rows in front."""
+        results = part_schema.from_ipc(reused.results)
+        if reused.row > self.next_row or self._old_results.found or self._old_attempts.found:
+            self._add(records, read_answers.outcomes(reused), last=False)
+            return
+        rows = list(range(reused.row, reused.row + reused.rows))
+        carried = self._gather(records, rows).columns if len(self._shape.carried) else []
+        schema, there = self._shape.results, set(results.schema.names)
+        fixed = zip(schema.names[: len(schema) - len(carried)], schema.types, strict=False)
+        columns = [
+            results.column(name) if name in there else pa.nulls(reused.rows, kind)
+            for name, kind in fixed
+        ]
+        resulted = pa.Table.from_arrays([*columns, *carried], schema=schema)
+        self._results.add(resulted, records.taken_bytes)
+        _count_columns(self._totals, resulted)
+        self.next_row = rows[-1] + 1
 
     def _add_piece(self, records: ShardReader, outcomes: list[Outcome], high: int) -> None:
         """Take a piece: outcomes, and the attempts of these rows and of those between them."""
@@ -221,6 +243,8 @@ def _count(
     resulted: pa.Table,
 ) -> None:
     """Count a piece as published into the totals."""
+    if ledgered.num_rows == resulted.num_rows == 0:
+        return  # the end of a shard whose rows came as columns
     keys = set(map(_KEY, ledger))
     starts_us = list(map(_STARTED, ledger))
     days = {day_of(min(starts_us)), day_of(max(starts_us))} if ledger else set()
@@ -228,7 +252,8 @@ def _count(
         len(keys) == len(days) == 1
         and len(ledger) == len(outcomes) == ledgered.num_rows == resulted.num_rows
         and resulted.column("error_class").null_count == len(outcomes)
-        and resulted.column("endpoint").null_count == 0  # each was sent
+        and resulted.column("endpoint").null_count == 0  # each was sent, here or elsewhere
+        and not _reused(resulted)
     ):
         said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
         totals.add_outputs(
@@ -271,11 +296,18 @@ def _count(
             strict=True,
         )
     )
-    if part_schema.marks_reused(resulted.schema):
+    if _reused(resulted):
         origins = resulted.column("reused_from")
-        if origins.null_count < len(origins):
-            endpoints = resulted.column("endpoint").filter(origins.is_valid())
-            totals.add_reused(endpoints.to_pylist())
+        endpoints = resulted.column("endpoint").filter(origins.is_valid())
+        totals.add_reused(endpoints.to_pylist())
+
+
+def _reused(resulted: pa.Table) -> bool:
+    """Whether any of these rows took its answer from another run."""
+    if not part_schema.marks_reused(resulted.schema):
+        return False
+    origins = resulted.column("reused_from")
+    return bool(origins.null_count < len(origins))
 
 
 def _count_reused(totals: Totals, outcomes: list[Outcome]) -> None:
@@ -289,6 +321,19 @@ def _count_reused(totals: Totals, outcomes: list[Outcome]) -> None:
         empty=sum(map(answer.is_empty, said)),
     )
     totals.add_reused(o.reused.attempt.endpoint for o in outcomes if o.reused is not None)
+
+
+def _count_columns(totals: Totals, resulted: pa.Table) -> None:
+    """Count rows that took their answers from another run, none of which was sent here."""
+    endpoints = read_answers.values(resulted.column("endpoint"))
+    truncated, empty = truncation.counted(resulted)
+    counts = [resulted.column(name) for name in TOKENS]
+    bare = 0
+    if all(column.null_count for column in counts):
+        usages = zip(*map(read_answers.values, counts), strict=True)
+        bare = sum(usage == NO_USAGE for usage in usages)
+    totals.add_unsent(ok=len(endpoints), without_usage=bare, truncated=truncated, empty=empty)
+    totals.add_reused(endpoints)
 
 
 def _pd(cost_usd: float | None) -> int | None:

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.journal.log_reader import ShardReader
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts import old_part, truncation
-from batchrun.adapters.parts import schema as part_schema
 from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.parts.part_writer import PIECE_ROWS, Filling, Shape
 from batchrun.adapters.storage.store import USAGE, Store, part_name

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
 
+from batchrun.adapters.columns import read_answers
 from batchrun.core.reply import answer
 
 _ROWS = 1024
@@ -43,6 +45,17 @@ def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
                     for choice in listed
                 ),
             )
+
+
+def counted(results: pa.Table) -> tuple[int, int]:
+    """How many answers a token limit cut off, and how many say nothing: of rows with answers."""
+    if results.column("choices").null_count == results.num_rows:
+        contents = read_answers.values(results.column("content"))
+        if not any(map(answer.blank, contents)):
+            reasons = Counter(read_answers.values(results.column("finish_reason")))
+            return sum(rows for reason, rows in reasons.items() if answer.cut_off(reason)), 0
+    told = list(cut_or_empty(results))
+    return sum(cut for cut, _ in told), sum(empty for _, empty in told)
 
 
 def _has_media(results: pa.Table) -> Iterator[bool]:

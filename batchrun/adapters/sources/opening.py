@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.sources.files import finding, heads, pipes, storage
 from batchrun.adapters.sources.files.local_file import read_file
 from batchrun.adapters.sources.files.storage import Stamp

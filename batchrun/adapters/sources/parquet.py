@@ -18,7 +18,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.sources import arrow_as_text, arrow_nan
 from batchrun.adapters.sources.files import storage
 from batchrun.adapters.sources.files.storage import Stamp

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.sources.files.lines import Line
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource

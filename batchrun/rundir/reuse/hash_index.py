@@ -55,6 +55,8 @@ class Builder:
         self._folder = folder
         self._file: IO[bytes] | None = None
         self._written = 0
+        self.all_differ = True
+        """Whether no hash came twice; known once it is written."""
 
     def __enter__(self) -> Self:
         return self
@@ -144,6 +146,8 @@ class Builder:
             if key != last:
                 kept.append(record)
                 last = key
+            else:
+                self.all_differ = False
         return kept
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage import disk
 from batchrun.core.run import reuse_rules
 from batchrun.core.run.changes import Changes
@@ -24,11 +24,12 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import OLD
 from batchrun.core.verdict import answer_checks
 from batchrun.errors import UsageError
-from batchrun.records import Outcome, Request
+from batchrun.records import Outcome, Request, ReusedRows
 from batchrun.rundir import restarts
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.restarts import Named
 from batchrun.rundir.reuse.source_directory import Source
+from batchrun.rundir.reuse.stretch import Stretch
 
 FOLDER = "reuse"
 
@@ -69,53 +70,78 @@ class Reuse:
                     f"not use the provider {source.providers.get(name) or name}"
                 )
 
-    async def known(self, requests: Sequence[Request]) -> Mapping[int, Outcome]:
-        """The outcomes of those requests that were answered before, by row."""
+    async def known(
+        self, requests: Sequence[Request], *, together: bool = False
+    ) -> Mapping[int, Outcome] | ReusedRows:
+        """See ``ports.Answers``."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self.look_up, requests)
+        return await loop.run_in_executor(self._thread, self._known, requests, together)
+
+    def _known(
+        self,
+        requests: Sequence[Request],
+        together: bool,  # noqa: FBT001 - run_in_executor
+    ) -> Mapping[int, Outcome] | ReusedRows:
+        found: dict[int, Outcome] = {}
+        return self._take(requests, found, together=together) or found
 
     def look_up(self, requests: Sequence[Request]) -> dict[int, Outcome]:
-        """The same, at once."""
+        """The outcomes of those requests that were answered before, by row, at once."""
         found: dict[int, Outcome] = {}
+        self._take(requests, found, together=False)
+        return found
+
+    def _take(
+        self, requests: Sequence[Request], found: dict[int, Outcome], *, together: bool
+    ) -> ReusedRows | None:
+        """Take what the directories have: as one where that may and can be, else into ``found``."""
         left = requests
         for source, rules in self._sources:
             if not left or not source.count:
                 continue
-            left = self._of(source, rules, left, found)
-        return found
-
-    def _of(
-        self, source: Source, rules: Rules, requests: Sequence[Request], found: dict[int, Outcome]
-    ) -> list[Request]:
-        """Take what a directory has; returns the requests that it does not know."""
-        unknown: list[Request] = []
-        asked: list[Request] = []
-        wanted: list[tuple[int, str]] = []
-        find = source.find
-        for request in requests:
-            digest = request.hash
-            places = find(bytes.fromhex(digest[:32]))
-            if places:
-                asked.append(request)
-                wanted.append((places[0], digest))
-            else:
-                unknown.append(request)
-        if not wanted:
-            return unknown
-        for request, outcome in zip(asked, source.take(wanted), strict=True):
-            if outcome is None:
-                outcome = _other(source, request)  # noqa: PLW2901 - the same request's
-            if outcome is None:
-                unknown.append(request)
-            elif (fit := accepted(outcome, request, rules)) is not None:
-                found[request.row] = fit
-        return unknown
+            asked, unknown = list(left), list[Request]()
+            taken: Iterable[Outcome | None] | None = source.following([r.hash for r in left])
+            if taken is None:
+                asked, wanted, unknown = _placed(source, left)
+                taken = source.take(wanted) if wanted else ()
+            if together and isinstance(taken, Stretch) and len(asked) == len(requests):
+                whole = taken.reused(asked, rules)
+                if whole is not None:
+                    return whole
+            for request, outcome in zip(asked, taken, strict=True):
+                if outcome is None:
+                    outcome = _other(source, request)  # noqa: PLW2901 - the same request's
+                if outcome is None:
+                    unknown.append(request)
+                elif (fit := accepted(outcome, request, rules)) is not None:
+                    found[request.row] = fit
+            left = unknown
+        return None
 
     def close(self) -> None:
         """End the thread, let go of all files."""
         self._thread.shutdown()
         for source, _ in self._sources:
             source.close()
+
+
+def _placed(
+    source: Source, requests: Sequence[Request]
+) -> tuple[list[Request], list[tuple[int, str]], list[Request]]:
+    """Those requests that a directory has answers to, where these are, and the other requests."""
+    asked: list[Request] = []
+    wanted: list[tuple[int, str]] = []
+    unknown: list[Request] = []
+    find = source.find
+    for request in requests:
+        digest = request.hash
+        places = find(bytes.fromhex(digest[:32]))
+        if places:
+            asked.append(request)
+            wanted.append((places[0], digest))
+        else:
+            unknown.append(request)
+    return asked, wanted, unknown
 
 
 def _other(source: Source, request: Request) -> Outcome | None:

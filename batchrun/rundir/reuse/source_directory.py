@@ -18,17 +18,18 @@ import mmap
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import msgspec
 import pyarrow as pa
 
-from batchrun.adapters.journal.journal import LOG_NAME, read_outcome
-from batchrun.adapters.journal.shard_log import OUTCOME, sound_records
+from batchrun.adapters.columns import read_answers
+from batchrun.adapters.journal.journal import LOG_NAME, read_outcome, read_reused
+from batchrun.adapters.journal.shard_log import OUTCOME, PREFIX_BYTES, REUSED, sound_records
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.store import (
     SUMMARY,
@@ -43,9 +44,9 @@ from batchrun.errors import StorageError, UsageError
 from batchrun.records import Outcome, Reused
 from batchrun.rundir import inspect, state_reader
 from batchrun.rundir.restarts import Named
-from batchrun.rundir.reuse import read_answers
 from batchrun.rundir.reuse.hash_index import Builder, Index
 from batchrun.rundir.reuse.source_part import NEEDED, Part
+from batchrun.rundir.reuse.stretch import Stretch
 
 SCATTERED = 1 << 63
 """The bit of a place in the file of answers."""
@@ -57,6 +58,9 @@ SPREAD_ROWS = 32
 one, once so many were decoded as an ``EARLY``th of the directory has."""
 EARLY = 8
 EARLY_MIN = 16
+STRETCH_ROWS_MIN = 8
+"""So many answers are worth to be handled as columns."""
+_Group: TypeAlias = list[Sequence[Any]] | pa.Table
 _FRONT = struct.Struct("<II")  # bytes of record, checksum
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -101,10 +105,14 @@ class Source:
         self._index: Index | None = None
         self._answers: int | None = None
         self._files: OrderedDict[str, Part] = OrderedDict()
-        self._held: OrderedDict[tuple[str, int], tuple[list[Sequence[Any]], int]] = OrderedDict()
+        self._held: OrderedDict[tuple[str, int], tuple[_Group, int]] = OrderedDict()
         self._held_bytes = 0
         self._decoded = self._wanted = 0
         self._groups = 0
+        self._all_differ = False
+        """Whether no two answers are to the same request; known where the index was just built."""
+        self._next: int | None = None
+        """The place behind the last stretch that was taken."""
         self._folder = Path()
         self._left_out: frozenset[str] = frozenset()
         self._identity = b""
@@ -214,6 +222,7 @@ class Source:
                 draft.discard()
             files.reached("reuse.answers", answers)
             builder.write(index, self._identity, draft.size)
+            self._all_differ = builder.all_differ
             files.reached("reuse.indexed", index)
         self.rows = counts or self.rows
 
@@ -296,10 +305,8 @@ class Source:
                     continue
                 data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 for _, kind, record in sound_records(data, range(2**62)):
-                    if kind != OUTCOME:
-                        continue
-                    with contextlib.suppress(msgspec.MsgspecError):
-                        outcome = self._from_log(read_outcome(record[17:]))
+                    for found in _outcomes_of(kind, record[PREFIX_BYTES:]):
+                        outcome = self._from_log(found)
                         if outcome is not None:
                             self._put([outcome], builder, draft)
                             reused = outcome.reused
@@ -321,11 +328,15 @@ class Source:
 
     # Answers
 
-    def take(self, wanted: Sequence[tuple[int, str]]) -> list[Outcome | None]:
-        """The answers at these places, None where it is not one to the request of this hash.
+    def take(self, wanted: Sequence[tuple[int, str]]) -> list[Outcome | None] | Stretch:
+        """The answers at these places, None where it is not one to the request of this hash. Many
+        that lie one behind the other come as a ``Stretch``, if all are answers to their requests.
 
         Raises ``StorageError`` where the directory changed meanwhile.
         """
+        stretch = self._stretch(wanted) if len(wanted) >= STRETCH_ROWS_MIN else None
+        if stretch is not None:
+            return stretch
         found: list[Outcome | None] = [None] * len(wanted)
         by_group: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for number, (place, _) in enumerate(wanted):
@@ -333,7 +344,7 @@ class Source:
                 found[number] = self._scattered(place ^ SCATTERED)
             else:
                 part = self._part(part_name(place >> 32))
-                group, row = part.at(place & 0xFFFFFFFF)
+                group, row, _ = part.at(place & 0xFFFFFFFF)
                 by_group.setdefault((place >> 32, group), []).append((row, number))
         for (shard, group), rows in by_group.items():
             decoded = self._rows(part_name(shard), group)
@@ -349,6 +360,52 @@ class Source:
             outcome if outcome is not None and outcome.request_hash == digest else None
             for outcome, (_, digest) in zip(found, wanted, strict=True)
         ]
+
+    def _stretch(self, wanted: Sequence[tuple[int, str]]) -> Stretch | None:
+        """Answers that lie in few pieces of row groups; None where they do not, or where one is not
+        to the request of its hash.
+        """
+        pieces: list[tuple[str, int, int, int]] = []
+        at = 0
+        while at < len(wanted):
+            place = wanted[at][0]
+            if place & SCATTERED or len(pieces) > len(wanted) // SPREAD_ROWS:
+                return None
+            name = part_name(place >> 32)
+            group, row, left = self._part(name).at(place & 0xFFFFFFFF)
+            end = at + 1
+            while end < len(wanted) and end - at < left and wanted[end][0] == place + end - at:
+                end += 1
+            pieces.append((name, group, row, end - at))
+            at = end
+        tables = []
+        for name, group, row, rows in pieces:
+            table = self._table(name, group)
+            if table is None:
+                return None
+            tables.append(table.slice(row, rows))
+        if any(not table.schema.equals(tables[0].schema) for table in tables[1:]):
+            return None
+        stretch = Stretch(pa.concat_tables(tables), self.run, self._content)
+        if stretch.hashes() != [digest for _, digest in wanted]:
+            return None
+        self._wanted += len(wanted)
+        self._next = wanted[-1][0] + 1
+        return stretch
+
+    def following(self, digests: Sequence[str]) -> Stretch | None:
+        """The answers to the requests of these hashes, where they are those behind the stretch that
+        was taken last: then nothing need be looked up. None where they are not, surely.
+        """
+        first = self._next
+        if first is None or not self._all_differ or len(digests) < STRETCH_ROWS_MIN:
+            return None
+        if (first & 0xFFFFFFFF) + len(digests) > self._part(part_name(first >> 32)).rows:
+            return None
+        stretch = self._stretch([(first + n, digest) for n, digest in enumerate(digests)])
+        if stretch is None or not stretch.are_answers(self._left_out):
+            return None
+        return stretch
 
     def _is_spread(self) -> bool:
         """Whether answers are wanted in another order than the parts have them."""
@@ -370,6 +427,20 @@ class Source:
 
     def _rows(self, name: str, group: int) -> list[Sequence[Any]]:
         """The rows of a row group, kept for the next requests that want some of them."""
+        found = self._group(name, group, read_answers.rows)
+        if isinstance(found, pa.Table):
+            found = read_answers.rows(partial(read_answers.some, found))
+            self._held[name, group] = (found, self._held[name, group][1])
+        return found
+
+    def _table(self, name: str, group: int) -> pa.Table | None:
+        """A row group as columns; None where it is held as rows."""
+        found = self._group(name, group, read_answers.table)
+        return found if isinstance(found, pa.Table) else None
+
+    def _group(
+        self, name: str, group: int, made: Callable[[Callable[[Sequence[str]], pa.Table]], _Group]
+    ) -> _Group:
         key = (name, group)
         held = self._held.get(key)
         if held is not None:
@@ -379,11 +450,11 @@ class Source:
         size = part.size_bytes(group)
         while self._held and self._held_bytes + size > CACHE_BYTES_MAX:
             self._held_bytes -= self._held.popitem(last=False)[1][1]
-        rows = read_answers.rows(partial(part.read, group))
+        found = made(partial(part.read, group))
         self._decoded += 1
-        self._held[key] = (rows, size)
+        self._held[key] = (found, size)
         self._held_bytes += size
-        return rows
+        return found
 
     def _part(self, name: str) -> Part:
         part = self._files.get(name)
@@ -405,6 +476,16 @@ class Source:
                 "Restore it, or leave that directory out of --reuse"
             )
             raise StorageError(message) from error
+
+
+def _outcomes_of(kind: int, body: bytes) -> list[Outcome]:
+    """The outcomes in a record of a log; none where it cannot be read."""
+    with contextlib.suppress(msgspec.MsgspecError, pa.ArrowException):
+        if kind == OUTCOME:
+            return [read_outcome(body)]
+        if kind == REUSED:
+            return read_answers.outcomes(read_reused(body))
+    return []
 
 
 def _joined(column: pa.ChunkedArray) -> Iterator[str]:

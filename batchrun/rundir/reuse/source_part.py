@@ -59,12 +59,15 @@ class Part:
         )
         return StorageError(message)
 
-    def at(self, row: int) -> tuple[int, int]:
-        """The row group of a row of the part, and its number in there."""
+    def at(self, row: int) -> tuple[int, int, int]:
+        """The row group of a row of the part, its number in there, and how many rows of the group
+        there are from it on.
+        """
         group = bisect_right(self._ends, row)
         if group >= self.groups:
             raise self._gone("it is not what it was")
-        return group, row - (self._ends[group - 1] if group else 0)
+        end = self._ends[group]
+        return group, row - (self._ends[group - 1] if group else 0), end - row
 
     def size_bytes(self, group: int) -> int:
         """What a row group takes in memory, by the file's own account."""

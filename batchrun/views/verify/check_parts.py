@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage.store import KINDS, StoreReader, part_number
 from batchrun.rundir.state_reader import Recorded, RecordedShard
 from batchrun.views.verify import check_ledger, check_rows

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage.store import USAGE, StoreReader
 from batchrun.core.run.summary import moment
 from batchrun.core.text.wording import verb

@@ -9,7 +9,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.core.text.wording import counted, verb
 from batchrun.views.verify.findings import Report
 from batchrun.views.verify.named_files import named_in

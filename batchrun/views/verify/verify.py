@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import KINDS, SUMMARY, StoreReader, part_number, read_json

@@ -112,3 +112,13 @@ def test_what_is_no_whole_index_is_not_opened(made, tmp_path, harm):
     assert Index.opened(tmp_path / "index", IDENTITY, 8) is None
     harm(tmp_path / "index")
     assert Index.opened(tmp_path / "index", IDENTITY, 7) is None
+
+
+@pytest.mark.parametrize(("last", "differ"), [(19, False), (20, True)])
+def test_whether_all_hashes_differ_is_known(tmp_path, last, differ):
+    """Then an answer that is found by other means is the one that the index would name."""
+    with Builder(21, tmp_path) as builder:
+        for number in [*range(20), last]:
+            builder.add(_digest(number), [_place(number)])
+        builder.write(tmp_path / "index", IDENTITY, 7)
+        assert builder.all_differ is differ

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchrun.adapters.parts import columns
+from batchrun.adapters.columns import columns
 from batchrun.core.cost.money import usd
 from batchrun.records import (
     NO_USAGE,
@@ -269,11 +269,11 @@ def choose_lean_pool() -> None:
             pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
-def to_ipc(batch: pa.RecordBatch) -> bytes:
+def to_ipc(batch: pa.RecordBatch | pa.Table) -> bytes:
     """A batch as one self-describing IPC stream: exact types, dictionaries included."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
+        writer.write(batch)
     return bytes(sink.getvalue())
 
 

@@ -8,13 +8,14 @@ log, names the same file. Nothing here is ever changed or deleted.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from batchrun.adapters.parts.columns import MEDIUM
+from batchrun.adapters.columns.columns import MEDIUM
 from batchrun.adapters.storage.store import RESPONSES, Store, StoreReader
 from batchrun.errors import DamagedError
 from batchrun.records import Media, Outcome
@@ -74,6 +75,25 @@ def _put(store: Store, content: bytes) -> str:
             draft.write(content)
             store.publish([draft])
     return name
+
+
+def are_in_place(results: pa.Table) -> bool:
+    """Whether all replies stand in their column, and belong there: surely, if it says so."""
+    named = _NAMED.encode()
+    if "response" not in results.schema.names:
+        return True
+    for chunk in results.column("response").chunks:
+        _, offsets, data = chunk.buffers()
+        if data is None:
+            continue
+        ends = memoryview(offsets).cast("B").cast("i")[chunk.offset : chunk.offset + len(chunk) + 1]
+        if ends[-1] - ends[0] > COLUMN_BYTES_MAX and any(
+            end - start > COLUMN_BYTES_MAX for start, end in itertools.pairwise(ends)
+        ):
+            return False
+        if bytes(data[ends[0] : ends[-1]]).find(named) >= 0:
+            return False
+    return True
 
 
 def reference(response: str | None) -> str | None:

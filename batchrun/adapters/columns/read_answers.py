@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from batchrun.adapters.parts import large_answers
-from batchrun.adapters.parts import schema as part_schema
+from batchrun.adapters.columns import large_answers
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage.store import RESPONSES
 from batchrun.records import (
     Attempt,
@@ -23,6 +24,7 @@ from batchrun.records import (
     Media,
     Outcome,
     Reused,
+    ReusedRows,
     ToolCall,
     Usage,
 )
@@ -55,9 +57,16 @@ def rows(read: Callable[[Sequence[str]], pa.Table]) -> list[Sequence[Any]]:
     for names in _TOGETHER:
         results = read(names)
         for name in names:
-            found[name] = _values(results, name)
+            found[name] = column(results, name)
         del results
     return list(zip(*(found[name] for name in COLUMNS), strict=True))
+
+
+def table(read: Callable[[Sequence[str]], pa.Table]) -> pa.Table:
+    """Results, ``read`` piece by piece as by ``rows``, that stay columns."""
+    pieces = [read(names) for names in _TOGETHER]
+    names = [name for piece in pieces for name in piece.schema.names]
+    return pa.table([column for piece in pieces for column in piece.columns], names=names)
 
 
 def answers(
@@ -131,7 +140,29 @@ def answers(
         )
 
 
-def _values(table: pa.Table, name: str) -> Sequence[Any]:
+def outcomes(reused: ReusedRows) -> list[Outcome]:
+    """The outcomes of rows whose answers the journal has as columns."""
+    results = part_schema.from_ipc(reused.results)
+    ids = column(results, "custom_id")
+    found = answers(rows(partial(some, results)), "", _no_file)
+    return [
+        outcome._replace(custom_id=custom_id)
+        for outcome, custom_id in zip(found, ids, strict=True)
+        if outcome is not None
+    ]
+
+
+def _no_file(name: str) -> bytes:
+    raise AssertionError(name)  # what is in a file of another run is never taken as columns
+
+
+def some(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Those of some columns that there are."""
+    there = table.schema.names
+    return table.select([name for name in names if name in there])
+
+
+def column(table: pa.Table, name: str) -> Sequence[Any]:
     """A column's values; times as integers in their unit. Nones for one that is not there."""
     place = table.schema.get_field_index(name)
     if place < 0 or _is_carried(table.schema, name):
@@ -139,12 +170,12 @@ def _values(table: pa.Table, name: str) -> Sequence[Any]:
     return values(table.column(place))
 
 
-def values(column: pa.ChunkedArray) -> list[Any]:
+def values(chunked: pa.ChunkedArray) -> list[Any]:
     """A column's values; times as integers in their unit."""
-    if column.null_count == len(column):
-        return [None] * len(column)
+    if chunked.null_count == len(chunked):
+        return [None] * len(chunked)
     found: list[Any] = []
-    for chunk in column.chunks:
+    for chunk in chunked.chunks:
         if chunk.null_count == 0:
             found += _plain(chunk)
         else:

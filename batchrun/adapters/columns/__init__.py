@@ -1,0 +1,1 @@
+"""The columns of results, attempts and usage; records become columns, and columns records."""
