@@ -169,7 +169,7 @@ def varied(scripted, answer):
 @pytest.fixture
 def as_columns(monkeypatch):
     """Says of each block that was asked for together whether it was taken as columns."""
-    from batchrun.adapters.reuse_columns import Stretch
+    from batchrun.rundir.reuse.stretch import Stretch
 
     told = []
     take = Stretch.reused
@@ -199,7 +199,7 @@ def test_as_columns_or_one_by_one_the_results_are_the_same(
             assert job.go(rows, columns, "--reuse", source, "--raw", raw) == 0
             assert as_columns == [True] * 6 + [False]
             as_columns.clear()
-            patched.setattr("batchrun.adapters.reuse_source.STRETCH_ROWS_MIN", 1000)
+            patched.setattr("batchrun.rundir.reuse.source_directory.STRETCH_ROWS_MIN", 1000)
             assert job.go(rows, single, "--reuse", source, "--raw", raw) == 0
             assert not as_columns
         assert job.rows(columns) == job.rows(single)
