@@ -59,7 +59,9 @@ one, once so many were decoded as an ``EARLY``th of the directory has."""
 EARLY = 8
 EARLY_MIN = 16
 STRETCH_ROWS_MIN = 8
-"""So many answers are worth to be handled as columns."""
+"""So many answers are worth handling as columns."""
+STRETCH_PIECES_MAX = 2
+"""They may cross one border of row groups: each of these is in memory whole."""
 _Group: TypeAlias = list[Sequence[Any]] | pa.Table
 _FRONT = struct.Struct("<II")  # bytes of record, checksum
 _pack = msgspec.msgpack.Encoder().encode
@@ -369,7 +371,7 @@ class Source:
         at = 0
         while at < len(wanted):
             place = wanted[at][0]
-            if place & SCATTERED or len(pieces) > len(wanted) // SPREAD_ROWS:
+            if place & SCATTERED or len(pieces) == STRETCH_PIECES_MAX:
                 return None
             name = part_name(place >> 32)
             group, row, left = self._part(name).at(place & 0xFFFFFFFF)
