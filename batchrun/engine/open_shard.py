@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from batchrun.core.reply import answer
+from batchrun.core.verdict import trail
 from batchrun.engine.open_row import RowRun
 from batchrun.records import Attempt, Known, Outcome, Request
 
@@ -58,4 +59,4 @@ def taken(outcome: Outcome, kept: Mapping[int, frozenset[str]]) -> Outcome | Att
     if answer.flaws_of(said) <= allowed:
         return outcome
     why = "truncated_output" if answer.is_truncated(said) else "empty_output"
-    return attempt._replace(error_class=why)
+    return attempt._replace(error_class=why, decided_by=f"{why}{trail.BETWEEN}{trail.KEPT_ANSWER}")

@@ -207,6 +207,9 @@ def test_an_answer_with_another_flaw_is_no_better(here, flawed, found):
     assert (after[3]["finish_reason"], after[3]["attempts"]) == ("stop", 2)  # empty as before
     lines = {(line["row"], line["attempt"]): line["error_class"] for line in ledger}
     assert (lines[1, 2], lines[12, 2]) == ("empty_output", "invalid_request")
+    why = {(line["row"], line["attempt"]): line["decided_by"] for line in ledger}
+    assert (why[1, 2], why[12, 2]) == ("empty_output>kept_answer", "invalid_request")
+    assert (why[3, 2], why[1, 1]) == ("completion", "completion")
 
 
 def test_classes_and_flaws_go_together(here, flawed, found):

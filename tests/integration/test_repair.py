@@ -141,7 +141,7 @@ def test_a_damaged_ledger(mend, published, damage):
     assert [(a["row"], a["attempt"]) for a in after] == [(a["row"], a["attempt"]) for a in before]
     told = [a for a in after if a["error_code"] != "ledger_lost"]
     assert {a["error_class"] for a in after if a not in told} <= {"connection"}
-    unknown = {"queue_s", "retry_after_s", "usage_raw", "billed_from"}
+    unknown = {"queue_s", "retry_after_s", "decided_by", "usage_raw", "billed_from"}
     for line in told:
         if line["row"] in range(20, 30):
             [old] = [

@@ -348,7 +348,9 @@ def test_every_word_is_said_by_a_case_and_known_to_the_reader():
         trail.WAIT_TOO_LONG,
         trail.REFUSED_TOO_LONG,
     }
-    assert said == set(trail.LATER) == declared | of_the_verdict == check_trails.LATER
+    assert said == declared | of_the_verdict
+    # The last one is not about an exchange by itself: the row has an answer already.
+    assert said | {trail.KEPT_ANSWER} == set(trail.LATER) == check_trails.LATER
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -39,6 +39,7 @@ ATTEMPTS_USED_UP = "attempts_used_up"
 OTHER_MODEL = "other_model"
 FIRST_MODEL_STANDS = "first_model_stands"
 REPEATED_FAILURE = "repeated_failure"
+KEPT_ANSWER = "kept_answer"
 
 LATER: Mapping[str, str] = {
     TRIES_USED_UP: (
@@ -68,6 +69,10 @@ LATER: Mapping[str, str] = {
     REPEATED_FAILURE: (
         "Too many rows in a row failed with no answer in between: the run stops, or the endpoint "
         "is left out."
+    ),
+    KEPT_ANSWER: (
+        "The row was sent again for a better answer, and this one is no better: the row keeps the "
+        "answer it had."
     ),
 }
 """Words after the first one, and what they mean."""

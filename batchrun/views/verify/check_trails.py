@@ -20,6 +20,7 @@ LATER = frozenset(
     tries_used_up told_to_retry told_not_to_retry wait_too_long refused_too_long renewed_key
     no_new_key endpoint_down probed_often never_answered other_endpoint no_other_model
     endpoint_left_out attempts_used_up other_model first_model_stands repeated_failure
+    kept_answer
     """.split()
 )
 _TAB = "\t"
