@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.harness import forked
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
@@ -87,14 +89,37 @@ class Cli:
         kept = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL") if k in os.environ}
         return kept | {"PYTHONPATH": str(ROOT), "HOME": str(self.folder)} | (more or {})
 
-    def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, **popen):
-        """Run a command to its end."""
+    def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, **popen):
+        """Run a command to its end: forked, unless its streams or its interpreter are special."""
+        special = any(name.startswith(("PYTHON", "LANG", "LC_")) for name in env or ())
+        if popen or special or "BATCHRUN_FRESH" in os.environ:
+            return self.fresh(*arguments, env=env, timeout_s=timeout_s, cwd=cwd, **popen)
+        out = self.folder.parent / f"forked-{time.monotonic_ns()}.out"
+        err = out.with_suffix(".err")
+        process = forked.start(
+            list(map(str, arguments)), self._environment(env), cwd or self.folder, out, err
+        )
+        try:
+            process.join(timeout_s)
+            code = process.exitcode
+            if code is None:
+                raise subprocess.TimeoutExpired(list(map(str, arguments)), timeout_s)
+        finally:
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+            process.close()
+        said = (path.read_text("utf-8", errors="replace") for path in (out, err))
+        return Ended(code, *said)
+
+    def fresh(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, **popen):
+        """Run ``python -m batchrun`` to its end."""
         streams = {"stdin": subprocess.DEVNULL} | dict.fromkeys(
             ("stdout", "stderr"), subprocess.PIPE
         )
         done = subprocess.run(
             [*COMMAND, *map(str, arguments)],
-            cwd=popen.pop("cwd", self.folder),
+            cwd=cwd or self.folder,
             env=self._environment(env),
             timeout=timeout_s,
             check=False,

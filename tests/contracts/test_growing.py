@@ -23,6 +23,7 @@ from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.errors import StorageError
 from batchrun.records import Block, Position
 from batchrun.testing.samples import answered, attempt, chat_row, failed
+from tests.harness.slow import rest_slow
 
 SHARD_ROWS = 40
 CARRIED = pa.schema([("ticket", pa.string())])
@@ -143,7 +144,7 @@ def same_as_from_the_log(made, folder, groups, published):
         assert sums == others
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", rest_slow(range(40), 12))
 def test_any_order_of_arrival_makes_the_parts_that_the_log_makes(tmp_path, seed, monkeypatch):
     """Rows of three shards arrive in groups of any size and nearly any order, some with attempts
     before them, some never; memory is at times too small for them.

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.harness import crashpoints
+from tests.harness import forked
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240
@@ -51,22 +51,17 @@ class Session:
 
 
 @pytest.fixture
-def sessions(monkeypatch):
+def sessions():
     """Starts sessions; none is left running."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the server finds what it is to load
-    forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload(["tests.harness.warm"])
     begun = []
 
     def start(arguments, folder, point=None):
         kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         environment = kept | {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "sk-simulated"}
         output = Path(folder) / "session.log"
-        process = forking.Process(
-            target=crashpoints.session,
-            args=(list(map(str, arguments)), point, environment, str(folder), str(output)),
+        process = forked.start(
+            list(map(str, arguments)), environment, folder, output, output, point
         )
-        process.start()
         begun.append(process)
         return Session(process, output)
 

@@ -18,6 +18,7 @@ def job(new_job):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_while_failed_rows_are_sent_again(job):
     """At every step each row has its old outcome or its new one, an answer once there stays, and
@@ -51,6 +52,7 @@ def test_killed_between_the_last_part_and_the_summary(job):
     job.accounted()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_while_changed_rows_are_sent_again(job):
     """A resend that was killed is not forgotten: a plain start refuses, the same command goes on,
@@ -73,6 +75,7 @@ def test_killed_while_changed_rows_are_sent_again(job):
     assert job.run("--param", "seed=1").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["results", "attempts"])
 def test_killed_while_a_part_is_repaired(job, kind):
@@ -104,6 +107,7 @@ def test_killed_while_a_part_is_repaired(job, kind):
     job.verified()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_while_the_state_file_is_made_again(job):
     """The settings are noted last: until then only --repair opens the directory, and no row is

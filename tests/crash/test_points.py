@@ -59,6 +59,7 @@ def _killed_at_each(job, scenario, *flags, rounds=1):
         before = now
 
 
+@pytest.mark.slow
 def test_replies_too_large_for_their_column(job):
     """Whatever a kill leaves of their files, each published row names one that is whole."""
     job.large = {3, 5, 11}
@@ -85,6 +86,7 @@ def _older(tmp_path, name):
     return ("run", "rows.jsonl", "-o", name, "--shard-rows", "4", "--model", "m")
 
 
+@pytest.mark.slow
 def test_parts_of_an_earlier_version(tmp_path, sessions, simulator):
     """They get today's columns one after the other; whatever a kill leaves reads and goes on."""
     endpoint = simulator()
@@ -123,6 +125,7 @@ def test_a_group_of_entries(job):
     _ended(job)
 
 
+@pytest.mark.slow
 def test_what_a_power_cut_left_of_a_group(job):
     """It is cut off once, however often the process that does it is killed."""
     job.killed_at("log.synced:3")
@@ -135,6 +138,7 @@ def test_what_a_power_cut_left_of_a_group(job):
     _ended(job)
 
 
+@pytest.mark.slow
 def test_requests_that_were_out(job):
     """Their notes become lines of the ledger once: before, between and after the log's flush and
     the removal of the notes.
@@ -158,6 +162,7 @@ def test_a_shard_that_is_published(job):
     _ended(job)
 
 
+@pytest.mark.slow
 def test_a_stop_with_rows_pending(job):
     """The same around provisional parts, which each session makes anew."""
     job.refused = {20, 21}  # in the third part
@@ -169,6 +174,7 @@ def test_a_stop_with_rows_pending(job):
     _ended(job, before)
 
 
+@pytest.mark.slow
 def test_the_end_of_a_session(job):
     """Around usage.parquet, summary.json and what the state file notes of the end."""
     _killed_at_each(job, "end")
@@ -195,6 +201,7 @@ def test_an_input_that_was_touched(job):
     _ended(job)
 
 
+@pytest.mark.slow
 def test_a_restart(job):
     """With the checkpoint elsewhere, moved in two steps: nothing of the old run is lost, and only
     --restart goes on while they are apart.
@@ -216,6 +223,7 @@ def test_a_restart(job):
     assert list(job.cwd.glob("run.old-*/checkpoint/journal.db"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["inside", "elsewhere"])
 def test_a_restart_that_takes_the_old_answers(job, place):
     """Killed at any step, the same command continues that restart: nothing is moved or asked for
@@ -238,6 +246,7 @@ def test_a_restart_that_takes_the_old_answers(job, place):
     assert set(job.table().column("attempts").to_pylist()) == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["inside", "elsewhere"])
 def test_a_plain_start_finishes_the_move(job, place):
     """While contents are being set aside, the command without ``--restart`` goes on too."""
@@ -252,6 +261,7 @@ def test_a_plain_start_finishes_the_move(job, place):
     job.accounted()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["log.synced:3", "seal.written:2", "reuse.answers:1"])
 def test_a_run_that_takes_answers(job, point):
     """Killed in the middle, it comes to the same results; what a killed run left in its logs is
@@ -273,6 +283,7 @@ def test_a_run_that_takes_answers(job, point):
     assert set(range(ROWS)) - taken == set(job.asked)
 
 
+@pytest.mark.slow
 def test_a_restart_whose_checkpoint_was_moved_in_part(job):
     """From one disk to another a checkpoint is copied, then deleted: logs without their state
     file are set aside as well.
@@ -288,6 +299,7 @@ def test_a_restart_whose_checkpoint_was_moved_in_part(job):
     assert list(aside.glob("checkpoint/shard-*.log"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_a_log_that_is_salvaged(job, place):
     """A damaged record costs its row, or what was carried of its block is read again; killed at

@@ -20,6 +20,7 @@ from batchrun.errors import BatchrunError
 from batchrun.views.verify import verify
 from tests.harness import power
 from tests.harness.recording import Kept, Named, Recording, Told, Truncated, Written
+from tests.harness.slow import rest_slow
 
 ROWS = 17
 FAILING = {3, 4, 9, 16}
@@ -261,7 +262,7 @@ BROKEN = {
 """What this package does for a power cut, each thing left out."""
 
 
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=[*BROKEN])
+@pytest.mark.parametrize("broken", rest_slow(BROKEN.values(), 2), ids=[*BROKEN])
 def test_the_model_sees_what_is_left_out(life, broken):
     """Without any one of the flushes, with a file written in place, or with the log removed too
     early, some power cut breaks a promise.

@@ -16,6 +16,7 @@ FENCE = re.compile(r"^```(\w+) ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = FENCE.findall((ROOT / "docs" / "cost.md").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_the_page_runs(cli):
     """The commands do what is said of them, and both sums by day and model are the summary's."""
     pytest.importorskip("duckdb")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from batchrun.core.estimate.token_table import ERRORS, RATES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +17,7 @@ PAGE = (ROOT / "docs" / "estimate.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+) ([^\n]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_runs(cli):
     """The commands end well, and the pilot's answers are a run that verifies."""
     shutil.copytree(ROOT / "samples", cli.folder / "samples")

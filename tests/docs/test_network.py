@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "network.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_runs(cli, scripted, answer, unix_simulator, authority, jsonl):
     """Key by file and by command, a private authority, a client certificate, a Unix socket."""
     demanding = authority.server_tls()

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "object-stores.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_runs(store, cli, chat):
     """From rows in a bucket to a data frame of answers."""
     lines = "".join(json.dumps(chat(n)) + "\n" for n in range(12))

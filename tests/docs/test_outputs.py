@@ -42,6 +42,7 @@ def server(cli, until):
     return str(port)
 
 
+@pytest.mark.slow
 def test_the_page_runs(cli, server):
     """Every command does what the page says of it: what fits is kept, the rest is told apart."""
     shutil.copytree(ROOT / "samples", cli.folder / "samples")

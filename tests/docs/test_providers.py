@@ -41,6 +41,7 @@ def shell(cli):
     return run
 
 
+@pytest.mark.slow
 def test_the_page_runs(cli, shell, scripted, answer, jsonl):
     """Every run that it shows ends well, with the key that it speaks of."""
     endpoint = scripted(lambda *_: (200, {}, answer()))

@@ -30,6 +30,7 @@ from batchrun.core.verdict.judge import Action, Circumstances, judge
 from batchrun.records import Reply
 from batchrun.simulator.catalogue import CATALOGUE
 from batchrun.testing.samples import completion_body
+from tests.harness.slow import rest_slow
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 ROUND_EXAMPLES = 1000 if SECONDS else 150
@@ -161,15 +162,15 @@ STREAM_BYTES = STREAMS["BYTES"] | st.builds(_broken, STREAMS["BYTES"], st.lists(
 LABEL = st.sampled_from(["", "text/event-stream", "application/json", "text/html; charset=x"])
 STATUS = st.sampled_from([200, 200, 200, 400, 403, 404, 429, 500, 503]) | st.integers(100, 999)
 TARGETS = {
-    "replies": (check_reply, (STATUS, HEADERS, BODIES, st.booleans())),
     "headers": (check_header, (TEXTS, HEADERS)),
     "messages": (check_message, (SAID,)),
+    "replies": (check_reply, (STATUS, HEADERS, BODIES, st.booleans())),
     "framings": (check_framing, (st.data(), STREAMS["_streamed"](), STREAMS["CUTS"])),
     "streams": (check_stream, (STREAM_BYTES, STREAMS["CUTS"], LABEL)),
 }
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", rest_slow(TARGETS, 2))
 def test_nothing_on_the_wire_breaks_its_reader(name, stored):
     """No example of the target raises, hangs, or yields what cannot be stored."""
     check, strategies = TARGETS[name]

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,30 +186,14 @@ def killer(point: str) -> Callable[[str, Path], None]:
     return step
 
 
-def session(
-    arguments: Sequence[str],
-    point: str | None,
-    environment: Mapping[str, str],
-    folder: str,
-    output: str,
-) -> None:
-    """A session of the command in this process, which is a fresh one: with its own environment
-    and working folder, what it says appended to a file, a crash point armed if one is given.
-    """
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    said = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    for stream in (1, 2):
-        os.dup2(said, stream)
-    if point is not None:
-        from batchrun import assemble
-        from batchrun.machinery import REAL
+def arm(point: str) -> None:
+    """Have this process kill itself at a crash point; its flight log grows with any run."""
+    from batchrun import assemble
+    from batchrun.machinery import REAL
 
-        files.step = killer(point)
-        few = dataclasses.replace(REAL, flight_slots=FEW_SLOTS)
-        assemble.run = functools.partial(assemble.run, machinery=few)
-    _command(arguments)
+    files.step = killer(point)
+    few = dataclasses.replace(REAL, flight_slots=FEW_SLOTS)
+    assemble.run = functools.partial(assemble.run, machinery=few)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -218,11 +202,7 @@ def main(arguments: Sequence[str]) -> None:
     if separator != ["--"]:
         sys.exit("usage: python tests/harness/crashpoints.py STEP[@WHAT]:N -- run ARGS...")
     files.step = killer("".join(point))
-    _command(command)
-
-
-def _command(arguments: Sequence[str]) -> None:
-    sys.argv = ["batchrun", *arguments]
+    sys.argv = ["batchrun", *command]
     from batchrun.cli.main import main as batchrun
 
     batchrun()

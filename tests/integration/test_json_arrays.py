@@ -133,6 +133,7 @@ print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(tmp_path):
     """An array of 100 MB on one line is read in the memory of a few blocks."""
     path = tmp_path / "rows.json"

@@ -261,15 +261,15 @@ def test_a_wrong_command_line_is_exit_2(cli, arguments):
 def test_progress_off_a_terminal_is_plain_lines(cli, simulator, jsonl):
     """Lines on stderr every few seconds, without a single control character."""
     done = cli.run(
-        *(jsonl(80), "-o", "run", "--base-url", simulator().base_url),
-        *("--rpm", 600, "--json"),
+        *(jsonl(40), "-o", "run", "--base-url", simulator().base_url),
+        *("--rpm", 300, "--json"),
     )
     assert done.code == 0, done.err
-    lines = [line for line in done.err.splitlines() if "/80 rows" in line]
+    lines = [line for line in done.err.splitlines() if "/40 rows" in line]
     assert lines, done.err
     assert "ok " in lines[0] and "ETA " in lines[0] and "bound by rpm" in lines[0]
     assert "\x1b" not in done.err and "\r" not in done.err
-    assert done.json["rows"]["ok"] == 80
+    assert done.json["rows"]["ok"] == 40
 
 
 @pytest.mark.parametrize("flag", ["--quiet", "--no-progress"])

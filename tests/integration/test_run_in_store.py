@@ -135,6 +135,7 @@ def test_a_part_that_is_not_what_was_published(job, damage):
     assert other and job.run().code == 0  # the same content, put there once more
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_resumed_and_edited(job):
     """At every moment around an upload; no row is lost, no done row is sent again, and an edit
     sends its row alone.
@@ -239,6 +240,7 @@ class Proxy:
             target.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_gone_for_a_while(job, s3_server, impatient_s3):
     """Exit 5 with what is safe; the same command goes on and sends nothing twice."""
     proxy = Proxy(int(s3_server.rpartition(":")[2]))
@@ -324,6 +326,7 @@ def test_a_lost_checkpoint_is_rebuilt_from_the_store(job):
     assert job.run("--repair", checkpoint="lost").code == 2
 
 
+@pytest.mark.slow
 def test_restart_keeps_the_old_contents_wherever_it_is_killed(job):
     """Copied, then the checkpoint renamed, then deleted: nothing is lost in between."""
     assert job.run().code == 0
@@ -345,6 +348,7 @@ def test_restart_keeps_the_old_contents_wherever_it_is_killed(job):
     assert verify.check(moved, str(checkpoints[0])).problems == []
 
 
+@pytest.mark.slow
 def test_a_restart_takes_the_old_answers_wherever_it_is_killed(job):
     """The same command continues: one copy is set aside, and nothing is asked for again."""
     assert job.run().code == 0

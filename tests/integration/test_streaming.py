@@ -114,7 +114,7 @@ def test_the_first_token_comes_before_the_last(cli, simulator, jsonl, published)
     for ttft_s, latency_s in zip(
         table["ttft_s"].to_pylist(), table["latency_s"].to_pylist(), strict=True
     ):
-        assert 0.09 < ttft_s < 0.2 < latency_s
+        assert ttft_s > 0.09 and latency_s - ttft_s > 0.1
 
 
 @pytest.mark.parametrize("fault", ["cut_rate", "stream_end_rate", "stream_stall_rate"])

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -265,6 +266,7 @@ ODD_PART = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(JSON | ODD_PART | st.lists(ODD_PART | JSON, max_size=3), JSON)
 @example({"text": "a", "b": 1}, "null")
@@ -285,6 +287,7 @@ def test_any_content_streamed_is_the_plain_one(content, reason):
 BYTES = st.lists(PARTS | st.binary(max_size=12) | ODD, max_size=14).map(b"".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(BYTES, CUTS)
 @example(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n' * 3 + b'data: {"error":NaN}\n\n', [])

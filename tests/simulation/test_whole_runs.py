@@ -21,6 +21,7 @@ from tests.harness.crashes import Death
 from tests.harness.inline import InlineJournal
 from tests.harness.model_server import Spell
 from tests.harness.simulate import MEMORY
+from tests.harness.slow import rest_slow
 from tests.harness.stage import Fate, Hanging
 from tests.harness.whole_runs import live, simulate
 from tests.harness.worlds import Leg, Line, World
@@ -40,13 +41,14 @@ def folder(tmp_path):
         yield Path(made) / "world"
 
 
-@pytest.mark.parametrize("tens", range(SEEDS // 10))
+@pytest.mark.parametrize("tens", rest_slow(range(SEEDS // 10), 2))
 def test_everything_adds_up(tens, folder):
     """Whatever the server, the disk and the user do: rows, ledger, totals and limits hold."""
     for seed in range(10 * tens, 10 * tens + 10):
         simulate(seed, folder)
 
 
+@pytest.mark.slow
 def test_a_seed_tells_one_story(folder):
     """Run twice, a seed has the same events and the same published rows."""
     for seed in TWICE:
@@ -95,7 +97,9 @@ def test_other_settings_kept_for_a_run_that_is_complete(folder):
 
 
 @pytest.mark.parametrize("kind", ["login", "rejected"])
-@pytest.mark.parametrize("death", [None, Death("turn", 150, power=False), Death("step", 12, True)])
+@pytest.mark.parametrize(
+    "death", rest_slow([None, Death("turn", 150, power=False), Death("step", 12, True)])
+)
 def test_everything_fails_alike_for_a_while(folder, kind, death):
     """Stopped, killed or cut off while rows are withheld: no row fails, and all of it adds up."""
     legs = (Fate(), None, {}), (Fate(death=death), None, {}), (Fate(), None, {})
@@ -188,7 +192,7 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", rest_slow(MUTANTS, 2))
 def test_the_net_catches(name, monkeypatch, folder):
     """A guarded thing that is broken turns the simulation red within so many seeds."""
     MUTANTS[name](monkeypatch)
