@@ -10,6 +10,7 @@ from batchrun.engine.pace.gate import EndpointGate
 from batchrun.records import Reply
 from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
+from tests.harness.slow import rest_slow
 
 
 def _endpoint(concurrency=4, *, rpm=None, tpm=None, seed=0):
@@ -317,7 +318,7 @@ def _in_any_window(moments_s, window_s):
 
 
 class TestRates:
-    @pytest.mark.parametrize("rpm", [3, 60, 500, 6000, 12000])
+    @pytest.mark.parametrize("rpm", rest_slow([3, 60, 500, 6000, 12000], 3))
     def test_the_request_rate_holds_in_every_window(self, rpm):
         """In any window there are at most its share of the rate and one tenth of a second's."""
 

@@ -289,7 +289,7 @@ def test_a_connection_cut_in_the_middle(transport_of, events, whole, then):
         assert _read(found).first.content == CONTENT
         return
     if not events and found.partial is None:
-        assert found.kind == "cut"
+        assert found.kind in ("cut", "suspended")  # the latter where this very process stood still
         return
     assert (found.kind, found.sent, found.http_status) == ("incomplete", True, 200)
     assert _verdict(found).error_class == "incomplete_stream"
@@ -524,6 +524,7 @@ def test_the_first_token_is_timed(transport_of):
     assert 0.14 <= reply.ttft_s < 0.29
 
 
+@pytest.mark.slow
 def test_nothing_is_left_for_the_collector(transport_of):
     """What an exchange needed goes when it ends: cycles of references are collected at a price."""
 

@@ -90,6 +90,7 @@ def test_an_advisory_fails_the_build(osv):
     assert {"aiohttp", "pyarrow", "minijinja"} <= set(asked)
 
 
+@pytest.mark.slow
 def test_nothing_known_is_said(osv, tmp_path):
     """The number of packages is told; a file without pins is an error, not a success."""
     url = osv(lambda _: (200, {}))

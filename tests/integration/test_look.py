@@ -211,6 +211,7 @@ def test_a_dry_run_reports_and_leaves_nothing(cli, simulator, jsonl, chat):
     assert list(cli.folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_what_is_begun_says_what_is_left(cli, simulator, jsonl):
     """Done rows are counted and not shown; the directory stays as it is to the last byte."""
     endpoint = simulator()
@@ -269,6 +270,7 @@ def test_a_dry_run_after_a_kill_knows_what_is_in_the_log(cli, simulator, jsonl):
     assert _tree(cli.folder / "run") == before
 
 
+@pytest.mark.slow
 def test_a_dry_run_refuses_what_the_run_refuses(cli, jsonl):
     """A budget without a price, repairs and a missing column are exit 2; a missing key is said."""
     source = jsonl(3)

@@ -99,6 +99,7 @@ def test_the_first_sheet_or_the_one_that_is_named(cli, simulator, published, boo
     assert "rows.xlsx has no sheet 'three'; its sheets are: 'one', 'Zwei #2'" in done.err
 
 
+@pytest.mark.slow
 def test_globs_and_directories(cli, book):
     """A glob may name a sheet of every file; a directory of workbooks is an input."""
     for name in ("a", "b"):
@@ -134,6 +135,7 @@ def test_empty_rows_and_columns_are_none(cli, simulator, published, book):
     assert table["note"].to_pylist() == [1, 2, None]
 
 
+@pytest.mark.slow
 def test_a_resume_and_an_edit(cli, simulator, book):
     """Rows that are done are not sent again; an edited cell is told of."""
     rows = [["text", "note"], *([f"q{n}", n] for n in range(40))]

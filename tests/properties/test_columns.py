@@ -18,6 +18,7 @@ from batchrun.core.request.body import id_text
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameters import ENVELOPE, SENT
 from batchrun.records import Position, Span
+from tests.harness.slow import rest_slow
 
 KNOWN = sorted(SENT | ENVELOPE | {"extra_body"})
 WORDS = "loop range none true false not in is if else self super caller cycler dict namespace debug"
@@ -116,7 +117,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("columns")
 
 
-@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("kind", rest_slow(SOURCES, 2))
 @settings(max_examples=60, deadline=None)
 @given(table=st.dictionaries(NAMES, COLUMNS, max_size=6))
 @example(table=dict.fromkeys(KNOWN, ("a", "b")))

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +51,7 @@ def test_what_is_read_can_be_true(headers, host, wall_s):
     assert waited_s is None or 0 <= waited_s < 31 * 86400
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(HEADERS, st.sampled_from([200, 200, 200, 429, 500])), max_size=30))
 def test_no_headers_stop_a_run(replies):

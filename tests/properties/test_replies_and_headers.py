@@ -3,6 +3,7 @@
 import json
 import string
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -97,6 +98,7 @@ HEADERS = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(STATUS, HEADERS, BODY, st.booleans())
 @example(200, {}, b'{"choices":[{"message":{"content":"\\ud800"}}]}', False)
@@ -131,6 +133,7 @@ def test_the_quick_reading_agrees_with_the_long_one(value):
         assert json.loads(quick[1] or "null") == json.loads(told or "null")
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(COMPLETION)
 def test_a_completion_in_strict_or_lenient_json_reads_the_same(value):
@@ -177,6 +180,7 @@ def test_any_retry_after_is_a_wait_or_nothing(text, milliseconds):
     assert found is None or 0 <= found <= WAIT_S_MAX
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.dictionaries(

@@ -64,6 +64,7 @@ ROW = st.fixed_dictionaries(
 ) | st.dictionaries(st.text(max_size=6) | st.sampled_from(sorted(SENT)), JSON, max_size=5)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(ROW, st.dictionaries(st.sampled_from(sorted(SENT - {"messages"})), SCALARS, max_size=2))
 def test_any_object_is_a_request_or_a_row_error(fields, defaults):
@@ -104,6 +105,7 @@ NAMES = st.sampled_from(["a", "b", "c", "d"])
 DATA = st.lists(st.dictionaries(NAMES, JSON, max_size=4), max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=125, deadline=None)
 @given(DATA, st.integers(0, 12))
 def test_every_value_is_in_its_column_or_does_not_fit(rows, sampled):
@@ -147,6 +149,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("rows") / "rows.jsonl"
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(rows=DATA, sampled=st.integers(1, 12))
 def test_every_carried_value_is_in_its_column_or_in_extra(path, rows, sampled):
@@ -228,6 +231,7 @@ def test_any_bytes_are_as_many_rows_as_lines_that_are_not_blank(path, data, read
             assert row.body is not None
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(
     data=TEXT,

@@ -266,6 +266,7 @@ ODD_PART = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(JSON | ODD_PART | st.lists(ODD_PART | JSON, max_size=3), JSON)
 @example({"text": "a", "b": 1}, "null")

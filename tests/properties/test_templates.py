@@ -56,6 +56,7 @@ def _no_file(path):
     raise RowError(message)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(TEXT, TEXT)
 @example("{{ a }}", "{% include 'x' %}")
@@ -79,6 +80,7 @@ def test_any_value_renders(value):
         assert text in ("<>", "<{}>")
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(TEMPLATES, st.fixed_dictionaries({}, optional={"a": JSON, "b": JSON}))
 def test_any_template_compiles_or_is_a_usage_error(source, row):
@@ -132,6 +134,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("rows") / "rows.jsonl"
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     rows=st.lists(st.fixed_dictionaries({"a": JSON}, optional={"b": JSON}), min_size=1, max_size=6)

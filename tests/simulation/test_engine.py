@@ -120,6 +120,7 @@ class TestTrouble:
             asked[row].append(moment_s)
         assert all(second - first >= 2.1 for first, second in (asked[row] for row in told))
 
+    @pytest.mark.slow
     def test_a_limit_that_is_met_draws_few_refusals(self):
         """Against a server that lets 20 through each second and tells the rest to come back in
         50 ms, rows are refused about once, and the server's limit is made use of.

@@ -48,6 +48,7 @@ def test_everything_adds_up(tens, folder):
         simulate(seed, folder)
 
 
+@pytest.mark.slow
 def test_a_seed_tells_one_story(folder):
     """Run twice, a seed has the same events and the same published rows."""
     for seed in TWICE:

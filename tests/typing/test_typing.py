@@ -24,7 +24,7 @@ def _checked(path):
     flags = ["--strict", "--config-file=", "--follow-imports=silent"]
     command = [sys.executable, "-m", "mypy", *flags, str(path)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=110, check=False
+        command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=500, check=False
     )
     return done.stdout
 
