@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters.environment import open_files, price_list
+from batchrun.adapters.environment import control_socket, open_files, price_list
 from batchrun.adapters.environment.clock import LoopClock, new_loop
 from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status_file import StatusFile
@@ -33,6 +33,7 @@ from batchrun.engine.engine import Engine
 from batchrun.engine.observe.monitor import Monitor
 from batchrun.engine.observe.watching import Watching
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
+from batchrun.engine.session.controls import Controls
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
@@ -205,6 +206,7 @@ class _Session:
             settings, opened.journal, opened.parts, self._tally, self._room.permits
         )
         self._space.require_room()
+        self._controls: Controls | None = None
         self._ended = threading.Event()
         self._started_s = machinery.monotonic_s()
 
@@ -250,12 +252,26 @@ class _Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
+                controls = self._controls = Controls(
+                    lanes=lanes,
+                    spending=budgets.spending,
+                    switch=switch,
+                    clock=clock,
+                    resize=engine.resize,
+                    lacking=open_files.lacking,
+                    record=lambda history: states.put(controls=history),
+                    history=states.get("controls") or (),
+                )
                 monitor = Monitor(
                     engine=engine,
                     lanes=lanes,
                     tally=tally,
                     switch=switch,
                     spending=budgets.spending,
+                    controls=controls,
+                )
+                await stack.enter_async_context(
+                    control_socket.listening(opened.checkpoint, controls.answer, say)
                 )
                 await stack.enter_async_context(self._space.watched(switch))
                 watching = asyncio.create_task(self._watching.watch(monitor))
@@ -392,6 +408,7 @@ class _Session:
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
             reuses=bool(settings.reuse),
             run=opened.journal.states.get("run"),
+            controls=self._controls.history if self._controls is not None else (),
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit

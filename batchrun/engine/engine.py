@@ -101,6 +101,12 @@ class Engine:
         if self._withholding is not None:
             self._withholding.one_more = self._end_withheld
 
+    def resize(self, permits: int) -> None:
+        """So many rows can be sent at once from now on. Workers stay when there are fewer."""
+        self._room.resize(permits)
+        for number in range(len(self._workers), permits):
+            self._workers.append(asyncio.create_task(self._worker(), name=f"worker {number}"))
+
     async def run(self, spans: Sequence[Span]) -> None:
         """Read the spans, answer their rows, publish their shards.
 
@@ -411,8 +417,9 @@ class Engine:
         hurried = asyncio.create_task(self._switch.hurried())
         ended = asyncio.create_task(self._all_ended())
         try:
-            left_s = self._grace_s
-            while left_s > 0:
+            patient = self._switch.reason is not None and self._switch.reason.patient
+            left_s = None if patient else self._grace_s
+            while left_s is None or left_s > 0:
                 missed_s = self._clock.missed_s
                 done, _ = await asyncio.wait(
                     (hurried, ended), timeout=left_s, return_when="FIRST_COMPLETED"

@@ -171,9 +171,9 @@ class HttpTransport:
         if keeps:
             keeping = {"keepalive_timeout": connections.IDLE_S_MAX}
         if self._socket is not None:
-            return aiohttp.UnixConnector(self._socket, limit=self._concurrency, **keeping)
+            return aiohttp.UnixConnector(self._socket, limit=0, **keeping)
         return aiohttp.TCPConnector(
-            limit=self._concurrency,
+            limit=0,  # the gate bounds what is in flight, and may change its mind
             ttl_dns_cache=60,
             ssl=True if self._tls is None else self._tls,
             socket_factory=socket_factory(self._keepalive_s) if self._keepalive_s > 0 else None,
