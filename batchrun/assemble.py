@@ -35,6 +35,7 @@ from batchrun.engine.observe.watching import Watching
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
 from batchrun.engine.session.controls import Controls
 from batchrun.engine.session.guards import Stop, StopSwitch
+from batchrun.engine.session.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
@@ -162,9 +163,18 @@ def _opened(
                 answers = None
                 if settings.reuse:
                     answers = stack.enter_context(lookup.taken(settings, opened, say))
+                known = None
+                if settings.lengths_from is not None:
+                    from batchrun.rundir import lengths
+
+                    known = stack.enter_context(
+                        lengths.taken(settings.lengths_from, opened.checkpoint, say)
+                    )
                 yield _Session(
-                    settings, opened, changes, accesses, observers, say, machinery, answers
+                    settings, opened, changes, accesses, observers, say, machinery, answers, known
                 )
+                if known is not None and opened.is_complete:
+                    lengths.forget(opened.checkpoint)
     finally:
         opened.close()
 
@@ -182,8 +192,10 @@ class _Session:
         say: Callable[[str], None],
         machinery: Machinery,
         answers: Answers | None = None,
+        lengths: Lengths | None = None,
     ) -> None:
         self._machinery = machinery
+        self._lengths = lengths
         self._answers = answers
         self._accesses = accesses
         self._say = say
@@ -192,7 +204,10 @@ class _Session:
         self._changes = changes
         self._build = opened.build
         self._tally, self._finished = Tally(), Finished(settings.bounds)
-        self._room = Room(sum(access.endpoint.concurrency for access in accesses))
+        self._room = Room(
+            sum(access.endpoint.concurrency for access in accesses),
+            ahead=0 if lengths is None else AHEAD_ROWS,
+        )
         wall_us = machinery.clock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
         priced = settings.max_cost_pd is not None
@@ -331,6 +346,7 @@ class _Session:
             limit=settings.limit,
             finished=self._finished,
             answers=self._answers,
+            lengths=self._lengths,
         )
 
     # Before
