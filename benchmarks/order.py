@@ -82,7 +82,7 @@ def main() -> None:
         ratios = []
         for seed in range(options.seeds):
             seconds, known = draw(options.rows, options.sigma, likeness or 0.0, seed)
-            ideal = max(sum(seconds) / options.in_flight, max(seconds))
+            ideal = max(sum(seconds) / options.in_flight, *seconds)
             told = None if likeness is None else known
             ratios.append(makespan(seconds, options.in_flight, told) / ideal)
         name = "input order" if likeness is None else f"lengths known, likeness {likeness:g}"

@@ -21,17 +21,13 @@ ACTIONS = ("set", "pause", "resume", "drain")
 def command(
     folder: str, action: str, values: tuple[str, ...], checkpoint: str | None, *, as_json: bool
 ) -> None:
-    r"""Change the live run in DIR, and print the limits that hold now.
+    """Change the live run in DIR, and print the limits that hold now.
 
-    \b
-    set rpm=N tpm=N concurrency=N max_cost=USD   change limits; rpm and tpm may be none
-    set NAME.rpm=N                               those of one of several endpoints
-    pause                                        send nothing more for now
-    resume                                       send again
-    drain                                        let the requests in flight finish, and stop
+    set changes limits: rpm=N, tpm=N (or none), concurrency=N, max_cost=USD, and with NAME.rpm=N
+    those of one of several endpoints. pause sends nothing more until resume. drain lets the
+    requests in flight finish, and stops the run.
 
-    Changes last until the session ends; the same command resumes with its own limits. Only the
-    user who started the run can change it.
+    Changes last until the session ends. Only the user who started the run can make them.
     """
     with exit_codes(as_json=as_json):
         from batchrun.core.run import controls

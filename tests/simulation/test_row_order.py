@@ -130,7 +130,7 @@ def test_a_run_that_knows_its_lengths_ends_sooner():
     """
     dice = random.Random(3)
     seconds = [dice.lognormvariate(2, 0.9) for _ in range(1000)]
-    ideal = max(sum(seconds) / 64, max(seconds))
+    ideal = max(sum(seconds) / 64, *seconds)
     without, _ = _makespan(seconds, None, in_flight=64)
     known, rig = _makespan(seconds, dict(enumerate(seconds)), in_flight=64)
     assert known <= 1.05 * ideal

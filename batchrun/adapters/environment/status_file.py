@@ -31,8 +31,8 @@ KEYS = {
     "eta_s": "Seconds left at the present rate. Null if unknown.",
     "bound_by": (
         "What limits the run's speed: `pause`, `concurrency`, `rpm`, `tpm`, `limits` (those that "
-        "the server reports), `server` (it throttles), `outage`, `budget` (nearly used up), `source` (reading "
-        "the input), `cpu`, or null."
+        "the server reports), `server` (it throttles), `outage`, `budget` (nearly used up), "
+        "`source` (reading the input), `cpu`, or null."
     ),
     "cost_usd": "The bill so far, over all sessions. Null while no cost is known.",
     "wasted_cost_usd": "The part of it that bought no answer of an `ok` row.",

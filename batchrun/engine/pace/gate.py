@@ -111,7 +111,7 @@ class EndpointGate:
         self._budget = Allowance(tpm, clock.now_s) if tpm is not None else None
         self.rpm, self.tpm = rpm, tpm
         self._limiter = None if rpm is None else _limiter(rpm)
-        self._rpm_changed = asyncio.Event()
+        self._rate_wait: asyncio.Timeout | None = None  # of the one in the door
         self._paced = self._budget is not None or self._limiter is not None
         self.limits = LimitsTold(clock, host)
         self._pacing = self.limits.pacing
@@ -212,7 +212,9 @@ class EndpointGate:
         """See ``ports.Gate``."""
         self.rpm = rpm
         self._limiter = None if rpm is None else _limiter(rpm)
-        self._rpm_changed.set()
+        if self._rate_wait is not None:
+            self._rate_wait.reschedule(asyncio.get_running_loop().time())
+            self._rate_wait = None
         self._rates_changed()
 
     def set_tpm(self, tpm: float | None) -> None:
@@ -331,17 +333,16 @@ class EndpointGate:
             raise
 
     async def _rate_turn(self) -> None:
-        """Wait by the request rate, in the way that the limiter waits; another rate ends the wait.
-        It stands in the door alone.
-        """
-        while (limiter := self._limiter) is not None and not limiter.has_capacity():
-            assert self.rpm is not None
-            self._rpm_changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(60 / self.rpm):
-                    await self._rpm_changed.wait()
-        if limiter is not None:
-            await limiter.acquire()
+        """Wait by the request rate; where it changes meanwhile, by the new one."""
+        while (limiter := self._limiter) is not None:
+            try:
+                async with asyncio.timeout(None) as self._rate_wait:
+                    await limiter.acquire()
+                    return
+            except TimeoutError:
+                continue  # the rate changed
+            finally:
+                self._rate_wait = None
 
     async def _cooled(self) -> None:
         while (left := self._cooling.left_s(self._clock.now_s())) > 0:

@@ -56,7 +56,7 @@ class Controls:
         done, and then nothing was changed.
         """
         action = request.get("do")
-        if action not in ACTIONS:
+        if not isinstance(action, str) or action not in ACTIONS:
             message = f"{action!r} is none of {', '.join(ACTIONS)}"
             raise UsageError(message)
         if self._switch.stopping and action != DRAIN:
