@@ -29,13 +29,14 @@ from batchrun.core.settings.bounds import Finished
 from batchrun.core.settings.resolve import Settings
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.attempt_log import noted
+from batchrun.engine.controls import Controls
 from batchrun.engine.engine import Engine
+from batchrun.engine.lane import Lane
 from batchrun.engine.observe.monitor import Monitor
 from batchrun.engine.observe.watching import Watching
 from batchrun.engine.outbox import Outbox, PacedSource, TellingJournal
-from batchrun.engine.session.controls import Controls
+from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
-from batchrun.engine.session.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
@@ -163,20 +164,36 @@ def _opened(
                 answers = None
                 if settings.reuse:
                     answers = stack.enter_context(lookup.taken(settings, opened, say))
-                known = None
-                if settings.lengths_from is not None:
-                    from batchrun.rundir import lengths
-
-                    known = stack.enter_context(
-                        lengths.taken(settings.lengths_from, opened.checkpoint, say)
-                    )
                 yield _Session(
-                    settings, opened, changes, accesses, observers, say, machinery, answers, known
+                    settings,
+                    opened,
+                    changes,
+                    accesses,
+                    observers,
+                    say,
+                    machinery,
+                    answers,
+                    stack.enter_context(_lengths(settings, opened, say)),
                 )
-                if known is not None and opened.is_complete:
-                    lengths.forget(opened.checkpoint)
     finally:
         opened.close()
+
+
+@contextlib.contextmanager
+def _lengths(
+    settings: Settings, opened: RunDirectory, say: Callable[[str], None]
+) -> Iterator[Lengths | None]:
+    """The lengths of an earlier run, where the settings name one."""
+    if settings.lengths_from is None:
+        yield None
+        return
+    from batchrun.rundir.reuse import lengths, lookup
+
+    folder = opened.checkpoint / lengths.FOLDER
+    with lengths.taken(settings.lengths_from, folder, say) as found:
+        yield found
+    if opened.is_complete:
+        lookup.forget(folder)
 
 
 class _Session:
@@ -267,16 +284,7 @@ class _Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
-                controls = self._controls = Controls(
-                    lanes=lanes,
-                    spending=budgets.spending,
-                    switch=switch,
-                    clock=clock,
-                    resize=engine.resize,
-                    lacking=open_files.lacking,
-                    record=lambda history: states.put(controls=history),
-                    history=states.get("controls") or (),
-                )
+                controls = self._controls = self._controlled(engine, lanes, budgets, switch, clock)
                 monitor = Monitor(
                     engine=engine,
                     lanes=lanes,
@@ -314,6 +322,27 @@ class _Session:
             await budgets.close()
             sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
+
+    def _controlled(
+        self,
+        engine: Engine,
+        lanes: Sequence[Lane],
+        budgets: Budgets,
+        switch: StopSwitch,
+        clock: LoopClock,
+    ) -> Controls:
+        """What `batchrun ctl` changes of this session."""
+        states = self._opened.journal.states
+        return Controls(
+            lanes=lanes,
+            spending=budgets.spending,
+            switch=switch,
+            clock=clock,
+            resize=engine.resize,
+            lacking=open_files.lacking,
+            record=lambda history: states.put(controls=history),
+            history=states.get("controls") or (),
+        )
 
     def _engine(
         self,

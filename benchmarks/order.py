@@ -25,7 +25,7 @@ from tests.harness.rig import Rig
 
 
 class Known:
-    """``engine.session.row_order.Lengths`` from a list."""
+    """``engine.row_order.Lengths`` from a list."""
 
     def __init__(self, lengths: Sequence[float]) -> None:
         self._lengths = lengths

@@ -16,8 +16,8 @@ from batchrun.core.settings.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.open_row import LaterError, Phase, RowRun, never_sent
 from batchrun.engine.open_shard import NOTHING_KNOWN, Open, Shard, taken
+from batchrun.engine.row_order import Lengths, LongestFirst
 from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
-from batchrun.engine.session.row_order import Lengths, LongestFirst
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.engine.tasks import cancelled

@@ -11,7 +11,7 @@ import pytest
 
 from batchrun.cli.simulate import command
 from batchrun.core.run.controls import RANGES
-from batchrun.engine.session.row_order import AHEAD_ROWS, OVERTAKEN_MAX
+from batchrun.engine.row_order import AHEAD_ROWS, OVERTAKEN_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "live.md").read_text("utf-8")

@@ -19,8 +19,8 @@ from batchrun.engine.engine import Engine
 from batchrun.engine.lane import Way
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.policy import Policy
+from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
-from batchrun.engine.session.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.records import Attempt, Block, Known, Outcome, Position, Row, ShardState, Span
@@ -91,8 +91,7 @@ class Rig:
         self._shard_rows = shard_rows
         self._spans = [Span(0, None, Position())] if spans is None else spans
         self._known = dict(known or {})
-        ahead = 0 if lengths is None else AHEAD_ROWS
-        room = Room(permits or concurrency * max(1, len(only)), ahead=ahead)
+        room = Room(permits or concurrency * max(1, len(only)), ahead=AHEAD_ROWS if lengths else 0)
         finished = Finished(bounds)
         loop = AttemptLoop(
             only or [Way("fake", self.transport, self.gate)],

@@ -61,6 +61,7 @@ def test_concurrency_is_changed_both_ways(cli, live, until, summary):
     running.wait()
     told = summary(cli.folder / "run")["controls"]
     assert [entry["set"] for entry in told] == [{"concurrency": 20}, {"concurrency": 3}]
+    assert all(set(entry) == {"at", "set"} for entry in told)
     assert all(entry["at"].endswith("Z") for entry in told)
     cli.verified("run")
 

@@ -10,7 +10,7 @@ import pytest
 
 import batchrun
 from batchrun.records import Request
-from batchrun.rundir.lengths import LengthsFrom
+from batchrun.rundir.reuse.lengths import LengthsFrom
 from batchrun.simulator.latency import FixedLatency
 
 

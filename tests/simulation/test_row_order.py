@@ -6,7 +6,7 @@ import random
 import pytest
 
 from batchrun.engine.open_shard import NOTHING_KNOWN, Open, Shard
-from batchrun.engine.session.row_order import AHEAD_ROWS, OVERTAKEN_MAX, LongestFirst
+from batchrun.engine.row_order import AHEAD_ROWS, OVERTAKEN_MAX, LongestFirst
 from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.virtual import run_virtual
 from tests.harness.rig import SIGNAL, Rig

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from pathlib import Path
 from typing import Any
 
+from batchrun.adapters.storage import disk
 from batchrun.errors import BatchrunError
 
 NAME = "control.sock"
@@ -73,7 +74,7 @@ async def listening(
         for task in tuple(talking):
             task.cancel()
         with contextlib.suppress(OSError):
-            (checkpoint / NAME).unlink()
+            disk.unlink(checkpoint / NAME)
 
 
 async def _talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Answer) -> None:
@@ -109,7 +110,7 @@ def _bound(checkpoint: Path) -> socket.socket:
     """
     path = checkpoint / NAME
     with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+        disk.unlink(path)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(OSError):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchrun.core.cost.money import usd
+from batchrun.engine.controls import Controls
 from batchrun.engine.engine import Engine
 from batchrun.engine.lane import Lane
 from batchrun.engine.observe.funds import Funds, MoneySnapshot
-from batchrun.engine.session.controls import Controls
 from batchrun.engine.session.guards import StopSwitch
 from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally

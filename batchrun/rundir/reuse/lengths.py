@@ -1,6 +1,6 @@
 """``--lengths-from``: how long the answers of an earlier run were, by request or by `custom_id`.
 
-They go into the sorted file that ``--reuse`` looks hashes up in (``reuse/hash_index.py``), with the
+They go into the sorted file that ``--reuse`` looks hashes up in (``hash_index.py``), with the
 length in the place of a place. A `custom_id` stands there by a hash of its own. The file is made
 once for each directory, in bounded memory, and made again where the directory has changed.
 """
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +36,7 @@ _COLUMNS = ("custom_id", "status", "completion_tokens", "content", "request_hash
 
 
 class LengthsFrom:
-    """``engine.session.row_order.Lengths`` of one run directory."""
+    """``engine.row_order.Lengths`` of one run directory."""
 
     def __init__(self, directory: str, folder: Path) -> None:
         """Open the lengths of a run directory; ``folder`` is for their index. Raises
@@ -102,23 +101,15 @@ class LengthsFrom:
 
 
 @contextlib.contextmanager
-def taken(directory: str, checkpoint: Path, say: Callable[[str], None]) -> Iterator[LengthsFrom]:
-    """The lengths that a run goes by, for as long as it works."""
-    lengths = LengthsFrom(directory, checkpoint / FOLDER)
+def taken(directory: str, folder: Path, say: Callable[[str], None]) -> Iterator[LengthsFrom]:
+    """The lengths that a run goes by, for as long as it works; ``folder`` is for their index."""
+    lengths = LengthsFrom(directory, folder)
     try:
         if not lengths.count:
             say(f"{FLAG} {format_address(directory)}: no row there has an answer to learn from")
         yield lengths
     finally:
         lengths.close()
-
-
-def forget(checkpoint: Path) -> None:
-    """Take the index away: the run is done with it."""
-    folder = checkpoint / FOLDER
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder, ignore_errors=True)
-        disk.sync_folder(checkpoint)
 
 
 def _build(store: StoreReader, names: Sequence[str], folder: Path, identity: bytes) -> None:
