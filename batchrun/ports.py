@@ -31,6 +31,10 @@ class Transport(Protocol):
     remark: str | None
     """What whoever runs this should know of the way that requests take."""
 
+    def resize(self, concurrency: int) -> None:
+        """So many exchanges may be out at once from now on."""
+        ...
+
     async def send(self, request: Request) -> Reply:
         """Return the reply, whatever its status.
 

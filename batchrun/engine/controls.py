@@ -151,4 +151,5 @@ def _apply(lane: Lane, key: str, value: float | None) -> None:
         lane.gate.set_tpm(value)
     else:
         assert value is not None
+        lane.transport.resize(int(value))
         lane.gate.resize(int(value))
