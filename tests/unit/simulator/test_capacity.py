@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import pytest
 
@@ -47,15 +48,15 @@ def test_slots_refuse_what_can_neither_run_nor_wait():
 
     async def run():
         scheduler = Scheduler(Slots(2, 1))
-        jobs = [scheduler.job(1.0, 0, 0) for _ in range(3)]
-        for job in jobs:
+        with contextlib.ExitStack() as others:
+            with scheduler.job(1.0, 0, 0):
+                for _ in range(2):
+                    scheduler.require_room()
+                    others.enter_context(scheduler.job(1.0, 0, 0))
+                with pytest.raises(QueueFullError) as full:
+                    scheduler.require_room()
+                assert (full.value.running, full.value.waiting) == (2, 1)
             scheduler.require_room()
-            job.__enter__()
-        with pytest.raises(QueueFullError) as full:
-            scheduler.require_room()
-        assert (full.value.running, full.value.waiting) == (2, 1)
-        jobs[0].__exit__(None, None, None)
-        scheduler.require_room()
 
     run_virtual(run())
 
