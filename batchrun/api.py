@@ -90,6 +90,7 @@ class Options(TypedDict, total=False):
     sample: int
     sample_seed: int
     reuse: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+    lengths_from: str | os.PathLike[str]
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     shard_rows: int

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters.environment import open_files, price_list
+from batchrun.adapters.environment import control_socket, open_files, price_list
 from batchrun.adapters.environment.clock import LoopClock, new_loop
 from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status_file import StatusFile
@@ -29,10 +29,13 @@ from batchrun.core.settings.bounds import Finished
 from batchrun.core.settings.resolve import Settings
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.attempt_log import noted
+from batchrun.engine.controls import Controls
 from batchrun.engine.engine import Engine
+from batchrun.engine.lane import Lane
 from batchrun.engine.observe.monitor import Monitor
 from batchrun.engine.observe.watching import Watching
 from batchrun.engine.outbox import EachAnswer, Outbox, PacedSource, TellingJournal
+from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
@@ -162,10 +165,35 @@ def _opened(
                 if settings.reuse:
                     answers = stack.enter_context(lookup.taken(settings, opened, say))
                 yield _Session(
-                    settings, opened, changes, accesses, observers, say, machinery, answers
+                    settings,
+                    opened,
+                    changes,
+                    accesses,
+                    observers,
+                    say,
+                    machinery,
+                    answers,
+                    stack.enter_context(_lengths(settings, opened, say)),
                 )
     finally:
         opened.close()
+
+
+@contextlib.contextmanager
+def _lengths(
+    settings: Settings, opened: RunDirectory, say: Callable[[str], None]
+) -> Iterator[Lengths | None]:
+    """The lengths of an earlier run, where the settings name one."""
+    if settings.lengths_from is None:
+        yield None
+        return
+    from batchrun.rundir.reuse import lengths, lookup
+
+    folder = opened.checkpoint / lengths.FOLDER
+    with lengths.taken(settings.lengths_from, folder, say) as found:
+        yield found
+    if opened.is_complete:
+        lookup.forget(folder)
 
 
 class _Session:
@@ -181,8 +209,10 @@ class _Session:
         say: Callable[[str], None],
         machinery: Machinery,
         answers: Answers | None = None,
+        lengths: Lengths | None = None,
     ) -> None:
         self._machinery = machinery
+        self._lengths = lengths
         self._answers = answers
         self._accesses = accesses
         self._say = say
@@ -191,7 +221,10 @@ class _Session:
         self._changes = changes
         self._build = opened.build
         self._tally, self._finished = Tally(), Finished(settings.bounds)
-        self._room = Room(sum(access.endpoint.concurrency for access in accesses))
+        self._room = Room(
+            sum(access.endpoint.concurrency for access in accesses),
+            ahead=0 if lengths is None else AHEAD_ROWS,
+        )
         wall_us = machinery.clock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
         priced = settings.max_cost_pd is not None
@@ -205,6 +238,7 @@ class _Session:
             settings, opened.journal, opened.parts, self._tally, self._room.permits
         )
         self._space.require_room()
+        self._controls: Controls | None = None
         self._ended = threading.Event()
         self._started_s = machinery.monotonic_s()
 
@@ -250,12 +284,17 @@ class _Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
+                controls = self._controls = self._controlled(engine, lanes, budgets, switch, clock)
                 monitor = Monitor(
                     engine=engine,
                     lanes=lanes,
                     tally=tally,
                     switch=switch,
                     spending=budgets.spending,
+                    controls=controls,
+                )
+                await stack.enter_async_context(
+                    control_socket.listening(opened.checkpoint, controls.answer, say)
                 )
                 await stack.enter_async_context(self._space.watched(switch))
                 watching = asyncio.create_task(self._watching.watch(monitor))
@@ -283,6 +322,27 @@ class _Session:
             await budgets.close()
             sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
+
+    def _controlled(
+        self,
+        engine: Engine,
+        lanes: Sequence[Lane],
+        budgets: Budgets,
+        switch: StopSwitch,
+        clock: LoopClock,
+    ) -> Controls:
+        """What `batchrun ctl` changes of this session."""
+        states = self._opened.journal.states
+        return Controls(
+            lanes=lanes,
+            spending=budgets.spending,
+            switch=switch,
+            clock=clock,
+            resize=engine.resize,
+            lacking=open_files.lacking,
+            record=lambda history: states.put(controls=history),
+            history=states.get("controls") or (),
+        )
 
     def _engine(
         self,
@@ -316,6 +376,7 @@ class _Session:
             limit=settings.limit,
             finished=self._finished,
             answers=answers,
+            lengths=self._lengths,
         )
 
     # Before
@@ -393,6 +454,7 @@ class _Session:
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
             reuses=bool(settings.reuse),
             run=opened.journal.states.get("run"),
+            controls=self._controls.history if self._controls is not None else (),
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit

@@ -31,6 +31,10 @@ class Transport(Protocol):
     remark: str | None
     """What whoever runs this should know of the way that requests take."""
 
+    def resize(self, concurrency: int) -> None:
+        """So many exchanges may be out at once from now on."""
+        ...
+
     async def send(self, request: Request) -> Reply:
         """Return the reply, whatever its status.
 
@@ -80,6 +84,11 @@ class Gate(Protocol):
 
     changed: Callable[[], None] | None
     """Called where somebody may enter sooner than ``ready_in_s`` said."""
+    concurrency: int
+    """Permits that there are."""
+    rpm: float | None
+    tpm: float | None
+    """Requests and tokens per minute that are let in; None: as many as come."""
 
     @property
     def load(self) -> float:
@@ -119,6 +128,28 @@ class Gate(Protocol):
         """Whether an exchange that holds its permit, if the server refuses it, is refused for
         everybody.
         """
+        ...
+
+    def resize(self, concurrency: int) -> None:
+        """There are so many permits from now on. Where more are held, nobody enters until enough
+        have come back; none is taken away.
+        """
+        ...
+
+    def pause(self) -> None:
+        """Nobody enters until ``go_on``; who is in stays in."""
+        ...
+
+    def go_on(self) -> None:
+        """The pause is over."""
+        ...
+
+    def set_rpm(self, rpm: float | None) -> None:
+        """Let in so many requests per minute from now on, also of those who wait already."""
+        ...
+
+    def set_tpm(self, tpm: float | None) -> None:
+        """Let in so many tokens per minute from now on, also of those who wait already."""
         ...
 
     async def enter(self, tokens: int) -> Permit:

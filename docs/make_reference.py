@@ -277,6 +277,7 @@ def summary_keys() -> list[str]:
         settings={},
         version="",
         reuses=True,
+        controls=({},),
         run="",
     )
     return [

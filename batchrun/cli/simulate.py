@@ -3,17 +3,22 @@
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import click
 
 from batchrun.cli.paths import PATH
 
 if TYPE_CHECKING:
+    from batchrun.simulator.capacity import Capacity
+    from batchrun.simulator.changes import Change
     from batchrun.simulator.latency import Latency
     from batchrun.simulator.plan import SimulatorOptions
+
+
+T = TypeVar("T")
 
 
 class StartError(click.ClickException):
@@ -33,11 +38,17 @@ class _Flags(TypedDict):
     reply_bytes: int | None
     refusal_rate: float
     reasoning_field: str | None
-    latency: "Latency"
+    latency: "Latency | None"
+    capacity: "Capacity | None"
+    metrics: bool
     rpm: float | None
     tpm: float | None
-    rpm_window_s: float
-    tpm_window_s: float
+    charge: str
+    counting: str
+    rpm_window_s: float | None
+    tpm_window_s: float | None
+    changes: "tuple[Change, ...]"
+    bare_429: bool
     limit_headers: str
     error_rates: Mapping[str, float]
     drop_rate: float
@@ -59,11 +70,33 @@ class _Flags(TypedDict):
     log_path: Path | None
 
 
-def _read_latency(_context: click.Context, _param: click.Parameter, value: str) -> "Latency":
+def _read_latency(
+    _context: click.Context, _param: click.Parameter, value: str | None
+) -> "Latency | None":
     from batchrun.simulator.latency import parse_latency
 
+    return None if value is None else _read(parse_latency, value)
+
+
+def _read_capacity(
+    _context: click.Context, _param: click.Parameter, value: str | None
+) -> "Capacity | None":
+    from batchrun.simulator.capacity import parse_capacity
+
+    return None if value is None else _read(parse_capacity, value)
+
+
+def _read_changes(
+    _context: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> "tuple[Change, ...]":
+    from batchrun.simulator.changes import parse_change
+
+    return tuple(_read(parse_change, value) for value in values)
+
+
+def _read(parse: Callable[[str], T], value: str) -> T:
     try:
-        return parse_latency(value)
+        return parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -117,36 +150,74 @@ def _read_models(
 )
 @click.option(
     "--latency",
-    default="fixed:0",
-    show_default=True,
     metavar="MODEL",
     callback=_read_latency,
-    help="fixed:S, lognormal:MEDIAN:SIGMA or per-token:BASE:S_PER_TOKEN, in seconds.",
+    help="fixed:S, lognormal:MEDIAN:SIGMA or per-token:BASE:S_PER_TOKEN, in seconds. [default: "
+    "fixed:0; fixed:0.1 with slots and knee of --capacity]",
+)
+@click.option(
+    "--capacity",
+    metavar="MODEL",
+    callback=_read_capacity,
+    help="Serve like a busy server. slots:K:Q: K requests at once, Q wait, others get a 429. "
+    "knee:N:P: more than N requests take (their number / N)^P times as long. batching:T0:C:KV: a "
+    "token takes T0 + C * (running requests) ms, and what needs more than KV tokens of cache is "
+    "preempted. [default: no bound]",
+)
+@click.option(
+    "--change",
+    "changes",
+    multiple=True,
+    metavar="S:NAME=VALUE",
+    callback=_read_changes,
+    help="Change capacity, rpm or tpm so many seconds after the first request, such as "
+    "30:rpm=600 or 60:capacity=slots:2:100; none lifts it. Repeatable.",
+)
+@click.option(
+    "--metrics/--no-metrics",
+    default=True,
+    show_default=True,
+    help="Report how busy the server is at /metrics, under the names that vLLM uses.",
 )
 @click.option("--rpm", type=float, metavar="N", help="Enforce this many requests per minute.")
+@click.option("--tpm", type=float, metavar="N", help="Enforce this many tokens per minute.")
 @click.option(
-    "--tpm",
-    type=float,
-    metavar="N",
-    help="Enforce this many tokens per minute, charged as prompt plus max_tokens.",
+    "--charge",
+    default="sum",
+    show_default=True,
+    metavar="RULE",
+    help="The tokens that a request counts for: sum (prompt plus max_tokens), max (the larger of "
+    "them), input (the prompt) or real (prompt plus answer).",
+)
+@click.option(
+    "--counting",
+    default="bucket",
+    show_default=True,
+    metavar="RULE",
+    help="How --rpm and --tpm are enforced: bucket (refills continuously), sliding (counts any "
+    "window) or fixed (a new count for each window).",
 )
 @click.option(
     "--rpm-window",
     "rpm_window_s",
     type=float,
-    default=1.0,
     metavar="S",
-    show_default=True,
-    help="Size of a burst of requests, in seconds' worth of --rpm.",
+    help="Size of a burst of requests, in seconds' worth of --rpm. [default: 1; 60 with sliding "
+    "and fixed]",
 )
 @click.option(
     "--tpm-window",
     "tpm_window_s",
     type=float,
-    default=1.0,
     metavar="S",
-    show_default=True,
-    help="Size of a burst of tokens, in seconds' worth of --tpm.",
+    help="Size of a burst of tokens, in seconds' worth of --tpm. [default: 1; 60 with sliding and "
+    "fixed]",
+)
+@click.option(
+    "--bare-429",
+    is_flag=True,
+    help="Send every 429 without Retry-After and without a reason. --limit-headers none leaves out "
+    "the rest.",
 )
 @click.option(
     "--limit-headers",

@@ -16,6 +16,7 @@ from batchrun.core.settings.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.open_row import LaterError, Phase, RowRun, never_sent
 from batchrun.engine.open_shard import NOTHING_KNOWN, Open, Shard, taken
+from batchrun.engine.row_order import Lengths, LongestFirst
 from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
@@ -57,12 +58,14 @@ class Engine:
         limit: int | None = None,
         finished: Finished | None = None,
         answers: Answers | None = None,
+        lengths: Lengths | None = None,
     ) -> None:
         """``prepare`` makes a row's request or raises ``RowError``; ``known`` holds the shards
         that earlier sessions began, and may be filled while the source reads: a shard is taken
         out of it with its first block. ``touched`` are those with records no part holds yet;
         ``limit`` is the row below which the source stops; ``finished`` says when there are too
-        many bad rows to go on; ``answers`` has those that rows need not ask for.
+        many bad rows to go on; ``answers`` has those that rows need not ask for, ``lengths`` says
+        which rows are to start early.
         """
         self._source = source
         self._loop = loop
@@ -84,7 +87,11 @@ class Engine:
         self._shards: dict[int, Shard] = {}
         self._rows: dict[int, Open] = {}
         self._no_rows = asyncio.Event()
-        self._queue: deque[Open] = deque()
+        self._lengths = lengths
+        self._longest = None if lengths is None else LongestFirst()
+        self._queue: deque[Open] | LongestFirst = (
+            deque() if self._longest is None else self._longest
+        )
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: list[asyncio.Task[None]] = []
         self._retrying: set[asyncio.Task[None]] = set()
@@ -100,6 +107,12 @@ class Engine:
         self._withholding = loop.withholding
         if self._withholding is not None:
             self._withholding.one_more = self._end_withheld
+
+    def resize(self, permits: int) -> None:
+        """So many rows can be sent at once from now on. Workers stay when there are fewer."""
+        self._room.resize(permits)
+        for number in range(len(self._workers), permits):
+            self._workers.append(asyncio.create_task(self._worker(), name=f"worker {number}"))
 
     async def run(self, spans: Sequence[Span]) -> None:
         """Read the spans, answer their rows, publish their shards.
@@ -183,6 +196,8 @@ class Engine:
         made = [Open(row.number, row.size_bytes, shard, self._request(row, shard)) for row in rows]
         if self._answers is not None:
             made = await self._reuse(made, shard, self._answers)
+        if self._lengths is not None:
+            await self._look_up_lengths(made, self._lengths)
         for opened in made:
             await self._room.enter(opened.size_bytes)
             self._rows[opened.number] = opened
@@ -191,6 +206,12 @@ class Engine:
                 self._idle.popleft().set_result(None)
         if not rows:
             self._seal_if_done(shard)
+
+    async def _look_up_lengths(self, made: list[Open], lengths: Lengths) -> None:
+        """Find out which of these rows are to start early."""
+        requests = [each.request for each in made if isinstance(each.request, Request)]
+        if requests and self._longest is not None:
+            self._longest.expect(await lengths.known(requests))
 
     async def _reuse(self, made: list[Open], shard: Shard, answers: Answers) -> list[Open]:
         """Settle the rows whose answer is known from another run; returns the others. Rows that
@@ -424,8 +445,9 @@ class Engine:
         hurried = asyncio.create_task(self._switch.hurried())
         ended = asyncio.create_task(self._all_ended())
         try:
-            left_s = self._grace_s
-            while left_s > 0:
+            patient = self._switch.reason is not None and self._switch.reason.patient
+            left_s = None if patient else self._grace_s
+            while left_s is None or left_s > 0:
                 missed_s = self._clock.missed_s
                 done, _ = await asyncio.wait(
                     (hurried, ended), timeout=left_s, return_when="FIRST_COMPLETED"

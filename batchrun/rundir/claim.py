@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from batchrun.adapters.environment import control_socket
 from batchrun.adapters.journal.journal import STATES
 from batchrun.adapters.storage import disk, files, filesystems
 from batchrun.adapters.storage.disk_store import DiskStore
@@ -179,7 +180,9 @@ def _move(folder: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         disk.make_folder(target, files.PRIVATE_FOLDER)
-        shutil.copytree(folder, target, dirs_exist_ok=True)
+        # A socket that a kill left behind cannot be copied, and is of no use to anybody.
+        sockets = shutil.ignore_patterns(control_socket.NAME)
+        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=sockets)
         shutil.rmtree(folder)
     files.sync_folder(target.parent)
 

@@ -1,6 +1,6 @@
 """The request side of the chat completions protocol: read, identify, check, count."""
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -46,14 +46,26 @@ class ChatRequest:
     answered: bool = False  # the last message is a tool's result
     service_tier: str = "default"  # the one that serves the request
 
-    def tokens_charged(self, completion_tokens: int) -> int:
-        """What a token limit charges: the prompt and the most that may be generated.
+    def tokens_charged(self, completion_tokens: int, charge: str = "sum") -> int:
+        """What a token limit charges, by one of CHARGES: the prompt and the most that may be
+        generated, unless told otherwise.
 
         A request without a maximum of its own is charged what will be generated.
         """
-        if self.completion_tokens_max is None:
-            return self.prompt_tokens + completion_tokens
-        return self.prompt_tokens + self.choices * self.completion_tokens_max
+        most = completion_tokens
+        if self.completion_tokens_max is not None:
+            most = self.choices * self.completion_tokens_max
+        return CHARGES[charge](self.prompt_tokens, most, completion_tokens)
+
+
+CHARGES: Mapping[str, Callable[[int, int, int], int]] = {
+    "sum": lambda prompt, most, _: prompt + most,
+    "max": lambda prompt, most, _: max(prompt, most),
+    "input": lambda prompt, _most, _: prompt,
+    "real": lambda prompt, _, generated: prompt + generated,
+}
+"""What a request counts against a token limit, given its prompt's tokens, the most that it may
+generate, and what it will. ``real`` is known when it comes in, as if by magic."""
 
 
 def read_body(raw: bytes) -> tuple[dict[str, Any], bytes]:

@@ -7,9 +7,13 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from batchrun.simulator import faults
+from batchrun.simulator.capacity import Capacity
+from batchrun.simulator.changes import Change
+from batchrun.simulator.chat import CHARGES
 from batchrun.simulator.completion import Manner
-from batchrun.simulator.latency import FixedLatency, Latency
+from batchrun.simulator.latency import Latency
 from batchrun.simulator.limit_headers import DIALECTS
+from batchrun.simulator.limits import COUNTINGS
 from batchrun.simulator.rejections import INJECTED
 
 LOCALHOST = "127.0.0.1"
@@ -48,12 +52,18 @@ class SimulatorOptions:
     reply_bytes: int | None = None  # size of an answer's content; None = 40 to 120 tokens
     refusal_rate: float = 0.0  # share of the requests that the model refuses, at every asking
     reasoning_field: str | None = None  # one of REASONING_FIELDS; None = its text is not told
-    latency: Latency = FixedLatency()  # noqa: RUF009  frozen, so it may be shared
+    latency: Latency | None = None  # None = the capacity's own; without a capacity no time
+    capacity: Capacity | None = None  # what it can do at once; None = anything
+    metrics: bool = True  # whether /metrics tells how busy it is
 
     rpm: float | None = None  # requests per minute
-    tpm: float | None = None  # tokens per minute, charged as prompt + max_tokens
-    rpm_window_s: float = 1.0  # what may come at once, in seconds' worth of the rate
-    tpm_window_s: float = 1.0
+    tpm: float | None = None  # tokens per minute
+    charge: str = "sum"  # one of chat.CHARGES: the tokens that count for a request
+    counting: str = "bucket"  # one of limits.COUNTINGS: how both limits are enforced
+    rpm_window_s: float | None = None  # what may come at once, in seconds' worth of the rate;
+    tpm_window_s: float | None = None  # None = 1 for a bucket, 60 for a window
+    changes: tuple[Change, ...] = ()  # of the capacity and the limits, as time goes by
+    bare_429: bool = False  # every 429 without Retry-After, and without a reason
     limit_headers: str = "openai"  # one of limit_headers.DIALECTS: how they are told
 
     error_rates: Mapping[str, float] = field(default_factory=dict)  # keys of rejections.INJECTED
@@ -96,10 +106,15 @@ class SimulatorOptions:
                 f"reasoning_field must be one of {', '.join(REASONING_FIELDS)}, "
                 f"not {self.reasoning_field!r}"
             )
-        if self.limit_headers not in DIALECTS:
-            raise ValueError(
-                f"limit_headers must be one of {', '.join(DIALECTS)}, not {self.limit_headers!r}"
-            )
+        for name, words in (
+            ("limit_headers", DIALECTS),
+            ("charge", CHARGES),
+            ("counting", COUNTINGS),
+        ):
+            if getattr(self, name) not in words:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(words)}, not {getattr(self, name)!r}"
+                )
         for name in self.error_rates:
             if name not in INJECTED:
                 raise ValueError(f"no error is called {name!r}; there are {', '.join(INJECTED)}")

@@ -110,6 +110,16 @@ def over_limit(refusal: OverLimit, model: str) -> RejectedError:
     )
 
 
+BARE_429 = envelope(429, "Too many requests.", None, None)
+"""429 of a server that says neither what the limit is nor how long to wait."""
+
+
+def queue_full(running: int, waiting: int) -> RejectedError:
+    """429 of a server on which no more requests may wait."""
+    message = f"Too many concurrent requests: {running} are being answered and {waiting} wait."
+    return RejectedError(envelope(429, message, "requests", "queue_full"))
+
+
 def mask(key: str) -> str:
     """A key with its middle starred out; a short one entirely."""
     shown = 4

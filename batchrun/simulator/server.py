@@ -1,9 +1,10 @@
 """The endpoint's routes: what happens to one exchange, from top to bottom."""
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from hashlib import blake2b
 from itertools import count
@@ -13,13 +14,23 @@ import msgspec
 from aiohttp import web
 
 from batchrun.simulator import faults, ledger
-from batchrun.simulator.chat import DEFAULT_MODEL, answer_digest, read_body, read_chat
+from batchrun.simulator.changes import Change
+from batchrun.simulator.chat import (
+    DEFAULT_MODEL,
+    ChatRequest,
+    answer_digest,
+    read_body,
+    read_chat,
+)
 from batchrun.simulator.completion import Answer, spoil, write_answer
 from batchrun.simulator.faults import FaultTable
+from batchrun.simulator.gauges import CONTENT_TYPE, write_gauges
+from batchrun.simulator.latency import FixedLatency
 from batchrun.simulator.ledger import Exchange, ExchangeLog, RequestLedger
 from batchrun.simulator.limits import Limits
 from batchrun.simulator.plan import SimulatorOptions
 from batchrun.simulator.rejections import (
+    BARE_429,
     ERROR_200,
     GARBAGE,
     JSON,
@@ -29,14 +40,17 @@ from batchrun.simulator.rejections import (
     injected,
     no_key,
     over_limit,
+    queue_full,
     unknown_model,
     unknown_path,
     wrong_key,
 )
+from batchrun.simulator.scheduler import Job, QueueFullError, Scheduler, Timed
 from batchrun.simulator.streaming import EVENT_STREAM, write_chunks, write_events
 from batchrun.simulator.writing.draws import draw_exchange, seed_key
 
 _PLAYED_BY_STREAMS = {None, faults.CUT, *faults.STREAM_FAULTS}
+NO_LATENCY = FixedLatency()
 BODY_BYTES_MAX = 256 * 1024 * 1024
 _BEARER = "Bearer "
 
@@ -65,7 +79,10 @@ class Simulator:
             tpm_window_s=options.tpm_window_s,
             now_s=time.monotonic(),
             dialect=options.limit_headers,
+            counting=options.counting,
         )
+        self._scheduler = Scheduler(options.capacity)
+        self._changes_begun = not options.changes
         # Without detail, askings are told apart only where the faults depend on it.
         remember = options.detail or log is not None or self._faults.may_fault
         self.ledger = RequestLedger(remember_requests=remember, log=log)
@@ -82,6 +99,8 @@ class Simulator:
         application.router.add_get("/v1/models", self.models)
         application.router.add_get("/health", self.health)
         application.router.add_get("/stats", self.stats)
+        if self.options.metrics:
+            application.router.add_get("/metrics", self.metrics)
         application.router.add_post("/stats/reset", self.reset_stats)
         application.router.add_route("*", "/{path:.*}", self.unknown)
         return application
@@ -114,15 +133,12 @@ class Simulator:
         chat = read_chat(body)
         if self._models and chat.model not in self._models:
             raise unknown_model(chat.model)
+        if not self._changes_begun:
+            self._begin_changes()
 
         digest = answer_digest(body, digest)
         answer = write_answer(chat, digest, self._key, self._manner)
-        refusal = self._limits.admit(
-            chat.tokens_charged(answer.completion_tokens), time.monotonic()
-        )
-        if refusal is not None:
-            raise over_limit(refusal, chat.model)
-
+        self._require_room(chat, answer)
         asked_before = exchange.admit()
         draws = draw_exchange(self._key, digest, asked_before)
         fault = self._faults.draw(draws.fault, asked_before)
@@ -132,21 +148,67 @@ class Simulator:
             answer = spoil(answer, fault, draws.latency)
             fault = None
         streams = chat.stream and (fault in _PLAYED_BY_STREAMS)
-        tokens = answer.completion_tokens if not streams and fault in {None, faults.CUT} else 0
-        wait_s = self.options.latency.seconds(draws.latency, tokens)
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
-
-        if streams:
-            written_s = self.options.latency.seconds(draws.latency, answer.completion_tokens)
-            return await self._stream(
-                request, exchange, answer, draws.completion_id, fault, written_s - wait_s
-            )
+        answers = streams or fault in {None, faults.CUT}
+        async with self._served(answer, draws.latency, answers=answers) as served:
+            await served.reach(0)
+            if streams:
+                return await self._stream(
+                    request, exchange, answer, draws.completion_id, fault, served
+                )
+            await served.reach(1)
         encode = partial(answer.encode, draws.completion_id, self._now(), self._fingerprint)
         if fault is not None:
             return await self._misbehave(fault, request, exchange, encode)
         exchange.completed(chat.prompt_tokens, answer.completion_tokens)
         return web.Response(body=encode(), content_type=JSON, headers=self._headers())
+
+    def _require_room(self, chat: ChatRequest, answer: Answer) -> None:
+        """Charge the request to the limits. Raises RejectedError (429) where one is used up, or
+        no more requests may wait.
+        """
+        try:
+            self._scheduler.require_room()
+        except QueueFullError as error:
+            raise queue_full(error.running, error.waiting) from None
+        charged = chat.tokens_charged(answer.completion_tokens, self.options.charge)
+        refusal = self._limits.admit(charged, time.monotonic())
+        if refusal is not None:
+            raise over_limit(refusal, chat.model)
+
+    @contextlib.asynccontextmanager
+    async def _served(
+        self, answer: Answer, draw: float, *, answers: bool
+    ) -> AsyncIterator[Timed | Job]:
+        """How far an exchange is, by the latency and by what the server can do at once. What is no
+        answer generates nothing, and takes no place among those that do.
+        """
+        capacity = self._scheduler.capacity
+        latency = self.options.latency or (NO_LATENCY if capacity is None else capacity.latency)
+        begins_s = latency.seconds(draw, 0)
+        tokens = answer.completion_tokens if answers else 0
+        whole_s = latency.seconds(draw, tokens)
+        if capacity is None or not answers:
+            yield Timed(begins_s, whole_s)
+            return
+        if capacity.by_tokens and begins_s > 0:
+            await asyncio.sleep(begins_s)
+        of_each = -(-tokens // answer.request.choices)
+        with self._scheduler.job(whole_s, of_each, answer.request.prompt_tokens) as job:
+            yield job
+
+    def _begin_changes(self) -> None:
+        """The first request came: the changes begin to count."""
+        self._changes_begun = True
+        loop = asyncio.get_running_loop()
+        for change in self.options.changes:
+            loop.call_later(change.at_s, self._change, change)
+
+    def _change(self, change: Change) -> None:
+        if change.rate is None and change.name == "capacity":
+            self._scheduler.change(change.capacity)
+        else:
+            kind = "requests" if change.name == "rpm" else "tokens"
+            self._limits.set_rate(kind, change.rate, time.monotonic())
 
     async def _stream(
         self,
@@ -155,9 +217,9 @@ class Simulator:
         answer: Answer,
         completion_id: str,
         fault: str | None,
-        lasts_s: float,
+        served: Timed | Job,
     ) -> web.StreamResponse:
-        """Send the answer as a stream that lasts so long."""
+        """Send the answer as a stream, each part when it is there."""
         chunks = write_chunks(answer, completion_id, self._now(), self._fingerprint)
         events = write_events(chunks, fault)
         response = web.StreamResponse(headers=self._headers())
@@ -169,10 +231,10 @@ class Simulator:
             whole = b"".join(events)
             await response.write(whole[: len(whole) // 2])
             return HangUp()
-        if lasts_s > 0:
-            for event in events[:-1]:
+        if served.lasts:
+            for number, event in enumerate(events[:-1], 1):
                 await response.write(event)
-                await asyncio.sleep(lasts_s / len(events))
+                await served.reach(number / len(events))
         elif len(events) > 1:
             await response.write(b"".join(events[:-1]))
         # Settled before the client can see the end.
@@ -245,6 +307,18 @@ class Simulator:
         self.ledger.reset()
         return self._json(self.ledger.stats())
 
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """GET /metrics: how busy the server is."""
+        counts = self.ledger.counts
+        body = write_gauges(
+            self._scheduler,
+            self.ledger.in_flight,
+            counts.prompt_tokens,
+            counts.completion_tokens,
+            self.options.models[0] if self.options.models else DEFAULT_MODEL,
+        )
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
     async def unknown(self, request: web.Request) -> web.Response:
         """Any other route."""
         return self._reject(unknown_path(request.method, request.path))
@@ -269,6 +343,8 @@ class Simulator:
         return headers
 
     def _reject(self, reply: Rejection) -> web.Response:
+        if reply.status == 429 and self.options.bare_429:
+            reply = BARE_429
         return web.Response(
             status=reply.status,
             body=reply.body,

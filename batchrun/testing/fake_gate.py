@@ -51,7 +51,10 @@ class FakeGate:
         """The replies that it was told of."""
         self.probing = False
         self._held_until_s: float | None = None
-        self._concurrency = concurrency
+        self.concurrency = concurrency
+        self.rpm: float | None = None
+        self.tpm: float | None = None
+        self._paused = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._cool_until_s = 0.0
         self.changed: Callable[[], None] | None = None
@@ -63,7 +66,7 @@ class FakeGate:
         """See ``ports.Gate``."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        if self.held >= self._concurrency or self._waiting:
+        if self._is_full:
             await self._turn()
         else:
             self._take()
@@ -106,13 +109,41 @@ class FakeGate:
     def release(self) -> None:
         """A permit is free again: the first in line gets it."""
         self.held -= 1
-        while self._waiting:
+        self._share_out()
+
+    def _share_out(self) -> None:
+        while self._waiting and not self._paused and self.held < self.concurrency:
             turn = self._waiting.popleft()
             if not turn.done():
                 self._take()
                 turn.set_result(None)
-                return
         self._tell()
+
+    @property
+    def _is_full(self) -> bool:
+        return bool(self._paused or self.held >= self.concurrency or self._waiting)
+
+    def resize(self, concurrency: int) -> None:
+        """See ``ports.Gate``."""
+        self.concurrency = concurrency
+        self._share_out()
+
+    def pause(self) -> None:
+        """See ``ports.Gate``."""
+        self._paused = True
+
+    def go_on(self) -> None:
+        """See ``ports.Gate``."""
+        self._paused = False
+        self._share_out()
+
+    def set_rpm(self, rpm: float | None) -> None:
+        """See ``ports.Gate``. It slows nobody."""
+        self.rpm = rpm
+
+    def set_tpm(self, tpm: float | None) -> None:
+        """See ``ports.Gate``. It slows nobody."""
+        self.tpm = tpm
 
     def _tell(self) -> None:
         if self.changed is not None:
@@ -139,7 +170,7 @@ class FakeGate:
     @property
     def load(self) -> float:
         """See ``ports.Gate``."""
-        return self.held / self._concurrency
+        return self.held / self.concurrency
 
     @property
     def in_flight(self) -> int:
@@ -149,7 +180,7 @@ class FakeGate:
     @property
     def ready_in_s(self) -> float:
         """See ``ports.Gate``."""
-        if self.held >= self._concurrency or self._waiting or self.probing:
+        if self._is_full or self.probing:
             return math.inf
         until_s = max(self._cool_until_s, self._held_until_s or 0.0)
         return max(0.0, until_s - asyncio.get_running_loop().time())

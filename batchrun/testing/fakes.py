@@ -134,6 +134,9 @@ class FakeTransport:
     cancelled: int = 0
     remark: str | None = None
 
+    def resize(self, concurrency: int) -> None:
+        """See ``ports.Transport``. It takes any number."""
+
     async def send(self, request: Request) -> Reply:
         """See ``ports.Transport``."""
         before = self.asked_of[request.row]

@@ -37,8 +37,8 @@ def line(s: Snapshot) -> str:
     ]
     known = asdict(s.money) if s.money else None
     parts[-1:-1] = [*funds.costs(s.cost_usd, known), *funds.charged(known)]
-    if s.state == "stopping":
-        parts.insert(0, "stopping")
+    if s.state != "running":
+        parts.insert(0, s.state)
     if s.bound_by is not None:
         parts.append(f"bound by {s.bound_by}")
     parts += [f"{safe(e.name)} {e.state}" for e in s.endpoints if e.state in ("down", "closed")]
@@ -170,4 +170,4 @@ def _last_line(s: Snapshot) -> str:
         return "stopping: requests in flight may finish; once more stops at once"
     if s.bound_by is not None:
         return f"bound by {BOUND[s.bound_by]}"
-    return "running"
+    return s.state

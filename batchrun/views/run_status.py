@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from batchrun.adapters.journal.journal import STATES
@@ -83,6 +84,7 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
             out += [", ".join(others)] if others else []
     if pieces := funds.charged(live.get("money")):
         out.append(f"budget: {', '.join(pieces)}")
+    out += _controls(live.get("controls"))
     if live["bound_by"] is not None:
         out.append(f"bound by {BOUND[live['bound_by']]}")
     if len(live["endpoints"]) > 1:
@@ -92,6 +94,17 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         if told is not None:
             out.append(told if len(live["endpoints"]) == 1 else f"{safe(endpoint['name'])}: {told}")
     return out
+
+
+def _controls(found: dict[str, Any] | None) -> list[str]:
+    """What was set while the run was live."""
+    if not found:
+        return []
+    told = (
+        f"{safe(key)} {'none' if value is None else safe(json.dumps(value))}"
+        for key, value in found.items()
+    )
+    return [f"changed with batchrun ctl: {', '.join(told)}"]
 
 
 def _endpoint(live: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ def share(part: int, whole: int | None) -> str:
 
 
 BOUND = {
+    "pause": "a pause (batchrun ctl DIR resume ends it)",
     "concurrency": "concurrency",
     "rpm": "the request limit (--rpm)",
     "tpm": "the token limit (--tpm)",

@@ -1,6 +1,7 @@
 """The exam of the gate: what every ``ports.Gate`` promises, and what the endpoint's adds."""
 
 import asyncio
+import math
 import random
 from itertools import pairwise
 
@@ -94,6 +95,59 @@ class GateContract:
             return watch
 
         assert run_virtual(play()).order == list(range(50))
+
+    def test_permits_can_become_more_and_fewer(self):
+        """Those who wait get new permits at once; where permits go, nobody who is in is sent away,
+        and nobody enters until as many are back.
+        """
+
+        async def play():
+            watch = Watch(self.gate(2))
+            gate, tasks = watch.gate, []
+            tasks = [asyncio.create_task(watch.exchange(n, takes_s=1.0)) for n in range(12)]
+            await asyncio.sleep(0.5)
+            seen = [watch.inside]
+            gate.resize(6)
+            await asyncio.sleep(0.1)
+            seen.append(watch.inside)
+            gate.resize(1)
+            assert gate.concurrency == 1
+            await asyncio.sleep(0.45)  # two are back, at 1.05
+            seen.append(watch.inside)
+            await asyncio.sleep(0.6)  # the others too, at 1.65
+            seen.append((watch.inside, gate.in_flight))
+            await asyncio.gather(*tasks)
+            return seen, len(watch.entered), gate.in_flight
+
+        seen, entered, left = run_virtual(play())
+        assert seen == [2, 6, 4, (1, 1)]
+        assert (entered, left) == (12, 0)
+
+    def test_a_pause_lets_nobody_in(self):
+        """Who is in comes out, who waits waits, also those who ask meanwhile and after a resize;
+        then all go on.
+        """
+
+        async def play():
+            watch = Watch(self.gate(3))
+            gate = watch.gate
+            tasks = [asyncio.create_task(watch.exchange(n, takes_s=1.0)) for n in range(6)]
+            await asyncio.sleep(0.5)
+            gate.pause()
+            tasks.append(asyncio.create_task(watch.exchange(6, takes_s=1.0)))
+            await asyncio.sleep(50)
+            gate.resize(4)
+            await asyncio.sleep(50)
+            paused = len(watch.entered), gate.in_flight, gate.ready_in_s
+            gate.go_on()
+            await asyncio.gather(*tasks)
+            return paused, watch
+
+        paused, watch = run_virtual(play())
+        assert paused == (3, 0, math.inf)
+        assert watch.order == list(range(7))
+        assert watch.inside_max == 4
+        assert max(watch.moments_s) < 103
 
     def test_the_wait_is_told(self):
         """A permit knows how long it was waited for."""
@@ -420,6 +474,41 @@ class TestRates:
             return watch
 
         assert run_virtual(play()).moments_s[1] == pytest.approx(10, abs=0.2)
+
+    @pytest.mark.parametrize("kind", ["rpm", "tpm"])
+    @pytest.mark.parametrize(("rate", "by_s"), [(6000, 31), (None, 31)])
+    def test_a_rate_that_changes_counts_for_those_who_wait(self, kind, rate, by_s):
+        """Three in a minute, then more, or as many as come: who waited for most of a minute
+        enters when the rate changes.
+        """
+
+        async def play():
+            watch = Watch(_endpoint(8, **{kind: 3}))
+            tasks = [asyncio.create_task(watch.exchange(n, tokens=3)) for n in range(8)]
+            await asyncio.sleep(30)
+            before = len(watch.entered)
+            getattr(watch.gate, f"set_{kind}")(5)
+            getattr(watch.gate, f"set_{kind}")(rate)
+            assert getattr(watch.gate, kind) == rate
+            await asyncio.gather(*tasks)
+            return before, watch
+
+        before, watch = run_virtual(play())
+        assert before <= 3
+        assert max(watch.moments_s) < by_s
+
+    @pytest.mark.parametrize("kind", ["rpm", "tpm"])
+    def test_a_rate_can_be_set_where_there_was_none(self, kind):
+        """60 a minute from now on: one a second."""
+
+        async def play():
+            watch = Watch(_endpoint(8))
+            getattr(watch.gate, f"set_{kind}")(60)
+            await asyncio.gather(*(watch.exchange(n, tokens=1, used=1) for n in range(8)))
+            return watch
+
+        moments_s = run_virtual(play()).moments_s
+        assert moments_s[-1] == pytest.approx(7, abs=0.5)
 
 
 def _told(gate, **parts):

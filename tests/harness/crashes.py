@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchrun.adapters.environment import control_socket
 from batchrun.adapters.storage import files
 
 _FLIGHTS = "checkpoint/inflight"
@@ -92,7 +93,9 @@ class Reaper:
             return
         self.dead = True
         if self._folder.exists():
-            shutil.copytree(self._folder, self.copy)
+            shutil.copytree(
+                self._folder, self.copy, ignore=shutil.ignore_patterns(control_socket.NAME)
+            )
             self._lose(where)
         self._note(f"dead at {where}")
         raise Killed(where)

@@ -153,6 +153,9 @@ class ServerTransport:
         self.alive = True
         server.in_flight = 0
 
+    def resize(self, concurrency: int) -> None:
+        """See ``ports.Transport``. It takes any number."""
+
     async def send(self, request: Request) -> Reply:
         """See ``ports.Transport``."""
         if not self.alive:

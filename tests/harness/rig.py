@@ -19,6 +19,7 @@ from batchrun.engine.engine import Engine
 from batchrun.engine.lane import Way
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.policy import Policy
+from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
@@ -63,13 +64,14 @@ class Rig:
         permits: int | None = None,
         touched: Collection[int] | None = None,
         repeated_failure: bool = True,
+        lengths: Lengths | None = None,
     ) -> None:
         """``rows`` is a number of good rows, or the rows themselves; ``model`` is the run's.
 
         ``only`` are the ways to several endpoints, in place of ``transport`` and ``gate``, each
         with ``concurrency`` permits. ``permits`` is how many rows are sent at once (None: all).
         ``touched`` are the shards with records no part holds (None: all those of ``known``).
-        ``repeated_failure`` is the setting of that name.
+        ``repeated_failure`` is the setting of that name; ``lengths`` says which rows go first.
         """
         self.rows = [chat_row(n) for n in range(rows)] if isinstance(rows, int) else list(rows)
         self.clock = VirtualClock()
@@ -89,7 +91,7 @@ class Rig:
         self._shard_rows = shard_rows
         self._spans = [Span(0, None, Position())] if spans is None else spans
         self._known = dict(known or {})
-        room = Room(permits or concurrency * max(1, len(only)))
+        room = Room(permits or concurrency * max(1, len(only)), ahead=AHEAD_ROWS if lengths else 0)
         finished = Finished(bounds)
         loop = AttemptLoop(
             only or [Way("fake", self.transport, self.gate)],
@@ -117,6 +119,7 @@ class Rig:
             known=self._known,
             touched=self._known.keys() if touched is None else touched,
             finished=finished,
+            lengths=lengths,
         )
 
     async def run(self) -> None:

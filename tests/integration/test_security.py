@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import socket
 import ssl
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,6 +119,23 @@ def test_a_copy_to_another_disk_is_private_from_the_start(tmp_path, monkeypatch)
     monkeypatch.setattr(claim.shutil, "copytree", copied)
     claim._move(source, target)
     assert seen == [0o700] and not source.exists()
+
+
+def test_a_socket_that_a_kill_left_is_not_copied_to_another_disk(tmp_path, monkeypatch):
+    """A restart goes on over disks where the run before was killed: sockets cannot be copied."""
+    source, target = tmp_path / "from", tmp_path / "to"
+    source.mkdir()
+    (source / "log").write_text("prompts")
+    with socket.socket(socket.AF_UNIX) as left:
+        monkeypatch.chdir(source)
+        left.bind("control.sock")
+
+    def rename(_path, _to):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(claim.disk, "rename", rename)
+    claim._move(source, target)
+    assert [path.name for path in target.iterdir()] == ["log"] and not source.exists()
 
 
 def test_an_export_takes_the_mode_of_what_it_replaces(cli, here, told_by, simulator, jsonl):

@@ -49,6 +49,23 @@ def require(settings: Settings) -> None:
         raise UsageError(message)
 
 
+def lacking(more: int) -> str | None:
+    """Why this process cannot have so many more requests in flight; None where it can. Its limit is
+    raised as far as it may be.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = _open_now() + 2 * more + SPARE
+    if soft == resource.RLIM_INFINITY or need <= soft:
+        return None
+    if hard == resource.RLIM_INFINITY or need <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+        return None
+    return (
+        f"{more:,} more requests at once need {need:,} open files, and this process may have "
+        f"{hard:,} (`ulimit -n`). Nothing was changed"
+    )
+
+
 def _open_now() -> int:
     try:
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names, not paths

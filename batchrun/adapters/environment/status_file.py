@@ -13,7 +13,7 @@ from batchrun.core.run import summary
 from batchrun.engine.observe.monitor import Snapshot
 
 KEYS = {
-    "state": "`running`, or `stopping` once a stop was requested.",
+    "state": "`running`, `paused` (by `batchrun ctl`), or `stopping` once a stop was requested.",
     "elapsed_s": "Seconds since this session began.",
     "rows_input": "Rows of the input. Null until they are counted, and until a piped input ends.",
     "ok": "Rows with a durable completion, those of earlier sessions included.",
@@ -30,9 +30,9 @@ KEYS = {
     "tokens_per_s": "Tokens per second over the last 15 seconds.",
     "eta_s": "Seconds left at the present rate. Null if unknown.",
     "bound_by": (
-        "What limits the run's speed: `concurrency`, `rpm`, `tpm`, `limits` (those that the server "
-        "reports), `server` (it throttles), `outage`, `budget` (nearly used up), `source` (reading "
-        "the input), `cpu`, or null."
+        "What limits the run's speed: `pause`, `concurrency`, `rpm`, `tpm`, `limits` (those that "
+        "the server reports), `server` (it throttles), `outage`, `budget` (nearly used up), "
+        "`source` (reading the input), `cpu`, or null."
     ),
     "cost_usd": "The bill so far, over all sessions. Null while no cost is known.",
     "wasted_cost_usd": "The part of it that bought no answer of an `ok` row.",
@@ -51,6 +51,10 @@ KEYS = {
         "that the server reported last: objects of `kind` (`requests`, `tokens`, `input_tokens`, "
         "`output_tokens`), `per` (`second` to `month`, `unknown`), `per_s`, `limit`, `remaining`, "
         "`reset_s` and `source` (the headers' names), with null for what it did not report."
+    ),
+    "controls": (
+        "What `batchrun ctl` set in this session, by key: the latest values. Null if it set "
+        "nothing."
     ),
     "pid": "The process id.",
     "host": "The machine that the process runs on.",

@@ -199,6 +199,14 @@ def request_head(session: aiohttp.ClientSession, url: str, headers: Mapping[str,
     return "\r\n".join([*lines, "Content-Length: "]).encode()
 
 
+def allow_connections(connector: aiohttp.BaseConnector, limit: int) -> None:
+    """Let a connector open so many connections from now on, if those are more. One that keeps its
+    bound elsewhere stays as it is: requests beyond it wait in there.
+    """
+    if getattr(connector, "_limit", limit) < limit:
+        connector._limit = limit  # noqa: SLF001 - there is no other way
+
+
 def arrived_whole(content: aiohttp.StreamReader) -> bytes | None:
     """A body that has come to its end, in one piece. None for any other, and for a longer one: it
     is read by ``content``'s own methods. After each piece these resume the connection and its

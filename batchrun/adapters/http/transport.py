@@ -125,6 +125,12 @@ class HttpTransport:
         if self._plain is not None:
             self._plain.replace_headers(self._headers)
 
+    def resize(self, concurrency: int) -> None:
+        """See ``ports.Transport``."""
+        self._concurrency = concurrency
+        for connector in self._connectors:
+            aiohttp_internals.allow_connections(connector, concurrency)
+
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self._timeout_s)
@@ -135,6 +141,7 @@ class HttpTransport:
         self._plain: PlainPoster | None = None
         self._connections: Connections | None = None
         self.remark: str | None = None
+        self._connectors: list[aiohttp.BaseConnector] = []
         self._session = self._new_session()
         differs = None
         if self._proxy is None:
@@ -150,8 +157,10 @@ class HttpTransport:
     def _new_session(
         self, *traces: aiohttp.TraceConfig, keeps: bool = True
     ) -> aiohttp.ClientSession:
+        connector = self._connector(keeps=keeps)
+        self._connectors.append(connector)
         return aiohttp.ClientSession(
-            connector=self._connector(keeps=keeps),
+            connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,

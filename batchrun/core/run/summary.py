@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ KEYS: Mapping[str, str] = {
     "stopped_by": (
         "What ended the run: an error class, `misconfiguration`, `repeated_failure`, "
         "`max_failures`, `max_truncated`, `max_empty`, `max_cost`, `max_total_tokens`, "
-        "`deadline`, `min_free_disk`, or a signal; else null."
+        "`deadline`, `min_free_disk`, `drain` (`batchrun ctl`), or a signal; else null."
     ),
     "exit_code": "The exit code of the command.",
     "rows.input": (
@@ -98,6 +98,12 @@ KEYS: Mapping[str, str] = {
         "The settings in force. Headers are listed by name only, and keys by the variable, file or "
         "command that they come from."
     ),
+    "controls": (
+        "What `batchrun ctl` changed while the run was live, over all sessions: objects of `at` "
+        "(UTC) and `set`, with `rpm`, `tpm`, `concurrency` and `max_cost` (after an endpoint's "
+        "name and a dot, of that endpoint), `paused` or `drain`. At most the last 1,000; missing "
+        "if nothing was changed."
+    ),
     "run": (
         "The run's id, which `reused_from` in other runs names. Missing in directories that an "
         "earlier version began."
@@ -156,10 +162,12 @@ def build(
     fault_exit_code: int = 5,
     reuses: bool = False,
     run: str | None = None,
+    controls: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
-    written down where rows are pending; what was reused, where the run ``reuses`` answers.
+    written down where rows are pending; what was reused, where the run ``reuses`` answers;
+    ``controls``, where somebody changed the live run.
     """
     ok, error = totals.rows()
     pending = None if rows_input is None else rows_input - ok - error
@@ -193,6 +201,7 @@ def build(
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),
         "settings": settings,
+        **({"controls": list(controls)} if controls else {}),
         **({"run": run} if run is not None else {}),
         "version": version,
     }

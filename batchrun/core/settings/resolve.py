@@ -102,6 +102,7 @@ class Settings:
     send: str | tuple[str, ...] | None = None
     identity: str | None = None
     reuse: tuple[str, ...] = ()
+    lengths_from: str | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -196,6 +197,11 @@ class Settings:
             "input.encoding": self.encoding,
             **(
                 {"input.reuse": [format_address(name) for name in self.reuse]} if self.reuse else {}
+            ),
+            **(
+                {}
+                if self.lengths_from is None
+                else {"input.lengths_from": format_address(self.lengths_from)}
             ),
             "output.dir": format_address(self.dir),
             "output.checkpoint": self.checkpoint,
@@ -383,6 +389,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         # The column has this name anyhow.
         identity=None if value["input.id"] == "custom_id" else value["input.id"],
         reuse=tuple(value["input.reuse"]),
+        lengths_from=value["input.lengths_from"],
     )
 
 

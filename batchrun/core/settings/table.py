@@ -189,6 +189,15 @@ TABLE: tuple[Setting, ...] = (
         metavar="DIR|old",
     ),
     Setting(
+        "input",
+        "lengths_from",
+        "path",
+        "--lengths-from",
+        "Start the rows first whose answers were long in this earlier run (matched by request, "
+        "else by custom_id): a run with many requests in flight ends sooner.",
+        metavar="DIR",
+    ),
+    Setting(
         "output",
         "dir",
         "path",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchrun.core.cost.money import usd
+from batchrun.engine.controls import Controls
 from batchrun.engine.engine import Engine
 from batchrun.engine.lane import Lane
 from batchrun.engine.observe.funds import Funds, MoneySnapshot
@@ -43,8 +44,8 @@ class EndpointSnapshot:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
-    it cannot be known. ``bound_by`` is one of ``concurrency``, ``rpm``, ``tpm``, ``limits``,
-    ``server``, ``outage``, ``budget``, ``source``, ``cpu``, or None. The costs are of
+    it cannot be known. ``bound_by`` is one of ``pause``, ``concurrency``, ``rpm``, ``tpm``,
+    ``limits``, ``server``, ``outage``, ``budget``, ``source``, ``cpu``, or None. The costs are of
     all sessions, None while none is known; ``money`` is None where besides there is no budget.
     """
 
@@ -70,6 +71,8 @@ class Snapshot:
     endpoints: tuple[EndpointSnapshot, ...] = ()
     reused: int = 0
     """Rows of this session that took an answer of another run; they are among ``ok``."""
+    controls: dict[str, Any] | None = None
+    """What ``batchrun ctl`` set in this session, the latest values."""
 
     @property
     def done(self) -> int:
@@ -88,7 +91,9 @@ class Monitor:
         tally: Tally,
         switch: StopSwitch,
         spending: Spending | None = None,
+        controls: Controls | None = None,
     ) -> None:
+        self._controls = controls
         self._engine = engine
         self._lanes = lanes
         self._tally = tally
@@ -122,8 +127,11 @@ class Monitor:
             tally.bound_s[bound_by] = held_s + now_s - before[0]
         in_flight = sum(lane.gate.in_flight for lane in self._lanes)
         left = None if tally.rows_input is None else tally.rows_input - tally.done
+        controls = self._controls
+        paused = controls is not None and controls.paused
         return Snapshot(
-            state="stopping" if self._switch.stopping else "running",
+            state="stopping" if self._switch.stopping else "paused" if paused else "running",
+            controls=None if controls is None or not controls.now else dict(controls.now),
             elapsed_s=now_s - self._started_s,
             rows_input=tally.rows_input,
             ok=tally.ok + tally.reused + tally.resumed_ok,

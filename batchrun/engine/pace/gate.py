@@ -37,6 +37,10 @@ WINDOW_S = 0.1
 rejected 3,413 of 4,000 requests with a 60 s window, 34 with 1 s and none with 0.1 s."""
 
 
+UNBOUND = 1e12
+"""Tokens per second for those who wait by a limit that was lifted."""
+
+
 class EndpointPermit:
     """See ``ports.Permit``."""
 
@@ -97,18 +101,17 @@ class EndpointGate:
         """``host`` is the server's name, by which some of its headers are understood."""
         self._clock = clock
         self._dice = dice
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._free = concurrency
+        """Permits that nobody holds; below 0 where more are held than there are by now."""
+        self._paused = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
         self._queueing = 0  # those in front of the door and in it
         self._budget = Allowance(tpm, clock.now_s) if tpm is not None else None
-        self._limiter: AsyncLimiter | None = None
-        if rpm is not None:
-            from aiolimiter import AsyncLimiter  # 15 ms to load, for the runs that need it
-
-            window_s = max(WINDOW_S, 60 / rpm)
-            self._limiter = AsyncLimiter(max(1.0, rpm * window_s / 60), window_s)
+        self.rpm, self.tpm = rpm, tpm
+        self._limiter = None if rpm is None else _limiter(rpm)
+        self._rate_wait: asyncio.Timeout | None = None  # of the one in the door
         self._paced = self._budget is not None or self._limiter is not None
         self.limits = LimitsTold(clock, host)
         self._pacing = self.limits.pacing
@@ -127,7 +130,7 @@ class EndpointGate:
     async def enter(self, tokens: int) -> EndpointPermit:
         """See ``ports.Gate``."""
         now = began = self._clock.now_s()
-        if self._free and not self._waiting:
+        if self._free > 0 and not self._waiting:
             self._free -= 1
         else:
             await self._permit()
@@ -166,13 +169,74 @@ class EndpointGate:
 
     def release(self) -> None:
         """A permit is free again: the first in line gets it."""
-        while self._waiting:
+        while self._waiting and self._free >= 0:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
         self._free += 1
         self._tell()
+
+    # Changes by ``batchrun ctl``
+
+    def resize(self, concurrency: int) -> None:
+        """See ``ports.Gate``."""
+        held = self.in_flight
+        self.concurrency = concurrency
+        self._share_out(held)
+
+    def pause(self) -> None:
+        """See ``ports.Gate``."""
+        held = self.in_flight
+        self._paused = True
+        self._share_out(held)
+
+    def go_on(self) -> None:
+        """See ``ports.Gate``."""
+        held = self.in_flight
+        self._paused = False
+        self._reopened.set()
+        self._share_out(held)
+
+    def _share_out(self, held: int) -> None:
+        """So many permits are held: give those that are free to whoever waits."""
+        self._free = self._permits - held
+        while self._free > 0 and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._free -= 1
+        self._tell()
+
+    def set_rpm(self, rpm: float | None) -> None:
+        """See ``ports.Gate``."""
+        self.rpm = rpm
+        self._limiter = None if rpm is None else _limiter(rpm)
+        if self._rate_wait is not None:
+            self._rate_wait.reschedule(asyncio.get_running_loop().time())
+            self._rate_wait = None
+        self._rates_changed()
+
+    def set_tpm(self, tpm: float | None) -> None:
+        """See ``ports.Gate``."""
+        self.tpm = tpm
+        budget = self._budget
+        if budget is not None:
+            budget.set_rate(UNBOUND if tpm is None else tpm / 60)
+        if tpm is None:
+            self._budget = None
+        elif budget is None:
+            self._budget = Allowance(tpm, self._clock.now_s)
+        self._rates_changed()
+
+    def _rates_changed(self) -> None:
+        self._paced = self._budget is not None or self._limiter is not None
+        self._look_whether_calm()
+        self._tell()
+
+    @property
+    def _permits(self) -> int:
+        return 0 if self._paused else self.concurrency
 
     def _tell(self) -> None:
         if self.changed is not None:
@@ -181,12 +245,12 @@ class EndpointGate:
     @property
     def in_flight(self) -> int:
         """Permits held."""
-        return self._concurrency - self._free
+        return self._permits - self._free
 
     @property
     def load(self) -> float:
         """See ``ports.Gate``."""
-        return 1 - self._free / self._concurrency
+        return self.in_flight / self.concurrency
 
     @property
     def paced(self) -> bool:
@@ -196,7 +260,7 @@ class EndpointGate:
     @property
     def ready_in_s(self) -> float:
         """See ``ports.Gate``."""
-        if not self._free or self._waiting or self._queueing or self._probing.out:
+        if self._free <= 0 or self._waiting or self._queueing or self._probing.out:
             return math.inf
         until_s = max(self._cooling.until_s, self._probing.next_s)
         return 0.0 if until_s == -math.inf else max(0.0, until_s - self._clock.now_s())
@@ -223,7 +287,11 @@ class EndpointGate:
         return probe or await self._open_or_probe()
 
     async def _open_or_probe(self) -> bool:
-        while self._probing.held:
+        while self._paused or self._probing.held:
+            if self._paused:
+                self._reopened.clear()
+                await self._reopened.wait()
+                continue
             self.waiting_for = "outage"
             now_s = self._clock.now_s()
             if self._probing.try_probe(now_s):
@@ -243,7 +311,7 @@ class EndpointGate:
         try:
             if self._limiter is not None:
                 self.waiting_for = "rpm"
-                await self._limiter.acquire()
+                await self._rate_turn()
             if self._pacing.active:
                 self.waiting_for = "limits"
                 await self._pacing.take(charged)
@@ -263,6 +331,18 @@ class EndpointGate:
             if self._budget is not None:
                 self._budget.give(tokens)
             raise
+
+    async def _rate_turn(self) -> None:
+        """Wait by the request rate; where it changes meanwhile, by the new one."""
+        while (limiter := self._limiter) is not None:
+            try:
+                async with asyncio.timeout(None) as self._rate_wait:
+                    await limiter.acquire()
+                    return
+            except TimeoutError:
+                continue  # the rate changed
+            finally:
+                self._rate_wait = None
 
     async def _cooled(self) -> None:
         while (left := self._cooling.left_s(self._clock.now_s())) > 0:
@@ -323,9 +403,18 @@ class EndpointGate:
 
     @property
     def bound_by(self) -> str | None:
-        """What holds requests back right now: ``server``, ``outage``, ``rpm``, ``tpm``,
+        """What holds requests back right now: ``pause``, ``server``, ``outage``, ``rpm``, ``tpm``,
         ``limits`` (those the server tells), ``concurrency``, or None where nothing here does.
         """
+        if self._paused:
+            return "pause"
         if self.waiting_for is not None:
             return self.waiting_for
-        return "concurrency" if self._free == 0 else None
+        return "concurrency" if self._free <= 0 else None
+
+
+def _limiter(rpm: float) -> AsyncLimiter:
+    from aiolimiter import AsyncLimiter  # 15 ms to load, for the runs that need it
+
+    window_s = max(WINDOW_S, 60 / rpm)
+    return AsyncLimiter(max(1.0, rpm * window_s / 60), window_s)

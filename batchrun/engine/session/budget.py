@@ -85,6 +85,15 @@ class Budget:
                 self._move()  # the next one may fit
             raise
 
+    def change_cap(self, cap: int) -> None:
+        """Allow so much from now on. What is charged stays charged: below that, nothing more is
+        sent, and the run stops once nothing is out.
+        """
+        self.cap = cap
+        self._step = max(1, cap // STEPS)
+        self._mark = min(self._mark, max(cap, self.charge.spent + self.reserved))
+        self._move()
+
     @property
     def full(self) -> bool:
         """Whether requests wait for those that are out to give back what they do not use."""

@@ -24,6 +24,8 @@ class Stop:
     by: str
     message: str
     exit_code: int = 3
+    patient: bool = False
+    """Whether requests in flight get all the time they need, rather than the grace."""
 
     @property
     def is_signal(self) -> bool:

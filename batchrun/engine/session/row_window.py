@@ -20,19 +20,27 @@ LARGE_REPLY = 2**16
 class Room:
     """Counts open rows by what they wait for, and lets the feeder wait until there is room."""
 
-    def __init__(self, permits: int) -> None:
-        """``permits`` is how many rows can be sent at once."""
-        self.permits = permits
-        self._ready_max = 2 * permits + 8
-        self._refill_at = permits + permits // 2 + 4
+    def __init__(self, permits: int, *, ahead: int = 0) -> None:
+        """``permits`` is how many rows can be sent at once; ``ahead``, if it is more than these
+        need, how many rows are to be ready.
+        """
+        self._ahead = ahead
         self._ready = 0
         self._open = 0
         self._bytes = 0
         self._changed = asyncio.Event()
+        self.resize(permits)
         self.full = False
         """Whether the feeder waits for room."""
         self.held_up: Callable[[], None] | None = None
         """Called when it begins to wait."""
+
+    def resize(self, permits: int) -> None:
+        """So many rows can be sent at once from now on."""
+        self.permits = permits
+        self._ready_max = max(2 * permits + 8, self._ahead)
+        self._refill_at = max(permits + permits // 2 + 4, self._ahead * 3 // 4)
+        self._changed.set()
 
     async def enter(self, size_bytes: int) -> None:
         """Wait until another row may be opened, and count it. A row larger than all bounds is let

@@ -216,13 +216,13 @@ def taken(settings: Settings, opened: RunDirectory, say: Callable[[str], None]) 
         answers.index(say)
         yield answers
         if opened.is_complete:
-            _forget(checkpoint)
+            forget(checkpoint / FOLDER)
     finally:
         answers.close()
 
 
-def _forget(checkpoint: Path) -> None:
-    folder = checkpoint / FOLDER
+def forget(folder: Path) -> None:
+    """Take the indexes in a folder of the checkpoint away: the run is done with them."""
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
-        disk.sync_folder(checkpoint)
+        disk.sync_folder(folder.parent)

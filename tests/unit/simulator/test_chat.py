@@ -125,3 +125,21 @@ def test_an_answer_has_all_that_openai_sends():
         "service_tier": "default",
         "system_fingerprint": "fp_1",
     }
+
+
+@pytest.mark.parametrize(
+    ("charge", "tokens"), [("sum", 400), ("max", 400), ("input", 0), ("real", 60)]
+)
+def test_what_a_request_counts_for_is_the_servers_rule(charge, tokens):
+    """Prompt plus maximum, the larger of them, the prompt alone, or what is really used."""
+    chat = read_chat(
+        {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 200, "n": 2}
+    )
+    prompt = 0 if charge == "max" else chat.prompt_tokens
+    assert chat.tokens_charged(60, charge) == prompt + tokens
+
+
+def test_a_long_prompt_is_the_larger_one():
+    """By the rule `max`, a prompt longer than the maximum counts for itself."""
+    chat = read_chat({"messages": [{"role": "user", "content": "hello " * 500}], "max_tokens": 20})
+    assert chat.tokens_charged(10, "max") == chat.prompt_tokens > 20

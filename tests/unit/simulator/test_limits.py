@@ -119,3 +119,72 @@ def test_durations_are_written_as_go_prints_them(seconds, text):
 def test_retry_after_is_rounded_up(seconds, text):
     """Never shorter than the wait."""
     assert write_seconds(seconds) == text
+
+
+def _counted(counting, **limits):
+    windows = {"rpm_window_s": None, "tpm_window_s": None}
+    return Limits(**{"rpm": None, "tpm": None, **windows, **limits}, now_s=0.0, counting=counting)
+
+
+def test_a_sliding_window_counts_any_window():
+    """60 per minute: whatever was admitted in the last 60 s counts, however it is spread."""
+    gate = _counted("sliding", rpm=60)
+    assert all(gate.admit(1, now) is None for now in [0.0] * 30 + [50.0] * 30)
+    assert gate.admit(1, 59.9).wait_s == pytest.approx(0.1)
+    assert sum(gate.admit(1, 60.0) is None for _ in range(40)) == 30
+    assert gate.admit(1, 60.0).wait_s == pytest.approx(50)
+
+
+def test_a_fixed_window_begins_anew():
+    """60 per minute: a client that sends at the border gets two minutes' worth at once."""
+    gate = _counted("fixed", rpm=60)
+    assert sum(gate.admit(1, 59.0) is None for _ in range(100)) == 60
+    assert gate.admit(1, 59.0).wait_s == pytest.approx(1)
+    assert sum(gate.admit(1, 60.0) is None for _ in range(100)) == 60
+
+
+@pytest.mark.parametrize("counting", ["sliding", "fixed"])
+def test_windows_have_the_length_that_is_set(counting):
+    """With a window of 2 s, 600 per minute are 20 at once."""
+    gate = _counted(counting, rpm=600, rpm_window_s=2.0)
+    assert sum(gate.admit(1, 0.0) is None for _ in range(100)) == 20
+    assert gate.admit(1, 1.9) is not None
+    assert sum(gate.admit(1, 2.0) is None for _ in range(100)) == 20
+
+
+@pytest.mark.parametrize("counting", ["bucket", "sliding", "fixed"])
+def test_the_told_wait_suffices_in_every_counting(counting):
+    """A refused client that comes back after the told wait passes, whatever it asks for."""
+    gate = _counted(counting, rpm=70, tpm=977, rpm_window_s=10.0, tpm_window_s=10.0)
+    now = 0.0
+    for number in range(200):
+        cost = 15 + 37 * number % 300
+        refusal = gate.admit(cost, now)
+        if refusal is not None:
+            now += float(write_seconds(refusal.wait_s))
+            assert gate.admit(cost, now) is None
+
+
+@pytest.mark.parametrize("counting", ["sliding", "fixed"])
+def test_a_request_above_the_window_passes_alone(counting):
+    """It waits until nothing else counts, and then it is admitted."""
+    gate = _counted(counting, tpm=60_000, tpm_window_s=1.0)
+    assert gate.admit(10, 0.0) is None
+    assert gate.admit(5000, 0.5).wait_s == pytest.approx(0.5)
+    assert gate.admit(5000, 1.0) is None
+    assert gate.admit(1, 1.5) is not None
+
+
+@pytest.mark.parametrize("counting", ["bucket", "sliding", "fixed"])
+def test_a_rate_can_change_and_be_lifted(counting):
+    """A lower rate counts what was admitted before; without a rate everything passes."""
+    gate = _counted(counting, rpm=600, rpm_window_s=1.0, tpm_window_s=1.0)
+    assert sum(gate.admit(1, 0.0) is None for _ in range(100)) == 10
+    gate.set_rate("requests", 300, 0.0)
+    assert gate.admit(1, 0.0) is not None
+    assert sum(gate.admit(1, 10.0) is None for _ in range(100)) == 5
+    gate.set_rate("requests", None, 10.0)
+    assert all(gate.admit(1, 10.0) is None for _ in range(100))
+    gate.set_rate("tokens", 600, 10.0)
+    assert gate.admit(10, 10.0) is None
+    assert gate.admit(10, 10.0) is not None
