@@ -35,7 +35,7 @@ class BodyReader(Protocol):
     async def __call__(
         self, content: aiohttp.StreamReader, head: Head, whole: bytes | None = None
     ) -> bytes:
-        """The body; ``whole`` is there where it has come in one piece. Raises to have the
+        """The body; ``whole`` is there where all of it has come. Raises to have the
         connection closed, which also happens where the body was not read to its end.
         """
         ...
