@@ -29,7 +29,7 @@ class Transport(Protocol):
     """One HTTP exchange, neither retried nor judged."""
 
     remark: str | None
-    """What whoever runs this should know of the way that requests take."""
+    """A warning about the way requests are sent, if there is one."""
 
     async def send(self, request: Request) -> Reply:
         """Return the reply, whatever its status.

@@ -232,7 +232,7 @@ async def differences(session: aiohttp.ClientSession, url: str) -> str | None:
 
 
 def remark_on(differs: str) -> str:
-    """What to tell whoever runs this about what ``differences`` found."""
+    """The warning for what ``differences`` found."""
     version = getattr(aiohttp, "__version__", "of an unknown release")
     return (
         f"aiohttp {version} is not known to this version of batchrun ({differs}): requests go the "
