@@ -68,7 +68,7 @@ def _exception(module: str, name: str) -> type[Exception]:
 NotHttpError = _exception("aiohttp.http_exceptions", "HttpProcessingError")
 """What the parser says of a reply that it cannot read."""
 EofStreamError = _exception("aiohttp", "EofStream")
-"""Somebody reads on behind the end."""
+"""Raised on reading past the end of a body."""
 
 
 def parser_words(error: BaseException | None) -> str | None:

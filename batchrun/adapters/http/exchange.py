@@ -113,7 +113,7 @@ class Poster:
         outgoing, self._outgoing = self._outgoing, {}
         for transport, body in outgoing.items():
             if transport.is_closing():
-                continue  # given up, or lost: then the protocol tells who waits for the answer
+                continue  # given up, or lost: who waits for the answer will hear of it
             head = b"%b%d\r\n\r\n" % (self._head, len(body))
             if len(body) <= JOINED_BYTES_MAX:
                 transport.write(head + body)
