@@ -29,7 +29,7 @@ class Transport(Protocol):
     """One HTTP exchange, neither retried nor judged."""
 
     remark: str | None
-    """What whoever runs this should know of the way that requests take."""
+    """A warning about the way requests are sent, if there is one."""
 
     def resize(self, concurrency: int) -> None:
         """So many exchanges may be out at once from now on."""

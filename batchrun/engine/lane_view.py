@@ -77,9 +77,9 @@ class Seen(NamedTuple):
         """See ``LaneView``. Of several endpoints, what another one answered says nothing of this
         one.
         """
-        if self.scene.pool.only is None:
-            return self.lane.exchanges.answered > 0
-        return self.scene.tally.succeeded
+        if self.lane.exchanges.answered > 0:
+            return True
+        return self.scene.pool.only is not None and self.scene.tally.succeeded
 
     @property
     def run_succeeded(self) -> bool:

@@ -130,7 +130,7 @@ def _set_aside(
     while aside.exists():
         count += 1
         aside = folder.with_name(f"{folder.name}.old-{stamp}-{count}")
-    try:
+    with _moving(folder, aside):
         if intent is not None:
             before = restarts.unfinished(checkpoint, files.read_json(folder / SUMMARY))
             restarts.begin(folder, str(aside), str(aside / "checkpoint"), before, intent)
@@ -138,11 +138,6 @@ def _set_aside(
         files.reached("restart.renamed", folder)
         if checkpoint.exists():  # it lives elsewhere
             _move(checkpoint, aside / "checkpoint")
-        files.sync_folder(folder.parent)
-        files.reached("restart.synced", folder)
-    except OSError as error:
-        message = f"cannot move {folder} to {aside}: {error.strerror}"
-        raise StorageError(message) from error
     say(f"the old contents of {folder} are in {aside}")
     lock.release()
     return _locked(folder, checkpoint, say)
@@ -153,21 +148,28 @@ def _finish_move(
 ) -> Lock:
     """Move what a kill left to be moved. What was made here since is empty."""
     folder, checkpoint, aside = folder.resolve(), checkpoint.resolve(), Path(note.aside)
-    try:
+    with _moving(folder, aside):
         if not aside.exists():
             disk.rename(folder, aside)
             files.reached("restart.renamed", folder)
         elsewhere = not checkpoint.is_relative_to(folder)
         if elsewhere and state_reader.values(checkpoint, "settings"):
             _move(checkpoint, Path(note.checkpoint))
+    say(f"the old contents of {folder} are in {aside}: a restart that was interrupted continues")
+    lock.release()
+    return _locked(folder, checkpoint, say)
+
+
+@contextlib.contextmanager
+def _moving(folder: Path, aside: Path) -> Iterator[None]:
+    """What is moved meanwhile is durable afterwards. Raises ``StorageError`` where it cannot be."""
+    try:
+        yield
         files.sync_folder(folder.parent)
         files.reached("restart.synced", folder)
     except OSError as error:
         message = f"cannot move {folder} to {aside}: {error.strerror}"
         raise StorageError(message) from error
-    say(f"the old contents of {folder} are in {aside}: a restart that was interrupted continues")
-    lock.release()
-    return _locked(folder, checkpoint, say)
 
 
 def _move(folder: Path, target: Path) -> None:

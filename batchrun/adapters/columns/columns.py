@@ -43,6 +43,24 @@ MEDIUM = pa.struct(
 )
 _MOMENT = pa.timestamp("us", tz="UTC")
 
+_TOKENS = (
+    Column(
+        "prompt_tokens",
+        pa.int64(),
+        "Prompt tokens, as the server reports them. Null if it does not, never 0 instead.",
+    ),
+    Column("completion_tokens", pa.int64(), "Completion tokens, as reported."),
+    Column("total_tokens", pa.int64(), "Prompt and completion tokens together, as reported."),
+    Column("cached_tokens", pa.int64(), "Prompt tokens read from the server's cache, as reported."),
+    Column(
+        "cache_write_tokens",
+        pa.int64(),
+        "Prompt tokens written to the server's cache, as reported.",
+    ),
+    Column("reasoning_tokens", pa.int64(), "Completion tokens spent on reasoning, as reported."),
+)
+"""What a reply says that it used, in results and attempts alike."""
+
 RESULTS: tuple[Column, ...] = (
     Column(
         "row",
@@ -100,20 +118,7 @@ RESULTS: tuple[Column, ...] = (
         pa.timestamp("ms", tz="UTC"),
         "When the completion was created, according to the server.",
     ),
-    Column(
-        "prompt_tokens",
-        pa.int64(),
-        "Prompt tokens, as the server reports them. Null if it does not, never 0 instead.",
-    ),
-    Column("completion_tokens", pa.int64(), "Completion tokens, as reported."),
-    Column("total_tokens", pa.int64(), "Prompt and completion tokens together, as reported."),
-    Column("cached_tokens", pa.int64(), "Prompt tokens read from the server's cache, as reported."),
-    Column(
-        "cache_write_tokens",
-        pa.int64(),
-        "Prompt tokens written to the server's cache, as reported.",
-    ),
-    Column("reasoning_tokens", pa.int64(), "Completion tokens spent on reasoning, as reported."),
+    *_TOKENS,
     Column(
         "cost_usd",
         pa.float64(),
@@ -212,20 +217,7 @@ ATTEMPTS: tuple[Column, ...] = (
         "that the attempt was made.",
     ),
     Column("retry_after_s", pa.float64(), "Seconds that the server asked to wait."),
-    Column(
-        "prompt_tokens",
-        pa.int64(),
-        "Prompt tokens, as the server reports them. Null if it does not.",
-    ),
-    Column("completion_tokens", pa.int64(), "Completion tokens, as reported."),
-    Column("total_tokens", pa.int64(), "Prompt and completion tokens together, as reported."),
-    Column("cached_tokens", pa.int64(), "Prompt tokens read from the server's cache, as reported."),
-    Column(
-        "cache_write_tokens",
-        pa.int64(),
-        "Prompt tokens written to the server's cache, as reported.",
-    ),
-    Column("reasoning_tokens", pa.int64(), "Completion tokens spent on reasoning, as reported."),
+    *_TOKENS,
     Column(
         "cost_usd",
         pa.float64(),

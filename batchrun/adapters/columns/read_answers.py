@@ -46,7 +46,7 @@ _REFERENCE = '{"file": '
 _BY_INDEX = itemgetter(Choice._fields.index("index"))
 _new = tuple.__new__  # half the time of a named tuple's own ways
 _UNTOLD = (None,) * len("usage_raw billed_from decided_by".split())
-"""What results do not tell of their attempts, at the end of ``Attempt``."""
+"""The last fields of ``Attempt``, which results do not hold."""
 
 
 def rows(read: Callable[[Sequence[str]], pa.Table]) -> list[Sequence[Any]]:

@@ -107,7 +107,7 @@ class Connections:
 
     @contextlib.contextmanager
     def wanted(self) -> Iterator[None]:
-        """Somebody asks the connector: what is idle, or comes back meanwhile, goes to it."""
+        """A caller is waiting on the connector: connections that are idle, or freed, go to it."""
         self._asking += 1
         try:
             self.let_go()

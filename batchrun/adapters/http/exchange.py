@@ -35,7 +35,7 @@ class BodyReader(Protocol):
     async def __call__(
         self, content: aiohttp.StreamReader, head: Head, whole: bytes | None = None
     ) -> bytes:
-        """The body; ``whole`` is there where it has come in one piece. Raises to have the
+        """The body; ``whole`` is there where all of it has come. Raises to have the
         connection closed, which also happens where the body was not read to its end.
         """
         ...
@@ -113,7 +113,7 @@ class Poster:
         outgoing, self._outgoing = self._outgoing, {}
         for transport, body in outgoing.items():
             if transport.is_closing():
-                continue  # given up, or lost: then the protocol tells who waits for the answer
+                continue  # given up, or lost: who waits for the answer will hear of it
             head = b"%b%d\r\n\r\n" % (self._head, len(body))
             if len(body) <= JOINED_BYTES_MAX:
                 transport.write(head + body)

@@ -21,7 +21,7 @@ LARGE_BODY_BYTES = 2**20
 
 
 class Course:
-    """What aiohttp tells about one request while it is under way.
+    """What aiohttp reports about one request while it is under way.
 
     ``reused`` says that its connection had served before; ``turned``, that the event loop has
     turned since then, without which nothing can have come from the server.
@@ -57,7 +57,7 @@ async def _reused(
 
 
 def tracing() -> aiohttp.TraceConfig:
-    """Has a session tell each request's ``Course``."""
+    """What makes a session keep each request's ``Course`` up to date."""
     found = aiohttp.TraceConfig()
     found.on_connection_reuseconn.append(_reused)
     return found

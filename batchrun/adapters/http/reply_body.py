@@ -91,12 +91,14 @@ class Arriving:
         self.head = head
         if whole is not None and whole[:1] == b"{" and len(whole) <= self._bytes_max:
             return self._settled(whole)  # nearly every reply arrives like this
-        piece = await content.readany()
+        piece = await content.readany() if whole is None else whole
         if piece[:1] == b"{" or not 200 <= head.status < 300:
             self._plain = True
         else:
             self._label = head.headers.get("Content-Type", "")
         done = self.take(piece)
+        if whole is not None:
+            return self._finished()
         if not content.at_eof():
             self._expect(head.headers.get("Content-Length"))
         while not (done or content.at_eof()):

@@ -102,7 +102,7 @@ class HttpTransport:
         self._where = self._socket or urlsplit(self._url).netloc
 
     remark: str | None
-    """What whoever runs this should know of it: requests go a dearer way than usual, and why."""
+    """A warning that requests are sent in a more expensive way than usual, and why."""
 
     def __repr__(self) -> str:
         return f"HttpTransport({self._where})"

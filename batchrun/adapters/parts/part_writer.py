@@ -137,7 +137,7 @@ class Filling:
         ]
         resulted = pa.Table.from_arrays([*columns, *carried], schema=schema)
         self._results.add(resulted, records.taken_bytes)
-        _count_columns(self._totals, resulted)
+        _count_reused(self._totals, resulted)
         self.next_row = rows[-1] + 1
 
     def _add_piece(self, records: ShardReader, outcomes: list[Outcome], high: int) -> None:
@@ -253,7 +253,7 @@ def _count(
         and len(ledger) == len(outcomes) == ledgered.num_rows == resulted.num_rows
         and resulted.column("error_class").null_count == len(outcomes)
         and resulted.column("endpoint").null_count == 0  # each was sent, here or elsewhere
-        and not _reused(resulted)
+        and not _reused_rows(resulted)
     ):
         said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
         totals.add_outputs(
@@ -276,9 +276,8 @@ def _count(
             unpriced=unpriced,
         )
         return
-    fresh = [outcome.reused for outcome in outcomes] if not ledger else ()
-    if fresh and ledgered.num_rows == 0 and len(outcomes) == resulted.num_rows and all(fresh):
-        _count_reused(totals, outcomes)
+    if ledgered.num_rows == 0 and _reused_rows(resulted) == resulted.num_rows:
+        _count_reused(totals, resulted)
         return
     totals.add_attempts(
         AttemptLine(row, (endpoint, model, tier), _pd(cost), unanswered, tokens, day_of(at_us))
@@ -296,34 +295,21 @@ def _count(
             strict=True,
         )
     )
-    if _reused(resulted):
+    if _reused_rows(resulted):
         origins = resulted.column("reused_from")
         endpoints = resulted.column("endpoint").filter(origins.is_valid())
         totals.add_reused(endpoints.to_pylist())
 
 
-def _reused(resulted: pa.Table) -> bool:
-    """Whether any of these rows took its answer from another run."""
+def _reused_rows(resulted: pa.Table) -> int:
+    """How many of these rows took their answer from another run."""
     if not part_schema.marks_reused(resulted.schema):
-        return False
+        return 0
     origins = resulted.column("reused_from")
-    return bool(origins.null_count < len(origins))
+    return len(origins) - int(origins.null_count)
 
 
-def _count_reused(totals: Totals, outcomes: list[Outcome]) -> None:
-    """Count a piece in which every row took its answer from another run and none was sent here."""
-    said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
-    usages = [completion.usage for completion in said]
-    totals.add_unsent(
-        ok=len(said),
-        without_usage=usages.count(NO_USAGE),
-        truncated=sum(map(answer.is_truncated, said)),
-        empty=sum(map(answer.is_empty, said)),
-    )
-    totals.add_reused(o.reused.attempt.endpoint for o in outcomes if o.reused is not None)
-
-
-def _count_columns(totals: Totals, resulted: pa.Table) -> None:
+def _count_reused(totals: Totals, resulted: pa.Table) -> None:
     """Count rows that took their answers from another run, none of which was sent here."""
     endpoints = read_answers.values(resulted.column("endpoint"))
     truncated, empty = truncation.counted(resulted)
