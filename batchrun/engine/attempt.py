@@ -136,7 +136,7 @@ class AttemptLoop:
         lane, permit = (
             await pool.enter(run)
             if pool.only is None
-            else (pool.only, await pool.only.gate.enter(run.request.tokens))
+            else (pool.only, await pool.only.gate.enter(run.request.tokens, run.request))
         )
         with permit:
             self._check_going(run)
@@ -218,7 +218,7 @@ class AttemptLoop:
         attempt = ledger_line(run, lane.name, exchange, decision, permit.queue_s, latency_s, prices)
         if reserved is not None and self._spending is not None:
             self._spending.answered(reserved, attempt, exchange, decision.verdict)
-        permit.settle(tokens_used(run.request, exchange, decision.verdict))
+        permit.settle(tokens_used(exchange, decision.verdict), decision.verdict.usage)
         return attempt
 
     def _latency_s(self, run: RowRun) -> float:

@@ -1,0 +1,46 @@
+"""The user's limit on tokens per minute: used up, and not exceeded in any minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from batchrun.engine.pace.allowance import Allowance
+
+MARGIN = 0.995
+"""Of the limit, this much is sent: what goes out 60 s apart may arrive a little less apart."""
+SLACK_MAX = 0.04
+"""Of the limit, the most that is left free so that one more request fits into any minute."""
+COST_OF = 64
+"""Requests over which their mean cost is taken."""
+LOOK_EVERY = 16
+
+
+class TokenBudget(Allowance):
+    """An allowance that begins empty, but for the first request.
+
+    A server may count by the second, by a bucket, or over any 60 s, and may have been used a
+    moment ago. With a full balance at the start, the first minute would hold a second's worth too
+    much. One request more than the rate allows is in every minute that begins with one: as much is
+    left free.
+    """
+
+    def __init__(self, per_min: float, now_s: Callable[[], float]) -> None:
+        super().__init__(per_min, now_s)
+        self._balance = 0.0
+        self._per_min = per_min
+        self._count = 0
+        self._mean = 0.0
+
+    def try_take(self, amount: float) -> bool:
+        """Charge the amount if the balance covers it, or is full, or this is the first request."""
+        if self._count == 0:
+            self._balance = min(amount, self._capacity) - amount
+        elif not super().try_take(amount):
+            return False
+        self._count += 1
+        self._mean += (amount - self._mean) / min(self._count, COST_OF)
+        if self._count % LOOK_EVERY == 1:
+            slack = min(self._mean, SLACK_MAX * self._per_min)
+            self._refill()
+            self._rate = MARGIN * (self._per_min - slack) / 60
+        return True
