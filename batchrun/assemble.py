@@ -392,6 +392,7 @@ class _Session:
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
             reuses=bool(settings.reuse),
             run=opened.journal.states.get("run"),
+            notices=self._tally.told,
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit

@@ -26,14 +26,21 @@ def rows(count: int, max_tokens: int | None, words: tuple[int, ...], *, seed: in
     dice = random.Random(seed)
     lines = []
     for number in range(count):
-        text = " ".join(dice.choice(("alpha", "of", "market", "a")) for _ in range(dice.choice(words)))
+        text = " ".join(
+            dice.choice(("alpha", "of", "market", "a")) for _ in range(dice.choice(words))
+        )
         row = {"custom_id": str(number), "messages": [{"role": "user", "content": text}]}
         lines.append(json.dumps(row | ({"max_tokens": max_tokens} if max_tokens else {})))
     return "\n".join(lines) + "\n"
 
 
 SITUATIONS = {
-    "told": ("60,000, max_tokens = answers", Metered(60_000), lambda s: rows(40 * s, 20, (5, 12)), 0),
+    "told": (
+        "60,000, max_tokens = answers",
+        Metered(60_000),
+        lambda s: rows(40 * s, 20, (5, 12)),
+        0,
+    ),
     "empty": (
         "the same, bucket empty at first",
         Metered(60_000, kind=metered_server.EmptyBucket),

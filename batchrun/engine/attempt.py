@@ -383,7 +383,12 @@ class AttemptLoop:
 
     def _stop(self, lane: Lane, decision: Decision, attempt: Attempt) -> None:
         """Stop the run, or leave the endpoint out where others serve the row."""
-        message = stop_message(decision.verdict, decision.http_status, self._policy.wait_s_max)
+        message = stop_message(
+            decision.verdict,
+            decision.http_status,
+            self._policy.wait_s_max,
+            self._clock.wall_us(),
+        )
         stop = Stop(decision.error_class or "", message)
         if decision.action is Action.LEAVE:
             self.pool.leave(lane, stop)

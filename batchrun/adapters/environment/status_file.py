@@ -52,6 +52,7 @@ KEYS = {
         "`output_tokens`), `per` (`second` to `month`, `unknown`), `per_s`, `limit`, `remaining`, "
         "`reset_s` and `source` (the headers' names), with null for what it did not report."
     ),
+    "notices": "What the run has told its user in this session; the latest may be missing.",
     "pid": "The process id.",
     "host": "The machine that the process runs on.",
     "updated_at": "When the file was written, UTC; about twice a second.",

@@ -70,6 +70,8 @@ class Snapshot:
     endpoints: tuple[EndpointSnapshot, ...] = ()
     reused: int = 0
     """Rows of this session that took an answer of another run; they are among ``ok``."""
+    notices: tuple[str, ...] = ()
+    """What the user was told so far."""
 
     @property
     def done(self) -> int:
@@ -149,6 +151,7 @@ class Monitor:
                 stopping=self._switch.stopping,
             ),
             endpoints=tuple(map(_look, self._lanes, each_per_s)),
+            notices=tuple(tally.told),
         )
 
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:

@@ -1,8 +1,7 @@
 """By which rule a server charges its token limit, where nobody says: found out by two ways.
 
 **What is left.** Where the server reports it, its fall over a while is what it charged for what was
-answered in that while. The rule that explains the fall counts, if it does three times in a row and
-no other one comes near.
+answered in that while. The rule that explains the fall counts, if it does three times in a row.
 
 **A trial.** Where it reports nothing, a run begins by the dearest rule. Once 50 answers are known,
 and the limit is what binds although answers use far less than is reserved for them, what they
@@ -36,11 +35,12 @@ FALL_S = 2.0
 FALL_ANSWERS = 48
 """A fall is judged over as long a time, and as many answers, at least."""
 FITS = math.log(1.25)
-APART = math.log(1.5)
-"""How near a rule must come to a fall, and how much farther off all others must be."""
+"""How near a rule must come to a fall. Of several that do, the dearest counts; where reserving and
+using come to the same, nothing is shown."""
 AGREE = 3
 FULL = 0.98
-"""A bucket that is fuller may have stopped refilling: its fall shows nothing."""
+"""A bucket that is fuller may have stopped refilling: its fall shows nothing, and a trial risks
+nothing."""
 
 
 class Charging:
@@ -105,8 +105,9 @@ class Charging:
         """
         if self.known or limit.left is None:
             return
-        self._reported = True
-        if not renewed_at_once and limit.left > FULL * limit.most:
+        full = not renewed_at_once and limit.left > FULL * limit.most
+        self._reported = not full
+        if full:
             self._mark = None
             return
         mark = self._mark
@@ -121,16 +122,15 @@ class Charging:
         fall = left - limit.left + refilled
         if fall <= 0:
             return
-        errors = {
-            rule: abs(math.log(fall / (now - charged[rule])))
+        fits = [
+            rule
             for rule, now in self._charged.items()
-            if now > charged[rule]
-        }
-        best = min(errors, key=errors.__getitem__)
-        others = (error for rule, error in errors.items() if rule is not best)
-        if errors[best] > FITS or min(others, default=APART) < APART:
+            if now > charged[rule] and abs(math.log(fall / (now - charged[rule]))) <= FITS
+        ]
+        if not fits or {Charge.SUM, Charge.REAL} <= set(fits):
             self._verdicts.clear()
             return
+        best = max(fits, key=lambda rule: self._charged[rule] - charged[rule])
         if self._verdicts and self._verdicts[-1] is not best:
             self._verdicts.clear()
         self._verdicts.append(best)

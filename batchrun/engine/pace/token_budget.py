@@ -16,12 +16,12 @@ LOOK_EVERY = 16
 
 
 class TokenBudget(Allowance):
-    """An allowance that begins empty, but for the first request.
+    """An allowance that begins empty; the first request goes out at once, and leaves a debt.
 
     A server may count by the second, by a bucket, or over any 60 s, and may have been used a
     moment ago. With a full balance at the start, the first minute would hold a second's worth too
-    much. One request more than the rate allows is in every minute that begins with one: as much is
-    left free.
+    much. A minute that begins with a request holds one more than the rate allows: as much of the
+    limit is left free.
     """
 
     def __init__(self, per_min: float, now_s: Callable[[], float]) -> None:
@@ -34,7 +34,7 @@ class TokenBudget(Allowance):
     def try_take(self, amount: float) -> bool:
         """Charge the amount if the balance covers it, or is full, or this is the first request."""
         if self._count == 0:
-            self._balance = min(amount, self._capacity) - amount
+            self._balance -= amount
         elif not super().try_take(amount):
             return False
         self._count += 1
