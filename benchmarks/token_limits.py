@@ -16,7 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from batchrun.core.request.charge import Charge  # noqa: E402
+from batchrun.core.settings.charge import Charge  # noqa: E402
 from tests.harness import metered_server  # noqa: E402
 from tests.harness.metered_server import Metered  # noqa: E402
 

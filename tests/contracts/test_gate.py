@@ -337,7 +337,7 @@ class TestRates:
         assert watch.order == sorted(watch.order)
 
     def test_the_token_rate_holds(self):
-        """Over any while, tokens charged stay within the rate and one request; over a while, all but
+        """In any window, tokens charged stay within the rate and one request; in the long run all but
         a few per cent of the rate is used.
         """
 

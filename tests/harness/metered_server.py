@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from batchrun.core.request.charge import RULES, Charge, Size
+from batchrun.core.request.charge import RULES, Size
+from batchrun.core.settings.charge import Charge
 
 
 class Sliding:

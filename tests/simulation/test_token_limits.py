@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from batchrun.core.request.charge import RULES, Charge, Size, stated
+from batchrun.core.request.charge import RULES, Size, stated
+from batchrun.core.settings.charge import Charge
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.records import Reply, Row
 from batchrun.simulator.limit_headers import Standing, write
@@ -121,7 +122,7 @@ class TestTold:
         assert server.took_s <= 1.15 * server.work_s
 
     def test_rows_larger_than_a_minute_are_sent_and_hold_nobody_for_ever(self):
-        """A row of 90 s worth leaves a debt; the others follow once it is paid, and all are done."""
+        """A row of 90 s worth leaves a debt, and the others follow once it is paid."""
         rows = _rows(40, 20, (5,) * 9 + (1500,))
         server, _ = _run(Metered(1200, burst_s=1), rows, tpm=1200)
         assert server.took_s <= 1.15 * server.work_s
@@ -158,7 +159,7 @@ class TestCharge:
         assert len(notices) == (charge in (Charge.SUM, Charge.MAX))
 
     def test_the_limits_that_headers_report_show_the_rule(self):
-        """A large bucket that is charged with what was used: no trial is needed, nothing refused."""
+        """A large bucket that counts what was used: it is used up, and next to nothing refused."""
         server, _ = _run(
             Metered(60_000, Charge.REAL, burst_s=60, answer=40),
             _rows(9000, 400),

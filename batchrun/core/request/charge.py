@@ -7,21 +7,12 @@ provider does is said in ``core.settings.providers``, and by ``charge`` in the c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
 
 from batchrun.core.request import tokens
-
-
-class Charge(StrEnum):
-    """What a server charges to its token limit."""
-
-    SUM = "sum"
-    MAX = "max"
-    INPUT = "input"
-    REAL = "real"
+from batchrun.core.settings.charge import Charge
 
 
 class Size(NamedTuple):

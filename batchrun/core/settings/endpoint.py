@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchrun.core.request.charge import Charge
 from batchrun.core.settings import commands
+from batchrun.core.settings.charge import Charge
 from batchrun.core.settings.presets import KEY_SOURCES, one_source_of_key
 from batchrun.core.settings.providers import AUTHORIZATION, SIMULATOR, Provider, provider_named
 from batchrun.core.settings.table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_URL, DEFAULT_KEY

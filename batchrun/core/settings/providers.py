@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchrun.core.request.charge import Charge
+from batchrun.core.settings.charge import Charge
 from batchrun.errors import UsageError
 
 AUTHORIZATION = "Authorization"

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 
-from batchrun.core.request.charge import RULES, Charge, Size
+from batchrun.core.request.charge import RULES, Size
+from batchrun.core.settings.charge import Charge
 from batchrun.engine.pace.limit_model import Limit
 
 ANSWERS_MIN = 50

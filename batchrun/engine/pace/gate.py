@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
-from batchrun.core.request.charge import Charge
+from batchrun.core.settings.charge import Charge
 from batchrun.engine.pace.cool_down import SPREAD_S_MAX, CoolDown
 from batchrun.engine.pace.probing import Probing
 from batchrun.engine.pace.server_limits import LimitsTold

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from batchrun.core.request import charge
-from batchrun.core.request.charge import RULES, Charge, Size
+from batchrun.core.request.charge import RULES, Size
 from batchrun.core.request.tokens import UNSTATED_COMPLETION_TOKENS
+from batchrun.core.settings.charge import Charge
 from batchrun.engine.pace.charging import ANSWERS_MIN, Charging
 from batchrun.engine.pace.forecast import Forecast
 from batchrun.records import NO_USAGE, Request, Usage

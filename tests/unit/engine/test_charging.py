@@ -2,7 +2,8 @@
 
 import pytest
 
-from batchrun.core.request.charge import RULES, Charge, Size, stated
+from batchrun.core.request.charge import RULES, Size, stated
+from batchrun.core.settings.charge import Charge
 from batchrun.engine.pace.charging import ANSWERS_MIN, Charging
 from batchrun.engine.pace.limit_model import Limit
 

@@ -24,7 +24,7 @@ class TestHistogram:
         assert length <= histogram.bound(0.999) <= 2 * length
 
     def test_the_quantile_is_as_exact_as_its_bin(self):
-        """Of lengths that vary, nine of ten are at most about the quantile, within a factor of 2."""
+        """Where lengths vary, the quantile is the exact one within a factor of two."""
         dice = random.Random(3)
         lengths = [int(dice.lognormvariate(5, 0.9)) for _ in range(2000)]
         histogram = Histogram()
