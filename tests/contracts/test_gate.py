@@ -337,8 +337,8 @@ class TestRates:
         assert watch.order == sorted(watch.order)
 
     def test_the_token_rate_holds(self):
-        """In any window, tokens charged stay within the rate and one request; in the long run all but
-        a few per cent of the rate is used.
+        """In any window, tokens charged stay within the rate and one request; in the long run,
+        all but a few per cent of the rate is used.
         """
 
         async def play():
