@@ -64,9 +64,9 @@ ACTIONS: Mapping[Action, str] = {
         "nothing but refusals (three times `--max-wait`, if that is longer) the run stops."
     ),
     Action.PAUSE: (
-        "*throttle* if the server names a wait of at most `--max-wait`, otherwise *stop*. After five "
-        "minutes of nothing but refusals (three times the named wait, if that is longer) the run "
-        "stops."
+        "*throttle* if the server names a wait of at most `--max-wait`, otherwise *stop*. After "
+        "five minutes of nothing but refusals (three times the named wait, if that is longer) the "
+        "run stops."
     ),
     Action.FREE: "Retries the row at once. Does not count as an attempt.",
     Action.AGAIN: (
