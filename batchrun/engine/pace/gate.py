@@ -313,6 +313,8 @@ class EndpointGate:
             for_all=for_all,
         )
         self._calm = self._calm and not everybody
+        if self._budget is not None:
+            self._budget.emptied()
         return everybody
 
     def hold(self, wait_s: float) -> None:

@@ -31,6 +31,13 @@ class TokenBudget(Allowance):
         self._count = 0
         self._mean = 0.0
 
+    def emptied(self) -> None:
+        """The server refused a request: its own budget is empty, and so is this one. Both refill at
+        nearly the same rate, so one that runs ahead of the server's would do so for minutes.
+        """
+        self._refill()
+        self._balance = min(self._balance, 0.0)
+
     def try_take(self, amount: float) -> bool:
         """Charge the amount if the balance covers it, or is full, or this is the first request."""
         if self._count == 0:

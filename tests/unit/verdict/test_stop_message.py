@@ -10,7 +10,11 @@ NOON_US = 1_796_040_000_000_000  # 2026-11-30T12:00:00Z
 
 def _asked_to_wait(wait_s):
     return Verdict(
-        Action.STOP, "per_day", error_class="rate_limit", wait_s=wait_s, message="the day is used up"
+        Action.STOP,
+        "per_day",
+        error_class="rate_limit",
+        wait_s=wait_s,
+        message="the day is used up",
     )
 
 
