@@ -11,6 +11,7 @@ import json
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,7 +35,9 @@ def rows(count: int, max_tokens: int | None, words: tuple[int, ...], *, seed: in
     return "\n".join(lines) + "\n"
 
 
-SITUATIONS = {
+Situation = tuple[str, Metered, Callable[[int], str], int]
+
+SITUATIONS: dict[str, Situation] = {
     "told": (
         "60,000, max_tokens = answers",
         Metered(60_000),

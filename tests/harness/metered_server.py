@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -15,12 +16,12 @@ from batchrun.core.settings.charge import Charge
 class Sliding:
     """At most a minute's tokens within any 60 s."""
 
-    def __init__(self, tpm, _burst_s, _now_s):
+    def __init__(self, tpm: float, _burst_s: float, _now_s: float) -> None:
         self._tpm = tpm
-        self._taken = deque()
+        self._taken: deque[tuple[float, float]] = deque()
         self._sum = 0.0
 
-    def wait_s(self, cost, now_s):
+    def wait_s(self, cost: float, now_s: float) -> float:
         """Seconds until a request of this cost may pass; 0: now."""
         while self._taken and self._taken[0][0] <= now_s - 60:
             self._sum -= self._taken.popleft()[1]
@@ -28,7 +29,7 @@ class Sliding:
             return 0.0
         return self._taken[0][0] + 60 - now_s
 
-    def take(self, cost, now_s):
+    def take(self, cost: float, now_s: float) -> None:
         """Charge a request."""
         self._taken.append((now_s, cost))
         self._sum += cost
@@ -39,18 +40,18 @@ class Bucket:
 
     full = True
 
-    def __init__(self, tpm, burst_s, now_s):
+    def __init__(self, tpm: float, burst_s: float, now_s: float) -> None:
         self._per_s = tpm / 60
         self._most = self._per_s * burst_s
         self._level, self._at_s = self._most * self.full, now_s
 
-    def wait_s(self, cost, now_s):
+    def wait_s(self, cost: float, now_s: float) -> float:
         """Seconds until a request of this cost may pass; 0: now."""
         self._level = min(self._most, self._level + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
         return max(0.0, (min(cost, self._most) - self._level) / self._per_s)
 
-    def take(self, cost, _now_s):
+    def take(self, cost: float, _now_s: float) -> None:
         """Charge a request."""
         self._level -= cost
 
@@ -71,7 +72,7 @@ class Metered:
 
     tpm: float
     charge: Charge = Charge.SUM
-    kind: type = Bucket
+    kind: type[Bucket | Sliding] = Bucket
     burst_s: float = 1.0
     answer: int = 20
     latency_s: float = 0.1
@@ -79,7 +80,7 @@ class Metered:
     passed: list[tuple[float, float]] = field(default_factory=list)
     refused: list[tuple[float, float]] = field(default_factory=list)
 
-    async def handle(self, request):
+    async def handle(self, request: web.Request) -> web.Response:
         """Answer or refuse a request."""
         body = await request.json()
         words = body["messages"][-1]["content"].split()
@@ -94,6 +95,7 @@ class Metered:
         headers = {}
         if self.headers:
             level = self.limit
+            assert isinstance(level, Bucket)
             headers = {
                 "x-ratelimit-limit-tokens": f"{self.tpm:.0f}",
                 "x-ratelimit-remaining-tokens": f"{max(0, level._level):.0f}",
@@ -128,7 +130,7 @@ class Metered:
             body=json.dumps(answer), content_type="application/json", headers=headers
         )
 
-    async def start(self):
+    async def start(self) -> tuple[str, Callable[[], Awaitable[None]]]:
         """Serve on a free port of loopback; returns the base URL and what stops it."""
         self.limit = self.kind(self.tpm, self.burst_s, asyncio.get_running_loop().time())
         app = web.Application(client_max_size=2**26)
@@ -137,12 +139,12 @@ class Metered:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        port = site._server.sockets[0].getsockname()[1]
+        port = runner.addresses[0][1]
         return f"http://127.0.0.1:{port}/v1", runner.cleanup
 
     # What it counted
 
-    def used(self, *, after=0):
+    def used(self, *, after: int = 0) -> float:
         """The share of the limit that was used, from the request that passed as number ``after``
         on, until the last one.
         """
@@ -151,22 +153,22 @@ class Metered:
         return sum(cost for _, cost in self.passed[after:-1]) / (took_s * self.tpm / 60)
 
     @property
-    def refused_share(self):
+    def refused_share(self) -> float:
         """Refusals per request."""
         return len(self.refused) / (len(self.refused) + len(self.passed))
 
     @property
-    def work_s(self):
+    def work_s(self) -> float:
         """Seconds that the limit takes for all that passed."""
         return sum(cost for _, cost in self.passed) / self.tpm * 60
 
     @property
-    def took_s(self):
+    def took_s(self) -> float:
         """Seconds from the first request to the last one that passed."""
         return self.passed[-1][0] - min([self.passed[0][0], *(at for at, _ in self.refused[:1])])
 
     @property
-    def most_in_a_minute(self):
+    def most_in_a_minute(self) -> float:
         """The most that passed within any 60 s, as a share of the limit."""
         most = total = 0.0
         first = 0
