@@ -129,6 +129,7 @@ class Options(TypedDict, total=False):
     concurrency: int | Literal["auto"]
     rpm: float
     tpm: float
+    charge: Literal["sum", "max", "input", "real"]
     models: Sequence[str] | Mapping[str, str]
     weight: float
     keepalive_s: float

@@ -455,6 +455,7 @@ class _Session:
             reuses=bool(settings.reuse),
             run=opened.journal.states.get("run"),
             controls=self._controls.history if self._controls is not None else (),
+            notices=self._tally.told,
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from batchrun.records import NO_USAGE
+
 if TYPE_CHECKING:
-    from batchrun.records import Attempt, Block, Outcome, Reply, Request, ReusedRows, Span
+    from batchrun.records import Attempt, Block, Outcome, Reply, Request, ReusedRows, Span, Usage
 
 
 class Source(Protocol):
@@ -70,8 +72,10 @@ class Permit(Protocol):
     queue_s: float
     probe: bool
 
-    def settle(self, tokens: int | None) -> None:
-        """Say what the exchange really cost in tokens; 0 gives the estimate back."""
+    def settle(self, tokens: int | None, usage: Usage = NO_USAGE) -> None:
+        """Say how many tokens the exchange really used, by the server's ``usage``; 0: the server
+        charged nothing; None: unknown, and the estimate stands.
+        """
         ...
 
     def __enter__(self) -> Self: ...
@@ -152,9 +156,10 @@ class Gate(Protocol):
         """Let in so many tokens per minute from now on, also of those who wait already."""
         ...
 
-    async def enter(self, tokens: int) -> Permit:
-        """Return when an exchange of about this many tokens may be sent. First come, first
-        served; a cancelled waiter leaves no trace.
+    async def enter(self, tokens: int, request: Request | None = None) -> Permit:
+        """Return when an exchange of about this many tokens may be sent, by what its request may
+        cost at this endpoint where it is given. First come, first served; a cancelled waiter
+        leaves no trace.
         """
         ...
 

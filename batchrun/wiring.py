@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from urllib.parse import urlsplit
 
 from batchrun.core.cost.price_book import PriceBook
@@ -57,6 +58,8 @@ async def attempts(
             clock=clock,
             dice=dice(),
             host=urlsplit(endpoint.base_url).hostname or "",
+            charge=endpoint.charge,
+            say=partial(_notice, tally, endpoint.name if len(accesses) > 1 else None),
         )
         ways.append(
             Way(
@@ -92,3 +95,8 @@ async def attempts(
         spending=spending,
         finished=finished if settings.repeated_failure else None,
     )
+
+
+def _notice(tally: Tally, endpoint: str | None, text: str) -> None:
+    """Have the user told something; of several endpoints, it names the one that it is about."""
+    tally.notices.append(text if endpoint is None else f"{endpoint}: {text}")

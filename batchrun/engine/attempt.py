@@ -137,7 +137,7 @@ class AttemptLoop:
         lane, permit = (
             await pool.enter(run)
             if pool.only is None
-            else (pool.only, await pool.only.gate.enter(run.request.tokens))
+            else (pool.only, await pool.only.gate.enter(run.request.tokens, run.request))
         )
         with permit:
             if switch.reason is not None:
@@ -172,7 +172,7 @@ class AttemptLoop:
             )
             if reserved is not None and self._spending is not None:
                 self._spending.answered(reserved, attempt, exchange, verdict)
-            permit.settle(tokens_used(run.request, exchange, verdict))
+            permit.settle(tokens_used(exchange, verdict), verdict.usage)
         if decision.error_class == "auth" and lane.renewal.may_help(run, decision):
             seen = seen._replace(key=await self._other_key(lane, run, attempt))
             decision = decide(exchange, run, seen)
@@ -376,7 +376,12 @@ class AttemptLoop:
 
     def _stop(self, lane: Lane, decision: Decision, attempt: Attempt) -> None:
         """Stop the run, or leave the endpoint out where others serve the row."""
-        message = stop_message(decision.verdict, decision.http_status, self._policy.wait_s_max)
+        message = stop_message(
+            decision.verdict,
+            decision.http_status,
+            self._policy.wait_s_max,
+            self._clock.wall_us(),
+        )
         stop = Stop(decision.error_class or "", message)
         if decision.action is Action.LEAVE:
             self.pool.leave(lane, stop)

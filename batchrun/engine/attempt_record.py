@@ -11,7 +11,7 @@ from batchrun.core.verdict.judge import Action, Verdict
 from batchrun.engine.open_row import Phase, RowRun
 from batchrun.errors import FaultKind, TransportFault
 from batchrun.ports import Journal
-from batchrun.records import NO_USAGE, Attempt, Reply, Request
+from batchrun.records import NO_USAGE, Attempt, Reply
 
 _INTERRUPTED = decision_of(
     Verdict(
@@ -105,20 +105,14 @@ def _text(value: object, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def tokens_used(request: Request, exchange: Reply | TransportFault, verdict: Verdict) -> int | None:
-    """Tokens to charge to the limit: 0 where the server refused, None where nobody knows.
-
-    Servers that limit tokens charge what a request may use, before they know what it does: a
-    limit that the request states is not given back, one that we assumed is.
-    """
+def tokens_used(exchange: Reply | TransportFault, verdict: Verdict) -> int | None:
+    """Tokens that an exchange used: 0 where the server refused, None where nobody knows."""
     if verdict.completion is not None:
         usage = verdict.completion.usage
         used = usage.total_tokens
         if used is None and usage.prompt_tokens is not None:
             used = usage.prompt_tokens + (usage.completion_tokens or 0)
-        if used is None:
-            return None
-        return max(used, request.tokens) if request.tokens_stated else used
+        return used
     if isinstance(exchange, TransportFault):
         return None if exchange.sent else 0
     return 0 if exchange.status >= 400 else None

@@ -99,7 +99,8 @@ class Pool:
 
     async def enter(self, run: RowRun) -> tuple[Lane, Permit]:
         """Return when the row's request may be sent, and where, of several."""
-        tokens = run.request.tokens
+        request = run.request
+        tokens = request.tokens
         while True:
             line = self._line(run)
             self._check_open(line.route)
@@ -107,10 +108,10 @@ class Pool:
             if lane is None:
                 lane = await self._turn(line, run)
             if not (lane.gate.paced and self.others(run, lane)):
-                return lane, await lane.gate.enter(tokens)
+                return lane, await lane.gate.enter(tokens, request)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
-                    return lane, await lane.gate.enter(tokens)
+                    return lane, await lane.gate.enter(tokens, request)
             run.shun(lane.number)
 
     def elsewhere(self, run: RowRun, lane: Lane, *, now: bool = False) -> bool:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Self
 
-from batchrun.records import Reply
+from batchrun.records import NO_USAGE, Reply, Request, Usage
 
 
 class FakePermit:
@@ -21,8 +21,9 @@ class FakePermit:
         self.settled: list[int | None] = []
         self._gate = gate
 
-    def settle(self, tokens: int | None) -> None:
+    def settle(self, tokens: int | None, usage: Usage = NO_USAGE) -> None:
         """See ``ports.Permit``."""
+        del usage
         if not self.settled:
             self.settled.append(tokens)
 
@@ -62,8 +63,9 @@ class FakeGate:
         self.storm = True
         self.bound_by: str | None = None
 
-    async def enter(self, tokens: int) -> FakePermit:
+    async def enter(self, tokens: int, request: Request | None = None) -> FakePermit:
         """See ``ports.Gate``."""
+        del request
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         if self._is_full:

@@ -85,6 +85,7 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     if pieces := funds.charged(live.get("money")):
         out.append(f"budget: {', '.join(pieces)}")
     out += _controls(live.get("controls"))
+    out += [f"notice: {safe(notice)}" for notice in live.get("notices") or ()]
     if live["bound_by"] is not None:
         out.append(f"bound by {BOUND[live['bound_by']]}")
     if len(live["endpoints"]) > 1:

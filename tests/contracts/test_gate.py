@@ -317,7 +317,7 @@ class GateContract:
             await asyncio.gather(*(watch.exchange(n) for n in range(8)))
             return watch
 
-        assert run_virtual(play()).moments_s == pytest.approx([0] * 4 + [1] * 4)
+        assert run_virtual(play()).moments_s == pytest.approx([0] * 4 + [1] * 4, abs=1e-3)
 
     def test_a_probe_that_is_given_up_makes_room_for_another(self):
         """A cancelled probe, or one that failed on our side, is not waited for."""
@@ -392,7 +392,9 @@ class TestRates:
         assert watch.order == sorted(watch.order)
 
     def test_the_token_rate_holds(self):
-        """Over any while, tokens charged stay within the rate and one second's worth."""
+        """In any window, tokens charged stay within the rate and one request; in the long run,
+        all but a few per cent of the rate is used.
+        """
 
         async def play():
             watch = Watch(_endpoint(64, tpm=6000))  # 100 a second
@@ -404,8 +406,8 @@ class TestRates:
         watch = run_virtual(play())
         for window_s in (0.0, 1.0, 5.0, 10.0):
             most = _in_any_window(watch.moments_s, window_s)
-            assert most * 30 <= 100 + 100 * window_s + 30
-        assert watch.moments_s[-1] == pytest.approx((60 * 30 - 100) / 100, abs=0.5)
+            assert most * 30 <= 100 * window_s + 30
+        assert watch.moments_s[-1] == pytest.approx(60 * 30 / 100, rel=0.02)
 
     def test_what_was_not_used_comes_back_and_wakes_who_waits(self):
         """A refund lets the next in line in at once, not when its estimate would have been due."""
@@ -413,12 +415,12 @@ class TestRates:
         async def play():
             watch = Watch(_endpoint(8, tpm=60_000))  # 1,000 a second
             await asyncio.gather(
-                watch.exchange("first", takes_s=0.1, tokens=1000, used=0),
-                watch.exchange("next", tokens=1000, used=1000),
+                watch.exchange("first", takes_s=1.0, tokens=3000, used=0),
+                watch.exchange("next", tokens=900, used=900),
             )
             return watch
 
-        assert run_virtual(play()).moments_s == pytest.approx([0, 0.1])
+        assert run_virtual(play()).moments_s == pytest.approx([0, 1.0])
 
     def test_a_refund_comes_once(self):
         """Settling again changes nothing."""
@@ -432,7 +434,7 @@ class TestRates:
             await asyncio.gather(*(watch.exchange(n, tokens=1000) for n in range(2)))
             return watch
 
-        assert run_virtual(play()).moments_s == pytest.approx([0, 1])
+        assert run_virtual(play()).moments_s == pytest.approx([1, 2], rel=0.05)
 
     def test_more_than_estimated_is_a_debt(self):
         """Tokens used beyond the estimate are waited for by those who come after."""
@@ -443,8 +445,8 @@ class TestRates:
             await watch.exchange("next", tokens=1000)
             return watch
 
-        # The balance is 4,900 short of nothing when it is settled, and refills 1,000 a second.
-        assert run_virtual(play()).moments_s[1] == pytest.approx(5.0, abs=0.01)
+        # 5,000 are owed and 1,000 wanted; some 1,000 a second come in.
+        assert run_virtual(play()).moments_s[1] == pytest.approx(6.0, rel=0.05)
 
     def test_larger_than_the_limit_waits_for_a_full_budget(self):
         """A request beyond the limit goes out on a full balance, and nobody overtakes it."""
@@ -459,7 +461,7 @@ class TestRates:
 
         watch = run_virtual(play())
         assert watch.order == [0, 1, 2, 3]
-        assert watch.moments_s == pytest.approx([0, 0.5, 3.6, 3.7], abs=0.01)
+        assert watch.moments_s == pytest.approx([0, 1.5, 4.6, 4.7], rel=0.05)
 
     def test_cancelled_waiters_give_their_tokens_back(self):
         """Who gives up at the request rate had been charged tokens: they are there again."""
@@ -629,7 +631,7 @@ class TestCoolDown:
                 gate.cool_down(None, sent_at_s=loop.time())
                 waits.append(gate.cooling_s)
                 await asyncio.sleep(waits[-1] + 1)
-            gate.settle(1, 1)
+            gate.settle(None, 1)
             gate.cool_down(None, sent_at_s=loop.time())
             waits.append(gate.cooling_s)
             return waits
@@ -707,7 +709,7 @@ class TestCoolDown:
         """
         told = []
         for reply in replies:
-            gate.settle(1, 1 if reply == "a" else 0)
+            gate.settle(None, 1 if reply == "a" else 0)
             if reply == "r":
                 now_s = asyncio.get_running_loop().time()
                 told.append(gate.cool_down(wait_s, sent_at_s=now_s, **more))

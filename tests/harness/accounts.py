@@ -176,10 +176,11 @@ class Accounts:
                 assert place < now.exchanges, f"row {row} was sent again after its outcome"
 
     def _tokens_paced(self, exchanges: Sequence[Exchange], per_s: float) -> None:
-        """Refused requests are given back, so they count until then: at most what was out."""
+        """Refused requests are given back, so they count until then, and answers may be longer than
+        expected: at most what was out.
+        """
         largest = max(exchange.tokens for exchange in exchanges)
-        refused = [exchange for exchange in exchanges if not exchange.kept]
-        slack = largest * (1 + (self.server.in_flight_max if refused else 0))
+        slack = largest * (1 + self.server.in_flight_max)
         events = [(e.started_s, float(e.tokens)) for e in exchanges if e.kept]
         _paced(events, per_s, max(1.0, per_s) + slack, "tokens")
 

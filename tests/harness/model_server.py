@@ -84,7 +84,8 @@ _NEVER_SENT = ("connect", "dns", "tls")
 @dataclass(slots=True)
 class Exchange:
     """One exchange as the server saw it. ``result`` is a status, the kind of a fault, or
-    ``cancelled``; None while it is out. ``text`` is what a completion said.
+    ``cancelled``; None while it is out. ``tokens`` are those that it used, and the estimate where
+    that is not known; ``text`` is what a completion said.
     """
 
     row: int
@@ -197,10 +198,12 @@ class ServerTransport:
             answer = fault("timeout")
         elif spell is None:
             exchange.text = f"answer {len(self._server.exchanges)} to {exchange.request_hash[:12]}"
+            completion_tokens = dice.randrange(1, 20)
+            exchange.tokens = PROMPT_TOKENS + completion_tokens
             body = completion_body(
                 exchange.text,
                 prompt_tokens=PROMPT_TOKENS,
-                completion_tokens=dice.randrange(1, 20),
+                completion_tokens=completion_tokens,
                 id=f"chatcmpl-{exchange.started_us}-{exchange.row}",
             )
             answer = Reply(200, {}, body)

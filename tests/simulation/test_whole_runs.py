@@ -114,8 +114,8 @@ def test_everything_fails_alike_for_a_while(folder, kind, death):
 def _permit_given_back_early(monkeypatch):
     enter = EndpointGate.enter
 
-    async def entered(gate, tokens):
-        permit = await enter(gate, tokens)
+    async def entered(gate, tokens, request=None):
+        permit = await enter(gate, tokens, request)
         gate.release()
         return permit
 

@@ -56,6 +56,7 @@ KEYS = {
         "What `batchrun ctl` set in this session, by key: the latest values. Null if it set "
         "nothing."
     ),
+    "notices": "What the run has told its user in this session; the latest may be missing.",
     "pid": "The process id.",
     "host": "The machine that the process runs on.",
     "updated_at": "When the file was written, UTC; about twice a second.",

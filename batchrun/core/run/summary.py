@@ -91,6 +91,9 @@ KEYS: Mapping[str, str] = {
     "projected.low_usd": "The lower end of the 90% interval. Null below 30 finished rows.",
     "projected.high_usd": "The upper end of the 90% interval. Null below 30 finished rows.",
     "projected.pending_cost_usd": "The share of `projected.cost_usd` that is still to be spent.",
+    "notices": (
+        "What the latest session that sent something told its user on stderr: a list of texts."
+    ),
     "started_at": "When the first session began, UTC.",
     "ended_at": "When the last session ended, UTC.",
     "wall_s": "Wall-clock seconds, summed over all sessions.",
@@ -163,6 +166,7 @@ def build(
     reuses: bool = False,
     run: str | None = None,
     controls: Sequence[Mapping[str, Any]] = (),
+    notices: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
@@ -197,6 +201,7 @@ def build(
         "endpoints": totals.by_endpoint(),
         "budget": dict(budget),
         "projected": _projected(projected if pending else None),
+        "notices": list(notices),
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),

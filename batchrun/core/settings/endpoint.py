@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from batchrun.core.settings import commands
+from batchrun.core.settings.charge import Charge
 from batchrun.core.settings.presets import KEY_SOURCES, one_source_of_key
 from batchrun.core.settings.providers import AUTHORIZATION, SIMULATOR, Provider, provider_named
 from batchrun.core.settings.table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_URL, DEFAULT_KEY
@@ -24,6 +25,7 @@ class Endpoint:
     """Where requests go and how fast. The key is not in here; ``api_key_env`` is None where no
     variable belongs to the provider.
 
+    ``charge`` is how it charges its token limit; None: that is learned.
     ``models`` has the names of the models it serves, as rows know them and as it does; None: it
     serves any.
     """
@@ -42,6 +44,7 @@ class Endpoint:
     client_cert: str | None = None
     client_key: str | None = None
     api_key_header: str = AUTHORIZATION
+    charge: Charge | None = None
     models: Mapping[str, str] | None = None
     weight: float = 1.0
     keepalive_s: float = 30.0
@@ -70,6 +73,7 @@ class Endpoint:
             "concurrency": self.concurrency,
             "rpm": self.rpm,
             "tpm": self.tpm,
+            "charge": self.charge,
             "models": None if self.models is None else dict(self.models),
             "weight": self.weight,
             "keepalive_s": self.keepalive_s,
@@ -111,6 +115,7 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
         concurrency=AUTO_CONCURRENCY if concurrency == "auto" else concurrency,
         rpm=value["endpoint.rpm"],
         tpm=value["endpoint.tpm"],
+        charge=_charge(preset, value["endpoint.charge"]),
         ca_file=value["endpoint.ca_file"],
         client_cert=value["endpoint.client_cert"],
         client_key=value["endpoint.client_key"],
@@ -199,6 +204,12 @@ def _variable(preset: Provider | None) -> str | None:
     if preset is None:
         return DEFAULT_KEY
     return preset.keys[0].name if preset.keys else None
+
+
+def _charge(preset: Provider | None, given: str | None) -> Charge | None:
+    if given is not None:
+        return Charge(given)
+    return None if preset is None else preset.charge
 
 
 def _key_header(preset: Provider | None, variable: str | None) -> str:

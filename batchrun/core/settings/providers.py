@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from batchrun.core.settings.charge import Charge
 from batchrun.errors import UsageError
 
 AUTHORIZATION = "Authorization"
@@ -37,7 +38,8 @@ class Provider:
     ``base_url`` is None where the user's own address is a part of it. ``keys`` are tried in their
     order; ``key_needed`` says that nothing works without one. ``url_variables`` name another base
     URL, the first that is set. ``starts_with`` is the command that starts a local server.
-    ``limit`` is the name of the parameter that limits an answer's tokens.
+    ``limit`` is the name of the parameter that limits an answer's tokens. ``charge`` is the rule by
+    which a request is charged to the token limit; None: unknown, to be learned.
     ``lists_models`` is False where ``GET /models`` names something other than what ``model`` takes.
     ``remark`` is a sentence for people, ``source`` where the facts were read.
     """
@@ -53,6 +55,7 @@ class Provider:
     starts_with: str | None = None
     lists_models: bool = True
     limit: str = "max_tokens"
+    charge: Charge | None = None
 
     @property
     def key_header(self) -> str:
@@ -103,9 +106,10 @@ PROVIDERS: tuple[Provider, ...] = (
             "Newer models take `max_completion_tokens` only, and refuse a `temperature` other than "
             "the default. An unknown parameter is an error."
         ),
-        source="openai-openapi 2.3.0; openai-python 3.54",
+        source="openai-openapi 2.3.0; openai-python 3.54; its guide on rate limits",
         url_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
         limit=NEWER_LIMIT,
+        charge=Charge.MAX,
     ),
     Provider(
         "azure",
@@ -120,10 +124,11 @@ PROVIDERS: tuple[Provider, ...] = (
             "The model is the deployment's name. A date in OPENAI_API_VERSION means deployment "
             "URLs, where the deployment stands in the URL and `model` of a row is ignored."
         ),
-        source="openai-python 3.54; Microsoft's page on the v1 API",
+        source="openai-python 3.54; Microsoft's pages on the v1 API and on quota",
         url_variables=("AZURE_OPENAI_ENDPOINT",),
         lists_models=False,
         limit=NEWER_LIMIT,
+        charge=Charge.SUM,
     ),
     Provider(
         "deepseek",
@@ -183,7 +188,8 @@ PROVIDERS: tuple[Provider, ...] = (
             "Errors are JSON arrays; streamed tool calls have no index. Google's own parameters "
             "go into a field that is itself called `extra_body` (see docs/providers.md)."
         ),
-        source="ai.google.dev/gemini-api/docs/openai",
+        source="ai.google.dev/gemini-api/docs: openai, rate-limits",
+        charge=Charge.INPUT,
     ),
     Provider(
         "mistral",

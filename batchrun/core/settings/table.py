@@ -501,6 +501,16 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "endpoint",
+        "charge",
+        "choice",
+        None,
+        "What the server charges to its token limit for a request: sum, prompt plus max_tokens; "
+        "max, the larger of the two; input, the prompt alone; real, the tokens used (default: as "
+        "the provider is known to, else learned).",
+        choices=("sum", "max", "input", "real"),
+    ),
+    Setting(
+        "endpoint",
         "models",
         "models",
         None,

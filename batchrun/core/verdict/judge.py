@@ -29,6 +29,7 @@ from batchrun.core.stream.fold import fold
 from batchrun.core.verdict import trail as words
 from batchrun.core.verdict.rules import (
     CODES,
+    PAUSED_S_MAX,
     REFUSED_S_MAX,
     RULES,
     STATUS_OF_NAME,
@@ -333,11 +334,13 @@ def _as_told(
         action = Action.AGAIN
         said.append(words.TOLD_TO_RETRY)
     wait_s, wait_s_max = signal.wait_s, circumstances.wait_s_max
+    refused_s_max = max(REFUSED_S_MAX, 3 * wait_s_max)
     if action is Action.PAUSE:
         action = Action.STOP if wait_s is None else Action.THROTTLE
+        refused_s_max = max(PAUSED_S_MAX, 3 * (wait_s or 0.0))
     if wait_s is not None and wait_s > wait_s_max and action in _REPEATING:
         return Action.STOP, [*said, words.WAIT_TOO_LONG]
-    if action is Action.THROTTLE and circumstances.refused_s > max(REFUSED_S_MAX, 3 * wait_s_max):
+    if action is Action.THROTTLE and circumstances.refused_s > refused_s_max:
         return Action.STOP, [*said, words.REFUSED_TOO_LONG]
     return action, said
 

@@ -64,7 +64,9 @@ ACTIONS: Mapping[Action, str] = {
         "nothing but refusals (three times `--max-wait`, if that is longer) the run stops."
     ),
     Action.PAUSE: (
-        "*throttle* if the server names a wait of at most `--max-wait`, otherwise *stop*."
+        "*throttle* if the server names a wait of at most `--max-wait`, otherwise *stop*. After "
+        "five minutes of nothing but refusals (three times the named wait, if that is longer) the "
+        "run stops."
     ),
     Action.FREE: "Retries the row at once. Does not count as an attempt.",
     Action.AGAIN: (
@@ -142,6 +144,9 @@ FAULTS: Mapping[str, str] = {
 REFUSED_S_MAX = 3600.0
 """After so many seconds of nothing but refusals the run stops, or after three times the longest
 wait if that is more: throttling costs a row nothing, and would otherwise go on for ever."""
+PAUSED_S_MAX = 300.0
+"""The same where the refusal names a limit of a day or longer, or three times the wait that it
+asks for. Gemini asks to come back in half a minute all day long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from batchrun.core.verdict.judge import Verdict
 
 _ADVICE = {
@@ -15,14 +17,29 @@ _ADVICE = {
     "connection": "check the host in the base URL",
 }
 
+_WAIT_S_MAX = 366 * 86400.0
+"""A wait beyond that has no date: it is not meant, and the calendar ends."""
 
-def stop_message(verdict: Verdict, http_status: int | None, wait_s_max: float) -> str:
-    """What an exchange stopped the run for. ``wait_s_max`` is the longest wait waited out."""
+
+def stop_message(
+    verdict: Verdict, http_status: int | None, wait_s_max: float, now_us: int | None = None
+) -> str:
+    """What an exchange stopped the run for. ``wait_s_max`` is the longest wait waited out, and
+    ``now_us`` the time, where the message is to say when the wait will be over.
+    """
     status = f"HTTP {http_status}" if http_status else (verdict.code or "")
     if verdict.wait_s is not None and verdict.wait_s > wait_s_max:
         return (
-            f"the server asks to come back in {verdict.wait_s:.0f} s ({status}), longer than "
-            f"--max-wait: {verdict.message}"
+            f"the server asks to come back in {verdict.wait_s:.0f} s{_at(verdict.wait_s, now_us)} "
+            f"({status}), longer than --max-wait: {verdict.message}"
         )
     advice = _ADVICE.get(verdict.error_class or "", "see the message")
     return f"{verdict.error_class} ({status}): {verdict.message}; {advice}"
+
+
+def _at(wait_s: float, now_us: int | None) -> str:
+    """When a wait will be over, to the minute, never too early."""
+    if now_us is None or not wait_s < _WAIT_S_MAX:
+        return ""
+    over = datetime.fromtimestamp(now_us / 1e6 + wait_s + 59, UTC)
+    return f", at {over:%Y-%m-%dT%H:%MZ}"

@@ -73,6 +73,8 @@ class Snapshot:
     """Rows of this session that took an answer of another run; they are among ``ok``."""
     controls: dict[str, Any] | None = None
     """What ``batchrun ctl`` set in this session, the latest values."""
+    notices: tuple[str, ...] = ()
+    """What the user was told so far."""
 
     @property
     def done(self) -> int:
@@ -157,6 +159,7 @@ class Monitor:
                 stopping=self._switch.stopping,
             ),
             endpoints=tuple(map(_look, self._lanes, each_per_s)),
+            notices=tuple(tally.told),
         )
 
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from batchrun.engine.observe.monitor import Monitor, Snapshot
-from batchrun.engine.session.tally import Tally
+from batchrun.engine.session.tally import TOLD_MAX, Tally
 from batchrun.ports import Observer
 
 SAMPLE_S = 0.5
@@ -44,8 +44,12 @@ class Watching:
 
     def tell(self) -> None:
         """Say what is new and was not said yet."""
+        told = self._tally.told
         while self._tally.notices:
-            self._say(self._tally.notices.popleft())
+            notice = self._tally.notices.popleft()
+            if notice not in told and len(told) < TOLD_MAX:
+                told.append(notice)
+            self._say(notice)
 
     def _show(self, snapshot: Snapshot) -> None:
         self.tell()

@@ -11,7 +11,8 @@ The request rate is aiolimiter's leaky bucket with a short window: a bucket of a
 a minute's worth of requests burst against servers that enforce by the second. Tokens need more
 than it offers (refunds, debts, requests above the limit), so their budget is a signed balance.
 
-What the server tells of its limits is kept beside the user's: the tighter one counts.
+What the server tells of its limits is kept beside the user's: the tighter one counts. What a
+request costs of them in tokens is reckoned in ``token_costs.py``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self
 
-from batchrun.engine.pace.allowance import Allowance
+from batchrun.core.settings.charge import Charge
 from batchrun.engine.pace.cool_down import SPREAD_S_MAX, CoolDown
 from batchrun.engine.pace.probing import Probing
 from batchrun.engine.pace.server_limits import LimitsTold
+from batchrun.engine.pace.token_budget import TokenBudget
+from batchrun.engine.pace.token_costs import Asked, TokenCosts
 from batchrun.ports import Clock
+from batchrun.records import NO_USAGE, Request, Usage
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
@@ -36,36 +40,33 @@ WINDOW_S = 0.1
 """Shortest window of the request rate. Told 12,000 per minute, a server that enforces 200 a second
 rejected 3,413 of 4,000 requests with a 60 s window, 34 with 1 s and none with 0.1 s."""
 
-
 UNBOUND = 1e12
-"""Tokens per second for those who wait by a limit that was lifted."""
+"""Tokens per minute for those who wait by a limit that was lifted."""
 
 
 class EndpointPermit:
     """See ``ports.Permit``."""
 
-    __slots__ = ("_charged", "_gate", "_settled", "_tokens", "probe", "queue_s")
+    __slots__ = ("_asked", "_gate", "_settled", "probe", "queue_s")
 
     def __init__(
         self,
         gate: EndpointGate,
-        tokens: int,
-        charged: float,
+        asked: Asked | None,
         queue_s: float,
         probe: bool = False,  # noqa: FBT001, FBT002 - made for every exchange
     ) -> None:
         self._gate = gate
-        self._tokens = tokens
-        self._charged = charged
+        self._asked = asked
         self._settled = False
         self.queue_s = queue_s
         self.probe = probe
 
-    def settle(self, tokens: int | None) -> None:
-        """Say what the exchange cost; None: unknown, the estimate stands."""
+    def settle(self, tokens: int | None, usage: Usage = NO_USAGE) -> None:
+        """See ``ports.Permit``."""
         if not self._settled:
             self._settled = True
-            self._gate.settle(self._tokens, tokens, self._charged)
+            self._gate.settle(self._asked, tokens, usage)
 
     def __enter__(self) -> Self:
         return self
@@ -97,8 +98,12 @@ class EndpointGate:
         clock: Clock,
         dice: Dice,
         host: str = "",
+        charge: Charge | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``host`` is the server's name, by which some of its headers are understood."""
+        """``host`` is the server's name, by which some of its headers are understood; ``charge``
+        how it charges tokens, None where that is to be learned; ``say`` gets notices for the user.
+        """
         self._clock = clock
         self._dice = dice
         self.concurrency = concurrency
@@ -108,12 +113,13 @@ class EndpointGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
         self._queueing = 0  # those in front of the door and in it
-        self._budget = Allowance(tpm, clock.now_s) if tpm is not None else None
         self.rpm, self.tpm = rpm, tpm
+        self._costs = TokenCosts(clock.now_s, charge, say)
+        self._budget = None if tpm is None else TokenBudget(tpm, clock.now_s)
         self._limiter = None if rpm is None else _limiter(rpm)
         self._rate_wait: asyncio.Timeout | None = None  # of the one in the door
         self._paced = self._budget is not None or self._limiter is not None
-        self.limits = LimitsTold(clock, host)
+        self.limits = LimitsTold(clock, self._costs, host)
         self._pacing = self.limits.pacing
         self.heard = self.limits.heard
         """See ``ports.Gate``."""
@@ -127,7 +133,7 @@ class EndpointGate:
         self.waiting_for: str | None = None
         self.changed: Callable[[], None] | None = None
 
-    async def enter(self, tokens: int) -> EndpointPermit:
+    async def enter(self, tokens: int, request: Request | None = None) -> EndpointPermit:
         """See ``ports.Gate``."""
         now = began = self._clock.now_s()
         if self._free > 0 and not self._waiting:
@@ -135,17 +141,21 @@ class EndpointGate:
         else:
             await self._permit()
             now = self._clock.now_s()
-        charged = self._pacing.expected(tokens) if self._pacing.active else 0.0
+        asked = self._costs.of(tokens, request) if self._pacing.active else None
         if (
             self._calm
             and not self._queueing
-            and (not self._pacing.active or self._pacing.try_take(charged))
+            and (asked is None or self._pacing.try_take(asked.cost))
         ):
-            return EndpointPermit(self, tokens, charged, now - began)
+            if asked is not None:
+                self._costs.passed(waited=False)
+            return EndpointPermit(self, asked, now - began)
         self._queueing += 1
         try:
             async with self._door:
-                probe = await self._pass(tokens, charged)
+                if self._budget is not None or self._pacing.active:
+                    asked = self._costs.of(tokens, request)  # by what was learned meanwhile
+                probe = await self._pass(asked)
         except BaseException:
             self.release()
             raise
@@ -154,7 +164,7 @@ class EndpointGate:
             self.waiting_for = None
             self._look_whether_calm()
             self._tell()
-        return EndpointPermit(self, tokens, charged, self._clock.now_s() - began, probe)
+        return EndpointPermit(self, asked, self._clock.now_s() - began, probe)
 
     async def _permit(self) -> None:
         """Wait in line for a permit; whoever gives one back hands it over."""
@@ -222,11 +232,11 @@ class EndpointGate:
         self.tpm = tpm
         budget = self._budget
         if budget is not None:
-            budget.set_rate(UNBOUND if tpm is None else tpm / 60)
+            budget.set_per_min(UNBOUND if tpm is None else tpm)
         if tpm is None:
             self._budget = None
         elif budget is None:
-            self._budget = Allowance(tpm, self._clock.now_s)
+            self._budget = TokenBudget(tpm, self._clock.now_s)
         self._rates_changed()
 
     def _rates_changed(self) -> None:
@@ -274,11 +284,11 @@ class EndpointGate:
             and self._cooling.until_s <= self._clock.now_s()
         )
 
-    async def _pass(self, tokens: int, charged: float) -> bool:
+    async def _pass(self, asked: Asked | None) -> bool:
         """Wait for everything but the permit; returns whether this one is the probe."""
         probe = await self._open_or_probe()
         try:
-            await self._paced_turn(tokens, charged)
+            await self._paced_turn(asked)
         except BaseException:
             if probe:
                 self.probe_over()
@@ -302,19 +312,24 @@ class EndpointGate:
                     await self._reopened.wait()
         return False
 
-    async def _paced_turn(self, tokens: int, charged: float) -> None:
+    async def _paced_turn(self, asked: Asked | None) -> None:
         await self._cooled()
-        if self._budget is not None:
+        budget, waited = self._budget if asked is not None else None, False
+        if budget is not None and asked is not None:
             self.waiting_for = "tpm"
-            await self._budget.take(tokens)
+            waited = not budget.try_take(asked.cost.total)
+            if waited:
+                await budget.take(asked.cost.total)
         paced = False
         try:
             if self._limiter is not None:
                 self.waiting_for = "rpm"
                 await self._rate_turn()
-            if self._pacing.active:
+            if asked is not None and self._pacing.active:
                 self.waiting_for = "limits"
-                await self._pacing.take(charged)
+                if not self._pacing.try_take(asked.cost):
+                    waited = waited or self._pacing.short_of_tokens
+                    await self._pacing.take(asked.cost)
                 paced = True
             # A reply may have throttled the endpoint while this one waited for its turn.
             await self._cooled()
@@ -326,11 +341,13 @@ class EndpointGate:
                     break
                 await self._cooled()
         except BaseException:
-            if paced:
-                self._pacing.give_back(charged)
-            if self._budget is not None:
-                self._budget.give(tokens)
+            if asked is not None and paced:
+                self._pacing.give_back(asked.cost)
+            if asked is not None and budget is not None:
+                budget.give(asked.cost.total)
             raise
+        if asked is not None:
+            self._costs.passed(waited=waited)
 
     async def _rate_turn(self) -> None:
         """Wait by the request rate; where it changes meanwhile, by the new one."""
@@ -349,15 +366,16 @@ class EndpointGate:
             self.waiting_for = "server"
             await self._clock.sleep(left)
 
-    def settle(self, estimate: int, tokens: int | None, charged: float = 0.0) -> None:
-        """Correct an estimate, and what was charged for it, by what was really used."""
+    def settle(self, asked: Asked | None, tokens: int | None, usage: Usage = NO_USAGE) -> None:
+        """Correct what was charged by what was really used."""
         if self._cooling.restless:
             self._cooling.replied(answered=bool(tokens))
-        if tokens is not None:
+        if asked is not None and tokens is not None:
+            real = self._costs.settled(asked, tokens, usage)
             if self._budget is not None:
-                self._budget.give(estimate - tokens)
+                self._budget.give(asked.cost.total - real.total)
             if self._pacing.active:
-                self._pacing.settle(estimate, charged, tokens)
+                self._pacing.settle(asked.cost, real)
 
     @property
     def storm(self) -> bool:
@@ -374,6 +392,8 @@ class EndpointGate:
             for_all=for_all,
         )
         self._calm = self._calm and not everybody
+        if self._budget is not None:
+            self._budget.emptied()
         return everybody
 
     def hold(self, wait_s: float) -> None:

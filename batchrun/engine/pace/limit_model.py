@@ -124,7 +124,7 @@ class Account:
                 self._caution_s = min(CAUTION_S_MAX, 2 * self._caution_s)
             return
         self._empty = self._empty + 1 if limit.left == 0 else 0
-        if self._empty >= EMPTY_MAX and self._size > UNITS_MIN:
+        if self._empty >= EMPTY_MAX and self.size > UNITS_MIN:
             self._doubted_until_s = UNBOUND
         if not self._plenty(now_s) or now_s < self._cautious_until_s:
             self._boost = 1.0
@@ -142,7 +142,7 @@ class Account:
             return limit.even * self._boost
         left, reset_s = limit.left, limit.reset_s
         share, least = MARGIN, LEAST
-        if left is not None and reset_s is not None and self._size >= UNITS_MIN * cost:
+        if left is not None and reset_s is not None and self.size >= UNITS_MIN * cost:
             if not self._renewed_at_once:
                 share = self._level(left, now_s) / LOW
             elif reset_s > age_s:
@@ -150,7 +150,12 @@ class Account:
         return limit.even * max(least, min(MARGIN, share))
 
     @property
-    def _size(self) -> float:
+    def renewed_at_once(self) -> bool:
+        """Whether it is a window, as far as its resets have shown."""
+        return self._renewed_at_once
+
+    @property
+    def size(self) -> float:
         """What the bucket holds when it is full, or the limit of the window."""
         limit = self._limit
         if self._renewed_at_once or limit.left is None or not limit.reset_s:
@@ -160,7 +165,7 @@ class Account:
     def _level(self, left: float, now_s: float) -> float:
         """How full the bucket is now, from 0 to 1."""
         refilled = (now_s - self._at_s) * self._limit.even
-        return min(1.0, (left + refilled) / self._size)
+        return min(1.0, (left + refilled) / self.size)
 
     def _plenty(self, now_s: float) -> bool:
         """Whether the limit looks as if nobody used it."""

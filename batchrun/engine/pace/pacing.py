@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from batchrun.core.reply.limit_dialects import MINUTE_S, REQUESTS, TOKENS
+from batchrun.core.reply.limit_dialects import (
+    INPUT_TOKENS,
+    MINUTE_S,
+    OUTPUT_TOKENS,
+    REQUESTS,
+    TOKENS,
+)
 from batchrun.core.reply.limit_headers import Limits
 from batchrun.engine.pace.allowance import Allowance
+from batchrun.engine.pace.charging import Charging
 from batchrun.engine.pace.limit_model import UNBOUND, Account, Limit, News
+from batchrun.engine.pace.token_costs import Cost
 
 FRESH_S = 0.1
 """For so long a share stands before it is worked out again, unless there is news."""
@@ -16,8 +24,14 @@ REQUESTS_WINDOW_S = 0.05
 TOKENS_WINDOW_S = 0.5
 """Seconds' worth that may go out at once; as lent, it may be twice that (see ``gate.WINDOW_S``)."""
 COST_WEIGHT = 1 / 32
-RATIO_OF = 32
-"""Requests over which it is learned what estimates come to."""
+
+KINDS: Mapping[str, Callable[[Cost], float]] = {
+    REQUESTS: lambda _: 1.0,
+    TOKENS: lambda cost: cost.total,
+    INPUT_TOKENS: lambda cost: cost.prompt,
+    OUTPUT_TOKENS: lambda cost: cost.output,
+}
+"""The kinds of limits that are kept, and what a request costs of each."""
 
 
 class Pace:
@@ -57,7 +71,8 @@ class Pace:
         rate = min(rates, default=UNBOUND)
         self.bound = rate < UNBOUND
         self._fresh_until_s = now_s + FRESH_S
-        self._budget.set_rate(min(rate, 1e15))
+        most = min((account.size for account in self._accounts.values()), default=0.0)
+        self._budget.set_rate(min(rate, 1e15), most=most)
 
     def try_take(self, cost: float) -> bool:
         """Charge a request's cost, if it may go out now."""
@@ -75,6 +90,11 @@ class Pace:
         self._held = True
         return False
 
+    @property
+    def renewed_at_once(self) -> bool:
+        """Whether the first of the limits is a window, as far as is known."""
+        return any(account.renewed_at_once for account in list(self._accounts.values())[:1])
+
     def _covers(self, cost: float) -> bool:
         return not self.bound or self._budget.try_take(cost)
 
@@ -90,89 +110,83 @@ class Pace:
 
 
 class Pacing:
-    """All that is known of an endpoint's limits: requests and tokens.
+    """All that is known of an endpoint's limits: on requests, on tokens, and on tokens of input and
+    of output where they are limited apart.
 
-    Limits of input or output tokens alone do not pace: of a request that waits, only the sum is
-    estimated. Limits of an hour or longer do not either: what they leave may be used up at once.
+    Limits of an hour or longer do not pace: what they leave may be used up at once.
     """
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
+    def __init__(self, now_s: Callable[[], float], charging: Charging | None = None) -> None:
+        """``charging`` is to hear what is left of limits on tokens."""
         self._now_s = now_s
         self._began_s = now_s()
-        self._requests: Pace | None = None
-        self._tokens: Pace | None = None
-        self._ratio = 1.0
-        self._settled = 0
+        self._charging = charging
+        self._paces: dict[str, Pace] = {}
+        self._kept: tuple[tuple[Pace, Callable[[Cost], float]], ...] = ()
         self.active = False
         """Whether a limit was told that could be kept."""
+        self.short_of_tokens = False
+        """Whether the latest request that had to wait did so for tokens."""
 
     def told(self, limits: Limits, *, refused: bool, sent_at_s: float, answers: int) -> None:
         """The limits in the reply to a request that went out at ``sent_at_s``. ``refused`` says
         that it was a refusal (429), ``answers`` how many requests were answered so far.
         """
         news = News(self._now_s(), refused, sent_at_s, held=False, answers=answers)
-        requests, tokens = _kept(limits, REQUESTS), _kept(limits, TOKENS)
-        if requests and self._requests is None:
-            self._requests = Pace(self._now_s, self._began_s, REQUESTS_WINDOW_S)
-        if tokens and self._tokens is None:
-            self._tokens = Pace(self._now_s, None, TOKENS_WINDOW_S)
-        if self._requests is not None:
-            self._requests.told(requests, news)
-        if self._tokens is not None:
-            self._tokens.told(tokens, news)
-        self.active = self._requests is not None or self._tokens is not None
+        for kind in KINDS:
+            found = _kept(limits, kind)
+            pace = self._paces.get(kind)
+            if pace is None:
+                if not found:
+                    continue
+                whole = kind == REQUESTS
+                window_s = REQUESTS_WINDOW_S if whole else TOKENS_WINDOW_S
+                pace = Pace(self._now_s, self._began_s if whole else None, window_s)
+                self._paces[kind] = pace
+                self._kept = tuple((self._paces[kind], KINDS[kind]) for kind in self._paces)
+            pace.told(found, news)
+            if kind == TOKENS and found and not refused and self._charging is not None:
+                first = next(iter(found.values()))
+                self._charging.left(first, news.now_s, renewed_at_once=pace.renewed_at_once)
+        self.active = bool(self._kept)
 
     @property
     def slows(self) -> bool:
         """Whether some limit is believed and kept."""
-        return any(pace is not None and pace.bound for pace in (self._requests, self._tokens))
+        return any(pace.bound for pace, _ in self._kept)
 
-    def expected(self, tokens: int) -> float:
-        """What a request estimated at so many tokens is charged: by what such estimates came to.
-
-        Where a request states no maximum, the estimate may be ten times of what is used, and a
-        few of them would hold a second's worth until they are answered.
-        """
-        return tokens * self._ratio
-
-    def try_take(self, tokens: float) -> bool:
+    def try_take(self, cost: Cost) -> bool:
         """Charge a request, if it may go out now."""
-        requests = self._requests
-        if requests is not None and not requests.try_take(1.0):
-            return False
-        if self._tokens is None or self._tokens.try_take(tokens):
-            return True
-        if requests is not None:
-            requests.give(1.0)
-        return False
+        for number, (pace, of) in enumerate(self._kept):
+            if not pace.try_take(of(cost)):
+                self.short_of_tokens = KINDS[REQUESTS] is not of
+                for taken, share in self._kept[:number]:
+                    taken.give(share(cost))
+                return False
+        return True
 
-    async def take(self, tokens: float) -> None:
-        """Wait until a request of so many tokens may go out, and charge it."""
-        requests = self._requests
-        if requests is not None:
-            await requests.take(1.0)
+    async def take(self, cost: Cost) -> None:
+        """Wait until a request of this cost may go out, and charge it."""
+        taken = []
         try:
-            if self._tokens is not None:
-                await self._tokens.take(tokens)
+            for pace, of in self._kept:
+                amount = of(cost)
+                await pace.take(amount)
+                taken.append((pace, amount))
         except BaseException:
-            if requests is not None:
-                requests.give(1.0)
+            for pace, amount in taken:
+                pace.give(amount)
             raise
 
-    def settle(self, estimate: int, charged: float, used: int) -> None:
-        """Correct what was charged for an estimate by what was really used."""
-        if used > 0 and estimate > 0:
-            self._settled = min(self._settled + 1, RATIO_OF)
-            self._ratio += (used / estimate - self._ratio) / self._settled
-        if self._tokens is not None and charged:
-            self._tokens.give(charged - used)
+    def settle(self, charged: Cost, real: Cost) -> None:
+        """Correct what was charged by what the request really cost. It was a request."""
+        for pace, of in self._kept:
+            pace.give(of(charged) - of(real))
 
-    def give_back(self, tokens: float) -> None:
+    def give_back(self, cost: Cost) -> None:
         """The request does not go out after all."""
-        if self._requests is not None:
-            self._requests.give(1.0)
-        if self._tokens is not None:
-            self._tokens.give(tokens)
+        for pace, of in self._kept:
+            pace.give(of(cost))
 
 
 def _kept(limits: Limits, kind: str) -> dict[str, Limit]:

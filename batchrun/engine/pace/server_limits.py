@@ -6,6 +6,7 @@ from typing import Any
 
 from batchrun.core.reply import limit_headers
 from batchrun.engine.pace.pacing import Pacing
+from batchrun.engine.pace.token_costs import TokenCosts
 from batchrun.ports import Clock
 from batchrun.records import Reply
 
@@ -19,15 +20,18 @@ REFUSED = 429
 class LimitsTold:
     """The limits of one endpoint as it told them last, and the pace that follows from them."""
 
-    def __init__(self, clock: Clock, host: str = "") -> None:
-        """``host`` is the server's name: some headers mean something else at some servers."""
+    def __init__(self, clock: Clock, costs: TokenCosts, host: str = "") -> None:
+        """``costs`` hears of refusals and of what is left. ``host`` is the server's name: some
+        headers mean something else at some servers.
+        """
         self._clock = clock
+        self._charging = costs.charging
         self._host = host
         self._listen_at_s = float("-inf")
         self._answers = 0
         self.last: limit_headers.Limits = ()
         """Empty until something was told; a reply that tells nothing changes nothing."""
-        self.pacing = Pacing(clock.now_s)
+        self.pacing = Pacing(clock.now_s, self._charging)
 
     def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
         """A reply came, to a request that went out at ``sent_at_s``; None: none came."""
@@ -45,8 +49,10 @@ class LimitsTold:
         )
         if told:
             self.last = told
+        refused = reply.status == REFUSED
+        if refused:
+            self._charging.refused(sent_at_s, self._clock.now_s())
         if told or self.pacing.active:
-            refused = reply.status == REFUSED
             self.pacing.told(told, refused=refused, sent_at_s=sent_at_s, answers=self._answers)
         # Where nothing is left, the next reply tells whether that is so.
         used_up = any(window.remaining == 0 for window in told)

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from batchrun.core.cost.projection import Projection, RowCosts, project
 from batchrun.records import Outcome
 
+TOLD_MAX = 100
+"""Notices that are kept for status and summary."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -42,6 +45,8 @@ class Tally:
     """By error class the row that failed with it first, and what was said."""
     notices: deque[str] = field(default_factory=deque)
     """What the user should hear of, until somebody tells."""
+    told: list[str] = field(default_factory=list)
+    """What the user was told of them, each text once: the first ``TOLD_MAX``."""
     bound_s: dict[str, float] = field(default_factory=dict)
     """Seconds the run was held back, by what held it."""
 

@@ -416,6 +416,16 @@ def test_refusals_without_end_stop_the_run():
     assert _judge(500, refused_s=10**6).action is AGAIN
 
 
+@pytest.mark.parametrize(
+    ("wait", "refused_s", "action"),
+    [("30", 299, THROTTLE), ("30", 301, STOP), ("500", 1400, THROTTLE), ("500", 1600, STOP)],
+)
+def test_refusals_by_a_limit_of_a_day_stop_the_run_soon(wait, refused_s, action):
+    """A server that asks to come back in 30 s all day long is believed for minutes, not an hour."""
+    body = {"code": "rate_limit_daily", "message": "m"}
+    assert _judge(429, body, headers={"retry-after": wait}, refused_s=refused_s).action is action
+
+
 def test_a_code_that_is_known_silences_the_type():
     """A type may still read insufficient_quota where the code says something else."""
     verdict = _judge(429, _error("rate_limit_exceeded", "insufficient_quota"))
