@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
-    from batchrun.records import Attempt, Block, Outcome, Reply, Request, Span
+    from batchrun.records import Attempt, Block, Outcome, Reception, Reply, Request, Span
 
 
 class Source(Protocol):
@@ -70,6 +70,14 @@ class Permit(Protocol):
         """Say what the exchange really cost in tokens; 0 gives the estimate back."""
         ...
 
+    def observed(
+        self, reception: Reception, *, sent_at_s: float, latency_s: float, tokens: int | None
+    ) -> None:
+        """Say what became of the exchange, while the permit is held: it went out at ``sent_at_s``
+        (loop time), and its answer has so many completion tokens, if it told.
+        """
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
@@ -80,6 +88,26 @@ class Gate(Protocol):
 
     changed: Callable[[], None] | None
     """Called where somebody may enter sooner than ``ready_in_s`` said."""
+
+    resized: Callable[[int], None] | None
+    """Called with the number of permits once it has changed."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many permits there are."""
+        ...
+
+    def resize(self, concurrency: int) -> None:
+        """Have so many permits from now on. Where more are held, those above that number are
+        withheld once they come back; nobody is cancelled.
+        """
+        ...
+
+    def window(self) -> dict[str, Any] | None:
+        """What was found of the concurrency and the rate that the server takes, as data; None
+        where neither is looked for.
+        """
+        ...
 
     @property
     def load(self) -> float:

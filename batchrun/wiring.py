@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from urllib.parse import urlsplit
 
+from batchrun.adapters.environment import open_files
 from batchrun.core.cost.price_book import PriceBook
 from batchrun.core.settings.bounds import Finished
 from batchrun.core.settings.resolve import Settings
@@ -21,7 +22,7 @@ from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally
 from batchrun.machinery import EndpointAccess
-from batchrun.ports import Clock, Journal
+from batchrun.ports import Clock, Gate, Journal
 
 
 async def attempts(
@@ -52,6 +53,7 @@ async def attempts(
         remarks.add(transport.remark)
         gate = EndpointGate(
             concurrency=endpoint.concurrency,
+            bounds=open_files.within(endpoint, settings),
             rpm=endpoint.rpm,
             tpm=endpoint.tpm,
             clock=clock,
@@ -70,6 +72,7 @@ async def attempts(
                 access.address.url,
             )
         )
+    _follow([way.gate for way in ways], room)
     for remark in filter(None, remarks):
         say(f"warning: {remark}")
     return AttemptLoop(
@@ -92,3 +95,14 @@ async def attempts(
         spending=spending,
         finished=finished if settings.repeated_failure else None,
     )
+
+
+def _follow(gates: Sequence[Gate], room: Room) -> None:
+    """Have the bounds on open rows follow the permits of all gates."""
+
+    def resized(_: int = 0) -> None:
+        room.resize(sum(gate.concurrency for gate in gates))
+
+    for gate in gates:
+        gate.resized = resized
+    resized()

@@ -26,6 +26,7 @@ from batchrun.engine.lane import Lane, Way, lanes_of
 from batchrun.engine.lane_view import Scene, Seen
 from batchrun.engine.open_row import AgainError, LaterError, Phase, RowRun, WithheldError, failed
 from batchrun.engine.pace.gate import Dice
+from batchrun.engine.pace.reception import reception_of
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
 from batchrun.engine.resending import fallback_of, raise_limit, wait_s
@@ -36,11 +37,11 @@ from batchrun.engine.session.tally import Tally
 from batchrun.engine.withholding import Withholding
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Journal, Permit
-from batchrun.records import Attempt, Outcome, Reply
+from batchrun.records import Attempt, Outcome, Reception, Reply
 
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
 _SENDING, _SETTLED = Phase.SENDING, Phase.SETTLED
-_ANSWERED = Sign.ANSWERED
+_ANSWERED, _RECEIVED = Sign.ANSWERED, Reception.ANSWERED
 _new = tuple.__new__  # half the time of a named tuple's own ways
 
 
@@ -219,6 +220,12 @@ class AttemptLoop:
         if reserved is not None and self._spending is not None:
             self._spending.answered(reserved, attempt, exchange, decision.verdict)
         permit.settle(tokens_used(run.request, exchange, decision.verdict))
+        permit.observed(
+            _RECEIVED if decision.action is _DONE else reception_of(decision),
+            sent_at_s=run.sent_at_s,
+            latency_s=latency_s,
+            tokens=attempt.usage.completion_tokens,
+        )
         return attempt
 
     def _latency_s(self, run: RowRun) -> float:

@@ -26,6 +26,11 @@ class FakePermit:
         if not self.settled:
             self.settled.append(tokens)
 
+    def observed(
+        self, reception: object, *, sent_at_s: float, latency_s: float, tokens: int | None
+    ) -> None:
+        """See ``ports.Permit``. It learns nothing."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -55,6 +60,7 @@ class FakeGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._cool_until_s = 0.0
         self.changed: Callable[[], None] | None = None
+        self.resized: Callable[[int], None] | None = None
         self.paced = False
         self.storm = True
         self.bound_by: str | None = None
@@ -106,13 +112,32 @@ class FakeGate:
     def release(self) -> None:
         """A permit is free again: the first in line gets it."""
         self.held -= 1
-        while self._waiting:
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._waiting and self.held < self._concurrency:
             turn = self._waiting.popleft()
             if not turn.done():
                 self._take()
                 turn.set_result(None)
-                return
-        self._tell()
+        if self.held < self._concurrency:
+            self._tell()
+
+    def resize(self, concurrency: int) -> None:
+        """See ``ports.Gate``."""
+        self._concurrency = concurrency
+        self._hand_over()
+        if self.resized is not None:
+            self.resized(concurrency)
+
+    @property
+    def concurrency(self) -> int:
+        """See ``ports.Gate``."""
+        return self._concurrency
+
+    def window(self) -> dict[str, Any] | None:
+        """See ``ports.Gate``. It looks for none."""
+        return None
 
     def _tell(self) -> None:
         if self.changed is not None:

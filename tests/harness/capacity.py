@@ -183,7 +183,7 @@ def knee(at: Callable[[float], int] | int, latency_s: float, power: float = 1.0)
     def latency(in_flight: int, now_s: float, dice: random.Random) -> float:
         most = at if isinstance(at, int) else at(now_s)
         jitter = dice.uniform(0.9, 1.1)
-        return latency_s * jitter * max(1.0, in_flight / most) ** (1 + power)
+        return float(latency_s * jitter * max(1.0, in_flight / most) ** (1 + power))
 
     return latency
 

@@ -1,4 +1,4 @@
-"""Rounds on virtual time, against servers that refuse and tell nothing (``harness.rate_limits``)."""
+"""Rounds on virtual time, against servers that refuse and tell nothing (``harness``)."""
 
 import pytest
 
