@@ -150,8 +150,9 @@ class EndpointGate:
         """See ``ports.Gate``."""
         self.climb = None if bounds is None else Climb(concurrency, *bounds)
         """What finds the concurrency; None where it is given."""
-        self.rounds: Rounds | None = None
-        """What finds the rate; None until the server refuses without telling one."""
+        self.rounds: Rounds | None = Rounds()
+        """What finds the rate; None once the server has told one."""
+        self._refusals = False  # whether the rounds saw any
         if self.climb is not None:
             self.resize(self.climb.window)
 
@@ -360,28 +361,24 @@ class EndpointGate:
                 sent_at_s, self._clock.now_s()
             ):
                 self.resize(climb.window)
-        if turn is not None or reception.refused:
+        if turn is not None:
             self._in_round(reception, turn)
 
-    def _in_round(self, reception: Reception, turn: Turn | None) -> None:
+    def _in_round(self, reception: Reception, turn: Turn) -> None:
         """Have the rounds judge what the server took, and what it refused."""
-        rounds = self.rounds
         if self._pacing.slows:
             self.rounds = None  # the server tells its limits
-            return
+        rounds = self.rounds
         if rounds is None:
-            # What went out before the first refusal was counted by nobody.
-            rounds = self.rounds = Rounds()
-            turn = Turn(None, self.in_flight)
-            if reception is Reception.REFUSED:
-                return
-        if turn is None:
             return
         now_s = self._clock.now_s()
         if reception.refused:
+            self._refusals = True
             rounds.refused(turn, now_s, at_once=reception is Reception.REFUSED_AT_ONCE)
         else:
             rounds.accepted(turn, now_s)
+            if not self._refusals:
+                return
         window, rounds.window = rounds.window, None
         if window is not None:
             self._bounded_by_server(window)
@@ -417,7 +414,7 @@ class EndpointGate:
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
         """See ``ports.Gate``."""
-        if self.rounds is not None and wait_s is None and not for_all:
+        if self.rounds is not None and self._refusals and wait_s is None and not for_all:
             # They say when the next may go; the refused row waits by itself.
             return self._cooling.counted()
         everybody = self._cooling.refused(
@@ -467,7 +464,7 @@ class EndpointGate:
     def window(self) -> dict[str, Any] | None:
         """See ``ports.Gate``."""
         climb, rounds = self.climb, self.rounds
-        if climb is None and rounds is None:
+        if climb is None and (rounds is None or not self._refusals):
             return None
         rate = None if climb is None or climb.goodput is None else climb.goodput
         tokens = None if rate is None or rate.tokens is None else rate.tokens.per_s
@@ -480,6 +477,6 @@ class EndpointGate:
             "rows_per_s": None if rate is None else rate.rows.per_s,
             "tokens_per_s": tokens,
             "cuts": 0 if climb is None else climb.cuts,
-            "pace_state": None if rounds is None else rounds.state.value,
+            "pace_state": None if rounds is None or not self._refusals else rounds.state.value,
             "pace_per_s": None if rounds is None else rounds.pace,
         }
