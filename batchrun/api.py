@@ -127,6 +127,8 @@ class Options(TypedDict, total=False):
     client_key: str | os.PathLike[str]
     headers: Mapping[str, str]
     concurrency: int | Literal["auto"]
+    min_concurrency: int
+    max_concurrency: int
     rpm: float
     tpm: float
     charge: Literal["sum", "max", "input", "real"]

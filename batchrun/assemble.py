@@ -235,7 +235,11 @@ class _Session:
         status = StatusFile(opened.checkpoint / open_run.STATUS)
         self._watching = Watching((status, *observers), self._tally, say, machinery.sample_s)
         self._space = free_space.FreeSpace(
-            settings, opened.journal, opened.parts, self._tally, self._room.permits
+            settings,
+            opened.journal,
+            opened.parts,
+            self._tally,
+            sum(access.endpoint.concurrency_max for access in accesses),
         )
         self._space.require_room()
         self._controls: Controls | None = None

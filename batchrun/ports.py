@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from batchrun.records import NO_USAGE
 
 if TYPE_CHECKING:
-    from batchrun.records import Attempt, Block, Outcome, Reply, Request, ReusedRows, Span, Usage
+    from batchrun.records import (
+        Attempt,
+        Block,
+        Outcome,
+        Reception,
+        Reply,
+        Request,
+        ReusedRows,
+        Span,
+        Usage,
+    )
 
 
 class Source(Protocol):
@@ -78,6 +88,14 @@ class Permit(Protocol):
         """
         ...
 
+    def observed(
+        self, reception: Reception, *, sent_at_s: float, latency_s: float, tokens: int | None
+    ) -> None:
+        """Say what became of the exchange, while the permit is held: it went out at ``sent_at_s``
+        (loop time), and its answer has so many completion tokens, if it told.
+        """
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
@@ -93,6 +111,15 @@ class Gate(Protocol):
     rpm: float | None
     tpm: float | None
     """Requests and tokens per minute that are let in; None: as many as come."""
+
+    resized: Callable[[int], None] | None
+    """Called with the number of permits once it has changed."""
+
+    def window(self) -> dict[str, Any] | None:
+        """What was found of the concurrency and the rate that the server takes, as data; None
+        where neither is looked for.
+        """
+        ...
 
     @property
     def load(self) -> float:
@@ -135,8 +162,8 @@ class Gate(Protocol):
         ...
 
     def resize(self, concurrency: int) -> None:
-        """There are so many permits from now on. Where more are held, nobody enters until enough
-        have come back; none is taken away.
+        """There are so many permits from now on, whatever the server could take. Where more are
+        held, nobody enters until enough have come back; none is taken away.
         """
         ...
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, NamedTuple
 
 JsonObject = dict[str, Any]
@@ -331,3 +332,20 @@ class Span:
     first: int
     last: int | None
     start: Position
+
+
+class Reception(Enum):
+    """How a server received a request, as far as that tells of what it can take."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    REFUSED_AT_ONCE = "refused_at_once"
+    """It was refused, and the server named the requests in flight as the reason."""
+    OVERLOADED = "overloaded"
+    OTHER = "other"
+    """It failed in a way that tells nothing of that, such as a request that is wrong."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server refused it for now."""
+        return self in {Reception.REFUSED, Reception.REFUSED_AT_ONCE}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
+from batchrun.adapters.environment import open_files
 from batchrun.core.cost.price_book import PriceBook
 from batchrun.core.settings.bounds import Finished
 from batchrun.core.settings.resolve import Settings
@@ -22,7 +23,7 @@ from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally
 from batchrun.machinery import EndpointAccess
-from batchrun.ports import Clock, Journal
+from batchrun.ports import Clock, Gate, Journal
 
 
 async def attempts(
@@ -53,6 +54,7 @@ async def attempts(
         remarks.add(transport.remark)
         gate = EndpointGate(
             concurrency=endpoint.concurrency,
+            bounds=open_files.within(endpoint, settings),
             rpm=endpoint.rpm,
             tpm=endpoint.tpm,
             clock=clock,
@@ -73,6 +75,7 @@ async def attempts(
                 access.address.url,
             )
         )
+    _follow([way.gate for way in ways], room)
     for remark in filter(None, remarks):
         say(f"warning: {remark}")
     return AttemptLoop(
@@ -100,3 +103,14 @@ async def attempts(
 def _notice(tally: Tally, endpoint: str | None, text: str) -> None:
     """Have the user told something; of several endpoints, it names the one that it is about."""
     tally.notices.append(text if endpoint is None else f"{endpoint}: {text}")
+
+
+def _follow(gates: Sequence[Gate], room: Room) -> None:
+    """Have the bounds on open rows follow the permits of all gates."""
+
+    def resized(_: int = 0) -> None:
+        room.resize(sum(gate.concurrency for gate in gates))
+
+    for gate in gates:
+        gate.resized = resized
+    resized()

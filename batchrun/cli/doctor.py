@@ -18,6 +18,7 @@ from batchrun.cli.console import exit_codes, print_json, print_message, print_ou
 from batchrun.cli.paths import PATH
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
+from batchrun.core.settings.presets import LIMITS
 from batchrun.core.text.redact import public_url
 
 if TYPE_CHECKING:
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
     from batchrun.core.verdict.diagnosis import Check
 
 TIMEOUT_S = 60.0
-_LIMITS = ("endpoint.concurrency", "endpoint.rpm", "endpoint.tpm")
 _REQUEST = ("request.model", "request.params", "request.stream")
 _ASKED = [
     setting
     for setting in setting_table.TABLE
-    if setting.name in _REQUEST or (setting.section == "endpoint" and setting.name not in _LIMITS)
+    if setting.name in _REQUEST or (setting.section == "endpoint" and setting.name not in LIMITS)
 ]
 
 

@@ -26,6 +26,7 @@ from batchrun.engine.lane import Lane, Way, lanes_of
 from batchrun.engine.lane_view import Scene, Seen
 from batchrun.engine.open_row import AgainError, LaterError, Phase, RowRun, WithheldError, failed
 from batchrun.engine.pace.gate import Dice
+from batchrun.engine.pace.reception import reception_of
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
 from batchrun.engine.resending import fallback_of, raise_limit, wait_s
@@ -36,11 +37,11 @@ from batchrun.engine.session.tally import Tally
 from batchrun.engine.withholding import Withholding
 from batchrun.errors import TransportFault
 from batchrun.ports import Clock, Journal, Permit
-from batchrun.records import Attempt, Outcome, Reply
+from batchrun.records import Attempt, Outcome, Reception, Reply
 
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
 _SENDING, _SETTLED = Phase.SENDING, Phase.SETTLED
-_ANSWERED = Sign.ANSWERED
+_ANSWERED, _RECEIVED = Sign.ANSWERED, Reception.ANSWERED
 _new = tuple.__new__  # half the time of a named tuple's own ways
 
 
@@ -161,18 +162,20 @@ class AttemptLoop:
             seen = _new(Seen, (lane, run, self._scene, self._plain, permit.probe, None))
             decision = decide(exchange, run, seen)
             verdict = decision.verdict
+            latency_s = clock.now_s() - clock.missed_s - run.awake_s
+            prices = self._policy.prices
             attempt = ledger_line(
-                run,
-                lane.name,
-                exchange,
-                decision,
-                permit.queue_s,
-                clock.now_s() - clock.missed_s - run.awake_s,
-                self._policy.prices,
+                run, lane.name, exchange, decision, permit.queue_s, latency_s, prices
             )
             if reserved is not None and self._spending is not None:
                 self._spending.answered(reserved, attempt, exchange, verdict)
             permit.settle(tokens_used(exchange, verdict), verdict.usage)
+            permit.observed(
+                _RECEIVED if decision.action is _DONE else reception_of(decision),
+                sent_at_s=run.sent_at_s,
+                latency_s=latency_s,
+                tokens=attempt.usage.completion_tokens,
+            )
         if decision.error_class == "auth" and lane.renewal.may_help(run, decision):
             seen = seen._replace(key=await self._other_key(lane, run, attempt))
             decision = decide(exchange, run, seen)

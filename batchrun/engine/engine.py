@@ -120,10 +120,7 @@ class Engine:
         Returns normally when the input is done or the switch was thrown; every outcome there is
         is then published. Raises what broke the storage or the input.
         """
-        self._workers = [
-            asyncio.create_task(self._worker(), name=f"worker {number}")
-            for number in range(self._room.permits)
-        ]
+        self._room.resized = self._hire
         feeding = asyncio.create_task(self._feed(spans), name="feed")
         feeding.add_done_callback(self._feed_ended)
         stopping = asyncio.create_task(self._switch.wait(), name="stop")
@@ -138,6 +135,11 @@ class Engine:
         finally:
             mine = (feeding, stopping, broken, ending)
             await cancelled((*mine, *self._workers, *self._retrying, *self._publishing))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further row may be opened: as many are as memory is set aside for."""
+        return self._room.full
 
     # The feed
 
@@ -204,6 +206,8 @@ class Engine:
             self._queue.append(opened)
             if self._idle:
                 self._idle.popleft().set_result(None)
+            elif len(self._workers) < self._room.permits:
+                self._hire_one()
         if not rows:
             self._seal_if_done(shard)
 
@@ -293,6 +297,15 @@ class Engine:
         self._behind = False
 
     # One row
+
+    def _hire_one(self) -> None:
+        name = f"worker {len(self._workers)}"
+        self._workers.append(asyncio.create_task(self._worker(), name=name))
+
+    def _hire(self) -> None:
+        """More rows can be sent at once: those that wait for a worker get one."""
+        for _ in range(min(len(self._queue), self._room.permits - len(self._workers))):
+            self._hire_one()
 
     async def _worker(self) -> None:
         """Take rows through their first exchange, one after the other."""

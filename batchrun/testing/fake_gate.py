@@ -27,6 +27,11 @@ class FakePermit:
         if not self.settled:
             self.settled.append(tokens)
 
+    def observed(
+        self, reception: object, *, sent_at_s: float, latency_s: float, tokens: int | None
+    ) -> None:
+        """See ``ports.Permit``. It learns nothing."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -59,6 +64,7 @@ class FakeGate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._cool_until_s = 0.0
         self.changed: Callable[[], None] | None = None
+        self.resized: Callable[[int], None] | None = None
         self.paced = False
         self.storm = True
         self.bound_by: str | None = None
@@ -121,6 +127,10 @@ class FakeGate:
                 turn.set_result(None)
         self._tell()
 
+    def window(self) -> dict[str, Any] | None:
+        """See ``ports.Gate``. It looks for none."""
+        return None
+
     @property
     def _is_full(self) -> bool:
         return bool(self._paused or self.held >= self.concurrency or self._waiting)
@@ -129,6 +139,8 @@ class FakeGate:
         """See ``ports.Gate``."""
         self.concurrency = concurrency
         self._share_out()
+        if self.resized is not None:
+            self.resized(concurrency)
 
     def pause(self) -> None:
         """See ``ports.Gate``."""

@@ -15,7 +15,7 @@ from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect
 from batchrun.rundir.open_run import STATUS
-from batchrun.views import ending, funds, limits
+from batchrun.views import ending, funds, limits, windows
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 
 
@@ -91,9 +91,12 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     if len(live["endpoints"]) > 1:
         out += map(_endpoint, live["endpoints"])
     for endpoint in live["endpoints"]:
-        told = limits.format_limits(endpoint.get("limits", ()))
-        if told is not None:
-            out.append(told if len(live["endpoints"]) == 1 else f"{safe(endpoint['name'])}: {told}")
+        named = "" if len(live["endpoints"]) == 1 else f"{safe(endpoint['name'])}: "
+        told = (
+            windows.format_window(endpoint.get("window")),
+            limits.format_limits(endpoint.get("limits", ())),
+        )
+        out += [named + line for line in told if line is not None]
     return out
 
 

@@ -53,6 +53,7 @@ BOUND = {
     "server": "the server's throttling",
     "budget": "the budget, which is nearly used up",
     "outage": "an endpoint that is down",
+    "memory": "the memory for open rows",
     "source": "reading the input",
     "cpu": "this machine's CPU",
 }

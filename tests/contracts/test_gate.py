@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from batchrun.engine.pace.gate import EndpointGate
-from batchrun.records import Reply
+from batchrun.records import Reception, Reply
 from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
 from tests.harness.slow import rest_slow
@@ -79,6 +79,44 @@ class GateContract:
 
         watch = run_virtual(play())
         assert watch.inside_max == 3 and len(watch.entered) == 100
+
+    def test_fewer_permits_withhold_those_that_come_back(self):
+        """Nobody is cancelled: whoever is inside stays, and nobody follows until there is room."""
+
+        async def play():
+            watch = Watch(self.gate(4))
+            async with asyncio.TaskGroup() as group:
+                for n in range(12):
+                    group.create_task(watch.exchange(n, takes_s=1.0))
+                await asyncio.sleep(0.5)
+                assert watch.inside == 4
+                watch.gate.resize(1)
+                assert watch.gate.concurrency == 1
+                assert watch.inside == watch.gate.in_flight == 4
+                watch.inside_max = 0
+                await asyncio.sleep(1.0)
+                assert watch.inside == watch.inside_max == 1
+            assert sorted(watch.order) == list(range(12))
+
+        run_virtual(play())
+
+    def test_more_permits_let_those_in_line_in(self):
+        """They enter at once, in their order."""
+
+        async def play():
+            watch, told = Watch(self.gate(1)), []
+            watch.gate.resized = told.append
+            async with asyncio.TaskGroup() as group:
+                for n in range(6):
+                    group.create_task(watch.exchange(n, takes_s=10.0))
+                await asyncio.sleep(1)
+                watch.gate.resize(4)
+                await asyncio.sleep(1)
+                assert watch.order == [0, 1, 2, 3]
+                assert watch.gate.ready_in_s > 0
+            assert told == [4]
+
+        run_virtual(play())
 
     def test_first_come_first_served(self):
         """Permits are given in the order they were asked for, whatever their size."""
@@ -814,3 +852,133 @@ class TestCoolDown:
         assert run_virtual(play(lambda: _endpoint(16, rpm=60))) == "rpm"
         assert run_virtual(play(lambda: _endpoint(16, tpm=60), tokens=50)) == "tpm"
         assert run_virtual(play(cooling)) == "server"
+
+
+def _answer(permit, *, latency_s=0.1, tokens=10, reception=Reception.ANSWERED):
+    now_s = asyncio.get_running_loop().time()
+    permit.observed(reception, sent_at_s=now_s - latency_s, latency_s=latency_s, tokens=tokens)
+
+
+class TestAdaptiveGate:
+    """What the endpoint's gate does with its climb and its rounds."""
+
+    def test_the_window_follows_what_the_server_delivers(self):
+        """A server that works on four at a time gets about as many, and no row waits for ever."""
+
+        async def play():
+            gate = EndpointGate(
+                concurrency=64, bounds=(1, 1024), rpm=None, tpm=None,
+                clock=VirtualClock(), dice=random.Random(1),
+            )  # fmt: skip
+            slots, sizes = asyncio.Semaphore(4), []
+            gate.resized = sizes.append
+
+            async def row():
+                with await gate.enter(1) as permit:
+                    began_s = asyncio.get_running_loop().time()
+                    async with slots:
+                        await asyncio.sleep(0.1)
+                    now_s = asyncio.get_running_loop().time()
+                    permit.observed(
+                        Reception.ANSWERED,
+                        sent_at_s=began_s, latency_s=now_s - began_s, tokens=10,
+                    )  # fmt: skip
+
+            await asyncio.gather(*(row() for _ in range(6000)))
+            return gate, sizes
+
+        gate, sizes = run_virtual(play())
+        assert 3 <= gate.concurrency <= 5, sizes
+        assert gate.in_flight == 0
+        found = gate.window()
+        assert found["rows_per_s"] == pytest.approx(40, rel=0.3)
+        assert (found["low"], found["high"], found["pace_per_s"]) == (1, 1024, None)
+
+    def test_refusals_without_a_limit_come_to_a_pace(self):
+        """A bucket of twenty a second that tells nothing: it is used, and rarely exceeded."""
+
+        async def play():
+            loop = asyncio.get_running_loop()
+            gate = _endpoint(64)
+            level, last_s, taken, refused = 20.0, loop.time(), [], []
+
+            async def row():
+                nonlocal level, last_s
+                while True:
+                    with await gate.enter(1) as permit:
+                        now_s = loop.time()
+                        level, last_s = min(20.0, level + 20 * (now_s - last_s)), now_s
+                        good = level >= 1
+                        level -= good
+                        await asyncio.sleep(0.3 if good else 0.03)
+                        permit.settle(1 if good else 0)
+                        _answer(
+                            permit,
+                            reception=Reception.ANSWERED if good else Reception.REFUSED,
+                        )
+                    (taken if good else refused).append(loop.time() - START_S)
+                    if good:
+                        return
+                    gate.cool_down(None, sent_at_s=now_s)
+                    await asyncio.sleep(1)
+
+            await asyncio.gather(*(row() for _ in range(4000)))
+            return gate, taken, refused
+
+        gate, taken, refused = run_virtual(play())
+        assert taken[-1] < 1.1 * 4000 / 20
+        assert sum(at_s > 100 for at_s in refused) < 0.05 * len(taken)
+        assert gate.window()["pace_per_s"] == pytest.approx(20, rel=0.15)
+
+    def test_a_bound_on_what_is_in_flight_resizes_it(self):
+        """A refusal that names it does so at once; bounds of the user hold all the same."""
+
+        async def play(bounds, in_flight):
+            gate = EndpointGate(
+                concurrency=64, bounds=bounds, rpm=None, tpm=None,
+                clock=VirtualClock(), dice=random.Random(1),
+            )  # fmt: skip
+            permits = [await gate.enter(1)]
+            _answer(permits[0], reception=Reception.REFUSED)
+            permits += [await gate.enter(1) for _ in range(in_flight - 1)]
+            _answer(permits[-1], reception=Reception.REFUSED_AT_ONCE)
+            return gate.concurrency
+
+        assert run_virtual(play((1, 1024), 9)) == 8
+        assert run_virtual(play(None, 9)) == 8
+        assert run_virtual(play((20, 1024), 9)) == 20
+
+    def test_a_request_that_is_given_up_does_not_hold_the_rounds(self):
+        """A cancelled exchange leaves its round, which is judged without it."""
+
+        async def play():
+            gate = _endpoint(64)
+            with await gate.enter(1) as permit:
+                _answer(permit, reception=Reception.REFUSED)
+            for _ in range(40):
+                with await gate.enter(1):
+                    await asyncio.sleep(0.05)
+            return gate.rounds
+
+        rounds = run_virtual(play())
+        assert all(not of.over for of in rounds._open)
+
+    def test_limits_that_are_told_take_precedence(self):
+        """Where headers pace, refusals do not."""
+        headers = {"x-ratelimit-limit-requests": "600", "x-ratelimit-remaining-requests": "599",
+                   "x-ratelimit-reset-requests": "100ms"}  # fmt: skip
+
+        async def play():
+            gate = _endpoint(64)
+            for _ in range(3):
+                with await gate.enter(1) as permit:
+                    sent_at_s = asyncio.get_running_loop().time()
+                    await asyncio.sleep(1)
+                    _answer(permit)
+                gate.heard(Reply(200, headers, b"", None), sent_at_s=sent_at_s)
+            with await gate.enter(1) as permit:
+                _answer(permit, reception=Reception.REFUSED)
+            return gate
+
+        gate = run_virtual(play())
+        assert gate.rounds is None

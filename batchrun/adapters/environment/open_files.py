@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 import resource
 
+from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.providers import SIMULATOR
 from batchrun.core.settings.resolve import Settings
-from batchrun.engine.session.row_window import OPEN_ROWS_MAX
+from batchrun.engine.session.row_window import OPEN_ROWS_MAX, OPEN_ROWS_PER_PERMIT
 from batchrun.errors import UsageError
 
 SPARE = 48
@@ -20,8 +21,26 @@ def needed(settings: Settings) -> int:
     """Files that a run has open at once, those of this process included, with a socket for each
     request in flight: two with a built-in simulator, which is the other end.
     """
-    sockets = [e.concurrency * (2 if e.provider == SIMULATOR else 1) for e in settings.endpoints]
+    sockets = [e.concurrency * _sockets(e) for e in settings.endpoints]
     return _open_now() + sum(sockets) + SPARE
+
+
+def within(endpoint: Endpoint, settings: Settings) -> tuple[int, int] | None:
+    """The bounds of an endpoint's concurrency, as far as this process may have files open."""
+    if endpoint.bounds is None:
+        return None
+    low, high = endpoint.bounds
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY:
+        others = [e for e in settings.endpoints if e.bounds is not None]
+        spare = max(0, limit - needed(settings)) // len(others) // _sockets(endpoint)
+        high = min(high, endpoint.concurrency + spare)
+    return low, max(low, high)
+
+
+def _sockets(endpoint: Endpoint) -> int:
+    """Sockets for each request in flight: a built-in simulator is the other end, too."""
+    return 2 if endpoint.provider == SIMULATOR else 1
 
 
 def raise_limit(settings: Settings) -> None:
@@ -29,7 +48,10 @@ def raise_limit(settings: Settings) -> None:
     shard that has open rows keeps a log open, too. Only for processes of our own.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = needed(settings) + OPEN_ROWS_MAX // settings.shard_rows
+    more = sum((e.concurrency_max - e.concurrency) * _sockets(e) for e in settings.endpoints)
+    permits = sum(endpoint.concurrency_max for endpoint in settings.endpoints)
+    rows = max(OPEN_ROWS_MAX, OPEN_ROWS_PER_PERMIT * permits)
+    need = needed(settings) + more + rows // settings.shard_rows
     if soft != resource.RLIM_INFINITY and soft < need:
         most = need if hard == resource.RLIM_INFINITY else min(need, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

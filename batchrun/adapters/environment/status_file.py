@@ -32,7 +32,8 @@ KEYS = {
     "bound_by": (
         "What limits the run's speed: `pause`, `concurrency`, `rpm`, `tpm`, `limits` (those that "
         "the server reports), `server` (it throttles), `outage`, `budget` (nearly used up), "
-        "`source` (reading the input), `cpu`, or null."
+        "`source` (reading the input), `memory` (as many rows are open as it is set aside for), "
+        "`cpu`, or null."
     ),
     "cost_usd": "The bill so far, over all sessions. Null while no cost is known.",
     "wasted_cost_usd": "The part of it that bought no answer of an `ok` row.",
@@ -50,7 +51,13 @@ KEYS = {
         "`answers`, `refusals` and `failures`; `requests_per_s`; `bound_by`; and `limits`, those "
         "that the server reported last: objects of `kind` (`requests`, `tokens`, `input_tokens`, "
         "`output_tokens`), `per` (`second` to `month`, `unknown`), `per_s`, `limit`, `remaining`, "
-        "`reset_s` and `source` (the headers' names), with null for what it did not report."
+        "`reset_s` and `source` (the headers' names), with null for what it did not report. "
+        "`window` tells what batchrun found that the server can take, null while it does not look: "
+        "`concurrency` (requests in flight at most, now) between `low` and `high`; `state` "
+        "(`doubling`, `halving`, `holding`, `probing_up`, `probing_down`, or `fixed`) and `why`; "
+        "`rows_per_s` and `tokens_per_s`, the goodput when it was last judged; `cuts`, how often "
+        "overload reduced it; and, once the server refused requests without reporting a limit, "
+        "`pace_per_s` with `pace_state` (`free`, `frozen`, `doubling`, `steady`, `closed`)."
     ),
     "controls": (
         "What `batchrun ctl` set in this session, by key: the latest values. Null if it set "

@@ -56,7 +56,7 @@ class Access:
             key=self.key,
             headers=self.headers,
             redactor=self.redactor,
-            concurrency=self.endpoint.concurrency,
+            concurrency=self.endpoint.concurrency_max,
             timeout_s=settings.timeout_s,
             connect_timeout_s=settings.connect_timeout_s,
             body_bytes_max=settings.max_response_bytes,

@@ -38,6 +38,7 @@ class Endpoint:
     api_key_command: str | None = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     concurrency: int
+    """Requests in flight: the maximum, or with ``bounds`` the first one."""
     rpm: float | None
     tpm: float | None
     ca_file: str | None = None
@@ -48,6 +49,13 @@ class Endpoint:
     models: Mapping[str, str] | None = None
     weight: float = 1.0
     keepalive_s: float = 30.0
+    bounds: tuple[int, int] | None = None
+    """Between these batchrun finds the concurrency itself; None: it is given."""
+
+    @property
+    def concurrency_max(self) -> int:
+        """The most requests in flight at once."""
+        return self.concurrency if self.bounds is None else self.bounds[1]
 
     def serves(self, model: str) -> bool:
         """Whether rows that ask for this model may go there."""
@@ -70,7 +78,12 @@ class Endpoint:
             "ca_file": self.ca_file,
             "client_cert": self.client_cert,
             "client_key": self.client_key,
-            "concurrency": self.concurrency,
+            "concurrency": "auto" if self.bounds else self.concurrency,
+            **(
+                {"min_concurrency": self.bounds[0], "max_concurrency": self.bounds[1]}
+                if self.bounds
+                else {}
+            ),
             "rpm": self.rpm,
             "tpm": self.tpm,
             "charge": self.charge,
@@ -98,7 +111,7 @@ def _flag_of(name: str) -> str:
 def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
     """The endpoint by checked values. Raises ``UsageError`` where they do not go together."""
     _check_name(value["endpoint.name"])
-    concurrency = value["endpoint.concurrency"]
+    concurrency, bounds = _concurrency(value)
     provider = value["endpoint.provider"]
     preset = None if provider is None else provider_named(provider)
     if value["endpoint.client_key"] is not None and value["endpoint.client_cert"] is None:
@@ -112,7 +125,7 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
         api_key_file=value["endpoint.api_key_file"],
         api_key_command=value["endpoint.api_key_command"],
         headers=value["endpoint.headers"],
-        concurrency=AUTO_CONCURRENCY if concurrency == "auto" else concurrency,
+        concurrency=concurrency,
         rpm=value["endpoint.rpm"],
         tpm=value["endpoint.tpm"],
         charge=_charge(preset, value["endpoint.charge"]),
@@ -124,7 +137,25 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
         models=value["endpoint.models"],
         weight=value["endpoint.weight"],
         keepalive_s=value["endpoint.keepalive_s"],
+        bounds=bounds,
     )
+
+
+def _concurrency(value: Mapping[str, Any]) -> tuple[int, tuple[int, int] | None]:
+    """The concurrency, and where it is found during the run the bounds it stays within."""
+    given = value["endpoint.concurrency"]
+    low, high = value["endpoint.min_concurrency"], value["endpoint.max_concurrency"]
+    if low > high:
+        message = (
+            f"endpoint.min_concurrency (--min-concurrency) is {low:,}, which is more than "
+            f"endpoint.max_concurrency (--max-concurrency), {high:,}: raise the second, or lower "
+            "the first"
+        )
+        raise UsageError(message)
+    if given != "auto":
+        return given, None
+    first = max(low, min(AUTO_CONCURRENCY, high))
+    return (first, None) if low == high else (first, (low, high))
 
 
 def _check_name(name: str | None) -> None:

@@ -17,7 +17,9 @@ from batchrun.errors import UsageError
 
 KEY_SOURCES = tuple(f"endpoint.api_key_{kind}" for kind in ("env", "file", "command"))
 """The settings that say where the key comes from, of which one counts."""
-LIMITS = tuple(f"endpoint.{key}" for key in ("concurrency", "rpm", "tpm"))
+LIMITS = tuple(
+    f"endpoint.{key}" for key in ("concurrency", "min_concurrency", "max_concurrency", "rpm", "tpm")
+)
 """What is left of the file's endpoint where a flag names another provider."""
 OPENAI, AZURE = "openai", "azure"
 

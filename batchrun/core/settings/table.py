@@ -12,6 +12,8 @@ from typing import Any
 from batchrun.core.text.byte_sizes import Bytes
 
 AUTO_CONCURRENCY = 64
+"""Requests in flight at first, where batchrun finds how many the server can take."""
+MIN_CONCURRENCY, MAX_CONCURRENCY = 1, 1024
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
 OLD = "old"
@@ -476,9 +478,30 @@ TABLE: tuple[Setting, ...] = (
         "concurrency",
         "concurrency",
         "--concurrency",
-        f"Maximum requests in flight; auto is {AUTO_CONCURRENCY}.",
+        "Maximum requests in flight; auto finds how many the server can take, starting at "
+        f"{AUTO_CONCURRENCY}.",
         default="auto",
         metavar="N|auto",
+        low=1,
+    ),
+    Setting(
+        "endpoint",
+        "min_concurrency",
+        "int",
+        "--min-concurrency",
+        "With --concurrency auto: the fewest requests in flight.",
+        default=MIN_CONCURRENCY,
+        metavar="N",
+        low=1,
+    ),
+    Setting(
+        "endpoint",
+        "max_concurrency",
+        "int",
+        "--max-concurrency",
+        "With --concurrency auto: the most requests in flight.",
+        default=MAX_CONCURRENCY,
+        metavar="N",
         low=1,
     ),
     Setting(

@@ -39,13 +39,16 @@ class EndpointSnapshot:
     bound_by: str | None
     why: str | None
     limits: list[dict[str, Any]]
+    window: dict[str, Any] | None = None
+    """What was found of the concurrency and rate that the server takes (``Gate.window``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A run at one moment. Rates are over the last ``WINDOW_S`` seconds; ``eta_s`` is None while
     it cannot be known. ``bound_by`` is one of ``pause``, ``concurrency``, ``rpm``, ``tpm``,
-    ``limits``, ``server``, ``outage``, ``budget``, ``source``, ``cpu``, or None. The costs are of
+    ``limits``, ``server``, ``outage``, ``budget``, ``memory``, ``source``, ``cpu``, or None. The
+    costs are of
     all sessions, None while none is known; ``money`` is None where besides there is no budget.
     """
 
@@ -168,6 +171,8 @@ class Monitor:
         if self._funds.full:
             return "budget"
         held = self._held_by()
+        if held is None and self._engine.is_full:
+            return "memory"
         if held is None and self._engine.waiting_for_input:
             return "source"
         return held
@@ -194,4 +199,5 @@ def _look(lane: Lane, requests_per_s: float) -> EndpointSnapshot:
         bound_by=lane.gate.bound_by,
         why=None if lane.closed is None else lane.closed.message,
         limits=lane.gate.limits_told(),
+        window=lane.gate.window(),
     )

@@ -41,7 +41,8 @@ class CoolDown:
         """How many of those who waited are still to be let in one by one."""
         self.restless = True
         """Whether there is anything for ``replied`` to forget."""
-        self._concurrency = concurrency
+        self.concurrency = concurrency
+        """How many wait at most."""
         self._from_s = float("-inf")
         self._streak = 0
         # Until the first replies tell otherwise, a refusal is everybody's.
@@ -65,6 +66,14 @@ class CoolDown:
             self._refused_share, self._storm_wait_s = 0.0, 0.0
             self.restless = False
 
+    def counted(self) -> bool:
+        """The exchange was refused, and somebody else says who waits. Returns whether refusals are
+        everybody's.
+        """
+        self._refused_share = min(1.0, self._refused_share + REPLY_WEIGHT)
+        self.restless = True
+        return self._refused_share >= STORM_SHARE
+
     def refused(
         self, wait_s: float | None, *, sent_at_s: float, now_s: float, dice: float, for_all: bool
     ) -> bool:
@@ -72,9 +81,8 @@ class CoolDown:
         0 to 1, for a wait that is guessed.
         """
         # The refused exchange was settled a moment ago, and counted as one that was not.
-        self._refused_share = min(1.0, self._refused_share + REPLY_WEIGHT)
-        self.restless = True
-        if not for_all and self._refused_share < STORM_SHARE:
+        storm = self.counted()
+        if not for_all and not storm:
             return False
         news = sent_at_s > self._from_s
         if wait_s is not None:
@@ -96,8 +104,8 @@ class CoolDown:
 
     def spread(self, over_s: float) -> None:
         """Let those who wait in one by one, over so many seconds."""
-        self.spread_left = self._concurrency
-        self._spread_s = over_s / self._concurrency
+        self.spread_left = self.concurrency
+        self._spread_s = over_s / self.concurrency
 
     def next_turn_s(self, dice: float) -> float:
         """Take the turn of one that waited: the seconds until it may enter."""

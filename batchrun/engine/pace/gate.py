@@ -11,8 +11,10 @@ The request rate is aiolimiter's leaky bucket with a short window: a bucket of a
 a minute's worth of requests burst against servers that enforce by the second. Tokens need more
 than it offers (refunds, debts, requests above the limit), so their budget is a signed balance.
 
-What the server tells of its limits is kept beside the user's: the tighter one counts. What a
-request costs of them in tokens is reckoned in ``token_costs.py``.
+What the server tells of its limits is kept beside the user's: the tighter one counts. Where it
+tells none, its refusals do (``rounds.py``). What a request costs in tokens is reckoned in
+``token_costs.py``. The number of permits is either given, or found by watching what the server
+delivers (``climb.py``).
 """
 
 from __future__ import annotations
@@ -22,20 +24,24 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from batchrun.core.settings.charge import Charge
+from batchrun.engine.pace.climb import Climb
 from batchrun.engine.pace.cool_down import SPREAD_S_MAX, CoolDown
 from batchrun.engine.pace.probing import Probing
+from batchrun.engine.pace.rounds import Pace, Rounds, Turn
 from batchrun.engine.pace.server_limits import LimitsTold
 from batchrun.engine.pace.token_budget import TokenBudget
 from batchrun.engine.pace.token_costs import Asked, TokenCosts
 from batchrun.ports import Clock
-from batchrun.records import NO_USAGE, Request, Usage
+from batchrun.records import NO_USAGE, Reception, Request, Usage
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
 
+POLL_S = 0.05
+"""How often a request that waits for others to come back looks whether they have."""
 WINDOW_S = 0.1
 """Shortest window of the request rate. Told 12,000 per minute, a server that enforces 200 a second
 rejected 3,413 of 4,000 requests with a 60 s window, 34 with 1 s and none with 0.1 s."""
@@ -44,10 +50,13 @@ UNBOUND = 1e12
 """Tokens per minute for those who wait by a limit that was lifted."""
 
 
+_ANSWERED = Reception.ANSWERED  # a name of the module is found sooner
+
+
 class EndpointPermit:
     """See ``ports.Permit``."""
 
-    __slots__ = ("_asked", "_gate", "_settled", "probe", "queue_s")
+    __slots__ = ("_asked", "_gate", "_settled", "_turn", "probe", "queue_s")
 
     def __init__(
         self,
@@ -61,6 +70,14 @@ class EndpointPermit:
         self._settled = False
         self.queue_s = queue_s
         self.probe = probe
+        self._turn = gate.next_turn()
+
+    def observed(
+        self, reception: Reception, *, sent_at_s: float, latency_s: float, tokens: int | None
+    ) -> None:
+        """See ``ports.Permit``."""
+        turn, self._turn = self._turn, None
+        self._gate.observed(reception, turn, sent_at_s, latency_s, tokens)
 
     def settle(self, tokens: int | None, usage: Usage = NO_USAGE) -> None:
         """See ``ports.Permit``."""
@@ -75,6 +92,8 @@ class EndpointPermit:
         self.settle(None)
         if self.probe:
             self._gate.probe_over()
+        if self._turn is not None:
+            self._gate.gave_up(self._turn)
         self._gate.release()
 
 
@@ -100,9 +119,12 @@ class EndpointGate:
         host: str = "",
         charge: Charge | None = None,
         say: Callable[[str], None] = lambda _: None,
+        bounds: tuple[int, int] | None = None,
     ) -> None:
         """``host`` is the server's name, by which some of its headers are understood; ``charge``
         how it charges tokens, None where that is to be learned; ``say`` gets notices for the user.
+        ``bounds`` are those of the concurrency, where it may change; ``concurrency`` is then the
+        first.
         """
         self._clock = clock
         self._dice = dice
@@ -132,6 +154,15 @@ class EndpointGate:
         self._reopened = asyncio.Event()
         self.waiting_for: str | None = None
         self.changed: Callable[[], None] | None = None
+        self.resized: Callable[[int], None] | None = None
+        """See ``ports.Gate``."""
+        self.climb = None if bounds is None else Climb(concurrency, *bounds)
+        """What finds the concurrency; None where it is given."""
+        self.rounds: Rounds | None = Rounds()
+        """What finds the rate; None once the server has told one."""
+        self._refusals = False  # whether the rounds saw any
+        if self.climb is not None:
+            self._set_permits(self.climb.window)
 
     async def enter(self, tokens: int, request: Request | None = None) -> EndpointPermit:
         """See ``ports.Gate``."""
@@ -178,22 +209,27 @@ class EndpointGate:
             raise
 
     def release(self) -> None:
-        """A permit is free again: the first in line gets it."""
-        while self._waiting and self._free >= 0:
+        """A permit is free again: the first in line gets it, unless it is withheld."""
+        self._free += 1
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the permits that are free to those in line."""
+        while self._waiting and self._free > 0:
             turn = self._waiting.popleft()
             if not turn.done():
+                self._free -= 1
                 turn.set_result(None)
-                return
-        self._free += 1
-        self._tell()
+        if self._free > 0:
+            self._tell()
 
     # Changes by ``batchrun ctl``
 
     def resize(self, concurrency: int) -> None:
         """See ``ports.Gate``."""
-        held = self.in_flight
-        self.concurrency = concurrency
-        self._share_out(held)
+        if self.climb is not None:
+            self.climb.bounds(concurrency, concurrency)
+        self._set_permits(concurrency)
 
     def pause(self) -> None:
         """See ``ports.Gate``."""
@@ -208,15 +244,18 @@ class EndpointGate:
         self._reopened.set()
         self._share_out(held)
 
+    def _set_permits(self, concurrency: int) -> None:
+        """There are so many permits from now on."""
+        held = self.in_flight
+        self.concurrency = self._cooling.concurrency = concurrency
+        self._share_out(held)
+        if self.resized is not None:
+            self.resized(concurrency)
+
     def _share_out(self, held: int) -> None:
         """So many permits are held: give those that are free to whoever waits."""
         self._free = self._permits - held
-        while self._free > 0 and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._free -= 1
-        self._tell()
+        self._hand_over()
 
     def set_rpm(self, rpm: float | None) -> None:
         """See ``ports.Gate``."""
@@ -282,6 +321,7 @@ class EndpointGate:
             and not self._probing.held
             and not self._cooling.spread_left
             and self._cooling.until_s <= self._clock.now_s()
+            and (self.rounds is None or self.rounds.state is Pace.FREE)
         )
 
     async def _pass(self, asked: Asked | None) -> bool:
@@ -333,6 +373,7 @@ class EndpointGate:
                 paced = True
             # A reply may have throttled the endpoint while this one waited for its turn.
             await self._cooled()
+            await self._in_rounds()
             while self._cooling.spread_left:
                 # All that waited would start at once: they are let out one by one instead.
                 self.waiting_for = "server"
@@ -361,6 +402,78 @@ class EndpointGate:
             finally:
                 self._rate_wait = None
 
+    async def _in_rounds(self) -> None:
+        """Wait for the pace that the server's refusals came to."""
+        while (rounds := self.rounds) is not None and not self._pacing.slows:
+            now_s = self._clock.now_s()
+            left_s = rounds.ready_at(now_s) - now_s
+            if left_s <= 0:
+                return
+            self.waiting_for = "server"
+            await self._clock.sleep(min(left_s, POLL_S))
+
+    def next_turn(self) -> Turn | None:
+        """A request goes out: its turn in the rounds, where there are any."""
+        if self.rounds is None:
+            return None
+        return self.rounds.sent(self._clock.now_s(), self.in_flight)
+
+    def gave_up(self, turn: Turn) -> None:
+        """Nobody knows what became of a request in the rounds."""
+        if self.rounds is not None:
+            self.rounds.gone(turn, self._clock.now_s())
+
+    def observed(
+        self,
+        reception: Reception,
+        turn: Turn | None,
+        sent_at_s: float,
+        latency_s: float,
+        tokens: int | None,
+    ) -> None:
+        """What became of a request, which still holds its permit."""
+        climb = self.climb
+        if climb is not None:
+            if reception is _ANSWERED:
+                in_flight = self.in_flight
+                now_s = self._clock.now_s()
+                if climb.answered(sent_at_s, now_s, latency_s, tokens, in_flight):
+                    self._set_permits(climb.window)
+            elif reception is Reception.OVERLOADED and climb.overloaded(
+                sent_at_s, self._clock.now_s()
+            ):
+                self._set_permits(climb.window)
+        if turn is not None:
+            self._in_round(reception, turn)
+
+    def _in_round(self, reception: Reception, turn: Turn) -> None:
+        """Have the rounds judge what the server took, and what it refused."""
+        if self._pacing.slows:
+            self.rounds = None  # the server tells its limits
+        rounds = self.rounds
+        if rounds is None:
+            return
+        now_s = self._clock.now_s()
+        if reception.refused:
+            self._refusals = True
+            rounds.refused(turn, now_s, at_once=reception is Reception.REFUSED_AT_ONCE)
+        else:
+            rounds.accepted(turn, now_s)
+            if not self._refusals:
+                return
+        window, rounds.window = rounds.window, None
+        if window is not None:
+            self._bounded_by_server(window)
+        self._calm = self._calm and rounds.state is Pace.FREE
+
+    def _bounded_by_server(self, window: int) -> None:
+        """The server takes only so many at once."""
+        if self.climb is not None:
+            self.climb.limit(window, "the server refuses more at once")
+            window = self.climb.window
+        if window < self.concurrency:
+            self._set_permits(window)
+
     async def _cooled(self) -> None:
         while (left := self._cooling.left_s(self._clock.now_s())) > 0:
             self.waiting_for = "server"
@@ -384,6 +497,9 @@ class EndpointGate:
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
         """See ``ports.Gate``."""
+        if self.rounds is not None and self._refusals and wait_s is None and not for_all:
+            # They say when the next may go; the refused row waits by itself.
+            return self._cooling.counted()
         everybody = self._cooling.refused(
             wait_s,
             sent_at_s=sent_at_s,
@@ -431,6 +547,26 @@ class EndpointGate:
         if self.waiting_for is not None:
             return self.waiting_for
         return "concurrency" if self._free <= 0 else None
+
+    def window(self) -> dict[str, Any] | None:
+        """See ``ports.Gate``."""
+        climb, rounds = self.climb, self.rounds
+        if climb is None and (rounds is None or not self._refusals):
+            return None
+        rate = None if climb is None or climb.goodput is None else climb.goodput
+        tokens = None if rate is None or rate.tokens is None else rate.tokens.per_s
+        return {
+            "concurrency": self.concurrency,
+            "low": self.concurrency if climb is None else climb.low,
+            "high": self.concurrency if climb is None else climb.high,
+            "state": "fixed" if climb is None else climb.state.value,
+            "why": None if climb is None else climb.why,
+            "rows_per_s": None if rate is None else rate.rows.per_s,
+            "tokens_per_s": tokens,
+            "cuts": 0 if climb is None else climb.cuts,
+            "pace_state": None if rounds is None or not self._refusals else rounds.state.value,
+            "pace_per_s": None if rounds is None else rounds.pace,
+        }
 
 
 def _limiter(rpm: float) -> AsyncLimiter:

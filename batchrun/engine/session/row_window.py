@@ -1,5 +1,7 @@
 """How many rows may be open: enough to keep every permit busy, few enough to stay in the cache.
 
+Its bounds follow the number of permits, which may change during a run.
+
 Rows that wait for their next try, or for the disk, do not take the place of rows that could be
 sent; they are bounded on their own. Feeding far ahead of the permits costs more than memory: rows
 that lie around for long are cold when their turn comes (measured: 10 % of all CPU).
@@ -13,6 +15,11 @@ from collections.abc import Callable, Iterator
 
 OPEN_ROWS_MAX = 8192
 OPEN_BYTES_MAX = 64 * 2**20
+BYTES_PER_PERMIT = 2**14
+"""The bounds above are for some thousand requests in flight; for more they grow with them: four
+times as many rows may be open, and each has so many bytes.
+"""
+OPEN_ROWS_PER_PERMIT = 4
 LARGE_REPLY = 2**16
 """Characters from which on a reply counts towards the bytes of open rows."""
 
@@ -34,13 +41,20 @@ class Room:
         """Whether the feeder waits for room."""
         self.held_up: Callable[[], None] | None = None
         """Called when it begins to wait."""
+        self.resized: Callable[[], None] | None = None
+        """Called when the number of permits has changed."""
+        self.resize(permits)
 
     def resize(self, permits: int) -> None:
         """So many rows can be sent at once from now on."""
         self.permits = permits
         self._ready_max = max(2 * permits + 8, self._ahead)
         self._refill_at = max(permits + permits // 2 + 4, self._ahead * 3 // 4)
+        self._open_max = max(OPEN_ROWS_MAX, OPEN_ROWS_PER_PERMIT * permits)
+        self._bytes_max = max(OPEN_BYTES_MAX, BYTES_PER_PERMIT * permits)
         self._changed.set()
+        if self.resized is not None:
+            self.resized()
 
     async def enter(self, size_bytes: int) -> None:
         """Wait until another row may be opened, and count it. A row larger than all bounds is let
@@ -48,13 +62,13 @@ class Room:
         """
         if (
             self._ready >= self._ready_max
-            or self._open >= OPEN_ROWS_MAX
-            or self._bytes + size_bytes > OPEN_BYTES_MAX
+            or self._open >= self._open_max
+            or self._bytes + size_bytes > self._bytes_max
         ):
             while self._open and (
                 self._ready > self._refill_at
-                or self._open >= OPEN_ROWS_MAX
-                or self._bytes + size_bytes > OPEN_BYTES_MAX
+                or self._open >= self._open_max
+                or self._bytes + size_bytes > self._bytes_max
             ):
                 self._changed.clear()
                 self.full = True

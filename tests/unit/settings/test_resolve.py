@@ -407,3 +407,29 @@ def test_a_difference_deep_in_a_long_table_is_named_where_it_stands():
     assert str(differences(table, two)[0]).startswith("request.schema.a.b: was {")
     short = differences({"request.params": {"seed": 1}}, {"request.params": {"seed": 2}})
     assert str(short[0]) == 'request.params: was {"seed": 1}, is {"seed": 2}'
+
+
+def test_the_concurrency_is_found_within_bounds():
+    """By default it starts at 64 and stays within 1 and 1,024; a first window fits the bounds."""
+    bounds = {"endpoint.min_concurrency": 2, "endpoint.max_concurrency": 20}
+    assert _resolve().endpoint.bounds == (1, 1024)
+    found = _resolve(**bounds).endpoint
+    assert (found.concurrency, found.bounds, found.concurrency_max) == (20, (2, 20), 20)
+    assert found.public()["concurrency"] == "auto"
+    above = _resolve(**{"endpoint.min_concurrency": 100}).endpoint
+    assert (above.concurrency, above.bounds) == (100, (100, 1024))
+
+
+def test_a_concurrency_that_is_given_stays_fixed():
+    """A number has no bounds, nor have bounds that leave one."""
+    fixed = _resolve(**{"endpoint.concurrency": 5000}).endpoint
+    assert (fixed.concurrency, fixed.bounds, fixed.concurrency_max) == (5000, None, 5000)
+    assert fixed.public()["concurrency"] == 5000
+    same = _resolve(**{"endpoint.min_concurrency": 9, "endpoint.max_concurrency": 9}).endpoint
+    assert (same.concurrency, same.bounds) == (9, None)
+
+
+def test_bounds_of_the_concurrency_that_exclude_each_other_are_refused():
+    """The error names both flags."""
+    with pytest.raises(UsageError, match=r"--min-concurrency.*--max-concurrency"):
+        _resolve(**{"endpoint.min_concurrency": 20, "endpoint.max_concurrency": 10})

@@ -1,0 +1,141 @@
+"""The climb on virtual time, against servers with a capacity (``tests.harness.capacity``)."""
+
+import pytest
+
+from batchrun.engine.pace.climb import Climb
+from tests.harness.capacity import Batching, Slots, Timed, best_rate, knee
+
+SEEDS = (1, 2, 3)
+SERVERS = {
+    # server, fixed windows to compare with, seconds, whether the whole run counts
+    "batching": (Batching(), (320, 384), 240, False),
+    "little memory": (Batching(memory=60_000), (64, 80), 240, False),
+    "at most 256": (Batching(running_max=256), (256,), 240, False),
+    "a knee, 0.5 s": (Timed(knee(64, 0.5)), (64,), 240, True),
+    "a knee, 5 s": (Timed(knee(64, 5)), (64,), 240, False),
+    "a soft knee": (Timed(knee(200, 0.5, 0.3)), (200,), 120, True),
+    "8 slots": (Slots(8, 0.5), (8,), 240, True),
+    "4 slots": (Slots(4, 0.5), (4,), 240, True),
+}
+
+
+def _share(record, best, from_s, to_s, *, tokens):
+    return record.rate(from_s, to_s, tokens=tokens) / best
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_it_delivers_what_the_best_fixed_window_does(name):
+    """At least 0.95 of it in the second half, and 0.8 over the whole of a run at low latency."""
+    server, windows, for_s, whole = SERVERS[name]
+    best = best_rate(server, windows, for_s)
+    tokens = server.tokens
+    late, all_of_it = [], []
+    for seed in SEEDS:
+        climb = Climb(64, 1, 1024)
+        record = server.serve(climb, for_s, seed)
+        late.append(_share(record, best, for_s / 2, for_s, tokens=tokens))
+        all_of_it.append(_share(record, best, 0, for_s, tokens=tokens))
+    assert sorted(late)[1] >= 0.95, late
+    assert not whole or min(all_of_it) >= 0.8, all_of_it
+
+
+@pytest.mark.parametrize("slots", [4, 8])
+def test_a_queue_inside_the_server_is_not_filled(slots):
+    """Where a larger window adds nothing, it comes down to what the server works on."""
+    for seed in SEEDS:
+        climb = Climb(64, 1, 1024)
+        record = Slots(slots, 0.1).serve(climb, 240, seed)
+        assert abs(climb.window - slots) <= 1, (seed, climb.window)
+        assert max(record.windows_after(120)) <= slots + max(1, slots / 3)
+
+
+def test_the_window_settles():
+    """It swings by no more than a third once it has found the knee."""
+    for seed in SEEDS:
+        record = Timed(knee(64, 0.5)).serve(Climb(64, 1, 1024), 240, seed)
+        late = record.windows_after(120)
+        assert min(late) >= 64 / 1.34, seed
+        assert max(late) <= 64 * 1.34, seed
+
+
+@pytest.mark.parametrize("first", [16, 64])
+def test_most_of_a_wide_server_is_in_use_soon(first):
+    """From a small window it reaches 90 % of the best within 20 latencies."""
+    latency_s = 1.0
+    server = Timed(knee(400, latency_s))
+    best = best_rate(server, (400,), 60)
+    reached = []
+    for seed in SEEDS:
+        record = server.serve(Climb(first, 1, 1024), 60, seed)
+        seconds = range(58)
+        rates = [record.rate(at, at + 2, tokens=False) for at in seconds]
+        reached.append(next(at for at in seconds if rates[at] >= 0.9 * best))
+    assert sorted(reached)[1] <= 20 * latency_s, reached
+
+
+@pytest.mark.parametrize("at", [8, 64, 200])
+def test_a_burst_of_errors_costs_one_cut(at):
+    """Twenty replies in a row say that the server is overloaded: the window is cut once at most,
+    and comes back.
+    """
+    for seed in SEEDS:
+        climb = Climb(at, 1, 1024)
+        server = Timed(knee(at, 0.5), errors=[(100, 20)])
+        record = server.serve(climb, 240, seed)
+        assert climb.cuts <= 1, (seed, climb.cuts)
+        rate = record.rate(180, 240, tokens=False)
+        assert rate >= 0.95 * best_rate(Timed(knee(at, 0.5)), (at,), 60), seed
+
+
+def test_lasting_overload_is_cut_again_and_again():
+    """A server that goes on failing a share of the requests gets fewer of them, to the floor."""
+    climb = Climb(64, 4, 1024)
+    now = 0.0
+    for number in range(6000):
+        now += 0.05
+        if number % 3:
+            climb.answered(now - 0.04, now, 0.04, 100, climb.window)
+        else:
+            climb.overloaded(now - 0.04, now)
+    assert climb.window == 4
+
+
+def test_a_capacity_that_changes_is_followed():
+    """Half of it is taken away and given back: most of what there is, is used all the time."""
+    server = Timed(knee(lambda now_s: 32 if 100 < now_s < 200 else 64, 0.5))
+    for seed in SEEDS:
+        record = server.serve(Climb(64, 1, 1024), 320, seed)
+        assert record.rate(115, 200, tokens=False) >= 0.9 * 64, seed
+        assert record.rate(240, 320, tokens=False) >= 0.9 * 128, seed
+
+
+def test_replies_without_usage_do_too():
+    """Where replies do not tell their tokens, it goes by answers."""
+    server = Timed(knee(64, 0.5), told=False)
+    best = best_rate(server, (64,), 120)
+    record = server.serve(Climb(64, 1, 1024), 240, 1)
+    assert record.rate(120, 240, tokens=False) >= 0.95 * best
+
+
+def test_a_window_that_is_not_in_use_tells_nothing():
+    """Where something else holds requests back, it stays as it is."""
+    climb = Climb(64, 1, 1024)
+    now = 0.0
+    for _ in range(5000):
+        now += 0.05
+        assert not climb.answered(now - 1, now, 1.0, 100, 20)
+    assert climb.window == 64
+
+
+def test_it_stays_within_its_bounds():
+    """Bounds hold from the first window on, and when they are changed."""
+    assert Climb(64, 1, 16).window == 16
+    assert Climb(64, 100, 1024).window == 100
+    climb = Climb(64, 1, 80)
+    record = Timed(knee(10_000, 0.5)).serve(climb, 120, 1)
+    assert max(window for _, window in record.windows) == 80
+    climb.bounds(1, 10)
+    assert climb.window == 10
+    climb.limit(4, "told")
+    assert climb.window == 4
+    assert climb.why == "told"

@@ -1,0 +1,41 @@
+"""The bounds on open rows, which follow the number of permits."""
+
+import asyncio
+
+import pytest
+
+from batchrun.engine.session.row_window import OPEN_ROWS_MAX, Room
+
+
+async def _opens(room, size_bytes=1):
+    """How many rows may be opened at once."""
+    opened = 0
+    while True:
+        try:
+            async with asyncio.timeout(0.01):
+                await room.enter(size_bytes)
+        except TimeoutError:
+            return opened
+        opened += 1
+
+
+@pytest.mark.parametrize("permits", [1, 64, 10_000, 30_000])
+def test_there_is_room_for_every_permit(permits):
+    """However many requests may be in flight, as many rows may be open, and some more."""
+    assert asyncio.run(_opens(Room(permits))) >= min(2 * permits, permits + OPEN_ROWS_MAX)
+
+
+def test_more_permits_make_room_at_once():
+    """The feeder that waits goes on, and whoever hires is told."""
+
+    async def play():
+        room, told = Room(4), []
+        room.resized = lambda: told.append(room.permits)
+        first = await _opens(room)
+        room.resize(100)
+        return first, first + await _opens(room), told
+
+    first, all_of_them, told = asyncio.run(play())
+    assert first == 16
+    assert all_of_them >= 200
+    assert told == [100]
