@@ -288,7 +288,7 @@ class _Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
-                controls = self._controls = self._controlled(engine, lanes, budgets, switch, clock)
+                controls = self._controls = self._controlled(lanes, budgets, switch, clock)
                 monitor = Monitor(
                     engine=engine,
                     lanes=lanes,
@@ -329,7 +329,6 @@ class _Session:
 
     def _controlled(
         self,
-        engine: Engine,
         lanes: Sequence[Lane],
         budgets: Budgets,
         switch: StopSwitch,
@@ -342,7 +341,6 @@ class _Session:
             spending=budgets.spending,
             switch=switch,
             clock=clock,
-            resize=engine.resize,
             lacking=open_files.lacking,
             record=lambda history: states.put(controls=history),
             history=states.get("controls") or (),

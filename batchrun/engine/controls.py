@@ -30,19 +30,17 @@ class Controls:
         spending: Spending | None,
         switch: StopSwitch,
         clock: Clock,
-        resize: Callable[[int], None],
         lacking: Callable[[int], str | None],
         record: Callable[[list[dict[str, Any]]], None],
         history: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """``resize`` is told how many rows can be sent at once from now on; ``lacking`` says what
-        is missing for so many more at once; ``record`` returns once the history is durable.
+        """``lacking`` says what is missing for so many more requests at once; ``record`` returns
+        once the history is durable.
         """
         self._lanes = lanes
         self._spending = spending
         self._switch = switch
         self._clock = clock
-        self._resize = resize
         self._lacking = lacking
         self._record = record
         self.history = list(history)
@@ -119,7 +117,6 @@ class Controls:
             for lane in self._lanes if key != "max_cost" else ():
                 if endpoint in (None, lane.name):
                     _apply(lane, key, value)
-        self._resize(sum(lane.gate.concurrency for lane in self._lanes))
         return dict(values)
 
     def _require_files(self, plan: Sequence[tuple[tuple[str | None, str], str, Any]]) -> None:

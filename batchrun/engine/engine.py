@@ -108,12 +108,6 @@ class Engine:
         if self._withholding is not None:
             self._withholding.one_more = self._end_withheld
 
-    def resize(self, permits: int) -> None:
-        """So many rows can be sent at once from now on. Workers stay when there are fewer."""
-        self._room.resize(permits)
-        for number in range(len(self._workers), permits):
-            self._workers.append(asyncio.create_task(self._worker(), name=f"worker {number}"))
-
     async def run(self, spans: Sequence[Span]) -> None:
         """Read the spans, answer their rows, publish their shards.
 

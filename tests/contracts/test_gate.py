@@ -539,7 +539,7 @@ class TestRates:
 
     @pytest.mark.parametrize("kind", ["rpm", "tpm"])
     def test_a_rate_can_be_set_where_there_was_none(self, kind):
-        """60 a minute from now on: one a second."""
+        """60 a minute from now on: one a second; of tokens a little less."""
 
         async def play():
             watch = Watch(_endpoint(8))
@@ -548,7 +548,7 @@ class TestRates:
             return watch
 
         moments_s = run_virtual(play()).moments_s
-        assert moments_s[-1] == pytest.approx(7, abs=0.5)
+        assert 6.5 <= moments_s[-1] <= 8.5
 
 
 def _told(gate, **parts):

@@ -74,7 +74,7 @@ class Server:
         if self._others:
             for limit in self.limits.values():
                 due = limit.rate_per_min / 60 * self._others * (now_s - self._others_s)
-                limit.take(min(due, max(0.0, limit.level(now_s))))
+                limit.take(min(due, max(0.0, limit.level(now_s))), now_s)
             self._others_s = now_s
         wait_s = max(limit.wait_s(self._costs[kind], now_s) for kind, limit in self.limits.items())
         (self.refused if wait_s > 0 else self.answered).append(now_s)
@@ -82,7 +82,7 @@ class Server:
             reply = refusal(429, retry_after_s=wait_s + 0.001)
         else:
             for kind, limit in self.limits.items():
-                limit.take(self._costs[kind])
+                limit.take(self._costs[kind], now_s)
             reply = self._answer
         standings = [
             Standing(kind, limit.rate_per_min, limit.level(now_s), limit.full_in_s(now_s), 0)

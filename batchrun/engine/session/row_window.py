@@ -36,7 +36,6 @@ class Room:
         self._open = 0
         self._bytes = 0
         self._changed = asyncio.Event()
-        self.resize(permits)
         self.full = False
         """Whether the feeder waits for room."""
         self.held_up: Callable[[], None] | None = None
