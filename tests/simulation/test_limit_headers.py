@@ -42,8 +42,9 @@ class Window:
         """Seconds until a request of this cost may pass."""
         return 0.0 if cost <= self.level(now_s) else self.full_in_s(now_s)
 
-    def take(self, cost):
+    def take(self, cost, now_s):
         """Charge a request."""
+        del now_s
         self._left -= cost
 
 
