@@ -195,7 +195,7 @@ class Recording:
         with self._lock:
             os.unlink(path)  # noqa: PTH108 - what is replaced
             place = self._place(path)
-            if place is not None:
+            if place in self._names:  # sockets, which hold nothing, are not followed
                 del self._names[place]
                 self.events.append(Named((place,), None))
 
