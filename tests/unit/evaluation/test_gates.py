@@ -50,7 +50,7 @@ def level(rule=ACCURACY, value=0.85, *, scored=100, errors=0, bounds=(None, None
             {"value": 0.79, "errors": 1, "bounds": (0.79, 0.801)},
             "inconclusive",
             True,
-            "with the 1 failed row counted as wrong and 0.801 counted as right, and only one of them",
+            "the 1 failed row counted as wrong and 0.801 counted as right, and only one of them is",
         ),
         ({"value": 0.9, "errors": 3}, "inconclusive", True, "it has no bounds"),
         (
