@@ -152,7 +152,9 @@ def _answers(directory: str, *, by_request: bool) -> Iterator[_Answer]:
                 continue
             said = (row["content"], row["refusal"], repr(row["tool_calls"]))
             repeat_of = None if by_request else row.get("repeat_of")
-            key = row["request_hash"] if repeat_of is None else repeat_of
+            # A failed row may have no request; then it pairs by its number.
+            request = row.get("request_hash") or ("row", row["row"])
+            key = request if repeat_of is None else repeat_of
             yield _Answer(key, hash(said) if answered else None, known)
 
 
