@@ -76,8 +76,8 @@ def newcombe(both: int, lost: int, won: int, neither: int) -> Interval:
     ends_1, ends_2 = wilson(both + lost, n), wilson(both + won, n)
     under = (both + won) * (lost + neither) * (both + lost) * (won + neither)
     over = both * neither - lost * won
-    over = max(0.0, over - n / 2) if over > 0 else over
-    phi = over / math.sqrt(under) if under else 0.0
+    corrected = max(0.0, over - n / 2) if over > 0 else over
+    phi = corrected / math.sqrt(under) if under else 0.0
 
     def reach(a: float, b: float) -> float:
         return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
