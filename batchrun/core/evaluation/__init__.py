@@ -1,0 +1,1 @@
+"""What a run is worth: metrics, the rules that a gate has, and the verdict on each."""

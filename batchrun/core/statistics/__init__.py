@@ -1,0 +1,1 @@
+"""Intervals, tests and sample sizes, from counts and sums: no function here sees a row."""
