@@ -13,8 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tenacity import AsyncRetrying, retry_if_exception_type
-
 from batchrun.core.reply import completion as reading
 from batchrun.core.settings.bounds import Finished
 from batchrun.core.verdict.decide import Decision, Key, Sign, decide, failing_as
@@ -112,6 +110,8 @@ class AttemptLoop:
                 later = still
 
     async def _until_ended(self, run: RowRun, later: LaterError) -> Outcome:
+        from tenacity import AsyncRetrying, retry_if_exception_type  # 5 ms, for runs that need it
+
         first = later if isinstance(later, AgainError) else None
 
         async def attempt() -> Outcome:

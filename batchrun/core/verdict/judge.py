@@ -25,7 +25,6 @@ from batchrun.core.reply.error_body import NO_ERROR, ErrorBody
 from batchrun.core.reply.fast_completion import plain_completion
 from batchrun.core.reply.vendor_codes import judged_as
 from batchrun.core.settings import urls
-from batchrun.core.stream.fold import fold
 from batchrun.core.verdict import trail as words
 from batchrun.core.verdict.rules import (
     CODES,
@@ -127,6 +126,8 @@ def judge(exchange: Reply | TransportFault, circumstances: Circumstances) -> Ver
             return Verdict(_DONE, "completion", found, usage=usage, usage_raw=usage_raw)
         return _rule(_without_completion(exchange, value, found, circumstances), circumstances)
     if value is None and _EVENT.match(exchange.body):
+        from batchrun.core.stream.fold import fold  # only streams need it
+
         value = reading.parse(fold(exchange.body).body())
     error = error_body.read(value)
     if not error.layers:
