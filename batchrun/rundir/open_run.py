@@ -34,7 +34,6 @@ from batchrun.adapters.storage.store import (
     read_json,
     write_json,
 )
-from batchrun.core.request import prompt as prompts
 from batchrun.core.request.body import WORDING, as_begun
 from batchrun.core.run.shards import plan_reading
 from batchrun.core.run.totals import Totals
@@ -278,7 +277,12 @@ def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
 def _input(settings: Settings, changes: Changes) -> Input:
     """The input of the settings. Raises ``InputError`` or ``UsageError``."""
     reading = reading_of(settings, changes)
-    given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
+    plan = None
+    if settings.is_planned:
+        from batchrun.core.request import prompt
+
+        plan = prompt.plan(settings)
+    given = opening.find(settings.files, settings.format, plan, reading)
     once = given.pipe is not None and settings.sample is None  # a sample of a pipe is kept
     if once and (changes.repair or changes.resend_changed):
         message = (
