@@ -92,6 +92,7 @@ class Circumstances(NamedTuple):
     url: str = ""
 
 
+_new = tuple.__new__  # half the time of a named tuple's own ways
 _DONE = Action.DONE  # a name of the module is found sooner than a member of an enumeration
 
 
@@ -105,9 +106,8 @@ def answered(exchange: Reply | TransportFault) -> Verdict | None:
             found, usage_raw = plain
             # What says nothing may report a failure beside it.
             if found.first.content and found.first.finish_reason not in UNFINISHED_REASONS:
-                return Verdict(
-                    _DONE, "completion", found, None, None, "", None, found.usage, None, usage_raw
-                )
+                known = (_DONE, "completion", found, None, None, "", None, found.usage, None)
+                return _new(Verdict, (*known, usage_raw, words.COMPLETION))
     return None
 
 
