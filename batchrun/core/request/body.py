@@ -112,7 +112,7 @@ def split(
             "the row has neither `messages` nor an OpenAI Batch line's `body`; --prompt makes "
             "messages of data rows",
         )
-    return Split(custom_id, body, carried)
+    return _new(Split, (custom_id, body, carried, None, 0))
 
 
 def has_messages(fields: JsonObject, data: frozenset[str]) -> bool:
