@@ -13,8 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tenacity import AsyncRetrying, retry_if_exception_type
-
 from batchrun.core.reply import completion as reading
 from batchrun.core.settings.bounds import Finished
 from batchrun.core.verdict.decide import Decision, Key, Sign, decide, failing_as
@@ -112,6 +110,8 @@ class AttemptLoop:
                 later = still
 
     async def _until_ended(self, run: RowRun, later: LaterError) -> Outcome:
+        from tenacity import AsyncRetrying, retry_if_exception_type  # 5 ms, for runs that need it
+
         first = later if isinstance(later, AgainError) else None
 
         async def attempt() -> Outcome:
@@ -326,7 +326,7 @@ class AttemptLoop:
             self._tally.notices.append(news)
         kept = reply is not None and self._policy.raw == "all"
         response = reply.body.decode("utf-8", "replace") if reply and kept else None
-        return Outcome(  # by place: naming the fields of each row's records costs 2 µs
+        ended = (
             request.row,
             request.custom_id,
             completion,
@@ -336,7 +336,9 @@ class AttemptLoop:
             request.hash,
             response,
             request.model,
+            None,
         )
+        return _new(Outcome, ended)
 
     def _ended(
         self, run: RowRun, decision: Decision, attempt: Attempt, reply: Reply | None

@@ -6,7 +6,7 @@ really sent; its hash stays that of the original.
 
 from __future__ import annotations
 
-from tenacity import RetryCallState
+from typing import TYPE_CHECKING
 
 from batchrun.core.request.body import asking, with_raised_limit
 from batchrun.core.verdict import answer_checks
@@ -19,6 +19,9 @@ from batchrun.engine.pool import Pool
 from batchrun.engine.session.tally import Tally
 from batchrun.ports import Journal
 from batchrun.records import Attempt, Outcome, Request
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 
 def raise_limit(run: RowRun, decision: Decision, policy: answer_checks.Policy | None) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.flight_log import FlightLog
@@ -22,7 +22,6 @@ from batchrun.adapters.journal.journal import STATES, Journal
 from batchrun.adapters.parts.part_check import COLUMNS, CURRENT, Looked, look_at_parts
 from batchrun.adapters.parts.sealer import Parts, PartsOf, publish
 from batchrun.adapters.sources import columns_notice, opening
-from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.adapters.storage import disk, files
@@ -35,7 +34,6 @@ from batchrun.adapters.storage.store import (
     read_json,
     write_json,
 )
-from batchrun.core.request import prompt as prompts
 from batchrun.core.request.body import WORDING, as_begun
 from batchrun.core.run.shards import plan_reading
 from batchrun.core.run.totals import Totals
@@ -50,10 +48,11 @@ from batchrun.rundir.compare import Changes, Compared
 from batchrun.rundir.lock import Lock
 from batchrun.rundir.recorded_reading import READING, reading_of
 from batchrun.rundir.recover_flights import recover_flights
-from batchrun.rundir.repair import Repair
-from batchrun.rundir.repair_state import Rebuilding
 from batchrun.rundir.resend import Build, Found
 from batchrun.rundir.restarts import Intent, Named
+
+if TYPE_CHECKING:
+    from batchrun.rundir.repair import Repair
 
 _LOG = logging.getLogger("batchrun.run")
 FLIGHTS, STATUS = "inflight", "status.json"
@@ -161,7 +160,7 @@ def open_run(
     store, lock = claim.take(settings.dir, checkpoint, changes, say, _intent(settings, given))
     journal: Journal | None = None
     try:
-        repair = Repair(store, checkpoint, say) if changes.repair else None
+        repair = _repair(store, checkpoint, say) if changes.repair else None
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
         journal.fence = lock.check
@@ -175,6 +174,8 @@ def open_run(
             )
             found = compared.go_on()
         elif repair is not None and _is_begun(store, checkpoint):
+            from batchrun.rundir.repair_state import Rebuilding
+
             found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
         else:
             refuse_unknown_parts(store, checkpoint)
@@ -276,7 +277,12 @@ def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
 def _input(settings: Settings, changes: Changes) -> Input:
     """The input of the settings. Raises ``InputError`` or ``UsageError``."""
     reading = reading_of(settings, changes)
-    given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
+    plan = None
+    if settings.is_planned:
+        from batchrun.core.request import prompt
+
+        plan = prompt.plan(settings)
+    given = opening.find(settings.files, settings.format, plan, reading)
     once = given.pipe is not None and settings.sample is None  # a sample of a pipe is kept
     if once and (changes.repair or changes.resend_changed):
         message = (
@@ -297,10 +303,18 @@ def _sampled(given: Input, settings: Settings, journal: Journal, *, begun: bool)
     return given.sampled(settings.sample, settings.sample_seed)
 
 
+def _repair(store: Store, checkpoint: Path, say: Callable[[str], None]) -> Repair:
+    from batchrun.rundir.repair import Repair
+
+    return Repair(store, checkpoint, say)
+
+
 def _reader(given: Input, carry: Carry, journal: Journal, changes: Changes) -> Reader:
     reader = given.reader(carry, journal.shard_rows)
     if given.pipe is None:
         return reader
+    from batchrun.adapters.sources.onepass import OnePassReader, recorded_marks
+
     marks = {} if changes.keep_done else recorded_marks(journal)
     return OnePassReader(reader, given.pipe, marks, journal.shard_rows)
 

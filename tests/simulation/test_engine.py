@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from batchrun.core.verdict.judge import answered
 from batchrun.engine import engine
 from batchrun.errors import InputLostError, StorageError
 from batchrun.records import Attempt, Known, Outcome
@@ -603,3 +604,18 @@ def test_random_plans_account_for_everything(own_gate):
             error.add_note(f"seed {seed}")
             raise
     assert isinstance(rig.journal.attempts()[0], Attempt)
+
+
+def test_the_records_of_an_ordinary_answer_have_all_their_fields():
+    """They are made by place, which no type checker counts."""
+    requests = []
+
+    def script(request, _):
+        requests.append(request)
+        return ok()
+
+    rig = _session(rows=1, transport=FakeTransport(script))
+    (outcome,) = rig.outcomes.values()
+    said, verdict = outcome.completion, answered(ok())
+    for record in (*requests, outcome, outcome.attempt, said, said.first, said.usage, verdict):
+        assert len(record) == len(record._fields), record

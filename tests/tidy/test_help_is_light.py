@@ -70,6 +70,32 @@ def test_a_run_loads_neither_numpy_nor_pandas(tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
+RARE = [
+    "batchrun.adapters.sources.elements",
+    "batchrun.core.request.template",
+    "batchrun.core.stream.fold",
+    "batchrun.rundir.repair",
+    "tenacity",
+]
+
+
+def test_a_plain_run_loads_nothing_that_it_does_not_use(tmp_path):
+    """Retries, streams, templates, arrays and repairs are loaded by the runs that need them."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages":[{"role":"user","content":"Hello?"}],"model":"m"}\n')
+    arguments = ["run", str(rows), "-o", str(tmp_path / "run"), "--provider", "simulator"]
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(arguments), json.dumps(RARE)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
 IMPORT = """
 import json, sys
 import batchrun

@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -152,6 +151,8 @@ def _moment(wall_us: int) -> datetime:
 
 
 def _source() -> str:
+    from importlib import metadata
+
     return f"genai-prices {metadata.version('genai-prices')}"
 
 

@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from batchrun.adapters.http.exchange import Head
 from batchrun.core.reply import completion as reading
 from batchrun.core.stream import sse
-from batchrun.core.stream.fast_chunk import is_chunks
-from batchrun.core.stream.fold import Stream, fold
 from batchrun.errors import FaultKind, TransportFault
+
+if TYPE_CHECKING:
+    from batchrun.core.stream.fold import Stream
 
 DONE_GRACE_S = 1.0
 """How long a stream that has announced its end may take to end. A connection that is still open
@@ -142,6 +144,8 @@ class Arriving:
             if not decided:
                 return False
             self._pieces, piece = [], start
+            from batchrun.core.stream.fold import Stream  # only streams need it
+
             self.stream = Stream()
         self.stream.feed(piece)
         self._look(self.stream)
@@ -173,6 +177,8 @@ class Arriving:
             return b""
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         if not self._plain and sse.is_stream(body, self._label, whole=True):
+            from batchrun.core.stream.fold import fold
+
             self.stream = fold(body)
             return b""
         return self._settled(body)
@@ -182,11 +188,9 @@ class Arriving:
         lack their field names: an event then has a delta; and no message before that, if it is not
         called a stream either.
         """
-        end = body.find(_MESSAGE, 0, _GLANCE_BYTES)
-        if end < 0 or self._is_labelled():
-            end = _GLANCE_BYTES
-        plain = body[-1:] == b"}" and body.find(_DELTA, 0, end) < 0
-        return body if plain else self._reconsidered(body)
+        delta = body.find(_DELTA, 0, _GLANCE_BYTES)
+        plain = delta < 0 or (body.find(_MESSAGE, 0, delta) >= 0 and not self._is_labelled())
+        return body if plain and body[-1:] == b"}" else self._reconsidered(body)
 
     def _is_labelled(self) -> bool:
         assert self.head is not None
@@ -194,6 +198,9 @@ class Arriving:
         return label.startswith(sse.EVENT_STREAM)
 
     def _reconsidered(self, body: bytes) -> bytes:
+        from batchrun.core.stream.fast_chunk import is_chunks
+        from batchrun.core.stream.fold import fold
+
         assert self.head is not None
         if not 200 <= self.head.status < 300:
             return body

@@ -175,12 +175,12 @@ class JsonlReader(TextReader):
         extras: list[dict[str, Any] | None] = [None] * len(rows)
         for place, name in enumerate(self._carry.names):
             kind = _KINDS[schema.field(place).type]
-            column = []
-            for index, fields in enumerate(rows):
-                value, fits = carried.fit(kind, fields.get(name))
-                if not fits:
-                    extras[index] = (extras[index] or {}) | {name: fields[name]}
-                column.append(value)
+            column = [fields.get(name) for fields in rows]
+            if not carried.all_fit(kind, column):
+                for index, given in enumerate(column):
+                    column[index], fits = carried.fit(kind, given)
+                    if not fits:
+                        extras[index] = (extras[index] or {}) | {name: given}
             columns.append(column)
         for index, fields in enumerate(rows):
             if self._carry.everything and not fields.keys() <= wanted.keys():

@@ -26,7 +26,6 @@ from batchrun.adapters.sources.splitting import (
 from batchrun.core.request import columns
 from batchrun.core.request.body import split
 from batchrun.core.request.column_roles import JSON
-from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import InputError, InputLostError, UsageError
@@ -42,6 +41,7 @@ NO_MODEL = (
 )
 if TYPE_CHECKING:
     from batchrun.adapters.sources.sheets import Workbooks
+    from batchrun.core.request.prompt import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +96,14 @@ class Input:
         source: ByteSource = self.pipe or FileBytes(stamps)
         splitter = schema_splitter(self.splitter) if carry is None else self.splitter
         if self.has_extra:
-            from batchrun.adapters.sources.elements import JsonReader
             from batchrun.adapters.sources.jsonl import JsonlReader
 
+            made = JsonlReader
+            if self.kind != "jsonl":
+                from batchrun.adapters.sources.elements import JsonReader
+
+                made = JsonReader
             nan_is_null = self.reading.nan_is_null
-            made = JsonlReader if self.kind == "jsonl" else JsonReader
             return made(self.stamps, source, carry, shard_rows, splitter, nan_is_null=nan_is_null)
         from batchrun.adapters.sources.delimited import CsvReader
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from batchrun.core.request import cells
 from batchrun.core.request.body import Split, split
 from batchrun.core.request.column_roles import ALL, JSON, Roles
-from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.reading import Reading
 from batchrun.records import JsonObject
+
+if TYPE_CHECKING:
+    from batchrun.core.request.prompt import Plan
 
 MESSAGE_COLUMNS = frozenset(("messages", "body", "extra_body"))
 """The columns of a table of which at least one is there if its rows are requests."""

@@ -88,6 +88,7 @@ class _PlainCompletion(msgspec.Struct):
     error: None = None
 
 
+_new = tuple.__new__  # half the time of a named tuple's own ways
 _NOT_COUNTED = _PlainUsage()
 _decode_plain = msgspec.json.Decoder(_PlainCompletion).decode
 _decode_usage = msgspec.json.Decoder(_PlainUsage).decode
@@ -129,8 +130,9 @@ def plain_completion(body: bytes) -> tuple[Completion, str | None] | None:
     reason = choice.finish_reason
     if reason != "stop" and reason is not None:
         reason = finish_reason(reason)
-    completion = Completion(
-        Choice(
+    first = _new(
+        Choice,
+        (
             choice.index,
             message.content,
             reasoning or (reasoning if by_other_name is None else by_other_name),
@@ -139,19 +141,9 @@ def plain_completion(body: bytes) -> tuple[Completion, str | None] | None:
             None,
             None,
         ),
-        None,
-        plain.model,
-        plain.id,
-        plain.system_fingerprint,
-        plain.service_tier,
-        plain.created,
-        Usage(
-            counts.prompt_tokens,
-            counts.completion_tokens,
-            counts.total_tokens,
-            cached,
-            reasoned,
-            written,
-        ),
     )
+    told = (counts.prompt_tokens, counts.completion_tokens, counts.total_tokens)
+    usage = _new(Usage, (*told, cached, reasoned, written))
+    by = (plain.model, plain.id, plain.system_fingerprint, plain.service_tier, plain.created)
+    completion = _new(Completion, (first, None, *by, usage, None))
     return (completion, str(raw, "utf-8") if raw else None)

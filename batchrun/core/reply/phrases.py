@@ -8,6 +8,7 @@ strictest, since a prompt that got into a message must not.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,8 +21,18 @@ class Phrase(NamedTuple):
     """
 
     name: str
-    pattern: re.Pattern[str]
+    words: str
     source: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Its words, compiled once they are looked for: all of them take 14 ms."""
+        return _compiled(self.words)
+
+
+@functools.cache
+def _compiled(words: str) -> re.Pattern[str]:
+    return re.compile(words, re.IGNORECASE)
 
 
 def _phrase(name: str, source: str, *patterns: str) -> Phrase:
@@ -30,7 +41,7 @@ def _phrase(name: str, source: str, *patterns: str) -> Phrase:
         r"(?:<\d{3}> ?)?"
         r"(?:[\w. ]{0,60}?(?:error|exception|failed)\b(?: code: \d{3})?(?: ?-|:)? ?){0,3}"
     )
-    return Phrase(name, re.compile(rf"{raised}(?:{'|'.join(patterns)})", re.IGNORECASE), source)
+    return Phrase(name, rf"{raised}(?:{'|'.join(patterns)})", source)
 
 
 CONTEXT = "@context"

@@ -32,6 +32,7 @@ _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _NOT_GIVEN = object()
 _HIDDEN = ("custom_id", "extra_body")
+_new = tuple.__new__  # half the time of a named tuple's own ways
 _USAGE_ASKED: JsonObject = {"include_usage": True}
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -111,7 +112,7 @@ def split(
             "the row has neither `messages` nor an OpenAI Batch line's `body`; --prompt makes "
             "messages of data rows",
         )
-    return Split(custom_id, body, carried)
+    return _new(Split, (custom_id, body, carried, None, 0))
 
 
 def has_messages(fields: JsonObject, data: frozenset[str]) -> bool:
@@ -306,7 +307,7 @@ def build(
         message = f"the body is {len(wire):,} bytes; at most {body_bytes_max:,} are sent"
         raise RowError(message)
     limit = tokens.stated_limit(body)
-    return Request(
+    request = (
         row.number,
         row.custom_id,
         wire,
@@ -317,6 +318,7 @@ def build(
         None if asked is None else asked(body),
         worst_case(body, wire, raised_to=raised_to) if bounded else None,
     )
+    return _new(Request, request)
 
 
 def _not_served(model: str, endpoints: Sequence[Endpoint]) -> NoReturn:

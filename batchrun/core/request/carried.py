@@ -23,6 +23,7 @@ table of a million columns."""
 BOOL, INT, FLOAT, TEXT = "bool", "int", "float", "text"
 
 _EXACT_FLOAT = 2**53
+_TYPES: Mapping[str, type] = {BOOL: bool, INT: int, FLOAT: float, TEXT: str}
 
 
 def kind_of(value: object) -> str | None:
@@ -63,6 +64,17 @@ def infer(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         name: TEXT if kind is None or (kind == FLOAT and name in inexact) else kind
         for name, kind in kinds.items()
     }
+
+
+def all_fit(kind: str, values: Sequence[object]) -> bool:
+    """Whether every one of these values is null or of its column's own kind, as it is held."""
+    own = _TYPES[kind]
+    if not {own, type(None)}.issuperset(map(type, values)):
+        return False
+    if own is not int:
+        return True
+    numbers: list[int] = list(filter(None, values))  # type: ignore[arg-type]
+    return not numbers or (min(numbers) >= -(2**63) and max(numbers) < 2**63)
 
 
 def fit(kind: str, value: object) -> tuple[Any, bool]:

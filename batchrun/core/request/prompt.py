@@ -93,13 +93,12 @@ def plan(settings: Settings) -> Plan | None:
 
     Raises ``UsageError`` for a template that does not compile.
     """
-    templated = settings.templated()
-    named = settings.send is not None or settings.identity is not None
-    if not settings.makes_messages and not templated and not named:
+    if not settings.is_planned:
         return None
     templates = Templates()
     messages = tuple(_makers(settings, templates))
     in_messages = frozenset(path[0] for path in templates.paths)
+    templated = settings.templated()
     params = tuple(
         (key, templates.tree(_place(key), value, typed=True)) for key, value in templated.items()
     )

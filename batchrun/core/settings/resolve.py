@@ -164,6 +164,12 @@ class Settings:
         """Whether rows without messages are turned into some."""
         return self.prompt is not None or bool(self.messages)
 
+    @property
+    def is_planned(self) -> bool:
+        """Whether requests are made by a plan (``core.request.prompt``), not just from bodies."""
+        named = self.send is not None or self.identity is not None
+        return named or self.makes_messages or bool(self.templated())
+
     def shaping(self) -> dict[str, Any]:
         """The settings that shape requests and parts, which a resumed run must share."""
         return {

@@ -77,7 +77,10 @@ class EndpointPermit:
     ) -> None:
         """See ``ports.Permit``."""
         turn, self._turn = self._turn, None
-        self._gate.observed(reception, turn, sent_at_s, latency_s, tokens)
+        if self._gate.climb is not None:
+            self._gate.observed(reception, sent_at_s, latency_s, tokens)
+        if turn is not None:
+            self._gate.came_back(reception, turn)
 
     def settle(self, tokens: int | None, usage: Usage = NO_USAGE) -> None:
         """See ``ports.Permit``."""
@@ -414,9 +417,10 @@ class EndpointGate:
 
     def next_turn(self) -> Turn | None:
         """A request goes out: its turn in the rounds, where there are any."""
-        if self.rounds is None:
+        rounds = self.rounds
+        if rounds is None:
             return None
-        return self.rounds.sent(self._clock.now_s(), self.in_flight)
+        return rounds.sent(self._clock.now_s(), self._permits - self._free)
 
     def gave_up(self, turn: Turn) -> None:
         """Nobody knows what became of a request in the rounds."""
@@ -424,37 +428,27 @@ class EndpointGate:
             self.rounds.gone(turn, self._clock.now_s())
 
     def observed(
-        self,
-        reception: Reception,
-        turn: Turn | None,
-        sent_at_s: float,
-        latency_s: float,
-        tokens: int | None,
+        self, reception: Reception, sent_at_s: float, latency_s: float, tokens: int | None
     ) -> None:
-        """What became of a request, which still holds its permit."""
+        """Have the climb see what became of a request, which still holds its permit."""
         climb = self.climb
-        if climb is not None:
-            if reception is _ANSWERED:
-                in_flight = self.in_flight
-                now_s = self._clock.now_s()
-                if climb.answered(sent_at_s, now_s, latency_s, tokens, in_flight):
-                    self._set_permits(climb.window)
-            elif reception is Reception.OVERLOADED and climb.overloaded(
-                sent_at_s, self._clock.now_s()
-            ):
+        assert climb is not None
+        if reception is _ANSWERED:
+            now_s = self._clock.now_s()
+            if climb.answered(sent_at_s, now_s, latency_s, tokens, self.in_flight):
                 self._set_permits(climb.window)
-        if turn is not None:
-            self._in_round(reception, turn)
+        elif reception is Reception.OVERLOADED and climb.overloaded(sent_at_s, self._clock.now_s()):
+            self._set_permits(climb.window)
 
-    def _in_round(self, reception: Reception, turn: Turn) -> None:
+    def came_back(self, reception: Reception, turn: Turn) -> None:
         """Have the rounds judge what the server took, and what it refused."""
-        if self._pacing.slows:
+        if self._pacing.active and self._pacing.slows:
             self.rounds = None  # the server tells its limits
         rounds = self.rounds
         if rounds is None:
             return
         now_s = self._clock.now_s()
-        if reception.refused:
+        if reception is not _ANSWERED and reception.refused:
             self._refusals = True
             rounds.refused(turn, now_s, at_once=reception is Reception.REFUSED_AT_ONCE)
         else:

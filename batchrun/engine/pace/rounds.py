@@ -66,6 +66,9 @@ class Pace(StrEnum):
     CLOSED = "closed"
 
 
+_FREE, _CLOSED = Pace.FREE, Pace.CLOSED  # names of the module are found sooner
+
+
 class Round:
     """What was sent in a while, and what became of it."""
 
@@ -163,7 +166,7 @@ class Rounds:
 
     def sent(self, now_s: float, in_flight: int) -> Turn:
         """A request goes out, as one of so many."""
-        if self.state is Pace.CLOSED:
+        if self.state is _CLOSED:
             self._probing = True
             return Turn(None, in_flight)
         now = self._round
@@ -179,8 +182,8 @@ class Rounds:
             each_s = 1 / self.pace
             self._next_s = max(self._next_s, now_s - min(CATCH_UP_S, each_s)) + each_s
         took_s = now_s - now.begin_s
-        if (now.sent >= ROUND_MIN and took_s >= ROUND_S) or (
-            now.sent >= SLOW_ROUND_MIN and took_s >= SLOW_ROUND_S
+        if took_s >= ROUND_S and (
+            now.sent >= ROUND_MIN or (now.sent >= SLOW_ROUND_MIN and took_s >= SLOW_ROUND_S)
         ):
             self._end_round()
         return Turn(now, in_flight)
@@ -195,10 +198,12 @@ class Rounds:
             if self.state is Pace.CLOSED:
                 self._opened(now_s)
             return
-        turn.round.accepted += 1
-        counts = turn.round.at_once
-        counts[turn.in_flight] = counts.get(turn.in_flight, 0) + 1
-        self._judge_those_over(now_s)
+        now, in_flight = turn.round, turn.in_flight
+        now.accepted += 1
+        counts = now.at_once
+        counts[in_flight] = counts.get(in_flight, 0) + 1
+        if self.state is not _FREE or (self._open and self._open[0].over):
+            self._judge_those_over(now_s)
 
     def refused(
         self, turn: Turn, now_s: float, *, wait_s: float | None = None, at_once: bool = False

@@ -8,6 +8,7 @@ from batchrun.core.request.carried import (
     FLOAT,
     INT,
     TEXT,
+    all_fit,
     fit,
     infer,
     kind_of,
@@ -124,6 +125,21 @@ def test_a_value_is_in_its_column_or_it_does_not_fit(kind, value, held):
     got = fit(kind, value)
     assert got == held
     assert type(got[0]) is type(held[0])
+
+
+VALUES = (None, 0, 7, -(2**63), 2**63 - 1, 2**63, 0.5, True, False, "a", "", {}, [], [None])
+
+
+@pytest.mark.parametrize("kind", [BOOL, INT, FLOAT, TEXT])
+def test_a_column_taken_as_it_is_holds_what_each_value_would_be(kind):
+    """A column is passed over value by value only where every one of them stays what it is."""
+    own = [value for value in VALUES if all_fit(kind, [value])]
+    assert len(own) > 1
+    assert all_fit(kind, own)
+    assert all_fit(kind, [])
+    for value in VALUES:
+        held, fits = fit(kind, value)
+        assert all_fit(kind, [*own, value]) == (fits and held is value)
 
 
 def test_nested_values_of_any_depth_become_text():
