@@ -134,7 +134,7 @@ class EndpointGate:
         self._paused = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
-        self._queueing = 0  # those in front of the door and in it
+        self._queueing = 0  # those in front of the door and in it, who hold permits but are not out
         self.rpm, self.tpm = rpm, tpm
         self._costs = TokenCosts(clock.now_s, charge, say)
         self._budget = None if tpm is None else TokenBudget(tpm, clock.now_s)
@@ -416,7 +416,7 @@ class EndpointGate:
         """A request goes out: its turn in the rounds, where there are any."""
         if self.rounds is None:
             return None
-        return self.rounds.sent(self._clock.now_s(), self.in_flight)
+        return self.rounds.sent(self._clock.now_s(), self.in_flight - self._queueing)
 
     def gave_up(self, turn: Turn) -> None:
         """Nobody knows what became of a request in the rounds."""
@@ -435,9 +435,9 @@ class EndpointGate:
         climb = self.climb
         if climb is not None:
             if reception is _ANSWERED:
-                in_flight = self.in_flight
+                out = self.in_flight - self._queueing
                 now_s = self._clock.now_s()
-                if climb.answered(sent_at_s, now_s, latency_s, tokens, in_flight):
+                if climb.answered(sent_at_s, now_s, latency_s, tokens, out):
                     self._set_permits(climb.window)
             elif reception is Reception.OVERLOADED and climb.overloaded(
                 sent_at_s, self._clock.now_s()
