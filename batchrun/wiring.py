@@ -63,6 +63,10 @@ async def attempts(
             charge=endpoint.charge,
             say=partial(_notice, tally, endpoint.name if len(accesses) > 1 else None),
         )
+        if gate.climb is not None:
+            reporting = access.reporting(gate.reported)
+            if reporting is not None:
+                await stack.enter_async_context(reporting)
         ways.append(
             Way(
                 endpoint.name,

@@ -8,7 +8,8 @@ from tests.harness.capacity import Batching, Slots, Timed, best_rate, knee
 SEEDS = (1, 2, 3)
 SERVERS = {
     # server, fixed windows to compare with, seconds, whether the whole run counts
-    "batching": (Batching(), (320, 384), 240, False),
+    "batching": (Batching(), (320, 384, 512, 768, 1024), 240, False),
+    "little to gain": (Batching(0.005, 0.0001, 3_000_000), (1024,), 600, False),
     "little memory": (Batching(memory=60_000), (64, 80), 240, False),
     "at most 256": (Batching(running_max=256), (256,), 240, False),
     "a knee, 0.5 s": (Timed(knee(64, 0.5)), (64,), 240, True),

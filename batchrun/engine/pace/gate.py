@@ -26,10 +26,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from batchrun.core.reply.server_load import Load
 from batchrun.core.settings.charge import Charge
 from batchrun.engine.pace.climb import Climb
 from batchrun.engine.pace.cool_down import SPREAD_S_MAX, CoolDown
 from batchrun.engine.pace.probing import Probing
+from batchrun.engine.pace.reported_load import IN_USE_MIN, ReportedLoad
 from batchrun.engine.pace.rounds import Pace, Rounds, Turn
 from batchrun.engine.pace.server_limits import LimitsTold
 from batchrun.engine.pace.token_budget import TokenBudget
@@ -158,6 +160,8 @@ class EndpointGate:
         """See ``ports.Gate``."""
         self.climb = None if bounds is None else Climb(concurrency, *bounds)
         """What finds the concurrency; None where it is given."""
+        self.load_reported = ReportedLoad()
+        """What the server's own figures say of its load, where it is asked for them."""
         self.rounds: Rounds | None = Rounds()
         """What finds the rate; None once the server has told one."""
         self._refusals = False  # whether the rounds saw any
@@ -446,6 +450,21 @@ class EndpointGate:
         if turn is not None:
             self._in_round(reception, turn)
 
+    def reported(self, load: Load | None) -> None:
+        """The server's own figures for its load; None where it gave none when it was asked."""
+        climb = self.climb
+        if climb is None:
+            return
+        out = self.in_flight - self._queueing
+        advice = self.load_reported.heard(load, out)
+        if (
+            advice is not None
+            and out >= IN_USE_MIN * climb.window
+            and climb.hurried(advice, self._clock.now_s())
+        ):
+            self.load_reported.moved()
+            self._set_permits(climb.window)
+
     def _in_round(self, reception: Reception, turn: Turn) -> None:
         """Have the rounds judge what the server took, and what it refused."""
         if self._pacing.slows:
@@ -553,6 +572,7 @@ class EndpointGate:
         climb, rounds = self.climb, self.rounds
         if climb is None and (rounds is None or not self._refusals):
             return None
+        load = self.load_reported.latest
         rate = None if climb is None or climb.goodput is None else climb.goodput
         tokens = None if rate is None or rate.tokens is None else rate.tokens.per_s
         return {
@@ -566,6 +586,8 @@ class EndpointGate:
             "cuts": 0 if climb is None else climb.cuts,
             "pace_state": None if rounds is None or not self._refusals else rounds.state.value,
             "pace_per_s": None if rounds is None else rounds.pace,
+            "server_running": None if load is None else load.running,
+            "server_waiting": None if load is None else load.waiting,
         }
 
 
