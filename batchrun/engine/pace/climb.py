@@ -179,6 +179,13 @@ class Climb:
         self._judge_at = self._needed
 
     @property
+    def settled(self) -> bool:
+        """Whether a larger window and a smaller one were both tried, and neither paid: the server
+        can do no more than this.
+        """
+        return self.state is State.HOLDING and self._failed >= BOTH and self.window < self.high
+
+    @property
     def _needed(self) -> int:
         return max(EPOCH_MIN, min(self.window, EPOCH_MAX))
 
@@ -244,7 +251,7 @@ class Climb:
         before = self.window
         if advice.hint is Hint.QUEUE:
             self._spare(advice.window)
-        elif self.state is State.DOUBLING and not self._ahead and before < self.high:
+        elif self.state is State.DOUBLING and self._grew and not self._ahead and before < self.high:
             self._ahead = True
             self._move(2 * before, "the server has no queue: twice as many may pay")
         return self.window != before

@@ -122,11 +122,12 @@ class EndpointGate:
         charge: Charge | None = None,
         say: Callable[[str], None] = lambda _: None,
         bounds: tuple[int, int] | None = None,
+        bound_notice: str | None = None,
     ) -> None:
         """``host`` is the server's name, by which some of its headers are understood; ``charge``
         how it charges tokens, None where that is to be learned; ``say`` gets notices for the user.
         ``bounds`` are those of the concurrency, where it may change; ``concurrency`` is then the
-        first.
+        first, and ``bound_notice`` what the user is told once it has reached the upper one.
         """
         self._clock = clock
         self._dice = dice
@@ -138,6 +139,7 @@ class EndpointGate:
         self._door = asyncio.Lock()
         self._queueing = 0  # those in front of the door and in it, who hold permits but are not out
         self.rpm, self.tpm = rpm, tpm
+        self._say = say
         self._costs = TokenCosts(clock.now_s, charge, say)
         self._budget = None if tpm is None else TokenBudget(tpm, clock.now_s)
         self._limiter = None if rpm is None else _limiter(rpm)
@@ -165,6 +167,7 @@ class EndpointGate:
         self.rounds: Rounds | None = Rounds()
         """What finds the rate; None once the server has told one."""
         self._refusals = False  # whether the rounds saw any
+        self._bound_notice, self._told_settled = bound_notice, False
         if self.climb is not None:
             self._set_permits(self.climb.window)
 
@@ -442,11 +445,11 @@ class EndpointGate:
                 out = self.in_flight - self._queueing
                 now_s = self._clock.now_s()
                 if climb.answered(sent_at_s, now_s, latency_s, tokens, out):
-                    self._set_permits(climb.window)
+                    self._climbed(climb)
             elif reception is Reception.OVERLOADED and climb.overloaded(
                 sent_at_s, self._clock.now_s()
             ):
-                self._set_permits(climb.window)
+                self._climbed(climb)
         if turn is not None:
             self._in_round(reception, turn)
 
@@ -463,7 +466,21 @@ class EndpointGate:
             and climb.hurried(advice, self._clock.now_s())
         ):
             self.load_reported.moved()
-            self._set_permits(climb.window)
+            self._climbed(climb)
+
+    def _climbed(self, climb: Climb) -> None:
+        """The climb has moved the window."""
+        self._set_permits(climb.window)
+        if self._bound_notice is not None and climb.window >= climb.high:
+            self._say(self._bound_notice)
+            self._bound_notice = None
+        if climb.settled and not self._told_settled:
+            self._told_settled = True
+            self._say(
+                f"the server slows down under load: --concurrency auto settled at "
+                f"{climb.window:,}; with more requests in flight, answers took longer and no more "
+                "of them came in a second"
+            )
 
     def _in_round(self, reception: Reception, turn: Turn) -> None:
         """Have the rounds judge what the server took, and what it refused."""
