@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -92,6 +93,13 @@ def serving(*flags: object) -> Iterator[str]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def stats(base_url: str) -> dict[str, Any]:
+    """What the server counted so far."""
+    with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/stats") as reply:  # noqa: S310
+        found: dict[str, Any] = json.load(reply)
+    return found
 
 
 def rows(path: Path, count: int, max_tokens: Callable[[random.Random], int] | None = None) -> Path:

@@ -43,12 +43,18 @@ def _reports(heard, where, until):
     """Ask the address until ``until(heard)``, quickly."""
 
     async def run():
-        task = asyncio.create_task(load_reports._ask(where, None, heard.append))
-        deadline_s = time.monotonic() + 20
-        while not until(heard) and not task.done() and time.monotonic() < deadline_s:
-            await asyncio.sleep(0.01)
-        ended = task.done()
-        await cancelled((task,))
+        enough = asyncio.Event()
+
+        def hear(load):
+            heard.append(load)
+            if until(heard):
+                enough.set()
+
+        asking = asyncio.create_task(load_reports._ask(where, None, hear))
+        waiting = asyncio.create_task(enough.wait())
+        await asyncio.wait({asking, waiting}, timeout=30, return_when="FIRST_COMPLETED")
+        ended = asking.done()
+        await cancelled((asking, waiting))
         return ended
 
     return asyncio.run(run())

@@ -57,7 +57,7 @@ def test_room_doubles_once_without_being_judged():
 
 
 def test_a_queue_is_not_fed():
-    """The window comes down to what runs and some more; within its bounds, and it stays in doubt."""
+    """The window comes down to what runs and some more, within its bounds, and is judged there."""
     climb = Climb(64, 8, 1024)
     assert climb.hurried(Advice(Hint.QUEUE, 5), 1.0)
     assert (climb.window, climb.state) == (8, State.HOLDING)
