@@ -129,8 +129,10 @@ def draw(scene: Scene, course: Course, last_s: float) -> str:
     ]
     high = 2 * HEIGHT + 20
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {high}" '
-        'font-family="sans-serif" font-size="12" fill="#333">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {high}" '
+            'font-family="sans-serif" font-size="12" fill="#333">'
+        ),
         f'<rect width="{WIDTH}" height="{high}" fill="#fff"/>',
         f'<text x="{LEFT}" y="16" font-weight="bold">{scene.title}</text>',
         *panel(upper, last_s, 20, "requests per second"),
@@ -161,8 +163,9 @@ def panel(lines: Sequence[POINTS], last_s: float, down: int, title: str) -> list
         label = f"{number * unit:,g}" if unit < 1 else f"{number * unit:,.0f}"
         out.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{label}</text>')
     tick_s = 5 if last_s <= 50 else 10
+    foot = down + HEIGHT - BOTTOM + 16
     out += [
-        f'<text x="{x(at):.0f}" y="{down + HEIGHT - BOTTOM + 16}" text-anchor="middle">{at} s</text>'
+        f'<text x="{x(at):.0f}" y="{foot}" text-anchor="middle">{at} s</text>'
         for at in range(0, int(last_s) + 1, tick_s)
     ]
     place = LEFT + 160
