@@ -63,10 +63,9 @@ SCENES = {
     "tokens": Scene(
         "120,000 tokens a minute, --tpm 120000",
         ("--tpm", 120_000, "--charge", "sum", "--latency", "fixed:0.2", "--limit-headers", "none"),
-        *(4000, 40, 2000),
+        *(4000, 40, 2000 / 29),  # a row is 9 tokens and 20
         max_tokens=lambda _: 20,
         run=("--tpm", 120_000),
-        tokens=True,
     ),
     "knee": Scene(
         "a server that slows down past 64 requests at once",
