@@ -45,6 +45,8 @@ class Course(NamedTuple):
     windows: list[tuple[float, dict[str, Any]]]
     summary: dict[str, Any]
     said: str
+    began_s: float
+    """When the first request went out, as ``time.time`` has it."""
 
     def answers(self, from_s: float, to_s: float) -> float:
         """Answers in a second."""
@@ -140,7 +142,8 @@ def run(source: Path, base_url: str, folder: Path, flags: Sequence[object], for_
         for one in table
     ]
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    return Course(exchanges, [(at_s - began_s, one) for at_s, one in windows], summary, said)
+    seen = [(at_s - began_s, one) for at_s, one in windows]
+    return Course(exchanges, seen, summary, said, began_s)
 
 
 def _watched(

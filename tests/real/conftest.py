@@ -36,7 +36,7 @@ def _serving(folder, api_key, slots, metrics):
     try:
         address = server.stdout.readline().strip()
         assert address.startswith("http://"), log.read_text("utf-8", errors="replace")
-        yield f"{address}/v1"
+        yield f"{address}/v1", server.pid
     finally:
         server.terminate()
         try:
@@ -62,6 +62,10 @@ def llama(tmp_path_factory):
             which = api_key, slots, metrics
             if which not in known:
                 known[which] = stack.enter_context(_serving(folder, *which))
-            return known[which]
+            url, pid = known[which]
+            start.pids[url] = pid
+            return url
+
+        start.pids = {}
 
         yield start
