@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters.environment import control_socket, open_files, price_list
+from batchrun.adapters.environment import control_socket, cpu_time, open_files, price_list
 from batchrun.adapters.environment.clock import LoopClock, new_loop
 from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status_file import StatusFile
@@ -32,7 +32,7 @@ from batchrun.engine.attempt_log import noted
 from batchrun.engine.controls import Controls
 from batchrun.engine.engine import Engine
 from batchrun.engine.lane import Lane
-from batchrun.engine.observe.monitor import Monitor
+from batchrun.engine.observe.monitor import Monitor, windows_found
 from batchrun.engine.observe.watching import Watching
 from batchrun.engine.outbox import EachAnswer, Outbox, PacedSource, TellingJournal
 from batchrun.engine.row_order import AHEAD_ROWS, Lengths
@@ -233,7 +233,9 @@ class _Session:
             require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / open_run.STATUS)
-        self._watching = Watching((status, *observers), self._tally, say, machinery.sample_s)
+        self._watching = Watching(
+            (status, *observers), self._tally, say, machinery.sample_s, cpu_time.busy_s
+        )
         self._space = free_space.FreeSpace(
             settings,
             opened.journal,
@@ -243,6 +245,7 @@ class _Session:
         )
         self._space.require_room()
         self._controls: Controls | None = None
+        self._lanes: Sequence[Lane] = ()
         self._ended = threading.Event()
         self._started_s = machinery.monotonic_s()
 
@@ -287,7 +290,7 @@ class _Session:
                     say=self._say,
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
-                lanes = loop.pool.lanes
+                lanes = self._lanes = loop.pool.lanes
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
                 monitor = Monitor(
                     engine=engine,
@@ -458,6 +461,7 @@ class _Session:
             run=opened.journal.states.get("run"),
             controls=self._controls.history if self._controls is not None else (),
             notices=self._tally.told,
+            windows=windows_found(self._lanes),
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit

@@ -20,6 +20,7 @@ from batchrun.adapters.journal.journal import Journal, JournalWriter
 from batchrun.adapters.parts.sealer import Parts, PartsOf, Sealer
 from batchrun.adapters.sources.readahead import ReadAhead
 from batchrun.adapters.sources.reader import Reader
+from batchrun.core.reply.server_load import Load
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.urls import Address
@@ -48,6 +49,14 @@ class EndpointAccess(Protocol):
         self, settings: Settings, say: Callable[[str], None]
     ) -> AbstractAsyncContextManager[tuple[Transport, Credentials | None]]:
         """A transport in the running loop, and its key."""
+        ...
+
+    def reporting(
+        self, heard: Callable[[Load | None], None]
+    ) -> AbstractAsyncContextManager[None] | None:
+        """What asks the server for its load while it is entered, and tells ``heard``; None where
+        the server is somebody else's.
+        """
         ...
 
 

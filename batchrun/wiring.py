@@ -52,9 +52,11 @@ async def attempts(
         endpoint = access.endpoint
         transport, credentials = await stack.enter_async_context(access.talking(settings, say))
         remarks.add(transport.remark)
+        bounds = open_files.within(endpoint, settings)
         gate = EndpointGate(
             concurrency=endpoint.concurrency,
-            bounds=open_files.within(endpoint, settings),
+            bounds=bounds,
+            bound_notice=open_files.bound_notice(endpoint, bounds),
             rpm=endpoint.rpm,
             tpm=endpoint.tpm,
             clock=clock,
@@ -63,6 +65,10 @@ async def attempts(
             charge=endpoint.charge,
             say=partial(_notice, tally, endpoint.name if len(accesses) > 1 else None),
         )
+        if gate.climb is not None:
+            reporting = access.reporting(gate.reported)
+            if reporting is not None:
+                await stack.enter_async_context(reporting)
         ways.append(
             Way(
                 endpoint.name,

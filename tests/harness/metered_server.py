@@ -3,9 +3,11 @@
 import asyncio
 import json
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from aiohttp import web
 
@@ -89,25 +91,12 @@ class Metered:
         output = int(words[-1]) if words[-1].isdigit() else self.answer
         if limit is not None:
             output = min(limit, output)
-        cost = RULES[self.charge].charged(Size(prompt, limit, output))
         now_s = asyncio.get_running_loop().time()
-        wait_s = self.limit.wait_s(cost, now_s)
-        headers = {}
-        if self.headers:
-            level = self.limit
-            assert isinstance(level, Bucket)
-            headers = {
-                "x-ratelimit-limit-tokens": f"{self.tpm:.0f}",
-                "x-ratelimit-remaining-tokens": f"{max(0, level._level):.0f}",
-                "x-ratelimit-reset-tokens": f"{(level._most - level._level) / self.tpm * 60:.3f}s",
-            }
+        wait_s, headers = self.admit(Size(prompt, limit, output), now_s)
         if wait_s > 1e-9:
-            self.refused.append((now_s, cost))
             headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
             error = {"message": "Rate limit reached: tokens per minute", "type": "tokens"}
             return web.json_response({"error": error}, status=429, headers=headers)
-        self.limit.take(cost, now_s)
-        self.passed.append((now_s, cost))
         await asyncio.sleep(self.latency_s)
         answer = {
             "id": "x",
@@ -130,9 +119,35 @@ class Metered:
             body=json.dumps(answer), content_type="application/json", headers=headers
         )
 
+    def begin(self, now_s: float) -> None:
+        """The limit counts from now on."""
+        self.limit = self.kind(self.tpm, self.burst_s, now_s)
+
+    def admit(self, size: Size, now_s: float) -> tuple[float, dict[str, str]]:
+        """Take or refuse a request, and note it: the seconds until it may pass (0: it did), and
+        what the headers report.
+        """
+        cost = RULES[self.charge].charged(size)
+        wait_s = self.limit.wait_s(cost, now_s)
+        headers = {}
+        if self.headers:
+            level = self.limit
+            assert isinstance(level, Bucket)
+            headers = {
+                "x-ratelimit-limit-tokens": f"{self.tpm:.0f}",
+                "x-ratelimit-remaining-tokens": f"{max(0, level._level):.0f}",
+                "x-ratelimit-reset-tokens": f"{(level._most - level._level) / self.tpm * 60:.3f}s",
+            }
+        if wait_s > 1e-9:
+            self.refused.append((now_s, cost))
+        else:
+            self.limit.take(cost, now_s)
+            self.passed.append((now_s, cost))
+        return wait_s, headers
+
     async def start(self) -> tuple[str, Callable[[], Awaitable[None]]]:
         """Serve on a free port of loopback; returns the base URL and what stops it."""
-        self.limit = self.kind(self.tpm, self.burst_s, asyncio.get_running_loop().time())
+        self.begin(asyncio.get_running_loop().time())
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/chat/completions", self.handle)
         runner = web.AppRunner(app, access_log=None)
@@ -179,3 +194,42 @@ class Metered:
                 first += 1
             most = max(most, total)
         return most / self.tpm
+
+
+@dataclass
+class MeteredApart(Metered):
+    """A server with a limit on input tokens and one on output tokens, a bucket of ``burst_s`` for
+    each, which reports them under Anthropic's names. ``passed`` has the tokens that ``binds``
+    names, and ``tpm`` is their limit.
+    """
+
+    other_tpm: float = math.inf
+    binds: str = "output"
+
+    def begin(self, now_s: float) -> None:
+        """See ``Metered``."""
+        self._buckets = {
+            kind: Bucket(self.tpm if kind == self.binds else self.other_tpm, self.burst_s, now_s)
+            for kind in ("input", "output")
+        }
+
+    def admit(self, size: Size, now_s: float) -> tuple[float, dict[str, str]]:
+        """See ``Metered``."""
+        costs = {"input": float(size.prompt), "output": float(size.output or 0)}
+        wait_s = max(self._buckets[kind].wait_s(cost, now_s) for kind, cost in costs.items())
+        if wait_s > 1e-9:
+            self.refused.append((now_s, costs[self.binds]))
+        else:
+            for kind, cost in costs.items():
+                self._buckets[kind].take(cost, now_s)
+            self.passed.append((now_s, costs[self.binds]))
+        headers: dict[str, str] = {}
+        for kind, bucket in self._buckets.items():
+            full_at = time.time() + (bucket._most - bucket._level) / bucket._per_s
+            reset = datetime.fromtimestamp(math.ceil(full_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            headers |= {
+                f"anthropic-ratelimit-{kind}-tokens-limit": f"{bucket._per_s * 60:.0f}",
+                f"anthropic-ratelimit-{kind}-tokens-remaining": f"{max(0, bucket._level):.0f}",
+                f"anthropic-ratelimit-{kind}-tokens-reset": reset,
+            }
+        return wait_s, headers

@@ -259,6 +259,9 @@ class StagedAccess:
         """See ``EndpointAccess``."""
         yield self.transport, None
 
+    def reporting(self, _: object) -> None:
+        """See ``EndpointAccess``."""
+
 
 class SmallPieces(Parts):
     """``Parts`` that take a few rows at once."""

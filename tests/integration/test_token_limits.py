@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from batchrun.core.settings.charge import Charge
-from tests.harness.metered_server import Bucket, EmptyBucket, Metered
+from tests.harness.metered_server import Bucket, EmptyBucket, Metered, MeteredApart
 
 PER_S = 4000
 TPM = PER_S * 60
@@ -97,6 +97,23 @@ def test_a_rule_in_the_config_file(cli):
     assert _notices(cli) == []
     assert meter.used(after=50) >= 0.9
     assert meter.refused_share <= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("binds", ["input", "output"])
+def test_limits_on_input_and_output_are_paced_apart(cli, binds):
+    """The server reports both, as Anthropic does, and the user states none: the one that binds is
+    used up, whichever it is, and few requests are refused.
+    """
+    tokens, other = {"input": (14, 20), "output": (20, 14)}[binds]
+    tpm = TPM / 2
+    meter = MeteredApart(tpm, burst_s=10, binds=binds, other_tpm=3 * tpm * other / tokens)
+    rows = _rows(cli.folder, int(tpm / 60 * 20 / tokens), 20)
+    with _serving(meter) as url:
+        done = cli.run(*(rows, "-o", "run", "--base-url", url, "--model", "m"))
+    assert done.code == 0, done.err
+    assert meter.used() >= 0.95
+    assert meter.refused_share <= 0.03
 
 
 @pytest.mark.parametrize("wrong", ['"both"', "3", "true", '["sum"]'])

@@ -23,9 +23,12 @@ WHERE = (sys.platform, platform.machine())
 
 
 @contextmanager
-def _serving(folder, api_key):
-    log = folder / f"server-{api_key}.log"
+def _serving(folder, api_key, slots, metrics):
+    log = folder / f"server-{api_key}-{slots}-{metrics}.log"
     command = [sys.executable, str(Path(__file__).with_name("llama_server.py"))]
+    command += ["--slots", str(slots)]
+    if metrics:
+        command += ["--metrics"]
     if api_key:
         command += ["--api-key", api_key]
     with log.open("wb") as err:
@@ -33,7 +36,7 @@ def _serving(folder, api_key):
     try:
         address = server.stdout.readline().strip()
         assert address.startswith("http://"), log.read_text("utf-8", errors="replace")
-        yield f"{address}/v1"
+        yield f"{address}/v1", server.pid
     finally:
         server.terminate()
         try:
@@ -46,16 +49,23 @@ def _serving(folder, api_key):
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory):
-    """Starts the server, with an API key or none; returns its base URL. One of each at most."""
+    """Starts the server, with an API key or none, so many slots, and `/metrics` or none; returns
+    its base URL. One of each at most.
+    """
     if find_spec("xllamacpp") is None and WHERE not in WHEELS:
         pytest.skip(f"no wheel of llama.cpp's server for {' '.join(WHERE)}")
     folder = tmp_path_factory.mktemp("llama")
     with ExitStack() as stack:
         known = {}
 
-        def start(api_key=None):
-            if api_key not in known:
-                known[api_key] = stack.enter_context(_serving(folder, api_key))
-            return known[api_key]
+        def start(api_key=None, slots=1, metrics=False):
+            which = api_key, slots, metrics
+            if which not in known:
+                known[which] = stack.enter_context(_serving(folder, *which))
+            url, pid = known[which]
+            start.pids[url] = pid
+            return url
+
+        start.pids = {}
 
         yield start

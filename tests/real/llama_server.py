@@ -12,6 +12,8 @@ import xllamacpp
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--api-key")
+parser.add_argument("--slots", type=int, default=1)
+parser.add_argument("--metrics", action="store_true")
 arguments = parser.parse_args()
 
 # Found without importing it, which would ask for the program that it is a plugin of.
@@ -21,11 +23,12 @@ arguments = parser.parse_args()
 options = xllamacpp.CommonParams()
 options.model.path = str(model)
 options.port = 0
-# One request at a time, so that an answer depends on nothing beside it; on one core, since two
-# threads that wait for each other stand still where the machine has other work.
-options.n_parallel = 1
+# With one request at a time an answer depends on nothing beside it; on one core, since two threads
+# that wait for each other stand still where the machine has other work.
+options.n_parallel = arguments.slots
+options.endpoint_metrics = arguments.metrics
 options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
-options.n_ctx = 512
+options.n_ctx = 512 * arguments.slots
 options.ui = False
 if arguments.api_key:
     options.api_keys = [arguments.api_key]

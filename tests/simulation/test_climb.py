@@ -2,13 +2,16 @@
 
 import pytest
 
+from batchrun.core.reply.server_load import Load
 from batchrun.engine.pace.climb import Climb
+from batchrun.engine.pace.reported_load import ReportedLoad
 from tests.harness.capacity import Batching, Slots, Timed, best_rate, knee
 
 SEEDS = (1, 2, 3)
 SERVERS = {
     # server, fixed windows to compare with, seconds, whether the whole run counts
-    "batching": (Batching(), (320, 384), 240, False),
+    "batching": (Batching(), (320, 384, 512, 768, 1024), 240, False),
+    "little to gain": (Batching(0.005, 0.0001, 3_000_000), (1024,), 600, False),
     "little memory": (Batching(memory=60_000), (64, 80), 240, False),
     "at most 256": (Batching(running_max=256), (256,), 240, False),
     "a knee, 0.5 s": (Timed(knee(64, 0.5)), (64,), 240, True),
@@ -139,3 +142,62 @@ def test_it_stays_within_its_bounds():
     climb.limit(4, "told")
     assert climb.window == 4
     assert climb.why == "told"
+
+
+class Reported:
+    """A climb that hears of the server's load every two seconds, of so many that run at most."""
+
+    def __init__(self, running_max, first=64):
+        self._climb = Climb(first, 1, 1024)
+        self._load = ReportedLoad()
+        self._running_max = running_max
+        self._next_s = 2.0
+        self.overloaded = self._climb.overloaded
+
+    @property
+    def window(self):
+        """That of the climb."""
+        return self._climb.window
+
+    def answered(self, sent_at_s, now_s, latency_s, tokens, in_flight):
+        """Told to the climb, after the report that is due by now."""
+        if now_s >= self._next_s:
+            self._next_s = now_s + 2
+            running = min(in_flight, self._running_max)
+            advice = self._load.heard(Load(running, in_flight - running), in_flight)
+            if advice is not None and self._climb.hurried(advice, now_s):
+                self._load.moved()
+        return self._climb.answered(sent_at_s, now_s, latency_s, tokens, in_flight)
+
+
+def test_a_reported_queue_brings_the_window_down_at_once():
+    """Four slots of a second each: minutes without the report, seconds with it; and there it
+    stays.
+    """
+    for seed in SEEDS:
+        slow = Slots(4, 1.0).serve(Climb(64, 1, 1024), 60, seed).windows_after(10)
+        soon = Slots(4, 1.0).serve(Reported(4), 120, seed).windows_after(10)
+        assert max(soon) <= 6 < min(slow), seed
+        assert min(soon) >= 3, seed
+
+
+def test_reported_room_is_used_sooner():
+    """A wide server at 5 s latency: 90 % of its best within half of the time."""
+
+    def reached(client, seed):
+        record = Timed(knee(1024, 5.0)).serve(client, 200, seed)
+        rates = (record.rate(at, at + 5, tokens=False) for at in range(195))
+        return next(at for at, rate in enumerate(rates) if rate >= 0.9 * 1024 / 5)
+
+    for seed in SEEDS:
+        assert reached(Reported(10_000), seed) <= 0.7 * reached(Climb(64, 1, 1024), seed), seed
+
+
+@pytest.mark.parametrize("latency_s", [0.5, 2.0])
+def test_reported_room_that_does_not_pay_is_given_back(latency_s):
+    """A server that never has a queue, and slows down all the same: replies decide."""
+    server = Timed(knee(64, latency_s))
+    best = best_rate(server, (64,), 240)
+    for seed in SEEDS:
+        record = server.serve(Reported(10_000), 240, seed)
+        assert record.rate(120, 240, tokens=False) >= 0.95 * best, seed

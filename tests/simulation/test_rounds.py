@@ -12,8 +12,12 @@ LIMITS = {
     "a bucket of 0.1 s": (lambda: bucket(200, 0.1), 200, 0.97, 0.01),
     "a bucket of ten seconds": (lambda: bucket(100, 10), 100, 0.97, 0.01),
     "a window of a minute": (lambda: window(6000), 100, 0.97, 0.01),
-    "a window of a second": (lambda: window(50, 1.0), 50, 0.97, 0.02),
-    "ten a second": (lambda: bucket(10, 1), 10, 0.97, 0.03),
+    "a window of a second": (lambda: window(50, 1.0), 50, 0.97, 0.01),
+    "twenty a second": (lambda: bucket(20, 1), 20, 0.97, 0.01),
+    "twenty a second, a bucket of 0.2 s": (lambda: bucket(20, 0.2), 20, 0.97, 0.01),
+    "ten a second": (lambda: bucket(10, 1), 10, 0.97, 0.01),
+    "ten in each second": (lambda: window(10, 1.0), 10, 0.97, 0.01),
+    "five a second": (lambda: bucket(5, 1), 5, 0.97, 0.01),
     "one a second": (lambda: bucket(1, 1), 1, 0.9, 0.1),
 }
 

@@ -38,6 +38,21 @@ def within(endpoint: Endpoint, settings: Settings) -> tuple[int, int] | None:
     return low, max(low, high)
 
 
+def bound_notice(endpoint: Endpoint, bounds: tuple[int, int] | None) -> str | None:
+    """What to tell the user once the concurrency has reached its upper bound, where that is the
+    number of files this process may have open; None where it is the setting.
+    """
+    if bounds is None or bounds[1] >= endpoint.concurrency_max:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raised = limit + (endpoint.concurrency_max - bounds[1]) * _sockets(endpoint)
+    return (
+        f"this process may have {limit:,} files open, which holds the concurrency at "
+        f"{bounds[1]:,} (--max-concurrency allows {endpoint.concurrency_max:,}): raise the limit "
+        f"with `ulimit -n {raised}` before the run, or in the service's or container's settings"
+    )
+
+
 def _sockets(endpoint: Endpoint) -> int:
     """Sockets for each request in flight: a built-in simulator is the other end, too."""
     return 2 if endpoint.provider == SIMULATOR else 1

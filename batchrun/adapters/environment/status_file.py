@@ -57,7 +57,9 @@ KEYS = {
         "(`doubling`, `halving`, `holding`, `probing_up`, `probing_down`, or `fixed`) and `why`; "
         "`rows_per_s` and `tokens_per_s`, the goodput when it was last judged; `cuts`, how often "
         "overload reduced it; and, once the server refused requests without reporting a limit, "
-        "`pace_per_s` with `pace_state` (`free`, `frozen`, `doubling`, `steady`, `closed`)."
+        "`pace_per_s` with `pace_state` (`free`, `frozen`, `doubling`, `steady`, `closed`). "
+        "`server_running` and `server_waiting` are the requests that the server says it runs and "
+        "lets wait, where it is a self-hosted one with `/metrics`."
     ),
     "controls": (
         "What `batchrun ctl` set in this session, by key: the latest values. Null if it set "

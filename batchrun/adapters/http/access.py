@@ -6,7 +6,7 @@ Everything that can be wrong is found here, before a run directory is opened.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.providers import BY_NAME
 from batchrun.core.settings.proxies import proxy_for, secrets_of_proxy
 from batchrun.core.settings.table import DEFAULT_BASE_URL
-from batchrun.core.settings.urls import Address, address
+from batchrun.core.settings.urls import Address, address, may_be_private
 from batchrun.core.text import redact
 from batchrun.errors import KeyUnavailableError, UsageError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import ssl
 
     from batchrun.adapters.http.transport import HttpTransport
+    from batchrun.core.reply.server_load import Load
     from batchrun.core.settings.resolve import Settings
     from batchrun.ports import Credentials
 
@@ -77,6 +78,20 @@ class Access:
                 yield transport, credentials
             finally:
                 await credentials.close()
+
+    def reporting(
+        self, heard: Callable[[Load | None], None]
+    ) -> AbstractAsyncContextManager[None] | None:
+        """What asks the server for its load while it is entered (``load_reports``); None for one
+        that is not the user's own, is reached by a proxy or wants a client certificate.
+        """
+        if self.proxy is not None or self.endpoint.client_cert is not None:
+            return None
+        if not may_be_private(self.address):
+            return None
+        from batchrun.adapters.http.load_reports import asking
+
+        return asking(self.address, self.tls, heard)
 
 
 def accesses_to(

@@ -72,7 +72,9 @@ KEYS: Mapping[str, str] = {
     ),
     "endpoints": (
         "By the endpoint's name: `rows_ok`, `rows_error`, `attempts`, the token counts and "
-        "`unanswered_attempts`."
+        "`unanswered_attempts`. Where the latest session that sent something found the concurrency "
+        "(`--concurrency auto`) or the rate that the server takes, `window` says what it was at "
+        "the end: the object of `status --json`."
     ),
     "budget.charged_usd": (
         "What counts against `--max-cost`: the bill, plus the worst case of every attempt whose "
@@ -167,11 +169,13 @@ def build(
     run: str | None = None,
     controls: Sequence[Mapping[str, Any]] = (),
     notices: Sequence[str] = (),
+    windows: Mapping[str, Mapping[str, Any]] = {},
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
     written down where rows are pending; what was reused, where the run ``reuses`` answers;
-    ``controls``, where somebody changed the live run.
+    ``controls``, where somebody changed the live run. ``windows`` are what was found of the
+    concurrency and rate that endpoints take, by their names.
     """
     ok, error = totals.rows()
     pending = None if rows_input is None else rows_input - ok - error
@@ -198,7 +202,10 @@ def build(
         "errors": dict(sorted(totals.errors.items())),
         "outputs": dict(totals.outputs),
         **({"reused": dict(sorted(totals.reused.items()))} if reuses or totals.reused else {}),
-        "endpoints": totals.by_endpoint(),
+        "endpoints": {
+            name: own | ({"window": dict(windows[name])} if name in windows else {})
+            for name, own in totals.by_endpoint().items()
+        },
         "budget": dict(budget),
         "projected": _projected(projected if pending else None),
         "notices": list(notices),

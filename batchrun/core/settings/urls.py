@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -74,6 +75,39 @@ def asked_in_vain(url: str) -> str:
         return f"asked {shown}: check the host and the path of the base URL"
     likely = public_url(urlunsplit((parts.scheme, parts.netloc, meant, parts.query, "")))
     return f"asked {shown}: the base URL may have to be {likely}"
+
+
+def may_be_private(where: Address) -> bool:
+    """Whether the server may be the user's own: a Unix socket, a loopback or private address, or a
+    name that has yet to be resolved.
+    """
+    if where.socket is not None:
+        return True
+    try:
+        return is_private(urlsplit(where.url).hostname or "")
+    except ValueError:
+        return True
+
+
+def is_private(address: str) -> bool:
+    """Whether an IP address is a loopback or private one (RFC 1918, RFC 4193), and not link-local,
+    where clouds have their metadata. Raises ValueError for what is no address.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return found.is_loopback or (found.is_private and not found.is_link_local)
+
+
+def metrics_url(url: str) -> str:
+    """Where a server that takes requests at this URL has its metrics: beside its API, without the
+    query, which may hold a key.
+    """
+    parts = urlsplit(url)
+    base = parts.path.removesuffix(_SUFFIX)
+    version = _VERSION.search(base)
+    base = base if version is None else base[: version.start()]
+    return urlunsplit((parts.scheme, parts.netloc, f"{base}/metrics", "", ""))
 
 
 def chat_completions_url(base_url: str) -> str:

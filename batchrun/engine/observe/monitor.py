@@ -108,7 +108,9 @@ class Monitor:
         self._started_s: float | None = None
 
     def sample(self, now_s: float, cpu_s: float) -> Snapshot:
-        """A snapshot at ``now_s`` (monotonic); ``cpu_s`` is the CPU time of this process."""
+        """A snapshot at ``now_s`` (monotonic); ``cpu_s`` is the CPU time that this process had, and
+        waited for.
+        """
         tally = self._tally
         if self._started_s is None:
             self._started_s = now_s
@@ -183,6 +185,22 @@ class Monitor:
         if not found:
             return "outage"
         return None if None in found else found[0]
+
+
+FOUND = ("rows_per_s", "pace_per_s")
+"""What a window has once something was found: how much is delivered, or at which rate."""
+
+
+def windows_found(lanes: Sequence[Lane]) -> dict[str, dict[str, Any]]:
+    """What was found of the concurrency and rate that endpoints take, by their names; without those
+    of which nothing was found.
+    """
+    windows = ((lane.name, lane.gate.window()) for lane in lanes)
+    return {
+        name: window
+        for name, window in windows
+        if window is not None and any(window[key] is not None for key in FOUND)
+    }
 
 
 def _look(lane: Lane, requests_per_s: float) -> EndpointSnapshot:

@@ -25,11 +25,14 @@ class Watching:
         tally: Tally,
         say: Callable[[str], None],
         every_s: float = SAMPLE_S,
+        busy_s: Callable[[], float] = time.process_time,
     ) -> None:
+        """``busy_s`` is the CPU time that this process had, and waited for."""
         self._observers = observers
         self._tally = tally
         self._say = say
         self._every_s = every_s
+        self._busy_s = busy_s
         self.failures = 0
         """How often an observer broke."""
 
@@ -38,7 +41,7 @@ class Watching:
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="observers") as thread:
             while True:
-                snapshot = monitor.sample(loop.time(), time.process_time())
+                snapshot = monitor.sample(loop.time(), self._busy_s())
                 await loop.run_in_executor(thread, self._show, snapshot)
                 await asyncio.sleep(self._every_s)
 

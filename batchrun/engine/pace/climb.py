@@ -18,6 +18,8 @@ import math
 from enum import StrEnum
 from typing import NamedTuple
 
+from batchrun.engine.pace.reported_load import Advice, Hint
+
 EPOCH_MIN, EPOCH_MAX = 32, 256
 """Bounds of the replies that a judgement takes; between them it is one for each request in flight.
 """
@@ -26,15 +28,20 @@ EPOCHS_MAX = 4
 """So many epochs' worth of replies are gathered at most, where fewer leave a doubt."""
 IN_USE_MIN = 0.8
 """A window of which less is in use tells nothing: something else holds requests back."""
-GROWTH_MIN, HALVED_MAX = 0.10, 0.08
-"""What doubling the window has to gain, and halving it may lose."""
+GROWTH_MIN, GROWTH_SURE, HALVED_MAX = 0.05, 0.10, 0.08
+"""What doubling the window has to gain (the first where there are replies enough to tell that from
+chance, the second in any case), and halving it may lose.
+"""
 STEPS = (1.25, 1.12)
 """What a probe multiplies or divides the window by; the smaller one where neither direction paid
 with the larger.
 """
-GAIN_MIN, LOSS_MAX = 0.03, 0.03
-DOUBT = 2.0
-"""Standard deviations within which a gain may be chance."""
+GAIN_MIN, GAIN_SURE = 0.015, 0.03
+"""What a probe upwards has to gain, and one downwards may lose: the first where there are replies
+enough to tell that from chance, the second in any case.
+"""
+DOUBT, SURE = 2.0, 3.0
+"""Standard deviations within which a gain may be chance, and beyond which it is none."""
 GROWTH_FULL = 0.25
 """A doubling that gained less went too far, most likely: the next probe is downwards."""
 CONDEMNED = 0.1
@@ -166,9 +173,17 @@ class Climb:
         self._up_next = True
         self._failed = 0  # probes in a row that did not pay
         self._excused = False
+        self._ahead = False  # whether a window was doubled without being judged
         self._now_s = -math.inf
         self._epoch = Epoch()
         self._judge_at = self._needed
+
+    @property
+    def settled(self) -> bool:
+        """Whether a larger window and a smaller one were both tried, and neither paid: the server
+        can do no more than this.
+        """
+        return self.state is State.HOLDING and self._failed >= BOTH and self.window < self.high
 
     @property
     def _needed(self) -> int:
@@ -228,6 +243,27 @@ class Climb:
             self._hold_at(inside, "the bounds were changed")
             self._base = None
 
+    def hurried(self, advice: Advice, now_s: float) -> bool:
+        """The server's own figures show whether it has room or a queue. That moves the window
+        before replies can tell; they judge the move all the same. Returns as ``answered``.
+        """
+        self._now_s = now_s
+        before = self.window
+        if advice.hint is Hint.QUEUE:
+            self._spare(advice.window)
+        elif self.state is State.DOUBLING and self._grew and not self._ahead and before < self.high:
+            self._ahead = True
+            self._move(2 * before, "the server has no queue: twice as many may pay")
+        return self.window != before
+
+    def _spare(self, window: int) -> None:
+        """A queue stands at the server, which runs so many requests: send no more than that."""
+        window = max(self.low, window)
+        if window >= self.window or self.state is State.HALVING:
+            return
+        self._hold, self._up_next, self._failed, self._base = 1, True, 0, None
+        self._hold_at(window, "the server has a queue")
+
     # Judging
 
     def _judge(self, now_s: float) -> bool:
@@ -274,8 +310,12 @@ class Climb:
         return True
 
     def _double(self, now: Goodput) -> None:
-        grown = math.inf if self._base is None else gain(now, self._base).share
-        if grown > _TO_GAIN[self.state]:
+        found = None if self._base is None else gain(now, self._base)
+        grown = math.inf if found is None else found.share
+        error = 0.0 if found is None else found.error
+        twice = 1 + self._ahead
+        self._ahead = False
+        if grown > twice * max(GROWTH_MIN, min(GROWTH_SURE, SURE * error)):
             self._grew = self._base is not None
             self._keep(now)
             if self.window >= self.high:
@@ -339,11 +379,11 @@ class Climb:
 
     def _probed(self, now: Goodput) -> None:
         up = self.state is State.PROBING_UP
-        threshold = _TO_GAIN[self.state]
         found = gain(now, _known(self._base))
-        if self._in_doubt(found, threshold):
+        worth = max(GAIN_MIN, min(GAIN_SURE, DOUBT * found.error))
+        if self._in_doubt(found, worth if up else -worth):
             return
-        paid = found.share > max(threshold, found.error) if up else found.share >= threshold
+        paid = found.share > max(worth, found.error) if up else found.share >= -worth
         if not paid:
             self._failed += 1
             self._hold = min(HOLD_MAX, 2 * self._hold)
@@ -398,10 +438,10 @@ def _known(base: Goodput | None) -> Goodput:
 
 
 _TO_GAIN = {
-    State.DOUBLING: GROWTH_MIN,
+    State.DOUBLING: GROWTH_SURE,
     State.HALVING: -HALVED_MAX,
-    State.PROBING_UP: GAIN_MIN,
-    State.PROBING_DOWN: -LOSS_MAX,
+    State.PROBING_UP: GAIN_SURE,
+    State.PROBING_DOWN: -GAIN_SURE,
 }
 _STEPS = {
     State.DOUBLING: Climb._double,  # noqa: SLF001

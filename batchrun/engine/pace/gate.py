@@ -26,10 +26,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from batchrun.core.reply.server_load import Load
 from batchrun.core.settings.charge import Charge
 from batchrun.engine.pace.climb import Climb
 from batchrun.engine.pace.cool_down import SPREAD_S_MAX, CoolDown
 from batchrun.engine.pace.probing import Probing
+from batchrun.engine.pace.reported_load import IN_USE_MIN, ReportedLoad
 from batchrun.engine.pace.rounds import Pace, Rounds, Turn
 from batchrun.engine.pace.server_limits import LimitsTold
 from batchrun.engine.pace.token_budget import TokenBudget
@@ -123,11 +125,12 @@ class EndpointGate:
         charge: Charge | None = None,
         say: Callable[[str], None] = lambda _: None,
         bounds: tuple[int, int] | None = None,
+        bound_notice: str | None = None,
     ) -> None:
         """``host`` is the server's name, by which some of its headers are understood; ``charge``
         how it charges tokens, None where that is to be learned; ``say`` gets notices for the user.
         ``bounds`` are those of the concurrency, where it may change; ``concurrency`` is then the
-        first.
+        first, and ``bound_notice`` what the user is told once it has reached the upper one.
         """
         self._clock = clock
         self._dice = dice
@@ -137,8 +140,9 @@ class EndpointGate:
         self._paused = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
-        self._queueing = 0  # those in front of the door and in it
+        self._queueing = 0  # those in front of the door and in it, who hold permits but are not out
         self.rpm, self.tpm = rpm, tpm
+        self._say = say
         self._costs = TokenCosts(clock.now_s, charge, say)
         self._budget = None if tpm is None else TokenBudget(tpm, clock.now_s)
         self._limiter = None if rpm is None else _limiter(rpm)
@@ -161,9 +165,12 @@ class EndpointGate:
         """See ``ports.Gate``."""
         self.climb = None if bounds is None else Climb(concurrency, *bounds)
         """What finds the concurrency; None where it is given."""
+        self.load_reported = ReportedLoad()
+        """What the server's own figures say of its load, where it is asked for them."""
         self.rounds: Rounds | None = Rounds()
         """What finds the rate; None once the server has told one."""
         self._refusals = False  # whether the rounds saw any
+        self._bound_notice, self._told_settled = bound_notice, False
         if self.climb is not None:
             self._set_permits(self.climb.window)
 
@@ -420,7 +427,7 @@ class EndpointGate:
         rounds = self.rounds
         if rounds is None:
             return None
-        return rounds.sent(self._clock.now_s(), self._permits - self._free)
+        return rounds.sent(self._clock.now_s(), self._permits - self._free - self._queueing)
 
     def gave_up(self, turn: Turn) -> None:
         """Nobody knows what became of a request in the rounds."""
@@ -434,11 +441,40 @@ class EndpointGate:
         climb = self.climb
         assert climb is not None
         if reception is _ANSWERED:
-            now_s = self._clock.now_s()
-            if climb.answered(sent_at_s, now_s, latency_s, tokens, self.in_flight):
-                self._set_permits(climb.window)
+            now_s, out = self._clock.now_s(), self.in_flight - self._queueing
+            if climb.answered(sent_at_s, now_s, latency_s, tokens, out):
+                self._climbed(climb)
         elif reception is Reception.OVERLOADED and climb.overloaded(sent_at_s, self._clock.now_s()):
-            self._set_permits(climb.window)
+            self._climbed(climb)
+
+    def reported(self, load: Load | None) -> None:
+        """The server's own figures for its load; None where it gave none when it was asked."""
+        climb = self.climb
+        if climb is None:
+            return
+        out = self.in_flight - self._queueing
+        advice = self.load_reported.heard(load, out)
+        if (
+            advice is not None
+            and out >= IN_USE_MIN * climb.window
+            and climb.hurried(advice, self._clock.now_s())
+        ):
+            self.load_reported.moved()
+            self._climbed(climb)
+
+    def _climbed(self, climb: Climb) -> None:
+        """The climb has moved the window."""
+        self._set_permits(climb.window)
+        if self._bound_notice is not None and climb.window >= climb.high:
+            self._say(self._bound_notice)
+            self._bound_notice = None
+        if climb.settled and not self._told_settled:
+            self._told_settled = True
+            self._say(
+                f"the server slows down under load: --concurrency auto settled at "
+                f"{climb.window:,}; with more requests in flight, answers took longer and no more "
+                "of them came in a second"
+            )
 
     def came_back(self, reception: Reception, turn: Turn) -> None:
         """Have the rounds judge what the server took, and what it refused."""
@@ -547,6 +583,7 @@ class EndpointGate:
         climb, rounds = self.climb, self.rounds
         if climb is None and (rounds is None or not self._refusals):
             return None
+        load = self.load_reported.latest
         rate = None if climb is None or climb.goodput is None else climb.goodput
         tokens = None if rate is None or rate.tokens is None else rate.tokens.per_s
         return {
@@ -560,6 +597,8 @@ class EndpointGate:
             "cuts": 0 if climb is None else climb.cuts,
             "pace_state": None if rounds is None or not self._refusals else rounds.state.value,
             "pace_per_s": None if rounds is None else rounds.pace,
+            "server_running": None if load is None else load.running,
+            "server_waiting": None if load is None else load.waiting,
         }
 
 

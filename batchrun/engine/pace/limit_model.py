@@ -100,6 +100,7 @@ class Account:
         self._at_s = now_s
         self._began_s = began_s
         self._renewed_at_once = False
+        self._largest = 0.0  # the bucket, by what it held and was to hold
         self._seen_from = (now_s, limit)
         self._boost = 1.0
         self._boosted_s = now_s
@@ -114,6 +115,9 @@ class Account:
         now_s = news.now_s
         self._look_for_jumps(limit, now_s)
         self._look_at_answers(limit, news)
+        if limit.left is not None:
+            largest = self._largest if limit.most == self._limit.most else 0.0
+            self._largest = max(largest, limit.left + (limit.reset_s or 0.0) * limit.even)
         self._limit, self._at_s = limit, now_s
         self._look_at_reset(limit, now_s)
         if news.refused:
@@ -158,9 +162,12 @@ class Account:
     def size(self) -> float:
         """What the bucket holds when it is full, or the limit of the window."""
         limit = self._limit
-        if self._renewed_at_once or limit.left is None or not limit.reset_s:
+        if self._renewed_at_once or limit.left is None or limit.reset_s is None:
             return limit.most
-        return min(limit.most, limit.left + limit.reset_s * limit.even)
+        if limit.reset_s:
+            return min(limit.most, limit.left + limit.reset_s * limit.even)
+        # It is full now; or the server does not tell when it will be.
+        return min(limit.most, self._largest) or limit.most
 
     def _level(self, left: float, now_s: float) -> float:
         """How full the bucket is now, from 0 to 1."""

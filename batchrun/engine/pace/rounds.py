@@ -31,6 +31,8 @@ MARGIN = 0.99
 REFUSED_MIN, REFUSED_SHARE, SLACK, SIGMAS = 2, 0.005, 0.02, 2.0
 """A round is bad from so many refusals on, and such a share; where a share is borne, from that one
 on, with some slack and the deviation of chance."""
+LONE_ROUNDS = 5
+"""A single refusal makes a round bad, if one of so many before it had one, too."""
 STEP_DOWN = 0.8
 """No single round takes more than a fifth off the pace."""
 CLEAN_ROUNDS, WINDOWED = 8, 8
@@ -147,6 +149,7 @@ class Rounds:
         """The pace of a bad round, and the share that was refused in it."""
         self._good: float | None = None
         self._windowed = False
+        self._lone: deque[bool] = deque(maxlen=LONE_ROUNDS)
         self._row = 0
         self._apart = 0  # bad rounds in a row whose refusals came above all that was accepted
         self._probing = False
@@ -280,12 +283,21 @@ class Rounds:
 
     def _is_bad(self, of: Round, share: float, now_s: float) -> bool:
         """Whether more was refused than by chance."""
-        if of.refused < REFUSED_MIN:
+        if of.refused < REFUSED_MIN and not self._has_company(of, share):
             return False
         if now_s >= self._borne_until_s:
             return share > REFUSED_SHARE
         borne = self._borne
         return share > borne + SLACK + SIGMAS * math.sqrt(borne * (1 - borne) / of.back)
+
+    def _has_company(self, of: Round, share: float) -> bool:
+        """Whether another round of late had a refusal, too, where one is much. A pace that is
+        somewhat too high draws one from every round that is small.
+        """
+        lone = of.refused > 0 and share > REFUSED_SHARE
+        company = lone and any(self._lone)
+        self._lone.append(lone and not company)
+        return company
 
     def _doubled(self, of: Round, *, bad: bool) -> None:
         assert self.pace is not None

@@ -55,6 +55,16 @@ def test_a_bucket_below_its_half_is_spared_in_proportion(left, share):
     assert Story(_bucket(left)).share() == pytest.approx(share, abs=0.01)
 
 
+def test_a_small_bucket_that_is_full_is_not_a_large_one_that_is_empty():
+    """A bucket of ten seconds is full after a pause and reports a reset of 0: the even share goes
+    out, and not the least one, which would leave it full for ever.
+    """
+    story = Story(_limit(60, 4.0))
+    assert story.tell(_limit(100, 0.0), held=False) == MARGIN
+    assert story.tell(_limit(100, 0.0), held=False) == MARGIN
+    assert story.account.size == 100
+
+
 def test_an_empty_bucket_fills_while_nobody_tells():
     """What has come in since the last news counts: nobody waits for ever."""
     story = Story(_bucket(0))

@@ -1,0 +1,114 @@
+"""Asks a server of one's own for its load, at ``/metrics``, every few seconds.
+
+It is asked as a monitoring system would: without key, headers or client certificate, over a
+connection of its own, and no redirect is followed. Only loopback and private addresses are; a name
+counts if every address that it resolves to does, and the connection goes to one of these. A server
+that has no such page is left alone after a few tries; nobody is told, since nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+from batchrun.adapters.http.aiohttp_internals import HEAD_BOUNDS
+from batchrun.core.reply.server_load import Load, read_load
+from batchrun.core.settings.urls import Address, is_private, metrics_url
+from batchrun.engine.tasks import cancelled
+
+if TYPE_CHECKING:
+    import ssl
+
+EVERY_S = 2.0
+TIMEOUT_S = 5.0
+PAGE_BYTES_MAX = 2**19
+"""vLLM's page, with all histograms, has some 100 KB."""
+FAILURES_MAX = 3
+"""After so many failures in a row the server is not asked again."""
+FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+
+
+@contextlib.asynccontextmanager
+async def asking(
+    address: Address, tls: ssl.SSLContext | None, heard: Callable[[Load | None], None]
+) -> AsyncIterator[None]:
+    """Tell ``heard`` what the server reports, for as long as this lasts."""
+    task = asyncio.create_task(_ask(address, tls, heard), name="load reports")
+    try:
+        yield
+    finally:
+        await cancelled((task,))
+
+
+class _OwnAddresses(AbstractResolver):
+    """Resolves names of servers of one's own, and fails for others."""
+
+    def __init__(self) -> None:
+        self._resolver = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Raises OSError unless every address is a loopback or private one."""
+        found = await self._resolver.resolve(host, port, family)
+        if not all(is_private(one["host"]) for one in found):
+            raise PublicAddressError
+        return found
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class PublicAddressError(OSError):
+    """The server is somebody else's."""
+
+
+async def _ask(
+    address: Address, tls: ssl.SSLContext | None, heard: Callable[[Load | None], None]
+) -> None:
+    connector: aiohttp.BaseConnector
+    if address.socket is not None:
+        connector = aiohttp.UnixConnector(address.socket, limit=1)
+    else:
+        connector = aiohttp.TCPConnector(
+            limit=1, ssl=True if tls is None else tls, resolver=_OwnAddresses()
+        )
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity"},
+        **HEAD_BOUNDS,
+    ) as session:
+        url, failures = metrics_url(address.url), 0
+        while failures < FAILURES_MAX:
+            await asyncio.sleep(EVERY_S)
+            try:
+                load = await _load(session, url)
+            except FAILURES:
+                load = None
+            failures = 0 if load is not None else failures + 1
+            heard(load)
+
+
+async def _load(session: aiohttp.ClientSession, url: str) -> Load | None:
+    """What the page says; None where there is none, or it says nothing of a queue."""
+    async with session.get(url, allow_redirects=False) as response:
+        if response.status != 200:
+            return None
+        page = bytearray()
+        async for piece in response.content.iter_chunked(2**16):
+            page += piece
+            if len(page) > PAGE_BYTES_MAX:
+                response.close()
+                return None
+        return read_load(bytes(page))
