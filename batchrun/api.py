@@ -151,6 +151,9 @@ class Options(TypedDict, total=False):
     min_free_disk: int | str
     grace_s: float
     prices: Mapping[str, Mapping[str, float | Decimal]]
+    scores: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    gates: Mapping[str, Any]
 
 
 _CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
@@ -380,7 +383,7 @@ def _plain(value: Any, name: str) -> Any:
         return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in several]
     if kind in ("path", "schema") and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if kind in ("object", "headers", "schema") and isinstance(value, Mapping):
+    if kind in ("object", "headers", "schema", "measures") and isinstance(value, Mapping):
         return dict(value)
     if kind == "models" and not isinstance(value, str):
         return dict(value) if isinstance(value, Mapping) else list(value)
