@@ -157,18 +157,15 @@ def level_rule(name: str, given: object) -> LevelRule:
     if "rule" not in table:
         message = f"{key} has no rule; expected {_EXPECTED_RULE}"
         raise UsageError(message)
-    if isinstance(given, Mapping):
-        key_of_rule = f"{key}.rule"
-    else:
-        key_of_rule = key
-    operator, threshold = _comparison(key_of_rule, table["rule"])
+    written = table["rule"]
+    operator, threshold = _comparison(f"{key}.rule" if table is given else key, written)
     return LevelRule(
         name,
         operator,
         threshold,
         _choice(f"{key}.severity", table.get("severity", "fail"), SEVERITIES),
         _on_inconclusive(key, table),
-        " ".join(table["rule"].split()),
+        " ".join(str(written).split()),
     )
 
 

@@ -19,6 +19,8 @@ _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 /
 """The series of log n! minus Stirling's formula, in odd powers of 1/n."""
 _SERIES_FROM = 15.0
 """From here on the series is exact to the last bit; below, ``math.lgamma`` is."""
+_EXPANSION_FROM = 10_000
+"""Degrees of freedom from which on the expansion of Student's t is exact to the last bit."""
 _STEPS_MAX = 100_000
 _SMALLEST = 1e-300
 
@@ -42,24 +44,35 @@ def student_quantile(probability: float, freedom: float) -> float:
     if freedom <= 0:
         message = f"Student's t needs a positive number of degrees of freedom, not {freedom}"
         raise ValueError(message)
-    if probability < 0.5:
-        return -student_quantile(1 - probability, freedom)
-    t, wanted = normal_quantile(probability), 1 - probability
+    z = normal_quantile(probability)
+    if freedom >= _EXPANSION_FROM:
+        return _cornish_fisher(z, freedom)
+    t, wanted = abs(z), min(probability, 1 - probability)
     # The tail is convex and the normal quantile is too small: Newton's steps only go up.
     for _ in range(_STEPS_MAX):
         step = (student_tail(t, freedom) - wanted) / _student_density(t, freedom)
         t += step
-        if abs(step) <= 1e-14 * t:
+        if step <= 1e-14 * t:
             break
-    return t
+    return math.copysign(t, z)
 
 
 def student_tail(t: float, freedom: float) -> float:
-    """The probability that Student's t with ``freedom`` degrees is larger than ``t``."""
-    if t < 0:
-        return 1 - student_tail(-t, freedom)
+    """The probability that Student's t is larger than ``t``, which is not negative. Beyond 10,000
+    degrees its rounding grows with them.
+    """
     whole = freedom + t * t
     return beta_tail(freedom / 2, 0.5, freedom / whole, t * t / whole) / 2
+
+
+def _cornish_fisher(z: float, v: float) -> float:
+    """A quantile of Student's t from that of the normal (Abramowitz and Stegun, 26.7.5)."""
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
 
 
 def _student_density(t: float, freedom: float) -> float:
@@ -90,7 +103,7 @@ def binomial_probability(successes: int, n: int, p: float) -> float:
 
 def beta_tail(a: float, b: float, x: float, y: float) -> float:
     """The probability that a beta variable (``a``, ``b``) is at most ``x``: the regularised
-    incomplete beta function. ``y`` is 1 − ``x``, given because it may be far smaller than the
+    incomplete beta function. ``y`` is 1 - ``x``, given because it may be far smaller than the
     rounding of ``x``.
     """
     if x <= 0:
@@ -116,7 +129,7 @@ def _fraction(a: float, b: float, x: float) -> float:
             d = 1 / _away_from_0(1 + term * d)
             c = _away_from_0(1 + term / c)
             value *= c * d
-        if abs(value - before) <= 1e-16 * abs(value):
+        if abs(value - before) <= 1e-15 * abs(value):
             break
     return value
 
@@ -140,7 +153,7 @@ def _stirling_error(n: float) -> float:
 
 
 def _deviance(x: float, mean: float) -> float:
-    """``x log(x / mean) + mean − x`` without cancellation."""
+    """``x log(x / mean) + mean - x`` without cancellation."""
     if abs(x - mean) >= 0.1 * (x + mean):
         return x * math.log(x / mean) + mean - x
     v = (x - mean) / (x + mean)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from batchrun.core.estimate.extrapolation import Sampled, student, total
+from batchrun.core.estimate.extrapolation import Sampled, total
 from batchrun.core.estimate.strata import Sampler
 
 PILOTS = 100
@@ -103,11 +103,3 @@ def test_a_skewed_sample_reaches_further_up():
     values = [math.exp(rng.gauss(0, 1.5)) for _ in range(100)]
     found = total([Sampled(10_000, 10_000.0, [1.0] * 100, values)])
     assert found.high - found.total > 1.3 * (found.total - found.low)
-
-
-@pytest.mark.parametrize(
-    ("freedom", "quantile"), [(5, 2.015), (10, 1.812), (30, 1.697), (1e6, 1.645)]
-)
-def test_students_quantiles(freedom, quantile):
-    """Against the printed table of Student's t."""
-    assert abs(student(0.95, freedom) - quantile) < 0.005
