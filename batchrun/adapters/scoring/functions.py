@@ -44,9 +44,7 @@ _ANSWER = (
     rf"(?:{_SEPARATOR}|{_WRAP}|{_WORDS}|{_LATEX})*"
     rf"|\\boxed\b\s*(?:{_WRAP}|{_LATEX})*)"
 )
-_ALONE = (
-    rf"^(?:{_WRAP}|{_LATEX})*([A-Za-z])[\s*_\"'`$>)\]}}.,:;!）】」』”’。．，：；~]*$"
-)
+_ALONE = rf"^(?:{_WRAP}|{_LATEX})*([A-Za-z])[\s*_\"'`$>)\]}}.,:;!）】」』”’。．，：；~]*$"
 _LETTER_SEPARATED = r"^(?s:.*)[^A-Za-z]([A-Za-z])[^A-Za-z]*$"
 
 
@@ -138,7 +136,7 @@ def _f1(left: Any, right: Any) -> Any:
     precision and recall, a token counting as often as both have it.
     """
     spaced = [pc.replace_substring_regex(side, _NO_SPACES, r" \1 ") for side in (left, right)]
-    found = []
+    found: list[float | None] = []
     for one, other in zip(*(side.to_pylist() for side in spaced), strict=True):
         if one is None or other is None:
             found.append(None)

@@ -139,6 +139,13 @@ def count_scores(database: Database, store: StoreReader, plan: Plan) -> dict[str
     }
 
 
+def count_errors(database: Database, store: StoreReader, plan: Plan) -> int:
+    """The number of failed rows."""
+    with database.tables(results=evaluated_rows(store, plan, ["status"], ())):
+        statement = "SELECT count(*) FILTER (status = 'error') FROM results"
+        return int(database.rows(statement, "metrics")[0][0])
+
+
 def measure(
     database: Database, store: StoreReader, plan: Plan, error_rows: int
 ) -> dict[str, Measured]:
@@ -146,7 +153,9 @@ def measure(
 
     Raises ``ScoringError`` naming the metric, or ``DamagedError``.
     """
-    return {one.metric.name: _measure(database, store, plan, one, error_rows) for one in plan.metrics}
+    return {
+        one.metric.name: _measure(database, store, plan, one, error_rows) for one in plan.metrics
+    }
 
 
 def _measure(
@@ -284,7 +293,9 @@ class _Statement:
 
     def _clusters(self, inner: str) -> dict[_Key, tuple[Any, ...]]:
         """By group: clusters, rows, and the sums of which the clustered error is made."""
-        flag, name = ("FALSE", "NULL") if self._one.by is None else ("grouping(__group) = 0", "__group")
+        flag, name = (
+            ("FALSE", "NULL") if self._one.by is None else ("grouping(__group) = 0", "__group")
+        )
         each = (
             f"(SELECT {flag} AS __is_group, {name} AS __name, count(__x) AS n, sum(__x) AS s "
             f"FROM {inner} WHERE __x IS NOT NULL {self._sets('__cluster')})"

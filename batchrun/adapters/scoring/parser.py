@@ -264,7 +264,8 @@ def _look_at_expression(kind: str, tree: Mapping[str, Any], rules: _Rules, seen:
 
 def _look_at_function(tree: Mapping[str, Any], rules: _Rules, seen: _Seen) -> None:
     name = str(tree["function_name"]).lower()
-    *schema, _ = (tree.get("qualified_name") or {}).get("path") or [tree.get("schema"), name]
+    path: list[Any] = (tree.get("qualified_name") or {}).get("path") or [tree.get("schema"), name]
+    schema = path[:-1]
     # The parser itself writes a list, or LIKE with an escape, as a function of `main`.
     if tree.get("catalog") or any(part not in ("", "main") for part in schema):
         raise rules.refuse(f"write the function {name} without a schema")
@@ -276,7 +277,9 @@ def _look_at_function(tree: Mapping[str, Any], rules: _Rules, seen: _Seen) -> No
             raise rules.refuse(f"the function {name} is not allowed")
     elif name in functions.aggregates:
         if rules.kind in ("score", "group") and name not in functions.steady:
-            what = "a score has one value per row" if rules.kind == "score" else "a group is a value"
+            what = (
+                "a score has one value per row" if rules.kind == "score" else "a group is a value"
+            )
             raise rules.refuse(f"{name} is an aggregate, and {what} (write it under [metrics])")
         seen.aggregates.append(name)
     elif name in functions.unsteady and not (rules.kind == "query" and name in _OF_THE_CLOCK):

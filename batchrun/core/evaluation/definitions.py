@@ -219,7 +219,7 @@ def _metric(name: str, given: object) -> Aggregate:
     for part in _METRIC_KEYS:
         named = f"{key}.{part}" if isinstance(given, Mapping) else key
         _require_text(named, table.get(part))
-    return Aggregate(name, *(table.get(part) for part in _METRIC_KEYS))
+    return Aggregate(name, table["value"], table.get("by"), table.get("cluster"))
 
 
 def _require_text(key: str, given: object) -> None:
