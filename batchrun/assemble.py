@@ -312,9 +312,6 @@ class _Session:
         switch.stop_at(self._settings.deadline_s, machinery.monotonic_s() - started_s, clock)
         journal = machinery.journal(opened.journal, opened.flights(machinery.flight_slots))
         sealer = machinery.sealer(opened.parts, opened.journal)
-        publisher: Publisher = sealer
-        if self._evaluator is not None:
-            publisher = self._evaluator.following(sealer)
         before = self._count_resumed()
         states = opened.journal.states
         ledger, say = ledger_sums(before), tally.notices.append
@@ -339,7 +336,7 @@ class _Session:
                     finished=self._finished,
                     say=self._say,
                 )
-                engine = self._engine(loop, noted(journal), publisher, clock, switch, outbox)
+                engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = loop.pool.lanes
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
                 monitor = Monitor(
@@ -404,7 +401,7 @@ class _Session:
         self,
         loop: AttemptLoop,
         journal: Journal,
-        publisher: Publisher,
+        sealer: Publisher,
         clock: LoopClock,
         switch: StopSwitch,
         outbox: Outbox | None,
@@ -419,7 +416,7 @@ class _Session:
             source=source,
             loop=loop,
             journal=entries,
-            publisher=publisher,
+            publisher=sealer if self._evaluator is None else self._evaluator.following(sealer),
             prepare=self._prepare,
             clock=clock,
             tally=self._tally,

@@ -260,11 +260,15 @@ class _Statement:
         value = f"CAST((\n{parsed.mean_of}\n) AS DOUBLE)"
         if instead is not None and not self._one.scores:
             value = f"CASE WHEN status = 'error' THEN {instead}.0 ELSE {value} END"
-        only = "" if parsed.mean_filter is None else f" WHERE (\n{parsed.mean_filter}\n)"
+        only = ""
+        if parsed.mean_filter is not None:
+            # A failed row of which nobody can say whether it is meant may be one.
+            failed = "FALSE" if instead is None else "status = 'error'"
+            only = f" WHERE coalesce((\n{parsed.mean_filter}\n), {failed})"
         cluster = "NULL" if self._one.cluster is None else _cluster(self._one.cluster)
         inner = (
-            f"(SELECT {value} AS __x, status = 'error' AS __failed, __group, {cluster} AS __cluster "
-            f"FROM {self._from(instead)}{only})"
+            f"(SELECT {value} AS __x, status = 'error' AS __failed, __group, "
+            f"{cluster} AS __cluster FROM {self._from(instead)}{only})"
         )
         found = self._rows(
             f"SELECT {self._grouped}, avg(__x), count(__x), "

@@ -143,7 +143,13 @@ def expression(grammar: Grammar, text: str, key: str, kind: Kind, functions: Fun
         raise UsageError(message)
     mean = _mean(grammar, bare, tree)
     columns = frozenset(seen.columns)
-    return Parsed(text, columns, frozenset(), tuple(seen.aggregates), False, *mean)
+    return Parsed(
+        text,
+        columns,
+        aggregates=tuple(seen.aggregates),
+        mean_of=mean[0],
+        mean_filter=mean[1],
+    )
 
 
 def query(grammar: Grammar, text: str, views: Sequence[str], functions: Functions) -> Parsed:
@@ -311,7 +317,7 @@ def _mean(
     grammar: Grammar, statement: dict[str, Any], tree: dict[str, Any]
 ) -> tuple[str | None, str | None]:
     """What ``avg`` takes, and its filter, where the whole tree is that."""
-    arguments = tree.get("children") or tree.get("arguments") or ()
+    arguments: list[Any] = tree.get("children") or tree.get("arguments") or []
     is_mean = (
         tree.get("class") == "FUNCTION"
         and str(tree["function_name"]).lower() in ("avg", "mean")

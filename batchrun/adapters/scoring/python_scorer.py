@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Self
 
@@ -130,7 +131,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _part(store: StoreReader, name: str):  # type: ignore[no-untyped-def]
+def _part(store: StoreReader, name: str) -> Iterator[IO[bytes]]:
     """A part as a file of the operating system."""
     if isinstance(store, DiskStore):
         with Path(store.folder, name).open("rb") as file:

@@ -102,7 +102,7 @@ class Evaluation:
 
     scores: tuple[Score, ...] = ()
     metrics: tuple[Aggregate, ...] = ()
-    gates: Gates = Gates()
+    gates: Gates = field(default_factory=Gates)
     gates_given: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
