@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
-from batchrun.adapters.scoring.database import Database, Table, quoted
+from batchrun.adapters.scoring.database import MEMORY_BYTES, Database, Table, quoted
 from batchrun.adapters.scoring.plan import KEYS, Plan, PlannedMetric, in_order
 from batchrun.adapters.scoring.score_parts import as_doubles
 from batchrun.adapters.storage.store import SCORES, StoreReader, part_names
@@ -33,6 +33,19 @@ from batchrun.errors import ScoringError
 
 GROUPS_MAX = 1_000
 """Groups of a metric that are reported: those with the most rows."""
+BYTES_A_VALUE = 16
+_KEEPING = (
+    "quantile",
+    "median",
+    "mode",
+    "mad",
+    "list",
+    "array",
+    "string",
+    "group_concat",
+    "histogram",
+)
+"""What is in the names of aggregates that keep every value."""
 NO_GROUP = "(null)"
 """The key of the rows in which ``by`` is null."""
 
@@ -340,38 +353,60 @@ class _Statement:
         }
 
     def _left_out(self, value: str) -> dict[_Key, list[float | None]]:
-        """By group: the aggregate without each of the groups of rows that it holds, in one pass;
-        one by one where that takes more memory than there is.
+        """By group: the aggregate without each of the groups of rows that it holds. The rows are
+        read once; then it is one pass, or several where an aggregate keeps all its values.
         """
         key = "coalesce(custom_id, CAST(row AS VARCHAR))"
         if self._one.cluster is not None:
             key = _cluster(self._one.cluster)
-        bucket = f"CAST(md5_number_lower({key}) % {GROUPS} AS INTEGER) AS __bucket"
-        rows = self._from(None, bucket)
+        bucket = f"CAST(md5_number_lower({key}) % {GROUPS} AS TINYINT) AS __bucket"
+        named = [quoted(name) for name in (*self._one.columns, *self._one.scores)]
+        columns = ", ".join(dict.fromkeys([*named, "__group", "__bucket"]))
+        made = f"CREATE TEMP TABLE __rows AS SELECT {columns} FROM {self._from(None, bucket)}"
+        self._rows(made)
+        try:
+            return self._without_each(value)
+        finally:
+            self._database.rows("DROP TABLE __rows", self._key)
+
+    def _without_each(self, value: str) -> dict[_Key, list[float | None]]:
         held: dict[_Key, set[int]] = {}
-        for is_group, name, number in self._rows(
-            f"SELECT DISTINCT {self._grouped}, __bucket FROM {rows} {self._sets('__bucket')}"
+        rows = 0
+        for is_group, name, number, count in self._database.rows(
+            f"SELECT {self._grouped}, __bucket, count(*) FROM __rows {self._sets('__bucket')}",
+            self._key,
         ):
             held.setdefault((bool(is_group), name), set()).add(number)
-
-        def without(numbers: str) -> list[tuple[Any, ...]]:
-            return self._rows(
-                f"SELECT __without, {self._grouped}, {value} FROM {rows}, "
-                f"(SELECT unnest({numbers}) AS __without) WHERE __bucket <> __without "
-                f"{self._sets('__without')}"
-            )
-
-        try:
-            found = without(f"range({GROUPS})")
-        except ScoringError as error:
-            if not error.out_of_memory:
-                raise
-            found = [line for number in range(GROUPS) for line in without(f"[{number}]")]
+            rows += 0 if is_group else count
         figures: dict[_Key, list[float | None]] = {}
-        for number, is_group, name, figure in found:
-            if number in held.get((bool(is_group), name), ()):
-                figures.setdefault((bool(is_group), name), []).append(finite(figure))
+        at, step = 0, _at_once(self._one.parsed.aggregates, rows)
+        while at < GROUPS:
+            try:
+                found = self._database.rows(
+                    f"SELECT __without, {self._grouped}, {value} FROM __rows AS results, "
+                    f"(SELECT unnest(range({at}, {min(at + step, GROUPS)})) AS __without) "
+                    f"WHERE __bucket <> __without {self._sets('__without')}",
+                    self._key,
+                )
+            except ScoringError as error:
+                if not error.out_of_memory or step == 1:
+                    raise
+                step = max(1, step // 4)
+                continue
+            at += step
+            for number, is_group, name, figure in found:
+                if number in held.get((bool(is_group), name), ()):
+                    figures.setdefault((bool(is_group), name), []).append(finite(figure))
         return figures
+
+
+def _at_once(aggregates: Sequence[str], rows: int) -> int:
+    """How many groups are left out in one pass: as many as the values of aggregates that keep them
+    may be held in memory for.
+    """
+    if not any(word in name for name in aggregates for word in _KEEPING):
+        return GROUPS
+    return max(1, min(GROUPS, MEMORY_BYTES // 2 // (BYTES_A_VALUE * max(1, rows))))
 
 
 def _cluster(sql: str) -> str:
