@@ -11,8 +11,10 @@ which failed ones score 0, or 1.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -166,22 +168,72 @@ def measure(
 
     Raises ``ScoringError`` naming the metric, or ``DamagedError``.
     """
-    return {
-        one.metric.name: _measure(database, store, plan, one, error_rows) for one in plan.metrics
-    }
+    narrow = [one for one in plan.metrics if _is_narrow(plan, one)]
+    found = {}
+    if narrow:
+        with _kept(database, store, plan, narrow):
+            for one in narrow:
+                found[one.metric.name] = _measure(database, one, None, error_rows)
+    for one in plan.metrics:
+        if one not in narrow:
+            source = evaluated_rows(
+                store, plan, in_order(plan.schema, {*KEYS, *one.columns}), one.scores
+            )
+            found[one.metric.name] = _measure(database, one, source, error_rows)
+    return {one.metric.name: found[one.metric.name] for one in plan.metrics}
+
+
+def _is_narrow(plan: Plan, one: PlannedMetric) -> bool:
+    """Whether all that a metric reads is short: numbers, times, and what it groups by."""
+    texts = [plan.schema.field(name) for name in one.columns]
+    grouping = {text.lower() for text in (one.metric.by, one.metric.cluster) if text is not None}
+    return all(
+        not pa.types.is_nested(field.type)
+        and (not _is_text(field.type) or field.name in KEYS or field.name.lower() in grouping)
+        for field in texts
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
+
+
+@contextlib.contextmanager
+def _kept(
+    database: Database, store: StoreReader, plan: Plan, metrics: Sequence[PlannedMetric]
+) -> Iterator[None]:
+    """The columns that several metrics read, as a table of DuckDB's: the parts are read once. What
+    of it does not fit its memory is in its private folder.
+    """
+    columns = in_order(plan.schema, {*KEYS, *(name for one in metrics for name in one.columns)})
+    used = {name for one in metrics for name in one.scores}
+    scores = [one.score.name for one in plan.scores if one.score.name in used]
+    with database.tables(__parts=evaluated_rows(store, plan, columns, scores)):
+        database.rows("CREATE TEMP TABLE results AS SELECT * FROM __parts", "metrics")
+    try:
+        yield
+    finally:
+        database.rows("DROP TABLE results", "metrics")
 
 
 def _measure(
-    database: Database, store: StoreReader, plan: Plan, one: PlannedMetric, error_rows: int
+    database: Database, one: PlannedMetric, source: Table | None, error_rows: int
 ) -> Measured:
-    columns = in_order(plan.schema, {*KEYS, *one.columns})
-    source = evaluated_rows(store, plan, columns, one.scores)
+    """One metric, over ``source`` or what is kept."""
     statement = _Statement(database, one, source)
     figures = statement.figures(None)
-    bounds = [
-        figures if error_rows == 0 else statement.figures(instead, values_only=True)
-        for instead in (0, 1)
-    ]
+    if not error_rows:
+        bounds = [figures, figures]
+    elif one.scores or one.parsed.mean_of is not None:
+        bounds = [statement.figures(instead, values_only=True) for instead in (0, 1)]
+    else:
+        bounds = [{}, {}]
     keys = sorted(figures, key=lambda key: (not key[0], -figures[key].n, str(key[1])))
     found = {key: _metric(figures[key], *(bound.get(key) for bound in bounds)) for key in keys}
     whole = found.pop((False, None), Metric(None, 0))
@@ -192,18 +244,7 @@ def _measure(
         NO_GROUP if key[1] is None else key[1]: found[key]
         for key in [key for key in keys if key[0]][:GROUPS_MAX]
     }
-    return Measured(
-        Metric(
-            whole.value,
-            whole.n,
-            whole.low,
-            whole.high,
-            whole.as_if_errors_wrong,
-            whole.as_if_errors_right,
-            groups,
-        ),
-        scored,
-    )
+    return Measured(replace(whole, groups=groups), scored)
 
 
 def _metric(figure: _Figure, wrong: _Figure | None, right: _Figure | None) -> Metric:
@@ -222,7 +263,7 @@ def _metric(figure: _Figure, wrong: _Figure | None, right: _Figure | None) -> Me
 class _Statement:
     """The SQL of one metric."""
 
-    def __init__(self, database: Database, one: PlannedMetric, source: Table) -> None:
+    def __init__(self, database: Database, one: PlannedMetric, source: Table | None) -> None:
         self._database = database
         self._one = one
         self._source = source
@@ -235,6 +276,8 @@ class _Statement:
         return self._mean(instead, values_only=values_only)
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        if self._source is None:
+            return self._database.rows(sql, self._key)
         with self._database.tables(results=self._source):
             return self._database.rows(sql, self._key)
 
