@@ -27,6 +27,10 @@ EXIT_CODES = {
         "is working on the directory. Nothing was sent."
     ),
     3: "A guard stopped the run; rows are pending. The same command resumes it.",
+    4: (
+        "A gate failed (`[gates]` in the config file), or is inconclusive where that counts as a "
+        "failure."
+    ),
     5: (
         "Storage, input or the program failed midway: a full disk, an input that became "
         "unreadable, a bug. The same command resumes the run."
@@ -103,6 +107,20 @@ class DamagedError(BatchrunError):
 
 class StorageError(BatchrunError):
     """A write failed (disk full, no permission). Everything committed before it is intact."""
+
+
+class ScoringError(BatchrunError):
+    """A score or a metric could not be computed: SQL failed on a row, a Python scorer crashed, hung
+    or returned what it must not. The results are intact. ``interrupted`` says that it was stopped
+    on purpose, ``out_of_memory`` that it needs more than it may have.
+    """
+
+    def __init__(
+        self, message: str, *, interrupted: bool = False, out_of_memory: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.interrupted = interrupted
+        self.out_of_memory = out_of_memory
 
 
 class RunStoppedError(BatchrunError):

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from batchrun.adapters.storage import disk, files, filesystems
-from batchrun.adapters.storage.store import KINDS, RESPONSES, FileMark
+from batchrun.adapters.storage.store import KINDS, RESPONSES, SCORES, FileMark
 from batchrun.core.settings import addresses
 from batchrun.errors import StorageError
 
@@ -152,12 +152,16 @@ class ObjectStore:
         """See ``store.Store``."""
         for folder in (self.drafts, *(self.drafts / kind for kind in (*KINDS, RESPONSES))):
             files.make_folder(folder, private=True)
+        for folder in (self.drafts, *(self.drafts / kind for kind in (*KINDS, RESPONSES, SCORES))):
             for draft in folder.glob(f"*{files.TEMPORARY}"):
                 disk.unlink(draft)
 
     def draft(self, name: str) -> files.Draft:
         """See ``store.Store``."""
-        return files.Draft(self.drafts / name)
+        path = self.drafts / name
+        if path.parent.name == SCORES:
+            files.make_folder(path.parent, private=True)
+        return files.Draft(path)
 
     def publish(self, drafts: Sequence[files.Draft]) -> None:
         """See ``store.Store``."""

@@ -20,6 +20,8 @@ from batchrun.core.text.legible import json_of
 KINDS = ("results", "attempts")
 RESPONSES = "responses"
 """The folder of what is too large for its column."""
+SCORES = "scores"
+"""The folder of scores, a part for each part of the results."""
 SUMMARY, USAGE = "summary.json", "usage.parquet"
 
 

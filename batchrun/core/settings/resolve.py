@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
 from batchrun.core.cost.money import PICODOLLARS, usd
 from batchrun.core.cost.price_table import PRICES, OwnPrice, exact_prices
+from batchrun.core.evaluation.definitions import Evaluation, evaluation
 from batchrun.core.settings import parameter_flags, parameters, presets, reasoning_models
 from batchrun.core.settings.addresses import format_address, local_path, scheme_of
 from batchrun.core.settings.bounds import Bounds
@@ -41,6 +42,8 @@ __all__ = ["Endpoint", "Raw", "Settings", "from_environment", "from_toml", "lay_
 
 _WORDS = {"paths": "-", "dirs": OLD}
 """Kinds that are lists of paths, and the text among them that is none."""
+MEASURES = ("scores", "metrics", "gates")
+"""Tables whose keys are names that the user chose."""
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet. Where there are several ``[[endpoint]]`` tables, they
 are a list of such values under ``endpoints``."""
@@ -103,6 +106,7 @@ class Settings:
     identity: str | None = None
     reuse: tuple[str, ...] = ()
     lengths_from: str | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -235,6 +239,7 @@ class Settings:
             "guards.max_total_tokens": self.max_total_tokens,
             "prices": {model: own.public() for model, own in self.prices.items()},
             "limit": self.limit,
+            **self.evaluation.public(),
         }
 
 
@@ -256,6 +261,9 @@ def from_toml(text: str, *, path: str) -> Raw:
             raise UsageError(message)
         if section == PRICES:
             raw[PRICES] = exact_prices(text, path=path)
+            continue
+        if section in MEASURES:
+            raw[section] = _measures_located(section, given, folder)
             continue
         if section != "endpoint":
             raw |= _table(section, given, path, folder)
@@ -281,6 +289,21 @@ def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
             raise UsageError(message)
         raw[f"{section}.{key}"] = _located(BY_NAME[f"{section}.{key}"], value, folder)
     return raw
+
+
+def _measures_located(section: str, given: object, folder: PurePath) -> object:
+    """Such a table, with its paths relative to a folder: files of Python scorers, the baseline."""
+    if not isinstance(given, dict):
+        return given
+    found = dict(given)
+    for name, entry in given.items():
+        if not isinstance(entry, dict):
+            continue
+        key = {"scores": "python", "gates": "baseline"}.get(section)
+        path = entry.get(key) if key is not None else None
+        if isinstance(path, str) and path and not scheme_of(path) and not path.startswith("~"):
+            found[name] = entry | {key: str(folder / path)}
+    return found
 
 
 def _located(setting: Setting, value: object, folder: PurePath) -> object:
@@ -396,6 +419,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         identity=None if value["input.id"] == "custom_id" else value["input.id"],
         reuse=tuple(value["input.reuse"]),
         lengths_from=value["input.lengths_from"],
+        evaluation=evaluation(*(value[name] for name in MEASURES)),
     )
 
 

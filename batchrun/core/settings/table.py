@@ -43,6 +43,7 @@ KINDS: Mapping[str, str] = {
     "command": "text",
     "provider": "a provider's name",
     "prices": "tables of numbers",
+    "measures": "table of SQL, or tables",
     "header_name": "text",
     "bytes": "bytes, such as `500MB` or `2GiB`",
     "models": "list of names, or table of text",
@@ -696,6 +697,33 @@ TABLE: tuple[Setting, ...] = (
         "prices",
         None,
         'Prices by model, as tables `[prices."MODEL"]`; USD per million tokens.',
+        default={},
+    ),
+    Setting(
+        "scores",
+        "",
+        "measures",
+        None,
+        "Scores by name, one value per row: SQL over the columns of the results, or a table "
+        "with `sql` or `python`, `errors` and `timeout_s`.",
+        default={},
+    ),
+    Setting(
+        "metrics",
+        "",
+        "measures",
+        None,
+        "Metrics by name: SQL aggregates over results and scores, or a table with `value`, `by` "
+        "and `cluster`.",
+        default={},
+    ),
+    Setting(
+        "gates",
+        "",
+        "measures",
+        None,
+        'Rules by the metric or figure that they judge, such as accuracy = ">= 0.80"; those '
+        "against a baseline are in `[gates.compare]`.",
         default={},
     ),
 )

@@ -359,6 +359,7 @@ _CHECKS: Mapping[str, Check] = {
     "provider": lambda _, value, __: provider_named(value).name,
     "models": _models,
     "prices": lambda _, value, __: own_prices(value),
+    "measures": _instance_of(dict),
     "delimiter": _written,
     "encoding": _written,
 }

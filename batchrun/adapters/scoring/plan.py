@@ -1,0 +1,229 @@
+"""What is to be computed over a run, checked against the columns that its results have.
+
+Everything that can be known before the first request is found here: SQL that is broken, a column
+or a function that does not exist, a score that is neither true or false nor a number, a Python file
+that is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from batchrun.adapters.scoring import parser
+from batchrun.adapters.scoring.database import Database, Table, quoted
+from batchrun.adapters.scoring.parser import Parsed
+from batchrun.core.evaluation.definitions import Aggregate, Evaluation, Score, python_parts
+from batchrun.errors import UsageError
+
+RESULTS = "results"
+STATUS = "status"
+KEYS = ("row", "custom_id", STATUS)
+"""Columns that are always read."""
+_NUMBERS = (
+    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"),
+    *("UBIGINT", "UHUGEINT", "FLOAT", "DOUBLE", "BIGNUM", "VARINT", '"NULL"', "NULL"),
+    *("INTEGER_LITERAL", "DECIMAL"),
+)
+BOOLEAN = "BOOLEAN"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedScore:
+    """A score that can be computed. ``is_boolean`` is not known of Python before it has run."""
+
+    score: Score
+    digest: str
+    columns: tuple[str, ...] = ()
+    is_boolean: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMetric:
+    """A metric that can be computed: the columns and scores that it reads, what ``by`` and
+    ``cluster`` are in SQL.
+    """
+
+    metric: Aggregate
+    parsed: Parsed
+    columns: tuple[str, ...]
+    scores: tuple[str, ...]
+    by: str | None = None
+    cluster: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of it, for results of this schema."""
+
+    evaluation: Evaluation
+    schema: pa.Schema
+    scores: tuple[PlannedScore, ...] = ()
+    metrics: tuple[PlannedMetric, ...] = ()
+
+    @property
+    def sql(self) -> tuple[PlannedScore, ...]:
+        """The scores in SQL."""
+        return tuple(one for one in self.scores if one.score.sql is not None)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """By which each score is known again."""
+        return {one.score.name: one.digest for one in self.scores}
+
+    def sql_columns(self) -> list[str]:
+        """The columns of the results that the scores in SQL read."""
+        return in_order(self.schema, {*KEYS, *(name for one in self.sql for name in one.columns)})
+
+
+def make(
+    database: Database,
+    evaluation: Evaluation,
+    schema: pa.Schema,
+    kept: Mapping[str, str] | None = None,
+) -> Plan:
+    """Check an evaluation against the results' schema. ``kept`` are Python scores that are not run
+    again, with the digests that they are known by. Raises ``UsageError`` naming the key.
+    """
+    taken = {name.casefold(): name for name in schema.names}
+    for score in evaluation.scores:
+        if score.name.casefold() in taken:
+            message = (
+                f"{score.key}: the results have a column {taken[score.name.casefold()]!r}; choose "
+                "another name"
+            )
+            raise UsageError(message)
+    scores = tuple(_score(database, score, schema, kept or {}) for score in evaluation.scores)
+    with_scores = schema
+    for score in evaluation.scores:
+        with_scores = with_scores.append(pa.field(score.name, pa.float64()))
+    names = [score.name for score in evaluation.scores]
+    metrics = tuple(_metric(database, one, with_scores, names) for one in evaluation.metrics)
+    return Plan(evaluation, schema, scores, metrics)
+
+
+def score_sql(score: Score, *, is_boolean: bool) -> str:
+    """A score as SQL over ``ok`` rows. Failed rows are scored without it: inside of a CASE, DuckDB
+    computes what an expression has twice twice (five times as long for ``exact(letter(x), y)``).
+    """
+    return f"(\n{score.sql}\n)" if is_boolean else f"CAST((\n{score.sql}\n) AS DOUBLE)"
+
+
+def in_order(schema: pa.Schema, names: Iterable[str]) -> list[str]:
+    """Column names in the order of the schema."""
+    wanted = set(names)
+    return [name for name in schema.names if name in wanted]
+
+
+def _parsed(
+    database: Database, text: str, key: str, kind: parser.Kind, schema: pa.Schema
+) -> Parsed:
+    """Parse an expression; an error says where a name is a word of SQL."""
+    try:
+        return database.expression(text, key, kind)
+    except UsageError as error:
+        words = {word.lower() for word in re.findall(r"\w+", text)}
+        names = [name for name in schema.names if name.lower() in words & database.reserved]
+        if not names:
+            raise
+        message = f'{error} ({names[0]} is a word of SQL: as a name, write "{names[0]}" in quotes)'
+        raise UsageError(message) from None
+
+
+def _columns(schema: pa.Schema, parsed: Parsed) -> tuple[str, ...]:
+    """The columns that an expression refers to."""
+    return tuple(name for name in schema.names if name.lower() in parsed.columns)
+
+
+def _require_columns(key: str, parsed: Parsed, columns: Iterable[str]) -> None:
+    """No word of SQL's own stands for a column that is not there."""
+    own = parsed.columns & parser.OF_NO_COLUMN - {name.lower() for name in columns}
+    if own:
+        message = f"{key}: the results have no column {min(own)!r}: {parsed.text}"
+        raise UsageError(message)
+
+
+def _empty(schema: pa.Schema, columns: Iterable[str]) -> Table:
+    wanted = pa.schema([schema.field(name) for name in in_order(schema, columns)])
+    return Table(wanted, lambda: ())
+
+
+def _score(
+    database: Database, score: Score, schema: pa.Schema, kept: Mapping[str, str]
+) -> PlannedScore:
+    if score.name in kept:
+        return PlannedScore(score, kept[score.name])
+    if score.python is not None:
+        return PlannedScore(score, score.digest(_source_digest(score)))
+    parsed = _parsed(database, score.sql or "", score.key, "score", schema)
+    columns = _columns(schema, parsed)
+    _require_columns(score.key, parsed, columns)
+    with database.tables(results=_empty(schema, {*KEYS, *schema.names})):
+        # All columns are there, so that a message can name the nearest.
+        kind = database.types(f"SELECT (\n{score.sql}\n) AS x FROM results", score.key)[0][1]
+    is_boolean = kind == BOOLEAN
+    if not is_boolean and kind.partition("(")[0] not in _NUMBERS:
+        message = f"{score.key} is {kind}; a score is true or false, or a number: {score.sql}"
+        raise UsageError(message)
+    with database.tables(results=_empty(schema, {*KEYS, *columns})):
+        sql = score_sql(score, is_boolean=is_boolean)
+        database.types(f"SELECT {sql} AS x FROM results", score.key)
+    return PlannedScore(score, score.digest(), columns, is_boolean)
+
+
+def _source_digest(score: Score) -> str:
+    """The digest of a Python scorer's file. Raises ``UsageError`` where it cannot be read."""
+    path, function = python_parts(score.python or "")
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        message = f"{score.key}: cannot read {path}: {error.strerror}"
+        raise UsageError(message) from None
+    try:
+        compiled = compile(source, path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        message = f"{score.key}: {path} is not valid Python: {error}"
+        raise UsageError(message) from None
+    if function not in compiled.co_names and b"import *" not in source:
+        message = f"{score.key}: {path} has no function {function!r}"
+        raise UsageError(message)
+    return hashlib.sha256(source).hexdigest()
+
+
+def _metric(
+    database: Database, metric: Aggregate, schema: pa.Schema, scores: list[str]
+) -> PlannedMetric:
+    parsed = _parsed(database, metric.value, metric.key, "metric", schema)
+    grouping = {"by": metric.by, "cluster": metric.cluster}
+    words: dict[str, str | None] = {}
+    used = set(_columns(schema, parsed))
+    _require_columns(metric.key, parsed, used)
+    for part, text in grouping.items():
+        words[part] = None
+        if text is None:
+            continue
+        key = f"{metric.key}.{part}"
+        column = next((n for n in schema.names if n.casefold() == text.casefold()), None)
+        if column is not None:
+            words[part] = quoted(column)
+            used.add(column)
+            continue
+        found = _parsed(database, text, key, "group", schema)
+        _require_columns(key, found, _columns(schema, found))
+        with database.tables(results=_empty(schema, schema.names)):
+            database.types(f"SELECT (\n{text}\n) AS x FROM results", key)
+        used |= set(_columns(schema, found))
+        words[part] = f"(\n{text}\n)"
+    with database.tables(results=_empty(schema, schema.names)):
+        kind = database.types(f"SELECT (\n{metric.value}\n) AS x FROM results", metric.key)[0][1]
+    if kind.partition("(")[0] not in _NUMBERS:
+        message = f"{metric.key} is {kind}; a metric is a number: {metric.value}"
+        raise UsageError(message)
+    columns = tuple(in_order(schema, used - set(scores)))
+    named = tuple(name for name in scores if name in used)
+    return PlannedMetric(metric, parsed, columns, named, words["by"], words["cluster"])
