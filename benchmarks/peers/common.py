@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-Message = dict[str, str]
+Message = Any  # a dict with `role` and `content`; the libraries have types of their own for it
 
 
 def flags(doc: str | None) -> argparse.ArgumentParser:
