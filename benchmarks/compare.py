@@ -44,7 +44,7 @@ class Plan:
 
 
 FULL = Plan(rows=(5_000, 50_000), runs=5, limit_s=120.0, pace_s=60, pace_runs=3)
-QUICK = Plan(rows=(5_000,), runs=3, limit_s=30.0, pace_s=15, pace_runs=1)
+QUICK = Plan(rows=(5_000,), runs=3, limit_s=30.0, pace_s=12, pace_runs=1)
 
 
 def rounds(

@@ -23,7 +23,7 @@ from roster import Client, Limits
 RPM = 6_000
 TPM = 600_000
 BURST_S = 1.0  # the simulator's default: a bucket of so many seconds' worth
-TOKENS_PER_ROW = 250  # about: a prompt and an answer of make_input and the simulator
+TOKENS_PER_ROW = 185  # about: a prompt and an answer of make_input and the simulator
 ATTEMPTS = 10  # of the peers, per row; a refusal counts as one
 OK, REFUSED = 200, 429
 
@@ -58,6 +58,13 @@ SITUATIONS = {
     ),
     "tokens": Situation(
         title=f"{TPM:,} tokens a minute, prompt plus answer, set as the client's limit",
+        server=("--tpm", str(TPM), "--charge", "real", "--limit-headers", "none"),
+        told=Limits(tpm=TPM),
+        needs=frozenset({"tpm"}),
+        rows_per_s=TPM / 60 / TOKENS_PER_ROW,
+    ),
+    "tokens, reported": Situation(
+        title=f"{TPM:,} tokens a minute, set as the client's limit and reported in headers",
         server=("--tpm", str(TPM), "--charge", "real"),
         told=Limits(tpm=TPM),
         needs=frozenset({"tpm"}),
