@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,11 @@ class Plan:
     limit_s: float  # per run
     pace_s: int  # how long a run of pace.py takes at the server's limit
     pace_runs: int
+    start_ups: int
 
 
-FULL = Plan(rows=(5_000, 50_000), runs=5, limit_s=120.0, pace_s=60, pace_runs=3)
-QUICK = Plan(rows=(5_000,), runs=3, limit_s=30.0, pace_s=12, pace_runs=1)
+FULL = Plan(rows=(5_000, 50_000), runs=5, limit_s=120.0, pace_s=60, pace_runs=3, start_ups=3)
+QUICK = Plan(rows=(5_000,), runs=3, limit_s=30.0, pace_s=12, pace_runs=1, start_ups=1)
 
 
 def rounds(
@@ -57,22 +58,20 @@ def rounds(
     found: dict[str, list[Run]] = {client.name: [] for client in clients}
     failed: dict[str, str] = {}
     order = random.Random(runs)
-    for number, client in itertools.chain.from_iterable(
-        ((number, client) for client in order.sample(clients, k=len(clients)))
-        for number in range(runs)
-    ):
-        if client.name in failed:
-            continue
-        before = os.getloadavg()[0]
-        try:
-            run = run_once(client)
-        except SystemExit as error:
-            failed[client.name] = str(error).strip().splitlines()[-1]
-            print(f"  {client.name} failed: {error}", file=sys.stderr, flush=True)
-            continue
-        found[client.name].append(run | {"load": before})
-        said = f"{run['cpu_s']:.1f} s CPU, {run['wall_s']:.1f} s"
-        print(f"  round {number + 1}: {client.name}: {said}", file=sys.stderr, flush=True)
+    for number in range(runs):
+        for client in order.sample(clients, k=len(clients)):
+            if client.name in failed:
+                continue
+            load = os.getloadavg()[0]
+            try:
+                run = run_once(client)
+            except SystemExit as error:
+                failed[client.name] = str(error).strip().splitlines()[-1]
+                print(f"  {client.name} failed: {error}", file=sys.stderr, flush=True)
+                continue
+            found[client.name].append(run | {"load": load})
+            said = f"{run['cpu_s']:.1f} s CPU, {run['wall_s']:.1f} s"
+            print(f"  round {number + 1}: {client.name}: {said}", file=sys.stderr, flush=True)
     return {name: runs for name, runs in found.items() if runs}, failed
 
 
@@ -144,7 +143,7 @@ def installed(names: list[str], figures: results.Figures) -> list[Client]:
     return clients
 
 
-def start_up(clients: list[Client], options: argparse.Namespace) -> dict[str, Any]:
+def start_up(clients: list[Client], plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
     """Runs over a single row; the first of each is not counted, as it compiles the bytecode."""
     with _input(1) as source:
 
@@ -152,59 +151,56 @@ def start_up(clients: list[Client], options: argparse.Namespace) -> dict[str, An
             return measure_client(client, source, concurrency=options.concurrency)
 
         rounds(clients, 1, run_once)
-        runs, failed = rounds(clients, 3, run_once)
+        runs, failed = rounds(clients, plan.start_ups, run_once)
     return {"runs": runs, "failed": failed}
 
 
-class _input:  # noqa: N801 (a context manager, used like a function)
+@contextmanager
+def _input(rows: int) -> Iterator[Path]:
     """An input of so many rows in a directory of its own, while this lasts."""
-
-    def __init__(self, rows: int) -> None:
-        self._room = tempfile.TemporaryDirectory(prefix="batchrun-compare-")
-        self._source = Path(self._room.name) / "rows.jsonl"
-        make_input(self._source, rows)
-
-    def __enter__(self) -> Path:
-        return self._source
-
-    def __exit__(self, *_: object) -> None:
-        self._room.cleanup()
+    with tempfile.TemporaryDirectory(prefix="batchrun-compare-") as room:
+        source = Path(room) / "rows.jsonl"
+        make_input(source, rows)
+        yield source
 
 
 def throughput(
-    clients: list[Client], plan: Plan, options: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
-    """Measure each situation: rows, latency, plain or TLS."""
-    for rows, latency_ms, connection in itertools.product(
-        plan.rows, options.latency, options.connections
-    ):
-        title = f"{rows:,} rows, {latency_ms} ms, {connection}"
-        print(title, file=sys.stderr, flush=True)
-        with ExitStack() as stack:
-            source = stack.enter_context(_input(rows))
-            tls = stack.enter_context(certificate()) if connection == "TLS" else None
+    clients: list[Client],
+    plan: Plan,
+    *,
+    rows: int,
+    latency_ms: int,
+    connection: str,
+    concurrency: int,
+) -> dict[str, Any]:
+    """Measure one situation."""
+    title = f"{rows:,} rows, {latency_ms} ms, {connection}"
+    print(title, file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        source = stack.enter_context(_input(rows))
+        tls = stack.enter_context(certificate()) if connection == "TLS" else None
 
-            def run_once(client: Client) -> Run:
-                return measure_client(
-                    client,
-                    source,  # noqa: B023 (called before the next round of the loop)
-                    concurrency=options.concurrency,
-                    latency_s=latency_ms / 1000,  # noqa: B023
-                    tls=tls,  # noqa: B023
-                    limit_s=plan.limit_s,
-                )
+        def run_once(client: Client) -> Run:
+            return measure_client(
+                client,
+                source,
+                concurrency=concurrency,
+                latency_s=latency_ms / 1000,
+                tls=tls,
+                limit_s=plan.limit_s,
+            )
 
-            runs, failed = rounds(clients, plan.runs, run_once)
-        yield {
-            "title": title,
-            "rows": rows,
-            "latency_ms": latency_ms,
-            "connection": connection,
-            "concurrency": options.concurrency,
-            "limit_s": plan.limit_s,
-            "runs": runs,
-            "failed": failed,
-        }
+        runs, failed = rounds(clients, plan.runs, run_once)
+    return {
+        "title": title,
+        "rows": rows,
+        "latency_ms": latency_ms,
+        "connection": connection,
+        "concurrency": concurrency,
+        "limit_s": plan.limit_s,
+        "runs": runs,
+        "failed": failed,
+    }
 
 
 def arguments() -> argparse.Namespace:
@@ -213,14 +209,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="5,000 rows, 3 runs of at most 30 s; pace once"
     )
-    parser.add_argument("--parts", nargs="+", default=["throughput", "pace"], metavar="PART")
+    parts = ["throughput", "pace"]
+    parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--clients", nargs="+", default=list(CLIENTS), choices=list(CLIENTS))
-    parser.add_argument("--rows", nargs="+", type=int, help="numbers of rows [5000 50000]")
+    parser.add_argument("--rows", nargs="+", type=int, metavar="N", help="[5000 50000]")
     parser.add_argument("--runs", type=int, help="of each client in each situation [5]")
     parser.add_argument("--limit", type=float, metavar="S", help="for one run [120]")
     parser.add_argument("--latency", nargs="+", type=int, default=[0, 100], metavar="MS")
-    parser.add_argument("--connections", nargs="+", default=["plain", "TLS"])
-    parser.add_argument("--pace", nargs="+", default=list(pace.SITUATIONS), metavar="SITUATION")
+    connections, situations = ["plain", "TLS"], list(pace.SITUATIONS)
+    parser.add_argument("--connections", nargs="+", default=connections, choices=connections)
+    parser.add_argument("--pace", nargs="+", default=situations, choices=situations)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--page", action="store_true", help="only write the page again")
     return parser.parse_args()
@@ -242,6 +240,7 @@ def main() -> None:
         limit_s=options.limit or base.limit_s,
         pace_s=base.pace_s,
         pace_runs=base.pace_runs,
+        start_ups=base.start_ups,
     )
     clients = installed(options.clients, figures)
     note = {"machine": machine(), "command": shlex.join(["benchmarks/compare.py", *sys.argv[1:]])}
@@ -254,8 +253,18 @@ def main() -> None:
 
     if "throughput" in options.parts:
         print("start-up", file=sys.stderr, flush=True)
-        keep(figures.start_up, "start-up", start_up(clients, options))
-        for found in throughput(clients, plan, options):
+        keep(figures.start_up, "start-up", start_up(clients, plan, options))
+        for rows, latency_ms, connection in itertools.product(
+            plan.rows, options.latency, options.connections
+        ):
+            found = throughput(
+                clients,
+                plan,
+                rows=rows,
+                latency_ms=latency_ms,
+                connection=connection,
+                concurrency=options.concurrency,
+            )
             keep(figures.throughput, found["title"], found)
     if "pace" in options.parts:
         for name in options.pace:

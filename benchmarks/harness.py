@@ -141,8 +141,12 @@ def measure(
         child = subprocess.Popen(
             command, cwd=room, env=env, stdin=subprocess.DEVNULL, stdout=words, stderr=words
         )
-        with _killed_after(limit_s, child.pid) as late:
-            _, status, usage = os.wait4(child.pid, 0)
+        try:
+            with _killed_after(limit_s, child.pid) as late:
+                _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            child.kill()
+            raise
         wall_s = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode and not late.is_set():

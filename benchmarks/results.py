@@ -153,8 +153,8 @@ def _circumstances(figures: Figures) -> Iterator[str]:
     if loads:
         yield (
             f"- Load average at the start of a run: {min(loads):.1f} to {max(loads):.1f}, median "
-            f"{statistics.median(loads):.1f}. A quiet machine shows 1 to 2 during these runs. Above "
-            "that, other work took part of both cores: compare ratios, not seconds."
+            f"{statistics.median(loads):.1f}. A quiet machine shows 1 to 2 during these runs; "
+            "above that, other work took part of both cores: compare ratios, not seconds."
         )
     yield f"- Commands: {', '.join(f'`{command}`' for command in commands)}\n"
     yield "| client | versions |\n|---|---|"

@@ -5,7 +5,7 @@ their own, each with a script in `peers/` and its pinned requirements beside it.
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import HERE, ROOT, Certificate
@@ -51,7 +51,6 @@ class Client:
     limits: frozenset[str] = frozenset()
     flags: tuple[str, ...] = ()
     unlimited_flags: tuple[str, ...] = ()  # for a server without limits
-    env: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_peer(self) -> bool:
