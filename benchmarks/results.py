@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness import HERE
@@ -20,7 +21,7 @@ Situation = dict[str, Any]
 Figure = Callable[[Run], float]
 
 NONE = "\u2013"  # in a cell without a figure
-COLOURS = ("#2f6f9f", "#d98a2b", "#5b8c5a", "#a94f6d")
+COLOURS = ("#2f6f9f", "#d98a2b", "#5b8c5a", "#a94f6d", "#7d7aa8")
 WIDTH, LEFT, BAR, GAP = 720, 130, 13, 10
 
 
@@ -87,13 +88,17 @@ def median(runs: list[Run], figure: Figure) -> float:
 def write(figures: Figures) -> None:
     """Write RESULTS.md and the plots."""
     FOLDER.mkdir(exist_ok=True)
+    for path, text in made(figures).items():
+        path.write_text(text, "utf-8")
+
+
+def made(figures: Figures) -> dict[Path, str]:
+    """The text of the page and of each plot that there are figures for."""
     situations = sorted(
         figures.throughput.values(),
         key=lambda one: (one["rows"], one["latency_ms"], one["connection"] == "TLS"),
     )
     plots = [*_plots(situations, figures)]
-    for name, _, drawn in plots:
-        (FOLDER / name).write_text(drawn, "utf-8")
     shown = {name: f"![{title}](results/{name})\n" for name, title, _ in plots}
     out = [INTRODUCTION, *_circumstances(figures)]
     if situations:
@@ -102,14 +107,11 @@ def write(figures: Figures) -> None:
         for one in situations:
             out += [*_throughput(one, figures)]
     if figures.pace:
-        out += [
-            "## Servers with limits\n",
-            PACE,
-            *([shown["pace.svg"]] if "pace.svg" in shown else []),
-        ]
+        out += ["## Servers with limits\n", PACE]
+        out += [shown[name] for name in ("pace.svg",) if name in shown]
         for one in figures.pace.values():
             out += [*_pace(one)]
-    PAGE.write_text("\n".join(out), "utf-8")
+    return {PAGE: "\n".join(out)} | {FOLDER / name: drawn for name, _, drawn in plots}
 
 
 INTRODUCTION = """\
@@ -174,7 +176,7 @@ def _throughput(one: Situation, figures: Figures) -> Iterator[str]:
     count = max(map(len, runs_of.values()), default=0)
     yield f"### {one['title']}\n"
     yield (
-        f"{count} runs of each client, {one['concurrency']} in flight at most, "
+        f"{_runs(count)} of each client, {one['concurrency']} in flight at most, "
         f"{one['limit_s']:.0f} s per run at most, {one['date']}.\n"
     )
     yield (
@@ -189,8 +191,8 @@ def _throughput(one: Situation, figures: Figures) -> Iterator[str]:
         if late:
             finished = min(done(run) for run in runs if not run["ended"])
             notes.append(
-                f"{name}: {late} of {len(runs)} runs were killed at the limit, with "
-                f"{finished:,.0f} rows answered or more."
+                f"{name}: {late} of {_runs(len(runs))} killed at the limit, after {finished:,.0f} "
+                "rows or more."
             )
         yield (
             "| "
@@ -220,7 +222,7 @@ def _pace(one: Situation) -> Iterator[str]:
     yield f"### {one['title']}\n"
     count = max(map(len, one["runs"].values()), default=0)
     yield (
-        f"About {one['seconds']} s at the limit, {count} {'run' if count == 1 else 'runs'} of each "
+        f"About {one['seconds']} s at the limit, {_runs(count)} of each "
         f"client, killed after {3 * one['seconds'] + 30} s; medians, {one['date']}.\n"
     )
     yield (
@@ -254,6 +256,10 @@ def _in_order(names: dict[str, Any]) -> list[str]:
     return [name for name in CLIENTS if name in names]
 
 
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")[:200]
 
@@ -268,7 +274,10 @@ def _ratio(name: str, runs_of: dict[str, list[Run]]) -> str:
         cpu_per_1000_s(mine) / cpu_per_1000_s(least)
         for mine, least in zip(own, floor, strict=False)
     ]
-    return "1" if name == FLOOR.name else f"{whole:.2f} ({min(each):.2f} to {max(each):.2f})"
+    if name == FLOOR.name:
+        return "1"
+    spread = f" ({min(each):.2f} to {max(each):.2f})" if len(each) > 1 else ""
+    return f"{whole:.2f}{spread}"
 
 
 def _net(name: str, runs_of: dict[str, list[Run]], starts: dict[str, list[Run]]) -> str:
