@@ -136,7 +136,8 @@ PACE = """\
 The server is `batchrun simulate` with a latency of 0.3 s. **Used** is the share of the limit that
 was used: the least time that it allows for the work, divided by the time from the first exchange to
 the last answer. **Refused** counts replies with status 429. A client takes part if it can keep the
-limit by itself, or if no client is told any; the bare loop, which never asks twice, does not.
+limit by itself, or if no client is told any; the bare loop, which never asks twice, does not. A
+client that needs too much CPU to reach the limit uses less of it, and is refused nothing.
 """
 
 
