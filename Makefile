@@ -75,9 +75,8 @@ soak: $(DEV) ## runs under every fault for SOAK_SECONDS (3600): nothing may grow
 audit: $(DEV) ## hold the pinned dependencies against known advisories; says so where it cannot
 	$(BIN)/python .ci/audit.py requirements/run.txt
 
-bench: $(DEV) ## CPU per row against a bare loop, and memory growth
-	$(BIN)/python benchmarks/ratio.py
-	$(BIN)/python benchmarks/memory.py
+bench: $(DEV) ## batchrun beside other clients: hours, results in benchmarks/RESULTS.md; BENCH=--quick: half an hour
+	$(BIN)/python benchmarks/clients.py $(BENCH)
 
 docs: $(RUN) ## fill in docs/reference.md from the program
 	$(BIN)/python docs/make_reference.py

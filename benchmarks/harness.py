@@ -8,11 +8,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ class Cost:
     cpu_s: float  # user and system time, of its threads and children too
     wall_s: float
     rss_max_bytes: int
+    ended: bool = True  # by itself; False: it was killed at the time limit
 
 
 def make_input(path: Path, rows: int) -> None:
@@ -84,10 +87,12 @@ def upstream(
     latency_s: float = 0.0,
     stream_chunks: int | None = None,
     tls: Certificate | None = None,
+    account: dict[str, float] | None = None,
 ) -> Iterator[str]:
     """Serve fixed replies from the second core; this process and its children keep to the first.
 
-    With `stream_chunks` they are streams of so many chunks. Yields the base URL.
+    With `stream_chunks` they are streams of so many chunks. Yields the base URL. When the server
+    has ended, `account` holds what it counted: the fields of `Account` in upstream.py.
     """
     command = [sys.executable, str(HERE / "upstream.py"), f"--reply-bytes={reply_bytes}"]
     if stream_chunks is not None:
@@ -109,10 +114,18 @@ def upstream(
         finally:
             os.sched_setaffinity(0, CORES)
             server.terminate()
+            if server.stdout is not None and (counted := server.stdout.read()):
+                (account if account is not None else {}).update(json.loads(counted))
 
 
-def measure(command: Sequence[str], *, room: Path) -> Cost:
-    """Run a command in the directory `room` to its end.
+def measure(
+    command: Sequence[str],
+    *,
+    room: Path,
+    more_env: Mapping[str, str] | None = None,
+    limit_s: float | None = None,
+) -> Cost:
+    """Run a command in the directory `room` to its end, or kill it after `limit_s` seconds.
 
     Raises SystemExit with the command's last words if it fails: a failed run has no cost.
     """
@@ -123,24 +136,48 @@ def measure(command: Sequence[str], *, room: Path) -> Cost:
     }
     # Modules are compiled once, as those of an installed package are: 0.2 s of every start-up.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    env |= {"OPENAI_API_KEY": "bench", "PYTHONPATH": str(ROOT)}
+    env |= {"OPENAI_API_KEY": "bench", "PYTHONPATH": str(ROOT)} | dict(more_env or {})
     log = room / "last.log"
     with log.open("wb") as words:
         started = time.perf_counter()
         child = subprocess.Popen(
             command, cwd=room, env=env, stdin=subprocess.DEVNULL, stdout=words, stderr=words
         )
-        _, status, usage = os.wait4(child.pid, 0)
+        try:
+            with _killed_after(limit_s, child.pid) as late:
+                _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            child.kill()
+            raise
         wall_s = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
+    if child.returncode and not late.is_set():
         last_words = log.read_text("utf-8", errors="replace")[-2000:]
         raise SystemExit(f"{' '.join(command)}\nended with {child.returncode}:\n{last_words}")
     return Cost(
         cpu_s=usage.ru_utime + usage.ru_stime,
         wall_s=wall_s,
         rss_max_bytes=usage.ru_maxrss * 1024,
+        ended=not late.is_set(),
     )
+
+
+@contextmanager
+def _killed_after(limit_s: float | None, pid: int) -> Iterator[threading.Event]:
+    """Kill the process if this lasts longer; the event tells whether it came to that."""
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        os.kill(pid, signal.SIGKILL)
+
+    timer = threading.Timer(threading.TIMEOUT_MAX if limit_s is None else limit_s, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 def measure_run(

@@ -2,15 +2,17 @@
 
 It answers every POST with the same completion, whatever was asked, over HTTP/1.1 with keep-alive
 and pipelining, and reads no more of a request than its length. It does not judge, limit or fail;
-`batchrun simulate` is the server that does. Loopback only.
+`batchrun simulate` is the server that does. Loopback only. On SIGTERM it prints its account: what
+arrived and was answered, how much of it at once, and when, as one JSON line.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import signal
 import ssl
-from functools import partial
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import cast
 
@@ -102,18 +104,34 @@ def framed(data: bytes) -> bytes:
     return b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data)
 
 
+@dataclass(slots=True)
+class Account:
+    """What this server saw. Times are those of a monotonic clock."""
+
+    connections: int = 0
+    requests: int = 0
+    answered: int = 0
+    in_flight: int = 0
+    in_flight_max: int = 0
+    first_request_s: float = 0.0
+    last_answer_s: float = 0.0
+
+
 class FixedReply(asyncio.Protocol):
     """One connection: counts the requests that have arrived whole, and answers each."""
 
-    def __init__(self, response: bytes, latency_s: float) -> None:
+    def __init__(self, response: bytes, latency_s: float, account: Account) -> None:
         self._response = response
         self._latency_s = latency_s
+        self._account = account
+        self._clock = asyncio.get_running_loop().time
         self._pending = b""
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the way back."""
         self._transport = cast("asyncio.Transport", transport)
+        self._account.connections += 1
 
     def data_received(self, data: bytes) -> None:
         """Take whole requests off the front of what has arrived; the rest waits for more."""
@@ -137,25 +155,41 @@ class FixedReply(asyncio.Protocol):
             self._answer(requests)
 
     def _answer(self, requests: int) -> None:
-        write = partial(self._transport.write, self._response * requests)
+        account = self._account
+        if not account.requests:
+            account.first_request_s = self._clock()
+        account.requests += requests
+        account.in_flight += requests
+        account.in_flight_max = max(account.in_flight_max, account.in_flight)
         if self._latency_s:
             # One latency for all: timers fire in the order they were set, so answers stay in order.
-            asyncio.get_running_loop().call_later(self._latency_s, write)
+            asyncio.get_running_loop().call_later(self._latency_s, self._reply, requests)
         else:
-            write()
+            self._reply(requests)
+
+    def _reply(self, requests: int) -> None:
+        account = self._account
+        account.in_flight -= requests
+        if not self._transport.is_closing():
+            self._transport.write(self._response * requests)
+            account.answered += requests
+            account.last_answer_s = self._clock()
 
 
 async def serve(
     port: int, response: bytes, latency_s: float, tls: ssl.SSLContext | None = None
 ) -> None:
-    """Listen until cancelled; the first line on stdout is the base URL."""
-    server = await asyncio.get_running_loop().create_server(
-        lambda: FixedReply(response, latency_s), "127.0.0.1", port, backlog=1024, ssl=tls
+    """Listen until SIGTERM; prints the base URL first, and the account at the end."""
+    account, ended, loop = Account(), asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    server = await loop.create_server(
+        lambda: FixedReply(response, latency_s, account), "127.0.0.1", port, backlog=1024, ssl=tls
     )
     scheme = "http" if tls is None else "https"
     print(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
-    async with server:
-        await server.serve_forever()
+    await ended.wait()
+    server.close()
+    print(json.dumps(asdict(account)), flush=True)
 
 
 def main() -> None:

@@ -55,6 +55,27 @@ def test_pins_say_nothing_about_where_packages_come_from(name):
     assert "://" not in text
 
 
+def test_the_results_are_what_their_figures_make(monkeypatch):
+    """benchmarks/RESULTS.md and its plots show the figures beside them, and nothing by hand."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = runpy.run_path(str(ROOT / "benchmarks" / "results.py"))
+    made = script["made"](script["Figures"].load())
+    assert len(made) > 1
+    stale = [path.name for path, text in made.items() if path.read_text("utf-8") != text]
+    assert not stale, "write them again: python benchmarks/clients.py --page"
+
+
+def test_every_compared_library_is_pinned():
+    """Each library of `make bench` has a requirements file of pins beside its script."""
+    folder = ROOT / "benchmarks" / "peers"
+    scripts = {path.stem for path in folder.glob("*.py")} - {"common"}
+    wanted = {path.stem: path.read_text("utf-8").split() for path in folder.glob("*.txt")}
+    assert scripts == wanted.keys()
+    loose = [need for needs in wanted.values() for need in needs if "==" not in need]
+    assert scripts
+    assert not loose
+
+
 @pytest.mark.parametrize("name", ["nightly_eval", "reviews"])
 def test_a_made_sample_is_what_its_script_makes(name):
     """A Parquet sample holds the table that can be reviewed in its script."""
