@@ -57,6 +57,8 @@ class Charging:
         self._charged = dict.fromkeys(RULES, 0.0)
         self._reported = False
         self._mark: tuple[float, float, int, dict[Charge, float]] | None = None
+        self._seen: tuple[float, float] | None = None
+        """When what was left, as the server reported it last."""
         self._verdicts: list[Charge] = []
         self._trial_from_s: float | None = None
         self._next_trial_s = -math.inf
@@ -100,13 +102,18 @@ class Charging:
             self._next_trial_s = now_s + self._pause_s
             self._pause_s *= 2
 
-    def left(self, limit: Limit, now_s: float, *, renewed_at_once: bool) -> None:
-        """The server reported what is left of a limit on tokens. ``renewed_at_once``: it is a
-        window; else a bucket, which refills all the time.
+    def left(self, limit: Limit, now_s: float, *, bucket: float | None) -> None:
+        """The server reported what is left of a limit on tokens. ``bucket`` is what a bucket, which
+        refills all the time, holds when it is full; None: it is a window.
         """
         if self.known or limit.left is None:
             return
-        full = not renewed_at_once and limit.left > FULL * limit.most
+        full = bucket is not None and limit.left > FULL * bucket
+        if bucket is not None and self._seen is not None:
+            # A small bucket may have been full in between.
+            seen_s, left = self._seen
+            full |= now_s - seen_s >= (FULL * bucket - left) / limit.even
+        self._seen = now_s, limit.left
         self._reported = not full
         if full:
             self._mark = None
@@ -119,7 +126,7 @@ class Charging:
         if now_s - since_s < FALL_S or self.answers - answers < FALL_ANSWERS:
             return
         self._mark = (now_s, limit.left, self.answers, dict(self._charged))
-        refilled = 0.0 if renewed_at_once else (now_s - since_s) * limit.even
+        refilled = 0.0 if bucket is None else (now_s - since_s) * limit.even
         fall = left - limit.left + refilled
         if fall <= 0:
             return

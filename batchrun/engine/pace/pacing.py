@@ -91,9 +91,10 @@ class Pace:
         return False
 
     @property
-    def renewed_at_once(self) -> bool:
-        """Whether the first of the limits is a window, as far as is known."""
-        return any(account.renewed_at_once for account in list(self._accounts.values())[:1])
+    def bucket(self) -> float | None:
+        """What the first of the limits holds when it is full; None: it is a window."""
+        first = next(iter(self._accounts.values()), None)
+        return None if first is None or first.renewed_at_once else first.size
 
     def _covers(self, cost: float) -> bool:
         return not self.bound or self._budget.try_take(cost)
@@ -147,7 +148,7 @@ class Pacing:
             pace.told(found, news)
             if kind == TOKENS and found and not refused and self._charging is not None:
                 first = next(iter(found.values()))
-                self._charging.left(first, news.now_s, renewed_at_once=pace.renewed_at_once)
+                self._charging.left(first, news.now_s, bucket=pace.bucket)
         self.active = bool(self._kept)
 
     @property

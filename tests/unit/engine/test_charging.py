@@ -20,7 +20,7 @@ def _reports(charging, rule, *, window=False, others=0.0, rounds=8):
     most, left, refilled = (1e6, 5e5, 0.0) if window else (3e5, 1.5e5, 25_000)
     for number in range(rounds):
         limit = Limit(most, 60.0, left, 30.0)
-        charging.left(limit, 5.0 * number, renewed_at_once=window)
+        charging.left(limit, 5.0 * number, bucket=None if window else most)
         _answers(charging, 60, now_s=5.0 * number, binds=False)
         left += refilled - 60 * RULES[rule].charged(SIZE) - others
         left = min(left, 0.97 * most)
@@ -82,10 +82,20 @@ class TestWhatIsLeft:
         charging = Charging()
         left = 5e5
         for number in range(8):
-            charging.left(Limit(1e6, 60.0, left, 30.0), 5.0 * number, renewed_at_once=True)
+            charging.left(Limit(1e6, 60.0, left, 30.0), 5.0 * number, bucket=None)
             _answers(charging, 60, size=Size(20, 20, 20), binds=False)
             left -= 60 * 40
         assert not charging.known
+
+    def test_a_small_bucket_shows_nothing(self):
+        """One that is full again between two reports hides what was charged: what was reserved for
+        is not taken for it, and a trial waits for no more answers than where nothing is reported.
+        """
+        charging = Charging()
+        for number in range(ANSWERS_MIN):
+            charging.left(Limit(6e4, 60.0, 940.0, 0.06), 0.5 * number, bucket=1000.0)
+            _answers(charging, 1, now_s=0.5 * number)
+        assert (charging.rule, charging.known, charging.trying) == (Charge.REAL, False, True)
 
     def test_what_is_given_is_never_questioned(self):
         """Neither what is left nor a refusal changes a rule that the user states."""
