@@ -58,9 +58,11 @@ HOMES = [
             "batchrun.adapters.http.reply_body",
             "batchrun.adapters.http.faults",
             "batchrun.adapters.http.keepalive",
+            "batchrun.adapters.http.load_reports",
             "batchrun.simulator",
         ),
-        "One module turns HTTP's exceptions into ours, one knows the library's insides.",
+        "One module turns HTTP's exceptions into ours, one knows the library's insides; asking for "
+        "a load report is a matter of its own.",
     ),
     (
         {"tenacity", "aiolimiter"},
