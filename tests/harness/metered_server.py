@@ -223,7 +223,7 @@ class MeteredApart(Metered):
             for kind, cost in costs.items():
                 self._buckets[kind].take(cost, now_s)
             self.passed.append((now_s, costs[self.binds]))
-        headers = {}
+        headers: dict[str, str] = {}
         for kind, bucket in self._buckets.items():
             full_at = time.time() + (bucket._most - bucket._level) / bucket._per_s
             reset = datetime.fromtimestamp(math.ceil(full_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
