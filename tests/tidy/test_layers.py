@@ -61,8 +61,7 @@ HOMES = [
             "batchrun.adapters.http.load_reports",
             "batchrun.simulator",
         ),
-        "One module turns HTTP's exceptions into ours, one knows the library's insides; asking for "
-        "a load report is a matter of its own.",
+        "Few modules talk HTTP: one turns its exceptions into ours, one knows its insides.",
     ),
     (
         {"tenacity", "aiolimiter"},
