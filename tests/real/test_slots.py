@@ -14,7 +14,9 @@ from tests.harness import courses
 
 SLOTS = 4
 FIXED = (2, 4, 8)
-ROW_TOKENS = 8
+ROW_TOKENS = 3
+BUSY = 0.5
+"""A server that got less of a core than this had no chance to show what it can do."""
 SAMPLE_S = 0.1
 
 
@@ -74,9 +76,12 @@ def test_as_much_comes_out_as_with_the_best_fixed_concurrency(tmp_path, llama, m
             folder = tmp_path / f"fixed-{number}"
             course = courses.run(source, url, folder, ["--concurrency", number], 20)
             fixed[number] = _pace(course, cpu, 4, 18)
-        course = courses.run(source, url, tmp_path / "run", [], 100)
+        course = courses.run(source, url, tmp_path / "run", [], 150)
         last_s = max(exchange.back_s for exchange in course.exchanges) - 1
         found = _pace(course, cpu, last_s / 2, last_s)
+        had = cpu.between(course.began_s, course.began_s + last_s) / last_s
+    if had < BUSY:
+        pytest.skip(f"other work on this machine left the server {had:.2f} of a core")
     window = course.summary["endpoints"]["default"]["window"]
     settled = statistics.median(course.concurrency(last_s / 2, last_s))
     print(f"fixed {fixed}, auto {found} at {settled}, {window}")  # noqa: T201 - pytest -s shows it
