@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ import pyarrow.dataset as ds
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["started_at", "latency_s", "http_status", "completion_tokens"]
 POLL_S = 0.2
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
+_BOUND = re.compile(r"^held back most by (.*)$", re.MULTILINE)
 WAIT_S = 120.0
 """Seconds that a run may take beyond its deadline."""
 
@@ -47,6 +50,10 @@ class Course(NamedTuple):
     said: str
     began_s: float
     """When the first request went out, as ``time.time`` has it."""
+    peak_kb: int
+    """Most memory that the command had, resident; 0 where the system does not say."""
+    bound_by: str | None
+    """What held it back most, in words."""
 
     def answers(self, from_s: float, to_s: float) -> float:
         """Answers in a second."""
@@ -124,7 +131,8 @@ def run(source: Path, base_url: str, folder: Path, flags: Sequence[object], for_
     with log.open("wb") as err:
         process = subprocess.Popen(list(map(str, command)), stderr=err, env=environment())
     try:
-        windows = list(_watched(process, folder, time.monotonic() + for_s + WAIT_S))
+        peak = [0]
+        windows = list(_watched(process, folder, time.monotonic() + for_s + WAIT_S, peak))
     finally:
         process.kill()
         process.wait()
@@ -143,15 +151,19 @@ def run(source: Path, base_url: str, folder: Path, flags: Sequence[object], for_
     ]
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     seen = [(at_s - began_s, one) for at_s, one in windows]
-    return Course(exchanges, seen, summary, said, began_s)
+    bound = next(iter(_BOUND.findall(said)), None)
+    return Course(exchanges, seen, summary, said, began_s, peak[0], bound)
 
 
 def _watched(
-    process: subprocess.Popen[bytes], folder: Path, until_s: float
+    process: subprocess.Popen[bytes], folder: Path, until_s: float, peak: list[int]
 ) -> Iterator[tuple[float, dict[str, Any]]]:
     """What the status says of the first endpoint's window, until the run has ended."""
     while process.poll() is None:
         assert time.monotonic() < until_s, "the run does not end"
+        with suppress(OSError, ValueError):
+            status = Path(f"/proc/{process.pid}/status").read_text("ascii", errors="replace")
+            peak[0] = max(peak[0], *map(int, _PEAK.findall(status)), 0)
         with suppress(OSError, ValueError):
             live = json.loads((folder / "checkpoint" / "status.json").read_bytes())
             window = live["endpoints"][0]["window"]

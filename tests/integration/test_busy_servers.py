@@ -3,10 +3,14 @@ a process of its own. The second half of a run is what counts; finding out takes
 """
 
 import math
+import resource
 import statistics
+import subprocess
+import sys
 
 import pytest
 
+from batchrun.simulator.latency import FixedLatency
 from tests.harness import courses
 
 
@@ -110,3 +114,69 @@ def test_a_concurrency_that_is_given_stays(tmp_path):
     assert course.windows == []
     assert "window" not in course.summary["endpoints"]["default"]
     assert "slows down under load" not in course.said
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests_are_in_flight(tmp_path):
+    """`--concurrency 10000` at 30 s for an answer: the server has as many at once, each costs the
+    client 30 KB at most, and what holds the run back is not the reading of its input.
+    """
+    many = 10_000
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit < many + 200:
+        pytest.skip(f"needs {many + 200:,} open files, and may have {limit:,} (ulimit -n)")
+    courses_of = {}
+    for number, rows in ((64, 3000), (many, 12_000)):
+        source = courses.rows(tmp_path / f"{number}.jsonl", rows)
+        with courses.serving("--latency", f"fixed:{30 if number == many else 0.05}") as url:
+            folder = tmp_path / f"run-{number}"
+            course = courses.run(source, url, folder, ["--concurrency", number], 200)
+            stats = courses.stats(url)
+        assert course.summary["rows"]["ok"] == rows
+        assert stats["in_flight_max"] >= 0.99 * number
+        courses_of[number] = course
+    more_kb = courses_of[many].peak_kb - courses_of[64].peak_kb
+    assert more_kb / (many - 64) <= 30
+    assert courses_of[many].bound_by in {"concurrency", "this machine's CPU"}
+
+
+def test_a_limit_of_open_files_that_binds_is_told_once(cli, simulator, jsonl, summary):
+    """The concurrency grows as far as files may be open: what bounds it, and how to raise that, is
+    on stderr and in the summary, once.
+    """
+    endpoint = simulator(latency=FixedLatency(0.2))
+    command = [
+        *(sys.executable, "-m", "batchrun", "run", jsonl(6000), "-o", "run", "--model", "m"),
+        *("--base-url", endpoint.base_url, "--no-progress"),
+    ]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -n 200; exec "$@"', "bash", *map(str, command)],
+        cwd=cli.folder,
+        env=courses.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = summary(cli.folder / "run")
+    [notice] = [said for said in found["notices"] if "files open" in said]
+    assert "may have 200 files open" in notice
+    assert "ulimit -n " in notice
+    assert done.stderr.count(notice) == 1
+    window = found["endpoints"]["default"]["window"]
+    assert window["high"] < 200
+    assert f"the concurrency at {window['high']}" in notice
+    assert endpoint.stats()["in_flight_max"] <= window["high"]
+
+
+def test_a_bound_that_is_a_setting_is_no_news(cli, simulator, jsonl, summary):
+    """`--max-concurrency 80` is reached: the user set it, and is told nothing."""
+    endpoint = simulator(latency=FixedLatency(0.1))
+    done = cli.run(
+        *(jsonl(1500), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
+        *("--max-concurrency", 80),
+    )
+    assert done.code == 0, done.err
+    assert endpoint.stats()["in_flight_max"] == 80
+    assert not [said for said in summary(cli.folder / "run")["notices"] if "files" in said]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 
+import aiohttp
 import pytest
 
 from batchrun.adapters.http import load_reports
@@ -175,15 +176,14 @@ def test_a_name_that_is_public_is_never_connected_to(monkeypatch):
     monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
     asked = []
 
-    class Resolver:
-        async def resolve(self, host, port, _family):
-            asked.append(host)
-            return [
-                {"hostname": host, "host": ip, "port": port, "family": 2, "proto": 0, "flags": 0}
-                for ip in ("127.0.0.1", "8.8.8.8")
-            ]
+    async def resolve(_resolver, host, port, _family):
+        asked.append(host)
+        return [
+            {"hostname": host, "host": ip, "port": port, "family": 2, "proto": 0, "flags": 0}
+            for ip in ("127.0.0.1", "8.8.8.8")
+        ]
 
-    monkeypatch.setattr(load_reports, "ThreadedResolver", Resolver)
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
     heard = []
     assert _reports(heard, address("http://api.provider.example:9/v1"), lambda _: False)
     assert heard == [None] * load_reports.FAILURES_MAX

@@ -17,7 +17,8 @@ DOCUMENTED = set(
     """AddrInfoType BaseConnector ClientConnectorDNSError ClientConnectorError ClientError
     ClientHttpProxyError ClientOSError ClientPayloadError ClientProxyConnectionError
     ClientResponseError ClientSession ClientTimeout ConnectionTimeoutError DummyCookieJar
-    ServerDisconnectedError StreamReader TCPConnector TraceConfig TraceConnectionReuseconnParams
+    ServerDisconnectedError StreamReader TCPConnector ThreadedResolver TraceConfig
+    TraceConnectionReuseconnParams
     UnixConnector""".split()
 )
 """What of ``aiohttp`` its client reference describes, as far as it is used here. Look there before

@@ -58,9 +58,10 @@ HOMES = [
             "batchrun.adapters.http.reply_body",
             "batchrun.adapters.http.faults",
             "batchrun.adapters.http.keepalive",
+            "batchrun.adapters.http.load_reports",
             "batchrun.simulator",
         ),
-        "One module turns HTTP's exceptions into ours, one knows the library's insides.",
+        "Few modules talk HTTP: one turns its exceptions into ours, one knows its insides.",
     ),
     (
         {"tenacity", "aiolimiter"},

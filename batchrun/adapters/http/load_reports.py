@@ -12,11 +12,9 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from batchrun.adapters.http.aiohttp_internals import HEAD_BOUNDS
 from batchrun.core.reply.server_load import Load, read_load
@@ -47,23 +45,17 @@ async def asking(
         await cancelled((task,))
 
 
-class _OwnAddresses(AbstractResolver):
+class _OwnAddresses(aiohttp.ThreadedResolver):
     """Resolves names of servers of one's own, and fails for others."""
-
-    def __init__(self) -> None:
-        self._resolver = ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
+    ) -> list[Any]:
         """Raises OSError unless every address is a loopback or private one."""
-        found = await self._resolver.resolve(host, port, family)
+        found = await super().resolve(host, port, family)
         if not all(is_private(one["host"]) for one in found):
             raise PublicAddressError
-        return found
-
-    async def close(self) -> None:
-        """Nothing to close."""
+        return list(found)
 
 
 class PublicAddressError(OSError):
