@@ -302,6 +302,8 @@ class _Job:
                 say=_LOG.info,
                 outbox=outbox,
             )
+        if result.failed is not None:
+            raise result.failed
         if result.stop is not None:
             _LOG.warning("%s", result.stop.message)
         if result.duplicate_id is not None:

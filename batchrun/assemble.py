@@ -12,14 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
 from batchrun.adapters.environment import control_socket, open_files, price_list
 from batchrun.adapters.environment.clock import LoopClock, new_loop
 from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status_file import StatusFile
-from batchrun.adapters.parts.sealer import Sealer
 from batchrun.adapters.sources.opening import Input
 from batchrun.core.cost.projection import RowCosts
 from batchrun.core.input.duplicates import Duplicates
@@ -41,7 +40,7 @@ from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
 from batchrun.machinery import REAL, EndpointAccess, Machinery
-from batchrun.ports import Answers, Journal, Observer, Source
+from batchrun.ports import Answers, Journal, Observer, Publisher, Source
 from batchrun.records import Request, Row
 from batchrun.rundir import free_space, open_run
 from batchrun.rundir.budget_account import ledger_sums
@@ -51,6 +50,10 @@ from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.preflight import Priced, require_bounds
 from batchrun.rundir.spent import Spent, published, spent
 from batchrun.wiring import attempts
+
+if TYPE_CHECKING:  # loaded by runs that have scores, metrics or gates alone
+    from batchrun.rundir.evaluate.evaluator import Evaluator, Prepared
+    from batchrun.rundir.evaluate.figures import Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Result:
     observer_failures: int
     sent_nothing: bool
     duplicate_id: str | None = None
+    failed: BatchrunError | None = None
+    """Why scores or metrics could not be computed, of a run that ended as its summary says."""
     first_failed: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
@@ -147,36 +152,79 @@ def _opened(
         from batchrun.rundir.reuse import lookup
 
         lookup.require(settings, changes)
-    given = find() if find else None
-    opened = open_run.open_run(settings, changes, build, given, parts_of=machinery.parts, say=say)
-    try:
+    with ExitStack() as stack:
+        evaluates = _Evaluates(settings, stack)
+        given = find() if find else None
+        opened = open_run.open_run(
+            settings,
+            changes,
+            build,
+            given,
+            parts_of=machinery.parts,
+            require=evaluates.require,
+            say=say,
+        )
+        stack.callback(opened.close)
         settings = settings.recorded_by(opened.journal.states.get("settings"))
+        evaluator = evaluates.over(opened)
         found = None
         if opened.is_finished and not changes.repair:
             found = open_run.summary_of(opened.store)
         wall_s, shaping = opened.wall_s_before, settings.shaping()
-        if found is not None and summary.in_step(found, opened.totals(), wall_s, shaping):
+        if (
+            found is not None
+            and summary.in_step(found, opened.totals(), wall_s, shaping)
+            and (evaluator is None or evaluator.is_in_step(found))
+        ):
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
         else:
-            with ExitStack() as stack:
-                answers = None
-                if settings.reuse:
-                    answers = stack.enter_context(lookup.taken(settings, opened, say))
-                yield _Session(
-                    settings,
-                    opened,
-                    changes,
-                    accesses,
-                    observers,
-                    say,
-                    machinery,
-                    answers,
-                    stack.enter_context(_lengths(settings, opened, say)),
-                )
-    finally:
-        opened.close()
+            answers = None
+            if settings.reuse:
+                answers = stack.enter_context(lookup.taken(settings, opened, say))
+            yield _Session(
+                settings,
+                opened,
+                changes,
+                accesses,
+                observers,
+                say,
+                machinery,
+                answers,
+                stack.enter_context(_lengths(settings, opened, say)),
+                evaluator,
+            )
+
+
+class _Evaluates:
+    """Scores, metrics and gates, where the settings have any: checked when the columns of the
+    results are known, computed once the directory is open.
+    """
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self._stack = stack
+        self._prepared: Prepared | None = None
+        if settings.evaluation:
+            from batchrun.rundir.evaluate.evaluator import Prepared
+
+            self._prepared = Prepared(settings.evaluation)
+            stack.callback(self._prepared.close)
+
+    def require(self, schema: Any) -> None:
+        """See ``Prepared.require``."""
+        if self._prepared is not None:
+            self._prepared.require(schema)
+
+    def over(self, opened: RunDirectory) -> Evaluator | None:
+        """What evaluates an opened run directory."""
+        if self._prepared is None:
+            return None
+        from batchrun.rundir.evaluate.evaluator import Evaluator
+
+        return self._stack.enter_context(
+            Evaluator(self._prepared, opened.store, opened.results_sha256)
+        )
 
 
 @contextlib.contextmanager
@@ -210,8 +258,10 @@ class _Session:
         machinery: Machinery,
         answers: Answers | None = None,
         lengths: Lengths | None = None,
+        evaluator: Evaluator | None = None,
     ) -> None:
         self._machinery = machinery
+        self._evaluator = evaluator
         self._lengths = lengths
         self._answers = answers
         self._accesses = accesses
@@ -319,7 +369,8 @@ class _Session:
                 rows_input = self._count_input(lambda: True)
             self._watching.tell()
             budgets.settle(ledger_sums(published(opened.totals())))
-            return self._sum_up(switch.reason, rows_input, fault, budgets.public())
+            evaluated = await self._evaluate(switch, fault)
+            return self._sum_up(switch.reason, rows_input, fault, budgets.public(), evaluated)
         finally:
             self._ended.set()
             await journal.close()
@@ -350,7 +401,7 @@ class _Session:
         self,
         loop: AttemptLoop,
         journal: Journal,
-        sealer: Sealer,
+        sealer: Publisher,
         clock: LoopClock,
         switch: StopSwitch,
         outbox: Outbox | None,
@@ -365,7 +416,7 @@ class _Session:
             source=source,
             loop=loop,
             journal=entries,
-            publisher=sealer,
+            publisher=sealer if self._evaluator is None else self._evaluator.following(sealer),
             prepare=self._prepare,
             clock=clock,
             tally=self._tally,
@@ -429,12 +480,29 @@ class _Session:
 
     # After
 
+    async def _evaluate(
+        self, switch: StopSwitch, fault: BatchrunError | None
+    ) -> tuple[Figures, BatchrunError | None] | None:
+        """Scores and metrics of what is published. A signal ends this at once; None if it had come
+        before, or the run failed.
+        """
+        by_signal = switch.reason is not None and switch.reason.is_signal
+        if self._evaluator is None or fault is not None or by_signal:
+            return None
+
+        async def signalled() -> None:
+            if not (await switch.wait()).is_signal:  # a guard stops requests, of which none is left
+                await switch.hurried()
+
+        return await self._evaluator.finish(signalled, self._say)
+
     def _sum_up(
         self,
         stop: Stop | None,
         rows_input: int | None,
         fault: BatchrunError | None,
         budget: Mapping[str, Any],
+        evaluated: tuple[Figures, BatchrunError | None] | None,
     ) -> Result:
         opened, settings = self._opened, self._settings
         opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
@@ -459,6 +527,9 @@ class _Session:
             controls=self._controls.history if self._controls is not None else (),
             notices=self._tally.told,
         )
+        failed = None
+        if self._evaluator is not None:
+            built, failed = self._evaluator.judged(built, evaluated, exit_code)
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit
         opened.journal.states.put(
@@ -482,5 +553,6 @@ class _Session:
             self._watching.failures,
             sent_nothing=False,
             duplicate_id=self._duplicates.first,
+            failed=failed,
             first_failed=self._tally.first_failed,
         )

@@ -263,6 +263,8 @@ def _run(
     ):
         log.show(text)
     logs.ended(result.summary)
+    if result.failed is not None:
+        log.error(str(result.failed))
     if as_json:
         try:
             print_json(result.summary)

@@ -26,7 +26,15 @@ from batchrun.adapters.journal.journal import STATES
 from batchrun.adapters.storage import disk, files, filesystems
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.object_store import OWNER, TRIES, ObjectStore
-from batchrun.adapters.storage.store import KINDS, RESPONSES, SCORES, SUMMARY, USAGE, Store, read_json
+from batchrun.adapters.storage.store import (
+    KINDS,
+    RESPONSES,
+    SCORES,
+    SUMMARY,
+    USAGE,
+    Store,
+    read_json,
+)
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.text.legible import shell_word

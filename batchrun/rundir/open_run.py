@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.journal import STATES, Journal
@@ -32,6 +34,7 @@ from batchrun.adapters.storage.store import (
     Store,
     StoreReader,
     part_names,
+    part_number,
     read_json,
     write_json,
 )
@@ -97,6 +100,14 @@ class RunDirectory:
             totals.add(published.totals)
         return totals
 
+    def results_sha256(self, name: str) -> str:
+        """The digest of a published part of the results, by its file name. Raises
+        ``StopIteration`` where nothing is recorded of it.
+        """
+        number = part_number(name)
+        assert number is not None
+        return next(self.journal.states.published(number)).results_sha256
+
     @property
     def is_finished(self) -> bool:
         """Whether every row has an outcome, and every outcome is in a part."""
@@ -143,12 +154,14 @@ def open_run(
     given: Input | None = None,
     *,
     parts_of: PartsOf = Parts,
+    require: Callable[[pa.Schema], None] = lambda _: None,
     say: Callable[[str], None],
 ) -> RunDirectory:
     """Open or make the run directory of these settings.
 
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
-    files of the settings; ``parts_of`` makes what reads and writes the parts; ``say`` is told of
+    files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
+    ``UsageError`` for a schema of results that will not do; ``say`` is told of
     what takes time, is sent again or was repaired. Raises ``RunLockedError``, ``RunChangedError``,
     ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent and nothing was
     touched.
@@ -178,10 +191,11 @@ def open_run(
             found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
         else:
             refuse_unknown_parts(store, checkpoint)
-            found = Compared(_begin(journal, settings, given), grown=False)
+            found = Compared(_begin(journal, settings, given, require), grown=False)
         build = as_begun(build, journal.states.get("wording"))
         reader = _reader(given, found.carry, journal, changes)
         parts = parts_of(store, journal, found.carry.schema)
+        require(parts.schemas()[0])
         looked = _sound_parts(parts, journal, reader, repair)
         opened = RunDirectory(
             store, checkpoint, lock, journal, parts, reader, found.carry, [], build
@@ -330,8 +344,11 @@ def refuse_unknown_parts(store: StoreReader, checkpoint: Path) -> None:
     raise DamagedError(message, path=str(path))
 
 
-def _begin(journal: Journal, settings: Settings, given: Input) -> Carry:
+def _begin(
+    journal: Journal, settings: Settings, given: Input, require: Callable[[pa.Schema], None]
+) -> Carry:
     carry = given.carry(settings.carry, settings.shard_rows)
+    require(part_schema.results_schema(carry.schema))
     # A restart that was noted beside the run directory is the state file's from now on.
     local = local_path(settings.dir)
     beside = Path(settings.checkpoint if local is None else local)

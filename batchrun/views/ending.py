@@ -13,6 +13,7 @@ from batchrun.core.settings.addresses import format_address
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted, verb
 from batchrun.views import funds
+from batchrun.views.evaluation import figures as evaluation
 from batchrun.views.text import BOUND, duration, safe
 
 CLASSES_SHOWN = 5
@@ -76,6 +77,7 @@ def lines(
             f"{counted(own['attempts'], 'attempt')}"
             for name, own in endpoints.items()
         ]
+    out += evaluation.lines(summary)
     if bound_by is not None:
         out.append(f"held back most by {BOUND[bound_by]}")
     place = format_address(folder)

@@ -53,8 +53,9 @@ _ADDED = (
 """The columns that format 1 lacks."""
 
 _INSERT = "INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_SELECT = "SELECT * FROM shards ORDER BY shard"
-_SELECT_OLD = "SELECT *, NULL, NULL, NULL, NULL FROM shards ORDER BY shard"
+_SELECT = "SELECT * FROM shards"
+_SELECT_OLD = "SELECT *, NULL, NULL, NULL, NULL FROM shards"
+_ORDER, _ONE = " ORDER BY shard", " WHERE shard = ?"
 _CRC = "crc32"
 
 
@@ -177,10 +178,12 @@ class StateFile:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
         files.reached("state.put", self.path)
 
-    def published(self) -> Iterator[Published]:
-        """All published shards, in order."""
-        select = _SELECT_OLD if self._old else _SELECT
-        for row in self._db.execute(select).fetchall():
+    def published(self, shard: int | None = None) -> Iterator[Published]:
+        """All published shards, in order; or one, where it is published."""
+        select = (_SELECT_OLD if self._old else _SELECT) + _ORDER
+        if shard is not None:
+            select = (_SELECT_OLD if self._old else _SELECT) + _ONE
+        for row in self._db.execute(select, () if shard is None else (shard,)).fetchall():
             shard, rows, digest, file, offset, line, generation, complete = row[:8]
             end = Position(file, offset, line)
             state = ShardState(shard, rows, digest, end, generation, bool(complete))

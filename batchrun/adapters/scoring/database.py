@@ -228,6 +228,4 @@ def _functions(connection: Any) -> Functions:
             steady.add(name)
         else:
             unsteady.add(name)
-    return Functions(
-        frozenset(steady - unsteady), frozenset(aggregates), frozenset(unsteady)
-    )
+    return Functions(frozenset(steady - unsteady), frozenset(aggregates), frozenset(unsteady))

@@ -44,9 +44,7 @@ _ANSWER = (
     rf"(?:{_SEPARATOR}|{_WRAP}|{_WORDS}|{_LATEX})*"
     rf"|\\boxed\b\s*(?:{_WRAP}|{_LATEX})*)"
 )
-_ALONE = (
-    rf"^(?:{_WRAP}|{_LATEX})*([A-Za-z])[\s*_\"'`$>)\]}}.,:;!）】」』”’。．，：；~]*$"
-)
+_ALONE = rf"^(?:{_WRAP}|{_LATEX})*([A-Za-z])[\s*_\"'`$>)\]}}.,:;!）】」』”’。．，：；~]*$"
 _LETTER_SEPARATED = r"^(?s:.*)[^A-Za-z]([A-Za-z])[^A-Za-z]*$"
 
 
@@ -82,10 +80,12 @@ MACROS: tuple[tuple[str, str], ...] = (
     ),
     (
         "__plain_number(s)",
-        "regexp_replace(regexp_replace(regexp_replace(translate("
-        f"{_text('s')}, {_quoted(_DIGITS[0])}, {_quoted(_DIGITS[1])}), "
-        rf"'\{{,\}}|\\,|(\d)[\x{{a0}}\x{{202f}}\x{{2009}}](\d\d\d)', '\1,\2', 'g'), "
-        rf"'(\d),,(\d)', '\1,\2', 'g'), {_quoted(_NO_SIGN)}, '\1 ', 'g')",
+        (
+            "regexp_replace(regexp_replace(regexp_replace(translate("
+            f"{_text('s')}, {_quoted(_DIGITS[0])}, {_quoted(_DIGITS[1])}), "
+            rf"'\{{,\}}|\\,|(\d)[\x{{a0}}\x{{202f}}\x{{2009}}](\d\d\d)', '\1,\2', 'g'), "
+            rf"'(\d),,(\d)', '\1,\2', 'g'), {_quoted(_NO_SIGN)}, '\1 ', 'g')"
+        ),
     ),
     (
         "__last_number(s)",
@@ -94,13 +94,17 @@ MACROS: tuple[tuple[str, str], ...] = (
     ("__finite(x)", "CASE WHEN isfinite(x) THEN x END"),
     (
         "num(s)",
-        "__finite(TRY_CAST(regexp_extract(regexp_replace(__last_number(s), "
-        rf"'[,$€£¥₹]', '', 'g'), {_quoted(_SIGNED)}) AS DOUBLE))",
+        (
+            "__finite(TRY_CAST(regexp_extract(regexp_replace(__last_number(s), "
+            rf"'[,$€£¥₹]', '', 'g'), {_quoted(_SIGNED)}) AS DOUBLE))"
+        ),
     ),
     (
         "__close(a, b, rel)",
-        "CASE WHEN a = b THEN NOT isnan(a) WHEN isfinite(a) AND isfinite(b) "
-        "THEN abs(a - b) <= rel * greatest(abs(a), abs(b)) ELSE a + b + rel IS NULL AND NULL END",
+        (
+            "CASE WHEN a = b THEN NOT isnan(a) WHEN isfinite(a) AND isfinite(b) THEN "
+            "abs(a - b) <= rel * greatest(abs(a), abs(b)) ELSE a + b + rel IS NULL AND NULL END"
+        ),
     ),
     ("close(a, b, rel)", "__close(TRY_CAST(a AS DOUBLE), TRY_CAST(b AS DOUBLE), rel)"),
     (
@@ -109,9 +113,12 @@ MACROS: tuple[tuple[str, str], ...] = (
     ),
     (
         "letter(s)",
-        f"upper(nullif(CASE WHEN __chosen({_text('s')}) IS NULL "
-        f"THEN regexp_extract({_text('s')}, {_quoted(_ALONE)}, 1) "
-        f"ELSE regexp_extract(__chosen({_text('s')}), {_quoted(_LETTER_SEPARATED)}, 1) END, ''))",
+        (
+            f"upper(nullif(CASE WHEN __chosen({_text('s')}) IS NULL "
+            f"THEN regexp_extract({_text('s')}, {_quoted(_ALONE)}, 1) "
+            f"ELSE regexp_extract(__chosen({_text('s')}), {_quoted(_LETTER_SEPARATED)}, 1) "
+            "END, ''))"
+        ),
     ),
     ("f1(a, b)", "__f1(__normal(a), __normal(b))"),
 )
@@ -138,7 +145,7 @@ def _f1(left: Any, right: Any) -> Any:
     precision and recall, a token counting as often as both have it.
     """
     spaced = [pc.replace_substring_regex(side, _NO_SPACES, r" \1 ") for side in (left, right)]
-    found = []
+    found: list[float | None] = []
     for one, other in zip(*(side.to_pylist() for side in spaced), strict=True):
         if one is None or other is None:
             found.append(None)

@@ -139,6 +139,13 @@ def count_scores(database: Database, store: StoreReader, plan: Plan) -> dict[str
     }
 
 
+def count_errors(database: Database, store: StoreReader, plan: Plan) -> int:
+    """The number of failed rows."""
+    with database.tables(results=evaluated_rows(store, plan, ["status"], ())):
+        statement = "SELECT count(*) FILTER (status = 'error') FROM results"
+        return int(database.rows(statement, "metrics")[0][0])
+
+
 def measure(
     database: Database, store: StoreReader, plan: Plan, error_rows: int
 ) -> dict[str, Measured]:
@@ -146,7 +153,9 @@ def measure(
 
     Raises ``ScoringError`` naming the metric, or ``DamagedError``.
     """
-    return {one.metric.name: _measure(database, store, plan, one, error_rows) for one in plan.metrics}
+    return {
+        one.metric.name: _measure(database, store, plan, one, error_rows) for one in plan.metrics
+    }
 
 
 def _measure(
@@ -251,11 +260,15 @@ class _Statement:
         value = f"CAST((\n{parsed.mean_of}\n) AS DOUBLE)"
         if instead is not None and not self._one.scores:
             value = f"CASE WHEN status = 'error' THEN {instead}.0 ELSE {value} END"
-        only = "" if parsed.mean_filter is None else f" WHERE (\n{parsed.mean_filter}\n)"
+        only = ""
+        if parsed.mean_filter is not None:
+            # A failed row of which nobody can say whether it is meant may be one.
+            failed = "FALSE" if instead is None else "status = 'error'"
+            only = f" WHERE coalesce((\n{parsed.mean_filter}\n), {failed})"
         cluster = "NULL" if self._one.cluster is None else _cluster(self._one.cluster)
         inner = (
-            f"(SELECT {value} AS __x, status = 'error' AS __failed, __group, {cluster} AS __cluster "
-            f"FROM {self._from(instead)}{only})"
+            f"(SELECT {value} AS __x, status = 'error' AS __failed, __group, "
+            f"{cluster} AS __cluster FROM {self._from(instead)}{only})"
         )
         found = self._rows(
             f"SELECT {self._grouped}, avg(__x), count(__x), "
@@ -284,7 +297,9 @@ class _Statement:
 
     def _clusters(self, inner: str) -> dict[_Key, tuple[Any, ...]]:
         """By group: clusters, rows, and the sums of which the clustered error is made."""
-        flag, name = ("FALSE", "NULL") if self._one.by is None else ("grouping(__group) = 0", "__group")
+        flag, name = (
+            ("FALSE", "NULL") if self._one.by is None else ("grouping(__group) = 0", "__group")
+        )
         each = (
             f"(SELECT {flag} AS __is_group, {name} AS __name, count(__x) AS n, sum(__x) AS s "
             f"FROM {inner} WHERE __x IS NOT NULL {self._sets('__cluster')})"

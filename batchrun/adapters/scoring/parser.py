@@ -143,7 +143,13 @@ def expression(grammar: Grammar, text: str, key: str, kind: Kind, functions: Fun
         raise UsageError(message)
     mean = _mean(grammar, bare, tree)
     columns = frozenset(seen.columns)
-    return Parsed(text, columns, frozenset(), tuple(seen.aggregates), False, *mean)
+    return Parsed(
+        text,
+        columns,
+        aggregates=tuple(seen.aggregates),
+        mean_of=mean[0],
+        mean_filter=mean[1],
+    )
 
 
 def query(grammar: Grammar, text: str, views: Sequence[str], functions: Functions) -> Parsed:
@@ -264,7 +270,8 @@ def _look_at_expression(kind: str, tree: Mapping[str, Any], rules: _Rules, seen:
 
 def _look_at_function(tree: Mapping[str, Any], rules: _Rules, seen: _Seen) -> None:
     name = str(tree["function_name"]).lower()
-    *schema, _ = (tree.get("qualified_name") or {}).get("path") or [tree.get("schema"), name]
+    path: list[Any] = (tree.get("qualified_name") or {}).get("path") or [tree.get("schema"), name]
+    schema = path[:-1]
     # The parser itself writes a list, or LIKE with an escape, as a function of `main`.
     if tree.get("catalog") or any(part not in ("", "main") for part in schema):
         raise rules.refuse(f"write the function {name} without a schema")
@@ -276,7 +283,9 @@ def _look_at_function(tree: Mapping[str, Any], rules: _Rules, seen: _Seen) -> No
             raise rules.refuse(f"the function {name} is not allowed")
     elif name in functions.aggregates:
         if rules.kind in ("score", "group") and name not in functions.steady:
-            what = "a score has one value per row" if rules.kind == "score" else "a group is a value"
+            what = (
+                "a score has one value per row" if rules.kind == "score" else "a group is a value"
+            )
             raise rules.refuse(f"{name} is an aggregate, and {what} (write it under [metrics])")
         seen.aggregates.append(name)
     elif name in functions.unsteady and not (rules.kind == "query" and name in _OF_THE_CLOCK):
@@ -308,7 +317,7 @@ def _mean(
     grammar: Grammar, statement: dict[str, Any], tree: dict[str, Any]
 ) -> tuple[str | None, str | None]:
     """What ``avg`` takes, and its filter, where the whole tree is that."""
-    arguments = tree.get("children") or tree.get("arguments") or ()
+    arguments: list[Any] = tree.get("children") or tree.get("arguments") or []
     is_mean = (
         tree.get("class") == "FUNCTION"
         and str(tree["function_name"]).lower() in ("avg", "mean")

@@ -165,7 +165,7 @@ def _source_digest(score: Score) -> str:
     except (SyntaxError, ValueError) as error:
         message = f"{score.key}: {path} is not valid Python: {error}"
         raise UsageError(message) from None
-    if function not in compiled.co_names:
+    if function not in compiled.co_names and b"import *" not in source:
         message = f"{score.key}: {path} has no function {function!r}"
         raise UsageError(message)
     return hashlib.sha256(source).hexdigest()

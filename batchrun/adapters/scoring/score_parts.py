@@ -130,7 +130,7 @@ class ScoreParts:
         return found.cast(pa.schema(fields))
 
     def _blame(self, source: Table, sql: Sequence[PlannedScore]) -> None:
-        """Raises ``ScoringError`` naming the score that fails, and the first row on which it does."""
+        """Raises ``ScoringError`` naming the score that fails and the first such row."""
         for one in sql:
             key = one.score.key
             select = f"SELECT {score_sql(one.score, is_boolean=bool(one.is_boolean))} AS x"

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from batchrun.adapters.storage import disk, files, filesystems
-from batchrun.adapters.storage.store import KINDS, RESPONSES, FileMark
+from batchrun.adapters.storage.store import KINDS, RESPONSES, SCORES, FileMark
 from batchrun.core.settings import addresses
 from batchrun.errors import StorageError
 

@@ -102,7 +102,7 @@ class Evaluation:
 
     scores: tuple[Score, ...] = ()
     metrics: tuple[Aggregate, ...] = ()
-    gates: Gates = Gates()
+    gates: Gates = field(default_factory=Gates)
     gates_given: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -219,7 +219,7 @@ def _metric(name: str, given: object) -> Aggregate:
     for part in _METRIC_KEYS:
         named = f"{key}.{part}" if isinstance(given, Mapping) else key
         _require_text(named, table.get(part))
-    return Aggregate(name, *(table.get(part) for part in _METRIC_KEYS))
+    return Aggregate(name, table["value"], table.get("by"), table.get("cluster"))
 
 
 def _require_text(key: str, given: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -106,7 +106,7 @@ class Settings:
     identity: str | None = None
     reuse: tuple[str, ...] = ()
     lengths_from: str | None = None
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = field(default_factory=Evaluation)
 
     @property
     def endpoint(self) -> Endpoint:

@@ -1,0 +1,1 @@
+"""Scores, metrics and gates in the life of a run directory."""

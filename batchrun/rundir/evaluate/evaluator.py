@@ -1,0 +1,316 @@
+"""Scoring while a run goes on, and its metrics and gates at the end.
+
+A shard is scored when its part of the results is final, in a thread of its own; at the end every
+part that is not current is scored, whatever the reason: an interrupted session, a retry, a changed
+expression. Which parts are current, the parts themselves say.
+
+Nothing here can stop a run or touch its results. What fails is kept and reported at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, Self
+
+import pyarrow as pa
+
+from batchrun.adapters.scoring import metrics, plan
+from batchrun.adapters.scoring.database import Database
+from batchrun.adapters.scoring.database import require as require_duckdb
+from batchrun.adapters.scoring.plan import Plan
+from batchrun.adapters.scoring.python_scorer import PythonScorers
+from batchrun.adapters.scoring.score_parts import ScoreParts
+from batchrun.adapters.storage.store import Store, StoreReader, part_name, part_names
+from batchrun.core.evaluation import gates
+from batchrun.core.evaluation.definitions import Evaluation
+from batchrun.core.evaluation.gates import Verdict
+from batchrun.errors import BatchrunError, ScoringError, StorageError
+from batchrun.ports import Publisher
+from batchrun.rundir.evaluate import figures
+from batchrun.rundir.evaluate.figures import Figures
+
+NEEDED_FOR = "[scores] and [metrics]"
+SILENT_S = 3.0
+COMPLETE = ("complete", "complete_with_errors")
+Digest = Callable[[str], str]
+"""The digest of a part of the results, by its file name."""
+
+
+class Differences(Protocol):
+    """Judges the gates against a baseline, once the figures of a run are known."""
+
+    def __call__(self, summary: Mapping[str, Any], figures: Figures) -> Mapping[str, Verdict]:
+        """The verdicts by the name of the gate."""
+        ...
+
+
+class Prepared:
+    """An evaluation that was checked against the columns of the results, and its database."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        """Raises ``UsageError`` where DuckDB is needed and missing."""
+        self.evaluation = evaluation
+        self.database: Database | None = None
+        self.plan: Plan | None = None
+        if evaluation.needs_sql:
+            require_duckdb(NEEDED_FOR)
+
+    def require(self, schema: pa.Schema) -> None:
+        """Check it against the schema of the results. Raises ``UsageError`` naming the key."""
+        if self.plan is not None:
+            return
+        if not self.evaluation.needs_sql:
+            self.plan = Plan(self.evaluation, schema)
+            return
+        database = Database(what=NEEDED_FOR)
+        try:
+            self.plan = plan.make(database, self.evaluation, schema)
+        except BaseException:
+            database.close()
+            raise
+        self.database = database
+
+    def close(self) -> None:
+        """Close the database. Closing twice is harmless."""
+        if self.database is not None:
+            self.database.close()
+
+
+class Evaluator:
+    """The scores, metrics and gates of one run directory. Leaving it ends its thread."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        store: Store,
+        digest: Digest,
+        *,
+        differences: Differences = lambda _, __: {},
+    ) -> None:
+        """``prepared`` was checked, and is closed with this."""
+        assert prepared.plan is not None
+        self._evaluation = prepared.evaluation
+        self._store = store
+        self._digest = digest
+        self._differences = differences
+        self._fault: BatchrunError | None = None
+        self._plan = prepared.plan
+        self._database = prepared.database
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(prepared.close)
+        self._python = self._stack.enter_context(PythonScorers(store))
+        self._parts: ScoreParts | None = None
+        self._closing = False
+        if prepared.database is not None:
+            self._parts = ScoreParts(store, prepared.plan, prepared.database, self._python)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread. Closing twice is harmless."""
+        self._closing = True
+        self.interrupt()
+        self._thread.shutdown(cancel_futures=True)
+        self._stack.close()
+
+    def interrupt(self) -> None:
+        """End what is being computed; it fails as interrupted."""
+        if self._database is not None:
+            self._database.interrupt()
+        self._python.interrupt()
+
+    # While the run goes on
+
+    def submit(self, shard: int) -> None:
+        """Score a shard whose results are final, soon."""
+        if self._evaluation.scores:
+            self._thread.submit(self._score_shard, part_name(shard))
+
+    def _score_shard(self, name: str) -> None:
+        if self._fault is not None or self._closing:
+            return
+        try:
+            self._score(name)
+        except BatchrunError as error:
+            self._fault = error  # the end of the run reports it
+
+    def _score(self, name: str) -> None:
+        assert self._parts is not None
+        digest = self._digest(name)  # before the part is read: a newer one is noticed at the end
+        if self._parts.is_current(name, digest):
+            return
+        try:
+            self._parts.write(name, digest)
+        except OSError as error:
+            message = (
+                f"cannot write scores/{name}: {error}. The results are intact; make room, then run "
+                "the same command again"
+            )
+            raise StorageError(message) from error
+
+    # At the end
+
+    async def finish(
+        self, stopped: Callable[[], Any], say: Callable[[str], None]
+    ) -> tuple[Figures, BatchrunError | None]:
+        """Score what is not scored and compute the metrics. ``stopped`` is awaited meanwhile: when
+        it returns, what is being computed is interrupted. ``say`` is told of what takes long.
+
+        Returns the figures, none where something failed, and what failed.
+        """
+        loop = asyncio.get_running_loop()
+        told = loop.call_later(SILENT_S, say, "computing scores and metrics")
+        work = loop.run_in_executor(self._thread, self.compute)
+        watch = asyncio.ensure_future(stopped())
+        try:
+            while not work.done():
+                await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    self.interrupt()
+                    await asyncio.wait({work}, timeout=0.1)
+            return work.result()
+        finally:
+            told.cancel()
+            watch.cancel()
+
+    def compute(self) -> tuple[Figures, BatchrunError | None]:
+        """The same, in this thread."""
+        try:
+            return self._compute(), None
+        except BatchrunError as error:
+            return Figures(), error
+
+    def _compute(self) -> Figures:
+        if self._fault is not None:
+            # What failed may have been a full disk: it is tried once more.
+            self._fault = None
+        if self._database is None:
+            return Figures()
+        self.bring_up()
+        counted = metrics.count_scores(self._database, self._store, self._plan)
+        if self._plan.scores:
+            error_rows = next(iter(counted.values())).error_rows
+        else:
+            error_rows = metrics.count_errors(self._database, self._store, self._plan)
+        measured = metrics.measure(self._database, self._store, self._plan, error_rows)
+        return Figures(
+            counted,
+            measured,
+            self._plan.digests,
+            {one.metric.name: one.scores for one in self._plan.metrics},
+        )
+
+    def bring_up(self) -> None:
+        """Score every part that is not current."""
+        if not self._plan.scores:
+            return
+        for name in part_names(self._store, "results"):
+            self._score(name)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether every part of the results has its scores."""
+        parts = self._parts
+        if parts is None or not self._plan.scores:
+            return True
+        names = part_names(self._store, "results")
+        return all(parts.is_current(name, self._digest(name)) for name in names)
+
+    def judged(
+        self,
+        summary: Mapping[str, Any],
+        evaluated: tuple[Figures, BatchrunError | None] | None,
+        stop_exit_code: int | None = None,
+    ) -> tuple[dict[str, Any], BatchrunError | None]:
+        """The summary with scores, metrics and gates and the exit code that they come to; and what
+        failed. ``evaluated`` is None where nothing was computed, ``stop_exit_code`` that of the
+        signal that ended it.
+        """
+        evaluation = self._evaluation
+        found, fault = evaluated or (Figures(), None)
+        whole, code = summary["status"] in COMPLETE, summary["exit_code"]
+        interrupted = evaluated is None or is_interrupted(fault)
+        if not whole:
+            judged = figures.unjudged(evaluation, "the run is not finished")
+        elif interrupted:
+            judged = figures.unjudged(evaluation, "scores and metrics were interrupted")
+            code = code if stop_exit_code is None else stop_exit_code
+        elif fault is not None:
+            judged = figures.unjudged(evaluation, f"a score or metric failed: {fault}")
+            code = fault.exit_code
+        else:
+            differences = self._differences(summary, found)
+            judged = figures.judge(evaluation, found, summary, differences)
+        verdicts = [verdict for _, _, verdict in judged.values()]
+        more = {**found.public(), **({"gates": figures.gates_public(judged)} if judged else {})}
+        own = {name: value for name, value in summary.items() if name != "version"}
+        built = {
+            **own,
+            "exit_code": gates.exit_code(verdicts, code),
+            **more,
+            "version": summary["version"],
+        }
+        return built, None if interrupted else fault
+
+    def following(self, publisher: Publisher) -> Publisher:
+        """A publisher that has every shard scored whose results are final."""
+        return _Following(publisher, self)
+
+    def is_in_step(self, summary: Mapping[str, Any]) -> bool:
+        """Whether a summary, and the scores of every part, are what would be computed now."""
+        return in_step(self._evaluation, summary) and self.is_current
+
+
+class _Following:
+    """``ports.Publisher``: another one, and scores behind it."""
+
+    def __init__(self, publisher: Publisher, evaluator: Evaluator) -> None:
+        self._publisher = publisher
+        self._evaluator = evaluator
+
+    async def publish(self, shard: int, *, complete: bool) -> None:
+        """See ``ports.Publisher``."""
+        await self._publisher.publish(shard, complete=complete)
+        if complete:
+            self._evaluator.submit(shard)
+
+
+def is_interrupted(fault: BatchrunError | None) -> bool:
+    """Whether something was stopped on purpose, rather than failed."""
+    return isinstance(fault, ScoringError) and fault.interrupted
+
+
+def in_step(evaluation: Evaluation, summary: Mapping[str, Any]) -> bool:
+    """Whether a summary was made by this evaluation, and by one that came to its end. Where a kill
+    or a failure came between, it is not.
+    """
+    settings = summary.get("settings")
+    wanted = evaluation.public()
+    if not isinstance(settings, Mapping) or summary.get("exit_code") not in (
+        0,
+        1,
+        gates.GATE_FAILED,
+    ):
+        return False
+    return all(
+        settings.get(name) == wanted.get(name) and (name not in wanted or name in summary)
+        for name in ("scores", "metrics", "gates")
+    )
+
+
+def hashed(store: StoreReader, name: str) -> str:
+    """The digest of a part of the results, read whole."""
+    digest = hashlib.sha256()
+    with store.open(f"results/{name}") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""The figures of an evaluation as ``summary.json`` has them, and the verdicts on its gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchrun.adapters.scoring.metrics import Counted, Measured
+from batchrun.core.evaluation import gates
+from batchrun.core.evaluation.definitions import SKIP, Evaluation
+from batchrun.core.evaluation.gates import Verdict
+from batchrun.core.evaluation.metric import Metric
+from batchrun.core.evaluation.rules import LevelRule, Rule
+
+COVERAGE, ERROR_RATE, COST = "coverage", "error_rate", "cost_usd"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was computed over a run. ``metric_scores`` names the scores of each metric."""
+
+    scores: Mapping[str, Counted] = field(default_factory=dict)
+    metrics: Mapping[str, Measured] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    metric_scores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def public(self) -> dict[str, Any]:
+        """The keys ``scores`` and ``metrics`` of ``summary.json``; only what is there."""
+        found = {
+            "scores": {
+                name: {**counted.as_dict(), "sha256": self.digests[name]}
+                for name, counted in self.scores.items()
+            },
+            "metrics": {name: one.metric.as_dict() for name, one in self.metrics.items()},
+        }
+        return {name: table for name, table in found.items() if table}
+
+
+def judge(
+    evaluation: Evaluation,
+    figures: Figures,
+    summary: Mapping[str, Any],
+    differences: Mapping[str, Verdict],
+) -> dict[str, tuple[Rule, float | None, Verdict]]:
+    """The verdict on every gate, by its name. ``differences`` has those against a baseline."""
+    found: dict[str, tuple[Rule, float | None, Verdict]] = {}
+    for level in evaluation.gates.levels:
+        found[level.gate] = (level, *_level(level, evaluation, figures, summary))
+    for difference in evaluation.gates.differences:
+        verdict = differences.get(difference.gate) or gates.not_judged("there is no baseline yet")
+        found[difference.gate] = (difference, None, verdict)
+    return found
+
+
+def unjudged(evaluation: Evaluation, why: str) -> dict[str, tuple[Rule, float | None, Verdict]]:
+    """All gates of a run that nothing can be judged by."""
+    rules: tuple[Rule, ...] = (*evaluation.gates.levels, *evaluation.gates.differences)
+    return {rule.gate: (rule, None, gates.not_judged(why)) for rule in rules}
+
+
+def gates_public(
+    judged: Mapping[str, tuple[Rule, float | None, Verdict]],
+) -> dict[str, dict[str, Any]]:
+    """The key ``gates`` of ``summary.json``."""
+    return {
+        name: {"rule": rule.text, "value": value, "verdict": verdict.verdict, "why": verdict.why}
+        for name, (rule, value, verdict) in judged.items()
+    }
+
+
+def _level(
+    rule: LevelRule, evaluation: Evaluation, figures: Figures, summary: Mapping[str, Any]
+) -> tuple[float | None, Verdict]:
+    rows = summary["rows"]
+    errors = int(rows["error"])
+    measured, metric, scored = _measured(rule.name, figures)
+    if metric is not None and measured is not None:
+        named = figures.metric_scores.get(rule.name.partition(".")[0], ())
+        by_name = {score.name: score for score in evaluation.scores}
+        skipped = bool(named) and all(by_name[name].errors == SKIP for name in named)
+        verdict = gates.judge_metric(
+            rule, metric, scored=scored, errors=errors, errors_skipped=skipped
+        )
+        return metric.value, verdict
+    value = _figure(rule.name, figures, summary)
+    return value, gates.judge(rule, value)
+
+
+def _measured(name: str, figures: Figures) -> tuple[Measured | None, Metric | None, int]:
+    """The metric that a gate names, or its group; and the ``ok`` rows with a value in it."""
+    if (whole := figures.metrics.get(name)) is not None:
+        return whole, whole.metric, whole.scored
+    metric, _, group = name.partition(".")
+    found = figures.metrics.get(metric)
+    if found is None or found.metric.groups is None:
+        return None, None, 0
+    one = found.metric.groups.get(group, Metric(None, 0))
+    return found, one, one.n
+
+
+def _figure(name: str, figures: Figures, summary: Mapping[str, Any]) -> float | None:
+    """A figure that is no metric: one that batchrun derives, or a number of the summary."""
+    rows = summary["rows"]
+    if name == COVERAGE:
+        if not rows["input"]:
+            return None
+        least = min((one.scored for one in figures.scores.values()), default=0)
+        return least / int(rows["input"])
+    if name == ERROR_RATE:
+        return int(rows["error"]) / int(rows["input"]) if rows["input"] else None
+    if name == COST:
+        name = "totals.cost_usd"
+    if name.startswith("errors."):
+        return float(summary["errors"].get(name.partition(".")[2], 0))
+    found: Any = summary
+    # The name of an endpoint may have dots.
+    first, _, rest = name.partition(".")
+    middle, _, last = rest.rpartition(".")
+    for key in filter(None, (first, middle, last)):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    return float(found) if number else None

@@ -1,0 +1,73 @@
+"""The scores, metrics and gates of a summary as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchrun.core.text.wording import counted
+from batchrun.views.text import safe
+
+GROUPS_SHOWN = 10
+_WORDS = {
+    "fail": "FAILED",
+    "inconclusive": "inconclusive",
+    "warn": "warning",
+    "not_judged": "not judged",
+}
+"""How verdicts other than a pass begin a line, the gravest first."""
+
+
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """Whatever a summary has of them; nothing where a run has none."""
+    unscored = [_unscored(name, one) for name, one in (summary.get("scores") or {}).items()]
+    out = [line for line in unscored if line is not None]
+    for name, metric in (summary.get("metrics") or {}).items():
+        out.append(f"{safe(name)}: {_metric(metric)}")
+        groups = list((metric.get("groups") or {}).items())
+        width = max((len(safe(key)) for key, _ in groups[:GROUPS_SHOWN]), default=0)
+        out += [f"  {safe(key):{width}}  {_metric(one)}" for key, one in groups[:GROUPS_SHOWN]]
+        if len(groups) > GROUPS_SHOWN:
+            out.append(f"  and {len(groups) - GROUPS_SHOWN:,} more groups in summary.json")
+    return out + _gates(summary.get("gates") or {})
+
+
+def figure(value: float | None) -> str:
+    """A number in at most six significant digits."""
+    if value is None:
+        return "none"
+    return f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:.6g}"
+
+
+def _unscored(name: str, one: Mapping[str, Any]) -> str | None:
+    """What a score leaves out, where it leaves out anything."""
+    if not one["null"]:
+        return None
+    of = counted(one["scored"] + one["null"], "ok row")
+    return f"score {safe(name)}: {one['null']:,} of {of} not scored (null)"
+
+
+def _metric(metric: Mapping[str, Any]) -> str:
+    text = figure(metric["value"])
+    if metric["low"] is not None:
+        text += f" (95% {figure(metric['low'])} to {figure(metric['high'])})"
+    text += f", n {metric['n']:,}"
+    wrong, right = metric["as_if_errors_wrong"], metric["as_if_errors_right"]
+    if wrong is not None and wrong != right:
+        text += f"; {figure(wrong)} if failed rows were wrong, {figure(right)} if right"
+    return text
+
+
+def _gates(gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How many gates passed, and every other one with its reason."""
+    if not gates:
+        return []
+    passed = sum(gate["verdict"] == "pass" for gate in gates.values())
+    out = [f"gates: {passed} of {len(gates)} passed"]
+    for verdict, word in _WORDS.items():
+        out += [
+            f"  {word}: {safe(name)}: {safe(gate['why'])}"
+            for name, gate in gates.items()
+            if gate["verdict"] == verdict
+        ]
+    return out
