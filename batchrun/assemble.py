@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
@@ -204,6 +205,7 @@ class _Evaluates:
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self._stack = stack
+        self._directory = settings.dir
         self._prepared: Prepared | None = None
         if settings.evaluation:
             from batchrun.rundir.evaluate.evaluator import Prepared
@@ -222,9 +224,13 @@ class _Evaluates:
             return None
         from batchrun.rundir.evaluate.evaluator import Evaluator
 
-        return self._stack.enter_context(
-            Evaluator(self._prepared, opened.store, opened.results_sha256)
-        )
+        evaluator = Evaluator(self._prepared, opened.store, opened.results_sha256)
+        evaluation = self._prepared.evaluation
+        if evaluation.gates.differences:
+            from batchrun.rundir.comparison.gates import differences
+
+            evaluator.differences = partial(differences, evaluation, self._directory, opened.store)
+        return self._stack.enter_context(evaluator)
 
 
 @contextlib.contextmanager

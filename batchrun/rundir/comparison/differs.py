@@ -36,7 +36,9 @@ def reasons(pairs: Pairs, found: Status, evaluation: Evaluation) -> dict[str, st
     if found.asked_other and not {"prompt", "params", "model"} & told.keys():
         told["prompt"] = f"{_of_pairs(found.asked_other, pairs)} were sent another request"
     if found.model_other:
-        told["model_answered"] = f"{_of_pairs(found.model_other, pairs)} were answered by another model"
+        told["model_answered"] = (
+            f"{_of_pairs(found.model_other, pairs)} were answered by another model"
+        )
     if found.fingerprint_other:
         told["fingerprint"] = (
             f"{_of_pairs(found.fingerprint_other, pairs)} have another system_fingerprint: the "

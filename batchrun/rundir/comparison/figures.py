@@ -212,8 +212,12 @@ def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:  # no
     """A metric that is a mean, failed rows counted as ``end`` says where they count at all."""
     one = pairs.measures.metric(pairs.measures.metrics[n])[1]
     a, b = (
-        f"a_m{n}" if end.a is None else f"CASE WHEN a_failed AND a_m{n} IS NOT NULL THEN {end.a}.0 ELSE a_m{n} END",
-        f"b_m{n}" if end.b is None else f"CASE WHEN b_failed AND b_m{n} IS NOT NULL THEN {end.b}.0 ELSE b_m{n} END",
+        f"a_m{n}"
+        if end.a is None
+        else f"CASE WHEN a_failed AND a_m{n} IS NOT NULL THEN {end.a}.0 ELSE a_m{n} END",
+        f"b_m{n}"
+        if end.b is None
+        else f"CASE WHEN b_failed AND b_m{n} IS NOT NULL THEN {end.b}.0 ELSE b_m{n} END",
     )
     clustered = one.cluster is not None
     unit = f"coalesce(c{n}, 'row ' || row_b)" if clustered else "unit" if pairs.repeated else "NULL"
@@ -243,14 +247,15 @@ def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:  # no
         if clustered:
             sums = clusters.get((bool(is_group), key))
             interval = clustered_interval(*sums) if sums else None
+            if sums and zero_one == count and not any(counts[1:3]):
+                # No pair flipped: as few as the clusters are what this rests on.
+                interval = paired_share_interval(0, 0, 0, sums[0])
         elif zero_one == count and count and not pairs.repeated:
             interval = paired_share_interval(*map(int, counts))
         else:
             interval = _mean_interval(count, finite(mean), finite(variance))
         low, high = interval or (None, None)
-        found = MetricFigures(
-            count, ok, finite(mean_a), finite(mean_b), finite(mean), low, high
-        )
+        found = MetricFigures(count, ok, finite(mean_a), finite(mean_b), finite(mean), low, high)
         if is_group:
             groups[NO_GROUP if key is None else key] = found
         else:
@@ -274,9 +279,7 @@ def _with_groups(whole: MetricFigures, groups: dict[str, MetricFigures]) -> Metr
     )
 
 
-def _clusters(
-    pairs: Pairs, each: str, sets: str
-) -> dict[tuple[bool, str | None], tuple[Any, ...]]:
+def _clusters(pairs: Pairs, each: str, sets: str) -> dict[tuple[bool, str | None], tuple[Any, ...]]:
     """By group: clusters, pairs, and the sums of differences that the clustered error is made of."""
     flag, listed = ("grouping(g) = 0", "(c), (c, g)") if sets else ("FALSE", "(c)")
     name = "any_value(g)" if sets else "NULL"
@@ -334,14 +337,15 @@ def _grouping(one: PlannedMetric, group: str, *keys: str) -> tuple[str, str]:
     if one.by is None:
         return "FALSE, NULL", f"GROUP BY GROUPING SETS (({listed}))"
     sets = f"GROUP BY GROUPING SETS (({listed}), ({', '.join([*keys, group])}))"
-    return f"grouping({group}) = 0, CASE WHEN grouping({group}) = 0 THEN any_value({group}) END", sets
+    return (
+        f"grouping({group}) = 0, CASE WHEN grouping({group}) = 0 THEN any_value({group}) END",
+        sets,
+    )
 
 
 def _counts(one: PlannedMetric, n: int) -> str:
     named, sets = _grouping(one, f"g{n}")
-    return (
-        f"SELECT {named}, count(*), count(*) FILTER (NOT a_failed AND NOT b_failed) FROM pairs {sets}"
-    )
+    return f"SELECT {named}, count(*), count(*) FILTER (NOT a_failed AND NOT b_failed) FROM pairs {sets}"
 
 
 def _buckets(one: PlannedMetric, n: int) -> str:

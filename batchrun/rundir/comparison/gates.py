@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.core.evaluation.definitions import Evaluation
@@ -17,17 +17,24 @@ from batchrun.core.evaluation.gates import Verdict, judge_difference, not_judged
 from batchrun.core.evaluation.rules import DifferenceRule, OnInconclusive
 from batchrun.core.settings.addresses import format_address, local_path
 from batchrun.core.text.wording import counted
-from batchrun.errors import DamagedError, UsageError
+from batchrun.errors import BatchrunError
 from batchrun.rundir.comparison.figures import End, MetricFigures, mean_figures, metric_figures
 from batchrun.rundir.comparison.pairs import Pairs
 from batchrun.rundir.comparison.side import Side, open_side, side_of
 
 
+class Judged(NamedTuple):
+    """The difference that a gate judged, None where there is none, and the verdict."""
+
+    value: float | None
+    verdict: Verdict
+
+
 def differences(
     evaluation: Evaluation, directory: str, store: StoreReader, summary: Mapping[str, Any]
-) -> dict[str, Verdict]:
-    """The verdicts of a finished run on its difference gates, by name. ``summary`` is what the run
-    is about to write. Raises ``ScoringError`` where a metric cannot be computed.
+) -> dict[str, Judged]:
+    """The difference gates of a finished run, by name. ``summary`` is what the run is about to
+    write, its scores included. What keeps both from being compared makes them inconclusive.
     """
     rules = evaluation.gates.differences
     if not rules:
@@ -44,13 +51,13 @@ def differences(
         b = side_of(directory, store, summary)
         with Pairs(a, b, evaluation) as pairs:
             return judged(evaluation, pairs, metric_figures(pairs))
-    except (UsageError, DamagedError) as error:
+    except BatchrunError as error:
         why = f"the baseline cannot be compared with: {error}"
-        return {rule.gate: undecided(rule, why) for rule in rules}
+        return {rule.gate: Judged(None, undecided(rule, why)) for rule in rules}
 
 
-def _all(rules: tuple[DifferenceRule, ...], verdict: Verdict) -> dict[str, Verdict]:
-    return {rule.gate: verdict for rule in rules}
+def _all(rules: tuple[DifferenceRule, ...], verdict: Verdict) -> dict[str, Judged]:
+    return {rule.gate: Judged(None, verdict) for rule in rules}
 
 
 def _missing(baseline: str) -> Verdict | None:
@@ -81,16 +88,17 @@ def _is_same(baseline: str, directory: str) -> bool:
 
 def judged(
     evaluation: Evaluation, pairs: Pairs, figures: Mapping[str, MetricFigures]
-) -> dict[str, Verdict]:
-    """The verdicts of pairs on the difference gates, by name."""
-    return {
-        rule.gate: _judged(rule, pairs, figures) for rule in evaluation.gates.differences
-    }
+) -> dict[str, Judged]:
+    """The difference gates over these pairs, by name."""
+    found = {}
+    for rule in evaluation.gates.differences:
+        metric = figures.get(rule.name)
+        value = None if metric is None else metric.difference
+        found[rule.gate] = Judged(value, _judged(rule, pairs, figures))
+    return found
 
 
-def _judged(
-    rule: DifferenceRule, pairs: Pairs, figures: Mapping[str, MetricFigures]
-) -> Verdict:
+def _judged(rule: DifferenceRule, pairs: Pairs, figures: Mapping[str, MetricFigures]) -> Verdict:
     if not pairs.b.is_finished:
         return not_judged("the run is not finished.")
     if not pairs.a.is_finished:
@@ -144,7 +152,9 @@ def _despite_errors(rule: DifferenceRule, pairs: Pairs, verdict: Verdict) -> Ver
         return verdict
     rows = counted(failed_a + failed_b, "row")
     counted_as = "right" if kindly else "wrong"
-    whose = "in this run" if not failed_a else "in the baseline" if not failed_b else "in either run"
+    whose = (
+        "in this run" if not failed_a else "in the baseline" if not failed_b else "in either run"
+    )
     why = (
         f"{verdict.why} But {rows} failed {whose}, and it is these that decide: with failures of "
         f"this run counted as {counted_as} the verdict would be {other.verdict}. Answer them with "
@@ -159,5 +169,3 @@ def undecided(rule: DifferenceRule, why: str, default: OnInconclusive = "fail") 
     """
     effect = rule.on_inconclusive or (default if rule.severity == "fail" else "warn")
     return Verdict("inconclusive", why, blocks=effect == "fail")
-
-

@@ -89,14 +89,21 @@ def measures(database: Database, a: Side, b: Side, evaluation: Evaluation) -> Me
             computed.append(score)
         else:
             left_out[score.key] = _python_reason(score, digests)
-    readings = [Reading(side, tuple(recorded), Plan(evaluation, _with(side, recorded)), ()) for side in (a, b)]
+    readings = [
+        Reading(side, tuple(recorded), Plan(evaluation, _with(side, recorded)), ())
+        for side in (a, b)
+    ]
     for score in computed:
-        found = _planned(database, readings, replace(evaluation, scores=(score,), metrics=()), score.key)
+        found = _planned(
+            database, readings, replace(evaluation, scores=(score,), metrics=()), score.key
+        )
         if isinstance(found, str):
             left_out[score.key] = found
             continue
         readings = [
-            replace(one, computed=replace(one.computed, scores=(*one.computed.scores, *plan.scores)))
+            replace(
+                one, computed=replace(one.computed, scores=(*one.computed.scores, *plan.scores))
+            )
             for one, plan in zip(readings, found, strict=True)
         ]
     gone = {key.partition(".")[2] for key in left_out}

@@ -32,6 +32,8 @@ _BASE = (
     *("prompt_tokens", "completion_tokens", "cost_usd", "latency_s"),
 )
 _OWN = {column.name for column in result_columns.RESULTS} | {REPEAT, REPEAT_OF}
+
+
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """A key that is not unique in a run."""
@@ -103,7 +105,9 @@ class Pairs:
         return [
             field.name
             for field in b
-            if field.name not in _OWN and field.name in a.names and a.field(field.name).type == field.type
+            if field.name not in _OWN
+            and field.name in a.names
+            and a.field(field.name).type == field.type
         ]
 
     def _require_key(self) -> None:
@@ -194,9 +198,7 @@ class Pairs:
         )
         return bool(both) and both == alike
 
-    def _why_not(
-        self, found: dict[str, Duplicate | None], nameless: dict[str, int]
-    ) -> str:
+    def _why_not(self, found: dict[str, Duplicate | None], nameless: dict[str, int]) -> str:
         told = []
         for letter, side in (("a", self.a), ("b", self.b)):
             if (one := found[letter]) is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
@@ -97,6 +98,27 @@ class Side:
 
         return Table(schema, batches)
 
+    def some_rows(self, rows: Iterable[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Some rows by their numbers. Raises ``DamagedError``."""
+        missing = set(rows)
+        for name in part_names(self.store, "results"):
+            if not missing:
+                return
+            try:
+                with (
+                    self.store.open(f"results/{name}") as file,
+                    pq.ParquetFile(file, pre_buffer=False) as part,
+                ):
+                    for group in range(part.num_row_groups):
+                        if _may_hold(part, group, missing):
+                            table = part.read_row_group(group, list(columns), use_threads=False)
+                            wanted = pc.is_in(table.column("row"), pa.array(missing, pa.int64()))
+                            found = table.filter(wanted).to_pylist()
+                            missing -= {line["row"] for line in found}
+                            yield from found
+            except (OSError, pa.ArrowException) as error:
+                raise damaged(self.store.where(f"results/{name}"), error) from error
+
     def _part(
         self, name: str, wanted: pa.Schema, scores: Sequence[str], schema: pa.Schema
     ) -> Iterator[pa.RecordBatch]:
@@ -122,6 +144,15 @@ class Side:
                 return part.read(columns=["row", *scores], use_threads=False)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise damaged(self.store.where(f"{SCORES}/{name}"), error) from error
+
+
+def _may_hold(part: pq.ParquetFile, group: int, rows: Collection[int]) -> bool:
+    """Whether a row group may hold one of these rows, by its statistics."""
+    place = part.schema_arrow.names.index("row")
+    found = part.metadata.row_group(group).column(place).statistics
+    if found is None or not found.has_min_max:
+        return True
+    return any(found.min <= row <= found.max for row in rows)
 
 
 def open_side(directory: str, checkpoint: str | None = None) -> Side:

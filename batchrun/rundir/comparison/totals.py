@@ -52,10 +52,14 @@ class Totals:
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """For ``--json``: the values of A and B by name, latencies as ``latency_s_p50``."""
-        found = {name: {"a": a, "b": b} for name, (a, b) in self.values.items()}
-        for name, (a, b) in self.latency.items():
-            values = {"a": a and a.value, "b": b and b.value}
-            found[f"latency_s_{name}"] = values
+        found: dict[str, dict[str, Any]] = {
+            name: {"a": a, "b": b} for name, (a, b) in self.values.items()
+        }
+        for name, (first, second) in self.latency.items():
+            found[f"latency_s_{name}"] = {
+                "a": None if first is None else first.value,
+                "b": None if second is None else second.value,
+            }
         return found
 
 
