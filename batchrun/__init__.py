@@ -17,12 +17,13 @@ from batchrun.errors import (
     RunChangedError,
     RunLockedError,
     RunStoppedError,
+    ScoringError,
     StorageError,
     UsageError,
 )
 
 if TYPE_CHECKING:
-    from batchrun.api import Options, RowOutcome, Summary, arun, run, stream
+    from batchrun.api import Options, RowOutcome, Summary, arun, run, score, stream
 
 __version__ = "0.2.0"
 __all__ = [
@@ -35,15 +36,17 @@ __all__ = [
     "RunChangedError",
     "RunLockedError",
     "RunStoppedError",
+    "ScoringError",
     "StorageError",
     "Summary",
     "UsageError",
     "__version__",
     "arun",
     "run",
+    "score",
     "stream",
 ]
-_LATE = frozenset({"Options", "RowOutcome", "Summary", "arun", "run", "stream"})
+_LATE = frozenset({"Options", "RowOutcome", "Summary", "arun", "run", "score", "stream"})
 
 
 if not TYPE_CHECKING:  # a type checker sees the names above, and no others

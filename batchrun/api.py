@@ -38,7 +38,7 @@ from batchrun.errors import RunStoppedError, UsageError
 from batchrun.report import RowOutcome, Summary
 from batchrun.rundir.recorded_reading import reading_of
 
-__all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "stream"]
+__all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "score", "stream"]
 
 
 class ArrowStream(Protocol):
@@ -321,6 +321,38 @@ class _Job:
         """The summary of how it ended."""
         message = result.stop.message if result.stop else None
         return Summary.of(result.summary, self._plan.settings.dir, message)
+
+
+def score(
+    directory: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    scores: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    gates: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Summary:
+    """Compute scores, metrics and gates of a run directory again, from its files. Sends nothing.
+
+    What a config or the keywords ask for replaces what the run recorded; without either, the SQL
+    that it recorded is computed again. Returns the summary as it is now: ``metrics``, and the
+    verdicts in ``gates``; a gate that fails raises nothing. Raises ``UsageError``,
+    ``RunLockedError`` while a run is live, or ``ScoringError`` where a score cannot be computed.
+    """
+    from batchrun.rundir.evaluate import score as scoring
+    from batchrun.rundir.evaluate.settings import evaluation_of
+
+    asked = None
+    if any(given is not None for given in (config, scores, metrics, gates)):
+        asked = evaluation_of(config, scores=scores, metrics=metrics, gates=gates)
+    folder = at_home(os.fspath(directory))
+    place = None if checkpoint is None else at_home(os.fspath(checkpoint))
+    found = scoring.score(folder, place, asked, _LOG.info)
+    for text in found.left_out:
+        _LOG.warning("%s", text)
+    if found.failed is not None:
+        raise found.failed
+    return Summary.of(found.summary, folder, None)
 
 
 def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:

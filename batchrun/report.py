@@ -43,6 +43,23 @@ class Summary:
     _whole: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
+    def scores(self) -> Mapping[str, Any]:
+        """By the name of a score: ``scored``, ``null`` and ``error_rows``."""
+        return MappingProxyType(self._whole.get("scores") or {})
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """By the name of a metric: ``value``, ``n``, ``low``, ``high``, the bounds, and ``groups``
+        where it has ``by``; as in ``summary.json``.
+        """
+        return MappingProxyType(self._whole.get("metrics") or {})
+
+    @property
+    def gates(self) -> Mapping[str, Any]:
+        """By the name of a gate: ``rule``, ``value``, ``verdict`` and ``why``."""
+        return MappingProxyType(self._whole.get("gates") or {})
+
+    @property
     def results_path(self) -> Path | str:
         """The folder of results, as pandas, Polars, DuckDB and Arrow read it."""
         return self._below("results")

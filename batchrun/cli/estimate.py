@@ -27,9 +27,11 @@ from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
     from batchrun.adapters.environment.sample_file import Aside
+    from batchrun.core.estimate.detection import Sought
     from batchrun.core.settings.resolve import Settings
     from batchrun.views.estimate import Estimate
-    from batchrun.views.estimate_report import Piloted
+    from batchrun.views.estimate_report import Piloted, Report
+    from batchrun.views.model_comparison import Comparison
 
 WIDTH_LEAST, WIDTH_MOST = 40, 100
 _OTHERS = [setting for setting in setting_table.TABLE if setting.name != "request.model"]
@@ -69,6 +71,20 @@ _OTHERS = [setting for setting in setting_table.TABLE if setting.name != "reques
     metavar="N",
     help="The seed of the pilot's sample.",
 )
+@click.option(
+    "--detect",
+    "difference",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="D",
+    help="Report the rows, repeats and dollars that it takes to see a share change by D.",
+)
+@click.option(
+    "--against",
+    multiple=True,
+    type=PATH,
+    metavar="DIR",
+    help="With --detect: a run, or two, whose answers show how many flip from run to run.",
+)
 @click.option("--quiet", is_flag=True, help="No messages but errors.")
 @click.option("--no-progress", is_flag=True, help="No progress display of the pilot.")
 @click.option("--json", "as_json", is_flag=True, help="Print the estimate as one JSON object.")
@@ -79,6 +95,8 @@ def command(
     limit: int | None,
     pilot_rows: int | None,
     pilot_seed: int,
+    difference: float | None,
+    against: tuple[str, ...],
     quiet: bool,
     no_progress: bool,
     as_json: bool,
@@ -103,13 +121,12 @@ def command(
             flags["output__checkpoint"] = os.path.join(place, "checkpoint")  # noqa: PTH118
         models = tuple(dict.fromkeys(models))
         _comparable(models, pilot=pilot_rows is not None)
+        _detectable(difference, against)
         each = []
         for model in models or (None,):
             flags["request__model"] = model
             settings, warnings = settings_of(inputs, config_file, flags, environment, limit)
-            if OLD in settings.reuse:
-                settings = replace(settings, reuse=_without_old(settings.reuse, place))
-            each.append(settings)
+            each.append(replace(settings, reuse=_without_old(settings.reuse, place)))
         settings, others = each[0], each[1:]
         tell: Callable[[str], None] = (lambda _: None) if quiet else print_message
         for warning in warnings:
@@ -134,18 +151,24 @@ def command(
             if sampling is not None and found.strata:
                 progress = not (quiet or no_progress)
                 pilot, code = _pilot(found, aside, environment, tell, progress=progress)
-        report: Report | Comparison = Report(found, pilot)
+        sought = None if difference is None else _sought(difference, against, pilot)
+        report: Report | Comparison = Report(found, pilot, sought)
         if rest:
             named = zip(models, (found, *rest), strict=True)
-            report = Comparison({model: Report(one) for model, one in named}, found.rows, found.bad)
-        if as_json:
-            print_json(report.as_dict())
-        else:
-            columns = shutil.get_terminal_size().columns
-            with contextlib.suppress(BrokenPipeError):
-                for line in report.lines(max(WIDTH_LEAST, min(WIDTH_MOST, columns))):
-                    print_output(line)
+            reports = {model: Report(one, None, sought) for model, one in named}
+            report = Comparison(reports, found.rows, found.bad)
+        _print(report, as_json=as_json)
         sys.exit(code)
+
+
+def _print(report: Report | Comparison, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_dict())
+        return
+    columns = shutil.get_terminal_size().columns
+    with contextlib.suppress(BrokenPipeError):
+        for line in report.lines(max(WIDTH_LEAST, min(WIDTH_MOST, columns))):
+            print_output(line)
 
 
 def _comparable(models: Sequence[str], *, pilot: bool) -> None:
@@ -160,10 +183,34 @@ def _comparable(models: Sequence[str], *, pilot: bool) -> None:
         raise UsageError(message)
 
 
+def _detectable(difference: float | None, against: Sequence[str]) -> None:
+    """Raises ``UsageError`` where --against names directories that nothing is made of."""
+    if against and difference is None:
+        message = "--against shows how many answers flip, for --detect D, which is not given"
+        raise UsageError(message)
+    if len(against) > 2:
+        message = f"--against takes two run directories at most, not {len(against)}"
+        raise UsageError(message)
+
+
+def _sought(difference: float, against: Sequence[str], pilot: Piloted | None) -> Sought:
+    """The difference to be seen, with the rate of flips: of two runs, of a pilot and a run, or of
+    one run.
+    """
+    from batchrun.core.estimate.detection import Sought
+    from batchrun.views.detection.flips import flip_rate
+
+    piloted = [pilot.directory] if pilot is not None and pilot.told is not None else []
+    compared = [*piloted, *against] if len(against) == 1 else against
+    return Sought(difference, flip_rate(compared))
+
+
 def _without_old(named: Sequence[str], place: str | None) -> tuple[str, ...]:
     """The directories of --reuse, with that of -o in the place of `old`: what a restart of it would
     set aside. Raises ``UsageError`` where -o names none.
     """
+    if OLD not in named:
+        return tuple(named)
     if place is None:
         message = "--reuse old: name the run directory that --restart would set aside with -o DIR"
         raise UsageError(message)

@@ -22,6 +22,8 @@ COMMANDS = {
     "run": "Run chat completions over a data set; run it again to resume.",
     "validate": "Check every row without sending any.",
     "estimate": "Estimate what a run takes: tokens, dollars, time.",
+    "score": "Compute scores, metrics and gates of a run again.",
+    "query": "Answer SQL over the results, attempts, usage and scores of a run.",
     "ctl": "Change a live run: limits, pause, resume, drain.",
     "status": "Show the progress of a live or ended run.",
     "compare": "Compare two runs over the same rows: regressions, metrics, cost.",

@@ -12,8 +12,7 @@ from batchrun.core.run.reuse_rules import format_rows_by_endpoint
 from batchrun.core.settings.addresses import format_address
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted, verb
-from batchrun.views import funds
-from batchrun.views.evaluation import figures as evaluation
+from batchrun.views import figures, funds
 from batchrun.views.text import BOUND, duration, safe
 
 CLASSES_SHOWN = 5
@@ -77,7 +76,7 @@ def lines(
             f"{counted(own['attempts'], 'attempt')}"
             for name, own in endpoints.items()
         ]
-    out += evaluation.lines(summary)
+    out += figures.lines(summary)
     if bound_by is not None:
         out.append(f"held back most by {BOUND[bound_by]}")
     place = format_address(folder)

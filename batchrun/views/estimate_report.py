@@ -12,6 +12,7 @@ from typing import Any
 from batchrun.adapters.environment.tokenizers import REMEDY
 from batchrun.core.cost.money import PICODOLLARS, format_cost
 from batchrun.core.estimate import least_time
+from batchrun.core.estimate.detection import Detection, Sought, detection
 from batchrun.core.estimate.estimating import (
     LIKELY_SHARE,
     LIMIT_LIKELY,
@@ -58,6 +59,12 @@ KEYS = {
         "USD per million tokens, their `source` and `date`. With several `--model`, the report has "
         "`rows`, `bad`, `models` and `notes`, and each model the figures of the whole input."
     ),
+    "detect": (
+        "Null without `--detect D`; else what it takes to see a `difference` of D between two runs "
+        "in 80 of 100 cases: `rows`, `repeats` (how often each is answered) and the `cost_usd` of "
+        "one such run, where the share `flip_rate` of answers flips; `flip_rate_from` is `scores`, "
+        "`answers`, `share` or `assumed`."
+    ),
     "tokens_counted_by": "`tokenizer`, or `bytes` if the extra `tokenizer` is not installed.",
     "notes": "What the figures rest on, and what would improve them.",
     "pilot": (
@@ -88,7 +95,10 @@ class Piloted:
 class Report:
     """What is said of an estimate."""
 
-    def __init__(self, found: Estimate, pilot: Piloted | None = None) -> None:
+    def __init__(
+        self, found: Estimate, pilot: Piloted | None = None, sought: Sought | None = None
+    ) -> None:
+        """``sought`` is the difference of ``--detect``."""
         self._found = found
         self._pilot = pilot
         self._weights = {e.name: e.weight for e in found.settings.endpoints}
@@ -104,6 +114,15 @@ class Report:
         bounds = [sums.most_pd() for sums in found.models.values()]
         whole = [bound for bound in bounds if bound is not None]
         self._most_pd = sum(whole) if whole and len(whole) == len(bounds) else None
+        self._available = self._sums.rows + found.reused
+        self._detection = None if sought is None else self._detected(sought)
+
+    def _detected(self, sought: Sought) -> Detection | None:
+        cost = None if self._cost is None else self._cost.likely / PICODOLLARS
+        if self._told is not None:
+            cost = None if self._told.cost_usd is None else self._told.cost_usd.total
+        each = None if cost is None or not self._sums.rows else cost / self._sums.rows
+        return detection(sought, self._available, each)
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -119,6 +138,7 @@ class Report:
             },
             "figures_from": "requests" if self._told is None else "pilot",
             "time": self._times(),
+            "detect": None if self._detection is None else self._detection.as_dict(),
             "models": {model: self._model(model, each) for model, each in found.models.items()},
             "tokens_counted_by": "tokenizer" if found.tokenizer else "bytes",
             "notes": list(self._notes()),
@@ -150,6 +170,7 @@ class Report:
             "endpoints": self._model(model, bill)["endpoints"],
             "prices": self._prices(model),
             "time": found["time"],
+            "detect": found["detect"],
         }
 
     @property
@@ -233,12 +254,18 @@ class Report:
             yield from _told_lines(self._told, width)
         yield from self._at_most(self._sums, self._most_pd, width)
         yield from labelled_lines("time", self._time(), width)
+        yield from self.detected(width)
         for model in found.models if len(found.models) == 1 else ():
             yield from self.priced(model, width)
         if len(found.models) > 1:
             yield from self._by_model(width)
         yield ""
         yield from self.notes(width)
+
+    def detected(self, width: int) -> Iterator[str]:
+        """What it takes to see the difference of ``--detect``."""
+        if self._detection is not None:
+            yield from labelled_lines("detect", self._detection.line(), width)
 
     def notes(self, width: int) -> Iterator[str]:
         """What the figures rest on."""
@@ -311,6 +338,8 @@ class Report:
             yield f"with {LEVEL:.0%} confidence, extrapolated from the answers of the pilot"
         else:
             yield from self._assumptions()
+        if self._detection is not None:
+            yield from self._detection.notes(self._available)
         yield from self._found.notices
 
     def _assumptions(self) -> Iterator[str]:

@@ -121,13 +121,13 @@ def export(
     found = run_status.read(folder, checkpoint)
     store = inspect.look_at(folder, checkpoint).store
     targets = [name for name in (None if stdout else target, errors) if name is not None]
-    _refuse(targets, folder, force=force)
+    require_new(targets, folder, force=force)
     if columns is not None and kind == "jsonl":
         message = "--columns chooses columns of a .parquet or .csv file; a Batch line has none"
         raise UsageError(message)
     with Results(store) as results, contextlib.ExitStack() as stack:
         schema = _chosen(results.schema, columns)
-        drafts = [stack.enter_context(_draft(Path(name))) for name in targets]
+        drafts = [stack.enter_context(new_file(Path(name))) for name in targets]
         try:
             sinks: list[Sink] = [*([stdout] if stdout else []), *drafts]
             if kind == "csv":
@@ -175,7 +175,8 @@ def _whole(found: dict[str, Any]) -> int | None:
     return rows
 
 
-def _refuse(targets: Sequence[str], folder: str, *, force: bool) -> None:
+def require_new(targets: Sequence[str], folder: str, *, force: bool) -> None:
+    """Raises ``UsageError`` for files that exist (without ``force``), or lie among a run's own."""
     for name in targets:
         path = Path(name)
         if path.is_dir():
@@ -195,7 +196,8 @@ def _refuse(targets: Sequence[str], folder: str, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def _draft(path: Path) -> Iterator[files.Draft]:
+def new_file(path: Path) -> Iterator[files.Draft]:
+    """A file of the user's being written; it goes where it is not renamed."""
     try:
         draft = files.Draft(path, foreign=True)
     except OSError as error:

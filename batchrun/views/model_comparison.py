@@ -55,6 +55,7 @@ class Comparison:
         for name, each in self._reports.items():
             yield ""
             yield from labelled_lines("model", safe(name), width)
+            yield from each.detected(width)
             yield from each.priced(name, width)
         yield ""
         for note in self._notes():

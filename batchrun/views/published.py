@@ -31,18 +31,21 @@ OPEN_WAIT_S = 0.05
 class Results:
     """The published parts of a run directory, in row order."""
 
-    def __init__(self, store: StoreReader) -> None:
-        """Begin with the parts that are there. Raises ``UsageError`` where there is none."""
+    def __init__(self, store: StoreReader, kind: str = "results") -> None:
+        """Begin with the parts that are there; ``kind`` is their folder. Raises ``UsageError``
+        where there is none.
+        """
         self._store = store
+        self._kind = kind
         with contextlib.ExitStack() as stack:
             if isinstance(store, DiskStore):
-                folder = stack.enter_context(_Folder(store))
+                folder = stack.enter_context(_Folder(store, kind))
                 names, self._open = folder.names(), folder.open
             else:
-                names, self._open = store.names("results"), self._fetched
+                names, self._open = store.names(kind), self._fetched
             self._names = [n for n in names if n.startswith("part-") and n.endswith(".parquet")]
             if not self._names:
-                raise _nothing(store)
+                raise _nothing(store, kind)
             with self._part(self._names[0]) as part:
                 self.schema: pa.Schema = part.schema_arrow
             self._stack = stack.pop_all()
@@ -84,7 +87,7 @@ class Results:
             yield from large_answers.whole(self._store, table)
 
     def _where(self, name: str) -> str:
-        return self._store.where(f"results/{name}")
+        return self._store.where(f"{self._kind}/{name}")
 
     @contextlib.contextmanager
     def _part(self, name: str) -> Iterator[pq.ParquetFile]:
@@ -98,7 +101,7 @@ class Results:
 
     def _fetched(self, name: str) -> io.BufferedIOBase:
         try:
-            return self._store.open(f"results/{name}")
+            return self._store.open(f"{self._kind}/{name}")
         except FileNotFoundError:
             raise _gone(self._where(name)) from None
 
@@ -106,13 +109,12 @@ class Results:
 class _Folder:
     """The folder of parts of a disk, held open."""
 
-    def __init__(self, store: DiskStore) -> None:
-        self._store = store
-        self._path = store.folder / "results"
+    def __init__(self, store: DiskStore, kind: str) -> None:
+        self._path = store.folder / kind
         try:
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            raise _nothing(store) from None
+            raise _nothing(store, kind) from None
         except OSError as error:
             message = f"cannot look into {self._path}: {error.strerror}"
             raise UsageError(message) from None
@@ -142,8 +144,8 @@ class _Folder:
         raise AssertionError
 
 
-def _nothing(store: StoreReader) -> UsageError:
-    message = f"{store.where()} has no results yet: no part is published"
+def _nothing(store: StoreReader, kind: str) -> UsageError:
+    message = f"{store.where()} has no {kind} yet: no part is published"
     return UsageError(message)
 
 

@@ -21,6 +21,7 @@ from tests.harness.coverage import (
     holds,
     jackknife_held,
     mean_held,
+    newcombe_coverage,
     paired_averaged,
     paired_coverage,
     paired_held,
@@ -69,6 +70,14 @@ def test_tango_holds_95_of_100(n, won_more):
     mean, least = paired_averaged(n, 0.02, 0.20, won_more, 10)
     assert 0.93 < mean < (0.97 if n >= 50 else 0.99)
     assert least > 0.94
+
+
+def test_tango_is_closer_than_newcombe():
+    """Of both intervals for pairs it is the one whose coverage is nearer to 95 of 100."""
+    for n in (20, 50, 100):
+        tango, _ = paired_averaged(n, 0.02, 0.20, 0.0, 5)
+        newcombe, _ = paired_averaged(n, 0.02, 0.20, 0.0, 5, newcombe_coverage)
+        assert 0.95 < tango < newcombe
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import contextlib
 import importlib
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
 import pyarrow as pa
@@ -41,6 +41,8 @@ class Table:
 
     schema: pa.Schema
     batches: Callable[[], Iterable[pa.RecordBatch]]
+    faults: list[Exception] = field(default_factory=list, compare=False)
+    """What its batches raised: DuckDB has the text of it only."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         """A new stream of the rows; nothing is read before it is asked for a batch."""
@@ -48,7 +50,11 @@ class Table:
         return reader.__arrow_c_stream__(requested_schema)
 
     def _lazily(self) -> Iterator[pa.RecordBatch]:
-        yield from self.batches()
+        try:
+            yield from self.batches()
+        except Exception as error:
+            self.faults.append(error)
+            raise
 
 
 def require(what: str) -> None:
@@ -73,6 +79,7 @@ class Database:
         self._errors = duckdb.Error
         self._out_of_memory = duckdb.OutOfMemoryException
         self._interrupted = duckdb.InterruptException
+        self._tables: Mapping[str, Table] = {}
         self._stack = contextlib.ExitStack()
         spill = self._stack.enter_context(
             tempfile.TemporaryDirectory(prefix="batchrun-sql-", ignore_cleanup_errors=True)
@@ -142,11 +149,13 @@ class Database:
     @contextlib.contextmanager
     def tables(self, **tables: Table) -> Iterator[None]:
         """These tables are there meanwhile, and replace those of the same name."""
+        before, self._tables = self._tables, tables
         for name, table in tables.items():
             self._connection.register(name, table)
         try:
             yield
         finally:
+            self._tables = before
             for name in tables:
                 with contextlib.suppress(self._errors):
                     self._connection.unregister(name)
@@ -190,6 +199,9 @@ class Database:
             self._failed(error, key)
 
     def _failed(self, error: Exception, key: str) -> NoReturn:
+        for table in self._tables.values():
+            if table.faults:
+                raise table.faults[0] from None
         if isinstance(error, self._interrupted):
             message = f"{key}: interrupted"
             raise ScoringError(message, interrupted=True) from None

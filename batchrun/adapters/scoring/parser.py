@@ -100,6 +100,9 @@ class Parsed:
 @dataclass(slots=True)
 class _Seen:
     columns: set[str] = field(default_factory=set)
+    alone: set[str] = field(default_factory=set)
+    """Names that are not qualified: one of a table stands for its whole rows."""
+    aliases: set[str] = field(default_factory=set)
     tables: set[str] = field(default_factory=set)
     aggregates: list[str] = field(default_factory=list)
     star: bool = False
@@ -163,7 +166,7 @@ def query(grammar: Grammar, text: str, views: Sequence[str], functions: Function
         frozenset(seen.columns),
         tables=frozenset(seen.tables & set(views)),
         aggregates=tuple(seen.aggregates),
-        star=seen.star,
+        star=seen.star or bool(seen.alone & seen.aliases),
     )
 
 
@@ -261,6 +264,8 @@ def _look_at_expression(kind: str, tree: Mapping[str, Any], rules: _Rules, seen:
     if kind == "COLUMN_REF":
         names = [str(name) for name in tree["column_names"]]
         seen.columns.update(name.lower() for name in names)
+        if len(names) == 1:
+            seen.alone.add(names[0].lower())
         return
     if kind == "STAR":
         seen.star = True
@@ -311,6 +316,7 @@ def _look_at_table(tree: Mapping[str, Any], rules: _Rules, seen: _Seen) -> None:
     if name not in known:
         raise rules.refuse(f"there is no table {name}; there are {', '.join(rules.views)}")
     seen.tables.add(name)
+    seen.aliases.add(str(tree.get("alias") or name).lower())
 
 
 def _mean(

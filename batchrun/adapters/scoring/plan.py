@@ -8,7 +8,7 @@ that is missing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +80,15 @@ class Plan:
         return in_order(self.schema, {*KEYS, *(name for one in self.sql for name in one.columns)})
 
 
-def make(database: Database, evaluation: Evaluation, schema: pa.Schema) -> Plan:
-    """Check an evaluation against the results' schema. Raises ``UsageError`` naming the key."""
+def make(
+    database: Database,
+    evaluation: Evaluation,
+    schema: pa.Schema,
+    kept: Mapping[str, str] | None = None,
+) -> Plan:
+    """Check an evaluation against the results' schema. ``kept`` are Python scores that are not run
+    again, with the digests that they are known by. Raises ``UsageError`` naming the key.
+    """
     taken = {name.casefold(): name for name in schema.names}
     for score in evaluation.scores:
         if score.name.casefold() in taken:
@@ -90,7 +97,7 @@ def make(database: Database, evaluation: Evaluation, schema: pa.Schema) -> Plan:
                 "another name"
             )
             raise UsageError(message)
-    scores = tuple(_score(database, score, schema) for score in evaluation.scores)
+    scores = tuple(_score(database, score, schema, kept or {}) for score in evaluation.scores)
     with_scores = schema
     for score in evaluation.scores:
         with_scores = with_scores.append(pa.field(score.name, pa.float64()))
@@ -133,7 +140,11 @@ def _empty(schema: pa.Schema, columns: Iterable[str]) -> Table:
     return Table(wanted, lambda: ())
 
 
-def _score(database: Database, score: Score, schema: pa.Schema) -> PlannedScore:
+def _score(
+    database: Database, score: Score, schema: pa.Schema, kept: Mapping[str, str]
+) -> PlannedScore:
+    if score.name in kept:
+        return PlannedScore(score, kept[score.name])
     if score.python is not None:
         return PlannedScore(score, score.digest(_source_digest(score)))
     parsed = database.expression(score.sql or "", score.key, "score")

@@ -208,6 +208,13 @@ class ScoreParts:
         return None
 
 
+def kept_column(store: StoreReader, one: PlannedScore, name: str) -> pa.Array:
+    """The column of a score as the part has it. Raises ``DamagedError``."""
+    table = pa.concat_tables(row_groups(store, f"{SCORES}/{name}", [one.score.name]))
+    column: pa.Array = table.column(one.score.name).combine_chunks()
+    return column
+
+
 def made(store: StoreReader, name: str) -> Made | None:
     """What a part of the scores was made from; None where there is none that says so."""
     try:

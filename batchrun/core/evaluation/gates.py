@@ -15,7 +15,7 @@ from batchrun.core.evaluation.rules import DifferenceRule, LevelRule, OnInconclu
 from batchrun.core.statistics.distributions import two_sided_z
 from batchrun.core.statistics.interval import CONFIDENCE
 from batchrun.core.statistics.power import detectable
-from batchrun.core.text.wording import counted
+from batchrun.core.text.wording import counted, verb
 
 Word = Literal["pass", "fail", "warn", "inconclusive", "not_judged"]
 
@@ -59,32 +59,33 @@ def judge(
     """
     name = rule.name
     if scored == 0:
-        failed = f" because {counted(errors, 'row')} failed" if errors else ""
-        return _undecided(rule, f"{name} has no scored rows{failed}, and a gate needs one.", "fail")
+        failed = f" ({counted(errors, 'row')} failed)" if errors else ""
+        why = f"{name} has no scored rows{failed}, and no gate passes without any."
+        return _undecided(rule, why, "fail")
     if value is None or math.isnan(value):
         return _undecided(rule, f"{name} has no value, so {rule.text} cannot be judged.", "fail")
     rows = "" if scored is None else f" over {counted(scored, 'scored row')}"
     if scored is None or not errors:
         return _decided(rule, f"{name} is {_figure(value, rule)}{rows}", holds=rule.holds(value))
     failed_rows = counted(errors, "failed row")
+    settle = f"--retry-failed settles it by answering {verb(errors, 'that row', 'those rows')}"
     if as_if_errors_wrong is None or as_if_errors_right is None:
         if errors_skipped:
             what = f"{name} is {_figure(value, rule)}{rows}, {failed_rows} left out"
             return _decided(rule, what, holds=rule.holds(value))
         why = (
-            f"{name} is {_figure(value, rule)}{rows}, but it has no bounds that would show what "
-            f"the {failed_rows} may change: answer them with --retry-failed, or leave failed rows "
-            'out of the score with errors = "skip".'
+            f"{name} is {_figure(value, rule)}{rows}, but the {failed_rows} may change it by an "
+            f'unknown amount: {settle}, or leave failed rows out with errors = "skip".'
         )
         return _undecided(rule, why, "fail")
     wrong, right = (_figure(end, rule) for end in (as_if_errors_wrong, as_if_errors_right))
-    if_wrong = f"{wrong} with the {failed_rows} counted as wrong"
     holds = rule.holds(as_if_errors_wrong)
     if holds == rule.holds(as_if_errors_right):
-        return _decided(rule, f"{name} is {if_wrong} and {right} counted as right", holds=holds)
+        what = f"{name} is {wrong} with the {failed_rows} counted as wrong and {right} as right"
+        return _decided(rule, what, holds=holds)
     why = (
-        f"{name} is {if_wrong} and {right} counted as right, and only one of them is {rule.text}: "
-        "answer them with --retry-failed."
+        f"{name} is {wrong} if the {failed_rows} {verb(errors, 'is', 'are')} wrong and {right} if "
+        f"right, and only one of these is {rule.text}: {settle}."
     )
     return _undecided(rule, why, "fail")
 
@@ -117,7 +118,7 @@ def judge_difference(
     """
     name, margin = rule.name, rule.not_worse_by
     if pairs == 0:
-        why = f"{name} has no row that is scored in both runs, and a gate needs one."
+        why = f"{name} has no rows that are scored in both runs, and no gate passes without any."
         return _undecided(rule, why, "fail")
     over = counted(pairs, "pair")
     if difference is None or math.isnan(difference):
@@ -125,7 +126,7 @@ def judge_difference(
         return _undecided(rule, why, "fail")
     than = _than_baseline(name, difference)
     if low is None or high is None or math.isnan(low) or math.isnan(high):
-        why = f"{than}, but {over} are too few for an interval."
+        why = f"{than}, but {over} {verb(pairs, 'is', 'are')} too few for an interval."
         return _undecided(rule, why, "warn")
     if rule.better == "lower":
         gain, worst, best = -difference, -high, -low

@@ -3,8 +3,8 @@
 All three rest on the regularised incomplete beta function: a continued fraction (NIST Digital
 Library of Mathematical Functions, 8.17.22) times a factor that is computed the way C. Loader
 computes binomial probabilities ("Fast and accurate computation of binomial probabilities", 2000).
-Differences of ``math.lgamma`` would lose nine of sixteen digits at a million rows; his way loses
-none, so that tails stay good to 1e-12 at any number of rows.
+Differences of ``math.lgamma`` have nine good digits at a million rows; his way keeps tails good to
+1e-12 at any number of rows.
 """
 
 from __future__ import annotations

@@ -42,12 +42,7 @@ def share_score(lost: int, won: int, n: int, difference: float) -> float:
     missed = won - lost - n * difference
     b = (2 * n - won + lost) * difference - won - lost
     root = math.sqrt(max(0.0, b * b + 8 * n * lost * difference * (1 - difference)))
-    # The likeliest share of lost pairs under this difference. Of both ways to write the root of
-    # a quadratic, the one without cancellation.
-    if b <= 0:
-        share = (root - b) / (4 * n)
-    else:
-        share = 2 * lost * difference * (1 - difference) / (b + root)
+    share = (root - b) / (4 * n)  # the likeliest share of lost pairs under this difference
     variance = n * (2 * share + difference * (1 - difference))
     if variance <= 0:
         return math.copysign(math.inf, missed) if missed else 0.0

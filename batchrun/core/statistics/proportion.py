@@ -13,7 +13,7 @@ from batchrun.core.statistics.distributions import two_sided_z
 from batchrun.core.statistics.interval import CONFIDENCE, Interval
 
 
-def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """The interval of the share ``successes / n``; without rows, all of [0, 1].
 
     Raises ``ValueError`` for more successes than rows, or fewer than none.

@@ -21,9 +21,9 @@ import pyarrow as pa
 from batchrun.adapters.scoring import metrics, plan
 from batchrun.adapters.scoring.database import Database
 from batchrun.adapters.scoring.database import require as require_duckdb
-from batchrun.adapters.scoring.plan import Plan
+from batchrun.adapters.scoring.plan import Plan, PlannedScore
 from batchrun.adapters.scoring.python_scorer import PythonScorers
-from batchrun.adapters.scoring.score_parts import ScoreParts
+from batchrun.adapters.scoring.score_parts import ScoreParts, kept_column
 from batchrun.adapters.storage.store import Store, StoreReader, part_name, part_names
 from batchrun.core.evaluation import gates
 from batchrun.core.evaluation.definitions import Evaluation
@@ -53,9 +53,12 @@ class Differences(Protocol):
 class Prepared:
     """An evaluation that was checked against the columns of the results, and its database."""
 
-    def __init__(self, evaluation: Evaluation) -> None:
-        """Raises ``UsageError`` where DuckDB is needed and missing."""
+    def __init__(self, evaluation: Evaluation, kept: Mapping[str, str] | None = None) -> None:
+        """``kept`` are the Python scores that are not run again, with the digests that they are
+        known by. Raises ``UsageError`` where DuckDB is needed and missing.
+        """
         self.evaluation = evaluation
+        self.kept = kept or {}
         self.database: Database | None = None
         self.plan: Plan | None = None
         if evaluation.needs_sql:
@@ -70,7 +73,7 @@ class Prepared:
             return
         database = Database(what=NEEDED_FOR)
         try:
-            self.plan = plan.make(database, self.evaluation, schema)
+            self.plan = plan.make(database, self.evaluation, schema, self.kept)
         except BaseException:
             database.close()
             raise
@@ -107,7 +110,8 @@ class Evaluator:
         self._parts: ScoreParts | None = None
         self._closing = False
         if prepared.database is not None:
-            self._parts = ScoreParts(store, prepared.plan, prepared.database, self._python)
+            self._parts = ScoreParts(store, prepared.plan, prepared.database, self._python_score)
+        self._kept = prepared.kept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
 
     def __enter__(self) -> Self:
@@ -129,6 +133,11 @@ class Evaluator:
             self._database.interrupt()
         self._python.interrupt()
 
+    def _python_score(self, one: PlannedScore, name: str, rows: int) -> pa.Array:
+        if one.score.name in self._kept:
+            return kept_column(self._store, one, name)
+        return self._python(one, name, rows)
+
     # While the run goes on
 
     def submit(self, shard: int) -> None:
@@ -144,10 +153,10 @@ class Evaluator:
         except BatchrunError as error:
             self._fault = error  # the end of the run reports it
 
-    def _score(self, name: str) -> None:
+    def _score(self, name: str, *, anew: bool = False) -> None:
         assert self._parts is not None
         digest = self._digest(name)  # before the part is read: a newer one is noticed at the end
-        if self._parts.is_current(name, digest):
+        if not anew and self._parts.is_current(name, digest):
             return
         try:
             self._parts.write(name, digest)
@@ -183,20 +192,22 @@ class Evaluator:
             told.cancel()
             watch.cancel()
 
-    def compute(self) -> tuple[Figures, BatchrunError | None]:
-        """The same, in this thread."""
+    def compute(self, *, anew: bool = False) -> tuple[Figures, BatchrunError | None]:
+        """The same, in this thread; with ``anew`` current parts are written again too."""
         try:
-            return self._compute(), None
+            return self._compute(anew=anew), None
         except BatchrunError as error:
             return Figures(), error
 
-    def _compute(self) -> Figures:
+    def _compute(self, *, anew: bool) -> Figures:
         if self._fault is not None:
             # What failed may have been a full disk: it is tried once more.
             self._fault = None
         if self._database is None:
             return Figures()
-        self.bring_up()
+        if self._plan.scores:
+            for name in part_names(self._store, "results"):
+                self._score(name, anew=anew)
         counted = metrics.count_scores(self._database, self._store, self._plan)
         if self._plan.scores:
             error_rows = next(iter(counted.values())).error_rows
@@ -209,13 +220,6 @@ class Evaluator:
             self._plan.digests,
             {one.metric.name: one.scores for one in self._plan.metrics},
         )
-
-    def bring_up(self) -> None:
-        """Score every part that is not current."""
-        if not self._plan.scores:
-            return
-        for name in part_names(self._store, "results"):
-            self._score(name)
 
     @property
     def is_current(self) -> bool:
@@ -246,7 +250,7 @@ class Evaluator:
             judged = figures.unjudged(evaluation, "scores and metrics were interrupted")
             code = code if stop_exit_code is None else stop_exit_code
         elif fault is not None:
-            judged = figures.unjudged(evaluation, f"a score or metric failed: {fault}")
+            judged = figures.unjudged(evaluation, "a score or metric could not be computed")
             code = fault.exit_code
         else:
             differences = self.differences({**summary, **found.public()})

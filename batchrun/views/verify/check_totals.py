@@ -118,6 +118,19 @@ def compare_summary(summary: Mapping[str, Any], report: Report, sums: Sums) -> N
         report.claim(_is_moment(summary.get(name)), "summary", text)
 
 
+def _evaluated_to(summary: Mapping[str, Any], code: object) -> bool:
+    """Whether scores, metrics or gates can give a run without pending rows this exit code: 4 for a
+    verdict, 5 or a signal's where they could not be computed.
+    """
+    settings, gates = _object(summary, "settings"), _object(summary, "gates")
+    if not any(settings.get(name) for name in ("scores", "metrics", "gates")):
+        return False
+    verdicts = {_object(gates, name).get("verdict") for name in gates}
+    if code == 4:
+        return bool(verdicts & {"fail", "inconclusive"})
+    return isinstance(code, int) and (code == 5 or code > 128) and verdicts <= {"not_judged"}
+
+
 def _check_status(summary: Mapping[str, Any], report: Report, failed: int) -> None:
     """A run is complete if, and only if, nothing is pending; its exit code says the same."""
     status, code, by = (summary.get(name) for name in ("status", "exit_code", "stopped_by"))
@@ -125,6 +138,8 @@ def _check_status(summary: Mapping[str, Any], report: Report, failed: int) -> No
     if _object(summary, "rows").get("pending") == 0:
         expected = ("complete_with_errors", 1, None) if failed else ("complete", 0, None)
         text = f"{said}; the parts say {expected[0]}, exit code {expected[1]}"
+        if code != expected[1] and _evaluated_to(summary, code):
+            expected = (expected[0], code, None)
         report.claim((status, code, by) == expected, "summary_status", text)
         return
     if not isinstance(code, int):

@@ -14,7 +14,14 @@ from typing import Any
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
-from batchrun.adapters.storage.store import KINDS, SUMMARY, StoreReader, part_number, read_json
+from batchrun.adapters.storage.store import (
+    KINDS,
+    SCORES,
+    SUMMARY,
+    StoreReader,
+    part_number,
+    read_json,
+)
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect, state_reader
 from batchrun.rundir.inspect import Look
@@ -68,11 +75,23 @@ def check(
         check_totals.compare_usage(store, report, shards.sums)
         if known is not None:
             check_totals.compare_state(summary, known, report)
+    if _is_evaluated(store, summary):
+        from batchrun.views.verify import check_scores
+
+        check_scores.check_scores(store, summary, report, live=look.live)
     if against:
         from batchrun.views.verify import check_input
 
         check_input.compare(look, summary, known, report, against, input_format)
     return report
+
+
+def _is_evaluated(store: StoreReader, summary: dict[str, Any] | None) -> bool:
+    """Whether the run has scores, metrics or gates."""
+    settings = (summary or {}).get("settings")
+    keys = ("scores", "metrics", "gates")
+    asked = isinstance(settings, dict) and any(settings.get(key) for key in keys)
+    return asked or bool(store.names(SCORES))
 
 
 def _names(store: StoreReader, folder: str) -> list[str] | None:

@@ -38,21 +38,26 @@ def level(rule=ACCURACY, value=0.85, *, scored=100, errors=0, bounds=(None, None
             {"value": 0.82, "errors": 2, "bounds": (0.82, 0.84)},
             "pass",
             False,
-            "0.82 with the 2 failed rows counted as wrong and 0.84 counted as right, and",
+            "0.82 with the 2 failed rows counted as wrong and 0.84 as right, and the gate",
         ),
         (
             {"value": 0.7, "errors": 2, "bounds": (0.7, 0.72)},
             "fail",
             True,
-            "0.72 counted as right, but",
+            "0.72 as right, but",
         ),
         (
             {"value": 0.79, "errors": 1, "bounds": (0.79, 0.801)},
             "inconclusive",
             True,
-            "with the 1 failed row counted as wrong and 0.801 counted as right, and only one of them",
+            "0.79 if the 1 failed row is wrong and 0.801 if right, and only one of these is >=",
         ),
-        ({"value": 0.9, "errors": 3}, "inconclusive", True, "it has no bounds"),
+        (
+            {"value": 0.9, "errors": 3},
+            "inconclusive",
+            True,
+            "the 3 failed rows may change it by an unknown amount: --retry-failed",
+        ),
         (
             {"value": 0.9, "errors": 3, "skipped": True},
             "pass",
@@ -64,19 +69,19 @@ def level(rule=ACCURACY, value=0.85, *, scored=100, errors=0, bounds=(None, None
             {"value": 0.9, "errors": 30, "bounds": (0.7, 0.93), "skipped": True},
             "inconclusive",
             True,
-            "only one of them",
+            "only one of these",
         ),
         (
             {"value": 0.0, "scored": 0, "errors": 5, "bounds": (0.0, 1.0)},
             "inconclusive",
             True,
-            "5 rows failed",
+            "no scored rows (5 rows failed)",
         ),
         (
             {"value": None, "scored": 0},
             "inconclusive",
             True,
-            "no scored rows, and a gate needs one",
+            "no scored rows, and no gate passes",
         ),
         ({"value": None}, "inconclusive", True, "has no value"),
         ({"value": math.nan}, "inconclusive", True, "has no value"),
@@ -176,10 +181,10 @@ def test_a_difference_without_figures():
     """Without a pair or a value it blocks; without an interval it takes more rows."""
     rule = difference_rule("accuracy", {"not_worse_by": 0.01})
     for found, blocks, says in (
-        (judge_difference(rule, None, None, None, 0), True, "no row that is scored in both"),
-        (judge_difference(rule, 0.0, -1.0, 1.0, 0), True, "no row that is scored in both"),
+        (judge_difference(rule, None, None, None, 0), True, "no rows that are scored in both"),
+        (judge_difference(rule, 0.0, -1.0, 1.0, 0), True, "no rows that are scored in both"),
         (judge_difference(rule, None, None, None, 7), True, "no value in one of the runs"),
-        (judge_difference(rule, 0.1, None, None, 1), False, "1 pair are too few"),
+        (judge_difference(rule, 0.1, None, None, 1), False, "1 pair is too few"),
         (judge_difference(rule, 0.1, math.nan, math.nan, 2), False, "too few for an interval"),
     ):
         assert (found.verdict, found.blocks) == ("inconclusive", blocks)

@@ -1,0 +1,80 @@
+"""``batchrun query``: SQL over the files of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+import click
+
+from batchrun.cli.console import exit_codes, print_message, writing
+from batchrun.cli.paths import PATH
+from batchrun.core.text.wording import counted
+
+
+@click.command("query")
+@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("sql", metavar="SQL")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    help="The format of the answer; with -o the file's suffix sets it. [default: table]",
+)
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=PATH,
+    metavar="FILE",
+    help="Write the answer into this file: .csv, .json or .parquet.",
+)
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@click.option(
+    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+)
+@click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+def command(
+    folder: str,
+    sql: str,
+    kind: str | None,
+    target: str | None,
+    force: bool,
+    checkpoint: str | None,
+    as_json: bool,
+) -> None:
+    """Answer one SELECT over the views results, attempts, usage and scores of DIR.
+
+    SQL is DuckDB's, with batchrun's scoring functions. It sees the run's own tables and nothing
+    else. Works on a live run too.
+    """
+    from batchrun.cli.run import interrupts
+
+    with exit_codes(as_json=as_json), interrupts():
+        from batchrun.cli.process import load_arrow, make_lean
+
+        load_arrow()
+        from batchrun.views.evaluation import query
+
+        make_lean()
+        chosen = query.format_of(target, kind or ("json" if as_json else None))
+        try:
+            with writing():
+                rows = query.query(
+                    folder,
+                    sql,
+                    chosen,
+                    stdout=sys.stdout.buffer,
+                    target=target,
+                    checkpoint=checkpoint,
+                    force=force,
+                )
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the lines has enough of them. Python would flush once more at the end.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+        if target is not None:
+            print_message(f"wrote {counted(rows, 'row')} to {target}")

@@ -1,0 +1,57 @@
+"""``batchrun score``: scores, metrics and gates from the files of a run."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from batchrun.cli.console import exit_codes, print_json, print_message, print_output
+from batchrun.cli.paths import PATH
+
+
+@click.command("score")
+@click.argument("folder", type=PATH, metavar="DIR")
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=PATH,
+    metavar="FILE",
+    help="A TOML file whose [scores], [metrics] and [gates] replace those of the run. Without it, "
+    "the SQL that the run recorded is computed again.",
+)
+@click.option(
+    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+def command(folder: str, config_file: str | None, checkpoint: str | None, as_json: bool) -> None:
+    """Compute scores, metrics and gates of the finished run in DIR again. Sends nothing.
+
+    Writes `scores/` and the summary, never `results/`. Exit 0, or 4 if a gate failed.
+    """
+    from batchrun.cli.run import interrupts
+
+    with exit_codes(as_json=as_json), interrupts():
+        from batchrun.cli.process import load_arrow, make_lean
+
+        load_arrow()
+        from batchrun.rundir.evaluate import score
+        from batchrun.rundir.evaluate.settings import evaluation_of
+        from batchrun.views import figures
+
+        make_lean()
+        asked = None if config_file is None else evaluation_of(config_file)
+        found = score.score(folder, checkpoint, asked, print_message)
+        for text in found.left_out:
+            print_message(text)
+        if found.failed is not None:
+            print_message(f"batchrun: {found.failed}")
+        if found.exit_code == score.UNFINISHED:
+            print_message("the run is not finished: its gates are not judged")
+        if as_json:
+            print_json(found.summary)
+        else:
+            for line in figures.lines(found.summary):
+                print_output(line)
+        sys.exit(found.exit_code)

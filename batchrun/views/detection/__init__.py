@@ -1,0 +1,1 @@
+"""How often answers flip between runs, from their directories."""
