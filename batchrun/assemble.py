@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
@@ -225,11 +224,7 @@ class _Evaluates:
         from batchrun.rundir.evaluate.evaluator import Evaluator
 
         evaluator = Evaluator(self._prepared, opened.store, opened.results_sha256)
-        evaluation = self._prepared.evaluation
-        if evaluation.gates.differences:
-            from batchrun.rundir.comparison.gates import differences
-
-            evaluator.differences = partial(differences, evaluation, self._directory, opened.store)
+        evaluator.compare_with_baseline(self._directory)
         return self._stack.enter_context(evaluator)
 
 

@@ -56,7 +56,7 @@ def command(
         from batchrun.cli.process import load_arrow, make_lean
 
         load_arrow()
-        from batchrun.adapters.environment.configuration import evaluation_of
+        from batchrun.rundir.evaluate.settings import evaluation_of
         from batchrun.views.compare import compare, text
 
         make_lean()

@@ -27,6 +27,7 @@ COMMANDS = {
     "ctl": "Change a live run: limits, pause, resume, drain.",
     "status": "Show the progress of a live or ended run.",
     "compare": "Compare two runs over the same rows: regressions, metrics, cost.",
+    "bless": "Make a run the baseline that gates compare with.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
     "providers": "List the endpoints that are known by name.",

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from batchrun.adapters.storage.home import located
-from batchrun.core.evaluation.definitions import Evaluation, evaluation
 from batchrun.core.schema.response_format import of_document, schema_of
 from batchrun.core.settings import resolve
 from batchrun.core.settings.values import require_schema
@@ -60,9 +59,3 @@ def read_environment() -> dict[str, str]:
             message = f"{DOTENV} cannot be read: {error}"
             raise UsageError(message) from None
     return merged | {k: v for k, v in os.environ.items() if v}
-
-
-def evaluation_of(path: str) -> Evaluation:
-    """The scores, metrics and gates of a config file. Raises ``UsageError`` as ``read_config``."""
-    raw = read_config(path)
-    return evaluation(*(raw.get(name) or {} for name in resolve.MEASURES))

@@ -1,4 +1,4 @@
-"""Why two runs may differ, before it is said how: the words of ``differs``, and a line about each."""
+"""Why two runs may differ: the words of ``differs``, and a line about each."""
 
 from __future__ import annotations
 

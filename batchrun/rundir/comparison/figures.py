@@ -208,7 +208,7 @@ class End:
     b: int | None = None
 
 
-def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:  # noqa: B008 - frozen
+def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:
     """A metric that is a mean, failed rows counted as ``end`` says where they count at all."""
     one = pairs.measures.metric(pairs.measures.metrics[n])[1]
     a, b = (
@@ -222,14 +222,14 @@ def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:  # no
     clustered = one.cluster is not None
     unit = f"coalesce(c{n}, 'row ' || row_b)" if clustered else "unit" if pairs.repeated else "NULL"
     each = (
-        f"(SELECT {a} AS a, {b} AS b, NOT a_failed AND NOT b_failed AS ok, unit, g{n} AS g, {unit} AS c "
-        f"FROM pairs WHERE a_m{n} IS NOT NULL AND b_m{n} IS NOT NULL)"
+        f"(SELECT {a} AS a, {b} AS b, NOT a_failed AND NOT b_failed AS ok, unit, g{n} AS g, "
+        f"{unit} AS c FROM pairs WHERE a_m{n} IS NOT NULL AND b_m{n} IS NOT NULL)"
     )
     if pairs.repeated:
         # Averages within the row first.
         each = (
-            f"(SELECT avg(a) AS a, avg(b) AS b, bool_or(ok) AS ok, any_value(g) AS g, any_value(c) AS c "
-            f"FROM {each} GROUP BY unit)"
+            "(SELECT avg(a) AS a, avg(b) AS b, bool_or(ok) AS ok, any_value(g) AS g, "
+            f"any_value(c) AS c FROM {each} GROUP BY unit)"
         )
     sets = "GROUP BY GROUPING SETS ((), (g))" if one.by is not None else ""
     grouped = "grouping(g) = 0, any_value(g)" if one.by is not None else "FALSE, NULL"
@@ -280,7 +280,7 @@ def _with_groups(whole: MetricFigures, groups: dict[str, MetricFigures]) -> Metr
 
 
 def _clusters(pairs: Pairs, each: str, sets: str) -> dict[tuple[bool, str | None], tuple[Any, ...]]:
-    """By group: clusters, pairs, and the sums of differences that the clustered error is made of."""
+    """By group: clusters, pairs, and the sums that the clustered error is made of."""
     flag, listed = ("grouping(g) = 0", "(c), (c, g)") if sets else ("FALSE", "(c)")
     name = "any_value(g)" if sets else "NULL"
     inner = (
@@ -345,7 +345,8 @@ def _grouping(one: PlannedMetric, group: str, *keys: str) -> tuple[str, str]:
 
 def _counts(one: PlannedMetric, n: int) -> str:
     named, sets = _grouping(one, f"g{n}")
-    return f"SELECT {named}, count(*), count(*) FILTER (NOT a_failed AND NOT b_failed) FROM pairs {sets}"
+    ok = "count(*) FILTER (NOT a_failed AND NOT b_failed)"
+    return f"SELECT {named}, count(*), {ok} FROM pairs {sets}"
 
 
 def _buckets(one: PlannedMetric, n: int) -> str:
@@ -379,7 +380,8 @@ def _values(
     with pairs.database.tables(results=source):
         without = pairs.rows(
             f"SELECT {named_without}, __without, {value} FROM {rows}, "
-            f"(SELECT unnest(range({GROUPS})) AS __without) WHERE __bucket <> __without {sets_without}"
+            f"(SELECT unnest(range({GROUPS})) AS __without) WHERE __bucket <> __without "
+            f"{sets_without}"
         )
     return {
         (bool(is_group), key, int(number)): finite(figure)

@@ -6,7 +6,6 @@ cannot be compared with, rows of the baseline that are missing, failed rows that
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +15,11 @@ from batchrun.core.evaluation.definitions import Evaluation
 from batchrun.core.evaluation.gates import Verdict, judge_difference, not_judged
 from batchrun.core.evaluation.rules import DifferenceRule, OnInconclusive
 from batchrun.core.settings.addresses import format_address, local_path
-from batchrun.core.text.wording import counted
+from batchrun.core.text.wording import counted, verb
 from batchrun.errors import BatchrunError
 from batchrun.rundir.comparison.figures import End, MetricFigures, mean_figures, metric_figures
 from batchrun.rundir.comparison.pairs import Pairs
-from batchrun.rundir.comparison.side import Side, open_side, side_of
+from batchrun.rundir.comparison.side import open_side, side_of
 
 
 class Judged(NamedTuple):
@@ -81,7 +80,7 @@ def _is_same(baseline: str, directory: str) -> bool:
     if one is None or other is None:
         return baseline == directory
     try:
-        return os.path.samefile(one, other)
+        return Path(one).samefile(other)
     except OSError:
         return False
 
@@ -114,9 +113,10 @@ def _judged(rule: DifferenceRule, pairs: Pairs, figures: Mapping[str, MetricFigu
     if verdict.verdict in ("pass", "fail", "warn"):
         verdict = _despite_errors(rule, pairs, verdict)
     if verdict.verdict == "pass" and pairs.only_a:
+        are = verb(pairs.only_a, "is", "are")
         why = (
-            f"{verdict.why} But {counted(pairs.only_a, 'row')} of the baseline are missing from this "
-            "run, so the comparison is over the others alone."
+            f"{verdict.why} But {counted(pairs.only_a, 'row')} of the baseline {are} missing from "
+            "this run, so the comparison is over the others alone."
         )
         return undecided(rule, why, "warn")
     return verdict

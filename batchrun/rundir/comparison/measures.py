@@ -156,7 +156,8 @@ def _planned(
     try:
         return [*_plans(database, readings[:1], evaluation), *plans]
     except UsageError as error:
-        return f"{key} cannot be computed for {readings[0].side.shown}: {str(error).removeprefix(f'{key}: ')}"
+        why = str(error).removeprefix(f"{key}: ")
+        return f"{key} cannot be computed for {readings[0].side.shown}: {why}"
 
 
 def _plans(

@@ -129,13 +129,12 @@ class Pairs:
         columns = reading.columns(*wanted)
         base = ", ".join(
             [
-                *("row", "custom_id", "status = 'error' AS failed"),
+                "row, custom_id, status = 'error' AS failed",
                 f"{_ANSWER} AS answer",
                 f"{f'hash({_listed(self._carried)})' if self._carried else '0'} AS carried",
                 "hash(request_hash) AS request",
                 "CASE WHEN model IS NOT NULL THEN hash(model) END AS model",
-                "CASE WHEN system_fingerprint IS NOT NULL THEN hash(system_fingerprint) END "
-                "AS fingerprint",
+                f"{_FINGERPRINT} AS fingerprint",
                 "prompt_tokens, completion_tokens, cost_usd, latency_s",
                 f"{f'CAST({quoted(self.key)} AS VARCHAR)' if self.key else 'NULL'} AS other",
                 f"{'repeat, repeat_of' if self.repeated else '0 AS repeat, row AS repeat_of'}",
@@ -170,8 +169,8 @@ class Pairs:
 
     def _duplicate(self, letter: str, column: str) -> Duplicate | None:
         lines = self.rows(
-            f"SELECT {column}, count(*), min(row), max(row) FROM {letter} WHERE {column} IS NOT NULL "
-            f"GROUP BY {column}, repeat HAVING count(*) > 1 ORDER BY 3 LIMIT 1"
+            f"SELECT {column}, count(*), min(row), max(row) FROM {letter} "
+            f"WHERE {column} IS NOT NULL GROUP BY {column}, repeat HAVING count(*) > 1 ORDER BY 3 LIMIT 1"
         )
         return Duplicate(*lines[0]) if lines else None
 
@@ -182,7 +181,7 @@ class Pairs:
         found = self._duplicate(letter, column)
         if found is not None:
             message = (
-                f"{key}: {legible(found.key)!r} comes {found.rows} times in {side.shown}, first in rows "
+                f"{key}: {legible(found.key)!r} comes {found.rows} times in {side.shown}, in rows "
                 f"{found.first} and {found.last}; name a column that is different in every row"
             )
             raise UsageError(message)
@@ -234,7 +233,7 @@ class Pairs:
         listed_columns = [f"{side}.{name} AS {side}_{name}" for name in columns for side in "ab"]
         bucket = f"CAST(md5_number_lower(CAST(b.{key} AS VARCHAR)) % {GROUPS} AS UTINYINT)"
         self.rows(
-            "CREATE TABLE pairs AS SELECT a.row AS row_a, b.row AS row_b, b.custom_id AS custom_id, "
+            "CREATE TABLE pairs AS SELECT a.row AS row_a, b.row AS row_b, b.custom_id, "
             f"CAST(b.{key} AS VARCHAR) AS key, b.repeat_of AS unit, {bucket} AS bucket, "
             "a.answer IS DISTINCT FROM b.answer AS changed, a.request <> b.request AS asked_other, "
             "a.carried <> b.carried AS carried_other, a.model <> b.model AS model_other, "
@@ -247,6 +246,7 @@ class Pairs:
         self.only_a, self.only_b, self.unmatched = counts["a"], counts["b"], unmatched
 
 
+_FINGERPRINT = "CASE WHEN system_fingerprint IS NOT NULL THEN hash(system_fingerprint) END"
 _ANSWER = (
     "CASE WHEN status <> 'error' THEN hash(content, refusal, "
     "[(x.name, x.arguments) FOR x IN tool_calls]) END"

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pyarrow as pa
@@ -100,7 +101,7 @@ class Evaluator:
         self._store = store
         self._digest = digest
         self.differences: Differences = lambda _: {}
-        """Judges the gates against a baseline; has to be set where there are such."""
+        """Judges the gates against a baseline; see ``compare_with_baseline``."""
         self._fault: BatchrunError | None = None
         self._plan = prepared.plan
         self._database = prepared.database
@@ -119,6 +120,13 @@ class Evaluator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def compare_with_baseline(self, directory: str) -> None:
+        """Judge the gates against a baseline too. ``directory`` is that of the run."""
+        if self._evaluation.gates.differences:
+            from batchrun.rundir.comparison.gates import differences
+
+            self.differences = partial(differences, self._evaluation, directory, self._store)
 
     def close(self) -> None:
         """End the thread. Closing twice is harmless."""

@@ -33,7 +33,7 @@ KEYS = {
     "status": "Pairs by status in A and B: `ok_ok`, `ok_error`, `error_ok`, `error_error`.",
     "scores": "By score: `both`, `lost`, `won`, `neither` (null where values are not all 0 or 1), "
     "`difference` (B - A), `low`, `high` (95 % interval), `p` (exact McNemar), `detectable`.",
-    "metrics": "By metric, over the pairs: `a`, `b`, `difference`, `low`, `high`, perhaps `groups`.",
+    "metrics": "By metric, over the pairs: `a`, `b`, `difference`, `low`, `high`; `groups` if any.",
     "totals": "By name, `a` and `b`: tokens and cost of the whole runs, latency over the pairs.",
     "differs": "Why the runs may differ: words out of `rows`, `prompt`, `params`, `model`, "
     "`model_answered`, `fingerprint`, `scores`, `judge`.",
@@ -132,7 +132,7 @@ def compare(
 
 
 def recorded(side: Side) -> Evaluation:
-    """The scores, metrics and gates that a run recorded. Raises ``UsageError`` for a damaged one."""
+    """The scores, metrics and gates that a run recorded. Raises ``UsageError``."""
     try:
         return of_recorded(side.settings)
     except UsageError as error:

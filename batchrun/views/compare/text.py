@@ -10,10 +10,10 @@ from batchrun.core.text.wording import counted, verb
 from batchrun.rundir.comparison.figures import MetricFigures, ScoreFigures
 from batchrun.rundir.comparison.pairs import CUSTOM_ID, ROW
 from batchrun.rundir.comparison.totals import Quantile
+from batchrun.views import figures
 from batchrun.views.compare.compare import Comparison
 from batchrun.views.compare.examples import KINDS, Example, Kind
-from batchrun.views.evaluation import figures as evaluation_figures
-from batchrun.views.evaluation.figures import figure
+from batchrun.views.figures import figure
 from batchrun.views.text import safe
 
 GROUPS_SHOWN = 10
@@ -48,7 +48,7 @@ def lines(found: Comparison, only: Kind | None = None) -> list[str]:
         *_scores(found),
         *_metrics(found),
         *_totals(found),
-        *evaluation_figures.gate_lines(found.gates),
+        *figures.gate_lines(found.gates),
     ]
 
 
@@ -163,7 +163,8 @@ def _totals(found: Comparison) -> Iterator[str]:
     ratio = found.totals.cost_ratio
     if ratio.ratio is not None:
         ends = "" if ratio.low is None else f" (95% {ratio.low:.4g} to {ratio.high:.4g})"
-        yield f"cost of a row: {ratio.ratio:.4g} times as much{ends}, {counted(ratio.pairs, 'pair')}"
+        over = counted(ratio.pairs, "pair")
+        yield f"cost of a row: {ratio.ratio:.4g} times as much{ends}, {over}"
     for name, (first, second) in found.totals.latency.items():
         if first is not None or second is not None:
             yield f"latency {name}: {_quantile(first)} -> {_quantile(second)}"
