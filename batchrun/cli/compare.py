@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from batchrun.cli.ci import ci_flags, reporting
 from batchrun.cli.console import exit_codes, print_json, print_output
 from batchrun.cli.paths import PATH
+from batchrun.core.settings.addresses import format_address
 
 
 @click.command("compare")
@@ -37,6 +39,7 @@ from batchrun.cli.paths import PATH
     metavar="N",
     help="How many rows to list of each kind.",
 )
+@ci_flags
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     a: str,
@@ -45,6 +48,8 @@ def command(
     key: str | None,
     only: Any,
     rows: int,
+    junit: str | None,
+    markdown: str | None,
     as_json: bool,
 ) -> None:
     """Compare run B with run A, row by row: regressions, improvements, metrics, tokens, cost and
@@ -52,16 +57,19 @@ def command(
 
     Exit 4 if a gate of [gates.compare] fails.
     """
-    with exit_codes(as_json=as_json):
+    title = f"batchrun compare {format_address(a)} {format_address(b)}"
+    with exit_codes(as_json=as_json), reporting(title, junit, markdown) as reports:
         from batchrun.cli.process import load_arrow, make_lean
 
         load_arrow()
         from batchrun.rundir.evaluate.settings import evaluation_of
-        from batchrun.views.compare import compare, text
+        from batchrun.views.compare import compare, outcome, text
 
         make_lean()
         evaluation = None if config_file is None else evaluation_of(config_file)
         found = compare.compare(a, b, evaluation, key=key, only=only, rows=rows)
+        if reports.wanted:
+            reports.put(outcome.of_comparison(title, found))
         if as_json:
             print_json(found.as_dict())
         else:

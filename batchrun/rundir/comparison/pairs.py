@@ -170,7 +170,8 @@ class Pairs:
     def _duplicate(self, letter: str, column: str) -> Duplicate | None:
         lines = self.rows(
             f"SELECT {column}, count(*), min(row), max(row) FROM {letter} "
-            f"WHERE {column} IS NOT NULL GROUP BY {column}, repeat HAVING count(*) > 1 ORDER BY 3 LIMIT 1"
+            f"WHERE {column} IS NOT NULL GROUP BY {column}, repeat HAVING count(*) > 1 "
+            "ORDER BY 3 LIMIT 1"
         )
         return Duplicate(*lines[0]) if lines else None
 

@@ -67,8 +67,7 @@ def gates_public(
 ) -> dict[str, dict[str, Any]]:
     """The key ``gates`` of ``summary.json``."""
     return {
-        name: {"rule": rule.text, "value": value, "verdict": verdict.verdict, "why": verdict.why}
-        for name, (rule, value, verdict) in judged.items()
+        name: gates.public(rule, value, verdict) for name, (rule, value, verdict) in judged.items()
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchrun.core.evaluation import gates
 from batchrun.core.evaluation.definitions import Evaluation, of_recorded
 from batchrun.core.evaluation.gates import exit_code
 from batchrun.errors import UsageError
@@ -141,13 +142,6 @@ def recorded(side: Side) -> Evaluation:
 
 
 def _public(evaluation: Evaluation, verdicts: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:
-    found = {}
-    for rule in evaluation.gates.differences:
-        value, verdict = verdicts[rule.gate]
-        found[rule.gate] = {
-            "rule": rule.text,
-            "value": value,
-            "verdict": verdict.verdict,
-            "why": verdict.why,
-        }
-    return found
+    return {
+        rule.gate: gates.public(rule, *verdicts[rule.gate]) for rule in evaluation.gates.differences
+    }
