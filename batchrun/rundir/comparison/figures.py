@@ -22,7 +22,7 @@ from batchrun.core.statistics.mean import clustered_interval
 from batchrun.core.statistics.paired import paired_mean_interval, paired_share_interval
 from batchrun.core.statistics.power import detectable
 from batchrun.rundir.comparison.measures import Reading
-from batchrun.rundir.comparison.pairs import Pairs
+from batchrun.rundir.comparison.pairs import ROW, Pairs
 
 __all__ = ["FIGURES", "MetricFigures", "ScoreFigures", "Status", "metric_figures", "score_figures"]
 
@@ -367,25 +367,25 @@ def _values(
 ) -> dict[tuple[bool, str | None, int], float | None]:
     """The metric of one run over the pairs, whole (-1) and without each group of rows."""
     value = f"TRY_CAST((\n{one.metric.value}\n) AS DOUBLE)"
-    # What the metric names is what it sees: other columns of the pairs have names of their own.
-    rows = (
-        f"(SELECT results.*, p.bucket AS __bucket, p.g{n} AS __group FROM {reading.scored()} "
-        f"JOIN {_pairs_with_bucket(one, n)} AS p ON results.{quoted('row')} = p.{row}) AS results"
-    )
-    named, sets = _grouping(one, "__group")
-    named_without, sets_without = _grouping(one, "__group", "__without")
-    source = reading.side.rows(reading.columns(), reading.recorded)
-    with pairs.database.tables(results=source):
-        whole = pairs.rows(f"SELECT {named}, -1, {value} FROM {rows} {sets}")
-    with pairs.database.tables(results=source):
-        without = pairs.rows(
-            f"SELECT {named_without}, __without, {value} FROM {rows}, "
-            f"(SELECT unnest(range({GROUPS})) AS __without) WHERE __bucket <> __without "
-            f"{sets_without}"
+    used = {*one.columns, *one.scores} or {ROW}
+    listed = ", ".join(f"results.{quoted(name)}" for name in sorted(used))
+    table = f"values_{row}"
+    with pairs.database.tables(results=reading.side.rows(reading.columns(), reading.recorded)):
+        pairs.rows(
+            f"CREATE TABLE {table} AS SELECT {listed}, p.bucket AS __bucket, p.g{n} AS __group "
+            f"FROM {reading.scored()} JOIN {_pairs_with_bucket(one, n)} AS p "
+            f"ON results.{quoted(ROW)} = p.{row}"
         )
+    named, sets = _grouping(one, "__group")
+    found = []
+    # One group of rows after the other: all at once take fifty times the memory.
+    for number in range(-1, GROUPS):
+        rows = f"(SELECT * FROM {table} WHERE __bucket <> {number}) AS results"
+        found += pairs.rows(f"SELECT {named}, {number}, {value} FROM {rows} {sets}")
+    pairs.rows(f"DROP TABLE {table}")
     return {
         (bool(is_group), key, int(number)): finite(figure)
-        for is_group, key, number, figure in (*whole, *without)
+        for is_group, key, number, figure in found
     }
 
 

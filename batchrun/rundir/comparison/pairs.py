@@ -64,7 +64,7 @@ class Pairs:
         self.a, self.b, self.key = a, b, key
         self._stack = contextlib.ExitStack()
         try:
-            database = Database(memory_bytes=MEMORY_BYTES, what="compare")
+            database = Database(memory_bytes=MEMORY_BYTES, what="compare", in_order=False)
             self.database = self._stack.enter_context(database)
             self.measures: Measures = measures(database, a, b, evaluation)
             self.repeated = all({REPEAT, REPEAT_OF} <= set(side.schema.names) for side in (a, b))

@@ -99,11 +99,11 @@ def _examples(
 ) -> list[Example]:
     names = pairs.measures.scores
     values = [f"a_s{n}, b_s{n}" for n in range(len(names))]
-    size = " + ".join(f"abs(coalesce(b_s{n} - a_s{n}, 0))" for n in quality) or "0"
+    size = " + ".join(f"abs(coalesce(b_s{n} - a_s{n}, 0))" for n in quality)
     picked = ["coalesce(custom_id, key)", "row_a, row_b, a_failed, b_failed", *values]
     lines = pairs.rows(
         f"SELECT {', '.join(picked)} FROM pairs WHERE {test} "
-        f"ORDER BY a_failed <> b_failed DESC, {size} DESC, row_b LIMIT {rows}"
+        f"ORDER BY a_failed <> b_failed DESC, 0 + {size or 0} DESC, row_b LIMIT {rows}"
     )
     found = []
     for named, row_a, row_b, failed_a, failed_b, *numbers in lines:
