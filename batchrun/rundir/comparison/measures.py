@@ -6,6 +6,7 @@ computed again, over both, where they did not: a comparison by two definitions s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from batchrun.adapters.scoring import plan as planning
 from batchrun.adapters.scoring.database import Database, quoted
 from batchrun.adapters.scoring.plan import Plan, PlannedMetric
-from batchrun.core.evaluation.definitions import Evaluation, Score
+from batchrun.core.evaluation.definitions import Aggregate, Evaluation, Score
 from batchrun.errors import UsageError
 from batchrun.rundir.comparison.side import Side
 
@@ -106,14 +107,17 @@ def measures(database: Database, a: Side, b: Side, evaluation: Evaluation) -> Me
             )
             for one, plan in zip(readings, found, strict=True)
         ]
-    gone = {key.partition(".")[2] for key in left_out}
+    gone = [key.partition(".")[2] for key in left_out]
     usable = tuple(one.score for one in readings[1].computed.scores)
     for metric in evaluation.metrics:
+        named = next((name for name in gone if _mentions(metric, name)), None)
+        if named is not None:
+            left_out[metric.key] = left_out[f"scores.{named}"]
+            continue
         alone = replace(evaluation, scores=usable, metrics=(metric,))
         found = _planned(database, readings, alone, metric.key)
         if isinstance(found, str):
-            named = next((name for name in gone if name in metric.value), None)
-            left_out[metric.key] = left_out[f"scores.{named}"] if named else found
+            left_out[metric.key] = found
             continue
         readings = [
             replace(one, metrics=(*one.metrics, *(_on_columns(m, one) for m in plan.metrics)))
@@ -128,6 +132,12 @@ def measures(database: Database, a: Side, b: Side, evaluation: Evaluation) -> Me
         frozenset(score.name for score in evaluation.scores if score.errors == "skip"),
         left_out,
     )
+
+
+def _mentions(metric: Aggregate, score: str) -> bool:
+    """Whether the SQL of a metric names a score."""
+    word = re.compile(rf"(?<![\w-]){re.escape(score)}(?![\w-])", re.IGNORECASE)
+    return any(word.search(text or "") for text in (metric.value, metric.by, metric.cluster))
 
 
 def _with(side: Side, recorded: Sequence[str]) -> pa.Schema:
