@@ -280,6 +280,8 @@ def summary_keys() -> list[str]:
         controls=({},),
         run="",
     )
+    version = built.pop("version")
+    built |= {"scores": None, "metrics": None, "gates": None, "version": version}
     return [
         f"{key}.{inner}" if inner else key
         for key, value in built.items()

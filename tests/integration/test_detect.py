@@ -161,6 +161,18 @@ def test_failed_rows_are_no_flips(run, detect, scripted, answer, here, source):
     assert "over 48 pairs" in notes
 
 
+def test_reused_answers_are_no_evidence(run, detect, here, source, scripted, answer):
+    """An answer that was taken from the other run cannot differ from it."""
+    run("a")
+    endpoint = scripted(lambda _body, _headers, _nth: (200, {}, answer("new")))
+    flags = ["-o", "b", "--base-url", endpoint.base_url, "--reuse", "a", "--no-progress"]
+    assert here(source, *flags).code == 0
+    assert not endpoint.requests
+    found, notes = detect("--against", "a", "--against", "b")
+    assert found["flip_rate_from"] == "assumed"
+    assert "a and b have fewer than 10 answered requests in common" in notes
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.scoring.database import Database, Table, quoted
-from batchrun.adapters.scoring.plan import Plan, PlannedScore, score_sql
+from batchrun.adapters.scoring.plan import KEYS, Plan, PlannedScore, score_sql
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.store import SCORES, Store, StoreReader
 from batchrun.core.text.legible import json_of
@@ -105,29 +105,29 @@ class ScoreParts:
     def _scored(self, name: str) -> pa.Table:
         """Row, id, status and the scores in SQL of one part."""
         plan, sql = self._plan, self._plan.sql
-        source = results_table(self._store, name, plan.schema, plan.sql_columns())
+        keys = pa.schema([plan.schema.field(key) for key in KEYS])
+        table = keys.empty_table()
+        pieces = list(row_groups(self._store, f"results/{name}", KEYS))
+        if pieces:
+            table = pa.concat_tables(pieces).select(KEYS).cast(keys)
+        if not sql:
+            return table
+        ok = pc.not_equal(table.column("status"), "error").combine_chunks()
+        source = ok_rows(results_table(self._store, name, plan.schema, plan.sql_columns()))
         picked = [
             f"{score_sql(one.score, is_boolean=bool(one.is_boolean))} AS {quoted(one.score.name)}"
             for one in sql
         ]
-        statement = f"SELECT {', '.join(['row', 'custom_id', 'status', *picked])} FROM results"
         with self._database.tables(results=source):
             try:
-                found = self._database.table(statement, "scores")
+                found = self._database.table(f"SELECT {', '.join(picked)} FROM results", "scores")
             except ScoringError as error:
                 if not error.interrupted:
                     self._blame(source, sql)
                 raise
-        fields = [
-            plan.schema.field("row"),
-            plan.schema.field("custom_id"),
-            plan.schema.field("status"),
-            *(
-                pa.field(one.score.name, pa.bool_() if one.is_boolean else pa.float64())
-                for one in sql
-            ),
-        ]
-        return found.cast(pa.schema(fields))
+        for one, column in zip(sql, found.columns, strict=True):
+            table = table.append_column(one.score.name, _spread(one, column, ok))
+        return table
 
     def _blame(self, source: Table, sql: Sequence[PlannedScore]) -> None:
         """Raises ``ScoringError`` naming the score that fails and the first such row."""
@@ -206,6 +206,28 @@ class ScoreParts:
             ):
                 return bool(pa.types.is_boolean(part.schema_arrow.field(score).type))
         return None
+
+
+def ok_rows(source: Table) -> Table:
+    """The rows that did not fail."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in source.batches():
+            yield batch.filter(pc.not_equal(batch.column("status"), "error"))
+
+    return Table(source.schema, batches)
+
+
+def _spread(one: PlannedScore, column: pa.ChunkedArray, ok: pa.Array) -> pa.Array:
+    """The scores of ``ok`` rows, at their places among all rows."""
+    values = column.combine_chunks()
+    kind = pa.bool_() if one.is_boolean else pa.float64()
+    if not one.is_boolean:
+        finite = pc.fill_null(pc.is_finite(values), False)  # noqa: FBT003 - Arrow's signature
+        values = pc.if_else(finite, values, pa.scalar(None, kind))
+    instead = None if one.score.errors == "skip" else False if one.is_boolean else 0.0
+    failed = pa.array([instead], kind).take(pa.array([0] * len(ok), pa.int32()))
+    return pc.replace_with_mask(failed, ok, values.cast(kind))
 
 
 def kept_column(store: StoreReader, one: PlannedScore, name: str) -> pa.Array:

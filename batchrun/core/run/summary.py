@@ -107,6 +107,20 @@ KEYS: Mapping[str, str] = {
         "name and a dot, of that endpoint), `paused` or `drain`. At most the last 1,000; missing "
         "if nothing was changed."
     ),
+    "scores": (
+        "By the name of a score: `scored` and `null` count the `ok` rows with and without a value, "
+        "`error_rows` the failed rows; `sha256` is by what the definition is known again. Only "
+        "with `[scores]`."
+    ),
+    "metrics": (
+        "By the name of a metric: `value`, `n`, the 95% interval `low` to `high`, and what the "
+        "value would be `as_if_errors_wrong` and `as_if_errors_right`; with `by` also `groups`, "
+        "the same for each group. Only with `[metrics]`."
+    ),
+    "gates": (
+        "By the name of a gate: `rule`, `value`, `verdict` (`pass`, `fail`, `warn`, "
+        "`inconclusive` or `not_judged`) and `why`. Only with `[gates]`."
+    ),
     "run": (
         "The run's id, which `reused_from` in other runs names. Missing in directories that an "
         "earlier version began."

@@ -26,7 +26,16 @@ ROWS_MAX = 100_000
 PAIRS_LEAST = 10
 """Fewer pairs show no rate."""
 _BATCH_ROWS = 4096
-_COLUMNS = ("row", "status", "content", "refusal", "tool_calls", "request_hash", "repeat_of")
+_COLUMNS = (
+    "row",
+    "status",
+    "content",
+    "refusal",
+    "tool_calls",
+    "request_hash",
+    "repeat_of",
+    "reused_from",
+)
 
 
 class _Answer(NamedTuple):
@@ -136,7 +145,9 @@ def _bound(right: Mapping[str, tuple[int, int]], names: str) -> FlipRate | None:
 
 
 def _answers(directory: str, *, by_request: bool) -> Iterator[_Answer]:
-    """Every published row that has an answer or a score, in row order."""
+    """Every published row that has an answer of its own or a score, in row order. One that took the
+    answer of another run shows no noise.
+    """
     store = look_at(directory, None).store
     names = part_names(store, "results")
     if not names:
@@ -148,7 +159,7 @@ def _answers(directory: str, *, by_request: bool) -> Iterator[_Answer]:
         for row in _rows(store, name):
             known = scores.get(row["row"], {})
             answered = row["status"] == "ok"
-            if not answered and not known:
+            if row.get("reused_from") is not None or not (answered or known):
                 continue
             said = (row["content"], row["refusal"], repr(row["tool_calls"]))
             repeat_of = None if by_request else row.get("repeat_of")
