@@ -47,12 +47,24 @@ class Reading:
 
     def scored(self) -> str:
         """The rows with their scores as numbers, as a table expression."""
+        if not self.computed.scores:
+            return "results"
         computed = [
             f"CAST({planning.score_sql(one.score, is_boolean=bool(one.is_boolean))} AS DOUBLE) "
             f"AS {quoted(one.score.name)}"
             for one in self.computed.scores
         ]
-        return f"(SELECT {', '.join(['*', *computed])} FROM results) AS results"
+        # Failed rows score what the definition says, whatever the expression makes of them.
+        replaced = [
+            f"CASE WHEN status = 'error' THEN {'NULL' if one.score.errors == 'skip' else '0.0'} "
+            f"WHEN isfinite({quoted(one.score.name)}) THEN {quoted(one.score.name)} END "
+            f"AS {quoted(one.score.name)}"
+            for one in self.computed.scores
+        ]
+        return (
+            f"(SELECT * REPLACE ({', '.join(replaced)}) FROM "
+            f"(SELECT *, {', '.join(computed)} FROM results)) AS results"
+        )
 
 
 @dataclass(frozen=True, slots=True)

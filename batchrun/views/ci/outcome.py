@@ -55,8 +55,10 @@ def of_summary(command: str, summary: Mapping[str, Any], directory: str) -> Outc
     """The outcome of a run, by its summary."""
     rows, status = summary["rows"], summary["status"]
     whole = "an unknown number of" if rows["input"] is None else f"{rows['input']:,}"
-    cost = format_cost(summary["totals"].get("cost_usd"))
-    headline = f"{rows['ok']:,} of {whole} rows ok, {rows['error']:,} failed; {cost}"
+    cost = summary["totals"].get("cost_usd")
+    headline = f"{rows['ok']:,} of {whole} rows ok, {rows['error']:,} failed"
+    if cost is not None:
+        headline += f"; {format_cost(cost)}"
     problem = None
     if status not in FINISHED:
         stopped = summary.get("stopped_by")
