@@ -1,8 +1,8 @@
 """Gates against a baseline in `run` and `score`, `batchrun bless`, and what CI is told of them."""
 
 import json
-import os
 import re
+from pathlib import Path
 
 import junitparser
 import pytest
@@ -132,7 +132,7 @@ def test_bless_links_relatively_and_names_what_was_before(cli, tmp_path):
     done = cli("bless", "nights/latest", "--as", "nights/baseline")
     assert done.code == 0, done.err
     link = cli.folder / "nights/baseline"
-    assert os.readlink(link) == "one"
+    assert link.readlink() == Path("one")
     done = cli("bless", "nights/two", "--as", "nights/baseline", "--json")
     assert json.loads(done.out) == {"link": "nights/baseline", "run": "two", "before": "one"}
     (cli.folder / "nights").rename(tmp_path / "moved")

@@ -1,12 +1,18 @@
 """``batchrun compare``: pairing, figures, verdicts and hostile rows, over real Parquet."""
 
+import contextlib
 import json
 import math
+import os
+import pty
 import statistics
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
 
+import batchrun
 from tests.harness.finished_runs import write_run
 
 TOPIC = [("topic", pa.string()), ("expected", pa.string())]
@@ -172,7 +178,7 @@ def test_a_cost_that_doubles_is_a_ratio_of_two(cli, compare):
 
 
 def test_a_mean_and_a_median_are_what_the_rows_say(compare):
-    """A mean's paired interval is Student's t of the differences; a median's difference is exact."""
+    """A mean has the paired t interval of its differences; a median's difference is exact."""
     config = '[scores]\nn = "num(content)"\n[metrics]\nm = "avg(n)"\nq = "median(n)"\n'
     values = [(n, n + (n % 5) - 1.5) for n in range(1, 81)]
     a = [{"custom_id": f"{n}", "content": f"{one:.1f}"} for n, (one, _) in enumerate(values)]
@@ -332,3 +338,41 @@ def test_a_baseline_whose_columns_are_missing_is_said_to_be_so(compare, cli):
     assert gate["verdict"] == "inconclusive"
     assert "scores.correct cannot be computed for old" in gate["why"]
     assert done.code == 4
+
+
+def test_the_function_is_the_command(compare, cli):
+    """`batchrun.compare` gives the figures of the command, with gates from keywords."""
+    compare(answers("AAAAAAAAAA" * 4), answers("AAAAABBBBB" * 4))
+    found = batchrun.compare(
+        cli.folder / "a",
+        cli.folder / "b",
+        scores={"correct": "exact(content, expected)"},
+        metrics={"accuracy": "avg(correct)"},
+        gates={"compare": {"baseline": "a", "accuracy": {"not_worse_by": 0.1}}},
+    )
+    assert found.metrics["accuracy"].difference == pytest.approx(-0.5)
+    assert found.gates["compare.accuracy"]["verdict"] == "fail"
+    assert (found.exit_code, found.pairs) == (4, 40)
+    with pytest.raises(batchrun.UsageError, match="no results"):
+        batchrun.compare(cli.folder / "a", cli.folder)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_report_fits_the_terminal(compare, cli, columns):
+    """On a terminal of any width lines end at words, and none has an escape sequence."""
+    compare(answers("AAAA" * 5), answers("ABAB" * 5))
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "batchrun", "compare", "a", "b", "-c", "c.toml"]
+    environment = cli._environment({"COLUMNS": str(columns)})
+    process = subprocess.Popen(command, cwd=cli.folder, env=environment, stdout=follower)
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while piece := os.read(leader, 65536):
+            shown += piece
+    os.close(leader)
+    assert process.wait(60) == 0
+    lines = shown.decode().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert len(lines) > 15
+    assert b"\x1b" not in shown

@@ -56,6 +56,11 @@ def _alike(old: Sequence[str], new: Sequence[str]) -> int:
 
 def _marked(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
     steps = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    if len(steps) == 1 and steps[0][0] == "equal":
+        # They differ in white space alone, or not at all.
+        yield from old[:CONTEXT_WORDS]
+        yield from [GAP] if len(old) > CONTEXT_WORDS else []
+        return
     for number, (kind, a0, a1, b0, b1) in enumerate(steps):
         if kind == "equal":
             yield from _shortened(old[a0:a1], first=number == 0, last=number == len(steps) - 1)
