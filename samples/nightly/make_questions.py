@@ -28,7 +28,11 @@ def facts() -> Iterator[tuple[str, str, int]]:
         one, other = dice.randint(12, 99), dice.randint(3, 19)
         yield "sums", f"What is {one} + {other}?", one + other
         yield "products", f"What is {one} times {other}?", one * other
-        yield "remainders", f"What is the remainder of {one * 7} divided by {other}?", one * 7 % other
+        yield (
+            "remainders",
+            f"What is the remainder of {one * 7} divided by {other}?",
+            one * 7 % other,
+        )
         small = dice.choice(list(UNITS))
         large, factor = UNITS[small]
         yield "units", f"How many {small} are {other} {large}?", other * factor
