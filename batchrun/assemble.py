@@ -370,8 +370,7 @@ class _Session:
                 rows_input = self._count_input(lambda: True)
             self._watching.tell()
             budgets.settle(ledger_sums(published(opened.totals())))
-            evaluated = await self._evaluate(switch, fault)
-            return self._sum_up(switch.reason, rows_input, fault, budgets.public(), evaluated)
+            return await self._sum_up(switch, rows_input, fault, budgets.public())
         finally:
             self._ended.set()
             await journal.close()
@@ -497,14 +496,15 @@ class _Session:
 
         return await self._evaluator.finish(signalled, self._say)
 
-    def _sum_up(
+    async def _sum_up(
         self,
-        stop: Stop | None,
+        switch: StopSwitch,
         rows_input: int | None,
         fault: BatchrunError | None,
         budget: Mapping[str, Any],
-        evaluated: tuple[Figures, BatchrunError | None] | None,
     ) -> Result:
+        evaluated = await self._evaluate(switch, fault)
+        stop = switch.reason
         opened, settings = self._opened, self._settings
         opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
         totals = opened.totals()

@@ -73,6 +73,30 @@ def test_replies_too_large_for_their_column(job):
         assert json.loads(content)["choices"][0]["message"]["content"].endswith(f" to {row}")
 
 
+def test_scores_of_final_parts(job):
+    """Whatever a kill leaves of them, the next session has every row scored, from what the results
+    are then.
+    """
+    (job.cwd / "c.toml").write_text(
+        '[scores]\nfound = "contains_text(content, \'answer\')"\n[metrics]\nshare = "avg(found)"\n'
+        '[gates]\nshare = ">= 0.97"\n'
+    )
+    job.flags = ["-c", "c.toml"]
+    job.broken = {3, 11}
+    _killed_at_each(job, "scores")
+    assert job.run().code == 4, "failed rows leave the gate open"
+    job.broken = set()
+    for point in points("scores-retry"):
+        job.killed_at(point, "--retry-failed")
+    _ended(job)
+    scores = job.table("scores").to_pylist()
+    assert [line["row"] for line in scores] == list(range(job.count))
+    assert all(line["found"] for line in scores)
+    summary = json.loads((job.folder / "summary.json").read_text("utf-8"))
+    assert summary["metrics"]["share"]["value"] == 1.0
+    assert summary["scores"]["found"]["error_rows"] == 0
+
+
 def _older(tmp_path, name):
     """A directory that version 0.1 left, and its input, as old as it was then."""
     golden = ROOT / "tests" / "golden" / "0.1.0"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchrun.adapters.storage import files
-from batchrun.adapters.storage.store import KINDS, RESPONSES
+from batchrun.adapters.storage.store import KINDS, RESPONSES, SCORES
 
 FEW_SLOTS = 2
 """Slots of the flight log to begin with, so that it grows with any run."""
@@ -98,6 +98,16 @@ POINTS: tuple[Point, ...] = (
     Point("large", "folder.synced", "responses"),
     Point("large", "draft.renamed", "results"),
     Point("large", "seal.committed"),
+    # Scores of a shard whose results are final.
+    *(
+        Point("scores", step, "scores")
+        for step in (
+            *("draft.written draft.synced draft.renamed folder.synced scores.published").split(),
+        )
+    ),
+    # The same after a retry, which leaves scores of results that are no more.
+    Point("scores-retry", "draft.written", "scores"),
+    Point("scores-retry", "draft.renamed", "scores"),
     # A directory of an earlier version: its parts are written again, or only marked.
     Point("older", "draft.renamed", "attempts"),
     Point("older", "draft.renamed", "results"),
@@ -154,7 +164,7 @@ def points(scenario: str, *, rounds: int = 1) -> list[str]:
 
 def subject(path: Path) -> str:
     """What a file or folder is: the kind of part, or the first word of its name."""
-    if path.parent.name in (*KINDS, RESPONSES):
+    if path.parent.name in (*KINDS, RESPONSES, SCORES):
         return path.parent.name
     return path.name.partition(".")[0].partition("-")[0]
 

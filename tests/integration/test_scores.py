@@ -174,6 +174,11 @@ BROKEN = {
     "an unknown key": ('[scores]\nx = { sqll = "1" }', "did you mean sql?"),
     "a metric that is no aggregate": ('[metrics]\nx = "row"', "metrics.x", "aggregate"),
     "a metric over nothing": ('[metrics]\nx = "avg(nope)"', "metrics.x", "nope"),
+    "a word of SQL as a name": (
+        '[scores]\nright = "row = 1"\n[metrics]\nx = "avg(right)"',
+        "metrics.x",
+        'write "right" in quotes',
+    ),
     "an unknown group": ('[metrics]\nx = { value = "avg(row)", by = "nope" }', "metrics.x.by"),
     "a gate on nothing": ('[gates]\naccuracy = ">= 1"', "gates.accuracy"),
     "a malformed rule": ('[metrics]\nx = "avg(row)"\n[gates]\nx = "at least 3"', "gates.x"),

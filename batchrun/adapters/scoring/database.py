@@ -109,6 +109,13 @@ class Database:
         self._stack.callback(self._connection.close)
         functions.install(self._connection)
         self._functions = _functions(self._connection)
+        self.reserved = frozenset(
+            str(word)
+            for (word,) in self._connection.execute(
+                "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'"
+            ).fetchall()
+        )
+        """Words of SQL that are no names without quotes."""
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
 

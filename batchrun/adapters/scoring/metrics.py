@@ -11,8 +11,10 @@ which failed ones score 0, or 1.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
-from batchrun.adapters.scoring.database import Database, Table, quoted
+from batchrun.adapters.scoring.database import MEMORY_BYTES, Database, Table, quoted
 from batchrun.adapters.scoring.plan import KEYS, Plan, PlannedMetric, in_order
 from batchrun.adapters.scoring.score_parts import as_doubles
 from batchrun.adapters.storage.store import SCORES, StoreReader, part_names
@@ -33,6 +35,19 @@ from batchrun.errors import ScoringError
 
 GROUPS_MAX = 1_000
 """Groups of a metric that are reported: those with the most rows."""
+BYTES_A_VALUE = 16
+_KEEPING = (
+    "quantile",
+    "median",
+    "mode",
+    "mad",
+    "list",
+    "array",
+    "string",
+    "group_concat",
+    "histogram",
+)
+"""What is in the names of aggregates that keep every value."""
 NO_GROUP = "(null)"
 """The key of the rows in which ``by`` is null."""
 
@@ -153,22 +168,72 @@ def measure(
 
     Raises ``ScoringError`` naming the metric, or ``DamagedError``.
     """
-    return {
-        one.metric.name: _measure(database, store, plan, one, error_rows) for one in plan.metrics
-    }
+    narrow = [one for one in plan.metrics if _is_narrow(plan, one)]
+    found = {}
+    if narrow:
+        with _kept(database, store, plan, narrow):
+            for one in narrow:
+                found[one.metric.name] = _measure(database, one, None, error_rows)
+    for one in plan.metrics:
+        if one not in narrow:
+            source = evaluated_rows(
+                store, plan, in_order(plan.schema, {*KEYS, *one.columns}), one.scores
+            )
+            found[one.metric.name] = _measure(database, one, source, error_rows)
+    return {one.metric.name: found[one.metric.name] for one in plan.metrics}
+
+
+def _is_narrow(plan: Plan, one: PlannedMetric) -> bool:
+    """Whether all that a metric reads is short: numbers, times, and what it groups by."""
+    texts = [plan.schema.field(name) for name in one.columns]
+    grouping = {text.lower() for text in (one.metric.by, one.metric.cluster) if text is not None}
+    return all(
+        not pa.types.is_nested(field.type)
+        and (not _is_text(field.type) or field.name in KEYS or field.name.lower() in grouping)
+        for field in texts
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+    )
+
+
+@contextlib.contextmanager
+def _kept(
+    database: Database, store: StoreReader, plan: Plan, metrics: Sequence[PlannedMetric]
+) -> Iterator[None]:
+    """The columns that several metrics read, as a table of DuckDB's: the parts are read once. What
+    of it does not fit its memory is in its private folder.
+    """
+    columns = in_order(plan.schema, {*KEYS, *(name for one in metrics for name in one.columns)})
+    used = {name for one in metrics for name in one.scores}
+    scores = [one.score.name for one in plan.scores if one.score.name in used]
+    with database.tables(__parts=evaluated_rows(store, plan, columns, scores)):
+        database.rows("CREATE TEMP TABLE results AS SELECT * FROM __parts", "metrics")
+    try:
+        yield
+    finally:
+        database.rows("DROP TABLE results", "metrics")
 
 
 def _measure(
-    database: Database, store: StoreReader, plan: Plan, one: PlannedMetric, error_rows: int
+    database: Database, one: PlannedMetric, source: Table | None, error_rows: int
 ) -> Measured:
-    columns = in_order(plan.schema, {*KEYS, *one.columns})
-    source = evaluated_rows(store, plan, columns, one.scores)
+    """One metric, over ``source`` or what is kept."""
     statement = _Statement(database, one, source)
     figures = statement.figures(None)
-    bounds = [
-        figures if error_rows == 0 else statement.figures(instead, values_only=True)
-        for instead in (0, 1)
-    ]
+    if not error_rows:
+        bounds = [figures, figures]
+    elif one.scores or one.parsed.mean_of is not None:
+        bounds = [statement.figures(instead, values_only=True) for instead in (0, 1)]
+    else:
+        bounds = [{}, {}]
     keys = sorted(figures, key=lambda key: (not key[0], -figures[key].n, str(key[1])))
     found = {key: _metric(figures[key], *(bound.get(key) for bound in bounds)) for key in keys}
     whole = found.pop((False, None), Metric(None, 0))
@@ -179,18 +244,7 @@ def _measure(
         NO_GROUP if key[1] is None else key[1]: found[key]
         for key in [key for key in keys if key[0]][:GROUPS_MAX]
     }
-    return Measured(
-        Metric(
-            whole.value,
-            whole.n,
-            whole.low,
-            whole.high,
-            whole.as_if_errors_wrong,
-            whole.as_if_errors_right,
-            groups,
-        ),
-        scored,
-    )
+    return Measured(replace(whole, groups=groups), scored)
 
 
 def _metric(figure: _Figure, wrong: _Figure | None, right: _Figure | None) -> Metric:
@@ -209,7 +263,7 @@ def _metric(figure: _Figure, wrong: _Figure | None, right: _Figure | None) -> Me
 class _Statement:
     """The SQL of one metric."""
 
-    def __init__(self, database: Database, one: PlannedMetric, source: Table) -> None:
+    def __init__(self, database: Database, one: PlannedMetric, source: Table | None) -> None:
         self._database = database
         self._one = one
         self._source = source
@@ -222,6 +276,8 @@ class _Statement:
         return self._mean(instead, values_only=values_only)
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        if self._source is None:
+            return self._database.rows(sql, self._key)
         with self._database.tables(results=self._source):
             return self._database.rows(sql, self._key)
 
@@ -340,38 +396,60 @@ class _Statement:
         }
 
     def _left_out(self, value: str) -> dict[_Key, list[float | None]]:
-        """By group: the aggregate without each of the groups of rows that it holds, in one pass;
-        one by one where that takes more memory than there is.
+        """By group: the aggregate without each of the groups of rows that it holds. The rows are
+        read once; then it is one pass, or several where an aggregate keeps all its values.
         """
         key = "coalesce(custom_id, CAST(row AS VARCHAR))"
         if self._one.cluster is not None:
             key = _cluster(self._one.cluster)
-        bucket = f"CAST(md5_number_lower({key}) % {GROUPS} AS INTEGER) AS __bucket"
-        rows = self._from(None, bucket)
+        bucket = f"CAST(md5_number_lower({key}) % {GROUPS} AS TINYINT) AS __bucket"
+        named = [quoted(name) for name in (*self._one.columns, *self._one.scores)]
+        columns = ", ".join(dict.fromkeys([*named, "__group", "__bucket"]))
+        made = f"CREATE TEMP TABLE __rows AS SELECT {columns} FROM {self._from(None, bucket)}"
+        self._rows(made)
+        try:
+            return self._without_each(value)
+        finally:
+            self._database.rows("DROP TABLE __rows", self._key)
+
+    def _without_each(self, value: str) -> dict[_Key, list[float | None]]:
         held: dict[_Key, set[int]] = {}
-        for is_group, name, number in self._rows(
-            f"SELECT DISTINCT {self._grouped}, __bucket FROM {rows} {self._sets('__bucket')}"
+        rows = 0
+        for is_group, name, number, count in self._database.rows(
+            f"SELECT {self._grouped}, __bucket, count(*) FROM __rows {self._sets('__bucket')}",
+            self._key,
         ):
             held.setdefault((bool(is_group), name), set()).add(number)
-
-        def without(numbers: str) -> list[tuple[Any, ...]]:
-            return self._rows(
-                f"SELECT __without, {self._grouped}, {value} FROM {rows}, "
-                f"(SELECT unnest({numbers}) AS __without) WHERE __bucket <> __without "
-                f"{self._sets('__without')}"
-            )
-
-        try:
-            found = without(f"range({GROUPS})")
-        except ScoringError as error:
-            if not error.out_of_memory:
-                raise
-            found = [line for number in range(GROUPS) for line in without(f"[{number}]")]
+            rows += 0 if is_group else count
         figures: dict[_Key, list[float | None]] = {}
-        for number, is_group, name, figure in found:
-            if number in held.get((bool(is_group), name), ()):
-                figures.setdefault((bool(is_group), name), []).append(finite(figure))
+        at, step = 0, _at_once(self._one.parsed.aggregates, rows)
+        while at < GROUPS:
+            try:
+                found = self._database.rows(
+                    f"SELECT __without, {self._grouped}, {value} FROM __rows AS results, "
+                    f"(SELECT unnest(range({at}, {min(at + step, GROUPS)})) AS __without) "
+                    f"WHERE __bucket <> __without {self._sets('__without')}",
+                    self._key,
+                )
+            except ScoringError as error:
+                if not error.out_of_memory or step == 1:
+                    raise
+                step = max(1, step // 4)
+                continue
+            at += step
+            for number, is_group, name, figure in found:
+                if number in held.get((bool(is_group), name), ()):
+                    figures.setdefault((bool(is_group), name), []).append(finite(figure))
         return figures
+
+
+def _at_once(aggregates: Sequence[str], rows: int) -> int:
+    """How many groups are left out in one pass: as many as the values of aggregates that keep them
+    may be held in memory for.
+    """
+    if not any(word in name for name in aggregates for word in _KEEPING):
+        return GROUPS
+    return max(1, min(GROUPS, MEMORY_BYTES // 2 // (BYTES_A_VALUE * max(1, rows))))
 
 
 def _cluster(sql: str) -> str:

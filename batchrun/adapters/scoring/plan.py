@@ -8,6 +8,7 @@ that is missing.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,21 @@ def in_order(schema: pa.Schema, names: Iterable[str]) -> list[str]:
     return [name for name in schema.names if name in wanted]
 
 
+def _parsed(
+    database: Database, text: str, key: str, kind: parser.Kind, schema: pa.Schema
+) -> Parsed:
+    """Parse an expression; an error says where a name is a word of SQL."""
+    try:
+        return database.expression(text, key, kind)
+    except UsageError as error:
+        words = {word.lower() for word in re.findall(r"\w+", text)}
+        names = [name for name in schema.names if name.lower() in words & database.reserved]
+        if not names:
+            raise
+        message = f'{error} ({names[0]} is a word of SQL: as a name, write "{names[0]}" in quotes)'
+        raise UsageError(message) from None
+
+
 def _columns(schema: pa.Schema, parsed: Parsed) -> tuple[str, ...]:
     """The columns that an expression refers to."""
     return tuple(name for name in schema.names if name.lower() in parsed.columns)
@@ -144,7 +160,7 @@ def _score(
         return PlannedScore(score, kept[score.name])
     if score.python is not None:
         return PlannedScore(score, score.digest(_source_digest(score)))
-    parsed = database.expression(score.sql or "", score.key, "score")
+    parsed = _parsed(database, score.sql or "", score.key, "score", schema)
     columns = _columns(schema, parsed)
     _require_columns(score.key, parsed, columns)
     with database.tables(results=_empty(schema, {*KEYS, *schema.names})):
@@ -182,7 +198,7 @@ def _source_digest(score: Score) -> str:
 def _metric(
     database: Database, metric: Aggregate, schema: pa.Schema, scores: list[str]
 ) -> PlannedMetric:
-    parsed = database.expression(metric.value, metric.key, "metric")
+    parsed = _parsed(database, metric.value, metric.key, "metric", schema)
     grouping = {"by": metric.by, "cluster": metric.cluster}
     words: dict[str, str | None] = {}
     used = set(_columns(schema, parsed))
@@ -197,7 +213,7 @@ def _metric(
             words[part] = quoted(column)
             used.add(column)
             continue
-        found = database.expression(text, key, "group")
+        found = _parsed(database, text, key, "group", schema)
         _require_columns(key, found, _columns(schema, found))
         with database.tables(results=_empty(schema, schema.names)):
             database.types(f"SELECT (\n{text}\n) AS x FROM results", key)
