@@ -30,6 +30,7 @@ COMMANDS = {
     "bless": "Make a run the baseline that gates compare with.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
+    "init": "Write a config and rows to begin with.",
     "providers": "List the endpoints that are known by name.",
     "doctor": "Look at an endpoint: key, URL, models, one small request.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
