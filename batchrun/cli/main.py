@@ -35,6 +35,8 @@ COMMANDS = {
     "doctor": "Look at an endpoint: key, URL, models, one small request.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
+FOLDERS = dict.fromkeys(("score", "query", "compare", "bless", "init"), "evaluation.")
+"""The folder of a command that is not in this one."""
 
 
 def _meant(word: str) -> str:
@@ -47,7 +49,7 @@ def _meant(word: str) -> str:
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in modules of the same name."""
+    """A group whose commands are in modules of the same name."""
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """Run a command, whatever state the standard streams are in."""
@@ -71,7 +73,7 @@ class LazyGroup(click.Group):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"batchrun.cli.{cmd_name}")
+        module = importlib.import_module(f"batchrun.cli.{FOLDERS.get(cmd_name, '')}{cmd_name}")
         found: click.Command = module.command
         return found
 

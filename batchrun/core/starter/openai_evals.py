@@ -99,7 +99,9 @@ def starter_of(text: str, name: str, taken: Collection[str] = ()) -> Starter:
         notes.append(f"no items are in the file: write the rows into {ROWS}")
     rows = [dict(item) for item in found.items]
     request = _request(found, rows, notes)
-    scores = _scores(found.criteria, {name.lower() for name in taken}, notes)
+    columns = {name.lower() for name in taken}
+    own = {name.lower() for row in rows for name in row}
+    scores = _scores(found.criteria, columns, own, notes)
     return Starter(_config(request, scores), jsonl(rows), tuple(notes))
 
 
@@ -217,12 +219,16 @@ def _guessed_prompt(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _scores(
-    criteria: Sequence[Mapping[str, Any]], taken: Collection[str], notes: list[str]
+    criteria: Sequence[Mapping[str, Any]],
+    taken: Collection[str],
+    own: Collection[str],
+    notes: list[str],
 ) -> dict[str, str]:
+    """Each grader that maps. ``taken`` and ``own`` are the columns of results and of items."""
     scores: dict[str, str] = {}
     for number, grader in enumerate(criteria, 1):
         kind, title = grader.get("type"), str(grader.get("name") or f"grader {number}")
-        name = _name(title, {*scores, *taken})
+        name = _name(title, {*scores, *taken, *own})
         try:
             if kind == "string_check":
                 scores[name] = _string_check(grader, taken)
@@ -232,7 +238,8 @@ def _scores(
                 notes.append(f"grader {title!r}: {how}")
                 threshold = grader.get("pass_threshold")
                 if isinstance(threshold, (int, float)) and not isinstance(threshold, bool):
-                    scores[_name(f"{name}_passed", {*scores, *taken})] = f"{sql} >= {threshold}"
+                    passed = _name(f"{name}_passed", {*scores, *taken, *own})
+                    scores[passed] = f"{sql} >= {threshold}"
             else:
                 why = _ELSE.get(str(kind), "batchrun has no such grader")
                 notes.append(f"grader {title!r} ({kind}): not taken over; it is {why}")
@@ -243,8 +250,10 @@ def _scores(
 
 def _name(title: str, taken: Collection[str]) -> str:
     """A name of a score that is free."""
-    name = re.sub(r"\W+", "_", title.lower()).strip("_")[:50] or "score"
+    name = re.sub(r"\W+", "_", title.lower()).strip("_")[:50] or "grader"
     name = f"score_{name}" if name[0].isdigit() or name in ("row", "custom_id") else name
+    if name in taken:
+        name = f"{name}_score"
     free, number = name, 2
     while free in taken:
         free, number = f"{name}_{number}", number + 1

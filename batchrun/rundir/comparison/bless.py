@@ -96,7 +96,8 @@ def _linked(run: Path, link: Path) -> Blessed:
     text = os.path.relpath(real, link.parent.resolve())
     fresh = files.aside(link, foreign=True)
     try:
-        fresh.unlink(missing_ok=True)  # a kill left it
+        if fresh.is_symlink():  # a kill left it
+            disk.unlink(fresh)
         disk.symlink(text, fresh)
         disk.rename(fresh, link)
         files.sync_folder(link.parent)

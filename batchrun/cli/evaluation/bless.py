@@ -36,7 +36,7 @@ def command(
         from batchrun.cli.process import load_arrow, make_lean
 
         load_arrow()
-        from batchrun.rundir.bless import bless
+        from batchrun.rundir.comparison.bless import bless
         from batchrun.rundir.evaluate.settings import evaluation_of
 
         make_lean()
