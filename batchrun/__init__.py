@@ -23,7 +23,7 @@ from batchrun.errors import (
 )
 
 if TYPE_CHECKING:
-    from batchrun.api import Options, RowOutcome, Summary, arun, run, score, stream
+    from batchrun.api import Options, RowOutcome, Summary, arun, compare, run, score, stream
 
 __version__ = "0.2.0"
 __all__ = [
@@ -42,11 +42,12 @@ __all__ = [
     "UsageError",
     "__version__",
     "arun",
+    "compare",
     "run",
     "score",
     "stream",
 ]
-_LATE = frozenset({"Options", "RowOutcome", "Summary", "arun", "run", "score", "stream"})
+_LATE = frozenset("Options RowOutcome Summary arun compare run score stream".split())
 
 
 if not TYPE_CHECKING:  # a type checker sees the names above, and no others

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from typing import Any, Literal, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
 
 from batchrun import assemble
 from batchrun.adapters.environment.clock import new_loop
@@ -38,7 +38,10 @@ from batchrun.errors import RunStoppedError, UsageError
 from batchrun.report import RowOutcome, Summary
 from batchrun.rundir.recorded_reading import reading_of
 
-__all__ = ["Options", "RowOutcome", "Summary", "arun", "run", "score", "stream"]
+if TYPE_CHECKING:  # loaded by ``compare`` alone
+    from batchrun.views.compare.compare import Comparison
+
+__all__ = ["Options", "RowOutcome", "Summary", "arun", "compare", "run", "score", "stream"]
 
 
 class ArrowStream(Protocol):
@@ -353,6 +356,35 @@ def score(
     if found.failed is not None:
         raise found.failed
     return Summary.of(found.summary, folder, None)
+
+
+def compare(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    scores: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    gates: Mapping[str, Any] | None = None,
+    key: str | None = None,
+    rows: int = 10,
+) -> Comparison:
+    """Compare run ``b`` with run ``a``, row by row. Nothing is sent and nothing is written.
+
+    Scores, metrics and gates are those of a config or of the keywords; without either, those that
+    ``b`` recorded. ``key`` is a column that pairs rows, instead of ``custom_id``; ``rows`` rows are
+    looked up that got worse, and as many that got better. A gate that fails raises nothing: see
+    ``Comparison.exit_code`` and ``gates``. Raises ``UsageError`` for runs whose rows cannot be
+    paired, ``ScoringError`` or ``DamagedError``.
+    """
+    from batchrun.rundir.evaluate.settings import evaluation_of
+    from batchrun.views.compare import compare as comparing
+
+    asked = None
+    if any(given is not None for given in (config, scores, metrics, gates)):
+        asked = evaluation_of(config, scores=scores, metrics=metrics, gates=gates)
+    one, other = (at_home(os.fspath(directory)) for directory in (a, b))
+    return comparing.compare(one, other, asked, key=key, rows=rows)
 
 
 def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:

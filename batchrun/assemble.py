@@ -204,6 +204,7 @@ class _Evaluates:
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self._stack = stack
+        self._directory = settings.dir
         self._prepared: Prepared | None = None
         if settings.evaluation:
             from batchrun.rundir.evaluate.evaluator import Prepared
@@ -222,9 +223,9 @@ class _Evaluates:
             return None
         from batchrun.rundir.evaluate.evaluator import Evaluator
 
-        return self._stack.enter_context(
-            Evaluator(self._prepared, opened.store, opened.results_sha256)
-        )
+        evaluator = Evaluator(self._prepared, opened.store, opened.results_sha256)
+        evaluator.compare_with_baseline(self._directory)
+        return self._stack.enter_context(evaluator)
 
 
 @contextlib.contextmanager
@@ -372,8 +373,7 @@ class _Session:
                 rows_input = self._count_input(lambda: True)
             self._watching.tell()
             budgets.settle(ledger_sums(published(opened.totals())))
-            evaluated = await self._evaluate(switch, fault)
-            return self._sum_up(switch.reason, rows_input, fault, budgets.public(), evaluated)
+            return await self._sum_up(switch, rows_input, fault, budgets.public())
         finally:
             self._ended.set()
             await journal.close()
@@ -499,14 +499,15 @@ class _Session:
 
         return await self._evaluator.finish(signalled, self._say)
 
-    def _sum_up(
+    async def _sum_up(
         self,
-        stop: Stop | None,
+        switch: StopSwitch,
         rows_input: int | None,
         fault: BatchrunError | None,
         budget: Mapping[str, Any],
-        evaluated: tuple[Figures, BatchrunError | None] | None,
     ) -> Result:
+        evaluated = await self._evaluate(switch, fault)
+        stop = switch.reason
         opened, settings = self._opened, self._settings
         opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
         totals = opened.totals()

@@ -42,6 +42,7 @@ from batchrun.core.verdict import outage, rules, trail  # noqa: E402
 from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import dry_run, estimate, estimate_report, export, validate  # noqa: E402
+from batchrun.views.compare import compare  # noqa: E402
 from batchrun.views.verify import findings  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -302,6 +303,7 @@ def json_objects() -> dict[str, str]:
         "validate": (checked.as_dict(), validate.KEYS),
         "estimate": (estimate_report.Report(nothing).as_dict(), estimate_report.KEYS),
         "dry-run": (dry.as_dict(), dry_run.KEYS),
+        "compare": (compare.KEYS, compare.KEYS),
         "export": (exported.as_dict(), export.KEYS),
     }
     return {f"keys-{name}": meanings("key", described(name, *each)) for name, each in found.items()}

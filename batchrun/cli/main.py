@@ -26,12 +26,17 @@ COMMANDS = {
     "query": "Answer SQL over the results, attempts, usage and scores of a run.",
     "ctl": "Change a live run: limits, pause, resume, drain.",
     "status": "Show the progress of a live or ended run.",
+    "compare": "Compare two runs over the same rows: regressions, metrics, cost.",
+    "bless": "Make a run the baseline that gates compare with.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
+    "init": "Write a config and rows to begin with.",
     "providers": "List the endpoints that are known by name.",
     "doctor": "Look at an endpoint: key, URL, models, one small request.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
+FOLDERS = dict.fromkeys(("score", "query", "compare", "bless", "init"), "evaluation.")
+"""The folder of a command that is not in this one."""
 
 
 def _meant(word: str) -> str:
@@ -44,7 +49,7 @@ def _meant(word: str) -> str:
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in modules of the same name."""
+    """A group whose commands are in modules of the same name."""
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """Run a command, whatever state the standard streams are in."""
@@ -68,7 +73,7 @@ class LazyGroup(click.Group):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"batchrun.cli.{cmd_name}")
+        module = importlib.import_module(f"batchrun.cli.{FOLDERS.get(cmd_name, '')}{cmd_name}")
         found: click.Command = module.command
         return found
 

@@ -15,6 +15,7 @@ import click
 from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.storage.home import located
 from batchrun.cli import logs
+from batchrun.cli.ci import Reports, ci_flags, put_summary, reporting
 from batchrun.cli.console import (
     OutputLostError,
     exit_codes,
@@ -152,6 +153,7 @@ def _help(setting: setting_table.Setting) -> str:
 @click.option(
     "--log-file", metavar="F", help="Append log lines to this file: UTC time, level, message."
 )
+@ci_flags
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 def command(
     inputs: tuple[str, ...],
@@ -162,6 +164,8 @@ def command(
     no_progress: bool,
     log_level: str | None,
     log_file: str | None,
+    junit: str | None,
+    markdown: str | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -187,7 +191,10 @@ def command(
                     settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
                 )
             )
-        with logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log:
+        with (
+            logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log,
+            reporting(f"batchrun run {settings.dir}", junit, markdown) as reports,
+        ):
             for warning in warnings:
                 log.tell(f"warning: {warning}")
             try:
@@ -198,6 +205,7 @@ def command(
                     log=log,
                     progress=not (quiet or no_progress),
                     as_json=as_json,
+                    reports=reports,
                 )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
@@ -214,6 +222,7 @@ def _run(
     log: Log,
     progress: bool,
     as_json: bool,
+    reports: Reports,
 ) -> int:
     """One session; returns the exit code."""
     tell = log.tell
@@ -270,7 +279,9 @@ def _run(
             print_json(result.summary)
         except OutputLostError as error:  # the run itself ended as it did
             print_message(f"batchrun: {error}; the summary is in {settings.dir}")
-    return int(result.summary["exit_code"])
+    code = int(result.summary["exit_code"])
+    unwritten = put_summary(reports, "run", result.summary, settings.dir)
+    return unwritten if unwritten is not None and code in (0, 1) else code
 
 
 def _changes(flags: dict[str, Any]) -> Changes:

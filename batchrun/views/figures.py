@@ -29,7 +29,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         out += [f"  {safe(key):{width}}  {_metric(one)}" for key, one in groups[:GROUPS_SHOWN]]
         if len(groups) > GROUPS_SHOWN:
             out.append(f"  and {len(groups) - GROUPS_SHOWN:,} more groups in summary.json")
-    return out + _gates(summary.get("gates") or {})
+    return out + gate_lines(summary.get("gates") or {})
 
 
 def figure(value: float | None) -> str:
@@ -58,8 +58,8 @@ def _metric(metric: Mapping[str, Any]) -> str:
     return text
 
 
-def _gates(gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """How many gates passed, and every other one with its reason."""
+def gate_lines(gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How many gates passed, and every other one with its reason; nothing without gates."""
     if not gates:
         return []
     passed = sum(gate["verdict"] == "pass" for gate in gates.values())

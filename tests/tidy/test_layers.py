@@ -74,6 +74,11 @@ HOMES = [
         "One module bounds what a schema may cost, and lets none of them fetch anything.",
     ),
     (
+        {"duckdb"},
+        ("batchrun.adapters.scoring.database",),
+        "One module locks the engine; a connection made elsewhere could read any file.",
+    ),
+    (
         {"rich"},
         ("batchrun.views", "batchrun.cli"),
         "What a terminal shows is for views and commands: the engine reports through its observer.",

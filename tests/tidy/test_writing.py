@@ -65,6 +65,15 @@ EXCEPTIONS = {
     "batchrun.adapters.sources.sampling": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.environment.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
+    "batchrun.adapters.scoring.database": (
+        {"tempfile.TemporaryDirectory"},
+        "room that is thrown away, for what does not fit DuckDB's memory",
+    ),
+    "batchrun.adapters.scoring.python_scorer": (
+        {"tempfile.TemporaryFile", "shutil.copyfileobj"},
+        "what a scorer reads and writes, thrown away",
+    ),
+    "batchrun.adapters.scoring.scorer_process": ({"os.fdopen"}, "its own standard output"),
     "batchrun.adapters.environment.ids": (
         {"tempfile.TemporaryDirectory", "Path.open"},
         "room that is thrown away, to find ids that come twice",

@@ -70,9 +70,16 @@ class Database:
     """A locked DuckDB in memory. Leaving it closes it."""
 
     def __init__(
-        self, *, memory_bytes: int = MEMORY_BYTES, threads: int = THREADS, what: str = "[scores]"
+        self,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        threads: int = THREADS,
+        what: str = "[scores]",
+        in_order: bool = True,
     ) -> None:
-        """``what`` is what needs it, for a message. Raises ``UsageError`` where it is missing."""
+        """``what`` is what needs it, for a message. Without ``in_order`` rows may come out in any
+        order, which takes less memory. Raises ``UsageError`` where DuckDB is missing.
+        """
         require(what)
         import duckdb
 
@@ -96,6 +103,7 @@ class Database:
                 "allow_community_extensions": False,
                 "allow_unsigned_extensions": False,
                 "python_enable_replacements": False,
+                "preserve_insertion_order": in_order,
             },
         )
         self._stack.callback(self._connection.close)

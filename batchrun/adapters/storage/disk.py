@@ -37,6 +37,9 @@ unlink = os.unlink
 link = os.link
 """Give a file a second name."""
 
+symlink = os.symlink
+"""Make a symbolic link."""
+
 make_folder = os.mkdir
 """Make a folder."""
 

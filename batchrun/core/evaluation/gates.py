@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from batchrun.core.evaluation.metric import Metric
 from batchrun.core.evaluation.rules import DifferenceRule, LevelRule, OnInconclusive, Rule, order
@@ -202,6 +202,17 @@ def _undecided(
     """
     effect = rule.on_inconclusive or (default if rule.severity == "fail" else "warn")
     return Verdict("inconclusive", why, blocks=effect == "fail", rows_needed=rows_needed)
+
+
+def public(rule: Rule, value: float | None, verdict: Verdict) -> dict[str, Any]:
+    """A gate as ``summary.json`` has it. ``blocks`` is whether it makes the exit code 4."""
+    return {
+        "rule": rule.text,
+        "value": value,
+        "verdict": verdict.verdict,
+        "why": verdict.why,
+        "blocks": verdict.blocks,
+    }
 
 
 def not_judged(why: str) -> Verdict:

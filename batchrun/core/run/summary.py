@@ -121,7 +121,9 @@ KEYS: Mapping[str, str] = {
     ),
     "gates": (
         "By the name of a gate: `rule`, `value`, `verdict` (`pass`, `fail`, `warn`, "
-        "`inconclusive` or `not_judged`) and `why`. Only with `[gates]`."
+        "`inconclusive` or `not_judged`), `why`, and `blocks`: whether it makes the exit code 4. "
+        "A gate against a baseline is called `compare.NAME`; its value is the difference. Only "
+        "with `[gates]`."
     ),
     "run": (
         "The run's id, which `reused_from` in other runs names. Missing in directories that an "

@@ -59,6 +59,10 @@ VARIABLES: Mapping[str, Variable] = {
         "Folders of such files, named by their hash as `openssl rehash` names them.",
         "endpoint.ca_file",
     ),
+    "GITHUB_STEP_SUMMARY": Variable(
+        "A file to which `run`, `score` and `compare` append their outcome as Markdown. GitHub "
+        "Actions sets it. Read from the environment only, not from `.env`."
+    ),
     "NO_COLOR": Variable(
         "Set to anything: the progress display has no colours. Read from the environment only, "
         "not from `.env`."

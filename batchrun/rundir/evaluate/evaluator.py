@@ -14,7 +14,8 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pyarrow as pa
 
@@ -27,11 +28,13 @@ from batchrun.adapters.scoring.score_parts import ScoreParts, kept_column
 from batchrun.adapters.storage.store import Store, StoreReader, part_name, part_names
 from batchrun.core.evaluation import gates
 from batchrun.core.evaluation.definitions import Evaluation
-from batchrun.core.evaluation.gates import Verdict
 from batchrun.errors import BatchrunError, ScoringError, StorageError
 from batchrun.ports import Publisher
 from batchrun.rundir.evaluate import figures
 from batchrun.rundir.evaluate.figures import Figures
+
+if TYPE_CHECKING:  # loaded by runs that have a baseline alone
+    from batchrun.rundir.comparison.gates import Judged
 
 NEEDED_FOR = "[scores] and [metrics]"
 SILENT_S = 3.0
@@ -43,8 +46,8 @@ Digest = Callable[[str], str]
 class Differences(Protocol):
     """Judges the gates against a baseline, once the figures of a run are known."""
 
-    def __call__(self, summary: Mapping[str, Any], figures: Figures) -> Mapping[str, Verdict]:
-        """The verdicts by the name of the gate."""
+    def __call__(self, summary: Mapping[str, Any]) -> Mapping[str, Judged]:
+        """By the name of the gate. ``summary`` has the scores and metrics."""
         ...
 
 
@@ -91,15 +94,14 @@ class Evaluator:
         prepared: Prepared,
         store: Store,
         digest: Digest,
-        *,
-        differences: Differences = lambda _, __: {},
     ) -> None:
         """``prepared`` was checked, and is closed with this."""
         assert prepared.plan is not None
         self._evaluation = prepared.evaluation
         self._store = store
         self._digest = digest
-        self._differences = differences
+        self.differences: Differences = lambda _: {}
+        """Judges the gates against a baseline; see ``compare_with_baseline``."""
         self._fault: BatchrunError | None = None
         self._plan = prepared.plan
         self._database = prepared.database
@@ -118,6 +120,13 @@ class Evaluator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def compare_with_baseline(self, directory: str) -> None:
+        """Judge the gates against a baseline too. ``directory`` is that of the run."""
+        if self._evaluation.gates.differences:
+            from batchrun.rundir.comparison.gates import differences
+
+            self.differences = partial(differences, self._evaluation, directory, self._store)
 
     def close(self) -> None:
         """End the thread. Closing twice is harmless."""
@@ -252,7 +261,7 @@ class Evaluator:
             judged = figures.unjudged(evaluation, "a score or metric could not be computed")
             code = fault.exit_code
         else:
-            differences = self._differences(summary, found)
+            differences = self.differences({**summary, **found.public()})
             judged = figures.judge(evaluation, found, summary, differences)
         verdicts = [verdict for _, _, verdict in judged.values()]
         more = {**found.public(), **({"gates": figures.gates_public(judged)} if judged else {})}

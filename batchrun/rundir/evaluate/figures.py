@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchrun.adapters.scoring.metrics import Counted, Measured
 from batchrun.core.evaluation import gates
@@ -12,6 +12,9 @@ from batchrun.core.evaluation.definitions import SKIP, Evaluation
 from batchrun.core.evaluation.gates import Verdict
 from batchrun.core.evaluation.metric import Metric
 from batchrun.core.evaluation.rules import LevelRule, Rule
+
+if TYPE_CHECKING:  # loaded by runs that have a baseline alone
+    from batchrun.rundir.comparison.gates import Judged
 
 COVERAGE, ERROR_RATE, COST = "coverage", "error_rate", "cost_usd"
 
@@ -41,15 +44,15 @@ def judge(
     evaluation: Evaluation,
     figures: Figures,
     summary: Mapping[str, Any],
-    differences: Mapping[str, Verdict],
+    differences: Mapping[str, Judged],
 ) -> dict[str, tuple[Rule, float | None, Verdict]]:
     """The verdict on every gate, by its name. ``differences`` has those against a baseline."""
     found: dict[str, tuple[Rule, float | None, Verdict]] = {}
     for level in evaluation.gates.levels:
         found[level.gate] = (level, *_level(level, evaluation, figures, summary))
     for difference in evaluation.gates.differences:
-        verdict = differences.get(difference.gate) or gates.not_judged("there is no baseline yet")
-        found[difference.gate] = (difference, None, verdict)
+        value, verdict = differences[difference.gate]
+        found[difference.gate] = (difference, value, verdict)
     return found
 
 
@@ -64,8 +67,7 @@ def gates_public(
 ) -> dict[str, dict[str, Any]]:
     """The key ``gates`` of ``summary.json``."""
     return {
-        name: {"rule": rule.text, "value": value, "verdict": verdict.verdict, "why": verdict.why}
-        for name, (rule, value, verdict) in judged.items()
+        name: gates.public(rule, value, verdict) for name, (rule, value, verdict) in judged.items()
     }
 
 

@@ -84,7 +84,7 @@ def score(
             evaluation = definitions.of_recorded(summary.get("settings") or {})
             kept = _kept(store, evaluation, summary, recorded)
             evaluation, left_out = without_python(evaluation, kept)
-        return _scored(store, summary, recorded, evaluation, kept, left_out)
+        return _scored(directory, store, summary, recorded, evaluation, kept, left_out)
     finally:
         lock.release()
 
@@ -105,6 +105,7 @@ def _require_run(directory: str, checkpoint: str | None) -> Path:
 
 
 def _scored(
+    directory: str,
     store: Store,
     summary: Mapping[str, Any],
     recorded: Recorded | None,
@@ -123,6 +124,7 @@ def _scored(
         raise
     finished = summary["status"] in COMPLETE
     with Evaluator(prepared, store, digest) as evaluator:
+        evaluator.compare_with_baseline(directory)
         computed = evaluator.compute(anew=True)
         code = (1 if summary["rows"]["error"] else 0) if finished else summary["exit_code"]
         before = {

@@ -6,8 +6,10 @@ import sys
 
 import click
 
+from batchrun.cli.ci import ci_flags, put_summary, reporting
 from batchrun.cli.console import exit_codes, print_json, print_message, print_output
 from batchrun.cli.paths import PATH
+from batchrun.core.settings.addresses import format_address
 
 
 @click.command("score")
@@ -24,15 +26,27 @@ from batchrun.cli.paths import PATH
 @click.option(
     "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
 )
+@ci_flags
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
-def command(folder: str, config_file: str | None, checkpoint: str | None, as_json: bool) -> None:
+def command(
+    folder: str,
+    config_file: str | None,
+    checkpoint: str | None,
+    junit: str | None,
+    markdown: str | None,
+    as_json: bool,
+) -> None:
     """Compute scores, metrics and gates of the finished run in DIR again. Sends nothing.
 
     Writes `scores/` and the summary, never `results/`. Exit 0, or 4 if a gate failed.
     """
     from batchrun.cli.run import interrupts
 
-    with exit_codes(as_json=as_json), interrupts():
+    with (
+        exit_codes(as_json=as_json),
+        interrupts(),
+        reporting(f"batchrun score {format_address(folder)}", junit, markdown) as reports,
+    ):
         from batchrun.cli.process import load_arrow, make_lean
 
         load_arrow()
@@ -54,4 +68,5 @@ def command(folder: str, config_file: str | None, checkpoint: str | None, as_jso
         else:
             for line in figures.lines(found.summary):
                 print_output(line)
-        sys.exit(found.exit_code)
+        unwritten = put_summary(reports, "score", found.summary, folder)
+        sys.exit(found.exit_code or unwritten or 0)

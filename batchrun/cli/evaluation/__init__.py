@@ -1,0 +1,1 @@
+"""The commands that say how good answers are, and what a run is compared with."""

@@ -1,0 +1,50 @@
+"""``batchrun bless``: make a run the baseline of gates."""
+
+from __future__ import annotations
+
+import click
+
+from batchrun.cli.console import exit_codes, print_json, print_output
+from batchrun.cli.paths import PATH
+from batchrun.core.text.legible import legible
+
+
+@click.command("bless")
+@click.argument("folder", type=PATH, metavar="DIR")
+@click.option(
+    "--as",
+    "target",
+    type=PATH,
+    metavar="PATH",
+    help="The link to set. [default: gates.compare.baseline of -c, else of the run]",
+)
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=PATH,
+    metavar="FILE",
+    help="Take the baseline's path from this file.",
+)
+@click.option("--force", is_flag=True, help="Even if the run is unfinished or its gates failed.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    folder: str, target: str | None, config_file: str | None, force: bool, as_json: bool
+) -> None:
+    """Point the baseline link at the run in DIR, atomically."""
+    with exit_codes(as_json=as_json):
+        from batchrun.cli.process import load_arrow, make_lean
+
+        load_arrow()
+        from batchrun.rundir.comparison.bless import bless
+        from batchrun.rundir.evaluate.settings import evaluation_of
+
+        make_lean()
+        if target is None and config_file is not None:
+            target = evaluation_of(config_file).gates.baseline
+        found = bless(folder, target, force=force)
+        if as_json:
+            print_json({"link": found.link, "run": found.run, "before": found.before})
+        else:
+            before = f", before: {found.before}" if found.before else ""
+            print_output(legible(f"{found.link} -> {found.run}{before}"))

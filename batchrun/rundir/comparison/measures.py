@@ -1,0 +1,201 @@
+"""Which scores and metrics two runs can be compared by, and how SQL reads them.
+
+A score counts as it was recorded where both runs recorded it by the same definition. One in SQL is
+computed again, over both, where they did not: a comparison by two definitions says nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from batchrun.adapters.scoring import plan as planning
+from batchrun.adapters.scoring.database import Database, quoted
+from batchrun.adapters.scoring.plan import Plan, PlannedMetric
+from batchrun.core.evaluation.definitions import Aggregate, Evaluation, Score
+from batchrun.errors import UsageError
+from batchrun.rundir.comparison.side import Side
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one run is read: ``recorded`` scores from its files, the ``computed`` ones from its
+    results, and the metrics over both.
+    """
+
+    side: Side
+    recorded: tuple[str, ...]
+    computed: Plan
+    metrics: tuple[PlannedMetric, ...]
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """All scores, in the order of the columns."""
+        return (*self.recorded, *(one.score.name for one in self.computed.scores))
+
+    def columns(self, *more: str) -> list[str]:
+        """The columns of the results that are read."""
+        used = {*planning.KEYS, *more}
+        for score in self.computed.scores:
+            used.update(score.columns)
+        for metric in self.metrics:
+            used.update(metric.columns)
+        return planning.in_order(self.side.schema, used)
+
+    def scored(self) -> str:
+        """The rows with their scores as numbers, as a table expression."""
+        if not self.computed.scores:
+            return "results"
+        computed = [
+            f"CAST({planning.score_sql(one.score, is_boolean=bool(one.is_boolean))} AS DOUBLE) "
+            f"AS {quoted(one.score.name)}"
+            for one in self.computed.scores
+        ]
+        # Failed rows score what the definition says, whatever the expression makes of them.
+        replaced = [
+            f"CASE WHEN status = 'error' THEN {'NULL' if one.score.errors == 'skip' else '0.0'} "
+            f"WHEN isfinite({quoted(one.score.name)}) THEN {quoted(one.score.name)} END "
+            f"AS {quoted(one.score.name)}"
+            for one in self.computed.scores
+        ]
+        return (
+            f"(SELECT * REPLACE ({', '.join(replaced)}) FROM "
+            f"(SELECT *, {', '.join(computed)} FROM results)) AS results"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What both runs are compared by. ``left_out`` says of a score or metric, by its key
+    (``scores.NAME``), why it is not compared.
+    """
+
+    a: Reading
+    b: Reading
+    scores: tuple[str, ...]
+    metrics: tuple[str, ...]
+    skipped: frozenset[str] = frozenset()
+    """Scores that leave failed rows out."""
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def metric(self, name: str) -> tuple[PlannedMetric, PlannedMetric]:
+        """A metric as each of the runs has it."""
+        return next(one for one in self.a.metrics if one.metric.name == name), next(
+            one for one in self.b.metrics if one.metric.name == name
+        )
+
+
+def measures(database: Database, a: Side, b: Side, evaluation: Evaluation) -> Measures:
+    """Choose them. Raises ``UsageError`` for SQL that is broken in the run that is judged."""
+    left_out: dict[str, str] = {}
+    recorded: list[str] = []
+    computed: list[Score] = []
+    for score in evaluation.scores:
+        digests = [side.score_digests.get(score.name) for side in (a, b)]
+        wanted = digests[1] if score.python is not None else score.digest()
+        if wanted is not None and digests == [wanted, wanted]:
+            recorded.append(score.name)
+        elif score.sql is not None:
+            computed.append(score)
+        else:
+            left_out[score.key] = _python_reason(score, digests)
+    readings = [
+        Reading(side, tuple(recorded), Plan(evaluation, _with(side, recorded)), ())
+        for side in (a, b)
+    ]
+    for score in computed:
+        found = _planned(
+            database, readings, replace(evaluation, scores=(score,), metrics=()), score.key
+        )
+        if isinstance(found, str):
+            left_out[score.key] = found
+            continue
+        readings = [
+            replace(
+                one, computed=replace(one.computed, scores=(*one.computed.scores, *plan.scores))
+            )
+            for one, plan in zip(readings, found, strict=True)
+        ]
+    gone = [key.partition(".")[2] for key in left_out]
+    usable = tuple(one.score for one in readings[1].computed.scores)
+    for metric in evaluation.metrics:
+        named = next((name for name in gone if _mentions(metric, name)), None)
+        if named is not None:
+            left_out[metric.key] = left_out[f"scores.{named}"]
+            continue
+        alone = replace(evaluation, scores=usable, metrics=(metric,))
+        found = _planned(database, readings, alone, metric.key)
+        if isinstance(found, str):
+            left_out[metric.key] = found
+            continue
+        readings = [
+            replace(one, metrics=(*one.metrics, *(_on_columns(m, one) for m in plan.metrics)))
+            for one, plan in zip(readings, found, strict=True)
+        ]
+    first, second = readings
+    return Measures(
+        first,
+        second,
+        second.score_names,
+        tuple(one.metric.name for one in second.metrics),
+        frozenset(score.name for score in evaluation.scores if score.errors == "skip"),
+        left_out,
+    )
+
+
+def _mentions(metric: Aggregate, score: str) -> bool:
+    """Whether the SQL of a metric names a score."""
+    word = re.compile(rf"(?<![\w-]){re.escape(score)}(?![\w-])", re.IGNORECASE)
+    return any(word.search(text or "") for text in (metric.value, metric.by, metric.cluster))
+
+
+def _with(side: Side, recorded: Sequence[str]) -> pa.Schema:
+    """The columns of a run, its recorded scores among them."""
+    schema = side.schema
+    for name in recorded:
+        schema = schema.append(pa.field(name, pa.float64()))
+    return schema
+
+
+def _on_columns(metric: PlannedMetric, reading: Reading) -> PlannedMetric:
+    """A metric whose recorded scores are named as scores, not as columns of the results."""
+    own = set(reading.recorded)
+    columns = tuple(name for name in metric.columns if name not in own)
+    scores = (*metric.scores, *(name for name in metric.columns if name in own))
+    return replace(metric, columns=columns, scores=scores)
+
+
+def _planned(
+    database: Database, readings: Sequence[Reading], evaluation: Evaluation, key: str
+) -> list[Plan] | str:
+    """The plans for both runs, or why the first run has none. Raises ``UsageError`` where the
+    second has none.
+    """
+    plans = list(_plans(database, readings[1:], evaluation))
+    try:
+        return [*_plans(database, readings[:1], evaluation), *plans]
+    except UsageError as error:
+        why = str(error).removeprefix(f"{key}: ")
+        return f"{key} cannot be computed for {readings[0].side.shown}: {why}"
+
+
+def _plans(
+    database: Database, readings: Sequence[Reading], evaluation: Evaluation
+) -> Iterator[Plan]:
+    for reading in readings:
+        yield planning.make(database, evaluation, reading.computed.schema)
+
+
+def _python_reason(score: Score, digests: Sequence[str | None]) -> str:
+    if None in digests:
+        return (
+            f"{score.key} is a Python scorer, and not both runs have its values: "
+            "`batchrun score DIR -c FILE` computes them"
+        )
+    return (
+        f"{score.key} was computed by different versions of its Python scorer: "
+        "`batchrun score DIR -c FILE` computes it again for either run"
+    )
