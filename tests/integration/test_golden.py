@@ -250,3 +250,28 @@ def test_older_runs_are_scored_and_queried(golden, cli):
     assert done.code == 3, done.err
     if (golden / "killed").exists():
         assert cli("score", "killed", "-c", "c.toml").code == 3
+
+
+def test_runs_with_scores_go_on(cli, simulator):
+    """What this version's predecessors scored verifies, resumes and is scored after a retry."""
+    folders = sorted(GOLDEN.glob("scores-*"))
+    assert folders
+    for version in folders:
+        folder = cli.folder / version.name
+        shutil.copytree(version, folder)
+        [stamp] = json.loads(
+            _state(folder / "finished", "SELECT value FROM meta WHERE key = 'input'")
+        )
+        os.utime(folder / "rows.jsonl", ns=(stamp["mtime_ns"], stamp["mtime_ns"]))
+        assert cli("verify", "finished", cwd=folder).code == 0
+        endpoint = simulator()
+        for name, flags in (("interrupted", ()), ("killed", ()), ("failed", ("--retry-failed",))):
+            done = cli(
+                *("run", "rows.jsonl", "-c", "scores.toml", "-o", name, *STARTED, *flags),
+                *("--base-url", endpoint.base_url),
+                cwd=folder,
+            )
+            assert done.code == 1, done.err  # one row is bad
+            summary = json.loads((folder / name / "summary.json").read_text())
+            assert summary["scores"]["long"]["scored"] == 11
+            assert cli("verify", name, cwd=folder).code == 0
