@@ -26,7 +26,7 @@ from batchrun.adapters.journal.journal import STATES
 from batchrun.adapters.storage import disk, files, filesystems
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.object_store import OWNER, TRIES, ObjectStore
-from batchrun.adapters.storage.store import KINDS, RESPONSES, SUMMARY, USAGE, Store, read_json
+from batchrun.adapters.storage.store import PART_KINDS, RESPONSES, SUMMARY, USAGE, Store, read_json
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.text.legible import shell_word
@@ -98,7 +98,7 @@ def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
 
 
 def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
-    ours = {"checkpoint", *KINDS, RESPONSES, SUMMARY, USAGE, OWNER}
+    ours = {"checkpoint", *PART_KINDS, RESPONSES, SUMMARY, USAGE, OWNER}
     if there and not ours & set(there) and not (checkpoint / STATES).exists():
         message = (
             f"{shown} holds other files ({', '.join(sorted(there)[:3])}) and is no run "

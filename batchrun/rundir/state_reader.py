@@ -36,6 +36,8 @@ class RecordedShard:
     results_sha256: str
     attempts_sha256: str
     totals: dict[str, Any]
+    requests: tuple[str, int] | None = None
+    """Digest and rows of the part of requests; None where the shard has none."""
 
 
 @dataclass(slots=True)
@@ -154,10 +156,19 @@ def _shard(row: tuple[Any, ...], found: Recorded) -> None:
     whole = json.dumps(told, default=bytes.hex, sort_keys=True).encode()
     if crc is not None and crc != zlib.crc32(whole):
         found.faults.append(f"what it says of shard {shard} changed on the disk")
+    kept = totals.pop("requests", None)
     if generation < 1:
         found.faults.append(f"it records generation {generation} of shard {shard}'s parts")
     if not results or not attempts:
         found.faults.append(f"a --repair of shard {shard} did not come to its end")
     found.shards[shard] = RecordedShard(
-        shard, rows_read, digest, generation, bool(complete), results, attempts, totals
+        shard,
+        rows_read,
+        digest,
+        generation,
+        bool(complete),
+        results,
+        attempts,
+        totals,
+        None if kept is None else (kept[0], kept[1]),
     )

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage import files
-from batchrun.adapters.storage.store import KINDS
+from batchrun.adapters.storage.store import PART_KINDS
 from batchrun.core.input import batch_lines
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import StorageError, UsageError
@@ -185,7 +185,7 @@ def _refuse(targets: Sequence[str], folder: str, *, force: bool) -> None:
             message = f"{name} exists; --force replaces it"
             raise UsageError(message)
         local = local_path(folder)
-        ours = [] if local is None else [Path(local, part) for part in (*KINDS, "checkpoint")]
+        ours = [] if local is None else [Path(local, part) for part in (*PART_KINDS, "checkpoint")]
         if path.resolve().parent in [place.resolve() for place in ours]:
             message = f"{name} lies among the run's own files; name another place with -o"
             raise UsageError(message)

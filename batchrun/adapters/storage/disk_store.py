@@ -12,7 +12,7 @@ from zlib import crc32
 import pyarrow as pa
 
 from batchrun.adapters.storage import disk, files
-from batchrun.adapters.storage.store import KINDS, RESPONSES, FileMark
+from batchrun.adapters.storage.store import KINDS, PART_KINDS, REQUESTS, RESPONSES, FileMark
 
 _PARQUET = b"PAR1"
 _TRAILER_BYTES = 8
@@ -83,14 +83,14 @@ class DiskStore:
         """See ``store.Store``."""
         for kind in KINDS:
             files.make_folder(self.folder / kind, private=True)
-        for folder in (self.folder, *(self.folder / kind for kind in (*KINDS, RESPONSES))):
+        for folder in (self.folder, *(self.folder / kind for kind in (*PART_KINDS, RESPONSES))):
             for draft in folder.glob(f"*{files.TEMPORARY}"):
                 disk.unlink(draft)
 
     def draft(self, name: str) -> files.Draft:
         """See ``store.Store``."""
         path = self.folder / name
-        if path.parent.name == RESPONSES:
+        if path.parent.name in (REQUESTS, RESPONSES):
             files.make_folder(path.parent, private=True)
         return files.Draft(path)
 

@@ -97,6 +97,10 @@ KEYS: Mapping[str, str] = {
     "started_at": "When the first session began, UTC.",
     "ended_at": "When the last session ended, UTC.",
     "wall_s": "Wall-clock seconds, summed over all sessions.",
+    "labels": (
+        "The labels of the run, as `--label` and `[labels]` gave them; a later session adds to "
+        "them. Missing if there are none."
+    ),
     "settings": (
         "The settings in force. Headers are listed by name only, and keys by the variable, file or "
         "command that they come from."
@@ -167,6 +171,7 @@ def build(
     run: str | None = None,
     controls: Sequence[Mapping[str, Any]] = (),
     notices: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
@@ -205,6 +210,7 @@ def build(
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),
+        **({"labels": dict(labels)} if labels else {}),
         "settings": settings,
         **({"controls": list(controls)} if controls else {}),
         **({"run": run} if run is not None else {}),

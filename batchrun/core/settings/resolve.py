@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -30,7 +30,7 @@ from batchrun.core.settings.endpoint import (
 from batchrun.core.settings.misplaced_keys import key_meant, table_meant
 from batchrun.core.settings.presets import from_environment
 from batchrun.core.settings.reading import Reading
-from batchrun.core.settings.table import BY_NAME, OLD, SECTIONS, TABLE, Setting
+from batchrun.core.settings.table import BY_NAME, LABELS, OLD, SECTIONS, TABLE, Setting
 from batchrun.core.settings.values import check_request, checked
 from batchrun.core.text.byte_sizes import Bytes
 from batchrun.core.text.redact import public_url
@@ -63,6 +63,7 @@ class Settings:
     dir: str
     checkpoint: str
     raw: str
+    requests: str
     shard_rows: int
     model: str | None
     system: str | None
@@ -103,6 +104,7 @@ class Settings:
     identity: str | None = None
     reuse: tuple[str, ...] = ()
     lengths_from: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -206,6 +208,7 @@ class Settings:
             "output.dir": format_address(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
+            **({} if self.requests == "none" else {"output.requests": self.requests}),
             "endpoint": [endpoint.public() for endpoint in self.endpoints],
             "output.on_truncation": self.on_truncation,
             "output.truncation_limit": self.truncation_limit,
@@ -250,6 +253,9 @@ def from_toml(text: str, *, path: str) -> Raw:
             raise UsageError(message)
         if section == PRICES:
             raw[PRICES] = exact_prices(text, path=path)
+            continue
+        if section == LABELS:
+            raw[LABELS] = given
             continue
         if section != "endpoint":
             raw |= _table(section, given, path, folder)
@@ -347,6 +353,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         dir=local_path(value["output.dir"]) or value["output.dir"],
         checkpoint=_checkpoint(value["output.dir"], value["output.checkpoint"]),
         raw=value["output.raw"],
+        requests=value["output.requests"],
         shard_rows=value["output.shard_rows"],
         model=value["request.model"],
         system=value["request.system"],
@@ -390,6 +397,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         identity=None if value["input.id"] == "custom_id" else value["input.id"],
         reuse=tuple(value["input.reuse"]),
         lengths_from=value["input.lengths_from"],
+        labels=value[LABELS],
     )
 
 

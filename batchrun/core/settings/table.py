@@ -18,6 +18,8 @@ DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
 OLD = "old"
 """In the place of a directory to reuse: what ``--restart`` sets aside."""
+LABELS = "labels"
+"""The table of labels, and the setting that it is."""
 KEEPALIVE_S_MAX = 32767
 """The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
@@ -43,6 +45,7 @@ KINDS: Mapping[str, str] = {
     "command": "text",
     "provider": "a provider's name",
     "prices": "tables of numbers",
+    "labels": "table of text",
     "header_name": "text",
     "bytes": "bytes, such as `500MB` or `2GiB`",
     "models": "list of names, or table of text",
@@ -224,6 +227,15 @@ TABLE: tuple[Setting, ...] = (
         "Which rows keep the raw response.",
         default="all",
         choices=("all", "errors", "none"),
+    ),
+    Setting(
+        "output",
+        "requests",
+        "choice",
+        "--requests",
+        "Which rows keep their request body, in requests/.",
+        default="none",
+        choices=("none", "errors", "all"),
     ),
     Setting(
         "output",
@@ -697,6 +709,16 @@ TABLE: tuple[Setting, ...] = (
         None,
         'Prices by model, as tables `[prices."MODEL"]`; USD per million tokens.',
         default={},
+    ),
+    Setting(
+        "labels",
+        "",
+        "labels",
+        "--label",
+        "A label of the run, recorded in summary.json; repeatable. `runs` and `costs` can group "
+        "by it.",
+        default={},
+        metavar="KEY=VALUE",
     ),
 )
 

@@ -56,6 +56,8 @@ KINDS = {
     "ledger": "A result is not what the attempt that decided it says.",
     "response_file": "A file of `responses/` that a row names is missing, or not what was written.",
     "response_count": "A part's rows name more or fewer files of `responses/` than it says.",
+    "request_body": "A body in `requests/` is not the request of its row.",
+    "request_count": "A part of requests has more or fewer rows than the journal says.",
     "input_custom_id": "A `custom_id` is not the one in the input.",
     "input_request_hash": "The input and the settings of the run give another request.",
     "input_carried": "A carried value is not the one in the input.",
