@@ -63,8 +63,8 @@ class Filling:
         piece_rows: int = PIECE_ROWS,
     ) -> None:
         """``names`` are those of the parts of results, attempts and requests, ``rows`` the
-        shard's. What is published under these names is merged in. ``log`` is what to call damaged where records are missing;
-        ``piece_rows`` are taken at once.
+        shard's. What is published under these names is merged in. ``log`` is what to call damaged
+        where records are missing; ``piece_rows`` are taken at once.
         """
         self._piece_rows = piece_rows
         self._store = store
