@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -88,13 +88,22 @@ def print_output(text: str) -> None:
         click.echo(fitted(safe(text), sys.stdout))
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Lines on stdout that have their width already. Raises ``OutputLostError``."""
+    with writing():
+        click.echo("\n".join(map(safe, lines)))
+
+
 def print_json(value: Any) -> None:
     """The one JSON object of ``--json``, on stdout. Raises ``OutputLostError``."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     ascii_only = not encoding.lower().replace("-", "").startswith("utf")
+    text = json_of(value, ascii_only=ascii_only)
+    if sys.stdout.isatty():
+        text = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         with writing():
-            click.echo(json_of(value, ascii_only=ascii_only))
+            click.echo(text)
     except BrokenPipeError:
         forsake(1)
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchrun.records import Position
+
 STATES = "journal.db"
 FORMATS = (1, 2)
 """Format 2 knows the sizes and marks of parts."""
@@ -31,6 +33,7 @@ class RecordedShard:
     shard: int
     rows_read: int
     digest: bytes
+    end: Position
     generation: int
     complete: bool
     results_sha256: str
@@ -147,11 +150,12 @@ def _value(key: str, value: object, found: Recorded) -> Any:
 
 
 def _shard(row: tuple[Any, ...], found: Recorded) -> None:
-    shard, rows_read, digest, _, _, _, generation, complete, results, attempts, text, *marks = row
+    shard, rows_read, digest, *end, generation, complete, results, attempts, text = row[:11]
+    marks = row[11:]
     totals = _value(f"totals of shard {shard}", text, found)
     totals = totals if isinstance(totals, dict) else {}
     crc = totals.pop("crc32", None)
-    marked = [] if all(mark is None for mark in marks) else marks
+    marked = () if all(mark is None for mark in marks) else marks
     told = (*row[:10], *marked, totals)
     whole = json.dumps(told, default=bytes.hex, sort_keys=True).encode()
     if crc is not None and crc != zlib.crc32(whole):
@@ -165,6 +169,7 @@ def _shard(row: tuple[Any, ...], found: Recorded) -> None:
         shard,
         rows_read,
         digest,
+        Position(*end),
         generation,
         bool(complete),
         results,
