@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.columns.columns import ATTEMPTS
 from batchrun.adapters.parts.old_part import damaged
+from batchrun.adapters.storage import files
 from batchrun.adapters.storage.store import (
     REQUESTS,
     SUMMARY,
@@ -30,6 +31,7 @@ from batchrun.core.settings.table import BY_NAME
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect, state_reader
 from batchrun.rundir.inspect import Look
+from batchrun.rundir.open_run import STATUS
 from batchrun.views.durable.log_view import LogView, logs_of
 
 SCORES = "scores"
@@ -76,6 +78,9 @@ class DurableRows:
         found = rows.get("input") if isinstance(rows, dict) else None
         if found is None and self.known is not None:
             found = self.known.meta.get("input_rows")
+        if found is None and self.look.checkpoint is not None:
+            live = files.read_json(self.look.checkpoint / STATUS)
+            found = live.get("rows_input") if isinstance(live, dict) else None
         return found if isinstance(found, int) else None
 
     @property

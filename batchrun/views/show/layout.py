@@ -14,6 +14,8 @@ CUT_LINES = 40
 _ZERO = ("Mn", "Me", "Cf")
 """Categories of characters that take no column of their own."""
 _WIDE = ("W", "F")
+_CLOSING = "\u3001\u3002\uff0c\uff01\uff1f\uff1b\uff1a\uff09\u300d\u300f\u300b\u3011"
+"""Punctuation that no line begins with."""
 
 
 def columns_of(text: str) -> int:
@@ -29,20 +31,20 @@ def _columns(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in _WIDE else 1
 
 
-def wrap(text: str, width: int | None, indent: int = 0) -> Iterator[str]:
+def wrap(text: str, width: int | None, indent: int = 0, hang: int = 0) -> Iterator[str]:
     """Text that is safe for a terminal, in indented lines of at most ``width`` columns (None: of
     any). Lines of the text stay lines. They end at words; scripts without spaces between words
-    may end anywhere. A longer word stays whole.
+    may end anywhere. A longer word stays whole. What is wrapped is indented by ``hang`` more.
     """
     margin = " " * indent
     for line in safe(text).expandtabs(4).split("\n"):
         if width is None or columns_of(line) + indent <= width:
             yield (margin + line).rstrip()
             continue
-        room = max(WIDTH_LEAST, width - indent)
+        room = max(WIDTH_LEAST, width - indent - hang)
         lead = line[: len(line) - len(line.lstrip(" "))][: room // 2]
         for number, piece in enumerate(_lines(line.strip(" "), room - len(lead))):
-            yield f"{margin}{lead}{piece}".rstrip() if number else f"{margin}{lead}{piece}"
+            yield f"{margin}{' ' * hang if number else ''}{lead}{piece}"
 
 
 def _lines(line: str, room: int) -> Iterator[str]:
@@ -65,7 +67,9 @@ def _pieces(line: str) -> Iterator[str]:
     held = ""
     for character in line:
         wide = not character.isascii() and _columns(character) == 2
-        if (wide and held) or (held.endswith(" ") and character != " "):
+        if (wide and held and character not in _CLOSING) or (
+            held.endswith(" ") and character != " "
+        ):
             yield held
             held = ""
         held += character

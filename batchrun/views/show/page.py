@@ -38,8 +38,8 @@ class _Page:
         self._width = width
         self._full = full
 
-    def _put(self, text: str, indent: int = 0) -> Iterator[str]:
-        return wrap(text, self._width, indent)
+    def _put(self, text: str, indent: int = 0, hang: int = 0) -> Iterator[str]:
+        return wrap(text, self._width, indent, hang)
 
     def _text(self, text: str, indent: int) -> Iterator[str]:
         """A text from the data, cut where it is long."""
@@ -133,13 +133,12 @@ class _Page:
             if found.get(name):
                 yield from ("", name.upper())
                 yield from self._text(found[name], INDENT)
-        if row.status == "ok":
+        content = found.get("content")
+        other = found.get("tool_calls") or found.get("refusal") or found.get("media")
+        if row.status == "ok" and (content or not other):
             yield from ("", "ANSWER")
-            content = found.get("content")
-            if content:
-                yield from self._text(content, INDENT)
-            elif not found.get("tool_calls") and not found.get("refusal"):
-                yield from self._put("(empty)" if content == "" else "(none)", INDENT)
+            none = "(empty)" if content == "" else "(none)"
+            yield from self._text(content or none, INDENT)
         if found.get("tool_calls"):
             yield from ("", "TOOL CALLS")
             for call in found["tool_calls"]:
@@ -191,7 +190,7 @@ class _Page:
             f"{line['attempt']}  {_moment(started)}  {line['endpoint']}  {status}  {ended}  "
             + ", ".join([*waits, *tokens, *cost])
         )
-        yield from self._put(head, INDENT)
+        yield from self._put(head, INDENT, hang=3)
         if line.get("unanswered"):
             yield from self._put("no whole reply came back: it may have been billed", INDENT * 3)
         for words in decided(line.get("decided_by"), line["error_class"]):
