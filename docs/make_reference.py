@@ -278,6 +278,7 @@ def summary_keys() -> list[str]:
         version="",
         reuses=True,
         controls=({},),
+        labels={},
         run="",
     )
     return [

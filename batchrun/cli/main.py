@@ -25,6 +25,8 @@ COMMANDS = {
     "ctl": "Change a live run: limits, pause, resume, drain.",
     "status": "Show the progress of a live or ended run.",
     "show": "Show single rows: request, answer, attempts, cost, scores.",
+    "runs": "List the runs below a folder, with the trend of their metrics.",
+    "costs": "Sum up what runs cost, by month, model or label.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
     "providers": "List the endpoints that are known by name.",

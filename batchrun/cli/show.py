@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-
 import click
 
 from batchrun.cli.console import (
-    COLUMNS_LEAST,
     exit_codes,
     print_json,
     print_lines,
     print_message,
 )
 from batchrun.cli.paths import PATH
+from batchrun.cli.tables import terminal_width
 from batchrun.core.text.wording import verb
 from batchrun.errors import UsageError
 
@@ -100,9 +97,7 @@ def command(
             rows = gather(durable, chosen.rows)
             print_json({"rows": [row.public(contents=content) for row in rows]})
             return
-        width = None
-        if sys.stdout.isatty():
-            width = max(COLUMNS_LEAST, shutil.get_terminal_size().columns)
+        width = terminal_width()
         for place, row in enumerate(gather(durable, chosen.rows)):
             print_lines([*([""] if place else []), *page.lines(row, width=width, full=full)])
         if not chosen.rows:

@@ -210,7 +210,7 @@ def build(
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),
-        **({"labels": dict(labels)} if labels else {}),
+        **({} if labels is None else {"labels": dict(labels)}),
         "settings": settings,
         **({"controls": list(controls)} if controls else {}),
         **({"run": run} if run is not None else {}),

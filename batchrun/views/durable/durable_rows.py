@@ -19,6 +19,7 @@ from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.columns.columns import ATTEMPTS
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.storage import files
+from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import (
     REQUESTS,
     SUMMARY,
@@ -63,6 +64,12 @@ class DurableRows:
                 message += " (--checkpoint names that)"
             raise UsageError(message)
         self.shard_rows = self._recorded("output.shard_rows")
+
+    @property
+    def place(self) -> str:
+        """The directory, told the same however it was named."""
+        store = self.store
+        return str(store.folder.resolve()) if isinstance(store, DiskStore) else store.where()
 
     def _recorded(self, name: str) -> Any:
         told = self.summary.get("settings")
@@ -143,6 +150,45 @@ class DurableRows:
                 kept = [row not in newer for row in table.column("row").to_pylist()]
                 table = table.filter(pa.array(kept, pa.bool_()))
             yield table
+
+    def all_pieces(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The same of all shards."""
+        for shard in self.shards:
+            yield from self.pieces(shard, columns)
+
+    def ledgers(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of all attempts, every one once, in pieces of bounded size."""
+        for shard in self.shards:
+            with contextlib.ExitStack() as stack:
+                log = self._log(shard, stack)
+                names = [] if log is None else ["row", "attempt"]
+                newer = set()
+                if log is not None:
+                    for held in log.all_attempts():
+                        newer |= {(attempt.row, attempt.number) for attempt in held}
+                        arrays = part_schema.attempt_columns(held)
+                        schema = part_schema.attempts_schema()
+                        yield pa.Table.from_arrays(arrays, schema=schema).select(columns)
+                with contextlib.suppress(FileNotFoundError):
+                    part = stack.enter_context(self._opened("attempts", shard))
+                    yield from self._lines_of(part, shard, [*columns, *names], newer)
+
+    def _lines_of(
+        self, part: pq.ParquetFile, shard: int, columns: Sequence[str], newer: set[tuple[int, int]]
+    ) -> Iterator[pa.Table]:
+        wanted = part_schema.attempts_schema()
+        wanted = pa.schema([wanted.field(name) for name in columns])
+        names = [name for name in columns if name in part.schema_arrow.names]
+        try:
+            table = part.read(names, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self._where("attempts", shard), error) from error
+        table = part_schema.completed(table, wanted)
+        if newer:
+            places = part_schema.tuples(table.select(["row", "attempt"]))
+            kept = [place not in newer for place in places]
+            table = table.filter(pa.array(kept, pa.bool_()))
+        yield table
 
     # Single rows
 

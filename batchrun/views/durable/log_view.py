@@ -34,6 +34,7 @@ from batchrun.adapters.journal.shard_log import (
 )
 from batchrun.records import Attempt, Outcome
 
+PIECE_ATTEMPTS = 4096
 PIECE_ROWS = 256
 """Rows of a log that are a table at once."""
 
@@ -105,6 +106,25 @@ class LogView:
                 attempt = read_attempt(body) if kind == ATTEMPT else read_outcome(body).attempt
                 if attempt is not None:
                     yield attempt
+
+    def all_attempts(self) -> Iterator[list[Attempt]]:
+        """Every attempt of every row, each once, in pieces."""
+        seen: set[tuple[int, int]] = set()
+        held: list[Attempt] = []
+        for row, kind, record in self._records():
+            if kind not in (OUTCOME, ATTEMPT):
+                continue
+            body = record[PREFIX_BYTES:]
+            attempt = read_attempt(body) if kind == ATTEMPT else read_outcome(body).attempt
+            if attempt is None or (row, attempt.number) in seen:
+                continue
+            seen.add((row, attempt.number))
+            held.append(attempt)
+            if len(held) == PIECE_ATTEMPTS:
+                yield held
+                held = []
+        if held:
+            yield held
 
     def tables(
         self, wanted: Container[int] | None, carried: pa.Schema | None
