@@ -41,7 +41,8 @@ from batchrun.core.settings.variables import VARIABLES  # noqa: E402
 from batchrun.core.verdict import outage, rules, trail  # noqa: E402
 from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
-from batchrun.views import dry_run, estimate, estimate_report, export, validate  # noqa: E402
+from batchrun.views import dry_run, estimate, estimate_report, export, runs, spending, validate  # noqa: E402
+from batchrun.views.show import shown_row  # noqa: E402
 from batchrun.views.verify import findings  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -302,6 +303,9 @@ def json_objects() -> dict[str, str]:
         "estimate": (estimate_report.Report(nothing).as_dict(), estimate_report.KEYS),
         "dry-run": (dry.as_dict(), dry_run.KEYS),
         "export": (exported.as_dict(), export.KEYS),
+        "show": (shown_row.KEYS, shown_row.KEYS),
+        "runs": (runs.RunLine.__slots__, runs.KEYS),
+        "costs": (spending.Spent().public(), spending.KEYS_OF_SUMS),
     }
     return {f"keys-{name}": meanings("key", described(name, *each)) for name, each in found.items()}
 
@@ -434,6 +438,7 @@ def tables() -> dict[str, str]:
         "parameters": sent_parameters(),
         "columns-results": column_table(columns.RESULTS),
         "columns-attempts": column_table(columns.ATTEMPTS),
+        "columns-requests": column_table(columns.REQUESTS),
         "columns-usage": column_table(columns.USAGE),
         **json_objects(),
         "damage": meanings("kind", findings.KINDS.items()),

@@ -30,6 +30,23 @@ TREND_RUNS = 30
 _COUNTS = ("input", "ok", "error", "pending")
 
 
+KEYS = {
+    "dir": "The run directory, below FOLDER as it was given.",
+    "started_at": "When its first session began, UTC.",
+    "status": "As in `summary.json`; `running` or `killed` for a run without a current summary.",
+    "exit_code": "Of its last session; null while it runs or if it was killed.",
+    "verdict": (
+        "The worst verdict of its gates: `fail`, `inconclusive`, `not_judged`, `warn` or `pass`. "
+        "Null without gates."
+    ),
+    "rows": "`input`, `ok`, `error` and `pending`, as in `summary.json`.",
+    "cost_usd": "Its bill so far; null if no cost is known.",
+    "metrics": "Its metrics by name, as in `summary.json`: objects with `value` and more.",
+    "labels": "Its labels.",
+}
+"""What the keys of a run mean in ``runs --json``, for the reference."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunLine:
     """One run directory, as its files tell of it."""

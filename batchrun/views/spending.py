@@ -31,6 +31,18 @@ _REUSED = ("reused_from", "model", "endpoint")
 _LOST = "ledger_lost"
 """The code of lines that a repair made up, whose time is not known."""
 
+KEYS_OF_SUMS = {
+    "cost_usd": "The double nearest to `cost_pd`.",
+    "cost_pd": "The exact cost in picodollars (10^-12 USD). Null if no cost is known.",
+    "attempts": "Lines of the ledgers.",
+    "prompt_tokens": "Prompt tokens as reported. Null if none were.",
+    "completion_tokens": "Completion tokens as reported. Null if none were.",
+    "unpriced_attempts": "Attempts that used tokens and have no known cost.",
+    "reused_rows": "Rows that took the answer of another run; they have no line and no cost.",
+    "runs": "Runs with something in the group.",
+}
+"""What the sums mean in ``costs --json``, for the reference."""
+
 Group = tuple[str | None, ...]
 
 

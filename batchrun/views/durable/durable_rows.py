@@ -37,6 +37,8 @@ from batchrun.views.durable.log_view import LogView, logs_of
 
 SCORES = "scores"
 """The folder of parts with one column a score."""
+STRETCH_ROWS = 1024
+"""Rows of a shard in progress that are put in order at once."""
 NOTHING: Container[int] = ()
 _OF_SCORES = ("row", "custom_id")
 
@@ -71,12 +73,15 @@ class DurableRows:
         store = self.store
         return str(store.folder.resolve()) if isinstance(store, DiskStore) else store.where()
 
-    def _recorded(self, name: str) -> Any:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run as they are recorded, by name."""
         told = self.summary.get("settings")
-        for settings in (self.known.settings if self.known else {}, told):
-            if isinstance(settings, dict) and name in settings:
-                return settings[name]
-        return BY_NAME[name].default
+        found = dict(told) if isinstance(told, dict) else {}
+        return found | (self.known.settings if self.known else {})
+
+    def _recorded(self, name: str) -> Any:
+        return self.settings.get(name, BY_NAME[name].default)
 
     @property
     def rows_input(self) -> int | None:
@@ -118,9 +123,11 @@ class DurableRows:
 
     # Passing over all rows
 
-    def pieces(self, shard: int, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of a shard's results, in pieces of bounded size, every row once. Those that
-        the run lacks are null. ``row`` is among them.
+    def pieces(
+        self, shard: int, columns: Sequence[str], rows: range | None = None
+    ) -> Iterator[pa.Table]:
+        """Some columns of a shard's results, in pieces of bounded size, every row once; of all
+        ``rows``, or of these. Those that the run lacks are null. ``row`` is among them.
         """
         schema = self.schema()
         wanted = pa.schema([field for field in schema if field.name in {*columns, "row"}])
@@ -130,17 +137,23 @@ class DurableRows:
             log = self._log(shard, stack)
             newer = NOTHING if log is None else log.rows
             if log is not None:
-                for table in log.tables(None, needed):
+                for table in log.tables(rows, needed):
                     yield part_schema.completed(_with(table, wanted), wanted)
             with contextlib.suppress(FileNotFoundError):
                 part = stack.enter_context(self._opened("results", shard))
-                yield from self._of_part(part, shard, wanted, newer)
+                for table in self._of_part(part, shard, wanted, newer, rows):
+                    yield table if rows is None else _among(table, rows)
 
     def _of_part(
-        self, part: pq.ParquetFile, shard: int, wanted: pa.Schema, newer: Container[int]
+        self,
+        part: pq.ParquetFile,
+        shard: int,
+        wanted: pa.Schema,
+        newer: Container[int],
+        rows: range | None,
     ) -> Iterator[pa.Table]:
         names = [name for name in wanted.names if name in part.schema_arrow.names]
-        for group in range(part.num_row_groups):
+        for group in _groups(part, rows):
             try:
                 table = part.read_row_group(group, columns=names, use_threads=False)
             except (OSError, pa.ArrowException) as error:
@@ -150,6 +163,20 @@ class DurableRows:
                 kept = [row not in newer for row in table.column("row").to_pylist()]
                 table = table.filter(pa.array(kept, pa.bool_()))
             yield table
+
+    def ordered(self, shard: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The same as ``pieces`` in row order. Of a shard with a log, what is there of some rows
+        after the other is read again for each stretch of them.
+        """
+        if shard not in self._logs:
+            yield from self.pieces(shard, columns)
+            return
+        first = shard * self.shard_rows
+        for low in range(first, first + self.shard_rows, STRETCH_ROWS):
+            rows = range(low, min(low + STRETCH_ROWS, first + self.shard_rows))
+            tables = list(self.pieces(shard, columns, rows))
+            if sum(table.num_rows for table in tables):
+                yield pa.concat_tables(tables).sort_by("row")
 
     def all_pieces(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The same of all shards."""
@@ -251,13 +278,7 @@ class DurableRows:
                 part = stack.enter_context(self._opened(kind, shard))
             except FileNotFoundError:
                 return
-            place = part.schema_arrow.get_field_index("row")
-            for group in range(part.num_row_groups):
-                statistics = part.metadata.row_group(group).column(place).statistics
-                if statistics is not None and statistics.has_min_max:
-                    low, high = statistics.min, statistics.max
-                    if not any(low <= row <= high for row in rows):
-                        continue
+            for group in _groups(part, rows):
                 try:
                     table = part.read_row_group(group, use_threads=False)
                 except (OSError, pa.ArrowException) as error:
@@ -299,6 +320,24 @@ class DurableRows:
         """Some rows, ascending, shard by shard."""
         for shard, found in itertools.groupby(sorted(rows), lambda row: row // self.shard_rows):
             yield shard, list(found)
+
+
+def _groups(part: pq.ParquetFile, rows: Sequence[int] | None) -> Iterator[int]:
+    """The row groups of a part that may have one of these rows."""
+    place = part.schema_arrow.get_field_index("row")
+    for group in range(part.num_row_groups):
+        statistics = part.metadata.row_group(group).column(place).statistics
+        if rows is not None and statistics is not None and statistics.has_min_max:
+            low, high = statistics.min, statistics.max
+            if not any(low <= row <= high for row in rows):
+                continue
+        yield group
+
+
+def _among(table: pa.Table, rows: range) -> pa.Table:
+    column = table.column("row")
+    inside = pc.and_(pc.greater_equal(column, rows.start), pc.less(column, rows.stop))
+    return table.filter(inside)
 
 
 def _with(table: pa.Table, wanted: pa.Schema) -> pa.Table:

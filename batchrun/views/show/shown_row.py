@@ -15,6 +15,20 @@ CONTENTS = ("content", "reasoning", "refusal", "tool_calls", "choices", "media",
 """Columns with what people and models wrote: left out of JSON unless asked for."""
 
 
+KEYS = {
+    "row": "The row's number.",
+    "custom_id": "Its id, or null.",
+    "status": "`ok`, `error`, or `pending` for a row without an outcome.",
+    "request.source": "Where the request was found: `requests`, `input`, or null.",
+    "request.note": "What there is to know about that: where it stands, or why it is not there.",
+    "request.parameters": "The names of the parameters in the body. Missing without a request.",
+    "request.messages": "Of each message `role` and `characters`. Missing without a request.",
+    "attempts": "The row's lines in `attempts/`, in order, without `row`.",
+    "scores": "The scores of the row by name, from `scores/`.",
+}
+"""What the keys of a row mean in ``show --json``, for the reference."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShownRow:
     """One row. ``result`` has the columns of the contract, empty for a pending row; ``carried``
