@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -36,24 +38,32 @@ def ran(tmp_path_factory):
     command.chmod(0o755)
     (schema,) = _blocks("json file=mood.json")
     (folder / "mood.json").write_text(schema)
-    script = "".join(_blocks("sh run"))
-    done = subprocess.run(
-        ["/bin/sh", "-ec", script],
-        cwd=folder,
-        env={
-            "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(folder),
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    (server,) = _blocks("sh server")
+    script = "".join(_blocks("sh run")).replace("8124", port)
+    path = f"{folder / 'bin'}:/usr/bin:/bin"
+    environment = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    words = [sys.executable, "-m", *shlex.split(server.replace("8124", port))]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE) as serving:
+        try:
+            assert b"http://" in serving.stdout.readline()
+            done = subprocess.run(
+                ["/bin/sh", "-ec", script],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+        finally:
+            serving.terminate()
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_every_block_runs_and_gives_what_the_page_says(ran):
     """A row reads as shown; JSON, CSV and exports have what is promised of them."""
     folder, out = ran

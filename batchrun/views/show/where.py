@@ -52,18 +52,17 @@ class Where:
         tree = json.loads(found)
         if tree.get("error"):
             raise self._wrong(tree.get("error_message"))
-        if len(tree["statements"]) != 1 or tree["statements"][0]["node"].get("type") != (
-            "SELECT_NODE"
-        ):
+        select = tree["statements"][0]["node"]
+        if len(tree["statements"]) != 1 or str(select.get("type")).lower() != "select_node":
             raise self._wrong("it is no condition")
-        condition = tree["statements"][0]["node"].get("where_clause")
+        condition = select.get("where_clause")
         nodes = list(_nodes(condition))
-        if any(node.get("class") == "SUBQUERY" for node in nodes):
+        if any(_class(node) == "subquery" for node in nodes):
             why = "it has a SELECT inside; a condition looks at one row at a time"
             raise self._wrong(why)
         folded = {name.casefold(): name for name in schema.names}
         # Of `results.a` and `a.field` alike, `a` is the column.
-        paths = [node["column_names"] for node in nodes if node.get("class") == "COLUMN_REF"]
+        paths = [node["column_names"] for node in nodes if _class(node) == "column_ref"]
         named = [
             path[1] if path[0].casefold() == "results" and len(path) > 1 else path[0]
             for path in paths
@@ -88,6 +87,10 @@ class Where:
     def _wrong(self, why: object) -> UsageError:
         first = str(why).partition("\n")[0]
         return UsageError(f"--where {self._text!r}: {first}")
+
+
+def _class(node: dict[str, Any]) -> str:
+    return str(node.get("class")).lower()
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
