@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrun.cli.console import exit_codes, print_json, print_lines, print_message
+from batchrun.cli.console import (
+    exit_codes,
+    print_csv,
+    print_json,
+    print_lines,
+    print_message,
+    terminal_width,
+)
 from batchrun.cli.paths import PATH
-from batchrun.cli.tables import print_csv, terminal_width
 from batchrun.core.cost.money import format_picodollars
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from batchrun.views.spending import Spending, Spent
+    from batchrun.views.history.spending import Spending, Spent
 
 
 @click.command("costs")
@@ -41,7 +47,7 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
 
         load_arrow()
         from batchrun.views.durable.durable_rows import DurableRows
-        from batchrun.views.spending import Spending
+        from batchrun.views.history.spending import Spending
 
         make_lean()
         spending = Spending([key.strip() for key in by.split(",")])
@@ -67,7 +73,7 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
 
 
 def _lines(spending: Spending) -> Iterator[str]:
-    from batchrun.views.text_table import table
+    from batchrun.views.history.text_table import table
 
     heads = [*(key.upper() for key in spending.by), "COST", "ATTEMPTS", "TOKENS IN", "OUT", "RUNS"]
     total = spending.total()

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import click
 
-from batchrun.cli.console import exit_codes, print_json, print_lines, print_message
+from batchrun.cli.console import (
+    exit_codes,
+    print_csv,
+    print_json,
+    print_lines,
+    print_message,
+    takes_blocks,
+    terminal_width,
+)
 from batchrun.cli.paths import PATH
-from batchrun.cli.tables import print_csv, takes_blocks, terminal_width
 from batchrun.core.settings.values import parse_label
 from batchrun.errors import UsageError
 
@@ -31,7 +38,7 @@ def command(folder: str, labels: tuple[str, ...], as_json: bool, as_csv: bool) -
         if as_json and as_csv:
             message = "--json and --csv exclude each other"
             raise UsageError(message)
-        from batchrun.views import runs
+        from batchrun.views.history import runs
 
         found = runs.find(folder, dict(map(parse_label, labels)))
         if as_json:

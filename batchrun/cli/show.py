@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import click
 
-from batchrun.cli.console import (
-    exit_codes,
-    print_json,
-    print_lines,
-    print_message,
-)
+from batchrun.cli.console import exit_codes, print_json, print_lines, print_message, terminal_width
 from batchrun.cli.paths import PATH
-from batchrun.cli.tables import terminal_width
 from batchrun.core.text.wording import verb
 from batchrun.errors import UsageError
 

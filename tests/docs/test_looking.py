@@ -16,8 +16,8 @@ import pytest
 from batchrun.cli.costs import command as costs
 from batchrun.cli.show import command as show
 from batchrun.core.settings import resolve
-from batchrun.views.show import layout
-from batchrun.views.spending import KEYS
+from batchrun.views import layout
+from batchrun.views.history.spending import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "looking.md").read_text("utf-8")

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.runs import command
-from batchrun.views.runs import sparkline
+from batchrun.views.history.runs import sparkline
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from batchrun.cli.show import command
 from batchrun.views.durable.durable_rows import DurableRows
-from batchrun.views.show.layout import columns_of
+from batchrun.views.layout import columns_of
 
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \u202egnp.exe\u202c \x9b2J end"
 

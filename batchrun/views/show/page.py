@@ -11,7 +11,7 @@ from batchrun.core.cost.money import format_cost
 from batchrun.core.text.wording import counted
 from batchrun.core.verdict import trail
 from batchrun.core.verdict.rules import ERROR_CLASSES
-from batchrun.views.show.layout import cut, wrap
+from batchrun.views.layout import cut, wrap
 from batchrun.views.show.shown_row import PENDING, ShownRow, text_of
 
 INDENT = 2

@@ -18,9 +18,9 @@ import pyarrow as pa
 from batchrun.adapters.storage.store import REQUESTS
 from batchrun.errors import BatchrunError, RowError
 from batchrun.records import Position, Row, Span
-from batchrun.rundir import recorded_input
-from batchrun.rundir.recorded_input import Reopened
+from batchrun.views.durable import recorded_input
 from batchrun.views.durable.durable_rows import DurableRows
+from batchrun.views.durable.recorded_input import Reopened
 
 INPUT = "input"
 KEEP = "`run --requests all` keeps requests"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.views.show.layout import columns_of, cut, wrap
+from batchrun.views.layout import columns_of, cut, wrap
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 

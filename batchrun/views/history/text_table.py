@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from batchrun.views.show.layout import columns_of, wrap
+from batchrun.views.layout import columns_of, wrap
 from batchrun.views.text import safe
 
 GAP = "  "

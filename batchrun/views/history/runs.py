@@ -15,9 +15,9 @@ from batchrun.core.run.summary import moment
 from batchrun.errors import UsageError
 from batchrun.rundir import state_reader
 from batchrun.views import run_status
-from batchrun.views.show.layout import wrap
+from batchrun.views.history.text_table import table
+from batchrun.views.layout import wrap
 from batchrun.views.text import safe
-from batchrun.views.text_table import table
 
 WORST_FIRST = ("fail", "inconclusive", "not_judged", "warn", "pass")
 """Verdicts of gates: that of a run is the first of these that one of its gates has."""
