@@ -96,6 +96,7 @@ class Options(TypedDict, total=False):
     lengths_from: str | os.PathLike[str]
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
+    requests: Literal["none", "errors", "all"]
     shard_rows: int
     on_truncation: Literal["keep", "fail", "retry"]
     truncation_limit: int
@@ -157,6 +158,7 @@ class Options(TypedDict, total=False):
     scores: Mapping[str, Any]
     metrics: Mapping[str, Any]
     gates: Mapping[str, Any]
+    labels: Mapping[str, str | float | bool]
 
 
 _CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
@@ -449,7 +451,7 @@ def _plain(value: Any, name: str) -> Any:
         return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in several]
     if kind in ("path", "schema") and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if kind in ("object", "headers", "schema", "measures") and isinstance(value, Mapping):
+    if kind in ("object", "headers", "schema", "measures", "labels") and isinstance(value, Mapping):
         return dict(value)
     if kind == "models" and not isinstance(value, str):
         return dict(value) if isinstance(value, Mapping) else list(value)

@@ -26,6 +26,7 @@ from batchrun.core.request import body
 from batchrun.core.run import summary
 from batchrun.core.settings.bounds import Finished
 from batchrun.core.settings.resolve import Settings
+from batchrun.core.settings.table import LABELS
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.attempt_log import noted
 from batchrun.engine.controls import Controls
@@ -34,6 +35,7 @@ from batchrun.engine.lane import Lane
 from batchrun.engine.observe.monitor import Monitor, windows_found
 from batchrun.engine.observe.watching import Watching
 from batchrun.engine.outbox import EachAnswer, Outbox, PacedSource, TellingJournal
+from batchrun.engine.request_keeping import RequestKeeping
 from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
@@ -167,15 +169,17 @@ def _opened(
         stack.callback(opened.close)
         settings = settings.recorded_by(opened.journal.states.get("settings"))
         evaluator = evaluates.over(opened)
+        labels = _labelled(opened, settings.labels)
         found = None
         if opened.is_finished and not changes.repair:
             found = open_run.summary_of(opened.store)
         wall_s, shaping = opened.wall_s_before, settings.shaping()
-        if (
+        in_step = (
             found is not None
             and summary.in_step(found, opened.totals(), wall_s, shaping)
             and (evaluator is None or evaluator.is_in_step(found))
-        ):
+        )
+        if found is not None and in_step and found.get(LABELS, {}) == labels:
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
             yield Result(found, None, None, 0, sent_nothing=True)
@@ -226,6 +230,15 @@ class _Evaluates:
         evaluator = Evaluator(self._prepared, opened.store, opened.results_sha256)
         evaluator.compare_with_baseline(self._directory)
         return self._stack.enter_context(evaluator)
+
+
+def _labelled(opened: RunDirectory, given: Mapping[str, str]) -> Mapping[str, str]:
+    """The labels of a run, those of this session added to the recorded ones."""
+    before: Mapping[str, str] = opened.journal.states.get(LABELS) or {}
+    labels = {**before, **given}
+    if labels != before:
+        opened.journal.states.put(**{LABELS: labels})
+    return labels
 
 
 @contextlib.contextmanager
@@ -433,7 +446,15 @@ class _Session:
             finished=self._finished,
             answers=answers,
             lengths=self._lengths,
+            keeping=self._keeping(),
         )
+
+    def _keeping(self) -> RequestKeeping | None:
+        """What keeps the bodies of requests, where the settings ask for it."""
+        which = self._settings.requests
+        if which == "none":
+            return None
+        return RequestKeeping(which, [access.redacted for access in self._accesses])
 
     # Before
 
@@ -531,6 +552,7 @@ class _Session:
             controls=self._controls.history if self._controls is not None else (),
             notices=self._tally.told,
             windows=windows_found(self._lanes),
+            labels=opened.journal.states.get(LABELS),
         )
         failed = None
         if self._evaluator is not None:

@@ -45,6 +45,10 @@ class EndpointAccess(Protocol):
         """Where it is."""
         ...
 
+    def redacted(self, body: bytes) -> bytes:
+        """A body without the endpoint's credentials."""
+        ...
+
     def talking(
         self, settings: Settings, say: Callable[[str], None]
     ) -> AbstractAsyncContextManager[tuple[Transport, Credentials | None]]:

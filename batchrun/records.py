@@ -260,7 +260,8 @@ class Outcome(NamedTuple):
     ``attempt`` is the exchange that decided it (None for a row that was never sent); earlier
     exchanges reach the journal on their own. ``response`` is the reply's text as it is to be kept;
     ``model_asked`` the model that the deciding request named. A row that took the answer of another
-    run has ``reused`` and no ``attempt``.
+    run has ``reused`` and no ``attempt``. ``body`` is the request's body where the session keeps it
+    (``--requests``): empty where it keeps those of other rows, None where it keeps none.
     """
 
     row: int
@@ -273,6 +274,7 @@ class Outcome(NamedTuple):
     response: str | None
     model_asked: str | None = None
     reused: Reused | None = None
+    body: bytes | None = None
 
     @property
     def ok(self) -> bool:

@@ -43,6 +43,8 @@ from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import dry_run, estimate, estimate_report, export, validate  # noqa: E402
 from batchrun.views.compare import compare  # noqa: E402
+from batchrun.views.history import runs, spending  # noqa: E402
+from batchrun.views.show import shown_row  # noqa: E402
 from batchrun.views.verify import findings  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -279,6 +281,7 @@ def summary_keys() -> list[str]:
         version="",
         reuses=True,
         controls=({},),
+        labels={},
         run="",
     )
     version = built.pop("version")
@@ -305,6 +308,9 @@ def json_objects() -> dict[str, str]:
         "dry-run": (dry.as_dict(), dry_run.KEYS),
         "compare": (compare.KEYS, compare.KEYS),
         "export": (exported.as_dict(), export.KEYS),
+        "show": (shown_row.KEYS, shown_row.KEYS),
+        "runs": (runs.RunLine.__slots__, runs.KEYS),
+        "costs": (spending.Spent().public(), spending.KEYS_OF_SUMS),
     }
     return {f"keys-{name}": meanings("key", described(name, *each)) for name, each in found.items()}
 
@@ -437,6 +443,7 @@ def tables() -> dict[str, str]:
         "parameters": sent_parameters(),
         "columns-results": column_table(columns.RESULTS),
         "columns-attempts": column_table(columns.ATTEMPTS),
+        "columns-requests": column_table(columns.REQUESTS),
         "columns-usage": column_table(columns.USAGE),
         **json_objects(),
         "damage": meanings("kind", findings.KINDS.items()),

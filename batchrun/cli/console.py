@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import re
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from batchrun.cli.standard_streams import forsake
-from batchrun.core.text.legible import json_of
+from batchrun.core.text.legible import json_of, legible
 from batchrun.core.text.wording import wrapped
 from batchrun.errors import BatchrunError, StorageError
 from batchrun.views.text import safe
@@ -28,6 +30,8 @@ BROKEN_PIPE = 128 + 13
 
 
 COLUMNS_LEAST = 40
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet takes for the beginning of a formula."""
 LONG_BYTES = 10_000
 """A longer request has its size named, and so has every one with an image, a sound or a file."""
 _COMMAND = re.compile(r"\s*(?:[a-z ]+: )?batchrun [a-z]")
@@ -88,13 +92,22 @@ def print_output(text: str) -> None:
         click.echo(fitted(safe(text), sys.stdout))
 
 
+def print_lines(lines: Sequence[str]) -> None:
+    """Lines on stdout that have their width already. Raises ``OutputLostError``."""
+    with writing():
+        click.echo("\n".join(map(safe, lines)))
+
+
 def print_json(value: Any) -> None:
     """The one JSON object of ``--json``, on stdout. Raises ``OutputLostError``."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     ascii_only = not encoding.lower().replace("-", "").startswith("utf")
+    text = json_of(value, ascii_only=ascii_only)
+    if sys.stdout.isatty():
+        text = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         with writing():
-            click.echo(json_of(value, ascii_only=ascii_only))
+            click.echo(text)
     except BrokenPipeError:
         forsake(1)
 
@@ -107,6 +120,38 @@ def put_request(body: bytes) -> None:
         body = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", body.decode()).encode()
     with writing():
         click.echo(body)
+
+
+def print_csv(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A header and lines; nothing is an empty field. Text that a spreadsheet would run as a
+    formula gets an apostrophe in front. Raises ``OutputLostError``.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(_cell, heads))
+    writer.writerows([map(_cell, row) for row in rows])
+    with writing():
+        click.echo(out.getvalue(), nl=False)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = legible(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal that stdout is; None where it is none."""
+    if not sys.stdout.isatty():
+        return None
+    return max(COLUMNS_LEAST, shutil.get_terminal_size().columns)
+
+
+def takes_blocks() -> bool:
+    """Whether stdout can be written block characters."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return encoding.lower().replace("-", "").startswith("utf")
 
 
 class Printing:

@@ -51,7 +51,23 @@ if TYPE_CHECKING:
 @click.option(
     "--columns",
     metavar="COL,...",
-    help="Only these columns, in the order of the results; for Parquet and CSV.",
+    help="Only these columns, in this order; for Parquet and CSV.",
+)
+@click.option(
+    "--expand",
+    is_flag=True,
+    help="Add a column answer.FIELD for each top-level field of the run's JSON Schema; for Parquet "
+    "and CSV.",
+)
+@click.option(
+    "--excel",
+    is_flag=True,
+    help="Write CSV as Excel opens it: with a byte order mark and semicolons.",
+)
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Write what a live run has answered but not published yet, too.",
 )
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 @click.option(
@@ -66,6 +82,9 @@ def command(
     errors: str | None,
     formulas: bool,
     columns: str | None,
+    expand: bool,
+    excel: bool,
+    partial: bool,
     force: bool,
     checkpoint: str | None,
     quiet: bool,
@@ -74,7 +93,8 @@ def command(
     """Write the published results of DIR into one FILE, in row order.
 
     JSON Lines are output lines of the OpenAI Batch API; Parquet has the columns of `results/`; CSV
-    has them flattened. Works on a live run too, and needs no write permission in DIR.
+    has them flattened, with the input's columns first. Works on a live run too, and needs no write
+    permission in DIR.
     """
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean
@@ -100,8 +120,13 @@ def command(
                 chosen,
                 errors=errors,
                 force=force,
-                formulas=formulas,
-                columns=None if columns is None else [c.strip() for c in columns.split(",")],
+                choice=export.Choice(
+                    columns=None if columns is None else [c.strip() for c in columns.split(",")],
+                    expand=expand,
+                    partial=partial,
+                    formulas=formulas,
+                    excel=excel,
+                ),
                 checkpoint=checkpoint,
                 stdout=sys.stdout.buffer if target == "-" else None,
             )

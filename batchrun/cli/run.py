@@ -55,7 +55,7 @@ _TYPES: dict[str, click.ParamType[Any]] = {
 }
 NOWHERE = ".no-run-directory"
 """The run directory of a dry run that names none."""
-_REPEATED = ("object", "names", "headers", "dirs")
+_REPEATED = ("object", "names", "headers", "dirs", "labels")
 _NOT_REPEATED = (
     "--dry-run",
     "--restart",
@@ -369,6 +369,8 @@ def _flag_value(name: str, value: Any) -> Any:
             return list(value)
         case "headers":
             return dict(setting_values.parse_header(text) for text in value)
+        case "labels":
+            return dict(setting_values.parse_label(text) for text in value)
         case "concurrency" if value.isdecimal():
             return int(value)
         case _:

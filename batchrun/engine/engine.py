@@ -16,6 +16,7 @@ from batchrun.core.settings.bounds import Finished
 from batchrun.engine.attempt import AttemptLoop
 from batchrun.engine.open_row import LaterError, Phase, RowRun, never_sent
 from batchrun.engine.open_shard import NOTHING_KNOWN, Open, Shard, taken
+from batchrun.engine.request_keeping import RequestKeeping
 from batchrun.engine.row_order import Lengths, LongestFirst
 from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
@@ -59,13 +60,14 @@ class Engine:
         finished: Finished | None = None,
         answers: Answers | None = None,
         lengths: Lengths | None = None,
+        keeping: RequestKeeping | None = None,
     ) -> None:
         """``prepare`` makes a row's request or raises ``RowError``; ``known`` holds the shards
         that earlier sessions began, and may be filled while the source reads: a shard is taken
         out of it with its first block. ``touched`` are those with records no part holds yet;
         ``limit`` is the row below which the source stops; ``finished`` says when there are too
         many bad rows to go on; ``answers`` has those that rows need not ask for, ``lengths`` says
-        which rows are to start early.
+        which rows are to start early; ``keeping`` gives outcomes the bodies of their requests.
         """
         self._source = source
         self._loop = loop
@@ -83,6 +85,7 @@ class Engine:
         self._limit = limit
         self._finished = finished or Finished()
         self._answers = answers
+        self._keeping = keeping
         self._reusing = 0
         self._shards: dict[int, Shard] = {}
         self._rows: dict[int, Open] = {}
@@ -221,10 +224,11 @@ class Engine:
             for opened in made
             if isinstance(opened.request, Request) and opened.number not in kept
         ]
-        attempts = shard.known.attempts
+        attempts, keeping = shard.known.attempts, self._keeping
         known: Mapping[int, Outcome] | ReusedRows = {}
         if requests:
-            known = await answers.known(requests, together=not attempts)
+            bodies = keeping is not None and keeping.every
+            known = await answers.known(requests, together=not attempts and not bodies)
         if not known:
             return made
         # Faster than parts are written, answers would pile up in memory.
@@ -240,7 +244,10 @@ class Engine:
             outcome = known.get(opened.number)
             if outcome is None:
                 left.append(opened)
-            elif opened.number in attempts:
+                continue
+            if keeping is not None:
+                outcome = keeping.kept(opened.request, outcome)
+            if opened.number in attempts:
                 outcomes.append(outcome._replace(attempts=attempts[opened.number]))
             else:
                 outcomes.append(outcome)
@@ -356,6 +363,8 @@ class Engine:
 
     def _settle(self, opened: Open, outcome: Outcome) -> None:
         opened.answered = True
+        if self._keeping is not None:
+            outcome = self._keeping.kept(opened.request, outcome)
         if opened.run is not None:
             opened.cost_pd = opened.run.cost_pd
         opened.request = opened.run = opened.task = None

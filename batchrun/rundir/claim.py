@@ -27,7 +27,7 @@ from batchrun.adapters.storage import disk, files, filesystems
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.object_store import OWNER, TRIES, ObjectStore
 from batchrun.adapters.storage.store import (
-    KINDS,
+    PART_KINDS,
     RESPONSES,
     SCORES,
     SUMMARY,
@@ -106,7 +106,7 @@ def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
 
 
 def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
-    ours = {"checkpoint", *KINDS, RESPONSES, SCORES, SUMMARY, USAGE, OWNER}
+    ours = {"checkpoint", *PART_KINDS, RESPONSES, SCORES, SUMMARY, USAGE, OWNER}
     if there and not ours & set(there) and not (checkpoint / STATES).exists():
         message = (
             f"{shown} holds other files ({', '.join(sorted(there)[:3])}) and is no run "

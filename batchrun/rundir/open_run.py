@@ -28,7 +28,7 @@ from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.store import (
-    KINDS,
+    PART_KINDS,
     SUMMARY,
     Store,
     StoreReader,
@@ -341,7 +341,9 @@ def _refuse_lost_checkpoint(store: Store, checkpoint: Path) -> None:
 
 def _is_begun(store: StoreReader, checkpoint: Path) -> bool:
     """Whether there is something that a state file must know of."""
-    return any(part_names(store, kind) for kind in KINDS) or any(checkpoint.glob("shard-*.log"))
+    return any(part_names(store, kind) for kind in PART_KINDS) or any(
+        checkpoint.glob("shard-*.log")
+    )
 
 
 def refuse_unknown_parts(store: StoreReader, checkpoint: Path) -> None:

@@ -25,7 +25,7 @@ from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.parts.sealer import Parts, publish
 from batchrun.adapters.sources.reader import Reader
 from batchrun.adapters.storage import disk, files
-from batchrun.adapters.storage.store import KINDS, Store, StoreReader, part_names, part_number
+from batchrun.adapters.storage.store import PART_KINDS, Store, StoreReader, part_names, part_number
 from batchrun.core.run.totals import Totals
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import DamagedError
@@ -148,26 +148,32 @@ class Repair:
         unsure = journal.touched() | self._salvaged
         for one in published:
             shard = one.state.shard
-            pair = parts.pair(shard)
-            digests = (one.results_sha256, one.attempts_sha256)
+            digests = dict(
+                zip(parts.pair(shard), (one.results_sha256, one.attempts_sha256), strict=True)
+            )
+            name = parts.requests(shard)
+            if one.requests is not None or self._store.size(name) is not None:
+                digests[name] = one.requests.sha256 if one.requests else ""
             # With a log beside them, parts may be newer than what is recorded of them.
             sure = shard not in unsure
-            faults = [
-                fault_of_part(self._store, name, schema, digest if sure else "")
-                for name, schema, digest in zip(pair, parts.schemas(), digests, strict=True)
-            ]
-            if any(faults) or not all(digests):
+            faults = {
+                name: fault_of_part(
+                    self._store, name, parts.schema_of(name), digest if sure else ""
+                )
+                for name, digest in digests.items()
+            }
+            if any(faults.values()) or not all(digests.values()):
                 self._mend(parts, journal, one, faults)
         self._strays(journal)
 
     def _mend(
-        self, parts: Parts, journal: Journal, one: Published, faults: list[str | None]
+        self, parts: Parts, journal: Journal, one: Published, faults: dict[str, str | None]
     ) -> None:
         """Set the faulty ones of a shard's parts aside and publish the shard from what is left."""
         shard = one.state.shard
-        results, attempts = faults
+        results, attempts = (faults[name] for name in parts.pair(shard))
         parts.require_room([shard])
-        for name, why in zip(parts.pair(shard), faults, strict=True):
+        for name, why in faults.items():
             if why is not None:
                 self.part_aside(name, why)
         state = replace(one.state, complete=one.state.complete and results is None)
@@ -182,12 +188,14 @@ class Repair:
             done = len(journal.open_shard(shard).done)
             left = max(0, _rows(one) - done)
             self._say(f"  {counted(left, 'row')} of it {verb(left, 'is', 'are')} sent again")
+        if faults.get(parts.requests(shard)) is not None:
+            self._say("  the bodies of its requests are gone; `show` makes them from the input")
         publish(parts, journal, journal.next_state(shard, complete=False))
 
     def _strays(self, journal: Journal) -> None:
         """Parts that neither the state file nor a log knows of."""
         known = {one.state.shard for one in journal.states.published()} | journal.logs.keys()
-        for kind in KINDS:
+        for kind in PART_KINDS:
             for name in part_names(self._store, kind):
                 if part_number(name) not in known:
                     self.part_aside(f"{kind}/{name}", "the journal does not know it")

@@ -25,7 +25,7 @@ from batchrun.adapters.parts.sealer import Parts, publish
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.adapters.storage.store import (
-    KINDS,
+    PART_KINDS,
     SUMMARY,
     Store,
     part_names,
@@ -84,7 +84,7 @@ class Rebuilding:
         parts.prepare()
         shards = {
             number
-            for kind in KINDS
+            for kind in PART_KINDS
             for name in part_names(self._store, kind)
             if (number := part_number(name)) is not None
         } | self._journal.logs.keys()
@@ -172,6 +172,10 @@ class Rebuilding:
         for name, why in zip(pair, faults, strict=True):
             if why is not None and self._store.size(name) is not None:
                 self._repair.part_aside(name, why)
+        kept = parts.requests(shard)
+        why = fault_of_part(self._store, kept, parts.schema_of(kept), "")
+        if why is not None and self._store.size(kept) is not None:
+            self._repair.part_aside(kept, why)
         if faults[1] is not None and faults[0] is None:
             repair_ledger.write_lost(parts, journal, shard)
         done = set(parts.known_rows(shard)[0]) | journal.open_shard(shard).done

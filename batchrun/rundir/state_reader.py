@@ -18,6 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from batchrun.records import Position
+
 STATES = "journal.db"
 FORMATS = (1, 2)
 """Format 2 knows the sizes and marks of parts."""
@@ -31,11 +33,14 @@ class RecordedShard:
     shard: int
     rows_read: int
     digest: bytes
+    end: Position
     generation: int
     complete: bool
     results_sha256: str
     attempts_sha256: str
     totals: dict[str, Any]
+    requests: tuple[str, int] | None = None
+    """Digest and rows of the part of requests; None where the shard has none."""
 
 
 @dataclass(slots=True)
@@ -145,19 +150,30 @@ def _value(key: str, value: object, found: Recorded) -> Any:
 
 
 def _shard(row: tuple[Any, ...], found: Recorded) -> None:
-    shard, rows_read, digest, _, _, _, generation, complete, results, attempts, text, *marks = row
+    shard, rows_read, digest, *end, generation, complete, results, attempts, text = row[:11]
+    marks = row[11:]
     totals = _value(f"totals of shard {shard}", text, found)
     totals = totals if isinstance(totals, dict) else {}
     crc = totals.pop("crc32", None)
-    marked = [] if all(mark is None for mark in marks) else marks
+    marked = () if all(mark is None for mark in marks) else marks
     told = (*row[:10], *marked, totals)
     whole = json.dumps(told, default=bytes.hex, sort_keys=True).encode()
     if crc is not None and crc != zlib.crc32(whole):
         found.faults.append(f"what it says of shard {shard} changed on the disk")
+    kept = totals.pop("requests", None)
     if generation < 1:
         found.faults.append(f"it records generation {generation} of shard {shard}'s parts")
     if not results or not attempts:
         found.faults.append(f"a --repair of shard {shard} did not come to its end")
     found.shards[shard] = RecordedShard(
-        shard, rows_read, digest, generation, bool(complete), results, attempts, totals
+        shard,
+        rows_read,
+        digest,
+        Position(*end),
+        generation,
+        bool(complete),
+        results,
+        attempts,
+        totals,
+        None if kept is None else (kept[0], kept[1]),
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,12 +20,15 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage import files
-from batchrun.adapters.storage.store import KINDS
+from batchrun.adapters.storage.store import PART_KINDS, SCORES
 from batchrun.core.input import batch_lines
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import StorageError, UsageError
 from batchrun.rundir import inspect
-from batchrun.views import run_status
+from batchrun.views import answer_fields, run_status
+from batchrun.views.answer_fields import AnswerFields
+from batchrun.views.durable.durable_results import DurableResults
+from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.flat import flat, flat_type, without_formulas
 from batchrun.views.published import Results
 
@@ -39,6 +42,10 @@ FORMATS = {
 GROUP_ROWS = 16_384
 GROUP_BYTES = 16 * 2**20
 """What becomes a row group of the one Parquet file."""
+
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""By which Excel tells UTF-8."""
 
 
 KEYS = {
@@ -98,6 +105,47 @@ def format_of(target: str, given: str | None) -> str:
     return FORMATS[suffix]
 
 
+class Choice(NamedTuple):
+    """What of the results is written, and how. ``columns`` are those that are written, in this
+    order, None for all; ``expand`` adds the fields of the run's schema; ``partial`` takes what a
+    live run has not published yet too; ``formulas`` leaves text in CSV as it is that a spreadsheet
+    would run; ``excel`` writes CSV as Excel opens it.
+    """
+
+    columns: Sequence[str] | None = None
+    expand: bool = False
+    partial: bool = False
+    formulas: bool = False
+    excel: bool = False
+
+
+class Layout(NamedTuple):
+    """The columns of a file, and those that have to be read for them."""
+
+    schema: pa.Schema
+    read: Sequence[str]
+    fields: AnswerFields | None
+
+    def of(self, table: pa.Table) -> pa.Table:
+        """A table with the columns of the file, of one that was read."""
+        return (table if self.fields is None else self.fields.added(table)).select(
+            self.schema.names
+        )
+
+
+class Rows(Protocol):
+    """Results that can be read."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns."""
+        ...
+
+    def whole_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Some columns, piece by piece in row order, nothing in files of its own."""
+        ...
+
+
 def export(
     folder: str,
     target: str,
@@ -105,8 +153,7 @@ def export(
     *,
     errors: str | None = None,
     force: bool = False,
-    formulas: bool = False,
-    columns: Sequence[str] | None = None,
+    choice: Choice = Choice(),  # noqa: B008 - immutable
     checkpoint: str | None = None,
     stdout: Sink | None = None,
 ) -> Exported:
@@ -114,28 +161,31 @@ def export(
 
     With ``errors`` (JSON Lines only) the lines of failed rows go into a file of their own. A file
     appears whole or not at all; one that exists is only replaced with ``force``, and keeps its
-    mode. ``formulas`` leaves text in CSV as it is that a spreadsheet would run. ``columns`` are
-    those that are written, None for all. Raises
-    ``UsageError``, ``DamagedError`` or ``StorageError``.
+    mode. Raises ``UsageError``, ``DamagedError`` or ``StorageError``.
     """
     found = run_status.read(folder, checkpoint)
     store = inspect.look_at(folder, checkpoint).store
     targets = [name for name in (None if stdout else target, errors) if name is not None]
     require_new(targets, folder, force=force)
-    if columns is not None and kind == "jsonl":
-        message = "--columns chooses columns of a .parquet or .csv file; a Batch line has none"
-        raise UsageError(message)
-    with Results(store) as results, contextlib.ExitStack() as stack:
-        schema = _chosen(results.schema, columns)
+    _refuse_flags(kind, choice)
+    with contextlib.ExitStack() as stack:
+        durable = DurableRows(folder, checkpoint) if choice.partial or choice.expand else None
+        settings = {} if durable is None else durable.settings
+        results: Rows = (
+            DurableResults(durable)
+            if durable is not None and choice.partial
+            else stack.enter_context(Results(store))
+        )
+        layout = None if kind == "jsonl" else _layout(results.schema, kind, choice, settings)
         drafts = [stack.enter_context(new_file(Path(name))) for name in targets]
         try:
             sinks: list[Sink] = [*([stdout] if stdout else []), *drafts]
-            if kind == "csv":
-                ok, error = _write_csv(results, schema, *sinks, formulas=formulas)
-            elif kind == "parquet":
-                ok, error = _write_parquet(results, schema, *sinks)
-            else:
+            if layout is None:
                 ok, error = _write_jsonl(results, *sinks)
+            elif kind == "csv":
+                ok, error = _write_csv(results, layout, *sinks, choice=choice)
+            else:
+                ok, error = _write_parquet(results, layout, *sinks)
             for draft in drafts:
                 draft.sync()
             for draft in drafts:
@@ -152,8 +202,58 @@ def export(
     return Exported(ok + error, ok, error, pending, live)
 
 
-def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+def _refuse_flags(kind: str, choice: Choice) -> None:
+    """Raises ``UsageError`` for what the format has no place for."""
+    if kind == "jsonl" and choice.columns is not None:
+        message = "--columns chooses columns of a .parquet or .csv file; a Batch line has none"
+        raise UsageError(message)
+    if kind == "jsonl" and choice.expand:
+        message = "--expand adds columns to a .parquet or .csv file; a Batch line has none"
+        raise UsageError(message)
+    if kind != "csv" and choice.excel:
+        message = "--excel is for a .csv file"
+        raise UsageError(message)
+
+
+def _layout(schema: pa.Schema, kind: str, choice: Choice, settings: Mapping[str, Any]) -> Layout:
     """The columns that are written. Raises ``UsageError`` for one that is not there."""
+    fields = None
+    if choice.expand:
+        fields = answer_fields.of_run(settings)
+        clash = next((f.name for f in fields.fields if f.name in schema.names), None)
+        if clash is not None:
+            message = f"--expand: the results have a column {clash!r} already"
+            raise UsageError(message)
+    columns = list(schema)
+    if kind == "csv":
+        # People look for their own columns first, then for the answer.
+        carried = [f for f in schema if not _is_fixed(schema, f.name)]
+        names = {field.name for field in carried}
+        rest = [field for field in schema if field.name not in names]
+        answer = [field for field in rest if field.name == "content"]
+        columns = [*carried, *answer, *(field for field in rest if field.name != "content")]
+    if fields is not None:
+        place = next((n for n, field in enumerate(columns) if field.name == "content"), -1) + 1
+        columns[place:place] = fields.fields
+    found = _chosen(pa.schema(columns), choice.columns)
+    if fields is not None and not any(field in found for field in fields.fields):
+        fields = None
+    wanted = [name for name in found.names if name in schema.names]
+    read = dict.fromkeys([*wanted, "status", *(["content"] if fields else [])])
+    return Layout(found, list(read), fields)
+
+
+def _is_fixed(schema: pa.Schema, name: str) -> bool:
+    """Whether a column is one of the contract: carried ones come behind all of those."""
+    if name not in part_schema.RESULT_NAMES:
+        return False
+    return bool(schema.names.index(name) <= schema.names.index("response"))
+
+
+def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    """The columns that are written, in the order asked for. Raises ``UsageError`` for one that is
+    not there, or is named twice.
+    """
     if columns is None:
         return schema
     missing = next((name for name in columns if name not in schema.names), None)
@@ -162,7 +262,7 @@ def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
         hint = f"did you mean {near[0]}?" if near else f"they are {', '.join(schema.names)}"
         message = f"--columns: the results have no column {missing!r}; {hint}"
         raise UsageError(message)
-    return pa.schema([field for field in schema if field.name in columns])
+    return pa.schema([schema.field(name) for name in dict.fromkeys(columns)])
 
 
 def _whole(found: dict[str, Any]) -> int | None:
@@ -186,7 +286,11 @@ def require_new(targets: Sequence[str], folder: str, *, force: bool) -> None:
             message = f"{name} exists; --force replaces it"
             raise UsageError(message)
         local = local_path(folder)
-        ours = [] if local is None else [Path(local, part) for part in (*KINDS, "checkpoint")]
+        ours = (
+            []
+            if local is None
+            else [Path(local, part) for part in (*PART_KINDS, SCORES, "checkpoint")]
+        )
         if path.resolve().parent in [place.resolve() for place in ours]:
             message = f"{name} lies among the run's own files; name another place with -o"
             raise UsageError(message)
@@ -210,7 +314,7 @@ def new_file(path: Path) -> Iterator[files.Draft]:
         raise
 
 
-def _write_jsonl(results: Results, lines: Sink, errors: Sink | None = None) -> tuple[int, int]:
+def _write_jsonl(results: Rows, lines: Sink, errors: Sink | None = None) -> tuple[int, int]:
     ok = error = 0
     for table in results.whole_tables(batch_lines.COLUMNS):
         place = table.schema.get_field_index("created")
@@ -235,17 +339,17 @@ def _put(sink: Sink, texts: Sequence[bytes]) -> None:
         sink.write(b"\n".join(texts) + b"\n")
 
 
-def _write_parquet(results: Results, schema: pa.Schema, sink: Sink) -> tuple[int, int]:
+def _write_parquet(results: Rows, layout: Layout, sink: Sink) -> tuple[int, int]:
     ok = rows = 0
     held: list[pa.Table] = []
     with pq.ParquetWriter(
         pa.PythonFile(sink, mode="w"),
-        schema,
+        layout.schema,
         compression="zstd",
-        use_dictionary=part_schema.dictionary_columns(schema),
+        use_dictionary=part_schema.dictionary_columns(layout.schema),
     ) as writer:
-        for table in results.whole_tables(_read(schema)):
-            held.append(table.select(schema.names))
+        for table in results.whole_tables(layout.read):
+            held.append(layout.of(table))
             ok += _ok(table)
             rows += table.num_rows
             if (
@@ -259,27 +363,23 @@ def _write_parquet(results: Results, schema: pa.Schema, sink: Sink) -> tuple[int
     return ok, rows - ok
 
 
-def _write_csv(
-    results: Results, columns: pa.Schema, sink: Sink, *, formulas: bool
-) -> tuple[int, int]:
+def _write_csv(results: Rows, layout: Layout, sink: Sink, *, choice: Choice) -> tuple[int, int]:
     ok = rows = 0
 
     def guarded(table: pa.Table) -> pa.Table:
-        return table if formulas else without_formulas(table)
+        return table if choice.formulas else without_formulas(table)
 
-    schema = pa.schema([(field.name, flat_type(field.type)) for field in columns])
+    schema = pa.schema([(field.name, flat_type(field.type)) for field in layout.schema])
     schema = guarded(schema.empty_table()).schema
-    with pacsv.CSVWriter(pa.PythonFile(sink, mode="w"), schema) as writer:
-        for table in results.whole_tables(_read(columns)):
-            writer.write_table(guarded(flat(table.select(columns.names))).cast(schema))
+    if choice.excel:
+        sink.write(BYTE_ORDER_MARK)
+    options = pacsv.WriteOptions(delimiter=";" if choice.excel else ",")
+    with pacsv.CSVWriter(pa.PythonFile(sink, mode="w"), schema, write_options=options) as writer:
+        for table in results.whole_tables(layout.read):
+            writer.write_table(guarded(flat(layout.of(table))).cast(schema))
             ok += _ok(table)
             rows += table.num_rows
     return ok, rows - ok
-
-
-def _read(schema: pa.Schema) -> list[str]:
-    """The columns that are read: what is counted is among them."""
-    return list(dict.fromkeys([*schema.names, "status"]))
 
 
 def _ok(table: pa.Table) -> int:

@@ -97,6 +97,37 @@ def test_scores_of_final_parts(job):
     assert summary["scores"]["found"]["error_rows"] == 0
 
 
+def _bodies(job):
+    """The bodies that can be read, by row."""
+    if not (job.folder / "requests").exists():
+        return {}
+    table = pq.read_table(job.folder / "requests")
+    return dict(zip(table["row"].to_pylist(), table["body"].to_pylist(), strict=True))
+
+
+@pytest.mark.slow
+def test_requests_that_are_kept(job):
+    """Whatever a kill leaves, in the end every row has the body of its request, once: also where
+    failed rows are sent again.
+    """
+    job.broken = {2, 9, 30}
+    kept = ("--requests", "all")
+    _killed_at_each(job, "requests", *kept)
+    assert job.run(*kept).code == 1
+    bodies = _bodies(job)
+    assert sorted(bodies) == list(range(ROWS))
+    for row, body in bodies.items():
+        assert json.loads(body)["messages"][0]["content"].split()[1] == str(row)
+    job.accounted()
+    job.broken = set()
+    for point in points("requests")[:6]:
+        job.killed_at(point, *kept, "--retry-failed")
+    done = job.run(*kept, "--retry-failed")
+    assert done.code == 0, done.err
+    assert _bodies(job) == bodies
+    job.accounted()
+
+
 def _older(tmp_path, name):
     """A directory that version 0.1 left, and its input, as old as it was then."""
     golden = ROOT / "tests" / "golden" / "0.1.0"

@@ -221,11 +221,13 @@ def test_the_json_objects_have_the_documented_keys(text, cli, samples):
     assert done.json == summary
     documented = names(chapter(text, "Keys of `summary.json`"))
     evaluated = {"scores", "metrics", "gates"}
-    assert documented - {"reused", "rows.reused", "controls"} - evaluated == keys_of(summary)
+    assert documented - {"reused", "rows.reused", "controls", "labels"} - evaluated == keys_of(
+        summary
+    )
     done = cli.run(
         rows, "-o", "again", "--provider", "simulator", "--json", "--limit", 3, "--reuse", "run"
     )
-    assert documented - {"controls"} - evaluated == keys_of(done.json)
+    assert documented - {"controls", "labels"} - evaluated == keys_of(done.json)
     status = json.loads((cli.folder / "run" / "checkpoint" / "status.json").read_text("utf-8"))
     assert names(chapter(text, "Keys of `checkpoint/status.json`")) == set(status)
     assert names(chapter(text, "Keys of `verify --json`")) == set(cli.verified("run"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchrun.adapters.storage import files
-from batchrun.adapters.storage.store import KINDS, RESPONSES, SCORES
+from batchrun.adapters.storage.store import PART_KINDS, RESPONSES, SCORES
 
 FEW_SLOTS = 2
 """Slots of the flight log to begin with, so that it grows with any run."""
@@ -108,6 +108,15 @@ POINTS: tuple[Point, ...] = (
     # The same after a retry, which leaves scores of results that are no more.
     Point("scores-retry", "draft.written", "scores"),
     Point("scores-retry", "draft.renamed", "scores"),
+    # With ``--requests``, the bodies have a part of their own, which appears first.
+    Point("requests", "draft.written", "requests"),
+    Point("requests", "draft.synced", "requests"),
+    Point("requests", "draft.renamed", "requests"),
+    Point("requests", "draft.renamed", "attempts"),
+    Point("requests", "draft.renamed", "results"),
+    Point("requests", "folder.synced", "requests"),
+    Point("requests", "seal.written"),
+    Point("requests", "seal.committed"),
     # A directory of an earlier version: its parts are written again, or only marked.
     Point("older", "draft.renamed", "attempts"),
     Point("older", "draft.renamed", "results"),
@@ -164,7 +173,7 @@ def points(scenario: str, *, rounds: int = 1) -> list[str]:
 
 def subject(path: Path) -> str:
     """What a file or folder is: the kind of part, or the first word of its name."""
-    if path.parent.name in (*KINDS, RESPONSES, SCORES):
+    if path.parent.name in (*PART_KINDS, RESPONSES, SCORES):
         return path.parent.name
     return path.name.partition(".")[0].partition("-")[0]
 

@@ -94,7 +94,7 @@ class PlainParts(Parts):
         marks = store.marks(names)
         return Published(
             *(state, results.digest, attempts.digest, totals.recorded()),
-            *(marks.get(name) for name in names),
+            *(marks.get(names[0]), marks.get(names[1])),
         )
 
     def write_usage(self, totals: Totals) -> None:

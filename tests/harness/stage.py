@@ -254,6 +254,10 @@ class StagedAccess:
         """See ``EndpointAccess``."""
         return address(self.endpoint.base_url)
 
+    def redacted(self, body: bytes) -> bytes:
+        """See ``EndpointAccess``; there are no credentials."""
+        return body
+
     @contextlib.asynccontextmanager
     async def talking(self, *_: object) -> AsyncIterator[tuple[ServerTransport, None]]:
         """See ``EndpointAccess``."""

@@ -252,6 +252,18 @@ ATTEMPTS: tuple[Column, ...] = (
     ),
 )
 
+REQUESTS: tuple[Column, ...] = (
+    Column("row", pa.int64(), "The row's number, as in `results/`."),
+    Column("request_hash", pa.string(), "The hash of the request, as in `results/`."),
+    Column(
+        "body",
+        pa.string(),
+        "The request's body as JSON: what `request_hash` is the SHA-256 of, with `[redacted]` in "
+        "place of credentials that it held.",
+    ),
+)
+"""The columns of the parts of requests, which a run has with ``--requests``."""
+
 USAGE: tuple[Column, ...] = (
     Column(
         "endpoint",

@@ -136,7 +136,7 @@ def answers(
         reused = _new(Reused, (reused_from or f"{run}:{row}", attempt))
         yield _new(
             Outcome,
-            (row, None, said, None, 0, None, request_hash, response, asked, reused),
+            (row, None, said, None, 0, None, request_hash, response, asked, reused, None),
         )
 
 

@@ -35,6 +35,9 @@ EXTRA = "extra"
 ATTEMPT_FIELDS = tuple((column.name, column.type) for column in columns.ATTEMPTS)
 ATTEMPT_TYPES = tuple(kind for _, kind in ATTEMPT_FIELDS)
 
+REQUESTS_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in columns.REQUESTS])
+"""The schema of every part of requests."""
+
 USAGE_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in columns.USAGE])
 
 ADDED_LATER = frozenset(
@@ -146,7 +149,7 @@ _OF_RESULTS = itemgetter(
 
 def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     """Outcomes as arrays in the order of ``RESULT_FIELDS``."""
-    row, custom_id, completions, failures, attempts, decided, hashes, response, asked, reused = (
+    row, custom_id, completions, failures, attempts, decided, hashes, response, asked, reused, _ = (
         _turned(outcomes, len(Outcome._fields))
     )
     origins: Sequence[str | None] = reused

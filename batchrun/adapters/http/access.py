@@ -45,6 +45,10 @@ class Access:
     tls: ssl.SSLContext | None
     redactor: redact.Redactor
 
+    def redacted(self, body: bytes) -> bytes:
+        """A body without the endpoint's credentials."""
+        return self.redactor.body(body)
+
     @asynccontextmanager
     async def talking(
         self, settings: Settings, say: Callable[[str], None]

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchrun.adapters.journal.shard_log import damaged
 from batchrun.adapters.storage import files
@@ -57,11 +57,32 @@ _SELECT = "SELECT * FROM shards"
 _SELECT_OLD = "SELECT *, NULL, NULL, NULL, NULL FROM shards"
 _ORDER, _ONE = " ORDER BY shard", " WHERE shard = ?"
 _CRC = "crc32"
+_REQUESTS = "requests"
+"""What is recorded of a part of requests stands among the totals: most runs have none."""
+
+
+class KeptRequests(NamedTuple):
+    """What is recorded of a shard's part of requests: the digest of the file, its rows, and the
+    size and the word of its mark (None where there is none).
+    """
+
+    sha256: str
+    rows: int
+    size_bytes: int | None = None
+    word: str | None = None
+
+    @property
+    def mark(self) -> FileMark | None:
+        """By what the file is known again."""
+        known = self.size_bytes is not None and self.word is not None
+        return FileMark(self.size_bytes, self.word) if known else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is recorded of a shard's published parts."""
+    """What is recorded of a shard's published parts. ``requests`` is None for a shard that has no
+    part of them.
+    """
 
     state: ShardState
     results_sha256: str
@@ -69,6 +90,7 @@ class Published:
     totals: dict[str, Any]
     results_mark: FileMark | None = None
     attempts_mark: FileMark | None = None
+    requests: KeptRequests | None = None
 
 
 class StateFile:
@@ -192,6 +214,7 @@ class StateFile:
             crc = totals.pop(_CRC, None) if isinstance(totals, dict) else -1
             if crc is not None and crc != _checksum((*row[:10], *_known(row[11:]), totals)):
                 raise damaged(self.path, f"what it says of shard {shard} changed on the disk")
+            requests = totals.pop(_REQUESTS, None)
             yield Published(
                 state,
                 results_sha256,
@@ -199,6 +222,7 @@ class StateFile:
                 totals,
                 None if row[11] is None else FileMark(*row[11:13]),
                 None if row[13] is None else FileMark(*row[13:15]),
+                None if requests is None else KeptRequests(*requests),
             )
 
     def mark(self, published: Sequence[Published]) -> None:
@@ -245,8 +269,11 @@ def _values(published: Published) -> tuple[Any, ...]:
         published.attempts_sha256,
     )
     marks = (*(published.results_mark or _NO_MARK), *(published.attempts_mark or _NO_MARK))
-    totals = published.totals | {_CRC: _checksum((*row, *_known(marks), published.totals))}
-    return (*row, json.dumps(totals), *marks)
+    totals = published.totals
+    if published.requests is not None:
+        totals = totals | {_REQUESTS: list(published.requests)}
+    checksum = _checksum((*row, *_known(marks), totals))
+    return (*row, json.dumps(totals | {_CRC: checksum}), *marks)
 
 
 _NO_MARK = (None, None)

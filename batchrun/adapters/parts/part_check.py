@@ -16,7 +16,7 @@ complete.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from batchrun.adapters.columns import schema as part_schema
@@ -24,7 +24,14 @@ from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.parts.sealer import Parts
-from batchrun.adapters.storage.store import KINDS, FileMark, part_names, part_number
+from batchrun.adapters.storage.store import (
+    KINDS,
+    PART_KINDS,
+    REQUESTS,
+    FileMark,
+    part_names,
+    part_number,
+)
 from batchrun.core.text.wording import counted
 
 
@@ -52,15 +59,17 @@ def look_at_parts(parts: Parts, journal: Journal) -> Looked:
     """
     current = journal.states.get(COLUMNS) == CURRENT
     published = list(journal.states.published())
-    names = [name for one in published for name in parts.pair(one.state.shard)]
+    names = [name for one in published for name in _names(parts, one)]
     there = parts.store.marks(names)
     looked = Looked()
     for one in published:
         _look_at_shard(parts, journal, one, there, looked, current=current)
-    known = {one.state.shard for one in published} | journal.logs.keys()
-    for kind in KINDS:
+    known = {kind: {one.state.shard for one in published} | journal.logs.keys() for kind in KINDS}
+    kept = {one.state.shard for one in published if one.requests is not None}
+    known[REQUESTS] = kept | journal.logs.keys()
+    for kind in PART_KINDS:
         for name in part_names(parts.store, kind):
-            if part_number(name) not in known:
+            if part_number(name) not in known[kind]:
                 raise damaged(parts.store.where(f"{kind}/{name}"), "no record speaks of it")
     return looked
 
@@ -74,12 +83,12 @@ def _look_at_shard(
     *,
     current: bool,
 ) -> None:
-    shard, pair = one.state.shard, parts.pair(one.state.shard)
-    for name in pair:
+    shard, names = one.state.shard, _names(parts, one)
+    for name in names:
         if name not in there:
             raise damaged(parts.store.where(name), "it is missing")
     if not one.results_sha256:
-        raise damaged(parts.store.where(pair[0]), "a --repair of it did not come to its end")
+        raise damaged(parts.store.where(names[0]), "a --repair of it did not come to its end")
     logged = shard in journal.logs
     outdated = unknown = False
     for name, digest, recorded, rows in _claims(parts, one):
@@ -90,7 +99,9 @@ def _look_at_shard(
         if recorded is None or logged:
             footer = parts.footer(name)
             rows_span = range(shard * journal.shard_rows, (shard + 1) * journal.shard_rows)
-            if footer.rows < rows or (footer.rows > rows and not logged):
+            # A row that is answered at last may give up its place among the requests.
+            fewer = footer.rows < rows and not (logged and name.startswith(REQUESTS))
+            if fewer or (footer.rows > rows and not logged):
                 why = f"it holds {counted(footer.rows, 'row')}, and {rows:,} were published"
                 raise damaged(parts.store.where(name), why)
             if any(row not in rows_span for row in footer.ends):
@@ -100,20 +111,35 @@ def _look_at_shard(
             raise damaged(parts.store.where(name), _difference(recorded, now))
         unknown = True
     if unknown and not logged:
-        results, attempts = (there[name] for name in pair)
-        looked.unmarked.append(replace(one, results_mark=results, attempts_mark=attempts))
+        looked.unmarked.append(_marked(one, [there[name] for name in names]))
     if outdated and not logged:
         looked.outdated.append(shard)
 
 
+def _names(parts: Parts, one: Published) -> list[str]:
+    """The parts that a shard has."""
+    names = list(parts.pair(one.state.shard))
+    return names if one.requests is None else [*names, parts.requests(one.state.shard)]
+
+
+def _marked(one: Published, marks: Sequence[FileMark]) -> Published:
+    """The same with the marks of its parts, in the order of ``_names``."""
+    kept = one.requests
+    if kept is not None:
+        kept = kept._replace(size_bytes=marks[2].size_bytes, word=marks[2].word)
+    return replace(one, results_mark=marks[0], attempts_mark=marks[1], requests=kept)
+
+
 def _claims(parts: Parts, one: Published) -> Iterator[tuple[str, str, FileMark | None, int]]:
-    """Name, digest, mark and rows of both parts of a shard, as recorded."""
+    """Name, digest, mark and rows of the parts of a shard, as recorded."""
     results, attempts = parts.pair(one.state.shard)
     sums = [group[3] for group in one.totals["groups"]]
     rows = sum(each["rows_ok"] + each["rows_error"] for each in sums)
     lines = sum(each["attempts"] for each in sums)
     yield results, one.results_sha256, one.results_mark, rows
     yield attempts, one.attempts_sha256, one.attempts_mark, lines
+    if (kept := one.requests) is not None:
+        yield parts.requests(one.state.shard), kept.sha256, kept.mark, kept.rows
 
 
 def _digest(parts: Parts, name: str) -> str:

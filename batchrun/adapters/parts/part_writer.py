@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import large_answers, read_answers
 from batchrun.adapters.columns import schema as part_schema
@@ -20,7 +19,8 @@ from batchrun.adapters.journal.log_reader import ShardReader
 from batchrun.adapters.journal.shard_log import damaged as log_damaged
 from batchrun.adapters.parts import old_part, truncation
 from batchrun.adapters.parts.old_part import OldPart
-from batchrun.adapters.storage import files
+from batchrun.adapters.parts.request_part import RequestsPart
+from batchrun.adapters.parts.row_groups import Groups
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.money import picodollars
 from batchrun.core.reply import answer
@@ -30,9 +30,6 @@ from batchrun.records import NO_USAGE, Attempt, Outcome, ReusedRows
 PIECE_ROWS = 256
 PIECE_BYTES = 12 * 2**20
 """What is taken at once: records are many small objects, four times the size of columns."""
-GROUP_ROWS = 1024
-GROUP_BYTES = 4 * 2**20
-"""What becomes a row group."""
 ATTEMPT_BYTES = 200
 """About what a line of the ledger takes: its texts are names and codes."""
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
@@ -47,26 +44,27 @@ class Shape(NamedTuple):
 
     results: pa.Schema
     attempts: pa.Schema
+    requests: pa.Schema
     carried: pa.Schema
 
 
 class Filling:
-    """A shard's drafts of results and attempts, filled in row order. Leaving it takes away what
-    was not published.
+    """A shard's drafts of results and attempts, and of requests where the run keeps those, filled
+    in row order. Leaving it takes away what was not published.
     """
 
     def __init__(
         self,
         store: Store,
-        names: tuple[str, str],
+        names: tuple[str, str, str],
         shape: Shape,
         rows: range,
         log: Path,
         piece_rows: int = PIECE_ROWS,
     ) -> None:
-        """``names`` are those of the two parts, ``rows`` the shard's. What is published under
-        these names is merged in. ``log`` is what to call damaged where records are missing;
-        ``piece_rows`` are taken at once.
+        """``names`` are those of the parts of results, attempts and requests, ``rows`` the
+        shard's. What is published under these names is merged in. ``log`` is what to call damaged
+        where records are missing; ``piece_rows`` are taken at once.
         """
         self._piece_rows = piece_rows
         self._store = store
@@ -82,10 +80,12 @@ class Filling:
             opened = stack.enter_context
             self.results = opened(store.draft(names[0]))
             self.attempts = opened(store.draft(names[1]))
-            self._results = opened(_Groups(self.results, shape.results))
-            self._attempts = opened(_Groups(self.attempts, shape.attempts))
+            self._results = opened(Groups(self.results, shape.results))
+            self._attempts = opened(Groups(self.attempts, shape.attempts))
             self._old_results = opened(OldPart(store, names[0], shape.results))
             self._old_attempts = opened(OldPart(store, names[1], shape.attempts))
+            self._opened = contextlib.ExitStack()
+            self.requests = RequestsPart(store, names[2], shape.requests, opened(self._opened))
             self._opened = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -107,6 +107,7 @@ class Filling:
             outcomes = records.outcomes(rows_max=self._piece_rows, bytes_max=PIECE_BYTES)
             last = not records.more
             self._add(records, outcomes, last=last)
+        self.requests.end()
         self._attempts.end()
         self._results.end()
         return self._totals
@@ -124,7 +125,8 @@ class Filling:
     def _add_reused(self, records: ShardReader, reused: ReusedRows) -> None:
         """Take rows that come as columns, and whatever else is known of the rows in front."""
         results = part_schema.from_ipc(reused.results)
-        if reused.row > self.next_row or self._old_results.found or self._old_attempts.found:
+        old = self._old_results.found or self._old_attempts.found or self.requests.found
+        if reused.row > self.next_row or old:
             self._add(records, read_answers.outcomes(reused), last=False)
             return
         rows = list(range(reused.row, reused.row + reused.rows))
@@ -154,7 +156,8 @@ class Filling:
         self._attempts.add(ledgered, ledgered.num_rows * ATTEMPT_BYTES)
         if self._names_files or self._old_results.names_files:
             self._results.references += sum(1 for _ in large_answers.references(resulted))
-        self._results.add(resulted, records.taken_bytes + (0 if old is None else old.nbytes))
+        size = records.taken_bytes - self.requests.add(outcomes, resulted, high)
+        self._results.add(resulted, size + (0 if old is None else old.nbytes))
         _count(self._totals, ledger, outcomes, ledgered, resulted)
         self.next_row = high
 
@@ -325,55 +328,3 @@ def _count_reused(totals: Totals, resulted: pa.Table) -> None:
 def _pd(cost_usd: float | None) -> int | None:
     """What a cost in a column stands for: exactly what was written there."""
     return None if cost_usd is None else picodollars(cost_usd)
-
-
-class _Groups:
-    """A Parquet file onto a draft: gathers tables into row groups of a good size."""
-
-    def __init__(self, draft: files.Draft, schema: pa.Schema) -> None:
-        self._writer = pq.ParquetWriter(
-            pa.PythonFile(draft, mode="w"),
-            schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=part_schema.dictionary_columns(schema),
-            write_statistics=["row"],
-        )
-        self.references = 0
-        """Files that the rows name."""
-        self._tables: list[pa.Table] = []
-        self._rows = 0
-        self._bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Nobody wants the file any more, and its disk may be full.
-        with contextlib.suppress(OSError, pa.ArrowException):
-            self._writer.close()
-
-    def add(self, table: pa.Table, size_bytes: int) -> None:
-        """Take the next rows, of about this size: Arrow's own count of it looks at every buffer
-        of every column, for each of many small pieces.
-        """
-        if table.num_rows:
-            self._tables.append(table)
-            self._rows += table.num_rows
-            self._bytes += size_bytes
-        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._tables:
-            table = pa.concat_tables(self._tables)
-            self._tables, self._rows, self._bytes = [], 0, 0
-            self._writer.write_table(table)
-
-    def end(self) -> None:
-        """Write what was gathered, and the file's end."""
-        self._flush()
-        if self.references:
-            # So that whoever checks the files need not look for names in every reply.
-            self._writer.add_key_value_metadata({old_part.REFERENCES: str(self.references)})
-        self._writer.close()

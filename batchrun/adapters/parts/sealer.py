@@ -1,7 +1,8 @@
-"""The parts: a shard's journal records become one Parquet file of results and one of attempts.
+"""The parts: a shard's journal records become one Parquet file of results and one of attempts, and
+one of requests where the run keeps those.
 
-The old part and the journal are merged in row order, the journal wins, and the new pair of files
-replaces the old (``filling``). A kill between the renames and the journal's note of them leaves new
+The old part and the journal are merged in row order, the journal wins, and the new files
+replace the old (``filling``). A kill between the renames and the journal's note of them leaves new
 files with the records still in the journal; sealing again then yields the same content, because
 results merge by row and attempts by (row, attempt).
 """
@@ -21,11 +22,11 @@ import pyarrow.parquet as pq
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.journal.log_reader import ShardReader
-from batchrun.adapters.journal.state_db import Published
+from batchrun.adapters.journal.state_db import KeptRequests, Published
 from batchrun.adapters.parts import old_part, truncation
 from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.parts.part_writer import PIECE_ROWS, Filling, Shape
-from batchrun.adapters.storage.store import USAGE, Store, part_name
+from batchrun.adapters.storage.store import REQUESTS, USAGE, Store, part_name
 from batchrun.core.reply import answer
 from batchrun.core.run.free_disk import Grown
 from batchrun.core.run.totals import Totals
@@ -80,6 +81,7 @@ class Parts:
         self.grown = Grown()
         self._results_schema = part_schema.results_schema(carried).with_metadata(version)
         self._attempts_schema = part_schema.attempts_schema().with_metadata(version)
+        self._requests_schema = part_schema.REQUESTS_SCHEMA.with_metadata(version)
 
     def prepare(self) -> None:
         """Make the folders and take away drafts that a kill left behind."""
@@ -126,11 +128,22 @@ class Parts:
         name = part_name(shard)
         return f"results/{name}", f"attempts/{name}"
 
+    def requests(self, shard: int) -> str:
+        """The name of a shard's part of requests; few runs have such parts."""
+        return f"{REQUESTS}/{part_name(shard)}"
+
+    def schema_of(self, name: str) -> pa.Schema:
+        """What a part of this name looks like."""
+        kind = name.partition("/")[0]
+        if kind == REQUESTS:
+            return self._requests_schema
+        return self._results_schema if kind == "results" else self._attempts_schema
+
     def footer(self, name: str) -> Footer:
         """What the footer of a published part says; nothing else of it is read. Raises
         ``DamagedError`` for what is no part of this run.
         """
-        schema = self._results_schema if name.startswith("results") else self._attempts_schema
+        schema = self.schema_of(name)
         where = self.store.where(name)
         try:
             with self.store.peek(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
@@ -168,7 +181,8 @@ class Parts:
 
     def _size(self, shard: int) -> int:
         log = self._journal.logs.get(shard)
-        old = sum(self.store.size(name) or 0 for name in self.pair(shard))
+        names = (*self.pair(shard), self.requests(shard))
+        old = sum(self.store.size(name) or 0 for name in names)
         return old + (log.size if log else 0)
 
     def _begin(self, shard: int) -> Filling:
@@ -176,8 +190,10 @@ class Parts:
         rows = self._journal.shard_rows
         return Filling(
             self.store,
-            self.pair(shard),
-            Shape(self._results_schema, self._attempts_schema, self._carried),
+            (*self.pair(shard), self.requests(shard)),
+            Shape(
+                self._results_schema, self._attempts_schema, self._requests_schema, self._carried
+            ),
             range(shard * rows, (shard + 1) * rows),
             self._journal.folder,
             self.piece_rows,
@@ -190,17 +206,20 @@ class Parts:
         with self._begin(state.shard) as filling:
             totals = filling.finish(ShardReader(self._journal, state.shard))
             results, attempts = filling.results, filling.attempts
-            self.store.publish([attempts, results])
-        pair = self.pair(state.shard)
-        marks = self.store.marks(pair)
+            kept, rows = filling.requests.draft, filling.requests.rows
+            self.store.publish([*([] if kept is None else [kept]), attempts, results])
+        pair, name = self.pair(state.shard), self.requests(state.shard)
+        marks = self.store.marks(pair if kept is None else (*pair, name))
         self.grown.rows += sum(totals.rows())
-        self.grown.part_bytes += results.size + attempts.size
+        self.grown.part_bytes += results.size + attempts.size + (kept.size if kept else 0)
         return Published(
             state,
             results.digest,
             attempts.digest,
             totals.recorded(),
-            *(marks.get(name) for name in pair),
+            marks.get(pair[0]),
+            marks.get(pair[1]),
+            None if kept is None else KeptRequests(kept.digest, rows, *marks.get(name, ())),
         )
 
     def write_usage(self, totals: Totals) -> None:

@@ -12,7 +12,14 @@ from zlib import crc32
 import pyarrow as pa
 
 from batchrun.adapters.storage import disk, files
-from batchrun.adapters.storage.store import KINDS, RESPONSES, SCORES, FileMark
+from batchrun.adapters.storage.store import (
+    KINDS,
+    PART_KINDS,
+    REQUESTS,
+    RESPONSES,
+    SCORES,
+    FileMark,
+)
 
 _PARQUET = b"PAR1"
 _TRAILER_BYTES = 8
@@ -83,14 +90,15 @@ class DiskStore:
         """See ``store.Store``."""
         for kind in KINDS:
             files.make_folder(self.folder / kind, private=True)
-        for folder in (self.folder, *(self.folder / kind for kind in (*KINDS, RESPONSES, SCORES))):
+        folders = (*PART_KINDS, RESPONSES, SCORES)
+        for folder in (self.folder, *(self.folder / kind for kind in folders)):
             for draft in folder.glob(f"*{files.TEMPORARY}"):
                 disk.unlink(draft)
 
     def draft(self, name: str) -> files.Draft:
         """See ``store.Store``."""
         path = self.folder / name
-        if path.parent.name in (RESPONSES, SCORES):
+        if path.parent.name in (REQUESTS, RESPONSES, SCORES):
             files.make_folder(path.parent, private=True)
         return files.Draft(path)
 

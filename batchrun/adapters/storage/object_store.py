@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from batchrun.adapters.storage import disk, files, filesystems
-from batchrun.adapters.storage.store import KINDS, RESPONSES, SCORES, FileMark
+from batchrun.adapters.storage.store import PART_KINDS, RESPONSES, SCORES, FileMark
 from batchrun.core.settings import addresses
 from batchrun.errors import StorageError
 
@@ -150,9 +150,10 @@ class ObjectStore:
 
     def prepare(self) -> None:
         """See ``store.Store``."""
-        for folder in (self.drafts, *(self.drafts / kind for kind in (*KINDS, RESPONSES))):
+        for folder in (self.drafts, *(self.drafts / kind for kind in (*PART_KINDS, RESPONSES))):
             files.make_folder(folder, private=True)
-        for folder in (self.drafts, *(self.drafts / kind for kind in (*KINDS, RESPONSES, SCORES))):
+        kept = (*PART_KINDS, RESPONSES, SCORES)
+        for folder in (self.drafts, *(self.drafts / kind for kind in kept)):
             for draft in folder.glob(f"*{files.TEMPORARY}"):
                 disk.unlink(draft)
 

@@ -18,6 +18,10 @@ from batchrun.adapters.storage.files import Draft
 from batchrun.core.text.legible import json_of
 
 KINDS = ("results", "attempts")
+REQUESTS = "requests"
+"""The parts of requests, where a run keeps them."""
+PART_KINDS = (*KINDS, REQUESTS)
+"""All kinds of parts that a run may have."""
 RESPONSES = "responses"
 """The folder of what is too large for its column."""
 SCORES = "scores"

@@ -99,6 +99,10 @@ KEYS: Mapping[str, str] = {
     "started_at": "When the first session began, UTC.",
     "ended_at": "When the last session ended, UTC.",
     "wall_s": "Wall-clock seconds, summed over all sessions.",
+    "labels": (
+        "The labels of the run, as `--label` and `[labels]` gave them; a later session adds to "
+        "them. Missing if there are none."
+    ),
     "settings": (
         "The settings in force. Headers are listed by name only, and keys by the variable, file or "
         "command that they come from."
@@ -186,6 +190,7 @@ def build(
     controls: Sequence[Mapping[str, Any]] = (),
     notices: Sequence[str] = (),
     windows: Mapping[str, Mapping[str, Any]] = {},
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
@@ -228,6 +233,7 @@ def build(
         "started_at": moment(started_at_us),
         "ended_at": moment(ended_at_us),
         "wall_s": round(wall_s, 3),
+        **({} if labels is None else {"labels": dict(labels)}),
         "settings": settings,
         **({"controls": list(controls)} if controls else {}),
         **({"run": run} if run is not None else {}),

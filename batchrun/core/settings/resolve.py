@@ -31,7 +31,7 @@ from batchrun.core.settings.endpoint import (
 from batchrun.core.settings.misplaced_keys import key_meant, table_meant
 from batchrun.core.settings.presets import from_environment
 from batchrun.core.settings.reading import Reading
-from batchrun.core.settings.table import BY_NAME, OLD, SECTIONS, TABLE, Setting
+from batchrun.core.settings.table import BY_NAME, LABELS, OLD, SECTIONS, TABLE, Setting
 from batchrun.core.settings.values import check_request, checked
 from batchrun.core.text.byte_sizes import Bytes
 from batchrun.core.text.redact import public_url
@@ -66,6 +66,7 @@ class Settings:
     dir: str
     checkpoint: str
     raw: str
+    requests: str
     shard_rows: int
     model: str | None
     system: str | None
@@ -107,6 +108,7 @@ class Settings:
     reuse: tuple[str, ...] = ()
     lengths_from: str | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -216,6 +218,7 @@ class Settings:
             "output.dir": format_address(self.dir),
             "output.checkpoint": self.checkpoint,
             "output.raw": self.raw,
+            **({} if self.requests == "none" else {"output.requests": self.requests}),
             "endpoint": [endpoint.public() for endpoint in self.endpoints],
             "output.on_truncation": self.on_truncation,
             "output.truncation_limit": self.truncation_limit,
@@ -264,6 +267,9 @@ def from_toml(text: str, *, path: str) -> Raw:
             continue
         if section in MEASURES:
             raw[section] = _measures_located(section, given, folder)
+            continue
+        if section == LABELS:
+            raw[LABELS] = given
             continue
         if section != "endpoint":
             raw |= _table(section, given, path, folder)
@@ -376,6 +382,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         dir=local_path(value["output.dir"]) or value["output.dir"],
         checkpoint=_checkpoint(value["output.dir"], value["output.checkpoint"]),
         raw=value["output.raw"],
+        requests=value["output.requests"],
         shard_rows=value["output.shard_rows"],
         model=value["request.model"],
         system=value["request.system"],
@@ -420,6 +427,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         reuse=tuple(value["input.reuse"]),
         lengths_from=value["input.lengths_from"],
         evaluation=evaluation(*(value[name] for name in MEASURES)),
+        labels=value[LABELS],
     )
 
 

@@ -18,6 +18,8 @@ DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY = "OPENAI_API_KEY"
 OLD = "old"
 """In the place of a directory to reuse: what ``--restart`` sets aside."""
+LABELS = "labels"
+"""The table of labels, and the setting that it is."""
 KEEPALIVE_S_MAX = 32767
 """The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
@@ -44,6 +46,7 @@ KINDS: Mapping[str, str] = {
     "provider": "a provider's name",
     "prices": "tables of numbers",
     "measures": "table of SQL, or tables",
+    "labels": "table of text",
     "header_name": "text",
     "bytes": "bytes, such as `500MB` or `2GiB`",
     "models": "list of names, or table of text",
@@ -225,6 +228,15 @@ TABLE: tuple[Setting, ...] = (
         "Which rows keep the raw response.",
         default="all",
         choices=("all", "errors", "none"),
+    ),
+    Setting(
+        "output",
+        "requests",
+        "choice",
+        "--requests",
+        "Which rows keep their request body, in requests/.",
+        default="none",
+        choices=("none", "errors", "all"),
     ),
     Setting(
         "output",
@@ -725,6 +737,16 @@ TABLE: tuple[Setting, ...] = (
         'Rules by the metric or figure that they judge, such as accuracy = ">= 0.80"; those '
         "against a baseline are in `[gates.compare]`.",
         default={},
+    ),
+    Setting(
+        "labels",
+        "",
+        "labels",
+        "--label",
+        "A label of the run, recorded in summary.json; repeatable. `runs` and `costs` can group "
+        "by it.",
+        default={},
+        metavar="KEY=VALUE",
     ),
 )
 

@@ -26,6 +26,9 @@ from batchrun.errors import NotASchemaError, UsageError
 Check = Callable[[Setting, object, UsageError], Any]
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,9})?)%", re.ASCII)
+LABEL_MAX = 200
+"""Characters of a label's value."""
+_LABEL_NAME = re.compile(r"\w[\w.-]{0,99}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -102,6 +105,34 @@ def _header_name(_: Setting, value: object, wrong: UsageError) -> object:
     if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
         raise wrong
     return value
+
+
+def _labels(setting: Setting, value: object, _: UsageError) -> dict[str, str]:
+    """Short texts by name. Numbers and truth values of a config file become text."""
+    if not isinstance(value, dict):
+        message = f"{setting.name} is {value!r}; expected a table of texts, such as team = 'search'"
+        raise UsageError(message)
+    found = {}
+    for name, given in value.items():
+        text = given
+        if isinstance(given, bool):
+            text = str(given).lower()
+        elif isinstance(given, (int, float)):
+            text = str(given)
+        if not isinstance(text, str) or not text.isprintable() or len(text) > LABEL_MAX:
+            message = (
+                f"{setting.name}.{name} is {given!r}; expected one line of text of at most "
+                f"{LABEL_MAX} characters"
+            )
+            raise UsageError(message)
+        if not _LABEL_NAME.fullmatch(name):
+            message = (
+                f"{setting.name}: {name!r} is no name of a label; use letters, digits, _, - and ., "
+                "such as project"
+            )
+            raise UsageError(message)
+        found[name] = text
+    return found
 
 
 def _is_within(setting: Setting, value: float) -> bool:
@@ -358,6 +389,7 @@ _CHECKS: Mapping[str, Check] = {
     "command": _command,
     "provider": lambda _, value, __: provider_named(value).name,
     "models": _models,
+    "labels": _labels,
     "prices": lambda _, value, __: own_prices(value),
     "measures": _instance_of(dict),
     "delimiter": _written,
@@ -391,6 +423,15 @@ def parse_param(text: str) -> tuple[str, Any]:
             return key, value
         message = f"--param {key}: {value!r} is not JSON (quote text twice: {key}='\"text\"')"
         raise UsageError(message) from None
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """One ``KEY=VALUE`` flag; the value is text. Raises ``UsageError``."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        message = f"--label {text!r}: expected KEY=VALUE, such as project=search"
+        raise UsageError(message)
+    return key.strip(), value.strip()
 
 
 def _refuse_constant(name: str) -> None:

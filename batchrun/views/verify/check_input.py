@@ -14,27 +14,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.sources import opening
-from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.storage.store import part_names
-from batchrun.core.request import body
-from batchrun.core.request import prompt as prompts
-from batchrun.core.settings.reading import Reading, recorded_reading
-from batchrun.core.settings.resolve import Settings, resolve
-from batchrun.core.settings.table import BY_NAME
 from batchrun.core.text.wording import counted, verb
-from batchrun.errors import RowError, UsageError
+from batchrun.errors import RowError
 from batchrun.records import Block, Position, Span
 from batchrun.rundir.inspect import Look
-from batchrun.rundir.recorded_reading import READING, files_of
 from batchrun.rundir.state_reader import Recorded
+from batchrun.views.durable import recorded_input
 from batchrun.views.verify.findings import Report
 
 _FIXED = ("row", "custom_id", "request_hash")
-_ALSO = ("output.check_schema", "output.check_tools")
-"""Settings that make bad rows of some, and are not among those that shape requests."""
-_NEEDED = ("input.carry", "output.shard_rows", "request.model", "request.params", "request.stream")
 
 
 def compare(
@@ -48,23 +38,9 @@ def compare(
     """Compare every published row with the input. Raises ``InputError`` or ``UsageError``, and
     ``InputLostError`` for input that cannot be read on.
     """
-    settings = _settings(look, summary, known, names, input_format)
-    reading = _reading(summary, known)
-    given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
-    wanted = known.meta.get("input_format") if known else None
-    if wanted is not None and given.kind != wanted:
-        message = f"--against names {given.kind} input; the run was begun with {wanted}"
-        raise UsageError(message)
-    recorded = known.meta.get("sample") if known else None
-    if isinstance(recorded, bytes):
-        given = given.with_sample(recorded)
-    elif settings.sample is not None:
-        given = given.sampled(settings.sample, settings.sample_seed)
-    carry = _carry(known, given, settings)
-    build = body.builder(settings)
-    if known is not None:
-        build = body.as_begun(build, known.meta.get("wording"))
-    reader = given.reader(carry, settings.shard_rows)
+    given, carry, build, reader = recorded_input.reopened(
+        look, summary, known, names, input_format, asked="--against"
+    )
     if given.pipe is not None:
         given.pipe.release()
     rows = summary.get("rows") if summary else None
@@ -91,53 +67,6 @@ def compare(
             "rows came later"
         )
     _tell_digests(known, digests, report)
-
-
-def _reading(summary: Mapping[str, Any] | None, known: Recorded | None) -> Reading:
-    """The rules that the run read its input by."""
-    found = known.meta.get(READING) if known else (summary or {}).get("settings")
-    files = files_of(known.meta) if known else 0
-    return recorded_reading(found if isinstance(found, dict) else {}, files)
-
-
-def _settings(
-    look: Look,
-    summary: Mapping[str, Any] | None,
-    known: Recorded | None,
-    names: Sequence[str],
-    input_format: str,
-) -> Settings:
-    """The settings of the run, as they were recorded, over this input."""
-    told = summary.get("settings") if summary else None
-    told = told if isinstance(told, dict) else {}
-    found = dict(known.settings) if known else {}
-    if not found:
-        shaping_names = [n for n in told if n.startswith("request.") or n in _NEEDED]
-        found = {name: told[name] for name in shaping_names}
-    missing = [name for name in _NEEDED if name not in found]
-    strange = [name for name in found if name not in BY_NAME]
-    if missing or strange:
-        where = look.store.where()
-        what = (
-            f"the settings {', '.join(missing)} are not recorded in {where}"
-            if missing
-            else f"{where} records settings that this version does not know: {', '.join(strange)}"
-        )
-        message = f"--against: {what}, so the requests cannot be made again"
-        raise UsageError(message)
-    found |= {name: told[name] for name in _ALSO if name in told and name in BY_NAME}
-    return resolve(
-        found | {"input.files": list(names), "input.format": input_format, "output.dir": "."}
-    )
-
-
-def _carry(known: Recorded | None, given: Input, settings: Settings) -> Carry:
-    names = known.meta.get("carry_names") if known else None
-    schema = known.carried if known else None
-    if isinstance(names, list) and schema is not None:
-        columns, everything = names
-        return Carry(schema, tuple(columns), everything)
-    return given.carry(settings.carry, settings.shard_rows)
 
 
 def _tables(look: Look, carry: Carry) -> Iterator[pa.Table]:

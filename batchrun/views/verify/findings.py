@@ -66,6 +66,8 @@ KINDS = {
     "score_counts": "`summary.json` counts scores otherwise than `scores/` holds them.",
     "metric": "A metric of `summary.json` is not what the files give.",
     "gate": "The verdict on a gate does not fit its figures.",
+    "request_body": "A body in `requests/` is not the request of its row.",
+    "request_count": "A part of requests has more or fewer rows than the journal says.",
     "input_custom_id": "A `custom_id` is not the one in the input.",
     "input_request_hash": "The input and the settings of the run give another request.",
     "input_carried": "A carried value is not the one in the input.",

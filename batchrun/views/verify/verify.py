@@ -16,6 +16,8 @@ from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import (
     KINDS,
+    PART_KINDS,
+    REQUESTS,
     SCORES,
     SUMMARY,
     StoreReader,
@@ -48,7 +50,7 @@ def check(
     look = inspect.look_at(folder, checkpoint)
     store = look.store
     try:
-        names = {kind: _names(store, kind) for kind in KINDS}
+        names = {kind: _names(store, kind) for kind in PART_KINDS}
         known = None if look.checkpoint is None else state_reader.read(look.checkpoint)
     except PermissionError as error:
         message = f"cannot look into {store.where()}: {error.strerror}"
@@ -59,7 +61,7 @@ def check(
     report = Report(store.where())
     summary = _summary(store, look, report)
     _check_state(look, known, report)
-    parts = {kind: _parts_among(kind, names[kind] or (), look, report) for kind in KINDS}
+    parts = {kind: _parts_among(kind, names[kind] or (), look, report) for kind in PART_KINDS}
     _check_drafts(look, report)
     expected = _expectation(summary, known)
     shards = Shards(store, known, expected, report)
@@ -68,6 +70,10 @@ def check(
     for number in sorted(n for n in numbers if n is not None):
         name = numbers[number]
         shards.check(name, [kind for kind in KINDS if name in parts[kind]])
+    if parts[REQUESTS] or any(one.requests for one in (known.shards if known else {}).values()):
+        from batchrun.views.verify.check_requests import check_requests
+
+        check_requests(store, known, parts[REQUESTS], report)
     shards.responses.check_others(live=look.live)
     _check_gaps(expected, numbers.keys(), report)
     if summary is not None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from pyarrow import fs as arrow_fs
 
 from batchrun.adapters.sources.files import storage
-from batchrun.adapters.storage.store import KINDS, SUMMARY, USAGE
+from batchrun.adapters.storage.store import PART_KINDS, SUMMARY, USAGE
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.text.legible import shell_word
 from batchrun.errors import InputError
 
-_PART = re.compile(rf"(.*)/(?:{'|'.join(KINDS)})/part-[0-9]{{8}}\.parquet")
+_PART = re.compile(rf"(.*)/(?:{'|'.join(PART_KINDS)})/part-[0-9]{{8}}\.parquet")
 
 
 def refuse(named: str, files: Iterable[str]) -> None:
@@ -28,7 +28,7 @@ def refuse(named: str, files: Iterable[str]) -> None:
     folder = local_path(named)
     if folder is not None and Path(folder).is_dir():
         here = Path(folder).resolve()
-        for place in (here, here.parent) if here.name in KINDS else (here,):
+        for place in (here, here.parent) if here.name in PART_KINDS else (here,):
             if _is_run(place):
                 raise _refused(named, str(Path(folder).parent) if place != here else folder)
     known: set[str] = set()

@@ -1,0 +1,98 @@
+"""``batchrun costs``: what runs cost, from their ledgers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from batchrun.cli.console import (
+    exit_codes,
+    print_csv,
+    print_json,
+    print_lines,
+    print_message,
+    terminal_width,
+)
+from batchrun.cli.paths import PATH
+from batchrun.core.cost.money import format_picodollars
+from batchrun.core.text.wording import counted, verb
+from batchrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchrun.views.history.spending import Spending, Spent
+
+
+@click.command("costs")
+@click.argument("folders", type=PATH, nargs=-1, required=True, metavar="DIR...")
+@click.option(
+    "--by",
+    default="month",
+    metavar="KEY,...",
+    help="Group by month, day, model, endpoint and label.NAME. [default: month]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> None:
+    """Sum up what the runs in DIR... cost: every attempt in their ledgers, to the picodollar.
+
+    Months and days are UTC. Reused answers cost nothing and are counted apart. Only reads.
+    """
+    with exit_codes(as_json=as_json):
+        if as_json and as_csv:
+            message = "--json and --csv exclude each other"
+            raise UsageError(message)
+        from batchrun.cli.process import load_arrow, make_lean
+
+        load_arrow()
+        from batchrun.views.durable.durable_rows import DurableRows
+        from batchrun.views.history.spending import Spending
+
+        make_lean()
+        spending = Spending([key.strip() for key in by.split(",")])
+        seen: set[str] = set()
+        for folder in folders:
+            durable = DurableRows(folder)
+            if (place := durable.place) not in seen:
+                seen.add(place)
+                spending.add(durable)
+        if as_json:
+            print_json(spending.public())
+        elif as_csv:
+            names = list(spending.total().public())
+            rows = [[*group, *sums.public().values()] for group, sums in spending.lines()]
+            print_csv([*spending.by, *names], rows)
+        else:
+            print_lines(list(_lines(spending)))
+            if left := spending.total().unpriced_attempts:
+                print_message(
+                    f"{counted(left, 'attempt')} {verb(left, 'has', 'have')} no known price and "
+                    f"{verb(left, 'is', 'are')} missing from the cost"
+                )
+
+
+def _lines(spending: Spending) -> Iterator[str]:
+    from batchrun.views.history.text_table import table
+
+    heads = [*(key.upper() for key in spending.by), "COST", "ATTEMPTS", "TOKENS IN", "OUT", "RUNS"]
+    total = spending.total()
+    reused = bool(total.reused_rows)
+    rows = [
+        [*("-" if each is None else each for each in group), *_cells(sums, reused=reused)]
+        for group, sums in spending.lines()
+    ]
+    rows.append(["total", *[""] * (len(spending.by) - 1), *_cells(total, reused=reused)])
+    if reused:
+        heads.append("REUSED")
+    yield from table(heads, rows, width=terminal_width(), left=len(spending.by))
+
+
+def _cells(sums: Spent, *, reused: bool) -> list[str]:
+    return [
+        "?" if sums.cost_pd is None else format_picodollars(sums.cost_pd),
+        f"{sums.attempts:,}",
+        *("?" if n is None else f"{n:,}" for n in (sums.prompt_tokens, sums.completion_tokens)),
+        f"{len(sums.runs):,}",
+        *([f"{sums.reused_rows:,}"] if reused else []),
+    ]

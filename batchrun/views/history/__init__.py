@@ -1,0 +1,1 @@
+"""Many runs together: a folder of them, and what they cost."""

@@ -1,0 +1,1 @@
+"""``batchrun show``: single rows of a run as a person reads them."""
