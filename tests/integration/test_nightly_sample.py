@@ -67,7 +67,7 @@ def test_a_night_with_failed_rows_is_inconclusive_because_of_them(cli, night):
 @pytest.mark.slow
 def test_the_questions_are_what_their_script_makes(tmp_path, monkeypatch):
     """The questions were made by the script beside them."""
-    script = runpy.run_path(str(SAMPLE / "make_questions.py"))
+    script = runpy.run_path(str(SAMPLE / "make_rows.py"))
     for name in ("nightly.toml", "answer.schema.json"):
         shutil.copy(SAMPLE / name, tmp_path / name)
     monkeypatch.setitem(script["main"].__globals__, "HERE", tmp_path)

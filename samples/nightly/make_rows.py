@@ -40,7 +40,9 @@ def facts() -> Iterator[tuple[str, str, int]]:
 
 def candidates() -> list[list[dict[str, str]]]:
     """For each question, the same row with its choices in several orders."""
-    dice, found, seen = random.Random(7), [], set()
+    dice = random.Random(7)
+    found: list[list[dict[str, str]]] = []
+    seen: set[str] = set()
     for topic, question, fact in facts():
         if question in seen:
             continue
