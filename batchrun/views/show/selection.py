@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -60,7 +61,15 @@ def choose(durable: DurableRows, asked: Selection) -> Chosen:
             )
             raise UsageError(message)
         return _named(durable, asked)
-    where = Where(asked.where, durable.schema()) if asked.where is not None else None
+    with ExitStack() as stack:
+        where = None
+        if asked.where is not None:
+            where = stack.enter_context(Where(asked.where, durable.schema()))
+        return _met(durable, asked, where)
+
+
+def _met(durable: DurableRows, asked: Selection, where: Where | None) -> Chosen:
+    """The rows that meet the conditions, as many as are asked for."""
     columns = ["status", "error_class", *(where.columns if where else ())]
     wanted = COUNT if asked.count is None else asked.count
     chosen = _Reservoir(wanted, asked.seed) if asked.sample else _First(wanted)

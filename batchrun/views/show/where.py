@@ -1,106 +1,72 @@
 """``--where``: a condition in SQL over the columns of results, by DuckDB (extra ``eval``).
 
-It is evaluated on pieces of the results that are handed over as Arrow tables. The database itself
-has no file, may open none, and loads no extension.
+It is an expression like a score's, with the same functions, and is evaluated on pieces of the
+results by the same locked database (``adapters/scoring/database.py``).
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Iterator
-from typing import Any
+from typing import Self
 
 import pyarrow as pa
 
-from batchrun.errors import UsageError
+from batchrun.adapters.scoring.database import Database, Table
+from batchrun.errors import ScoringError, UsageError
 
-INSTALL = "pip install 'batchrun-llm[eval]'"
-_SHUT: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": "false",
-    "autoload_known_extensions": "false",
-    "autoinstall_known_extensions": "false",
-    "python_enable_replacements": "false",
-    "threads": "1",
-    "memory_limit": "512MB",
-}
+KEY = "--where"
 
 
 class Where:
-    """A condition, checked against the columns. Raises ``UsageError``, as ``rows`` does."""
+    """A condition, checked against the columns. Raises ``UsageError``, as ``rows`` does; leaving it
+    closes its database.
+    """
 
     def __init__(self, text: str, schema: pa.Schema) -> None:
-        try:
-            import duckdb
-        except ImportError:
-            message = f"--where needs DuckDB, which is not installed: {INSTALL}"
-            raise UsageError(message) from None
-        self._error = duckdb.Error
         self._text = text
-        self._db = duckdb.connect(":memory:", config=_SHUT)
-        self._db.execute("SET lock_configuration = true")
-        self._query = f"SELECT row FROM piece AS results WHERE ({text}\n)"  # noqa: S608 - the user's own SQL
-        self.columns = self._columns(schema)
-        """The columns that it needs."""
-        self.rows(schema.empty_table())
-
-    def _columns(self, schema: pa.Schema) -> list[str]:
+        self._database = Database(what=KEY, threads=1)
         try:
-            [(found,)] = self._db.execute(
-                "SELECT json_serialize_sql($1::VARCHAR)", [self._query]
-            ).fetchall()
-        except self._error as error:
-            raise self._wrong(error) from None
-        tree = json.loads(found)
-        if tree.get("error"):
-            raise self._wrong(tree.get("error_message"))
-        select = tree["statements"][0]["node"]
-        if len(tree["statements"]) != 1 or str(select.get("type")).lower() != "select_node":
-            raise self._wrong("it is no condition")
-        condition = select.get("where_clause")
-        nodes = list(_nodes(condition))
-        if any(_class(node) == "subquery" for node in nodes):
-            why = "it has a SELECT inside; a condition looks at one row at a time"
-            raise self._wrong(why)
-        folded = {name.casefold(): name for name in schema.names}
-        # Of `results.a` and `a.field` alike, `a` is the column.
-        paths = [node["column_names"] for node in nodes if _class(node) == "column_ref"]
-        named = [
-            path[1] if path[0].casefold() == "results" and len(path) > 1 else path[0]
-            for path in paths
-        ]
-        for name in named:
-            if name.casefold() not in folded:
-                near = difflib.get_close_matches(name, schema.names, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                why = f"the results have no column {name!r}{hint}"
-                raise self._wrong(why)
-        return [folded[name.casefold()] for name in named]
+            self._bind(schema)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def _bind(self, schema: pa.Schema) -> None:
+        """Parse it, and try it on no rows."""
+        text = self._text
+        parsed = self._database.expression(text, KEY, "score")
+        lower = {name.lower(): name for name in schema.names}
+        for name in parsed.columns - lower.keys():
+            near = difflib.get_close_matches(name, schema.names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise self._wrong(f"the results have no column {name!r}{hint}")
+        self.columns = [name for name in schema.names if name.lower() in parsed.columns]
+        """The columns that it needs."""
+        self._query = f"SELECT row FROM results WHERE (\n{text}\n)"  # noqa: S608 - one expression, as parsed
+        empty = schema.empty_table()
+        with self._database.tables(results=self._piece(empty)):
+            kind = dict(self._database.types(f"SELECT (\n{text}\n) AS it FROM results", KEY))["it"]  # noqa: S608 - the same
+        if kind != "BOOLEAN":
+            raise self._wrong(f"it gives {kind}, and a condition gives true or false")
+        self.rows(empty)
+
+    def _piece(self, table: pa.Table) -> Table:
+        wanted = table.select(list(dict.fromkeys(["row", *self.columns])))
+        return Table(wanted.schema, wanted.to_batches)
 
     def rows(self, table: pa.Table) -> list[int]:
         """The rows of a piece that meet it."""
-        names = list(dict.fromkeys(["row", *self.columns]))
         try:
-            self._db.register("piece", table.select(names))
-            return [row for (row,) in self._db.execute(self._query).fetchall()]
-        except self._error as error:
+            with self._database.tables(results=self._piece(table)):
+                return [row for (row,) in self._database.rows(self._query, KEY)]
+        except ScoringError as error:
             raise self._wrong(error) from None
 
     def _wrong(self, why: object) -> UsageError:
-        first = str(why).partition("\n")[0]
-        return UsageError(f"--where {self._text!r}: {first}")
-
-
-def _class(node: dict[str, Any]) -> str:
-    return str(node.get("class")).lower()
-
-
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object of a parsed statement."""
-    if isinstance(value, dict):
-        yield value
-        for item in value.values():
-            yield from _nodes(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _nodes(item)
+        return UsageError(f"{KEY} {self._text!r}: {why}")
