@@ -46,7 +46,9 @@ class Where:
 
     def _columns(self, schema: pa.Schema) -> list[str]:
         try:
-            [(found,)] = self._db.execute("SELECT json_serialize_sql($1::VARCHAR)", [self._query]).fetchall()
+            [(found,)] = self._db.execute(
+                "SELECT json_serialize_sql($1::VARCHAR)", [self._query]
+            ).fetchall()
         except self._error as error:
             raise self._wrong(error) from None
         tree = json.loads(found)
