@@ -337,6 +337,7 @@ class AttemptLoop:
             response,
             request.model,
             None,
+            None,
         )
         return _new(Outcome, ended)
 

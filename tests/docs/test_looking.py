@@ -45,7 +45,9 @@ def ran(tmp_path_factory):
     path = f"{folder / 'bin'}:/usr/bin:/bin"
     environment = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
     words = [sys.executable, "-m", *shlex.split(server.replace("8124", port))]
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE) as serving:
+    with subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as serving:
         try:
             assert b"http://" in serving.stdout.readline()
             done = subprocess.run(
@@ -54,7 +56,7 @@ def ran(tmp_path_factory):
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=240,
+                timeout=400,
                 check=False,
             )
         finally:
