@@ -114,7 +114,7 @@ def test_a_row_reads_from_request_to_cost(run):
         (["--status", "ok", "-n", "3"], [0, 1, 3]),
         (["--where", "topic = 't0' AND status = 'ok'"], [0, 4, 6, 8]),
         (["--where", "attempts > 1"], [5]),
-        (["--where", "results.Row in (1, 3)"], [1, 3]),
+        (["--where", "Row in (1, 3)"], [1, 3]),
         (["--errors", "--where", "http_status is null"], [7]),
         ([], [0, 1, 2, 3, 4]),
     ],
