@@ -11,7 +11,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from batchrun import __version__
@@ -55,9 +55,7 @@ from batchrun.wiring import attempts
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a session ended: the summary as written, what stopped it, what observers broke, and by
-    error class the row that failed first and why.
-    """
+    """How a session ended: the summary as written, what stopped it, and what observers broke."""
 
     summary: Mapping[str, Any]
     stop: Stop | None
@@ -65,7 +63,6 @@ class Result:
     observer_failures: int
     sent_nothing: bool
     duplicate_id: str | None = None
-    first_failed: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def run(
@@ -402,7 +399,14 @@ class _Session:
         """
         (ok, error), again = self._opened.done, self._opened.again
         self._tally.resumed_ok = ok - again.ok
-        self._tally.resumed_error = error - again.error
+        self._tally.resumed_error = error - again.errors.total()
+        self._tally.resumed_errors = self._opened.errors - again.errors
+        # An example whose class is sent again may not be one any more.
+        self._tally.first_failed = {
+            name: (row, said)
+            for name, (row, said) in (self._opened.journal.states.get("examples") or {}).items()
+            if name in self._tally.resumed_errors and name not in again.errors
+        }
         before = spent(self._opened.journal)
         self._tally.cost_pd, self._tally.wasted_pd = before.bill_pd, before.wasted_pd
         self._tally.row_costs = RowCosts.of(self._opened.journal.states.get("row_costs"))
@@ -458,6 +462,7 @@ class _Session:
             run=opened.journal.states.get("run"),
             controls=self._controls.history if self._controls is not None else (),
             notices=self._tally.told,
+            examples=self._tally.first_failed,
         )
         opened.write_summary(totals, built)
         whole = settings.limit is None or (rows_input or 0) < settings.limit
@@ -465,6 +470,7 @@ class _Session:
             wall_s=wall_s,
             input_rows=rows_input if whole else None,
             row_costs=self._tally.row_costs.recorded(),
+            examples=self._tally.first_failed or None,
         )
         if whole and self._changes.resend_changed and stop is None and fault is None:
             opened.all_resent()
@@ -482,5 +488,4 @@ class _Session:
             self._watching.failures,
             sent_nothing=False,
             duplicate_id=self._duplicates.first,
-            first_failed=self._tally.first_failed,
         )

@@ -258,7 +258,6 @@ def _run(
         settings.dir,
         resume=resume,
         bound_by=result.bound_by,
-        first_failed=result.first_failed,
         checkpoint=settings.checkpoint if apart else None,
     ):
         log.show(text)

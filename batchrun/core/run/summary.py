@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -64,6 +65,10 @@ KEYS: Mapping[str, str] = {
         "part of the run was written by an earlier version."
     ),
     "errors": "Failed rows by error class.",
+    "examples": (
+        "One failed row of each error class: an object of `row` and `message`. A class of which no "
+        "session noted one is missing."
+    ),
     "outputs.truncated": "Of the `ok` rows, those whose answer a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those whose answer is empty.",
     "reused": (
@@ -120,6 +125,25 @@ NO_BUDGET: Mapping[str, Any] = dict.fromkeys(
 )
 
 
+NO_EXAMPLES: Mapping[str, tuple[int, str]] = {}
+SAID_MAX = 300
+"""Characters of an example's message."""
+
+
+def format_examples(
+    found: Mapping[str, tuple[int, str]], errors: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Examples of failed rows as JSON values, for the classes that rows failed with: what was said
+    on one line of at most ``SAID_MAX`` characters.
+    """
+    return {
+        name: {"row": row, "message": textwrap.shorten(said[: SAID_MAX * 20], SAID_MAX)}
+        for name in errors
+        for row, said in (found.get(name, (0, None)),)
+        if said is not None
+    }
+
+
 def moment(microseconds: int) -> str:
     """A wall-clock time as text, UTC."""
     when = datetime.fromtimestamp(microseconds / 1e6, UTC)
@@ -167,6 +191,7 @@ def build(
     run: str | None = None,
     controls: Sequence[Mapping[str, Any]] = (),
     notices: Sequence[str] = (),
+    examples: Mapping[str, tuple[int, str]] = NO_EXAMPLES,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
@@ -196,6 +221,7 @@ def build(
         },
         "totals": totals.overall(),
         "errors": dict(sorted(totals.errors.items())),
+        "examples": format_examples(examples, totals.errors),
         "outputs": dict(totals.outputs),
         **({"reused": dict(sorted(totals.reused.items()))} if reuses or totals.reused else {}),
         "endpoints": totals.by_endpoint(),

@@ -1,0 +1,113 @@
+"""What a terminal shows: colours, widths, `status --watch`."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import threading
+
+import pytest
+
+from batchrun.simulator.latency import FixedLatency
+
+COMMAND = (sys.executable, "-m", "batchrun")
+STYLE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
+
+
+class Terminal:
+    """A process whose standard streams are a terminal of so many columns; ``text`` is what it
+    wrote so far.
+    """
+
+    def __init__(self, cli, *arguments, columns=80, **environment):
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        kept = {k: v for k, v in cli._environment(None).items() if k not in ("NO_COLOR", "COLUMNS")}
+        self.process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            cwd=cli.folder,
+            env=kept | {"TERM": "xterm-256color"} | environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.text, self._ours = "", ours
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        while True:
+            try:
+                data = os.read(self._ours, 65_536)
+            except OSError:  # the other side is closed
+                break
+            if not data:
+                break
+            self.text += data.decode("utf-8", "replace")
+
+    def wait(self):
+        """The exit code; everything is read by then."""
+        code = self.process.wait(120)
+        self._reader.join(30)
+        os.close(self._ours)
+        return code
+
+
+@pytest.fixture
+def finished(cli, simulator, jsonl):
+    """A run whose every answer is cut off."""
+    endpoint = simulator(truncated_rate=1.0)
+    done = cli.run(jsonl(5), "-o", "run", "--base-url", endpoint.base_url, "--no-progress")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_a_verdict_is_coloured_and_no_word_is_broken(cli, finished, columns):
+    """On a terminal; every line fits, and holds the words of the plain text in their order."""
+    shown = Terminal(cli, "status", "run", columns=columns)
+    assert shown.wait() == 0
+    assert re.search(r"\x1b\[33m\x1b\[1mcomplete, but most", shown.text), shown.text
+    plain = STYLE.sub("", shown.text)
+    assert plain.split() == cli("status", "run").out.split()
+    commands = ("next:", "results:")
+    lines = [line for line in plain.splitlines() if not line.startswith(commands)]
+    assert max(map(len, lines)) <= columns
+    assert max(map(len, lines)) > columns * 0.7
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colours_are_left_out_on_request(cli, finished, environment):
+    """NO_COLOR, and a terminal that knows none."""
+    shown = Terminal(cli, "status", "run", **environment)
+    assert shown.wait() == 0
+    assert "complete, but most" in shown.text and "\x1b" not in shown.text
+
+
+@pytest.mark.slow
+def test_watching_ends_with_the_run(cli, simulator, jsonl, until):
+    """`status --watch` redraws a live run, and leaves how it ended; off a terminal too."""
+    endpoint = simulator(latency=FixedLatency(0.4))
+    command = ("run", jsonl(60), "--model", "m", "-o", "run", "--base-url", endpoint.base_url)
+    live = cli.start(*command, "--no-progress", "--concurrency", 4)
+    until(lambda: cli("status", "run", "--json").code == 0)
+    plain = cli.start("status", "run", "--watch")
+    watched = Terminal(cli, "status", "run", "--watch")
+    until(lambda: " of 60 rows done" in watched.text)
+    assert live.wait().code == 0
+    assert watched.wait() == 0
+    last = STYLE.sub("", watched.text).replace("\r", "").rstrip()
+    assert "complete: 60 of 60 rows ok" in last and "in flight" in last
+    done = plain.wait()
+    assert done.code == 0 and "complete: 60 of 60 rows ok" in done.out and "\x1b" not in done.out
+
+
+def test_one_way_to_look_at_a_time(cli, finished):
+    """`--watch` and `--json` together are exit 2."""
+    done = cli("status", "run", "--watch", "--json")
+    assert done.code == 2 and "--watch and --json exclude each other" in done.err
