@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchrun import __version__
-from batchrun.adapters.environment import control_socket, open_files, price_list
+from batchrun.adapters.environment import control_socket, open_files, price_list, series_file
 from batchrun.adapters.environment.clock import LoopClock, new_loop
+from batchrun.adapters.environment.series_file import SeriesFile
 from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status_file import StatusFile
 from batchrun.adapters.parts.sealer import Sealer
@@ -230,7 +231,10 @@ class _Session:
             require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / open_run.STATUS)
-        self._watching = Watching((status, *observers), self._tally, say, machinery.sample_s)
+        self._series = SeriesFile(opened.checkpoint / series_file.NAME)
+        self._watching = Watching(
+            (status, self._series, *observers), self._tally, say, machinery.sample_s
+        )
         self._space = free_space.FreeSpace(
             settings,
             opened.journal,
@@ -305,7 +309,7 @@ class _Session:
                 except BatchrunError as error:
                     fault = error
                 finally:
-                    watching.cancel()
+                    await self._watching.end(watching, monitor)
             await journal.close()
             await budgets.close()
             if isinstance(fault, StorageError):

@@ -67,8 +67,9 @@ def finished(cli, simulator, jsonl):
     assert done.code == 0, done.err
 
 
+@pytest.mark.usefixtures("finished")
 @pytest.mark.parametrize("columns", [40, 80, 120])
-def test_a_verdict_is_coloured_and_no_word_is_broken(cli, finished, columns):
+def test_a_verdict_is_coloured_and_no_word_is_broken(cli, columns):
     """On a terminal; every line fits, and holds the words of the plain text in their order."""
     shown = Terminal(cli, "status", "run", columns=columns)
     assert shown.wait() == 0
@@ -81,8 +82,9 @@ def test_a_verdict_is_coloured_and_no_word_is_broken(cli, finished, columns):
     assert max(map(len, lines)) > columns * 0.7
 
 
+@pytest.mark.usefixtures("finished")
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colours_are_left_out_on_request(cli, finished, environment):
+def test_colours_are_left_out_on_request(cli, environment):
     """NO_COLOR, and a terminal that knows none."""
     shown = Terminal(cli, "status", "run", **environment)
     assert shown.wait() == 0
@@ -107,7 +109,8 @@ def test_watching_ends_with_the_run(cli, simulator, jsonl, until):
     assert done.code == 0 and "complete: 60 of 60 rows ok" in done.out and "\x1b" not in done.out
 
 
-def test_one_way_to_look_at_a_time(cli, finished):
+@pytest.mark.usefixtures("finished")
+def test_one_way_to_look_at_a_time(cli):
     """`--watch` and `--json` together are exit 2."""
     done = cli("status", "run", "--watch", "--json")
     assert done.code == 2 and "--watch and --json exclude each other" in done.err

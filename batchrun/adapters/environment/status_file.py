@@ -70,6 +70,7 @@ KEYS = {
         "`answers` of this session, and how many of them are `truncated` (a token limit cut them "
         "off) or `empty`."
     ),
+    "last": "Whether the session wrote this at its end.",
     "pid": "The process id.",
     "host": "The machine that the process runs on.",
     "updated_at": "When the file was written, UTC; about twice a second.",

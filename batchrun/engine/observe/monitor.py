@@ -85,6 +85,8 @@ class Snapshot:
     """By error class a failed row: ``row`` and ``message``."""
     outputs: dict[str, int] = field(default_factory=dict)
     """``answers`` of this session, and those of them that are ``truncated`` or ``empty``."""
+    last: bool = False
+    """Whether it is the last one of its session: nothing is in flight any more."""
 
     @property
     def done(self) -> int:
