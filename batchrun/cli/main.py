@@ -24,6 +24,7 @@ COMMANDS = {
     "estimate": "Estimate what a run takes: tokens, dollars, time.",
     "ctl": "Change a live run: limits, pause, resume, drain.",
     "status": "Show the progress of a live or ended run.",
+    "report": "Write one page of HTML about a run: charts, cost, errors, a sample.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
     "providers": "List the endpoints that are known by name.",

@@ -162,7 +162,7 @@ class Series:
         lists = [columns.get(name) for name in names]
         if not all(isinstance(each, list) for each in lists) or len(set(map(len, lists))) != 1:  # type: ignore[arg-type]
             return series
-        points = [Point(*values) for values in zip(*lists, strict=True)][:POINTS_MAX]  # type: ignore[arg-type]
+        points = [Point(*values) for values in zip(*lists, strict=True)][:POINTS_MAX]
         if all(_is_sound(point) for point in points):
             series.points, series.interval_s = points, max(INTERVAL_S, float(interval_s))
         return series

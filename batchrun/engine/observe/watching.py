@@ -44,7 +44,7 @@ class Watching:
                 await asyncio.sleep(self._every_s)
 
     async def end(self, watching: asyncio.Task[None], monitor: Monitor) -> None:
-        """Cancel the task of ``watch``, and show how it ended: also to observers that write rarely."""
+        """Cancel ``watch`` and show how the session ended, also to observers that write rarely."""
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         loop = asyncio.get_running_loop()
