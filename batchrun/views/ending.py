@@ -57,7 +57,7 @@ def lines(
         out += funds.ahead(summary.get("projected", {}))
     out += failures.flaw_lines(outputs, rows["ok"])
     out += failures.failure_lines(summary["errors"], summary.get("examples", {}))
-    if len(endpoints := summary["endpoints"]) > 1:
+    if len(endpoints := summary.get("endpoints") or {}) > 1:
         out += [
             f"{safe(name)}: {counted(own['rows_ok'], 'row')} ok, {own['rows_error']:,} failed, "
             f"{counted(own['attempts'], 'attempt')}"

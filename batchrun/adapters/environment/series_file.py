@@ -13,7 +13,9 @@ from batchrun.engine.observe.monitor import Snapshot
 
 NAME = "series.json"
 WRITE_EVERY_S = 5.0
-"""Seconds from one write to the next, and so what a kill may lose."""
+"""Seconds from one write to the next, and so what a kill may lose; at the start of a session it is
+written more often.
+"""
 
 
 class SeriesFile:
@@ -24,7 +26,7 @@ class SeriesFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._series = Series.of(files.read_json(path))
-        self._next_s = 0.0
+        self._began_s = self._next_s = time.monotonic()
 
     def __call__(self, event: object) -> None:
         """See ``ports.Observer``."""
@@ -35,7 +37,8 @@ class SeriesFile:
 
     def write(self) -> None:
         """Write what there is so far. Raises ``OSError``."""
-        self._next_s = time.monotonic() + WRITE_EVERY_S
+        now_s = time.monotonic()
+        self._next_s = now_s + min(WRITE_EVERY_S, now_s - self._began_s)
         text = json_of(self._series.recorded()) + "\n"
         files.write_whole(self._path, text.encode(), durable=False)
 

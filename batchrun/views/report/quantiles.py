@@ -41,10 +41,14 @@ class Quantiles:
         """The value that this share of all (0 to 1) does not exceed; None of nothing."""
         if not self.count:
             return None
+        if share >= 1:
+            return self.high
         left = share * self.count
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
             if left <= 0:
                 middle = math.exp((bucket + 0.5) * _LOG_STEP)
+                if middle < LEAST * STEP:
+                    return self.low
                 return min(self.high, max(self.low, middle))
         return self.high
