@@ -98,6 +98,7 @@ async def session(
     switch: StopSwitch,
     say: Callable[[str], None],
     outbox: Outbox | None = None,
+    observers: Sequence[Observer] = (),
     machinery: Machinery = REAL,
 ) -> Result:
     """Run one session in the running loop; no signal is handled.
@@ -111,7 +112,7 @@ async def session(
     entering = asyncio.ensure_future(
         asyncio.to_thread(
             opening.enter_context,
-            _opened(settings, environment, find, changes, (), say, machinery),
+            _opened(settings, environment, find, changes, observers, say, machinery),
         )
     )
     try:

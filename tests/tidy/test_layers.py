@@ -23,8 +23,9 @@ LAYERS = {
     "assemble": 5,
     "wiring": 5,
     "machinery": 5,
-    "report": 5,
+    "api_types": 5,
     "views": 6,
+    "announcing": 7,
     "api": 7,
     "builtin_simulators": 7,
     "": 7,  # batchrun/__init__.py offers the api
@@ -59,8 +60,14 @@ HOMES = [
             "batchrun.adapters.http.faults",
             "batchrun.adapters.http.keepalive",
             "batchrun.simulator",
+            "batchrun.views.watch.page_server",
         ),
         "One module turns HTTP's exceptions into ours, one knows the library's insides.",
+    ),
+    (
+        {"prometheus_client"},
+        ("batchrun.adapters.environment.exposition",),
+        "One module names the metrics, for the file and for the address alike.",
     ),
     (
         {"tenacity", "aiolimiter"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -103,6 +103,10 @@ class Settings:
     identity: str | None = None
     reuse: tuple[str, ...] = ()
     lengths_from: str | None = None
+    on_finish: str | None = field(default=None, repr=False)
+    webhook: str | None = field(default=None, repr=False)
+    metrics_file: str | None = None
+    """These three are for this session: they are neither recorded nor shown."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -390,6 +394,9 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         identity=None if value["input.id"] == "custom_id" else value["input.id"],
         reuse=tuple(value["input.reuse"]),
         lengths_from=value["input.lengths_from"],
+        on_finish=value["notify.on_finish"],
+        webhook=value["notify.webhook"],
+        metrics_file=value["notify.metrics_file"],
     )
 
 

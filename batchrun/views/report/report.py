@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,18 @@ from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.object_store import ObjectStore
 from batchrun.adapters.storage.store import KINDS, USAGE, StoreReader, part_names
-from batchrun.core.cost.money import format_cost
 from batchrun.core.run.series import Series
 from batchrun.core.settings.addresses import format_address, local_path
-from batchrun.core.text.legible import shell_word
 from batchrun.errors import StorageError, UsageError
 from batchrun.rundir import inspect
-from batchrun.views import failures, run_status
-from batchrun.views.pages.rendering import fitted, render
+from batchrun.views import run_status
+from batchrun.views.pages.rendering import render
 from batchrun.views.published import Results
 from batchrun.views.report import comparison
 from batchrun.views.report.gathering import gather
+from batchrun.views.report.heading import heading
 from batchrun.views.report.limits import PAGE_BYTES_MAX, Limits
 from batchrun.views.report.sections import Facts, Writer, sections
-from batchrun.views.text import duration, verdict
 
 NAME = "report.html"
 STYLES = ("uplot/uPlot.min.css", "style.css")
@@ -37,7 +34,6 @@ SCRIPTS = ("uplot/uPlot.iife.min.js", "plots.js")
 MARK = b'content="batchrun report"'
 """What a report holds within its first bytes: such a file is replaced, any other one is not."""
 _HEAD_BYTES = 2048
-_TONES = {"green": "good", "yellow": "warn", "red": "bad", "cyan": "live"}
 
 KEYS = {
     "file": "Where the report is.",
@@ -102,17 +98,7 @@ def _usage(store: StoreReader) -> list[dict[str, Any]]:
 def _page(facts: Facts, limits: Limits) -> str:
     writer = Writer(limits)
     made = sections(facts, writer)
-    found = facts.found
-    first, *others = run_status.lines(dict(found), facts.place)
-    _, _, colour = verdict(first)
-    values = {
-        "title": fitted(f"{first.partition(':')[0]}: {facts.place}", 300),
-        "place": fitted(facts.place, 600),
-        "verdict": fitted(first, 600),
-        "tone": _TONES.get(colour or "", ""),
-        "remarks": [fitted(line, 600) for line in _remarks(found, others)],
-        "tiles": _tiles(facts),
-        "next": [fitted(line, 900) for line in _next(facts)],
+    values = heading(facts) | {
         "sections": made,
         "footer": f"Made by batchrun {__version__}. Nothing on this page comes from the network.",
     }
@@ -125,59 +111,6 @@ def _page(facts: Facts, limits: Limits) -> str:
         scripts=SCRIPTS if drawn else (),
         data=data,
     )
-
-
-def _remarks(found: Mapping[str, Any], lines: list[str]) -> list[str]:
-    """What the status says beside its verdict that no section has."""
-    if "summary" not in found:
-        return lines[:3]
-    outputs, ok = found["summary"]["outputs"], found["summary"]["rows"]["ok"]
-    notices = [f"notice: {text}" for text in found["summary"].get("notices") or ()]
-    return failures.flaw_lines(outputs, ok) + notices[:10]
-
-
-def _tiles(facts: Facts) -> list[tuple[str, str]]:
-    """The figures on top."""
-    if summary := facts.summary:
-        rows, totals = summary["rows"], summary["totals"]
-        cost, wasted, spent_s = totals["cost_usd"], totals["wasted_cost_usd"], summary["wall_s"]
-        pending, attempts = rows["pending"], totals["attempts"]
-        tokens = totals["prompt_tokens"], totals["completion_tokens"]
-    elif live := facts.found.get("live"):
-        rows, cost, wasted = live, live.get("cost_usd"), live.get("wasted_cost_usd")
-        whole = live["rows_input"]
-        pending = None if whole is None else whole - live["ok"] - live["error"]
-        attempts, spent_s = live["requests"], live["elapsed_s"]
-        tokens = live["prompt_tokens"], live["completion_tokens"]
-    else:
-        return []
-    found: list[tuple[str, str | None]] = [
-        ("rows ok", f"{rows['ok']:,}"),
-        ("rows failed", f"{rows['error']:,}"),
-        ("rows pending", "?" if pending is None else f"{pending:,}"),
-        ("attempts", f"{attempts:,}"),
-        ("prompt tokens", f"{tokens[0]:,}"),
-        ("completion tokens", f"{tokens[1]:,}"),
-        ("cost", None if cost is None else format_cost(cost)),
-        ("of it wasted", format_cost(wasted) if wasted else None),
-        ("time", duration(spent_s)),
-    ]
-    return [(name, value) for name, value in found if value is not None]
-
-
-def _next(facts: Facts) -> list[str]:
-    """What to do now."""
-    found = facts.found
-    if found["state"] == "running":
-        return [f"batchrun status {shell_word(facts.place)} --watch follows the run"]
-    out = []
-    rows = facts.summary.get("rows") or {"pending": None}
-    if rows["pending"] != 0:
-        out.append(f"the same batchrun run command (-o {shell_word(facts.place)}) resumes the run")
-    out += [f"{name}: {text}" for name, text in failures.advice(found["errors"])]
-    if rows["pending"] == 0:
-        out.append(f"batchrun verify {shell_word(facts.place)} proves that every row is there")
-    return out
 
 
 def write(report: Report, folder: str, target: str | None) -> str:

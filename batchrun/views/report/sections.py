@@ -101,9 +101,11 @@ def figure(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def sections(facts: Facts, writer: Writer) -> list[Section]:
-    """The sections that have something to show, in their order."""
-    found = (make(facts, writer) for make in SECTIONS)
+def sections(facts: Facts, writer: Writer, *, live: bool = False) -> list[Section]:
+    """The sections that have something to show, in their order; ``live`` ones are those that need
+    no look at the results.
+    """
+    found = (make(facts, writer) for make in (LIVE if live else SECTIONS))
     return [each for each in found if each is not None]
 
 
@@ -486,6 +488,9 @@ SECTIONS: tuple[Callable[[Facts, Writer], Section | None], ...] = (
     _sample,
     _settings,
 )
+
+
+LIVE = (_verdicts, _over_time, _errors)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
