@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -70,6 +69,8 @@ class Announcing(AbstractContextManager["Announcing"]):
 
     async def __aenter__(self) -> Self:
         """The same in an event loop, which goes on meanwhile."""
+        import asyncio
+
         return await asyncio.to_thread(self.__enter__)
 
     async def __aexit__(
@@ -78,6 +79,8 @@ class Announcing(AbstractContextManager["Announcing"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        import asyncio
+
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
     def _tell(self, code: int, error: BaseException | None) -> None:

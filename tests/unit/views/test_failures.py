@@ -9,18 +9,10 @@ import pytest
 from rich.console import Console
 
 from batchrun.core.request import remedies
-from batchrun.engine.observe.monitor import Snapshot
 from batchrun.views import failures, progress, run_status, text
+from tests.harness.snapshots import snapshot
 
 LONG = "the server refused it because " + "of this and that " * 40
-
-
-def snapshot(**given):
-    """A snapshot of a run at its start, with these fields."""
-    plain = dict.fromkeys((field.name for field in dataclasses.fields(Snapshot)), 0)
-    plain |= {"state": "running", "bound_by": None, "money": None, "cost_usd": None}
-    plain |= {"endpoints": (), "notices": (), "errors": {}, "examples": {}, "outputs": {}}
-    return Snapshot(**(plain | given))
 
 
 def displayed(width, **given):
