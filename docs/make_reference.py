@@ -31,7 +31,8 @@ from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core.reply import answer, phrases, thinking  # noqa: E402
 from batchrun.core.reply.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
 from batchrun.core.reply.vendor_codes import MEANINGS, SAID_BY  # noqa: E402
-from batchrun.core.run import summary  # noqa: E402
+from batchrun.core.run import series, summary  # noqa: E402
+from batchrun.core.run.series import Series  # noqa: E402
 from batchrun.core.run.totals import Totals  # noqa: E402
 from batchrun.core.schema import json_schema  # noqa: E402
 from batchrun.core.settings import parameters, resolve  # noqa: E402
@@ -42,6 +43,7 @@ from batchrun.core.verdict import outage, rules, trail  # noqa: E402
 from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import dry_run, estimate, estimate_report, export, validate  # noqa: E402
+from batchrun.views.report import report  # noqa: E402
 from batchrun.views.verify import findings  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -300,6 +302,8 @@ def json_objects() -> dict[str, str]:
         "validate": (checked.as_dict(), validate.KEYS),
         "estimate": (estimate_report.Report(nothing).as_dict(), estimate_report.KEYS),
         "dry-run": (dry.as_dict(), dry_run.KEYS),
+        "report": (report.KEYS, report.KEYS),
+        "series": (Series().recorded()["points"], series.KEYS),
         "export": (exported.as_dict(), export.KEYS),
     }
     return {f"keys-{name}": meanings("key", described(name, *each)) for name, each in found.items()}
