@@ -72,7 +72,7 @@ def _watch(folder: str, checkpoint: str | None) -> None:
 
     try:
         if sys.stdout.isatty():
-            terminal.redraw(folder, checkpoint, coloured=is_coloured(sys.stdout))
+            terminal.redraw(folder, checkpoint, print_output, coloured=is_coloured(sys.stdout))
         else:
             terminal.follow(folder, checkpoint, print_output)
     except KeyboardInterrupt:

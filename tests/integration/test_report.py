@@ -251,3 +251,19 @@ def test_a_report_needs_neither_lock_nor_writing_elsewhere(cli, nightly):
     assert done.returncode == 0 and done.stdout.startswith(b"<!doctype html>")
     assert tree() == before
     assert pq.read_table(cli.folder / "run" / "results").num_rows == 60
+
+
+@pytest.mark.slow
+def test_a_run_in_a_store_has_its_report_there(cli, simulator, jsonl, store):
+    """Uploaded next to the results; the checkpoint, with the figures over time, is named."""
+    address = f"s3://{store.bucket}/run"
+    endpoint = simulator()
+    command = ("run", jsonl(5), "--model", "m", "-o", address, "--checkpoint", "cp")
+    flags = ("--base-url", endpoint.base_url, "--no-progress")
+    assert cli(*command, *flags, env=store.env).code == 0
+    done = cli("report", address, "--checkpoint", "cp", "--json", env=store.env)
+    assert done.code == 0, done.err
+    assert done.json["file"] == f"{address}/report.html" and done.json["rows"] == 5
+    assert store.get("run/report.html").startswith(b"<!doctype html>")
+    again = cli("report", address, "--checkpoint", "cp", "-o", "-", env=store.env)
+    assert "over-time" in _sections(again.out)

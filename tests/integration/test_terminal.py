@@ -4,6 +4,8 @@ import fcntl
 import os
 import pty
 import re
+import select
+import socket
 import struct
 import subprocess
 import sys
@@ -35,14 +37,17 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads yet
         )
         os.close(theirs)
-        self.text, self._ours = "", ours
+        self.text, self._ours, self._hung_up = "", ours, False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self):
-        while True:
+        while not self._hung_up:
+            if not select.select([self._ours], [], [], 0.1)[0]:
+                continue  # a read that waits would keep the terminal open
             try:
                 data = os.read(self._ours, 65_536)
             except OSError:  # the other side is closed
@@ -50,6 +55,12 @@ class Terminal:
             if not data:
                 break
             self.text += data.decode("utf-8", "replace")
+
+    def hang_up(self):
+        """Take the terminal away, as when its window is closed."""
+        self._hung_up = True
+        self._reader.join(30)
+        os.close(self._ours)
 
     def wait(self):
         """The exit code; everything is read by then."""
@@ -114,3 +125,16 @@ def test_one_way_to_look_at_a_time(cli):
     """`--watch` and `--json` together are exit 2."""
     done = cli("status", "run", "--watch", "--json")
     assert done.code == 2 and "--watch and --json exclude each other" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("finished")
+def test_a_served_page_goes_with_its_terminal(cli, until):
+    """Nothing keeps listening once its window is closed."""
+    shown = Terminal(cli, "status", "run", "--serve")
+    until(lambda: "serving http://127.0.0.1:" in shown.text)
+    port = int(re.search(r"127\.0\.0\.1:(\d+)", shown.text)[1])
+    shown.hang_up()
+    assert shown.process.wait(60) != 0
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", port)) != 0

@@ -27,21 +27,31 @@ def looks(
     yield found
 
 
-def redraw(folder: str, checkpoint: str | None, *, coloured: bool) -> None:
-    """Show a live run on the terminal in one place, and leave its last state there."""
+def redraw(
+    folder: str, checkpoint: str | None, write: Callable[[str], None], *, coloured: bool
+) -> None:
+    """Show a live run on the terminal in one place, until it ends; then ``write`` gets its last
+    lines.
+    """
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    console = Console(no_color=not coloured, highlight=False, soft_wrap=False)
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    console = Console(no_color=not coloured, highlight=False)
+    found: dict[str, Any] = {}
+    with Live(
+        console=console, auto_refresh=False, transient=True, vertical_overflow="crop"
+    ) as live:
         for found in looks(folder, checkpoint):
             text = Text(no_wrap=True, overflow="ellipsis")
             for line in run_status.lines(found, folder, checkpoint):
                 shown = "\n".join(wrapped(line, max(20, console.width - 1)))
                 label, rest, colour = verdict(shown)
                 text.append(label, f"bold {colour}" if colour else "").append(f"{rest}\n")
-            live.update(text, refresh=True)
+            if found["state"] == "running":
+                live.update(text, refresh=True)
+    for line in run_status.lines(found, folder, checkpoint):
+        write(line)
 
 
 def follow(folder: str, checkpoint: str | None, write: Callable[[str], None]) -> None:
