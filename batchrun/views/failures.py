@@ -27,7 +27,7 @@ FLAWS: Mapping[str, tuple[str, str]] = {
     ),
 }
 """What may be wrong with an answer that is kept: what it means, and what to do."""
-FINISH_REASONS: Mapping[str, str] = {"truncated": " (finish_reason length)"}
+FINISH_REASONS: Mapping[str, str] = {"truncated": ", finish_reason length"}
 
 
 def class_counts(errors: Mapping[str, int]) -> str:
@@ -69,8 +69,7 @@ def failure_lines(errors: Mapping[str, int], examples: Mapping[str, Any]) -> lis
 def flaw_lines(outputs: Mapping[str, int], answers: int) -> list[str]:
     """A line for each flaw that answers have, with their share of ``answers`` and what to do."""
     return [
-        f"of the ok rows, {rows:,} {flaw}{_share(rows, answers)}{FINISH_REASONS.get(flaw, '')}: "
-        f"{FLAWS[flaw][1]}"
+        f"of the ok rows, {rows:,} {flaw}{_share(flaw, rows, answers)}: {FLAWS[flaw][1]}"
         for flaw, rows in outputs.items()
         if rows and flaw in FLAWS
     ]
@@ -92,8 +91,9 @@ def mostly(outputs: Mapping[str, int], answers: int) -> str | None:
     return found[0] if found else None
 
 
-def _share(rows: int, answers: int) -> str:
-    return f" ({percent(rows, answers)})" if answers else ""
+def _share(flaw: str, rows: int, answers: int) -> str:
+    reason = FINISH_REASONS.get(flaw, "")
+    return f" ({percent(rows, answers)}{reason})" if answers else ""
 
 
 def _ordered(errors: Mapping[str, int]) -> list[str]:

@@ -155,9 +155,8 @@ def _failures(s: Snapshot, width: int) -> Iterator[Text]:
         return
     shown = dict(list(s.errors.items())[:CLASSES_SHOWN])
     remedies = dict(failures.advice(shown))
-    yield from _flow(
-        [Text(f"{safe(name)} {rows:,}", "red") for name, rows in s.errors.items()], width
-    )
+    counts = [Text(f"{safe(name)} {rows:,}", "red") for name, rows in s.errors.items()]
+    yield from _flow([Text("failed by class:"), *counts], width)
     for name, rows in shown.items():
         for told in failures.example_lines(s.examples, {name: rows}):
             yield from _texts(told, width)

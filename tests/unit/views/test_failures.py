@@ -43,7 +43,7 @@ def test_the_display_has_failures_and_cuts_no_word(width):
     lines = displayed(width, **FAILED)
     assert max(map(len, lines)) <= width
     shown = "\n".join(lines)
-    assert "content_filter 12  timeout 4" in shown
+    assert "failed by class: content_filter 12 timeout 4" in " ".join(shown.split())
     assert "content_filter, row 4,711: the server" in shown
     assert "timeout, row 7: no reply\N{REPLACEMENT CHARACTER}[2J within 600 s" in " ".join(
         shown.split()
