@@ -16,17 +16,11 @@ CLASSES_SHOWN = 5
 SAID_SHOWN = 300
 MOST = 0.5
 """From this share of the answers on, a run's verdict says that they are cut off, or empty."""
-FLAWS: Mapping[str, tuple[str, str]] = {
-    "truncated": (
-        "a token limit cut the answers off",
-        "raise --max-tokens, then --retry-class truncated (see --on-truncation)",
-    ),
-    "empty": (
-        "the answers say nothing",
-        "--retry-class empty asks again (see --on-empty)",
-    ),
+FLAWS: Mapping[str, str] = {
+    "truncated": "raise --max-tokens, then --retry-class truncated (see --on-truncation)",
+    "empty": "--retry-class empty asks again (see --on-empty)",
 }
-"""What may be wrong with an answer that is kept: what it means, and what to do."""
+"""What may be wrong with an answer that is kept, and what to do."""
 FINISH_REASONS: Mapping[str, str] = {"truncated": ", finish_reason length"}
 
 
@@ -69,7 +63,7 @@ def failure_lines(errors: Mapping[str, int], examples: Mapping[str, Any]) -> lis
 def flaw_lines(outputs: Mapping[str, int], answers: int) -> list[str]:
     """A line for each flaw that answers have, with their share of ``answers`` and what to do."""
     return [
-        f"of the ok rows, {rows:,} {flaw}{_share(flaw, rows, answers)}: {FLAWS[flaw][1]}"
+        f"of the ok rows, {rows:,} {flaw}{_share(flaw, rows, answers)}: {FLAWS[flaw]}"
         for flaw, rows in outputs.items()
         if rows and flaw in FLAWS
     ]
