@@ -15,6 +15,26 @@ from batchrun.cli.console import (
 )
 from batchrun.cli.paths import PATH
 
+PORT_MAX = 65535
+
+
+class _Port(click.ParamType[int]):
+    """A port of this machine; 0 is any free one."""
+
+    name = "port"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """See ``click.ParamType``."""
+        text = str(value)
+        if not (text.isascii() and text.isdigit()):
+            why = "the directory goes first: batchrun status DIR --serve [PORT]"
+            self.fail(f"{text!r} is no port; {why}", param, ctx)
+        if int(text) > PORT_MAX:
+            self.fail(f"{text} is no port: it must be at most {PORT_MAX}", param, ctx)
+        return int(text)
+
 
 @click.command("status")
 @click.argument("folder", type=PATH, metavar="DIR")
@@ -27,7 +47,7 @@ from batchrun.cli.paths import PATH
     is_flag=False,
     flag_value=0,
     default=None,
-    type=click.IntRange(0, 65535),
+    type=_Port(),
     metavar="[PORT]",
     help="Serve the same view to browsers on this machine, and /metrics for Prometheus, until "
     "Ctrl-C [default: a free port].",

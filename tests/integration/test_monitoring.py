@@ -327,3 +327,6 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_run(cli, simulator, jsonl)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = cli("status", "run", "--serve", taken.getsockname()[1])
     assert done.code == 2 and "cannot be used" in done.err
+    done = cli("status", "--serve", "run")
+    assert done.code == 2 and "batchrun status DIR --serve [PORT]" in done.err
+    assert cli("status", "run", "--serve", "65536").code == 2

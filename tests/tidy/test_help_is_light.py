@@ -70,6 +70,25 @@ def test_a_run_loads_neither_numpy_nor_pandas(tmp_path):
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
+def test_a_run_loads_nothing_of_what_it_does_not_use(tmp_path):
+    """Metrics, notices, the report and the status page cost a plain run nothing."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages":[{"role":"user","content":"Hello?"}],"model":"m"}\n')
+    arguments = ["run", str(rows), "-o", str(tmp_path / "run"), "--provider", "simulator"]
+    unused = ["prometheus_client", "minijinja", "batchrun.adapters.environment.notify"]
+    unused += ["batchrun.views.report", "batchrun.views.pages", "batchrun.views.watch"]
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(arguments), json.dumps(unused)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
 IMPORT = """
 import json, sys
 import batchrun
