@@ -490,7 +490,7 @@ SECTIONS: tuple[Callable[[Facts, Writer], Section | None], ...] = (
 )
 
 
-LIVE = (_verdicts, _over_time, _errors)
+LIVE = (_verdicts, _over_time)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
