@@ -4,12 +4,11 @@ status`` and in a run's last words.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core.request import remedies
-from batchrun.core.text.wording import verb
+from batchrun.core.text.wording import shortened, verb
 from batchrun.views.text import percent, safe
 
 CLASSES_SHOWN = 5
@@ -35,8 +34,7 @@ def example_lines(examples: Mapping[str, Any], errors: Mapping[str, int]) -> lis
     for name in _ordered(errors)[:CLASSES_SHOWN]:
         found = examples.get(name)
         if isinstance(found, Mapping) and isinstance(found.get("row"), int):
-            text = " ".join(safe(str(found.get("message") or "")).split())
-            said = textwrap.shorten(text, SAID_SHOWN)
+            said = shortened(safe(str(found.get("message") or "")), SAID_SHOWN)
             out.append(f"{safe(name)}, row {found['row']:,}: {said}".rstrip(": "))
     return out
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -24,6 +23,7 @@ CLASSES_SHOWN = 3
 """Error classes of which the live display has an example."""
 TEXT_LINES = 2
 """Lines of the live display for one text: an example, or what to do about it."""
+_INDENT, _MORE = "  ", " ..."
 ENDPOINTS_SHOWN = 8
 """Lines of the live display for endpoints, where there are several: those in trouble first."""
 
@@ -165,23 +165,24 @@ def _failures(s: Snapshot, width: int) -> Iterator[Text]:
 
 
 def _texts(text: str, width: int, style: str = "") -> Iterator[Text]:
-    """A text on at most ``TEXT_LINES`` lines that end at words."""
+    """A text on at most ``TEXT_LINES`` lines that end at words, or within one that is too long for
+    a line, as a sentence without spaces is.
+    """
+    from rich.console import Console
     from rich.text import Text
 
-    indent = text[: len(text) - len(text.lstrip())]
-    for found in textwrap.wrap(
-        text.strip(),
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-        max_lines=TEXT_LINES,
-        placeholder=" ...",
-    ):
-        line = Text(found, style)
-        line.truncate(width, overflow="ellipsis")
-        yield line
+    room = max(8, width - len(_INDENT))
+    lines = Text(text.strip(), style).wrap(Console(width=room), room)
+    for line in lines[:TEXT_LINES]:
+        line.rstrip()
+    if len(lines) > TEXT_LINES:
+        last = lines[TEXT_LINES - 1]
+        while last.cell_len + len(_MORE) > room:
+            words = last.plain.rpartition(" ")[0]
+            last.truncate(len(words) if words else room - len(_MORE))
+        last.append(_MORE)
+    for n, line in enumerate(lines[:TEXT_LINES]):
+        yield Text.assemble(_INDENT if n or text.startswith(_INDENT) else "", line)
 
 
 def _endpoints(endpoints: Sequence[EndpointSnapshot], width: int) -> Iterator[Text]:

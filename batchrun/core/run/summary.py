@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from batchrun.core.cost.money import usd
 from batchrun.core.cost.projection import Projection
 from batchrun.core.run.totals import Totals
+from batchrun.core.text.wording import shortened
 
 COMPLETE, WITH_ERRORS, STOPPED, INTERRUPTED = (
     "complete",
@@ -137,7 +137,7 @@ def format_examples(
     on one line of at most ``SAID_MAX`` characters.
     """
     return {
-        name: {"row": row, "message": textwrap.shorten(said[: SAID_MAX * 20], SAID_MAX)}
+        name: {"row": row, "message": shortened(said, SAID_MAX)}
         for name in errors
         for row, said in (found.get(name, (0, None)),)
         if said is not None

@@ -3,9 +3,11 @@
 import dataclasses
 import io
 import itertools
+import random
 import re
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from batchrun.core.request import remedies
@@ -53,6 +55,31 @@ def test_the_display_has_failures_and_cuts_no_word(width):
     told = lines[lines.index(next(n for n in lines if n.startswith("content_filter, row"))) :]
     words = " ".join(told[:4]).partition("4,711:")[2].split()
     assert len(words) > 8 and set(words) <= set(known)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_message_without_spaces_is_shown_too(width):
+    """Chinese has none, and its letters take two columns each."""
+    said = "\u8bf7\u6c42\u53c2\u6570\u9519\u8bef" * 12
+    lines = displayed(width, **(FAILED | {"examples": {"timeout": {"row": 7, "message": said}}}))
+    shown = next(line for line in lines if line.startswith("timeout, row 7:"))
+    after = lines[lines.index(shown) + 1]
+    assert said[:6] in shown + after
+    assert all(cell_len(line) <= width for line in lines)
+
+
+def test_no_text_is_wider_than_the_display():
+    """Whatever words it is made of, at any width."""
+    dice = random.Random(1)
+    for _ in range(300):
+        words = (
+            "\u9519" * dice.randint(1, 9) if dice.random() < 0.2 else "x" * dice.randint(1, 30)
+            for _ in range(dice.randint(1, 60))
+        )
+        width = dice.randint(12, 90)
+        lines = list(progress._texts(" ".join(words), width))
+        assert len(lines) <= progress.TEXT_LINES
+        assert all(line.cell_len <= width for line in lines), width
 
 
 def test_the_bar_takes_the_width_that_there_is():
