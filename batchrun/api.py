@@ -26,6 +26,8 @@ from batchrun.adapters.environment.configuration import read_config, read_enviro
 from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.storage.home import at_home, located
+from batchrun.announcing import Announcing
+from batchrun.api_types import RowOutcome, Summary
 from batchrun.builtin_simulators import standing_in
 from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
@@ -35,7 +37,7 @@ from batchrun.core.settings.table import BY_NAME, FLAGGED, TABLE
 from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.errors import RunStoppedError, UsageError
-from batchrun.report import RowOutcome, Summary
+from batchrun.ports import Observer
 from batchrun.rundir.recorded_reading import reading_of
 
 if TYPE_CHECKING:  # loaded by ``compare`` alone
@@ -154,6 +156,9 @@ class Options(TypedDict, total=False):
     deadline_s: float
     min_free_disk: int | str
     grace_s: float
+    on_finish: str
+    webhook: str
+    metrics_file: str | os.PathLike[str]
     prices: Mapping[str, Mapping[str, float | Decimal]]
     scores: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -295,18 +300,9 @@ class _Job:
         """Run the session in the running loop."""
         plan = self._plan
         settings = plan.settings
-        with contextlib.ExitStack() as stack:
-            endpoints = standing_in(settings.endpoints, stack, _LOG.info)
-            settings = replace(settings, endpoints=endpoints)
-            result = await assemble.session(
-                settings,
-                plan.environment,
-                find=self._find(),
-                changes=plan.changes,
-                switch=self.switch,
-                say=_LOG.info,
-                outbox=outbox,
-            )
+        async with Announcing(settings, _LOG.warning) as announcing:
+            result = await self._session(settings, plan, outbox, announcing.observers)
+            announcing.ended(result.summary)
         if result.failed is not None:
             raise result.failed
         if result.stop is not None:
@@ -314,6 +310,27 @@ class _Job:
         if result.duplicate_id is not None:
             _LOG.warning("custom_id %r comes more than once", result.duplicate_id)
         return result
+
+    async def _session(
+        self,
+        settings: config.Settings,
+        plan: _Plan,
+        outbox: Outbox | None,
+        observers: Sequence[Observer],
+    ) -> assemble.Result:
+        with contextlib.ExitStack() as stack:
+            endpoints = standing_in(settings.endpoints, stack, _LOG.info)
+            settings = replace(settings, endpoints=endpoints)
+            return await assemble.session(
+                settings,
+                plan.environment,
+                find=self._find(),
+                changes=plan.changes,
+                switch=self.switch,
+                say=_LOG.info,
+                outbox=outbox,
+                observers=observers,
+            )
 
     def _find(self) -> Callable[[], Input] | None:
         rows, settings = self._plan.rows, self._plan.settings

@@ -11,12 +11,19 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
-from batchrun.adapters.environment import control_socket, cpu_time, open_files, price_list
+from batchrun.adapters.environment import (
+    control_socket,
+    cpu_time,
+    open_files,
+    price_list,
+    series_file,
+)
 from batchrun.adapters.environment.clock import LoopClock, new_loop
+from batchrun.adapters.environment.series_file import SeriesFile
 from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status_file import StatusFile
 from batchrun.adapters.sources.opening import Input
@@ -60,9 +67,7 @@ if TYPE_CHECKING:  # loaded by runs that have scores, metrics or gates alone
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a session ended: the summary as written, what stopped it, what observers broke, and by
-    error class the row that failed first and why.
-    """
+    """How a session ended: the summary as written, what stopped it, and what observers broke."""
 
     summary: Mapping[str, Any]
     stop: Stop | None
@@ -72,7 +77,6 @@ class Result:
     duplicate_id: str | None = None
     failed: BatchrunError | None = None
     """Why scores or metrics could not be computed, of a run that ended as its summary says."""
-    first_failed: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def run(
@@ -107,6 +111,7 @@ async def session(
     switch: StopSwitch,
     say: Callable[[str], None],
     outbox: Outbox | None = None,
+    observers: Sequence[Observer] = (),
     machinery: Machinery = REAL,
 ) -> Result:
     """Run one session in the running loop; no signal is handled.
@@ -120,7 +125,7 @@ async def session(
     entering = asyncio.ensure_future(
         asyncio.to_thread(
             opening.enter_context,
-            _opened(settings, environment, find, changes, (), say, machinery),
+            _opened(settings, environment, find, changes, observers, say, machinery),
         )
     )
     try:
@@ -297,8 +302,13 @@ class _Session:
             require_bounds(opened, settings, self._build, self._priced)
         self._duplicates = Duplicates()
         status = StatusFile(opened.checkpoint / open_run.STATUS)
+        self._series = SeriesFile(opened.checkpoint / series_file.NAME)
         self._watching = Watching(
-            (status, *observers), self._tally, say, machinery.sample_s, cpu_time.busy_s
+            (status, self._series, *observers),
+            self._tally,
+            say,
+            machinery.sample_s,
+            cpu_time.busy_s,
         )
         self._space = free_space.FreeSpace(
             settings,
@@ -375,7 +385,7 @@ class _Session:
                 except BatchrunError as error:
                     fault = error
                 finally:
-                    watching.cancel()
+                    await self._watching.end(watching, monitor)
             await journal.close()
             await budgets.close()
             if isinstance(fault, StorageError):
@@ -477,7 +487,14 @@ class _Session:
         """
         (ok, error), again = self._opened.done, self._opened.again
         self._tally.resumed_ok = ok - again.ok
-        self._tally.resumed_error = error - again.error
+        self._tally.resumed_error = error - again.errors.total()
+        self._tally.resumed_errors = self._opened.errors - again.errors
+        # An example whose class is sent again may not be one any more.
+        self._tally.first_failed = {
+            name: (row, said)
+            for name, (row, said) in (self._opened.journal.states.get("examples") or {}).items()
+            if name in self._tally.resumed_errors and name not in again.errors
+        }
         before = spent(self._opened.journal)
         self._tally.cost_pd, self._tally.wasted_pd = before.bill_pd, before.wasted_pd
         self._tally.row_costs = RowCosts.of(self._opened.journal.states.get("row_costs"))
@@ -553,6 +570,7 @@ class _Session:
             notices=self._tally.told,
             windows=windows_found(self._lanes),
             labels=opened.journal.states.get(LABELS),
+            examples=self._tally.first_failed,
         )
         failed = None
         if self._evaluator is not None:
@@ -563,6 +581,7 @@ class _Session:
             wall_s=wall_s,
             input_rows=rows_input if whole else None,
             row_costs=self._tally.row_costs.recorded(),
+            examples=self._tally.first_failed or None,
         )
         if whole and self._changes.resend_changed and stop is None and fault is None:
             opened.all_resent()
@@ -581,5 +600,4 @@ class _Session:
             sent_nothing=False,
             duplicate_id=self._duplicates.first,
             failed=failed,
-            first_failed=self._tally.first_failed,
         )

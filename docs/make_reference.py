@@ -31,7 +31,8 @@ from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core.reply import answer, phrases, thinking  # noqa: E402
 from batchrun.core.reply.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
 from batchrun.core.reply.vendor_codes import MEANINGS, SAID_BY  # noqa: E402
-from batchrun.core.run import summary  # noqa: E402
+from batchrun.core.run import series, summary  # noqa: E402
+from batchrun.core.run.series import Series  # noqa: E402
 from batchrun.core.run.totals import Totals  # noqa: E402
 from batchrun.core.schema import json_schema  # noqa: E402
 from batchrun.core.settings import parameters, resolve  # noqa: E402
@@ -44,6 +45,7 @@ from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import dry_run, estimate, estimate_report, export, validate  # noqa: E402
 from batchrun.views.compare import compare  # noqa: E402
 from batchrun.views.history import runs, spending  # noqa: E402
+from batchrun.views.report import report  # noqa: E402
 from batchrun.views.show import shown_row  # noqa: E402
 from batchrun.views.verify import findings  # noqa: E402
 
@@ -307,6 +309,8 @@ def json_objects() -> dict[str, str]:
         "estimate": (estimate_report.Report(nothing).as_dict(), estimate_report.KEYS),
         "dry-run": (dry.as_dict(), dry_run.KEYS),
         "compare": (compare.KEYS, compare.KEYS),
+        "report": (report.KEYS, report.KEYS),
+        "series": (Series().recorded()["points"], series.KEYS),
         "export": (exported.as_dict(), export.KEYS),
         "show": (shown_row.KEYS, shown_row.KEYS),
         "runs": (runs.RunLine.__slots__, runs.KEYS),

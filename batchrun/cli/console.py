@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 import re
 import shutil
 import sys
@@ -18,7 +19,7 @@ from batchrun.cli.standard_streams import forsake
 from batchrun.core.text.legible import json_of, legible
 from batchrun.core.text.wording import wrapped
 from batchrun.errors import BatchrunError, StorageError
-from batchrun.views.text import safe
+from batchrun.views.text import safe, verdict
 
 if TYPE_CHECKING:
     from batchrun.views.validate import ShownRequest
@@ -52,6 +53,22 @@ def fitted(text: str, stream: TextIO) -> str:
     return "\n".join(lines)
 
 
+def is_coloured(stream: TextIO) -> bool:
+    """Whether text on a stream may have colours: a terminal, and nobody set ``NO_COLOR``
+    (https://no-color.org) or called it dumb.
+    """
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return not plain and stream.isatty()
+
+
+def _painted(text: str, stream: TextIO) -> str:
+    """Text whose verdict has its colour, where the stream takes colours."""
+    label, rest, colour = verdict(text)
+    if colour is None or not is_coloured(stream):
+        return text
+    return click.style(label, fg=colour, bold=True) + rest
+
+
 def print_message(text: str) -> None:
     """A message for the user, on stderr. A closed stderr is no reason to stop."""
     print_unwrapped(fitted(safe(text), sys.stderr))
@@ -60,7 +77,7 @@ def print_message(text: str) -> None:
 def print_unwrapped(text: str) -> None:
     """A line for the user that stays one line however long it is: progress, and log lines."""
     try:
-        click.echo(safe(text), err=True)
+        click.echo(_painted(safe(text), sys.stderr), err=True)
     except OSError:
         forsake(2)
 
@@ -89,7 +106,7 @@ def writing() -> Iterator[None]:
 def print_output(text: str) -> None:
     """A line of what was asked for, on stdout, for people. Raises ``OutputLostError``."""
     with writing():
-        click.echo(fitted(safe(text), sys.stdout))
+        click.echo(_painted(fitted(safe(text), sys.stdout), sys.stdout))
 
 
 def print_lines(lines: Sequence[str]) -> None:

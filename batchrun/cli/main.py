@@ -31,6 +31,7 @@ COMMANDS = {
     "show": "Show single rows: request, answer, attempts, cost, scores.",
     "runs": "List the runs below a folder, with the trend of their metrics.",
     "costs": "Sum up what runs cost, by month, model or label.",
+    "report": "Write one page of HTML about a run: charts, cost, errors, a sample.",
     "verify": "Prove that every row of a run is accounted for.",
     "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
     "init": "Write a config and rows to begin with.",

@@ -14,6 +14,7 @@ import click
 
 from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.storage.home import located
+from batchrun.announcing import Announcing
 from batchrun.cli import logs
 from batchrun.cli.ci import Reports, ci_flags, put_summary, reporting
 from batchrun.cli.console import (
@@ -56,6 +57,8 @@ _TYPES: dict[str, click.ParamType[Any]] = {
 NOWHERE = ".no-run-directory"
 """The run directory of a dry run that names none."""
 _REPEATED = ("object", "names", "headers", "dirs", "labels")
+_COMMANDS = ("--api-key-command", "--on-finish")
+"""Flags whose values are commands, with arguments that may be credentials."""
 _NOT_REPEATED = (
     "--dry-run",
     "--restart",
@@ -198,15 +201,17 @@ def command(
             for warning in warnings:
                 log.tell(f"warning: {warning}")
             try:
-                code = _run(
-                    settings,
-                    environment,
-                    changes=changes,
-                    log=log,
-                    progress=not (quiet or no_progress),
-                    as_json=as_json,
-                    reports=reports,
-                )
+                with Announcing(settings, log.tell) as announcing:
+                    code = _run(
+                        settings,
+                        environment,
+                        announcing,
+                        changes=changes,
+                        log=log,
+                        progress=not (quiet or no_progress),
+                        as_json=as_json,
+                        reports=reports,
+                    )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
                     error.add_note(f"to go on: {_command_that_goes_on(sys.argv[1:])}")
@@ -217,6 +222,7 @@ def command(
 def _run(
     settings: config.Settings,
     environment: Mapping[str, str],
+    announcing: Announcing,
     *,
     changes: Changes,
     log: Log,
@@ -241,6 +247,7 @@ def _run(
         open_files.raise_limit(settings)
         observers = [stack.enter_context(progress_on(print_unwrapped))] if progress else []
         observers += logs.observers()
+        observers += announcing.observers
         result = assemble.run(
             settings,
             environment,
@@ -249,6 +256,7 @@ def _run(
             say=tell,
             started_s=STARTED_S,
         )
+    announcing.ended(result.summary)
     if result.stop is not None:
         log.error(result.stop.message)
     if result.observer_failures:
@@ -267,7 +275,6 @@ def _run(
         settings.dir,
         resume=resume,
         bound_by=result.bound_by,
-        first_failed=result.first_failed,
         checkpoint=settings.checkpoint if apart else None,
     ):
         log.show(text)
@@ -390,9 +397,9 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
         flag, equals, value = argument.partition("=")
         if (kept and kept[-1] == "--header") or argument.startswith("--header="):
             argument = argument.partition(":")[0] + ": ..."  # noqa: PLW2901
-        elif kept and kept[-1] == "--api-key-command":
+        elif kept and kept[-1] in _COMMANDS:
             argument = commands.redact_command(argument)  # noqa: PLW2901
-        elif equals and flag == "--api-key-command":
+        elif equals and flag in _COMMANDS:
             argument = f"{flag}={commands.redact_command(value)}"  # noqa: PLW2901
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901

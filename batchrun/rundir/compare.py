@@ -259,7 +259,8 @@ class Comparison:
         resendable: bool = True,
     ) -> RunChangedError:
         """The error: what changed, the done rows that it touches, and what each choice does."""
-        done = sum(count_done(self._parts, self._journal))
+        ok, errors = count_done(self._parts, self._journal)
+        done = ok + errors.total()
         counted = self._would_restart(done)
         costs = RowCosts.of(self._journal.states.get("row_costs"))
         choices = []

@@ -11,6 +11,7 @@ import functools
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,8 @@ class RunDirectory:
     touched: set[int] = field(default_factory=set)
     done: tuple[int, int] = (0, 0)
     """Rows with a completion and rows that failed, as the directory was found."""
+    errors: Counter[str] = field(default_factory=Counter)
+    """The failed ones of them by error class."""
     beyond: int = 0
     """Those of them that lie beyond the limit of this session."""
     again: Found = field(default_factory=Found)
@@ -206,7 +209,8 @@ def open_run(
         sent = journal.states.get("sent") or ()
         columns_notice.report_columns(say, settings, given, store.where(), sent, found.carry.names)
         _recover(opened, settings, say)
-        opened.done = resend.count_done(parts, journal)
+        ok, opened.errors = resend.count_done(parts, journal)
+        opened.done = ok, opened.errors.total()
         if settings.limit is not None:
             opened.beyond = resend.count_beyond(parts, journal, settings.limit)
         if changes.retries or changes.resend_changed:

@@ -7,6 +7,7 @@ the number of rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,22 +37,21 @@ def endings(
     return found
 
 
-def count_done(parts: Parts, journal: Journal) -> tuple[int, int]:
-    """Rows with a completion and rows that failed, in parts and logs together."""
-    ok = error = 0
+def count_done(parts: Parts, journal: Journal) -> tuple[int, Counter[str]]:
+    """Rows with a completion, and rows that failed by error class, in parts and logs together."""
+    ok, errors = 0, Counter[str]()
     touched = journal.touched()
     for published in journal.states.published():
         if published.state.shard not in touched:
-            for *_, sums in published.totals["groups"]:
-                ok += sums["rows_ok"]
-                error += sums["rows_error"]
+            ok += sum(sums["rows_ok"] for *_, sums in published.totals["groups"])
+            errors.update(published.totals["errors"])
     for shard in touched:
         for ending in endings(parts, journal, shard).values():
             if ending.error_class is None:
                 ok += 1
             else:
-                error += 1
-    return ok, error
+                errors[ending.error_class] += 1
+    return ok, errors
 
 
 def count_beyond(parts: Parts, journal: Journal, limit: int) -> int:
@@ -130,19 +130,19 @@ def hash_of(build: Build, row: Row) -> str | None:
 
 @dataclass(slots=True)
 class Found:
-    """What is sent again: the shards, how many rows with a completion and failed ones; and
-    whether done rows are not in the input any more, from which row on.
+    """What is sent again: the shards, how many rows with a completion, and failed ones by error
+    class; and whether done rows are not in the input any more, from which row on.
     """
 
     shards: set[int] = field(default_factory=set)
     ok: int = 0
-    error: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
     missing_from: int | None = None
 
     @property
     def rows(self) -> int:
         """How many rows are sent again."""
-        return self.ok + self.error
+        return self.ok + self.errors.total()
 
 
 def find_failed(parts: Parts, journal: Journal, changes: Changes, limit: int | None) -> Found:
@@ -155,18 +155,19 @@ def find_failed(parts: Parts, journal: Journal, changes: Changes, limit: int | N
         shard = published.state.shard
         errors: Mapping[str, int] = published.totals["errors"]
         outputs: Mapping[str, int] = published.totals["outputs"]
-        error = sum(n for name, n in errors.items() if changes.retries_class(name))
+        error = Counter({name: n for name, n in errors.items() if changes.retries_class(name)})
         flawed = [outputs[name] for name in flaws if outputs[name]]
         ok = sum(flawed)
         cut = limit is not None and (shard + 1) * size > limit
         if (cut and (error or ok)) or len(flawed) > 1:
             ended = endings(parts, journal, shard, flaws=bool(flawed)).items()
             below = [ending for row, ending in ended if limit is None or row < limit]
-            error = sum(changes.retries_class(ending.error_class) for ending in below)
+            classes = (ending.error_class for ending in below)
+            error = Counter(name for name in classes if name and changes.retries_class(name))
             ok = sum(bool(ending.flaws & flaws) for ending in below)
         if error or ok:
             found.shards.add(shard)
-            found.error += error
+            found.errors += error
             found.ok += ok
     return found
 
@@ -225,8 +226,10 @@ class Survey:
                         continue
                     if self._selection.picks(ending, row):
                         self._found.shards.add(shard)
-                        self._found.ok += ending.error_class is None
-                        self._found.error += ending.error_class is not None
+                        if ending.error_class is None:
+                            self._found.ok += 1
+                        else:
+                            self._found.errors[ending.error_class] += 1
                     else:
                         same.append(row)
                 if shard in self._amends:

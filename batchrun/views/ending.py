@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core.cost.money import format_cost
-from batchrun.core.request import remedies
 from batchrun.core.run.reuse_rules import format_rows_by_endpoint
 from batchrun.core.settings.addresses import format_address
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted, verb
-from batchrun.views import figures, funds
+from batchrun.views import failures, figures, funds
 from batchrun.views.text import BOUND, duration, safe
-
-CLASSES_SHOWN = 5
-SAID_SHOWN = 300
 
 
 def lines(
@@ -25,12 +20,10 @@ def lines(
     *,
     resume: str,
     bound_by: str | None = None,
-    first_failed: Mapping[str, tuple[int, str]] = {},
     checkpoint: str | None = None,
 ) -> list[str]:
-    """The final summary as lines. ``resume`` is the command that goes on, ``first_failed`` has an
-    example of each error class: the row, and what was said; ``checkpoint`` is where it lives, if
-    not in the run directory.
+    """The final summary as lines. ``resume`` is the command that goes on; ``checkpoint`` is where
+    it lives, if not in the run directory.
     """
     rows, totals = summary["rows"], summary["totals"]
     whole = "?" if rows["input"] is None else f"{rows['input']:,}"
@@ -42,6 +35,9 @@ def lines(
         "stopped": f"stopped by {summary['stopped_by']}",
         "interrupted": f"interrupted by {summary['stopped_by'] or 'a fault'}",
     }[summary["status"]]
+    outputs = summary["outputs"]
+    if (flaw := failures.mostly(outputs, rows["ok"])) is not None:
+        said += f", but most answers are {flaw}"
     out = [
         f"{said}: {rows['ok']:,} of {whole} {noun} ok, {rows['error']:,} failed{pending}",
         f"{counted(totals['attempts'], 'attempt')} in {duration(summary['wall_s'])}; "
@@ -59,18 +55,9 @@ def lines(
     out += funds.used(summary.get("budget", {}), summary["settings"])
     if rows["pending"]:
         out += funds.ahead(summary.get("projected", {}))
-    outputs = summary["outputs"]
-    if any(outputs.values()):
-        told = [f"{n:,} {what}" for what, n in outputs.items() if n]
-        out.append(f"of the ok rows, {' and '.join(told)}: see --on-truncation and --on-empty")
-    if summary["errors"]:
-        counts = ", ".join(f"{safe(name)} {n:,}" for name, n in summary["errors"].items())
-        out.append(f"failed by class: {counts}")
-        for name, (row, said) in list(first_failed.items())[:CLASSES_SHOWN]:
-            text = " ".join(safe(said).split())
-            out.append(f"  {safe(name)}, row {row:,}: {textwrap.shorten(text, SAID_SHOWN)}")
-        out += _advice(summary["errors"])
-    if len(endpoints := summary["endpoints"]) > 1:
+    out += failures.flaw_lines(outputs, rows["ok"])
+    out += failures.failure_lines(summary["errors"], summary.get("examples", {}))
+    if len(endpoints := summary.get("endpoints") or {}) > 1:
         out += [
             f"{safe(name)}: {counted(own['rows_ok'], 'row')} ok, {own['rows_error']:,} failed, "
             f"{counted(own['attempts'], 'attempt')}"
@@ -88,13 +75,6 @@ def lines(
     else:
         out.append(f"to go on: {resume}")
     return out
-
-
-def _advice(errors: Mapping[str, int]) -> list[str]:
-    """What to do about the failed rows, a line for each of the classes with the most of them."""
-    names = sorted(errors, key=lambda name: -errors[name])[:CLASSES_SHOWN]
-    known = [(name, remedies.ADVICE[name]) for name in names if name in remedies.ADVICE]
-    return ["what to do:", *(f"  {name}: {text}" for name, text in known)] if known else []
 
 
 def _reused(summary: Mapping[str, Any]) -> list[str]:

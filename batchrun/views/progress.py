@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from batchrun.core.text.wording import counted
 from batchrun.engine.observe.monitor import EndpointSnapshot, Snapshot
-from batchrun.views import funds
+from batchrun.views import failures, funds
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 
 if TYPE_CHECKING:
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-LINE_EVERY_S = 5.0
+LINE_EVERY_S, LINE_EVERY_MAX_S = 5.0, 600.0
+"""The least and the most time between two plain lines."""
+CLASSES_SHOWN = 3
+"""Error classes of which the live display has an example."""
+TEXT_LINES = 2
+"""Lines of the live display for one text: an example, or what to do about it."""
+_INDENT, _MORE = "  ", " ..."
 ENDPOINTS_SHOWN = 8
 """Lines of the live display for endpoints, where there are several: those in trouble first."""
 
@@ -36,7 +42,9 @@ def line(s: Snapshot) -> str:
         f"ETA {duration(s.eta_s)}",
     ]
     known = asdict(s.money) if s.money else None
-    parts[-1:-1] = [*funds.costs(s.cost_usd, known), *funds.charged(known)]
+    parts += [f"failed by class: {failures.class_counts(s.errors)}"] if s.errors else []
+    parts += failures.flaw_pieces(s.outputs, s.outputs["answers"]) if s.outputs else []
+    parts[8:8] = [*funds.costs(s.cost_usd, known), *funds.charged(known)]
     if s.state != "running":
         parts.insert(0, s.state)
     if s.bound_by is not None:
@@ -50,12 +58,16 @@ def _whole(s: Snapshot) -> str:
 
 
 class PlainProgress:
-    """An observer that writes a line every few seconds."""
+    """An observer that writes a line every few seconds, less often as the run gets longer; and one
+    at once for each error class that appears.
+    """
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._next_s = time.monotonic() + LINE_EVERY_S
+        self._began_s = time.monotonic()
+        self._next_s = self._began_s + LINE_EVERY_S
         self._state = "running"
+        self._classes: set[str] = set()
 
     def __call__(self, event: object) -> None:
         """See ``ports.Observer``."""
@@ -63,9 +75,18 @@ class PlainProgress:
             return
         now = time.monotonic()
         if now >= self._next_s or event.state != self._state:
-            self._next_s = now + LINE_EVERY_S
+            self._next_s = now + line_interval_s(now - self._began_s)
             self._state = event.state
             self._write(line(event))
+        for name in event.errors.keys() - self._classes:
+            self._classes.add(name)
+            for told in failures.example_lines(event.examples, {name: event.errors[name]}):
+                self._write(f"failed: {told}")
+
+
+def line_interval_s(elapsed_s: float) -> float:
+    """Seconds from one line to the next: a tenth of what the run took so far, within bounds."""
+    return min(LINE_EVERY_MAX_S, max(LINE_EVERY_S, elapsed_s / 10))
 
 
 class LiveProgress:
@@ -103,13 +124,65 @@ def _display(s: Snapshot, width: int) -> RenderableType:
     spent = [funds.costs(s.cost_usd, known), funds.charged(known)]
     return Group(
         *_flow([Text(head, "bold"), *times], width),
-        _bar(s, max(10, min(width - 1, 72))),
+        _bar(s, max(10, width - 1)),
         *_flow([ok, failed, f"retried {s.retries:,}", f"throttled {s.throttled:,}"], width),
         *_flow([*rates, f"in flight {s.in_flight}"], width),
         *(line for pieces in spent if pieces for line in _flow(pieces, width)),
+        *_flaws(s, width),
+        *_failures(s, width),
         *_endpoints(s.endpoints, width),
-        Text(_last_line(s), style="dim"),
+        *_texts(_last_line(s), width, "dim"),
     )
+
+
+def _flaws(s: Snapshot, width: int) -> Iterator[Text]:
+    """How many answers are cut off or empty; in red where most are."""
+    from rich.text import Text
+
+    if not s.outputs:
+        return
+    answers = s.outputs["answers"]
+    if pieces := failures.flaw_pieces(s.outputs, answers):
+        colour = "yellow" if failures.mostly(s.outputs, answers) is None else "bold red"
+        yield from _flow([Text(piece, colour) for piece in pieces], width)
+
+
+def _failures(s: Snapshot, width: int) -> Iterator[Text]:
+    """The classes with most failed rows: how many, an example, and what to do."""
+    from rich.text import Text
+
+    if not s.errors:
+        return
+    shown = dict(list(s.errors.items())[:CLASSES_SHOWN])
+    remedies = dict(failures.advice(shown))
+    counts = [Text(f"{safe(name)} {rows:,}", "red") for name, rows in s.errors.items()]
+    yield from _flow([Text("failed by class:"), *counts], width)
+    for name, rows in shown.items():
+        for told in failures.example_lines(s.examples, {name: rows}):
+            yield from _texts(told, width)
+        if name in remedies:
+            yield from _texts(f"  {remedies[name]}", width, "dim")
+
+
+def _texts(text: str, width: int, style: str = "") -> Iterator[Text]:
+    """A text on at most ``TEXT_LINES`` lines that end at words, or within one that is too long for
+    a line, as a sentence without spaces is.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    room = max(8, width - len(_INDENT))
+    lines = Text(text.strip(), style).wrap(Console(width=room), room)
+    for line in lines[:TEXT_LINES]:
+        line.rstrip()
+    if len(lines) > TEXT_LINES:
+        last = lines[TEXT_LINES - 1]
+        while last.cell_len + len(_MORE) > room:
+            words = last.plain.rpartition(" ")[0]
+            last.truncate(len(words) if words else room - len(_MORE))
+        last.append(_MORE)
+    for n, line in enumerate(lines[:TEXT_LINES]):
+        yield Text.assemble(_INDENT if n or text.startswith(_INDENT) else "", line)
 
 
 def _endpoints(endpoints: Sequence[EndpointSnapshot], width: int) -> Iterator[Text]:

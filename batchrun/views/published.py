@@ -11,10 +11,12 @@ import contextlib
 import io
 import os
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import large_answers
@@ -59,21 +61,54 @@ class Results:
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """All rows, a row group at a time."""
         for name in self._names:
-            with self._part(name) as part:
-                found = part.schema_arrow
-                alike = found.equals(self.schema) or any(
-                    part_schema.lacks_only_later(one, other)
-                    for one, other in ((found, self.schema), (self.schema, found))
-                )
-                if not alike:
-                    why = f"its columns are not those of {self._names[0]}"
-                    raise damaged(self._where(name), why)
+            with self._checked(name) as part:
                 for group in range(part.num_row_groups):
-                    try:
-                        table = part.read_row_group(group, columns=columns, use_threads=False)
-                    except (OSError, pa.ArrowException) as error:
-                        raise damaged(self._where(name), error) from error
-                    yield part_schema.completed(table, self._wanted(columns))
+                    yield self._group(name, part, group, columns)
+
+    def rows(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These rows (numbers in order), as far as they are published; ``columns`` have ``row``.
+        Only row groups that may hold one of them are read.
+        """
+        for name in self._names:
+            with self._checked(name) as part:
+                place = part.schema_arrow.get_field_index("row")
+                for group in range(part.num_row_groups):
+                    known = part.metadata.row_group(group).column(place).statistics
+                    wanted = numbers
+                    if known is not None and known.has_min_max:
+                        start, end = (
+                            bisect_left(numbers, known.min),
+                            bisect_right(numbers, known.max),
+                        )
+                        wanted = numbers[start:end]
+                    if wanted:
+                        table = self._group(name, part, group, columns)
+                        yield table.filter(
+                            pc.is_in(table.column("row"), pa.array(wanted, pa.int64()))
+                        )
+
+    @contextlib.contextmanager
+    def _checked(self, name: str) -> Iterator[pq.ParquetFile]:
+        """A part whose columns are those of the first one."""
+        with self._part(name) as part:
+            found = part.schema_arrow
+            alike = found.equals(self.schema) or any(
+                part_schema.lacks_only_later(one, other)
+                for one, other in ((found, self.schema), (self.schema, found))
+            )
+            if not alike:
+                why = f"its columns are not those of {self._names[0]}"
+                raise damaged(self._where(name), why)
+            yield part
+
+    def _group(
+        self, name: str, part: pq.ParquetFile, group: int, columns: Sequence[str] | None
+    ) -> pa.Table:
+        try:
+            table = part.read_row_group(group, columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self._where(name), error) from error
+        return part_schema.completed(table, self._wanted(columns))
 
     def _wanted(self, columns: Sequence[str] | None) -> pa.Schema:
         """The schema of some columns, in the order of the parts."""

@@ -15,16 +15,23 @@ from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect
 from batchrun.rundir.open_run import STATUS
-from batchrun.views import ending, funds, limits, windows
+from batchrun.views import ending, failures, funds, limits, windows
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 
 
 def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     """What can be known of a run directory.
 
-    ``state`` is ``running``, ``killed`` (it ended without a word; the same command resumes) or the
-    summary's status. Raises ``UsageError`` for what is no run directory.
+    ``state`` is ``running``, ``killed`` (it left no exit record; the same command resumes) or the
+    summary's status; ``errors`` counts failed rows by class, ``examples`` has one of each: an
+    object of ``row`` and ``message``. Raises ``UsageError`` for what is no run directory.
     """
+    found = _found(folder, checkpoint)
+    known = found.get("summary") or found.get("live") or {}
+    return found | {name: known.get(name) or {} for name in ("errors", "examples")}
+
+
+def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
     look = inspect.look_at(folder, checkpoint)
     control = look.checkpoint
     summary = read_json(look.store, SUMMARY)
@@ -52,7 +59,7 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
     live = found["live"]
     if found["state"] == "killed":
-        out = ["killed: the run ended without a word; the same command resumes it"]
+        out = ["killed: the run left no exit record; the same command resumes it"]
         if live is None:
             return out
         out.append(f"last seen {safe(str(live['updated_at']))}:")
@@ -60,22 +67,7 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         return ["running: starting up"]
     else:
         out = [f"{safe(str(live['state']))}: process {live['pid']} on {safe(str(live['host']))}"]
-    whole = live["rows_input"]
-    done = live["ok"] + live["error"]
-    rows = "? rows" if whole is None else counted(whole, "row")
-    reused = f", {live['reused']:,} of them reused in this session" if live.get("reused") else ""
-    out += [
-        (
-            f"{done:,} of {rows} done {share(done, whole)}"
-            f" ({live['ok']:,} ok{reused}, {live['error']:,} failed), "
-            f"elapsed {duration(live['elapsed_s'])}"
-        ),
-        (
-            f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "
-            f"in flight {live['in_flight']}, retried {live['retries']:,}, "
-            f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}"
-        ),
-    ]
+    out += _numbers(live, dead=found["state"] == "killed")
     if live.get("cost_usd") is not None:
         spent, *others = funds.costs(live["cost_usd"], live.get("money"))
         out.append(f"{spent}, {format_cost(live['wasted_cost_usd'])} of it wasted")
@@ -84,11 +76,15 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
             out += [", ".join(others)] if others else []
     if pieces := funds.charged(live.get("money")):
         out.append(f"budget: {', '.join(pieces)}")
+    outputs = live.get("outputs") or {}
+    out += failures.flaw_lines(outputs, outputs.get("answers", 0))
+    out += failures.failure_lines(live.get("errors") or {}, live.get("examples") or {})
     out += _controls(live.get("controls"))
     out += [f"notice: {safe(notice)}" for notice in live.get("notices") or ()]
-    if live["bound_by"] is not None:
+    dead = found["state"] == "killed"
+    if live["bound_by"] is not None and not dead:
         out.append(f"bound by {BOUND[live['bound_by']]}")
-    if len(live["endpoints"]) > 1:
+    if len(live["endpoints"]) > 1 and not dead:
         out += map(_endpoint, live["endpoints"])
     for endpoint in live["endpoints"]:
         named = "" if len(live["endpoints"]) == 1 else f"{safe(endpoint['name'])}: "
@@ -98,6 +94,32 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         )
         out += [named + line for line in told if line is not None]
     return out
+
+
+def _numbers(live: dict[str, Any], *, dead: bool) -> list[str]:
+    """How far a run is, and how quick; of one that is dead, how far it came."""
+    whole = live["rows_input"]
+    done = live["ok"] + live["error"]
+    rows = "? rows" if whole is None else counted(whole, "row")
+    reused = f", {live['reused']:,} of them reused in this session" if live.get("reused") else ""
+    out = [
+        (
+            f"{done:,} of {rows} done {share(done, whole)}"
+            f" ({live['ok']:,} ok{reused}, {live['error']:,} failed), "
+            f"elapsed {duration(live['elapsed_s'])}"
+        )
+    ]
+    if dead:
+        sent = f"{counted(live['requests'], 'request')} sent"
+        return [*out, f"{sent}, retried {live['retries']:,}, throttled {live['throttled']:,}"]
+    return [
+        *out,
+        (
+            f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "
+            f"in flight {live['in_flight']}, retried {live['retries']:,}, "
+            f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}"
+        ),
+    ]
 
 
 def _controls(found: dict[str, Any] | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from batchrun.core.text.legible import legible
 
@@ -42,6 +43,42 @@ def share(part: int, whole: int | None) -> str:
     if not whole:
         return ""
     return f"{100 * part // whole}%"
+
+
+def percent(part: int, whole: int) -> str:
+    """A share of a total that is not 0, in percent; ``<1%`` for a part that would read as none."""
+    return "<1%" if 0 < 100 * part < whole else share(part, whole)
+
+
+VERDICTS: Mapping[str, str] = {
+    "complete:": "green",
+    "complete, ": "yellow",
+    "stopped by": "red",
+    "interrupted by": "red",
+    "killed:": "red",
+    "running:": "cyan",
+    "paused:": "yellow",
+    "stopping:": "yellow",
+    "failed by class:": "red",
+    "of the ok rows,": "yellow",
+    "warning:": "yellow",
+    "notice:": "yellow",
+    "batchrun:": "red",
+    "verified:": "green",
+    "NOT verified": "red",
+}
+"""How the lines begin that carry a verdict, and its colour."""
+
+
+def verdict(line: str) -> tuple[str, str, str | None]:
+    """The part of a line that is a verdict (up to its first colon), the rest, and the verdict's
+    colour, None without one.
+    """
+    for start, colour in VERDICTS.items():
+        if line.startswith(start):
+            label, colon, rest = line.partition(":")
+            return label + colon, rest, colour
+    return "", line, None
 
 
 BOUND = {

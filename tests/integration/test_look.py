@@ -549,3 +549,63 @@ def test_a_changed_prompt_is_shown_where_it_changed(cli, simulator, jsonl):
     )
     assert "one word" in was and "two words" in now and "\\u001b" in now
     assert max(len(was), len(now)) <= 80 and os.linesep not in was
+
+
+# Failures while a run goes on, and after it
+
+
+def test_failures_are_told_while_the_run_goes_on(cli, scripted, answer, jsonl, until):
+    """By class with an example, in `status` and at the top of its JSON: live, and after the end,
+    also those that an earlier session had.
+    """
+    open_now = threading.Event()
+
+    def reply(body, _headers, _nth):
+        number = int(body["messages"][0]["content"].removeprefix("question "))
+        if number in (1, 4):
+            return 400, {}, {"error": {"message": f"refused number {number}"}}
+        if number == 2:
+            return 404, {}, {"error": {"message": "no such thing"}}
+        if number > 20:
+            open_now.wait(60)
+        return 200, {}, answer()
+
+    endpoint = scripted(reply)
+    command = ("run", jsonl(24), "-o", "run", "--model", "m", "--base-url", endpoint.base_url)
+    first = cli(*command, "--limit", 3, "--no-progress", "--concurrency", 1)
+    assert first.code == 1, first.err
+    live = cli.start(*command, "--no-progress", "--concurrency", 8)
+
+    def failed():
+        done = cli("status", "run", "--json")
+        return (
+            done.json if done.json.get("errors") == {"invalid_request": 2, "not_found": 1} else None
+        )
+
+    found = until(failed)
+    assert found["state"] == "running"
+    assert found["examples"]["not_found"] == {"row": 2, "message": "no such thing"}
+    assert found["examples"]["invalid_request"] == {"row": 1, "message": "refused number 1"}
+    text = cli("status", "run").out
+    assert "failed by class: invalid_request 2, not_found 1" in text
+    assert "  not_found, row 2: no such thing" in text and "what to do:" in text
+    open_now.set()
+    assert live.wait().code == 1
+    ended = cli("status", "run", "--json").json
+    assert ended["errors"] == found["errors"] and ended["examples"] == found["examples"]
+    assert ended["summary"]["examples"] == found["examples"]
+    cli.verified("run")
+
+
+def test_what_most_answers_are_is_in_the_verdict(cli, simulator, jsonl):
+    """A run that is complete and cut off throughout does not read as if all were well."""
+    endpoint = simulator(truncated_rate=1.0)
+    done = cli.run(jsonl(5), "-o", "run", "--base-url", endpoint.base_url, "--no-progress")
+    assert done.code == 0, done.err
+    for text in (done.err, cli("status", "run").out):
+        assert "complete, but most answers are truncated: 5 of 5 rows ok" in text
+        assert (
+            "of the ok rows, 5 truncated (100%, finish_reason length): raise --max-tokens" in text
+        )
+    outputs = json.loads((cli.folder / "run/checkpoint/status.json").read_text("utf-8"))["outputs"]
+    assert set(outputs) == {"answers", "truncated", "empty"}

@@ -71,6 +71,13 @@ def test_a_run_loads_neither_numpy_nor_pandas(tmp_path):
 
 
 RARE = [
+    "prometheus_client",
+    "minijinja",
+    "batchrun.adapters.environment.notify",
+    "batchrun.views.report",
+    "batchrun.views.pages",
+    "batchrun.views.watch",
+    "duckdb",
     "batchrun.adapters.sources.elements",
     "batchrun.core.request.template",
     "batchrun.core.stream.fold",
@@ -80,7 +87,9 @@ RARE = [
 
 
 def test_a_plain_run_loads_nothing_that_it_does_not_use(tmp_path):
-    """Retries, streams, templates, arrays and repairs are loaded by the runs that need them."""
+    """What few runs need is loaded by those alone: retries, streams, templates, metrics, the report
+    and the like.
+    """
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"messages":[{"role":"user","content":"Hello?"}],"model":"m"}\n')
     arguments = ["run", str(rows), "-o", str(tmp_path / "run"), "--provider", "simulator"]

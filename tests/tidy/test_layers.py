@@ -23,8 +23,9 @@ LAYERS = {
     "assemble": 5,
     "wiring": 5,
     "machinery": 5,
-    "report": 5,
+    "api_types": 5,
     "views": 6,
+    "announcing": 7,
     "api": 7,
     "builtin_simulators": 7,
     "": 7,  # batchrun/__init__.py offers the api
@@ -60,8 +61,14 @@ HOMES = [
             "batchrun.adapters.http.keepalive",
             "batchrun.adapters.http.load_reports",
             "batchrun.simulator",
+            "batchrun.views.watch.page_server",
         ),
         "Few modules talk HTTP: one turns its exceptions into ours, one knows its insides.",
+    ),
+    (
+        {"prometheus_client"},
+        ("batchrun.adapters.environment.exposition",),
+        "One module names the metrics, for the file and for the address alike.",
     ),
     (
         {"tenacity", "aiolimiter"},

@@ -66,6 +66,13 @@ KEYS = {
         "nothing."
     ),
     "notices": "What the run has told its user in this session; the latest may be missing.",
+    "errors": "Failed rows by error class, those of earlier sessions included.",
+    "examples": "One failed row of each error class: an object of `row` and `message`.",
+    "outputs": (
+        "`answers` of this session, and how many of them are `truncated` (a token limit cut them "
+        "off) or `empty`."
+    ),
+    "last": "Whether the session wrote this at its end.",
     "pid": "The process id.",
     "host": "The machine that the process runs on.",
     "updated_at": "When the file was written, UTC; about twice a second.",

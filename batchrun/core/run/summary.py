@@ -9,6 +9,7 @@ from typing import Any
 from batchrun.core.cost.money import usd
 from batchrun.core.cost.projection import Projection
 from batchrun.core.run.totals import Totals
+from batchrun.core.text.wording import shortened
 
 COMPLETE, WITH_ERRORS, STOPPED, INTERRUPTED = (
     "complete",
@@ -64,6 +65,10 @@ KEYS: Mapping[str, str] = {
         "part of the run was written by an earlier version."
     ),
     "errors": "Failed rows by error class.",
+    "examples": (
+        "One failed row of each error class: an object of `row` and `message`. A class of which no "
+        "session noted one is missing."
+    ),
     "outputs.truncated": "Of the `ok` rows, those whose answer a token limit cut off.",
     "outputs.empty": "Of the `ok` rows, those whose answer is empty.",
     "reused": (
@@ -142,6 +147,25 @@ NO_BUDGET: Mapping[str, Any] = dict.fromkeys(
 )
 
 
+NO_EXAMPLES: Mapping[str, tuple[int, str]] = {}
+SAID_MAX = 300
+"""Characters of an example's message."""
+
+
+def format_examples(
+    found: Mapping[str, tuple[int, str]], errors: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Examples of failed rows as JSON values, for the classes that rows failed with: what was said
+    on one line of at most ``SAID_MAX`` characters.
+    """
+    return {
+        name: {"row": row, "message": shortened(said, SAID_MAX)}
+        for name in errors
+        for row, said in (found.get(name, (0, None)),)
+        if said is not None
+    }
+
+
 def moment(microseconds: int) -> str:
     """A wall-clock time as text, UTC."""
     when = datetime.fromtimestamp(microseconds / 1e6, UTC)
@@ -191,6 +215,7 @@ def build(
     notices: Sequence[str] = (),
     windows: Mapping[str, Mapping[str, Any]] = {},
     labels: Mapping[str, str] | None = None,
+    examples: Mapping[str, tuple[int, str]] = NO_EXAMPLES,
 ) -> dict[str, Any]:
     """The summary. A stop that left nothing pending is not a stop; ``wall_s`` sums the sessions.
     A session that neither ended nor was stopped ends with ``fault_exit_code``. ``projected`` is
@@ -221,6 +246,7 @@ def build(
         },
         "totals": totals.overall(),
         "errors": dict(sorted(totals.errors.items())),
+        "examples": format_examples(examples, totals.errors),
         "outputs": dict(totals.outputs),
         **({"reused": dict(sorted(totals.reused.items()))} if reuses or totals.reused else {}),
         "endpoints": {

@@ -109,6 +109,10 @@ class Settings:
     lengths_from: str | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     labels: Mapping[str, str] = field(default_factory=dict)
+    on_finish: str | None = field(default=None, repr=False)
+    webhook: str | None = field(default=None, repr=False)
+    metrics_file: str | None = None
+    """These three are for this session: they are neither recorded nor shown."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -428,6 +432,9 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         lengths_from=value["input.lengths_from"],
         evaluation=evaluation(*(value[name] for name in MEASURES)),
         labels=value[LABELS],
+        on_finish=value["notify.on_finish"],
+        webhook=value["notify.webhook"],
+        metrics_file=value["notify.metrics_file"],
     )
 
 

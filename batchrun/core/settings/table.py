@@ -50,6 +50,7 @@ KINDS: Mapping[str, str] = {
     "header_name": "text",
     "bytes": "bytes, such as `500MB` or `2GiB`",
     "models": "list of names, or table of text",
+    "webhook": "an http:// or https:// URL",
     "share": "share, such as `5%`",
     "bound": "whole number, or share such as `5%`",
 }
@@ -702,6 +703,30 @@ TABLE: tuple[Setting, ...] = (
         default=30.0,
         metavar="S",
         low=0,
+    ),
+    Setting(
+        "notify",
+        "on_finish",
+        "command",
+        "--on-finish",
+        "A command that gets the summary as JSON on stdin when the run ends, however it ends.",
+        metavar="CMD",
+    ),
+    Setting(
+        "notify",
+        "webhook",
+        "webhook",
+        None,
+        "A URL that gets one POST of JSON (text, status, exit_code, dir) when the run ends, "
+        "however it ends.",
+    ),
+    Setting(
+        "notify",
+        "metrics_file",
+        "path",
+        "--metrics-file",
+        "A Prometheus text file, replaced whole every 15 seconds and at the end.",
+        metavar="F",
     ),
     Setting(
         "prices",

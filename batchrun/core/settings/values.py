@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from batchrun.core.cost.price_table import own_prices
 from batchrun.core.input import dialect
@@ -157,6 +158,19 @@ def _command(setting: Setting, value: object, _: UsageError) -> object:
     except ValueError as error:
         message = f"{setting.name}: {error}"
         raise UsageError(message) from None
+    return value
+
+
+def _webhook(setting: Setting, value: object, _: UsageError) -> object:
+    """The URL is not repeated in an error: whoever has it may post there."""
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        message = f"{setting.name}: expected an http:// or https:// URL"
+        raise UsageError(message)
     return value
 
 
@@ -387,6 +401,7 @@ _CHECKS: Mapping[str, Check] = {
     "headers": _headers,
     "header_name": _header_name,
     "command": _command,
+    "webhook": _webhook,
     "provider": lambda _, value, __: provider_named(value).name,
     "models": _models,
     "labels": _labels,

@@ -64,7 +64,7 @@ VARIABLES: Mapping[str, Variable] = {
         "Actions sets it. Read from the environment only, not from `.env`."
     ),
     "NO_COLOR": Variable(
-        "Set to anything: the progress display has no colours. Read from the environment only, "
+        "Set to anything: no colours on a terminal. Read from the environment only, "
         "not from `.env`."
     ),
 }

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 _INDENT_MORE = "  "
+_CUT = " ..."
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -16,6 +17,17 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def verb(number: int, one: str, many: str) -> str:
     """The verb form that goes with a number: ``1 row has``, ``2 rows have``."""
     return one if number == 1 else many
+
+
+def shortened(text: str, most: int) -> str:
+    """A text on one line of at most ``most`` characters. One that is longer is cut between words,
+    or within one where there is no space near the end, and ends with dots.
+    """
+    line = " ".join(text[: most * 20].split())
+    if len(line) <= most:
+        return line
+    end = line.rfind(" ", most // 2, most - len(_CUT) + 1)
+    return line[: end if end > 0 else most - len(_CUT)] + _CUT
 
 
 def wrapped(text: str, width: int) -> Iterator[str]:

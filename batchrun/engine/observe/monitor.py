@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun.core.cost.money import usd
+from batchrun.core.run.summary import format_examples
 from batchrun.engine.controls import Controls
 from batchrun.engine.engine import Engine
 from batchrun.engine.lane import Lane
@@ -78,6 +79,14 @@ class Snapshot:
     """What ``batchrun ctl`` set in this session, the latest values."""
     notices: tuple[str, ...] = ()
     """What the user was told so far."""
+    errors: dict[str, int] = field(default_factory=dict)
+    """Failed rows by error class; the class with most rows first."""
+    examples: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By error class a failed row: ``row`` and ``message``."""
+    outputs: dict[str, int] = field(default_factory=dict)
+    """``answers`` of this session, and those of them that are ``truncated`` or ``empty``."""
+    last: bool = False
+    """Whether it is the last one of its session: nothing is in flight any more."""
 
     @property
     def done(self) -> int:
@@ -165,6 +174,13 @@ class Monitor:
             ),
             endpoints=tuple(map(_look, self._lanes, each_per_s)),
             notices=tuple(tally.told),
+            errors=tally.failed_by_class,
+            examples=format_examples(tally.first_failed, tally.failed_by_class),
+            outputs={
+                "answers": tally.ok,
+                "truncated": tally.truncated,
+                "empty": tally.empty,
+            },
         )
 
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:

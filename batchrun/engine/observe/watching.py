@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from batchrun.engine.observe.monitor import Monitor, Snapshot
 from batchrun.engine.session.tally import TOLD_MAX, Tally
@@ -44,6 +45,15 @@ class Watching:
                 snapshot = monitor.sample(loop.time(), self._busy_s())
                 await loop.run_in_executor(thread, self._show, snapshot)
                 await asyncio.sleep(self._every_s)
+
+    async def end(self, watching: asyncio.Task[None], monitor: Monitor) -> None:
+        """Cancel ``watch`` and show how the session ended, also to observers that write rarely."""
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        snapshot = replace(monitor.sample(loop.time(), time.process_time()), last=True)
+        with ThreadPoolExecutor(1, thread_name_prefix="observers") as thread:
+            await loop.run_in_executor(thread, self._show, snapshot)
 
     def tell(self) -> None:
         """Say what is new and was not said yet."""

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from batchrun.core.cost.projection import Projection, RowCosts, project
+from batchrun.core.reply.answer import BLANK, is_empty, is_truncated
 from batchrun.records import Outcome
 
 TOLD_MAX = 100
@@ -41,8 +42,17 @@ class Tally:
     ended in an orderly way.
     """
     errors: Counter[str] = field(default_factory=Counter)
+    """Failed rows of this session, by error class."""
+    resumed_errors: Counter[str] = field(default_factory=Counter)
+    """Those of earlier sessions."""
     first_failed: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """By error class the row that failed with it first, and what was said."""
+    """By error class the row that failed with it first, and what was said; earlier sessions'
+    included.
+    """
+    truncated: int = 0
+    """Of ``ok``, rows whose answer a token limit cut off."""
+    empty: int = 0
+    """Of ``ok``, rows whose answer says nothing."""
     notices: deque[str] = field(default_factory=deque)
     """What the user should hear of, until somebody tells."""
     told: list[str] = field(default_factory=list)
@@ -64,6 +74,13 @@ class Tally:
                 self.first_failed.setdefault(failure.error_class, (outcome.row, said))
             return
         self.ok += 1
+        first = completion.first
+        # An ordinary answer is neither, and is told from the others in 60 ns.
+        if first.finish_reason != "stop" or not first.content or completion.choices is not None:
+            self.truncated += is_truncated(completion)
+            self.empty += is_empty(completion)
+        elif first.content[0] in BLANK:
+            self.empty += is_empty(completion)
         self.prompt_tokens += completion.usage.prompt_tokens or 0
         self.completion_tokens += completion.usage.completion_tokens or 0
 
@@ -85,6 +102,11 @@ class Tally:
             return None
         pending = max(0, self.rows_input - self.done)
         return project(self.row_costs, spent=self.cost_pd, pending=pending)
+
+    @property
+    def failed_by_class(self) -> dict[str, int]:
+        """Failed rows by error class, earlier sessions' included; the class with most first."""
+        return dict((self.errors + self.resumed_errors).most_common())
 
     @property
     def succeeded(self) -> bool:

@@ -1,0 +1,1 @@
+"""Pages of HTML: how they are rendered, and what they look like."""

@@ -1,0 +1,1 @@
+"""Views that go on for as long as a run does: in the terminal, in a browser, for Prometheus."""
