@@ -123,6 +123,12 @@ class ScoringError(BatchrunError):
         self.out_of_memory = out_of_memory
 
 
+class RunUnfinishedError(BatchrunError):
+    """What asks for a finished run met one with rows pending, or one that was killed."""
+
+    exit_code = 3
+
+
 class RunStoppedError(BatchrunError):
     """A guard stopped the run with rows left pending; the same call goes on with them.
 

@@ -1,12 +1,13 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails]
+    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
 quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
-parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``. A directory that
+parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``; with ``scores`` in
+scores-VERSION, of runs with scores and metrics. A directory that
 is there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
@@ -43,6 +44,14 @@ lines"
 SEMICOLONS = (
     "question;answer\n" + "".join(f"q{n};a{n}\n" for n in range(ROWS - 1)) + '"never;closed\n'
 )
+SCORES = """\
+[scores]
+long = "len(content) > 150"
+length = { sql = "len(content)", errors = "skip" }
+[metrics]
+long = "avg(long)"
+length = "median(length)"
+"""
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -68,8 +77,8 @@ def main() -> None:
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
-    trails = sys.argv[2:] == ["trails"]
-    folder = HERE / (f"trails-{sys.argv[1]}" if trails else sys.argv[1])
+    kind = next((kind for kind in ("trails", "scores") if sys.argv[2:] == [kind]), None)
+    folder = HERE / (sys.argv[1] if kind is None else f"{kind}-{sys.argv[1]}")
     folder.mkdir()
     rows: list[dict[str, object]] = [
         {
@@ -81,8 +90,12 @@ def main() -> None:
     ]
     rows[5] = {"note": 5}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if kind == "scores":
+        (folder / "scores.toml").write_text(SCORES)
+        _make(folder, "rows.jsonl", "-c", "scores.toml")
+        return
     _make(folder, "rows.jsonl")
-    if trails:
+    if kind == "trails":
         return
     # Input columns under names that a later version gave to columns of its own.
     lines = ["q,media,model_asked,usage_raw", *(f"q{n},m{n},x,u" for n in range(ROWS))]

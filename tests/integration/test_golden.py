@@ -229,3 +229,49 @@ def test_answers_of_one_are_reused(cli, golden, simulator, name):
     again = ds.dataset(golden / "more" / "results").to_table().to_pylist()
     assert [row["reused_from"] for row in again] == [row["reused_from"] for row in rows]
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_older_runs_are_scored_and_queried(golden, cli):
+    """A directory of any version takes scores: columns that it lacks read as null, nothing of its
+    results changes, and a run that was killed is exit code 3.
+    """
+    (golden / "c.toml").write_text(
+        '[scores]\nlong = "len(content) > 10"\nnew = "model_asked IS NULL"\n'
+        '[metrics]\nlong = "avg(long)"\n'
+    )
+    before = [path.read_bytes() for path in sorted((golden / "finished").rglob("results/*"))]
+    done = cli("score", "finished", "-c", "c.toml")
+    assert done.code == 0, done.err
+    assert before == [p.read_bytes() for p in sorted((golden / "finished").rglob("results/*"))]
+    sql = "SELECT count(*) AS n, count(model_asked) AS m FROM results JOIN scores USING (row)"
+    done = cli("query", "finished", sql, "--json")
+    assert json.loads(done.out) == [{"n": 12, "m": 0}], done.err
+    done = cli("score", "interrupted", "-c", "c.toml")
+    assert done.code == 3, done.err
+    if (golden / "killed").exists():
+        assert cli("score", "killed", "-c", "c.toml").code == 3
+
+
+def test_runs_with_scores_go_on(cli, simulator):
+    """What this version's predecessors scored verifies, resumes and is scored after a retry."""
+    folders = sorted(GOLDEN.glob("scores-*"))
+    assert folders
+    for version in folders:
+        folder = cli.folder / version.name
+        shutil.copytree(version, folder)
+        [stamp] = json.loads(
+            _state(folder / "finished", "SELECT value FROM meta WHERE key = 'input'")
+        )
+        os.utime(folder / "rows.jsonl", ns=(stamp["mtime_ns"], stamp["mtime_ns"]))
+        assert cli("verify", "finished", cwd=folder).code == 0
+        endpoint = simulator()
+        for name, flags in (("interrupted", ()), ("killed", ()), ("failed", ("--retry-failed",))):
+            done = cli(
+                *("run", "rows.jsonl", "-c", "scores.toml", "-o", name, *STARTED, *flags),
+                *("--base-url", endpoint.base_url),
+                cwd=folder,
+            )
+            assert done.code == 1, done.err  # one row is bad
+            summary = json.loads((folder / name / "summary.json").read_text())
+            assert summary["scores"]["long"]["scored"] == 11
+            assert cli("verify", name, cwd=folder).code == 0

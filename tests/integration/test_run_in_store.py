@@ -383,3 +383,29 @@ def test_the_python_api_writes_into_a_bucket(store, scripted, answer, tmp_path):
     assert (done.status, done.path) == ("complete", address)
     assert pd.read_parquet(done.results_path).note.tolist() == list(range(12))
     assert pq.read_table(done.attempts_path).num_rows == 12
+
+
+def test_scores_in_a_store(job, cli):
+    """Scores lie beside the results; they can be computed again, queried and proven there."""
+    (cli.folder / "c.toml").write_text(
+        '[scores]\nodd = "contains_text(content, \'answer\')"\nlength = { python = "s.py:f" }\n'
+        '[metrics]\nshare = "avg(odd)"\nlength = "avg(length)"\n[gates]\nshare = ">= 0.1"\n'
+    )
+    (cli.folder / "s.py").write_text(
+        "def f(table):\n    return [len(c) for c in table.column('content').to_pylist()]\n"
+    )
+    done = job.run("-c", "c.toml")
+    assert done.code == 0, done.err
+    scores = pq.read_table(f"{job.address}/scores")
+    assert scores.column("row").to_pylist() == list(range(ROWS))
+    assert set(scores.column("odd").to_pylist()) == {True}
+    assert not (cli.folder / "cp" / "upload" / "scores").exists() or not list(
+        (cli.folder / "cp" / "upload" / "scores").iterdir()
+    )
+    job.verified()
+    again = batchrun.score(job.address, metrics={"n": "count(*)"}, checkpoint="cp")
+    assert again.metrics["n"]["value"] == ROWS
+    done = cli(
+        "query", job.address, "SELECT count(*) AS n FROM results", "--json", env=job.store.env
+    )
+    assert json.loads(done.out) == [{"n": ROWS}], done.err

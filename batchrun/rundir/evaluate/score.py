@@ -31,7 +31,13 @@ from batchrun.adapters.storage.store import (
 from batchrun.core.evaluation import definitions, gates
 from batchrun.core.evaluation.definitions import Evaluation
 from batchrun.core.run.changes import Changes
-from batchrun.errors import BatchrunError, RunLockedError, StorageError, UsageError
+from batchrun.errors import (
+    BatchrunError,
+    RunLockedError,
+    RunUnfinishedError,
+    StorageError,
+    UsageError,
+)
 from batchrun.rundir import claim, inspect, state_reader
 from batchrun.rundir.evaluate.evaluator import (
     COMPLETE,
@@ -64,7 +70,8 @@ def score(
     """Compute scores, metrics and gates of a run directory and record them. ``evaluation`` replaces
     what the run recorded; None takes that.
 
-    Raises ``RunLockedError`` while a run is live, and ``UsageError`` for what is no run directory
+    Raises ``RunLockedError`` while a run is live, ``RunUnfinishedError`` for one that was killed,
+    and ``UsageError`` for what is no run directory
     or does not fit its columns.
     """
     control = _require_run(directory, checkpoint)
@@ -76,7 +83,7 @@ def score(
                 f"{store.where()} has no summary.json: the run was killed. Run the same command "
                 "again, and then score it"
             )
-            raise UsageError(message)
+            raise RunUnfinishedError(message)
         recorded = state_reader.read(control)
         left_out: tuple[str, ...] = ()
         kept: Mapping[str, str] = {}

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.scoring.database import Database, Table
 from batchrun.adapters.scoring.score_parts import as_doubles
@@ -136,26 +137,41 @@ def _views(store: StoreReader, stack: contextlib.ExitStack) -> dict[str, _View]:
 
 
 def _of_parts(parts: Results, kind: str) -> _View:
+    there = set(parts.schema.names)
+    today = {"results": part_schema.RESULT_FIELDS, "attempts": part_schema.ATTEMPT_FIELDS}
+    # Parts of an earlier version read as if they had today's columns.
+    later = [pa.field(name, type_) for name, type_ in today.get(kind, ()) if name not in there]
+
     def view(named: frozenset[str] | None) -> Table:
-        fields = [f for f in parts.schema if named is None or f.name.lower() in named]
-        names = [f.name for f in fields or [parts.schema.field("row")]]
-        schema = pa.schema([parts.schema.field(name) for name in names])
+        whole = [*parts.schema, *later]
+        fields = [f for f in whole if named is None or f.name.lower() in named]
+        schema = pa.schema(fields or [parts.schema.field("row")])
         if kind == SCORES:
             schema = pa.schema([_as_number(field) for field in schema])
+        # At least one column has the number of rows.
+        names = [name for name in schema.names if name in there] or ["row"]
 
         def batches() -> Iterator[pa.RecordBatch]:
             for table in parts.tables(names):
                 columns = [
-                    as_doubles(column)
-                    if pa.types.is_boolean(column.type) and kind == SCORES
-                    else column
-                    for column in table.columns
+                    _seen(table, field, kind) if field.name in there else _nulls(table, field)
+                    for field in schema
                 ]
                 yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
 
         return Table(schema, batches)
 
     return view
+
+
+def _seen(table: pa.Table, field: pa.Field, kind: str) -> pa.ChunkedArray:
+    """A column as SQL sees it."""
+    column = table.column(field.name)
+    return as_doubles(column) if kind == SCORES and field.type == pa.float64() else column
+
+
+def _nulls(table: pa.Table, field: pa.Field) -> pa.Array:
+    return pa.nulls(table.num_rows, field.type)
 
 
 def _as_number(field: pa.Field) -> pa.Field:
