@@ -252,3 +252,57 @@ def test_a_report_that_cannot_be_written_is_known_before_the_run(cli, night):
     done = cli("compare", "nights/one", "nights/one", "--junit", "no/where.xml")
     assert done.code == 2
     assert "--junit no/where.xml: the folder no does not exist" in done.err
+
+
+def test_scores_of_two_definitions_are_compared_by_one(cli, night):
+    """SQL is computed again for both runs; Python counts as recorded by the same version, else it
+    is left out, and its gate is no pass.
+    """
+    scorer = (
+        "def yes(table):\n    return [c == '%s' for c in table.column('content').to_pylist()]\n"
+    )
+    config = CONFIG.replace(
+        "[metrics]", 'py = { python = "scorer.py:yes" }\n[metrics]\npy = "avg(py)"'
+    )
+    (cli.folder / "night.toml").write_text(config + "py = { not_worse_by = 0.2 }\n")
+    (cli.folder / "scorer.py").write_text(scorer % "yes")
+    night("one", 36)
+    cli("bless", "nights/one", "-c", "night.toml")
+    done, equal = night("two", 36)
+    assert done.code == 0, done.err
+    assert equal["gates"]["compare.py"]["verdict"] == "pass"
+    recorded = json.loads(cli("compare", "nights/one", "nights/two", "--json").out)
+    assert recorded["scores"]["py"]["both"] == 36
+    (cli.folder / "scorer.py").write_text(scorer % "no")
+    changed = config.replace('"exact(content, expected)"', "\"content = 'no'\"")
+    (cli.folder / "night.toml").write_text(changed + "py = { not_worse_by = 0.2 }\n")
+    done, summary = night("three", 36)
+    gate = summary["gates"]["compare.py"]
+    assert (gate["verdict"], gate["blocks"]) == ("inconclusive", True)
+    assert "different versions of its Python scorer" in gate["why"]
+    found = json.loads(cli("compare", "nights/one", "nights/three", "--json").out)
+    assert found["differs"] == ["scores"]
+    assert found["scores"]["correct"]["both"] == 4
+    assert "py" not in found["scores"]
+
+
+def test_other_judges_are_named_and_no_gate_passes(cli):
+    """A baseline that another judge judged is no baseline."""
+    gates = {"compare": {"baseline": "a", "long": {"not_worse_by": 0.5}}}
+    settings = {
+        "scores": {"long": "len(content) > 3"},
+        "metrics": {"long": "avg(long)"},
+        "gates": gates,
+    }
+    for name, model in (("a", "judge-1"), ("b", "judge-2")):
+        rows = [{"custom_id": f"{n}", "content": "long enough"} for n in range(30)]
+        write_run(cli.folder / name, rows, settings=settings, judges={"tone": {"rows": 30}})
+        judge = cli.folder / name / "judges" / "tone"
+        judge.mkdir(parents=True)
+        (judge / "summary.json").write_text(json.dumps({"settings": {"request.model": model}}))
+    done = cli("compare", "a", "b", "--json")
+    found = json.loads(done.out)
+    assert found["differs"] == ["judge"]
+    gate = found["gates"]["compare.long"]
+    assert (gate["verdict"], done.code) == ("inconclusive", 4)
+    assert "another judge" in gate["why"]

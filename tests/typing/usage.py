@@ -67,3 +67,12 @@ async def other() -> list[str | None]:
 
 
 asyncio.run(other())
+
+
+def two() -> float | None:
+    """A comparison, and what it offers."""
+    found = batchrun.compare(Path("a"), "b", metrics={"accuracy": "avg(correct)"}, key="id")
+    assert_type(found.pairs, int)
+    assert_type(found.exit_code, int)
+    assert_type(found.as_dict(), dict[str, Any])
+    return found.metrics["accuracy"].difference
