@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from batchrun.adapters.environment.sample_file import Aside
     from batchrun.core.estimate.detection import Sought
     from batchrun.core.settings.resolve import Settings
-    from batchrun.views.estimate import Estimate
-    from batchrun.views.estimate_report import Piloted, Report
-    from batchrun.views.model_comparison import Comparison
+    from batchrun.views.estimation.estimate import Estimate
+    from batchrun.views.estimation.estimate_report import Piloted, Report
+    from batchrun.views.estimation.model_comparison import Comparison
 
 WIDTH_LEAST, WIDTH_MOST = 40, 100
 _OTHERS = [setting for setting in setting_table.TABLE if setting.name != "request.model"]
@@ -136,9 +136,9 @@ def command(
 
         load_arrow()
         from batchrun.adapters.environment import sample_file
-        from batchrun.views import estimate
-        from batchrun.views.estimate_report import Report
-        from batchrun.views.model_comparison import Comparison
+        from batchrun.views.estimation import estimate
+        from batchrun.views.estimation.estimate_report import Report
+        from batchrun.views.estimation.model_comparison import Comparison
 
         make_lean()
         with sample_file.Aside() as aside:
@@ -231,8 +231,8 @@ def _pilot(
     from batchrun.builtin_simulators import standing_in
     from batchrun.cli.run import progress_on
     from batchrun.core.estimate import pilot
-    from batchrun.views import pilot as looking
-    from batchrun.views.estimate_report import Piloted
+    from batchrun.views.estimation import pilot as looking
+    from batchrun.views.estimation.estimate_report import Piloted
     from batchrun.views.text import safe
 
     settings = found.settings

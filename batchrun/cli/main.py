@@ -39,7 +39,10 @@ COMMANDS = {
     "doctor": "Look at an endpoint: key, URL, models, one small request.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
-FOLDERS = dict.fromkeys(("score", "query", "compare", "bless", "init"), "evaluation.")
+FOLDERS = {
+    **dict.fromkeys(("score", "query", "compare", "bless", "init"), "evaluation."),
+    **dict.fromkeys(("status", "show", "runs", "costs", "report"), "looking."),
+}
 """The folder of a command that is not in this one."""
 
 

@@ -25,8 +25,9 @@ from batchrun.records import Position, Request, Row, Span
 from batchrun.rundir.directory_name import require_directory_name
 from batchrun.rundir.preflight import Priced
 from batchrun.rundir.rehearse import Rehearsal, rehearsed
-from batchrun.views import estimate_report, validate
-from batchrun.views.estimate import Estimate, Estimating
+from batchrun.views import validate
+from batchrun.views.estimation import estimate_report
+from batchrun.views.estimation.estimate import Estimate, Estimating
 from batchrun.views.text import safe
 
 SHOWN = 2

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.cli.costs import command as costs
-from batchrun.cli.show import command as show
+from batchrun.cli.looking.costs import command as costs
+from batchrun.cli.looking.show import command as show
 from batchrun.core.settings import resolve
 from batchrun.views import layout
 from batchrun.views.history.spending import KEYS

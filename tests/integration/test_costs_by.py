@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli.costs import command
+from batchrun.cli.looking.costs import command
 
 PRICES = '[prices."m"]\ninput = 0.137\noutput = 1.313\n[prices."n"]\ninput = 3\noutput = 7.77\n'
 

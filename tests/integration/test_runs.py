@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli.runs import command
+from batchrun.cli.looking.runs import command
 from batchrun.views.history.runs import sparkline
 
 

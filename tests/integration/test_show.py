@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from batchrun.cli.show import command
+from batchrun.cli.looking.show import command
 from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.layout import columns_of
 

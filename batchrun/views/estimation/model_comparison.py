@@ -8,9 +8,9 @@ from typing import Any
 
 from batchrun.core.cost.money import PICODOLLARS, format_cost
 from batchrun.core.text.wording import wrapped
-from batchrun.views.estimate_report import Report
+from batchrun.views.estimation.estimate_report import Report
+from batchrun.views.estimation.unit_prices import labelled_lines
 from batchrun.views.text import safe
-from batchrun.views.unit_prices import labelled_lines
 
 WIDE = 60
 """From so many columns on, the table has the ends of the intervals too."""
