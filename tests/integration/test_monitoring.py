@@ -224,17 +224,22 @@ def test_programs_have_the_same(tmp_path, hook):
 
 def test_the_metrics_file_keeps_the_last_success(cli, simulator, scripted, jsonl):
     """Written whole and readable by the collector; a failed run keeps the success of the file."""
-    path = cli.folder / "night.prom"
+    path, source = cli.folder / "night.prom", jsonl(6)
     flags = ("--no-progress", "--metrics-file", "night.prom")
-    good = cli.run(jsonl(6), "-o", "monday", *flags, "--base-url", simulator().base_url)
+    good = cli.run(source, "-o", "monday", *flags, "--base-url", simulator().base_url)
     assert good.code == 0, good.err
     first = metrics(path.read_text())
     assert first["batchrun_rows", "ok"] == 6 and first["batchrun_rows", "pending"] == 0
     assert first["batchrun_running",] == 0 and first["batchrun_exit_code",] == 0
     assert abs(first[exposition.SUCCESS,] - time.time()) < 300
     assert stat.S_IMODE(path.stat().st_mode) & 0o044
+    again = cli.run(source, "-o", "monday", *flags, "--base-url", simulator().base_url)
+    assert again.code == 0 and "nothing left to send" in again.err
+    later = metrics(path.read_text())
+    assert later[exposition.SUCCESS,] > first[exposition.SUCCESS,]
+    first = later
     refusing = scripted(lambda *_: (401, {}, {"error": {"message": "bad key"}}))
-    bad = cli.run(jsonl(6), "-o", "tuesday", *flags, "--base-url", refusing.base_url)
+    bad = cli.run(source, "-o", "tuesday", *flags, "--base-url", refusing.base_url)
     assert bad.code == 3
     second = metrics(path.read_text())
     assert second[exposition.SUCCESS,] == first[exposition.SUCCESS,]

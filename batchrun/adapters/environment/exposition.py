@@ -58,11 +58,12 @@ def exposed(
     found: Mapping[str, Any], *, now_s: float, last_success_s: float | None = None
 ) -> bytes:
     """The metrics of what ``batchrun status --json`` says of a run. ``now_s`` is seconds since the
-    epoch, ``last_success_s`` when an earlier run succeeded.
+    epoch, ``last_success_s`` when a run succeeded as far as is known besides: the later one counts.
     """
     values = dict(_values(found))
     values["batchrun_updated_timestamp_seconds"] = now_s
-    values.setdefault(SUCCESS, last_success_s)
+    successes = [s for s in (values.get(SUCCESS), last_success_s) if isinstance(s, (int, float))]
+    values[SUCCESS] = max(successes, default=None)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(values))
     return generate_latest(registry)

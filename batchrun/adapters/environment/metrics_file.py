@@ -58,6 +58,8 @@ class MetricsFile:
         """Write how the run ended: by its summary, else by the exit code and what was seen last.
         Raises ``OSError``.
         """
+        if exit_code == 0:  # also of a command that found all rows done by an earlier session
+            self._success_s = time.time()
         if summary is not None:
             self._write({"state": summary["status"], "summary": summary})
             return
