@@ -48,11 +48,11 @@ def _unscored(name: str, one: Mapping[str, Any]) -> str | None:
 
 
 def _metric(metric: Mapping[str, Any]) -> str:
-    text = figure(metric["value"])
-    if metric["low"] is not None:
-        text += f" (95% {figure(metric['low'])} to {figure(metric['high'])})"
-    text += f", n {metric['n']:,}"
-    wrong, right = metric["as_if_errors_wrong"], metric["as_if_errors_right"]
+    text = figure(metric.get("value"))
+    if metric.get("low") is not None:
+        text += f" (95% {figure(metric['low'])} to {figure(metric.get('high'))})"
+    text += f", n {metric.get('n') or 0:,}"
+    wrong, right = metric.get("as_if_errors_wrong"), metric.get("as_if_errors_right")
     if wrong is not None and wrong != right:
         text += f"; {figure(wrong)} if failed rows were wrong, {figure(right)} if right"
     return text

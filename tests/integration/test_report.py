@@ -214,6 +214,7 @@ def test_another_night_stands_beside_it(cli, nightly):
     assert "comparison" in _sections(page)
     assert "a is monday, b is this run. Differs in: params." in _text(page)
     assert "rows ok 57 57" in _text(page)
+    assert re.search(r"60 rows are in both runs; \d+ answers changed", _text(page))
     missing = cli("report", "tuesday", "--against", "nowhere")
     assert missing.code == 2 and "nowhere is no run directory" in missing.err
 

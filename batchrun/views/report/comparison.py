@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrun.core.settings.addresses import format_address
-from batchrun.errors import UsageError
+from batchrun.errors import DamagedError, ScoringError, UsageError
 from batchrun.views import run_status
 
 TOTALS = (
@@ -15,13 +15,27 @@ TOTALS = (
 )
 
 
-def beside(against: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics and totals of two ended runs, keyed as ``batchrun compare --json`` keys them, with
-    ``against`` on top: what their summaries say, without pairing rows. Raises ``UsageError`` where
-    either run has not ended.
+ROWS = 30
+"""Rows of each kind that are looked up."""
 
-    This is the one place that knows where a comparison comes from.
+
+def compared(against: str, folder: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Two ended runs, keyed as ``batchrun compare --json`` keys them, with ``against`` on top: row
+    by row as that command compares them; where that cannot be done (``unpaired`` says why), what
+    their summaries say. Raises ``UsageError`` where either run has not ended.
     """
+    found = beside(against, summary)
+    try:
+        from batchrun.views.compare.compare import compare
+
+        paired = compare(against, folder, rows=ROWS).as_dict()
+    except (UsageError, ScoringError, DamagedError) as error:
+        return {**found, "unpaired": str(error)}
+    return {**found, **paired, "totals": found["totals"] | paired["totals"]}
+
+
+def beside(against: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the summaries say of two ended runs, without pairing rows."""
     other = run_status.read(against).get("summary")
     if other is None:
         message = f"--against {against}: that run has no summary yet; name one that has ended"

@@ -79,7 +79,7 @@ def _facts(folder: str, checkpoint: str | None, against: str | None) -> Facts:
         recorded = files.read_json(look.checkpoint / series_file.NAME)
     other = None
     if against is not None:
-        other = comparison.beside(against, found.get("summary") or {})
+        other = comparison.compared(against, folder, found.get("summary") or {})
     return Facts(
         format_address(folder), found, gathered, _usage(look.store), Series.of(recorded), other
     )

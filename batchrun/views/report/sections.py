@@ -196,7 +196,15 @@ def _comparison(facts: Facts, writer: Writer) -> Section | None:
     differs = found.get("differs") or []
     why = f"Differs in: {', '.join(map(str, differs))}. " if differs else ""
     pairs = found.get("pairs")
-    paired = "" if pairs is None else f"{pairs:,} rows are in both runs."
+    paired = f"Rows were not paired: {found.get('unpaired')}."
+    if pairs is not None:
+        paired = (
+            f"{pairs:,} rows are in both runs; {found.get('answers_changed'):,} answers changed."
+        )
+    changed = [
+        (one.get("kind"), one.get("custom_id"), one.get("row_a"), one.get("row_b"))
+        for one in found.get("rows") or ()
+    ]
     return _section(
         "Comparison",
         note=writer.field(f"a is {found.get('against')}, b is this run. {why}{paired}"),
@@ -214,6 +222,14 @@ def _comparison(facts: Facts, writer: Writer) -> Section | None:
                 scores,
                 numbers=(1, 2, 3, 4, 5),
                 title="Scores, row by row",
+            ),
+            changed
+            and writer.table(
+                ("", "custom_id", "row in a", "row in b"),
+                changed,
+                numbers=(2, 3),
+                title="Rows that changed",
+                rest="in `batchrun compare`",
             ),
             totals and writer.table(("total", "a", "b"), totals, numbers=(1, 2), title="Totals"),
         ],
