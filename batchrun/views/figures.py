@@ -23,6 +23,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     unscored = [_unscored(name, one) for name, one in (summary.get("scores") or {}).items()]
     out = [line for line in unscored if line is not None]
     for name, metric in (summary.get("metrics") or {}).items():
+        if not isinstance(metric, Mapping):
+            continue  # none of batchrun's
         out.append(f"{safe(name)}: {_metric(metric)}")
         groups = list((metric.get("groups") or {}).items())
         width = max((len(safe(key)) for key, _ in groups[:GROUPS_SHOWN]), default=0)
