@@ -9,9 +9,11 @@ CHROMIUM = next(
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def chromium():
-    """A running browser; the test is skipped where there is none."""
+    """A browser for one test, which is skipped where there is none. While it is open, no other event
+    loop can run in this process.
+    """
     if CHROMIUM is None:
         pytest.skip("no chromium here (Debian and Ubuntu: apt-get install chromium)")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -478,7 +478,7 @@ def test_results_of_a_run_are_no_input(cli, heard, jsonl, given):
     made = ("export", "run", "-o", "answers.parquet", "--columns", "custom_id,content,topic,model")
     assert cli(*made).code == 0
     assert pq.read_schema(cli.folder / "answers.parquet").names == [
-        "custom_id", "content", "model", "topic",
+        "custom_id", "content", "topic", "model",
     ]  # fmt: skip
     asked = ("--model", "j", "--prompt", "Judge: {{ content }} {{ topic }}")
     done = cli.run("answers.parquet", "-o", "judged", *flags, *asked)
@@ -489,12 +489,12 @@ def test_results_of_a_run_are_no_input(cli, heard, jsonl, given):
 
 
 def test_columns_of_an_export(cli, heard, jsonl):
-    """Parquet and CSV have the columns that are named; a name that is not there is told."""
+    """Parquet and CSV have the columns that are named, in that order; a name that is not there is told."""
     _, flags = heard
     assert cli.run(jsonl(TICKETS), "-o", "run", *flags, *ASK).code == 0
     assert cli("export", "run", "-o", "a.csv", "--columns", "question,content").code == 0
     lines = (cli.folder / "a.csv").read_text("utf-8").splitlines()
-    assert lines == ['"content","question"', '"ok","a"', '"ok","b"']
+    assert lines == ['"question","content"', '"a","ok"', '"b","ok"']
     wrong = cli("export", "run", "-o", "b.csv", "--columns", "contnt")
     assert wrong.code == 2 and "did you mean content?" in wrong.err
     assert cli("export", "run", "-o", "b.jsonl", "--columns", "content").code == 2
