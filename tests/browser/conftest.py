@@ -11,8 +11,8 @@ CHROMIUM = next(
 
 @pytest.fixture
 def chromium():
-    """A browser for one test, which is skipped where there is none. While it is open, no other event
-    loop can run in this process.
+    """A browser for one test, which is skipped where there is none. While it is open, no event loop
+    can run in this process: a browser for all tests would end those of the rest.
     """
     if CHROMIUM is None:
         pytest.skip("no chromium here (Debian and Ubuntu: apt-get install chromium)")

@@ -489,7 +489,7 @@ def test_results_of_a_run_are_no_input(cli, heard, jsonl, given):
 
 
 def test_columns_of_an_export(cli, heard, jsonl):
-    """Parquet and CSV have the columns that are named, in that order; a name that is not there is told."""
+    """Parquet and CSV have the columns that are named, in that order; other names are refused."""
     _, flags = heard
     assert cli.run(jsonl(TICKETS), "-o", "run", *flags, *ASK).code == 0
     assert cli("export", "run", "-o", "a.csv", "--columns", "question,content").code == 0
