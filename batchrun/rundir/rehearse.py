@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import pyarrow as pa
+
+from batchrun.adapters.columns.schema import results_schema
 from batchrun.adapters.journal.journal import STATES, Journal
 from batchrun.adapters.parts.part_check import look_at_parts
 from batchrun.adapters.parts.sealer import Ending, Parts
@@ -86,6 +89,7 @@ def rehearsed(
             given = replace(given, splitter=splitting(given.splitter))
             given.require_model(settings)
             carry = given.carry(settings.carry, settings.shard_rows)
+            require_evaluation(settings, results_schema(carry.schema))
             reader = given.reader(carry, settings.shard_rows)
             _release(given)
             yield Rehearsal(given, reader, carry, build, lambda _: False, resumed=False)
@@ -97,12 +101,25 @@ def rehearsed(
         store = cast("Store", look.store)  # nothing here writes into it
         compared = Comparison(store, journal, settings, given, changes, build, say).go_on()
         parts = Parts(store, journal, compared.carry.schema)
+        require_evaluation(settings, parts.schemas()[0])
         look_at_parts(parts, journal)
         given = replace(given, splitter=splitting(given.splitter))
         reader = given.reader(compared.carry, settings.shard_rows)
         _release(given)
         done = _Done(parts, journal, changes, build, settings.shard_rows)
         yield Rehearsal(given, reader, compared.carry, build, done, resumed=True)
+
+
+def require_evaluation(settings: Settings, schema: pa.Schema) -> None:
+    """Check scores, metrics and gates against the columns of the results. Raises ``UsageError``."""
+    if settings.evaluation:
+        from batchrun.rundir.evaluate.evaluator import Prepared
+
+        prepared = Prepared(settings.evaluation)
+        try:
+            prepared.require(schema)
+        finally:
+            prepared.close()
 
 
 def _release(given: Input) -> None:

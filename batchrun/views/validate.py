@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from batchrun.adapters.columns.schema import results_schema
 from batchrun.adapters.environment.ids import IdPiles, Repeats
 from batchrun.adapters.environment.tokenizers import Tokenizers
 from batchrun.adapters.sources import opening
@@ -28,6 +29,7 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Request, Row, Span
+from batchrun.rundir.rehearse import require_evaluation
 from batchrun.views.text import safe
 
 SHOWN = 20
@@ -299,6 +301,7 @@ def check(
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings, of_rows=False)
     carry = given.carry(settings.carry, settings.shard_rows)
+    require_evaluation(settings, results_schema(carry.schema))
     report = Report(sent=carry.sent, carried=carry.names, model=settings.one_model)
     counting = Counting(given.splitter, report.kinds)
     reader = replace(given, splitter=counting).reader(carry, settings.shard_rows)

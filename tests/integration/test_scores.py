@@ -200,6 +200,24 @@ def test_what_cannot_work_is_found_before_anything_is_sent(evaluated, tables, wo
     assert evaluated(CORRECT).code == 1
 
 
+def test_a_look_beforehand_finds_it_too(evaluated, cli):
+    """``--dry-run`` and ``validate`` check the tables against the columns, of a new run and of one
+    that was begun; what works passes.
+    """
+    broken = '[scores]\nx = "exact(content, expectd)"\n'
+    for begun in (False, True):
+        assert evaluated(CORRECT, "--dry-run").code == 0
+        for command in (("run", "--dry-run"), ("validate",)):
+            (cli.folder / "c.toml").write_text(
+                '[input]\nfiles = ["rows.jsonl"]\n[output]\ndir = "run"\nshard_rows = 4\n'
+                f'[request]\nmodel = "m"\nprompt = "{{{{ text }}}}"\n{broken}'
+            )
+            done = cli(*command, "-c", "c.toml")
+            assert done.code == 2 and "expectd" in done.err, (command, begun, done.err)
+        if not begun:
+            assert evaluated(CORRECT).code == 1
+
+
 def test_a_missing_engine_is_said_before_anything_is_sent(evaluated, monkeypatch):
     """Without DuckDB a configured score is exit 2, with the line that installs it."""
     monkeypatch.setitem(sys.modules, "duckdb", None)
