@@ -42,9 +42,9 @@ from batchrun.core.settings.variables import VARIABLES  # noqa: E402
 from batchrun.core.verdict import outage, rules, trail  # noqa: E402
 from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
-from batchrun.views import dry_run, export, validate  # noqa: E402
+from batchrun.views import export, validate  # noqa: E402
 from batchrun.views.compare import compare  # noqa: E402
-from batchrun.views.estimation import estimate, estimate_report  # noqa: E402
+from batchrun.views.estimation import dry_run, estimate, estimate_report  # noqa: E402
 from batchrun.views.history import runs, spending  # noqa: E402
 from batchrun.views.report import report  # noqa: E402
 from batchrun.views.show import shown_row  # noqa: E402

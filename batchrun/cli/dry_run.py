@@ -13,7 +13,7 @@ from batchrun.core.text.wording import counted
 if TYPE_CHECKING:
     from batchrun.core.run.changes import Changes
     from batchrun.core.settings.resolve import Settings
-    from batchrun.views.dry_run import DryRun
+    from batchrun.views.estimation.dry_run import DryRun
 
 WIDTH_LEAST, WIDTH_MOST = 40, 100
 WHOLE_BYTES = 10_000
@@ -33,7 +33,7 @@ def report_dry_run(
     from batchrun.cli.process import load_arrow, make_lean
 
     load_arrow()
-    from batchrun.views import dry_run
+    from batchrun.views.estimation import dry_run
 
     make_lean()
     tell = (lambda _: None) if quiet else print_message

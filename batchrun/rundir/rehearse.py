@@ -61,12 +61,13 @@ def rehearsed(
     build: Build,
     say: Callable[[str], None],
     splitting: Callable[[Splitter], Splitter] = lambda splitter: splitter,
+    require: Callable[[pa.Schema], None] = lambda _: None,
 ) -> Iterator[Rehearsal]:
     """Rehearse the run of these settings; the temporary copy is gone when the block is left.
 
-    ``splitting`` may put something around the way rows are split. Raises what opening the run
-    directory raises: ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or
-    ``UsageError``.
+    ``splitting`` may put something around the way rows are split; ``require`` gets the schema of
+    the results. Raises what it raises, and what opening the run directory raises:
+    ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``.
     """
     if changes.repair:
         message = "--dry-run changes nothing, and --repair does: leave one of them out"
@@ -89,7 +90,7 @@ def rehearsed(
             given = replace(given, splitter=splitting(given.splitter))
             given.require_model(settings)
             carry = given.carry(settings.carry, settings.shard_rows)
-            require_evaluation(settings, results_schema(carry.schema))
+            require(results_schema(carry.schema))
             reader = given.reader(carry, settings.shard_rows)
             _release(given)
             yield Rehearsal(given, reader, carry, build, lambda _: False, resumed=False)
@@ -101,25 +102,13 @@ def rehearsed(
         store = cast("Store", look.store)  # nothing here writes into it
         compared = Comparison(store, journal, settings, given, changes, build, say).go_on()
         parts = Parts(store, journal, compared.carry.schema)
-        require_evaluation(settings, parts.schemas()[0])
+        require(parts.schemas()[0])
         look_at_parts(parts, journal)
         given = replace(given, splitter=splitting(given.splitter))
         reader = given.reader(compared.carry, settings.shard_rows)
         _release(given)
         done = _Done(parts, journal, changes, build, settings.shard_rows)
         yield Rehearsal(given, reader, compared.carry, build, done, resumed=True)
-
-
-def require_evaluation(settings: Settings, schema: pa.Schema) -> None:
-    """Check scores, metrics and gates against the columns of the results. Raises ``UsageError``."""
-    if settings.evaluation:
-        from batchrun.rundir.evaluate.evaluator import Prepared
-
-        prepared = Prepared(settings.evaluation)
-        try:
-            prepared.require(schema)
-        finally:
-            prepared.close()
 
 
 def _release(given: Input) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import pyarrow as pa
+
 from batchrun.adapters.columns.schema import results_schema
 from batchrun.adapters.environment.ids import IdPiles, Repeats
 from batchrun.adapters.environment.tokenizers import Tokenizers
@@ -29,7 +31,6 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Request, Row, Span
-from batchrun.rundir.rehearse import require_evaluation
 from batchrun.views.text import safe
 
 SHOWN = 20
@@ -279,6 +280,18 @@ class Report:
             yield "valid: the row can be sent"
         else:
             yield f"valid: all {self.rows:,} rows can be sent"
+
+
+def require_evaluation(settings: Settings, schema: pa.Schema) -> None:
+    """Check scores, metrics and gates against the columns of the results. Raises ``UsageError``."""
+    if settings.evaluation:
+        from batchrun.rundir.evaluate.evaluator import Prepared
+
+        prepared = Prepared(settings.evaluation)
+        try:
+            prepared.require(schema)
+        finally:
+            prepared.close()
 
 
 def check(

@@ -30,6 +30,7 @@ def report(cli, scripted, answer, jsonl, chat):
     return (cli.folder / "run" / "report.html").as_uri()
 
 
+@pytest.mark.slow
 def test_the_report_opens_everywhere(visit, report):
     """No script of a row runs, nothing is asked of the network, nothing is wider than the window;
     charts are drawn by the script where scripts run, and are there without them.

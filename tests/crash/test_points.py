@@ -73,6 +73,7 @@ def test_replies_too_large_for_their_column(job):
         assert json.loads(content)["choices"][0]["message"]["content"].endswith(f" to {row}")
 
 
+@pytest.mark.slow
 def test_scores_of_final_parts(job):
     """Whatever a kill leaves of them, the next session has every row scored, from what the results
     are then.

@@ -21,6 +21,7 @@ FENCE = re.compile(r"^```(\w+) ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = FENCE.findall(PAGE)
 
 
+@pytest.mark.slow
 def test_the_page_runs(cli):
     """A run with scores, metrics and gates, scored again and queried."""
     for _, info, body in BLOCKS:

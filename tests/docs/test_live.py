@@ -62,6 +62,7 @@ def test_a_live_run_is_changed_as_the_page_says(cli, port, until):
     assert live.wait().code == 3
 
 
+@pytest.mark.slow
 def test_a_nightly_run_takes_the_lengths_of_the_one_before(cli, port):
     """Both commands of the page end well."""
     for words in _commands("lengths", port):

@@ -77,6 +77,7 @@ def shell(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_readme_blocks_run(shell):
     """The walk of the README: a run, a kill, a resume, a check, and reading the results."""
     begun = "until [ -e walk/checkpoint/status.json ]; do sleep 0.1; done; sleep 1"

@@ -99,6 +99,7 @@ def _summary(cli):
     return json.loads((cli.folder / "run" / "summary.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_server_never_counts_more_than_the_cap(cli, seed):
     """256 in flight, random latencies, a tenth of the requests timed out, three kill -9: what the

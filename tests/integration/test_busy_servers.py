@@ -140,6 +140,7 @@ def test_ten_thousand_requests_are_in_flight(tmp_path):
     assert courses_of[many].bound_by in {"concurrency", "this machine's CPU"}
 
 
+@pytest.mark.slow
 def test_a_limit_of_open_files_that_binds_is_told_once(cli, simulator, jsonl, summary):
     """The concurrency grows as far as files may be open: what bounds it, and how to raise that, is
     on stderr and in the summary, once.

@@ -312,6 +312,7 @@ def test_a_limit_below_what_is_done(cli, simulator, jsonl, summary, whole):
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused(cli, simulator, jsonl, until):
     """Exit 2 names who holds the directory; the first run is not disturbed."""
     endpoint = simulator(latency=FixedLatency(4))

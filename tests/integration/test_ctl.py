@@ -289,6 +289,7 @@ def test_another_user_cannot_control_the_run(cli, live):
     running.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

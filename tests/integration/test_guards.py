@@ -25,6 +25,7 @@ def _wrong(_, __, ___):
     return 400, {}, json.dumps(WRONG).encode()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_comes_back_costs_no_row(
     cli, jsonl, until, summary, published, served
 ):
@@ -261,6 +262,7 @@ BREAKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", BREAKS)
 def test_an_endpoint_that_fails_all_alike_stops_the_run(cli, scripted, jsonl, summary, how):
     """Forty answers, then the same failure for ever: exit 3, rows pending and not failed; the same

@@ -160,6 +160,7 @@ def test_stopped_resumed_edited(cli, interrupted, chat, tmp_path, published, nam
     cli.verified(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [30, 12_000])
 def test_a_damaged_compressed_file(cli, tmp_path, chat, published, rows):
     """Found at the very start nothing is sent (exit 2); found midway the rows before are kept
@@ -417,6 +418,7 @@ def test_requests_go_out_while_the_pipe_is_open(simulator, pipe, cli, chat, unti
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_pipe_again(simulator, cli, chat, published):
     """The same bytes send nothing; other bytes send nothing, lose nothing and are exit 2; more
     bytes send what is new.
@@ -443,6 +445,7 @@ def test_a_pipe_again(simulator, cli, chat, published):
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_an_edited_row_of_a_half_done_shard_sends_nothing(
     scripted, answer, pipe, cli, chat, until, published
 ):
@@ -479,6 +482,7 @@ def test_an_edited_row_of_a_half_done_shard_sends_nothing(
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_limit_on_a_pipe(simulator, cli, chat):
     """A limit counts as the whole input; later the rest is sent."""
     endpoint = simulator()
@@ -500,6 +504,7 @@ def test_csv_through_a_pipe(simulator, cli, tmp_path, published):
     assert published(cli.folder / "run")["id"].to_pylist() == [f"{n:03}" for n in range(12)]
 
 
+@pytest.mark.slow
 def test_the_first_rows_of_a_pipe_fix_the_columns_and_are_sent(cli, simulator, chat, published):
     """What is read ahead to find the columns is not lost, and a key that changes its type behind
     those rows goes to ``extra``.

@@ -186,6 +186,7 @@ def _lives(process):
 
 
 class TestRenewal:
+    @pytest.mark.slow
     def test_a_token_that_expires(self, cli, demanding, jsonl, until, published):
         """Rows that meet a 401 wait for one renewal, are sent again for free, and all succeed."""
         endpoint = demanding(OLD)
@@ -284,6 +285,7 @@ class TestRenewal:
         sent = [body["messages"][0]["content"] for _, _, body in endpoint.requests]
         assert sent.count("question 3") <= 4
 
+    @pytest.mark.slow
     def test_a_command_that_fails_midway(self, cli, demanding, jsonl, until):
         """The run stops as auth and says why; the same command goes on."""
         endpoint = demanding(OLD)

@@ -63,6 +63,7 @@ def _inversions(order):
     return sum(_length(a) < _length(b) for a, b in itertools.pairwise(order))
 
 
+@pytest.mark.slow
 def test_long_rows_start_first_and_results_stay_in_order(cli, timed, jsonl, published):
     """Last night's lengths decide the order of the requests, not that of the results."""
     data = jsonl(_rows(range(200)))
@@ -81,6 +82,7 @@ def test_long_rows_start_first_and_results_stay_in_order(cli, timed, jsonl, publ
     cli.verified("second")
 
 
+@pytest.mark.slow
 def test_rows_whose_request_changed_are_found_by_their_custom_id(cli, timed, jsonl):
     """Another prompt, another model: the length is that of the row of the same id."""
     assert _run(cli, timed, jsonl(_rows(range(100))), "first").code == 0
@@ -166,6 +168,7 @@ def test_an_interrupted_run_goes_on_with_or_without_lengths(cli, simulator, json
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_lengths_in_python(cli, timed, jsonl):
     """The keyword of the same name takes a path."""
     data = jsonl(_rows(range(60)))

@@ -267,6 +267,7 @@ def test_a_cool_down(cli, scripted, answer, jsonl):
     assert "INFO default is throttled: 1 requests refused for now, 1 in all" in text, text
 
 
+@pytest.mark.slow
 def test_an_outage(cli, scripted, answer, jsonl):
     """An endpoint that goes down and comes back, as the user is told."""
     failed = []

@@ -258,6 +258,7 @@ def test_a_wrong_command_line_is_exit_2(cli, arguments):
     assert not (cli.folder / "run").exists()
 
 
+@pytest.mark.slow
 def test_progress_off_a_terminal_is_plain_lines(cli, simulator, jsonl):
     """Lines on stderr every few seconds, without a single control character."""
     done = cli.run(

@@ -310,6 +310,7 @@ def test_the_page_is_for_this_machine_alone(cli, simulator, jsonl, served):
     assert done.code == 130 and "serving http://127.0.0.1:" in done.err
 
 
+@pytest.mark.slow
 def test_the_page_follows_the_run(cli, simulator, jsonl, served, until):
     """Live figures, failures among them, until it has ended."""
     endpoint = simulator(latency=FixedLatency(0.2), error_rates={"400": 0.2}, seed=4)

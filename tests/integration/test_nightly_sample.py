@@ -38,6 +38,7 @@ def night(cli, served):
     return start
 
 
+@pytest.mark.slow
 def test_two_nights_and_one_that_is_worse(cli, night):
     """An unchanged night passes; another model is exit 4, and compare names the rows."""
     night("first")

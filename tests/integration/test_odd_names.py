@@ -47,6 +47,7 @@ def _csv(path, rows):
 WRITERS = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("locale", LOCALES)
 def test_a_whole_life(cli, simulator, named, chat, tmp_path, monkeypatch, suffix, locale):

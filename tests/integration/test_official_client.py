@@ -200,6 +200,7 @@ def _compare(cli, published, endpoint, bodies, *, streamed):
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize(
     "options",
@@ -234,6 +235,7 @@ def _require_variety(told, options):
     assert all(any(row[name] for row in told) for name in ("cached_tokens", "reasoning_tokens"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 def test_long_answers_are_read_alike(cli, simulator, published, streamed):
     """Much text, in three scripts, arrives whole in both."""

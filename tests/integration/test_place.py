@@ -144,6 +144,7 @@ def test_a_run_that_died_on_another_machine_is_succeeded(cli, here, words):
     cli.verified("run")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_who_was_succeeded_writes_nothing_more(cli, here, simulator, jsonl):
     """A run that was thought dead finds another name in its note: exit 5, nothing published, and

@@ -50,6 +50,7 @@ def test_every_view_is_there(cli, run_folder):
     ]
 
 
+@pytest.mark.slow
 def test_formats_and_files(cli, run_folder):
     """Table and CSV on stdout, Parquet and JSON in files, which appear whole and are not replaced
     without being asked.

@@ -380,6 +380,7 @@ def test_a_spreadsheet_runs_nothing_of_an_export(cli, here, told_by, scripted, a
         assert [int(row["count"]) for row in told] == [-n for n in range(len(texts))]
 
 
+@pytest.mark.slow
 def test_a_long_line_in_a_bomb_takes_no_memory(cli, scripted, answer, chat, tmp_path, published):
     """A line of 512 MiB in a file of 100 KB is one bad row, and is never held."""
     good = json.dumps(chat(0)).encode() + b"\n"

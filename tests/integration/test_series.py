@@ -12,6 +12,7 @@ def _series(folder):
     return json.loads((folder / "checkpoint" / "series.json").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_what_was_sent_is_in_the_series(cli, simulator, jsonl, summary):
     """Its sums are those of the ledger; sessions go on with it; its columns are documented."""
     endpoint = simulator(latency=FixedLatency(0.05))

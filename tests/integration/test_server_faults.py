@@ -382,6 +382,7 @@ def _played(*, stops):
 BROKEN = {"connection", "timeout", "incomplete_stream"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flag", "count"), [("--no-stream", 500), ("--stream", 300)])
 def test_every_fault_at_once_loses_nothing(cli, simulator, jsonl, published, summary, flag, count):
     """With all that a server can do short of stopping the run: every row has its outcome, and the

@@ -109,6 +109,7 @@ def test_a_server_that_fails_now_and_then_is_asked_again(scripted, monkeypatch):
     assert heard[:6] == [None, None, Load(4, 60)] * 2
 
 
+@pytest.mark.slow
 def test_a_run_sends_its_key_to_requests_alone(cli, scripted, answer, jsonl):
     """A whole run with a key and a header of its own against a server whose page asks for both."""
 
@@ -134,6 +135,7 @@ def test_a_run_sends_its_key_to_requests_alone(cli, scripted, answer, jsonl):
     assert not any("metrics" in notice for notice in summary["notices"])
 
 
+@pytest.mark.slow
 def test_a_given_concurrency_asks_for_nothing(cli, scripted, answer, jsonl):
     """`--concurrency 4` is not looked for, so nobody is asked."""
 

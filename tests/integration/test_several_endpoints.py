@@ -29,6 +29,7 @@ def _ledger(cli):
     return sorted(found, key=lambda line: line["started_at"])
 
 
+@pytest.mark.slow
 def test_one_of_two_fails_everything_from_some_moment_on(
     cli, jsonl, summary, scripted, simulator, answer
 ):
@@ -55,6 +56,7 @@ def test_one_of_two_fails_everything_from_some_moment_on(
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_one_of_two_is_killed_and_comes_back(cli, jsonl, until, summary, served):
     """All rows are ok with one attempt allowed, the dead one is out within 3 s, the other keeps
     working, and the one that came back works again; each server counted what the ledger says.
@@ -206,6 +208,7 @@ def test_the_doctor_looks_at_all_of_them(cli, simulator):
     assert [one["name"] for one in listed] == ["good", "gone"]
 
 
+@pytest.mark.slow
 def test_attempts_that_a_kill_cut_off_keep_their_endpoints_name(cli, jsonl, until, served):
     """Though the tables stand in another order when the run goes on."""
     ports = [served(0, "--latency", "fixed:0.6")[1] for _ in range(2)]

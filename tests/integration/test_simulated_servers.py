@@ -118,6 +118,7 @@ def test_a_knee_answers_slower_past_it():
     assert min(seconds for _, _, seconds, _ in many) >= 1.4
 
 
+@pytest.mark.slow
 def test_batching_slows_down_and_preempts():
     """Answers of 40 tokens on batching:5:0:KV take 0.2 s; where the cache is too small for all of
     them, some wait and some start over, and all are answered.

@@ -176,6 +176,7 @@ def test_half_an_answer_that_told_its_usage(cli, scripted, jsonl, published):
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_all_faults_of_streams_at_once(cli, simulator, jsonl, published):
     """Nothing is lost, and the ledger has every request that the server saw."""
     endpoint = simulator(

@@ -45,6 +45,7 @@ def _proven(cli, published, rows):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("size", [10, 300_000], ids=["small", "large"])
 def test_answers_that_came_meanwhile_are_taken(
@@ -70,6 +71,7 @@ def test_answers_that_came_meanwhile_are_taken(
     assert all(row["latency_s"] < TIMEOUT_S for row in results)
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_where_it_was(cli, streaming, jsonl, until, published):
     """It keeps its connection, and the time to its first token is measured without the stop."""
     endpoint = streaming(events=20, every_s=0.06)
@@ -86,6 +88,7 @@ def test_a_stream_goes_on_where_it_was(cli, streaming, jsonl, until, published):
     assert endpoint.requests == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["whole", "by its end"])
 def test_answers_of_a_server_that_closed_the_connection_are_taken(
     cli, streaming, jsonl, until, published, how
@@ -117,6 +120,7 @@ def test_a_suspended_run_keeps_its_grace(cli, scripted, answer, jsonl, until, pu
     assert published(cli.folder / "run")["status"].to_pylist() == ["ok"] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["plain", "streams"])
 def test_connections_that_broke_meanwhile_cost_no_attempt(
     cli, streaming, jsonl, until, published, mode

@@ -55,6 +55,7 @@ def _notices(cli):
     return [notice for notice in summary["notices"] if "reserves" in notice]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Bucket, EmptyBucket])
 def test_a_stated_limit_is_used_up(cli, kind):
     """Answers as long as their limit: nearly all of it is used, and next to nothing refused."""
@@ -65,6 +66,7 @@ def test_a_stated_limit_is_used_up(cli, kind):
     assert notices == []
 
 
+@pytest.mark.slow
 def test_what_answers_use_is_learned_and_told_once(cli):
     """The server counts what is used: 50 answers later so does the run. The summary has the notice
     that was printed.
@@ -78,6 +80,7 @@ def test_what_answers_use_is_learned_and_told_once(cli):
     assert done.err.count("reserves 20 times") == 1
 
 
+@pytest.mark.slow
 def test_large_rows_among_small_ones(cli):
     """Rows worth 0.9 s of the limit cost the run little more than their tokens; how little, where
     nothing else runs, is measured by benchmarks/token_limits.py.
@@ -87,6 +90,7 @@ def test_large_rows_among_small_ones(cli):
     assert meter.took_s <= 1.3 * meter.work_s
 
 
+@pytest.mark.slow
 def test_a_rule_in_the_config_file(cli):
     """``charge`` of an endpoint counts from the first request on: no trial, and no notice."""
     meter = Metered(TPM, Charge.INPUT)

@@ -590,6 +590,7 @@ async def _sessions(plan, transports, own_gate):
     return rig
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_gate", [False, True], ids=["endpoint-gate", "fake-gate"])
 def test_random_plans_account_for_everything(own_gate):
     """After every stop, and at the end, each row has one outcome, each request its line in the

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from batchrun import api
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +31,7 @@ def _checked(path):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_api_is_typed(tmp_path):
     """The usage file passes mypy's strict checks; each wrong line of the other one is found."""
     seen = _checked(ROOT / "tests" / "typing" / "usage.py")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def rehearse_run(
             body.builder(settings),
             say,
             lambda splitter: validate.Counting(splitter, checked.kinds),
+            partial(validate.require_evaluation, settings),
         ) as run,
         estimating,
     ):
