@@ -16,7 +16,7 @@ REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requir
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs pins clean
+.PHONY: help demo test test-all quiet test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -30,13 +30,16 @@ demo: $(RUN) ## run the samples against the embedded simulator; again to resume
 WORKERS ?= $(shell nproc | awk '{ print int(($$1 * 3 + 1) / 2) }')
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 test: $(DEV) ## all tests but the slow ones, WORKERS at once: minutes
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not quiet"
 
 test-all: test ## `make test`, then the slow ones
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not quiet"
+
+quiet: $(DEV) ## tests that need the machine for themselves, one at a time: half an hour
+	$(BIN)/python -m pytest -v --timeout 1800 -m quiet
 
 test-real: $(REAL) ## runs against llama.cpp's server and a real small model (downloads 130 MB, once)
-	$(BIN)/python -m pytest -v --timeout 300 tests/real
+	$(BIN)/python -m pytest -v --timeout 300 -m "not quiet" tests/real
 
 lint: $(DEV) ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

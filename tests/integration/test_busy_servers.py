@@ -31,7 +31,7 @@ def _second_half(course):
     return last_s / 2, last_s
 
 
-@pytest.mark.slow
+@pytest.mark.quiet
 @pytest.mark.parametrize("page", ["--metrics", "--no-metrics"])
 def test_auto_settles_at_the_slots_of_a_server(tmp_path, page):
     """Four slots that answer in 0.1 s: the concurrency is 4 or next to it, found by replies alone
@@ -65,7 +65,7 @@ def _best(folder, server, fixed, for_s=10, max_tokens=None, *, tokens=False):
     return max(found)
 
 
-@pytest.mark.slow
+@pytest.mark.quiet
 @pytest.mark.parametrize(
     ("latency_s", "for_s", "share"), [(0.5, 100, 0.95), (5, 240, 0.95)], ids=["0.5 s", "5 s"]
 )
@@ -78,7 +78,7 @@ def test_a_knee_is_found(tmp_path, latency_s, for_s, share):
     assert course.answers(*_second_half(course)) >= share * 64 / latency_s
 
 
-@pytest.mark.slow
+@pytest.mark.quiet
 def test_a_server_that_batches_is_filled(tmp_path):
     """A token takes 10 ms and 0.04 ms for each running request: what is delivered grows to the
     largest concurrency that there is, 1,024, where it is 20,000 tokens a second.
@@ -116,7 +116,7 @@ def test_a_concurrency_that_is_given_stays(tmp_path):
     assert "slows down under load" not in course.said
 
 
-@pytest.mark.slow
+@pytest.mark.quiet
 def test_ten_thousand_requests_are_in_flight(tmp_path):
     """`--concurrency 10000` at 30 s for an answer: the server has as many at once, each costs the
     client 30 KB at most, and what holds the run back is not the reading of its input.

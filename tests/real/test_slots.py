@@ -63,6 +63,7 @@ def _pace(course, cpu, from_s, to_s):
     return answers / cpu.between(course.began_s + from_s, course.began_s + to_s)
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("metrics", [True, False], ids=["with its metrics", "by replies alone"])
 def test_as_much_comes_out_as_with_the_best_fixed_concurrency(tmp_path, llama, metrics):
     """At least 0.95 of the best of three fixed ones in the second half, by the CPU time that the
