@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,10 +16,15 @@ from batchrun.cli.console import (
 )
 from batchrun.cli.paths import PATH
 
+if TYPE_CHECKING:
+    _Whole = click.ParamType[int]
+else:
+    _Whole = click.ParamType  # generic at run time in late releases alone
+
 PORT_MAX = 65535
 
 
-class _Port(click.ParamType[int]):
+class _Port(_Whole):
     """A port of this machine; 0 is any free one."""
 
     name = "port"
