@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import ssl
@@ -115,6 +116,19 @@ class Cli:
             process.close()
         said = (path.read_text("utf-8", errors="replace") for path in (out, err))
         return Ended(code, *said)
+
+    def shell(self, script, env=None):
+        """Run what a page shows in bash, with ``batchrun`` as the command, to its first failure."""
+        python = shlex.quote(sys.executable)
+        return subprocess.run(
+            ["bash", "-c", f'set -eu\nbatchrun() {{ {python} -m batchrun "$@"; }}\n{script}'],
+            cwd=self.folder,
+            env=self._environment(env),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
+        )
 
     def fresh(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, **popen):
         """Run ``python -m batchrun`` to its end."""

@@ -15,7 +15,7 @@ import click
 from batchrun.adapters.environment.configuration import read_environment
 from batchrun.builtin_simulators import standing_in
 from batchrun.cli.console import exit_codes, print_json, print_message, print_output
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import config_flag
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
 from batchrun.core.settings.presets import LIMITS
@@ -36,14 +36,7 @@ _ASKED = [
 
 
 @click.command("doctor")
-@click.option(
-    "-c",
-    "--config",
-    "config_file",
-    type=PATH,
-    metavar="FILE",
-    help="A TOML file with the settings.",
-)
+@config_flag()
 @partial(setting_flags, settings=_ASKED)
 @click.option(
     "--timeout",

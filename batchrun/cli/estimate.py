@@ -17,7 +17,7 @@ import click
 from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import exit_codes, print_json, print_message, print_output
 from batchrun.cli.main import STARTED_S
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import PATH, config_flag
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
 from batchrun.core.settings.addresses import scheme_of
@@ -39,14 +39,7 @@ _OTHERS = [setting for setting in setting_table.TABLE if setting.name != "reques
 
 @click.command("estimate")
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
-@click.option(
-    "-c",
-    "--config",
-    "config_file",
-    type=PATH,
-    metavar="FILE",
-    help="A TOML file with the settings.",
-)
+@config_flag()
 @partial(setting_flags, settings=_OTHERS)
 @click.option(
     "--model",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     _Text = click.ParamType[str]
 else:
     _Text = click.ParamType  # generic at run time in late releases alone
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class HomePath(_Text):
@@ -29,3 +33,8 @@ class HomePath(_Text):
 
 
 PATH = HomePath()
+
+
+def config_flag(sentence: str = "A TOML file with the settings.") -> Callable[[_Command], _Command]:
+    """The flag ``-c`` of a command, which gets it as ``config_file``."""
+    return click.option("-c", "--config", "config_file", type=PATH, metavar="FILE", help=sentence)

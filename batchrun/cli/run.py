@@ -25,7 +25,7 @@ from batchrun.cli.console import (
     print_unwrapped,
 )
 from batchrun.cli.main import STARTED_S
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import config_flag
 from batchrun.cli.standard_streams import unblocked
 from batchrun.core.settings import (
     commands,
@@ -106,14 +106,7 @@ def _help(setting: setting_table.Setting) -> str:
 
 @click.command("run")
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
-@click.option(
-    "-c",
-    "--config",
-    "config_file",
-    type=PATH,
-    metavar="FILE",
-    help="A TOML file with the settings.",
-)
+@config_flag()
 @setting_flags
 @click.option("--limit", type=int, metavar="N", help="Run only the first N rows, this time.")
 @click.option(

@@ -12,7 +12,7 @@ import click
 
 from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import Printing, exit_codes, print_json, print_message, print_output
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import config_flag
 from batchrun.cli.run import interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
 
@@ -24,14 +24,7 @@ _SHAPING = [
 
 @click.command("validate")
 @click.argument("inputs", metavar="[INPUT]...", nargs=-1)
-@click.option(
-    "-c",
-    "--config",
-    "config_file",
-    type=PATH,
-    metavar="FILE",
-    help="A TOML file with the settings.",
-)
+@config_flag()
 @partial(setting_flags, settings=_SHAPING)
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
 @click.option(

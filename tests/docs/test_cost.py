@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,14 +28,7 @@ def test_the_page_runs(cli):
         for language, info, body in BLOCKS
         if info.startswith("run")
     )
-    done = subprocess.run(
-        ["bash", "-c", f'set -eu\nbatchrun() {{ {python} -m batchrun "$@"; }}\n{script}'],
-        cwd=cli.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    done = cli.shell(script)
     assert done.returncode == 0, done.stderr
     assert "no price" not in done.stderr and "verified" in done.stdout
     assert "no room for the next request" in done.stderr and "pending rows: about $" in done.stdout

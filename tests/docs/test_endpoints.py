@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,15 +33,7 @@ def test_the_page_runs(cli, scripted, simulator, answer, jsonl):
     (cli.folder / "several.toml").write_text(config)
     jsonl(300).rename(cli.folder / "rows.jsonl")
     (script,) = _blocks("sh run")
-    done = subprocess.run(
-        ["bash", "-c", f'set -e\nbatchrun() {{ "{sys.executable}" -m batchrun "$@"; }}\n{script}'],
-        cwd=cli.folder,
-        env=cli._environment({"VENDOR_KEY": "sk-vendor"}),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-        check=False,
-    )
+    done = cli.shell(script, {"VENDOR_KEY": "sk-vendor"})
     assert done.returncode == 0, done.stderr + done.stdout
     told = json.loads((cli.folder / "answers" / "summary.json").read_text("utf-8"))
     assert told["rows"]["ok"] == 300

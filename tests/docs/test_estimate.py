@@ -2,10 +2,7 @@
 
 import json
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,16 +21,7 @@ def test_the_page_runs(cli):
     (config,) = [body for _, info, body in BLOCKS if info == "file=estimate.toml"]
     (cli.folder / "estimate.toml").write_text(config, "utf-8")
     (script,) = [body for _, info, body in BLOCKS if info == "run"]
-    python = shlex.quote(sys.executable)
-    done = subprocess.run(
-        ["bash", "-c", f'set -eu\nbatchrun() {{ {python} -m batchrun "$@"; }}\n{script}'],
-        cwd=cli.folder,
-        env=cli._environment(None),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    done = cli.shell(script)
     assert done.returncode == 0, done.stderr
     assert "pilot    12 rows sent" in done.stdout and "with 90% confidence" in done.stdout
     found = json.loads((cli.folder / "estimate.json").read_text("utf-8"))

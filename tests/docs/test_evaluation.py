@@ -37,15 +37,7 @@ def test_the_page_runs(cli):
     script = script.replace("-c quiz.toml\n", "-c quiz.toml || [ $? = 4 ]\n", 1)
     script = script.replace("score quiz-run\n", "score quiz-run || [ $? = 4 ]\n", 1)
     (cli.folder / "samples").symlink_to(ROOT / "samples")
-    done = subprocess.run(
-        ["bash", "-c", f'set -eu\nbatchrun() {{ {python} -m batchrun "$@"; }}\n{script}'],
-        cwd=cli.folder,
-        env=cli._environment({}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = cli.shell(script)
     assert done.returncode == 0, done.stderr
     assert "custom_id  topic" in done.stdout
     assert "verified: every row is accounted for" in done.stdout

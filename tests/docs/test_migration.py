@@ -1,9 +1,6 @@
 """The examples of docs/migration.md run as they stand, and its tables name what is there."""
 
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 from batchrun.core.starter import openai_evals
@@ -19,16 +16,7 @@ def test_the_page_runs(cli):
         if info.startswith("file="):
             (cli.folder / info.removeprefix("file=")).write_text(body, "utf-8")
     script = "".join(body for _, info, body in BLOCKS if info == "run")
-    python = shlex.quote(sys.executable)
-    done = subprocess.run(
-        ["bash", "-c", f'set -eu\nbatchrun() {{ {python} -m batchrun "$@"; }}\n{script}'],
-        cwd=cli.folder,
-        env=cli._environment({}),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = cli.shell(script)
     assert done.returncode == 0, done.stderr
     assert "grader 'Tone' (label_model): not taken over" in done.stderr
     assert "close_passed: " in done.stderr

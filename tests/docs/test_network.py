@@ -3,8 +3,6 @@
 import json
 import re
 import ssl
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -40,15 +38,7 @@ def test_the_page_runs(cli, scripted, answer, unix_simulator, authority, jsonl):
         .replace("https://llm.example/v1", endpoint.base_url)
         .replace(quote("/run/llm.sock", safe=""), quote(str(cli.folder / "llm.sock"), safe=""))
     )
-    done = subprocess.run(
-        ["bash", "-c", f'set -e\nbatchrun() {{ "{sys.executable}" -m batchrun "$@"; }}\n{script}'],
-        cwd=cli.folder,
-        env=cli._environment({}),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-        check=False,
-    )
+    done = cli.shell(script)
     assert done.returncode == 0, done.stderr
     for folder in ("by-file", "by-command", "private", "mutual", "local"):
         summary = json.loads((cli.folder / folder / "summary.json").read_text("utf-8"))

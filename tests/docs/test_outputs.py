@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -56,12 +55,7 @@ def test_the_page_runs(cli, server):
         for language, info, body in BLOCKS
         if info == "run"
     )
-    done = subprocess.run(
-        ["bash", "-c", f'set -eu\nbatchrun() {{ {python} -m batchrun "$@"; }}\n{script}'.replace(
-            "8123", server)],
-        cwd=cli.folder, env=cli._environment(None), capture_output=True, encoding="utf-8",
-        timeout=100, check=False,
-    )  # fmt: skip
+    done = cli.shell(script.replace("8123", server))
     assert done.returncode == 0, done.stderr
     assert re.search(r"^30 moods, (3[1-9]|[4-9]\d) attempts$", done.stdout, re.MULTILINE)
     assert done.stdout.count("exit code 1") == 3

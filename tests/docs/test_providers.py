@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,16 +25,7 @@ def shell(cli):
     def run(script, base_url):
         script = re.sub(r" --base-url \S+", "", script)
         script = re.sub(r"(--provider \S+)", rf"\1 --base-url {base_url}", script)
-        command = f'batchrun() {{ "{sys.executable}" -m batchrun "$@"; }}\n{script}'
-        return subprocess.run(
-            ["bash", "-c", command],
-            cwd=cli.folder,
-            env=cli._environment(KEYS | {"TEAM_KEY": "key-of-the-team"}),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=240,
-            check=False,
-        )
+        return cli.shell(script, KEYS | {"TEAM_KEY": "key-of-the-team"})
 
     return run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from batchrun.cli.console import exit_codes, print_json, print_output
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import PATH, config_flag
 from batchrun.core.text.legible import legible
 
 
@@ -18,14 +18,7 @@ from batchrun.core.text.legible import legible
     metavar="PATH",
     help="The link to set. [default: gates.compare.baseline of -c, else of the run]",
 )
-@click.option(
-    "-c",
-    "--config",
-    "config_file",
-    type=PATH,
-    metavar="FILE",
-    help="Take the baseline's path from this file.",
-)
+@config_flag("Take the baseline's path from this file.")
 @click.option("--force", is_flag=True, help="Even if the run is unfinished or its gates failed.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(

@@ -9,21 +9,14 @@ import click
 
 from batchrun.cli.ci import ci_flags, reporting
 from batchrun.cli.console import exit_codes, print_json, print_output
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import PATH, config_flag
 from batchrun.core.settings.addresses import format_address
 
 
 @click.command("compare")
 @click.argument("a", type=PATH, metavar="A")
 @click.argument("b", type=PATH, metavar="B")
-@click.option(
-    "-c",
-    "--config",
-    "config_file",
-    type=PATH,
-    metavar="FILE",
-    help="Take scores, metrics and gates from this file, not from what B recorded.",
-)
+@config_flag("Take scores, metrics and gates from this file, not from what B recorded.")
 @click.option("--key", metavar="COL", help="Pair rows by this column. [default: custom_id]")
 @click.option(
     "--only",

@@ -8,20 +8,15 @@ import click
 
 from batchrun.cli.ci import ci_flags, put_summary, reporting
 from batchrun.cli.console import exit_codes, print_json, print_message, print_output
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import PATH, config_flag
 from batchrun.core.settings.addresses import format_address
 
 
 @click.command("score")
 @click.argument("folder", type=PATH, metavar="DIR")
-@click.option(
-    "-c",
-    "--config",
-    "config_file",
-    type=PATH,
-    metavar="FILE",
-    help="A TOML file whose [scores], [metrics] and [gates] replace those of the run. Without it, "
-    "the SQL that the run recorded is computed again.",
+@config_flag(
+    "A TOML file whose [scores], [metrics] and [gates] replace those of the run. Without it, "
+    "the SQL that the run recorded is computed again."
 )
 @click.option(
     "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."

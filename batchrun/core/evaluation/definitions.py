@@ -167,7 +167,7 @@ def _score(name: str, given: object) -> Score:
     if not isinstance(table, Mapping):
         message = f'{key} is {given!r}; expected SQL such as "exact(content, expected)", or a table'
         raise UsageError(message)
-    _require_keys(key, table, _SCORE_KEYS)
+    rules.require_keys(key, table, _SCORE_KEYS)
     sql, python = table.get("sql"), table.get("python")
     if (sql is None) == (python is None):
         message = f"{key} needs either `sql` or `python`"
@@ -212,7 +212,7 @@ def _metric(name: str, given: object) -> Aggregate:
     if not isinstance(table, Mapping):
         message = f'{key} is {given!r}; expected SQL such as "avg(correct)", or a table'
         raise UsageError(message)
-    _require_keys(key, table, _METRIC_KEYS)
+    rules.require_keys(key, table, _METRIC_KEYS)
     if table.get("value") is None:
         message = f'{key} has no value; expected SQL such as value = "avg(correct)"'
         raise UsageError(message)
@@ -248,15 +248,6 @@ def _require_names(section: str, table: Mapping[str, Any], taken: Collection[str
             message = f"{section}.{name} and {section}.{seen[name.casefold()]} differ only in case"
             raise UsageError(message)
         seen[name.casefold()] = name
-
-
-def _require_keys(key: str, table: Mapping[str, Any], known: Collection[str]) -> None:
-    for name in table:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
-            message = f"unknown key {key}.{name}{meant}"
-            raise UsageError(message)
 
 
 _PATHS = re.compile(

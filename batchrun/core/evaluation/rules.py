@@ -153,7 +153,7 @@ def level_rule(name: str, given: object) -> LevelRule:
     """
     key = f"gates.{name}"
     table = given if isinstance(given, Mapping) else {"rule": given}
-    _known(key, table, _RULE_KEYS)
+    require_keys(key, table, _RULE_KEYS)
     if "rule" not in table:
         message = f"{key} has no rule; expected {_EXPECTED_RULE}"
         raise UsageError(message)
@@ -178,7 +178,7 @@ def difference_rule(name: str, given: object) -> DifferenceRule:
     if not isinstance(given, Mapping):
         message = f"{key} is {given!r}; expected {_EXPECTED_DIFFERENCE}"
         raise UsageError(message)
-    _known(key, given, _DIFFERENCE_KEYS)
+    require_keys(key, given, _DIFFERENCE_KEYS)
     if "not_worse_by" not in given:
         message = f"{key} has no not_worse_by; expected {_EXPECTED_DIFFERENCE}"
         raise UsageError(message)
@@ -226,7 +226,8 @@ def _choice(key: str, given: object, choices: Collection[_Word]) -> _Word:
     raise UsageError(message)
 
 
-def _known(key: str, table: Mapping[str, Any], known: Collection[str]) -> None:
+def require_keys(key: str, table: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raises ``UsageError`` naming the first key of a table that is none of these."""
     for name in table:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

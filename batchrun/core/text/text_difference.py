@@ -30,10 +30,21 @@ def place_of(before: str, now: str) -> str:
     return f"line {line:,}, character {column:,}"
 
 
+def common_length(before: str, now: str) -> int:
+    """The number of characters that both begin with, by halving: texts may have millions."""
+    low, high = 0, min(len(before), len(now))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if before[low:middle] == now[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def _common(before: str, now: str) -> str:
     """What both texts begin with."""
-    pairs = enumerate(zip(before, now, strict=False))
-    return before[: next((n for n, (a, b) in pairs if a != b), min(len(before), len(now)))]
+    return before[: common_length(before, now)]
 
 
 def _start(common: str) -> int:

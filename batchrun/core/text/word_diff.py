@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 
+from batchrun.core.text.text_difference import common_length
+
 CONTEXT_WORDS = 8
 """Words that are shown of what both texts have in common, on either side of a difference."""
 COMPARED_WORDS = 300
@@ -20,7 +22,7 @@ def word_diff(before: str, now: str) -> str:
     """Both texts in one line: ``[-words-]`` were there before, ``{+words+}`` are there now. What
     both have in common is cut to a few words around the differences; ``...`` is what is left out.
     """
-    start = max(0, _common(before, now) - COMPARED_CHARS // 4)
+    start = max(0, common_length(before, now) - COMPARED_CHARS // 4)
     old, new = (_words(text, start) for text in (before, now))
     head = GAP if start else ""
     tail = GAP if max(len(before), len(now)) > start + COMPARED_CHARS else ""
@@ -33,18 +35,6 @@ def word_diff(before: str, now: str) -> str:
 
 def _words(text: str, start: int) -> list[str]:
     return _WORD.findall(text[start : start + COMPARED_CHARS])
-
-
-def _common(before: str, now: str) -> int:
-    """The number of characters that both begin with, by halving: texts may have millions."""
-    low, high = 0, min(len(before), len(now))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if before[low:middle] == now[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _alike(old: Sequence[str], new: Sequence[str]) -> int:

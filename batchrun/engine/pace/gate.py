@@ -307,6 +307,11 @@ class EndpointGate:
         return self._permits - self._free
 
     @property
+    def _out(self) -> int:
+        """Requests that were sent: those that queue at the door hold a permit, too."""
+        return self._permits - self._free - self._queueing
+
+    @property
     def load(self) -> float:
         """See ``ports.Gate``."""
         return self.in_flight / self.concurrency
@@ -427,7 +432,7 @@ class EndpointGate:
         rounds = self.rounds
         if rounds is None:
             return None
-        return rounds.sent(self._clock.now_s(), self._permits - self._free - self._queueing)
+        return rounds.sent(self._clock.now_s(), self._out)
 
     def gave_up(self, turn: Turn) -> None:
         """Nobody knows what became of a request in the rounds."""
@@ -441,8 +446,8 @@ class EndpointGate:
         climb = self.climb
         assert climb is not None
         if reception is _ANSWERED:
-            now_s, out = self._clock.now_s(), self.in_flight - self._queueing
-            if climb.answered(sent_at_s, now_s, latency_s, tokens, out):
+            now_s = self._clock.now_s()
+            if climb.answered(sent_at_s, now_s, latency_s, tokens, self._out):
                 self._climbed(climb)
         elif reception is Reception.OVERLOADED and climb.overloaded(sent_at_s, self._clock.now_s()):
             self._climbed(climb)
@@ -452,7 +457,7 @@ class EndpointGate:
         climb = self.climb
         if climb is None:
             return
-        out = self.in_flight - self._queueing
+        out = self._out
         advice = self.load_reported.heard(load, out)
         if (
             advice is not None

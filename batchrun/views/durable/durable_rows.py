@@ -7,7 +7,6 @@ part by then. Where both have a row, the log wins.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import (
     REQUESTS,
+    SCORES,
     SUMMARY,
     part_name,
     part_names,
@@ -35,8 +35,6 @@ from batchrun.rundir.inspect import Look
 from batchrun.rundir.open_run import STATUS
 from batchrun.views.durable.log_view import LogView, logs_of
 
-SCORES = "scores"
-"""The folder of parts with one column a score."""
 STRETCH_ROWS = 1024
 """Rows of a shard in progress that are put in order at once."""
 NOTHING: Container[int] = ()
@@ -315,11 +313,6 @@ class DurableRows:
             except (OSError, pa.ArrowException) as error:
                 raise damaged(self._where(kind, shard), error) from error
             yield part
-
-    def by_shard(self, rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Some rows, ascending, shard by shard."""
-        for shard, found in itertools.groupby(sorted(rows), lambda row: row // self.shard_rows):
-            yield shard, list(found)
 
 
 def _groups(part: pq.ParquetFile, rows: Sequence[int] | None) -> Iterator[int]:

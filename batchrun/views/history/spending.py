@@ -20,7 +20,6 @@ from batchrun.views.durable.durable_rows import DurableRows
 
 KEYS = ("month", "day", "model", "endpoint")
 LABEL = "label."
-DEFAULT = ("month",)
 _PLAIN_USD = 2048
 """Below that, a double times 10^12 is less than half a picodollar off: see ``core.cost.money``."""
 _COLUMNS = (
