@@ -80,14 +80,12 @@ def test_what_answers_use_is_learned_and_told_once(cli):
     assert done.err.count("reserves 20 times") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.quiet
 def test_large_rows_among_small_ones(cli):
-    """Rows worth 0.9 s of the limit cost the run little more than their tokens; how little, where
-    nothing else runs, is measured by benchmarks/token_limits.py.
-    """
+    """Rows worth 0.9 s of the limit cost the run no more than their tokens."""
     meter = Metered(TPM)
     _run(cli, meter, _rows(cli.folder, 60, 20, large=int(0.9 * PER_S) - 25))
-    assert meter.took_s <= 1.3 * meter.work_s
+    assert meter.took_s <= 1.15 * meter.work_s
 
 
 @pytest.mark.slow

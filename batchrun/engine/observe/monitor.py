@@ -20,6 +20,10 @@ from batchrun.engine.session.tally import Tally
 WINDOW_S = 15.0
 BUSY = 0.95
 """Share of one core above which our own CPU is what binds the run."""
+WITHHELD = frozenset({"pause", "rpm", "tpm", "limits", "server", "outage"})
+"""What holds requests back however much CPU there is. Time in which the process waits for a core
+counts as CPU that it lacks, and beside other work there is always some.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +188,11 @@ class Monitor:
         )
 
     def _bound_by(self, wall_s: float, cpu_s: float) -> str | None:
-        if wall_s > 0 and cpu_s / wall_s >= BUSY:
+        held = self._held_by()
+        if held not in WITHHELD and wall_s > 0 and cpu_s / wall_s >= BUSY:
             return "cpu"
         if self._funds.full:
             return "budget"
-        held = self._held_by()
         if held is None and self._engine.is_full:
             return "memory"
         if held is None and self._engine.waiting_for_input:
