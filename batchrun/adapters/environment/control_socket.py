@@ -32,7 +32,7 @@ Answer = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class NoAnswerError(Exception):
-    """Nobody answered; ``reason`` is why, and ``missing`` whether nobody listens (yet)."""
+    """Nobody answered; ``reason`` says why; ``missing``: no process listens there, or not yet."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:
         super().__init__(reason)
@@ -44,8 +44,8 @@ class NoAnswerError(Exception):
 async def listening(
     checkpoint: Path, answer: Answer, say: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """Answer requests for as long as the context lasts. Where there can be no socket, the run goes
-    on without, and ``say`` is told.
+    """Answer requests for as long as the context lasts. If no socket can be made, the run
+    goes on without one, and ``say`` gets the reason.
     """
     try:
         opened = _bound(checkpoint)
@@ -105,8 +105,8 @@ async def _reply(line: bytes, answer: Answer) -> dict[str, Any]:
 
 
 def _bound(checkpoint: Path) -> socket.socket:
-    """A socket that listens in the checkpoint. What a run that was killed left there goes: the lock
-    says that nobody uses it.
+    """A socket that listens in the checkpoint. It replaces the one that a killed run left: this run
+    holds the lock, so no other process uses that.
     """
     path = checkpoint / NAME
     with contextlib.suppress(FileNotFoundError):

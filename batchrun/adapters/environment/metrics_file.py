@@ -1,7 +1,7 @@
 """``--metrics-file``: the figures of a run for the textfile collector of Prometheus' node exporter.
 
-The file is replaced whole, so that nobody reads half of it, and is readable as the umask says: the
-collector is another user. It keeps the time of the last success of the file that it replaces.
+The file is replaced whole, so the collector never reads half of it. The umask decides who may
+read it: the collector is another user. It keeps the time of the last success of the file that it replaces.
 """
 
 from __future__ import annotations

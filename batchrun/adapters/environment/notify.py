@@ -1,7 +1,7 @@
 """Telling others that a run ended: a command, a webhook.
 
-Neither can change how the run ended, and neither waits for long. What is wrong with them is said
-without the webhook's URL and without the command's arguments, which may be credentials.
+Neither can change how the run ended, and neither waits for long. Messages about their
+failures leave out the webhook's URL and the command's arguments, which may be credentials.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Ended:
 
 def run_command(command: str, ended: Ended, say: Callable[[str], None]) -> None:
     """Run the command of ``--on-finish`` with the summary on its stdin. What it prints goes to
-    stderr; ``say`` is told of a failure.
+    stderr; ``say`` gets a message if it fails.
     """
     name = f"--on-finish {redact_command(command)}"
     environment = os.environ | {
@@ -83,7 +83,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def post(url: str, ended: Ended, say: Callable[[str], None]) -> None:
-    """Post to the webhook, once; no redirect is followed. ``say`` is told of a failure."""
+    """Post to the webhook, once; no redirect is followed. ``say`` gets a message if it fails."""
     body = {
         "text": ended.text,
         "status": ended.status,
