@@ -1,7 +1,8 @@
 """``--metrics-file``: the figures of a run for the textfile collector of Prometheus' node exporter.
 
 The file is replaced whole, so the collector never reads half of it. The umask decides who may
-read it: the collector is another user. It keeps the time of the last success of the file that it replaces.
+read it: the collector is another user. It keeps the time of the last success of the file that it
+replaces.
 """
 
 from __future__ import annotations
