@@ -268,16 +268,20 @@ class _Server(ThreadingHTTPServer):
 @pytest.fixture
 def scripted():
     """Starts an endpoint that answers ``answer(body, headers, nth)``: status, headers, body. With
-    an SSL context it speaks TLS. A GET has no body (None).
+    an SSL context it speaks TLS. A GET has no body (None). It has no ``/metrics``, and does not
+    count who asks for that, unless it ``reports_load``.
     """
     servers = []
 
-    def start(answer, tls=None):
+    def start(answer, tls=None, *, reports_load=False):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
-                self._answer(None)
+                if self.path.endswith("/metrics") and not reports_load:
+                    self.send_error(404)
+                else:
+                    self._answer(None)
 
             def do_POST(self):
                 self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))

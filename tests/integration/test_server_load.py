@@ -78,7 +78,7 @@ HOSTILE = {
 def test_a_page_that_is_no_report_is_soon_left_alone(scripted, monkeypatch, name):
     """Three tries, no exception, no redirect followed, and nothing heard but that."""
     monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
-    endpoint = scripted(lambda *_: HOSTILE[name])
+    endpoint = scripted(lambda *_: HOSTILE[name], reports_load=True)
     heard = []
     assert _reports(heard, address(endpoint.base_url), lambda _: False), "it goes on asking"
     assert heard == [None] * load_reports.FAILURES_MAX
@@ -88,7 +88,7 @@ def test_a_page_that_is_no_report_is_soon_left_alone(scripted, monkeypatch, name
 def test_it_is_asked_without_key_or_headers(scripted, monkeypatch):
     """What a monitoring system would send: the URL's query and the endpoint's headers stay away."""
     monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
-    endpoint = scripted(lambda *_: (200, {}, QUEUE))
+    endpoint = scripted(lambda *_: (200, {}, QUEUE), reports_load=True)
     heard = []
     where = Address(endpoint.base_url + "/chat/completions?key=secret")
     _reports(heard, where, lambda found: len(found) >= 2)
@@ -103,7 +103,9 @@ def test_it_is_asked_without_key_or_headers(scripted, monkeypatch):
 def test_a_server_that_fails_now_and_then_is_asked_again(scripted, monkeypatch):
     """Only failures in a row count."""
     monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
-    endpoint = scripted(lambda _, __, nth: (200 if nth % 3 == 0 else 503, {}, QUEUE))
+    endpoint = scripted(
+        lambda _, __, nth: (200 if nth % 3 == 0 else 503, {}, QUEUE), reports_load=True
+    )
     heard = []
     assert not _reports(heard, address(endpoint.base_url), lambda found: len(found) >= 9)
     assert heard[:6] == [None, None, Load(4, 60)] * 2
@@ -119,7 +121,7 @@ def test_a_run_sends_its_key_to_requests_alone(cli, scripted, answer, jsonl):
         time.sleep(0.2)
         return 200, {}, answer("ok")
 
-    endpoint = scripted(reply)
+    endpoint = scripted(reply, reports_load=True)
     (cli.folder / "c.toml").write_text(
         f'[[endpoint]]\nbase_url = "{endpoint.base_url}"\nheaders = {{ "X-Team" = "mine" }}\n'
         "max_concurrency = 4\n"
@@ -143,7 +145,7 @@ def test_a_given_concurrency_asks_for_nothing(cli, scripted, answer, jsonl):
         time.sleep(0.1)
         return (404, {}, b"") if body is None else (200, {}, answer("ok"))
 
-    endpoint = scripted(reply)
+    endpoint = scripted(reply, reports_load=True)
     done = cli.run(
         *(jsonl(120), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
         *("--concurrency", 4),
