@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
@@ -88,18 +89,30 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     started_s: float | None = None,
     machinery: Machinery = REAL,
+    stop: Stop | None = None,
 ) -> Result:
     """Run one session to its end. Blocks; handles SIGINT, SIGTERM and SIGHUP meanwhile.
 
-    ``started_s`` (``time.monotonic``; None: now) is when a deadline begins to count. Raises
-    ``BatchrunError`` as described by its subclasses.
+    ``started_s`` (``time.monotonic``; None: now) is when a deadline begins to count. With a
+    ``stop`` nothing is sent: what there is gets published and summed up. Raises ``BatchrunError``
+    as described by its subclasses.
     """
     started_s = machinery.monotonic_s() if started_s is None else started_s
-    with _opened(settings, environment, None, changes, observers, say, machinery) as opened:
-        if isinstance(opened, Result):
-            return opened
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            return runner.run(opened.go(StopSwitch(), started_s, signals=True))
+    with open_session(settings, environment, None, changes, observers, say, machinery) as opened:
+        return opened if isinstance(opened, Result) else run_session(opened, started_s, stop)
+
+
+def run_session(opened: Session, started_s: float, stop: Stop | None = None) -> Result:
+    """Run an opened session to its end, as ``run`` does."""
+
+    async def go() -> Result:
+        switch = StopSwitch()
+        if stop is not None:
+            switch.stop(stop)
+        return await opened.go(switch, started_s, signals=True)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(go())
 
 
 async def session(
@@ -125,7 +138,7 @@ async def session(
     entering = asyncio.ensure_future(
         asyncio.to_thread(
             opening.enter_context,
-            _opened(settings, environment, find, changes, observers, say, machinery),
+            open_session(settings, environment, find, changes, observers, say, machinery),
         )
     )
     try:
@@ -140,8 +153,15 @@ async def session(
         opening.close()
 
 
+def _settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
+    """A fleet works in this run directory, or did."""
+    from batchrun.rundir.fleet import folding
+
+    folding.settle(folder, checkpoint, say)
+
+
 @contextlib.contextmanager
-def _opened(
+def open_session(
     settings: Settings,
     environment: Mapping[str, str],
     find: Callable[[], Input] | None,
@@ -149,7 +169,7 @@ def _opened(
     observers: Sequence[Observer],
     say: Callable[[str], None],
     machinery: Machinery,
-) -> Iterator[_Session | Result]:
+) -> Iterator[Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
     accesses = machinery.accesses(settings.endpoints, environment)
     free_space.require_room(settings)
@@ -169,6 +189,7 @@ def _opened(
             given,
             parts_of=machinery.parts,
             require=evaluates.require,
+            settle=_settle,
             say=say,
         )
         stack.callback(opened.close)
@@ -192,7 +213,7 @@ def _opened(
             answers = None
             if settings.reuse:
                 answers = stack.enter_context(lookup.taken(settings, opened, say))
-            yield _Session(
+            yield Session(
                 settings,
                 opened,
                 changes,
@@ -263,7 +284,7 @@ def _lengths(
         lookup.forget(folder)
 
 
-class _Session:
+class Session:
     """The parts of one session, and what happens around the engine."""
 
     def __init__(
@@ -322,6 +343,11 @@ class _Session:
         self._lanes: Sequence[Lane] = ()
         self._ended = threading.Event()
         self._started_s = machinery.monotonic_s()
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory, as it was opened."""
+        return self._opened
 
     async def go(
         self,

@@ -6,7 +6,7 @@ the fake and the real one both sit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from batchrun.records import NO_USAGE
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """The input, read ahead of the engine in bounded memory."""
 
-    def blocks(self, spans: Sequence[Span]) -> AsyncIterator[Block]:
+    def blocks(self, spans: Iterable[Span]) -> AsyncIterator[Block]:
         """Yield the blocks of the given spans in input order.
 
         A block never crosses a shard's border. A bad row is yielded with its problem; an input

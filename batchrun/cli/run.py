@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +141,7 @@ def _help(setting: setting_table.Setting) -> str:
     help="Print what `validate` and `estimate` report and the first two requests; send and write "
     "nothing.",
 )
+@click.option("--shard", metavar="I/N|auto", hidden=True)
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option(
@@ -156,6 +159,7 @@ def command(
     config_file: str | None,
     limit: int | None,
     dry_run: bool,
+    shard: str | None,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -200,6 +204,7 @@ def command(
                         environment,
                         announcing,
                         changes=changes,
+                        shard=shard,
                         log=log,
                         progress=not (quiet or no_progress),
                         as_json=as_json,
@@ -218,6 +223,7 @@ def _run(
     announcing: Announcing,
     *,
     changes: Changes,
+    shard: str | None,
     log: Log,
     progress: bool,
     as_json: bool,
@@ -241,7 +247,13 @@ def _run(
         observers = [stack.enter_context(progress_on(print_unwrapped))] if progress else []
         observers += logs.observers()
         observers += announcing.observers
-        result = assemble.run(
+        run = assemble.run
+        if shard is not None:
+            from batchrun.core.fleet.places import place_of
+            from batchrun.fleet import worker
+
+            run = partial(worker.run, place=place_of(shard, os.environ))
+        result = run(
             settings,
             environment,
             changes=changes,

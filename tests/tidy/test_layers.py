@@ -28,6 +28,7 @@ LAYERS = {
     "announcing": 7,
     "api": 7,
     "builtin_simulators": 7,
+    "fleet": 7,
     "": 7,  # batchrun/__init__.py offers the api
     "cli": 7,
     "simulator": 7,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,14 @@ class Input:
             return reader
         reader.picked = self.picked
         return SampledReader(reader, self.picked, self._count_beside)
+
+    def shard_starts(self, carry: Carry, shard_rows: int) -> Iterator[tuple[int, Position]]:
+        """Where the input goes on behind each shard, and the number of the row there. Raises
+        ``InputLostError``.
+        """
+        reader = self._reader(carry, shard_rows)
+        reader.picked = self.picked
+        return reader.starts()
 
     def _count_beside(self, stop: Callable[[], bool]) -> int | None:
         """The rows of the whole input, counted while another thread reads them."""

@@ -7,7 +7,7 @@ threads, the simulation of whole fleets on virtual time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from batchrun.core.fleet import claims, leases
@@ -97,16 +97,8 @@ class Claimant:
     def look(self) -> None:
         """Bring board and leases up to date."""
         with self._turn:
-            latest: dict[int, int] = {}
-            for name in self._store.names(claims.FOLDER):
-                found = claims.parse_name(name)
-                if found is not None:
-                    latest[found[0]] = max(found[1], latest.get(found[0], 0))
-            for shard, epoch in latest.items():
-                if not self._board.knows(shard, epoch):
-                    content = self._store.read(claims.record_name(shard, epoch))
-                    if content is not None:
-                        self._board.see(claims.parse(shard, epoch, content))
+            for claim in read_claims(self._store, self._board.knows):
+                self._board.see(claim)
             self._look_at_leases()
 
     def _look_at_leases(self) -> None:
@@ -161,6 +153,28 @@ class Claimant:
             self._board.see(committed)
             del self.held[shard]
             return True
+
+
+def read_claims(
+    store: ClaimStore, knows: Callable[[int, int], bool] = lambda _shard, _epoch: False
+) -> Iterator[Claim]:
+    """The latest record of every shard that has one, without those that the caller ``knows``."""
+    latest: dict[int, int] = {}
+    for name in store.names(claims.FOLDER):
+        found = claims.parse_name(name)
+        if found is not None:
+            latest[found[0]] = max(found[1], latest.get(found[0], 0))
+    for shard, epoch in latest.items():
+        if not knows(shard, epoch):
+            claim = read_claim(store, shard, epoch)
+            if claim is not None:
+                yield claim
+
+
+def read_claim(store: ClaimStore, shard: int, epoch: int) -> Claim | None:
+    """One record; None where there is none."""
+    content = store.read(claims.record_name(shard, epoch))
+    return None if content is None else claims.parse(shard, epoch, content)
 
 
 def read_leases(store: ClaimStore) -> list[Lease]:

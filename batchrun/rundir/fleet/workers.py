@@ -1,0 +1,105 @@
+"""A process of a fleet: its name, its lock and its lease."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from batchrun.adapters.storage import files
+from batchrun.adapters.storage.claims_on_disk import DiskClaims
+from batchrun.core.fleet import leases
+from batchrun.core.fleet.board import Board, Place
+from batchrun.core.fleet.claimant import Claimant
+from batchrun.core.fleet.leases import Lease
+from batchrun.errors import StorageError
+from batchrun.rundir.fleet.launches import WORKERS, Launch, Plan
+from batchrun.rundir.lock import NAME, Lock, is_locked, this_kernel
+
+
+def death_known(launch: Launch) -> Callable[[Lease], bool]:
+    """Tells whether a worker of this machine is dead: nobody holds the lock of its checkpoint."""
+
+    def is_dead(lease: Lease) -> bool:
+        if lease.machine != this_kernel():
+            return False
+        return not is_locked(launch.folder / WORKERS / lease.worker)
+
+    return is_dead
+
+
+class Worker:
+    """This process as one of a fleet's, until ``leave``."""
+
+    def __init__(self, launch: Launch, plan: Plan, place: Place) -> None:
+        """Join a launch. Raises ``StorageError`` where it cannot be joined any more."""
+        self.name = f"{place.index:04d}-{secrets.token_hex(4)}"
+        self.checkpoint = launch.folder / WORKERS / self.name
+        self.launch = launch
+        self.plan = plan
+        self.store = DiskClaims(launch.folder, self.name)
+        self.claimant = Claimant(
+            self.store,
+            Board(len(plan.starts), plan.done),
+            place,
+            self.name,
+            monotonic_s=time.monotonic,
+            machine=this_kernel(),
+            is_dead=death_known(launch),
+            lease_s=leases.LEASE_S,
+        )
+        self._left = threading.Event()
+        self._lock = Lock(self.checkpoint, self.checkpoint / NAME)
+        try:
+            self.checkpoint.mkdir(files.PRIVATE_FOLDER)  # not where the launch was moved away
+            self._lock.acquire()
+        except OSError as error:
+            self._lock.release()
+            message = f"cannot join the processes in {launch.folder}: {error.strerror}"
+            raise StorageError(message) from error
+        self.claimant.beat()
+        threading.Thread(target=self._beat, name="lease", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._left.wait(leases.BEAT_S):
+            # Where the disk does not answer, the lease expires, and the next write tells.
+            with contextlib.suppress(StorageError):
+                self.claimant.beat()
+
+    def check(self) -> None:
+        """Raise ``StorageError`` if a shard of this worker was taken over.
+
+        The lease is renewed first where that was not done for long: then this process was
+        suspended, and may be awake before the thread that renews it.
+        """
+        if self.claimant.silent_s > leases.LEASE_S / 2:
+            self.claimant.beat()
+        if self.claimant.lost:
+            raise self.taken_over(min(self.claimant.lost))
+
+    def taken_over(self, shard: int) -> StorageError:
+        """The error of a worker that was thought dead."""
+        message = (
+            f"shard {shard} was taken over by another process: this one ({self.name}) did not renew "
+            f"its lease for {leases.LEASE_S:.0f} s. It publishes nothing more; the others go on. "
+            "The same command joins them again"
+        )
+        return StorageError(message)
+
+    def leave(self) -> None:
+        """End the lease and give the lock back. Leaving twice is harmless."""
+        if self._left.is_set():
+            return
+        self._left.set()
+        # A launch that was folded meanwhile takes no records.
+        with contextlib.suppress(StorageError):
+            self.claimant.leave()
+        self._lock.release()
+
+
+def log_path(launch: Launch, worker: str, name: str) -> Path:
+    """A file in the checkpoint of a worker."""
+    return launch.folder / WORKERS / worker / name
