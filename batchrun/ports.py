@@ -312,6 +312,10 @@ class ClaimStore(Protocol):
         """
         ...
 
+    def remove(self, name: str) -> None:
+        """Remove a record that nobody needs any more; one that is not there is none."""
+        ...
+
     def names(self, folder: str) -> list[str]:
         """The names in a folder, in order: of every record that was there before the call."""
         ...

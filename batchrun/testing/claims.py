@@ -41,6 +41,11 @@ class FakeClaims:
         found = self._folders[folder].get(own)
         return None if found is None else found[1]
 
+    def remove(self, name: str) -> None:
+        """See ``ports.ClaimStore``."""
+        folder, _, own = name.partition("/")
+        self._folders[folder].pop(own, None)
+
     def names(self, folder: str) -> list[str]:
         """See ``ports.ClaimStore``."""
         return sorted(self._folders[folder])

@@ -40,9 +40,7 @@ class ClaimStoreExam:
                 if store.create(name, str(number).encode()):
                     won.append(number)
 
-            threads = [
-                threading.Thread(target=race, args=each) for each in enumerate(stores)
-            ]
+            threads = [threading.Thread(target=race, args=each) for each in enumerate(stores)]
             for thread in threads:
                 thread.start()
             for thread in threads:

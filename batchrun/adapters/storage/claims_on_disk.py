@@ -85,6 +85,11 @@ class DiskClaims:
             except FileNotFoundError:
                 return None
 
+    def remove(self, name: str) -> None:
+        """See ``ports.ClaimStore``."""
+        with self._asked():
+            (self.folder / name).unlink(missing_ok=True)
+
     def names(self, folder: str) -> list[str]:
         """See ``ports.ClaimStore``."""
         with self._asked():

@@ -137,6 +137,7 @@ class EndpointGate:
         self.concurrency = concurrency
         self._free = concurrency
         """Permits that nobody holds; below 0 where more are held than there are by now."""
+        self._pauses: set[str] = set()  # what for
         self._paused = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
@@ -243,16 +244,36 @@ class EndpointGate:
 
     def pause(self) -> None:
         """See ``ports.Gate``."""
-        held = self.in_flight
-        self._paused = True
-        self._share_out(held)
+        self._pause_for("ctl", paused=True)
 
     def go_on(self) -> None:
         """See ``ports.Gate``."""
+        self._pause_for("ctl", paused=False)
+
+    def _pause_for(self, reason: str, *, paused: bool) -> None:
+        """It is paused for as long as there is a reason."""
         held = self.in_flight
-        self._paused = False
+        (self._pauses.add if paused else self._pauses.discard)(reason)
+        self._paused = bool(self._pauses)
         self._reopened.set()
         self._share_out(held)
+
+    def confine(self, kind: str, most: float) -> None:
+        """Keep ``concurrency``, ``rpm`` or ``tpm`` at or below ``most`` from now on, which is this
+        process's share of what several have together. At 0 nothing is sent.
+        """
+        self._pause_for(kind, paused=most <= 0)
+        if most <= 0:
+            return
+        if kind == "rpm":
+            self.set_rpm(most)
+        elif kind == "tpm":
+            self.set_tpm(most)
+        elif self.climb is None:
+            self._set_permits(int(most))
+        else:
+            self.climb.bounds(min(self.climb.low, int(most)), int(most))
+            self._set_permits(self.climb.window)
 
     def _set_permits(self, concurrency: int) -> None:
         """There are so many permits from now on."""

@@ -56,7 +56,9 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     published = sum(claim.published is not None for claim in latest)
     if published + len(plan.done) < len(plan.starts):
         is_dead = death_known(launch)
-        living = [e for e in read_leases(store) if e.lives(now_s, leases.LEASE_S) and not is_dead(e)]
+        living = [
+            e for e in read_leases(store) if e.lives(now_s, leases.LEASE_S) and not is_dead(e)
+        ]
         if living:
             names = ", ".join(sorted(lease.worker for lease in living)[:3])
             message = (

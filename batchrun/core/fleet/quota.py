@@ -1,0 +1,175 @@
+"""Who may use how much of the limits that a fleet has together: leases on shares of them.
+
+The book names every worker with what it holds of each limit, and until when. A worker that renews
+its lease reads the book, computes its own part and writes the next book; only one can write it
+(see ``ports.ClaimStore.create``). So there is no coordinator that could die: each worker in turn is
+it. Three rules keep the sum at or below the limit, whatever happens:
+
+- A worker takes no more than what nobody holds.
+- It gives up what it has too much of at its own renewal alone, and stops using it before it writes.
+- A worker that cannot renew falls back to a *safe* share when its lease ends, and to nothing after
+  that; the others leave both alone for as long as it may be using them.
+
+Shares are max-min fair: who wants little gets it, the rest is divided among the others, and what
+nobody wants is divided among all, so that it is at hand at once. Times are the store's clock.
+
+The scheme is that of Doorman (leases, wants and has, a safe capacity;
+https://github.com/youtube/doorman/blob/master/doc/design.md) without its server.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+FOLDER = "quota"
+RENEW_S = 2.0
+"""A worker renews its lease this often; less often where there are many (``renewal_s``)."""
+LEASE_S = 15.0
+SAFE_S = 30.0
+"""After a renewal, a worker uses its share for the first, a safe one until the second, and then
+nothing. Its claims end with the second, too (``leases.LEASE_S``)."""
+SAFE_SHARE = 0.5
+"""The safe share, as a part of an equal one."""
+PER_WORKER_S = 0.1
+"""Renewals follow each other: a hundred milliseconds for each is what an object store takes."""
+
+CONCURRENCY, RPM, TPM = "concurrency", "rpm", "tpm"
+
+
+class Limit(NamedTuple):
+    """One limit of the whole fleet: of which endpoint, which one, and how much of it there is."""
+
+    endpoint: str
+    kind: str
+    total: float
+
+    @property
+    def name(self) -> str:
+        """What the book calls it."""
+        return f"{self.kind}:{self.endpoint}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is divided into whole numbers."""
+        return self.kind == CONCURRENCY
+
+
+class Holding(NamedTuple):
+    """What a worker holds, by the limit's name, as of its latest renewal."""
+
+    renewed_s: float
+    holds: Mapping[str, float]
+    safe: Mapping[str, float]
+    wants: Mapping[str, float]
+    """What it could use; not there where the limit is what holds it back."""
+
+    def at(self, name: str, now_s: float) -> float:
+        """How much of a limit it may be using by now."""
+        age_s = now_s - self.renewed_s
+        if age_s <= LEASE_S:
+            return self.holds.get(name, 0.0)
+        return self.safe.get(name, 0.0) if age_s <= SAFE_S else 0.0
+
+
+class Book(NamedTuple):
+    """What all workers hold. Immutable: a renewal makes the next one."""
+
+    holdings: Mapping[str, Holding] = {}
+
+    def as_bytes(self) -> bytes:
+        """As it is kept in the store."""
+        value = {worker: list(holding) for worker, holding in self.holdings.items()}
+        return json.dumps({"holdings": value}).encode()
+
+    def held(self, name: str, now_s: float, *, but: str = "") -> float:
+        """How much of a limit may be in use, by all workers but one."""
+        return sum(
+            holding.at(name, now_s) for worker, holding in self.holdings.items() if worker != but
+        )
+
+
+def parse(content: bytes) -> Book:
+    """A book as it was kept. Raises ``ValueError`` for anything else."""
+    try:
+        value: Any = json.loads(content)
+        return Book({name: Holding(*entry) for name, entry in value["holdings"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = "no book of a fleet's quota"
+        raise ValueError(message) from error
+
+
+def record_name(number: int) -> str:
+    """What the book with this number is called in the store."""
+    return f"{FOLDER}/{number:012d}"
+
+
+def number_of(name: str) -> int:
+    """The number in a book's name."""
+    return int(name.rpartition("/")[2])
+
+
+def renewal_s(workers: int) -> float:
+    """How often each of so many workers renews its lease."""
+    return min(LEASE_S / 3, max(RENEW_S, PER_WORKER_S * workers))
+
+
+def renewed(
+    book: Book,
+    worker: str,
+    now_s: float,
+    limits: tuple[Limit, ...],
+    wants: Mapping[str, float],
+    in_use: Mapping[str, float],
+) -> Book:
+    """The book after a worker renewed its lease.
+
+    ``in_use`` is what it cannot give up at once: requests in flight. Workers whose safe share has
+    ended are left out; all that they held is free.
+    """
+    others = {
+        name: holding
+        for name, holding in book.holdings.items()
+        if name != worker and now_s - holding.renewed_s <= SAFE_S
+    }
+    rest = Book(others)
+    holds, safe = {}, {}
+    for limit in limits:
+        name = limit.name
+        demand = {other: holding.wants.get(name, math.inf) for other, holding in others.items()}
+        demand[worker] = wants.get(name, math.inf)
+        fair = shares(limit, demand)[worker]
+        free = max(0.0, limit.total - rest.held(name, now_s))
+        part = max(min(fair, free), in_use.get(name, 0.0))
+        holds[name] = math.floor(part) if limit.is_whole else part
+        least = SAFE_SHARE * limit.total / len(demand)
+        safe[name] = min(holds[name], math.floor(least) if limit.is_whole else least)
+    finite = {name: want for name, want in wants.items() if want < math.inf}
+    return Book({**others, worker: Holding(now_s, holds, safe, finite)})
+
+
+def left(book: Book, worker: str) -> Book:
+    """The book after a worker has ended, which uses nothing any more."""
+    return Book({name: kept for name, kept in book.holdings.items() if name != worker})
+
+
+def shares(limit: Limit, demand: Mapping[str, float]) -> dict[str, float]:
+    """A limit divided among workers by what they want: max-min fair, and what is left over in
+    equal parts. Whole numbers where the limit has them; the first by name get the remainder.
+    """
+    fair: dict[str, float] = {}
+    rest, waiting = limit.total, sorted(demand, key=lambda name: (demand[name], name))
+    for position, name in enumerate(waiting):
+        fair[name] = min(demand[name], rest / (len(waiting) - position))
+        rest -= fair[name]
+    if demand:
+        fair = {name: part + rest / len(demand) for name, part in fair.items()}
+    if not limit.is_whole:
+        return fair
+    whole = {name: math.floor(part + 1e-9) for name, part in fair.items()}
+    missing = round(limit.total - sum(whole.values()))
+    for name in sorted(fair, key=lambda name: (whole[name] - fair[name], name))[:missing]:
+        whole[name] += 1
+    return {name: float(part) for name, part in whole.items()}

@@ -1,0 +1,224 @@
+"""Keeps this process to its share of the limits that a fleet has together.
+
+What the share is, the book says (``core/fleet/quota.py``). This renews the process's lease on it
+and moves the gates: down before the book is written, up after that. Where the store cannot be
+asked, the gates fall to the safe share once the lease is over, and close after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from batchrun.core.fleet import quota
+from batchrun.core.fleet.quota import Book, Limit
+from batchrun.errors import StorageError
+
+if TYPE_CHECKING:
+    from batchrun.ports import ClaimStore, Clock
+
+LOOK_S = 0.25
+"""How often it looks whether a limit holds requests back."""
+LISTED_S = 10.0
+"""A number of the latest book that is older than this is not trusted: the folder is listed."""
+KEPT_S = 60.0
+"""A book that this process wrote is removed when it is older. So a process that read the number of
+a book less than ``LISTED_S`` ago never takes one that was removed for one that is not there yet."""
+EARLY_S = 1.0
+"""A share is given up so much before the others may take it: some stores tell their time in whole
+seconds."""
+TRIES = 20
+RAISED_MIN = 1.02
+"""A rate is raised if it grows by more than this, since a new rate begins with a full bucket."""
+WANTS_LESS = 0.7
+"""A worker that a limit does not hold back wants so much of what it holds."""
+
+T = TypeVar("T")
+Ask = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class Limited(Protocol):
+    """An endpoint whose limits can be moved."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a permit."""
+        ...
+
+    @property
+    def bound_by(self) -> str | None:
+        """Which limit holds requests back right now."""
+        ...
+
+    def confine(self, kind: str, most: float) -> None:
+        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent."""
+        ...
+
+
+class Sharing:
+    """One process's part in the sharing. ``gates`` are its endpoints by name."""
+
+    def __init__(
+        self,
+        *,
+        store: ClaimStore,
+        worker: str,
+        gates: Mapping[str, Limited],
+        limits: tuple[Limit, ...],
+        clock: Clock,
+        ask: Ask = asyncio.to_thread,
+    ) -> None:
+        """``ask`` runs what blocks. The limits are closed until the first renewal."""
+        self._store = store
+        self._worker = worker
+        self._gates = gates
+        self._limits = limits
+        self._clock = clock
+        self._ask = ask
+        self._number = 0
+        self._book = Book()
+        self._numbered_s = -math.inf
+        self._written: list[tuple[int, float]] = []
+        self._held: dict[str, float] = {limit.name: 0.0 for limit in limits}
+        """What the gates are kept to."""
+        self._safe: dict[str, float] = dict(self._held)
+        self._granted: dict[str, float] = dict(self._held)
+        self._renewed_s = -math.inf
+        self._bound: set[str] = set()
+        for limit in limits:
+            self._gates[limit.endpoint].confine(limit.kind, 0)
+
+    async def keep(self) -> None:
+        """Renew the lease for as long as this task is not cancelled."""
+        while True:
+            await self.renew()
+            due_s = self._clock.now_s() + quota.renewal_s(len(self._book.holdings))
+            while (left_s := due_s - self._clock.now_s()) > 0:
+                await self._clock.sleep(min(LOOK_S, left_s))
+                self._look()
+
+    def _look(self) -> None:
+        """Note which limits hold requests back, and give up what the lease no longer covers."""
+        for limit in self._limits:
+            if self._gates[limit.endpoint].bound_by == limit.kind:
+                self._bound.add(limit.name)
+        age_s = self._clock.now_s() - self._renewed_s
+        if age_s > quota.LEASE_S - EARLY_S:
+            over = age_s > quota.SAFE_S - EARLY_S
+            self._lower(dict.fromkeys(self._held, 0.0) if over else self._safe)
+
+    async def renew(self) -> bool:
+        """Renew the lease once; False where the store could not be asked, or others were always
+        faster: then what the latest lease allows still holds.
+        """
+        try:
+            for _ in range(TRIES):
+                if await self._try_to_renew():
+                    self._bound.clear()
+                    return True
+        except (StorageError, ValueError):
+            pass
+        self._look()
+        return False
+
+    async def _try_to_renew(self) -> bool:
+        asked_s = self._clock.now_s()
+        now_s = await self._latest()
+        wants = {limit.name: self._wanted(limit) for limit in self._limits}
+        book = quota.renewed(self._book, self._worker, now_s, self._limits, wants, self._in_use())
+        mine = book.holdings[self._worker]
+        self._lower(mine.holds)
+        if not await self._write(book, now_s):
+            return False
+        if self._clock.now_s() - asked_s > quota.LEASE_S - EARLY_S:
+            return False  # this process slept, and the lease is over by now
+        self._renewed_s = asked_s
+        self._granted, self._safe = dict(mine.holds), dict(mine.safe)
+        self._raise(mine.holds)
+        return True
+
+    def _wanted(self, limit: Limit) -> float:
+        """What it could use of a limit."""
+        held = self._granted[limit.name]
+        if limit.name in self._bound or not held:
+            return math.inf
+        return max(WANTS_LESS * held, self._in_use().get(limit.name, 0.0))
+
+    def _in_use(self) -> dict[str, float]:
+        """Requests in flight, of what it holds: they cannot be taken back."""
+        return {
+            limit.name: min(self._gates[limit.endpoint].in_flight, self._granted[limit.name])
+            for limit in self._limits
+            if limit.is_whole and self._clock.now_s() - self._renewed_s <= quota.LEASE_S - EARLY_S
+        }
+
+    # The gates
+
+    def _lower(self, holds: Mapping[str, float]) -> None:
+        for limit in self._limits:
+            if holds[limit.name] < self._held[limit.name]:
+                self._confine(limit, holds[limit.name])
+
+    def _raise(self, holds: Mapping[str, float]) -> None:
+        for limit in self._limits:
+            most, held = holds[limit.name], self._held[limit.name]
+            if most > held * (1 if limit.is_whole or not held else RAISED_MIN):
+                self._confine(limit, most)
+
+    def _confine(self, limit: Limit, most: float) -> None:
+        self._held[limit.name] = most
+        self._gates[limit.endpoint].confine(limit.kind, most)
+
+    # The books
+
+    async def _latest(self) -> float:
+        """Read the latest book; returns the store's time from before that."""
+        store = self._store
+
+        def read() -> tuple[float, int, bytes | None]:
+            now_s = store.put(f"{quota.FOLDER}-times/{self._worker}", b"")
+            number, found = self._number, None
+            if self._clock.now_s() - self._numbered_s > LISTED_S:
+                number = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
+                found = store.read(quota.record_name(number)) if number else None
+            while (newer := store.read(quota.record_name(number + 1))) is not None:
+                number, found = number + 1, newer
+            return now_s, number, found
+
+        began_s = self._clock.now_s()
+        now_s, number, found = await self._asked(read)
+        self._number, self._numbered_s = number, began_s
+        if found is not None:
+            self._book = quota.parse(found)
+        return now_s
+
+    async def _write(self, book: Book, now_s: float) -> bool:
+        """Write the next book; False where another process was faster."""
+        number, content = self._number + 1, book.as_bytes()
+
+        def write() -> bool:
+            return self._store.create(quota.record_name(number), content)
+
+        if not await self._asked(write):
+            return False
+        self._number, self._book = number, book
+        self._written.append((number, now_s))
+        while self._written and now_s - self._written[0][1] > KEPT_S:
+            old, _ = self._written.pop(0)
+            await self._asked(partial(self._store.remove, quota.record_name(old)))
+        return True
+
+    async def leave(self) -> None:
+        """Give everything back: nothing is sent any more."""
+        self._lower(dict.fromkeys(self._held, 0.0))
+        for _ in range(TRIES):
+            now_s = await self._latest()
+            if await self._write(quota.left(self._book, self._worker), now_s):
+                return
+
+    async def _asked(self, question: Callable[[], T]) -> T:
+        answer: T = await self._ask(question)
+        return answer
