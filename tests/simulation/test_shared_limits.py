@@ -242,6 +242,11 @@ def test_a_process_that_slept_uses_nothing_of_an_old_lease(monkeypatch):
         class Gate:
             in_flight, bound_by = 0, None
 
+            pace = window_found = None
+
+            def climb_together(self):
+                pass
+
             def confine(self, _kind, most):
                 moved.append((clock.now_s(), most))
 

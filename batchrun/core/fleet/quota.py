@@ -13,6 +13,11 @@ it. Three rules keep the sum at or below the limit, whatever happens:
 Shares are max-min fair: who wants little gets it, the rest is divided among the others, and what
 nobody wants is divided among all, so that it is at hand at once. Times are the store's clock.
 
+What a server can take and does not tell is found together, too. Each worker's rounds find its part
+of the rate, which is levelled, since nothing else makes parts equal. Windows cannot be found by
+each for itself: of two climbs at one server, the one that doubles takes from the other, and both
+think that it pays (8 slots: 300 in flight). So the leader's climb moves the window of all.
+
 The scheme is that of Doorman (leases, wants and has, a safe capacity;
 https://github.com/youtube/doorman/blob/master/doc/design.md) without its server.
 """
@@ -65,6 +70,11 @@ class Holding(NamedTuple):
     safe: Mapping[str, float]
     wants: Mapping[str, float]
     """What it could use; not there where the limit is what holds it back."""
+    paces: Mapping[str, float] = {}
+    """Requests a second that it found an endpoint to take from it (``rounds.py``)."""
+    windows: Mapping[str, int] = {}
+    """By endpoint, the requests in flight for each worker that it found best (``climb.py``). Those
+    of the leader count."""
 
     def at(self, name: str, now_s: float) -> float:
         """How much of a limit it may be using by now."""
@@ -83,6 +93,23 @@ class Book(NamedTuple):
         """As it is kept in the store."""
         value = {worker: list(holding) for worker, holding in self.holdings.items()}
         return json.dumps({"holdings": value}).encode()
+
+    def leader(self, now_s: float) -> str | None:
+        """The worker that finds windows for all: the first one by name that lives."""
+        living = (
+            name for name, holding in self.holdings.items() if now_s - holding.renewed_s <= LEASE_S
+        )
+        return min(living, default=None)
+
+    def level(self, endpoint: str, now_s: float) -> float | None:
+        """The mean of the paces that the living found for an endpoint; None where not all have."""
+        found = [
+            holding.paces.get(endpoint)
+            for holding in self.holdings.values()
+            if now_s - holding.renewed_s <= LEASE_S
+        ]
+        known = [pace for pace in found if pace is not None]
+        return sum(known) / len(known) if known and len(known) == len(found) else None
 
     def held(self, name: str, now_s: float, *, but: str = "") -> float:
         """How much of a limit may be in use, by all workers but one."""
@@ -123,8 +150,10 @@ def renewed(
     limits: tuple[Limit, ...],
     wants: Mapping[str, float],
     in_use: Mapping[str, float],
+    paces: Mapping[str, float] = {},
+    windows: Mapping[str, int] = {},
 ) -> Book:
-    """The book after a worker renewed its lease.
+    """The book after a worker renewed its lease, with what it found.
 
     ``in_use`` is what it cannot give up at once: requests in flight. Workers whose safe share has
     ended are left out; all that they held is free.
@@ -147,7 +176,7 @@ def renewed(
         least = SAFE_SHARE * limit.total / len(demand)
         safe[name] = min(holds[name], math.floor(least) if limit.is_whole else least)
     finite = {name: want for name, want in wants.items() if want < math.inf}
-    return Book({**others, worker: Holding(now_s, holds, safe, finite)})
+    return Book({**others, worker: Holding(now_s, holds, safe, finite, paces, windows)})
 
 
 def left(book: Book, worker: str) -> Book:

@@ -243,6 +243,10 @@ class Climb:
             self._hold_at(inside, "the bounds were changed")
             self._base = None
 
+    def began(self) -> None:
+        """The window that it moved to is in force now, and was not before."""
+        self._move(self.window, self.why)
+
     def hurried(self, advice: Advice, now_s: float) -> bool:
         """The server's own figures show whether it has room or a queue. That moves the window
         before replies can tell; they judge the move all the same. Returns as ``answered``.

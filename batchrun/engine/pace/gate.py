@@ -166,6 +166,11 @@ class EndpointGate:
         """See ``ports.Gate``."""
         self.climb = None if bounds is None else Climb(concurrency, *bounds)
         """What finds the concurrency; None where it is given."""
+        self.window_found: int | None = None if self.climb is None else self.climb.window
+        """The window that the climb would have, or that others have told."""
+        self._together = False
+        self._resting: Climb | None = None
+        self._share: int | None = None
         self.load_reported = ReportedLoad()
         """What the server's own figures say of its load, where it is asked for them."""
         self.rounds: Rounds | None = Rounds()
@@ -269,11 +274,50 @@ class EndpointGate:
             self.set_rpm(most)
         elif kind == "tpm":
             self.set_tpm(most)
-        elif self.climb is None:
-            self._set_permits(int(most))
         else:
-            self.climb.bounds(min(self.climb.low, int(most)), int(most))
-            self._set_permits(self.climb.window)
+            self._share = int(most)
+            climb = self.climb or self._resting
+            if climb is None:
+                self._set_permits(self._share)
+            else:
+                climb.bounds(min(climb.low, self._share), self._share)
+                self._set_permits(min(self.window_found or climb.window, self._share))
+
+    # One climb for several processes
+
+    def climb_together(self) -> None:
+        """From now on the window moves by ``adopt`` alone, and what the climb finds is only told
+        in ``window_found``.
+        """
+        self._together = True
+
+    def adopt(self, window: int, *, leads: bool) -> None:
+        """Every process has so many requests in flight from now on; ``leads`` says whether this
+        one's climb is to find the next window.
+        """
+        climb = self.climb or self._resting
+        if climb is None:
+            return
+        if leads:
+            if climb.window != window:
+                low, high = climb.low, climb.high
+                climb = Climb(window, low, high)
+            climb.began()
+            self.climb, self._resting = climb, None
+        else:
+            self.climb, self._resting = None, climb
+        self.window_found = window
+        self._set_permits(window if self._share is None else min(window, self._share))
+
+    @property
+    def pace(self) -> float | None:
+        """Requests a second that the server's refusals came to; None where there were none."""
+        return None if self.rounds is None else self.rounds.pace
+
+    def level(self, pace: float) -> None:
+        """Other processes found this pace at the same server."""
+        if self.rounds is not None:
+            self.rounds.level(pace)
 
     def _set_permits(self, concurrency: int) -> None:
         """There are so many permits from now on."""
@@ -490,6 +534,11 @@ class EndpointGate:
 
     def _climbed(self, climb: Climb) -> None:
         """The climb has moved the window."""
+        self.window_found = climb.window
+        if self._together:
+            # It is the window of others, too: until all have it, there is nothing to judge.
+            self.climb, self._resting = None, climb
+            return
         self._set_permits(climb.window)
         if self._bound_notice is not None and climb.window >= climb.high:
             self._say(self._bound_notice)

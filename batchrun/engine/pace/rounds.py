@@ -52,6 +52,8 @@ OPEN_S_MIN, MINUTE_S_MIN = 2.0, 10.0
 """A server that was open for longer than the first has told its rate; than the second, it counts by
 the minute."""
 WAIT_S, WAIT_S_MAX = 0.25, 2.0
+LEVEL_APART, LEVEL_SHARE = 0.15, 0.3
+"""A pace that is further than this from the mean of several processes moves so much towards it."""
 CATCH_UP_S = 0.02
 """What was missed of the pace is made up for by so much."""
 BOUND_S = 0.1
@@ -190,6 +192,13 @@ class Rounds:
         ):
             self._end_round()
         return Turn(now, in_flight)
+
+    def level(self, pace: float) -> None:
+        """Others found another pace at this server: meet them on the way, if it is far."""
+        if self.pace is not None and self.state is Pace.STEADY:
+            apart = pace - self.pace
+            if abs(apart) > LEVEL_APART * pace:
+                self.pace += LEVEL_SHARE * apart
 
     # Coming back
 

@@ -57,6 +57,26 @@ class Limited(Protocol):
         """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent."""
         ...
 
+    @property
+    def pace(self) -> float | None:
+        """Requests a second that its refusals came to."""
+        ...
+
+    def level(self, pace: float) -> None:
+        """Other processes found this pace."""
+        ...
+
+    window_found: int | None
+    """The window that its climb would have; None where the concurrency is given."""
+
+    def climb_together(self) -> None:
+        """Its window moves by ``adopt`` alone from now on."""
+        ...
+
+    def adopt(self, window: int, *, leads: bool) -> None:
+        """Have so many requests in flight; ``leads``: and find the next window for all."""
+        ...
+
 
 class Sharing:
     """One process's part in the sharing. ``gates`` are its endpoints by name."""
@@ -88,6 +108,13 @@ class Sharing:
         self._granted: dict[str, float] = dict(self._held)
         self._renewed_s = -math.inf
         self._bound: set[str] = set()
+        self._leads = False
+        self._in_force: dict[str, int] = {}
+        """By endpoint, the window that this process has."""
+        self._moves: dict[str, tuple[int, float]] = {}
+        """By endpoint, the window that all are about to have, and when this process has it."""
+        for gate in gates.values():
+            gate.climb_together()
         for limit in limits:
             self._gates[limit.endpoint].confine(limit.kind, 0)
 
@@ -105,7 +132,11 @@ class Sharing:
         for limit in self._limits:
             if self._gates[limit.endpoint].bound_by == limit.kind:
                 self._bound.add(limit.name)
-        age_s = self._clock.now_s() - self._renewed_s
+        now_s = self._clock.now_s()
+        for endpoint, (window, due_s) in list(self._moves.items()):
+            if now_s >= due_s:
+                self._adopt(endpoint, window)
+        age_s = now_s - self._renewed_s
         if age_s > quota.LEASE_S - EARLY_S:
             over = age_s > quota.SAFE_S - EARLY_S
             self._lower(dict.fromkeys(self._held, 0.0) if over else self._safe)
@@ -128,7 +159,16 @@ class Sharing:
         asked_s = self._clock.now_s()
         now_s = await self._latest()
         wants = {limit.name: self._wanted(limit) for limit in self._limits}
-        book = quota.renewed(self._book, self._worker, now_s, self._limits, wants, self._in_use())
+        book = quota.renewed(
+            self._book,
+            self._worker,
+            now_s,
+            self._limits,
+            wants,
+            self._in_use(),
+            {name: gate.pace for name, gate in self._gates.items() if gate.pace is not None},
+            self._windows_found(now_s),
+        )
         mine = book.holdings[self._worker]
         self._lower(mine.holds)
         if not await self._write(book, now_s):
@@ -138,7 +178,41 @@ class Sharing:
         self._renewed_s = asked_s
         self._granted, self._safe = dict(mine.holds), dict(mine.safe)
         self._raise(mine.holds)
+        self._find_together(book, now_s)
         return True
+
+    # What a server takes, and does not tell
+
+    def _windows_found(self, now_s: float) -> dict[str, int]:
+        """Those of this process, if it leads; else those that it has, for when it will."""
+        if self._book.leader(now_s) not in (None, self._worker):
+            return dict(self._in_force)
+        found = {name: gate.window_found for name, gate in self._gates.items()}
+        return {name: window for name, window in found.items() if window is not None}
+
+    def _find_together(self, book: Book, now_s: float) -> None:
+        for endpoint, gate in self._gates.items():
+            level = book.level(endpoint, now_s)
+            if level is not None:
+                gate.level(level)
+        leader = book.leader(now_s)
+        leads, self._leads = self._leads, leader == self._worker
+        if leader is None:
+            return
+        for endpoint, window in book.holdings[leader].windows.items():
+            if not self._leads or not leads:
+                self._adopt(endpoint, window)
+            elif window != self._in_force.get(endpoint) and endpoint not in self._moves:
+                # The others have it when they have renewed, the slowest after two renewals.
+                wait_s = 2 * quota.renewal_s(len(book.holdings))
+                self._moves[endpoint] = (window, self._clock.now_s() + wait_s)
+
+    def _adopt(self, endpoint: str, window: int) -> None:
+        self._moves.pop(endpoint, None)
+        changes = self._in_force.get(endpoint) != window
+        self._in_force[endpoint] = window
+        if changes or self._leads:
+            self._gates[endpoint].adopt(window, leads=self._leads)
 
     def _wanted(self, limit: Limit) -> float:
         """What it could use of a limit."""
