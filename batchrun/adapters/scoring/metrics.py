@@ -24,7 +24,7 @@ from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.scoring.database import MEMORY_BYTES, Database, Table, quoted
 from batchrun.adapters.scoring.plan import KEYS, Plan, PlannedMetric, in_order
-from batchrun.adapters.scoring.score_parts import as_doubles
+from batchrun.adapters.scoring.score_parts import in_sql
 from batchrun.adapters.storage.store import SCORES, StoreReader, part_names
 from batchrun.core.evaluation.metric import Metric
 from batchrun.core.statistics.interval import Interval
@@ -86,17 +86,23 @@ _Key = tuple[bool, str | None]
 
 
 def evaluated_rows(
-    store: StoreReader, plan: Plan, columns: Sequence[str], scores: Sequence[str]
+    store: StoreReader,
+    plan: Plan,
+    columns: Sequence[str],
+    scores: Sequence[str],
+    texts: Sequence[str] = (),
 ) -> Table:
-    """Rows of the whole run: columns of the results and scores, these as numbers."""
+    """Rows of the whole run: columns of the results, scores as numbers, texts of judges."""
     wanted = pa.schema([plan.schema.field(name) for name in columns])
     schema = wanted
     for name in scores:
         schema = schema.append(pa.field(name, pa.float64()))
+    for name in texts:
+        schema = schema.append(pa.field(name, pa.string()))
 
     def batches() -> Iterator[pa.RecordBatch]:
         for name in part_names(store, "results"):
-            yield from _part(store, name, wanted, scores, schema)
+            yield from _part(store, name, wanted, [*scores, *texts], schema)
 
     return Table(schema, batches)
 
@@ -115,7 +121,7 @@ def _part(
             slice_ = beside.slice(at, table.num_rows)
             if not slice_.column("row").equals(table.column("row")):
                 raise damaged(store.where(f"{SCORES}/{name}"), "its rows are not the results'")
-            columns += [as_doubles(slice_.column(score)) for score in scores]
+            columns += [in_sql(slice_.column(score)) for score in scores]
         at += table.num_rows
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
 
@@ -176,15 +182,16 @@ def measure(
                 found[one.metric.name] = _measure(database, one, None, error_rows)
     for one in plan.metrics:
         if one not in narrow:
-            source = evaluated_rows(
-                store, plan, in_order(plan.schema, {*KEYS, *one.columns}), one.scores
-            )
+            columns = in_order(plan.schema, {*KEYS, *one.columns})
+            source = evaluated_rows(store, plan, columns, one.scores, one.texts)
             found[one.metric.name] = _measure(database, one, source, error_rows)
     return {one.metric.name: found[one.metric.name] for one in plan.metrics}
 
 
 def _is_narrow(plan: Plan, one: PlannedMetric) -> bool:
     """Whether all that a metric reads is short: numbers, times, and what it groups by."""
+    if one.texts:
+        return False
     texts = [plan.schema.field(name) for name in one.columns]
     grouping = {text.lower() for text in (one.metric.by, one.metric.cluster) if text is not None}
     return all(
@@ -213,7 +220,7 @@ def _kept(
     """
     columns = in_order(plan.schema, {*KEYS, *(name for one in metrics for name in one.columns)})
     used = {name for one in metrics for name in one.scores}
-    scores = [one.score.name for one in plan.scores if one.score.name in used]
+    scores = sorted(used)
     with database.tables(__parts=evaluated_rows(store, plan, columns, scores)):
         database.rows("CREATE TEMP TABLE results AS SELECT * FROM __parts", "metrics")
     try:
@@ -403,7 +410,8 @@ class _Statement:
         if self._one.cluster is not None:
             key = _cluster(self._one.cluster)
         bucket = f"CAST(md5_number_lower({key}) % {GROUPS} AS TINYINT) AS __bucket"
-        named = [quoted(name) for name in (*self._one.columns, *self._one.scores)]
+        one = self._one
+        named = [quoted(name) for name in (*one.columns, *one.scores, *one.texts)]
         columns = ", ".join(dict.fromkeys([*named, "__group", "__bucket"]))
         made = f"CREATE TEMP TABLE __rows AS SELECT {columns} FROM {self._from(None, bucket)}"
         self._rows(made)

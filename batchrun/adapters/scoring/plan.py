@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from batchrun.adapters.scoring import parser
 from batchrun.adapters.scoring.database import Database, Table, quoted
 from batchrun.adapters.scoring.parser import Parsed
 from batchrun.core.evaluation.definitions import Aggregate, Evaluation, Score, python_parts
+from batchrun.core.evaluation.judges import Asked, Judge, column_of
+from batchrun.core.schema.fields import Kind
 from batchrun.errors import UsageError
 
 RESULTS = "results"
@@ -31,6 +33,12 @@ _NUMBERS = (
     *("INTEGER_LITERAL", "DECIMAL"),
 )
 BOOLEAN = "BOOLEAN"
+_OF_KINDS: Mapping[Kind, pa.DataType] = {
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "text": pa.string(),
+}
+"""The columns of verdicts, by the kind of their fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +52,25 @@ class PlannedScore:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedJudge:
+    """A judge whose verdicts can be read."""
+
+    judge: Judge
+    asked: Asked
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """The columns of its verdicts."""
+        return [
+            pa.field(column_of(self.judge.name, field.name), _OF_KINDS[field.kind])
+            for field in self.asked.fields
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedMetric:
-    """A metric that can be computed: the columns and scores that it reads, what ``by`` and
-    ``cluster`` are in SQL.
+    """A metric that can be computed: the columns and scores that it reads (verdicts of judges that
+    are numbers among these), the ``texts`` of judges, what ``by`` and ``cluster`` are in SQL.
     """
 
     metric: Aggregate
@@ -55,6 +79,7 @@ class PlannedMetric:
     scores: tuple[str, ...]
     by: str | None = None
     cluster: str | None = None
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +90,17 @@ class Plan:
     schema: pa.Schema
     scores: tuple[PlannedScore, ...] = ()
     metrics: tuple[PlannedMetric, ...] = ()
+    judges: tuple[PlannedJudge, ...] = ()
+
+    @property
+    def verdicts(self) -> list[pa.Field]:
+        """The columns of the judges' verdicts."""
+        return [field for one in self.judges for field in one.fields]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether there is anything to write into ``scores/``."""
+        return bool(self.scores or self.judges)
 
     @property
     def sql(self) -> tuple[PlannedScore, ...]:
@@ -86,11 +122,14 @@ def make(
     evaluation: Evaluation,
     schema: pa.Schema,
     kept: Mapping[str, str] | None = None,
+    judges: Sequence[PlannedJudge] = (),
 ) -> Plan:
     """Check an evaluation against the results' schema. ``kept`` are Python scores that are not run
-    again, with the digests that they are known by. Raises ``UsageError`` naming the key.
+    again, with the digests that they are known by; the verdicts of ``judges`` are columns too.
+    Raises ``UsageError`` naming the key.
     """
     taken = {name.casefold(): name for name in schema.names}
+    seen = with_verdicts(schema, judges)
     for score in evaluation.scores:
         if score.name.casefold() in taken:
             message = (
@@ -98,13 +137,34 @@ def make(
                 "another name"
             )
             raise UsageError(message)
-    scores = tuple(_score(database, score, schema, kept or {}) for score in evaluation.scores)
-    with_scores = schema
+    scores = tuple(_score(database, score, seen, kept or {}) for score in evaluation.scores)
+    with_scores, names, texts = schema, [], []
+    for field in [field for one in judges for field in one.fields]:
+        is_text = pa.types.is_string(field.type)
+        (texts if is_text else names).append(field.name)
+        with_scores = with_scores.append(field if is_text else field.with_type(pa.float64()))
     for score in evaluation.scores:
         with_scores = with_scores.append(pa.field(score.name, pa.float64()))
-    names = [score.name for score in evaluation.scores]
-    metrics = tuple(_metric(database, one, with_scores, names) for one in evaluation.metrics)
-    return Plan(evaluation, schema, scores, metrics)
+    names += [score.name for score in evaluation.scores]
+    metrics = tuple(_metric(database, one, with_scores, names, texts) for one in evaluation.metrics)
+    return Plan(evaluation, schema, scores, metrics, tuple(judges))
+
+
+def with_verdicts(schema: pa.Schema, judges: Sequence[PlannedJudge]) -> pa.Schema:
+    """The columns of the results and of the verdicts. Raises ``UsageError`` where the results have
+    a column of such a name.
+    """
+    taken = {name.casefold(): name for name in schema.names}
+    for one in judges:
+        for field in one.fields:
+            if field.name.casefold() in taken:
+                message = (
+                    f"{one.judge.key}: the results have a column {taken[field.name.casefold()]!r} "
+                    "as the judge would; give the judge another name"
+                )
+                raise UsageError(message)
+            schema = schema.append(field)
+    return schema
 
 
 def score_sql(score: Score, *, is_boolean: bool) -> str:
@@ -196,7 +256,11 @@ def _source_digest(score: Score) -> str:
 
 
 def _metric(
-    database: Database, metric: Aggregate, schema: pa.Schema, scores: list[str]
+    database: Database,
+    metric: Aggregate,
+    schema: pa.Schema,
+    scores: Sequence[str],
+    texts: Sequence[str] = (),
 ) -> PlannedMetric:
     parsed = _parsed(database, metric.value, metric.key, "metric", schema)
     grouping = {"by": metric.by, "cluster": metric.cluster}
@@ -224,6 +288,7 @@ def _metric(
     if kind.partition("(")[0] not in _NUMBERS:
         message = f"{metric.key} is {kind}; a metric is a number: {metric.value}"
         raise UsageError(message)
-    columns = tuple(in_order(schema, used - set(scores)))
+    columns = tuple(in_order(schema, used - set(scores) - set(texts)))
     named = tuple(name for name in scores if name in used)
-    return PlannedMetric(metric, parsed, columns, named, words["by"], words["cluster"])
+    read = tuple(name for name in texts if name in used)
+    return PlannedMetric(metric, parsed, columns, named, words["by"], words["cluster"], read)

@@ -17,6 +17,7 @@ from typing import Any
 from batchrun.core.cost.money import PICODOLLARS, usd
 from batchrun.core.cost.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.evaluation.definitions import Evaluation, evaluation
+from batchrun.core.evaluation.judges import JUDGE
 from batchrun.core.settings import parameter_flags, parameters, presets, reasoning_models
 from batchrun.core.settings.addresses import format_address, local_path, scheme_of
 from batchrun.core.settings.bounds import Bounds
@@ -42,7 +43,7 @@ __all__ = ["Endpoint", "Raw", "Settings", "from_environment", "from_toml", "lay_
 
 _WORDS = {"paths": "-", "dirs": OLD}
 """Kinds that are lists of paths, and the text among them that is none."""
-MEASURES = ("scores", "metrics", "gates")
+MEASURES = ("scores", "metrics", "gates", JUDGE)
 """Tables whose keys are names that the user chose."""
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet. Where there are several ``[[endpoint]]`` tables, they
@@ -302,14 +303,16 @@ def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
 
 
 def _measures_located(section: str, given: object, folder: PurePath) -> object:
-    """Such a table, with its paths relative to a folder: files of Python scorers, the baseline."""
+    """Such a table, with its paths relative to a folder: files of Python scorers, the baseline,
+    the configs of judges.
+    """
     if not isinstance(given, dict):
         return given
     found = dict(given)
     for name, entry in given.items():
         if not isinstance(entry, dict):
             continue
-        key = {"scores": "python", "gates": "baseline"}.get(section)
+        key = {"scores": "python", "gates": "baseline", JUDGE: "config"}.get(section)
         path = entry.get(key) if key is not None else None
         if isinstance(path, str) and path and not scheme_of(path) and not path.startswith("~"):
             found[name] = entry | {key: str(folder / path)}
