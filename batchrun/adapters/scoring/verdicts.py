@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.scoring.plan import PlannedJudge
 from batchrun.adapters.storage.store import StoreReader, part_names
-from batchrun.core.evaluation.judges import COUNTS, TIE, WINNER, in_pair
-from batchrun.core.input.answer_hash import SWAPPED, answer_hash
+from batchrun.core.evaluation.judges import COUNTS, WINNER, in_pair
+from batchrun.core.input.chained_rows import HASHED, SOURCE_HASH, SOURCE_ROW, source_hash
+from batchrun.core.input.paired_rows import SWAPPED
 
-ANSWER = ("row", "status", "content", "refusal", "tool_calls")
+ANSWER = ("row", "status", *HASHED)
 """The columns of results that an answer is known by."""
-_VERDICT = ("source_row", "source_hash", "status", "error_class", "content")
-_SWAPPED = SWAPPED
+_VERDICT = (SOURCE_ROW, SOURCE_HASH, "status", "error_class", "content")
 UNPARSED = frozenset(("invalid_output", "truncated_output", "empty_output", "invalid_response"))
 """Error classes of a judge that answered, but with nothing that can be read."""
 
@@ -98,7 +98,7 @@ class Verdicts:
         made = {one.judge.name: _Columns(one) for one in self._judges}
         for table in _groups(self._store, f"results/{name}", ANSWER):
             answers = [
-                (row, None if status == "error" else answer_hash(content, refusal, calls))
+                (row, None if status == "error" else source_hash(content, refusal, calls))
                 for row, status, content, refusal, calls in zip(
                     *(table.column(column).to_pylist() for column in ANSWER), strict=True
                 )
@@ -123,7 +123,7 @@ class Verdicts:
         at = bisect_left(groups, low, key=lambda group: group.last)
         while at < len(groups) and groups[at].first <= high:
             table = _row_group(self._store, groups[at].name, groups[at].number, one.asked.pairs)
-            row = table.column("source_row")
+            row = table.column(SOURCE_ROW)
             table = table.filter(pc.and_(pc.greater_equal(row, low), pc.less_equal(row, high)))
             for number, *line in zip(*(c.to_pylist() for c in table.columns), strict=True):
                 known = _Line(*line) if one.asked.pairs else _Line(*line, swapped=False)
@@ -222,14 +222,14 @@ def _index(store: StoreReader, folder: str) -> Iterator[_Group]:
     """The row groups of a judge's results with the rows that they judge, in order."""
     for name in part_names(store, f"{folder}/results"):
         path = f"{folder}/results/{name}"
-        for number, table in enumerate(_groups(store, path, ("source_row",))):
+        for number, table in enumerate(_groups(store, path, (SOURCE_ROW,))):
             if table.num_rows:
-                ends = pc.min_max(table.column("source_row")).as_py()
+                ends = pc.min_max(table.column(SOURCE_ROW)).as_py()
                 yield _Group(ends["max"], ends["min"], path, number)
 
 
 def _row_group(store: StoreReader, name: str, number: int, pairs: bool) -> pa.Table:
-    columns = [*_VERDICT, _SWAPPED] if pairs else [*_VERDICT]
+    columns = [*_VERDICT, SWAPPED] if pairs else [*_VERDICT]
     try:
         with store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
             return part.read_row_group(number, columns, use_threads=False).select(columns)

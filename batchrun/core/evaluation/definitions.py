@@ -161,6 +161,11 @@ def of_recorded(settings: Mapping[str, Any]) -> Evaluation:
     return evaluation(*(settings.get(name) or {} for name in names))
 
 
+def judges_of_recorded(settings: Mapping[str, Any]) -> tuple[Judge, ...]:
+    """The judges that ``summary.json`` recorded with the settings. Raises ``UsageError``."""
+    return judging.judges(settings.get(JUDGE) or {})
+
+
 def _table(given: object, name: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         message = f"{name} is {given!r}; expected a table"

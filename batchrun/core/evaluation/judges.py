@@ -33,6 +33,8 @@ COUNTS = ("rows", "unparsed", "failed", "stale", "missing", "flips")
 _NAME = re.compile(r"[^\W\d][\w-]{0,63}")
 _KEYS = ("config", "score", "agreement", "allow_self")
 _REQUEST = "request."
+FROM_AGAINST, FROM_BOTH = "input.against", "input.both_orders"
+"""What a judge of pairs records: the other run, and whether each pair is judged in both orders."""
 _NOT_ASKED = ("request.stream",)
 """Settings of a request that change nothing of what is asked."""
 
@@ -200,8 +202,12 @@ def asked_by(settings: Mapping[str, Any], name: str) -> Asked:
         for setting, value in settings.items()
         if setting.startswith(_REQUEST) and setting not in _NOT_ASKED
     }
-    known = json.dumps(asked, sort_keys=True)
-    return Asked(fields, sha256(known.encode()).hexdigest())
+    pairs, both = settings.get(FROM_AGAINST) is not None, bool(settings.get(FROM_BOTH))
+    known = json.dumps([asked, pairs, both], sort_keys=True)
+    found = Asked(fields, sha256(known.encode()).hexdigest(), pairs, both)
+    if pairs:
+        require_winner(found, name)
+    return found
 
 
 def require_winner(asked: Asked, name: str) -> None:

@@ -1,0 +1,165 @@
+"""A judge made ready before anything is sent: its config read, and what it is asked checked."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from batchrun.adapters.environment import price_list
+from batchrun.adapters.environment.configuration import read_config, read_schema
+from batchrun.adapters.storage.home import at_home, located
+from batchrun.core.evaluation.judges import (
+    JUDGE,
+    JUDGES,
+    Asked,
+    Judge,
+    asked_by,
+    folder_of,
+    same_model,
+)
+from batchrun.core.request.worst_case import worst_case
+from batchrun.core.settings import resolve
+from batchrun.core.settings.addresses import local_path, split_query
+from batchrun.core.settings.resolve import Raw, Settings
+from batchrun.errors import UnboundedError, UsageError
+from batchrun.records import Request
+from batchrun.rundir.preflight import Priced
+
+_OWN = ("input.", "output.dir", "output.checkpoint")
+"""Settings that a judge has from the run that it judges."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRun:
+    """A judge, the settings of its own run, and what it is asked."""
+
+    judge: Judge
+    settings: Settings
+    asked: Asked
+
+
+def prepare(
+    judge: Judge,
+    directory: str,
+    checkpoint: str | None,
+    environment: Mapping[str, str],
+    given: Raw | None = None,
+) -> tuple[JudgeRun, list[str]]:
+    """The run of a judge over the results in ``directory``, whose checkpoint lives at
+    ``checkpoint`` (None: inside of it), and warnings. ``given`` are settings that win over those of
+    its config. Raises ``UsageError`` naming the judge.
+    """
+    if judge.config is None and given is None:
+        message = f'{judge.key} has no config; write config = "FILE.toml", with its prompt and schema'
+        raise UsageError(message)
+    raw = {} if judge.config is None else read_config(at_home(judge.config))
+    _refuse_own(judge, raw)
+    place = {
+        "input.from": directory,
+        "output.dir": directory_of(directory, judge.name),
+        "output.checkpoint": checkpoint_of(directory, checkpoint, judge.name),
+    }
+    named = {name: value for name, value in place.items() if value is not None}
+    raw, warnings = resolve.lay_over(raw, environment, located({**(given or {}), **named}))
+    try:
+        settings = resolve.resolve(read_schema(raw))
+    except UsageError as error:
+        message = f"{_config_of(judge)}: {error}"
+        raise UsageError(message) from None
+    if not settings.check_schema:
+        message = (
+            f"{judge.key}: its verdicts are held against their JSON Schema; leave out "
+            "check_schema = false"
+        )
+        raise UsageError(message)
+    asked = asked_by(settings.shaping(), judge.name)
+    return JudgeRun(judge, settings, asked), warnings
+
+
+def _refuse_own(judge: Judge, raw: Raw) -> None:
+    """Raises ``UsageError`` where the config of a judge says what it has from the run."""
+    for name in raw:
+        if name == JUDGE:
+            message = f"{_config_of(judge)}: a judge has no judges of its own; leave out [{JUDGE}]"
+            raise UsageError(message)
+        if name.startswith(_OWN):
+            message = (
+                f"{_config_of(judge)} sets {name}; a judge reads the answers of the run that it "
+                f"judges and writes into {JUDGES}/{judge.name} there. Leave it out"
+            )
+            raise UsageError(message)
+
+
+def _config_of(judge: Judge) -> str:
+    return judge.key if judge.config is None else f"{judge.key} ({judge.config})"
+
+
+def directory_of(directory: str, name: str) -> str:
+    """The run directory of a judge, in that of the run that it judges."""
+    bare, query = split_query(directory)
+    return f"{bare.rstrip('/')}/{folder_of(name)}{query}"
+
+
+def checkpoint_of(directory: str, checkpoint: str | None, name: str) -> str | None:
+    """The checkpoint of a judge: beside that of the run where this lives elsewhere, else None."""
+    local = local_path(directory)
+    if checkpoint is None or (
+        local is not None and PurePath(checkpoint) == PurePath(local, "checkpoint")
+    ):
+        return None
+    return str(PurePath(checkpoint, folder_of(name)))
+
+
+def place_of(directory: str, checkpoint: str | Path, name: str) -> Path:
+    """The folder that the checkpoint of a judge is in."""
+    apart = checkpoint_of(directory, str(checkpoint), name)
+    return Path(checkpoint).parent / folder_of(name) / "checkpoint" if apart is None else Path(apart)
+
+
+def require_other(run: JudgeRun, models: Sequence[str | None]) -> None:
+    """Raises ``UsageError`` where a judge is the model that gave the answers, unless it may be."""
+    found = None if run.judge.allow_self else same_model(run.settings.one_model, models)
+    if found is not None:
+        message = (
+            f"{run.judge.key}: the judge is {run.settings.one_model}, which gave the answers"
+            f"{'' if found == run.settings.one_model else f' (as {found})'}, and models rate their "
+            "own answers too high. Name another model, or allow it with --allow-self "
+            f"(allow_self = true in [{JUDGE}.{run.judge.name}])"
+        )
+        raise UsageError(message)
+
+
+def require_bounded(run: JudgeRun) -> None:
+    """See that what a judgement may cost is bounded, so that a budget can cover it. Raises
+    ``UsageError``.
+    """
+    settings = run.settings
+    if settings.one_model is None or settings.templated():
+        return
+    body: dict[str, Any] = {**settings.defaults(), "messages": [{"role": "user", "content": ""}]}
+    wall_us = time.time_ns() // 1000
+    book = price_list.book(settings, lambda _: None, wall_us)
+    wire = json.dumps(body).encode()
+    try:
+        worst = worst_case(body, wire)
+        request = Request(0, None, wire, "", settings.one_model, 0, worst=worst)
+        Priced(settings, book, wall_us).require(request)
+    except UnboundedError as error:
+        message = (
+            f"{run.judge.key}: {error}. --max-cost covers the judges too, so what a judgement may "
+            "cost must be known. Nothing was sent"
+        )
+        raise UsageError(message) from None
+
+
+def with_budget(run: JudgeRun, left_pd: int | None) -> JudgeRun:
+    """The judge with what is left of the budget of the run (None: it has none), besides its own."""
+    if left_pd is None:
+        return run
+    own = run.settings.max_cost_pd
+    cap = left_pd if own is None else min(own, left_pd)
+    return replace(run, settings=replace(run.settings, max_cost_pd=cap))
