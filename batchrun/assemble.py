@@ -161,7 +161,7 @@ def _opened(
         lookup.require(settings, changes)
     with ExitStack() as stack:
         evaluates = _Evaluates(settings, stack)
-        given = find() if find else None
+        given = find() if find else _chained(settings)
         opened = open_run.open_run(
             settings,
             changes,
@@ -204,6 +204,15 @@ def _opened(
                 stack.enter_context(_lengths(settings, opened, say)),
                 evaluator,
             )
+
+
+def _chained(settings: Settings) -> Input | None:
+    """The results of the run that the settings name as input; None where files are the input."""
+    if settings.source is None:
+        return None
+    from batchrun.rundir.chain import inputs
+
+    return inputs.find_chained(settings)
 
 
 class _Evaluates:
