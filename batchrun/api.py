@@ -60,8 +60,9 @@ class Scannable(Protocol):
         ...
 
 
-Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable
-"""Paths, or rows: an iterable of dicts, or anything that holds Arrow data. See docs/python.md."""
+Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable | Summary
+"""Paths, or rows: an iterable of dicts, or anything that holds Arrow data; or the summary of a run,
+whose answers are the rows then. See docs/python.md."""
 
 GUARD = RunStoppedError.exit_code
 _LOG = logging.getLogger("batchrun")
@@ -96,6 +97,9 @@ class Options(TypedDict, total=False):
     sample_seed: int
     reuse: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     lengths_from: str | os.PathLike[str]
+    from_: str | os.PathLike[str] | Summary
+    from_status: Literal["ok", "error", "any"]
+    allow_partial: bool
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     requests: Literal["none", "errors", "all"]
@@ -408,6 +412,8 @@ def compare(
 
 def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     """Check the keywords and lay the settings over each other: keyword, environment, file."""
+    if isinstance(rows, Summary):
+        rows, options = None, {"from_": rows} | dict(options)
     known = [*_OTHERS, *KEYWORDS]
     for name, value in options.items():
         if name not in known:
@@ -463,6 +469,8 @@ def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> con
 def _plain(value: Any, name: str) -> Any:
     """A keyword's value as the config file would have it."""
     kind = BY_NAME[name].kind
+    if isinstance(value, Summary):
+        value = value.path
     if kind == "dirs":
         several = [value] if isinstance(value, (str, os.PathLike)) else value
         return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in several]

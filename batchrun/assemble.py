@@ -174,7 +174,7 @@ def _opened(
         lookup.require(settings, changes)
     with ExitStack() as stack:
         evaluates = _Evaluates(settings, stack, judges)
-        given = find() if find else None
+        given = find() if find else _chained(settings)
         opened = open_run.open_run(
             settings,
             changes,
@@ -254,7 +254,7 @@ def _judging(
         return session(
             one.settings,
             environment,
-            find=one.find,
+            find=None,
             changes=Changes(resend_changed=True),
             switch=switch,
             say=lambda text: say(f"judge {one.judge.name}: {text}"),
@@ -262,6 +262,15 @@ def _judging(
         )
 
     return Judging(judges, judged, settings.dir, Path(settings.checkpoint), say)
+
+
+def _chained(settings: Settings) -> Input | None:
+    """The results of the run that the settings name as input; None where files are the input."""
+    if settings.source is None:
+        return None
+    from batchrun.rundir.chain import inputs
+
+    return inputs.find_chained(settings)
 
 
 class _Evaluates:

@@ -16,7 +16,7 @@ from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
-from batchrun.adapters.sources.reader import Carry, Reader, choose
+from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.money import format_cost, usd
 from batchrun.core.cost.projection import RowCosts
@@ -234,9 +234,7 @@ class Comparison:
         if self._given.has_extra:
             return None
         recorded = self._carry.schema
-        now = choose(
-            reader.schema(), self._settings.carry, with_extra=False, kept=recorded.names
-        ).schema
+        now = self._given.choose(reader.schema(), self._settings.carry, recorded.names).schema
         return None if now.equals(recorded) else _schema_difference(recorded, now)
 
     def _lost_rows(self, before: Sequence[ShardState], fresh: Sequence[ShardState]) -> list[int]:

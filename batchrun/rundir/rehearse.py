@@ -62,18 +62,21 @@ def rehearsed(
     say: Callable[[str], None],
     splitting: Callable[[Splitter], Splitter] = lambda splitter: splitter,
     require: Callable[[pa.Schema], None] = lambda _: None,
+    given: Input | None = None,
 ) -> Iterator[Rehearsal]:
     """Rehearse the run of these settings; the temporary copy is gone when the block is left.
 
     ``splitting`` may put something around the way rows are split; ``require`` gets the schema of
-    the results. Raises what it raises, and what opening the run directory raises:
-    ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``.
+    the results; ``given`` is the input, if it is not the files of the settings. Raises what it
+    raises, and what opening the run directory raises: ``RunLockedError``, ``RunChangedError``,
+    ``DamagedError``, ``InputError`` or ``UsageError``.
     """
     if changes.repair:
         message = "--dry-run changes nothing, and --repair does: leave one of them out"
         raise UsageError(message)
     reading = reading_of(settings, changes)
-    given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
+    if given is None:
+        given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
     look = inspect.look_at(settings.dir, settings.checkpoint)
     if look.live:
         message = f"{look.store.where()} is in use by a run; `batchrun status` shows it"

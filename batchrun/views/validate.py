@@ -18,7 +18,6 @@ import pyarrow as pa
 from batchrun.adapters.columns.schema import results_schema
 from batchrun.adapters.environment.ids import IdPiles, Repeats
 from batchrun.adapters.environment.tokenizers import Tokenizers
-from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Reader
 from batchrun.adapters.sources.splitting import Splitter, needs_of, roles_of, schema_splitter
@@ -31,6 +30,7 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Request, Row, Span
+from batchrun.rundir.chain import inputs
 from batchrun.views.text import safe
 
 SHOWN = 20
@@ -309,7 +309,7 @@ def check(
     cannot be written.
     """
     plan = prompts.plan(settings)
-    given = opening.find(settings.files, settings.format, plan, settings.reading)
+    given = inputs.find(settings, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings, of_rows=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -23,6 +23,7 @@ from batchrun.adapters.sources.splitting import (
     schema_splitter,
     splitter_of,
 )
+from batchrun.core.input.chained_rows import KIND
 from batchrun.core.request import columns
 from batchrun.core.request.body import split
 from batchrun.core.request.column_roles import JSON
@@ -140,6 +141,10 @@ class Input:
         """The rows of the sample, to be recorded; None where this is no sample."""
         return None if self.picked is None else self.picked.as_bytes()
 
+    def recorded(self) -> dict[str, Any]:
+        """What a run records of its input besides its stamps, by key."""
+        return {}
+
     def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:
         """The number of rows of an input that is no sample, counted now; None where ``stop`` said
         so before it was known. Raises ``InputLostError``.
@@ -158,7 +163,7 @@ class Input:
         """
         try:
             reader = self.reader(None, shard_rows)
-            if wanted == "none":
+            if wanted == "none" and self.kind != KIND:
                 # A pipe's first rows need not be waited for: one tells what is sent.
                 schema, sent = pa.schema([]), NOTHING
                 with contextlib.suppress(InputLostError):
@@ -169,9 +174,13 @@ class Input:
         except InputLostError as error:
             raise InputError(str(error)) from None
         known = self.reading.columns_are_data
-        return replace(
-            choose(schema, wanted, with_extra=self.has_extra), sent=sent if known else ()
-        )
+        return replace(self.choose(schema, wanted), sent=sent if known else ())
+
+    def choose(
+        self, schema: pa.Schema, wanted: str | tuple[str, ...], kept: Collection[str] = ()
+    ) -> Carry:
+        """Apply ``--carry`` to a schema of this input; see ``reader.choose``."""
+        return choose(schema, wanted, with_extra=self.has_extra, kept=kept)
 
     def require_model(self, settings: Settings, *, of_rows: bool = True) -> None:
         """Make sure that some row has a model, where the settings have none. Without ``of_rows``

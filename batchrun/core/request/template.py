@@ -82,6 +82,8 @@ class Templates:
         self._count = 0
         self.paths: dict[tuple[str, ...], str] = {}
         self.sources: dict[str, str] = {}
+        self.whole: set[str] = set()
+        """Names that are used as a whole, not only for a key inside them."""
 
     def text(self, name: str, source: str) -> Rendered:
         """A template that makes text."""
@@ -93,6 +95,7 @@ class Templates:
             used = environment.undeclared_variables_in_template(label)
             nested = environment.undeclared_variables_in_template(label, nested=True)
         self.sources[name] = source
+        self.whole |= used & nested
         for path in sorted(used | nested):
             self.paths.setdefault(tuple(path.split(".")), name)
         return _guarded(name, environment.render_template, label)

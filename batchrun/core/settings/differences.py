@@ -11,7 +11,15 @@ from batchrun.core.text.text_difference import escaped, place_of, texts_apart
 
 IMPLIED: Mapping[str, Any] = {"output.think": "keep", "output.accept_fenced": False}
 """What settings were in the versions that did not record them, where that is not null."""
-_FIXED = ("input.carry", "input.id", "input.sample", "input.sample_seed", "output.shard_rows")
+SOURCE, SOURCE_STATUS = "input.from", "input.from_status"
+_FIXED = (
+    "input.carry",
+    "input.id",
+    "input.sample",
+    "input.sample_seed",
+    "output.shard_rows",
+    SOURCE,
+)
 
 
 @dataclass(frozen=True, slots=True)

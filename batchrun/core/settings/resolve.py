@@ -33,7 +33,7 @@ from batchrun.core.settings.misplaced_keys import key_meant, table_meant
 from batchrun.core.settings.presets import from_environment
 from batchrun.core.settings.reading import Reading
 from batchrun.core.settings.table import BY_NAME, LABELS, OLD, SECTIONS, TABLE, Setting
-from batchrun.core.settings.values import check_request, checked
+from batchrun.core.settings.values import check_input, check_request, checked
 from batchrun.core.text.byte_sizes import Bytes
 from batchrun.core.text.redact import public_url
 from batchrun.core.text.template_syntax import SERVERS_OWN, is_template
@@ -56,6 +56,7 @@ class Settings:
 
     ``schema`` is the whole ``response_format`` that asks for it. ``think_implied`` says that nobody
     set ``think``: it follows from the model, and in a run directory from what is recorded there.
+    ``source`` is the run directory of ``--from``: then ``files`` is empty.
     """
 
     files: tuple[str, ...]
@@ -108,6 +109,9 @@ class Settings:
     identity: str | None = None
     reuse: tuple[str, ...] = ()
     lengths_from: str | None = None
+    source: str | None = None
+    source_status: str = "ok"
+    allow_partial: bool = False
     evaluation: Evaluation = field(default_factory=Evaluation)
     labels: Mapping[str, str] = field(default_factory=dict)
     on_finish: str | None = field(default=None, repr=False)
@@ -202,7 +206,15 @@ class Settings:
             "request.stream": self.stream,
             "output.think": self.think,
             "output.accept_fenced": self.accept_fenced,
+            **self._chained(),
         }
+
+    def _chained(self) -> dict[str, Any]:
+        """What is recorded of ``--from``; nothing without it."""
+        if self.source is None:
+            return {}
+        shown = format_address(self.source)
+        return {"input.from": shown, "input.from_status": self.source_status}
 
     def public(self) -> dict[str, Any]:
         """All settings as they may be shown."""
@@ -345,7 +357,7 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     """
     file, warnings = presets.kept_for_provider(file, given)
     given = parameter_flags.with_short_parameters(given, file, environment)
-    raw = with_one_key(file, given)
+    raw = with_one_input(with_one_key(file, given), given)
     for name, value in given.items():
         before = raw.get(name)
         both = isinstance(before, dict) and isinstance(value, dict) and name != "request.schema"
@@ -360,12 +372,19 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     return raw | found, warnings + more
 
 
+def with_one_input(raw: Raw, given: Raw) -> Raw:
+    """The raw values of a file without the input that it names, where ``given`` names another:
+    files or ``--from``.
+    """
+    others = {"input.from": ("input.files",), "input.files": ("input.from", "input.from_status")}
+    replaced = {name for key, names in others.items() if key in given for name in names}
+    return {name: value for name, value in raw.items() if name not in replaced}
+
+
 def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
     value = {setting.name: _value(setting, raw) for setting in TABLE}
-    if not value["input.files"]:
-        message = "no input: name the input files, or set input.files in the config file"
-        raise UsageError(message)
+    check_input(value, raw)
     if value["output.dir"] is None:
         message = "no run directory: give one with -o DIR, or set output.dir in the config file"
         raise UsageError(message)
@@ -433,6 +452,9 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         identity=None if value["input.id"] == "custom_id" else value["input.id"],
         reuse=tuple(value["input.reuse"]),
         lengths_from=value["input.lengths_from"],
+        source=value["input.from"],
+        source_status=value["input.from_status"],
+        allow_partial=value["input.allow_partial"],
         evaluation=evaluation(*(value[name] for name in MEASURES)),
         labels=value[LABELS],
         on_finish=value["notify.on_finish"],

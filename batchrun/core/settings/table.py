@@ -205,6 +205,31 @@ TABLE: tuple[Setting, ...] = (
         metavar="DIR",
     ),
     Setting(
+        "input",
+        "from",
+        "path",
+        "--from",
+        "Use the results of another run as the input, one row per answer; instead of INPUT files.",
+        metavar="DIR",
+    ),
+    Setting(
+        "input",
+        "from_status",
+        "choice",
+        "--from-status",
+        "Which rows of --from DIR to use.",
+        default="ok",
+        choices=("ok", "error", "any"),
+    ),
+    Setting(
+        "input",
+        "allow_partial",
+        "bool",
+        "--allow-partial/--no-allow-partial",
+        "Use --from DIR even if that run is live or has pending rows; only published rows count.",
+        default=False,
+    ),
+    Setting(
         "output",
         "dir",
         "path",
@@ -814,8 +839,13 @@ FLAGGED = (
 )
 """Every setting that may have a flag, in the order of ``--help``."""
 
-KEYWORD_NAMES: Mapping[str, str] = {"input.files": "", "output.dir": "output"}
-"""Keyword arguments that are not called like the key. Input files are the first argument."""
+KEYWORD_NAMES: Mapping[str, str] = {
+    "input.files": "",
+    "output.dir": "output",
+    "input.from": "from_",
+}
+"""Keyword arguments that are not called like the key. Input files are the first argument; `from` is
+a word of Python's own."""
 
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
 BY_NAME = {setting.name: setting for setting in FLAGGED}
