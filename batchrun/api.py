@@ -370,7 +370,7 @@ def score(
 
     asked = None
     if any(given is not None for given in (config, scores, metrics, gates)):
-        asked = evaluation_of(config, scores=scores, metrics=metrics, gates=gates)
+        asked = evaluation_of(config, directory, scores=scores, metrics=metrics, gates=gates)
     folder = at_home(os.fspath(directory))
     place = None if checkpoint is None else at_home(os.fspath(checkpoint))
     found = scoring.score(folder, place, asked, _LOG.info)
@@ -405,7 +405,7 @@ def compare(
 
     asked = None
     if any(given is not None for given in (config, scores, metrics, gates)):
-        asked = evaluation_of(config, scores=scores, metrics=metrics, gates=gates)
+        asked = evaluation_of(config, b, scores=scores, metrics=metrics, gates=gates)
     one, other = (at_home(os.fspath(directory)) for directory in (a, b))
     return comparing.compare(one, other, asked, key=key, rows=rows)
 

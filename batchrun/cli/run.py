@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from batchrun.cli.logs import Log
     from batchrun.core.run.changes import Changes
     from batchrun.ports import Observer
+    from batchrun.rundir.judges.prepare import JudgeRun
 
 _SHORT = {"output.dir": "-o"}
 _TYPES: dict[str, click.ParamType[Any]] = {
@@ -207,7 +208,7 @@ def command(
                     )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
-                    error.add_note(f"to go on: {_command_that_goes_on(sys.argv[1:])}")
+                    error.add_note(f"to go on: {command_that_goes_on(sys.argv[1:])}")
                 raise
         sys.exit(code)
 
@@ -248,6 +249,7 @@ def _run(
             observers=observers,
             say=tell,
             started_s=STARTED_S,
+            judges=judges_of(settings, environment, stack, tell),
         )
     announcing.ended(result.summary)
     if result.stop is not None:
@@ -261,7 +263,7 @@ def _run(
         )
     if result.sent_nothing:
         tell("nothing left to send")
-    resume = _command_that_goes_on(sys.argv[1:])
+    resume = command_that_goes_on(sys.argv[1:])
     apart = settings.checkpoint != str(PurePath(settings.dir, "checkpoint"))
     for text in ending.lines(
         result.summary,
@@ -282,6 +284,28 @@ def _run(
     code = int(result.summary["exit_code"])
     unwritten = put_summary(reports, "run", result.summary, settings.dir)
     return unwritten if unwritten is not None and code in (0, 1) else code
+
+
+def judges_of(
+    settings: config.Settings,
+    environment: Mapping[str, str],
+    stack: contextlib.ExitStack,
+    tell: Callable[[str], None],
+) -> Sequence[JudgeRun]:
+    """The judges of the config, ready to run at the end; until the stack is left."""
+    if not settings.evaluation.judges:
+        return ()
+    from batchrun.builtin_simulators import standing_in
+    from batchrun.rundir.judges.prepare import prepare
+
+    found = []
+    for judge in settings.evaluation.judges:
+        run, warnings = prepare(judge, settings.dir, settings.checkpoint, environment)
+        for warning in warnings:
+            tell(f"warning: {judge.key}: {warning}")
+        endpoints = standing_in(run.settings.endpoints, stack, tell)
+        found.append(replace(run, settings=replace(run.settings, endpoints=endpoints)))
+    return found
 
 
 def _changes(flags: dict[str, Any]) -> Changes:
@@ -337,11 +361,7 @@ def settings_of(
     where none of them names one.
     """
     raw = {} if config_file is None else read_config(config_file)
-    given = {}
-    for name, value in flags.items():
-        if value is not None and value != ():
-            setting = name.replace("__", ".")
-            given[setting] = _flag_value(setting, value)
+    given = given_settings(flags)
     if inputs:
         given["input.files"] = list(inputs)
     raw, warnings = config.lay_over(raw, environment, located(given))
@@ -356,6 +376,16 @@ def settings_of(
             "column NAME"
         )
     return settings, warnings
+
+
+def given_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that flags give, as a config file would have them."""
+    given = {}
+    for name, value in flags.items():
+        if value is not None and value != ():
+            setting = name.replace("__", ".")
+            given[setting] = _flag_value(setting, value)
+    return given
 
 
 def _flag_value(name: str, value: Any) -> Any:
@@ -377,7 +407,7 @@ def _flag_value(name: str, value: Any) -> Any:
             return value
 
 
-def _command_that_goes_on(arguments: Sequence[str]) -> str:
+def command_that_goes_on(arguments: Sequence[str]) -> str:
     """The command that resumes. Header values and a command's arguments are left out: they may be
     credentials.
     """

@@ -50,7 +50,7 @@ def command(
         from batchrun.views import figures
 
         make_lean()
-        asked = None if config_file is None else evaluation_of(config_file)
+        asked = None if config_file is None else evaluation_of(config_file, folder)
         found = score.score(folder, checkpoint, asked, print_message)
         for text in found.left_out:
             print_message(text)

@@ -52,6 +52,19 @@ class Judge:
     agreement: str | None = None
     allow_self: bool = False
 
+    @staticmethod
+    def checked(
+        name: str,
+        config: str | None,
+        score: str | None,
+        agreement: str | None,
+        *,
+        allow_self: bool,
+    ) -> Judge:
+        """A judge that a command names. Raises ``UsageError`` for what cannot be its name."""
+        require_name(name)
+        return Judge(name, config, score, agreement, allow_self)
+
     @property
     def key(self) -> str:
         """What messages call it."""

@@ -17,7 +17,7 @@ from typing import Any
 from batchrun.core.cost.money import PICODOLLARS, usd
 from batchrun.core.cost.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.evaluation.definitions import Evaluation, evaluation
-from batchrun.core.evaluation.judges import JUDGE
+from batchrun.core.evaluation.judges import FROM_AGAINST, FROM_BOTH, JUDGE
 from batchrun.core.settings import parameter_flags, parameters, presets, reasoning_models
 from batchrun.core.settings.addresses import format_address, local_path, scheme_of
 from batchrun.core.settings.bounds import Bounds
@@ -112,6 +112,11 @@ class Settings:
     source: str | None = None
     source_status: str = "ok"
     allow_partial: bool = False
+    source_recorded: str | None = None
+    """What is recorded of ``source``, where that is not its name: a judge reads the run it is in."""
+    against: str | None = None
+    both_orders: bool = False
+    """Of a judge of pairs: the other run, and whether each pair is judged in both orders."""
     evaluation: Evaluation = field(default_factory=Evaluation)
     labels: Mapping[str, str] = field(default_factory=dict)
     on_finish: str | None = field(default=None, repr=False)
@@ -213,8 +218,11 @@ class Settings:
         """What is recorded of ``--from``; nothing without it."""
         if self.source is None:
             return {}
-        shown = format_address(self.source)
-        return {"input.from": shown, "input.from_status": self.source_status}
+        shown = self.source_recorded or format_address(self.source)
+        found: dict[str, Any] = {"input.from": shown, "input.from_status": self.source_status}
+        if self.against is not None:
+            found |= {FROM_AGAINST: format_address(self.against), FROM_BOTH: self.both_orders}
+        return found
 
     def public(self) -> dict[str, Any]:
         """All settings as they may be shown."""

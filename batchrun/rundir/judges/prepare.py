@@ -31,6 +31,8 @@ from batchrun.rundir.preflight import Priced
 
 _OWN = ("input.", "output.dir", "output.checkpoint")
 """Settings that a judge has from the run that it judges."""
+_FROM = "../.."
+"""That run, from where the judge's own is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +44,25 @@ class JudgeRun:
     asked: Asked
 
 
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """The run whose answers are compared with, and whether each pair is judged in both orders."""
+
+    against: str
+    both_orders: bool
+
+
 def prepare(
     judge: Judge,
     directory: str,
     checkpoint: str | None,
     environment: Mapping[str, str],
     given: Raw | None = None,
+    pairs: Pairing | None = None,
 ) -> tuple[JudgeRun, list[str]]:
     """The run of a judge over the results in ``directory``, whose checkpoint lives at
     ``checkpoint`` (None: inside of it), and warnings. ``given`` are settings that win over those of
-    its config. Raises ``UsageError`` naming the judge.
+    its config; with ``pairs`` it compares answers. Raises ``UsageError`` naming the judge.
     """
     if judge.config is None and given is None:
         message = f'{judge.key} has no config; write config = "FILE.toml", with its prompt and schema'
@@ -76,6 +87,14 @@ def prepare(
             "check_schema = false"
         )
         raise UsageError(message)
+    # The lock of the run keeps its answers as they are while they are judged.
+    settings = replace(
+        settings,
+        source_recorded=_FROM,
+        allow_partial=True,
+        against=pairs.against if pairs is not None else None,
+        both_orders=pairs is not None and pairs.both_orders,
+    )
     asked = asked_by(settings.shaping(), judge.name)
     return JudgeRun(judge, settings, asked), warnings
 

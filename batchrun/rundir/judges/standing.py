@@ -80,7 +80,11 @@ def asked_in(directory: str, judges: Sequence[Judge]) -> dict[str, Asked]:
     """What judges of a run directory were asked, by name; those that have no summary are left
     out.
     """
-    store = inspect.look_at(directory, None).store
+    return asked_among(inspect.look_at(directory, None).store, judges)
+
+
+def asked_among(store: StoreReader, judges: Sequence[Judge]) -> dict[str, Asked]:
+    """The same in a store that is open."""
     found = {judge.name: asked_of(store, judge) for judge in judges}
     return {name: asked for name, asked in found.items() if asked is not None}
 

@@ -1,0 +1,92 @@
+"""``batchrun judge``: a judge over the answers of a finished run, and that run scored again.
+
+The judge is an ordinary run inside of the directory that it judges, whose lock is held meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchrun.adapters.storage.store import SUMMARY, USAGE, StoreReader, read_json
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.resolve import Settings
+from batchrun.errors import RunLockedError, UsageError
+from batchrun.rundir import claim, inspect
+from batchrun.rundir.chain import source as sources
+from batchrun.rundir.evaluate.score import Scored, rescored
+from batchrun.rundir.judges.prepare import JudgeRun, require_other
+
+if TYPE_CHECKING:
+    from batchrun.assemble import Result
+
+Session = Callable[[Settings, Changes], "Result"]
+"""Runs a session of the judge to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRun:
+    """How the session of the judge ended, and the run scored with its verdicts."""
+
+    result: Result
+    scored: Scored
+
+    @property
+    def exit_code(self) -> int:
+        """That of the judge's run; of one that finished, that of the scores and gates of the run
+        that was judged where it is 4 or 5.
+        """
+        own = int(self.result.summary["exit_code"])
+        return self.scored.exit_code if own in (0, 1) and self.scored.exit_code in (4, 5) else own
+
+
+def judge(
+    directory: str,
+    checkpoint: str | None,
+    run: JudgeRun,
+    changes: Changes,
+    session: Session,
+    say: Callable[[str], None] = lambda _: None,
+) -> JudgedRun:
+    """Judge the answers that are new or changed, and score the run again.
+
+    Raises ``RunLockedError`` while a run is live, ``UsageError`` for what is no finished run or was
+    answered by the judge itself, and as a run does.
+    """
+    look = inspect.look_at(directory, checkpoint)
+    if look.checkpoint is None:
+        message = f"{look.store.where()} is in an object store; name its checkpoint: --checkpoint"
+        raise UsageError(message)
+    if look.live:
+        message = f"a run is working on {look.store.where()}; judge it when it has ended"
+        raise RunLockedError(message, holder="")
+    sources.require(sources.look_at(directory), allow_partial=False)
+    require_other(run, models_of(look.store))
+    if not (changes.restart or changes.keep_done):
+        changes = replace(changes, resend_changed=True)
+    store, lock = claim.take(directory, look.checkpoint, Changes(), say)
+    try:
+        result = session(run.settings, changes)
+        summary = read_json(store, SUMMARY)
+        assert isinstance(summary, dict)  # it is finished
+        scored = rescored(directory, store, look.checkpoint, summary, None, [run.judge])
+        return JudgedRun(result, scored)
+    finally:
+        lock.release()
+
+
+def models_of(store: StoreReader) -> list[str | None]:
+    """The models of a run: those that were asked for, and those that answered."""
+    summary = read_json(store, SUMMARY)
+    settings: Any = summary.get("settings") if isinstance(summary, Mapping) else None
+    found = [settings.get("request.model")] if isinstance(settings, Mapping) else []
+    try:
+        with store.open(USAGE) as file:
+            usage = pq.read_table(file, columns=["model", "rows_ok"])
+    except (OSError, pa.ArrowException):
+        return found
+    return [*found, *(line["model"] for line in usage.to_pylist() if line["rows_ok"])]
