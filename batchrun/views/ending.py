@@ -93,9 +93,10 @@ def _cost(totals: Mapping[str, Any]) -> str:
     if totals["cost_usd"] is None:
         return ""
     wasted = totals["wasted_cost_usd"]
-    return f"; cost {format_cost(totals['cost_usd'])}" + (
-        f", {format_cost(wasted)} wasted" if wasted else ""
-    )
+    with_judges = totals.get("cost_usd_with_judges")
+    more = "" if with_judges is None else f", {format_cost(with_judges)} with its judges"
+    lost = f", {format_cost(wasted)} wasted" if wasted else ""
+    return f"; cost {format_cost(totals['cost_usd'])}{lost}{more}"
 
 
 def _where(checkpoint: str | None) -> str:

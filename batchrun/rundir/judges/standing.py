@@ -30,8 +30,10 @@ def standing(store: StoreReader, one: PlannedJudge, counts: Counts) -> dict[str,
     counted = counts.as_dict()
     if not one.asked.both_orders:
         del counted["flips"]
+    labelled = one.judge.agreement is not None
     return {
         **counted,
+        **({"compared": one.asked.compared(one.judge).name} if labelled else {}),
         "pending": rows.get("pending"),
         "status": summary.get("status"),
         "stopped_by": summary.get("stopped_by"),

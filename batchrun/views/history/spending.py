@@ -6,6 +6,7 @@ but the sums of its group, which Arrow adds up part by part.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.core.cost.money import picodollars, usd
 from batchrun.errors import UsageError
+from batchrun.rundir.judges.prepare import directory_of
 from batchrun.views.durable.durable_rows import DurableRows
 
 KEYS = ("month", "day", "model", "endpoint")
@@ -196,6 +199,17 @@ class Spending:
             ],
             "total": self.total().public(),
         }
+
+
+def judges_of(durable: DurableRows) -> Iterator[DurableRows]:
+    """The run directories of the judges of a run."""
+    names = {*(durable.summary.get("judges") or ()), *(durable.settings.get("judge") or ())}
+    if isinstance(durable.store, DiskStore):
+        folder = durable.store.folder / "judges"
+        names |= {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    for name in sorted(names):
+        with contextlib.suppress(UsageError):  # it was not begun
+            yield DurableRows(directory_of(durable.directory, name))
 
 
 def labels_of(durable: DurableRows) -> Mapping[str, str]:

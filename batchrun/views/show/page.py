@@ -202,7 +202,7 @@ class _Page:
             yield from ("", "SCORES")
         for name, value in scores.items():
             shown = "not scored" if value is None else _json(value)
-            yield from self._named(name, shown)
+            yield from self._named(name, value if isinstance(value, str) else shown)
 
 
 def decided(words: str | None, error_class: str | None) -> Iterator[str]:

@@ -24,7 +24,10 @@ KEYS = {
     "request.parameters": "The names of the parameters in the body. Missing without a request.",
     "request.messages": "Of each message `role` and `characters`. Missing without a request.",
     "attempts": "The row's lines in `attempts/`, in order, without `row`.",
-    "scores": "The scores of the row by name, from `scores/`.",
+    "scores": (
+        "The scores of the row and the verdicts of judges by name, from `scores/`; texts of judges "
+        "only with `--content`."
+    ),
 }
 """What the keys of a row mean in ``show --json``, for the reference."""
 
@@ -65,7 +68,11 @@ class ShownRow:
                 for line in self.attempts
             ],
             **result,
-            "scores": {name: _plain(value) for name, value in self.scores.items()},
+            "scores": {
+                name: _plain(value)
+                for name, value in self.scores.items()
+                if contents or not isinstance(value, str)
+            },
             **({"input": {n: _plain(v) for n, v in self.carried.items()}} if contents else {}),
         }
 

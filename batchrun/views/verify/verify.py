@@ -95,7 +95,7 @@ def check(
 def _is_evaluated(store: StoreReader, summary: dict[str, Any] | None) -> bool:
     """Whether the run has scores, metrics or gates."""
     settings = (summary or {}).get("settings")
-    keys = ("scores", "metrics", "gates")
+    keys = ("scores", "metrics", "gates", "judge")
     asked = isinstance(settings, dict) and any(settings.get(key) for key in keys)
     return asked or bool(store.names(SCORES))
 
