@@ -48,7 +48,7 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
 
         load_arrow()
         from batchrun.views.durable.durable_rows import DurableRows
-        from batchrun.views.history.spending import Spending, judges_of
+        from batchrun.views.history.spending import Spending, judges_of, labels_of
 
         make_lean()
         spending = Spending([key.strip() for key in by.split(",")])
@@ -58,7 +58,7 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
             for one in (durable, *judges_of(durable)):
                 if (place := one.place) not in seen:
                     seen.add(place)
-                    spending.add(one)
+                    spending.add(one, labels_of(durable))
         if as_json:
             print_json(spending.public())
         elif as_csv:

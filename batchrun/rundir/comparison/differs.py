@@ -49,7 +49,7 @@ def reasons(pairs: Pairs, found: Status, evaluation: Evaluation) -> dict[str, st
         told["scores"] = f"other definitions of {', '.join(scores)}"
     judges = _changed(a.judges, b.judges)
     if judges:
-        told["judge"] = f"other judges: {', '.join(judges)}"
+        told["judge"] = "; ".join(_judge(name, a, b) for name in judges)
     return {word: told[word] for word in WORDS if word in told}
 
 
@@ -62,6 +62,16 @@ def _change(name: str, a: Side, b: Side) -> str:
     before, now = (side.settings.get(name) for side in (a, b))
     short = all(len(repr(value)) <= 60 for value in (before, now))
     return f"{name}: {before!r} in A, {now!r} in B" if short else f"{name} differs"
+
+
+def _judge(name: str, a: Side, b: Side) -> str:
+    """What is another about a judge."""
+    for letter, side in (("A", a), ("B", b)):
+        if name not in side.judges:
+            return f"the judge {name}, which {letter} has not"
+    first, second = (side.judge_settings(name) for side in (a, b))
+    changed = _changed(first, second) if first and second else []
+    return f"the judge {name}{': ' if changed else ''}{', '.join(changed)}"
 
 
 def _scores(a: Side, b: Side, evaluation: Evaluation) -> list[str]:

@@ -370,7 +370,7 @@ def _values(
     used = {*one.columns, *one.scores} or {ROW}
     listed = ", ".join(f"results.{quoted(name)}" for name in sorted(used))
     table = f"values_{row}"
-    with pairs.database.tables(results=reading.side.rows(reading.columns(), reading.recorded)):
+    with pairs.database.tables(results=reading.side.rows(reading.columns(), reading.from_scores)):
         pairs.rows(
             f"CREATE TABLE {table} AS SELECT {listed}, p.bucket AS __bucket, p.g{n} AS __group "
             f"FROM {reading.scored()} JOIN {_pairs_with_bucket(one, n)} AS p "

@@ -148,7 +148,7 @@ class Pairs:
                 f"CAST({one.cluster or 'NULL'} AS VARCHAR) AS c{n}",
             ]
         picked = ", ".join([base, *values])
-        with self.database.tables(results=reading.side.rows(columns, reading.recorded)):
+        with self.database.tables(results=reading.side.rows(columns, reading.from_scores)):
             self.rows(f"CREATE TABLE {letter} AS SELECT {picked} FROM {reading.scored()}")
 
     # How rows find each other

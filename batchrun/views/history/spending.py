@@ -100,9 +100,11 @@ class Spending:
         self.by = tuple(dict.fromkeys(by))
         self._groups: dict[Group, Spent] = {}
 
-    def add(self, durable: DurableRows) -> None:
-        """Add the ledger of a run, and the answers that it reused."""
-        where, labels = durable.store.where(), labels_of(durable)
+    def add(self, durable: DurableRows, labels: Mapping[str, str] | None = None) -> None:
+        """Add the ledger of a run, and the answers that it reused. ``labels`` are those of the run
+        that it judges.
+        """
+        where, labels = durable.store.where(), {**(labels or {}), **labels_of(durable)}
         self._groups_of(where, labels, durable.ledgers(_COLUMNS), self._ledger)
         self._groups_of(where, labels, durable.all_pieces(_REUSED), self._reused)
 
