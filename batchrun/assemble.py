@@ -242,7 +242,7 @@ def _judging(
 ) -> Judging:
     """The judges of a run, whose keys, prices and models are looked at before anything is sent."""
     from batchrun.rundir.judges.end_of_run import Judging
-    from batchrun.rundir.judges.prepare import require_bounded, require_other
+    from batchrun.rundir.judges.prepare import changes_for, require_bounded, require_other
 
     for one in judges:
         machinery.accesses(one.settings.endpoints, environment)
@@ -255,7 +255,7 @@ def _judging(
             one.settings,
             environment,
             find=None,
-            changes=Changes(resend_changed=True),
+            changes=changes_for(one),
             switch=switch,
             say=lambda text: say(f"judge {one.judge.name}: {text}"),
             machinery=machinery,
@@ -439,8 +439,7 @@ class _Session:
         before = self._count_resumed()
         states = opened.journal.states
         ledger, say = ledger_sums(before), tally.notices.append
-        covered = self._without_judges()
-        budgets = Budgets(covered, states, ledger, self._prices, switch, say)
+        budgets = Budgets(self._without_judges(), states, ledger, self._prices, switch, say)
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -494,8 +493,7 @@ class _Session:
                 rows_input = self._count_input(lambda: True)
             self._watching.tell()
             budgets.settle(ledger_sums(published(opened.totals())))
-            judged = await self._judge(switch, fault, rows_input, budgets)
-            return await self._sum_up(switch, rows_input, fault, budgets.public(), judged)
+            return await self._sum_up(switch, rows_input, fault, budgets)
         finally:
             self._ended.set()
             await journal.close()
@@ -680,9 +678,9 @@ class _Session:
         switch: StopSwitch,
         rows_input: int | None,
         fault: BatchrunError | None,
-        budget: Mapping[str, Any],
-        unjudged: BatchrunError | None,
+        budgets: Budgets,
     ) -> Result:
+        unjudged = await self._judge(switch, fault, rows_input, budgets)
         evaluated = await self._evaluate(switch, fault, unjudged)
         stop = switch.reason
         opened, settings = self._opened, self._settings
@@ -700,7 +698,7 @@ class _Session:
             wall_s=wall_s,
             settings=settings.public() | opened.reading.public(),
             version=__version__,
-            budget=budget,
+            budget=budgets.public(),
             projected=self._tally.projection(),
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
             reuses=bool(settings.reuse),

@@ -6,7 +6,7 @@ The judge is an ordinary run inside of the directory that it judges, whose lock 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from batchrun.errors import RunLockedError, UsageError
 from batchrun.rundir import claim, inspect
 from batchrun.rundir.chain import source as sources
 from batchrun.rundir.evaluate.score import Scored, rescored
-from batchrun.rundir.judges.prepare import JudgeRun, require_other
+from batchrun.rundir.judges.prepare import JudgeRun, changes_for, require_other
 
 if TYPE_CHECKING:
     from batchrun.assemble import Result
@@ -66,11 +66,9 @@ def judge(
         raise RunLockedError(message, holder="")
     sources.require(sources.look_at(directory), allow_partial=False)
     require_other(run, models_of(look.store))
-    if not (changes.restart or changes.keep_done):
-        changes = replace(changes, resend_changed=True)
     store, lock = claim.take(directory, look.checkpoint, Changes(), say)
     try:
-        result = session(run.settings, changes)
+        result = session(run.settings, changes_for(run, changes))
         summary = read_json(store, SUMMARY)
         assert isinstance(summary, dict)  # it is finished
         scored = rescored(directory, store, look.checkpoint, summary, None, [run.judge])

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from batchrun.adapters.scoring.database import Database, quoted
 from batchrun.adapters.scoring.metrics import Measured, evaluated_rows
-from batchrun.adapters.scoring.plan import STATUS, Plan, PlannedJudge
+from batchrun.adapters.scoring.plan import KEYS, Plan, PlannedJudge, in_order
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.core.evaluation.judges import column_of
 from batchrun.core.evaluation.labels import CATEGORIES_MAX, agreement_metrics
@@ -44,7 +44,8 @@ def measure_agreement(database: Database, store: StoreReader, plan: Plan) -> dic
         field = one.asked.compared(judge)
         column = column_of(judge.name, field.name)
         numbers, texts = ((), (column,)) if field.kind == "text" else ((column,), ())
-        source = evaluated_rows(store, plan, [STATUS, judge.agreement], numbers, texts)
+        columns = in_order(plan.schema, {*KEYS, judge.agreement})
+        source = evaluated_rows(store, plan, columns, numbers, texts)
         verdict, label = quoted(column), quoted(judge.agreement)
         with database.tables(results=source):
             counted = database.rows(

@@ -138,7 +138,9 @@ def make(
             )
             raise UsageError(message)
     scores = tuple(_score(database, score, seen, kept or {}) for score in evaluation.scores)
-    with_scores, names, texts = schema, [], []
+    with_scores = schema
+    names: list[str] = []
+    texts: list[str] = []
     for field in [field for one in judges for field in one.fields]:
         is_text = pa.types.is_string(field.type)
         (texts if is_text else names).append(field.name)

@@ -136,17 +136,17 @@ class ScoreParts:
                 table = table.append_column(field, verdicts.column(field.name))
         if not sql:
             return table, judged
-        assert self._database is not None
         ok = pc.not_equal(table.column("status"), "error").combine_chunks()
         source = results_table(self._store, name, plan.schema, plan.sql_columns())
         source = ok_rows(source if verdicts is None else beside(source, verdicts))
+        database = self._sql()
         picked = [
             f"{score_sql(one.score, is_boolean=bool(one.is_boolean))} AS {quoted(one.score.name)}"
             for one in sql
         ]
-        with self._database.tables(results=source):
+        with database.tables(results=source):
             try:
-                found = self._database.table(f"SELECT {', '.join(picked)} FROM results", "scores")
+                found = database.table(f"SELECT {', '.join(picked)} FROM results", "scores")
             except ScoringError as error:
                 if not error.interrupted:
                     self._blame(source, sql)
@@ -155,6 +155,10 @@ class ScoreParts:
             table = table.append_column(one.score.name, _spread(one, column, ok))
         return table, judged
 
+    def _sql(self) -> Database:
+        assert self._database is not None  # a score is in SQL
+        return self._database
+
     def _blame(self, source: Table, sql: Sequence[PlannedScore]) -> None:
         """Raises ``ScoringError`` naming the score that fails and the first such row."""
         for one in sql:
@@ -162,7 +166,7 @@ class ScoreParts:
             select = f"SELECT {score_sql(one.score, is_boolean=bool(one.is_boolean))} AS x"
             low, high = self._span(source)
             try:
-                self._database.table(f"{select} FROM results", key)
+                self._sql().table(f"{select} FROM results", key)
             except ScoringError as error:
                 if error.interrupted:
                     raise
@@ -193,8 +197,8 @@ class ScoreParts:
                 inside = pc.and_(pc.greater_equal(row, low), pc.less(row, high))
                 yield batch.filter(inside)
 
-        with self._database.tables(results=Table(source.schema, batches)):
-            self._database.table(f"{select} FROM results", key)
+        with self._sql().tables(results=Table(source.schema, batches)):
+            self._sql().table(f"{select} FROM results", key)
 
     def _of_python(
         self, one: PlannedScore, name: str, rows: int, status: pa.ChunkedArray

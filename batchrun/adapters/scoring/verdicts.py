@@ -1,8 +1,8 @@
 """The verdicts of judges, beside the answers that they judged.
 
-A judge's run directory lies in that of the run that it judges. Each of its rows names the row and the
-hash of the answer that it was shown. A verdict counts for the answer that is there now and for no
-other: where the hash differs, it is stale, and null.
+A judge's run directory is inside that of the run that it judges. Each of its rows names the row and
+the hash of the answer that it was shown. A verdict counts for the answer that is there now and for
+no other: where the hash differs, it is stale, and null.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Line(NamedTuple):
     status: str
     error_class: str | None
     content: str | None
-    swapped: bool
+    swapped: bool = False
 
 
 class _Group(NamedTuple):
@@ -122,12 +122,11 @@ class Verdicts:
         found: dict[int, list[_Line]] = {}
         at = bisect_left(groups, low, key=lambda group: group.last)
         while at < len(groups) and groups[at].first <= high:
-            table = _row_group(self._store, groups[at].name, groups[at].number, one.asked.pairs)
+            table = _row_group(self._store, groups[at].name, groups[at].number, pairs=one.asked.pairs)
             row = table.column(SOURCE_ROW)
             table = table.filter(pc.and_(pc.greater_equal(row, low), pc.less_equal(row, high)))
             for number, *line in zip(*(c.to_pylist() for c in table.columns), strict=True):
-                known = _Line(*line) if one.asked.pairs else _Line(*line, swapped=False)
-                found.setdefault(number, []).append(known)
+                found.setdefault(number, []).append(_Line(*line))
             at += 1
         return found
 
@@ -228,7 +227,7 @@ def _index(store: StoreReader, folder: str) -> Iterator[_Group]:
                 yield _Group(ends["max"], ends["min"], path, number)
 
 
-def _row_group(store: StoreReader, name: str, number: int, pairs: bool) -> pa.Table:
+def _row_group(store: StoreReader, name: str, number: int, *, pairs: bool) -> pa.Table:
     columns = [*_VERDICT, SWAPPED] if pairs else [*_VERDICT]
     try:
         with store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:

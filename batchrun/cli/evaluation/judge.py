@@ -126,9 +126,9 @@ def _judge(
     run: Any,
     changes: Any,
     environment: Any,
-    quiet: bool,  # noqa: FBT001 - the command's own flags
-    no_progress: bool,  # noqa: FBT001
-    as_json: bool,  # noqa: FBT001
+    quiet: bool,
+    no_progress: bool,
+    as_json: bool,
 ) -> int:
     from batchrun import assemble, judging
     from batchrun.builtin_simulators import standing_in

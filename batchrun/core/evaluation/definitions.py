@@ -135,9 +135,7 @@ class Evaluation:
         return {name: table for name, table in found.items() if table}
 
 
-def evaluation(
-    scores: object, metrics: object, gates: object, judges: object = NONE
-) -> Evaluation:
+def evaluation(scores: object, metrics: object, gates: object, judges: object = NONE) -> Evaluation:
     """The four tables, checked as far as this can be done without the data.
 
     Raises ``UsageError`` naming the key.
@@ -287,7 +285,8 @@ def _require_known(found: Evaluation) -> None:
     for level in found.gates.levels:
         if level.name == "coverage" and not (found.scores or found.judges):
             message = (
-                "gates.coverage needs [scores] or [judge.NAME]: it is the share of rows with a score"
+                "gates.coverage needs [scores] or [judge.NAME]: it is the share of rows with a "
+                "score"
             )
             raise UsageError(message)
         if level.name in of_judges or _is_of_judge(level.name, found):
@@ -309,9 +308,7 @@ def _is_of_judge(name: str, found: Evaluation) -> bool:
     judge, _, count = rest.rpartition(".")
     known = (*judging.COUNTS, "cost_usd")
     return (
-        folder == judging.JUDGES
-        and count in known
-        and judge in [one.name for one in found.judges]
+        folder == judging.JUDGES and count in known and judge in [one.name for one in found.judges]
     )
 
 

@@ -1,7 +1,7 @@
 """Judges: second models whose verdicts on a run's answers are columns of its scores.
 
-The tables ``[judge.NAME]`` say which; what a judge is asked, and the JSON Schema of its verdicts, is
-in a config of its own. Each plain field of the schema is a column ``NAME.FIELD``.
+The tables ``[judge.NAME]`` name them. What a judge is asked, and the JSON Schema of its verdicts,
+is in a config of its own. Each plain field of the schema is a column ``NAME.FIELD``.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _NOT_ASKED = ("request.stream",)
 @dataclass(frozen=True, slots=True)
 class Judge:
     """A judge of a run. ``config`` is the file that says what it is asked, None for one that was
-    started by itself; ``score`` is the field that is compared with the column ``agreement`` of human
-    labels; ``allow_self`` lets a model judge its own answers.
+    started by itself; ``score`` is the field that is compared with the column ``agreement`` of
+    human labels; ``allow_self`` lets a model judge its own answers.
     """
 
     name: str
@@ -90,8 +90,8 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a judge is asked: the fields of its verdicts; by what this is known again; and whether it
-    compares two answers.
+    """What a judge is asked: the fields of its verdicts; by what this is known again; and whether
+    it compares two answers, in both orders.
     """
 
     fields: tuple[Field, ...]
@@ -207,7 +207,9 @@ def asked_by(settings: Mapping[str, Any], name: str) -> Asked:
     for field in fields:
         if field.name.casefold() in seen:
             one = seen[field.name.casefold()]
-            message = f"{key}: the fields {one!r} and {field.name!r} of its schema differ only in case"
+            message = (
+                f"{key}: the fields {one!r} and {field.name!r} of its schema differ only in case"
+            )
             raise UsageError(message)
         seen[field.name.casefold()] = field.name
     asked = {

@@ -113,7 +113,7 @@ class Settings:
     source_status: str = "ok"
     allow_partial: bool = False
     source_recorded: str | None = None
-    """What is recorded of ``source``, where that is not its name: a judge reads the run it is in."""
+    """What is recorded of ``source``, if not its name: a judge reads the run that it is in."""
     against: str | None = None
     both_orders: bool = False
     """Of a judge of pairs: the other run, and whether each pair is judged in both orders."""

@@ -793,9 +793,9 @@ TABLE: tuple[Setting, ...] = (
         "",
         "measures",
         None,
-        "Judges by name, as tables `[judge.NAME]`: `config` is the file with the prompt and the JSON "
-        "Schema of the judge, `agreement` a column of human labels, `score` the field compared with "
-        "it, `allow_self` lets a model judge its own answers.",
+        "Judges by name, as tables `[judge.NAME]`: `config` is the file with the judge's prompt "
+        "and JSON Schema, `agreement` a column of human labels, `score` the field compared with "
+        "it; `allow_self` lets a model judge its own answers.",
         default={},
     ),
     Setting(

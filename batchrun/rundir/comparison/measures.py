@@ -185,10 +185,10 @@ def _verdicts(a: Side, b: Side) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """
     of_a, of_b = a.verdicts, b.verdicts
     shared, foreign = [], {}
-    for name, field in {**of_a, **of_b}.items():
+    for name, kind in {**of_a, **of_b}.items():
         judge = name.partition(".")[0]
         same = a.judges.get(judge) == b.judges.get(judge)
-        if same and of_a.get(name) == of_b.get(name) == field:
+        if same and of_a.get(name) == of_b.get(name) == kind:
             shared.append(name)
         else:
             foreign[name.lower()] = judge

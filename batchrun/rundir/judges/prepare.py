@@ -11,6 +11,7 @@ from typing import Any
 
 from batchrun.adapters.environment import price_list
 from batchrun.adapters.environment.configuration import read_config, read_schema
+from batchrun.adapters.journal.journal import STATES
 from batchrun.adapters.storage.home import at_home, located
 from batchrun.core.evaluation.judges import (
     JUDGE,
@@ -22,6 +23,7 @@ from batchrun.core.evaluation.judges import (
     same_model,
 )
 from batchrun.core.request.worst_case import worst_case
+from batchrun.core.run.changes import Changes
 from batchrun.core.settings import resolve
 from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.settings.resolve import Raw, Settings
@@ -65,7 +67,9 @@ def prepare(
     its config; with ``pairs`` it compares answers. Raises ``UsageError`` naming the judge.
     """
     if judge.config is None and given is None:
-        message = f'{judge.key} has no config; write config = "FILE.toml", with its prompt and schema'
+        message = (
+            f'{judge.key} has no config; write config = "FILE.toml", with its prompt and schema'
+        )
         raise UsageError(message)
     raw = {} if judge.config is None else read_config(at_home(judge.config))
     _refuse_own(judge, raw)
@@ -136,7 +140,17 @@ def checkpoint_of(directory: str, checkpoint: str | None, name: str) -> str | No
 def place_of(directory: str, checkpoint: str | Path, name: str) -> Path:
     """The folder that the checkpoint of a judge is in."""
     apart = checkpoint_of(directory, str(checkpoint), name)
-    return Path(checkpoint).parent / folder_of(name) / "checkpoint" if apart is None else Path(apart)
+    return (
+        Path(checkpoint).parent / folder_of(name) / "checkpoint" if apart is None else Path(apart)
+    )
+
+
+def changes_for(run: JudgeRun, asked: Changes = Changes()) -> Changes:  # noqa: B008 - frozen
+    """What a judge is allowed when it judges again: answers that are new or changed are sent, and
+    those of a prompt that changed. ``asked`` is what else the user asked for.
+    """
+    begun = Path(run.settings.checkpoint, STATES).exists()
+    return replace(asked, resend_changed=begun and not asked.restart)
 
 
 def require_other(run: JudgeRun, models: Sequence[str | None]) -> None:

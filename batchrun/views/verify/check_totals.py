@@ -129,9 +129,7 @@ def _evaluated_to(summary: Mapping[str, Any], code: object) -> bool:
     verdicts = {_object(gates, name).get("verdict") for name in gates}
     if code == 4:
         return bool(verdicts & {"fail", "inconclusive"})
-    if code == 3 and not any(
-        _object(judges, name).get("pending", 0) != 0 for name in judges
-    ):
+    if code == 3 and not any(_object(judges, name).get("pending", 0) != 0 for name in judges):
         return False
     ended = isinstance(code, int) and (code in (3, 5) or code > 128)
     return ended and verdicts <= {"not_judged"}
