@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from batchrun.adapters.columns.schema import results_schema
 from batchrun.adapters.journal.journal import STATES, Journal
+from batchrun.adapters.parts import renumbering
 from batchrun.adapters.parts.part_check import look_at_parts
 from batchrun.adapters.parts.sealer import Ending, Parts
 from batchrun.adapters.sources import opening
@@ -110,7 +111,9 @@ def rehearsed(
         given = replace(given, splitter=splitting(given.splitter))
         reader = given.reader(compared.carry, settings.shard_rows)
         _release(given)
-        done = _Done(parts, journal, changes, build, settings.shard_rows)
+        done: Callable[[Row], bool] = _Done(parts, journal, changes, build, settings.shard_rows)
+        if compared.moved:
+            done = _DoneInSource(parts, journal, build)
         yield Rehearsal(given, reader, compared.carry, build, done, resumed=True)
 
 
@@ -156,3 +159,19 @@ class _Done:
                 self._endings = resend.endings(self._parts, self._journal, shard, flaws=self._flaws)
         ending = self._endings.get(row.number)
         return ending is not None and not self._selection.picks(ending, row)
+
+
+class _DoneInSource:
+    """Whether a row is done, by its row in a source that changed since. Rows come in order."""
+
+    def __init__(self, parts: Parts, journal: Journal, build: Build) -> None:
+        self._build = build
+        self._old = renumbering.endings(parts, journal)
+        self._ahead = next(self._old, None)
+
+    def __call__(self, row: Row) -> bool:
+        while self._ahead is not None and self._ahead[0] < row.line:
+            self._ahead = next(self._old, None)
+        if self._ahead is None or self._ahead[0] != row.line:
+            return False
+        return resend.hash_of(self._build, row) == self._ahead[1]

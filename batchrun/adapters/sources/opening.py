@@ -141,6 +141,10 @@ class Input:
         """The rows of the sample, to be recorded; None where this is no sample."""
         return None if self.picked is None else self.picked.as_bytes()
 
+    def is_of(self, recorded: object) -> bool:  # noqa: ARG002 - a source knows itself again
+        """Whether this is certainly the run that was recorded as the source of a run."""
+        return False
+
     def recorded(self) -> dict[str, Any]:
         """What a run records of its input besides its stamps, by key."""
         return {}

@@ -81,9 +81,14 @@ class RunInput(Input):
     fields: frozenset[str] = frozenset()
 
     def _reader(self, carry: Carry | None, shard_rows: int) -> PickingReader:
-        return RunReader(
-            self.source, self.fields, self.stamps, carry, shard_rows, self.splitter
-        )
+        return RunReader(self.source, self.fields, self.stamps, carry, shard_rows, self.splitter)
+
+    def is_of(self, recorded: object) -> bool:
+        """See ``Input``: the same directory, or one that was moved since."""
+        if not isinstance(recorded, dict):
+            return False
+        same_run = self.source.run is not None and recorded.get("run") == self.source.run
+        return same_run or recorded.get("directory") == self.source.directory
 
     def recorded(self) -> dict[str, Any]:
         """See ``Input``: where the source is, and its id."""
@@ -127,9 +132,7 @@ def run_input(source: RunSource, stamps: Sequence[Stamp], plan: Plan) -> RunInpu
     used = fields_used(plan.templates.paths, plan.templates.whole)
     splitter = splitter_of(KIND, plan, NOW)
     reading = NOW.of(KIND)
-    found = RunInput(
-        tuple(stamps), KIND, splitter, reading=reading, source=source, fields=used
-    )
+    found = RunInput(tuple(stamps), KIND, splitter, reading=reading, source=source, fields=used)
     found.require_rows()
     shaped = opening.shaped(found, plan)
     assert isinstance(shaped, RunInput)
@@ -272,9 +275,7 @@ class RunReader(ParquetReader):
             kept = [row >= first for row in rows]
         else:
             status = batch.column("status").to_pylist()
-            kept = [
-                row >= first and said == wanted for row, said in zip(rows, status, strict=True)
-            ]
+            kept = [row >= first and said == wanted for row, said in zip(rows, status, strict=True)]
         return batch if all(kept) else batch.filter(pa.array(kept, pa.bool_()))
 
     def _as_input(self, results: pa.RecordBatch) -> pa.RecordBatch:

@@ -9,6 +9,15 @@ from collections.abc import Collection, Sequence
 
 from batchrun.records import Position, ShardState, Span
 
+FORMER_FROM = 99_000_000
+"""Shards from this number on hold no rows of the input: their parts are attempts of rows that are
+not in it any more, which stay in the ledger because they were paid for."""
+
+
+def is_former(shard: int) -> bool:
+    """Whether a shard holds nothing but attempts of former rows."""
+    return shard >= FORMER_FROM
+
 
 def plan_reading(
     states: Sequence[ShardState],

@@ -73,7 +73,9 @@ class SourceRun:
     def settings(self) -> Mapping[str, Any]:
         """The settings that the run recorded."""
         told = self.summary.get("settings")
-        return (told if isinstance(told, dict) else {}) | (self.known.settings if self.known else {})
+        return (told if isinstance(told, dict) else {}) | (
+            self.known.settings if self.known else {}
+        )
 
 
 def look_at(name: str, *, flag: str = "--from") -> SourceRun:
@@ -150,8 +152,8 @@ def require_another(source: SourceRun, directory: str) -> None:
         path.append(recorded)
         if is_same(recorded, directory):
             message = (
-                f"--from {source.name} was made from {format_address(directory)}, the run directory "
-                f"of this run ({' <- '.join(path)}): a run cannot be made from itself. Name a new "
+                f"--from {source.name} was made from {format_address(directory)}, the directory of "
+                f"this run ({' <- '.join(path)}): a run cannot be made from itself. Name a new "
                 "directory with -o"
             )
             raise UsageError(message)
@@ -287,4 +289,3 @@ def run_source(source: SourceRun, status: str) -> RunSource:
         status,
         source.run,
     )
-

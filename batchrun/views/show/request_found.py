@@ -18,9 +18,7 @@ class Requests:
 
     def __init__(self, durable: DurableRows) -> None:
         self._durable = durable
-        self._remade = RemadeRequests(
-            durable.look, durable.known, durable.summary, inputs.find
-        )
+        self._remade = RemadeRequests(durable.look, durable.known, durable.summary, inputs.find)
 
     def of(self, hashes: Mapping[int, str | None], done: Sequence[int]) -> dict[int, FoundRequest]:
         """The requests of rows of one shard. ``hashes`` has the rows with their request hashes,
