@@ -13,13 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters.storage.store import SUMMARY, USAGE, StoreReader, read_json
+from batchrun.core.cost.money import picodollars
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import RunLockedError, UsageError
 from batchrun.rundir import claim, inspect
 from batchrun.rundir.chain import source as sources
 from batchrun.rundir.evaluate.score import Scored, rescored
-from batchrun.rundir.judges.prepare import JudgeRun, changes_for, require_other
+from batchrun.rundir.judges.prepare import (
+    JudgeRun,
+    changes_for,
+    in_swapped_order,
+    require_other,
+    with_budget,
+)
 
 if TYPE_CHECKING:
     from batchrun.assemble import Result
@@ -30,9 +37,11 @@ Session = Callable[[Settings, Changes], "Result"]
 
 @dataclass(frozen=True, slots=True)
 class JudgedRun:
-    """How the session of the judge ended, and the run scored with its verdicts."""
+    """How the sessions of the judge ended, one for each order of the answers, and the run scored
+    with its verdicts.
+    """
 
-    result: Result
+    results: tuple[Result, ...]
     scored: Scored
 
     @property
@@ -40,7 +49,8 @@ class JudgedRun:
         """That of the judge's run; of one that finished, that of the scores and gates of the run
         that was judged where it is 4 or 5.
         """
-        own = int(self.result.summary["exit_code"])
+        codes = [int(result.summary["exit_code"]) for result in self.results]
+        own = codes[-1] if codes[-1] not in (0, 1) else max(codes)
         return self.scored.exit_code if own in (0, 1) and self.scored.exit_code in (4, 5) else own
 
 
@@ -68,13 +78,24 @@ def judge(
     require_other(run, models_of(look.store))
     store, lock = claim.take(directory, look.checkpoint, Changes(), say)
     try:
-        result = session(run.settings, changes_for(run, changes))
+        results = [session(run.settings, changes_for(run, changes))]
+        if run.settings.both_orders and results[0].summary["exit_code"] in (0, 1):
+            second = in_swapped_order(with_budget(run, _left_pd(run, results[0].summary)))
+            results.append(session(second.settings, changes_for(second, changes)))
         summary = read_json(store, SUMMARY)
         assert isinstance(summary, dict)  # it is finished
         scored = rescored(directory, store, look.checkpoint, summary, None, [run.judge])
-        return JudgedRun(result, scored)
+        return JudgedRun(tuple(results), scored)
     finally:
         lock.release()
+
+
+def _left_pd(run: JudgeRun, summary: Mapping[str, Any]) -> int | None:
+    """What the first order leaves of the budget of the judge; None without one."""
+    cap, charged = run.settings.max_cost_pd, summary["budget"].get("charged_usd")
+    if cap is None:
+        return None
+    return max(0, cap - (0 if charged is None else picodollars(charged)))
 
 
 def models_of(store: StoreReader) -> list[str | None]:

@@ -21,9 +21,8 @@ import pyarrow.parquet as pq
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.scoring.plan import PlannedJudge
 from batchrun.adapters.storage.store import StoreReader, part_names
-from batchrun.core.evaluation.judges import COUNTS, WINNER, in_pair
+from batchrun.core.evaluation.judges import COUNTS, SWAPPED, WINNER, in_pair
 from batchrun.core.input.chained_rows import HASHED, SOURCE_HASH, SOURCE_ROW, source_hash
-from batchrun.core.input.paired_rows import SWAPPED
 
 ANSWER = ("row", "status", *HASHED)
 """The columns of results that an answer is known by."""
@@ -70,7 +69,7 @@ class _Line(NamedTuple):
     status: str
     error_class: str | None
     content: str | None
-    swapped: bool = False
+    swapped: bool
 
 
 class _Group(NamedTuple):
@@ -89,7 +88,6 @@ class Verdicts:
         self._store = store
         self._judges = judges
         self._groups: dict[str, list[_Group]] = {}
-        self._shown: dict[str, Mapping[int, list[_Line]]] = {}
 
     def of_part(self, name: str) -> tuple[pa.Table, dict[str, Counts]]:
         """The columns of the verdicts, a line for each row of a part of the results; and by judge
@@ -115,19 +113,21 @@ class Verdicts:
 
     def _lines(self, one: PlannedJudge, low: int, high: int) -> dict[int, list[_Line]]:
         """The judgements of some rows."""
-        judge = one.judge.name
-        groups = self._groups.get(judge)
-        if groups is None:
-            groups = self._groups[judge] = list(_index(self._store, one.judge.folder))
         found: dict[int, list[_Line]] = {}
-        at = bisect_left(groups, low, key=lambda group: group.last)
-        while at < len(groups) and groups[at].first <= high:
-            table = _row_group(self._store, groups[at].name, groups[at].number, pairs=one.asked.pairs)
-            row = table.column(SOURCE_ROW)
-            table = table.filter(pc.and_(pc.greater_equal(row, low), pc.less_equal(row, high)))
-            for number, *line in zip(*(c.to_pylist() for c in table.columns), strict=True):
-                found.setdefault(number, []).append(_Line(*line))
-            at += 1
+        for swapped in one.asked.orders:
+            folder = f"{one.judge.folder}/{SWAPPED}" if swapped else one.judge.folder
+            groups = self._groups.get(folder)
+            if groups is None:
+                groups = self._groups[folder] = list(_index(self._store, folder))
+            at = bisect_left(groups, low, key=lambda group: group.last)
+            while at < len(groups) and groups[at].first <= high:
+                table = _row_group(self._store, groups[at].name, groups[at].number)
+                row = table.column(SOURCE_ROW)
+                inside = pc.and_(pc.greater_equal(row, low), pc.less_equal(row, high))
+                columns = (column.to_pylist() for column in table.filter(inside).columns)
+                for number, *line in zip(*columns, strict=True):
+                    found.setdefault(number, []).append(_Line(*line, swapped=swapped))
+                at += 1
         return found
 
 
@@ -166,7 +166,7 @@ class _Columns:
         if known is None:
             return {}
         asked = self.planned.asked
-        wanted = (False, True) if asked.both_orders else (False,)
+        wanted = asked.orders
         by_order = {line.swapped: line for line in current}
         if any(order not in by_order for order in wanted):
             counts.missing += 1
@@ -227,8 +227,8 @@ def _index(store: StoreReader, folder: str) -> Iterator[_Group]:
                 yield _Group(ends["max"], ends["min"], path, number)
 
 
-def _row_group(store: StoreReader, name: str, number: int, *, pairs: bool) -> pa.Table:
-    columns = [*_VERDICT, SWAPPED] if pairs else [*_VERDICT]
+def _row_group(store: StoreReader, name: str, number: int) -> pa.Table:
+    columns = [*_VERDICT]
     try:
         with store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
             return part.read_row_group(number, columns, use_threads=False).select(columns)

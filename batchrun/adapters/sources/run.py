@@ -51,7 +51,7 @@ SOURCE = "source"
 _TYPES = dict(part_schema.RESULT_FIELDS)
 _EXAMPLE_CALL = {"id": "", "type": "", "name": "", "arguments": ""}
 _HASH = "request_hash"
-_OWN = (pa.field(SOURCE_ROW, pa.int64()), pa.field(SOURCE_HASH, pa.string()))
+OWN = (pa.field(SOURCE_ROW, pa.int64()), pa.field(SOURCE_HASH, pa.string()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,11 @@ class RunInput(Input):
         same_run = self.source.run is not None and recorded.get("run") == self.source.run
         return same_run or recorded.get("directory") == self.source.directory
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns that are carried in any case."""
+        return IDENTITY
+
     def recorded(self) -> dict[str, Any]:
         """See ``Input``: where the source is, and its id."""
         return {SOURCE: {"directory": self.source.directory, "run": self.source.run}}
@@ -100,7 +105,7 @@ class RunInput(Input):
         """See ``Input``. What identifies a row is carried in any case."""
         if wanted != "all":
             named = () if wanted == "none" else wanted
-            wanted = tuple(dict.fromkeys([*named, *IDENTITY]))
+            wanted = tuple(dict.fromkeys([*named, *self.identity]))
         found = choose(schema, wanted, with_extra=False, kept=kept)
         # What fitted no column of the first run of a chain goes along under its own name.
         named = [
@@ -111,7 +116,7 @@ class RunInput(Input):
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for a selection without a row, or one that cannot be read."""
-        reader = self._reader(self.choose(pa.schema(_OWN), "none"), 1)
+        reader = self._reader(self.choose(pa.schema(OWN), "none"), 1)
         try:
             if next(reader.blocks([Span(0, None, Position())], limit=1), None) is not None:
                 return
@@ -142,6 +147,9 @@ def run_input(source: RunSource, stamps: Sequence[Stamp], plan: Plan) -> RunInpu
 class RunReader(ParquetReader):
     """Rows that are the results of another run, as ``reader.Reader`` describes."""
 
+    own = OWN
+    """The columns that tell where a row comes from."""
+
     def __init__(
         self,
         source: RunSource,
@@ -165,15 +173,18 @@ class RunReader(ParquetReader):
             each.with_name(name).remove_metadata()
             for name, each in zip(self._renamed, self._source.carried, strict=True)
         ]
-        whole = pa.schema([pa.field("custom_id", pa.string()), *carried, *_OWN])
+        whole = pa.schema([pa.field("custom_id", pa.string()), *carried, *self.own])
         return [whole] * len(self._files), []
 
     def sample(self) -> Iterator[dict[str, Any]]:
         """See ``reader.Reader``."""
-        answer: dict[str, Any] = dict.fromkeys(FIELDS, "")
-        answer |= {"tool_calls": [_EXAMPLE_CALL], MESSAGES: None}
         for row in super().sample():
-            yield row | {ROW: answer}
+            yield row | {ROW: self.example()}
+
+    def example(self) -> dict[str, Any]:
+        """An answer as templates see it, made up."""
+        answer: dict[str, Any] = dict.fromkeys(FIELDS, "")
+        return answer | {"tool_calls": [_EXAMPLE_CALL], MESSAGES: None}
 
     def count(self, stop: Callable[[], bool]) -> int | None:
         """The number of selected rows: their status is read, and nothing else."""
@@ -280,19 +291,19 @@ class RunReader(ParquetReader):
 
     def _as_input(self, results: pa.RecordBatch) -> pa.RecordBatch:
         """Results as rows of the input: the columns that are read, by the names they have here."""
-        found = {"custom_id": _column(results, "custom_id"), SOURCE_ROW: results.column("row")}
+        found = {"custom_id": column_of(results, "custom_id"), SOURCE_ROW: results.column("row")}
         for own, name in zip(self._source.carried.names, self._renamed, strict=True):
             if own in results.schema.names and name in self._read:
                 found[name] = results.column(own)
         if SOURCE_HASH in self._read:
-            answers = zip(*(_column(results, name).to_pylist() for name in HASHED), strict=True)
+            answers = zip(*(column_of(results, name).to_pylist() for name in HASHED), strict=True)
             found[SOURCE_HASH] = pa.array([source_hash(*each) for each in answers], pa.string())
         if self._answer:
             used = sorted(self._fields.intersection(FIELDS))
-            columns = [_column(results, name) for name in used]
+            columns = [column_of(results, name) for name in used]
             if MESSAGES in self._fields:
                 used.append(_HASH)
-                columns.append(_column(results, _HASH))
+                columns.append(column_of(results, _HASH))
             if not used:
                 used, columns = ["status"], [results.column("status")]
             found[ROW] = pa.StructArray.from_arrays(columns, names=used)
@@ -320,7 +331,7 @@ class RunReader(ParquetReader):
         yield from super()._blocks(shard, first_row, batch, file, rows, digest)
 
 
-def _column(results: pa.RecordBatch, name: str) -> pa.Array:
+def column_of(results: pa.RecordBatch, name: str) -> pa.Array:
     """A column of results; nulls where an earlier version did not write it."""
     if name in results.schema.names:
         return results.column(name)

@@ -155,11 +155,14 @@ def _judge(
             )
 
     found = judging.judge(folder, checkpoint, run, changes, session, say)
-    if found.result.stop is not None:
-        print_message(found.result.stop.message)
     resume = command_that_goes_on(sys.argv[1:])
-    lines = ending.lines(found.result.summary, run.settings.dir, resume=resume)
-    for line in [*lines, *figures.lines(found.scored.summary)]:
+    for result in found.results:
+        if result.stop is not None:
+            print_message(result.stop.message)
+        folder = result.summary["settings"]["output.dir"]
+        for line in ending.lines(result.summary, folder, resume=resume):
+            say(line)
+    for line in figures.lines(found.scored.summary):
         say(line)
     if found.scored.failed is not None:
         print_message(f"batchrun: {found.scored.failed}")

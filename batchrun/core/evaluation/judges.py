@@ -33,6 +33,8 @@ COUNTS = ("rows", "unparsed", "failed", "stale", "missing", "flips")
 _NAME = re.compile(r"[^\W\d][\w-]{0,63}")
 _KEYS = ("config", "score", "agreement", "allow_self")
 _REQUEST = "request."
+SWAPPED = "swapped"
+"""The folder of a judge of pairs that has the verdicts on swapped answers."""
 FROM_AGAINST, FROM_BOTH = "input.against", "input.both_orders"
 """What a judge of pairs records: the other run, and whether each pair is judged in both orders."""
 _NOT_ASKED = ("request.stream",)
@@ -98,6 +100,11 @@ class Asked:
     digest: str
     pairs: bool = False
     both_orders: bool = False
+
+    @property
+    def orders(self) -> tuple[bool, ...]:
+        """The orders in which answers are judged: as they are, and swapped."""
+        return (False, True) if self.both_orders else (False,)
 
     def compared(self, judge: Judge) -> Field:
         """The field that is compared with human labels: the one that the judge names, else the one

@@ -116,7 +116,9 @@ class Settings:
     """What is recorded of ``source``, if not its name: a judge reads the run that it is in."""
     against: str | None = None
     both_orders: bool = False
-    """Of a judge of pairs: the other run, and whether each pair is judged in both orders."""
+    swapped: bool = False
+    """Of a judge of pairs: the other run, whether each pair is judged in both orders, and whether
+    this is the one in which the answers changed places."""
     evaluation: Evaluation = field(default_factory=Evaluation)
     labels: Mapping[str, str] = field(default_factory=dict)
     on_finish: str | None = field(default=None, repr=False)
@@ -221,7 +223,11 @@ class Settings:
         shown = self.source_recorded or format_address(self.source)
         found: dict[str, Any] = {"input.from": shown, "input.from_status": self.source_status}
         if self.against is not None:
-            found |= {FROM_AGAINST: format_address(self.against), FROM_BOTH: self.both_orders}
+            found |= {
+                FROM_AGAINST: format_address(self.against),
+                FROM_BOTH: self.both_orders,
+                "input.swapped": self.swapped,
+            }
         return found
 
     def public(self) -> dict[str, Any]:

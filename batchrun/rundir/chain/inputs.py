@@ -25,6 +25,10 @@ def find(settings: Settings, plan: Plan | None, reading: Reading) -> Input:
     if settings.source is None:
         return opening.find(settings.files, settings.format, plan, reading)
     assert plan is not None
+    if settings.against is not None:
+        from batchrun.rundir.chain import pairs  # judges of pairs alone need what compares runs
+
+        return pairs.find(settings, plan, find)
     looked = sources.look_at(settings.source)
     sources.require(looked, allow_partial=settings.allow_partial)
     source = sources.run_source(looked, settings.source_status)

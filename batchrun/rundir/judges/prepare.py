@@ -16,6 +16,7 @@ from batchrun.adapters.storage.home import at_home, located
 from batchrun.core.evaluation.judges import (
     JUDGE,
     JUDGES,
+    SWAPPED,
     Asked,
     Judge,
     asked_by,
@@ -125,6 +126,24 @@ def directory_of(directory: str, name: str) -> str:
     """The run directory of a judge, in that of the run that it judges."""
     bare, query = split_query(directory)
     return f"{bare.rstrip('/')}/{folder_of(name)}{query}"
+
+
+def swapped_of(directory: str) -> str:
+    """The run directory with the verdicts on swapped answers, in that of a judge of pairs."""
+    bare, query = split_query(directory)
+    return f"{bare.rstrip('/')}/{SWAPPED}{query}"
+
+
+def in_swapped_order(run: JudgeRun) -> JudgeRun:
+    """The judge with the answers in each other's place, in a run directory inside of its own."""
+    settings = run.settings
+    inside = PurePath(settings.checkpoint).name == "checkpoint"
+    own = PurePath(settings.checkpoint)
+    place = own.parent / SWAPPED / "checkpoint" if inside else own / SWAPPED
+    moved = replace(
+        settings, dir=swapped_of(settings.dir), checkpoint=str(place), swapped=True
+    )
+    return replace(run, settings=moved)
 
 
 def checkpoint_of(directory: str, checkpoint: str | None, name: str) -> str | None:

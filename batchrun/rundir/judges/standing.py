@@ -12,21 +12,33 @@ from typing import Any
 from batchrun.adapters.scoring.plan import PlannedJudge
 from batchrun.adapters.scoring.verdicts import Counts
 from batchrun.adapters.storage.store import SUMMARY, StoreReader, part_names, part_number, read_json
+from batchrun.core.cost.money import picodollars, usd
 from batchrun.core.evaluation.definitions import Evaluation, judges_of_recorded
-from batchrun.core.evaluation.judges import Asked, Judge, asked_by
+from batchrun.core.evaluation.judges import SWAPPED, Asked, Judge, asked_by
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect, state_reader
 
-_UNKNOWN: Mapping[str, Any] = {"pending": None}
+
+
+def _pending(summary: Mapping[str, Any]) -> int | None:
+    """Rows that a judge still has to judge; None where that is not known."""
+    pending: int | None = (summary.get("rows") or {}).get("pending")
+    return pending
 
 
 def standing(store: StoreReader, one: PlannedJudge, counts: Counts) -> dict[str, Any]:
     """What ``summary.json`` says of a judge: how many answers it judged, and at what cost.
     ``pending`` is None where it has not ended once.
     """
-    found = read_json(store, f"{one.judge.folder}/{SUMMARY}")
-    summary = found if isinstance(found, dict) else {}
-    rows, totals = summary.get("rows") or _UNKNOWN, summary.get("totals") or {}
+    folders = [one.judge.folder]
+    if one.asked.both_orders:
+        folders.append(f"{one.judge.folder}/{SWAPPED}")
+    found = [read_json(store, f"{folder}/{SUMMARY}") for folder in folders]
+    summaries = [summary if isinstance(summary, dict) else {} for summary in found]
+    summary = next((each for each in summaries if _pending(each) != 0), summaries[0])
+    pending = [_pending(each) for each in summaries]
+    bills = [(each.get("totals") or {}).get("cost_usd") for each in summaries]
+    known = [picodollars(bill) for bill in bills if bill is not None]
     counted = counts.as_dict()
     if not one.asked.both_orders:
         del counted["flips"]
@@ -34,11 +46,11 @@ def standing(store: StoreReader, one: PlannedJudge, counts: Counts) -> dict[str,
     return {
         **counted,
         **({"compared": one.asked.compared(one.judge).name} if labelled else {}),
-        "pending": rows.get("pending"),
+        "pending": None if None in pending else sum(filter(None, pending)),
         "status": summary.get("status"),
         "stopped_by": summary.get("stopped_by"),
         "model": (summary.get("settings") or {}).get("request.model"),
-        "cost_usd": totals.get("cost_usd"),
+        "cost_usd": usd(sum(known)) if known else None,
         "sha256": one.asked.digest,
     }
 
@@ -50,7 +62,11 @@ def state_of(store: StoreReader, checkpoint: Path, folder: str) -> str:
     names = part_names(store, f"{folder}/results")
     recorded = state_reader.read(checkpoint) if names else None
     shards = {} if recorded is None else recorded.shards
-    digests = []
+    digests: list[Any] = []
+    if part_names(store, f"{folder}/{SWAPPED}/results"):
+        inner = checkpoint / SWAPPED if checkpoint.name != "checkpoint" else None
+        place = checkpoint.parent / SWAPPED / "checkpoint" if inner is None else inner
+        digests.append([SWAPPED, state_of(store, place, f"{folder}/{SWAPPED}")])
     for name in names:
         shard = shards.get(part_number(name) or 0)
         known = shard.results_sha256 if shard is not None else ""

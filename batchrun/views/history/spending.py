@@ -18,7 +18,7 @@ from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.core.cost.money import picodollars, usd
 from batchrun.errors import UsageError
-from batchrun.rundir.judges.prepare import directory_of
+from batchrun.rundir.judges.prepare import directory_of, swapped_of
 from batchrun.views.durable.durable_rows import DurableRows
 
 KEYS = ("month", "day", "model", "endpoint")
@@ -210,8 +210,10 @@ def judges_of(durable: DurableRows) -> Iterator[DurableRows]:
         folder = durable.store.folder / "judges"
         names |= {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     for name in sorted(names):
-        with contextlib.suppress(UsageError):  # it was not begun
-            yield DurableRows(directory_of(durable.directory, name))
+        folder = directory_of(durable.directory, name)
+        for place in (folder, swapped_of(folder)):
+            with contextlib.suppress(UsageError):  # it was not begun
+                yield DurableRows(place)
 
 
 def labels_of(durable: DurableRows) -> Mapping[str, str]:

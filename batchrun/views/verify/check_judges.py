@@ -33,7 +33,24 @@ class _Line(NamedTuple):
     status: str
     error_class: str | None
     content: str | None
-    swapped: bool = False
+    swapped: bool
+
+
+class _Forward:
+    """Verdicts that are read forward."""
+
+    def __init__(self, lines: Iterator[_Line]) -> None:
+        self._lines = lines
+        self._next = next(lines, None)
+
+    def of_row(self, row: int) -> list[_Line]:
+        """Those on one row, none before which is asked for any more."""
+        found = []
+        while self._next is not None and self._next.row <= row:
+            if self._next.row == row:
+                found.append(self._next)
+            self._next = next(self._lines, None)
+        return found
 
 
 class CheckedJudge:
@@ -52,14 +69,21 @@ class CheckedJudge:
         settings = self.summary.get("settings") or {}
         self.pairs = settings.get("input.against") is not None
         self._both = bool(settings.get("input.both_orders"))
-        self._lines = self._read()
-        self._next: _Line | None = next(self._lines, None)
+        self._readers = [_Forward(self._read(self._folder, swapped=False))]
+        bills = [(self.summary.get("totals") or {}).get("cost_usd")]
+        if self._both:
+            folder = f"{self._folder}/swapped"
+            self._readers.append(_Forward(self._read(folder, swapped=True)))
+            other = read_json(store, f"{folder}/{SUMMARY}") or {}
+            bills.append((other.get("totals") or {}).get("cost_usd"))
+        known = [bill for bill in bills if bill is not None]
+        self._bill = math.fsum(known) if known else None
 
-    def _read(self) -> Iterator[_Line]:
-        columns = [*_VERDICT, *(["swapped"] if self.pairs else [])]
+    def _read(self, folder: str, *, swapped: bool) -> Iterator[_Line]:
+        columns = list(_VERDICT)
         before = -1
-        for name in part_names(self._store, f"{self._folder}/results"):
-            where = f"{self._folder}/results/{name}"
+        for name in part_names(self._store, f"{folder}/results"):
+            where = f"{folder}/results/{name}"
             try:
                 with (
                     self._store.open(where) as file,
@@ -74,24 +98,16 @@ class CheckedJudge:
                                 text = f"{where} is not in the order of the rows that it judges"
                                 self._report.found("judge_rows", text)
                             before = line[0]
-                            yield _Line(*line)
+                            yield _Line(*line, swapped=swapped)
             except (OSError, pa.ArrowException, KeyError) as error:
                 self._report.found("judge_rows", f"{where} cannot be read: {error}")
                 return
-
-    def _of_row(self, row: int) -> list[_Line]:
-        found = []
-        while self._next is not None and self._next.row <= row:
-            if self._next.row == row:
-                found.append(self._next)
-            self._next = next(self._lines, None)
-        return found
 
     def check(self, row: int, answer: str | None, scored: Mapping[str, Any]) -> None:
         """Check the verdict on one row. ``answer`` is the hash of its answer, None where it failed;
         ``scored`` are the fields of the verdict as the scores have them.
         """
-        verdict = self._verdict(answer, self._of_row(row))
+        verdict = self._verdict(answer, [one for each in self._readers for one in each.of_row(row)])
         for field, value in scored.items():
             wanted = verdict.get(field)
             if _same(value, wanted):
@@ -153,10 +169,12 @@ class CheckedJudge:
             if name in recorded and recorded[name] != value:
                 text = f"summary.json says {name} {recorded[name]} of judge {self.name}; there are "
                 self._report.found("judge_counts", f"{text}{value}")
-        bill = (self.summary.get("totals") or {}).get("cost_usd")
-        if recorded.get("cost_usd") != bill:
-            text = f"summary.json says that judge {self.name} cost {recorded.get('cost_usd')}; "
-            self._report.found("judge_counts", f"{text}its own summary says {bill}")
+        told = recorded.get("cost_usd")
+        if (told is None) != (self._bill is None) or not math.isclose(
+            told or 0.0, self._bill or 0.0, rel_tol=_CLOSE
+        ):
+            text = f"summary.json says that judge {self.name} cost {told}; its own summary says "
+            self._report.found("judge_counts", f"{text}{self._bill}")
 
 
 def answers_of(store: StoreReader, name: str) -> Iterator[tuple[int, str | None]]:
