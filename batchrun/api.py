@@ -13,11 +13,12 @@ import difflib
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
 
 from batchrun import assemble
@@ -28,12 +29,13 @@ from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.storage.home import at_home, located
 from batchrun.announcing import Announcing
 from batchrun.api_types import RowOutcome, Summary
-from batchrun.builtin_simulators import standing_in
+from batchrun.builtin_simulators import judges_of, standing_in
 from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameter_flags import keyword_hint
-from batchrun.core.settings.table import BY_NAME, FLAGGED, TABLE
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.settings.table import BY_NAME, FLAGGED, OF_JUDGES, TABLE
 from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.errors import RunStoppedError, UsageError
@@ -43,7 +45,7 @@ from batchrun.rundir.recorded_reading import reading_of
 if TYPE_CHECKING:  # loaded by ``compare`` alone
     from batchrun.views.compare.compare import Comparison
 
-__all__ = ["Options", "RowOutcome", "Summary", "arun", "compare", "run", "score", "stream"]
+__all__ = ["Options", "RowOutcome", "Summary", "arun", "compare", "judge", "run", "score", "stream"]
 
 
 class ArrowStream(Protocol):
@@ -167,6 +169,7 @@ class Options(TypedDict, total=False):
     scores: Mapping[str, Any]
     metrics: Mapping[str, Any]
     gates: Mapping[str, Any]
+    judge: Mapping[str, Any]
     labels: Mapping[str, str | float | bool]
 
 
@@ -191,12 +194,21 @@ def run(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
     Raises ``BatchrunError`` as its subclasses say, ``TypeError`` for an unknown keyword.
     """
     job = _Job(rows, options)
+    return job.summary(_in_own_thread(lambda: job.go(None), job.switch))
+
+
+def _in_own_thread(
+    go: Callable[[], Coroutine[Any, Any, assemble.Result]], switch: StopSwitch
+) -> assemble.Result:
+    """Run a session in a thread and a loop of its own. An interrupt stops it in order, and is
+    raised when it has ended.
+    """
     ended: Future[assemble.Result] = Future()
     ready: Future[asyncio.AbstractEventLoop] = Future()
 
     async def work() -> assemble.Result:
         ready.set_result(asyncio.get_running_loop())
-        return await job.go(None)
+        return await go()
 
     def body() -> None:
         try:
@@ -219,10 +231,10 @@ def run(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
             interrupted = error
             # The loop may not run yet, or not any more.
             with contextlib.suppress(RuntimeError, TimeoutError):
-                ready.result(1).call_soon_threadsafe(job.switch.stop, _INTERRUPTED)
+                ready.result(1).call_soon_threadsafe(switch.stop, _INTERRUPTED)
     if interrupted is not None:
         raise interrupted
-    return job.summary(result)
+    return result
 
 
 async def arun(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
@@ -334,6 +346,7 @@ class _Job:
                 say=_LOG.info,
                 outbox=outbox,
                 observers=observers,
+                judges=judges_of(settings, plan.environment, stack, _LOG.info),
             )
 
     def _find(self) -> Callable[[], Input] | None:
@@ -381,6 +394,79 @@ def score(
     return Summary.of(found.summary, folder, None)
 
 
+def judge(
+    directory: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str],
+    name: str | None = None,
+    against: str | os.PathLike[str] | None = None,
+    both_orders: bool = False,
+    agreement: str | None = None,
+    score: str | None = None,
+    allow_self: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    retry_failed: bool = False,
+    repair: bool = False,
+    **options: Any,
+) -> Summary:
+    """Have a second model judge the answers of a finished run. Returns the summary of that run as
+    it is then: ``judges``, and the ``metrics`` and ``gates`` that its verdicts make.
+
+    ``config`` has the judge's prompt, JSON Schema, model and endpoint; other keywords of ``run``
+    win over it. Judging again sends only what is new or changed. ``against`` is a run whose answers
+    are compared with, ``agreement`` a column of human labels. A judge that a guard stopped is no
+    error: see ``judges[name]["pending"]``.
+
+    Raises ``UsageError`` for what is no finished run, or where the judge is the model that gave the
+    answers, ``RunLockedError`` while a run is live, and as ``run`` does.
+    """
+    from batchrun import judging
+    from batchrun.core.evaluation.judges import Judge
+    from batchrun.rundir.judges.prepare import Pairing, prepare
+
+    _require_keywords(options, [setting.keyword for setting in OF_JUDGES])
+    file = at_home(os.fspath(config))
+    judge_ = Judge.checked(
+        PurePath(file).stem if name is None else name, file, score, agreement, allow_self=allow_self
+    )
+    given = {
+        KEYWORDS[keyword]: _plain(value, KEYWORDS[keyword])
+        for keyword, value in options.items()
+        if value is not None
+    }
+    pairs = None if against is None else Pairing(at_home(os.fspath(against)), both_orders)
+    folder = at_home(os.fspath(directory))
+    place = None if checkpoint is None else at_home(os.fspath(checkpoint))
+    environment, switch = read_environment(), StopSwitch()
+    run_, warnings = prepare(judge_, folder, place, environment, given, pairs)
+    for warning in warnings:
+        _LOG.warning("%s", warning)
+
+    def session(settings: Settings, allowed: Changes) -> assemble.Result:
+        with contextlib.ExitStack() as stack:
+            endpoints = standing_in(settings.endpoints, stack, _LOG.info)
+            going = partial(
+                assemble.session,
+                replace(settings, endpoints=endpoints),
+                environment,
+                find=None,
+                changes=allowed,
+                switch=switch,
+                say=_LOG.info,
+            )
+            return _in_own_thread(going, switch)
+
+    changes = Changes(restart=restart, retry_failed=retry_failed, repair=repair)
+    found = judging.judge(folder, place, run_, changes, session, _LOG.info)
+    for result in found.results:
+        if result.stop is not None:
+            _LOG.warning("%s", result.stop.message)
+    if found.scored.failed is not None:
+        raise found.scored.failed
+    return Summary.of(found.scored.summary, folder, None)
+
+
 def compare(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
@@ -414,14 +500,7 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     """Check the keywords and lay the settings over each other: keyword, environment, file."""
     if isinstance(rows, Summary):
         rows, options = None, {"from_": rows} | dict(options)
-    known = [*_OTHERS, *KEYWORDS]
-    for name, value in options.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            hint = keyword_hint(name, value) or hint
-            message = f"unknown keyword {name!r}; {hint}"
-            raise TypeError(message)
+    _require_keywords(options, [*_OTHERS, *KEYWORDS])
     file = options.get("config")
     raw = {} if file is None else read_config(at_home(os.fspath(file)))
     given = {
@@ -446,6 +525,17 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
         **{name: bool(options.get(name)) for name in _CHANGES},
     )
     return _Plan(settings, environment, rows, changes)
+
+
+def _require_keywords(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raises ``TypeError`` for a keyword that there is not."""
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            hint = keyword_hint(name, value) or hint
+            message = f"unknown keyword {name!r}; {hint}"
+            raise TypeError(message)
 
 
 def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> config.Raw:

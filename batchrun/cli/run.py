@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from batchrun.cli.logs import Log
     from batchrun.core.run.changes import Changes
     from batchrun.ports import Observer
-    from batchrun.rundir.judges.prepare import JudgeRun
 
 _SHORT = {"output.dir": "-o"}
 _TYPES: dict[str, click.ParamType[Any]] = {
@@ -232,7 +231,7 @@ def _run(
     load_arrow()
     from batchrun import assemble
     from batchrun.adapters.environment import open_files
-    from batchrun.builtin_simulators import standing_in
+    from batchrun.builtin_simulators import judges_of, standing_in
     from batchrun.views import ending
 
     make_lean()
@@ -284,28 +283,6 @@ def _run(
     code = int(result.summary["exit_code"])
     unwritten = put_summary(reports, "run", result.summary, settings.dir)
     return unwritten if unwritten is not None and code in (0, 1) else code
-
-
-def judges_of(
-    settings: config.Settings,
-    environment: Mapping[str, str],
-    stack: contextlib.ExitStack,
-    tell: Callable[[str], None],
-) -> Sequence[JudgeRun]:
-    """The judges of the config, ready to run at the end; until the stack is left."""
-    if not settings.evaluation.judges:
-        return ()
-    from batchrun.builtin_simulators import standing_in
-    from batchrun.rundir.judges.prepare import prepare
-
-    found = []
-    for judge in settings.evaluation.judges:
-        run, warnings = prepare(judge, settings.dir, settings.checkpoint, environment)
-        for warning in warnings:
-            tell(f"warning: {judge.key}: {warning}")
-        endpoints = standing_in(run.settings.endpoints, stack, tell)
-        found.append(replace(run, settings=replace(run.settings, endpoints=endpoints)))
-    return found
 
 
 def _changes(flags: dict[str, Any]) -> Changes:

@@ -22,7 +22,6 @@ from batchrun.adapters.sources.splitting import Splitter, needs_of, splitter_of
 from batchrun.core.input.chained_rows import (
     FIELDS,
     HASHED,
-    IDENTITY,
     KIND,
     MESSAGES,
     ROW,
@@ -31,7 +30,6 @@ from batchrun.core.input.chained_rows import (
 from batchrun.core.input.paired_rows import (
     AGAINST_HASH,
     AGAINST_ROW,
-    PAIR_IDENTITY,
     SIDES,
     pair_fields_used,
 )
@@ -68,9 +66,9 @@ class PairInput(RunInput):
     swapped: bool = False
 
     @property
-    def identity(self) -> tuple[str, ...]:
-        """The columns that are carried in any case."""
-        return (*IDENTITY, *PAIR_IDENTITY)
+    def own(self) -> tuple[pa.Field, ...]:
+        """See ``RunInput``."""
+        return (*OWN, *_PAIR_FIELDS)
 
     def _reader(self, carry: Carry | None, shard_rows: int) -> PickingReader:
         return PairReader(

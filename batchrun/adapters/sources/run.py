@@ -91,9 +91,9 @@ class RunInput(Input):
         return same_run or recorded.get("directory") == self.source.directory
 
     @property
-    def identity(self) -> tuple[str, ...]:
-        """The columns that are carried in any case."""
-        return IDENTITY
+    def own(self) -> tuple[pa.Field, ...]:
+        """The columns that tell where a row comes from; they are carried in any case."""
+        return OWN
 
     def recorded(self) -> dict[str, Any]:
         """See ``Input``: where the source is, and its id."""
@@ -105,7 +105,7 @@ class RunInput(Input):
         """See ``Input``. What identifies a row is carried in any case."""
         if wanted != "all":
             named = () if wanted == "none" else wanted
-            wanted = tuple(dict.fromkeys([*named, *self.identity]))
+            wanted = tuple(dict.fromkeys([*named, *(each.name for each in self.own)]))
         found = choose(schema, wanted, with_extra=False, kept=kept)
         # What fitted no column of the first run of a chain goes along under its own name.
         named = [
@@ -116,7 +116,7 @@ class RunInput(Input):
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for a selection without a row, or one that cannot be read."""
-        reader = self._reader(self.choose(pa.schema(OWN), "none"), 1)
+        reader = self._reader(self.choose(pa.schema(self.own), "none"), 1)
         try:
             if next(reader.blocks([Span(0, None, Position())], limit=1), None) is not None:
                 return

@@ -14,21 +14,13 @@ from batchrun.adapters.environment.configuration import read_environment
 from batchrun.adapters.storage.home import at_home
 from batchrun.cli.console import exit_codes, print_json, print_message, print_unwrapped
 from batchrun.cli.paths import PATH, config_flag
-from batchrun.core.settings.table import FLAGGED
-
-SETTINGS = tuple(
-    setting
-    for setting in FLAGGED
-    if setting.section not in ("input", "labels", "notify")
-    and setting.name not in ("output.dir", "output.checkpoint", "output.check_schema")
-)
-"""The settings of a judge that have flags here; what it reads and where it writes is given."""
+from batchrun.core.settings.table import OF_JUDGES
 
 
 def _setting_flags(function: Any) -> Any:
     from batchrun.cli.run import setting_flags
 
-    return setting_flags(function, SETTINGS)
+    return setting_flags(function, OF_JUDGES)
 
 
 @click.command("judge")

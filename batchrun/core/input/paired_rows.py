@@ -13,8 +13,6 @@ from batchrun.core.input.chained_rows import FIELDS
 SIDES = ("a", "b")
 """The names by which templates see the answers."""
 AGAINST_ROW, AGAINST_HASH = "against_row", "against_hash"
-PAIR_IDENTITY = (AGAINST_ROW, AGAINST_HASH)
-"""The columns of a pair besides those of every chained row."""
 
 
 def pair_fields_used(

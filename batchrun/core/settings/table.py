@@ -839,6 +839,16 @@ FLAGGED = (
 )
 """Every setting that may have a flag, in the order of ``--help``."""
 
+OF_JUDGES = tuple(
+    setting
+    for setting in FLAGGED
+    if setting.section not in ("input", "labels", "notify", "scores", "metrics", "gates", "judge")
+    and setting.name not in ("output.dir", "output.checkpoint", "output.check_schema")
+)
+"""The settings that ``batchrun judge`` has flags for. What a judge reads and where it writes is
+given, and its verdicts are always held against their schema.
+"""
+
 KEYWORD_NAMES: Mapping[str, str] = {
     "input.files": "",
     "output.dir": "output",
