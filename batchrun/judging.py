@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters.scoring.label_agreement import require_labels
+from batchrun.adapters.scoring.plan import PlannedJudge
 from batchrun.adapters.storage.store import SUMMARY, USAGE, StoreReader, read_json
 from batchrun.core.cost.money import picodollars
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import RunLockedError, UsageError
-from batchrun.rundir import claim, inspect
+from batchrun.rundir import claim, inspect, state_reader
 from batchrun.rundir.chain import source as sources
-from batchrun.rundir.evaluate.score import Scored, rescored
+from batchrun.rundir.evaluate.score import Scored, rescored, results_schema
 from batchrun.rundir.judges.prepare import (
     JudgeRun,
     changes_for,
@@ -76,6 +78,8 @@ def judge(
         raise RunLockedError(message, holder="")
     sources.require(sources.look_at(directory), allow_partial=False)
     require_other(run, models_of(look.store))
+    schema = results_schema(look.store, state_reader.read(look.checkpoint))
+    require_labels(schema, PlannedJudge(run.judge, run.asked))
     store, lock = claim.take(directory, look.checkpoint, Changes(), say)
     try:
         results = [session(run.settings, changes_for(run, changes))]

@@ -109,6 +109,8 @@ def _level(
         skipped = bool(named) and all(
             name in by_name and by_name[name].errors == SKIP for name in named
         )
+        # What people and a judge agree on are answers: failed rows are none.
+        skipped |= any(rule.name in judge.metric_names for judge in evaluation.judges)
         verdict = gates.judge_metric(
             rule, metric, scored=scored, errors=errors, errors_skipped=skipped
         )
