@@ -198,7 +198,7 @@ def test_the_bill_of_a_run_and_its_judges(world):
     assert said["totals"]["cost_usd_with_judges"] == 36.0
     costs = world.cli("costs", "run", "--by", "model", "--json").json
     assert {line["model"]: line["cost_usd"] for line in costs["rows"]} == {"m": 18.0, "large": 18.0}
-    assert "$36.00 with its judges" in done.err
+    assert "$36.0000 with its judges" in done.err
     world.cli.verified("run")
 
 

@@ -204,11 +204,12 @@ class Spending:
 
 
 def judges_of(durable: DurableRows) -> Iterator[DurableRows]:
-    """The run directories of the judges of a run."""
+    """The run directories of the judges of a run; not those that a restart set aside."""
     names = {*(durable.summary.get("judges") or ()), *(durable.settings.get("judge") or ())}
     if isinstance(durable.store, DiskStore):
         folder = durable.store.folder / "judges"
-        names |= {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        there = folder.iterdir() if folder.is_dir() else ()
+        names |= {path.name for path in there if "." not in path.name}
     for name in sorted(names):
         folder = directory_of(durable.directory, name)
         for place in (folder, swapped_of(folder)):
