@@ -156,7 +156,7 @@ class Comparison:
             )
         fresh, edited = self._compare_input(reselected=selected)
         if self._moved:
-            return Compared(self._carry, grown=True, moved=True)
+            return Compared(self._carry, grown=False, moved=True)
         if self._changes.resend_changed:
             states.put(**{RESENDING: sorted({*(unfinished or ()), *edited})})
         if fresh is not None:

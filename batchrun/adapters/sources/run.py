@@ -98,10 +98,11 @@ class RunInput(Input):
         self, schema: pa.Schema, wanted: str | tuple[str, ...], kept: Collection[str] = ()
     ) -> Carry:
         """See ``Input``. What identifies a row is carried in any case."""
-        if wanted != "all":
-            named = () if wanted == "none" else wanted
-            wanted = tuple(dict.fromkeys([*named, *IDENTITY]))
-        found = choose(schema, wanted, with_extra=False, kept=kept)
+        names = wanted
+        if isinstance(wanted, tuple) or wanted == "none":
+            named = wanted if isinstance(wanted, tuple) else ()
+            names = tuple(dict.fromkeys([*named, *IDENTITY]))
+        found = choose(schema, names, with_extra=False, kept=kept)
         # What fitted no column of the first run of a chain goes along under its own name.
         named = [
             each.with_name(name) if name == part_schema.EXTRA else each
