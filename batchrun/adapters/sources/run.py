@@ -24,13 +24,14 @@ from batchrun.adapters.sources.reader import Carry, choose
 from batchrun.adapters.sources.sampling import PickingReader
 from batchrun.adapters.sources.splitting import Splitter, needs_of, splitter_of
 from batchrun.adapters.storage.store import StoreReader
-from batchrun.core.input.chained_rows import (
+from batchrun.core.request.chained_rows import (
     FIELDS,
     HASHED,
     IDENTITY,
     KIND,
     MESSAGES,
     ROW,
+    SOURCE,
     SOURCE_HASH,
     SOURCE_ROW,
     carried_names,
@@ -46,8 +47,6 @@ Messages = Callable[[Sequence[int], Sequence[str | None]], Sequence[Any]]
 """The messages of the requests of some rows, given their request hashes; None for a row that was
 never sent. Raises ``InputLostError`` where they cannot be found."""
 ANY = "any"
-SOURCE = "source"
-"""The key of the state file for where the source of a run is, and its id."""
 _TYPES = dict(part_schema.RESULT_FIELDS)
 _EXAMPLE_CALL = {"id": "", "type": "", "name": "", "arguments": ""}
 _HASH = "request_hash"
