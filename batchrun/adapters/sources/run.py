@@ -103,11 +103,11 @@ class RunInput(Input):
             names = tuple(dict.fromkeys([*named, *IDENTITY]))
         found = choose(schema, names, with_extra=False, kept=kept)
         # What fitted no column of the first run of a chain goes along under its own name.
-        named = [
+        fields = [
             each.with_name(name) if name == part_schema.EXTRA else each
             for name, each in zip(found.names, found.schema, strict=True)
         ]
-        return replace(found, schema=pa.schema(named))
+        return replace(found, schema=pa.schema(fields))
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for a selection without a row, or one that cannot be read."""
