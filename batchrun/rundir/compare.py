@@ -10,22 +10,22 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import Journal
-from batchrun.adapters.parts.renumbering import Shift, survey
 from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader
-from batchrun.adapters.sources.run import SOURCE as SOURCE_KEY
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.money import format_cost, usd
 from batchrun.core.cost.projection import RowCosts
-from batchrun.core.input.chained_rows import KIND
 from batchrun.core.request.body import anew
+from batchrun.core.request.chained_rows import KIND
+from batchrun.core.request.chained_rows import SOURCE as SOURCE_KEY
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.differences import SOURCE, SOURCE_STATUS, differences
 from batchrun.core.settings.reading import reading_differences, recorded_reading
@@ -44,6 +44,9 @@ from batchrun.rundir.resend import (
     first_difference,
     hash_of,
 )
+
+if TYPE_CHECKING:  # loaded for a source that changed alone
+    from batchrun.adapters.parts.renumbering import Shift
 
 __all__ = ["Changes", "Compared", "Comparison"]
 
@@ -156,7 +159,7 @@ class Comparison:
             )
         fresh, edited = self._compare_input(reselected=selected)
         if self._moved:
-            return Compared(self._carry, grown=True, moved=True)
+            return Compared(self._carry, grown=False, moved=True)
         if self._changes.resend_changed:
             states.put(**{RESENDING: sorted({*(unfinished or ()), *edited})})
         if fresh is not None:
@@ -278,6 +281,8 @@ class Comparison:
             return None
         with contextlib.suppress(BatchrunError):
             blocks = reader.blocks([Span(0, None, Position())], limit=None)
+            from batchrun.adapters.parts.renumbering import survey
+
             hashes = partial(hash_of, self._build)
             return survey(self._parts, self._journal, blocks, hashes)
         return None

@@ -22,9 +22,7 @@ import pyarrow as pa
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.journal import STATES, Journal
-from batchrun.adapters.parts import staged_parts
 from batchrun.adapters.parts.part_check import COLUMNS, CURRENT, Looked, look_at_parts
-from batchrun.adapters.parts.renumbering import Renumbering
 from batchrun.adapters.parts.sealer import Parts, PartsOf, publish
 from batchrun.adapters.sources import columns_notice, opening
 from batchrun.adapters.sources.opening import Input
@@ -41,7 +39,7 @@ from batchrun.adapters.storage.store import (
     write_json,
 )
 from batchrun.core.request.body import WORDING, as_begun
-from batchrun.core.run.shards import plan_reading
+from batchrun.core.run.shards import REBUILT, plan_reading
 from batchrun.core.run.totals import Totals
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.reading import NOW, Reading
@@ -235,6 +233,10 @@ def open_run(
 
 def _finish_renumbering(store: Store, journal: Journal, say: Callable[[str], None]) -> None:
     """Publish the parts that a kill left written aside; see ``adapters.parts.staged_parts``."""
+    if not (journal.folder / REBUILT).exists():
+        return
+    from batchrun.adapters.parts import staged_parts
+
     if staged_parts.finish(store, journal):
         say("the parts that an interrupted --resend-changed had written are published now")
 
@@ -462,6 +464,8 @@ def _renumber(
     """Write the parts again for a source whose rows have other numbers by now, and note the
     settings and the input of today with them. Logs that a kill left are published first.
     """
+    from batchrun.adapters.parts.renumbering import Renumbering
+
     journal, parts = opened.journal, opened.parts
     say("the source changed: finding the place of every done row, and writing the parts again")
     for shard in sorted(journal.touched()):

@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from batchrun.adapters.columns.schema import results_schema
 from batchrun.adapters.journal.journal import STATES, Journal
-from batchrun.adapters.parts import renumbering
 from batchrun.adapters.parts.part_check import look_at_parts
 from batchrun.adapters.parts.sealer import Ending, Parts
 from batchrun.adapters.sources import opening
@@ -165,6 +164,8 @@ class _DoneInSource:
     """Whether a row is done, by its row in a source that changed since. Rows come in order."""
 
     def __init__(self, parts: Parts, journal: Journal, build: Build) -> None:
+        from batchrun.adapters.parts import renumbering
+
         self._build = build
         self._old = renumbering.endings(parts, journal)
         self._ahead = next(self._old, None)

@@ -287,7 +287,12 @@ def require_evaluation(settings: Settings, schema: pa.Schema) -> None:
     if settings.evaluation:
         from batchrun.rundir.evaluate.evaluator import Prepared
 
-        prepared = Prepared(settings.evaluation)
+        asked = None
+        if settings.evaluation.judges:
+            from batchrun.rundir.judges.prepare import asked_by_configs
+
+            asked = asked_by_configs(settings)
+        prepared = Prepared(settings.evaluation, asked=asked)
         try:
             prepared.require(schema)
         finally:

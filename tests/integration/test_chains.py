@@ -83,14 +83,16 @@ def test_an_answer_is_a_row_of_the_next_run(chain, cli):
     cli.verified("two")
 
 
-def test_only_rows_of_the_status_are_taken(chain, published):
+def test_only_rows_of_the_status_are_taken(chain):
     """``ok`` rows by default; failed ones, or all, where that is asked for. A failed row shows why
     it failed and has no content.
     """
     chain.refused = {"q5", "q9"}
     chain.first(code=1)
     chain.next("one", "good")
-    assert [r["source_row"] for r in chain.rows("good")] == [n for n in range(14) if n not in (5, 9)]
+    assert [r["source_row"] for r in chain.rows("good")] == [
+        n for n in range(14) if n not in (5, 9)
+    ]
     shown = ("--prompt", "{{ row.status }} {{ row.error_class }} {{ row.content }}!")
     asked = chain.next("one", "bad", "--from-status", "error", *shown)
     assert asked == ["error payload_too_large !"] * 2
@@ -345,7 +347,9 @@ def test_a_dry_run_tells_what_would_be_sent(chain, cli):
 def test_results_are_scored_after_rows_moved(chain, cli, summary):
     """Scores follow their rows, and parts without a row of the input have none."""
     config = chain.folder / "next.toml"
-    config.write_text('[scores]\nlong = "len(content) > 3"\n[metrics]\nlong = "avg(long)"\n', "utf-8")
+    config.write_text(
+        '[scores]\nlong = "len(content) > 3"\n[metrics]\nlong = "avg(long)"\n', "utf-8"
+    )
     chain.refused = {"q2", "q3"}
     chain.first(code=1)
     chain.next("one", "two", "--from-status", "error", "-c", "next.toml")

@@ -27,7 +27,7 @@ from batchrun.adapters.parts.old_part import OldPart
 from batchrun.adapters.parts.part_writer import Shape
 from batchrun.adapters.parts.sealer import Parts
 from batchrun.adapters.parts.staged_parts import ShardDrafts, StagedParts
-from batchrun.core.input.chained_rows import SOURCE_ROW
+from batchrun.core.request.chained_rows import SOURCE_ROW
 from batchrun.core.run.shards import FORMER_FROM, is_former
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import StorageError

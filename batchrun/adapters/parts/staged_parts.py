@@ -30,14 +30,12 @@ from batchrun.adapters.parts.part_writer import ATTEMPT_BYTES, Shape, count_piec
 from batchrun.adapters.parts.row_groups import Groups
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.store import PART_KINDS, REQUESTS, SCORES, Store, part_name
+from batchrun.core.run.shards import REBUILT
 from batchrun.core.run.totals import Totals
 from batchrun.errors import StorageError
 from batchrun.records import Position, ShardState
 
-FOLDER = "rebuilt"
 FORMER, GONE = "former", "results.parquet"
-STAGED = "rebuilt"
-"""The key of the state file for parts that are whole and not all published yet."""
 
 
 @dataclass(slots=True)
@@ -93,7 +91,7 @@ class StagedParts:
     def begun(cls, checkpoint: Path, shape: Shape) -> Self:
         """An empty folder; what an interrupted rebuild left in it is deleted."""
         discard(checkpoint)
-        folder = checkpoint / FOLDER
+        folder = checkpoint / REBUILT
         files.make_folder(folder, private=True)
         return cls(folder, shape)
 
@@ -195,7 +193,7 @@ def staged_name(kind: str, shard: int) -> str:
 
 def discard(checkpoint: Path) -> None:
     """Delete what a rebuild wrote aside."""
-    folder = checkpoint / FOLDER
+    folder = checkpoint / REBUILT
     if folder.is_dir() and not folder.is_symlink():
         for path in sorted(folder.iterdir()):
             disk.unlink(path)
@@ -208,7 +206,7 @@ def commit(
     in one transaction. ``removed`` are shards that they do not replace.
     """
     told = {"shards": [each.public() for each in shards], "removed": list(removed)}
-    journal.states.put(**{STAGED: told}, **values)
+    journal.states.put(**{REBUILT: told}, **values)
     files.reached("rebuild.committed", journal.folder)
 
 
@@ -219,7 +217,7 @@ def finish(store: Store, journal: Journal) -> bool:
     Raises ``StorageError`` where it cannot be written, ``DamagedError`` where a staged part is not
     what was written.
     """
-    told = journal.states.get(STAGED)
+    told = journal.states.get(REBUILT)
     if told is None:
         discard(journal.folder)
         return False
@@ -229,16 +227,16 @@ def finish(store: Store, journal: Journal) -> bool:
         for found in told["shards"]:
             _publish(store, journal, StagedShard.recorded(found))
         _remove(store, journal, told["removed"])
-        gone = journal.folder / FOLDER / GONE
+        gone = journal.folder / REBUILT / GONE
         if gone.exists():
             files.set_aside(gone, journal.folder / FORMER, GONE)
-        journal.states.put(**{STAGED: None})
+        journal.states.put(**{REBUILT: None})
         files.reached("rebuild.finished", journal.folder)
         discard(journal.folder)
     except OSError as error:
         message = (
             f"cannot write the parts of {store.where()} again: {error}. All of them are safe in "
-            f"{journal.folder / FOLDER}; make room or mend the disk, then run the same command "
+            f"{journal.folder / REBUILT}; make room or mend the disk, then run the same command "
             "again"
         )
         raise StorageError(message) from error
@@ -257,7 +255,7 @@ def _publish(store: Store, journal: Journal, shard: StagedShard) -> None:
         drafts = []
         for kind in kinds:
             draft = stack.enter_context(store.draft(f"{kind}/{name}"))
-            path = journal.folder / FOLDER / staged_name(kind, state.shard)
+            path = journal.folder / REBUILT / staged_name(kind, state.shard)
             with path.open("rb") as file:
                 while piece := file.read(2**20):
                     draft.write(piece)

@@ -23,9 +23,9 @@ from batchrun.adapters.sources.splitting import (
     schema_splitter,
     splitter_of,
 )
-from batchrun.core.input.chained_rows import KIND
 from batchrun.core.request import columns
 from batchrun.core.request.body import split
+from batchrun.core.request.chained_rows import KIND
 from batchrun.core.request.column_roles import JSON
 from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
 from batchrun.core.settings.resolve import Settings

@@ -24,13 +24,13 @@ from batchrun.adapters.sources.reader import Carry, choose
 from batchrun.adapters.sources.sampling import PickingReader
 from batchrun.adapters.sources.splitting import Splitter, needs_of, splitter_of
 from batchrun.adapters.storage.store import StoreReader
-from batchrun.core.input.chained_rows import (
+from batchrun.core.request.chained_rows import (
     FIELDS,
     HASHED,
-    IDENTITY,
     KIND,
     MESSAGES,
     ROW,
+    SOURCE,
     SOURCE_HASH,
     SOURCE_ROW,
     carried_names,
@@ -46,8 +46,6 @@ Messages = Callable[[Sequence[int], Sequence[str | None]], Sequence[Any]]
 """The messages of the requests of some rows, given their request hashes; None for a row that was
 never sent. Raises ``InputLostError`` where they cannot be found."""
 ANY = "any"
-SOURCE = "source"
-"""The key of the state file for where the source of a run is, and its id."""
 _TYPES = dict(part_schema.RESULT_FIELDS)
 _EXAMPLE_CALL = {"id": "", "type": "", "name": "", "arguments": ""}
 _HASH = "request_hash"
@@ -103,16 +101,17 @@ class RunInput(Input):
         self, schema: pa.Schema, wanted: str | tuple[str, ...], kept: Collection[str] = ()
     ) -> Carry:
         """See ``Input``. What identifies a row is carried in any case."""
-        if wanted != "all":
-            named = () if wanted == "none" else wanted
-            wanted = tuple(dict.fromkeys([*named, *(each.name for each in self.own)]))
-        found = choose(schema, wanted, with_extra=False, kept=kept)
+        names = wanted
+        if isinstance(wanted, tuple) or wanted == "none":
+            named = wanted if isinstance(wanted, tuple) else ()
+            names = tuple(dict.fromkeys([*named, *(each.name for each in self.own)]))
+        found = choose(schema, names, with_extra=False, kept=kept)
         # What fitted no column of the first run of a chain goes along under its own name.
-        named = [
+        fields = [
             each.with_name(name) if name == part_schema.EXTRA else each
             for name, each in zip(found.names, found.schema, strict=True)
         ]
-        return replace(found, schema=pa.schema(named))
+        return replace(found, schema=pa.schema(fields))
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for a selection without a row, or one that cannot be read."""

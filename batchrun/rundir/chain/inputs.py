@@ -7,8 +7,8 @@ from dataclasses import replace
 from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.run import run_input
-from batchrun.core.input.chained_rows import MESSAGES, fields_used
 from batchrun.core.request import prompt as prompts
+from batchrun.core.request.chained_rows import MESSAGES, fields_used
 from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.reading import Reading
 from batchrun.core.settings.resolve import Settings

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader
-from batchrun.adapters.sources.run import SOURCE
 from batchrun.core.request import body
 from batchrun.core.request import prompt as prompts
+from batchrun.core.request.chained_rows import SOURCE
 from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.reading import Reading, recorded_reading
 from batchrun.core.settings.resolve import Settings, resolve

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.journal.journal import LOG_NAME
 from batchrun.adapters.sources.files.storage import Stamp
-from batchrun.adapters.sources.run import SOURCE, RunSource
+from batchrun.adapters.sources.run import RunSource
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.object_store import OWNER
 from batchrun.adapters.storage.store import (
@@ -31,6 +31,7 @@ from batchrun.adapters.storage.store import (
     part_number,
     read_json,
 )
+from batchrun.core.request.chained_rows import SOURCE
 from batchrun.core.settings.addresses import format_address, local_path
 from batchrun.core.text.legible import shell_word
 from batchrun.errors import DamagedError, StorageError, UsageError

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from batchrun.adapters.environment import price_list
-from batchrun.adapters.environment.configuration import read_config, read_schema
+from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.journal.journal import STATES
 from batchrun.adapters.storage.home import at_home, located
 from batchrun.core.evaluation.judges import (
@@ -102,6 +102,17 @@ def prepare(
     )
     asked = asked_by(settings.shaping(), judge.name)
     return JudgeRun(judge, settings, asked), warnings
+
+
+def asked_by_configs(settings: Settings) -> dict[str, Asked]:
+    """What the judges of a run are asked, by name, as their configs say. Raises ``UsageError``."""
+    environment = read_environment()
+    found = {}
+    for judge in settings.evaluation.judges:
+        run, _ = prepare(judge, settings.dir, settings.checkpoint, environment)
+        require_other(run, [settings.one_model])
+        found[judge.name] = run.asked
+    return found
 
 
 def _refuse_own(judge: Judge, raw: Raw) -> None:

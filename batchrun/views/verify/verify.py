@@ -85,6 +85,10 @@ def check(
         from batchrun.views.verify import check_scores
 
         check_scores.check_scores(store, summary, report, live=look.live)
+    if _is_chained(summary, known):
+        from batchrun.views.verify import check_source
+
+        check_source.check_source(store, summary, known, report)
     if against:
         from batchrun.views.verify import check_input
 
@@ -98,6 +102,13 @@ def _is_evaluated(store: StoreReader, summary: dict[str, Any] | None) -> bool:
     keys = ("scores", "metrics", "gates", "judge")
     asked = isinstance(settings, dict) and any(settings.get(key) for key in keys)
     return asked or bool(store.names(SCORES))
+
+
+def _is_chained(summary: dict[str, Any] | None, known: Recorded | None) -> bool:
+    """Whether the run was made from another one."""
+    settings = (summary or {}).get("settings")
+    named = isinstance(settings, dict) and settings.get("input.from") is not None
+    return named or (known is not None and known.meta.get("source") is not None)
 
 
 def _names(store: StoreReader, folder: str) -> list[str] | None:
@@ -135,6 +146,9 @@ def _check_state(look: Look, known: Recorded | None, report: Report) -> None:
         report.notes.append(f"{folder / STATES} is missing; digests were not compared")
         if folder.is_dir():
             report.found("state", f"{folder / STATES} is missing; --repair makes it again")
+    if known.meta.get("rebuilt") if known else None:
+        text = "new parts wait to be published (a --resend-changed was killed); run it again"
+        report.found("parts_waiting", text)
     for fault in known.faults if known else ():
         report.found("state", f"{folder / STATES}: {fault}")
     for path in sorted(folder.glob("shard-*.log")):

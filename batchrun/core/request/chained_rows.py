@@ -34,6 +34,8 @@ MESSAGES = "messages"
 """What it has from the request of the row."""
 SOURCE_ROW, SOURCE_HASH = "source_row", "source_hash"
 IDENTITY = (SOURCE_ROW, SOURCE_HASH)
+SOURCE = "source"
+"""The key of the state file for where the source of a run is, and its id."""
 HASHED = ("content", "refusal", "tool_calls")
 """The columns of the results that ``source_hash`` covers."""
 
