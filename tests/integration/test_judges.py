@@ -138,7 +138,7 @@ def world(cli, scripted, answer):
         return 200, {}, answer(verdict_on(asked), model=body["model"])
 
     made = World(cli, scripted(reply))
-    made.prefers = lambda first, second: "a"
+    made.prefers = lambda _first, _second: "a"
     return made
 
 
@@ -148,7 +148,7 @@ TONE = '[judge.tone]\nconfig = "tone.toml"\n'
 def test_verdicts_are_columns_of_the_scores(world):
     """Fields of the schema are there for scores, metrics and gates; failed rows are not judged."""
     world.config(
-        '[scores]\nliked = \'"tone.mark" >= 4\'\nok = \'"tone.pass"\'\n'
+        "[scores]\nliked = '\"tone.mark\" >= 4'\nok = '\"tone.pass\"'\n"
         '[metrics]\nmark = \'avg("tone.mark")\'\nliked = "avg(liked)"\n'
         "kind = '''count(*) FILTER (\"tone.reason\" LIKE 'it is good')'''\n"
         'passed = { value = \'avg("tone.pass")\', by = "topic" }\n'
@@ -406,7 +406,7 @@ def test_the_budget_of_a_run_covers_its_judges(world):
     (world.folder / "tone.toml").write_text(text.replace("output = 1000000", "output = 1000000"))
     prices = PRICES.replace("input = 1000000", "input = 0.001")
     world.config(
-        "[scores]\nmarks = { sql = '\"tone.mark\"', errors = \"skip\" }\n"
+        '[scores]\nmarks = { sql = \'"tone.mark"\', errors = "skip" }\n'
         f'[metrics]\nmark = "avg(marks)"\n[gates]\nmark = ">= 1"\n{prices}{TONE}',
     )
     text = (world.folder / "c.toml").read_text().replace("max_tokens = 100", "max_tokens = 1")
@@ -451,7 +451,9 @@ def test_pairs_in_both_orders(world):
     assert done.code == 0, done.err
     asked = world.asked()
     assert len(asked) == 18  # nine rows that both answered
-    assert sorted(asked[:9]) == sorted(" or ".join(reversed(each.split(" or "))) for each in asked[9:])
+    assert sorted(asked[:9]) == sorted(
+        " or ".join(reversed(each.split(" or "))) for each in asked[9:]
+    )
     found = world.scores()["pair.winner"]
     assert found == [None if text == "FAIL" else "tie" for text in ROWS]
     assert world.summary()["judges"]["pair"]["flips"] == 9
@@ -465,8 +467,13 @@ def test_pairs_in_both_orders(world):
     assert world.judged(*more, config="pair.toml").code == 0
     assert world.summary()["judges"]["pair"]["flips"] == 0
     assert world.scores()["pair.winner"] == [
-        None if mine == "FAIL" else "tie" if mine == theirs else
-        "a" if MARKS.get(mine, 0) > MARKS.get(theirs, 0) else "b"
+        None
+        if mine == "FAIL"
+        else "tie"
+        if mine == theirs
+        else "a"
+        if MARKS.get(mine, 0) > MARKS.get(theirs, 0)
+        else "b"
         for mine, theirs in zip(ROWS, other, strict=True)
     ]
     world.cli.verified("run")
@@ -495,7 +502,7 @@ def test_compare_tells_judges_apart(world):
     gate on one is inconclusive. Others are.
     """
     tables = (
-        "[scores]\nlong = \"len(content) > 3\"\n[metrics]\nmark = 'avg(\"tone.mark\")'\n"
+        '[scores]\nlong = "len(content) > 3"\n[metrics]\nmark = \'avg("tone.mark")\'\n'
         'long = "avg(long)"\n'
     )
     gates = '[gates.compare]\nbaseline = "run"\n'
@@ -599,7 +606,7 @@ def test_a_run_without_judges_loads_nothing_of_them(world):
 
 
 def test_a_stop_while_a_judge_is_at_work(world, until):
-    """Ctrl-C during the judging is orderly: nothing is lost, and the same command judges the rest."""
+    """Ctrl-C during the judging is orderly: nothing is lost; the same command judges the rest."""
     slow = Path(world.folder, "tone.toml")
     slow.write_text(slow.read_text() + "[guards]\ngrace_s = 5\n")
     world.config(f"[metrics]\nmark = 'avg(\"tone.mark\")'\n{TONE}", rows=["good"] * 40)

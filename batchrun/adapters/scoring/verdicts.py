@@ -22,7 +22,7 @@ from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.scoring.plan import PlannedJudge
 from batchrun.adapters.storage.store import StoreReader, part_names
 from batchrun.core.evaluation.judges import COUNTS, SWAPPED, WINNER, in_pair
-from batchrun.core.input.chained_rows import HASHED, SOURCE_HASH, SOURCE_ROW, source_hash
+from batchrun.core.request.chained_rows import HASHED, SOURCE_HASH, SOURCE_ROW, source_hash
 
 ANSWER = ("row", "status", *HASHED)
 """The columns of results that an answer is known by."""
@@ -126,7 +126,7 @@ class Verdicts:
                 inside = pc.and_(pc.greater_equal(row, low), pc.less_equal(row, high))
                 columns = (column.to_pylist() for column in table.filter(inside).columns)
                 for number, *line in zip(*columns, strict=True):
-                    found.setdefault(number, []).append(_Line(*line, swapped=swapped))
+                    found.setdefault(number, []).append(_Line._make((*line, swapped)))
                 at += 1
         return found
 

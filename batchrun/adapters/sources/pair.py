@@ -19,7 +19,7 @@ from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.sources.run import OWN, RunInput, RunReader, RunSource, column_of
 from batchrun.adapters.sources.sampling import PickingReader
 from batchrun.adapters.sources.splitting import Splitter, needs_of, splitter_of
-from batchrun.core.input.chained_rows import (
+from batchrun.core.request.chained_rows import (
     FIELDS,
     HASHED,
     KIND,
@@ -27,7 +27,7 @@ from batchrun.core.input.chained_rows import (
     ROW,
     source_hash,
 )
-from batchrun.core.input.paired_rows import (
+from batchrun.core.request.paired_rows import (
     AGAINST_HASH,
     AGAINST_ROW,
     SIDES,
@@ -58,8 +58,8 @@ class OtherRun:
 
 @dataclass(frozen=True, slots=True)
 class PairInput(RunInput):
-    """An ``Input`` that is pairs of answers. ``swapped`` is whether ``a`` is the answer of the other
-    run.
+    """An ``Input`` that is pairs of answers. ``swapped`` is whether ``a`` is the answer of the
+    other run.
     """
 
     other: OtherRun = field(kw_only=True)

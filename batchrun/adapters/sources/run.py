@@ -146,7 +146,7 @@ def run_input(source: RunSource, stamps: Sequence[Stamp], plan: Plan) -> RunInpu
 class RunReader(ParquetReader):
     """Rows that are the results of another run, as ``reader.Reader`` describes."""
 
-    own = OWN
+    own: tuple[pa.Field, ...] = OWN
     """The columns that tell where a row comes from."""
 
     def __init__(

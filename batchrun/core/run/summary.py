@@ -133,10 +133,10 @@ KEYS: Mapping[str, str] = {
     ),
     "judges": (
         "By the name of a judge: `rows` counts the answers with a judgement of theirs; of those, "
-        "`unparsed` have no verdict that can be read and `failed` got no answer from the judge. "
+        "`unparsed` have no verdict that can be read, `failed` no answer from the judge. "
         "`stale` judgements are of answers that are not there any more, `missing` are `ok` rows "
-        "without a judgement, `pending` rows that the judge still has to judge, `flips` pairs whose "
-        "verdict changed with the order. `status` and `stopped_by` are those of the judge's run, "
+        "without a judgement, `pending` rows that the judge still has to judge, and `flips` pairs "
+        "whose verdict changed with the order. `status` and `stopped_by` are those of the judge's run, "
         "`model` and `cost_usd` too; `sha256` is by what its model, prompt, schema and "
         "parameters are known again. Only with judges."
     ),

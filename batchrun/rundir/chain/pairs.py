@@ -13,8 +13,8 @@ from typing import IO, Any
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.pair import OtherRun, pair_input
 from batchrun.core.evaluation.definitions import Evaluation
-from batchrun.core.input.chained_rows import MESSAGES
-from batchrun.core.input.paired_rows import pair_fields_used
+from batchrun.core.request.chained_rows import MESSAGES
+from batchrun.core.request.paired_rows import pair_fields_used
 from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import InputError

@@ -151,9 +151,7 @@ def in_swapped_order(run: JudgeRun) -> JudgeRun:
     inside = PurePath(settings.checkpoint).name == "checkpoint"
     own = PurePath(settings.checkpoint)
     place = own.parent / SWAPPED / "checkpoint" if inside else own / SWAPPED
-    moved = replace(
-        settings, dir=swapped_of(settings.dir), checkpoint=str(place), swapped=True
-    )
+    moved = replace(settings, dir=swapped_of(settings.dir), checkpoint=str(place), swapped=True)
     return replace(run, settings=moved)
 
 

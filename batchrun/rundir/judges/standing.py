@@ -19,7 +19,6 @@ from batchrun.errors import UsageError
 from batchrun.rundir import inspect, state_reader
 
 
-
 def _pending(summary: Mapping[str, Any]) -> int | None:
     """Rows that a judge still has to judge; None where that is not known."""
     pending: int | None = (summary.get("rows") or {}).get("pending")

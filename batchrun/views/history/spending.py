@@ -211,8 +211,8 @@ def judges_of(durable: DurableRows) -> Iterator[DurableRows]:
         there = folder.iterdir() if folder.is_dir() else ()
         names |= {path.name for path in there if "." not in path.name}
     for name in sorted(names):
-        folder = directory_of(durable.directory, name)
-        for place in (folder, swapped_of(folder)):
+        own = directory_of(durable.directory, name)
+        for place in (own, swapped_of(own)):
             with contextlib.suppress(UsageError):  # it was not begun
                 yield DurableRows(place)
 

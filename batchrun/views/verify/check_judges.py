@@ -98,7 +98,7 @@ class CheckedJudge:
                                 text = f"{where} is not in the order of the rows that it judges"
                                 self._report.found("judge_rows", text)
                             before = line[0]
-                            yield _Line(*line, swapped=swapped)
+                            yield _Line._make((*line, swapped))
             except (OSError, pa.ArrowException, KeyError) as error:
                 self._report.found("judge_rows", f"{where} cannot be read: {error}")
                 return

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from batchrun.core.input.chained_rows import FIELDS
+from batchrun.core.request.chained_rows import FIELDS
 
 SIDES = ("a", "b")
 """The names by which templates see the answers."""
 AGAINST_ROW, AGAINST_HASH = "against_row", "against_hash"
 
 
-def pair_fields_used(
-    paths: Collection[Sequence[str]], whole: Collection[str]
-) -> frozenset[str]:
+def pair_fields_used(paths: Collection[Sequence[str]], whole: Collection[str]) -> frozenset[str]:
     """Which fields of ``a`` and ``b`` templates use, by the dotted names they look up. Where they
     use one as a whole, these are all but ``messages``, which is used by its name alone.
     """
