@@ -205,15 +205,9 @@ class Settings:
             "request.stream": self.stream,
             "output.think": self.think,
             "output.accept_fenced": self.accept_fenced,
-            **self._chained(),
+            "input.from": None if self.source is None else format_address(self.source),
+            "input.from_status": None if self.source is None else self.source_status,
         }
-
-    def _chained(self) -> dict[str, Any]:
-        """What is recorded of ``--from``; nothing without it."""
-        if self.source is None:
-            return {}
-        shown = format_address(self.source)
-        return {"input.from": shown, "input.from_status": self.source_status}
 
     def public(self) -> dict[str, Any]:
         """All settings as they may be shown."""
