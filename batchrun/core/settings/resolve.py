@@ -213,22 +213,24 @@ class Settings:
             "request.stream": self.stream,
             "output.think": self.think,
             "output.accept_fenced": self.accept_fenced,
-            **self._chained(),
+            "input.from": self._source_name(),
+            "input.from_status": None if self.source is None else self.source_status,
+            **self._paired(),
         }
 
-    def _chained(self) -> dict[str, Any]:
-        """What is recorded of ``--from``; nothing without it."""
-        if self.source is None:
+    def _source_name(self) -> str | None:
+        """What is recorded of the source; None where files are the input."""
+        return None if self.source is None else self.source_recorded or format_address(self.source)
+
+    def _paired(self) -> dict[str, Any]:
+        """What is recorded of a judge of pairs; nothing for other runs."""
+        if self.against is None:
             return {}
-        shown = self.source_recorded or format_address(self.source)
-        found: dict[str, Any] = {"input.from": shown, "input.from_status": self.source_status}
-        if self.against is not None:
-            found |= {
-                FROM_AGAINST: format_address(self.against),
-                FROM_BOTH: self.both_orders,
-                "input.swapped": self.swapped,
-            }
-        return found
+        return {
+            FROM_AGAINST: format_address(self.against),
+            FROM_BOTH: self.both_orders,
+            "input.swapped": self.swapped,
+        }
 
     def public(self) -> dict[str, Any]:
         """All settings as they may be shown."""

@@ -211,6 +211,7 @@ TABLE: tuple[Setting, ...] = (
         "--from",
         "Use the results of another run as the input, one row per answer; instead of INPUT files.",
         metavar="DIR",
+        shapes=True,
     ),
     Setting(
         "input",
@@ -220,6 +221,7 @@ TABLE: tuple[Setting, ...] = (
         "Which rows of --from DIR to use.",
         default="ok",
         choices=("ok", "error", "any"),
+        shapes=True,
     ),
     Setting(
         "input",

@@ -105,7 +105,7 @@ def _settings(
         raise UsageError(message)
     found |= {name: told[name] for name in _ALSO if name in told and name in BY_NAME}
     found["output.dir"] = "."
-    if names or "input.from" not in found:
+    if names or found.get("input.from") is None:
         chained = ("input.from", "input.from_status")
         found = {name: value for name, value in found.items() if name not in chained}
         return resolve(found | {"input.files": list(names), "input.format": input_format})

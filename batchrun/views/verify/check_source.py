@@ -20,6 +20,7 @@ from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import BatchrunError
 from batchrun.rundir import inspect, state_reader
+from batchrun.rundir.inspect import Look
 from batchrun.rundir.state_reader import Recorded
 from batchrun.views.verify.findings import Report
 
@@ -34,20 +35,16 @@ def check_source(
     settings = (summary or {}).get("settings")
     named = settings.get("input.from") if isinstance(settings, dict) else None
     recorded = known.meta.get("source") if known is not None else None
-    if isinstance(recorded, dict) and isinstance(recorded.get("directory"), str):
-        named = recorded["directory"]
-    if not isinstance(named, str):
-        return
-    try:
-        look = inspect.look_at(named, None)
-        there = bool(part_names(look.store, "results"))
-    except (OSError, BatchrunError):
-        there = False
-    if not there:
-        note = f"the source {named} is not there; source_row and source_hash were not compared"
+    place = recorded.get("directory") if isinstance(recorded, dict) else None
+    places = [each for each in (place, named) if isinstance(each, str)]
+    found = next(filter(None, map(_looked, places)), None)
+    if found is None:
+        where = " and ".join(places) or "of the run"
+        note = f"the source {where} is not there; source_row and source_hash were not compared"
         report.notes.append(note)
         _compare(store, None, report, sure=False)
         return
+    named, look = found
     resent = known is None or known.meta.get("resending") is None
     theirs = None if look.checkpoint is None else state_reader.read(look.checkpoint)
     sure = resent and known is not None and _is_unchanged(known, theirs)
@@ -58,6 +55,15 @@ def check_source(
             f"{shell_word(named)} that is another one by now, or gone (the first is row {first}): "
             "the command of this run with --resend-changed asks again"
         )
+
+
+def _looked(named: str) -> tuple[str, Look] | None:
+    """The source under one of its names; None where it is not there."""
+    try:
+        look = inspect.look_at(named, None)
+        return (named, look) if part_names(look.store, "results") else None
+    except (OSError, BatchrunError):
+        return None
 
 
 def _is_unchanged(known: Recorded, theirs: Recorded | None) -> bool:
