@@ -16,14 +16,23 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "chains.md").read_text("utf-8")
 FENCE = re.compile(r"^```(\w+) ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(lang, body) for lang, info, body in FENCE.findall(PAGE) if "run" in info.split()]
+FILES = [
+    (info.removeprefix("file="), body)
+    for _, info, body in FENCE.findall(PAGE)
+    if info.startswith("file=")
+]
 
 
 @pytest.mark.slow
 def test_the_page_runs(cli):
     """Only the Chinese questions are sent again, in both steps of the chain."""
     shutil.copytree(ROOT / "samples", cli.folder / "samples")
+    for name, body in FILES:
+        (cli.folder / name).write_text(body, "utf-8")
     python = shlex.quote(sys.executable)
     for language, body in BLOCKS:
+        if "batchrun judge" in body:
+            break  # they have a test of their own
         script = body if language == "sh" else f"{python} - <<'END'\n{body}END\n"
         done = cli.shell(script)
         assert done.returncode == 0, f"{body}\n{done.stdout}{done.stderr}"
@@ -43,3 +52,29 @@ def test_the_page_names_everything_that_templates_see():
         assert f"`row.{name}`" in PAGE, name
     for name in IDENTITY:
         assert f"| `{name}` |" in PAGE, name
+
+
+@pytest.mark.slow
+def test_the_judges_of_the_page_are_proven(cli):
+    """Every command about judges runs as it stands, and what it leaves is sound."""
+    shutil.copytree(ROOT / "samples", cli.folder / "samples")
+    for name, body in FILES:
+        (cli.folder / name).write_text(body, "utf-8")
+    python = shlex.quote(sys.executable)
+    start = [body for _, body in BLOCKS].index(
+        next(body for _, body in BLOCKS if "batchrun judge" in body)
+    )
+    for language, body in BLOCKS[start:]:
+        script = body if language == "sh" else f"{python} - <<'END'\n{body}END\n"
+        done = cli.shell(script)
+        assert done.returncode == 0, f"{body}\n{done.stdout}{done.stderr}"
+    summary = json.loads((cli.folder / "judged/summary.json").read_text("utf-8"))
+    assert {"mark", "good", "mark.agreement", "mark.kappa"} == set(summary["metrics"])
+    assert [gate["verdict"] for gate in summary["gates"].values()] == ["pass"] * 3
+    summary = json.loads((cli.folder / "answers/summary.json").read_text("utf-8"))
+    rows = summary["rows"]["ok"]
+    assert summary["judges"]["score"]["rows"] == rows
+    assert summary["judges"]["pair"]["rows"] == rows
+    assert 0 < summary["judges"]["pair"]["flips"] <= rows
+    for name in ("judged", "answers", "answers/judges/score", "answers/judges/pair/swapped"):
+        cli.verified(name)

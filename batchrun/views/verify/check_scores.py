@@ -140,7 +140,10 @@ class _Check:
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             self._found("scores_unreadable", f"{where} cannot be read: {error}")
             return
-        verdicts = [n for n in found.schema.names[2:] if n.partition(".")[0] in self._judges]
+        # The names of scores and judges have no dots.
+        verdicts = [
+            n for n in found.schema.names if "." in n and n.partition(".")[0] in self._judges
+        ]
         if found.schema.names != ["row", "custom_id", *verdicts, *scores]:
             self._found("scores_columns", f"{where} has not the columns of the run's scores")
             return
