@@ -1,6 +1,6 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|chains]
+    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|chains|judges]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
@@ -8,8 +8,8 @@ quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with s
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
 parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``; with ``scores`` in
 scores-VERSION, of runs with scores and metrics; with ``chains`` in chains-VERSION, of runs that are
-made from the answers of another one, beside that one (``one``). A directory that
-is there is never made again: a format that changes has to read it, or refuse it with a reason.
+made from the answers of another one, beside that one (``one``); with ``judges`` in judges-VERSION, of
+runs whose answers a judge rates at their end. A directory that is there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
 import json
@@ -53,6 +53,30 @@ length = { sql = "len(content)", errors = "skip" }
 long = "avg(long)"
 length = "median(length)"
 """
+JUDGED = """\
+[scores]
+liked = '"tone.mark" >= 3'
+[metrics]
+liked = "avg(liked)"
+mark = 'avg("tone.mark")'
+[judge.tone]
+config = "tone.toml"
+agreement = "note"
+"""
+TONE = """\
+[request]
+model = "judge"
+prompt = "Rate: {{ row.content }}"
+[request.schema]
+type = "object"
+required = ["reason", "mark"]
+additionalProperties = false
+[request.schema.properties]
+reason = { type = "string" }
+mark = { type = "integer", minimum = 1, maximum = 5 }
+[[endpoint]]
+provider = "simulator"
+"""
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -78,7 +102,7 @@ def main() -> None:
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
-    kinds = ("trails", "scores", "chains")
+    kinds = ("trails", "scores", "chains", "judges")
     kind = next((kind for kind in kinds if sys.argv[2:] == [kind]), None)
     folder = HERE / (sys.argv[1] if kind is None else f"{kind}-{sys.argv[1]}")
     folder.mkdir()
@@ -96,6 +120,11 @@ def main() -> None:
         with EmbeddedSimulator(SimulatorOptions()) as endpoint:
             assert _start(folder, "one", endpoint, "rows.jsonl").wait(60) == 1
         _make(folder, "--from", "one", "--prompt", "Check {{ row.content }} {{ note }}", code=0)
+        return
+    if kind == "judges":
+        (folder / "judged.toml").write_text(JUDGED)
+        (folder / "tone.toml").write_text(TONE)
+        _make(folder, "rows.jsonl", "-c", "judged.toml")
         return
     if kind == "scores":
         (folder / "scores.toml").write_text(SCORES)
