@@ -164,7 +164,10 @@ def _opened(
     """The run directory opened for a session; a result where there is nothing left to do."""
     accesses = machinery.accesses(settings.endpoints, environment)
     settings = _with_recorded_judges(settings)
-    judging = _judging(settings, environment, judges, say, machinery) if judges else None
+    judging = None
+    if judges:
+        once = find is not None or "-" in settings.files
+        judging = _judging(settings, environment, judges, say, machinery, once=once)
     free_space.require_room(settings)
     open_files.require(settings)
     build = body.builder(settings)
@@ -239,23 +242,28 @@ def _judging(
     judges: Sequence[JudgeRun],
     say: Callable[[str], None],
     machinery: Machinery,
+    *,
+    once: bool,
 ) -> Judging:
-    """The judges of a run, whose keys, prices and models are looked at before anything is sent."""
+    """The judges of a run, whose keys, prices and models are looked at before anything is sent.
+    ``once`` is whether the input of the run can be read only once.
+    """
     from batchrun.rundir.judges.end_of_run import Judging
-    from batchrun.rundir.judges.prepare import changes_for, require_bounded, require_other
+    from batchrun.rundir.judges import prepare
 
     for one in judges:
         machinery.accesses(one.settings.endpoints, environment)
-        require_other(one, [settings.one_model])
+        prepare.require_other(one, [settings.one_model])
+        prepare.require_messages(one, settings, once=once)
         if settings.max_cost_pd is not None:
-            require_bounded(one)
+            prepare.require_bounded(one)
 
     def judged(one: JudgeRun, switch: StopSwitch) -> Coroutine[Any, Any, Result]:
         return session(
             one.settings,
             environment,
             find=None,
-            changes=changes_for(one),
+            changes=prepare.changes_for(one),
             switch=switch,
             say=lambda text: say(f"judge {one.judge.name}: {text}"),
             machinery=machinery,
@@ -283,6 +291,7 @@ class _Evaluates:
     ) -> None:
         self._stack = stack
         self._settings = settings
+        self._judges = judges
         self._prepared: Prepared | None = None
         if settings.evaluation:
             from batchrun.rundir.evaluate.evaluator import Prepared
@@ -294,6 +303,10 @@ class _Evaluates:
         """See ``Prepared.require``."""
         if self._prepared is not None:
             self._prepared.require(schema)
+        for one in self._judges:
+            from batchrun.rundir.judges import prepare
+
+            prepare.require_templates(one, schema)
 
     def over(self, opened: RunDirectory) -> Evaluator | None:
         """What evaluates an opened run directory."""

@@ -68,7 +68,8 @@ def lines(
         out.append(f"held back most by {BOUND[bound_by]}")
     place = format_address(folder)
     out.append(f"results: {place}/results")
-    if rows["pending"] == 0:
+    judging = any(one.get("pending") for one in (summary.get("judges") or {}).values())
+    if rows["pending"] == 0 and not (judging and resume):
         out.append(f"next: batchrun verify {shell_word(place)}{_where(checkpoint)}")
         if summary["errors"].keys() - {"invalid_row"}:
             out.append("to send failed rows again: the same command with --retry-failed")

@@ -1,6 +1,7 @@
 """A second model judges the answers of a run, and its verdicts are columns of the run's scores."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -65,7 +66,7 @@ class World:
 
     def __init__(self, cli, endpoint):
         self.cli, self.endpoint, self.folder = cli, endpoint, cli.folder
-        self.failing = {"FAIL"}
+        self.failing, self.env = {"FAIL"}, {}
         self.config()
         for name, schema in (("mark", MARK_SCHEMA), ("pair", PAIR_SCHEMA)):
             (self.folder / f"{name}.json").write_text(json.dumps(schema))
@@ -94,11 +95,11 @@ class World:
 
     def run(self, *more, config="c.toml"):
         """Run it."""
-        return self.cli("run", "-c", config, "--no-progress", *more)
+        return self.cli("run", "-c", config, "--no-progress", *more, env=self.env)
 
     def judged(self, *more, folder="run", config="tone.toml"):
         """Judge it by the command."""
-        return self.cli("judge", folder, "-c", config, "--no-progress", *more)
+        return self.cli("judge", folder, "-c", config, "--no-progress", *more, env=self.env)
 
     def asked(self):
         """What judges were asked since the last call."""
@@ -316,6 +317,7 @@ def test_a_judge_that_cannot_be_is_refused(world, arguments, said):
         ("[request]", '[judge.x]\nconfig = "y.toml"\n[request]', "no judges of its own"),
         ('prompt = "{{ row.content }}"', "", "--prompt"),
         ("{{ row.content }}", "{{ row.contnt }}", "contnt"),
+        ("{{ row.content }}", "{{ texd }}", "texd"),
     ],
 )
 def test_a_config_that_is_no_judges_is_refused_before_the_run(world, before, after, said):
@@ -325,12 +327,8 @@ def test_a_config_that_is_no_judges_is_refused_before_the_run(world, before, aft
     (world.folder / "tone.toml").write_text(text.replace(before, after))
     world.config(TONE)
     done = world.run()
-    if said == "contnt":  # the columns of the answers are not known before
-        assert done.code == 5
-        assert world.summary()["status"] == "complete_with_errors"
-    else:
-        assert done.code == 2, done.err
-        assert world.endpoint.requests == []
+    assert done.code == 2, done.err
+    assert world.endpoint.requests == []
     assert said in done.err
     world.config()
     assert world.run().code == 1
@@ -350,6 +348,8 @@ def test_a_config_that_is_no_judges_is_refused_before_the_run(world, before, aft
         (f'{TONE}[gates]\njudges.tone.unpased = "== 0"\n', "gates.judges.tone.unpased"),
         (f'{TONE}[gates]\ntone.kappa = ">= 0.5"\n', "gates.tone.kappa"),
         (f"{TONE}[scores]\nx = '\"tone.marc\" > 1'\n", "tone.mark"),
+        (f'{TONE}[scores]\nx = "tone.mark > 1"\n', 'write "tone.mark" in double quotes'),
+        (f'{TONE}[metrics]\nx = "avg(tone.mark)"\n', 'write "tone.mark" in double quotes'),
         (f'{TONE}agreement = "nothing"\n', "no column 'nothing'"),
     ],
 )
@@ -558,6 +558,81 @@ def test_a_judge_needs_a_finished_run(world):
     assert world.asked() == []
     done = world.judged(folder="nowhere")
     assert done.code == 2
+
+
+def test_a_live_run_is_not_judged(world):
+    """While another process works on the directory, judging is exit 2 and sends nothing."""
+    assert world.run().code == 1
+    world.asked()
+    folder = os.open(world.folder / "run", os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        done = world.judged()
+    finally:
+        os.close(folder)
+    assert done.code == 2, done.err
+    assert "a run is working on" in done.err
+    assert world.asked() == []
+
+
+def test_requests_that_cannot_be_shown_are_refused_before_the_run(world):
+    """A judge that is shown `row.messages` of a run over piped rows needs `--requests all`."""
+    world.judge("tone", "{{{{ row.messages[-1].content }}}}")
+    world.config(TONE)
+    rows = (world.folder / "rows.jsonl").read_text()
+    config = (world.folder / "c.toml").read_text().replace('"rows.jsonl"', '"-"')
+    (world.folder / "c.toml").write_text(config.replace("[input]", '[input]\nformat = "jsonl"'))
+    for more, code in ((), 2), (("--requests", "all"), 1):
+        done = subprocess.run(
+            [sys.executable, "-m", "batchrun", "run", "-c", "c.toml", "--no-progress", *more],
+            input=rows,
+            cwd=world.folder,
+            env=os.environ | {"HOME": str(world.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        if code == 2:
+            assert "--requests all" in done.stderr
+            assert world.endpoint.requests == []
+    assert world.asked() == [text for text in ROWS if text != "FAIL"]
+    world.cli.verified("run")
+
+
+def test_validate_knows_judges(world):
+    """A config with judges is checked as the run would: their columns are known, and what is wrong
+    is said.
+    """
+    world.config(f"[metrics]\nmark = 'avg(\"tone.mark\")'\n{TONE}")
+    done = world.cli("validate", "-c", "c.toml")
+    assert done.code == 0, done.err
+    world.config(f"[metrics]\nmark = 'avg(\"tone.marc\")'\n{TONE}")
+    done = world.cli("validate", "-c", "c.toml")
+    assert done.code == 2
+    assert "tone.mark" in done.err
+
+
+def test_a_judge_in_a_bucket(world, store):
+    """A run directory in an object store is judged there; its checkpoint has that of the judge."""
+    flags = ("--checkpoint", "ck")
+    folder, world.env = f"s3://{store.bucket}/judged/run", store.env
+    config = (world.folder / "c.toml").read_text().replace('"run"', f'"{folder}"')
+    (world.folder / "c.toml").write_text(config)
+    done = world.run(*flags)
+    assert done.code == 1, done.err
+    world.asked()
+    done = world.judged(*flags, folder=folder)
+    assert done.code == 1, done.err
+    assert len(world.asked()) == 9
+    assert world.judged(*flags, folder=folder).code == 1
+    assert world.asked() == []
+    assert (world.folder / "ck/judges/tone/journal.db").exists()
+    done = world.cli("verify", folder, *flags, env=store.env)
+    assert done.code == 0, done.out
+    sql = 'SELECT count("tone.mark") AS marks FROM scores'
+    found = world.cli("query", folder, sql, "--format", "json", env=store.env)
+    assert found.json == [{"marks": 8}]
 
 
 def test_from_python(world, monkeypatch):

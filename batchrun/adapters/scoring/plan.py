@@ -202,6 +202,19 @@ def _columns(schema: pa.Schema, parsed: Parsed) -> tuple[str, ...]:
     return tuple(name for name in schema.names if name.lower() in parsed.columns)
 
 
+def _refuse_unquoted(key: str, parsed: Parsed, schema: pa.Schema) -> None:
+    """Raises ``UsageError`` where a field of a judge is named as if the judge were a table."""
+    for name in schema.names:
+        judge, dot, field = name.lower().partition(".")
+        named = {judge, field} <= parsed.columns and name.lower() not in parsed.columns
+        if dot and named and judge not in map(str.lower, schema.names):
+            message = (
+                f"{key}: write {quoted(name)} in double quotes, for that is the name of the column: "
+                f"{parsed.text}"
+            )
+            raise UsageError(message)
+
+
 def _require_columns(key: str, parsed: Parsed, columns: Iterable[str]) -> None:
     """No word of SQL's own stands for a column that is not there."""
     own = parsed.columns & parser.OF_NO_COLUMN - {name.lower() for name in columns}
@@ -225,6 +238,7 @@ def _score(
     parsed = _parsed(database, score.sql or "", score.key, "score", schema)
     columns = _columns(schema, parsed)
     _require_columns(score.key, parsed, columns)
+    _refuse_unquoted(score.key, parsed, schema)
     with database.tables(results=_empty(schema, {*KEYS, *schema.names})):
         # All columns are there, so that a message can name the nearest.
         kind = database.types(f"SELECT (\n{score.sql}\n) AS x FROM results", score.key)[0][1]
@@ -269,6 +283,7 @@ def _metric(
     words: dict[str, str | None] = {}
     used = set(_columns(schema, parsed))
     _require_columns(metric.key, parsed, used)
+    _refuse_unquoted(metric.key, parsed, schema)
     for part, text in grouping.items():
         words[part] = None
         if text is None:

@@ -9,9 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+import pyarrow as pa
+
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.environment import price_list
 from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.journal.journal import STATES
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.run import RunReader, RunSource
+from batchrun.adapters.sources.splitting import roles_of, splitter_of
+from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.home import at_home, located
 from batchrun.core.evaluation.judges import (
     JUDGE,
@@ -23,10 +30,13 @@ from batchrun.core.evaluation.judges import (
     folder_of,
     same_model,
 )
+from batchrun.core.request import prompt as prompts
+from batchrun.core.request.chained_rows import KIND, MESSAGES, fields_used
 from batchrun.core.request.worst_case import worst_case
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings import resolve
 from batchrun.core.settings.addresses import local_path, split_query
+from batchrun.core.settings.reading import NOW
 from batchrun.core.settings.resolve import Raw, Settings
 from batchrun.errors import UnboundedError, UsageError
 from batchrun.records import Request
@@ -34,6 +44,7 @@ from batchrun.rundir.preflight import Priced
 
 _OWN = ("input.", "output.dir", "output.checkpoint")
 """Settings that a judge has from the run that it judges."""
+_NO_FILE = Stamp("", 0, 0, None)
 _FROM = "../.."
 """That run, from where the judge's own is."""
 
@@ -190,6 +201,42 @@ def require_other(run: JudgeRun, models: Sequence[str | None]) -> None:
             f"{'' if found == run.settings.one_model else f' (as {found})'}, and models rate their "
             "own answers too high. Name another model, or allow it with --allow-self "
             f"(allow_self = true in [{JUDGE}.{run.judge.name}])"
+        )
+        raise UsageError(message)
+
+
+def require_templates(run: JudgeRun, schema: pa.Schema) -> None:
+    """See that the judge's templates name what the answers of a run with this schema of results
+    will have. Raises ``UsageError``.
+    """
+    plan = prompts.plan(run.settings)
+    if plan is None:
+        return
+    source = RunSource("", "", DiskStore(Path()), (), _carried(schema), "ok")
+    splitter = splitter_of(KIND, plan, NOW)
+    reader = RunReader(source, frozenset(), [_NO_FILE], None, 1, splitter)
+    try:
+        plan.shaper(reader.sample(), lambda _: b"", roles_of(splitter))
+    except UsageError as error:
+        message = f"{_config_of(run.judge)}: {error}"
+        raise UsageError(message) from None
+
+
+def _carried(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name not in part_schema.RESULT_NAMES])
+
+
+def require_messages(run: JudgeRun, settings: Settings, *, once: bool) -> None:
+    """Raises ``UsageError`` where a judge is shown the requests of a run that cannot be found again:
+    it reads its input ``once``, and keeps no requests.
+    """
+    plan = prompts.plan(run.settings)
+    if plan is None or not once or settings.requests == "all":
+        return
+    if MESSAGES in fields_used(plan.templates.paths, plan.templates.whole):
+        message = (
+            f"{_config_of(run.judge)}: the judge is shown row.messages, and the input of this run "
+            "can be read only once. Keep its requests with --requests all (output.requests)"
         )
         raise UsageError(message)
 
