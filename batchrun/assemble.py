@@ -248,8 +248,8 @@ def _judging(
     """The judges of a run, whose keys, prices and models are looked at before anything is sent.
     ``once`` is whether the input of the run can be read only once.
     """
-    from batchrun.rundir.judges.end_of_run import Judging
     from batchrun.rundir.judges import prepare
+    from batchrun.rundir.judges.end_of_run import Judging
 
     for one in judges:
         machinery.accesses(one.settings.endpoints, environment)

@@ -8,8 +8,9 @@ quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with s
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
 parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``; with ``scores`` in
 scores-VERSION, of runs with scores and metrics; with ``chains`` in chains-VERSION, of runs that are
-made from the answers of another one, beside that one (``one``); with ``judges`` in judges-VERSION, of
-runs whose answers a judge rates at their end. A directory that is there is never made again: a format that changes has to read it, or refuse it with a reason.
+made from the answers of another one, beside that one (``one``); with ``judges`` in judges-VERSION,
+of runs whose answers a judge rates at their end. A directory that is there is never made again: a
+format that changes has to read it, or refuse it with a reason.
 """
 
 import json

@@ -209,7 +209,7 @@ def _refuse_unquoted(key: str, parsed: Parsed, schema: pa.Schema) -> None:
         named = {judge, field} <= parsed.columns and name.lower() not in parsed.columns
         if dot and named and judge not in map(str.lower, schema.names):
             message = (
-                f"{key}: write {quoted(name)} in double quotes, for that is the name of the column: "
+                f"{key}: write {quoted(name)} in double quotes, which is the name of the column: "
                 f"{parsed.text}"
             )
             raise UsageError(message)

@@ -227,8 +227,8 @@ def _carried(schema: pa.Schema) -> pa.Schema:
 
 
 def require_messages(run: JudgeRun, settings: Settings, *, once: bool) -> None:
-    """Raises ``UsageError`` where a judge is shown the requests of a run that cannot be found again:
-    it reads its input ``once``, and keeps no requests.
+    """Raises ``UsageError`` where a judge is shown the requests of a run that cannot be found
+    again: it reads its input ``once``, and keeps no requests.
     """
     plan = prompts.plan(run.settings)
     if plan is None or not once or settings.requests == "all":
