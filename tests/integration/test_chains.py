@@ -339,6 +339,9 @@ def test_a_dry_run_tells_what_would_be_sent(chain, cli):
     assert json.loads(told.out)["rows"] == 14
     told = cli("estimate", "--from", "one", *ASK, "--model", "m", "--json")
     assert json.loads(told.out)["rows"] == 14
+    pilot = ("--pilot", "10", "-o", "pilot", "--base-url", chain.url, "--no-progress")
+    told = cli("estimate", "--from", "one", *ASK, "--model", "m", *pilot, "--json")
+    assert told.code == 0 and len(chain.rows("pilot")) == 10, told.err
     again = ("run", "--from", "one", "-o", "two", *ASK, *QUICK, "--model", "m")
     assert cli(*map(str, again), "--base-url", chain.url, "--dry-run").code == 2
     told = cli(*map(str, again), "--base-url", chain.url, "--dry-run", "--resend-changed", "--json")
@@ -398,6 +401,10 @@ def test_a_rows_place_in_its_source_is_verified(chain, cli):
     pq.write_table(table.set_column(place, table.schema.field(place), wrong), part)
     done = cli("verify", "two")
     assert done.code == 1 and "is not of the answer in row 4 of its source" in done.out
+    place = table.schema.get_field_index("source_row")
+    back = pa.array(reversed(range(4, 4 + table.num_rows)), pa.int64())
+    pq.write_table(table.set_column(place, table.schema.field(place), back), part)
+    assert "row 5 has source_row 6 after 7" in cli("verify", "two").out
     shutil.rmtree(chain.folder / "one")
     assert "source_row and source_hash were not compared" in cli("verify", "two").out
 
