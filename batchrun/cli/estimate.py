@@ -265,6 +265,7 @@ def of_sample(settings: Settings, path: Path) -> Settings:
     return replace(
         settings,
         files=(str(path),),
+        source=None,
         format="jsonl",
         quoting=None,
         delimiter=None,

@@ -1,4 +1,4 @@
-"""The blocks of docs/chains.md run as they stand, one after the other, and say what the page says."""
+"""The blocks of docs/chains.md run as they stand, and do what the page says."""
 
 import json
 import re

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -338,6 +339,9 @@ def test_a_dry_run_tells_what_would_be_sent(chain, cli):
     assert json.loads(told.out)["rows"] == 14
     told = cli("estimate", "--from", "one", *ASK, "--model", "m", "--json")
     assert json.loads(told.out)["rows"] == 14
+    pilot = ("--pilot", "10", "-o", "pilot", "--base-url", chain.url, "--no-progress")
+    told = cli("estimate", "--from", "one", *ASK, "--model", "m", *pilot, "--json")
+    assert told.code == 0 and len(chain.rows("pilot")) == 10, told.err
     again = ("run", "--from", "one", "-o", "two", *ASK, *QUICK, "--model", "m")
     assert cli(*map(str, again), "--base-url", chain.url, "--dry-run").code == 2
     told = cli(*map(str, again), "--base-url", chain.url, "--dry-run", "--resend-changed", "--json")
@@ -357,4 +361,127 @@ def test_results_are_scored_after_rows_moved(chain, cli, summary):
     chain.first("--retry-failed", "--param", "seed=1", "--resend-changed", code=1)
     chain.next("one", "two", "--from-status", "error", "-c", "next.toml", "--resend-changed")
     assert summary("two")["metrics"]["long"]["n"] == 1
+    cli.verified("two")
+
+
+def test_a_lost_state_file_is_found_out_again(chain, cli, summary):
+    """``--repair`` makes it from the parts and the source, attempts of former rows included."""
+    chain.refused = {"q2", "q3", "q6"}
+    chain.first(code=1)
+    chain.next("one", "two", "--from-status", "error")
+    chain.refused = {"q6"}
+    chain.first("--retry-failed", code=1)
+    chain.next("one", "two", "--from-status", "error", "--resend-changed")
+    for path in (chain.folder / "two/checkpoint").glob("journal.db*"):
+        path.unlink()
+    assert chain.next("one", "two", "--from-status", "error", code=2) == []
+    assert chain.next("one", "two", "--from-status", "error", "--repair") == []
+    assert summary("two")["totals"]["attempts"] == 3
+    assert chain.next("one", "two", "--from-status", "error") == []
+    cli.verified("two")
+
+
+def test_a_rows_place_in_its_source_is_verified(chain, cli):
+    """An answer that the source changed since is a note with the command that asks again; one that
+    was never the source's is damage.
+    """
+    chain.first()
+    chain.next("one", "two")
+    chain.answers["q7"] = "another"
+    chain.first("--param", "seed=1", "--resend-changed")
+    done = cli("verify", "two")
+    assert done.code == 0 and "1 row is about an answer" in done.out
+    assert "the first is row 7" in done.out and "--resend-changed asks again" in done.out
+    chain.next("one", "two", "--resend-changed")
+    assert "note:" not in cli("verify", "two").out
+    part = chain.folder / "two/results/part-00000001.parquet"
+    table = pq.read_table(part, partitioning=None)
+    place = table.schema.get_field_index("source_hash")
+    wrong = pa.array(["0" * 64] * table.num_rows)
+    pq.write_table(table.set_column(place, table.schema.field(place), wrong), part)
+    done = cli("verify", "two")
+    assert done.code == 1 and "is not of the answer in row 4 of its source" in done.out
+    place = table.schema.get_field_index("source_row")
+    back = pa.array(reversed(range(4, 4 + table.num_rows)), pa.int64())
+    pq.write_table(table.set_column(place, table.schema.field(place), back), part)
+    assert "row 5 has source_row 6 after 7" in cli("verify", "two").out
+    shutil.rmtree(chain.folder / "one")
+    assert "source_row and source_hash were not compared" in cli("verify", "two").out
+
+
+def test_a_limited_run_keeps_what_lies_behind(chain):
+    """``--limit`` bounds what is sent, not what is kept: rows behind it move with the others."""
+    chain.refused = {"q0"}
+    chain.first(code=1)
+    chain.next("one", "two")
+    chain.refused = set()
+    chain.first("--retry-failed")
+    assert chain.next("one", "two", "--resend-changed", "--limit", "1") == [
+        "Check re q0 about topic 0"
+    ]
+    assert [row["source_row"] for row in chain.rows("two")] == list(range(14))
+
+
+def test_a_sample_of_a_source_stays_that_sample(chain):
+    """Its rows are those that were drawn; of a source that changed since, nothing is sent."""
+    chain.refused = {"q5"}
+    chain.first(code=1)
+    assert len(chain.next("one", "two", "--sample", "5")) == 5
+    assert chain.next("one", "two", "--sample", "5") == []
+    chain.refused = set()
+    chain.first("--retry-failed")
+    assert chain.next("one", "two", "--sample", "5", "--resend-changed", code=2) == []
+    assert "the sample was drawn from other rows" in chain.err
+
+
+def test_carry_chooses_columns_and_never_the_identity(chain):
+    """``--carry none`` leaves what identifies a row: without it no row would be found again."""
+    chain.first()
+    chain.next("one", "two", "--carry", "none")
+    names = set(chain.rows("two")[0])
+    assert {"source_row", "source_hash"} <= names and "topic" not in names
+    chain.next("one", "three", "--carry", "topic")
+    assert {"source_row", "source_hash", "topic"} <= set(chain.rows("three")[0])
+    assert chain.next("one", "two", "--carry", "none") == []
+
+
+def test_an_edit_that_changes_no_selected_row_sends_nothing(chain):
+    """Parts of the source that were written again, with the answers as they were, are no change."""
+    chain.refused = {"q5"}
+    chain.first(code=1)
+    chain.next("one", "two")
+    chain.first("--retry-failed", code=1)
+    assert chain.next("one", "two") == []
+    assert "comparing 4 shards" in chain.err
+    assert chain.next("one", "two") == []
+    assert "comparing" not in chain.err and "nothing left to send" in chain.err
+
+
+def test_other_statuses_of_the_source_are_a_change(chain, cli):
+    """``--from-status any`` where the run was begun with ``ok`` keeps what is done and sends the
+    failed rows, once that is asked for.
+    """
+    chain.refused = {"q5", "q6"}
+    chain.first(code=1)
+    ask = ("--prompt", "{{ topic }}")
+    chain.next("one", "two", *ask)
+    assert chain.next("one", "two", *ask, "--from-status", "any", code=2) == []
+    assert "input.from_status" in chain.err and "2 rows are new" in chain.err
+    assert chain.next("one", "two", *ask, "--from-status", "any", "--keep-done", code=2) == []
+    asked = chain.next("one", "two", *ask, "--from-status", "any", "--resend-changed")
+    assert asked == ["topic 5", "topic 6"]
+    cli.verified("two")
+
+
+def test_rows_that_failed_keep_their_place_too(chain, cli):
+    """A failed row of the chain whose request is the same moves with its error, and is not sent."""
+    chain.refused = {"q2", "Check re q8 about topic 8"}
+    chain.first(code=1)
+    chain.next("one", "two", code=1)
+    chain.refused.remove("q2")
+    chain.first("--retry-failed")
+    asked = chain.next("one", "two", "--resend-changed", code=1)
+    assert asked == ["Check re q2 about topic 2"]
+    failed = [row["source_row"] for row in chain.rows("two") if row["status"] == "error"]
+    assert failed == [8]
     cli.verified("two")

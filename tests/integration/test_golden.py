@@ -311,8 +311,8 @@ def test_judged_runs_go_on(cli, simulator, published):
 
 
 def test_chained_runs_go_on(cli, simulator):
-    """Runs that were made from another one verify, resume and are retried, although all of them were
-    moved since; nothing that is done is asked again.
+    """Runs that were made from another one verify, resume and are retried, although all of them
+    were moved since; nothing that is done is asked again.
     """
     folders = sorted(GOLDEN.glob("chains-*"))
     assert folders

@@ -400,7 +400,7 @@ def with_one_input(raw: Raw, given: Raw) -> Raw:
 def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
     value = {setting.name: _value(setting, raw) for setting in TABLE}
-    check_input(value, raw)
+    check_input(value)
     if value["output.dir"] is None:
         message = "no run directory: give one with -o DIR, or set output.dir in the config file"
         raise UsageError(message)

@@ -272,7 +272,7 @@ def _check_message(setting: Setting, place: int, message: object) -> None:
     _check_json(setting, message, f"[{place}]")
 
 
-def check_input(value: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
+def check_input(value: Mapping[str, Any]) -> None:
     """Whether there is one input: files, or the results of another run. Raises ``UsageError``."""
     if value["input.from"] is None:
         if not value["input.files"]:
@@ -282,7 +282,7 @@ def check_input(value: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
             )
             raise UsageError(message)
         for name, flag in (("from_status", "--from-status"), ("allow_partial", "--allow-partial")):
-            if raw.get(f"input.{name}"):
+            if value[f"input.{name}"] not in ("ok", False):
                 message = f"input.{name} ({flag}) belongs to --from DIR, which is not given"
                 raise UsageError(message)
         return

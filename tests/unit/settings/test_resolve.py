@@ -433,3 +433,36 @@ def test_bounds_of_the_concurrency_that_exclude_each_other_are_refused():
     """The error names both flags."""
     with pytest.raises(UsageError, match=r"--min-concurrency.*--max-concurrency"):
         _resolve(**{"endpoint.min_concurrency": 20, "endpoint.max_concurrency": 10})
+
+
+CHAINED = {"input.from": "one", "output.dir": "run", "request.prompt": "{{ row.content }}"}
+NO_CHAIN = [
+    ({"input.files": ["a"]}, "leave the input files"),
+    ({"request.prompt": None}, "say what to ask"),
+    ({"input.send": ["a"]}, "every column is data"),
+    ({"input.send": "all"}, "every column is data"),
+    ({"input.format": "csv"}, "how input files are read"),
+    ({"input.delimiter": ";"}, "how input files are read"),
+    ({"input.from": None, "input.files": ["a"], "input.from_status": "any"}, "--from-status"),
+    ({"input.from": None, "input.files": ["a"], "input.allow_partial": True}, "--allow-partial"),
+]
+
+
+@pytest.mark.parametrize(("more", "words"), NO_CHAIN)
+def test_what_does_not_go_with_from_is_refused(more, words):
+    """One input, a prompt, and nothing about files or parameters."""
+    assert resolve(CHAINED).source == "one" and resolve(CHAINED).files == ()
+    assert resolve({**CHAINED, "input.send": "none"}).source == "one"
+    with pytest.raises(UsageError, match=words):
+        resolve({**CHAINED, **more})
+
+
+def test_another_input_replaces_that_of_the_file():
+    """Files on the command line replace ``input.from`` of the config file, and the reverse."""
+    file = {"input.from": "one", "input.from_status": "any"}
+    raw, _ = config.lay_over(file, {}, {"input.files": ["a.jsonl"]})
+    assert "input.from" not in raw and "input.from_status" not in raw
+    raw, _ = config.lay_over({"input.files": ["a.jsonl"]}, {}, {"input.from": "one"})
+    assert "input.files" not in raw and raw["input.from"] == "one"
+    raw, _ = config.lay_over({}, {}, {"input.from": "one", "input.files": ["a.jsonl"]})
+    assert {"input.files", "input.from"} <= raw.keys()

@@ -62,5 +62,6 @@ def _refused(named: str, directory: str) -> InputError:
     return InputError(
         f"input {shown}: these are the results of a run, {storage.Stamp(directory, 0, 0).name}. To "
         f"use its answers as input, name that run with --from: batchrun run --from "
-        f"{shell_word(directory)} --prompt 'Summarize: {{{{ row.content }}}}' -o OUT"
+        f"{shell_word(directory)} --prompt 'Summarize: {{{{ row.content }}}}' -o OUT. "
+        "`batchrun export` writes them into a file"
     )
