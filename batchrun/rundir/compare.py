@@ -16,13 +16,13 @@ from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
-from batchrun.adapters.sources.reader import Carry, Reader, choose
+from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.money import format_cost, usd
 from batchrun.core.cost.projection import RowCosts
 from batchrun.core.request.body import anew
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.differences import differences
+from batchrun.core.settings.differences import IMPLIED, REPEAT, differences
 from batchrun.core.settings.reading import reading_differences, recorded_reading
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
@@ -234,9 +234,7 @@ class Comparison:
         if self._given.has_extra:
             return None
         recorded = self._carry.schema
-        now = choose(
-            reader.schema(), self._settings.carry, with_extra=False, kept=recorded.names
-        ).schema
+        now = self._given.chosen(reader.schema(), self._settings.carry, recorded.names).schema
         return None if now.equals(recorded) else _schema_difference(recorded, now)
 
     def _lost_rows(self, before: Sequence[ShardState], fresh: Sequence[ShardState]) -> list[int]:
@@ -292,10 +290,13 @@ class Comparison:
         if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX or self._given.pipe is not None:
             return None
         try:
+            repeat = self._settings.repeat
+            recorded = states.get("settings") or {}
+            before = recorded.get(REPEAT, IMPLIED[REPEAT])
             answered = {
-                ending.request_hash
+                (ending.request_hash, row % before)
                 for state in self._journal.shards()
-                for ending in endings(self._parts, self._journal, state.shard).values()
+                for row, ending in endings(self._parts, self._journal, state.shard).items()
                 if ending.error_class is None
             }
             size = self._settings.shard_rows
@@ -305,8 +306,8 @@ class Comparison:
             span = Span(0, None, Position())
             for block in reader.blocks([span], limit=self._settings.limit):
                 found.rows += len(block.rows)
-                hashes = [hash_of(build, row) for row in block.rows]
-                found.answered += sum(each is not None and each in answered for each in hashes)
+                keys = [(hash_of(build, row), row.number % repeat) for row in block.rows]
+                found.answered += sum(key[0] is not None and key in answered for key in keys)
         except BatchrunError:
             return None
         return found
