@@ -113,8 +113,8 @@ KEYS = {
     "bad": "Rows that cannot be sent.",
     "reasons": "Bad rows by reason, without the details that differ from row to row.",
     "problems": (
-        "The first 20 bad rows, repeats that are bad alike as one: `row`, `file`, `line` (from 1; in Parquet the row in its file, "
-        "from 0), `reason`, `remedy`."
+        "The first 20 bad rows, repeats that are bad alike as one: `row`, `file`, `line` (from 1; "
+        "in Parquet the row in its file, from 0), `reason`, `remedy`."
     ),
     "duplicate_ids": (
         "`ids` that occur more than once, the `rows` they occur in, and the `first` 20 of them, "

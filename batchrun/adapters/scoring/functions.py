@@ -160,9 +160,7 @@ MACROS: tuple[tuple[str, str], ...] = (
     ),
     (
         "majority(expr, expected)",
-        (
-            "__elected(histogram(__vote(expr, expected)), any_value(__vote(expected, expr)), 0, 0)"
-        ),
+        ("__elected(histogram(__vote(expr, expected)), any_value(__vote(expected, expr)), 0, 0)"),
     ),
 )
 """Each macro with its parameters, and what it is."""

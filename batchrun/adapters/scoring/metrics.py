@@ -76,7 +76,9 @@ class Measured(NamedTuple):
 
 
 class _Figure(NamedTuple):
-    """One metric of one group of rows (of a mean, rows of the input); ``in_unit`` is whether all its values lie in 0 to 1."""
+    """One metric of one group of rows; ``in_unit`` is whether all its values lie in 0 to 1. With
+    repeats the rows of a mean are those of the input.
+    """
 
     value: float | None
     n: int

@@ -96,8 +96,8 @@ class Plan:
         users = [user for path, user in templates.paths.items() if path[0] == repeats.NAME]
         if self.repeat > 1 and users and repeats.NAME in found:
             message = (
-                f"{users[0]} uses {repeats.NAME!r}, which with --repeat is the number of the repeat, "
-                "and the input has a column of that name. Rename the column"
+                f"{users[0]} uses {repeats.NAME!r}, which with --repeat is the number of the "
+                "repeat, and the input has a column of that name. Rename the column"
             )
             raise UsageError(message)
         templates.shadow(found)
@@ -242,9 +242,7 @@ class Shaper:
             first = rendered if first is None else first
             size = max(size, added)
             each.append(rendered | body)
-        return Split(
-            apart.custom_id, repeats.BodyOfEach(tuple(each)), apart.carried, None, size
-        )
+        return Split(apart.custom_id, repeats.BodyOfEach(tuple(each)), apart.carried, None, size)
 
     def apart(self, fields: JsonObject) -> Split:
         """The row told apart, without rendering anything: a data row's body has no messages."""

@@ -193,7 +193,7 @@ class Source:
         names = [f"results/{name}" for name in self._parts]
         marks = {name: list(mark) for name, mark in sorted(self._store.marks(names).items())}
         logs = [(path.name, path.stat().st_size) for path in self._logs]
-        told = [self.directory, self.run, marks, logs, sorted(self._left_out)]
+        told: list[Any] = [self.directory, self.run, marks, logs, sorted(self._left_out)]
         if self.repeat > 1:
             told.append(self.repeat)
         return hashlib.sha256(json.dumps(told).encode()).digest()

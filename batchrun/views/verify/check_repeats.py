@@ -117,8 +117,8 @@ def figures(
     for name in ["NULL"] if group == "NULL" else ["NULL", group]:
         keys = f"{name} AS g, row // {repeat} AS u"
         values: dict[str | None, list[tuple[float, int]]] = defaultdict(list)
-        for key, value, count in _VALUES[parsed.of_repeats](rows, parsed, value, keys, only):
-            values[key].append((value, count))
+        for key, figure, count in _VALUES[parsed.of_repeats](rows, parsed, value, keys, only):
+            values[key].append((figure, count))
         for key, each in values.items():
             total = sum(count for _, count in each)
             found[key] = math.fsum(value * count for value, count in each) / total
@@ -129,22 +129,17 @@ _Valued = list[tuple[str | None, float, int]]
 """By group: a value, and of how many rows it is."""
 
 
-def _means(
-    rows: _Rows, parsed: Parsed, value: str, keys: str, only: str
-) -> _Valued:
+def _means(rows: _Rows, _: Parsed, value: str, keys: str, only: str) -> _Valued:
     inner = f"SELECT {keys}, avg({value}) AS x FROM results{only}"
     return rows(
         f"SELECT g, avg(x), count(x) FROM ({inner} GROUP BY ALL) GROUP BY g HAVING count(x) > 0"
     )
 
 
-def _samples(
-    rows: _Rows, parsed: Parsed, value: str, keys: str, only: str
-) -> _Valued:
+def _samples(rows: _Rows, parsed: Parsed, value: str, keys: str, only: str) -> _Valued:
     """1 - C(n - c, k) / C(n, k), or C(c, k) / C(n, k), for n answers of which c pass."""
     inner = (
-        f"SELECT {keys}, count({value}) AS n, count(*) FILTER ({value} = 1) AS c "
-        f"FROM results{only}"
+        f"SELECT {keys}, count({value}) AS n, count(*) FILTER ({value} = 1) AS c FROM results{only}"
     )
     lines = rows(f"SELECT g, n, c, count(*) FROM ({inner} GROUP BY ALL) GROUP BY ALL")
     k = int(parsed.other)
@@ -158,9 +153,7 @@ def _samples(
     return found
 
 
-def _votes(
-    rows: _Rows, parsed: Parsed, value: str, keys: str, only: str
-) -> _Valued:
+def _votes(rows: _Rows, parsed: Parsed, _: str, keys: str, only: str) -> _Valued:
     """The share of the values with the most votes that are the expected one: 0 or 1, but in a
     tie.
     """

@@ -274,9 +274,7 @@ class _Check:
     ) -> None:
         parsed = database.expression(value, name, "metric")
         scored = bool(parsed.columns & {one.name.lower() for one in self._evaluation.scores})
-        by_rows = parsed.mean_of is not None and (
-            self._repeat > 1 or parsed.of_repeats is not None
-        )
+        by_rows = parsed.mean_of is not None and (self._repeat > 1 or parsed.of_repeats is not None)
 
         def computed(instead: float | None) -> Mapping[str | None, Any]:
             source = self._evaluated(database, value, by, instead)
