@@ -165,11 +165,10 @@ MACROS: tuple[tuple[str, str], ...] = (
 )
 """Each macro with its parameters, and what it is."""
 
-PUBLIC = (
-    *("exact", "contains_text", "last_match", "num", "close", "letter", "f1"),
-    *("pass_at", "pass_all", "majority"),
-)
-"""Those that are for users; the others are parts of them."""
+PUBLIC = ("exact", "contains_text", "last_match", "num", "close", "letter", "f1")
+"""Those that are for users and give a value of a row. Those of ``parser.OF_REPEATS`` are aggregates
+over rows, for users too; all others are parts of these.
+"""
 
 
 def install(connection: Any) -> None:

@@ -244,26 +244,31 @@ def _require_repeats(database: Database, metric: Aggregate, parsed: Parsed, repe
     Raises ``UsageError``.
     """
     name = parsed.of_repeats
+    if name != of_repeats.MAJORITY:
+        _require_k(metric, parsed.other, repeat)
     call = of_repeats.row(parsed, of_repeats.answer(parsed, None, scored=True), "FALSE", None)
     statement = f"SELECT {call} AS x, any_value(\n{parsed.mean_of}\n) AS value FROM results"
     if parsed.mean_filter is not None:
         statement += f" WHERE (\n{parsed.mean_filter}\n)"
     kind = database.types(statement, metric.key)[1][1]
-    if name == of_repeats.MAJORITY:
+    if name == of_repeats.MAJORITY or kind == BOOLEAN or kind.partition("(")[0] in _NUMBERS:
         return
-    if kind != BOOLEAN and kind.partition("(")[0] not in _NUMBERS:
-        message = (
-            f"{metric.key}: {name} takes a score, or what is true or false, and {parsed.mean_of} "
-            f"is {kind}: {metric.value}"
-        )
-        raise UsageError(message)
-    if not parsed.other.isdecimal() or int(parsed.other) < 1:
+    message = (
+        f"{metric.key}: {name} takes a score, or what is true or false, and {parsed.mean_of} is "
+        f"{kind}: {metric.value}"
+    )
+    raise UsageError(message)
+
+
+def _require_k(metric: Aggregate, k: str, repeat: int) -> None:
+    """The answers that are drawn are a number of which a row has at least as many."""
+    if not k.isdecimal() or int(k) < 1:
         message = f"{metric.key}: k is a whole number, at least 1: {metric.value}"
         raise UsageError(message)
-    if int(parsed.other) > repeat:
+    if int(k) > repeat:
         answers = "one answer" if repeat == 1 else f"{repeat} answers"
         message = (
-            f"{metric.key}: {metric.value} takes {parsed.other} answers to each row, and this run "
-            f"has {answers}: --repeat K (request.repeat) asks for more"
+            f"{metric.key}: {metric.value} takes {k} answers to each row, and this run has "
+            f"{answers}: --repeat K (request.repeat) asks for more"
         )
         raise UsageError(message)
