@@ -1,7 +1,9 @@
 """`--repeat K`: every row of the input is sent K times, and each time is a row of its own."""
 
 import json
+import shutil
 import signal
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -448,3 +450,57 @@ def test_verify_reports_a_wrong_repeat(here, server, jsonl, cli):
     found = json.loads(cli("verify", "run", "--json").out)
     assert found["kinds"]["repeat"] == 2
     assert any("row 1 says that it is repeat 2 of row 0" in text for text in found["problems"])
+
+
+# Run directories of the version that introduced repeats
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "repeat-0.2"
+BEGUN = ("-c", "repeat.toml", "--shard-rows", 4, "--no-progress")
+
+
+@pytest.fixture
+def golden(cli):
+    """Copies of them, beside their input."""
+    shutil.copytree(GOLDEN, cli.folder, dirs_exist_ok=True)
+    return cli.folder
+
+
+@pytest.mark.parametrize("name", ["finished", "failed", "interrupted"])
+def test_golden_directories_are_read(name, cli, golden):
+    """`verify` holds them against their input and recomputes their metrics; scoring them again
+    gives the same.
+    """
+    done = cli("verify", name, "--against", "rows.jsonl", "--json")
+    assert done.code == 0, done.out
+    before = json.loads((golden / name / "summary.json").read_text())
+    assert done.json["compared"] == before["rows"]["ok"] + before["rows"]["error"] > 0
+    if name != "interrupted":
+        assert cli("score", name).code == 0
+        after = json.loads((golden / name / "summary.json").read_text())
+        assert after["metrics"].keys() == before["metrics"].keys()
+        for metric, found in after["metrics"].items():
+            assert found == pytest.approx(before["metrics"][metric])
+
+
+@pytest.mark.parametrize("name", ["interrupted", "killed"])
+def test_golden_directories_go_on(name, cli, golden, simulator, published):
+    """The same command sends the rows that are left, and those alone."""
+    endpoint = simulator()
+    flags = ("rows.jsonl", "-o", name, *BEGUN, "--base-url", endpoint.base_url)
+    done = cli.run(*flags)
+    assert done.code == 1, done.err
+    assert cli.verified(name)["rows"] == 36
+    assert 0 < endpoint.stats()["requests_total"] < 33
+    table = published(golden / name)
+    assert _columns(table, "row", "repeat_of", "repeat") == [(r, r // 3, r % 3) for r in range(36)]
+
+
+def test_failed_repeats_of_a_golden_directory_are_retried(cli, golden, simulator, summary):
+    """They alone are sent again."""
+    before = summary(golden / "failed")["errors"]["server_error"]
+    endpoint = simulator()
+    flags = ("rows.jsonl", "-o", "failed", *BEGUN, "--base-url", endpoint.base_url)
+    assert cli.run(*flags, "--retry-failed").code == 1
+    assert endpoint.stats()["requests_total"] == before > 0
+    assert summary(golden / "failed")["rows"]["ok"] == 33
+    assert cli.verified("failed")
