@@ -129,6 +129,7 @@ class Options(TypedDict, total=False):
     image: Sequence[str]
     file: Sequence[str]
     params: Mapping[str, Any]
+    repeat: int
     temperature: float | str
     max_tokens: int | str
     top_p: float | str

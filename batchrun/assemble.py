@@ -580,7 +580,7 @@ class _Session:
 
     def _prepare(self, row: Row) -> Request:
         """A row's request. Raises ``RowError`` that says where the row stands."""
-        if row.custom_id is not None:
+        if row.custom_id is not None and row.number % self._settings.repeat == 0:
             self._duplicates.watch(row.custom_id)
         try:
             request = self._build(row)

@@ -27,7 +27,13 @@ from batchrun.core.request.body import anew
 from batchrun.core.request.chained_rows import KIND
 from batchrun.core.request.chained_rows import SOURCE as SOURCE_KEY
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.differences import SOURCE, SOURCE_STATUS, differences
+from batchrun.core.settings.differences import (
+    IMPLIED,
+    REPEAT,
+    SOURCE,
+    SOURCE_STATUS,
+    differences,
+)
 from batchrun.core.settings.reading import reading_differences, recorded_reading
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
@@ -372,10 +378,13 @@ class Comparison:
         if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX or self._given.pipe is not None:
             return None
         try:
+            repeat = self._settings.repeat
+            recorded = states.get("settings") or {}
+            before = recorded.get(REPEAT, IMPLIED[REPEAT])
             answered = {
-                ending.request_hash
+                (ending.request_hash, row % before)
                 for state in self._journal.shards()
-                for ending in endings(self._parts, self._journal, state.shard).values()
+                for row, ending in endings(self._parts, self._journal, state.shard).items()
                 if ending.error_class is None
             }
             size = self._settings.shard_rows
@@ -385,8 +394,8 @@ class Comparison:
             span = Span(0, None, Position())
             for block in reader.blocks([span], limit=self._settings.limit):
                 found.rows += len(block.rows)
-                hashes = [hash_of(build, row) for row in block.rows]
-                found.answered += sum(each is not None and each in answered for each in hashes)
+                keys = [(hash_of(build, row), row.number % repeat) for row in block.rows]
+                found.answered += sum(key[0] is not None and key in answered for key in keys)
         except BatchrunError:
             return None
         return found

@@ -402,7 +402,7 @@ def _begin(
         run=secrets.token_hex(8),
         sample=given.sample_recorded(),
         **given.recorded(),
-        input_rows=None if given.picked is None else len(given.picked),
+        input_rows=None if given.picked is None else len(given.picked) * given.repeat,
         carry_schema=part_schema.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         sent=list(carry.sent),

@@ -1,6 +1,6 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|chains|judges]
+    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|chains|judges|repeat]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
@@ -9,7 +9,8 @@ folder that names a column; with ``columns`` in columns-VERSION, of a table with
 parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``; with ``scores`` in
 scores-VERSION, of runs with scores and metrics; with ``chains`` in chains-VERSION, of runs that are
 made from the answers of another one, beside that one (``one``); with ``judges`` in judges-VERSION,
-of runs whose answers a judge rates at their end. A directory that is there is never made again: a
+of runs whose answers a judge rates at their end; with ``repeat`` in repeat-VERSION, of runs that
+send each row three times, with metrics over these. A directory that is there is never made again: a
 format that changes has to read it, or refuse it with a reason.
 """
 
@@ -78,6 +79,18 @@ mark = { type = "integer", minimum = 1, maximum = 5 }
 [[endpoint]]
 provider = "simulator"
 """
+REPEATS = """\
+[request]
+repeat = 3
+params = { seed = "{{ repeat }}" }
+[scores]
+long = "len(content) > 150"
+[metrics]
+long = "avg(long)"
+any = "pass_at(long, 2)"
+all = "pass_all(long, 2)"
+vote = "majority(len(content) > 150, note > 5)"
+"""
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -103,7 +116,7 @@ def main() -> None:
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
-    kinds = ("trails", "scores", "chains", "judges")
+    kinds = ("trails", "scores", "chains", "judges", "repeat")
     kind = next((kind for kind in kinds if sys.argv[2:] == [kind]), None)
     folder = HERE / (sys.argv[1] if kind is None else f"{kind}-{sys.argv[1]}")
     folder.mkdir()
@@ -130,6 +143,10 @@ def main() -> None:
     if kind == "scores":
         (folder / "scores.toml").write_text(SCORES)
         _make(folder, "rows.jsonl", "-c", "scores.toml")
+        return
+    if kind == "repeat":
+        (folder / "repeat.toml").write_text(REPEATS)
+        _make(folder, "rows.jsonl", "-c", "repeat.toml")
         return
     _make(folder, "rows.jsonl")
     if kind == "trails":

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from batchrun.adapters.scoring import parser
+from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.scoring import of_repeats, parser
 from batchrun.adapters.scoring.database import Database, Table, quoted
 from batchrun.adapters.scoring.parser import Parsed
 from batchrun.core.evaluation.definitions import Aggregate, Evaluation, Score, python_parts
@@ -101,6 +102,11 @@ class Plan:
     def has_parts(self) -> bool:
         """Whether there is anything to write into ``scores/``."""
         return bool(self.scores or self.judges)
+
+    @property
+    def repeat(self) -> int:
+        """How many answers belong to a row of the input."""
+        return part_schema.repeats_in(self.schema)
 
     @property
     def sql(self) -> tuple[PlannedScore, ...]:
@@ -301,11 +307,50 @@ def _metric(
         used |= set(_columns(schema, found))
         words[part] = f"(\n{text}\n)"
     with database.tables(results=_empty(schema, schema.names)):
-        kind = database.types(f"SELECT (\n{metric.value}\n) AS x FROM results", metric.key)[0][1]
-    if kind.partition("(")[0] not in _NUMBERS:
-        message = f"{metric.key} is {kind}; a metric is a number: {metric.value}"
-        raise UsageError(message)
+        if parsed.of_repeats is not None:
+            _require_repeats(database, metric, parsed, part_schema.repeats_in(schema))
+        else:
+            sql = f"SELECT (\n{metric.value}\n) AS x FROM results"
+            kind = database.types(sql, metric.key)[0][1]
+            if kind.partition("(")[0] not in _NUMBERS:
+                message = f"{metric.key} is {kind}; a metric is a number: {metric.value}"
+                raise UsageError(message)
     columns = tuple(in_order(schema, used - set(scores) - set(texts)))
     named = tuple(name for name in scores if name in used)
     read = tuple(name for name in texts if name in used)
     return PlannedMetric(metric, parsed, columns, named, words["by"], words["cluster"], read)
+
+
+def _require_repeats(database: Database, metric: Aggregate, parsed: Parsed, repeat: int) -> None:
+    """Check the arguments of an aggregate over the repeats of a row, of which there are ``repeat``.
+    Raises ``UsageError``.
+    """
+    name = parsed.of_repeats
+    if name != of_repeats.MAJORITY:
+        _require_k(metric, parsed.other, repeat)
+    call = of_repeats.row(parsed, of_repeats.answer(parsed, None, scored=True), "FALSE", None)
+    statement = f"SELECT {call} AS x, any_value(\n{parsed.mean_of}\n) AS value FROM results"
+    if parsed.mean_filter is not None:
+        statement += f" WHERE (\n{parsed.mean_filter}\n)"
+    kind = database.types(statement, metric.key)[1][1]
+    if name == of_repeats.MAJORITY or kind == BOOLEAN or kind.partition("(")[0] in _NUMBERS:
+        return
+    message = (
+        f"{metric.key}: {name} takes a score, or what is true or false, and {parsed.mean_of} is "
+        f"{kind}: {metric.value}"
+    )
+    raise UsageError(message)
+
+
+def _require_k(metric: Aggregate, k: str, repeat: int) -> None:
+    """The answers that are drawn are a number of which a row has at least as many."""
+    if not k.isdecimal() or int(k) < 1:
+        message = f"{metric.key}: k is a whole number, at least 1: {metric.value}"
+        raise UsageError(message)
+    if int(k) > repeat:
+        answers = "one answer" if repeat == 1 else f"{repeat} answers"
+        message = (
+            f"{metric.key}: {metric.value} takes {k} answers to each row, and this run has "
+            f"{answers}: --repeat K (request.repeat) asks for more"
+        )
+        raise UsageError(message)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.sources import repeating
 from batchrun.adapters.sources.files import finding, heads, pipes, storage
 from batchrun.adapters.sources.files.local_file import read_file
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource, FileBytes, Pipe
 from batchrun.adapters.sources.reader import Carry, Reader, choose
+from batchrun.adapters.sources.repeating import RepeatingReader
 from batchrun.adapters.sources.sampling import PickingReader, Sample, SampledReader, Spool
 from batchrun.adapters.sources.splitting import (
     MESSAGE_COLUMNS,
@@ -64,13 +66,25 @@ class Input:
     notices: tuple[str, ...] = ()
     """What to say of how it is read, before anything is."""
     workbooks: Workbooks | None = None
+    repeat: int = 1
+    """How often each of its rows is sent."""
 
     def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
-        """The reader of the format. Without ``carry`` it can only tell its schema and count.
+        """The reader of the format, which gives every row as often as it is sent. Without ``carry``
+        it can only tell its schema, and count the rows of the input.
 
         Raises ``InputError`` for files that are not of the format or do not fit each other.
         """
+        if carry is not None and self.repeat > 1:
+            return RepeatingReader(self._selected, carry, shard_rows, self.repeat)
+        return self._selected(carry, shard_rows)
+
+    def _selected(self, carry: Carry | None, shard_rows: int, times: int = 1) -> Reader:
+        """The reader of the rows that are sent, of the whole input or a sample, each once. They
+        come in blocks small enough to have each row in them so many ``times``.
+        """
         reader = self._reader(carry, shard_rows)
+        reader.times = times
         if self.picked is None:
             return reader
         reader.picked = self.picked
@@ -183,8 +197,14 @@ class Input:
     def choose(
         self, schema: pa.Schema, wanted: str | tuple[str, ...], kept: Collection[str] = ()
     ) -> Carry:
-        """Apply ``--carry`` to a schema of this input; see ``reader.choose``."""
-        return choose(schema, wanted, with_extra=self.has_extra, kept=kept)
+        """The columns of the results that are not the answer's, out of those of the input: see
+        ``reader.choose``; with repeats also the two that tell these apart.
+        """
+        if self.repeat == 1:
+            return choose(schema, wanted, with_extra=self.has_extra, kept=kept)
+        own = part_schema.REPEAT_NAMES
+        carry = choose(schema, wanted, with_extra=self.has_extra, kept=kept, taken=own)
+        return repeating.with_repeats(carry, self.repeat)
 
     def require_model(self, settings: Settings, *, of_rows: bool = True) -> None:
         """Make sure that some row has a model, where the settings have none. Without ``of_rows``
@@ -227,7 +247,7 @@ class Input:
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
         fields = [pa.field(part_schema.EXTRA, pa.string())] if self.has_extra else []
-        reader = self.reader(Carry(pa.schema(fields), (), everything=False), 1)
+        reader = self._selected(Carry(pa.schema(fields), (), everything=False), 1)
         try:
             block = next(reader.blocks([Span(0, None, Position())], limit=1), None)
         except InputLostError as error:
@@ -269,13 +289,16 @@ def find(
     splitter = splitter_of(kind, plan, reading)
     reading = heads.with_dialects(reading.of(kind), kind, stamps, pipe)
     said = tuple(heads.notices(reading, kind, stamps))
-    found = Input(tuple(stamps), kind, splitter, pipe=pipe, reading=reading, notices=said)
+    times = 1 if plan is None else plan.repeat
+    found = Input(
+        tuple(stamps), kind, splitter, pipe=pipe, reading=reading, notices=said, repeat=times
+    )
     if kind == "xlsx":
         from batchrun.adapters.sources.sheets import Workbooks
 
         found = replace(found, workbooks=Workbooks(stamps))
     found.require_rows()
-    if plan is not None:
+    if plan is not None and not plan.only_repeats:
         return shaped(found, plan)
     found.require_messages()
     return found

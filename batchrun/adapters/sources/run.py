@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.sources import opening
+from batchrun.adapters.sources import opening, repeating
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.parquet import BLOCK_BYTES, BLOCK_ROWS, ParquetReader
@@ -105,13 +105,15 @@ class RunInput(Input):
         if isinstance(wanted, tuple) or wanted == "none":
             named = wanted if isinstance(wanted, tuple) else ()
             names = tuple(dict.fromkeys([*named, *(each.name for each in self.own)]))
-        found = choose(schema, names, with_extra=False, kept=kept)
+        taken = part_schema.REPEAT_NAMES if self.repeat > 1 else ()
+        found = choose(schema, names, with_extra=False, kept=kept, taken=taken)
         # What fitted no column of the first run of a chain goes along under its own name.
         fields = [
             each.with_name(name) if name == part_schema.EXTRA else each
             for name, each in zip(found.names, found.schema, strict=True)
         ]
-        return replace(found, schema=pa.schema(fields))
+        found = replace(found, schema=pa.schema(fields))
+        return found if self.repeat == 1 else repeating.with_repeats(found, self.repeat)
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for a selection without a row, or one that cannot be read."""

@@ -31,8 +31,8 @@ KEYS: Mapping[str, str] = {
     ),
     "exit_code": "The exit code of the command.",
     "rows.input": (
-        "Rows of the input: at most N with `--limit N`, the rows of the sample with `--sample`. "
-        "Null until a piped input ends."
+        "Rows of the input: at most N with `--limit N`, the rows of the sample with `--sample`; "
+        "with `--repeat K` each counts K times. Null until a piped input ends."
     ),
     "rows.ok": "Rows with a completion.",
     "rows.error": "Rows that failed.",

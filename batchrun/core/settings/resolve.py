@@ -18,10 +18,11 @@ from batchrun.core.cost.money import PICODOLLARS, usd
 from batchrun.core.cost.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.evaluation.definitions import Evaluation, evaluation
 from batchrun.core.evaluation.judges import FROM_AGAINST, FROM_BOTH, JUDGE
+from batchrun.core.input.repeats import whole_rows
 from batchrun.core.settings import parameter_flags, parameters, presets, reasoning_models
 from batchrun.core.settings.addresses import format_address, local_path, scheme_of
 from batchrun.core.settings.bounds import Bounds
-from batchrun.core.settings.differences import IMPLIED
+from batchrun.core.settings.differences import IMPLIED, REPEAT
 from batchrun.core.settings.endpoint import (
     Endpoint,
     endpoint_of,
@@ -102,6 +103,9 @@ class Settings:
     max_total_tokens: int | None
     prices: Mapping[str, OwnPrice]
     limit: int | None = None
+    """The first row that is not run: with repeats, in rows of the results."""
+    repeat: int = 1
+    """How often each row of the input is sent."""
     think_implied: bool = False
     sample: int | None = None
     sample_seed: int = 0
@@ -190,7 +194,7 @@ class Settings:
     def is_planned(self) -> bool:
         """Whether requests are made by a plan (``core.request.prompt``), not just from bodies."""
         named = self.send is not None or self.identity is not None
-        return named or self.makes_messages or bool(self.templated())
+        return named or self.makes_messages or self.repeat > 1 or bool(self.templated())
 
     def shaping(self) -> dict[str, Any]:
         """The settings that shape requests and parts, which a resumed run must share."""
@@ -216,6 +220,7 @@ class Settings:
             "input.from": self._source_name(),
             "input.from_status": None if self.source is None else self.source_status,
             **self._paired(),
+            **({} if self.repeat == 1 else {REPEAT: self.repeat}),
         }
 
     def _source_name(self) -> str | None:
@@ -274,7 +279,7 @@ class Settings:
             "guards.max_cost_usd": None if self.max_cost_pd is None else usd(self.max_cost_pd),
             "guards.max_total_tokens": self.max_total_tokens,
             "prices": {model: own.public() for model, own in self.prices.items()},
-            "limit": self.limit,
+            "limit": None if self.limit is None else self.limit // self.repeat,
             **self.evaluation.public(),
         }
 
@@ -425,7 +430,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         checkpoint=_checkpoint(value["output.dir"], value["output.checkpoint"]),
         raw=value["output.raw"],
         requests=value["output.requests"],
-        shard_rows=value["output.shard_rows"],
+        shard_rows=whole_rows(value["output.shard_rows"], value[REPEAT]),
         model=value["request.model"],
         system=value["request.system"],
         prompt=value["request.prompt"],
@@ -459,7 +464,8 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         max_cost_pd=_picodollars(value["guards.max_cost_usd"]),
         max_total_tokens=value["guards.max_total_tokens"],
         prices=value["prices"],
-        limit=limit,
+        limit=None if limit is None else limit * value[REPEAT],
+        repeat=value[REPEAT],
         think_implied=think is None,
         sample=value["input.sample"],
         sample_seed=value["input.sample_seed"],

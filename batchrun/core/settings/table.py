@@ -20,6 +20,8 @@ OLD = "old"
 """In the place of a directory to reuse: what ``--restart`` sets aside."""
 LABELS = "labels"
 """The table of labels, and the setting that it is."""
+REPEAT_MAX = 10_000
+"""How often a row may be sent."""
 KEEPALIVE_S_MAX = 32767
 """The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
@@ -271,7 +273,7 @@ TABLE: tuple[Setting, ...] = (
         "shard_rows",
         "int",
         "--shard-rows",
-        "Rows per output part.",
+        "Rows per output part; with --repeat, of its requests.",
         default=10_000,
         metavar="N",
         low=1,
@@ -412,6 +414,19 @@ TABLE: tuple[Setting, ...] = (
         "A request parameter for rows that do not set it; may be a template; repeatable.",
         default={},
         metavar="KEY=JSON",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "repeat",
+        "int",
+        "--repeat",
+        "Send every row K times, each time as a request of its own; templates see `repeat`, "
+        "counted from 0.",
+        default=1,
+        metavar="K",
+        low=1,
+        high=REPEAT_MAX,
         shapes=True,
     ),
     Setting(

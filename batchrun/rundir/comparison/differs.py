@@ -14,7 +14,10 @@ from batchrun.rundir.comparison.side import Side
 WORDS = "rows prompt params model model_answered fingerprint scores judge".split()
 """The words, in the order of the report."""
 _PROMPT = tuple(f"request.{name}" for name in ("prompt", "system", "messages", "image", "file"))
-_PARAMS = ("request.params", "request.schema", "request.stream", "input.send", "output.think")
+_PARAMS = (
+    *("request.params", "request.schema", "request.stream", "request.repeat", "input.send"),
+    "output.think",
+)
 _MODEL = ("request.model", "output.fallback_model")
 
 

@@ -97,6 +97,12 @@ def prepare(
     except UsageError as error:
         message = f"{_config_of(judge)}: {error}"
         raise UsageError(message) from None
+    if settings.repeat > 1:
+        message = (
+            f"{_config_of(judge)} sets request.repeat; an answer has one verdict of a judge. Name "
+            "several judges for several verdicts"
+        )
+        raise UsageError(message)
     if not settings.check_schema:
         message = (
             f"{judge.key}: its verdicts are held against their JSON Schema; leave out "

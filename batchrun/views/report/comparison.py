@@ -70,7 +70,7 @@ def _differs(other: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     names = {
         "rows": ("input.files", "input.from", "input.from_status", "input.sample", "limit"),
         "prompt": ("request.prompt", "request.system", "request.messages"),
-        "params": ("request.params", "request.schema"),
+        "params": ("request.params", "request.schema", "request.repeat"),
         "model": ("request.model",),
     }
     return [

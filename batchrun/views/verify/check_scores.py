@@ -23,6 +23,7 @@ from batchrun.adapters.storage.store import SCORES, StoreReader, part_names
 from batchrun.core.evaluation.definitions import Evaluation, Score, of_recorded
 from batchrun.core.evaluation.rules import LevelRule
 from batchrun.errors import BatchrunError, UsageError
+from batchrun.views.verify import check_repeats
 from batchrun.views.verify.check_judges import CheckedJudge, Labels, answers_of
 from batchrun.views.verify.findings import Report
 
@@ -84,6 +85,7 @@ class _Check:
         self._evaluation = evaluation
         self._report = report
         self._sound = True
+        self._repeat = check_repeats.repeats_recorded(summary, None)
         self._counts = {one.name: [0, 0, 0] for one in evaluation.scores}
         self._error_rows = 0
         told = summary.get("judges")
@@ -354,11 +356,27 @@ class _Check:
         by: str | None,
         recorded: Mapping[str, Any],
     ) -> None:
-        def computed(instead: float | None) -> dict[str | None, Any]:
+        parsed = database.expression(value, name, "metric")
+        own = {one.name.lower() for one in self._evaluation.scores}
+        own |= {n.lower() for n, kind in self._verdicts.items() if not pa.types.is_string(kind)}
+        scored = bool(parsed.columns & own)
+        by_rows = parsed.mean_of is not None and (self._repeat > 1 or parsed.of_repeats is not None)
+
+        def computed(instead: float | None) -> Mapping[str | None, Any]:
             source = self._evaluated(database, value, by, instead)
             group = "NULL" if by is None else f"CAST((\n{by}\n) AS VARCHAR)"
             if by is not None and by.lower() in [n.lower() for n in source.schema.names]:
                 group = f'CAST("{by}" AS VARCHAR)'
+            if by_rows:
+                with database.tables(results=source):
+                    return check_repeats.figures(
+                        lambda sql: database.rows(sql, name),
+                        parsed,
+                        None if by is None else group,
+                        self._repeat,
+                        scored=scored,
+                        failed_count=instead is not None,
+                    )
             figure = f"TRY_CAST((\n{value}\n) AS DOUBLE)"
             with database.tables(results=source):
                 lines = database.rows(
@@ -379,10 +397,7 @@ class _Check:
         self._compare(name, "value", told, computed(None))
         for key, instead in (("as_if_errors_wrong", 0.0), ("as_if_errors_right", 1.0)):
             bounded = {group: one for group, one in told.items() if one.get(key) is not None}
-            scored = database.expression(value, name, "metric").columns
-            own = {one.name.lower() for one in self._evaluation.scores}
-            own |= {n.lower() for n, kind in self._verdicts.items() if not pa.types.is_string(kind)}
-            if bounded and scored & own:
+            if bounded and scored and parsed.of_repeats != "majority":
                 self._compare(name, key, bounded, computed(instead))
         for one in told.values():
             self._check_interval(name, one)

@@ -39,6 +39,7 @@ KINDS = {
     "row_twice": "A row is there more than once.",
     "row_order": "Results are not in the order of the input.",
     "row_elsewhere": "A row is in a part that it does not belong to.",
+    "repeat": "A row says that it is another repeat than it is, or a row of the input lacks some.",
     "status": "A status is neither `ok` nor `error`.",
     "ok_with_error": "An `ok` row has an error's fields.",
     "ok_http_status": "An `ok` row has no HTTP status of success.",

@@ -30,6 +30,7 @@ from batchrun.rundir.inspect import Look
 from batchrun.rundir.state_reader import STATES, Recorded
 from batchrun.views.verify import check_totals
 from batchrun.views.verify.check_parts import Expectation, Shards
+from batchrun.views.verify.check_repeats import check_repeats, repeats_recorded
 from batchrun.views.verify.findings import Report
 
 _PART = re.compile(r"part-\d{8,}\.parquet")
@@ -76,6 +77,9 @@ def check(
         check_requests(store, known, parts[REQUESTS], report)
     shards.responses.check_others(live=look.live)
     _check_gaps(expected, numbers.keys(), report)
+    repeat = repeats_recorded(summary, known)
+    if repeat > 1:
+        check_repeats(store, parts["results"], repeat, expected.rows_whole, report)
     if summary is not None:
         check_totals.compare_summary(summary, report, shards.sums)
         check_totals.compare_usage(store, report, shards.sums)
@@ -195,7 +199,7 @@ def _expectation(summary: dict[str, Any] | None, known: Recorded | None) -> Expe
             limit = settings.get("limit") if isinstance(settings, dict) else None
             if isinstance(rows_whole, int) and isinstance(limit, int):
                 # Earlier sessions may have done some of the rows behind it, and not others.
-                rows_whole = min(rows_whole, limit)
+                rows_whole = min(rows_whole, limit * repeats_recorded(summary, known))
     carried = known.carried if known else None
     return Expectation(
         shard_rows if isinstance(shard_rows, int) and shard_rows > 0 else None,
