@@ -76,5 +76,11 @@ def test_the_judges_of_the_page_are_proven(cli):
     assert summary["judges"]["score"]["rows"] == rows
     assert summary["judges"]["pair"]["rows"] == rows
     assert 0 < summary["judges"]["pair"]["flips"] <= rows
-    for name in ("judged", "answers", "answers/judges/score", "answers/judges/pair/swapped"):
+    best = pq.read_table(cli.folder / "best.parquet")
+    assert best.column("repeat_of").to_pylist() == list(range(rows))
+    scored = pq.read_table(cli.folder / "five/scores").column("score.score").to_pylist()
+    highest = [max(scored[5 * n : 5 * n + 5]) for n in range(rows)]
+    assert best.column("score.score").to_pylist() == highest
+    proven = ("judged", "answers", "answers/judges/score", "answers/judges/pair/swapped", "five")
+    for name in proven:
         cli.verified(name)
