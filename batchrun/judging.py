@@ -9,12 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from batchrun.adapters.scoring.label_agreement import require_labels
 from batchrun.adapters.scoring.plan import PlannedJudge
-from batchrun.adapters.storage.store import SUMMARY, USAGE, StoreReader, read_json
+from batchrun.adapters.storage.store import SUMMARY, read_json
 from batchrun.core.cost.money import picodollars
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
@@ -29,6 +26,7 @@ from batchrun.rundir.judges.prepare import (
     require_other,
     with_budget,
 )
+from batchrun.rundir.judges.standing import models_of
 
 if TYPE_CHECKING:
     from batchrun.assemble import Result
@@ -100,16 +98,3 @@ def _left_pd(run: JudgeRun, summary: Mapping[str, Any]) -> int | None:
     if cap is None:
         return None
     return max(0, cap - (0 if charged is None else picodollars(charged)))
-
-
-def models_of(store: StoreReader) -> list[str | None]:
-    """The models of a run: those that were asked for, and those that answered."""
-    summary = read_json(store, SUMMARY)
-    settings: Any = summary.get("settings") if isinstance(summary, Mapping) else None
-    found = [settings.get("request.model")] if isinstance(settings, Mapping) else []
-    try:
-        with store.open(USAGE) as file:
-            usage = pq.read_table(file, columns=["model", "rows_ok"])
-    except (OSError, pa.ArrowException):
-        return found
-    return [*found, *(line["model"] for line in usage.to_pylist() if line["rows_ok"])]

@@ -402,10 +402,8 @@ def with_one_input(raw: Raw, given: Raw) -> Raw:
     return {name: value for name, value in raw.items() if name not in replaced}
 
 
-def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
-    """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
-    value = {setting.name: _value(setting, raw) for setting in TABLE}
-    check_input(value)
+def _check_rows(value: Mapping[str, Any], raw: Raw, limit: int | None) -> None:
+    """Whether there is a run directory, and which rows it is for. Raises ``UsageError``."""
     if value["output.dir"] is None:
         message = "no run directory: give one with -o DIR, or set output.dir in the config file"
         raise UsageError(message)
@@ -415,6 +413,13 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     if value["input.sample"] is None and raw.get("input.sample_seed") is not None:
         message = "--sample-seed N is the seed of --sample N, which is not given"
         raise UsageError(message)
+
+
+def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
+    """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
+    value = {setting.name: _value(setting, raw) for setting in TABLE}
+    check_input(value)
+    _check_rows(value, raw, limit)
     check_request(value)
     endpoints = _endpoints(raw, value)
     require_served(endpoints, value)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import IO, Any
 
 from batchrun.adapters.sources.opening import Input
-from batchrun.adapters.sources.pair import OtherRun, pair_input
 from batchrun.core.evaluation.definitions import Evaluation
 from batchrun.core.request.chained_rows import MESSAGES
 from batchrun.core.request.paired_rows import pair_fields_used
@@ -19,6 +18,7 @@ from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import InputError
 from batchrun.rundir.chain import source as sources
+from batchrun.rundir.chain.pair_rows import OtherRun, pair_input
 from batchrun.rundir.chain.recorded_input import Find
 from batchrun.rundir.chain.requests import SourceMessages
 from batchrun.rundir.comparison.pairs import Pairs
@@ -83,7 +83,7 @@ class _Partners:
         self._file.flush()
 
     def __call__(self, rows: Sequence[int]) -> list[int | None]:
-        """See ``adapters.sources.pair.Partners``."""
+        """See ``rundir.chain.pair_rows.Partners``."""
         return [self._one(row) for row in rows]
 
     def _one(self, row: int) -> int | None:
@@ -103,7 +103,7 @@ class _Answers:
     def __call__(
         self, rows: Sequence[int], columns: Sequence[str]
     ) -> Mapping[int, Mapping[str, Any]]:
-        """See ``adapters.sources.pair.Answers``."""
+        """See ``rundir.chain.pair_rows.Answers``."""
         there = [name for name in columns if name in self._side.schema.names]
         absent = dict.fromkeys(name for name in columns if name not in there)
         found = self._side.some_rows(rows, ["row", *there])

@@ -9,9 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from batchrun.adapters.scoring.plan import PlannedJudge
 from batchrun.adapters.scoring.verdicts import Counts
-from batchrun.adapters.storage.store import SUMMARY, StoreReader, part_names, part_number, read_json
+from batchrun.adapters.storage.store import (
+    SUMMARY,
+    USAGE,
+    StoreReader,
+    part_names,
+    part_number,
+    read_json,
+)
 from batchrun.core.cost.money import picodollars, usd
 from batchrun.core.evaluation.definitions import Evaluation, judges_of_recorded
 from batchrun.core.evaluation.judges import SWAPPED, Asked, Judge, asked_by
@@ -116,3 +126,16 @@ def asked_of(store: StoreReader, judge: Judge) -> Asked | None:
         return asked_by(settings, judge.name)
     except UsageError:
         return None
+
+
+def models_of(store: StoreReader) -> list[str | None]:
+    """The models of a run: those that were asked for, and those that answered."""
+    summary = read_json(store, SUMMARY)
+    settings: Any = summary.get("settings") if isinstance(summary, Mapping) else None
+    found = [settings.get("request.model")] if isinstance(settings, Mapping) else []
+    try:
+        with store.open(USAGE) as file:
+            usage = pq.read_table(file, columns=["model", "rows_ok"])
+    except (OSError, pa.ArrowException):
+        return found
+    return [*found, *(line["model"] for line in usage.to_pylist() if line["rows_ok"])]
