@@ -395,7 +395,7 @@ def test_more_repeats_send_only_the_new_ones(here, server, jsonl, published):
     before = {
         (row["repeat_of"], row["repeat"]): row["content"] for row in published("run").to_pylist()
     }
-    assert here(rows, *flags, "--repeat", 5, "--restart", "--reuse", "earlier").code == 0
+    assert here(rows, *flags, "--repeat", 5, "--restart", "--reuse", "old").code == 0
     assert len(server.requests) == 8 + 12
     for row in published("run").to_pylist():
         known = before.get((row["repeat_of"], row["repeat"]))
