@@ -36,7 +36,7 @@ from batchrun.core.request.body import WORDING, as_begun
 from batchrun.core.run.changes import Changes
 from batchrun.core.run.shards import is_former
 from batchrun.core.run.totals import Totals
-from batchrun.core.settings.differences import differences
+from batchrun.core.settings.differences import REPEAT, differences
 from batchrun.core.settings.reading import reading_differences, recorded_reading
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
@@ -104,7 +104,8 @@ class Rebuilding:
             self._say("the settings of this run are taken for those of the directory")
             return
         self._say("the settings of the directory are taken from summary.json")
-        found = differences({name: recorded[name] for name in now if name in recorded}, now)
+        names = {*now, REPEAT}
+        found = differences({name: recorded[name] for name in names if name in recorded}, now)
         allowed = self._changes.keep_done or self._changes.resend_changed
         if found and not (allowed and all(difference.keepable for difference in found)):
             raise self._refused("the settings are not those of summary.json", map(str, found))

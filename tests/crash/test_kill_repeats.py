@@ -61,7 +61,7 @@ def test_killed_between_repeats(job, point):
 def test_killed_at_every_step(job):
     """One kill after the other, at each durable step of a run; then the run ends."""
     before = {}
-    for point in points("run"):
+    for point in points("group"):
         job.killed_at(point)
         after = _whole(job)
         assert before.items() <= after.items()

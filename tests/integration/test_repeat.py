@@ -395,7 +395,7 @@ def test_more_repeats_send_only_the_new_ones(here, server, jsonl, published):
     before = {
         (row["repeat_of"], row["repeat"]): row["content"] for row in published("run").to_pylist()
     }
-    assert here(rows, *flags, "--repeat", 5, "--restart", "--reuse", "earlier").code == 0
+    assert here(rows, *flags, "--repeat", 5, "--restart", "--reuse", "old").code == 0
     assert len(server.requests) == 8 + 12
     for row in published("run").to_pylist():
         known = before.get((row["repeat_of"], row["repeat"]))
@@ -450,6 +450,38 @@ def test_verify_reports_a_wrong_repeat(here, server, jsonl, cli):
     found = json.loads(cli("verify", "run", "--json").out)
     assert found["kinds"]["repeat"] == 2
     assert any("row 1 says that it is repeat 2 of row 0" in text for text in found["problems"])
+
+
+def test_show_says_which_repeat_a_row_is(here, server, jsonl, cli):
+    """For people in the row's heading, in JSON as two keys."""
+    assert here(jsonl(_rows(3)), "-o", "run", *QUICK, "--base-url", server.base_url).code == 0
+    [shown] = json.loads(cli("show", "run", "5", "--json").out)["rows"]
+    assert (shown["row"], shown["repeat_of"], shown["repeat"]) == (5, 1, 2)
+    assert "repeat 2 of row 1" in cli("show", "run", "5").out
+    rows = json.loads(cli("show", "run", "--id", "id-1", "--json").out)["rows"]
+    assert [row["row"] for row in rows] == [3, 4, 5]
+
+
+def test_a_damaged_part_is_repaired(here, server, jsonl, cli, published):
+    """`--repair` sends the repeats of the damaged part again, and no other; without `--repeat` it
+    refuses.
+    """
+    flags = (jsonl(_rows(6)), "-o", "run", "--no-progress", "--base-url", server.base_url)
+    more = ("--repeat", 3, "--shard-rows", 6)
+    assert here(*flags, *more).code == 0
+    (cli.folder / "run" / "results" / "part-00000001.parquet").write_bytes(b"PAR1")
+    assert here(*flags, "--repair").code == 2
+    done = here(*flags, *more, "--repair")
+    assert done.code == 0, done.err
+    assert len(server.requests) == 18 + 6
+    assert _columns(published("run"), "row", "repeat_of", "repeat", "custom_id") == NUMBERED[:18]
+    assert cli.verified("run")
+    (cli.folder / "run" / "checkpoint" / "journal.db").unlink()
+    assert here(*flags, "--shard-rows", 6, "--repair").code == 2
+    done = here(*flags, *more, "--repair")
+    assert done.code == 0, done.err
+    assert len(server.requests) == 24
+    assert cli.verified("run")
 
 
 # Run directories of the version that introduced repeats

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.sources import repeating
 from batchrun.adapters.sources.files import finding, heads, pipes, storage
 from batchrun.adapters.sources.files.local_file import read_file
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import ByteSource, FileBytes, Pipe
 from batchrun.adapters.sources.reader import Carry, Reader, choose
-from batchrun.adapters.sources.repeating import RepeatingReader
 from batchrun.adapters.sources.sampling import PickingReader, Sample, SampledReader, Spool
 from batchrun.adapters.sources.splitting import (
     MESSAGE_COLUMNS,
@@ -76,6 +74,8 @@ class Input:
         Raises ``InputError`` for files that are not of the format or do not fit each other.
         """
         if carry is not None and self.repeat > 1:
+            from batchrun.adapters.sources.repeating import RepeatingReader
+
             return RepeatingReader(self._selected, carry, shard_rows, self.repeat)
         return self._selected(carry, shard_rows)
 
@@ -202,9 +202,11 @@ class Input:
         """
         if self.repeat == 1:
             return choose(schema, wanted, with_extra=self.has_extra, kept=kept)
+        from batchrun.adapters.sources.repeating import with_repeats
+
         own = part_schema.REPEAT_NAMES
         carry = choose(schema, wanted, with_extra=self.has_extra, kept=kept, taken=own)
-        return repeating.with_repeats(carry, self.repeat)
+        return with_repeats(carry, self.repeat)
 
     def require_model(self, settings: Settings, *, of_rows: bool = True) -> None:
         """Make sure that some row has a model, where the settings have none. Without ``of_rows``
