@@ -36,7 +36,8 @@ from batchrun.records import Block, Position, Row, ShardState
 HashOf = Callable[[Row], str | None]
 """The hash of a row's request; None for a row that cannot become one."""
 PIECE_ROWS = 256
-_KEYS = ["row", SOURCE_ROW, "request_hash"]
+REPEAT = "repeat"
+"""The column of the results for which of a row's repeats it is; few runs have it."""
 
 
 @dataclass(slots=True)
@@ -74,11 +75,13 @@ class _Old(NamedTuple):
     results: pa.Table
     attempts: pa.Table
     requests: pa.Table
+    keys: list[int]
+    """What the results are known by (``keys_of``)."""
 
-    def split(self, source_row: int) -> tuple[_Old, _Old | None]:
-        """The rows up to this row of the source, and the others."""
+    def split(self, key: int) -> tuple[_Old, _Old | None]:
+        """The rows up to this key, and the others."""
         rows = self.results.column("row").to_pylist()
-        count = sum(n <= source_row for n in self.results.column(SOURCE_ROW).to_pylist())
+        count = sum(each <= key for each in self.keys)
         if count == len(rows):
             return self, None
         low = rows[count - 1] + 1 if count else rows[0]
@@ -90,26 +93,47 @@ class _Old(NamedTuple):
             self.results.slice(0, count),
             self.attempts.slice(0, attempts),
             self.requests.slice(0, requests),
+            self.keys[:count],
         )
         rest = _Old(
             self.results.slice(count),
             self.attempts.slice(attempts),
             self.requests.slice(requests),
+            self.keys[count:],
         )
         return first, rest
 
 
-def survey(parts: Parts, journal: Journal, blocks: Iterable[Block], hash_of: HashOf) -> Shift:
+def keys_of(results: pa.Table, repeats: int) -> list[int]:
+    """What rows are known by: the row of their source and, with ``repeats`` of each, which of them
+    it is, as one number.
+    """
+    sources: list[int] = results.column(SOURCE_ROW).to_pylist()
+    if repeats == 1:
+        return sources
+    which = results.column(REPEAT).to_pylist()
+    return [source * repeats + repeat for source, repeat in zip(sources, which, strict=True)]
+
+
+def key_of(row: Row, repeats: int) -> int:
+    """The same of a row of the input."""
+    return row.line if repeats == 1 else row.line * repeats + row.number % repeats
+
+
+def survey(
+    parts: Parts, journal: Journal, blocks: Iterable[Block], hash_of: HashOf, repeats: int = 1
+) -> Shift:
     """What an input makes of a run's rows. Reads both, and changes nothing."""
     shift = Shift()
-    old = endings(parts, journal)
+    old = endings(parts, journal, repeats)
     ahead = next(old, None)
     for block in blocks:
         for row in block.rows:
-            while ahead is not None and ahead[0] < row.line:
+            key = key_of(row, repeats)
+            while ahead is not None and ahead[0] < key:
                 shift.gone += 1
                 ahead = next(old, None)
-            if ahead is None or ahead[0] != row.line:
+            if ahead is None or ahead[0] != key:
                 shift.new += 1
                 continue
             if hash_of(row) == ahead[1]:
@@ -121,12 +145,14 @@ def survey(parts: Parts, journal: Journal, blocks: Iterable[Block], hash_of: Has
     return shift
 
 
-def endings(parts: Parts, journal: Journal) -> Iterator[tuple[int, str | None]]:
-    """The source's row and the request's hash of every row with a published outcome."""
+def endings(parts: Parts, journal: Journal, repeats: int = 1) -> Iterator[tuple[int, str | None]]:
+    """The key and the request's hash of every row with a published outcome, ascending."""
+    columns = [SOURCE_ROW, "request_hash", *([] if repeats == 1 else [REPEAT])]
     for state in journal.shards():
-        table = old_part.read(parts.store, parts.pair(state.shard)[0], _KEYS)
-        for _, source_row, hashed in part_schema.tuples(table) if table is not None else ():
-            yield source_row, hashed
+        table = old_part.read(parts.store, parts.pair(state.shard)[0], columns)
+        if table is not None:
+            hashes = table.column("request_hash").to_pylist()
+            yield from zip(keys_of(table, repeats), hashes, strict=True)
 
 
 class Renumbering:
@@ -141,10 +167,12 @@ class Renumbering:
         blocks: Iterator[Block],
         hash_of: HashOf,
         carried: pa.Schema,
+        repeats: int = 1,
     ) -> None:
-        """``blocks`` are all of the input, ``carried`` the columns that its rows carry. No log may
-        hold an outcome.
+        """``blocks`` are all of the input, ``carried`` the columns that its rows carry, and
+        ``repeats`` how often each row of the source comes. No log may hold an outcome.
         """
+        self._repeats = repeats
         self._parts = parts
         self._journal = journal
         self._blocks = blocks
@@ -228,18 +256,17 @@ class Renumbering:
 
     def _take(self, block: Block, drafts: ShardDrafts, former: _Former) -> None:
         """Write the old rows that the rows of a block are."""
-        rows = {row.line: row for row in block.rows}
+        rows = {key_of(row, self._repeats): row for row in block.rows}
         known = 0
-        for old in self._through(block.rows[-1].line):
-            sources = old.results.column(SOURCE_ROW).to_pylist()
-            places = [place for place, source in enumerate(sources) if source in rows]
+        for old in self._through(max(rows)):
+            places = [place for place, key in enumerate(old.keys) if key in rows]
             known += len(places)
-            self.shift.gone += len(sources) - len(places)
-            found = [rows[sources[place]] for place in places]
+            self.shift.gone += len(old.keys) - len(places)
+            found = [rows[old.keys[place]] for place in places]
             numbers = old.results.column("row").to_pylist()
             moved = {numbers[place]: row.number for place, row in zip(places, found, strict=True)}
             kept, others = _moved(old.attempts, moved)
-            gone = [place for place, source in enumerate(sources) if source not in rows]
+            gone = [place for place, key in enumerate(old.keys) if key not in rows]
             former.add(old.results.take(pa.array(gone, pa.int64())), others)
             requests, _ = _moved(old.requests, moved)
             results = self._results(block, old.results.take(pa.array(places, pa.int64())), found)
@@ -269,15 +296,15 @@ class Renumbering:
                 fresh = _with(fresh, name, column)
         return fresh if not stay.num_rows else pa.concat_tables([fresh, stay]).sort_by("row")
 
-    def _through(self, source_row: int | None) -> Iterator[_Old]:
-        """The old rows up to this row of the source (None: all) that were not taken yet."""
+    def _through(self, key: int | None) -> Iterator[_Old]:
+        """The old rows up to this key (None: all) that were not taken yet."""
         while True:
             old = self._rest if self._rest is not None else next(self._old, None)
             self._rest = None
             if old is None:
                 return
-            if source_row is not None:
-                old, self._rest = old.split(source_row)
+            if key is not None:
+                old, self._rest = old.split(key)
             if old.results.num_rows or old.attempts.num_rows:
                 yield old
             if self._rest is not None:
@@ -303,7 +330,9 @@ class Renumbering:
                         for part, schema in zip(opened, schemas, strict=True)
                     ]
                     if any(table.num_rows for table in tables):
-                        yield _Old(*tables)
+                        results, attempts, requests = tables
+                        keys = keys_of(results, self._repeats)
+                        yield _Old(results, attempts, requests, keys)
 
 
 class _Former:
