@@ -296,7 +296,19 @@ def test_everything_published_is_json():
 def test_what_shapes_requests_is_compared():
     """The settings marked as shaping are those a resumed run must share."""
     marked = {setting.name for setting in config.TABLE if setting.shapes}
-    assert set(resolve(LEAST).shaping()) == marked
+    assert set(resolve(LEAST | {"request.repeat": 2}).shaping()) == marked
+    # A run without repeats records what earlier versions recorded.
+    assert set(resolve(LEAST).shaping()) == marked - {"request.repeat"}
+
+
+def test_repeats_multiply_what_counts_rows():
+    """A shard holds whole rows of the input, and a limit is in rows of the results; what is shown
+    of the limit is what was given.
+    """
+    found = resolve(LEAST | {"request.repeat": 3, "output.shard_rows": 10}, limit=4)
+    assert (found.repeat, found.shard_rows, found.limit) == (3, 9, 12)
+    assert found.public()["limit"] == 4 and found.public()["output.shard_rows"] == 9
+    assert resolve(LEAST | {"request.repeat": 30, "output.shard_rows": 10}).shard_rows == 30
 
 
 def test_differences_are_told_with_both_values():
