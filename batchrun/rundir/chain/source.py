@@ -79,13 +79,13 @@ class SourceRun:
         )
 
 
-def look_at(name: str, *, flag: str = "--from") -> SourceRun:
+def look_at(name: str) -> SourceRun:
     """Look at a run directory. Raises ``UsageError`` for what is none or cannot be read."""
     shown = format_address(name)
     local = local_path(name)
     if local is not None and not Path(local).is_dir():
         what = "is a file" if Path(local).exists() else "does not exist"
-        message = f"{flag} {shown} {what}. Name the directory that a run was given with -o"
+        message = f"--from {shown} {what}. Name the directory that a run was given with -o"
         raise UsageError(message)
     try:
         look = inspect.look_at(name, _checkpoint_elsewhere(name))
@@ -93,12 +93,12 @@ def look_at(name: str, *, flag: str = "--from") -> SourceRun:
         summary = read_json(look.store, SUMMARY)
         known = None if look.checkpoint is None else state_reader.read(look.checkpoint)
     except (OSError, StorageError) as error:
-        message = f"{flag} {shown} cannot be read: {error}"
+        message = f"--from {shown} cannot be read: {error}"
         raise UsageError(message) from None
     summary = summary if isinstance(summary, dict) else {}
     if not parts and known is None and not summary:
         message = (
-            f"{flag} {shown} is no run directory: it has neither results/ nor a checkpoint. Name "
+            f"--from {shown} is no run directory: it has neither results/ nor a checkpoint. Name "
             "the directory that a run was given with -o"
         )
         raise UsageError(message)
