@@ -5,20 +5,21 @@ The judge is an ordinary run inside of the directory that it judges, whose lock 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batchrun.adapters.scoring.label_agreement import require_labels
 from batchrun.adapters.scoring.plan import PlannedJudge
-from batchrun.adapters.storage.store import SUMMARY, read_json
-from batchrun.core.cost.money import picodollars
+from batchrun.adapters.storage.store import SUMMARY, StoreReader, read_json
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import RunLockedError, UsageError
 from batchrun.rundir import claim, inspect, state_reader
 from batchrun.rundir.chain import source as sources
 from batchrun.rundir.evaluate.score import Scored, rescored, results_schema
+from batchrun.rundir.judges.end_of_run import charged_pd
 from batchrun.rundir.judges.prepare import (
     JudgeRun,
     changes_for,
@@ -80,10 +81,13 @@ def judge(
     require_labels(schema, PlannedJudge(run.judge, run.asked))
     store, lock = claim.take(directory, look.checkpoint, Changes(), say)
     try:
-        results = [session(run.settings, changes_for(run, changes))]
-        if run.settings.both_orders and results[0].summary["exit_code"] in (0, 1):
-            second = in_swapped_order(with_budget(run, _left_pd(run, results[0].summary)))
-            results.append(session(second.settings, changes_for(second, changes)))
+        orders = [run, in_swapped_order(run)] if run.settings.both_orders else [run]
+        results: list[Result] = []
+        for order in orders:
+            covered = _covered(order, orders, store)
+            results.append(session(covered.settings, changes_for(covered, changes)))
+            if results[-1].summary["rows"]["pending"] != 0:
+                break
         summary = read_json(store, SUMMARY)
         assert isinstance(summary, dict)  # it is finished
         scored = rescored(directory, store, look.checkpoint, summary, None, [run.judge])
@@ -92,9 +96,14 @@ def judge(
         lock.release()
 
 
-def _left_pd(run: JudgeRun, summary: Mapping[str, Any]) -> int | None:
-    """What the first order leaves of the budget of the judge; None without one."""
-    cap, charged = run.settings.max_cost_pd, summary["budget"].get("charged_usd")
+def _covered(order: JudgeRun, orders: Sequence[JudgeRun], store: StoreReader) -> JudgeRun:
+    """The judge with what its other order leaves of its budget."""
+    cap = order.settings.max_cost_pd
     if cap is None:
-        return None
-    return max(0, cap - (0 if charged is None else picodollars(charged)))
+        return order
+    spent_pd = sum(
+        charged_pd(store, Path(other.settings.checkpoint), other.folder)
+        for other in orders
+        if other is not order
+    )
+    return with_budget(order, max(0, cap - spent_pd))

@@ -159,9 +159,14 @@ def judges(given: object) -> tuple[Judge, ...]:
     return tuple(_judge(name, one) for name, one in given.items())
 
 
+def is_name(name: object) -> bool:
+    """Whether it can be the name of a judge, and so of a folder."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def require_name(name: str) -> None:
     """Raises ``UsageError`` for what cannot be the name of a judge."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         message = (
             f"{name!r} cannot be the name of a judge: a name has letters, digits, _ and -, begins "
             "with a letter or _, and has at most 64 of them"

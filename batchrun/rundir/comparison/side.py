@@ -16,6 +16,7 @@ from batchrun.adapters.scoring.database import Table
 from batchrun.adapters.scoring.score_parts import in_sql, row_groups
 from batchrun.adapters.storage.store import SCORES, SUMMARY, StoreReader, part_names, read_json
 from batchrun.core.evaluation import gates
+from batchrun.core.evaluation.judges import is_name
 from batchrun.core.settings.addresses import format_address
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect
@@ -76,7 +77,11 @@ class Side:
         """
         found = self.summary.get(JUDGES)
         judges = found if isinstance(found, Mapping) else {}
-        return {name: one.get("sha256") for name, one in judges.items() if isinstance(one, Mapping)}
+        return {
+            name: one.get("sha256")
+            for name, one in judges.items()
+            if is_name(name) and isinstance(one, Mapping)
+        }
 
     def judge_settings(self, name: str) -> Mapping[str, Any]:
         """What a judge was asked with, as its own summary says; empty where that is gone."""

@@ -71,7 +71,8 @@ class Judging:
         return sum(self._charged(store, run.judge.name) for run in self._runs)
 
     def _charged(self, store: StoreReader, name: str) -> int:
-        return charged_pd(store, place_of(self._directory, self._checkpoint, name), name)
+        place = place_of(self._directory, self._checkpoint, name)
+        return charged_pd(store, place, folder_of(name))
 
     async def run(
         self,
@@ -125,15 +126,15 @@ class Judging:
                 await following
 
 
-def charged_pd(store: StoreReader, checkpoint: Path, name: str) -> int:
-    """What a judge was charged over all its sessions: as its budget has it, and its bill where it
-    had none. A session that was killed is charged what it may have spent.
+def charged_pd(store: StoreReader, checkpoint: Path, folder: str) -> int:
+    """What the judge in a folder was charged over all its sessions: as its budget has it, and its
+    bill where it had none. A session that was killed is charged what it may have spent.
     """
     account = state_reader.values(checkpoint, "budget_cost").get("budget_cost")
     kept = 0
     if isinstance(account, Mapping):
         kept = int(account.get("mark", account.get("spent", 0)))
-    found = read_json(store, f"{folder_of(name)}/{SUMMARY}")
+    found = read_json(store, f"{folder}/{SUMMARY}")
     totals = found.get("totals") if isinstance(found, Mapping) else None
     bill = totals.get("cost_usd") if isinstance(totals, Mapping) else None
     return max(kept, 0 if bill is None else picodollars(bill))

@@ -57,6 +57,12 @@ class JudgeRun:
     settings: Settings
     asked: Asked
 
+    @property
+    def folder(self) -> str:
+        """Its run directory, in that of the run that it judges."""
+        own = self.judge.folder
+        return f"{own}/{SWAPPED}" if self.settings.swapped else own
+
 
 @dataclass(frozen=True, slots=True)
 class Pairing:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.core.cost.money import picodollars, usd
+from batchrun.core.evaluation.judges import is_name
 from batchrun.errors import UsageError
 from batchrun.rundir.judges.prepare import directory_of, swapped_of
 from batchrun.views.durable.durable_rows import DurableRows
@@ -209,8 +210,8 @@ def judges_of(durable: DurableRows) -> Iterator[DurableRows]:
     if isinstance(durable.store, DiskStore):
         folder = durable.store.folder / "judges"
         there = folder.iterdir() if folder.is_dir() else ()
-        names |= {path.name for path in there if "." not in path.name}
-    for name in sorted(names):
+        names |= {path.name for path in there}
+    for name in sorted(filter(is_name, names)):
         own = directory_of(durable.directory, name)
         for place in (own, swapped_of(own)):
             with contextlib.suppress(UsageError):  # it was not begun
