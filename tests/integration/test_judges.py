@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -314,6 +315,8 @@ def test_a_judge_that_cannot_be_is_refused(world, arguments, said):
         ("[request]", '[input]\nfiles = ["rows.jsonl"]\n[request]', "Leave it out"),
         ("[request]", '[output]\ndir = "x"\n[request]', "output.dir"),
         ("[request]", "[output]\ncheck_schema = false\n[request]", "check_schema"),
+        ("[request]", '[notify]\non_finish = "true"\n[request]', "notifies nobody"),
+        ("[request]", "[request]\nrepeat = 2", "one verdict"),
         ("[request]", '[judge.x]\nconfig = "y.toml"\n[request]', "no judges of its own"),
         ('prompt = "{{ row.content }}"', "", "--prompt"),
         ("{{ row.content }}", "{{ row.contnt }}", "contnt"),
@@ -712,8 +715,6 @@ def test_a_judge_that_is_killed_goes_on(world, seed, until):
     """Killed at a moment of the seed's choosing and started again, often: in the end every answer
     has one verdict, none of another answer counts, and verify holds.
     """
-    import random
-
     dice = random.Random(seed)
     rows = [dice.choice(["good", "bad", "fine"]) for _ in range(60)]
     world.config(f"[metrics]\nmark = 'avg(\"tone.mark\")'\n{TONE}", rows=rows)
@@ -730,5 +731,31 @@ def test_a_judge_that_is_killed_goes_on(world, seed, until):
     done = world.run("--resend-changed")
     assert done.code == 0, f"seed {seed}: {done.err}"
     assert world.scores()["tone.mark"] == [MARKS[text] for text in rows], f"seed {seed}"
+    world.cli.verified("run")
+    world.cli.verified("run/judges/tone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_the_command_that_is_killed_goes_on(world, seed, until):
+    """`batchrun judge`, killed at a moment of the seed's choosing: what was judged stays, verify holds
+    at every moment, and the same command judges the rest.
+    """
+    dice = random.Random(seed)
+    world.config(rows=["good"] * 60)
+    assert world.run().code == 0
+    world.asked()
+    for _ in range(3):
+        live = world.cli.start("judge", "run", "-c", "tone.toml", "--no-progress")
+        count = dice.randrange(1, 40)
+        with contextlib.suppress(AssertionError):
+            until(lambda n=count: len(world.endpoint.requests) >= n, timeout_s=5)
+        time.sleep(dice.random() * 0.1)
+        live.kill()
+        world.asked()
+        assert world.cli("verify", "run").code == 0, f"seed {seed}"
+    done = world.judged()
+    assert done.code == 0, f"seed {seed}: {done.err}"
+    assert world.scores()["tone.mark"] == [5.0] * 60
     world.cli.verified("run")
     world.cli.verified("run/judges/tone")

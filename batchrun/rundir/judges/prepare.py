@@ -144,6 +144,12 @@ def _refuse_own(judge: Judge, raw: Raw) -> None:
         if name == JUDGE:
             message = f"{_config_of(judge)}: a judge has no judges of its own; leave out [{JUDGE}]"
             raise UsageError(message)
+        if name.startswith("notify."):
+            message = (
+                f"{_config_of(judge)} sets {name}; a judge notifies nobody. Set it for the run that "
+                "it judges"
+            )
+            raise UsageError(message)
         if name.startswith(_OWN):
             message = (
                 f"{_config_of(judge)} sets {name}; a judge reads the answers of the run that it "
