@@ -24,7 +24,7 @@ from batchrun.errors import (
 )
 
 if TYPE_CHECKING:
-    from batchrun.api import Options, RowOutcome, Summary, arun, compare, run, score, stream
+    from batchrun.api import Options, RowOutcome, Summary, arun, compare, judge, run, score, stream
 
 __version__ = "0.2.0"
 __all__ = [
@@ -45,11 +45,12 @@ __all__ = [
     "__version__",
     "arun",
     "compare",
+    "judge",
     "run",
     "score",
     "stream",
 ]
-_LATE = frozenset("Options RowOutcome Summary arun compare run score stream".split())
+_LATE = frozenset("Options RowOutcome Summary arun compare judge run score stream".split())
 
 
 if not TYPE_CHECKING:  # a type checker sees the names above, and no others

@@ -13,11 +13,20 @@ import difflib
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
 
 from batchrun import assemble
@@ -28,12 +37,13 @@ from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.storage.home import at_home, located
 from batchrun.announcing import Announcing
 from batchrun.api_types import RowOutcome, Summary
-from batchrun.builtin_simulators import standing_in
+from batchrun.builtin_simulators import judges_of, standing_in
 from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameter_flags import keyword_hint
-from batchrun.core.settings.table import BY_NAME, FLAGGED, TABLE
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.settings.table import BY_NAME, FLAGGED, OF_JUDGES, TABLE
 from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.errors import RunStoppedError, UsageError
@@ -43,7 +53,7 @@ from batchrun.rundir.recorded_reading import reading_of
 if TYPE_CHECKING:  # loaded by ``compare`` alone
     from batchrun.views.compare.compare import Comparison
 
-__all__ = ["Options", "RowOutcome", "Summary", "arun", "compare", "run", "score", "stream"]
+__all__ = ["Options", "RowOutcome", "Summary", "arun", "compare", "judge", "run", "score", "stream"]
 
 
 class ArrowStream(Protocol):
@@ -60,8 +70,9 @@ class Scannable(Protocol):
         ...
 
 
-Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable
-"""Paths, or rows: an iterable of dicts, or anything that holds Arrow data. See docs/python.md."""
+Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable | Summary
+"""Paths, or rows: an iterable of dicts, or anything that holds Arrow data; or the summary of a run,
+whose answers are the rows then. See docs/python.md."""
 
 GUARD = RunStoppedError.exit_code
 _LOG = logging.getLogger("batchrun")
@@ -96,6 +107,9 @@ class Options(TypedDict, total=False):
     sample_seed: int
     reuse: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     lengths_from: str | os.PathLike[str]
+    from_: str | os.PathLike[str] | Summary
+    from_status: Literal["ok", "error", "any"]
+    allow_partial: bool
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     requests: Literal["none", "errors", "all"]
@@ -115,6 +129,7 @@ class Options(TypedDict, total=False):
     image: Sequence[str]
     file: Sequence[str]
     params: Mapping[str, Any]
+    repeat: int
     temperature: float | str
     max_tokens: int | str
     top_p: float | str
@@ -163,6 +178,7 @@ class Options(TypedDict, total=False):
     scores: Mapping[str, Any]
     metrics: Mapping[str, Any]
     gates: Mapping[str, Any]
+    judge: Mapping[str, Any]
     labels: Mapping[str, str | float | bool]
 
 
@@ -187,12 +203,21 @@ def run(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
     Raises ``BatchrunError`` as its subclasses say, ``TypeError`` for an unknown keyword.
     """
     job = _Job(rows, options)
+    return job.summary(_in_own_thread(lambda: job.go(None), job.switch))
+
+
+def _in_own_thread(
+    go: Callable[[], Coroutine[Any, Any, assemble.Result]], switch: StopSwitch
+) -> assemble.Result:
+    """Run a session in a thread and a loop of its own. An interrupt stops it in order, and is
+    raised when it has ended.
+    """
     ended: Future[assemble.Result] = Future()
     ready: Future[asyncio.AbstractEventLoop] = Future()
 
     async def work() -> assemble.Result:
         ready.set_result(asyncio.get_running_loop())
-        return await job.go(None)
+        return await go()
 
     def body() -> None:
         try:
@@ -215,10 +240,10 @@ def run(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
             interrupted = error
             # The loop may not run yet, or not any more.
             with contextlib.suppress(RuntimeError, TimeoutError):
-                ready.result(1).call_soon_threadsafe(job.switch.stop, _INTERRUPTED)
+                ready.result(1).call_soon_threadsafe(switch.stop, _INTERRUPTED)
     if interrupted is not None:
         raise interrupted
-    return job.summary(result)
+    return result
 
 
 async def arun(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
@@ -330,6 +355,7 @@ class _Job:
                 say=_LOG.info,
                 outbox=outbox,
                 observers=observers,
+                judges=judges_of(settings, plan.environment, stack, _LOG.info),
             )
 
     def _find(self) -> Callable[[], Input] | None:
@@ -366,7 +392,7 @@ def score(
 
     asked = None
     if any(given is not None for given in (config, scores, metrics, gates)):
-        asked = evaluation_of(config, scores=scores, metrics=metrics, gates=gates)
+        asked = evaluation_of(config, directory, scores=scores, metrics=metrics, gates=gates)
     folder = at_home(os.fspath(directory))
     place = None if checkpoint is None else at_home(os.fspath(checkpoint))
     found = scoring.score(folder, place, asked, _LOG.info)
@@ -375,6 +401,79 @@ def score(
     if found.failed is not None:
         raise found.failed
     return Summary.of(found.summary, folder, None)
+
+
+def judge(
+    directory: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str],
+    name: str | None = None,
+    against: str | os.PathLike[str] | None = None,
+    both_orders: bool = False,
+    agreement: str | None = None,
+    score: str | None = None,
+    allow_self: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    retry_failed: bool = False,
+    repair: bool = False,
+    **options: Any,
+) -> Summary:
+    """Have a second model judge the answers of a finished run. Returns the summary of that run as
+    it is then: ``judges``, and the ``metrics`` and ``gates`` that its verdicts make.
+
+    ``config`` has the judge's prompt, JSON Schema, model and endpoint; other keywords of ``run``
+    win over it. Judging again sends only what is new or changed. ``against`` is a run whose answers
+    are compared with, ``agreement`` a column of human labels. A judge that a guard stopped is no
+    error: see ``judges[name]["pending"]``.
+
+    Raises ``UsageError`` for what is no finished run, or where the judge is the model that gave the
+    answers, ``RunLockedError`` while a run is live, and as ``run`` does.
+    """
+    from batchrun import judging
+    from batchrun.core.evaluation.judges import Judge
+    from batchrun.rundir.judges.prepare import Pairing, prepare
+
+    _require_keywords(options, [setting.keyword for setting in OF_JUDGES])
+    file = at_home(os.fspath(config))
+    judge_ = Judge.checked(
+        PurePath(file).stem if name is None else name, file, score, agreement, allow_self=allow_self
+    )
+    given = {
+        KEYWORDS[keyword]: _plain(value, KEYWORDS[keyword])
+        for keyword, value in options.items()
+        if value is not None
+    }
+    pairs = None if against is None else Pairing(at_home(os.fspath(against)), both_orders)
+    folder = at_home(os.fspath(directory))
+    place = None if checkpoint is None else at_home(os.fspath(checkpoint))
+    environment, switch = read_environment(), StopSwitch()
+    run_, warnings = prepare(judge_, folder, place, environment, given, pairs)
+    for warning in warnings:
+        _LOG.warning("%s", warning)
+
+    def session(settings: Settings, allowed: Changes) -> assemble.Result:
+        with contextlib.ExitStack() as stack:
+            endpoints = standing_in(settings.endpoints, stack, _LOG.info)
+            going = partial(
+                assemble.session,
+                replace(settings, endpoints=endpoints),
+                environment,
+                find=None,
+                changes=allowed,
+                switch=switch,
+                say=_LOG.info,
+            )
+            return _in_own_thread(going, switch)
+
+    changes = Changes(restart=restart, retry_failed=retry_failed, repair=repair)
+    found = judging.judge(folder, place, run_, changes, session, _LOG.info)
+    for result in found.results:
+        if result.stop is not None:
+            _LOG.warning("%s", result.stop.message)
+    if found.scored.failed is not None:
+        raise found.scored.failed
+    return Summary.of(found.scored.summary, folder, None)
 
 
 def compare(
@@ -401,21 +500,16 @@ def compare(
 
     asked = None
     if any(given is not None for given in (config, scores, metrics, gates)):
-        asked = evaluation_of(config, scores=scores, metrics=metrics, gates=gates)
+        asked = evaluation_of(config, b, scores=scores, metrics=metrics, gates=gates)
     one, other = (at_home(os.fspath(directory)) for directory in (a, b))
     return comparing.compare(one, other, asked, key=key, rows=rows)
 
 
 def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     """Check the keywords and lay the settings over each other: keyword, environment, file."""
-    known = [*_OTHERS, *KEYWORDS]
-    for name, value in options.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            hint = keyword_hint(name, value) or hint
-            message = f"unknown keyword {name!r}; {hint}"
-            raise TypeError(message)
+    if isinstance(rows, Summary):
+        rows, options = None, {"from_": rows} | dict(options)
+    _require_keywords(options, [*_OTHERS, *KEYWORDS])
     file = options.get("config")
     raw = {} if file is None else read_config(at_home(os.fspath(file)))
     given = {
@@ -442,6 +536,17 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     return _Plan(settings, environment, rows, changes)
 
 
+def _require_keywords(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raises ``TypeError`` for a keyword that there is not."""
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            hint = keyword_hint(name, value) or hint
+            message = f"unknown keyword {name!r}; {hint}"
+            raise TypeError(message)
+
+
 def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> config.Raw:
     """The raw values with these endpoints in place of the config file's."""
     kept = {name: value for name, value in raw.items() if not name.startswith("endpoint")}
@@ -463,6 +568,8 @@ def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> con
 def _plain(value: Any, name: str) -> Any:
     """A keyword's value as the config file would have it."""
     kind = BY_NAME[name].kind
+    if isinstance(value, Summary):
+        value = value.path
     if kind == "dirs":
         several = [value] if isinstance(value, (str, os.PathLike)) else value
         return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in several]

@@ -60,6 +60,13 @@ class Summary:
         return MappingProxyType(self._whole.get("gates") or {})
 
     @property
+    def judges(self) -> Mapping[str, Any]:
+        """By the name of a judge: ``rows``, ``unparsed``, ``cost_usd`` and more, as in
+        ``summary.json``.
+        """
+        return MappingProxyType(self._whole.get("judges") or {})
+
+    @property
     def results_path(self) -> Path | str:
         """The folder of results, as pandas, Polars, DuckDB and Arrow read it."""
         return self._below("results")

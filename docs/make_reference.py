@@ -288,7 +288,8 @@ def summary_keys() -> list[str]:
         run="",
     )
     version = built.pop("version")
-    built |= {"scores": None, "metrics": None, "gates": None, "version": version}
+    built["totals"]["cost_usd_with_judges"] = None
+    built |= {"scores": None, "metrics": None, "judges": None, "gates": None, "version": version}
     return [
         f"{key}.{inner}" if inner else key
         for key, value in built.items()

@@ -262,9 +262,16 @@ def _pilot(
 
 def of_sample(settings: Settings, path: Path) -> Settings:
     """The settings of a run over the sample, whose rows are whole requests already."""
+    from batchrun.core.evaluation.definitions import Evaluation
+
+    evaluation = settings.evaluation
+    if settings.repeat > 1:
+        # What is measured over the repeats of a row has no meaning in a sample of requests.
+        evaluation = Evaluation(evaluation.scores)
     return replace(
         settings,
         files=(str(path),),
+        source=None,
         format="jsonl",
         quoting=None,
         delimiter=None,
@@ -280,5 +287,7 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         params={},
         limit=None,
         sample=None,
+        repeat=1,
+        evaluation=evaluation,
         reuse=(),
     )

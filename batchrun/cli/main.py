@@ -23,6 +23,7 @@ COMMANDS = {
     "validate": "Check every row without sending any.",
     "estimate": "Estimate what a run takes: tokens, dollars, time.",
     "score": "Compute scores, metrics and gates of a run again.",
+    "judge": "Have a second model judge the answers of a run; verdicts become scores.",
     "query": "Answer SQL over the results, attempts, usage and scores of a run.",
     "ctl": "Change a live run: limits, pause, resume, drain.",
     "status": "Show the progress of a live or ended run.",
@@ -40,7 +41,7 @@ COMMANDS = {
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
 FOLDERS = {
-    **dict.fromkeys(("score", "query", "compare", "bless", "init"), "evaluation."),
+    **dict.fromkeys(("score", "judge", "query", "compare", "bless", "init"), "evaluation."),
     **dict.fromkeys(("status", "show", "runs", "costs", "report"), "looking."),
 }
 """The folder of a command that is not in this one."""

@@ -207,7 +207,7 @@ def command(
                     )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
-                    error.add_note(f"to go on: {_command_that_goes_on(sys.argv[1:])}")
+                    error.add_note(f"to go on: {command_that_goes_on(sys.argv[1:])}")
                 raise
         sys.exit(code)
 
@@ -231,7 +231,7 @@ def _run(
     load_arrow()
     from batchrun import assemble
     from batchrun.adapters.environment import open_files
-    from batchrun.builtin_simulators import standing_in
+    from batchrun.builtin_simulators import judges_of, standing_in
     from batchrun.views import ending
 
     make_lean()
@@ -248,6 +248,7 @@ def _run(
             observers=observers,
             say=tell,
             started_s=STARTED_S,
+            judges=judges_of(settings, environment, stack, tell),
         )
     announcing.ended(result.summary)
     if result.stop is not None:
@@ -261,7 +262,7 @@ def _run(
         )
     if result.sent_nothing:
         tell("nothing left to send")
-    resume = _command_that_goes_on(sys.argv[1:])
+    resume = command_that_goes_on(sys.argv[1:])
     apart = settings.checkpoint != str(PurePath(settings.dir, "checkpoint"))
     for text in ending.lines(
         result.summary,
@@ -337,11 +338,7 @@ def settings_of(
     where none of them names one.
     """
     raw = {} if config_file is None else read_config(config_file)
-    given = {}
-    for name, value in flags.items():
-        if value is not None and value != ():
-            setting = name.replace("__", ".")
-            given[setting] = _flag_value(setting, value)
+    given = given_settings(flags)
     if inputs:
         given["input.files"] = list(inputs)
     raw, warnings = config.lay_over(raw, environment, located(given))
@@ -356,6 +353,16 @@ def settings_of(
             "column NAME"
         )
     return settings, warnings
+
+
+def given_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that flags give, as a config file would have them."""
+    given = {}
+    for name, value in flags.items():
+        if value is not None and value != ():
+            setting = name.replace("__", ".")
+            given[setting] = _flag_value(setting, value)
+    return given
 
 
 def _flag_value(name: str, value: Any) -> Any:
@@ -377,7 +384,7 @@ def _flag_value(name: str, value: Any) -> Any:
             return value
 
 
-def _command_that_goes_on(arguments: Sequence[str]) -> str:
+def command_that_goes_on(arguments: Sequence[str]) -> str:
     """The command that resumes. Header values and a command's arguments are left out: they may be
     credentials.
     """

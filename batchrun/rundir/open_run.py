@@ -39,14 +39,14 @@ from batchrun.adapters.storage.store import (
     write_json,
 )
 from batchrun.core.request.body import WORDING, as_begun
-from batchrun.core.run.shards import plan_reading
+from batchrun.core.run.shards import REBUILT, plan_reading
 from batchrun.core.run.totals import Totals
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.reading import NOW, Reading
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import DamagedError, StorageError, UsageError
-from batchrun.records import Known, Span
+from batchrun.records import Known, Position, Span
 from batchrun.rundir import claim, compare, resend, restarts
 from batchrun.rundir.compare import Changes, Compared
 from batchrun.rundir.lock import Lock
@@ -180,6 +180,7 @@ def open_run(
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
         journal.fence = lock.check
+        _finish_renumbering(store, journal, say)
         begun = journal.states.get("settings") is not None
         if begun:
             build = as_begun(build, journal.states.get("wording"))
@@ -209,10 +210,9 @@ def open_run(
         sent = journal.states.get("sent") or ()
         columns_notice.report_columns(say, settings, given, store.where(), sent, found.carry.names)
         _recover(opened, settings, say)
-        ok, opened.errors = resend.count_done(parts, journal)
-        opened.done = ok, opened.errors.total()
-        if settings.limit is not None:
-            opened.beyond = resend.count_beyond(parts, journal, settings.limit)
+        if found.moved:
+            _renumber(opened, settings, given, say)
+        _count(opened, settings)
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
         _plan(opened, settings, grown=found.grown)
@@ -229,6 +229,25 @@ def open_run(
         lock.release()
         raise
     return opened
+
+
+def _finish_renumbering(store: Store, journal: Journal, say: Callable[[str], None]) -> None:
+    """Publish the parts that a kill left written aside; see ``adapters.parts.staged_parts``."""
+    if not (journal.folder / REBUILT).exists():
+        return
+    from batchrun.adapters.parts import staged_parts
+
+    if staged_parts.finish(store, journal):
+        say("the parts that an interrupted --resend-changed had written are published now")
+
+
+def _count(opened: RunDirectory, settings: Settings) -> None:
+    """Count the rows that have an outcome."""
+    parts, journal = opened.parts, opened.journal
+    ok, opened.errors = resend.count_done(parts, journal)
+    opened.done = ok, opened.errors.total()
+    if settings.limit is not None:
+        opened.beyond = resend.count_beyond(parts, journal, settings.limit)
 
 
 def _sound_checkpoint(
@@ -382,7 +401,8 @@ def _begin(
         **{COLUMNS: CURRENT},
         run=secrets.token_hex(8),
         sample=given.sample_recorded(),
-        input_rows=None if given.picked is None else len(given.picked),
+        **given.recorded(),
+        input_rows=None if given.picked is None else len(given.picked) * given.repeat,
         carry_schema=part_schema.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         sent=list(carry.sent),
@@ -436,6 +456,34 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
         providers |= {endpoint.name: endpoint.provider for endpoint in settings.endpoints}
         journal.states.put(endpoints=ours, providers=providers)
     journal.drop_idle()
+
+
+def _renumber(
+    opened: RunDirectory, settings: Settings, given: Input, say: Callable[[str], None]
+) -> None:
+    """Write the parts again for a source whose rows have other numbers by now, and note the
+    settings and the input of today with them. Logs that a kill left are published first.
+    """
+    from batchrun.adapters.parts.renumbering import Renumbering
+
+    journal, parts = opened.journal, opened.parts
+    say("the source changed: finding the place of every done row, and writing the parts again")
+    for shard in sorted(journal.touched()):
+        publish(parts, journal, journal.next_state(shard, complete=False))
+    blocks = opened.reader.blocks([Span(0, None, Position())], limit=None)
+    hash_of = functools.partial(resend.hash_of, opened.build)
+    work = Renumbering(parts, journal, blocks, hash_of, opened.carry.schema)
+    work.run(
+        {
+            "settings": settings.shaping(),
+            "input": [stamp.public() for stamp in given.stamps],
+            "input_rows": None,
+            "examples": None,
+            compare.RESENDING: [],
+            **given.recorded(),
+        }
+    )
+    say(f"of the source: {work.shift}")
 
 
 def _send_again(

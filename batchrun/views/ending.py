@@ -68,7 +68,8 @@ def lines(
         out.append(f"held back most by {BOUND[bound_by]}")
     place = format_address(folder)
     out.append(f"results: {place}/results")
-    if rows["pending"] == 0:
+    judging = any(one.get("pending") for one in (summary.get("judges") or {}).values())
+    if rows["pending"] == 0 and not (judging and resume):
         out.append(f"next: batchrun verify {shell_word(place)}{_where(checkpoint)}")
         if summary["errors"].keys() - {"invalid_row"}:
             out.append("to send failed rows again: the same command with --retry-failed")
@@ -93,9 +94,10 @@ def _cost(totals: Mapping[str, Any]) -> str:
     if totals["cost_usd"] is None:
         return ""
     wasted = totals["wasted_cost_usd"]
-    return f"; cost {format_cost(totals['cost_usd'])}" + (
-        f", {format_cost(wasted)} wasted" if wasted else ""
-    )
+    with_judges = totals.get("cost_usd_with_judges")
+    more = "" if with_judges is None else f", {format_cost(with_judges)} with its judges"
+    lost = f", {format_cost(wasted)} wasted" if wasted else ""
+    return f"; cost {format_cost(totals['cost_usd'])}{lost}{more}"
 
 
 def _where(checkpoint: str | None) -> str:

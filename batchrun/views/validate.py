@@ -18,7 +18,6 @@ import pyarrow as pa
 from batchrun.adapters.columns.schema import results_schema
 from batchrun.adapters.environment.ids import IdPiles, Repeats
 from batchrun.adapters.environment.tokenizers import Tokenizers
-from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Reader
 from batchrun.adapters.sources.splitting import Splitter, needs_of, roles_of, schema_splitter
@@ -31,6 +30,7 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Request, Row, Span
+from batchrun.rundir.chain import inputs
 from batchrun.views.text import safe
 
 SHOWN = 20
@@ -113,8 +113,8 @@ KEYS = {
     "bad": "Rows that cannot be sent.",
     "reasons": "Bad rows by reason, without the details that differ from row to row.",
     "problems": (
-        "The first 20 bad rows: `row`, `file`, `line` (from 1; in Parquet the row in its file, "
-        "from 0), `reason`, `remedy`."
+        "The first 20 bad rows, repeats that are bad alike as one: `row`, `file`, `line` (from 1; "
+        "in Parquet the row in its file, from 0), `reason`, `remedy`."
     ),
     "duplicate_ids": (
         "`ids` that occur more than once, the `rows` they occur in, and the `first` 20 of them, "
@@ -155,6 +155,8 @@ class Report:
     done: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+    noted: int = 0
+    """Bad rows that the problems stand for: one of them for all repeats of a row that are alike."""
     repeats: Repeats = field(default_factory=Repeats)
     alike: Repeats = field(default_factory=Repeats)
     shortest: Measured | None = None
@@ -255,8 +257,8 @@ class Report:
         for problem in self.problems:
             yield f"{safe(problem.where)} (row {problem.row}): {safe(problem.reason)}"
             yield f"    {problem.remedy}"
-        if self.bad > len(self.problems):
-            yield f"... and {self.bad - len(self.problems):,} more"
+        if self.bad > self.noted:
+            yield f"... and {self.bad - self.noted:,} more"
         if self.bad:
             yield (
                 f"{self.bad:,} of {counted(self.rows, 'row')} {verb(self.bad, 'is', 'are')} bad:"
@@ -287,7 +289,12 @@ def require_evaluation(settings: Settings, schema: pa.Schema) -> None:
     if settings.evaluation:
         from batchrun.rundir.evaluate.evaluator import Prepared
 
-        prepared = Prepared(settings.evaluation)
+        asked = None
+        if settings.evaluation.judges:
+            from batchrun.rundir.judges.prepare import asked_by_configs
+
+            asked = asked_by_configs(settings)
+        prepared = Prepared(settings.evaluation, asked=asked)
         try:
             prepared.require(schema)
         finally:
@@ -309,7 +316,7 @@ def check(
     cannot be written.
     """
     plan = prompts.plan(settings)
-    given = opening.find(settings.files, settings.format, plan, settings.reading)
+    given = inputs.find(settings, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings, of_rows=False)
@@ -347,6 +354,7 @@ class Checking:
     ) -> None:
         self._report = report
         self._endpoints = settings.endpoints
+        self._repeat = settings.repeat
         self._given = given
         self._reader = reader
         self._build = build
@@ -370,7 +378,8 @@ class Checking:
         """The row's request, checked and counted; None for a bad row."""
         report = self._report
         report.rows += 1
-        if row.custom_id is not None:
+        is_first = row.number % self._repeat == 0  # of its repeats, which are no duplicates
+        if row.custom_id is not None and is_first:
             self._ids.add(row.number, row.custom_id)
         try:
             request = self._build(row)
@@ -378,7 +387,8 @@ class Checking:
             file = self._given.stamps[row.file].name
             _note(report, row, str(error), file, self._reader.where(row))
             return None
-        self._hashes.add(row.number, request.hash)
+        if is_first:
+            self._hashes.add(row.number, request.hash)
         size = len(request.body)
         if self._ends is None:
             self._ends = ((row, request), (row, request))
@@ -447,7 +457,12 @@ def _note(report: Report, row: Row, text: str, file: str, where: str) -> None:
     reason = remedies.reason(text)[:TEXT_MAX]
     known = reason in report.reasons or len(report.reasons) < REASONS_MAX
     report.reasons[reason if known else OTHER] += 1
+    last = report.problems[-1] if report.problems else None
+    if last is not None and (last.where, last.reason) == (where, text[:TEXT_MAX]):
+        report.noted += 1  # another repeat of the same row
+        return
     if len(report.problems) < SHOWN:
+        report.noted += 1
         report.problems.append(
             Problem(row.number, file, row.line, where, text[:TEXT_MAX], remedies.remedy(text))
         )

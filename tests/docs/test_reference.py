@@ -220,7 +220,7 @@ def test_the_json_objects_have_the_documented_keys(text, cli, samples):
     summary = json.loads((cli.folder / "run" / "summary.json").read_text("utf-8"))
     assert done.json == summary
     documented = names(chapter(text, "Keys of `summary.json`"))
-    evaluated = {"scores", "metrics", "gates"}
+    evaluated = {"scores", "metrics", "gates", "judges", "totals.cost_usd_with_judges"}
     assert documented - {"reused", "rows.reused", "controls", "labels"} - evaluated == keys_of(
         summary
     )

@@ -1,14 +1,17 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores]
+    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|chains|judges|repeat]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
 quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
 parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``; with ``scores`` in
-scores-VERSION, of runs with scores and metrics. A directory that
-is there is never made again: a format that changes has to read it, or refuse it with a reason.
+scores-VERSION, of runs with scores and metrics; with ``chains`` in chains-VERSION, of runs that are
+made from the answers of another one, beside that one (``one``); with ``judges`` in judges-VERSION,
+of runs whose answers a judge rates at their end; with ``repeat`` in repeat-VERSION, of runs that
+send each row three times, with metrics over these. A directory that is there is never made again: a
+format that changes has to read it, or refuse it with a reason.
 """
 
 import json
@@ -52,6 +55,42 @@ length = { sql = "len(content)", errors = "skip" }
 long = "avg(long)"
 length = "median(length)"
 """
+JUDGED = """\
+[scores]
+liked = '"tone.mark" >= 3'
+[metrics]
+liked = "avg(liked)"
+mark = 'avg("tone.mark")'
+[judge.tone]
+config = "tone.toml"
+agreement = "note"
+"""
+TONE = """\
+[request]
+model = "judge"
+prompt = "Rate: {{ row.content }}"
+[request.schema]
+type = "object"
+required = ["reason", "mark"]
+additionalProperties = false
+[request.schema.properties]
+reason = { type = "string" }
+mark = { type = "integer", minimum = 1, maximum = 5 }
+[[endpoint]]
+provider = "simulator"
+"""
+REPEATS = """\
+[request]
+repeat = 3
+params = { seed = "{{ repeat }}" }
+[scores]
+long = "len(content) > 150"
+[metrics]
+long = "avg(long)"
+any = "pass_at(long, 2)"
+all = "pass_all(long, 2)"
+vote = "majority(len(content) > 150, note > 5)"
+"""
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -77,7 +116,8 @@ def main() -> None:
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
-    kind = next((kind for kind in ("trails", "scores") if sys.argv[2:] == [kind]), None)
+    kinds = ("trails", "scores", "chains", "judges", "repeat")
+    kind = next((kind for kind in kinds if sys.argv[2:] == [kind]), None)
     folder = HERE / (sys.argv[1] if kind is None else f"{kind}-{sys.argv[1]}")
     folder.mkdir()
     rows: list[dict[str, object]] = [
@@ -90,9 +130,23 @@ def main() -> None:
     ]
     rows[5] = {"note": 5}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if kind == "chains":
+        with EmbeddedSimulator(SimulatorOptions()) as endpoint:
+            assert _start(folder, "one", endpoint, "rows.jsonl").wait(60) == 1
+        _make(folder, "--from", "one", "--prompt", "Check {{ row.content }} {{ note }}", code=0)
+        return
+    if kind == "judges":
+        (folder / "judged.toml").write_text(JUDGED)
+        (folder / "tone.toml").write_text(TONE)
+        _make(folder, "rows.jsonl", "-c", "judged.toml")
+        return
     if kind == "scores":
         (folder / "scores.toml").write_text(SCORES)
         _make(folder, "rows.jsonl", "-c", "scores.toml")
+        return
+    if kind == "repeat":
+        (folder / "repeat.toml").write_text(REPEATS)
+        _make(folder, "rows.jsonl", "-c", "repeat.toml")
         return
     _make(folder, "rows.jsonl")
     if kind == "trails":
@@ -105,12 +159,12 @@ def main() -> None:
         assert _start(folder, "carrying", endpoint, *given).wait(60) == 0
 
 
-def _make(folder: Path, *given: str) -> None:
+def _make(folder: Path, *given: str, code: int = 1) -> None:
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.2}, seed=2)) as endpoint:
-        assert _start(folder, "finished", endpoint, *given).wait(60) == 1
+        assert _start(folder, "finished", endpoint, *given).wait(60) == code
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.5}, seed=2)) as endpoint:
         assert _start(folder, "failed", endpoint, *given, "--max-attempts", "1").wait(60) == 1
-    for name, sent, code in (
+    for name, sent, ended in (
         ("interrupted", signal.SIGINT, 130),
         ("killed", signal.SIGKILL, -signal.SIGKILL),
     ):
@@ -119,7 +173,7 @@ def _make(folder: Path, *given: str) -> None:
             while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < ROWS // 2:
                 time.sleep(0.01)
             live.send_signal(sent)
-            assert live.wait(60) == code
+            assert live.wait(60) == ended
 
 
 def _answered(endpoint: EmbeddedSimulator) -> int:

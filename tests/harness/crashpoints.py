@@ -138,6 +138,17 @@ POINTS: tuple[Point, ...] = (
     ),
     Point("reuse-moving", "restart.noted"),
     Point("reuse-moving", "restart.renamed"),
+    # A source changed: all parts are written again aside, committed, published, and what is no part
+    # any more is set aside.
+    Point("moved", "draft.written", "results"),
+    Point("moved", "draft.renamed", "results"),
+    *(
+        Point("moved", step)
+        for step in (
+            *("rebuild.written rebuild.committed seal.written rebuild.published").split(),
+            *("aside.moved state.forgotten rebuild.removed rebuild.finished").split(),
+        )
+    ),
     # ``--repair`` of a part, and of a log.
     Point("repair", "aside.moved"),
     Point("repair", "seal.committed"),

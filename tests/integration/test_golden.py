@@ -275,3 +275,70 @@ def test_runs_with_scores_go_on(cli, simulator):
             summary = json.loads((folder / name / "summary.json").read_text())
             assert summary["scores"]["long"]["scored"] == 11
             assert cli("verify", name, cwd=folder).code == 0
+
+
+def test_judged_runs_go_on(cli, simulator, published):
+    """Runs with a judge verify, resume, are retried and judged, and no answer is judged twice."""
+    folders = sorted(GOLDEN.glob("judges-*"))
+    assert folders
+    for version in folders:
+        folder = cli.folder / version.name
+        shutil.copytree(version, folder)
+        [stamp] = json.loads(
+            _state(folder / "finished", "SELECT value FROM meta WHERE key = 'input'")
+        )
+        os.utime(folder / "rows.jsonl", ns=(stamp["mtime_ns"], stamp["mtime_ns"]))
+        done = cli("verify", "finished", cwd=folder)
+        assert done.code == 0, done.out
+        endpoint = simulator()
+        for name, flags in (
+            *(("finished", ()), ("interrupted", ()), ("killed", ())),
+            ("failed", ("--retry-failed",)),
+        ):
+            done = cli(
+                *("run", "rows.jsonl", "-c", "judged.toml", "-o", name, *STARTED, *flags),
+                *("--base-url", endpoint.base_url),
+                cwd=folder,
+            )
+            assert done.code == 1, done.err  # one row is bad
+            summary = json.loads((folder / name / "summary.json").read_text())
+            assert summary["judges"]["tone"]["rows"] == 11
+            assert summary["metrics"]["mark"]["n"] == 11
+            assert cli("verify", name, cwd=folder).code == 0
+            assert cli("verify", f"{name}/judges/tone", cwd=folder).code == 0
+            judged = published(folder / name / "judges/tone", "attempts").column("row").to_pylist()
+            assert len(judged) == len(set(judged)) == 11, name
+
+
+def test_chained_runs_go_on(cli, simulator):
+    """Runs that were made from another one verify, resume and are retried, although all of them
+    were moved since; nothing that is done is asked again.
+    """
+    folders = sorted(GOLDEN.glob("chains-*"))
+    assert folders
+    for version in folders:
+        folder = cli.folder / version.name
+        shutil.copytree(version, folder)
+        done = cli("verify", "finished", cwd=folder)
+        assert done.code == 0, done.out
+        endpoint = simulator()
+        given = ("--from", "one", "--prompt", "Check {{ row.content }} {{ note }}")
+        asked = 0
+        for name, flags in (
+            *(("finished", ()), ("interrupted", ()), ("killed", ())),
+            ("failed", ("--retry-failed",)),
+        ):
+            lines = pq.read_table(folder / name / "results").to_pylist()
+            left = 11 - sum(line["status"] == "ok" for line in lines)
+            done = cli(
+                *("run", *given, "-o", name, *STARTED, *flags),
+                *("--base-url", endpoint.base_url),
+                cwd=folder,
+            )
+            assert done.code == 0, done.err
+            now = sum(endpoint.stats()["by_status"].values())
+            assert now - asked <= left, name
+            asked = now
+            rows = pq.read_table(folder / name / "results").column("source_row").to_pylist()
+            assert rows == [n for n in range(12) if n != 5]
+            assert cli("verify", name, cwd=folder).code == 0

@@ -409,3 +409,28 @@ def test_scores_in_a_store(job, cli):
         "query", job.address, "SELECT count(*) AS n FROM results", "--json", env=job.store.env
     )
     assert json.loads(done.out) == [{"n": ROWS}], done.err
+
+
+def test_a_chain_of_runs_in_a_bucket(job):
+    """The answers of a run in a bucket are the input of another one there: a source that changed
+    moves rows as on a disk, and one whose checkpoint is elsewhere is known by its objects' marks.
+    """
+    job.broken = {"question 04": 413}
+    assert job.run().code == 1
+    out = f"s3://{job.store.bucket}/runs/two"
+    ask = ("--prompt", "Check {{ row.content }}", "--no-progress", "--shard-rows", SHARD_ROWS)
+    command = ("--from", job.address, "-o", out, *ask, "--base-url", job.endpoint.base_url)
+    checkpoint = ("--checkpoint", "cp-two")
+    assert job._here(*command, *checkpoint).code == 0
+    asked = len(job.endpoint.requests)
+    assert "nothing left to send" in job._here(*command, *checkpoint).err
+    job.broken = {}
+    assert job.run("--retry-failed").code == 0
+    refused = job._here(*command, *checkpoint)
+    assert refused.code == 2 and "1 row is new, 24 are as before" in refused.err
+    (job.cli.folder / "cp").rename(job.cli.folder / "away")
+    done = job._here(*command, *checkpoint, "--resend-changed")
+    assert done.code == 0, done.err
+    assert len(job.endpoint.requests) == asked + 2
+    report = verify.check(out, str(job.cli.folder / "cp-two"))
+    assert report.problems == [] and report.rows == ROWS

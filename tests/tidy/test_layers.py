@@ -21,6 +21,7 @@ LAYERS = {
     "adapters": 3,
     "rundir": 4,
     "assemble": 5,
+    "judging": 5,
     "wiring": 5,
     "machinery": 5,
     "api_types": 5,

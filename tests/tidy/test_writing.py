@@ -38,6 +38,10 @@ EXCEPTIONS = {
         {"os.posix_fallocate"},
         "space for notes that nobody flushes; the model takes any mixture of them",
     ),
+    "batchrun.rundir.chain.pairs": (
+        {"tempfile.TemporaryFile"},
+        "which rows belong together, for as long as they are read; it has no name",
+    ),
     "batchrun.rundir.claim": (
         {"shutil.copytree", "shutil.rmtree"},
         "from one disk to another, by --restart",

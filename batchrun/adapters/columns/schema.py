@@ -40,6 +40,12 @@ REQUESTS_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in co
 
 USAGE_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in columns.USAGE])
 
+REPEAT_OF = pa.field("repeat_of", pa.int64())
+REPEAT = pa.field("repeat", pa.int32())
+REPEAT_NAMES = (REPEAT_OF.name, REPEAT.name)
+"""The columns of a run with ``--repeat``, behind those that are carried."""
+_TIMES = b"batchrun.repeat"
+
 ADDED_LATER = frozenset(
     "cache_write_tokens media model_asked usage_raw billed_from reused_from decided_by".split()
 )
@@ -63,6 +69,22 @@ def results_schema(carried: pa.Schema) -> pa.Schema:
     taken = {name.casefold() for name in carried.names} & ADDED_LATER
     fixed = [pa.field(name, kind) for name, kind in RESULT_FIELDS if name not in taken]
     return pa.schema(fixed + list(carried))
+
+
+def with_repeats(carried: pa.Schema, times: int) -> pa.Schema:
+    """Carried columns with those of repeats behind them, which say how many there are of a row: an
+    input column may have the same name in a run without.
+    """
+    counted = REPEAT.with_metadata({_TIMES: str(times).encode()})
+    return carried.append(REPEAT_OF).append(counted)
+
+
+def repeats_in(schema: pa.Schema) -> int:
+    """How many rows of results of this schema belong to a row of the input; 1 without repeats."""
+    for field in schema:
+        if field.name == REPEAT.name and field.metadata and _TIMES in field.metadata:
+            return int(field.metadata[_TIMES])
+    return 1
 
 
 def marks_reused(schema: pa.Schema) -> bool:

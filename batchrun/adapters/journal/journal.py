@@ -34,6 +34,7 @@ from batchrun.adapters.journal.shard_log import (
 )
 from batchrun.adapters.journal.state_db import Published, StateFile
 from batchrun.adapters.storage import disk, files
+from batchrun.core.run.shards import is_former
 from batchrun.errors import StorageError
 from batchrun.ports import Durable
 from batchrun.records import Attempt, Block, Outcome, Position, ReusedRows, ShardState
@@ -145,7 +146,8 @@ class Journal:
 
     def shards(self) -> list[ShardState]:
         """All shards whose input was read, published or not, in order."""
-        found = (self.state(shard) for shard in sorted({*self._published, *self.logs}))
+        numbers = sorted({*self._published, *self.logs})
+        found = (self.state(shard) for shard in numbers if not is_former(shard))
         return [state for state in found if state is not None]
 
     def state(self, shard: int) -> ShardState | None:
@@ -266,6 +268,12 @@ class Journal:
     def adopt(self, state: ShardState) -> None:
         """Take a shard's state as it was just written to the state file."""
         self._published[state.shard] = state
+
+    def forget(self, shards: Sequence[int]) -> None:
+        """Forget published shards that the input has not any more."""
+        self.states.forget(shards)
+        for shard in shards:
+            self._published.pop(shard, None)
 
     def seal(self, published: Published) -> None:
         """Record a shard's new parts, then take its log away. Called in the sealing thread, once

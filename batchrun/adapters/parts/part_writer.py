@@ -158,7 +158,7 @@ class Filling:
             self._results.references += sum(1 for _ in large_answers.references(resulted))
         size = records.taken_bytes - self.requests.add(outcomes, resulted, high)
         self._results.add(resulted, size + (0 if old is None else old.nbytes))
-        _count(self._totals, ledger, outcomes, ledgered, resulted)
+        count_piece(self._totals, ledger, outcomes, ledgered, resulted)
         self.next_row = high
 
     def _attempts_table(self, ledger: list[Attempt], old: pa.Table | None) -> pa.Table:
@@ -238,7 +238,7 @@ def _counted(results: pa.Table, ledger: pa.Table) -> pa.Table:
     return results.set_column(place, field, pa.array(counts, field.type))
 
 
-def _count(
+def count_piece(
     totals: Totals,
     ledger: list[Attempt],
     outcomes: list[Outcome],

@@ -85,7 +85,10 @@ def find(
     stamp = Stamp(name, 0, time.time_ns())
     kind = "jsonl" if isinstance(given, DictRows) else "parquet"
     splitter = splitter_of(kind, plan, reading)
-    found = MemoryInput((stamp,), kind, splitter, reading=reading.of(kind), rows=given)
+    times = 1 if plan is None else plan.repeat
+    found = MemoryInput(
+        (stamp,), kind, splitter, reading=reading.of(kind), repeat=times, rows=given
+    )
     found.require_rows()
     return found if plan is None else opening.shaped(found, plan)
 

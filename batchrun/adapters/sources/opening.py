@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -25,6 +25,7 @@ from batchrun.adapters.sources.splitting import (
 )
 from batchrun.core.request import columns
 from batchrun.core.request.body import split
+from batchrun.core.request.chained_rows import KIND
 from batchrun.core.request.column_roles import JSON
 from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
 from batchrun.core.settings.resolve import Settings
@@ -63,13 +64,27 @@ class Input:
     notices: tuple[str, ...] = ()
     """What to say of how it is read, before anything is."""
     workbooks: Workbooks | None = None
+    repeat: int = 1
+    """How often each of its rows is sent."""
 
     def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
-        """The reader of the format. Without ``carry`` it can only tell its schema and count.
+        """The reader of the format, which gives every row as often as it is sent. Without ``carry``
+        it can only tell its schema, and count the rows of the input.
 
         Raises ``InputError`` for files that are not of the format or do not fit each other.
         """
+        if carry is not None and self.repeat > 1:
+            from batchrun.adapters.sources.repeating import RepeatingReader
+
+            return RepeatingReader(self._selected, carry, shard_rows, self.repeat)
+        return self._selected(carry, shard_rows)
+
+    def _selected(self, carry: Carry | None, shard_rows: int, times: int = 1) -> Reader:
+        """The reader of the rows that are sent, of the whole input or a sample, each once. They
+        come in blocks small enough to have each row in them so many ``times``.
+        """
         reader = self._reader(carry, shard_rows)
+        reader.times = times
         if self.picked is None:
             return reader
         reader.picked = self.picked
@@ -140,6 +155,14 @@ class Input:
         """The rows of the sample, to be recorded; None where this is no sample."""
         return None if self.picked is None else self.picked.as_bytes()
 
+    def is_of(self, recorded: object) -> bool:  # noqa: ARG002 - a source knows itself again
+        """Whether this is certainly the run that was recorded as the source of a run."""
+        return False
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run records of its input besides its stamps, by key."""
+        return {}
+
     def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:
         """The number of rows of an input that is no sample, counted now; None where ``stop`` said
         so before it was known. Raises ``InputLostError``.
@@ -158,7 +181,7 @@ class Input:
         """
         try:
             reader = self.reader(None, shard_rows)
-            if wanted == "none":
+            if wanted == "none" and self.kind != KIND:
                 # A pipe's first rows need not be waited for: one tells what is sent.
                 schema, sent = pa.schema([]), NOTHING
                 with contextlib.suppress(InputLostError):
@@ -169,9 +192,21 @@ class Input:
         except InputLostError as error:
             raise InputError(str(error)) from None
         known = self.reading.columns_are_data
-        return replace(
-            choose(schema, wanted, with_extra=self.has_extra), sent=sent if known else ()
-        )
+        return replace(self.choose(schema, wanted), sent=sent if known else ())
+
+    def choose(
+        self, schema: pa.Schema, wanted: str | tuple[str, ...], kept: Collection[str] = ()
+    ) -> Carry:
+        """The columns of the results that are not the answer's, out of those of the input: see
+        ``reader.choose``; with repeats also the two that tell these apart.
+        """
+        if self.repeat == 1:
+            return choose(schema, wanted, with_extra=self.has_extra, kept=kept)
+        from batchrun.adapters.sources.repeating import with_repeats
+
+        own = part_schema.REPEAT_NAMES
+        carry = choose(schema, wanted, with_extra=self.has_extra, kept=kept, taken=own)
+        return with_repeats(carry, self.repeat)
 
     def require_model(self, settings: Settings, *, of_rows: bool = True) -> None:
         """Make sure that some row has a model, where the settings have none. Without ``of_rows``
@@ -214,7 +249,7 @@ class Input:
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
         fields = [pa.field(part_schema.EXTRA, pa.string())] if self.has_extra else []
-        reader = self.reader(Carry(pa.schema(fields), (), everything=False), 1)
+        reader = self._selected(Carry(pa.schema(fields), (), everything=False), 1)
         try:
             block = next(reader.blocks([Span(0, None, Position())], limit=1), None)
         except InputLostError as error:
@@ -256,13 +291,16 @@ def find(
     splitter = splitter_of(kind, plan, reading)
     reading = heads.with_dialects(reading.of(kind), kind, stamps, pipe)
     said = tuple(heads.notices(reading, kind, stamps))
-    found = Input(tuple(stamps), kind, splitter, pipe=pipe, reading=reading, notices=said)
+    times = 1 if plan is None else plan.repeat
+    found = Input(
+        tuple(stamps), kind, splitter, pipe=pipe, reading=reading, notices=said, repeat=times
+    )
     if kind == "xlsx":
         from batchrun.adapters.sources.sheets import Workbooks
 
         found = replace(found, workbooks=Workbooks(stamps))
     found.require_rows()
-    if plan is not None:
+    if plan is not None and not plan.only_repeats:
         return shaped(found, plan)
     found.require_messages()
     return found

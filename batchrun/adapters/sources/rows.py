@@ -48,6 +48,8 @@ class TextReader(ABC):
         self.split = splitter
         self.picked: Sample | None = None
         """The rows that are read, where not all are."""
+        self.times = 1
+        """How often each row is sent: a block is so much smaller."""
         self.told, self.mark = self.fields, self.fingerprint
         if any(stamp.folders for stamp in files):
             self._folders = [_typed(stamp.folders, splitter) for stamp in files]
@@ -170,6 +172,8 @@ class _Draft:
     def __init__(self, reader: TextReader, row: int) -> None:
         self._reader = reader
         self._digest = hashlib.sha256()
+        self._rows_max = max(1, BLOCK_ROWS // reader.times)
+        self._bytes_max = BLOCK_BYTES // reader.times
         self.next(row, fresh_shard=True)
 
     def next(self, row: int, *, fresh_shard: bool) -> None:
@@ -205,7 +209,7 @@ class _Draft:
     @property
     def full(self) -> bool:
         """Whether the block should be handed on."""
-        return len(self.rows) >= BLOCK_ROWS or self._bytes >= BLOCK_BYTES
+        return len(self.rows) >= self._rows_max or self._bytes >= self._bytes_max
 
     def block(self, shard: int, shard_rows: int) -> Block:
         """The block as filled so far."""

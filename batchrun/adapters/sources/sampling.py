@@ -119,6 +119,8 @@ class PickingReader(Reader, Protocol):
     """A reader that can pass over rows which are not in a sample."""
 
     picked: Sample | None
+    times: int
+    """How often each row is sent: a block is so much smaller."""
 
 
 class SampledReader:

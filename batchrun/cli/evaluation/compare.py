@@ -59,7 +59,7 @@ def command(
         from batchrun.views.compare import compare, outcome, text
 
         make_lean()
-        evaluation = None if config_file is None else evaluation_of(config_file)
+        evaluation = None if config_file is None else evaluation_of(config_file, b)
         found = compare.compare(a, b, evaluation, key=key, only=only, rows=rows)
         if reports.wanted:
             reports.put(outcome.of_comparison(title, found))

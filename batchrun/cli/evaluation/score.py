@@ -46,17 +46,18 @@ def command(
 
         load_arrow()
         from batchrun.rundir.evaluate import score
+        from batchrun.rundir.evaluate.evaluator import UNFINISHED
         from batchrun.rundir.evaluate.settings import evaluation_of
         from batchrun.views import figures
 
         make_lean()
-        asked = None if config_file is None else evaluation_of(config_file)
+        asked = None if config_file is None else evaluation_of(config_file, folder)
         found = score.score(folder, checkpoint, asked, print_message)
         for text in found.left_out:
             print_message(text)
         if found.failed is not None:
             print_message(f"batchrun: {found.failed}")
-        if found.exit_code == score.UNFINISHED:
+        if found.exit_code == UNFINISHED:
             print_message("the run is not finished: its gates are not judged")
         if as_json:
             print_json(found.summary)

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> None:
     """Sum up what the runs in DIR... cost: every attempt in their ledgers, to the picodollar.
 
-    Months and days are UTC. Reused answers cost nothing and are counted apart. Only reads.
+    Judges are counted with the run that they judge. Months and days are UTC. Reused answers cost
+    nothing and are counted apart. Only reads.
     """
     with exit_codes(as_json=as_json):
         if as_json and as_csv:
@@ -47,16 +48,17 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
 
         load_arrow()
         from batchrun.views.durable.durable_rows import DurableRows
-        from batchrun.views.history.spending import Spending
+        from batchrun.views.history.spending import Spending, judges_of, labels_of
 
         make_lean()
         spending = Spending([key.strip() for key in by.split(",")])
         seen: set[str] = set()
         for folder in folders:
             durable = DurableRows(folder)
-            if (place := durable.place) not in seen:
-                seen.add(place)
-                spending.add(durable)
+            for one in (durable, *judges_of(durable)):
+                if (place := one.place) not in seen:
+                    seen.add(place)
+                    spending.add(one, labels_of(durable))
         if as_json:
             print_json(spending.public())
         elif as_csv:

@@ -20,6 +20,8 @@ OLD = "old"
 """In the place of a directory to reuse: what ``--restart`` sets aside."""
 LABELS = "labels"
 """The table of labels, and the setting that it is."""
+REPEAT_MAX = 10_000
+"""How often a row may be sent."""
 KEEPALIVE_S_MAX = 32767
 """The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
@@ -205,6 +207,33 @@ TABLE: tuple[Setting, ...] = (
         metavar="DIR",
     ),
     Setting(
+        "input",
+        "from",
+        "path",
+        "--from",
+        "Use the results of another run as the input, one row per answer; instead of INPUT files.",
+        metavar="DIR",
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "from_status",
+        "choice",
+        "--from-status",
+        "Which rows of --from DIR to use.",
+        default="ok",
+        choices=("ok", "error", "any"),
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "allow_partial",
+        "bool",
+        "--allow-partial/--no-allow-partial",
+        "Use --from DIR even if that run is live or has pending rows; only published rows count.",
+        default=False,
+    ),
+    Setting(
         "output",
         "dir",
         "path",
@@ -244,7 +273,7 @@ TABLE: tuple[Setting, ...] = (
         "shard_rows",
         "int",
         "--shard-rows",
-        "Rows per output part.",
+        "Rows per output part; with --repeat, of its requests.",
         default=10_000,
         metavar="N",
         low=1,
@@ -385,6 +414,19 @@ TABLE: tuple[Setting, ...] = (
         "A request parameter for rows that do not set it; may be a template; repeatable.",
         default={},
         metavar="KEY=JSON",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "repeat",
+        "int",
+        "--repeat",
+        "Send every row K times, each time as a request of its own; templates see `repeat`, "
+        "counted from 0.",
+        default=1,
+        metavar="K",
+        low=1,
+        high=REPEAT_MAX,
         shapes=True,
     ),
     Setting(
@@ -764,6 +806,16 @@ TABLE: tuple[Setting, ...] = (
         default={},
     ),
     Setting(
+        "judge",
+        "",
+        "measures",
+        None,
+        "Judges by name, as tables `[judge.NAME]`: `config` is the file with the judge's prompt "
+        "and JSON Schema, `agreement` a column of human labels, `score` the field compared with "
+        "it; `allow_self` lets a model judge its own answers.",
+        default={},
+    ),
+    Setting(
         "labels",
         "",
         "labels",
@@ -804,8 +856,23 @@ FLAGGED = (
 )
 """Every setting that may have a flag, in the order of ``--help``."""
 
-KEYWORD_NAMES: Mapping[str, str] = {"input.files": "", "output.dir": "output"}
-"""Keyword arguments that are not called like the key. Input files are the first argument."""
+OF_JUDGES = tuple(
+    setting
+    for setting in FLAGGED
+    if setting.section not in ("input", "labels", "notify", "scores", "metrics", "gates", "judge")
+    and setting.name not in ("output.dir", "output.checkpoint", "output.check_schema")
+)
+"""The settings that ``batchrun judge`` has flags for. What a judge reads and where it writes is
+given, and its verdicts are always held against their schema.
+"""
+
+KEYWORD_NAMES: Mapping[str, str] = {
+    "input.files": "",
+    "output.dir": "output",
+    "input.from": "from_",
+}
+"""Keyword arguments that are not called like the key. Input files are the first argument; `from` is
+a word of Python's own."""
 
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
 BY_NAME = {setting.name: setting for setting in FLAGGED}

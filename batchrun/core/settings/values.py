@@ -272,6 +272,54 @@ def _check_message(setting: Setting, place: int, message: object) -> None:
     _check_json(setting, message, f"[{place}]")
 
 
+def check_input(value: Mapping[str, Any]) -> None:
+    """Whether there is one input: files, or the results of another run. Raises ``UsageError``."""
+    if value["input.from"] is None:
+        if not value["input.files"]:
+            message = (
+                "no input: name the input files, or set input.files in the config file; to use the "
+                "results of another run, name its directory with --from (input.from)"
+            )
+            raise UsageError(message)
+        for name, flag in (("from_status", "--from-status"), ("allow_partial", "--allow-partial")):
+            if value[f"input.{name}"] not in ("ok", False):
+                message = f"input.{name} ({flag}) belongs to --from DIR, which is not given"
+                raise UsageError(message)
+        return
+    if value["input.files"]:
+        message = (
+            "--from (input.from) makes the results of another run the input: leave the input files "
+            "out, or --from"
+        )
+        raise UsageError(message)
+    if value["request.prompt"] is None and not value["request.messages"]:
+        message = (
+            "--from (input.from) gives answers, and they are no requests: say what to ask about "
+            "them with --prompt (request.prompt) or [[request.messages]], such as --prompt "
+            "'Translate into French: {{ row.content }}'"
+        )
+        raise UsageError(message)
+    if value["input.send"] not in (None, "none"):
+        message = (
+            "input.send (--send) names columns to send as parameters, and with --from every column "
+            "is data. Use a template: --model '{{ row.model }}', --param 'seed=\"{{ seed }}\"'"
+        )
+        raise UsageError(message)
+    _refuse_file_settings(value)
+
+
+def _refuse_file_settings(value: Mapping[str, Any]) -> None:
+    """With ``--from``, settings that say how files are read have no meaning."""
+    for name in ("format", "quoting", "delimiter", "encoding"):
+        given = value[f"input.{name}"]
+        if given is not None and (name, given) != ("format", "auto"):
+            message = (
+                f"input.{name} is {given!r}, which says how input files are read; with --from "
+                "(input.from) there are none. Leave it out"
+            )
+            raise UsageError(message)
+
+
 def check_request(value: Mapping[str, Any]) -> None:
     """Whether the settings of ``[request]``, and of what its answers must be, go together. Raises
     ``UsageError`` naming them.

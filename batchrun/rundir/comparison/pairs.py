@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from batchrun.adapters.columns import columns as result_columns
+from batchrun.adapters.columns.schema import repeats_in
+from batchrun.adapters.scoring import of_repeats
 from batchrun.adapters.scoring.database import Database, quoted
 from batchrun.adapters.scoring.plan import PlannedMetric
 from batchrun.core.evaluation.definitions import Evaluation
@@ -67,7 +69,7 @@ class Pairs:
             database = Database(memory_bytes=MEMORY_BYTES, what="compare", in_order=False)
             self.database = self._stack.enter_context(database)
             self.measures: Measures = measures(database, a, b, evaluation)
-            self.repeated = all({REPEAT, REPEAT_OF} <= set(side.schema.names) for side in (a, b))
+            self.repeated = all(repeats_in(side.schema) > 1 for side in (a, b))
             self._carried = self._carried_columns()
             self._require_key()
             for letter, reading in (("a", self.measures.a), ("b", self.measures.b)):
@@ -124,6 +126,7 @@ class Pairs:
         """The narrow table of one run."""
         names = set(reading.side.schema.names)
         wanted = [name for name in (*_BASE, REPEAT, REPEAT_OF, *self._carried) if name in names]
+        wanted = list(dict.fromkeys(wanted))
         if self.key is not None:
             wanted.append(self.key)
         columns = reading.columns(*wanted)
@@ -137,7 +140,7 @@ class Pairs:
                 f"{_FINGERPRINT} AS fingerprint",
                 "prompt_tokens, completion_tokens, cost_usd, latency_s",
                 f"{f'CAST({quoted(self.key)} AS VARCHAR)' if self.key else 'NULL'} AS other",
-                f"{'repeat, repeat_of' if self.repeated else '0 AS repeat, row AS repeat_of'}",
+                f"{_REPEATED if repeats_in(reading.side.schema) > 1 else _SINGLE}",
             ]
         )
         values = [f"{quoted(name)} AS s{n}" for n, name in enumerate(self.measures.scores)]
@@ -148,7 +151,7 @@ class Pairs:
                 f"CAST({one.cluster or 'NULL'} AS VARCHAR) AS c{n}",
             ]
         picked = ", ".join([base, *values])
-        with self.database.tables(results=reading.side.rows(columns, reading.recorded)):
+        with self.database.tables(results=reading.side.rows(columns, reading.from_scores)):
             self.rows(f"CREATE TABLE {letter} AS SELECT {picked} FROM {reading.scored()}")
 
     # How rows find each other
@@ -194,7 +197,7 @@ class Pairs:
         same = "a.carried = b.carried" if self._carried else "a.request = b.request"
         both, alike = self.one(
             "SELECT count(*), count(*) FILTER (a.custom_id IS NOT DISTINCT FROM b.custom_id "
-            f"AND {same}) FROM a JOIN b ON a.row = b.row"
+            f"AND {same}) FROM a JOIN b ON a.repeat_of = b.repeat_of AND a.repeat = b.repeat"
         )
         return bool(both) and both == alike
 
@@ -215,7 +218,7 @@ class Pairs:
         )
 
     def _pair(self) -> None:
-        key = {ROW: "row", CUSTOM_ID: "custom_id"}.get(self.by, "other")
+        key = {ROW: REPEAT_OF, CUSTOM_ID: "custom_id"}.get(self.by, "other")
         both = f"a.{key} = b.{key} AND a.repeat = b.repeat"
         named = CUSTOM_ID if self.key is None else "other"
         name = f"coalesce({named}, CAST(row AS VARCHAR))"
@@ -247,6 +250,8 @@ class Pairs:
         self.only_a, self.only_b, self.unmatched = counts["a"], counts["b"], unmatched
 
 
+_REPEATED = "repeat, repeat_of"
+_SINGLE = "CAST(0 AS INTEGER) AS repeat, row AS repeat_of"
 _FINGERPRINT = "CASE WHEN system_fingerprint IS NOT NULL THEN hash(system_fingerprint) END"
 _ANSWER = (
     "CASE WHEN status <> 'error' THEN hash(content, refusal, "
@@ -260,12 +265,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _value(metric: PlannedMetric) -> str:
-    """The value of a row in a metric that is a mean; NULL in any other."""
+    """The value of an answer in a metric that is a mean; NULL in any other."""
     parsed = metric.parsed
     if parsed.mean_of is None:
         return "CAST(NULL AS DOUBLE)"
-    value = f"CAST((\n{parsed.mean_of}\n) AS DOUBLE)"
-    value = f"CASE WHEN isfinite({value}) THEN {value} END"
+    value = of_repeats.answer(parsed, None, scored=bool(metric.scores))
+    if of_repeats.is_number(parsed):
+        value = f"CASE WHEN isfinite({value}) THEN {value} END"
     if parsed.mean_filter is None:
         return value
     return f"CASE WHEN (\n{parsed.mean_filter}\n) THEN {value} END"

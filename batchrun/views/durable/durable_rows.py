@@ -48,6 +48,7 @@ class DurableRows:
 
     def __init__(self, folder: str, checkpoint: str | None = None) -> None:
         """Raises ``UsageError`` for what is no run directory."""
+        self.directory = folder
         self.look: Look = inspect.look_at(folder, checkpoint)
         self.store = self.look.store
         place = self.look.checkpoint

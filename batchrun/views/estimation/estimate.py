@@ -20,7 +20,6 @@ from batchrun.adapters.environment import price_list
 from batchrun.adapters.environment.clock import LoopClock
 from batchrun.adapters.environment.sample_file import Aside
 from batchrun.adapters.environment.tokenizers import Tokenizers
-from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.reader import Reader
 from batchrun.core.cost.price_book import Quoted
 from batchrun.core.cost.pricing import Price, price
@@ -33,6 +32,7 @@ from batchrun.core.request import prompt as prompts
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import NoModelError, RowError, UsageError
 from batchrun.records import Position, Request, Row, Span
+from batchrun.rundir.chain import inputs
 
 QUOTED_MAX = 100
 """Models whose unit prices are shown; rows may name any number of them."""
@@ -82,7 +82,7 @@ def estimate_input(
     where a sample cannot be kept.
     """
     plan = prompts.plan(settings)
-    given = opening.find(settings.files, settings.format, plan, settings.reading)
+    given = inputs.find(settings, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings)

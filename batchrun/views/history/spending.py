@@ -6,6 +6,7 @@ but the sums of its group, which Arrow adds up part by part.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.core.cost.money import picodollars, usd
+from batchrun.core.evaluation.judges import is_name
 from batchrun.errors import UsageError
+from batchrun.rundir.judges.prepare import directory_of, swapped_of
 from batchrun.views.durable.durable_rows import DurableRows
 
 KEYS = ("month", "day", "model", "endpoint")
@@ -97,9 +101,11 @@ class Spending:
         self.by = tuple(dict.fromkeys(by))
         self._groups: dict[Group, Spent] = {}
 
-    def add(self, durable: DurableRows) -> None:
-        """Add the ledger of a run, and the answers that it reused."""
-        where, labels = durable.store.where(), labels_of(durable)
+    def add(self, durable: DurableRows, labels: Mapping[str, str] | None = None) -> None:
+        """Add the ledger of a run, and the answers that it reused. ``labels`` are those of the run
+        that it judges.
+        """
+        where, labels = durable.store.where(), {**(labels or {}), **labels_of(durable)}
         self._groups_of(where, labels, durable.ledgers(_COLUMNS), self._ledger)
         self._groups_of(where, labels, durable.all_pieces(_REUSED), self._reused)
 
@@ -196,6 +202,20 @@ class Spending:
             ],
             "total": self.total().public(),
         }
+
+
+def judges_of(durable: DurableRows) -> Iterator[DurableRows]:
+    """The run directories of the judges of a run; not those that a restart set aside."""
+    names = {*(durable.summary.get("judges") or ()), *(durable.settings.get("judge") or ())}
+    if isinstance(durable.store, DiskStore):
+        folder = durable.store.folder / "judges"
+        there = folder.iterdir() if folder.is_dir() else ()
+        names |= {path.name for path in there}
+    for name in sorted(filter(is_name, names)):
+        own = directory_of(durable.directory, name)
+        for place in (own, swapped_of(own)):
+            with contextlib.suppress(UsageError):  # it was not begun
+                yield DurableRows(place)
 
 
 def labels_of(durable: DurableRows) -> Mapping[str, str]:

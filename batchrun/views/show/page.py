@@ -60,6 +60,8 @@ class _Page:
         """Which row it is, how it ended, and what it took."""
         found = row.result
         name = "" if found.get("custom_id") is None else f"  {_one_line(found['custom_id'])}"
+        if "repeat" in found:
+            name += f"  repeat {found['repeat']} of row {found['repeat_of']}"
         yield from self._put(f"ROW {row.number}{name}  {row.status}")
         if row.status == PENDING:
             yield from self._put("no outcome so far", INDENT)
@@ -202,7 +204,7 @@ class _Page:
             yield from ("", "SCORES")
         for name, value in scores.items():
             shown = "not scored" if value is None else _json(value)
-            yield from self._named(name, shown)
+            yield from self._named(name, value if isinstance(value, str) else shown)
 
 
 def decided(words: str | None, error_class: str | None) -> Iterator[str]:

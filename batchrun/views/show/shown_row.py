@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchrun.adapters.columns.schema import RESULT_NAMES
+from batchrun.adapters.columns.schema import REPEAT_NAMES, RESULT_NAMES, repeats_in
 from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.show.request_found import FoundRequest, Requests
 
@@ -18,13 +18,18 @@ CONTENTS = ("content", "reasoning", "refusal", "tool_calls", "choices", "media",
 KEYS = {
     "row": "The row's number.",
     "custom_id": "Its id, or null.",
+    "repeat_of": "The row of the input that it repeats. Only with `--repeat`.",
+    "repeat": "Which of that row's repeats it is, from 0. Only with `--repeat`.",
     "status": "`ok`, `error`, or `pending` for a row without an outcome.",
     "request.source": "Where the request was found: `requests`, `input`, or null.",
     "request.note": "What there is to know about that: where it stands, or why it is not there.",
     "request.parameters": "The names of the parameters in the body. Missing without a request.",
     "request.messages": "Of each message `role` and `characters`. Missing without a request.",
     "attempts": "The row's lines in `attempts/`, in order, without `row`.",
-    "scores": "The scores of the row by name, from `scores/`.",
+    "scores": (
+        "The scores of the row and the verdicts of judges by name, from `scores/`; texts of judges "
+        "only with `--content`."
+    ),
 }
 """What the keys of a row mean in ``show --json``, for the reference."""
 
@@ -58,6 +63,7 @@ class ShownRow:
         return {
             "row": self.number,
             "custom_id": self.result.get("custom_id"),
+            **{name: self.result[name] for name in REPEAT_NAMES if name in self.result},
             "status": self.status,
             "request": self._request(contents=contents),
             "attempts": [
@@ -65,7 +71,11 @@ class ShownRow:
                 for line in self.attempts
             ],
             **result,
-            "scores": {name: _plain(value) for name, value in self.scores.items()},
+            "scores": {
+                name: _plain(value)
+                for name, value in self.scores.items()
+                if contents or not isinstance(value, str)
+            },
             **({"input": {n: _plain(v) for n, v in self.carried.items()}} if contents else {}),
         }
 
@@ -96,7 +106,10 @@ def text_of(content: object) -> str:
 def gather(durable: DurableRows, rows: Sequence[int]) -> Iterator[ShownRow]:
     """The rows, in the order asked for; those of one shard are read together."""
     requests = Requests(durable)
-    carried = set(durable.carried().names)
+    schema = durable.carried()
+    carried = set(schema.names)
+    if repeats_in(schema) > 1:
+        carried -= set(REPEAT_NAMES)
     run: list[int] = []
     size = durable.shard_rows
     for row in [*rows, None]:

@@ -30,6 +30,7 @@ from batchrun.rundir.inspect import Look
 from batchrun.rundir.state_reader import STATES, Recorded
 from batchrun.views.verify import check_totals
 from batchrun.views.verify.check_parts import Expectation, Shards
+from batchrun.views.verify.check_repeats import check_repeats, repeats_recorded
 from batchrun.views.verify.findings import Report
 
 _PART = re.compile(r"part-\d{8,}\.parquet")
@@ -76,6 +77,9 @@ def check(
         check_requests(store, known, parts[REQUESTS], report)
     shards.responses.check_others(live=look.live)
     _check_gaps(expected, numbers.keys(), report)
+    repeat = repeats_recorded(summary, known)
+    if repeat > 1:
+        check_repeats(store, parts["results"], repeat, expected.rows_whole, report)
     if summary is not None:
         check_totals.compare_summary(summary, report, shards.sums)
         check_totals.compare_usage(store, report, shards.sums)
@@ -85,6 +89,10 @@ def check(
         from batchrun.views.verify import check_scores
 
         check_scores.check_scores(store, summary, report, live=look.live)
+    if _is_chained(summary, known):
+        from batchrun.views.verify import check_source
+
+        check_source.check_source(store, summary, known, report)
     if against:
         from batchrun.views.verify import check_input
 
@@ -95,9 +103,16 @@ def check(
 def _is_evaluated(store: StoreReader, summary: dict[str, Any] | None) -> bool:
     """Whether the run has scores, metrics or gates."""
     settings = (summary or {}).get("settings")
-    keys = ("scores", "metrics", "gates")
+    keys = ("scores", "metrics", "gates", "judge")
     asked = isinstance(settings, dict) and any(settings.get(key) for key in keys)
     return asked or bool(store.names(SCORES))
+
+
+def _is_chained(summary: dict[str, Any] | None, known: Recorded | None) -> bool:
+    """Whether the run was made from another one."""
+    settings = (summary or {}).get("settings")
+    named = isinstance(settings, dict) and settings.get("input.from") is not None
+    return named or (known is not None and known.meta.get("source") is not None)
 
 
 def _names(store: StoreReader, folder: str) -> list[str] | None:
@@ -135,6 +150,9 @@ def _check_state(look: Look, known: Recorded | None, report: Report) -> None:
         report.notes.append(f"{folder / STATES} is missing; digests were not compared")
         if folder.is_dir():
             report.found("state", f"{folder / STATES} is missing; --repair makes it again")
+    if known.meta.get("rebuilt") if known else None:
+        text = "new parts wait to be published (a --resend-changed was killed); run it again"
+        report.found("parts_waiting", text)
     for fault in known.faults if known else ():
         report.found("state", f"{folder / STATES}: {fault}")
     for path in sorted(folder.glob("shard-*.log")):
@@ -181,7 +199,7 @@ def _expectation(summary: dict[str, Any] | None, known: Recorded | None) -> Expe
             limit = settings.get("limit") if isinstance(settings, dict) else None
             if isinstance(rows_whole, int) and isinstance(limit, int):
                 # Earlier sessions may have done some of the rows behind it, and not others.
-                rows_whole = min(rows_whole, limit)
+                rows_whole = min(rows_whole, limit * repeats_recorded(summary, known))
     carried = known.carried if known else None
     return Expectation(
         shard_rows if isinstance(shard_rows, int) and shard_rows > 0 else None,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.core.request import body
 from batchrun.core.request import prompt as prompts
+from batchrun.core.request.chained_rows import SOURCE
+from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.reading import Reading, recorded_reading
 from batchrun.core.settings.resolve import Settings, resolve
 from batchrun.core.settings.table import BY_NAME
@@ -21,6 +22,8 @@ from batchrun.rundir.state_reader import Recorded
 
 _ALSO = ("output.check_schema", "output.check_tools")
 """Settings that make bad rows of some, and are not among those that shape requests."""
+Find: TypeAlias = Callable[[Settings, Plan | None, Reading], Input]
+"""Opens the input of settings; see ``inputs.find``."""
 _NEEDED = ("input.carry", "output.shard_rows", "request.model", "request.params", "request.stream")
 
 
@@ -41,14 +44,16 @@ def reopened(
     input_format: str,
     *,
     asked: str,
+    find: Find,
 ) -> Reopened:
-    """Open the files of these names as the run would. ``asked`` is what asks for it, for messages.
+    """Open the files of these names as the run would; without names, the run that it was made from
+    (``--from``). ``asked`` is what asks for it, for messages.
 
     Raises ``InputError`` or ``UsageError``, and ``InputLostError`` for input that cannot be read.
     """
     settings = _settings(look, summary, known, names, input_format, asked)
     reading = _reading(summary, known)
-    given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
+    given = find(settings, prompts.plan(settings), reading)
     wanted = known.meta.get("input_format") if known else None
     if wanted is not None and given.kind != wanted:
         message = f"{asked} names {given.kind} input; the run was begun with {wanted}"
@@ -99,9 +104,15 @@ def _settings(
         message = f"{asked}: {what}, so the requests cannot be made again"
         raise UsageError(message)
     found |= {name: told[name] for name in _ALSO if name in told and name in BY_NAME}
-    return resolve(
-        found | {"input.files": list(names), "input.format": input_format, "output.dir": "."}
-    )
+    found["output.dir"] = "."
+    if names or found.get("input.from") is None:
+        chained = ("input.from", "input.from_status")
+        found = {name: value for name, value in found.items() if name not in chained}
+        return resolve(found | {"input.files": list(names), "input.format": input_format})
+    place = known.meta.get(SOURCE) if known else None
+    if isinstance(place, dict) and isinstance(place.get("directory"), str):
+        found["input.from"] = place["directory"]  # as it is found from anywhere
+    return resolve(found | {"input.allow_partial": True})
 
 
 def _carry(known: Recorded | None, given: Input, settings: Settings) -> Carry:
