@@ -520,6 +520,7 @@ def test_answers_without_text_have_their_fields(chain, scripted, answer):
         question = body["messages"][-1]["content"]
         chain.asked.append(question)
         told = json.loads(json.dumps(answer("text"))) | {"model": "answering"}
+        told["choices"][0]["finish_reason"] = "stop"
         message = told["choices"][0]["message"]
         if question == "q0":
             message |= {"content": None, "tool_calls": [call]}
