@@ -361,6 +361,7 @@ class _Session:
                     spending=budgets.spending,
                     models=opened.totals().models,
                     finished=self._finished,
+                    answered=self._opened.turns() if self._settings.turns else {},
                     say=self._say,
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
@@ -437,7 +438,8 @@ class _Session:
         entries, answers = journal, self._answers
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
-            answers = None if answers is None else EachAnswer(answers)
+        if answers is not None and (outbox is not None or settings.turns is not None):
+            answers = EachAnswer(answers)
         return Engine(
             source=source,
             loop=loop,

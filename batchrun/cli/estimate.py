@@ -262,6 +262,8 @@ def _pilot(
 
 def of_sample(settings: Settings, path: Path) -> Settings:
     """The settings of a run over the sample, whose rows are whole requests already."""
+    from batchrun.core.request.conversation import TURNS
+
     return replace(
         settings,
         files=(str(path),),
@@ -281,4 +283,5 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         limit=None,
         sample=None,
         reuse=(),
+        turns=None if settings.turns is None else TURNS,
     )

@@ -17,6 +17,7 @@ from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry, Reader, choose
+from batchrun.adapters.sources.splitting import reserved_by
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.money import format_cost, usd
 from batchrun.core.cost.projection import RowCosts
@@ -235,7 +236,11 @@ class Comparison:
             return None
         recorded = self._carry.schema
         now = choose(
-            reader.schema(), self._settings.carry, with_extra=False, kept=recorded.names
+            reader.schema(),
+            self._settings.carry,
+            with_extra=False,
+            kept=recorded.names,
+            reserved=reserved_by(self._given.splitter),
         ).schema
         return None if now.equals(recorded) else _schema_difference(recorded, now)
 

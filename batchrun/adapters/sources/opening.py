@@ -19,6 +19,7 @@ from batchrun.adapters.sources.sampling import PickingReader, Sample, SampledRea
 from batchrun.adapters.sources.splitting import (
     MESSAGE_COLUMNS,
     Splitter,
+    reserved_by,
     roles_of,
     schema_splitter,
     splitter_of,
@@ -169,8 +170,10 @@ class Input:
         except InputLostError as error:
             raise InputError(str(error)) from None
         known = self.reading.columns_are_data
+        reserved = reserved_by(self.splitter)
         return replace(
-            choose(schema, wanted, with_extra=self.has_extra), sent=sent if known else ()
+            choose(schema, wanted, with_extra=self.has_extra, reserved=reserved),
+            sent=sent if known else (),
         )
 
     def require_model(self, settings: Settings, *, of_rows: bool = True) -> None:

@@ -77,10 +77,11 @@ def choose(
     *,
     with_extra: bool,
     kept: Collection[str] = (),
+    reserved: Collection[str] = (),
 ) -> Carry:
     """Apply ``--carry`` to the columns the input has, and name them for the results. ``kept`` are
     the names of carried columns in a run that is there: it may have one that only a later version
-    gave to a column of its own.
+    gave to a column of its own. ``reserved`` are columns that only results of this run have.
 
     Raises ``UsageError`` for a column that is not there.
     """
@@ -96,7 +97,8 @@ def choose(
             message = f"input.carry names {missing[0]!r}; the columns to carry are: {have}"
             raise UsageError(message)
     free = {name.casefold() for name in kept} & part_schema.ADDED_LATER
-    taken = [*(name for name in part_schema.RESULT_NAMES if name not in free), part_schema.EXTRA]
+    fixed = (name for name in part_schema.RESULT_NAMES if name not in free)
+    taken = [*fixed, *reserved, part_schema.EXTRA]
     fields = [
         schema.field(name).with_name(new).with_nullable(True).remove_metadata()  # noqa: FBT003 - Arrow's own
         for name, new in zip(names, carried.output_names(names, taken), strict=True)

@@ -11,7 +11,11 @@ from batchrun.core.text.text_difference import escaped, place_of, texts_apart
 
 IMPLIED: Mapping[str, Any] = {"output.think": "keep", "output.accept_fenced": False}
 """What settings were in the versions that did not record them, where that is not null."""
-_FIXED = ("input.carry", "input.id", "input.sample", "input.sample_seed", "output.shard_rows")
+_FIXED = tuple(
+    """
+    input.carry input.id input.sample input.sample_seed output.shard_rows request.turns
+    """.split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ class Difference:
     @property
     def keepable(self) -> bool:
         """Whether done rows may be kept in spite of it: parts hold one schema, one shard size and
-        ids from one column, and another sample has other rows, so these need a new start.
+        ids from one column, another sample has other rows, and conversations have a column of
+        their own, so these need a new start.
         """
         return self.name not in _FIXED
 

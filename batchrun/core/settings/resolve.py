@@ -107,6 +107,7 @@ class Settings:
     identity: str | None = None
     reuse: tuple[str, ...] = ()
     lengths_from: str | None = None
+    turns: str | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     labels: Mapping[str, str] = field(default_factory=dict)
     on_finish: str | None = field(default=None, repr=False)
@@ -172,13 +173,13 @@ class Settings:
     @property
     def makes_messages(self) -> bool:
         """Whether rows without messages are turned into some."""
-        return self.prompt is not None or bool(self.messages)
+        return self.prompt is not None or self.system is not None or bool(self.messages)
 
     @property
     def is_planned(self) -> bool:
         """Whether requests are made by a plan (``core.request.prompt``), not just from bodies."""
         named = self.send is not None or self.identity is not None
-        return named or self.makes_messages or bool(self.templated())
+        return named or self.makes_messages or self.turns is not None or bool(self.templated())
 
     def shaping(self) -> dict[str, Any]:
         """The settings that shape requests and parts, which a resumed run must share."""
@@ -194,6 +195,7 @@ class Settings:
             "request.prompt": self.prompt,
             # None where nothing is set, as in a run directory of a version without it.
             "request.messages": list(self.messages) or None,
+            "request.turns": self.turns,
             "request.image": list(self.image) or None,
             "request.file": list(self.file) or None,
             "request.params": dict(self.params),
@@ -430,6 +432,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         identity=None if value["input.id"] == "custom_id" else value["input.id"],
         reuse=tuple(value["input.reuse"]),
         lengths_from=value["input.lengths_from"],
+        turns=value["request.turns"],
         evaluation=evaluation(*(value[name] for name in MEASURES)),
         labels=value[LABELS],
         on_finish=value["notify.on_finish"],
