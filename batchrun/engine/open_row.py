@@ -191,7 +191,14 @@ def unsendable(request: Request, problem: str, attempts: int) -> Outcome:
     """The outcome of a row whose next request cannot be made, after so many attempts."""
     failure = Failure("invalid_row", None, problem)
     return Outcome(
-        request.row, request.custom_id, None, failure, attempts, None, request_hash=None, response=None
+        request.row,
+        request.custom_id,
+        None,
+        failure,
+        attempts,
+        None,
+        request_hash=None,
+        response=None,
     )
 
 

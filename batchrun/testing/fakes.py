@@ -165,6 +165,7 @@ class FakeTransport:
 
 # Storage
 
+
 class FakeJournal:
     """``ports.Journal`` in a list. What is posted within ``commit_s`` becomes durable together.
 

@@ -194,8 +194,8 @@ RESULTS: tuple[Column, ...] = (
 MESSAGES = Column(
     "messages",
     pa.string(),
-    "The whole exchange as JSON: a list of messages, from the first one sent to the last answer. In "
-    "an `error` row it ends with the user's turn that has no answer. Null if the row was never "
+    "The whole exchange as JSON: a list of messages, from the first one sent to the last answer. "
+    "In an `error` row it ends with the user's turn that has no answer. Null if the row was never "
     "sent. Only in runs with `--turns`, behind the columns above.",
 )
 """The column that results have besides ``RESULTS`` in a run of conversations."""

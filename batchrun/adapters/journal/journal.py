@@ -186,7 +186,9 @@ class Journal:
         """Take away logs in which nothing but the input is noted: rows of them were to be sent,
         and a kill came first. Their blocks are noted again when they are read.
         """
-        for shard in [s for s, log in self.logs.items() if all(p.kind == BLOCK for p in log.places)]:
+        for shard in [
+            s for s, log in self.logs.items() if all(p.kind == BLOCK for p in log.places)
+        ]:
             self.logs.pop(shard).remove()
 
     def turns(self, shard: int) -> dict[int, list[Turn]]:

@@ -32,7 +32,7 @@ class TurnLoop(AttemptLoop):
         *,
         wording: Wording,
         answered: MutableMapping[int, Sequence[Turn]],
-        **parts: Any,  # noqa: ANN401 - those of AttemptLoop
+        **parts: Any,
     ) -> None:
         """``wording`` makes the requests; ``answered`` has the turns that earlier sessions had
         answers to, by row, and loses those of the rows that begin. ``parts`` as for

@@ -18,12 +18,10 @@ from batchrun.views.verify.findings import Report
 from batchrun.views.verify.part_reader import MESSAGES
 from batchrun.views.verify.recount import PICODOLLARS, TOKENS
 
-LOST = "ledger_lost"
-"""The code of attempts of which a repair found no more than that they were made."""
-NUMBERLESS = ("interrupted", LOST)
-"""Codes of attempts whose turn nobody knows."""
-_LINE = ("row", "attempt", "turn", "error_class", *IDENTICAL, *TOKENS, "cost_usd")
-_RESULT = ("row", "status", "attempts", "reused_from", "content", *_LINE[3:], MESSAGES)
+INTERRUPTED = "interrupted"
+"""The code of attempts that a kill cut off, whose turn may not be known."""
+_LINE = ("row", "attempt", "turn", "decided_by", "error_class", *IDENTICAL, *TOKENS, "cost_usd")
+_RESULT = ("row", "status", "attempts", "reused_from", "content", *_LINE[4:], MESSAGES)
 
 Line = dict[str, Any]
 
@@ -32,7 +30,7 @@ def compare(
     results: pa.RecordBatch, lines: pa.RecordBatch, report: Report, absent: Collection[str]
 ) -> None:
     """Rows of conversations beside the lines of the ledger for the same rows and those between."""
-    if not absent.isdisjoint({*_LINE, *_RESULT}):
+    if any(name in absent for name in (*_LINE, *_RESULT)):
         return  # it is said elsewhere that columns are missing
     of_row: defaultdict[int, list[Line]] = defaultdict(list)
     for line in _dicts(lines, _LINE):
@@ -41,8 +39,8 @@ def compare(
         for text in numbering(ledger):
             report.found("turn_number", text)
     for result in _dicts(results, _RESULT):
-        for kind, text in faults(result, of_row.get(result["row"], [])):
-            report.found(kind, text)
+        for kind, found in faults(result, of_row.get(result["row"], [])):
+            report.found(kind, found)
 
 
 def numbering(ledger: Sequence[Line]) -> Iterator[str]:
@@ -53,11 +51,10 @@ def numbering(ledger: Sequence[Line]) -> Iterator[str]:
     for line in ledger:
         turn, where = line["turn"], f"row {line['row']}, attempt {line['attempt']}"
         if turn is None:
-            if line["error_code"] not in NUMBERLESS:
+            if line["error_code"] != INTERRUPTED and not _lost(line):
                 yield f"{where} has no turn"
             continue
-        lost = any(other["error_code"] == LOST for other in ledger)
-        if turn - 1 not in answered and not lost:
+        if turn - 1 not in answered and not any(map(_lost, ledger)):
             yield f"{where} is of turn {turn}, and turn {turn - 1} was not answered before"
         if line["error_class"] is None:
             answered.add(turn)
@@ -69,7 +66,7 @@ def faults(result: Line, ledger: Sequence[Line]) -> Iterator[tuple[str, str]]:
     if (result["attempts"] or 0) != len(ledger):
         text = f"{name} says {result['attempts']} attempts, the ledger has {len(ledger)}"
         yield "attempts", text
-    if result["reused_from"] is not None or any(line["error_code"] == LOST for line in ledger):
+    if result["reused_from"] is not None or any(map(_lost, ledger)):
         return
     sent = result["endpoint"] is not None
     deciding = next((line for line in reversed(ledger) if _decides(line, result)), None)
@@ -84,7 +81,10 @@ def faults(result: Line, ledger: Sequence[Line]) -> Iterator[tuple[str, str]]:
     chain = _chain(ledger, deciding)
     if deciding is not None and len(chain) != (deciding["turn"] or 0):
         turn = deciding["turn"]
-        yield "turn_number", f"{name} ends with turn {turn}, and not every earlier one has an answer"
+        yield (
+            "turn_number",
+            f"{name} ends with turn {turn}, and not every earlier one has an answer",
+        )
         return
     if deciding is None and (not chain or result[MESSAGES] is None):
         return  # it was not sent, or not in the session that it failed in
@@ -93,8 +93,14 @@ def faults(result: Line, ledger: Sequence[Line]) -> Iterator[tuple[str, str]]:
         if result[column] != wanted:
             yield "turn_sums", f"{name} has {column} {result[column]}, its turns add up to {wanted}"
     answers = len(chain) - (not ok and deciding is not None)
-    if (text := _messages(result, answers, ok=ok)) is not None:
-        yield "turn_messages", f"{name}: {text}"
+    wrong = _messages(result, answers, ok=ok)
+    if wrong is not None:
+        yield "turn_messages", f"{name}: {wrong}"
+
+
+def _lost(line: Line) -> bool:
+    """Whether a repair wrote the line, which is the one that says not how it was decided."""
+    return line["decided_by"] is None
 
 
 def _decides(line: Line, result: Line) -> bool:
