@@ -1,13 +1,14 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores]
+    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|turns]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
 quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
 parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``; with ``scores`` in
-scores-VERSION, of runs with scores and metrics. A directory that
+scores-VERSION, of runs with scores and metrics; with ``turns`` in turns-VERSION, of conversations,
+of which the interrupted and the killed one each end between two turns. A directory that
 is there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
@@ -52,6 +53,7 @@ length = { sql = "len(content)", errors = "skip" }
 long = "avg(long)"
 length = "median(length)"
 """
+TURNS = ("first", "second", "third")
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -76,6 +78,14 @@ def main() -> None:
         (folder / "rows" / "lang=de").mkdir(parents=True)
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
+        return
+    if sys.argv[2:] == ["turns"]:
+        folder = HERE / f"turns-{sys.argv[1]}"
+        folder.mkdir()
+        talks = [{"turns": [f"{turn} {n}" for turn in TURNS], "note": n} for n in range(ROWS)]
+        talks[5] = {"turns": [], "note": 5}
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in talks))
+        _make(folder, "rows.jsonl", "--turns", "turns", "--system", "s", answered=7)
         return
     kind = next((kind for kind in ("trails", "scores") if sys.argv[2:] == [kind]), None)
     folder = HERE / (sys.argv[1] if kind is None else f"{kind}-{sys.argv[1]}")
@@ -105,7 +115,7 @@ def main() -> None:
         assert _start(folder, "carrying", endpoint, *given).wait(60) == 0
 
 
-def _make(folder: Path, *given: str) -> None:
+def _make(folder: Path, *given: str, answered: int = ROWS // 2) -> None:
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.2}, seed=2)) as endpoint:
         assert _start(folder, "finished", endpoint, *given).wait(60) == 1
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.5}, seed=2)) as endpoint:
@@ -116,8 +126,9 @@ def _make(folder: Path, *given: str) -> None:
     ):
         with EmbeddedSimulator(SimulatorOptions(latency=FixedLatency(0.2))) as endpoint:
             live = _start(folder, name, endpoint, *given)
-            while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < ROWS // 2:
+            while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < answered:
                 time.sleep(0.01)
+            time.sleep(0.1)  # what was answered is durable
             live.send_signal(sent)
             assert live.wait(60) == code
 
