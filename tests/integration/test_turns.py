@@ -544,6 +544,55 @@ def test_a_lost_state_file(here, cli, talker, jsonl, published):
     cli.verified("run")
 
 
+def test_a_state_file_lost_between_turns(here, cli, scripted, answer, jsonl):
+    """The turns of pending conversations are in the log, which --repair keeps."""
+    refused, asked = {"b0"}, []
+
+    def reply(body, _headers, _nth):
+        asked.append(_last(body))
+        if _last(body) in refused:
+            return 401, {}, {"error": {"message": "no such key"}}
+        return 200, {}, answer("fine")
+
+    endpoint = scripted(reply)
+    rows = jsonl(_rows(["a0", "b0"], ["a1"]))
+    assert _run(here, rows, endpoint, "--concurrency", 1).code == 3
+    (cli.folder / "run" / "checkpoint" / "journal.db").unlink()
+    refused.clear()
+    done = _run(here, rows, endpoint, "--repair")
+    assert done.code == 0, done.err
+    assert asked.count("a0") == 1 and asked[-1] == "b0"
+    cli.verified("run")
+
+
+def test_an_answer_that_is_kept(here, cli, talker, answer, jsonl, published):
+    """Sent again for an empty answer, a conversation keeps the one that it has unless the new one
+    is better; the ledger has every turn of both.
+    """
+    said = {"b": ""}
+
+    def instead(body):
+        return (200, answer(said["b"])) if _last(body) == "b" else None
+
+    endpoint = talker(instead)
+    rows = jsonl(_rows(["a", "b"], ["c"]))
+    assert _run(here, rows, endpoint).code == 0
+    before = published("run").to_pylist()
+    retry = ("--retry-class", "empty")
+    assert _run(here, rows, endpoint, *retry).code == 0
+    kept = published("run").to_pylist()
+    assert kept[0]["attempts"] == 4
+    assert {**kept[0], "attempts": 2} == before[0] and kept[1] == before[1]
+    cli.verified("run")
+    said["b"] = "at last"
+    assert _run(here, rows, endpoint, *retry).code == 0
+    [row, _] = published("run").to_pylist()
+    assert row["content"] == "at last" and row["attempts"] == 6
+    ledger = published("run", "attempts").to_pylist()
+    assert [a["turn"] for a in ledger if a["row"] == 0] == [1, 2] * 3
+    cli.verified("run")
+
+
 def test_a_program_sees_the_exchange(talker, tmp_path):
     """``stream`` yields the messages with each row, and ``run`` takes the keyword."""
     import batchrun

@@ -108,7 +108,7 @@ def whole(
     to it. Raises ``RowError``.
     """
     if row.problem is not None or row.body is None or TURNS not in row.body:
-        raise RowError(row.problem or "the row has no turns")
+        raise RowError(row.problem or "the row holds no turns")
     body = {key: value for key, value in row.body.items() if key != TURNS}
     turns, front = row.body[TURNS], body.get("messages")
     front = [] if front is None else front
