@@ -339,8 +339,7 @@ class _Session:
         switch.stop_at(self._settings.deadline_s, machinery.monotonic_s() - started_s, clock)
         journal = machinery.journal(opened.journal, opened.flights(machinery.flight_slots))
         sealer = machinery.sealer(opened.parts, opened.journal)
-        before = self._count_resumed()
-        states = opened.journal.states
+        before, states = self._count_resumed(), opened.journal.states
         ledger, say = ledger_sums(before), tally.notices.append
         budgets = Budgets(self._settings, states, ledger, self._prices, switch, say)
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))

@@ -114,7 +114,7 @@ def _loop_of(
     """What makes the loop: another one where rows are conversations."""
     if settings.turns is None:
         return AttemptLoop
-    from batchrun.core.request.conversation import wording_of
+    from batchrun.core.request.turns import wording_of
     from batchrun.engine.conversation.turn_loop import TurnLoop
 
     wording = wording_of(settings)

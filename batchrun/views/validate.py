@@ -33,7 +33,7 @@ from batchrun.core.reply import media
 from batchrun.core.request import body, remedies
 from batchrun.core.request import prompt as prompts
 from batchrun.core.request.column_roles import notice
-from batchrun.core.request.conversation import wording_of
+from batchrun.core.request.turns import wording_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError

@@ -92,11 +92,7 @@ class Rig:
         self.clock = VirtualClock()
         self.transport = transport or FakeTransport()
         self.gate = gate or EndpointGate(
-            concurrency=concurrency,
-            rpm=None,
-            tpm=None,
-            clock=self.clock,
-            dice=random.Random(seed),
+            concurrency=concurrency, rpm=None, tpm=None, clock=self.clock, dice=random.Random(seed)
         )
         self.journal = journal or FakeJournal()
         self.publisher = publisher or FakePublisher(self.journal, shard_rows=shard_rows)
@@ -108,13 +104,7 @@ class Rig:
         self._known = dict(known or {})
         room = Room(permits or concurrency * max(1, len(only)), ahead=AHEAD_ROWS if lengths else 0)
         finished = Finished(bounds)
-        made: Callable[..., AttemptLoop] = AttemptLoop
-        build: Callable[..., Request] = partial(
-            body.build, defaults={}, body_bytes_max=BODY_BYTES_MAX
-        )
-        if answered is not None:
-            made = partial(TurnLoop, wording=Wording(), answered=answered)
-            build = partial(whole, of_turn=build)
+        made, build = _sending(answered)
         loop = made(
             only or [Way("fake", self.transport, self.gate)],
             journal=self.journal,
@@ -205,3 +195,14 @@ class Rig:
             if shard not in complete
         }
         return [states[shard] for shard in sorted(states)], known
+
+
+def _sending(
+    answered: MutableMapping[int, Sequence[Turn]] | None,
+) -> tuple[Callable[..., AttemptLoop], Callable[..., Request]]:
+    """What makes the attempt loop and the requests: with ``answered``, those of conversations."""
+    build = partial(body.build, defaults={}, body_bytes_max=BODY_BYTES_MAX)
+    if answered is None:
+        return AttemptLoop, build
+    loop = partial(TurnLoop, wording=Wording(BODY_BYTES_MAX), answered=answered)
+    return loop, partial(whole, of_turn=build, body_bytes_max=BODY_BYTES_MAX)

@@ -207,7 +207,7 @@ def builder(
     )
     if settings.turns is None:
         return made
-    from batchrun.core.request import conversation
+    from batchrun.core.request import conversation  # for runs of conversations alone
 
     return partial(conversation.whole, of_turn=made, body_bytes_max=body_bytes_max)
 

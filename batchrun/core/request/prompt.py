@@ -25,8 +25,9 @@ from batchrun.core.request.body import (
     split_data,
 )
 from batchrun.core.request.column_roles import Roles
-from batchrun.core.request.conversation import TURNS, turns_of
+from batchrun.core.request.conversation import TURNS
 from batchrun.core.request.template import Context, DefectError, Rendered, Templates, plain
+from batchrun.core.request.turns import turns_of
 from batchrun.core.settings.parameters import names_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.template_syntax import is_template

@@ -30,7 +30,7 @@ from batchrun.core.estimate.prompt_tokens import prompt
 from batchrun.core.estimate.strata import Sampler, Stratum
 from batchrun.core.request import body
 from batchrun.core.request import prompt as prompts
-from batchrun.core.request.conversation import wording_of
+from batchrun.core.request.turns import wording_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import NoModelError, RowError, UsageError
 from batchrun.records import Position, Request, Row, Span

@@ -12,13 +12,14 @@ from batchrun.core.request.conversation import (
     Wording,
     answer_of,
     summed,
-    turns_of,
     whole,
 )
+from batchrun.core.request.turns import turns_of
 from batchrun.errors import RowError, UnboundedError
 from batchrun.records import Choice, Expected, Row, ToolCall, Turn, Usage
 
 BUILD = partial(body.build, defaults={"model": "m"}, body_bytes_max=10_000)
+WORDING = Wording(10_000)
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
 
 
@@ -78,7 +79,9 @@ def _row(turns, **fields):
 
 
 def _whole(*texts, **fields):
-    return whole(_row([_user(text) for text in texts], **fields), of_turn=BUILD)
+    return whole(
+        _row([_user(text) for text in texts], **fields), of_turn=BUILD, body_bytes_max=10_000
+    )
 
 
 def test_the_whole_is_hashed_and_the_first_turn_sent():
@@ -88,7 +91,7 @@ def test_the_whole_is_hashed_and_the_first_turn_sent():
     request = _whole("a", "b", messages=[{"role": "system", "content": "s"}], temperature=0)
     assert json.loads(request.body)["turns"] == [_user("a"), _user("b")]
     assert request.hash == hashlib.sha256(request.body).hexdigest()
-    talk, wording = OpenConversation.of(request), Wording()
+    talk, wording = OpenConversation.of(request), WORDING
     talk.ask()
     first = wording.request(talk)
     assert first == wording.first(request)
@@ -125,7 +128,7 @@ def test_every_turn_is_in_the_hash():
 def test_rows_that_are_none():
     """A row's own problem comes first; messages that are no list are said to be none."""
     with pytest.raises(RowError, match="broken"):
-        whole(Row(3, "id", None, "broken"), of_turn=BUILD)
+        whole(Row(3, "id", None, "broken"), of_turn=BUILD, body_bytes_max=10_000)
     with pytest.raises(RowError, match="`messages` must be a list"):
         _whole("a", messages="hello")
     with pytest.raises(RowError, match="surrogate"):
@@ -140,7 +143,7 @@ def test_the_schema_of_the_run_waits_for_the_last_turn():
     """
     expected = Expected(json=True, schema=b"{}", tools={"f": None})
     request = _whole("a", "b", response_format=SCHEMA)._replace(expected=expected)
-    talk, wording = OpenConversation.of(request), Wording(SCHEMA)
+    talk, wording = OpenConversation.of(request), Wording(10_000, SCHEMA)
     talk.ask()
     first = wording.request(talk)
     assert "response_format" not in json.loads(first.body)
@@ -150,13 +153,13 @@ def test_the_schema_of_the_run_waits_for_the_last_turn():
     assert json.loads(wording.request(talk).body)["response_format"] == SCHEMA
     assert wording.request(talk).expected == expected
     own = _whole("a", "b", response_format={"type": "json_object"})
-    assert "response_format" in json.loads(Wording(SCHEMA).first(own).body)
+    assert "response_format" in json.loads(Wording(10_000, SCHEMA).first(own).body)
 
 
 def test_the_worst_case_is_that_of_the_turn():
     """It grows with what was said; without a limit of the answer there is none."""
     talk = OpenConversation.of(_whole("a", "b", max_tokens=5))
-    wording = Wording(bounded=True)
+    wording = Wording(10_000, bounded=True)
     talk.ask()
     first = wording.request(talk).worst
     talk.take({"role": "assistant", "content": "x" * 1000}, Usage(), None)
@@ -170,7 +173,7 @@ def test_the_worst_case_is_that_of_the_turn():
 
 def test_every_turn_before_there_are_answers():
     """What an estimate counts: a request for each turn, with the turns up to it."""
-    asked = list(Wording().without_answers(_whole("a", "b", "c")))
+    asked = list(WORDING.without_answers(_whole("a", "b", "c")))
     said = [[m["content"] for m in json.loads(one.body)["messages"]] for one in asked]
     assert said == [["a"], ["a", "b"], ["a", "b", "c"]]
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from batchrun.core.request import body, remedies
-from batchrun.core.request.conversation import turns_of
+from batchrun.core.request.turns import turns_of
 from batchrun.core.verdict.answer_checks import Asked
 from batchrun.core.verdict.rules import ERROR_CLASSES
 from batchrun.errors import RowError
