@@ -126,6 +126,7 @@ class Options(TypedDict, total=False):
     system: str
     prompt: str
     messages: Sequence[Mapping[str, Any]]
+    turns: str
     image: Sequence[str]
     file: Sequence[str]
     params: Mapping[str, Any]

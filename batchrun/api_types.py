@@ -129,6 +129,7 @@ class RowOutcome(NamedTuple):
     error_message: str | None
     response: str | None
     reused_from: str | None = None
+    messages: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -143,6 +144,9 @@ class RowOutcome(NamedTuple):
         attempt = attempt if reused is None else reused.attempt
         first = completion.first if completion else None
         usage = completion.usage if completion else attempt.usage if attempt else NO_USAGE
+        conversation = outcome.conversation
+        if conversation is not None:
+            usage = conversation.usage
         return cls(
             row=outcome.row,
             custom_id=outcome.custom_id,
@@ -163,4 +167,5 @@ class RowOutcome(NamedTuple):
             error_message=failure.message if failure else None,
             response=outcome.response,
             reused_from=None if reused is None else reused.origin,
+            messages=None if conversation is None else conversation.messages,
         )

@@ -449,8 +449,7 @@ class _Session:
         switch.stop_at(self._settings.deadline_s, machinery.monotonic_s() - started_s, clock)
         journal = machinery.journal(opened.journal, opened.flights(machinery.flight_slots))
         sealer = machinery.sealer(opened.parts, opened.journal)
-        before = self._count_resumed()
-        states = opened.journal.states
+        before, states = self._count_resumed(), opened.journal.states
         ledger, say = ledger_sums(before), tally.notices.append
         budgets = Budgets(self._without_judges(), states, ledger, self._prices, switch, say)
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
@@ -471,6 +470,7 @@ class _Session:
                     spending=budgets.spending,
                     models=opened.totals().models,
                     finished=self._finished,
+                    answered=self._opened.turns() if self._settings.turns else {},
                     say=self._say,
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
@@ -547,7 +547,8 @@ class _Session:
         entries, answers = journal, self._answers
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
-            answers = None if answers is None else EachAnswer(answers)
+        if answers is not None and (outbox is not None or settings.turns is not None):
+            answers = EachAnswer(answers)
         return Engine(
             source=source,
             loop=loop,

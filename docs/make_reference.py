@@ -447,7 +447,7 @@ def tables() -> dict[str, str]:
         "environment": meanings("variable", described("variables", VARIABLES, variables)),
         "input-formats": input_formats(),
         "parameters": sent_parameters(),
-        "columns-results": column_table(columns.RESULTS),
+        "columns-results": column_table((*columns.RESULTS, columns.MESSAGES)),
         "columns-attempts": column_table(columns.ATTEMPTS),
         "columns-requests": column_table(columns.REQUESTS),
         "columns-usage": column_table(columns.USAGE),

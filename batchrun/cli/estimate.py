@@ -263,6 +263,7 @@ def _pilot(
 def of_sample(settings: Settings, path: Path) -> Settings:
     """The settings of a run over the sample, whose rows are whole requests already."""
     from batchrun.core.evaluation.definitions import Evaluation
+    from batchrun.core.request.conversation import TURNS
 
     evaluation = settings.evaluation
     if settings.repeat > 1:
@@ -290,4 +291,5 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         repeat=1,
         evaluation=evaluation,
         reuse=(),
+        turns=None if settings.turns is None else TURNS,
     )

@@ -347,7 +347,7 @@ def settings_of(
     settings = config.resolve(read_schema(raw), limit=limit)
     texts = [settings.system, settings.prompt, *settings.messages]
     shows = is_template(texts) or settings.image or settings.file
-    if settings.makes_messages and not shows:
+    if settings.makes_messages and settings.turns is None and not shows:
         warnings.append(
             "the prompt shows no column, so that every row asks the same: {{ NAME }} shows the "
             "column NAME"

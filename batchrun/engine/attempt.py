@@ -338,6 +338,7 @@ class AttemptLoop:
             request.model,
             None,
             None,
+            None,
         )
         return _new(Outcome, ended)
 

@@ -89,6 +89,7 @@ def ledger_line(
         usage_raw,
         billed_from,
         decision.trail,
+        run.turn,
     )
     return _new(Attempt, line)
 

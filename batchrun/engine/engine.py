@@ -24,7 +24,17 @@ from batchrun.engine.session.tally import Tally
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Answers, Clock, Journal, Publisher, Source
-from batchrun.records import Attempt, Block, Known, Outcome, Request, ReusedRows, Row, Span
+from batchrun.records import (
+    Attempt,
+    Block,
+    Entry,
+    Known,
+    Outcome,
+    Request,
+    ReusedRows,
+    Row,
+    Span,
+)
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
@@ -262,7 +272,7 @@ class Engine:
         self,
         shard: Shard,
         rows: int,
-        _: Outcome | Attempt | Block | ReusedRows,
+        _: Entry,
         error: Exception | None,
     ) -> None:
         """Rows are done with answers that this run did not ask for: no guard counts them."""
@@ -378,14 +388,12 @@ class Engine:
         else:
             self._journal.post(entry, self._durable)
 
-    def _durable(
-        self, outcome: Outcome | Attempt | Block | ReusedRows, error: Exception | None
-    ) -> None:
+    def _durable(self, outcome: Entry, error: Exception | None) -> None:
         """A row is done: its outcome would survive a power cut."""
         if error is not None:
             self._break(error)
             return
-        assert not isinstance(outcome, Block | ReusedRows)
+        assert isinstance(outcome, Outcome | Attempt)
         opened = self._rows.get(outcome.row)
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
@@ -490,7 +498,7 @@ class Engine:
         if fault is not None:
             raise fault
 
-    def _noted(self, _: Outcome | Attempt | Block | ReusedRows, error: Exception | None) -> None:
+    def _noted(self, _: Entry, error: Exception | None) -> None:
         if error is not None:
             self._break(error)
 

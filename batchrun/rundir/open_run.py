@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ from batchrun.core.settings.reading import NOW, Reading
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import DamagedError, StorageError, UsageError
-from batchrun.records import Known, Position, Span
+from batchrun.records import Known, Position, Span, Turn
 from batchrun.rundir import claim, compare, resend, restarts
 from batchrun.rundir.compare import Changes, Compared
 from batchrun.rundir.lock import Lock
@@ -119,6 +119,13 @@ class RunDirectory:
     def is_complete(self) -> bool:
         """Whether every row of the input is in a part."""
         return bool(sum(self.totals().rows()) == self.journal.states.get("input_rows"))
+
+    def turns(self) -> dict[int, Sequence[Turn]]:
+        """The answered turns of conversations that have no outcome so far, by row."""
+        found: dict[int, Sequence[Turn]] = {}
+        for shard in self.journal.logs:
+            found |= self.journal.turns(shard)
+        return found
 
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""
@@ -387,7 +394,7 @@ def _begin(
     journal: Journal, settings: Settings, given: Input, require: Callable[[pa.Schema], None]
 ) -> Carry:
     carry = given.carry(settings.carry, settings.shard_rows)
-    require(part_schema.results_schema(carry.schema))
+    require(part_schema.results_schema(carry.schema, turns=settings.turns is not None))
     # A restart that was noted beside the run directory is the state file's from now on.
     local = local_path(settings.dir)
     beside = Path(settings.checkpoint if local is None else local)

@@ -93,7 +93,7 @@ def rehearsed(
             given = replace(given, splitter=splitting(given.splitter))
             given.require_model(settings)
             carry = given.carry(settings.carry, settings.shard_rows)
-            require(results_schema(carry.schema))
+            require(results_schema(carry.schema, turns=settings.turns is not None))
             reader = given.reader(carry, settings.shard_rows)
             _release(given)
             yield Rehearsal(given, reader, carry, build, lambda _: False, resumed=False)

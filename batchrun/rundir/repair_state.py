@@ -81,7 +81,8 @@ class Rebuilding:
         """
         self._compare_settings()
         carry = self._given.carry(self._settings.carry, self._settings.shard_rows)
-        parts = Parts(self._store, self._journal, carry.schema)
+        turns = self._settings.turns is not None
+        parts = Parts(self._store, self._journal, carry.schema, turns=turns)
         parts.prepare()
         shards = {
             number

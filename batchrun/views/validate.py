@@ -20,12 +20,19 @@ from batchrun.adapters.environment.ids import IdPiles, Repeats
 from batchrun.adapters.environment.tokenizers import Tokenizers
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Reader
-from batchrun.adapters.sources.splitting import Splitter, needs_of, roles_of, schema_splitter
+from batchrun.adapters.sources.splitting import (
+    Splitter,
+    needs_of,
+    reserved_by,
+    roles_of,
+    schema_splitter,
+)
 from batchrun.core.estimate.prompt_tokens import prompt
 from batchrun.core.reply import media
 from batchrun.core.request import body, remedies
 from batchrun.core.request import prompt as prompts
 from batchrun.core.request.column_roles import notice
+from batchrun.core.request.turns import wording_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
@@ -321,7 +328,8 @@ def check(
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings, of_rows=False)
     carry = given.carry(settings.carry, settings.shard_rows)
-    require_evaluation(settings, results_schema(carry.schema))
+    turns = settings.turns is not None
+    require_evaluation(settings, results_schema(carry.schema, turns=turns))
     report = Report(sent=carry.sent, carried=carry.names, model=settings.one_model)
     counting = Counting(given.splitter, report.kinds)
     reader = replace(given, splitter=counting).reader(carry, settings.shard_rows)
@@ -358,6 +366,9 @@ class Checking:
         self._given = given
         self._reader = reader
         self._build = build
+        self._first: Callable[[Request], Request] = lambda request: request
+        if settings.turns is not None:
+            self._first = replace(wording_of(settings), bounded=False).first
         self._left = show
         self._show = showing or report.shown.append
         self._ids, self._hashes = IdPiles(), IdPiles()
@@ -398,9 +409,8 @@ class Checking:
             self._ends = (self._ends[0], (row, request))
         if self._left > 0:
             self._left -= 1
-            self._show(
-                ShownRequest(row.number, body.as_sent(request, self._endpoints), _held(request))
-            )
+            first = self._first(request)
+            self._show(ShownRequest(row.number, body.as_sent(first, self._endpoints), _held(first)))
         return request
 
     def _finish(self) -> None:
@@ -411,15 +421,15 @@ class Checking:
             report.shortest, report.longest = (self._measured(*end) for end in self._ends)
 
     def _measured(self, row: Row, request: Request) -> Measured:
-        counted_by = Tokenizers().count(request.model)
+        counted_by, first = Tokenizers().count(request.model), self._first(request)
         return Measured(
             row=row.number,
             file=self._given.stamps[row.file].name,
             line=row.line,
             where=self._reader.where(row),
             custom_id=row.custom_id,
-            size_bytes=len(body.as_sent(request, self._endpoints)),
-            prompt_tokens=round(prompt(json.loads(request.body), counted_by).tokens),
+            size_bytes=len(body.as_sent(first, self._endpoints)),
+            prompt_tokens=round(prompt(json.loads(first.body), counted_by).tokens),
         )
 
 
@@ -443,6 +453,7 @@ class Counting:
         self.data: frozenset[str] = getattr(splitter, "data", frozenset())
         self.apart = schema_splitter(splitter)
         self.roles = roles_of(splitter)
+        self.reserved = reserved_by(splitter)
 
     def __call__(self, fields: JsonObject) -> body.Split:
         """The row told apart, and counted."""

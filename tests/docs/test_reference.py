@@ -144,7 +144,7 @@ def test_variables_stand_in_for_the_settings_that_they_name():
 @pytest.mark.parametrize(
     ("title", "schema"),
     [
-        ("Columns of `results/`", part_schema.results_schema(pa.schema([]))),
+        ("Columns of `results/`", part_schema.results_schema(pa.schema([]), turns=True)),
         ("Columns of `attempts/`", part_schema.attempts_schema()),
         ("Columns of `usage.parquet`", part_schema.USAGE_SCHEMA),
     ],

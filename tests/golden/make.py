@@ -1,6 +1,6 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|chains|judges|repeat]
+    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|chains|judges|repeat|turns]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
@@ -10,8 +10,9 @@ parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``
 scores-VERSION, of runs with scores and metrics; with ``chains`` in chains-VERSION, of runs that are
 made from the answers of another one, beside that one (``one``); with ``judges`` in judges-VERSION,
 of runs whose answers a judge rates at their end; with ``repeat`` in repeat-VERSION, of runs that
-send each row three times, with metrics over these. A directory that is there is never made again: a
-format that changes has to read it, or refuse it with a reason.
+send each row three times, with metrics over these; with ``turns`` in turns-VERSION, of
+conversations, of which the interrupted and the killed one each end between two turns. A directory
+that is there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
 import json
@@ -91,10 +92,11 @@ any = "pass_at(long, 2)"
 all = "pass_all(long, 2)"
 vote = "majority(len(content) > 150, note > 5)"
 """
+TURNS = ("first", "second", "third")
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915 - one kind after the other
     """Make the directories."""
     if sys.argv[2:] == ["tsv"]:
         folder = HERE / f"tsv-{sys.argv[1]}"
@@ -115,6 +117,14 @@ def main() -> None:
         (folder / "rows" / "lang=de").mkdir(parents=True)
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
+        return
+    if sys.argv[2:] == ["turns"]:
+        folder = HERE / f"turns-{sys.argv[1]}"
+        folder.mkdir()
+        talks = [{"turns": [f"{turn} {n}" for turn in TURNS], "note": n} for n in range(ROWS)]
+        talks[5] = {"turns": [], "note": 5}
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in talks))
+        _make(folder, "rows.jsonl", "--turns", "turns", "--system", "s", answered=7)
         return
     kinds = ("trails", "scores", "chains", "judges", "repeat")
     kind = next((kind for kind in kinds if sys.argv[2:] == [kind]), None)
@@ -159,7 +169,7 @@ def main() -> None:
         assert _start(folder, "carrying", endpoint, *given).wait(60) == 0
 
 
-def _make(folder: Path, *given: str, code: int = 1) -> None:
+def _make(folder: Path, *given: str, code: int = 1, answered: int = ROWS // 2) -> None:
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.2}, seed=2)) as endpoint:
         assert _start(folder, "finished", endpoint, *given).wait(60) == code
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.5}, seed=2)) as endpoint:
@@ -170,8 +180,9 @@ def _make(folder: Path, *given: str, code: int = 1) -> None:
     ):
         with EmbeddedSimulator(SimulatorOptions(latency=FixedLatency(0.2))) as endpoint:
             live = _start(folder, name, endpoint, *given)
-            while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < ROWS // 2:
+            while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < answered:
                 time.sleep(0.01)
+            time.sleep(0.1)  # what was answered is durable
             live.send_signal(sent)
             assert live.wait(60) == ended
 

@@ -76,6 +76,12 @@ POINTS: tuple[Point, ...] = (
     *_publishing("seal"),
     *_publishing("stop"),
     *_publishing("retry"),
+    # A stop with conversations pending: their answered turns go into the next log first.
+    Point("turns", "turns.carried"),
+    Point("turns", "seal.written"),
+    Point("turns", "seal.committed"),
+    Point("turns", "log.removed"),
+    Point("turns", "draft.renamed", "results"),
     # The end of a session.
     *(
         Point("end", step, what)

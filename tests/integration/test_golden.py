@@ -342,3 +342,43 @@ def test_chained_runs_go_on(cli, simulator):
             rows = pq.read_table(folder / name / "results").column("source_row").to_pylist()
             assert rows == [n for n in range(12) if n != 5]
             assert cli("verify", name, cwd=folder).code == 0
+
+
+@pytest.fixture
+def talks(cli, simulator):
+    """Copies of the directories of conversations, an endpoint, and the command by directory."""
+    shutil.copytree(GOLDEN / "turns-0.2", cli.folder, dirs_exist_ok=True)
+    endpoint = simulator()
+
+    def run(name, *flags):
+        conversations = ("--turns", "turns", "--system", "s", "--base-url", endpoint.base_url)
+        return cli("run", "rows.jsonl", "-o", name, *STARTED, *conversations, *flags)
+
+    return run, endpoint
+
+
+@pytest.mark.parametrize(("name", "asked"), [("interrupted", 25), ("killed", 26)])
+def test_conversations_go_on_where_they_were(cli, talks, name, asked):
+    """Of the pending row in its middle only the turns without an answer are asked, by the command
+    that was stopped after two of its turns, or killed while the second one was out.
+    """
+    run, endpoint = talks
+    done = run(name)
+    assert done.code == 1, done.err  # one row has no turns
+    assert endpoint.stats()["requests_total"] == asked
+    assert cli.verified(name)["rows"] == 12
+    table = ds.dataset(cli.folder / name / "results").to_table()
+    for text in table["messages"].drop_null().to_pylist():
+        assert [m["role"] for m in json.loads(text)] == ["system", *["user", "assistant"] * 3]
+
+
+def test_conversations_that_failed_or_are_done(cli, talks):
+    """A finished directory sends nothing; of one with failed rows each of these begins anew."""
+    run, endpoint = talks
+    assert run("finished").code == 1
+    assert endpoint.stats()["requests_total"] == 0
+    assert cli("verify", "finished", "--against", "rows.jsonl").code == 0
+    before = json.loads((cli.folder / "failed" / "summary.json").read_text("utf-8"))
+    assert run("failed", "--retry-failed").code == 1
+    assert endpoint.stats()["requests_total"] == 3 * before["errors"]["server_error"] > 0
+    assert cli.verified("failed")["rows"] == 12

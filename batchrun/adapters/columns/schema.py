@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -17,6 +17,7 @@ from batchrun.records import (
     Attempt,
     Choice,
     Completion,
+    Conversation,
     Failure,
     Media,
     Outcome,
@@ -47,7 +48,7 @@ REPEAT_NAMES = (REPEAT_OF.name, REPEAT.name)
 _TIMES = b"batchrun.repeat"
 
 ADDED_LATER = frozenset(
-    "cache_write_tokens media model_asked usage_raw billed_from reused_from decided_by".split()
+    "cache_write_tokens media model_asked usage_raw billed_from reused_from decided_by turn".split()
 )
 """Columns that parts of version 0.1 lack. They read as null."""
 
@@ -56,18 +57,22 @@ _PLAIN = frozenset(
     """
     row custom_id content reasoning refusal tool_calls choices response_id created request_id
     started_at latency_s ttft_s reused_from request_hash response queue_s cost_usd media usage_raw
+    messages
     """.split()
 )
 
 
-def results_schema(carried: pa.Schema) -> pa.Schema:
-    """The schema of every results part: the fixed columns, then the carried ones.
+def results_schema(carried: pa.Schema, *, turns: bool = False) -> pa.Schema:
+    """The schema of every results part: the fixed columns, then the carried ones. ``turns`` says
+    that the run is one of conversations (``has_turns``).
 
     A run that an earlier version began may carry an input column under a name that only a later
     version gave to a column of its own. The carried one keeps it.
     """
     taken = {name.casefold() for name in carried.names} & ADDED_LATER
     fixed = [pa.field(name, kind) for name, kind in RESULT_FIELDS if name not in taken]
+    if turns:
+        fixed.append(pa.field(columns.MESSAGES.name, columns.MESSAGES.type))
     return pa.schema(fixed + list(carried))
 
 
@@ -87,12 +92,26 @@ def repeats_in(schema: pa.Schema) -> int:
     return 1
 
 
+def has_turns(settings: Mapping[str, Any] | None) -> bool:
+    """Whether a run that recorded these settings is one of conversations."""
+    return bool((settings or {}).get("request.turns"))
+
+
 def marks_reused(schema: pa.Schema) -> bool:
     """Whether results of this schema record which answers were reused. A run that an earlier
     version began may carry an input column under the name, and columns carried come last.
     """
     names = schema.names
     return "reused_from" in names and names.index("reused_from") < names.index("request_hash")
+
+
+def own_columns(schema: pa.Schema) -> frozenset[str]:
+    """The columns of a run's results that are no carried ones."""
+    names = schema.names
+    own = frozenset(RESULT_NAMES)
+    after = names.index("response") + 1 if "response" in names else len(names)
+    conversations = names[after : after + 1] == [columns.MESSAGES.name]
+    return own | {columns.MESSAGES.name} if conversations else own
 
 
 def lacks_only_later(found: pa.Schema, schema: pa.Schema) -> bool:
@@ -171,9 +190,10 @@ _OF_RESULTS = itemgetter(
 
 def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     """Outcomes as arrays in the order of ``RESULT_FIELDS``."""
-    row, custom_id, completions, failures, attempts, decided, hashes, response, asked, reused, _ = (
+    row, custom_id, completions, failures, attempts, decided, hashes, response, asked, *rest = (
         _turned(outcomes, len(Outcome._fields))
     )
+    reused, _, conversations = rest
     origins: Sequence[str | None] = reused
     if reused and reused.count(None) < len(reused):
         decided = [a if r is None else r.attempt for a, r in zip(decided, reused, strict=True)]
@@ -192,6 +212,9 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
     # A failure's tokens are those of its last attempt.
     usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
+    if conversations and conversations.count(None) < len(conversations):
+        usages = [u if t is None else t.usage for t, u in zip(conversations, usages, strict=True)]
+        cost = [c if t is None else _usd(t) for t, c in zip(conversations, cost, strict=True)]
     values = (
         row,
         custom_id,
@@ -228,13 +251,23 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     return arrays(values, RESULT_TYPES)
 
 
+def _usd(conversation: Conversation) -> float | None:
+    return None if conversation.cost_pd is None else usd(conversation.cost_pd)
+
+
+def messages_column(outcomes: Sequence[Outcome]) -> pa.Array:
+    """The messages of conversations, as JSON text."""
+    told = [o.conversation.messages if o.conversation else None for o in outcomes]
+    return pa.array(told, columns.MESSAGES.type)
+
+
 def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
     """Attempts as arrays in the order of ``ATTEMPT_FIELDS``."""
-    *before, usages, cost, request_id, unanswered, _, raw, read, decided_by = _turned(
+    *before, usages, cost, request_id, unanswered, _, raw, read, decided_by, turn = _turned(
         attempts, len(Attempt._fields)
     )
     cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    after = (cost, request_id, decided_by, unanswered, raw, read)
+    after = (cost, request_id, decided_by, unanswered, raw, read, turn)
     values = (*before, *_token_columns(usages), *after)
     return arrays(values, ATTEMPT_TYPES)
 

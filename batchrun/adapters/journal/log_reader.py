@@ -14,7 +14,15 @@ from batchrun.adapters.journal.journal import (
     read_outcome,
     read_reused,
 )
-from batchrun.adapters.journal.shard_log import AMENDMENT, ATTEMPT, BLOCK, OUTCOME, REUSED, Place
+from batchrun.adapters.journal.shard_log import (
+    AMENDMENT,
+    ATTEMPT,
+    BLOCK,
+    OUTCOME,
+    REUSED,
+    TURN,
+    Place,
+)
 from batchrun.records import Attempt, Outcome, ReusedRows
 
 
@@ -33,6 +41,8 @@ class ShardReader:
             row, kind, *_ = place
             if kind in kinds:
                 kinds[kind].append(place)
+            elif kind == TURN:
+                continue  # its exchange has a record of its own
             elif kind == REUSED:
                 rows = self._rows_of(place)
                 kinds[ATTEMPT] += [last[row] for row in rows if _is_outcome(last.get(row))]

@@ -29,7 +29,7 @@ from batchrun.errors import DamagedError, UsageError
 
 FORMAT = 1
 MAGIC = b"batchrun log\n\0\0\0"
-OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED = 1, 2, 3, 4, 5
+OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED, TURN = 1, 2, 3, 4, 5, 6
 
 REMEDIES = (
     "Set it aside with --repair, which keeps what is sound and sends the other rows again; restore "
@@ -126,7 +126,7 @@ def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, i
         size, crc, row, kind = _PREFIX.unpack_from(data, at)
         body = at + _PREFIX.size
         if (
-            kind in (OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED)
+            kind in (OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED, TURN)
             and row in rows
             and body + size <= end
             and crc == crc32(data[body : body + size], crc32(_CHECKED.pack(row, kind)))

@@ -46,6 +46,8 @@ class Shape(NamedTuple):
     attempts: pa.Schema
     requests: pa.Schema
     carried: pa.Schema
+    turns: bool = False
+    """Whether it is a run of conversations, whose results have their messages."""
 
 
 class Filling:
@@ -186,11 +188,13 @@ class Filling:
             outcomes = lean
             self._names_files = True
         fixed = part_schema.result_columns(outcomes)
-        if len(fixed) + len(self._shape.carried) > len(self._shape.results):
+        messages = [part_schema.messages_column(outcomes)] if self._shape.turns else []
+        if len(fixed) + len(messages) + len(self._shape.carried) > len(self._shape.results):
             names = self._shape.results.names[: -len(self._shape.carried)]
             fixed = [fixed[part_schema.RESULT_NAMES.index(name)] for name in names]
         carried = self._gather(records, rows).columns if len(self._shape.carried) else []
-        new = pa.Table.from_arrays([*fixed, *carried], schema=self._shape.results)
+        arrays = [*fixed, *messages, *carried]
+        new = pa.Table.from_arrays(arrays, schema=self._shape.results)
         if old is None:
             return new
         fresh = set(rows)

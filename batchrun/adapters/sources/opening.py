@@ -19,6 +19,7 @@ from batchrun.adapters.sources.sampling import PickingReader, Sample, SampledRea
 from batchrun.adapters.sources.splitting import (
     MESSAGE_COLUMNS,
     Splitter,
+    reserved_by,
     roles_of,
     schema_splitter,
     splitter_of,
@@ -200,11 +201,12 @@ class Input:
         """The columns of the results that are not the answer's, out of those of the input: see
         ``reader.choose``; with repeats also the two that tell these apart.
         """
+        own = tuple(reserved_by(self.splitter))
         if self.repeat == 1:
-            return choose(schema, wanted, with_extra=self.has_extra, kept=kept)
+            return choose(schema, wanted, with_extra=self.has_extra, kept=kept, taken=own)
         from batchrun.adapters.sources.repeating import with_repeats
 
-        own = part_schema.REPEAT_NAMES
+        own = (*own, *part_schema.REPEAT_NAMES)
         carry = choose(schema, wanted, with_extra=self.has_extra, kept=kept, taken=own)
         return with_repeats(carry, self.repeat)
 

@@ -7,6 +7,7 @@ down to a multiple of K.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -37,3 +38,10 @@ class BodyOfEach(dict[str, Any]):
         first = each[0]
         super().__init__(first if isinstance(first, dict) else {})
         self.each = each
+
+
+def with_each(body: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """A body with more in it; of a row whose repeats differ, in that of each."""
+    if not isinstance(body, BodyOfEach):
+        return {**body, **more}
+    return BodyOfEach(tuple(one if isinstance(one, str) else {**one, **more} for one in body.each))

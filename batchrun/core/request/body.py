@@ -195,7 +195,7 @@ def builder(
     """
     endpoints = settings.endpoints
     anything = any(endpoint.models is None for endpoint in endpoints)
-    return partial(
+    made = partial(
         build,
         defaults=settings.defaults(),
         body_bytes_max=body_bytes_max,
@@ -205,6 +205,11 @@ def builder(
         bounded=settings.has_budget,
         raised_to=settings.truncation_limit,
     )
+    if settings.turns is None:
+        return made
+    from batchrun.core.request import conversation  # for runs of conversations alone
+
+    return partial(conversation.whole, of_turn=made, body_bytes_max=body_bytes_max)
 
 
 def as_begun(build: Callable[[Row], Request], wording: object) -> Callable[[Row], Request]:

@@ -21,11 +21,14 @@ from batchrun.core.request.body import (
     INT64_MIN,
     Split,
     has_messages,
+    kind_of,
     split,
     split_data,
 )
 from batchrun.core.request.column_roles import Roles
+from batchrun.core.request.conversation import TURNS
 from batchrun.core.request.template import Context, DefectError, Rendered, Templates, plain
+from batchrun.core.request.turns import turns_of
 from batchrun.core.settings.parameters import names_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.template_syntax import is_template
@@ -35,6 +38,7 @@ from batchrun.records import JsonObject
 Maker = Callable[[Context], JsonObject | None]
 """Makes one message for a row, or None where there is nothing to say in it."""
 
+MESSAGES = "messages"
 _SIMPLE = frozenset({str, float, bool})
 _INSTRUCTIONS = frozenset({"system", "developer"})
 
@@ -43,9 +47,10 @@ _INSTRUCTIONS = frozenset({"system", "developer"})
 class Plan:
     """What the settings make of a row, compiled and not yet compared with the input.
 
-    ``in_messages`` are the names that templates of messages use. ``send`` and ``identity`` are the
-    settings ``input.send`` and ``input.id``, ``repeat`` is how often a row is sent. ``repeating``
-    has the messages, by their place, and the parameters that differ between the repeats of a row.
+    ``in_messages`` are the names that templates of messages use. ``send``, ``identity`` and
+    ``turns`` are the settings ``input.send``, ``input.id`` and ``request.turns``, ``repeat`` is how
+    often a row is sent. ``repeating`` has the messages, by their place, and the parameters that
+    differ between the repeats of a row.
     """
 
     templates: Templates
@@ -55,18 +60,20 @@ class Plan:
     in_messages: frozenset[str]
     send: str | tuple[str, ...] | None = None
     identity: str | None = None
+    turns: str | None = None
     repeat: int = 1
     repeating: frozenset[int | str] = frozenset()
 
     @property
     def only_repeats(self) -> bool:
         """Whether all that it says is how often a row is sent."""
-        return not self.renders and self.send is None and self.identity is None
+        named = self.send is not None or self.identity is not None or self.turns is not None
+        return not self.renders and not named
 
     @property
     def renders(self) -> bool:
         """Whether there is anything to render: a plan may only say what columns are for."""
-        return bool(self.messages or self.params)
+        return bool(self.messages or self.params or self.turns is not None)
 
     def shaper(
         self, rows: Iterable[Mapping[str, Any]], read: Read, roles: Roles | None = None
@@ -82,6 +89,8 @@ class Plan:
             return re.search(rf"\.\s*{re.escape(part)}\s*\(", templates.sources[name]) is not None
 
         named = {item.column: f"request.{item.kind}" for item in self.attachments}
+        if self.turns is not None:
+            named[self.turns] = "request.turns (--turns)"
         if roles is not None:
             named |= {} if self.identity is None else {self.identity: "input.id (--id)"}
             if isinstance(self.send, tuple):
@@ -136,6 +145,7 @@ def plan(settings: Settings) -> Plan | None:
         in_messages,
         settings.send,
         settings.identity,
+        settings.turns,
         settings.repeat,
         frozenset(repeating),
     )
@@ -203,6 +213,9 @@ class Shaper:
         in_messages = {found[name] for name in plan.in_messages if name in found}
         attached_columns = {attachment.column for attachment in plan.attachments}
         self.data = frozenset((in_messages | attached_columns) - {"custom_id", "messages"})
+        self._turns = plan.turns
+        self.reserved = frozenset() if plan.turns is None else frozenset({MESSAGES})
+        """Columns of the results that a carried one may not be called like."""
 
     def strict(self) -> Shaper:
         """The same, but raising ``DefectError`` for a template that no row can render."""
@@ -212,6 +225,12 @@ class Shaper:
 
     def __call__(self, fields: JsonObject) -> Split:
         """The row, told apart and rendered. A row that cannot be rendered has a ``problem``."""
+        if self._turns is None:
+            return self._made(fields)
+        return self._with_turns(self._made(fields), fields)
+
+    def _made(self, fields: JsonObject) -> Split:
+        """The row without the user's turns."""
         apart = self.apart(fields)
         if apart.body is None:
             return apart
@@ -244,8 +263,22 @@ class Shaper:
             each.append(rendered | body)
         return Split(apart.custom_id, repeats.BodyOfEach(tuple(each)), apart.carried, None, size)
 
+    def _with_turns(self, apart: Split, fields: JsonObject) -> Split:
+        """A row whose body has the user's turns as well."""
+        assert self._turns is not None
+        if apart.body is None:
+            return apart
+        try:
+            turns = turns_of(fields.get(self._turns), self._turns)
+        except RowError as error:
+            return Split(apart.custom_id, None, apart.carried, str(error))
+        return apart._replace(body=repeats.with_each(apart.body, {TURNS: turns}))
+
     def apart(self, fields: JsonObject) -> Split:
         """The row told apart, without rendering anything: a data row's body has no messages."""
+        bare = self._turns is not None and not self._plan.messages
+        if bare and kind_of(fields) == "data row":
+            fields = {**fields, MESSAGES: []}  # what is said first is the first turn
         if self.roles is not None:
             return self.roles(fields)
         if not self._plan.messages or has_messages(fields, self.data):

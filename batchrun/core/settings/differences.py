@@ -21,7 +21,7 @@ and ``request.repeat`` is recorded only by a run that repeats its rows.
 """
 _FIXED = (
     *("input.carry", "input.id", "input.sample", "input.sample_seed", SHARD_ROWS),
-    *(REPEAT, SOURCE),
+    *(REPEAT, SOURCE, "request.turns"),
 )
 
 
@@ -36,8 +36,8 @@ class Difference:
     @property
     def keepable(self) -> bool:
         """Whether done rows may be kept in spite of it: parts hold one schema, one shard size and
-        ids from one column, another sample has other rows, and another number of repeats gives
-        rows other numbers, so these need a new start.
+        ids from one column, another sample has other rows, another number of repeats gives rows
+        other numbers, and conversations have a column of their own, so these need a new start.
         """
         return self.name not in _FIXED
 

@@ -123,6 +123,7 @@ class Settings:
     swapped: bool = False
     """Of a judge of pairs: the other run, whether each pair is judged in both orders, and whether
     this is the one in which the answers changed places."""
+    turns: str | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     labels: Mapping[str, str] = field(default_factory=dict)
     on_finish: str | None = field(default=None, repr=False)
@@ -188,13 +189,14 @@ class Settings:
     @property
     def makes_messages(self) -> bool:
         """Whether rows without messages are turned into some."""
-        return self.prompt is not None or bool(self.messages)
+        return self.prompt is not None or self.system is not None or bool(self.messages)
 
     @property
     def is_planned(self) -> bool:
         """Whether requests are made by a plan (``core.request.prompt``), not just from bodies."""
         named = self.send is not None or self.identity is not None
-        return named or self.makes_messages or self.repeat > 1 or bool(self.templated())
+        named = named or self.turns is not None or self.repeat > 1
+        return named or self.makes_messages or bool(self.templated())
 
     def shaping(self) -> dict[str, Any]:
         """The settings that shape requests and parts, which a resumed run must share."""
@@ -210,6 +212,7 @@ class Settings:
             "request.prompt": self.prompt,
             # None where nothing is set, as in a run directory of a version without it.
             "request.messages": list(self.messages) or None,
+            "request.turns": self.turns,
             "request.image": list(self.image) or None,
             "request.file": list(self.file) or None,
             "request.params": dict(self.params),
@@ -482,6 +485,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         source=value["input.from"],
         source_status=value["input.from_status"],
         allow_partial=value["input.allow_partial"],
+        turns=value["request.turns"],
         evaluation=evaluation(*(value[name] for name in MEASURES)),
         labels=value[LABELS],
         on_finish=value["notify.on_finish"],

@@ -388,6 +388,16 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "request",
+        "turns",
+        "text",
+        "--turns",
+        "A column with a list of user turns, sent one after the other, each with the answers so "
+        "far.",
+        metavar="COL",
+        shapes=True,
+    ),
+    Setting(
+        "request",
         "image",
         "names",
         "--image",

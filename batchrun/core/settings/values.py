@@ -17,7 +17,7 @@ from batchrun.core.input import dialect
 from batchrun.core.schema.response_format import of_document, schema_of
 from batchrun.core.settings import commands
 from batchrun.core.settings.bounds import Bound
-from batchrun.core.settings.parameters import OF_THE_RUN
+from batchrun.core.settings.parameters import ENVELOPE, OF_THE_RUN, SENT
 from batchrun.core.settings.providers import provider_named
 from batchrun.core.settings.table import Setting
 from batchrun.core.text.byte_sizes import Bytes, parse_bytes
@@ -351,12 +351,13 @@ def check_request(value: Mapping[str, Any]) -> None:
         name = "request.prompt" if prompt is not None else "request.system"
         message = f"{name} and request.messages both say what the messages are; use one of them"
         raise UsageError(message)
-    if system is not None and prompt is None:
+    if system is not None and prompt is None and value["request.turns"] is None:
         message = (
             "request.system would never be sent: it goes before a prompt, and rows with messages "
             "keep their own. Set request.prompt (--prompt) too"
         )
         raise UsageError(message)
+    _check_turns(value)
     _check_format(value)
     attached = next((key for key in ("image", "file") if value[f"request.{key}"]), None)
     if attached is None:
@@ -365,6 +366,20 @@ def check_request(value: Mapping[str, Any]) -> None:
         message = (
             f"request.{attached} adds to the user's message, and there is none: "
             "set request.prompt (--prompt), or request.messages with one of role 'user'"
+        )
+        raise UsageError(message)
+
+
+def _check_turns(value: Mapping[str, Any]) -> None:
+    """Whether the column of the turns is not one that is sent as it is."""
+    name = value["request.turns"]
+    if name is None:
+        return
+    made = any(value[f"request.{key}"] for key in ("prompt", "system", "messages"))
+    if name in ENVELOPE or name == "extra_body" or (name in SENT and not made):
+        message = (
+            f"request.turns (--turns) names the column {name!r}, which has a meaning of its own in "
+            "a row. Give the column with the user's turns another name"
         )
         raise UsageError(message)
 

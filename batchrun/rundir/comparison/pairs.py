@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from batchrun.adapters.columns import columns as result_columns
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.columns.schema import repeats_in
 from batchrun.adapters.scoring import of_repeats
 from batchrun.adapters.scoring.database import Database, quoted
@@ -107,7 +108,7 @@ class Pairs:
         return [
             field.name
             for field in b
-            if field.name not in _OWN
+            if field.name not in _OWN | part_schema.own_columns(b)
             and field.name in a.names
             and a.field(field.name).type == field.type
         ]
@@ -115,7 +116,8 @@ class Pairs:
     def _require_key(self) -> None:
         for side in (self.a, self.b) if self.key is not None else ():
             if self.key not in side.schema.names:
-                there = ", ".join(name for name in side.schema.names if name not in _OWN)
+                own = _OWN | part_schema.own_columns(side.schema)
+                there = ", ".join(name for name in side.schema.names if name not in own)
                 message = (
                     f"--key {self.key}: the results of {side.shown} have no such column; those of "
                     f"the input are {there or 'none'}"

@@ -196,8 +196,9 @@ def results_digest(store: StoreReader, recorded: Recorded | None, name: str) -> 
 def results_schema(store: StoreReader, recorded: Recorded | None) -> pa.Schema:
     """The schema of a run's results. Raises ``DamagedError``."""
     carried = None if recorded is None else recorded.carried
-    if carried is not None:
-        return part_schema.results_schema(carried)
+    if recorded is not None and carried is not None:
+        turns = part_schema.has_turns(recorded.settings)
+        return part_schema.results_schema(carried, turns=turns)
     name = f"results/{part_names(store, 'results')[-1]}"
     try:
         with store.peek(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:

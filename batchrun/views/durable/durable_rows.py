@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.columns.columns import ATTEMPTS
+from batchrun.adapters.columns.columns import ATTEMPTS, MESSAGES
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
@@ -79,6 +79,11 @@ class DurableRows:
         found = dict(told) if isinstance(told, dict) else {}
         return found | (self.known.settings if self.known else {})
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether it is a run of conversations."""
+        return part_schema.has_turns(self.settings)
+
     def _recorded(self, name: str) -> Any:
         return self.settings.get(name, BY_NAME[name].default)
 
@@ -105,14 +110,16 @@ class DurableRows:
         recorded = None if self.known is None else self.known.carried
         if recorded is not None:
             return recorded
-        schema = self._schema()
-        return pa.schema([f for f in schema if f.name not in part_schema.RESULT_NAMES])
+        own = {*part_schema.RESULT_NAMES, *([MESSAGES.name] if self.has_turns else ())}
+        return pa.schema([f for f in self._schema() if f.name not in own])
 
     def schema(self) -> pa.Schema:
         """The columns of results."""
         carried = self.carried()
         found = self._schema()
-        return part_schema.results_schema(carried) if not len(found) else found
+        if len(found):
+            return found
+        return part_schema.results_schema(carried, turns=self.has_turns)
 
     def _schema(self) -> pa.Schema:
         for number in sorted(n for n in self._parts if n is not None):
@@ -136,7 +143,7 @@ class DurableRows:
             log = self._log(shard, stack)
             newer = NOTHING if log is None else log.rows
             if log is not None:
-                for table in log.tables(rows, needed):
+                for table in log.tables(rows, needed, turns=self.has_turns):
                     yield part_schema.completed(_with(table, wanted), wanted)
             with contextlib.suppress(FileNotFoundError):
                 part = stack.enter_context(self._opened("results", shard))
@@ -227,7 +234,7 @@ class DurableRows:
             for line in self._lines("results", shard, rows):
                 found[line["row"]] = line
             if log is not None:
-                for table in log.tables(set(rows), self.carried()):
+                for table in log.tables(set(rows), self.carried(), turns=self.has_turns):
                     found |= {line["row"]: line for line in table.to_pylist()}
         return found
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchrun.adapters.columns.columns import MESSAGES
 from batchrun.adapters.columns.schema import REPEAT_NAMES, RESULT_NAMES, repeats_in
+from batchrun.core.request.conversation import TURNS
 from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.show.request_found import FoundRequest, Requests
 
 PENDING = "pending"
-CONTENTS = ("content", "reasoning", "refusal", "tool_calls", "choices", "media", "response")
+CONTENTS = (
+    *("content", "reasoning", "refusal", "tool_calls", "choices", "media", "response"),
+    MESSAGES.name,
+)
 """Columns with what people and models wrote: left out of JSON unless asked for."""
 
 
@@ -25,6 +31,7 @@ KEYS = {
     "request.note": "What there is to know about that: where it stands, or why it is not there.",
     "request.parameters": "The names of the parameters in the body. Missing without a request.",
     "request.messages": "Of each message `role` and `characters`. Missing without a request.",
+    "request.turns": "The same of the user's turns of a conversation. Missing without turns.",
     "attempts": "The row's lines in `attempts/`, in order, without `row`.",
     "scores": (
         "The scores of the row and the verdicts of judges by name, from `scores/`; texts of judges "
@@ -46,17 +53,35 @@ class ShownRow:
     attempts: Sequence[Mapping[str, Any]]
     request: FoundRequest
     scores: Mapping[str, Any] = field(default_factory=dict)
+    has_turns: bool = False
+    """Whether it is a conversation."""
 
     @property
     def status(self) -> str:
         """``ok``, ``error`` or ``pending``."""
         return str(self.result.get("status", PENDING))
 
+    @property
+    def exchange(self) -> list[Any]:
+        """The messages of a conversation from its first turn on; none of any other row."""
+        text = self.result.get(MESSAGES.name) if self.has_turns else None
+        try:
+            said = json.loads(text or "[]")
+        except ValueError:
+            return []
+        if not isinstance(said, list):
+            return []
+        front = (self.request.body or {}).get("messages")
+        if isinstance(front, list):
+            return said[len(front) :]
+        turns = max((line.get("turn") or 0 for line in self.attempts), default=0)
+        return said[len(said) - (2 * turns - (self.status != "ok")) :] if turns else said
+
     def public(self, *, contents: bool) -> dict[str, Any]:
         """The row for ``--json``; without ``contents`` nothing that people or models wrote."""
         result = {
             name: _plain(self.result.get(name))
-            for name in RESULT_NAMES
+            for name in (*RESULT_NAMES, *(n for n in (MESSAGES.name,) if n in self.result))
             if name not in ("row", "custom_id", "status", "attempts")
             and (contents or name not in CONTENTS)
         }
@@ -84,14 +109,18 @@ class ShownRow:
         told: dict[str, Any] = {"source": found.source, "note": found.note}
         if found.body is None:
             return told
-        messages = found.body.get("messages")
-        told["parameters"] = sorted(name for name in found.body if name != "messages")
-        told["messages"] = [
-            {"role": each.get("role"), "characters": len(text_of(each.get("content")))}
-            for each in (messages if isinstance(messages, list) else ())
-            if isinstance(each, dict)
-        ]
+        own = ("messages", *((TURNS,) if self.has_turns else ()))
+        told["parameters"] = sorted(name for name in found.body if name not in own)
+        told |= {name: _measured(found.body.get(name)) for name in own}
         return told | ({"body": found.body} if contents else {})
+
+
+def _measured(messages: object) -> list[dict[str, Any]]:
+    return [
+        {"role": each.get("role"), "characters": len(text_of(each.get("content")))}
+        for each in (messages if isinstance(messages, list) else ())
+        if isinstance(each, dict)
+    ]
 
 
 def text_of(content: object) -> str:
@@ -136,6 +165,7 @@ def _of_shard(
             attempts[row],
             found[row],
             scores.get(row, {}),
+            durable.has_turns,
         )
 
 

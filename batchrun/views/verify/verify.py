@@ -8,10 +8,13 @@ one kind of damage after the other; nothing ends the pass.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.journal import shard_log
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import (
@@ -24,6 +27,7 @@ from batchrun.adapters.storage.store import (
     part_number,
     read_json,
 )
+from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect, state_reader
 from batchrun.rundir.inspect import Look
@@ -156,7 +160,21 @@ def _check_state(look: Look, known: Recorded | None, report: Report) -> None:
     for fault in known.faults if known else ():
         report.found("state", f"{folder / STATES}: {fault}")
     for path in sorted(folder.glob("shard-*.log")):
-        report.found("log_waiting", f"{path.name} waits to be published; run again")
+        turns = _turns_alone(path) if known and part_schema.has_turns(known.settings) else 0
+        if turns:
+            report.notes.append(
+                f"{path.name} keeps {counted(turns, 'turn')} of conversations that are not at "
+                "their end; a resume goes on from there"
+            )
+        else:
+            report.found("log_waiting", f"{path.name} waits to be published; run again")
+
+
+def _turns_alone(path: Path) -> int:
+    """How many turns of conversations a log holds, where there is no outcome or attempt in it."""
+    everything = range(-(2**63), 2**63)
+    kinds = Counter(kind for _, kind, _ in shard_log.sound_records(path.read_bytes(), everything))
+    return kinds[shard_log.TURN] if kinds.keys() <= {shard_log.TURN, shard_log.BLOCK} else 0
 
 
 def _parts_among(kind: str, names: Sequence[str], look: Look, report: Report) -> set[str]:
@@ -201,11 +219,14 @@ def _expectation(summary: dict[str, Any] | None, known: Recorded | None) -> Expe
                 # Earlier sessions may have done some of the rows behind it, and not others.
                 rows_whole = min(rows_whole, limit * repeats_recorded(summary, known))
     carried = known.carried if known else None
+    told = known.settings if known else summary.get("settings") if summary else None
+    turns = part_schema.has_turns(told if isinstance(told, dict) else None)
     return Expectation(
         shard_rows if isinstance(shard_rows, int) and shard_rows > 0 else None,
         rows_whole if isinstance(rows_whole, int) else None,
-        None if carried is None else part_schema.results_schema(carried),
+        None if carried is None else part_schema.results_schema(carried, turns=turns),
         part_schema.attempts_schema(),
+        turns,
     )
 
 
