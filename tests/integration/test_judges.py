@@ -738,8 +738,8 @@ def test_a_judge_that_is_killed_goes_on(world, seed, until):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_command_that_is_killed_goes_on(world, seed, until):
-    """`batchrun judge`, killed at a moment of the seed's choosing: what was judged stays, verify holds
-    at every moment, and the same command judges the rest.
+    """`batchrun judge`, killed at a moment of the seed's choosing: what was judged stays, verify
+    holds every time, and the same command judges the rest.
     """
     dice = random.Random(seed)
     world.config(rows=["good"] * 60)
