@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrun
+from batchrun.rundir.lock import Lock
 
 QUICK = ("--no-progress", "--shard-rows", 4)
 ASK = ("--prompt", "Check {{ row.content }} about {{ topic }}")
@@ -485,3 +486,64 @@ def test_rows_that_failed_keep_their_place_too(chain, cli):
     failed = [row["source_row"] for row in chain.rows("two") if row["status"] == "error"]
     assert failed == [8]
     cli.verified("two")
+
+
+def test_a_live_source_needs_to_be_allowed(chain):
+    """While a run holds its directory, its answers may change."""
+    chain.first()
+    lock = Lock(chain.folder / "one", chain.folder / "one/checkpoint/lock")
+    lock.acquire()
+    try:
+        assert chain.next("one", "two", code=2) == []
+        assert "a run is working there" in chain.err and "batchrun status one --watch" in chain.err
+        assert len(chain.next("one", "two", "--allow-partial")) == 14
+    finally:
+        lock.release()
+
+
+def test_answers_in_a_log_are_not_passed_over(chain):
+    """A source whose last session was killed has answers that no part holds: exit 2."""
+    chain.refused = {"q5"}
+    chain.first(code=1)
+    checkpoint = chain.folder / "one/checkpoint"
+    (checkpoint / "shard-00000001.2.log").write_bytes(b"")
+    assert chain.next("one", "two", code=2) == []
+    assert "not published yet" in chain.err
+    assert len(chain.next("one", "two", "--allow-partial")) == 13
+
+
+def test_answers_without_text_have_their_fields(chain, scripted, answer):
+    """Tool calls, refusals and reasons are seen as the results have them."""
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+
+    def reply(body, _headers, _nth):
+        question = body["messages"][-1]["content"]
+        chain.asked.append(question)
+        told = json.loads(json.dumps(answer("text"))) | {"model": "answering"}
+        told["choices"][0]["finish_reason"] = "stop"
+        message = told["choices"][0]["message"]
+        if question == "q0":
+            message |= {"content": None, "tool_calls": [call]}
+            told["choices"][0]["finish_reason"] = "tool_calls"
+        if question == "q1":
+            message |= {"content": None, "refusal": "no"}
+        if question == "q2":
+            message["reasoning_content"] = "because"
+        return 200, {}, told
+
+    chain.url = scripted(reply).base_url
+    chain.first()
+    shown = "{{ row.tool_calls[0].name }}{{ row.tool_calls[0].arguments }}|{{ row.refusal }}"
+    shown += "|{{ row.reasoning }}|{{ row.finish_reason }}|{{ row.model }}|{{ row.content }}"
+    asked = chain.next("one", "two", "--prompt", shown, "--limit", "3")
+    assert sorted(asked) == sorted(
+        [
+            'f{"a":1}|||tool_calls|answering|',
+            "|no||stop|answering|",
+            "||because|stop|answering|text",
+        ]
+    )
+    calls = '[{"arguments":"{\\"a\\":1}","id":"c1","name":"f","type":"function"}]'
+    whole = f'{{"content":null,"refusal":null,"tool_calls":{calls}}}'
+    hashed = hashlib.sha256(whole.encode()).hexdigest()
+    assert chain.rows("two")[0]["source_hash"] == hashed
