@@ -16,11 +16,12 @@ from batchrun.core.request.chained_rows import MESSAGES
 from batchrun.core.request.paired_rows import pair_fields_used
 from batchrun.core.request.prompt import Plan
 from batchrun.core.settings.resolve import Settings
-from batchrun.errors import InputError
+from batchrun.errors import InputError, UsageError
 from batchrun.rundir.chain import source as sources
 from batchrun.rundir.chain.pair_rows import OtherRun, pair_input
 from batchrun.rundir.chain.recorded_input import Find
 from batchrun.rundir.chain.requests import SourceMessages
+from batchrun.rundir.chain.source import SourceRun
 from batchrun.rundir.comparison.pairs import Pairs
 from batchrun.rundir.comparison.side import Side, open_side
 
@@ -38,9 +39,8 @@ def find(settings: Settings, plan: Plan, finding: Find) -> Input:
     assert settings.source is not None
     assert settings.against is not None
     mine = sources.look_at(settings.source)
-    theirs = sources.look_at(settings.against, flag=AGAINST)
     sources.require(mine, allow_partial=settings.allow_partial)
-    sources.require(theirs, allow_partial=False)
+    theirs = _other(settings.against)
     wants_messages = MESSAGES in pair_fields_used(plan.templates.paths, plan.templates.whole)
     runs = []
     for looked in (mine, theirs):
@@ -61,6 +61,17 @@ def find(settings: Settings, plan: Plan, finding: Find) -> Input:
     other = OtherRun(runs[1], partners, _Answers(side), partners.pairs)
     stamps = [*sources.stamps(mine), *sources.stamps(theirs)]
     return pair_input(runs[0], other, stamps, plan, swapped=settings.swapped)
+
+
+def _other(name: str) -> SourceRun:
+    """The run that is compared with. Raises ``UsageError`` where it is not finished."""
+    try:
+        looked = sources.look_at(name)
+        sources.require(looked, allow_partial=False)
+    except UsageError as error:
+        message = str(error).replace("--from", AGAINST).partition(", or use the rows that")[0]
+        raise UsageError(message) from None
+    return looked
 
 
 class _Partners:

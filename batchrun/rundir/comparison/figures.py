@@ -259,7 +259,8 @@ def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:
             if sums and zero_one == count and not any(counts[1:3]):
                 # No pair flipped: as few as the clusters are what this rests on.
                 interval = paired_share_interval(0, 0, 0, sums[0])
-        elif zero_one == count and count:
+        elif zero_one == count and count and not (pairs.repeated and any(counts[1:3])):
+            # With repeats only where no row flipped: Student's interval would be empty.
             interval = paired_share_interval(*map(int, counts))
         else:
             interval = _mean_interval(count, finite(mean), finite(variance))

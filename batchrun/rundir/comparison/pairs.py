@@ -14,8 +14,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from batchrun.adapters.columns import columns as result_columns
+<<<<<<< HEAD
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.columns.schema import repeats_in
+=======
+from batchrun.adapters.columns.schema import REPEAT as REPEAT_FIELD
+from batchrun.adapters.columns.schema import REPEAT_OF as REPEAT_OF_FIELD
+>>>>>>> judge
 from batchrun.adapters.scoring import of_repeats
 from batchrun.adapters.scoring.database import Database, quoted
 from batchrun.adapters.scoring.plan import PlannedMetric
@@ -70,7 +75,7 @@ class Pairs:
             database = Database(memory_bytes=MEMORY_BYTES, what="compare", in_order=False)
             self.database = self._stack.enter_context(database)
             self.measures: Measures = measures(database, a, b, evaluation)
-            self.repeated = all(repeats_in(side.schema) > 1 for side in (a, b))
+            self.repeated = all(_is_repeated(side) for side in (a, b))
             self._carried = self._carried_columns()
             self._require_key()
             for letter, reading in (("a", self.measures.a), ("b", self.measures.b)):
@@ -142,7 +147,7 @@ class Pairs:
                 f"{_FINGERPRINT} AS fingerprint",
                 "prompt_tokens, completion_tokens, cost_usd, latency_s",
                 f"{f'CAST({quoted(self.key)} AS VARCHAR)' if self.key else 'NULL'} AS other",
-                f"{_REPEATED if repeats_in(reading.side.schema) > 1 else _SINGLE}",
+                f"{_REPEATED if _is_repeated(reading.side) else _SINGLE}",
             ]
         )
         values = [f"{quoted(name)} AS s{n}" for n, name in enumerate(self.measures.scores)]
@@ -260,6 +265,17 @@ _ANSWER = (
     "[(x.name, x.arguments) FOR x IN tool_calls]) END"
 )
 """What an answer is known by. The ids of tool calls are new every time."""
+
+
+def _is_repeated(side: Side) -> bool:
+    """Whether the answers of a run are repeats: by its columns, which a run over the answers of
+    another one may have taken along.
+    """
+    fields = (REPEAT_OF_FIELD, REPEAT_FIELD)
+    return all(
+        field.name in side.schema.names and side.schema.field(field.name).type == field.type
+        for field in fields
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -146,8 +146,8 @@ def _refuse_own(judge: Judge, raw: Raw) -> None:
             raise UsageError(message)
         if name.startswith("notify."):
             message = (
-                f"{_config_of(judge)} sets {name}; a judge notifies nobody. Set it for the run that "
-                "it judges"
+                f"{_config_of(judge)} sets {name}, but a judge notifies nobody. Set it for the run "
+                "that it judges"
             )
             raise UsageError(message)
         if name.startswith(_OWN):
