@@ -739,11 +739,7 @@ def test_a_judge_that_is_killed_goes_on(world, seed, until):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_command_that_is_killed_goes_on(world, seed, until):
     """`batchrun judge`, killed at a moment of the seed's choosing: what was judged stays, verify
-<<<<<<< HEAD
-    holds at every moment, and the same command judges the rest.
-=======
     holds every time, and the same command judges the rest.
->>>>>>> judge
     """
     dice = random.Random(seed)
     world.config(rows=["good"] * 60)

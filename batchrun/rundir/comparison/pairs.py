@@ -14,13 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from batchrun.adapters.columns import columns as result_columns
-<<<<<<< HEAD
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.columns.schema import repeats_in
-=======
 from batchrun.adapters.columns.schema import REPEAT as REPEAT_FIELD
 from batchrun.adapters.columns.schema import REPEAT_OF as REPEAT_OF_FIELD
->>>>>>> judge
 from batchrun.adapters.scoring import of_repeats
 from batchrun.adapters.scoring.database import Database, quoted
 from batchrun.adapters.scoring.plan import PlannedMetric

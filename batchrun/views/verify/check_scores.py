@@ -88,12 +88,12 @@ class _Check:
         self._repeat = check_repeats.repeats_recorded(summary, None)
         self._counts = {one.name: [0, 0, 0] for one in evaluation.scores}
         self._error_rows = 0
-        told = summary.get("judges")
-        known = [judge.name for judge in evaluation.judges]
+        found = summary.get("judges")
+        told: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
         self._told_of_judges: Mapping[str, Any] = {
-            name: told[name]
-            for name in (known if isinstance(told, Mapping) else ())
-            if isinstance(told.get(name), Mapping)
+            judge.name: told[judge.name]
+            for judge in evaluation.judges
+            if isinstance(told.get(judge.name), Mapping)
         }
         self._judges = {name: CheckedJudge(store, name, report) for name in self._told_of_judges}
         self._labels = {
