@@ -593,6 +593,42 @@ def test_an_answer_that_is_kept(here, cli, talker, answer, jsonl, published):
     cli.verified("run")
 
 
+def test_a_conversation_sent_again_and_stopped(here, cli, scripted, answer, jsonl, published):
+    """The old outcome stands until the new one is there, and the ledger has both; sent again once
+    more, the conversation begins with its first turn.
+    """
+    refused, broken, asked = set(), {"b"}, []
+
+    def reply(body, _headers, _nth):
+        asked.append(_last(body))
+        if _last(body) in refused:
+            return 401, {}, {"error": {"message": "no such key"}}
+        if _last(body) in broken:
+            return 413, {}, {"error": {"message": "too long"}}
+        return 200, {}, answer(f"re: {_last(body)}")
+
+    endpoint = scripted(reply)
+    rows = jsonl(_rows(["a", "b"], ["c"]))
+    assert _run(here, rows, endpoint, "--concurrency", 1).code == 1
+    refused.add("b")
+    assert _run(here, rows, endpoint, "--retry-failed").code == 1  # it has its old outcome
+    failed, single = published("run").to_pylist()
+    assert failed["error_class"] == "payload_too_large" and single["content"] == "re: c"
+    cli.verified("run")
+    rows = jsonl(_rows(["a", "b"], ["c", "b"]))
+    assert _run(here, rows, endpoint, "--resend-changed").code != 0
+    assert published("run").column("content").to_pylist() == [None, "re: c"]
+    assert cli("verify", "run").code == 0
+    refused.clear()
+    broken.clear()
+    before = len(asked)
+    done = _run(here, rows, endpoint, "--resend-changed", "--retry-failed")
+    assert done.code == 0, done.err
+    assert sorted(asked[before:]) == ["a", "b", "b", "c"]
+    assert published("run").column("content").to_pylist() == ["re: b", "re: b"]
+    cli.verified("run")
+
+
 def test_a_program_sees_the_exchange(talker, tmp_path):
     """``stream`` yields the messages with each row, and ``run`` takes the keyword."""
     import batchrun
