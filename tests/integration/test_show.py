@@ -348,6 +348,49 @@ def test_scores_are_shown_where_there_are_some(run):
     ]
 
 
+@pytest.mark.parametrize(
+    ("condition", "numbers"),
+    [
+        ("NOT correct", [5, 7]),
+        ("correct", [4, 9]),
+        ("correct = 1 AND topic = 't0'", [4]),
+        ("correct IS NULL AND status = 'ok'", [0, 1, 3, 6, 8]),
+        ("Length > 1 AND NOT correct", [5]),
+        ('"tone.score" < 2', [9]),
+    ],
+)
+def test_rows_are_chosen_by_their_scores(run, condition, numbers):
+    """A condition may name scores, next to columns of the results; a row without a score is neither
+    right nor wrong, and parts may lack a score.
+    """
+    run()
+    (run.folder / "scores").mkdir()
+    for shard, columns in enumerate(
+        (
+            {"row": [4, 5, 6, 7], "correct": [True, False, None, False], "length": [1.5, 2, 0, 0]},
+            {"row": [8, 9], "correct": [None, True], "length": [0.0, 9.0], "tone.score": [2, 1]},
+        ),
+        1,
+    ):
+        table = pa.table({"custom_id": ["x"] * len(columns["row"]), **columns})
+        if shard == 1:
+            table = table.append_column("tone.score", pa.nulls(4, pa.int64()))
+        pq.write_table(table, run.folder / "scores" / f"part-{shard:08d}.parquet")
+    assert _numbers(run.folder, "--where", condition, "-n", "9") == numbers
+
+
+def test_a_condition_on_an_unknown_score_names_the_nearest(run):
+    """Columns of results and scores are both looked through; text is no condition."""
+    run()
+    (run.folder / "scores").mkdir()
+    table = pa.table({"row": [0], "custom_id": ["id-0"], "correct": [True]})
+    pq.write_table(table, run.folder / "scores" / "part-00000000.parquet")
+    code, _, err = _show(run.folder, "--where", "NOT corect")
+    assert code == 2 and "results and scores have no column 'corect'; did you mean correct?" in err
+    code, _, err = _show(run.folder, "--where", "correct + 1")
+    assert code == 2 and "it gives DOUBLE" in err
+
+
 def test_a_directory_without_its_checkpoint_is_enough(run):
     """The files that are published can be looked at wherever they were copied to."""
     run("--requests", "all")
