@@ -1,13 +1,14 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores]
+    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|looking]
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
 quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
 parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``; with ``scores`` in
-scores-VERSION, of runs with scores and metrics. A directory that
+scores-VERSION, of runs with scores and metrics; with ``looking`` in looking-VERSION, of runs that
+keep requests and have labels. A directory that
 is there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
@@ -52,6 +53,7 @@ length = { sql = "len(content)", errors = "skip" }
 long = "avg(long)"
 length = "median(length)"
 """
+KEPT = ("--requests", "all", "--label", "team=a", "--label", "night=20261130")
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -77,7 +79,8 @@ def main() -> None:
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
-    kind = next((kind for kind in ("trails", "scores") if sys.argv[2:] == [kind]), None)
+    kinds = ("trails", "scores", "looking")
+    kind = next((kind for kind in kinds if sys.argv[2:] == [kind]), None)
     folder = HERE / (sys.argv[1] if kind is None else f"{kind}-{sys.argv[1]}")
     folder.mkdir()
     rows: list[dict[str, object]] = [
@@ -93,6 +96,9 @@ def main() -> None:
     if kind == "scores":
         (folder / "scores.toml").write_text(SCORES)
         _make(folder, "rows.jsonl", "-c", "scores.toml")
+        return
+    if kind == "looking":
+        _make(folder, "rows.jsonl", *KEPT)
         return
     _make(folder, "rows.jsonl")
     if kind == "trails":

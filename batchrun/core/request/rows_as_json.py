@@ -74,11 +74,9 @@ def as_json(row: object) -> bytes:
 
 def _fields(row: object) -> Mapping[str, Any] | None:
     """The fields of a dataclass or of a Pydantic object; None for anything else."""
-    if isinstance(row, type):
-        return None
-    if is_dataclass(row):
+    if is_dataclass(row) and not isinstance(row, type):
         return asdict(row)
-    dump = getattr(row, "model_dump", None)
+    dump = None if isinstance(row, type) else getattr(row, "model_dump", None)
     found = dump(mode="json") if callable(dump) else None
     return found if isinstance(found, Mapping) else None
 

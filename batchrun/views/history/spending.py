@@ -107,14 +107,14 @@ class Spending:
         """
         runs = [DurableRows(folder) for folder in folders]
         judges = {run.place: list(judges_of(run)) for run in runs}
-        judging = {judge.place for found in judges.values() for _, judge in found}
+        judging = {judge.place for found in judges.values() for _, judge, _ in found}
         for place, run in {run.place: run for run in runs}.items():
             if place in judging:
                 continue
-            where, labels = run.store.where(), labels_of(run)
-            self._add(run, where, labels, None)
-            for name, judge in judges[place]:
-                self._add(judge, where, {**labels, **labels_of(judge)}, name)
+            where = run.store.where()
+            self._add(run, where, labels_of(run), None)
+            for name, judge, labels in judges[place]:
+                self._add(judge, where, labels, name)
 
     def _add(
         self, durable: DurableRows, where: str, labels: Mapping[str, str], judge: str | None
@@ -227,17 +227,23 @@ class Spending:
         }
 
 
-def judges_of(run: DurableRows, before: str = "") -> Iterator[tuple[str, DurableRows]]:
-    """The judges of a run by name, and theirs: ``tone``, ``tone/second``. What is no run directory
-    is passed over.
-    """
+Judge = tuple[str, DurableRows, Mapping[str, str]]
+"""A judge: its name (``tone``, or ``tone/second`` for a judge of that one), its run directory and
+its labels. Those that it lacks are the labels of the run that it judges.
+"""
+
+
+def judges_of(run: DurableRows, labels: Mapping[str, str] = {}) -> Iterator[Judge]:  # noqa: B006 - never changed
+    """The judges of a run, and theirs. What is no run directory is passed over."""
+    labels = {**labels, **labels_of(run)}
     for folder in run.store.folders(_JUDGES):
         try:
             judge = DurableRows(f"{run.directory.rstrip('/')}/{_JUDGES}/{folder}")
         except UsageError:
             continue
-        yield f"{before}{folder}", judge
-        yield from judges_of(judge, f"{before}{folder}/")
+        yield folder, judge, {**labels, **labels_of(judge)}
+        for name, inner, theirs in judges_of(judge, labels):
+            yield f"{folder}/{name}", inner, theirs
 
 
 def labels_of(durable: DurableRows) -> Mapping[str, str]:
