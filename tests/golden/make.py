@@ -126,6 +126,8 @@ def _make(folder: Path, *given: str) -> None:
                 time.sleep(0.01)
             live.send_signal(sent)
             assert live.wait(60) == code
+        # A socket is nothing that a checkout could hold.
+        (folder / name / "checkpoint" / "control.sock").unlink(missing_ok=True)
 
 
 def _answered(endpoint: EmbeddedSimulator) -> int:

@@ -308,7 +308,7 @@ def test_there_are_golden_directories_with_requests():
 @pytest.mark.parametrize("name", ["finished", "failed", "interrupted"])
 @pytest.mark.usefixtures("looking")
 def test_kept_requests_and_labels_are_read(cli, name):
-    """verify holds the requests against the results, show finds them, runs and costs the labels."""
+    """Requests fit the results, `show` finds them, `runs` and `costs` know the labels."""
     assert cli("verify", name, "--against", "rows.jsonl").code == 0
     bodies = _bodies(cli.folder / name)
     rows = ds.dataset(cli.folder / name / "results").to_table(columns=["row"])

@@ -4,12 +4,14 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +22,7 @@ from batchrun.cli.looking.show import command
 from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.layout import columns_of
 
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \u202egnp.exe\u202c \x9b2J end"
 
 
@@ -404,3 +407,40 @@ def test_what_is_no_run_directory_is_named(cli):
     """Exit 2."""
     code, _, err = _show(cli.folder, "1")
     assert code == 2 and "is no run directory" in err
+
+
+def test_a_row_that_was_throttled_and_failed_over_tells_its_story(
+    here, scripted, answer, jsonl, cli
+):
+    """One page has the refusal with the wait that was asked for, the failure at the other endpoint
+    and the answer, each with its endpoint and what was decided: as docs/looking.md shows it.
+    """
+
+    def primary(_body, _headers, nth):
+        if nth == 1:
+            return 429, {"retry-after": "0.2"}, {"error": {"message": "slow down"}}
+        return 200, {}, answer("The Congo.")
+
+    def spare(_body, _headers, _nth):
+        return 503, {"retry-after": "0.5"}, {"error": {"message": "overloaded, try later"}}
+
+    tables = "".join(
+        f'[[endpoint]]\nname = "{name}"\nweight = {weight}\nbase_url = "{scripted(reply).base_url}"\n'
+        for name, reply, weight in (("primary", primary, 1000), ("spare", spare, 0.001))
+    )
+    (cli.folder / "two.toml").write_text(tables)
+    asked = [{"role": "user", "content": "Which river crosses the equator twice?"}]
+    row = {"custom_id": "geo-4711", "messages": asked, "topic": "geography"}
+    done = here(jsonl([row]), "-o", "two", "-c", "two.toml", "--no-progress", "--requests", "all")
+    assert done.code == 0, done.err
+    code, out, _ = _show(cli.folder / "two", "geo-4711")
+    page = (ROOT / "docs" / "looking.md").read_text("utf-8")
+    (block,) = re.findall(r"^```text story\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert (code, _timeless(out)) == (0, _timeless(block))
+
+
+def _timeless(text):
+    """A page without the times that differ from run to run."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "TIME", text)
+    text = re.sub(r", \d+\.\d\d s of it waiting for limits", "", text)
+    return re.sub(r"(?<!asked for )\b\d+\.\d\d s\b", "S", text).strip()

@@ -233,7 +233,7 @@ its labels. Those that it lacks are the labels of the run that it judges.
 """
 
 
-def judges_of(run: DurableRows, labels: Mapping[str, str] = {}) -> Iterator[Judge]:  # noqa: B006 - never changed
+def judges_of(run: DurableRows, labels: Mapping[str, str] = {}) -> Iterator[Judge]:
     """The judges of a run, and theirs. What is no run directory is passed over."""
     labels = {**labels, **labels_of(run)}
     for folder in run.store.folders(_JUDGES):
