@@ -425,8 +425,11 @@ def test_a_row_that_was_throttled_and_failed_over_tells_its_story(
         return 503, {"retry-after": "0.5"}, {"error": {"message": "overloaded, try later"}}
 
     tables = "".join(
-        f'[[endpoint]]\nname = "{name}"\nweight = {weight}\nbase_url = "{scripted(reply).base_url}"\n'
-        for name, reply, weight in (("primary", primary, 1000), ("spare", spare, 0.001))
+        f'[[endpoint]]\nname = "{name}"\nweight = {weight}\nbase_url = "{server.base_url}"\n'
+        for name, server, weight in (
+            ("primary", scripted(primary), 1000),
+            ("spare", scripted(spare), 0.001),
+        )
     )
     (cli.folder / "two.toml").write_text(tables)
     asked = [{"role": "user", "content": "Which river crosses the equator twice?"}]
