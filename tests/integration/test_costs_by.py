@@ -231,3 +231,16 @@ def test_judges_are_on_the_screen_and_in_csv(judged):
     assert {line["judge"] for line in lines} == {"", "tone", "facts", "tone/second"}
     done = CliRunner().invoke(list_runs, [str(first.parent), "--json"])
     assert [run["dir"] for run in json.loads(done.stdout)["runs"]] == [str(first), str(second)]
+
+
+@pytest.mark.parametrize("by", ["label.team", "month,label.team"])
+def test_a_shard_that_sent_nothing_adds_nothing(here, simulator, jsonl, cli, by):
+    """Rows that are no requests make a part of the ledger without a line."""
+    rows = [{"note": n} for n in range(5)] + [{"messages": [{"role": "user", "content": "hi"}]}]
+    flags = ("--shard-rows", "5", "--label", "team=a", "--no-progress")
+    done = here(jsonl(rows), "-o", "run", "--base-url", simulator().base_url, *flags)
+    assert done.code == 1, done.err
+    code, out, err = _costs(cli.folder / "run", "--by", by, "--json")
+    assert code == 0, err
+    (line,) = json.loads(out)["rows"]
+    assert (line["label.team"], line["attempts"], line["unpriced_attempts"]) == ("a", 1, 1)

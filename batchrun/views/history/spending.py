@@ -147,6 +147,8 @@ class Spending:
         return [key for key in self.by if not key.startswith(LABEL)]
 
     def _ledger(self, table: pa.Table) -> Iterator[tuple[tuple[str | None, ...], Spent]]:
+        if not table.num_rows:  # a shard of which nothing was sent yet has a sum of null
+            return
         known = table.column("cost_usd").is_valid()
         used = pc.or_(
             table.column("prompt_tokens").is_valid(), table.column("completion_tokens").is_valid()
