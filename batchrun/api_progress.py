@@ -29,9 +29,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __enter__(self) -> Self:
         if self._notebook is None and sys.stderr.isatty():
-            from rich.console import Console
-
-            self.observer = self._stack.enter_context(LiveProgress(Console(stderr=True)))
+            self.observer = self._stack.enter_context(LiveProgress.on_stderr())
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -16,7 +16,7 @@ from batchrun.errors import UsageError
 from batchrun.records import NO_USAGE, Outcome, ToolCall
 
 if TYPE_CHECKING:  # loaded when results are asked for
-    import pyarrow as pa
+    from batchrun.views.result_table import ArrowTable
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -82,7 +82,7 @@ class Summary:
         return cost
 
     @public()
-    def to_arrow(self, columns: Sequence[str] | None = None, *, scores: bool = False) -> pa.Table:
+    def to_arrow(self, columns: Sequence[str] | None = None, *, scores: bool = False) -> ArrowTable:
         """The published results as one Arrow table in the order of the rows; of some columns, if
         they are named. ``scores`` adds a column for each score.
 

@@ -13,6 +13,7 @@ from batchrun.errors import UsageError
 from batchrun.rundir import inspect
 from batchrun.views.published import Results
 
+ArrowTable = pa.Table
 _KEYS = ("row", "custom_id")
 """Columns of `scores/` that are no scores."""
 
