@@ -9,6 +9,10 @@ import batchrun
 from batchrun import BatchrunError, Options, RowOutcome, RunStoppedError, Summary
 
 
+class Term:
+    """Stands for a class of Pydantic's."""
+
+
 def rows() -> Iterator[dict[str, Any]]:
     """Rows as a program makes them."""
     yield {"messages": [{"role": "user", "content": "hi"}]}
@@ -36,6 +40,8 @@ def one() -> int:
             on_truncation="retry",
             truncation_limit=4096,
             fallback_model="other",
+            schema=Term,
+            progress=True,
         )
     except BatchrunError as error:
         return error.exit_code
@@ -44,6 +50,10 @@ def one() -> int:
     assert_type(summary.pending, int | None)
     assert_type(summary.results_path, Path | str)
     assert_type(summary.to_dict(), dict[str, Any])
+    assert_type(summary.cost_usd, float | None)
+    summary.to_arrow(["row"], scores=True)
+    summary.to_pandas()
+    summary.to_polars(["row", "content"])
     if summary.status == "complete":
         return 0
     return summary.exit_code
