@@ -36,7 +36,7 @@ def _keywords() -> Iterator[tuple[str, _Keyword]]:
                 yield flag, _Keyword(setting.keyword, "False" if place else "True")
             elif flag:
                 pairs = setting.kind in ("object", "labels")
-                words = {"auto", "all", "none", OLD, *setting.choices}
+                words = {"auto", "all", "none", "model", OLD, *setting.choices}
                 yield flag, _Keyword(setting.keyword, key=pairs, words=words)
     for name in ("keep_done", "resend_changed", "restart", "retry_failed", "repair"):
         yield f"--{name.replace('_', '-')}", _Keyword(name, "True")
@@ -53,7 +53,9 @@ _NAMES = frozenset(keyword.name for keyword in _FLAGS.values())
 _NAMED = re.compile(r"\b([a-z]+\.[a-z_]+) \((--?[a-z][a-z-]*)\)")
 """A setting by its key in the config file, with its flag behind it."""
 _KEY = re.compile(r"(?<![\w./-])[a-z]+\.[a-z_]+\b(?!\.\w| in the config file)")
-_FLAG = re.compile(r"(?<![\w-])(--?[a-z][a-z-]*)(?:(?P<gap>[ =])(?P<value>(?!-)[^\s,;:()`]+))?")
+_FLAG = re.compile(
+    r"(?<![\w-])(--?[a-z][a-z-]*)(?:(?P<gap>[ =])(?P<value>(?!-)(?:[^\s,;:()`]|:(?!\s|$))+))?"
+)
 _NEIGHBOURS = re.compile(r"(\b[a-z_]+=[^\s,;:()]+) (?=([a-z_]+)=[^\s=])")
 """Two keywords with nothing but a space between them."""
 _SUBJECT = re.compile(r"\b([a-z_]+)=(?=:| is\b)")
@@ -61,8 +63,18 @@ _SUBJECT = re.compile(r"\b([a-z_]+)=(?=:| is\b)")
 _METAVAR = re.compile(r"[A-Z][A-Z0-9_]*$")
 _NUMBER = re.compile(r"-?[0-9.]+$")
 _COMMAND = re.compile(r"(?m)^(?P<indent> *)batchrun run (?P<words>.*)$")
-_QUOTED = re.compile(r"(`batchrun [^`]*`|^ *batchrun [a-z].*$)", re.MULTILINE)
-"""A command of the shell: it stays one."""
+COMMANDS = (
+    *("validate", "estimate", "doctor", "providers", "status", "ctl", "show", "score", "compare"),
+    *("judge", "bless", "query", "report", "runs", "costs", "verify", "export", "init"),
+    *("completion", "schema", "simulate"),
+)
+"""Commands besides ``batchrun run``: a message that names one means the shell."""
+_QUOTED = re.compile(
+    rf"(`batchrun [^`]*`|^ +batchrun [a-z].*$|\bbatchrun (?:{'|'.join(COMMANDS)})\b"
+    r"(?:(?![.;,:](?:\s|$)).)*)",
+    re.MULTILINE,
+)
+"""A command of the shell, to the end of its line or sentence: it stays one."""
 _SAME = re.compile(r"\b([Tt]he same) command\b")
 
 
@@ -124,7 +136,7 @@ def _value(keyword: _Keyword, text: str) -> str | None:
         return f"{{{_word(key)}: {value or '...'}}}" if named else None
     if _METAVAR.match(text) or _NUMBER.match(text):
         return text
-    return _word(text) if text in keyword.words or re.search(r"\d", text) else None
+    return _word(text) if text in keyword.words or re.search(r"[\d/]", text) else None
 
 
 def _word(text: str) -> str:

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from batchrun.api import KEYWORDS
-from batchrun.api_wording import in_keywords
+from batchrun.api_wording import COMMANDS, in_keywords
+from batchrun.cli import main as cli
 from batchrun.core.request.remedies import ADVICE
 from batchrun.core.settings.table import FLAGGED
 
@@ -40,6 +41,12 @@ from batchrun.core.settings.table import FLAGGED
         ("such as\n  batchrun run a.csv b.csv --stream --limit 3 -c c.toml",
          'such as\n  batchrun.run("b.csv", "a.csv", stream=True, limit=3, config="c.toml")'),
         ("such as\n  batchrun run a.csv --json", "such as\n  batchrun run a.csv --json"),
+        ("-o s3://bucket/run is an object store", 'output="s3://bucket/run" is an object store'),
+        ("--metrics-file /a/b cannot be written", 'metrics_file="/a/b" cannot be written'),
+        ("batchrun export DIR -o a.parquet --columns id,b. Then --restart",
+         "batchrun export DIR -o a.parquet --columns id,b. Then restart=True"),
+        ("`model` is sent by --send model", '`model` is sent by send="model"'),
+        ("what --send names is sent", "what send= names is sent"),
         ("--log-file F --against DIR a--b -- well-known", None),
     ],
 )  # fmt: skip
@@ -55,6 +62,11 @@ def test_settings_that_were_given_are_called_by_their_keywords():
     assert in_keywords(text) == text
     said = "set request.model in the config file"
     assert in_keywords(said, ["model"]) == said
+
+
+def test_every_command_is_known():
+    """A command that is added is named here as well."""
+    assert set(cli.COMMANDS) - {"run"} <= set(COMMANDS)
 
 
 def test_every_flag_of_a_setting_is_translated():
