@@ -146,7 +146,14 @@ def test_a_sample_depends_on_its_seed_alone(run):
     [
         (["77"], "has no row 77 and no custom_id '77', which has 10 rows, numbered from 0"),
         (["id-99"], "has no id 'id-99'"),
-        (["--where", "topik = 't0'"], "no column 'topik'; did you mean topic?"),
+        (
+            ["--where", "topik = 't0'"],
+            "no column 'topik', and the run has no scores; did you mean topic?",
+        ),
+        (
+            ["--where", "NOT correct"],
+            "has no scores; if it is a score, `batchrun score DIR -c FILE`",
+        ),
         (["--where", "row in (select 1)"], "a subquery is not allowed"),
         (["--where", "true) union select 1 --"], "--where"),
         (["--where", "1 = 1; drop table piece"], "--where"),

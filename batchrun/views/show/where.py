@@ -51,10 +51,7 @@ class Where:
         whole = pa.schema([*schema, *(pa.field(name, pa.float64()) for name in self._scores.names)])
         lower = {name.lower(): name for name in whole.names}
         for name in parsed.columns - lower.keys():
-            near = difflib.get_close_matches(name, whole.names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            what = "results and scores have" if len(self._scores) else "the results have"
-            raise self._wrong(f"{what} no column {name!r}{hint}")
+            raise self._wrong(self._unknown(name, whole.names))
         named = [name for name in whole.names if name.lower() in parsed.columns]
         self.columns = [name for name in named if name not in self._scores.names]
         """The columns of the results that it needs."""
@@ -83,6 +80,15 @@ class Where:
                 return [row for (row,) in self._database.rows(self._query, KEY)]
         except ScoringError as error:
             raise self._wrong(error) from None
+
+    def _unknown(self, name: str, known: list[str]) -> str:
+        """What to say of a name that is none."""
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        if len(self._scores):
+            return f"results and scores have no column {name!r}{hint}"
+        hint = hint or "; if it is a score, `batchrun score DIR -c FILE` computes it"
+        return f"the results have no column {name!r}, and the run has no scores{hint}"
 
     def _wrong(self, why: object) -> UsageError:
         return UsageError(f"{KEY} {self._text!r}: {why}")
