@@ -64,6 +64,14 @@ class Scannable(Protocol):
         ...
 
 
+class MakesSchema(Protocol):
+    """An object that makes a JSON Schema: ``pydantic.TypeAdapter``."""
+
+    def json_schema(self) -> dict[str, Any]:
+        """The schema."""
+        ...
+
+
 Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable
 """Paths, or rows: an iterable of dicts, or anything that holds Arrow data. See docs/python.md."""
 
@@ -125,7 +133,7 @@ class Options(TypedDict, total=False):
     max_tokens: int | str
     top_p: float | str
     seed: int | str
-    schema: str | os.PathLike[str] | Mapping[str, Any] | type
+    schema: str | os.PathLike[str] | Mapping[str, Any] | type | MakesSchema
     stream: bool
     name: str
     provider: str

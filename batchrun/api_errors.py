@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import sysconfig
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LOG = logging.getLogger("batchrun")
-_OURS = str(Path(__file__).parent)
+_OURS = f"{Path(__file__).parent}{os.sep}"
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 

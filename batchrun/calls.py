@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from batchrun import api
-from batchrun.api import Rows
+from batchrun.api import MakesSchema, Rows
 from batchrun.api_errors import public
 from batchrun.api_types import RowOutcome, Summary
 
@@ -67,7 +67,7 @@ def run(
     max_tokens: int | str | None = None,
     top_p: float | str | None = None,
     seed: int | str | None = None,
-    schema: str | os.PathLike[str] | Mapping[str, Any] | type | None = None,
+    schema: str | os.PathLike[str] | Mapping[str, Any] | type | MakesSchema | None = None,
     stream: bool | None = None,
     name: str | None = None,
     provider: str | None = None,
@@ -176,7 +176,7 @@ async def arun(
     max_tokens: int | str | None = None,
     top_p: float | str | None = None,
     seed: int | str | None = None,
-    schema: str | os.PathLike[str] | Mapping[str, Any] | type | None = None,
+    schema: str | os.PathLike[str] | Mapping[str, Any] | type | MakesSchema | None = None,
     stream: bool | None = None,
     name: str | None = None,
     provider: str | None = None,
@@ -281,7 +281,7 @@ def stream(
     max_tokens: int | str | None = None,
     top_p: float | str | None = None,
     seed: int | str | None = None,
-    schema: str | os.PathLike[str] | Mapping[str, Any] | type | None = None,
+    schema: str | os.PathLike[str] | Mapping[str, Any] | type | MakesSchema | None = None,
     stream: bool | None = None,
     name: str | None = None,
     provider: str | None = None,

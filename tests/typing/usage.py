@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
+from pydantic import TypeAdapter
+
 import batchrun
 from batchrun import BatchrunError, Options, RowOutcome, RunStoppedError, Summary
 
@@ -61,6 +63,8 @@ def one() -> int:
 
 async def other() -> list[str | None]:
     """The two coroutines."""
+    adapted: Options = {"schema": TypeAdapter(list[str])}
+    assert adapted
     options: Options = {"output": "run", "rpm": 600, "headers": {"X-Team": "a"}}
     assert_type(await batchrun.arun("rows.jsonl", **options), Summary)
     stream = batchrun.stream(["a.jsonl", Path("b.jsonl")], **options)
