@@ -305,9 +305,7 @@ def progress_on(tell: Callable[[str], None]) -> Iterator[Observer]:
     if not sys.stderr.isatty():
         yield PlainProgress(tell)
         return
-    from rich.console import Console
-
-    with LiveProgress(Console(stderr=True)) as live:
+    with LiveProgress.on_stderr() as live:
         yield live
 
 

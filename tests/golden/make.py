@@ -1,6 +1,6 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores|chains|judges|repeat|turns]
+    python tests/golden/make.py VERSION KIND
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
@@ -11,8 +11,9 @@ scores-VERSION, of runs with scores and metrics; with ``chains`` in chains-VERSI
 made from the answers of another one, beside that one (``one``); with ``judges`` in judges-VERSION,
 of runs whose answers a judge rates at their end; with ``repeat`` in repeat-VERSION, of runs that
 send each row three times, with metrics over these; with ``turns`` in turns-VERSION, of
-conversations, of which the interrupted and the killed one each end between two turns. A directory
-that is there is never made again: a format that changes has to read it, or refuse it with a reason.
+conversations, of which the interrupted and the killed one each end between two turns; with
+``looking`` in looking-VERSION, of runs that keep requests and have labels. A directory that is
+there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
 import json
@@ -93,6 +94,7 @@ all = "pass_all(long, 2)"
 vote = "majority(len(content) > 150, note > 5)"
 """
 TURNS = ("first", "second", "third")
+KEPT = ("--requests", "all", "--label", "team=a", "--label", "night=20261130")
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
@@ -126,7 +128,7 @@ def main() -> None:  # noqa: PLR0915 - one kind after the other
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in talks))
         _make(folder, "rows.jsonl", "--turns", "turns", "--system", "s", answered=7)
         return
-    kinds = ("trails", "scores", "chains", "judges", "repeat")
+    kinds = ("trails", "scores", "chains", "judges", "repeat", "looking")
     kind = next((kind for kind in kinds if sys.argv[2:] == [kind]), None)
     folder = HERE / (sys.argv[1] if kind is None else f"{kind}-{sys.argv[1]}")
     folder.mkdir()
@@ -158,6 +160,9 @@ def main() -> None:  # noqa: PLR0915 - one kind after the other
         (folder / "repeat.toml").write_text(REPEATS)
         _make(folder, "rows.jsonl", "-c", "repeat.toml")
         return
+    if kind == "looking":
+        _make(folder, "rows.jsonl", *KEPT)
+        return
     _make(folder, "rows.jsonl")
     if kind == "trails":
         return
@@ -185,6 +190,8 @@ def _make(folder: Path, *given: str, code: int = 1, answered: int = ROWS // 2) -
             time.sleep(0.1)  # what was answered is durable
             live.send_signal(sent)
             assert live.wait(60) == ended
+        # A socket is nothing that a checkout could hold.
+        (folder / name / "checkpoint" / "control.sock").unlink(missing_ok=True)
 
 
 def _answered(endpoint: EmbeddedSimulator) -> int:

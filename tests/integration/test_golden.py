@@ -382,3 +382,80 @@ def test_conversations_that_failed_or_are_done(cli, talks):
     assert run("failed", "--retry-failed").code == 1
     assert endpoint.stats()["requests_total"] == 3 * before["errors"]["server_error"] > 0
     assert cli.verified("failed")["rows"] == 12
+
+
+KEPT = ("--requests", "all")
+LOOKING = sorted(path.name for path in GOLDEN.glob("looking-*"))
+
+
+def _bodies(folder):
+    """The requests that are kept, by row."""
+    parts = ds.dataset(folder / "requests").to_table().to_pylist()
+    return {line["row"]: (line["request_hash"], line["body"]) for line in parts}
+
+
+@pytest.fixture(params=LOOKING)
+def looking(request, cli):
+    """Copies of run directories with kept requests and labels, and the command that goes on."""
+    shutil.copytree(GOLDEN / request.param, cli.folder, dirs_exist_ok=True)
+    _as_recorded(cli.folder, "finished")
+
+    def go(name, endpoint, *flags):
+        command = ("run", "rows.jsonl", "-o", name, *STARTED, "--base-url", endpoint.base_url)
+        return cli(*command, *flags)
+
+    return go
+
+
+def test_there_are_golden_directories_with_requests():
+    """The tests below have something to read."""
+    assert LOOKING
+
+
+@pytest.mark.parametrize("name", ["finished", "failed", "interrupted"])
+@pytest.mark.usefixtures("looking")
+def test_kept_requests_and_labels_are_read(cli, name):
+    """Requests fit the results, `show` finds them, `runs` and `costs` know the labels."""
+    assert cli("verify", name, "--against", "rows.jsonl").code == 0
+    bodies = _bodies(cli.folder / name)
+    rows = ds.dataset(cli.folder / name / "results").to_table(columns=["row"])
+    assert set(bodies) == set(rows.column("row").to_pylist()) - {5} != set()
+    (row,) = cli("show", name, str(min(bodies)), "--json", "--content").json["rows"]
+    assert row["request"]["source"] == "requests"
+    assert row["request"]["body"] == json.loads(bodies[min(bodies)][1])
+    listed = cli("runs", ".", "--label", "team=a", "--json").json["runs"]
+    assert name in {run["dir"] for run in listed}
+    assert all(run["labels"] == {"team": "a", "night": "20261130"} for run in listed)
+    spent = cli("costs", name, "--by", "label.team", "--json").json["rows"]
+    assert [(line["label.team"], line["judge"]) for line in spent] == [("a", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("finished", ()),
+        ("interrupted", ()),
+        ("interrupted", KEPT),
+        ("killed", KEPT),
+        ("failed", ("--retry-failed",)),
+        ("failed", ("--retry-failed", *KEPT)),
+    ],
+)
+def test_runs_with_kept_requests_go_on(cli, looking, simulator, name, flags):
+    """No done row is sent again; old requests and labels stay, and new rows have theirs if asked
+    for.
+    """
+    before = _bodies(cli.folder / name) if (cli.folder / name / "requests").exists() else {}
+    endpoint = simulator()
+    done = looking(name, endpoint, *flags, "--label", "session=two")
+    assert done.code == 1, done.err  # one row is no request
+    summary = json.loads((cli.folder / name / "summary.json").read_text("utf-8"))
+    counts = [summary["rows"][each] for each in ("input", "ok", "error", "pending")]
+    assert counts == [12, 11, 1, 0]
+    assert endpoint.stats()["requests_total"] < 11
+    assert summary["labels"] == {"team": "a", "night": "20261130", "session": "two"}
+    cli.verified(name)
+    after = _bodies(cli.folder / name)
+    assert before.items() <= after.items()
+    if flags != () or name == "finished":
+        assert set(after) == set(range(12)) - {5}

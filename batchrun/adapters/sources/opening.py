@@ -145,7 +145,7 @@ class Input:
             whole = replace(self, pipe=None, spool=spool)
             return replace(whole, picked=Sample.drawn(whole.count() or 0, rows, seed))
         except InputLostError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error)) from error.__cause__
 
     def with_sample(self, recorded: bytes) -> Input:
         """The sample of this input that ``sample_recorded`` gave."""
@@ -191,7 +191,7 @@ class Input:
                 schema = reader.schema()
                 sent = reader.sent(0)
         except InputLostError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error)) from error.__cause__
         known = self.reading.columns_are_data
         return replace(self.choose(schema, wanted), sent=sent if known else ())
 
@@ -243,7 +243,7 @@ class Input:
         try:
             names = [name for row in self.reader(None, 1).sample() for name in row]
         except InputLostError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error)) from error.__cause__
         if not names or any(name in MESSAGE_COLUMNS for name in names):
             return
         raise InputError(columns.no_messages(self.stamps[0].name, list(dict.fromkeys(names))))
@@ -255,7 +255,7 @@ class Input:
         try:
             block = next(reader.blocks([Span(0, None, Position())], limit=1), None)
         except InputLostError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error)) from error.__cause__
         if block is None:
             names = ", ".join(stamp.name for stamp in self.stamps[:5])
             more = f" and {len(self.stamps) - 5:,} more" if len(self.stamps) > 5 else ""
@@ -323,7 +323,7 @@ def shaped(found: Input, plan: Plan) -> Input:
         sample = found.reader(None, 1).sample()
         shaper = plan.shaper(sample, read_file, roles_of(found.splitter))
     except InputLostError as error:
-        raise InputError(str(error)) from None
+        raise InputError(str(error)) from error.__cause__
     if not plan.renders:  # it says what columns are for, and the splitter there is knows
         return found
     replace(found, splitter=shaper.strict()).require_rows()

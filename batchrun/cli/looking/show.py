@@ -22,8 +22,8 @@ from batchrun.errors import UsageError
 @click.option(
     "--where",
     metavar="SQL",
-    help="Rows for which this SQL condition over the columns of results holds; needs the extra "
-    "`eval`.",
+    help="Rows for which this SQL condition over results and scores holds, such as `NOT correct`; "
+    "needs the extra `eval`.",
 )
 @click.option("--sample", is_flag=True, help="A random sample of the rows instead of the first.")
 @click.option("--seed", type=click.INT, default=0, help="Seed of the sample. [default: 0]")

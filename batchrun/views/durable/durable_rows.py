@@ -49,6 +49,7 @@ class DurableRows:
     def __init__(self, folder: str, checkpoint: str | None = None) -> None:
         """Raises ``UsageError`` for what is no run directory."""
         self.directory = folder
+        """As it was named."""
         self.look: Look = inspect.look_at(folder, checkpoint)
         self.store = self.look.store
         place = self.look.checkpoint
@@ -275,6 +276,29 @@ class DurableRows:
             line["row"]: {name: v for name, v in line.items() if name not in _OF_SCORES}
             for line in lines
         }
+
+    def score_schema(self) -> pa.Schema:
+        """The scores of the run and their types; empty where it has none."""
+        for name in part_names(self.store, SCORES):
+            number = part_number(name)
+            if number is None:
+                continue
+            with contextlib.suppress(FileNotFoundError), self._opened(SCORES, number) as part:
+                return pa.schema([f for f in part.schema_arrow if f.name not in _OF_SCORES])
+        return pa.schema([])
+
+    def score_table(self, shard: int, names: Sequence[str]) -> pa.Table:
+        """Some scores of a shard, with ``row``; those that it lacks are null."""
+        wanted = pa.schema([("row", pa.int64()), *(self.score_schema().field(n) for n in names)])
+        try:
+            with self._opened(SCORES, shard) as part:
+                there = [name for name in wanted.names if name in part.schema_arrow.names]
+                table = part.read(there, use_threads=False)
+        except FileNotFoundError:
+            return wanted.empty_table()
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self._where(SCORES, shard), error) from error
+        return part_schema.completed(table, wanted)
 
     def _lines(self, kind: str, shard: int, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Lines of a part that are of these rows: only row groups that may have one are read."""
