@@ -81,7 +81,7 @@ audit: $(DEV) ## hold the pinned dependencies against known advisories; says so 
 bench: $(DEV) ## batchrun beside other clients: hours, results in benchmarks/RESULTS.md; BENCH=--quick: half an hour
 	$(BIN)/python benchmarks/clients.py $(BENCH)
 
-docs: $(RUN) ## fill in docs/reference.md from the program
+docs: $(RUN) ## fill in docs/reference.md and write docs/config.schema.json from the program
 	$(BIN)/python docs/make_reference.py
 
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \

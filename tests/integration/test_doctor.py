@@ -44,7 +44,7 @@ def test_all_is_well(cli, scripted, answer, models):
     ]
     assert "GROQ_API_KEY in .env, sent as Authorization" in lines[1]
     assert "2 models listed, m among them" in lines[3]
-    assert lines[-1] == "a run can begin"
+    assert lines[-1] == "ready to run"
     assert KEY not in done.out
     (listing, _, _), (asking, headers, body) = endpoint.requests
     assert (listing, asking) == ("/v1/models", "/v1/chat/completions")
