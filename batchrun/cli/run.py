@@ -30,6 +30,7 @@ from batchrun.cli.flags.help_pages import Flag, Grouped
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import config_flag
 from batchrun.cli.standard_streams import unblocked
+from batchrun.cli.stop_advice import advice_on
 from batchrun.core.settings import (
     commands,
     parameter_flags,
@@ -261,7 +262,7 @@ def command(
                     )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
-                    error.add_note(f"to go on: {_command_that_goes_on(sys.argv[1:])}")
+                    error.add_note(f"to go on: {_command(_shown_arguments(sys.argv[1:]))}")
                 raise
         sys.exit(code)
 
@@ -315,13 +316,20 @@ def _run(
         )
     if result.sent_nothing:
         tell("nothing left to send")
-    resume = _command_that_goes_on(sys.argv[1:])
+    advice = advice_on(
+        result.stop,
+        settings,
+        environment,
+        _shown_arguments(sys.argv[1:]),
+        answered=bool(result.summary["rows"]["ok"]),
+    )
     apart = settings.checkpoint != str(PurePath(settings.dir, "checkpoint"))
     for text in ending.lines(
         result.summary,
         settings.dir,
-        resume=resume,
+        resume=_command(advice.arguments),
         bound_by=result.bound_by,
+        fix=advice.lines,
         checkpoint=settings.checkpoint if apart else None,
     ):
         log.show(text)
@@ -431,9 +439,14 @@ def _flag_value(name: str, value: Any) -> Any:
             return value
 
 
-def _command_that_goes_on(arguments: Sequence[str]) -> str:
-    """The command that resumes. Header values and a command's arguments are left out: they may be
-    credentials.
+def _command(arguments: Sequence[str]) -> str:
+    """A command as it is typed."""
+    return " ".join(map(shell_word, ["batchrun", *arguments]))
+
+
+def _shown_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments of the command that resumes. Header values and a command's arguments are left
+    out: they may be credentials.
     """
     kept: list[str] = []
     valued = False
@@ -451,4 +464,4 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)
-    return " ".join(map(shell_word, ["batchrun", *kept]))
+    return kept

@@ -140,7 +140,7 @@ def _prices() -> Schema:
 
 
 def _scores() -> Schema:
-    more = {
+    more: Schema = {
         "errors": {"enum": list(ERRORS)},
         "timeout_s": {"type": "number", "minimum": 0},
     }
@@ -157,7 +157,7 @@ def _metrics() -> Schema:
 
 def _gates() -> Schema:
     rule: Schema = {"type": "string", "pattern": r"^\s*(>=|<=|>|<|==)\s*\S"}
-    shared = {
+    shared: Schema = {
         "severity": {"enum": list(rules.SEVERITIES)},
         "on_inconclusive": {"enum": list(rules.ON_INCONCLUSIVE)},
     }
