@@ -44,4 +44,6 @@ def script_for(shell: str) -> str:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    return ShellComplete.source(kind(main, {}, PROGRAM, VARIABLE)).strip()
+    script = ShellComplete.source(kind(main, {}, PROGRAM, VARIABLE)).strip()
+    # click's script for fish takes a comma within a word for the end of it.
+    return script.replace('string split ","', 'string split --max 1 ","')

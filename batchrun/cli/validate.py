@@ -20,7 +20,7 @@ from batchrun.core.settings import table as setting_table
 
 _EXAMPLES = (
     "batchrun validate rows.jsonl --model gpt-4.1-mini",
-    "batchrun validate quiz.csv --prompt '{{ question }}' --model gpt-4.1-mini --show 1",
+    "batchrun validate quiz.csv --prompt '{{ question }}' --model m --show 1",
     "batchrun validate -c config.toml",
 )
 _CHECKS = ("output.check_schema", "output.check_tools")
