@@ -318,10 +318,10 @@ def _run(
         tell("nothing left to send")
     advice = advice_on(
         result.stop,
+        result.summary,
         settings,
         environment,
         _shown_arguments(sys.argv[1:]),
-        answered=bool(result.summary["rows"]["ok"]),
     )
     apart = settings.checkpoint != str(PurePath(settings.dir, "checkpoint"))
     for text in ending.lines(

@@ -1,9 +1,9 @@
-"""What to type after a stop that a setting caused: what to change, a check, and the command."""
+"""What to type after a run that a setting spoilt: what to change, a check, and the command."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -25,25 +25,26 @@ class Advice(NamedTuple):
 
 def advice_on(
     stop: Stop | None,
+    summary: Mapping[str, Any],
     settings: Settings,
     environment: Mapping[str, str],
     arguments: list[str],
-    *,
-    answered: bool,
 ) -> Advice:
-    """The advice on a stop; no lines where no setting is to blame. ``arguments`` are those of the
-    run, as they may be shown; ``answered`` says whether any row was answered.
+    """The advice on the end of a run, whose ``summary`` is given; no lines where no setting is to
+    blame. ``arguments`` are those of the run, as they may be shown.
     """
     from batchrun.core.verdict import next_steps
 
     if stop is not None and stop.by in next_steps.GUARDS:
         return Advice((f"to fix: {next_steps.GUARDS[stop.by]}",), arguments)
+    answered = summary["rows"]["ok"] > 0
     cause = None if stop is None else stop.cause
-    blamed = cause is not None and (
+    if cause is None and not answered:
+        cause = _of_all_rows(summary)
+    if cause is None or not (
         cause.error_class in next_steps.SETTINGS_TO_BLAME
         or (not answered and cause.error_class in next_steps.OF_THE_SETTINGS)
-    )
-    if stop is None or cause is None or not blamed:
+    ):
         return Advice((), arguments)
     known = next_steps.of_words(cause.message)
     found = known
@@ -54,9 +55,18 @@ def advice_on(
     lines = [f"to fix: {found.text}"]
     if known is None:
         lines.append(f"to check: {_doctor(with_fix(arguments, found))}")
-    if stop.by == "misconfiguration":  # its rows have failed
+    if summary["rows"]["error"]:
         found = found._replace(flags={**found.flags, "--retry-failed": None})
     return Advice(tuple(lines), with_fix(arguments, found))
+
+
+def _of_all_rows(summary: Mapping[str, Any]) -> Cause | None:
+    """The failure of the rows of a run in which none was answered, if all failed alike."""
+    from batchrun.engine.session.guards import Cause
+
+    classes = list(summary["errors"])
+    example = summary.get("examples", {}).get(classes[0]) if len(classes) == 1 else None
+    return None if not example else Cause(classes[0], str(example["message"]))
 
 
 def _looked_up(cause: Cause, settings: Settings, environment: Mapping[str, str]) -> Fix | None:
@@ -120,11 +130,13 @@ def address_of(base_url: str) -> str:
 
 def _doctor(arguments: Sequence[str]) -> str:
     """``batchrun doctor`` with those flags of the run that it has too."""
-    from batchrun.cli.doctor import command
+    from batchrun.cli.main import main
 
+    doctor = main.get_command(click.Context(main), "doctor")
+    assert doctor is not None
     flags = {
         name: each
-        for each in command.params
+        for each in doctor.params
         if isinstance(each, click.Option)
         for name in (*each.opts, *each.secondary_opts)
     }

@@ -71,7 +71,9 @@ def lines(
     out.append(f"results: {place}/results")
     if rows["pending"] == 0:
         out.append(f"next: batchrun verify {shell_word(place)}{_where(checkpoint)}")
-        if summary["errors"].keys() - {"invalid_row"}:
+        if fix:
+            out += [*fix, f"then, to send failed rows again: {resume}"]
+        elif summary["errors"].keys() - {"invalid_row"}:
             out.append("to send failed rows again: the same command with --retry-failed")
     else:
         out += [*fix, f"{'then, ' if fix else ''}to go on: {resume}"]

@@ -361,10 +361,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
     value = {setting.name: _value(setting, raw) for setting in TABLE}
     if not value["input.files"]:
-        message = (
-            "no input: name the input files (batchrun run FILE -o DIR), or set input.files in the "
-            "config file"
-        )
+        message = "no input: name the input files, or set input.files in the config file"
         raise UsageError(message)
     if value["output.dir"] is None:
         message = "no run directory: give one with -o DIR, or set output.dir in the config file"

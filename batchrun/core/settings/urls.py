@@ -66,7 +66,7 @@ def asked_in_vain(url: str) -> str:
     shown, likely = public_url(url), likely_base(url)
     if likely is None:
         return f"asked {shown}: check the host and the path of the base URL"
-    return f"asked {shown}: try the base URL {likely}"
+    return f"asked {shown}: the base URL may have to be {likely}"
 
 
 def likely_base(url: str) -> str | None:

@@ -83,12 +83,12 @@ def key_doubt(key: str) -> str | None:
     """What may be wrong with a key that the server refused, as ``key_flaw``."""
     if key[:1] in _QUOTES or key[-1:] in _QUOTES:
         return "has a quotation mark at one end"
-    if re.search(r"\s", key):
-        return "has white space inside: copy it again"
-    if key.startswith("$"):
-        return "begins with `$`: the name of a variable was not replaced by its value"
     if _PLACEHOLDER.fullmatch(key):
         return "looks like a placeholder: put your own key in its place"
+    if key.startswith("$"):
+        return "begins with `$`: the name of a variable was not replaced by its value"
+    if re.search(r"\s", key):
+        return "has white space inside: copy it again"
     return None
 
 
