@@ -72,6 +72,8 @@ def test_a_refused_key(doctor, scripted):
     assert code == 1
     told = "auth (HTTP 401): no such key: [redacted]; check the key"
     assert checks["models"]["message"] == checks["request"]["message"] == told
+    assert "the variable DEEPSEEK_API_KEY" in checks["models"]["todo"]
+    assert KEY not in str(checks)
 
 
 @pytest.mark.parametrize(
