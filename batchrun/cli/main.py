@@ -48,7 +48,8 @@ SECTIONS = {
 }
 """The headings of the commands in the help; all others are under ``Setup``."""
 FOLDERS = {
-    **dict.fromkeys(("score", "query", "compare", "bless", "init"), "evaluation."),
+    **dict.fromkeys(("score", "query", "compare", "bless"), "evaluation."),
+    **dict.fromkeys(("init", "schema", "completion", "providers"), "setup."),
     **dict.fromkeys(("status", "show", "runs", "costs", "report"), "looking."),
 }
 """The folder of a command that is not in this one."""

@@ -51,6 +51,8 @@ def advice_on(
     if found is None and len(settings.endpoints) == 1:
         found = _looked_up(cause, settings, environment)
     if found is None:
+        if cause.error_class == "invalid_request":  # it may well be the rows
+            return Advice((), arguments)
         found = next_steps.Fix("correct the setting that the message names")
     lines = [f"to fix: {found.text}"]
     if known is None:

@@ -93,7 +93,7 @@ class Outage:
         said = " ".join(decision.verdict.message.split())[:200]
         self._tally.notices.append(
             f"{self._endpoint} does not answer ({said}): "
-            + ("its rows go to the other endpoints" if elsewhere else "sending pauses")
+            + ("its rows go to the other endpoints" if elsewhere else "sending stops")
             + ", and one request at a time finds out when it is back; no row fails for it"
             + ("" if self._tally.succeeded else ". Nothing has answered yet: is the URL right?")
         )

@@ -201,6 +201,15 @@ def test_a_parameter_that_the_model_does_not_take(cli, jsonl, scripted, answer):
     assert done.code == 0, done.err
 
 
+def test_rows_that_the_server_refuses_are_not_blamed_on_a_setting(cli, jsonl, scripted):
+    """A refusal that names no setting is left to the advice about failed rows."""
+    endpoint = scripted(lambda *_: refused(400, "messages: image is too small"))
+    flags = ("-o", "out", "--no-progress", "--base-url", endpoint.base_url, "--model", "m")
+    done = cli("run", jsonl(3), *flags)
+    assert done.code == 1
+    assert "to fix: " not in done.err and "invalid_request: " in done.err
+
+
 def test_a_cap_that_would_stop_the_same_command_again(cli, jsonl):
     """The flag that has to be raised is named before the command."""
     flags = ("--provider", "simulator", "--model", "gpt-4.1", "--max-tokens", "50", "--no-progress")
