@@ -127,6 +127,20 @@ def test_columns_of_what_is_no_file_are_not_looked_for(monkeypatch):
     assert completing.columns(context, None, "") == []
 
 
+@pytest.mark.parametrize(
+    "line", ["run quiz.csv --id", "run quiz.csv --stream -o out --id", "run -c config.toml --id"]
+)
+def test_columns_without_what_click_has_read(folder, monkeypatch, line):
+    """Older releases of click give up the arguments of an unfinished line: its words are read."""
+    from batchrun.cli.flags import completing
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COMP_WORDS", f"batchrun {line} ")
+    context = SimpleNamespace(args=(), params={})
+    found = completing.columns(context, None, "")
+    assert [each.value for each in found] == ["name", "question", "the answer"]
+
+
 def test_an_unknown_shell_is_exit_2(cli):
     """The shells that there are scripts for are named."""
     done = cli("completion", "powershell")

@@ -7,7 +7,9 @@ anything: whatever goes wrong, nothing is offered.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -102,10 +104,20 @@ def _columns(ctx: click.Context) -> list[str]:
     return []
 
 
+def _typed() -> tuple[list[str], str | None]:
+    """The words of the command line that are no values of flags, and the value of ``-c``."""
+    words = shlex.split(os.environ.get("COMP_WORDS", ""))
+    pairs = list(itertools.pairwise(words))[1:]
+    config = next((word for before, word in pairs if before in ("-c", "--config")), None)
+    return [word for before, word in pairs if not before.startswith("-")], config
+
+
 def _inputs(ctx: click.Context) -> list[str]:
     """The local input files of a command line; neither pipes nor addresses, which could wait."""
     given = [*(ctx.params.get("inputs") or ()), *ctx.args]
     config = ctx.params.get("config_file")
+    if not given and not config:  # click before 8.2 reads nothing behind a flag without its value
+        given, config = _typed()
     if not given and config:
         from batchrun.adapters.environment.configuration import read_config
 

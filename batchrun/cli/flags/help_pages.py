@@ -44,7 +44,7 @@ class Grouped(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The flags, with ``-h`` before ``--help``."""
-        found = super().get_params(ctx)
+        found = [*super().get_params(ctx)]
         if any(isinstance(each, Flag) and each.brief for each in found):
             found.insert(-1, _BRIEF_HELP)
         return found
