@@ -109,7 +109,7 @@ def _typed() -> tuple[list[str], str | None]:
     words = shlex.split(os.environ.get("COMP_WORDS", ""))
     pairs = list(itertools.pairwise(words))[1:]
     config = next((word for before, word in pairs if before in ("-c", "--config")), None)
-    return [word for before, word in pairs if not before.startswith("-")], config
+    return [word for before, word in pairs if "-" not in (before[:1], word[:1])], config
 
 
 def _inputs(ctx: click.Context) -> list[str]:
