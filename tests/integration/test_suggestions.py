@@ -30,6 +30,7 @@ def flags_of(name):
         (["run", "--top-k", "5"], "--param top_k=JSON"),
         (["run", "--max_tokens", "5"], "Did you mean --max-tokens?"),
         (["run", "--concurency", "5"], "Did you mean --concurrency"),
+        (["run", "--conc", "5"], "Did you mean --concurrency?"),
         (["run", "--Model", "m"], "Did you mean --model?"),
         (["export", "d", "--output-file", "x"], "Use -o"),
         (["--model", "m", "run"], "after the command"),

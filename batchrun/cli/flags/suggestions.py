@@ -234,7 +234,8 @@ def flag_meant(name: str, known: Collection[str]) -> str:
     key = bare.replace("-", "_")
     if key in SENT and "--param" in known and name.startswith("--"):
         return f"It is a request parameter: use --param {key}=JSON."
-    near = get_close_matches(name, sorted(known), n=3)
+    begun = [word for word in sorted(known) if word.startswith(name) and len(name) > 3]
+    near = (begun or get_close_matches(name, sorted(known), n=3))[:3]
     return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
