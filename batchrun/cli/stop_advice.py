@@ -100,7 +100,7 @@ def _looked_up(cause: Cause, settings: Settings, environment: Mapping[str, str])
         redirected = next_steps.of_redirect(endpoint.base_url, cause.message)
         return redirected or next_steps.of_path(access.address.url)
     if kind == "connection":
-        return next_steps.Fix("check that the server runs at the host and port of --base-url")
+        return next_steps.of_connection(endpoint.provider)
     if kind == "invalid_response":
         return next_steps.of_path(access.address.url)
     return None

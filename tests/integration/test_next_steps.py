@@ -177,6 +177,8 @@ def test_a_closed_port_asks_whether_the_server_runs(stopped):
     assert f"no connection to 127.0.0.1:{port}: nothing listens there" in found["all"]
     assert "Is the server running?" in found["all"] and "Connect call" not in found["all"]
     assert "check that the server runs" in found["to fix"] and str(port) in found["to check"]
+    local = ("--provider", "vllm", "--base-url", f"http://127.0.0.1:{port}/v1", "--max-wait", "1")
+    assert "`vllm serve MODEL`" in stopped(*local, "-o", "other")["to fix"]
 
 
 def test_a_parameter_that_the_model_does_not_take(cli, jsonl, scripted, answer):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from batchrun.core.settings import urls
+from batchrun.core.settings.providers import BY_NAME
 from batchrun.core.text.redact import public_url
 
 
@@ -134,6 +135,16 @@ def of_model(model: str | None, near: Sequence[str], listed: Sequence[str]) -> F
         more = ", ..." if len(listed) > _LISTED_MAX else ""
         return Fix(f"the server lists these models: {', '.join(listed[:_LISTED_MAX])}{more}")
     return Fix("check the name of the model")
+
+
+def of_connection(provider: str | None) -> Fix:
+    """The fix where no connection is made: the command that starts a local server, if one is
+    known.
+    """
+    known = BY_NAME.get(provider or "")
+    if known is None or known.starts_with is None:
+        return Fix("check that the server runs at the host and port of --base-url")
+    return Fix(f"start the server (`{known.starts_with}`), or name another with --base-url")
 
 
 def of_redirect(base_url: str, message: str) -> Fix | None:
