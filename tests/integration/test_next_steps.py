@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from batchrun.core.text.pasted_keys import key_flaw
 from batchrun.core.verdict import next_steps
 
 KEY = "sk-abcdefghijklmnop"
@@ -51,6 +52,7 @@ def stopped(cli, jsonl):
         (f"Bearer {KEY}", "begins with `Bearer`"),
         (f"bearer  {KEY}", "begins with `Bearer`"),
         (f"OPENAI_API_KEY={KEY}", "name of a variable"),
+        (f"export GROQ_API_KEY={KEY}", "name of a variable"),
         (f"Authorization: Bearer {KEY}", "whole header"),
     ],
 )
@@ -257,11 +259,11 @@ def test_the_model_in_a_message_is_found(message, model):
 
 
 @pytest.mark.parametrize(
-    "key", [KEY, "EMPTY", "none", "not-needed", "lm-studio", "gsk_x=y=", "a b"]
+    "key", [KEY, "EMPTY", "none", "not-needed", "lm-studio", "gsk_x=y=", "a b", "QUJDREVG=="]
 )
 def test_ordinary_keys_have_no_flaw(key):
     """Dummies of local servers, base64 and odd keys are sent as they are."""
-    assert next_steps.key_flaw(key) is None
+    assert key_flaw(key) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from batchrun.core.settings.proxies import proxy_for, secrets_of_proxy
 from batchrun.core.settings.table import DEFAULT_BASE_URL
 from batchrun.core.settings.urls import Address, address, may_be_private
 from batchrun.core.text import redact
-from batchrun.core.verdict.next_steps import key_flaw
+from batchrun.core.text.pasted_keys import key_flaw
 from batchrun.errors import KeyUnavailableError, UsageError
 
 if TYPE_CHECKING:

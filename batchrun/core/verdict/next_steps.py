@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from batchrun.core.settings import urls
 from batchrun.core.settings.providers import BY_NAME
+from batchrun.core.text.pasted_keys import key_doubt, key_flaw
 from batchrun.core.text.redact import public_url
 
 
@@ -33,11 +34,6 @@ OF_THE_SETTINGS = frozenset(
 )
 """Those, and classes that are the settings' fault where nothing has succeeded yet."""
 _LISTED_MAX = 5
-_QUOTES = "'\"`\u2018\u2019\u201c\u201d"
-_PLACEHOLDER = re.compile(
-    r"<.*>|\.\.\.|(?i:your[-_ ].*key.*|.*(?:api|your)[-_ ]?key[-_ ]?here.*|sk-x+|sk-\.+|x{4,}|"
-    r"changeme|replace[-_ ]?me|insert[-_ ].*)"
-)
 _NAMED = re.compile(
     r"model[^`'\"\u2018\u201c]{0,20}[`'\"\u2018\u201c]([^\s`'\"\u2019\u201d]+)", re.IGNORECASE
 )
@@ -63,34 +59,6 @@ _WORDS: tuple[tuple[re.Pattern[str], Fix], ...] = (
     ),
 )
 """What servers say of parameters that the settings set, and what to do."""
-
-
-def key_flaw(key: str) -> str | None:
-    """What is certainly wrong with a key that is sent as ``Authorization: Bearer KEY``, as a clause
-    that says what to do; None if nothing is. The key is not repeated.
-    """
-    if len(key) > 1 and key[0] in _QUOTES and key[-1] in _QUOTES:
-        return "is in quotation marks: give the key alone, without them"
-    if re.match(r"bearer\s", key, re.IGNORECASE):
-        return "begins with `Bearer`: give the key alone, batchrun adds that word"
-    if re.match(r"(?:export\s+)?[A-Z][A-Z0-9_]*=", key):
-        return "begins with the name of a variable and `=`: give the key alone"
-    if re.match(r"authorization\s*:", key, re.IGNORECASE):
-        return "is a whole header: give the key alone, without `Authorization: Bearer`"
-    return None
-
-
-def key_doubt(key: str) -> str | None:
-    """What may be wrong with a key that the server refused, as ``key_flaw``."""
-    if key[:1] in _QUOTES or key[-1:] in _QUOTES:
-        return "has a quotation mark at one end"
-    if _PLACEHOLDER.fullmatch(key):
-        return "looks like a placeholder: put your own key in its place"
-    if key.startswith("$"):
-        return "begins with `$`: the name of a variable was not replaced by its value"
-    if re.search(r"\s", key):
-        return "has white space inside: copy it again"
-    return None
 
 
 def of_key(source: str, key: str | None, variable: str | None) -> Fix:
