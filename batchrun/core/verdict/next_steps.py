@@ -42,6 +42,7 @@ _REDIRECTED = re.compile(r"redirected to (\S+), which is not followed")
 GUARDS: Mapping[str, str] = {
     "max_cost": "raise --max-cost, which counts over all sessions of the run",
     "max_total_tokens": "raise --max-total-tokens, which counts over all sessions of the run",
+    "min_free_disk": "make room on the disk, or lower --min-free-disk",
 }
 """Guards that would stop the same command again at once, and what to change."""
 _WORDS: tuple[tuple[re.Pattern[str], Fix], ...] = (
