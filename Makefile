@@ -81,7 +81,7 @@ audit: $(DEV) ## hold the pinned dependencies against known advisories; says so 
 bench: $(DEV) ## batchrun beside other clients: hours, results in benchmarks/RESULTS.md; BENCH=--quick: half an hour
 	$(BIN)/python benchmarks/clients.py $(BENCH)
 
-docs: $(RUN) ## fill in docs/reference.md and the signatures of batchrun/calls.py from the program
+docs: $(RUN) ## fill in docs/reference.md, docs/config.schema.json and the signatures of batchrun/calls.py from the program
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_signatures.py
 

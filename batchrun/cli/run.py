@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,12 @@ from batchrun.cli.console import (
     print_message,
     print_unwrapped,
 )
+from batchrun.cli.flags.completing import completer_of, files, retry_classes
+from batchrun.cli.flags.help_pages import Flag, Grouped
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import config_flag
 from batchrun.cli.standard_streams import unblocked
+from batchrun.cli.stop_advice import advice_on
 from batchrun.core.settings import (
     commands,
     parameter_flags,
@@ -83,10 +87,14 @@ def setting_flags(
         kind = click.Choice(setting.choices) if setting.kind == "choice" else None
         function = click.option(
             *names,
+            cls=Flag,
+            group=setting.heading,
+            brief=setting.brief,
             type=kind or _type_of(setting),
             default=None,
             multiple=setting.kind in _REPEATED,
             metavar=setting.metavar,
+            shell_complete=completer_of(setting),
             help=_help(setting),
         )(function)
     return function
@@ -101,56 +109,102 @@ def _type_of(setting: setting_table.Setting) -> click.ParamType[Any]:
 def _help(setting: setting_table.Setting) -> str:
     if setting.kind == "bool" or setting.default in (None, (), {}):
         return setting.help
-    return f"{setting.help} [default: {setting.default}]"
+    default = setting.default
+    shown = f"{default:g}" if isinstance(default, float) else default
+    return f"{setting.help} [default: {shown}]"
 
 
-@click.command("run")
-@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
-@config_flag()
+flag = partial(click.option, cls=Flag)
+"""``click.option`` for a flag with a group."""
+_EXAMPLES = (
+    "batchrun run rows.jsonl -o out --model gpt-4.1-mini",
+    "batchrun run quiz.csv -o out --prompt '{{ question }}' --provider simulator",
+    "batchrun run -c config.toml --max-cost 5",
+)
+
+
+@click.command("run", cls=Grouped, examples=_EXAMPLES)
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1, shell_complete=files)
+@config_flag("TOML file with the settings.", group=setting_table.INPUT, brief="Settings in TOML")
 @setting_flags
-@click.option("--limit", type=int, metavar="N", help="Run only the first N rows, this time.")
-@click.option(
-    "--keep-done",
-    is_flag=True,
-    help="Settings or input changed: keep the done rows, continue with the rest.",
+@flag(
+    "--limit",
+    type=int,
+    metavar="N",
+    group=setting_table.INPUT,
+    brief="Run only the first N rows",
+    help="Run only the first N rows; without it, a later run continues with the rest.",
 )
-@click.option(
-    "--resend-changed",
+@flag(
+    "--dry-run",
     is_flag=True,
-    help="Settings or input changed: send the done rows whose request changed again.",
+    group=setting_table.GUARDS,
+    brief="Check every row, estimate the cost, send nothing",
+    help="Report what `validate` and `estimate` would, and print the first two requests; send and "
+    "write nothing.",
 )
-@click.option("--restart", is_flag=True, help="Start over; the old contents move to DIR.old-TIME.")
-@click.option("--retry-failed", is_flag=True, help="Send all failed rows again.")
-@click.option(
+@flag(
+    "--retry-failed",
+    is_flag=True,
+    group=setting_table.RESUME,
+    help="Send all failed rows again.",
+)
+@flag(
     "--retry-class",
     metavar="C,...",
     multiple=True,
-    help="Send the rows that failed with these error classes again; `truncated` and `empty` "
-    "are kept answers, which only a better one replaces.",
+    shell_complete=retry_classes,
+    group=setting_table.RESUME,
+    help="Send rows that failed with these error classes again. `truncated` and `empty` select "
+    "kept answers, which only a better answer replaces.",
 )
-@click.option(
+@flag(
+    "--keep-done",
+    is_flag=True,
+    group=setting_table.RESUME,
+    help="After a change of settings or input: keep all done rows, continue with the rest.",
+)
+@flag(
+    "--resend-changed",
+    is_flag=True,
+    group=setting_table.RESUME,
+    help="After a change of settings or input: send done rows again if their request changed.",
+)
+@flag(
+    "--restart",
+    is_flag=True,
+    group=setting_table.RESUME,
+    help="Start over; the old contents move to DIR.old-TIME.",
+)
+@flag(
     "--repair",
     is_flag=True,
-    help="Set damaged parts or a damaged journal aside and send their rows again.",
-)
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Print what `validate` and `estimate` report and the first two requests; send and write "
-    "nothing.",
-)
-@click.option("--quiet", is_flag=True, help="Print errors only.")
-@click.option("--no-progress", is_flag=True, help="No progress display.")
-@click.option(
-    "--log-level",
-    type=click.Choice(logs.LEVELS, case_sensitive=False),
-    help="How much to log, to stderr unless --log-file is given. [default with a file: info]",
-)
-@click.option(
-    "--log-file", metavar="F", help="Append log lines to this file: UTC time, level, message."
+    group=setting_table.RESUME,
+    help="Set damaged parts or a damaged journal aside, and send their rows again.",
 )
 @ci_flags
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
+@flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
+@flag(
+    "--log-level",
+    type=click.Choice(logs.LEVELS, case_sensitive=False),
+    group=setting_table.DISPLAY,
+    help="Log this much, to stderr unless --log-file is given [default with a file: info].",
+)
+@flag(
+    "--log-file",
+    metavar="F",
+    shell_complete=files,
+    group=setting_table.DISPLAY,
+    help="Append log lines to this file: UTC time, level, message.",
+)
+@flag(
+    "--json",
+    "as_json",
+    is_flag=True,
+    group=setting_table.DISPLAY,
+    help="Print the summary as one JSON object on stdout.",
+)
 def command(
     inputs: tuple[str, ...],
     config_file: str | None,
@@ -165,9 +219,10 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Run chat completions over INPUT files and write Parquet into the run directory.
+    """Send the rows of INPUT as chat completions and write the answers to Parquet.
 
-    Run the same command again to resume: rows that are done are not sent again.
+    Run the same command again to resume: rows with an answer are not sent again. Settings can also
+    stand in a config file; docs/reference.md has its keys.
     """
     with unblocked(), exit_codes(as_json=as_json), interrupts():
         changes = _changes(flags)
@@ -207,7 +262,7 @@ def command(
                     )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
-                    error.add_note(f"to go on: {command_that_goes_on(sys.argv[1:])}")
+                    error.add_note(f"to go on: {typed(arguments_to_resume(sys.argv[1:]))}")
                 raise
         sys.exit(code)
 
@@ -262,13 +317,20 @@ def _run(
         )
     if result.sent_nothing:
         tell("nothing left to send")
-    resume = command_that_goes_on(sys.argv[1:])
+    advice = advice_on(
+        result.stop,
+        result.summary,
+        settings,
+        environment,
+        arguments_to_resume(sys.argv[1:]),
+    )
     apart = settings.checkpoint != str(PurePath(settings.dir, "checkpoint"))
     for text in ending.lines(
         result.summary,
         settings.dir,
-        resume=resume,
+        resume=typed(advice.arguments),
         bound_by=result.bound_by,
+        fix=advice.lines,
         checkpoint=settings.checkpoint if apart else None,
     ):
         log.show(text)
@@ -382,9 +444,14 @@ def _flag_value(name: str, value: Any) -> Any:
             return value
 
 
-def command_that_goes_on(arguments: Sequence[str]) -> str:
-    """The command that resumes. Header values and a command's arguments are left out: they may be
-    credentials.
+def typed(arguments: Sequence[str]) -> str:
+    """A command as it is typed."""
+    return " ".join(map(shell_word, ["batchrun", *arguments]))
+
+
+def arguments_to_resume(arguments: Sequence[str]) -> list[str]:
+    """The arguments of the command that resumes. Header values and a command's arguments are left
+    out: they may be credentials.
     """
     kept: list[str] = []
     valued = False
@@ -402,4 +469,4 @@ def command_that_goes_on(arguments: Sequence[str]) -> str:
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)
-    return " ".join(map(shell_word, ["batchrun", *kept]))
+    return kept

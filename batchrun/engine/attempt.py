@@ -28,7 +28,7 @@ from batchrun.engine.pace.reception import reception_of
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
 from batchrun.engine.resending import fallback_of, raise_limit, wait_s
-from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.session.guards import Cause, LeftPendingError, Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.spending import Reserved, Spending
 from batchrun.engine.session.tally import Tally
@@ -389,7 +389,8 @@ class AttemptLoop:
             self._policy.wait_s_max,
             self._clock.wall_us(),
         )
-        stop = Stop(decision.error_class or "", message)
+        cause = Cause(decision.error_class or "", decision.verdict.message, decision.verdict.rule)
+        stop = Stop(cause.error_class, message, cause=cause)
         if decision.action is Action.LEAVE:
             self.pool.leave(lane, stop)
             return

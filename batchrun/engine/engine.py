@@ -18,7 +18,7 @@ from batchrun.engine.open_row import LaterError, Phase, RowRun, never_sent
 from batchrun.engine.open_shard import NOTHING_KNOWN, Open, Shard, taken
 from batchrun.engine.request_keeping import RequestKeeping
 from batchrun.engine.row_order import Lengths, LongestFirst
-from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.session.guards import Cause, LeftPendingError, Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.engine.tasks import cancelled
@@ -405,7 +405,9 @@ class Engine:
         if outcome.failure is not None or not self._finished.idle:
             broken = self._finished.add(outcome, succeeded=self._tally.succeeded)
             if broken is not None:
-                self._switch.stop(Stop(broken.guard, broken.message))
+                failure = broken.failure
+                cause = None if failure is None else Cause(failure.error_class, failure.message)
+                self._switch.stop(Stop(broken.guard, broken.message, cause=cause))
         self._done(opened)
 
     def _done(self, opened: Open) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -275,6 +276,24 @@ def find(
     Raises ``InputError`` for what cannot be read or is no rows, ``UsageError`` for a template that
     names a column which is not there, or that no row can render.
     """
+    found = _found(names, given_format, plan, reading)
+    found.require_rows()
+    if plan is not None and not plan.only_repeats:
+        return shaped(found, plan)
+    found.require_messages()
+    return found
+
+
+def column_names(names: Sequence[str], given_format: str, rows: int) -> list[str]:
+    """The columns of the input: those of its header or schema, else of its first rows. Raises as
+    ``find`` does.
+    """
+    found = _found(names, given_format, None, NOW)
+    sample = islice(found.reader(None, 1).sample(), rows)
+    return list(dict.fromkeys(name for row in sample for name in row))
+
+
+def _found(names: Sequence[str], given_format: str, plan: Plan | None, reading: Reading) -> Input:
     files = finding.expand(names, given_format)
     paths = [file.path for file in files]
     once = next((path for path in paths if pipes.passes(path)), None)
@@ -301,10 +320,6 @@ def find(
         from batchrun.adapters.sources.sheets import Workbooks
 
         found = replace(found, workbooks=Workbooks(stamps))
-    found.require_rows()
-    if plan is not None and not plan.only_repeats:
-        return shaped(found, plan)
-    found.require_messages()
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -95,7 +96,12 @@ def choose(
         missing = [name for name in names if name not in schema.names]
         if missing:
             have = ", ".join(schema.names) or "none"
-            message = f"input.carry names {missing[0]!r}; the columns to carry are: {have}"
+            near = difflib.get_close_matches(missing[0], schema.names, n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            message = (
+                f"input.carry (--carry) names {missing[0]!r}, which is no column.{meant} The "
+                f"columns to carry are: {have}"
+            )
             raise UsageError(message)
     free = {name.casefold() for name in kept} & part_schema.ADDED_LATER
     own = [*(name for name in part_schema.RESULT_NAMES if name not in free), part_schema.EXTRA]

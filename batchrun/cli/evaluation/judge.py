@@ -125,7 +125,7 @@ def _judge(
     from batchrun import assemble, judging
     from batchrun.builtin_simulators import standing_in
     from batchrun.cli.main import STARTED_S
-    from batchrun.cli.run import command_that_goes_on, progress_on
+    from batchrun.cli.run import arguments_to_resume, progress_on, typed
     from batchrun.views import ending, figures
 
     def say(text: str) -> None:
@@ -147,7 +147,7 @@ def _judge(
             )
 
     found = judging.judge(folder, checkpoint, run, changes, session, say)
-    resume = command_that_goes_on(sys.argv[1:])
+    resume = typed(arguments_to_resume(sys.argv[1:]))
     for result in found.results:
         if result.stop is not None:
             print_message(result.stop.message)

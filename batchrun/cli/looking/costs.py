@@ -15,7 +15,7 @@ from batchrun.cli.console import (
     print_message,
     terminal_width,
 )
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER
 from batchrun.core.cost.money import format_picodollars
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import UsageError
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 
 @click.command("costs")
-@click.argument("folders", type=PATH, nargs=-1, required=True, metavar="DIR...")
+@click.argument("folders", type=FOLDER, nargs=-1, required=True, metavar="DIR...")
 @click.option(
     "--by",
     default="month",
     metavar="KEY,...",
-    help="Group by month, day, model, endpoint and label.NAME. [default: month]",
+    help="Group by month, day, model, endpoint or label.NAME [default: month].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print the sums as one JSON object.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
 def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> None:
-    """Sum up what the runs in DIR... cost: every attempt in their ledgers, to the picodollar.
+    """Sum up what the runs in DIR... cost, over every attempt in their ledgers.
 
     The judges of a run have lines of their own. Months and days are UTC. Reused answers cost
-    nothing and are counted apart. Only reads.
+    nothing and are counted separately.
     """
     with exit_codes(as_json=as_json):
         if as_json and as_csv:

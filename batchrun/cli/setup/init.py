@@ -1,4 +1,4 @@
-"""``batchrun init``: a config and rows to begin with."""
+"""``batchrun init``: a config file and rows to start from."""
 
 from __future__ import annotations
 
@@ -12,42 +12,54 @@ from batchrun.cli.paths import PATH
 from batchrun.core.text.wording import verb
 from batchrun.errors import StorageError, UsageError
 
+KINDS = ("eval", "bulk", "batch")
+
 
 @click.command("init")
-@click.argument("kind", type=click.Choice(["eval"]), default="eval", required=False)
+@click.argument(
+    "kind", metavar="[eval|bulk|batch]", type=click.Choice(KINDS), default="eval", required=False
+)
 @click.option(
     "--from-openai-evals",
     "export",
     type=PATH,
     metavar="FILE",
-    help="Take the items and graders of an eval, a run or a data set of OpenAI's hosted Evals.",
+    help="Convert an eval, a run or a data set exported from OpenAI's hosted Evals.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(kind: str, export: str | None, as_json: bool) -> None:  # noqa: ARG001 - one kind so far
-    """Write config.toml and rows.jsonl into the current folder, never over a file.
+@click.option("--json", "as_json", is_flag=True, help="Print the file names as one JSON object.")
+def command(kind: str, export: str | None, as_json: bool) -> None:
+    """Write a commented config.toml and ten sample rows into the current folder.
 
-    They run as they are, against the built-in simulator: batchrun run -c config.toml -o run-1
+    eval (the default) scores answers and checks gates; bulk sends a CSV through a prompt template
+    and exports CSV; batch runs lines of the OpenAI Batch API. Each runs as it is, against the
+    built-in simulator: batchrun run -c config.toml
+
+    Never overwrites a file.
     """
     with exit_codes(as_json=as_json):
         from batchrun.core.starter import openai_evals
-        from batchrun.core.starter.starter_files import CONFIG, ROWS, eval_starter
+        from batchrun.core.starter.starter_files import CONFIG, STARTERS
 
-        _require_free(CONFIG, ROWS)
-        if export is None:
-            starter = eval_starter()
-        else:
+        if export is not None and kind != "eval":
+            message = f"--from-openai-evals writes an evaluation: batchrun init eval, not {kind}"
+            raise UsageError(message)
+        starter = STARTERS[kind]()
+        names = (CONFIG, starter.rows_name)
+        _require_free(*names)
+        if export is not None:
             from batchrun.adapters.columns.columns import RESULTS
 
             taken = [column.name for column in RESULTS]
             starter = openai_evals.starter_of(_read(export), export, taken)
-        for name, text in ((CONFIG, starter.config), (ROWS, starter.rows)):
+        for name, text in zip(names, (starter.config, starter.rows), strict=True):
             _write(name, text)
         for note in starter.notes:
             print_message(note)
         if as_json:
-            print_json({"files": [CONFIG, ROWS], "notes": list(starter.notes)})
+            next_ = list(starter.commands)
+            print_json({"files": list(names), "notes": list(starter.notes), "next": next_})
         else:
-            print_output(f"wrote {CONFIG} and {ROWS}\nbatchrun run -c {CONFIG} -o run-1")
+            print_output("\n".join([f"wrote {' and '.join(names)}; next:", *starter.commands]))
 
 
 def _read(path: str) -> str:

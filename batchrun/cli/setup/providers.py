@@ -16,10 +16,11 @@ WIDTH = 88
 
 
 @click.command("providers")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as one JSON object.")
 def command(as_json: bool) -> None:
-    """List the endpoints that --provider knows: base URL, key variable and whether it is set (its
-    value is never shown), and peculiarities.
+    """List the endpoints that --provider knows: base URL, key variable, peculiarities.
+
+    Shows whether the variable is set, never its value.
     """
     with exit_codes(as_json=as_json):
         found = [_as_dict(provider, read_environment()) for provider in PROVIDERS]
