@@ -198,7 +198,8 @@ class Engine:
         if self._lengths is not None:
             await self._look_up_lengths(made, self._lengths)
         for opened in made:
-            await self._room.enter(opened.size_bytes)
+            if not self._room.try_enter(opened.size_bytes):
+                await self._room.enter(opened.size_bytes)
             self._rows[opened.number] = opened
             self._queue.append(opened)
             if self._idle:
@@ -385,7 +386,7 @@ class Engine:
         if error is not None:
             self._break(error)
             return
-        assert not isinstance(outcome, Block | ReusedRows)
+        assert not isinstance(outcome, (Block, ReusedRows))
         opened = self._rows.get(outcome.row)
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -52,6 +52,14 @@ _PLAIN = frozenset(
     started_at latency_s ttft_s reused_from request_hash response queue_s cost_usd media usage_raw
     """.split()
 )
+
+
+VARIED = frozenset(
+    """
+    error_message prompt_tokens completion_tokens total_tokens cached_tokens reasoning_tokens
+    """.split()
+)
+"""Columns with a dictionary whose values may be many, or long."""
 
 
 def results_schema(carried: pa.Schema) -> pa.Schema:
@@ -153,23 +161,29 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         _turned(outcomes, len(Outcome._fields))
     )
     origins: Sequence[str | None] = reused
-    if reused and reused.count(None) < len(reused):
+    if any(reused):
         decided = [a if r is None else r.attempt for a, r in zip(decided, reused, strict=True)]
         origins = [r and r.origin for r in reused]
+    answered = all(completions)
     first, choices, model, response_id, fingerprint, tier, created_s, usages, media = _turned(
-        [completion or _NO_COMPLETION for completion in completions], len(Completion._fields)
+        completions if answered else [completion or _NO_COMPLETION for completion in completions],
+        len(Completion._fields),
     )
     _, content, reasoning, refusal, finish_reason, tool_calls, _ = _turned(
         first, len(Choice._fields)
     )
-    error_class, code, message = _turned(
-        [failure or _NO_FAILURE for failure in failures], len(Failure._fields)
-    )
-    turned = _turned([attempt or _NO_ATTEMPT for attempt in decided], len(Attempt._fields))
+    error_class, code, message = (failures,) * len(Failure._fields)
+    if any(failures):
+        error_class, code, message = _turned(
+            [failure or _NO_FAILURE for failure in failures], len(Failure._fields)
+        )
+    if not all(decided):
+        decided = [attempt or _NO_ATTEMPT for attempt in decided]
+    turned = _turned(decided, len(Attempt._fields))
     endpoint, started, latency, status, used, cost, request_id, ttft = _OF_RESULTS(turned)
-    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    # A failure's tokens are those of its last attempt.
-    usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
+    if not answered:
+        # A failure's tokens are those of its last attempt.
+        usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
     values = (
         row,
         custom_id,
@@ -177,16 +191,16 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         content,
         reasoning,
         refusal,
-        [_tool_calls(calls) for calls in tool_calls],
+        _each(_tool_calls, tool_calls),
         finish_reason,
-        [_choices(several) for several in choices],
+        _each(_choices, choices),
         model,
         response_id,
         fingerprint,
         tier,
         [None if created is None else created * 1000 for created in created_s],
         *_token_columns(usages),
-        cost,
+        _each(_usd, cost),
         attempts,
         status,
         error_class,
@@ -200,7 +214,7 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         origins,
         hashes,
         asked,
-        [_media(several) for several in media],
+        _each(_media, media),
         response,
     )
     return arrays(values, RESULT_TYPES)
@@ -211,8 +225,7 @@ def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
     *before, usages, cost, request_id, unanswered, _, raw, read, decided_by = _turned(
         attempts, len(Attempt._fields)
     )
-    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    after = (cost, request_id, decided_by, unanswered, raw, read)
+    after = (_each(_usd, cost), request_id, decided_by, unanswered, raw, read)
     values = (*before, *_token_columns(usages), *after)
     return arrays(values, ATTEMPT_TYPES)
 
@@ -226,6 +239,15 @@ def _token_columns(usages: Sequence[Usage]) -> Sequence[Sequence[Any]]:
 def _turned(records: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
     """The fields of records, each as one column."""
     return tuple(zip(*records, strict=True)) if records else ((),) * width
+
+
+def _each(change: Callable[[Any], Any], values: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column, each changed. In most pieces all of them are null."""
+    return list(map(change, values)) if any(values) else values
+
+
+def _usd(cost_pd: int | None) -> float | None:
+    return None if cost_pd is None else usd(cost_pd)
 
 
 def _tool_calls(calls: tuple[ToolCall, ...] | None) -> list[dict[str, Any]] | None:

@@ -17,7 +17,7 @@ from batchrun.views.verify.named_files import named_in
 FORMAT = b"1"
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 8 * 2**20
-"""What is looked at together; one row group is at most 1,024 rows or about 4 MiB."""
+"""What is looked at together; one row group is at most 4,096 rows or about 4 MiB."""
 GROUPS_BYTES = 16 * 2**20
 """Of all their columns, those that are not read included."""
 LEDGER_NAMES = tuple(
