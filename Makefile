@@ -14,6 +14,9 @@ RUN := $(VENV)/.run-$(call checksum,pyproject.toml requirements/run.txt)
 DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt)
 REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt requirements/real.txt)
 
+# Images for containers like to set it. Each of the tests' processes would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all quiet test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures pins clean
@@ -32,6 +35,8 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 test: $(DEV) ## all tests but the slow ones, WORKERS at once: minutes
 	$(PYTEST) -m "not slow and not quiet"
 
+# `make test` tries properties with a fifth of these examples, and worlds with a third of these seeds.
+test-all: export BATCHRUN_EVERYTHING = 1
 test-all: test ## `make test`, then the slow ones
 	$(PYTEST) -m "slow and not quiet"
 

@@ -45,6 +45,8 @@ BEHIND_POLL_S = 0.005
 WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
 """Rows of whole shards that wait to be published, and such shards: their logs' index is in memory.
 """
+_OF_ROWS = (Outcome, Attempt)
+"""Entries that decide what becomes of a row, for now at least."""
 
 
 class Engine:
@@ -208,7 +210,8 @@ class Engine:
         if self._lengths is not None:
             await self._look_up_lengths(made, self._lengths)
         for opened in made:
-            await self._room.enter(opened.size_bytes)
+            if not self._room.try_enter(opened.size_bytes):
+                await self._room.enter(opened.size_bytes)
             self._rows[opened.number] = opened
             self._queue.append(opened)
             if self._idle:
@@ -393,7 +396,7 @@ class Engine:
         if error is not None:
             self._break(error)
             return
-        assert isinstance(outcome, Outcome | Attempt)
+        assert isinstance(outcome, _OF_ROWS)
         opened = self._rows.get(outcome.row)
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))

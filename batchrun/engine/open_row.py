@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,6 @@ class Phase(Enum):
     """It has an outcome, or was left pending."""
 
 
-@dataclass(slots=True)
 class RowRun:
     """One open row: where it is, and what it has been through. Decisions read it as
     ``core.verdict.decide.RowView``.
@@ -83,12 +82,9 @@ class RowRun:
     what the answers cost that earlier sessions had of it.
     """
 
-    request: Request
-    number: int
+    # What a row never changes stays with the class: nearly all of them change a third of it.
     phase: Phase = Phase.WAITING
     charged: int = 0
-    rulings: dict[str, int] = field(default_factory=dict)
-    doubts: list[Doubt] = field(default_factory=list)
     probes: int = 0
     shunned: int = 0
     lacking: int = 0
@@ -116,6 +112,12 @@ class RowRun:
         self.lacking, self.turn = lacking, turn
         self.doubts.clear()
         self.probes, self.before = 0, None
+
+    def __init__(self, request: Request, number: int) -> None:
+        self.request = request
+        self.number = number
+        self.rulings: dict[str, int] = {}
+        self.doubts: list[Doubt] = []
 
     def start_anew(self, request: Request) -> None:
         """Send another request, to which nothing counts that became of the first."""

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from batchrun.cli.looking.show import command
 from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.layout import columns_of
+from tests.harness.slow import rest_slow
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \u202egnp.exe\u202c \x9b2J end"
@@ -268,7 +269,7 @@ def _on_a_terminal(columns, *arguments):
     return out.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", rest_slow([40, 80, 120]))
 def test_pages_fit_the_terminal_and_cannot_steer_it(run, columns):
     """No line is wider, no word is broken, nothing of what the data hold is an escape."""
     run("--requests", "all")

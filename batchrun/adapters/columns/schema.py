@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -17,7 +17,6 @@ from batchrun.records import (
     Attempt,
     Choice,
     Completion,
-    Conversation,
     Failure,
     Media,
     Outcome,
@@ -60,6 +59,14 @@ _PLAIN = frozenset(
     messages
     """.split()
 )
+
+
+VARIED = frozenset(
+    """
+    error_message prompt_tokens completion_tokens total_tokens cached_tokens reasoning_tokens
+    """.split()
+)
+"""Columns with a dictionary whose values may be many, or long."""
 
 
 def results_schema(carried: pa.Schema, *, turns: bool = False) -> pa.Schema:
@@ -195,26 +202,32 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     )
     reused, _, conversations = rest
     origins: Sequence[str | None] = reused
-    if reused and reused.count(None) < len(reused):
+    if any(reused):
         decided = [a if r is None else r.attempt for a, r in zip(decided, reused, strict=True)]
         origins = [r and r.origin for r in reused]
+    answered = all(completions)
     first, choices, model, response_id, fingerprint, tier, created_s, usages, media = _turned(
-        [completion or _NO_COMPLETION for completion in completions], len(Completion._fields)
+        completions if answered else [completion or _NO_COMPLETION for completion in completions],
+        len(Completion._fields),
     )
     _, content, reasoning, refusal, finish_reason, tool_calls, _ = _turned(
         first, len(Choice._fields)
     )
-    error_class, code, message = _turned(
-        [failure or _NO_FAILURE for failure in failures], len(Failure._fields)
-    )
-    turned = _turned([attempt or _NO_ATTEMPT for attempt in decided], len(Attempt._fields))
+    error_class, code, message = (failures,) * len(Failure._fields)
+    if any(failures):
+        error_class, code, message = _turned(
+            [failure or _NO_FAILURE for failure in failures], len(Failure._fields)
+        )
+    if not all(decided):
+        decided = [attempt or _NO_ATTEMPT for attempt in decided]
+    turned = _turned(decided, len(Attempt._fields))
     endpoint, started, latency, status, used, cost, request_id, ttft = _OF_RESULTS(turned)
-    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    # A failure's tokens are those of its last attempt.
-    usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
-    if conversations and conversations.count(None) < len(conversations):
+    if not answered:
+        # A failure's tokens are those of its last attempt.
+        usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
+    if any(conversations):
         usages = [u if t is None else t.usage for t, u in zip(conversations, usages, strict=True)]
-        cost = [c if t is None else _usd(t) for t, c in zip(conversations, cost, strict=True)]
+        cost = [c if t is None else t.cost_pd for t, c in zip(conversations, cost, strict=True)]
     values = (
         row,
         custom_id,
@@ -222,16 +235,16 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         content,
         reasoning,
         refusal,
-        [_tool_calls(calls) for calls in tool_calls],
+        _each(_tool_calls, tool_calls),
         finish_reason,
-        [_choices(several) for several in choices],
+        _each(_choices, choices),
         model,
         response_id,
         fingerprint,
         tier,
         [None if created is None else created * 1000 for created in created_s],
         *_token_columns(usages),
-        cost,
+        _each(_usd, cost),
         attempts,
         status,
         error_class,
@@ -245,14 +258,10 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         origins,
         hashes,
         asked,
-        [_media(several) for several in media],
+        _each(_media, media),
         response,
     )
     return arrays(values, RESULT_TYPES)
-
-
-def _usd(conversation: Conversation) -> float | None:
-    return None if conversation.cost_pd is None else usd(conversation.cost_pd)
 
 
 def messages_column(outcomes: Sequence[Outcome]) -> pa.Array:
@@ -266,8 +275,7 @@ def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
     *before, usages, cost, request_id, unanswered, _, raw, read, decided_by, turn = _turned(
         attempts, len(Attempt._fields)
     )
-    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    after = (cost, request_id, decided_by, unanswered, raw, read, turn)
+    after = (_each(_usd, cost), request_id, decided_by, unanswered, raw, read, turn)
     values = (*before, *_token_columns(usages), *after)
     return arrays(values, ATTEMPT_TYPES)
 
@@ -281,6 +289,15 @@ def _token_columns(usages: Sequence[Usage]) -> Sequence[Sequence[Any]]:
 def _turned(records: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
     """The fields of records, each as one column."""
     return tuple(zip(*records, strict=True)) if records else ((),) * width
+
+
+def _each(change: Callable[[Any], Any], values: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column, each changed. In most pieces all of them are null."""
+    return list(map(change, values)) if any(values) else values
+
+
+def _usd(cost_pd: int | None) -> float | None:
+    return None if cost_pd is None else usd(cost_pd)
 
 
 def _tool_calls(calls: tuple[ToolCall, ...] | None) -> list[dict[str, Any]] | None:

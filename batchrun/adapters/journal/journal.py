@@ -369,6 +369,8 @@ class JournalWriter:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Item] = deque()
         self._wake = threading.Event()
+        self._woken = False
+        """Whether the thread is to look at the queue: asking its event takes longer."""
         self.sending = flight.note
         """See ``ports.Journal``."""
         self._closing = False
@@ -395,7 +397,8 @@ class JournalWriter:
             return
         self._given += 1
         self._queue.append((entry, then))
-        if not self._wake.is_set():
+        if not self._woken:
+            self._woken = True
             self._wake.set()
 
     async def flush(self) -> None:
@@ -425,6 +428,7 @@ class JournalWriter:
                 # Cleared before the queue is emptied and the flag is read: what comes meanwhile is
                 # either seen now or wakes the next turn.
                 self._wake.clear()
+                self._woken = False
                 closing = self._closing
                 taken = [self._queue.popleft() for _ in range(len(self._queue))]
                 if taken:

@@ -7,6 +7,7 @@ change: the old part and the records are merged in row order, the records win.
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -210,16 +211,15 @@ class Filling:
         at = 0
         if rows:
             for first, count, data in records.blocks(rows[0], rows[-1] + 1):
-                start = at
-                while at < len(rows) and first <= rows[at] < first + count:
-                    at += 1
+                if at == len(rows) or rows[at] < first:
+                    continue
+                start, at = at, bisect_left(rows, first + count, at)
                 if at > start:
                     table = part_schema.from_ipc(data)
-                    places = [row - first for row in rows[start:at]]
-                    whole = places[-1] - places[0] + 1 == len(places)
-                    pieces.append(
-                        table.slice(places[0], len(places)) if whole else table.take(places)
-                    )
+                    if rows[at - 1] - rows[start] + 1 == at - start:
+                        pieces.append(table.slice(rows[start] - first, at - start))
+                    else:
+                        pieces.append(table.take([row - first for row in rows[start:at]]))
         if at < len(rows):
             why = f"the carried columns of row {rows[at]} are missing"
             raise log_damaged(self._log, why)
@@ -263,9 +263,10 @@ def count_piece(
         and not _reused_rows(resulted)
     ):
         said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
+        odd = [completion for completion in said if not answer.is_ordinary(completion)]
         totals.add_outputs(
-            truncated=sum(map(answer.is_truncated, said)),
-            empty=sum(map(answer.is_empty, said)),
+            truncated=sum(map(answer.is_truncated, odd)),
+            empty=sum(map(answer.is_empty, odd)),
         )
         usages = [attempt.usage for attempt in ledger]
         costs_pd = [attempt.cost_pd for attempt in ledger if attempt.cost_pd is not None]

@@ -87,8 +87,10 @@ def split(
     ``extra_body`` is data where it is not ``hidden``. Never raises: a row of neither kind, or a
     broken one, comes back with ``problem``.
     """
-    custom_id = id_text(fields.get("custom_id"))
-    if _is_batch_line(fields):
+    custom_id = fields.get("custom_id")
+    if custom_id is not None:
+        custom_id = id_text(custom_id)
+    if "body" in fields and "messages" not in fields:
         carried = {k: v for k, v in fields.items() if k not in envelope}
         body, problem = _batch_body(fields)
         return Split(custom_id, body, carried, problem)

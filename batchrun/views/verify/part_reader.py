@@ -19,7 +19,7 @@ MESSAGES = "messages"
 """The column that only conversations have."""
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 8 * 2**20
-"""What is looked at together; one row group is at most 1,024 rows or about 4 MiB."""
+"""What is looked at together; one row group is at most 4,096 rows or about 4 MiB."""
 GROUPS_BYTES = 16 * 2**20
 """Of all their columns, those that are not read included."""
 LEDGER_NAMES = tuple(
