@@ -109,10 +109,12 @@ class _Process:
 
     def run(self) -> Result:
         """Join, work, and end with the others."""
+        worked = False
         while True:
             worker = self._enlisted()
             if isinstance(worker, Result):
-                return worker
+                return replace(worker, sent_nothing=worker.sent_nothing and not worked)
+            worked = True
             try:
                 stopped = self._work(worker)
                 whole = worker.claimant.all_published

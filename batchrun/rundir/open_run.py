@@ -168,17 +168,18 @@ def open_run(
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
     ``UsageError`` for a schema of results that will not do; ``settle`` sees to a fleet (``claim``);
-    ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``, ``RunChangedError``,
-    ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent and nothing was
-    touched.
+    ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
+    ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
+    and nothing was touched.
     """
     given = given or input_of(settings, changes)
     given.require_model(settings)
     for notice in given.notices:
         say(notice)
     checkpoint = Path(settings.checkpoint)
-    intent = _intent(settings, given)
-    store, lock = claim.take(settings.dir, checkpoint, changes, say, intent, settle)
+    store, lock = claim.take(
+        settings.dir, checkpoint, changes, say, _intent(settings, given), settle
+    )
     journal: Journal | None = None
     try:
         repair = _repair(store, checkpoint, say) if changes.repair else None

@@ -1,6 +1,5 @@
 """The exam of ``ports.ClaimStore``: in memory, on a disk, in a real S3 server."""
 
-import os
 import threading
 import time
 
@@ -14,6 +13,11 @@ from batchrun.errors import StorageError
 from batchrun.testing.claims import FakeClaims
 
 FOLDERS = ("claims", "leases")
+
+
+def names(folder):
+    """What is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 class ClaimStoreExam:
@@ -40,9 +44,7 @@ class ClaimStoreExam:
                 if store.create(name, str(number).encode()):
                     won.append(number)
 
-            threads = [
-                threading.Thread(target=race, args=each) for each in enumerate(stores)
-            ]
+            threads = [threading.Thread(target=race, args=each) for each in enumerate(stores)]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -132,7 +134,7 @@ class TestDiskClaims(ClaimStoreExam):
 
         return opened
 
-    def test_a_record_would_survive_a_power_cut(self, open_store, tmp_path, monkeypatch):
+    def test_a_record_would_survive_a_power_cut(self, open_store, monkeypatch):
         """Its content is flushed before it has its name, and the name before ``create`` returns."""
         done = []
         monkeypatch.setattr(files, "step", lambda name, path: done.append((name, path.name)))
@@ -147,8 +149,8 @@ class TestDiskClaims(ClaimStoreExam):
         open_store("one").create("claims/1", b"1")
         open_store("two").create("claims/1", b"2")
         open_store("two").put("leases/two", b"2")
-        assert sorted(os.listdir(tmp_path / "claims")) == ["1"]
-        assert os.listdir(tmp_path / "leases") == ["two"]
+        assert names(tmp_path / "claims") == ["1"]
+        assert names(tmp_path / "leases") == ["two"]
 
     def test_a_lost_answer_of_the_server_is_no_lost_claim(self, open_store, monkeypatch):
         """NFS may make the link, lose the answer, and refuse the repeated call: the record is this
@@ -169,7 +171,7 @@ class TestDiskClaims(ClaimStoreExam):
         (tmp_path / "claims").rename(tmp_path / "gone")
         assert not store.create("claims/1", b"late")
         assert store.names("claims") == []
-        assert os.listdir(tmp_path / "gone") == []
+        assert names(tmp_path / "gone") == []
 
     def test_a_disk_that_fails_is_no_answer(self, open_store, monkeypatch):
         """It is an error, never taken for a record that is another's."""

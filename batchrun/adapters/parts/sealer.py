@@ -241,8 +241,8 @@ def publish(
     state: ShardState,
     commit: Callable[[Published], None] = lambda _: None,
 ) -> None:
-    """Write the parts of a shard in a new state, and note it. ``commit`` comes between the two: what
-    it raises leaves the shard's log as it was. Raises ``StorageError``.
+    """Write the parts of a shard in a new state, and note it. ``commit`` comes between the two:
+    what it raises leaves the shard's log as it was. Raises ``StorageError``.
     """
     journal.fence()
     log = journal.logs.get(state.shard)

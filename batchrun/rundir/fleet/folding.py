@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,14 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     published = sum(claim.published is not None for claim in latest)
     if published + len(plan.done) < len(plan.starts):
         is_dead = death_known(launch)
-        living = [e for e in read_leases(store) if e.lives(now_s, leases.LEASE_S) and not is_dead(e)]
+        living = [
+            e for e in read_leases(store) if e.lives(now_s, leases.LEASE_S) and not is_dead(e)
+        ]
         if living:
             names = ", ".join(sorted(lease.worker for lease in living)[:3])
             message = (
-                f"{folder} is in use by {counted(len(living), 'process', 'processes')} of a fleet ({names}). "
-                "Wait for the end, or stop it"
+                f"{folder} is in use by {counted(len(living), 'process', 'processes')} that work "
+                f"on it together ({names}). Wait for them, or stop them"
             )
             raise RunLockedError(message, holder=names)
     try:

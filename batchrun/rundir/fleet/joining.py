@@ -22,7 +22,7 @@ from batchrun.core.run.changes import Changes
 from batchrun.core.run.totals import Totals
 from batchrun.core.settings.differences import differences
 from batchrun.core.settings.resolve import Settings
-from batchrun.errors import RunChangedError, StorageError
+from batchrun.errors import StorageError
 from batchrun.rundir.compare import changed
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
 from batchrun.rundir.fleet.workers import Worker

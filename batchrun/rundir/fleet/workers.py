@@ -83,8 +83,9 @@ class Worker:
     def taken_over(self, shard: int) -> StorageError:
         """The error of a worker that was thought dead."""
         message = (
-            f"shard {shard} was taken over by another process: this one ({self.name}) did not renew "
-            f"its lease for {leases.LEASE_S:.0f} s. It publishes nothing more; the others go on. "
+            f"shard {shard} was taken over by another process: this one ({self.name}) did not "
+            f"renew its lease for {leases.LEASE_S:g} s. It publishes nothing more; the others go "
+            "on. "
             "The same command joins them again"
         )
         return StorageError(message)

@@ -18,7 +18,7 @@ from batchrun.errors import UsageError
 )
 def test_a_place_is_given_from_0_or_from_1(given, place):
     """Both ways of counting name every place once."""
-    assert place_of(given, {}) == place
+    assert place_of(given, {}) == Place(*place)
 
 
 @pytest.mark.parametrize("given", ["", "4", "5/4", "-1/4", "1/0", "0/0", "a/b", "1/4/2", "1.5/4"])
@@ -52,7 +52,7 @@ SLURM = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARR
 )
 def test_auto_takes_the_place_from_the_scheduler(environment, place):
     """Whatever its tasks are numbered from, the places are."""
-    assert place_of("auto", environment) == place
+    assert place_of("auto", environment) == Place(*place)
 
 
 @pytest.mark.parametrize(
