@@ -204,6 +204,10 @@ class _Process:
         opened.parts.prepare()
         try:
             return self._passes(worker, opened)
+        except StorageError as error:
+            if worker.is_fenced:
+                raise worker.taken_over() from error
+            raise
         finally:
             opened.close()
 

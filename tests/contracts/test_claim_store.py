@@ -120,6 +120,49 @@ class TestFakeClaims(ClaimStoreExam):
         return lambda _: store
 
 
+class TestBucketClaims(ClaimStoreExam):
+    """In an S3 server, through conditional puts."""
+
+    @pytest.fixture
+    def open_store(self, store):
+        """Over one bucket."""
+        pytest.importorskip("obstore")
+        from batchrun.adapters.storage.claims_in_bucket import BucketClaims, bucket_store
+
+        address = f"s3://{store.bucket}/runs/one"
+        return lambda _: BucketClaims(bucket_store(address), address)
+
+    def test_a_put_that_meets_another_is_made_again(self, open_store, monkeypatch):
+        """S3 answers 409 while a conditional put is under way, and may then have no object."""
+        import obstore
+
+        from batchrun.adapters.storage import claims_in_bucket
+
+        real, met = obstore.put, []
+
+        def busy(*arguments, **options):
+            if not met:
+                met.append(1)
+                raise obstore.exceptions.AlreadyExistsError("409")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(obstore, "put", busy)
+        monkeypatch.setattr(claims_in_bucket, "PAUSE_S", 0)
+        assert open_store("one").create("claims/1", b"one")
+        assert open_store("one").read("claims/1") == b"one"
+
+    def test_a_store_that_cannot_be_reached_is_no_answer(self, open_store, monkeypatch):
+        """It is an error that names the place, never taken for a record that is another's."""
+        import obstore
+
+        def broken(*_, **__):
+            raise obstore.exceptions.GenericError("no route")
+
+        monkeypatch.setattr(obstore, "put", broken)
+        with pytest.raises(StorageError, match="runs/one.*no route"):
+            open_store("one").create("claims/1", b"x")
+
+
 class TestDiskClaims(ClaimStoreExam):
     """On a disk."""
 

@@ -39,11 +39,6 @@ def claimed_by(folder):
     return found
 
 
-def rows_sent_twice(table):
-    """Rows that the ledger has more than one attempt of."""
-    return sum(number > 1 for number in table.column("attempt").to_pylist())
-
-
 def test_two_processes_do_what_one_does(fleet, cli, jsonl, simulator, comparable):
     """Row for row; and the directory is an ordinary one, which a plain run finds finished."""
     rows, endpoint = jsonl(130), simulator(latency=FAST)
@@ -57,7 +52,7 @@ def test_two_processes_do_what_one_does(fleet, cli, jsonl, simulator, comparable
     cli.verified("run")
     again = cli("run", *command(endpoint, rows), "--no-progress")
     assert (again.code, "nothing left to send" in again.err) == (0, True)
-    assert endpoint.stats()["requests"] == 260
+    assert endpoint.stats()["requests_total"] == 260
 
 
 @pytest.mark.slow
@@ -65,8 +60,8 @@ def test_four_processes_do_what_one_does(fleet, cli, jsonl, simulator, comparabl
     """In every column but times and the server's ids, of results, ledger and requests; also where
     rows fail, and where the last shard is a short one.
     """
-    chats = [{"messages": [{"role": "user", "content": f"row {n}"}], "n": n} for n in range(1030)]
-    chats[77], chats[1029] = {"messages": 3}, {"n": 5}
+    chats = [{"messages": [{"role": "user", "content": f"row {n}"}]} for n in range(1030)]
+    chats[77], chats[1029] = {"messages": 3}, {"messages": []}
     rows, endpoint = jsonl(chats), simulator(latency=FAST)
     more = ("--requests", "all")
     alone = cli("run", *command(endpoint, rows, "alone", *more), "--no-progress")
@@ -96,7 +91,7 @@ def test_processes_that_are_killed_lose_nothing(
     dice = random.Random(seed)
     rows, endpoint = jsonl(800), simulator(latency=FixedLatency(0.05))
     assert cli("run", *command(endpoint, rows, "alone"), "--no-progress").code == 0
-    asked_before = endpoint.stats()["requests"]
+    asked_before = endpoint.stats()["requests_total"]
     given = command(endpoint, rows)
     processes = fleet.start_all(4, *given)
     until(lambda: claimed_by(fleet.folder / "run"))
@@ -113,7 +108,7 @@ def test_processes_that_are_killed_lose_nothing(
         .equals(comparable(fleet.folder / "alone").drop_columns(["attempts"]))
     ), f"seed {seed}"
     cli.verified("run")
-    asked = endpoint.stats()["requests"] - asked_before
+    asked = endpoint.stats()["requests_total"] - asked_before
     # Only what was in flight, or not yet flushed, of two processes is asked for again.
     assert asked <= 800 + 2 * 16, f"seed {seed}"
 
@@ -135,7 +130,7 @@ def test_a_zombie_publishes_nothing(fleet, cli, jsonl, simulator, comparable, un
     told = (run / "summary.json").read_bytes()
     zombie.send(signal.SIGCONT)
     assert zombie.wait() == 5, zombie.err
-    assert "was taken over by another process" in zombie.err
+    assert "were taken over by others" in zombie.err
     assert {path: path.read_bytes() for path in sorted(run.rglob("*.parquet"))} == parts
     assert (run / "summary.json").read_bytes() == told
     assert (
@@ -158,7 +153,7 @@ def test_a_signal_stops_one_process_and_the_others_go_on(
     processes[0].send(signal.SIGTERM)
     assert [p.wait() for p in processes] == [143, 0], [p.err for p in processes]
     assert summary(run)["rows"] == {"input": 400, "ok": 400, "error": 0, "pending": 0}
-    assert endpoint.stats()["requests"] == 400
+    assert endpoint.stats()["requests_total"] == 400
     cli.verified("run")
 
 
@@ -178,10 +173,10 @@ def test_a_fleet_that_is_stopped_leaves_an_ordinary_directory(
     found = summary(run)
     assert (found["status"], found["stopped_by"]) == ("interrupted", "SIGINT")
     assert 0 < found["rows"]["ok"] == published(run).num_rows < 400
-    assert found["rows"]["ok"] == endpoint.stats()["requests"]
+    assert found["rows"]["ok"] == endpoint.stats()["requests_total"]
     cli.verified("run")
     assert cli("run", *given, "--no-progress").code == 0
-    assert endpoint.stats()["requests"] == 400
+    assert endpoint.stats()["requests_total"] == 400
     cli.verified("run")
 
 
@@ -202,14 +197,12 @@ def test_a_fleet_that_was_killed_is_taken_in_by_a_plain_run(
     assert ended.code == 0, ended.err
     assert "the processes that worked here ended with" in ended.err
     assert summary(run)["rows"]["ok"] == 300
-    assert endpoint.stats()["requests"] <= 300 + 16
+    assert endpoint.stats()["requests_total"] <= 300 + 16
     cli.verified("run")
 
 
 @pytest.mark.slow
-def test_a_fleet_goes_on_where_one_process_stopped(
-    fleet, cli, jsonl, simulator, interrupted, summary
-):
+def test_a_fleet_goes_on_where_one_process_stopped(fleet, cli, jsonl, simulator, summary):
     """Rows that are done are not asked for again, those in provisional parts included."""
     rows, endpoint = jsonl(300), simulator(latency=FixedLatency(0.05))
     given, run = command(endpoint, rows), fleet.folder / "run"
@@ -221,16 +214,17 @@ def test_a_fleet_goes_on_where_one_process_stopped(
     processes = fleet.start_all(2, *given)
     assert [p.wait() for p in processes] == [0, 0], [p.err for p in processes]
     assert summary(run)["rows"]["ok"] == 300
-    assert endpoint.stats()["requests"] == 300, f"{before} were done"
+    assert endpoint.stats()["requests_total"] == 300, f"{before} were done"
     cli.verified("run")
 
 
 def test_a_directory_in_use_by_a_fleet_is_refused(fleet, cli, jsonl, simulator, until):
     """To a plain run and to `score`, with exit code 2; the fleet is not disturbed."""
     rows, endpoint = jsonl(60), simulator(latency=FixedLatency(0.3))
-    given, run = command(endpoint, rows, concurrency=4), fleet.folder / "run"
+    given = command(endpoint, rows, concurrency=4, shard_rows=10)
+    run = fleet.folder / "run"
     (process,) = fleet.start_all(1, *given)
-    until(lambda: claimed_by(run))
+    until(lambda: list(run.glob("results/part-*")))
     for refused in (cli("run", *given, "--no-progress"), cli("score", "run")):
         assert (refused.code, "in use" in refused.err) == (2, True), refused.err
     restarted = cli("run", *given, "--restart", "--no-progress")

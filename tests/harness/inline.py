@@ -7,7 +7,7 @@ delay that stands for the disk. Files are real: only who calls the code, and whe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 from batchrun.adapters.journal.flight_log import FlightLog

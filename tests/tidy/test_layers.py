@@ -87,6 +87,11 @@ HOMES = [
         "One module locks the engine; a connection made elsewhere could read any file.",
     ),
     (
+        {"obstore"},
+        ("batchrun.adapters.storage.claims_in_bucket",),
+        "One module makes conditional puts, for those who installed the extra.",
+    ),
+    (
         {"rich"},
         ("batchrun.views", "batchrun.cli"),
         "What a terminal shows is for views and commands: the engine reports through its observer.",

@@ -132,7 +132,7 @@ def commit(worker: Worker, folder: Path, published: Published) -> None:
     shard = published.state.shard
     claim = worker.claimant.held.get(shard)
     if claim is None or not worker.claimant.publish(shard, published_json.to_json(published)):
-        raise worker.taken_over(shard)
+        raise worker.taken_over()
     try:
         reveal(folder, shard, claim.epoch)
     except OSError as error:

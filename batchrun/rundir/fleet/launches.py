@@ -110,8 +110,9 @@ def begin(opened: RunDirectory, folder: Path) -> Launch:
     store = DiskClaims(place, "launch")
     assert opened.given is not None
     plan = _planned(opened, opened.given)
-    for folded in (folder / FLEET).glob(".*.folded"):
-        shutil.rmtree(folded, ignore_errors=True)
+    for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
     try:
         for part in ("", claims.FOLDER, leases.FOLDER, WORKERS):
             files.make_folder(place / part, private=True)

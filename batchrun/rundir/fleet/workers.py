@@ -78,15 +78,20 @@ class Worker:
         if self.claimant.silent_s > leases.LEASE_S / 2:
             self.claimant.beat()
         if self.claimant.lost:
-            raise self.taken_over(min(self.claimant.lost))
+            raise self.taken_over()
 
-    def taken_over(self, shard: int) -> StorageError:
+    @property
+    def is_fenced(self) -> bool:
+        """Whether this worker was thought dead: it lost a shard, or the fleet ended without it."""
+        return bool(self.claimant.lost) or not self.checkpoint.exists()
+
+    def taken_over(self) -> StorageError:
         """The error of a worker that was thought dead."""
         message = (
-            f"shard {shard} was taken over by another process: this one ({self.name}) did not "
-            f"renew its lease for {leases.LEASE_S:g} s. It publishes nothing more; the others go "
-            "on. "
-            "The same command joins them again"
+            f"the shards of this process ({self.name}) were taken over by others: it did not "
+            f"renew its lease for {leases.LEASE_S:g} s, as if it had been suspended. It publishes "
+            "nothing more, and no answer that others have is lost. The same command joins them, "
+            "or shows how they ended"
         )
         return StorageError(message)
 
