@@ -223,18 +223,22 @@ def open_run(
             _send_again(opened, settings, changes, build, found, say)
         _plan(opened, settings, grown=found.grown)
         _bring_up(opened, looked, say, grown=found.grown)
-        _LOG.info(
-            "%s: %s; rows done before: %d ok, %d failed",
-            store.where(),
-            "goes on" if begun else "begun",
-            *opened.done,
-        )
+        _log_opened(opened, begun=begun)
     except BaseException:
         if journal is not None:
             journal.close()
         lock.release()
         raise
     return opened
+
+
+def _log_opened(opened: RunDirectory, *, begun: bool) -> None:
+    _LOG.info(
+        "%s: %s; rows done before: %d ok, %d failed",
+        opened.store.where(),
+        "goes on" if begun else "begun",
+        *opened.done,
+    )
 
 
 def _sound_checkpoint(

@@ -159,7 +159,7 @@ class TestBucketClaims(ClaimStoreExam):
             raise obstore.exceptions.GenericError("no route")
 
         monkeypatch.setattr(obstore, "put", broken)
-        with pytest.raises(StorageError, match="runs/one.*no route"):
+        with pytest.raises(StorageError, match=r"runs/one.*no route"):
             open_store("one").create("claims/1", b"x")
 
 
