@@ -78,6 +78,8 @@ class Result:
     duplicate_id: str | None = None
     failed: BatchrunError | None = None
     """Why scores or metrics could not be computed, of a run that ended as its summary says."""
+    elsewhere: bool = False
+    """Whether another process of a fleet sums the run up, and tells whoever is to be told."""
 
 
 def run(

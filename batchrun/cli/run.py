@@ -142,6 +142,7 @@ def _help(setting: setting_table.Setting) -> str:
     "nothing.",
 )
 @click.option("--shard", metavar="I/N|auto", hidden=True)
+@click.option("--workers", type=int, metavar="N", hidden=True)
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--no-progress", is_flag=True, help="No progress display.")
 @click.option(
@@ -160,6 +161,7 @@ def command(
     limit: int | None,
     dry_run: bool,
     shard: str | None,
+    workers: int | None,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -189,6 +191,20 @@ def command(
             sys.exit(
                 report_dry_run(
                     settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
+                )
+            )
+        if workers is not None:
+            from batchrun.cli.workers import run_with_workers
+
+            shows = not (quiet or no_progress)
+            sys.exit(
+                run_with_workers(
+                    workers,
+                    settings,
+                    changes,
+                    shard=shard,
+                    progress=partial(progress_on, print_unwrapped) if shows else None,
+                    as_json=as_json,
                 )
             )
         with (
@@ -261,9 +277,12 @@ def _run(
             say=tell,
             started_s=STARTED_S,
         )
-    announcing.ended(result.summary)
+    announcing.ended(result.summary, elsewhere=result.elsewhere)
     if result.stop is not None:
         log.error(result.stop.message)
+        if result.elsewhere:
+            tell(f"the other processes go on with {settings.dir}; the same command joins them")
+            return result.stop.exit_code
     if result.observer_failures:
         tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")
     if result.duplicate_id is not None:

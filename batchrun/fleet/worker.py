@@ -6,6 +6,7 @@ run directory's lock at the end folds it and sums up (docs/adr/0055).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -35,6 +36,7 @@ from batchrun.rundir.fleet.joining import WorkerDirectory, join
 from batchrun.rundir.fleet.launches import LIVE, Launch
 from batchrun.rundir.fleet.workers import Worker
 
+_LOG = logging.getLogger("batchrun.run")
 POLL_S = 0.5
 """The run directory is looked at this often while others hold its lock, or their shards."""
 LOCKED_S = 60.0
@@ -113,7 +115,8 @@ class _Process:
         while True:
             worker = self._enlisted()
             if isinstance(worker, Result):
-                return replace(worker, sent_nothing=worker.sent_nothing and not worked)
+                sent_nothing = worker.sent_nothing and not worked
+                return replace(worker, sent_nothing=sent_nothing, elsewhere=worked)
             worked = True
             try:
                 stopped = self._work(worker)
@@ -142,7 +145,7 @@ class _Process:
                 if time.monotonic() > until_s and not launches.is_busy(self._folder):
                     raise
                 if not told:
-                    self._say(f"waiting for the process that holds the lock of {self._folder}")
+                    self._say(f"waiting for the process that opens {self._folder}")
                     told = True
                 time.sleep(POLL_S)
 
@@ -154,7 +157,8 @@ class _Process:
             if launches.current(self._folder) == launch:
                 raise
             return None
-        self._say(f"joined the processes that work on {self._folder}, as {worker.name}")
+        _LOG.info("joined the processes that work on %s, as %s", self._folder, worker.name)
+        self._say(f"joined the processes that work on {self._folder}")
         return worker
 
     def _launched(self) -> Worker | Result:
@@ -171,10 +175,8 @@ class _Process:
             worker = Worker(launch, launches.read_plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
             launches.announce(launch, LIVE)
-        self._say(
-            f"launched a fleet of {self._place.count} processes on {self._folder}; this one is "
-            f"{worker.name}"
-        )
+        _LOG.info("launched a fleet on %s; this process is %s", self._folder, worker.name)
+        self._say(f"{self._folder} is ready for {self._place.count:,} processes")
         return worker
 
     def _opened(self) -> AbstractContextManager[Session | Result]:
@@ -261,7 +263,7 @@ class _Process:
                 )
             except RunLockedError:
                 if stopped is not None:
-                    return stopped
+                    return replace(stopped, elsewhere=True)
                 time.sleep(POLL_S)
             else:
-                return replace(result, sent_nothing=False)
+                return replace(result, sent_nothing=False, elsewhere=result.sent_nothing)

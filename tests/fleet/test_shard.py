@@ -267,3 +267,34 @@ def test_what_processes_cannot_do_together_is_refused(cli, jsonl, simulator, mor
 def test_the_option_is_not_shown_yet(cli):
     """It is listed once all of it works."""
     assert "--shard " not in cli("run", "--help").out
+
+
+@pytest.mark.slow
+def test_workers_are_one_command(cli, jsonl, simulator, summary):
+    """One display, one summary on stdout, one exit code; what all of them say is shown once."""
+    rows, endpoint = jsonl(300), simulator(latency=FAST)
+    done = cli("run", *command(endpoint, rows), "--workers", "3", "--json", "--no-progress")
+    assert done.code == 0, done.err
+    assert done.json == summary(cli.folder / "run")
+    assert done.json["rows"]["ok"] == 300
+    assert done.err.count("300 of 300 rows ok") == 1
+    assert endpoint.stats()["requests_total"] == 300
+    cli.verified("run")
+
+
+@pytest.mark.slow
+def test_one_signal_stops_all_workers(cli, jsonl, simulator, until, summary):
+    """In order: what was answered is published, and the command that goes on is the user's."""
+    rows, endpoint = jsonl(400), simulator(latency=SLOW)
+    run = cli.folder / "run"
+    live = cli.start("run", *command(endpoint, rows), "--workers", "2", "--no-progress")
+    until(lambda: len({w for ws in claimed_by(run).values() for w in ws}) == 2)
+    time.sleep(1)
+    live.signal(signal.SIGINT)
+    ended = live.wait()
+    assert ended.code == 130, ended.err
+    assert 0 < summary(run)["rows"]["ok"] == endpoint.stats()["requests_total"] < 400
+    assert "--workers 2" in ended.err
+    assert "--shard " not in ended.err
+    assert ended.err.count("interrupted by SIGINT") == 1
+    cli.verified("run")

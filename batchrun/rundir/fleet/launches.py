@@ -80,6 +80,8 @@ class Plan:
     done: frozenset[int]
     begun: Mapping[int, Published] = field(default_factory=dict)
     """The parts of shards that are not complete."""
+    before: tuple[int, int] = (0, 0)
+    """Rows that were done when the fleet was launched: ok, and failed."""
 
 
 def current(folder: Path) -> Launch | None:
@@ -177,7 +179,7 @@ def _planned(opened: RunDirectory, given: Input) -> Plan:
         else:
             begun[shard] = published
     values = {key: states.get(key) for key in _KEPT} | {"input_rows": rows}
-    return Plan(values, rows, starts, frozenset(done), begun)
+    return Plan(values, rows, starts, frozenset(done), begun, opened.done)
 
 
 def _starts(given: Input, carry: Carry, size: int) -> tuple[tuple[Position, ...], int]:
@@ -197,7 +199,7 @@ def _run_json(plan: Plan) -> dict[str, Any]:
         if value is not None
     }
     begun = [published_json.to_json(published) for published in plan.begun.values()]
-    return {"values": values, "begun": begun}
+    return {"values": values, "begun": begun, "before": list(plan.before)}
 
 
 def _shards(plan: Plan) -> bytes:
@@ -222,6 +224,7 @@ def read_plan(launch: Launch) -> Plan:
             for key, value in run["values"].items()
         }
         begun = {each["shard"]: published_json.from_json(each) for each in run["begun"]}
+        ok, error = run["before"]
     except OSError as error:
         message = f"cannot read {launch.folder}: {error.strerror}"
         raise StorageError(message) from error
@@ -229,7 +232,7 @@ def read_plan(launch: Launch) -> Plan:
         raise _damaged(launch, str(error)) from None
     starts = tuple(Position(*start) for *start, _ in shards)
     done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
-    return Plan(values, rows, starts, done, begun)
+    return Plan(values, rows, starts, done, begun, (ok, error))
 
 
 def _is_binary(value: object) -> bool:
