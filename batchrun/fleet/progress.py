@@ -60,6 +60,7 @@ def together(
         sums["ok"] = min(sums["ok"], rows - min(sums["error"], rows))
     left = None if rows is None else rows - sums["ok"] - sums["error"]
     running = [status for status in found if not status["last"]]
+    figures: dict[str, Any] = sums | now
     return Snapshot(
         state=next((s["state"] for s in running if s["state"] != "running"), "running"),
         elapsed_s=elapsed_s,
@@ -73,8 +74,7 @@ def together(
         errors=dict(sum((Counter(status["errors"]) for status in found), Counter()).most_common()),
         examples={name: said for status in found for name, said in status["examples"].items()},
         outputs=dict(sum((Counter(status["outputs"]) for status in found), Counter())),
-        **sums,  # type: ignore[arg-type] - the fields that are named above are not among these
-        **now,
+        **figures,
     )
 
 

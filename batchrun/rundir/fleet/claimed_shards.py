@@ -99,7 +99,7 @@ def take_log(
         except OSError as error:
             message = f"cannot take over {source}: {error.strerror}"
             raise StorageError(message) from error
-        files.reached("log.taken_over", journal.folder / name)
+        files.reached("log.copied", journal.folder / name)
         journal.log_of(shard)
         return
 

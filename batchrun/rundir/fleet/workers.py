@@ -56,11 +56,14 @@ class Worker:
         try:
             self.checkpoint.mkdir(files.PRIVATE_FOLDER)  # not where the launch was moved away
             self._lock.acquire()
+            self.claimant.beat()
         except OSError as error:
             self._lock.release()
             message = f"cannot join the processes in {launch.folder}: {error.strerror}"
             raise StorageError(message) from error
-        self.claimant.beat()
+        except StorageError:
+            self._lock.release()
+            raise
         threading.Thread(target=self._beat, name="lease", daemon=True).start()
 
     def _beat(self) -> None:

@@ -60,8 +60,13 @@ def status(**values):
         **dict.fromkeys(("prompt_tokens", "completion_tokens", "in_flight"), 0),
         **dict.fromkeys(("requests_per_s", "tokens_per_s"), 0.0),
         **dict.fromkeys(("cost_usd", "wasted_cost_usd", "bound_by")),
-        "rows_input": 100, "state": "running", "last": False,
-        "notices": [], "errors": {}, "examples": {}, "outputs": {},
+        "rows_input": 100,
+        "state": "running",
+        "last": False,
+        "notices": [],
+        "errors": {},
+        "examples": {},
+        "outputs": {},
         **values,
     }
 
