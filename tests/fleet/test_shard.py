@@ -166,7 +166,7 @@ def test_a_fleet_that_is_stopped_leaves_an_ordinary_directory(
     given, run = command(endpoint, rows), fleet.folder / "run"
     processes = fleet.start_all(2, *given)
     until(lambda: len({w for ws in claimed_by(run).values() for w in ws}) == 2)
-    time.sleep(1)
+    until(lambda: endpoint.stats()["requests_total"] >= 40)
     for process in processes:
         process.send(signal.SIGINT)
     assert [p.wait() for p in processes] == [130, 130], [p.err for p in processes]
@@ -189,7 +189,7 @@ def test_a_fleet_that_was_killed_is_taken_in_by_a_plain_run(
     given, run = command(endpoint, rows), fleet.folder / "run"
     processes = fleet.start_all(2, *given)
     until(lambda: len({w for ws in claimed_by(run).values() for w in ws}) == 2)
-    time.sleep(1)
+    until(lambda: endpoint.stats()["requests_total"] >= 40)
     for process in processes:
         process.send(signal.SIGKILL)
         process.wait()
@@ -202,15 +202,16 @@ def test_a_fleet_that_was_killed_is_taken_in_by_a_plain_run(
 
 
 @pytest.mark.slow
-def test_a_fleet_goes_on_where_one_process_stopped(fleet, cli, jsonl, simulator, summary):
+def test_a_fleet_goes_on_where_one_process_stopped(fleet, cli, jsonl, simulator, until, summary):
     """Rows that are done are not asked for again, those in provisional parts included."""
     rows, endpoint = jsonl(300), simulator(latency=FixedLatency(0.05))
     given, run = command(endpoint, rows), fleet.folder / "run"
     live = cli.start("run", *given, "--no-progress")
-    time.sleep(3)
+    until(lambda: endpoint.stats()["requests_total"] >= 80)
     live.signal(signal.SIGINT)
     live.wait()
-    before = summary(run)["rows"]["ok"] if (run / "summary.json").exists() else 0
+    before = summary(run)["rows"]["ok"]
+    assert 0 < before < 300
     processes = fleet.start_all(2, *given)
     assert [p.wait() for p in processes] == [0, 0], [p.err for p in processes]
     assert summary(run)["rows"]["ok"] == 300
@@ -289,7 +290,7 @@ def test_one_signal_stops_all_workers(cli, jsonl, simulator, until, summary):
     run = cli.folder / "run"
     live = cli.start("run", *command(endpoint, rows), "--workers", "2", "--no-progress")
     until(lambda: len({w for ws in claimed_by(run).values() for w in ws}) == 2)
-    time.sleep(1)
+    until(lambda: endpoint.stats()["requests_total"] >= 40)
     live.signal(signal.SIGINT)
     ended = live.wait()
     assert ended.code == 130, ended.err

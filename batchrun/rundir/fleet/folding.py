@@ -94,7 +94,8 @@ def _fold(
             if claim.published is None:
                 open_claims.append(claim)
                 continue
-            reveal(folder, claim.shard, claim.epoch - 1)  # the epoch that it was claimed by
+            # They were staged in the epoch of the claim, the one before.
+            reveal(folder, claim.shard, claim.epoch - 1, claim.worker)
             records.append(published_json.from_json(claim.published))
         for start in range(0, len(records), _MARKED_AT_ONCE):
             journal.states.mark(records[start : start + _MARKED_AT_ONCE])

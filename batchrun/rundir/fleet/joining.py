@@ -134,7 +134,7 @@ def commit(worker: Worker, folder: Path, published: Published) -> None:
     if claim is None or not worker.claimant.publish(shard, published_json.to_json(published)):
         raise worker.taken_over()
     try:
-        reveal(folder, shard, claim.epoch)
+        reveal(folder, shard, claim.epoch, worker.name)
     except OSError as error:
         message = f"cannot rename the parts of shard {shard}: {error.strerror}; they are safe"
         raise StorageError(message) from error
