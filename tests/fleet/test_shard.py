@@ -1,10 +1,14 @@
 """``--shard``: several processes do one run together, and do what one process would have done."""
 
+import csv
+import gzip
 import json
 import random
 import signal
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
@@ -298,4 +302,28 @@ def test_one_signal_stops_all_workers(cli, jsonl, simulator, until, summary):
     assert "--workers 2" in ended.err
     assert "--shard " not in ended.err
     assert ended.err.count("interrupted by SIGINT") == 1
+    cli.verified("run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv.gz", "parquet"])
+def test_other_formats_are_read_from_where_a_shard_begins(fleet, cli, simulator, comparable, kind):
+    """Compressed text and Parquet, over two files, with carried columns: as by one process."""
+    table = pa.table({"name": [f"n{row}" for row in range(170)], "size": range(170)})
+    for number, part in enumerate((table.slice(0, 60), table.slice(60))):
+        path = fleet.folder / f"rows-{number}.{kind}"
+        if kind == "parquet":
+            pq.write_table(part, path, row_group_size=25)
+            continue
+        with gzip.open(path, "wt", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(part.schema.names)
+            writer.writerows(zip(*part.to_pydict().values(), strict=True))
+    endpoint, more = simulator(latency=FAST), ("--prompt", "{{ name }}:\n{{ size }}")
+    rows = f"rows-*.{kind}"
+    alone = cli("run", *command(endpoint, rows, "alone", *more, shard_rows=20), "--no-progress")
+    assert alone.code == 0, alone.err
+    processes = fleet.start_all(3, *command(endpoint, rows, "run", *more, shard_rows=20))
+    assert [p.wait() for p in processes] == [0, 0, 0], [p.err for p in processes]
+    assert comparable(fleet.folder / "run").equals(comparable(fleet.folder / "alone"))
     cli.verified("run")

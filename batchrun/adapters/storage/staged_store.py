@@ -1,9 +1,9 @@
 """A run directory on a disk that several processes publish into.
 
 Parts are published under names of their own first, with the epoch and the worker of the claim in
-them. ``reveal`` gives them their final names once the claim's record says that they count (docs/adr/0055). A staged
-part has one name, which only one rename can move: so a process that returns late finds nothing, and
-whoever comes by may finish what a kill interrupted.
+them. ``reveal`` gives them their final names once the claim's record says that they count
+(docs/adr/0055). A staged part has one name, which only one rename can move: so a process that
+returns late finds nothing, and whoever comes by may finish what a kill interrupted.
 """
 
 from __future__ import annotations
