@@ -18,6 +18,7 @@ from batchrun import assemble
 from batchrun.adapters.parts.sealer import publish
 from batchrun.adapters.sources.files import pipes
 from batchrun.assemble import Result, Session
+from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Place
 from batchrun.core.fleet.shares import share_of
 from batchrun.core.request import body
@@ -37,8 +38,10 @@ from batchrun.rundir.fleet.launches import LIVE, Launch
 from batchrun.rundir.fleet.workers import Worker
 
 _LOG = logging.getLogger("batchrun.run")
-POLL_S = 0.5
-"""The run directory is looked at this often while others hold its lock, or their shards."""
+POLL_S, POLL_GROWTH = 0.5, 1.5
+"""Pauses between two looks at the run directory, while others hold its lock or the last shards:
+each is longer than the one before, up to the time between two renewals of a lease.
+"""
 LOCKED_S = 60.0
 """A directory whose lock is held for longer by somebody who launches no fleet is in use."""
 
@@ -83,6 +86,18 @@ def require(settings: Settings, changes: Changes) -> None:
         if is_so:
             message = f"--shard does not work with {what}"
             raise UsageError(message)
+
+
+class _Pauses:
+    """Pauses that get longer, so that many processes which wait are no load for the disk."""
+
+    def __init__(self) -> None:
+        self._next_s = POLL_S
+
+    def sleep(self) -> None:
+        """Pause."""
+        time.sleep(self._next_s)
+        self._next_s = min(self._next_s * POLL_GROWTH, max(POLL_S, leases.BEAT_S))
 
 
 class _Process:
@@ -131,7 +146,7 @@ class _Process:
 
     def _enlisted(self) -> Worker | Result:
         """This process as a worker; the result of a run that has nothing left to do."""
-        until_s, told = time.monotonic() + LOCKED_S, False
+        until_s, told, pauses = time.monotonic() + LOCKED_S, False, _Pauses()
         while True:
             launch = launches.current(self._folder)
             if launch is not None:
@@ -147,7 +162,7 @@ class _Process:
                 if not told:
                     self._say(f"waiting for the process that opens {self._folder}")
                     told = True
-                time.sleep(POLL_S)
+                pauses.sleep()
 
     def _joined(self, launch: Launch) -> Worker | None:
         """A worker of this launch; None if it was folded meanwhile."""
@@ -221,8 +236,10 @@ class _Process:
         machinery = replace(self._machinery, sealer=sealer)
         spans = opened.spans
         assert isinstance(spans, ClaimedShards)
+        pauses = _Pauses()
         while True:
             if spans.claim_first():
+                pauses = _Pauses()
                 session = Session(
                     settings,
                     opened,
@@ -242,7 +259,7 @@ class _Process:
                 return None
             else:
                 worker.check()
-                time.sleep(POLL_S)
+                pauses.sleep()
 
     # The end
 
@@ -251,6 +268,7 @@ class _Process:
         process that was ``stopped`` while others work on, how far it came itself.
         """
         stop: Stop | None = None if stopped is None else stopped.stop
+        pauses = _Pauses()
         while True:
             try:
                 result = assemble.run(
@@ -264,6 +282,6 @@ class _Process:
             except RunLockedError:
                 if stopped is not None:
                     return replace(stopped, elsewhere=True)
-                time.sleep(POLL_S)
+                pauses.sleep()
             else:
                 return replace(result, sent_nothing=False, elsewhere=result.sent_nothing)
