@@ -235,6 +235,7 @@ class Journal:
         try:
             for shard, found in groups.items():
                 self.log_of(shard).append(found)
+            self.fence()  # a disk that stalled for long may have cost the lock
         except OSError as error:
             message = (
                 f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "

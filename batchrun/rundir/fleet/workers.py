@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from batchrun.adapters.environment.clock import real_s
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.core.fleet import leases
@@ -46,7 +46,7 @@ class Worker:
             Board(len(plan.starts), plan.done),
             place,
             self.name,
-            monotonic_s=time.monotonic,
+            monotonic_s=real_s,  # a lease expires while its machine sleeps, too
             machine=this_kernel(),
             is_dead=death_known(launch),
             lease_s=leases.LEASE_S,
