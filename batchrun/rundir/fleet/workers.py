@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from batchrun.adapters.environment.clock import real_s
-from batchrun.adapters.storage import files
+from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Board, Place
@@ -54,7 +54,8 @@ class Worker:
         self._left = threading.Event()
         self._lock = Lock(self.checkpoint, self.checkpoint / NAME)
         try:
-            self.checkpoint.mkdir(files.PRIVATE_FOLDER)  # not where the launch was moved away
+            # Not the folders above it: if the launch was moved away, this must fail.
+            disk.make_folder(self.checkpoint, files.PRIVATE_FOLDER)
             self._lock.acquire()
             self.claimant.beat()
         except OSError as error:
