@@ -6,7 +6,10 @@ run directory's lock at the end folds it and sums up (docs/adr/0055).
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import secrets
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,8 +18,10 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from batchrun import assemble
+from batchrun.adapters.environment.signals import SignalledError
 from batchrun.adapters.parts.sealer import publish
 from batchrun.adapters.sources.files import pipes
+from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.assemble import Result, Session
 from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Place
@@ -35,7 +40,7 @@ from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
 from batchrun.rundir.fleet.joining import WorkerDirectory, join
 from batchrun.rundir.fleet.launches import LIVE, Launch
-from batchrun.rundir.fleet.workers import Worker
+from batchrun.rundir.fleet.workers import Worker, living
 
 _LOG = logging.getLogger("batchrun.run")
 POLL_S, POLL_GROWTH = 0.5, 1.5
@@ -136,6 +141,9 @@ class _Process:
             try:
                 stopped = self._work(worker)
                 whole = worker.claimant.all_published
+            except KeyboardInterrupt as error:  # while it waited for the others
+                worker.leave()
+                return self._interrupted(error)
             finally:
                 worker.leave()
             if whole or stopped is not None:
@@ -263,6 +271,42 @@ class _Process:
 
     # The end
 
+    def _summed_up(self, stop: Stop | None) -> Result:
+        """Fold the fleet, if nobody did, and sum up the run. Raises ``RunLockedError`` while others
+        work on it, or do the same.
+        """
+        return assemble.run(
+            self._settings,
+            self._environment,
+            say=self._say,
+            started_s=self._started_s,
+            machinery=self._machinery,
+            stop=stop,
+        )
+
+    def _others_work(self) -> bool:
+        """Whether other processes of the fleet go on. Who holds the lock may only be looking."""
+        launch = launches.current(self._folder)
+        if launch is None:
+            return False
+        with contextlib.suppress(StorageError):  # it was folded at this moment
+            return bool(living(launch, DiskClaims(launch.folder, secrets.token_hex(4))))
+        return False
+
+    def _interrupted(self, error: KeyboardInterrupt) -> Result:
+        """A signal came while this process had nothing to do. The last one to leave puts together
+        what there is.
+        """
+        number = error.number if isinstance(error, SignalledError) else signal.SIGINT
+        stop = Stop(number.name, f"stopped by {number.name}", 128 + number)
+        while True:
+            try:
+                return self._summed_up(stop)
+            except RunLockedError:
+                if self._others_work():
+                    raise error from None
+                time.sleep(POLL_S)
+
     def _finished(self, stopped: Result | None) -> Result:
         """How the whole ended: folded and summed up by this process, or by another one. Of a
         process that was ``stopped`` while others work on, how far it came itself.
@@ -271,16 +315,9 @@ class _Process:
         pauses = _Pauses()
         while True:
             try:
-                result = assemble.run(
-                    self._settings,
-                    self._environment,
-                    say=self._say,
-                    started_s=self._started_s,
-                    machinery=self._machinery,
-                    stop=stop,
-                )
+                result = self._summed_up(stop)
             except RunLockedError:
-                if stopped is not None:
+                if stopped is not None and self._others_work():
                     return replace(stopped, elsewhere=True)
                 pauses.sleep()
             else:

@@ -57,7 +57,8 @@ def refuse_fleet(folder: Path, _checkpoint: Path, _say: Callable[[str], None]) -
     """The ``Settle`` of those that only need to know whether a fleet left something to take in."""
     launch = files.read_json(folder / FLEET / "launch.json")
     found = launch if isinstance(launch, dict) else {}
-    if found.get("state") == "live" and (folder / FLEET / str(found["id"])).is_dir():
+    names = (str(found.get("id")), f".{found.get('id')}.ended")
+    if found.get("state") == "live" and any((folder / FLEET / name).is_dir() for name in names):
         message = (
             f"{folder} is in use by several processes (--shard), or they ended before their "
             "results were put together: run the same `batchrun run` command again first"

@@ -159,6 +159,7 @@ POINTS: tuple[Point, ...] = (
     Point("fleet", "draft.linked", "00000000", passed=1),
     Point("fleet", "staged.revealed", "attempts"),
     Point("fleet", "staged.revealed", "results"),
+    Point("fleet", "fleet.ended"),
     Point("fleet", "fleet.recorded"),
     Point("fleet", "fleet.folded"),
     # A run directory in an object store: uploads, and ``--restart``.

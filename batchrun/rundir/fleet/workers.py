@@ -13,10 +13,11 @@ from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Board, Place
-from batchrun.core.fleet.claimant import Claimant
+from batchrun.core.fleet.claimant import Claimant, read_leases
 from batchrun.core.fleet.leases import Lease
 from batchrun.errors import StorageError
-from batchrun.rundir.fleet.launches import WORKERS, Launch, Plan
+from batchrun.ports import ClaimStore
+from batchrun.rundir.fleet.launches import CLOCK, WORKERS, Launch, Plan
 from batchrun.rundir.lock import NAME, Lock, is_locked, this_kernel
 
 
@@ -29,6 +30,13 @@ def death_known(launch: Launch) -> Callable[[Lease], bool]:
         return not is_locked(launch.folder / WORKERS / lease.worker)
 
     return is_dead
+
+
+def living(launch: Launch, store: ClaimStore) -> list[Lease]:
+    """The leases of the workers that may be at work, as of now. Raises ``StorageError``."""
+    now_s, is_dead = store.put(CLOCK, b""), death_known(launch)
+    found = read_leases(store)
+    return [each for each in found if each.lives(now_s, leases.LEASE_S) and not is_dead(each)]
 
 
 class Worker:

@@ -25,7 +25,7 @@ PLAN = Plan(
 @pytest.fixture
 def launch(tmp_path):
     """A launch whose plan is written."""
-    found = Launch(tmp_path / "fleet" / "ab", 100.5, 10)
+    found = Launch("ab", tmp_path / "fleet" / "ab", 100.5, 10)
     found.folder.mkdir(parents=True)
     files.write_json(found.folder / launches.RUN, launches._run_json(PLAN))
     files.write_whole(found.folder / launches.SHARDS, launches._shards(PLAN))
@@ -53,15 +53,15 @@ def test_a_plan_that_was_damaged_is_refused(launch, name, at):
 
 
 def test_a_launch_is_live_until_it_is_folded(launch, tmp_path):
-    """Or until its folder was moved away, of which a kill may have kept the note."""
+    """Nobody can join one that ended; it is known until it is folded, whatever is killed."""
     assert launches.current(tmp_path) is None
     launches.announce(launch, LIVE)
     assert launches.current(tmp_path) == launch
-    launch.folder.rename(tmp_path / "fleet" / ".ab.folded")
+    ended = launches.end(launch)
     assert launches.current(tmp_path) is None
-    (tmp_path / "fleet" / ".ab.folded").rename(launch.folder)
-    launches.announce(launch, FOLDED)
-    assert launches.current(tmp_path) is None
+    assert launches.unfolded(tmp_path) == ended == launches.end(ended)
+    launches.announce(ended, FOLDED)
+    assert launches.unfolded(tmp_path) is None
 
 
 def test_a_launch_of_another_format_is_refused(tmp_path):
@@ -80,6 +80,8 @@ def test_who_prepares_or_sums_up_is_waited_for(launch, tmp_path):
     assert launches.is_busy(tmp_path)
     launches.announce(launch, LIVE)
     assert not launches.is_busy(tmp_path)
+    launches.end(launch)
+    assert launches.is_busy(tmp_path)
     launches.announce(launch, FOLDED)
     assert launches.is_busy(tmp_path)
     (tmp_path / "summary.json").write_text("{}")
