@@ -217,24 +217,22 @@ class _Process:
 
     def _work(self, worker: Worker) -> Result | None:
         """Work on claimed shards until all are published; returns how this process was stopped."""
-        build = body.builder(self._shared)
-        opened = join(
-            worker,
-            self._folder,
-            self._shared,
-            build,
-            parts_of=self._machinery.parts,
-            say=self._say,
-        )
-        opened.parts.prepare()
+        build, parts_of = body.builder(self._shared), self._machinery.parts
         try:
-            return self._passes(worker, opened)
+            opened = join(
+                worker, self._folder, self._shared, build, parts_of=parts_of, say=self._say
+            )
+            try:
+                opened.parts.prepare()
+                return self._passes(worker, opened)
+            finally:
+                opened.close()
         except StorageError as error:
+            if worker.is_superfluous:
+                return None
             if worker.is_fenced:
                 raise worker.taken_over() from error
             raise
-        finally:
-            opened.close()
 
     def _passes(self, worker: Worker, opened: WorkerDirectory) -> Result | None:
         """Run the engine over what can be claimed, again whenever there is something more."""

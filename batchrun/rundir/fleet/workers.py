@@ -97,6 +97,12 @@ class Worker:
         """Whether this worker was thought dead: it lost a shard, or the fleet ended without it."""
         return bool(self.claimant.lost) or not self.checkpoint.exists()
 
+    @property
+    def is_superfluous(self) -> bool:
+        """Whether the fleet ended while this worker had nothing to do: it may have just joined."""
+        claimant = self.claimant
+        return not (claimant.held or claimant.lost or self.checkpoint.exists())
+
     def taken_over(self) -> StorageError:
         """The error of a worker that was thought dead."""
         message = (
