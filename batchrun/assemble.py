@@ -83,6 +83,8 @@ class Result:
     duplicate_id: str | None = None
     failed: BatchrunError | None = None
     """Why scores or metrics could not be computed, of a run that ended as its summary says."""
+    elsewhere: bool = False
+    """Whether another process of a fleet sums the run up, and tells whoever is to be told."""
 
 
 def run(
@@ -96,19 +98,32 @@ def run(
     machinery: Machinery = REAL,
     judges: Sequence[JudgeRun] = (),
     find: Callable[[], Input] | None = None,
+    stop: Stop | None = None,
 ) -> Result:
     """Run one session to its end. Blocks; handles SIGINT, SIGTERM and SIGHUP meanwhile.
 
     ``started_s`` (``time.monotonic``; None: now) is when a deadline begins to count; ``judges``
     judge the answers at its end; ``find`` opens the input, where it is not that of the settings.
-    Raises ``BatchrunError`` as described by its subclasses.
+    With a ``stop`` nothing is sent: what there is gets published and summed up. Raises
+    ``BatchrunError`` as described by its subclasses.
     """
     started_s = machinery.monotonic_s() if started_s is None else started_s
-    with _opened(settings, environment, find, changes, observers, say, machinery, judges) as opened:
-        if isinstance(opened, Result):
-            return opened
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            return runner.run(opened.go(StopSwitch(), started_s, signals=True))
+    opening = open_session(settings, environment, find, changes, observers, say, machinery, judges)
+    with opening as opened:
+        return opened if isinstance(opened, Result) else run_session(opened, started_s, stop)
+
+
+def run_session(opened: Session, started_s: float, stop: Stop | None = None) -> Result:
+    """Run an opened session to its end, as ``run`` does."""
+
+    async def go() -> Result:
+        switch = StopSwitch()
+        if stop is not None:
+            switch.stop(stop)
+        return await opened.go(switch, started_s, signals=True)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(go())
 
 
 async def session(
@@ -135,7 +150,7 @@ async def session(
     entering = asyncio.ensure_future(
         asyncio.to_thread(
             opening.enter_context,
-            _opened(settings, environment, find, changes, observers, say, machinery, judges),
+            open_session(settings, environment, find, changes, observers, say, machinery, judges),
         )
     )
     try:
@@ -150,8 +165,15 @@ async def session(
         opening.close()
 
 
+def _settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
+    """A fleet works in this run directory, or did."""
+    from batchrun.rundir.fleet import folding
+
+    folding.settle(folder, checkpoint, say)
+
+
 @contextlib.contextmanager
-def _opened(
+def open_session(
     settings: Settings,
     environment: Mapping[str, str],
     find: Callable[[], Input] | None,
@@ -159,8 +181,8 @@ def _opened(
     observers: Sequence[Observer],
     say: Callable[[str], None],
     machinery: Machinery,
-    judges: Sequence[JudgeRun],
-) -> Iterator[_Session | Result]:
+    judges: Sequence[JudgeRun] = (),
+) -> Iterator[Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
     accesses = machinery.accesses(settings.endpoints, environment)
     settings = _with_recorded_judges(settings)
@@ -185,6 +207,7 @@ def _opened(
             given,
             parts_of=machinery.parts,
             require=evaluates.require,
+            settle=_settle,
             say=say,
         )
         stack.callback(opened.close)
@@ -209,7 +232,7 @@ def _opened(
             answers = None
             if settings.reuse:
                 answers = stack.enter_context(lookup.taken(settings, opened, say))
-            yield _Session(
+            yield Session(
                 settings,
                 opened,
                 changes,
@@ -371,7 +394,7 @@ def _lengths(
         lookup.forget(folder)
 
 
-class _Session:
+class Session:
     """The parts of one session, and what happens around the engine."""
 
     def __init__(
@@ -432,6 +455,11 @@ class _Session:
         self._lanes: Sequence[Lane] = ()
         self._ended = threading.Event()
         self._started_s = machinery.monotonic_s()
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory, as it was opened."""
+        return self._opened
 
     async def go(
         self,

@@ -6,7 +6,7 @@ the fake and the real one both sit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from batchrun.records import NO_USAGE
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """The input, read ahead of the engine in bounded memory."""
 
-    def blocks(self, spans: Sequence[Span]) -> AsyncIterator[Block]:
+    def blocks(self, spans: Iterable[Span]) -> AsyncIterator[Block]:
         """Yield the blocks of the given spans in input order.
 
         A block never crosses a shard's border. A bad row is yielded with its problem; an input
@@ -280,6 +280,39 @@ class Publisher(Protocol):
         that every row of the shard has an outcome. Raises ``StorageError``; then nothing was
         taken out of the journal.
         """
+        ...
+
+
+class ClaimStore(Protocol):
+    """Small records that the processes of a fleet share: on a disk that all of them see, or in an
+    object store. Names are ``FOLDER/NAME``. Raises ``StorageError`` where it cannot be asked.
+    """
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Make a record that is not there yet; it would survive a power cut when this returns. Of
+        any number of callers one gets True, and the others False: the record is another's.
+
+        The content must be the caller's alone. A call whose answer was lost, and which is made
+        again, gets True for its own record.
+        """
+        ...
+
+    def put(self, name: str, content: bytes) -> float:
+        """Write a record that nobody else writes. Returns when, in seconds by the store's clock."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a record; None where there is none."""
+        ...
+
+    def written_s(self, name: str) -> float | None:
+        """When a record was written last, in seconds by the store's clock; None where there is
+        none.
+        """
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder, in order: of every record that was there before the call."""
         ...
 
 

@@ -110,7 +110,11 @@ def commands() -> str:
         assert command is not None
         usage = " ".join(command.collect_usage_pieces(click.Context(command)))
         text = " ".join((command.help or "").replace("\b", "").split("\f")[0].split())
-        options = [option for option in command.params if isinstance(option, click.Option)]
+        options = [
+            option
+            for option in command.params
+            if isinstance(option, click.Option) and not option.hidden
+        ]
         described(name, [o.opts[-1] for o in options], {o.opts[-1]: o.help or "" for o in options})
         parts.append(f"### `batchrun {name} {usage}`\n\n{text}\n\n{flags(options)}")
     return "\n\n".join(parts)

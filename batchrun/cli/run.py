@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,6 +184,8 @@ _EXAMPLES = (
     help="Set damaged parts or a damaged journal aside, and send their rows again.",
 )
 @ci_flags
+@click.option("--shard", metavar="I/N|auto", hidden=True)
+@click.option("--workers", type=int, metavar="N", hidden=True)
 @flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
 @flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
 @flag(
@@ -210,6 +213,8 @@ def command(
     config_file: str | None,
     limit: int | None,
     dry_run: bool,
+    shard: str | None,
+    workers: int | None,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -242,6 +247,20 @@ def command(
                     settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
                 )
             )
+        if workers is not None:
+            from batchrun.cli.workers import run_with_workers
+
+            shows = not (quiet or no_progress)
+            sys.exit(
+                run_with_workers(
+                    workers,
+                    settings,
+                    changes,
+                    shard=shard,
+                    progress=partial(progress_on, print_unwrapped) if shows else None,
+                    as_json=as_json,
+                )
+            )
         with (
             logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log,
             reporting(f"batchrun run {settings.dir}", junit, markdown) as reports,
@@ -255,6 +274,7 @@ def command(
                         environment,
                         announcing,
                         changes=changes,
+                        shard=shard,
                         log=log,
                         progress=not (quiet or no_progress),
                         as_json=as_json,
@@ -273,6 +293,7 @@ def _run(
     announcing: Announcing,
     *,
     changes: Changes,
+    shard: str | None,
     log: Log,
     progress: bool,
     as_json: bool,
@@ -296,18 +317,26 @@ def _run(
         observers = [stack.enter_context(progress_on(print_unwrapped))] if progress else []
         observers += logs.observers()
         observers += announcing.observers
-        result = assemble.run(
+        run = partial(assemble.run, judges=judges_of(settings, environment, stack, tell))
+        if shard is not None:
+            from batchrun.core.fleet.places import place_of
+            from batchrun.fleet import worker
+
+            run = partial(worker.run, place=place_of(shard, os.environ))
+        result = run(
             settings,
             environment,
             changes=changes,
             observers=observers,
             say=tell,
             started_s=STARTED_S,
-            judges=judges_of(settings, environment, stack, tell),
         )
-    announcing.ended(result.summary)
+    announcing.ended(result.summary, elsewhere=result.elsewhere)
     if result.stop is not None:
         log.error(result.stop.message)
+        if result.elsewhere:
+            tell(f"the other processes go on with {settings.dir}; the same command joins them")
+            return result.stop.exit_code
     if result.observer_failures:
         tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")
     if result.duplicate_id is not None:

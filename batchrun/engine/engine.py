@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from functools import partial
 
 from batchrun.core.settings.bounds import Finished
@@ -123,7 +123,7 @@ class Engine:
         if self._withholding is not None:
             self._withholding.one_more = self._end_withheld
 
-    async def run(self, spans: Sequence[Span]) -> None:
+    async def run(self, spans: Iterable[Span]) -> None:
         """Read the spans, answer their rows, publish their shards.
 
         Returns normally when the input is done or the switch was thrown; every outcome there is
@@ -152,7 +152,7 @@ class Engine:
 
     # The feed
 
-    async def _feed(self, spans: Sequence[Span]) -> None:
+    async def _feed(self, spans: Iterable[Span]) -> None:
         blocks = self._source.blocks(spans)
         while True:
             self.waiting_for_input = True

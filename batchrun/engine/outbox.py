@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 
 from batchrun.ports import Answers, Durable, Journal, Source
 from batchrun.records import Block, Entry, Outcome, Request, ReusedRows, Span
@@ -76,7 +76,7 @@ class PacedSource:
         self._source = source
         self._outbox = outbox
 
-    async def blocks(self, spans: Sequence[Span]) -> AsyncIterator[Block]:
+    async def blocks(self, spans: Iterable[Span]) -> AsyncIterator[Block]:
         """See ``ports.Source``."""
         blocks = self._source.blocks(spans)
         try:

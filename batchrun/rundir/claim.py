@@ -38,13 +38,32 @@ from batchrun.adapters.storage.store import (
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.text.legible import shell_word
-from batchrun.errors import StorageError, UsageError
+from batchrun.errors import RunLockedError, StorageError, UsageError
 from batchrun.rundir import restarts, state_reader
 from batchrun.rundir.directory_name import require_directory_name
 from batchrun.rundir.lock import NAME, Lock
 from batchrun.rundir.restarts import Intent, Note
 
 UPLOADS = "upload"
+FLEET = "fleet"
+"""The folder of a run directory in which the processes of a fleet meet."""
+Settle = Callable[[Path, Path, Callable[[str], None]], None]
+"""Given a run directory with such a folder, its checkpoint, and what tells the user something:
+raises ``RunLockedError`` while a fleet is at work, and takes in what an earlier one left.
+"""
+
+
+def refuse_fleet(folder: Path, _checkpoint: Path, _say: Callable[[str], None]) -> None:
+    """The ``Settle`` of those that only need to know whether a fleet left something to take in."""
+    launch = files.read_json(folder / FLEET / "launch.json")
+    found = launch if isinstance(launch, dict) else {}
+    names = (str(found.get("id")), f".{found.get('id')}.ended")
+    if found.get("state") == "live" and any((folder / FLEET / name).is_dir() for name in names):
+        message = (
+            f"{folder} is in use by several processes (--shard), or they ended before their "
+            "results were put together: run the same `batchrun run` command again first"
+        )
+        raise RunLockedError(message, holder="a fleet")
 
 
 def take(
@@ -53,10 +72,12 @@ def take(
     changes: Changes,
     say: Callable[[str], None],
     intent: Intent | None = None,
+    settle: Settle = refuse_fleet,
 ) -> tuple[Store, Lock]:
     """Take a run directory and its checkpoint, which are made where they are missing; what
     ``--restart`` moves aside is moved. With an ``intent`` (``--reuse``) that is noted first, and a
-    restart that was asked for in the same way continues.
+    restart that was asked for in the same way continues. ``settle`` sees to a fleet that works, or
+    worked, there.
 
     Raises ``RunLockedError``, ``UsageError`` or ``StorageError``.
     """
@@ -67,6 +88,8 @@ def take(
     folder = Path(local)
     lock = _locked(folder, checkpoint, say)
     try:
+        if (folder / FLEET).exists():
+            settle(folder, checkpoint, say)
         note = _pending(folder, checkpoint)
         if note is not None or (changes.restart and not _goes_on(folder, checkpoint, intent)):
             lock = _set_aside(folder, checkpoint, lock, say, intent, note)
@@ -106,7 +129,7 @@ def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
 
 
 def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
-    ours = {"checkpoint", *PART_KINDS, RESPONSES, SCORES, SUMMARY, USAGE, OWNER}
+    ours = {"checkpoint", FLEET, *PART_KINDS, RESPONSES, SCORES, SUMMARY, USAGE, OWNER}
     if there and not ours & set(there) and not (checkpoint / STATES).exists():
         message = (
             f"{shown} holds other files ({', '.join(sorted(there)[:3])}) and is no run "

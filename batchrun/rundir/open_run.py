@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,8 @@ class RunDirectory:
     parts: Parts
     reader: Reader
     carry: Carry
-    spans: list[Span]
+    spans: Iterable[Span]
+    """What is to be read; empty where nothing is."""
     build: Build
     """Makes the request of a row, in the wording that the directory was begun with."""
     known: dict[int, Known] = field(default_factory=dict)
@@ -94,6 +95,8 @@ class RunDirectory:
     """Whether the input can be read only once."""
     reading: Reading = NOW
     """The rules that the input is read by."""
+    given: Input | None = None
+    """The input itself."""
 
     def totals(self) -> Totals:
         """The sums over everything published."""
@@ -164,23 +167,26 @@ def open_run(
     *,
     parts_of: PartsOf = Parts,
     require: Callable[[pa.Schema], None] = lambda _: None,
+    settle: claim.Settle = claim.refuse_fleet,
     say: Callable[[str], None],
 ) -> RunDirectory:
     """Open or make the run directory of these settings.
 
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
-    ``UsageError`` for a schema of results that will not do; ``say`` is told of
-    what takes time, is sent again or was repaired. Raises ``RunLockedError``, ``RunChangedError``,
-    ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent and nothing was
-    touched.
+    ``UsageError`` for a schema of results that will not do; ``settle`` sees to a fleet (``claim``);
+    ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
+    ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
+    and nothing was touched.
     """
-    given = given or _input(settings, changes)
+    given = given or input_of(settings, changes)
     given.require_model(settings)
     for notice in given.notices:
         say(notice)
     checkpoint = Path(settings.checkpoint)
-    store, lock = claim.take(settings.dir, checkpoint, changes, say, _intent(settings, given))
+    store, lock = claim.take(
+        settings.dir, checkpoint, changes, say, _intent(settings, given), settle
+    )
     journal: Journal | None = None
     try:
         repair = _repair(store, checkpoint, say) if changes.repair else None
@@ -213,7 +219,7 @@ def open_run(
             store, checkpoint, lock, journal, parts, reader, found.carry, [], build
         )
         opened.reads_once = given.pipe is not None
-        opened.reading = given.reading
+        opened.reading, opened.given = given.reading, given
         sent = journal.states.get("sent") or ()
         columns_notice.report_columns(say, settings, given, store.where(), sent, found.carry.names)
         _recover(opened, settings, say)
@@ -224,12 +230,7 @@ def open_run(
             _send_again(opened, settings, changes, build, found, say)
         _plan(opened, settings, grown=found.grown)
         _bring_up(opened, looked, say, grown=found.grown)
-        _LOG.info(
-            "%s: %s; rows done before: %d ok, %d failed",
-            store.where(),
-            "goes on" if begun else "begun",
-            *opened.done,
-        )
+        _log_opened(opened, begun=begun)
     except BaseException:
         if journal is not None:
             journal.close()
@@ -255,6 +256,15 @@ def _count(opened: RunDirectory, settings: Settings) -> None:
     opened.done = ok, opened.errors.total()
     if settings.limit is not None:
         opened.beyond = resend.count_beyond(parts, journal, settings.limit)
+
+
+def _log_opened(opened: RunDirectory, *, begun: bool) -> None:
+    _LOG.info(
+        "%s: %s; rows done before: %d ok, %d failed",
+        opened.store.where(),
+        "goes on" if begun else "begun",
+        *opened.done,
+    )
 
 
 def _sound_checkpoint(
@@ -318,7 +328,7 @@ def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
     opened.wall_s_before = journal.states.get("wall_s") or 0.0
 
 
-def _input(settings: Settings, changes: Changes) -> Input:
+def input_of(settings: Settings, changes: Changes) -> Input:
     """The input of the settings. Raises ``InputError`` or ``UsageError``."""
     reading = reading_of(settings, changes)
     plan = None

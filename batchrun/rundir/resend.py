@@ -8,7 +8,7 @@ the number of rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -322,7 +322,7 @@ class SelectingReader:
         self.sent = reader.sent
 
     def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+        self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``."""
         shard = -1

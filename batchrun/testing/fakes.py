@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
@@ -58,7 +58,7 @@ class FakeSource:
         self._lost_at = lost_at
         self._pause_s = pause_s
 
-    async def blocks(self, spans: Sequence[Span]) -> AsyncIterator[Block]:
+    async def blocks(self, spans: Iterable[Span]) -> AsyncIterator[Block]:
         """See ``ports.Source``."""
         for span in spans:
             last = None if span.last is None else (span.last + 1) * self._shard_rows

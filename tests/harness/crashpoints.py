@@ -163,6 +163,22 @@ POINTS: tuple[Point, ...] = (
     Point("salvage", "draft.synced", "shard"),
     Point("salvage", "aside.moved"),
     Point("salvage", "draft.renamed", "shard"),
+    # A fleet of one: the launch; a claim, and its takeover by the next process with the log of the
+    # last one; the commit of a shard and the names of its parts; the end.
+    Point("fleet", "draft.written", "launch"),
+    Point("fleet", "draft.renamed", "launch"),
+    Point("fleet", "draft.renamed", "shards"),
+    Point("fleet", "draft.renamed", "launch", passed=1),
+    Point("fleet", "draft.linked", "00000000"),
+    Point("fleet", "log.synced", passed=1),
+    Point("fleet", "log.copied"),
+    Point("fleet", "draft.renamed", "attempts"),
+    Point("fleet", "draft.linked", "00000000", passed=1),
+    Point("fleet", "staged.revealed", "attempts"),
+    Point("fleet", "staged.revealed", "results"),
+    Point("fleet", "fleet.ended"),
+    Point("fleet", "fleet.recorded"),
+    Point("fleet", "fleet.folded"),
     # A run directory in an object store: uploads, and ``--restart``.
     Point("store", "object.putting", passed=2),
     Point("store", "object.put", passed=2),

@@ -7,7 +7,7 @@ delay that stands for the disk. Files are real: only who calls the code, and whe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 from batchrun.adapters.journal.flight_log import FlightLog
@@ -114,7 +114,7 @@ class InlineSource:
         self._disk = disk
         self._limit = limit
 
-    async def blocks(self, spans: Sequence[Span]) -> AsyncIterator[Block]:
+    async def blocks(self, spans: Iterable[Span]) -> AsyncIterator[Block]:
         """See ``ports.Source``."""
         for block in self._reader.blocks(spans, limit=self._limit):
             await asyncio.sleep(self._disk.block_s())

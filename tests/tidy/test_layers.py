@@ -33,6 +33,7 @@ LAYERS = {
     "api_wording": 7,
     "calls": 7,
     "builtin_simulators": 7,
+    "fleet": 7,
     "": 7,  # batchrun/__init__.py offers the api
     "cli": 7,
     "simulator": 7,
@@ -89,6 +90,11 @@ HOMES = [
         {"duckdb"},
         ("batchrun.adapters.scoring.database",),
         "One module locks the engine; a connection made elsewhere could read any file.",
+    ),
+    (
+        {"obstore"},
+        ("batchrun.adapters.storage.claims_in_bucket",),
+        "One module makes conditional puts, for those who installed the extra.",
     ),
     (
         {"rich"},

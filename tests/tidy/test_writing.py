@@ -58,6 +58,11 @@ EXCEPTIONS = {
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a dry run on a copy of the checkpoint",
     ),
+    "batchrun.rundir.fleet.folding": ({"shutil.rmtree"}, "what was folded; nobody reads it again"),
+    "batchrun.rundir.fleet.launches": (
+        {"shutil.rmtree"},
+        "what is left of launches that were folded, or never announced",
+    ),
     "batchrun.rundir.reuse.lookup": ({"shutil.rmtree"}, "indexes that can be built again"),
     "batchrun.rundir.reuse.hash_index": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.files.local_file": (

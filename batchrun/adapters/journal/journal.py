@@ -270,6 +270,7 @@ class Journal:
         with self._storing():
             for shard, found in groups.items():
                 self.log_of(shard).append(found)
+            self.fence()  # a disk that stalled for long may have cost the lock
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:

@@ -246,8 +246,15 @@ PartsOf = Callable[[Store, Journal, pa.Schema], Parts]
 """Makes the parts of a run directory, given what its rows carry."""
 
 
-def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
-    """Write the parts of a shard in a new state, and note it. Raises ``StorageError``."""
+def publish(
+    parts: Parts,
+    journal: Journal,
+    state: ShardState,
+    commit: Callable[[Published], None] = lambda _: None,
+) -> None:
+    """Write the parts of a shard in a new state, and note it. ``commit`` comes between the two:
+    what it raises leaves the shard's log as it was. Raises ``StorageError``.
+    """
     journal.fence()
     log = journal.logs.get(state.shard)
     try:
@@ -258,6 +265,7 @@ def publish(parts: Parts, journal: Journal, state: ShardState) -> None:
             "journal; make room or mend the disk, then run the same command again"
         )
         raise StorageError(message) from error
+    commit(published)
     journal.seal(published, _going_on(parts, journal, state.shard))
     _LOG.info(
         "part %d published: %d rows read, generation %d%s",

@@ -212,7 +212,7 @@ class DictReader(JsonlReader):
         self._limit: int | None = None
 
     def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+        self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``."""
         self._limit = limit
@@ -263,7 +263,7 @@ class ArrowReader(ParquetReader):
         super().__init__(stamps, carry, shard_rows, splitter, nan_is_null=nan_is_null)
 
     def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+        self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``."""
         self._limit = limit

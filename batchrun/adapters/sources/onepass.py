@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -67,12 +67,13 @@ class OnePassReader:
         return self._reader.remarks()
 
     def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+        self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``.
 
         Raises ``InputChangedError`` where the rows are not those of the earlier session.
         """
+        spans = tuple(spans)
         recorded = max(self._marks, default=0)
         borders = {*breaks, *self._marks}
         reach = limit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,14 @@ class Input:
             return reader
         reader.picked = self.picked
         return SampledReader(reader, self.picked, self._count_beside)
+
+    def shard_starts(self, carry: Carry, shard_rows: int) -> Iterator[tuple[int, Position]]:
+        """Where the input goes on behind each shard, and the number of the row there. Raises
+        ``InputLostError``.
+        """
+        reader = self._reader(carry, shard_rows)
+        reader.picked = self.picked
+        return reader.starts()
 
     def _count_beside(self, stop: Callable[[], bool]) -> int | None:
         """The rows of the whole input, counted while another thread reads them."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -113,8 +114,20 @@ class ParquetReader:
         """See ``reader.Reader``."""
         return []
 
+    def starts(self) -> Iterator[tuple[int, Position]]:
+        """See ``PickingReader``: by the footers."""
+        rows, picked = sum(self._rows), self.picked
+        if picked is not None:
+            rows = picked.below(rows)
+        ends = list(accumulate(self._rows))
+        for row in (*range(self._shard_rows, rows, self._shard_rows), *([rows] if rows else ())):
+            place = (row if picked is None else picked.behind(row)) - 1
+            file = bisect_right(ends, place)
+            line = place - (ends[file - 1] if file else 0) + 1
+            yield row, Position(file, line, line)
+
     def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+        self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``."""
         borders = sorted(breaks)

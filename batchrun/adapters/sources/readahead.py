@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 
 from batchrun.adapters.sources.reader import Reader
 from batchrun.errors import BatchrunError, InputLostError
@@ -21,7 +21,7 @@ class ReadAhead:
         self._reader = reader
         self._limit = limit
 
-    async def blocks(self, spans: Sequence[Span]) -> AsyncIterator[Block]:
+    async def blocks(self, spans: Iterable[Span]) -> AsyncIterator[Block]:
         """See ``ports.Source``."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Block | BaseException | None] = asyncio.Queue()

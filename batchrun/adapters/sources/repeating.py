@@ -12,7 +12,7 @@ with the digest of the whole row.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -82,7 +82,7 @@ class RepeatingReader:
         return None if rows is None else rows * self._times
 
     def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+        self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``."""
         times = self._times

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -118,8 +118,25 @@ class TextReader(ABC):
         """See ``reader.Reader``."""
         return []
 
+    def starts(self) -> Iterator[tuple[int, Position]]:
+        """See ``PickingReader``."""
+        records = self._records(Position())
+        if self.picked is not None:
+            records = self.picked.records(records, 0)
+        row, end = 0, Position()
+        try:
+            for record in records:
+                if record is not None:
+                    row, end = row + 1, behind(record)
+                    if row % self._shard_rows == 0:
+                        yield row, end
+        finally:
+            self._source.close()
+        if row % self._shard_rows:
+            yield row, end
+
     def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+        self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``."""
         try:
@@ -156,6 +173,11 @@ class TextReader(ABC):
                 draft.next(row, fresh_shard=at_border)
         if draft.rows:
             yield draft.block((row - 1) // size, size)
+
+
+def behind(record: Line) -> Position:
+    """Where the input goes on after a record."""
+    return Position(record.file, record.end, record.number + record.lines - 1)
 
 
 def _typed(folders: Folders, splitter: Splitter) -> JsonObject:
@@ -221,5 +243,5 @@ class _Draft:
             carried=part_schema.to_ipc(self._reader.carried_batch(self._carried)),
             rows_read=self.first_row + len(self.rows) - shard * shard_rows,
             digest=self._digest.digest(),
-            end=Position(last.file, last.end, last.number + last.lines - 1),
+            end=behind(last),
         )

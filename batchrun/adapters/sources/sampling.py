@@ -65,13 +65,13 @@ class Sample:
     @property
     def end(self) -> int:
         """The number of the input row behind its last one."""
-        return self._behind(len(self))
+        return self.behind(len(self))
 
     def below(self, rows: int) -> int:
         """How many of its rows there are in an input of so many rows."""
         return bisect_left(self._numbers, rows)
 
-    def _behind(self, row: int) -> int:
+    def behind(self, row: int) -> int:
         """The number of the input row behind the sample's row before ``row``: where reading enters
         for it.
         """
@@ -81,7 +81,7 @@ class Sample:
         """The sample's records from its row ``row`` on, out of the input's, which begin where a
         reader enters for that row. None (more may come, but not at once) is handed on.
         """
-        number = self._behind(row)
+        number = self.behind(row)
         if row == len(self._numbers):
             return
         for record in records:
@@ -101,7 +101,7 @@ class Sample:
         """The sample's rows from ``row`` on out of the input's batches: batch, file, and for each
         row its number in the file.
         """
-        number = self._behind(row)
+        number = self.behind(row)
         for batch, start in batches:
             end = number + batch.num_rows
             last = bisect_left(self._numbers, end, row)
@@ -121,6 +121,12 @@ class PickingReader(Reader, Protocol):
     picked: Sample | None
     times: int
     """How often each row is sent: a block is so much smaller."""
+
+    def starts(self) -> Iterator[tuple[int, Position]]:
+        """Where the input goes on behind each shard, the last one included, and the number of the
+        row there. Nothing is parsed. Raises ``InputLostError``.
+        """
+        ...
 
 
 class SampledReader:
@@ -149,7 +155,7 @@ class SampledReader:
         return self._reader.sent(rows)
 
     def blocks(
-        self, spans: Sequence[Span], *, limit: int | None, breaks: Collection[int] = ()
+        self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``."""
         return self._reader.blocks(spans, limit=limit, breaks=breaks)

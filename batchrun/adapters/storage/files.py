@@ -52,16 +52,19 @@ class Draft:
     directory: nobody's ``*.tmp`` is overwritten, and the file's mode is what the umask says, or
     that of the file which it replaces.
 
-    Without ``digests`` nobody asks for its ``digest``, and it has none.
+    Without ``digests`` nobody asks for its ``digest``, and it has none. An ``owner`` is part of its
+    name aside, where other processes may write a draft of the same file.
 
     What lies under its name aside is never written into: it may be a link to somewhere else, or
     open in another process.
     """
 
-    def __init__(self, path: Path, *, foreign: bool = False, digests: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, foreign: bool = False, digests: bool = True, owner: str = ""
+    ) -> None:
         self.path = path
         self._digests = digests
-        self._aside = aside(path, foreign=foreign)
+        self._aside = aside(path, foreign=foreign, owner=owner)
         mode = SHARED_FILE if foreign else PRIVATE_FILE
         try:
             descriptor = disk.open_file(self._aside, _ANEW, mode)
@@ -138,6 +141,13 @@ class Draft:
         disk.rename(self._aside, self.path)
         reached("draft.renamed", self.path)
 
+    def link(self) -> None:
+        """Give the file its name if nothing has it yet. Raises ``FileExistsError``. Durable after
+        ``sync_folder``; the name aside goes when the draft is discarded.
+        """
+        disk.link(self._aside, self.path)
+        reached("draft.linked", self.path)
+
     def __enter__(self) -> Self:
         return self
 
@@ -157,12 +167,12 @@ class Draft:
             self.closed = True
 
 
-def aside(path: Path, *, foreign: bool = False) -> Path:
+def aside(path: Path, *, foreign: bool = False, owner: str = "") -> Path:
     """Where a file is written before it gets its name: hidden beside it, as readers of a data set
     pass over what begins with a dot.
     """
-    owner = f".{os.getpid()}" if foreign else ""
-    return path.with_name(f".{path.name}{owner}{TEMPORARY}")
+    owner = str(os.getpid()) if foreign else owner
+    return path.with_name(f".{path.name}{owner and '.'}{owner}{TEMPORARY}")
 
 
 def open_private(path: Path) -> int:

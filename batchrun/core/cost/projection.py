@@ -33,6 +33,12 @@ class RowCosts:
         self.total += cost
         self.squares += cost * cost
 
+    def merge(self, other: RowCosts) -> None:
+        """Add the sums over other rows."""
+        self.rows += other.rows
+        self.total += other.total
+        self.squares += other.squares
+
     @classmethod
     def of(cls, recorded: Sequence[str] | None) -> RowCosts:
         """The sums as ``recorded`` gave them; None: nothing was."""

@@ -1,0 +1,104 @@
+"""The records of a fleet on a disk that all of its processes see: a local one, NFS, Lustre.
+
+``link`` gives a file a name only if nothing has it, on the server too. An answer to it can get lost
+and the call be made again, which then finds its own link: so a name that is taken is read, and the
+record that is there may be this caller's own. Times are the file system's: ``utime`` without a time
+takes its server's. Files are opened anew before they are looked at, since that is when a network
+file system asks its server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from batchrun.adapters.storage import files
+from batchrun.errors import StorageError
+
+
+class DiskClaims:
+    """``ports.ClaimStore`` over a folder."""
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        """``owner`` is a name that no other process has."""
+        self.folder = folder
+        self._owner = owner
+        self._drafts = itertools.count()
+        self._content: dict[str, bytes] = {}
+
+    def prepare(self, *folders: str) -> None:
+        """Make these folders; a record is made in no other."""
+        with self._asked():
+            for name in folders:
+                files.make_folder(self.folder / name, private=True)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See ``ports.ClaimStore``. False, too, once the folder was moved away: the fleet ended."""
+        path = self.folder / name
+        with self._asked():
+            try:
+                draft = files.Draft(path, owner=f"{self._owner}-{next(self._drafts)}")
+            except FileNotFoundError:
+                return False
+            with draft:
+                draft.write(content)
+                draft.sync()
+                try:
+                    draft.link()
+                except FileExistsError:
+                    return self.read(name) == content
+                except FileNotFoundError:
+                    return False
+                files.sync_folder(path.parent)
+        return True
+
+    def put(self, name: str, content: bytes) -> float:
+        """See ``ports.ClaimStore``."""
+        path = self.folder / name
+        with self._asked():
+            if self._content.get(name) != content:
+                with files.Draft(path, owner=self._owner) as draft:
+                    draft.write(content)
+                    draft.finish()
+                    draft.rename()
+                self._content[name] = content
+            os.utime(path)
+            return path.stat().st_mtime
+
+    def read(self, name: str) -> bytes | None:
+        """See ``ports.ClaimStore``."""
+        with self._asked():
+            try:
+                return (self.folder / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def written_s(self, name: str) -> float | None:
+        """See ``ports.ClaimStore``."""
+        with self._asked():
+            try:
+                with (self.folder / name).open("rb") as file:
+                    return os.fstat(file.fileno()).st_mtime
+            except FileNotFoundError:
+                return None
+
+    def names(self, folder: str) -> list[str]:
+        """See ``ports.ClaimStore``."""
+        with self._asked():
+            try:
+                found = [path.name for path in (self.folder / folder).iterdir()]
+            except FileNotFoundError:
+                return []
+        return sorted(name for name in found if not name.startswith("."))
+
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Turn the disk's failures into a ``StorageError``."""
+        try:
+            yield
+        except OSError as error:
+            message = f"cannot use {self.folder}, which this fleet shares: {error.strerror}"
+            raise StorageError(message) from error

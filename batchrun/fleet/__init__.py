@@ -1,0 +1,1 @@
+"""Launchers of fleets: processes that work on one run directory together."""

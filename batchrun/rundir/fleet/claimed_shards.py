@@ -1,0 +1,125 @@
+"""The shards that a worker claims, and what other workers left of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from batchrun.adapters.journal.journal import Journal, log_name
+from batchrun.adapters.parts.sealer import Parts
+from batchrun.adapters.storage import files
+from batchrun.core.fleet.claimant import read_claim
+from batchrun.core.fleet.claims import Claim
+from batchrun.errors import StorageError
+from batchrun.ports import ClaimStore
+from batchrun.records import Span
+from batchrun.rundir import resend
+from batchrun.rundir.fleet.launches import Launch
+from batchrun.rundir.fleet.workers import Worker, log_path
+from batchrun.rundir.open_run import FLIGHTS, RunDirectory
+from batchrun.rundir.recover_flights import recover_flights
+
+ALL_KNOWN = 2**31 - 1
+"""No attempt has this number: those of a row whose last one it is are all known."""
+
+
+class ClaimedShards:
+    """Spans, one for each shard that is claimed, whenever the reader asks for the next."""
+
+    def __init__(self, worker: Worker, opened: RunDirectory, endpoints: Sequence[str]) -> None:
+        """``endpoints`` are the names by which flight logs number them."""
+        self._worker = worker
+        self._opened = opened
+        self._endpoints = endpoints
+        self._first: Claim | None = None
+
+    def __iter__(self) -> Iterator[Span]:
+        claim, self._first = self._first, None
+        while True:
+            claim = claim or self._worker.claimant.claim()
+            if claim is None:
+                return
+            self._prepare(claim)
+            yield Span(claim.shard, claim.shard, self._worker.plan.starts[claim.shard])
+            claim = None
+
+    def __bool__(self) -> bool:
+        return True
+
+    def claim_first(self) -> bool:
+        """Claim the shard that the next reader begins with; False: there is none to claim now."""
+        self._first = self._worker.claimant.claim()
+        return self._first is not None
+
+    def _prepare(self, claim: Claim) -> None:
+        """Make the journal know what there is of a shard, before its first row is read."""
+        opened, worker, shard = self._opened, self._worker, claim.shard
+        journal, begun = opened.journal, worker.plan.begun.get(shard)
+        if begun is not None and journal.state(shard) is None:
+            journal.states.mark([begun])
+            journal.adopt(begun.state)
+        earlier = before(worker.store, claim)
+        take_log(worker.launch, journal, shard, earlier, own=worker.name)
+        take_flights(worker.launch, journal, opened.parts, shard, earlier, self._endpoints)
+        if begun is not None or shard in journal.logs:
+            opened.known[shard] = resend.known(opened.parts, journal, shard)
+
+
+def before(store: ClaimStore, claim: Claim) -> list[str]:
+    """The workers that held a shard before, the latest first."""
+    found: list[str] = []
+    for epoch in range(claim.epoch - 1, 0, -1):
+        earlier = read_claim(store, claim.shard, epoch)
+        if earlier is not None and earlier.worker not in found:
+            found.append(earlier.worker)
+    return found
+
+
+def take_log(
+    launch: Launch, journal: Journal, shard: int, workers: Sequence[str], *, own: str = ""
+) -> None:
+    """Copy the log of a shard from the latest worker that has one; it includes what that one took
+    from those before. A worker that lives may go on appending to its own: what it appends later is
+    not taken. ``own`` is the worker whose journal this is.
+
+    Raises ``StorageError``, or ``DamagedError`` for a log that is not sound.
+    """
+    if shard in journal.logs and (not workers or workers[0] == own):
+        return
+    state = journal.state(shard)
+    name = log_name(shard, 1 if state is None else state.generation + 1)
+    for worker in workers:
+        source = log_path(launch, worker, name)
+        if worker == own or not source.exists():
+            continue
+        if shard in journal.logs:
+            journal.logs.pop(shard).remove()
+        try:
+            with source.open("rb") as file:
+                files.copy_whole(file, journal.folder / name)
+        except OSError as error:
+            message = f"cannot take over {source}: {error.strerror}"
+            raise StorageError(message) from error
+        files.reached("log.copied", journal.folder / name)
+        journal.log_of(shard)
+        return
+
+
+def take_flights(
+    launch: Launch,
+    journal: Journal,
+    parts: Parts,
+    shard: int,
+    workers: Sequence[str],
+    endpoints: Sequence[str],
+) -> None:
+    """Enter what workers had out for rows of a shard as attempts that nobody answered."""
+    if not workers:
+        return
+    numbers = resend.last_attempts(parts, journal, shard)
+
+    def known(row: int) -> int:
+        return numbers.get(row, 0) if row // journal.shard_rows == shard else ALL_KNOWN
+
+    for worker in workers:
+        if recover_flights(journal, log_path(launch, worker, FLIGHTS), known, endpoints):
+            numbers |= resend.last_attempts(parts, journal, shard)

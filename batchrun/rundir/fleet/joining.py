@@ -1,0 +1,140 @@
+"""Joining a fleet: a run directory as one of its workers sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.journal import published_json
+from batchrun.adapters.journal.journal import Journal
+from batchrun.adapters.journal.state_db import Published
+from batchrun.adapters.parts.sealer import Parts, PartsOf
+from batchrun.adapters.sources.files.storage import Stamp
+from batchrun.adapters.sources.opening import Input
+from batchrun.adapters.sources.reader import Carry
+from batchrun.adapters.storage.staged_store import StagedStore, reveal
+from batchrun.adapters.storage.store import part_number
+from batchrun.core.request.body import as_begun
+from batchrun.core.run.changes import Changes
+from batchrun.core.run.totals import Totals
+from batchrun.core.settings.differences import differences
+from batchrun.core.settings.resolve import Settings
+from batchrun.errors import StorageError
+from batchrun.rundir.compare import changed
+from batchrun.rundir.fleet.claimed_shards import ClaimedShards
+from batchrun.rundir.fleet.workers import Worker
+from batchrun.rundir.lock import NAME, Lock
+from batchrun.rundir.open_run import RunDirectory, input_of
+from batchrun.rundir.resend import Build
+
+
+@dataclass(slots=True)
+class WorkerDirectory(RunDirectory):
+    """A run directory opened by one of several processes, each with a checkpoint of its own."""
+
+    def write_summary(self, totals: Totals, built: Mapping[str, Any]) -> None:
+        """A worker writes none: the whole is summed up once the fleet is folded."""
+
+    def close(self) -> None:
+        """Close the journal. The worker keeps its lock until it leaves."""
+        self.journal.close()
+
+
+def join(
+    worker: Worker,
+    folder: Path,
+    settings: Settings,
+    build: Build,
+    *,
+    parts_of: PartsOf = Parts,
+    say: Callable[[str], None],
+) -> WorkerDirectory:
+    """Open a run directory as a worker. Its spans are the shards that it claims as they are read.
+
+    ``build`` makes a row's request. Raises ``RunChangedError`` where settings or input are not
+    those that the fleet was launched with, ``InputError``, ``UsageError`` or ``StorageError``.
+    """
+    values = worker.plan.values
+    given = input_of(settings, Changes())
+    given.require_model(settings)
+    if isinstance(values.get("sample"), bytes):
+        given = given.with_sample(values["sample"])
+    _require_same(settings, given, values, folder)
+    for notice in given.notices:
+        say(notice)
+    claimant = worker.claimant
+    journal = Journal(worker.checkpoint, settings.shard_rows)
+    try:
+        endpoints = [endpoint.name for endpoint in settings.endpoints]
+        journal.states.put(**values, endpoints=endpoints)
+        journal.fence = worker.check
+        names, everything = values["carry_names"]
+        schema = part_schema.schema_from_bytes(values["carry_schema"])
+        carry = Carry(schema, tuple(names), everything)
+
+        def epoch_of(file: str) -> int:
+            shard = part_number(file)
+            claim = None if shard is None else claimant.held.get(shard)
+            return 0 if claim is None else claim.epoch
+
+        store = StagedStore(folder, worker.name, epoch_of)
+        opened = WorkerDirectory(
+            store=store,
+            checkpoint=worker.checkpoint,
+            lock=Lock(worker.checkpoint, worker.checkpoint / NAME),
+            journal=journal,
+            parts=parts_of(store, journal, schema),
+            reader=given.reader(carry, settings.shard_rows),
+            carry=carry,
+            spans=(),
+            build=as_begun(build, values.get("wording")),
+            reading=given.reading,
+            given=given,
+            started_at_us=values["started_at_us"],
+        )
+        opened.spans = ClaimedShards(worker, opened, endpoints)
+    except BaseException:
+        journal.close()
+        raise
+    return opened
+
+
+def _require_same(
+    settings: Settings, given: Input, values: Mapping[str, Any], folder: Path
+) -> None:
+    """Raises ``RunChangedError`` for other settings or another input than the fleet's."""
+    found = [str(each) for each in differences(values["settings"], settings.shaping())]
+    recorded = [Stamp.recorded(stamp) for stamp in values["input"]]
+    for now, then in zip(given.stamps, recorded, strict=False):
+        if not now.same_as(then):
+            found.append(
+                f"input {now.name}: {now.size:,} bytes here, {then.size:,} there, or changed since"
+            )
+    if len(given.stamps) != len(recorded):
+        found.append(f"input: {len(given.stamps):,} files here, {len(recorded):,} there")
+    if given.kind != values["input_format"]:
+        found.append(f"input: {given.kind} here, {values['input_format']} there")
+    if found:
+        choices = [
+            "start every process with the same command, over the same files",
+            "wait until the others are done, then run this command again",
+        ]
+        raise changed(f"the processes that work on {folder} run something else", found, choices)
+
+
+def commit(worker: Worker, folder: Path, published: Published) -> None:
+    """Make the staged parts of a shard count, and give them their names. Raises ``StorageError``
+    if the shard was taken over.
+    """
+    shard = published.state.shard
+    claim = worker.claimant.held.get(shard)
+    if claim is None or not worker.claimant.publish(shard, published_json.to_json(published)):
+        raise worker.taken_over()
+    try:
+        reveal(folder, shard, claim.epoch, worker.name)
+    except OSError as error:
+        message = f"cannot rename the parts of shard {shard}: {error.strerror}; they are safe"
+        raise StorageError(message) from error

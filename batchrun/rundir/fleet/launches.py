@@ -1,0 +1,277 @@
+"""The launch of a fleet: what every process of it needs to know, written once by the first one.
+
+``DIR/fleet/launch.json`` names the present launch; everything else is in a folder of its own, which
+is moved away when the fleet is folded. So a process that was suspended meanwhile can neither claim
+nor commit anything any more.
+
+```text
+DIR/fleet/launch.json        format, id, state (live, folded), the store's time of the launch
+DIR/fleet/ID/run.json        values of the state file; parts of shards that are not complete
+DIR/fleet/ID/shards          where each shard begins in the input, and whether it is done
+DIR/fleet/ID/claims/         a record for each step of a shard (core/fleet/claims.py)
+DIR/fleet/ID/leases/         a file for each process (core/fleet/leases.py)
+DIR/fleet/ID/workers/NAME/   its checkpoint
+```
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import shutil
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters.journal import published_json
+from batchrun.adapters.journal.state_db import Published
+from batchrun.adapters.parts.part_check import COLUMNS
+from batchrun.adapters.sources.opening import Input
+from batchrun.adapters.sources.reader import Carry
+from batchrun.adapters.storage import disk, files
+from batchrun.adapters.storage.claims_on_disk import DiskClaims
+from batchrun.adapters.storage.store import SUMMARY
+from batchrun.core.fleet import claims, leases
+from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
+from batchrun.records import Position
+from batchrun.rundir.claim import FLEET
+from batchrun.rundir.open_run import RunDirectory
+from batchrun.rundir.recorded_reading import READING
+
+FORMAT = 1
+LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
+LAUNCH, RUN, SHARDS, WORKERS = "launch.json", "run.json", "shards", "workers"
+CLOCK = ".clock"
+"""A file that is touched to learn the store's time."""
+_KEPT = (
+    *("settings", "input", "input_format", READING, "wording", COLUMNS, "run", "sample"),
+    *("input_rows", "carry_schema", "carry_names", "sent", "started_at_us"),
+)
+"""The values of the run's state file that every worker's has too."""
+_HEAD = struct.Struct("<16sIIq")  # magic, format, checksum of the records, rows of the input
+_SHARD = struct.Struct("<qqq?")  # where it begins: file, offset, line; whether it is done
+_MAGIC = b"batchrun shards\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A launch that is live, or was and is not folded yet."""
+
+    id: str
+    folder: Path
+    """Where its processes meet."""
+    begun_s: float
+    """When, in seconds by the store's clock."""
+    shard_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done: the shards of the input, and what is known of those begun before."""
+
+    values: Mapping[str, Any]
+    """Values of the run's state file."""
+    rows: int
+    starts: tuple[Position, ...]
+    """Where each shard begins in the input."""
+    done: frozenset[int]
+    begun: Mapping[int, Published] = field(default_factory=dict)
+    """The parts of shards that are not complete."""
+    before: tuple[int, int] = (0, 0)
+    """Rows that were done when the fleet was launched: ok, and failed."""
+
+
+def current(folder: Path) -> Launch | None:
+    """The launch of a run directory that can be joined; None where there is none. Raises
+    ``UsageError`` for one of another format.
+    """
+    launch = unfolded(folder)
+    return None if launch is None or launch.folder.name != launch.id else launch
+
+
+def unfolded(folder: Path) -> Launch | None:
+    """The same, or one whose folding was begun, in the folder that it was moved to."""
+    found = files.read_json(folder / FLEET / LAUNCH)
+    if not isinstance(found, dict) or found.get("state") != LIVE:
+        return None
+    if found.get("format") != FORMAT:
+        message = (
+            f"{folder / FLEET} has format {found.get('format')}, this version reads format "
+            f"{FORMAT}: every process of a fleet needs the same version of batchrun"
+        )
+        raise UsageError(message)
+    name = str(found["id"])
+    place = next((p for p in (folder / FLEET / name, _aside(folder, name)) if p.is_dir()), None)
+    if place is None:
+        return None  # all of it is folded, but for the note of that
+    return Launch(name, place, found["begun_s"], found["shard_rows"])
+
+
+def end(launch: Launch) -> Launch:
+    """Move a launch away, so that nobody can join it, claim or commit any more; durable on return.
+    Raises ``OSError``.
+    """
+    aside = _aside(launch.folder.parent.parent, launch.id)
+    if launch.folder != aside:
+        disk.rename(launch.folder, aside)
+        files.sync_folder(aside.parent)
+        files.reached("fleet.ended", launch.folder)
+    return replace(launch, folder=aside)
+
+
+def _aside(folder: Path, name: str) -> Path:
+    return folder / FLEET / f".{name}.ended"
+
+
+def begin(opened: RunDirectory, folder: Path) -> Launch:
+    """Launch a fleet on an opened run directory, whose logs are published. The input is indexed:
+    text is read once, from its beginning to its end, without being parsed.
+
+    Raises ``InputError`` where it cannot be read, and ``StorageError``.
+    """
+    name = secrets.token_hex(8)
+    place = folder / FLEET / name
+    store = DiskClaims(place, "launch")
+    assert opened.given is not None
+    plan = _planned(opened, opened.given)
+    for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+    try:
+        for part in ("", claims.FOLDER, leases.FOLDER, WORKERS):
+            files.make_folder(place / part, private=True)
+        files.write_json(place / RUN, _run_json(plan))
+        files.write_whole(place / SHARDS, _shards(plan))
+        launch = Launch(name, place, store.put(CLOCK, b""), opened.journal.shard_rows)
+    except OSError as error:
+        message = f"cannot write into {place}: {error.strerror}"
+        raise StorageError(message) from error
+    opened.journal.states.put(input_rows=plan.rows)
+    return launch
+
+
+def begin_launching(folder: Path) -> None:
+    """Say that a launch is being prepared, which takes a while where the input is large."""
+    try:
+        files.make_folder(folder / FLEET, private=True)
+        files.write_json(folder / FLEET / LAUNCH, {"format": FORMAT, "state": LAUNCHING})
+    except OSError as error:
+        message = f"cannot write into {folder / FLEET}: {error.strerror}"
+        raise StorageError(message) from error
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether whoever holds the lock of a run directory prepares a launch, folds one, or sums up
+    what one left.
+    """
+    path = folder / FLEET / LAUNCH
+    found = files.read_json(path)
+    state = found.get("state") if isinstance(found, dict) else None
+    if state == LIVE:
+        return current(folder) is None
+    if state != FOLDED:
+        return state == LAUNCHING
+    try:
+        return (folder / SUMMARY).stat().st_mtime_ns < path.stat().st_mtime_ns
+    except OSError:
+        return True
+
+
+def announce(launch: Launch, state: str) -> None:
+    """Say what a launch is now: live, so that others join it, or folded. Durable on return."""
+    value = {
+        "format": FORMAT,
+        "id": launch.id,
+        "state": state,
+        "begun_s": launch.begun_s,
+        "shard_rows": launch.shard_rows,
+    }
+    try:
+        files.write_json(launch.folder.parent / LAUNCH, value)
+    except OSError as error:
+        message = f"cannot write into {launch.folder.parent}: {error.strerror}"
+        raise StorageError(message) from error
+
+
+def _planned(opened: RunDirectory, given: Input) -> Plan:
+    states, carry, size = opened.journal.states, opened.carry, opened.journal.shard_rows
+    starts, rows = _starts(given, carry, size)
+    done, begun = set(), {}
+    for published in states.published():
+        shard, state = published.state.shard, published.state
+        whole = min(size, rows - shard * size)
+        if state.complete and state.rows_read == whole:
+            done.add(shard)
+        else:
+            begun[shard] = published
+    values = {key: states.get(key) for key in _KEPT} | {"input_rows": rows}
+    return Plan(values, rows, starts, frozenset(done), begun, opened.done)
+
+
+def _starts(given: Input, carry: Carry, size: int) -> tuple[tuple[Position, ...], int]:
+    ends, rows = [Position()], 0
+    try:
+        for rows, end in given.shard_starts(carry, size):  # noqa: B007 - the last one counts
+            ends.append(end)
+    except InputLostError as error:
+        raise InputError(str(error)) from None
+    return tuple(ends[:-1]), rows
+
+
+def _run_json(plan: Plan) -> dict[str, Any]:
+    values = {
+        key: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+        for key, value in plan.values.items()
+        if value is not None
+    }
+    begun = [published_json.to_json(published) for published in plan.begun.values()]
+    return {"values": values, "begun": begun, "before": list(plan.before)}
+
+
+def _shards(plan: Plan) -> bytes:
+    records = b"".join(
+        _SHARD.pack(*start, shard in plan.done) for shard, start in enumerate(plan.starts)
+    )
+    return _HEAD.pack(_MAGIC, FORMAT, zlib.crc32(records), plan.rows) + records
+
+
+def read_plan(launch: Launch) -> Plan:
+    """The plan of a launch. Raises ``DamagedError`` for what is none."""
+    try:
+        run = json.loads((launch.folder / RUN).read_bytes())
+        data = (launch.folder / SHARDS).read_bytes()
+        magic, version, crc, rows = _HEAD.unpack_from(data)
+        records = data[_HEAD.size :]
+        if (magic, version, crc) != (_MAGIC, FORMAT, zlib.crc32(records)):
+            raise _damaged(launch, "its checksum is wrong")
+        shards = list(_SHARD.iter_unpack(records))
+        values = {
+            key: base64.b64decode(value["base64"]) if _is_binary(value) else value
+            for key, value in run["values"].items()
+        }
+        begun = {each["shard"]: published_json.from_json(each) for each in run["begun"]}
+        ok, error = run["before"]
+    except OSError as error:
+        message = f"cannot read {launch.folder}: {error.strerror}"
+        raise StorageError(message) from error
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise _damaged(launch, str(error)) from None
+    starts = tuple(Position(*start) for *start, _ in shards)
+    done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
+    return Plan(values, rows, starts, done, begun, (ok, error))
+
+
+def _is_binary(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {"base64"}
+
+
+def _damaged(launch: Launch, why: str) -> DamagedError:
+    message = (
+        f"{launch.folder} is damaged: {why}. Results and answers are not affected. When no process "
+        f"works on the run any more, remove {launch.folder.parent / LAUNCH} and start it again"
+    )
+    return DamagedError(message, path=str(launch.folder))

@@ -1,0 +1,129 @@
+"""A process of a fleet: its name, its lock and its lease."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from batchrun.adapters.environment.clock import real_s
+from batchrun.adapters.storage import disk, files
+from batchrun.adapters.storage.claims_on_disk import DiskClaims
+from batchrun.core.fleet import leases
+from batchrun.core.fleet.board import Board, Place
+from batchrun.core.fleet.claimant import Claimant, read_leases
+from batchrun.core.fleet.leases import Lease
+from batchrun.errors import StorageError
+from batchrun.ports import ClaimStore
+from batchrun.rundir.fleet.launches import CLOCK, WORKERS, Launch, Plan
+from batchrun.rundir.lock import NAME, Lock, is_locked, this_kernel
+
+
+def death_known(launch: Launch) -> Callable[[Lease], bool]:
+    """Tells whether a worker of this machine is dead: nobody holds the lock of its checkpoint."""
+
+    def is_dead(lease: Lease) -> bool:
+        if lease.machine != this_kernel():
+            return False
+        return not is_locked(launch.folder / WORKERS / lease.worker)
+
+    return is_dead
+
+
+def living(launch: Launch, store: ClaimStore) -> list[Lease]:
+    """The leases of the workers that may be at work, as of now. Raises ``StorageError``."""
+    now_s, is_dead = store.put(CLOCK, b""), death_known(launch)
+    found = read_leases(store)
+    return [each for each in found if each.lives(now_s, leases.LEASE_S) and not is_dead(each)]
+
+
+class Worker:
+    """This process as one of a fleet's, until ``leave``."""
+
+    def __init__(self, launch: Launch, plan: Plan, place: Place) -> None:
+        """Join a launch. Raises ``StorageError`` where it cannot be joined any more."""
+        self.name = f"{place.index:04d}-{secrets.token_hex(4)}"
+        self.checkpoint = launch.folder / WORKERS / self.name
+        self.launch = launch
+        self.plan = plan
+        self.store = DiskClaims(launch.folder, self.name)
+        self.claimant = Claimant(
+            self.store,
+            Board(len(plan.starts), plan.done),
+            place,
+            self.name,
+            monotonic_s=real_s,  # a lease expires while its machine sleeps, too
+            machine=this_kernel(),
+            is_dead=death_known(launch),
+            lease_s=leases.LEASE_S,
+        )
+        self._left = threading.Event()
+        self._lock = Lock(self.checkpoint, self.checkpoint / NAME)
+        try:
+            # Not the folders above it: if the launch was moved away, this must fail.
+            disk.make_folder(self.checkpoint, files.PRIVATE_FOLDER)
+            self._lock.acquire()
+            self.claimant.beat()
+        except OSError as error:
+            self._lock.release()
+            message = f"cannot join the processes in {launch.folder}: {error.strerror}"
+            raise StorageError(message) from error
+        except StorageError:
+            self._lock.release()
+            raise
+        threading.Thread(target=self._beat, name="lease", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._left.wait(leases.BEAT_S):
+            # Where the disk does not answer, the lease expires, and the next write tells.
+            with contextlib.suppress(StorageError):
+                self.claimant.beat()
+
+    def check(self) -> None:
+        """Raise ``StorageError`` if a shard of this worker was taken over.
+
+        The lease is renewed first where that was not done for long: then this process was
+        suspended, and may be awake before the thread that renews it.
+        """
+        if self.claimant.silent_s > leases.LEASE_S / 2:
+            self.claimant.beat()
+        if self.claimant.lost:
+            raise self.taken_over()
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether this worker was thought dead: it lost a shard, or the fleet ended without it."""
+        return bool(self.claimant.lost) or not self.checkpoint.exists()
+
+    @property
+    def is_superfluous(self) -> bool:
+        """Whether the fleet ended while this worker had nothing to do: it may have just joined."""
+        claimant = self.claimant
+        return not (claimant.held or claimant.lost or self.checkpoint.exists())
+
+    def taken_over(self) -> StorageError:
+        """The error of a worker that was thought dead."""
+        message = (
+            f"the shards of this process ({self.name}) were taken over by others: it did not "
+            f"renew its lease for {leases.LEASE_S:g} s, as if it had been suspended. It publishes "
+            "nothing more, and no answer that others have is lost. The same command joins them, "
+            "or shows how they ended"
+        )
+        return StorageError(message)
+
+    def leave(self) -> None:
+        """End the lease and give the lock back. Leaving twice is harmless."""
+        if self._left.is_set():
+            return
+        self._left.set()
+        # A launch that was folded meanwhile takes no records.
+        with contextlib.suppress(StorageError):
+            self.claimant.leave()
+        self._lock.release()
+
+
+def log_path(launch: Launch, worker: str, name: str) -> Path:
+    """A file in the checkpoint of a worker."""
+    return launch.folder / WORKERS / worker / name

@@ -1,0 +1,102 @@
+"""Real processes that do one run together."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.conftest import PATIENCE_S, ROOT
+
+OWN_COLUMNS = {
+    *("started_at", "latency_s", "ttft_s", "queue_s"),
+    *("created", "response", "response_id", "request_id"),
+}
+"""What no two runs have in common: times, and the server's names for its answers."""
+
+
+@dataclass
+class Process:
+    """One process of a fleet."""
+
+    process: subprocess.Popen
+    err_path: Path
+
+    @property
+    def err(self):
+        """What it wrote to stderr so far."""
+        return self.err_path.read_text("utf-8", errors="replace")
+
+    def send(self, number):
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self):
+        """Its exit code, once it has ended."""
+        return self.process.wait(PATIENCE_S)
+
+
+class Fleet:
+    """Starts processes over one command."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.processes = []
+
+    def start(self, shard, *arguments, lease_s=30):
+        """Start ``batchrun run --shard SHARD ARGUMENTS...``."""
+        err_path = self.folder / f"fleet-{len(self.processes)}.err"
+        with err_path.open("wb") as err:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, str(ROOT / "tests" / "harness" / "fleet_process.py")),
+                    *(str(lease_s), "run", *map(str, arguments)),
+                    *("--shard", shard, "--no-progress"),
+                ],
+                cwd=self.folder,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=err,
+                stderr=err,
+            )
+        started = Process(process, err_path)
+        self.processes.append(started)
+        return started
+
+    def start_all(self, count, *arguments, lease_s=30):
+        """Start all of them at once."""
+        return [
+            self.start(f"{index}/{count}", *arguments, lease_s=lease_s)
+            for index in range(1, count + 1)
+        ]
+
+    def end(self):
+        """Kill what still runs."""
+        for each in self.processes:
+            if each.process.poll() is None:
+                each.process.send_signal(signal.SIGKILL)
+                each.process.wait()
+
+
+@pytest.fixture
+def fleet(cli):
+    """Starts the processes of fleets; none is left when the test ends."""
+    found = Fleet(cli.folder)
+    yield found
+    found.end()
+
+
+@pytest.fixture
+def comparable(published):
+    """The parts of a run directory as one table, without the columns that differ between runs."""
+
+    def read(folder, kind="results"):
+        table = published(folder, kind)
+        kept = [name for name in table.schema.names if name not in OWN_COLUMNS]
+        return pa.table(table.select(kept))
+
+    return read
