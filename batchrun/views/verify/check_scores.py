@@ -89,11 +89,11 @@ class _Check:
         self._counts = {one.name: [0, 0, 0] for one in evaluation.scores}
         self._error_rows = 0
         told = summary.get("judges")
-        known = [judge.name for judge in evaluation.judges]
-        self._told_of_judges: Mapping[str, Any] = {
-            name: told[name]
-            for name in (known if isinstance(told, Mapping) else ())
-            if isinstance(told.get(name), Mapping)
+        table: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
+        self._told_of_judges = {
+            judge.name: table[judge.name]
+            for judge in evaluation.judges
+            if isinstance(table.get(judge.name), Mapping)
         }
         self._judges = {name: CheckedJudge(store, name, report) for name in self._told_of_judges}
         self._labels = {
