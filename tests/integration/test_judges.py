@@ -506,8 +506,9 @@ def test_a_judge_of_pairs_needs_a_winner(world):
 
 
 def test_compare_tells_judges_apart(world):
-    """Another prompt of the judge is another judge: metrics on its verdicts are not compared, and a
-    gate on one is inconclusive. Others are.
+    """Another prompt of the judge is another judge: metrics on its verdicts are not compared, and
+    no gate against such a baseline passes. A judge that the baseline lacks concerns only what
+    names its verdicts.
     """
     tables = (
         '[scores]\nlong = "len(content) > 3"\n[metrics]\nmark = \'avg("tone.mark")\'\n'
@@ -528,7 +529,16 @@ def test_compare_tells_judges_apart(world):
     said = world.summary("next")["gates"]
     assert said["compare.mark"]["verdict"] == "inconclusive"
     assert "tone was asked otherwise" in said["compare.mark"]["why"]
+    assert said["compare.long"]["verdict"] == "inconclusive"
+    assert "another judge" in said["compare.long"]["why"]
+    world.config(tables.replace("mark = 'avg(\"tone.mark\")'\n", ""))
+    assert world.run("-o", "bare").code == 1
+    bare = gates.replace('"run"', '"bare"')
+    world.config(f"{tables}{bare}{TONE}", folder="late", name="late.toml")
+    assert world.run(config="late.toml").code == 4
+    said = world.summary("late")["gates"]
     assert said["compare.long"]["verdict"] == "pass"
+    assert "bare has none" in said["compare.mark"]["why"]
     compared = world.cli("compare", "run", "next", "--json").json
     assert compared["differs"] == ["judge"]
     assert "mark" not in compared["metrics"]

@@ -107,6 +107,10 @@ def _judged(rule: DifferenceRule, pairs: Pairs, figures: Mapping[str, MetricFigu
     if found is None:
         left_out = pairs.measures.left_out
         return undecided(rule, f"{left_out.get(f'metrics.{rule.name}', rule.name)}.")
+    before, now = pairs.a.judges, pairs.b.judges
+    if any(before[name] != now[name] for name in before.keys() & now.keys()):
+        why = f"{rule.name} cannot be compared: the baseline was judged by another judge."
+        return undecided(rule, why)
     verdict = _of(rule, found)
     if verdict.verdict in ("pass", "fail", "warn"):
         verdict = _despite_errors(rule, pairs, verdict)

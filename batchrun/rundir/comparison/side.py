@@ -78,7 +78,7 @@ class Side:
         found = self.summary.get(JUDGES)
         judges = found if isinstance(found, Mapping) else {}
         return {
-            name: one.get("sha256")
+            name: one.get("sha256") or self.judge_settings(name)
             for name, one in judges.items()
             if is_name(name) and isinstance(one, Mapping)
         }
