@@ -452,7 +452,7 @@ def test_keywords_for_common_parameters(heard, tmp_path):
     assert _params(endpoint) == ['{"max_tokens": 3, "model": "m", "temperature": 0}']
     with pytest.raises(TypeError, match=r"params=\{'presence_penalty': 1\}"):
         batchrun.run(TICKETS, output=tmp_path / "b", presence_penalty=1, **options)
-    for key, words in (("temperature", "`--?params`|--temperature"), ("min_p", "`params`")):
+    for key, words in (("temperature", "`params`, or temperature="), ("min_p", "`params`")):
         (tmp_path / "c.toml").write_text(f"[request]\n{key} = 0.5\n")
         with pytest.raises(UsageError, match=words):
             batchrun.run(TICKETS, config=tmp_path / "c.toml", output=tmp_path / "b", **options)
