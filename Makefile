@@ -14,9 +14,12 @@ RUN := $(VENV)/.run-$(call checksum,pyproject.toml requirements/run.txt)
 DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt)
 REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt requirements/real.txt)
 
+# Images for containers like to set it. Each of the tests' processes would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all quiet test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs pins clean
+.PHONY: help demo test test-all quiet test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -32,6 +35,8 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 test: $(DEV) ## all tests but the slow ones, WORKERS at once: minutes
 	$(PYTEST) -m "not slow and not quiet"
 
+# `make test` tries properties with a fifth of these examples, and worlds with a third of these seeds.
+test-all: export BATCHRUN_EVERYTHING = 1
 test-all: test ## `make test`, then the slow ones
 	$(PYTEST) -m "slow and not quiet"
 
@@ -81,8 +86,15 @@ audit: $(DEV) ## hold the pinned dependencies against known advisories; says so 
 bench: $(DEV) ## batchrun beside other clients: hours, results in benchmarks/RESULTS.md; BENCH=--quick: half an hour
 	$(BIN)/python benchmarks/clients.py $(BENCH)
 
-docs: $(RUN) ## fill in docs/reference.md from the program
+docs: $(RUN) ## fill in docs/reference.md, docs/config.schema.json and the signatures of batchrun/calls.py from the program
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_signatures.py
+
+notebook: $(DEV) ## run docs/notebook.ipynb, and keep what its cells put out
+	$(BIN)/python docs/make_notebook.py
+
+pictures: $(DEV) ## pictures of the report, the live page and the terminal, of a real run; needs Chromium
+	$(BIN)/python docs/make_pictures.py
 
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links

@@ -24,7 +24,8 @@ from batchrun.errors import (
 )
 
 if TYPE_CHECKING:
-    from batchrun.api import Options, RowOutcome, Summary, arun, compare, run, score, stream
+    from batchrun.api import Options, RowOutcome, Summary, compare, judge, score
+    from batchrun.calls import arun, run, stream
 
 __version__ = "0.2.0"
 __all__ = [
@@ -45,11 +46,16 @@ __all__ = [
     "__version__",
     "arun",
     "compare",
+    "judge",
     "run",
     "score",
     "stream",
 ]
-_LATE = frozenset("Options RowOutcome Summary arun compare run score stream".split())
+_LATE = {
+    **dict.fromkeys("Options RowOutcome Summary compare judge score".split(), "api"),
+    **dict.fromkeys("arun run stream".split(), "calls"),
+}
+"""The public names that are loaded when they are asked for, and their modules."""
 
 
 if not TYPE_CHECKING:  # a type checker sees the names above, and no others
@@ -59,9 +65,9 @@ if not TYPE_CHECKING:  # a type checker sees the names above, and no others
         if name not in _LATE:
             message = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(message)
-        from batchrun import api
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -33,6 +33,7 @@ class Announcing(AbstractContextManager["Announcing"]):
         self._settings = settings
         self._say = say
         self._summary: Mapping[str, Any] | None = None
+        self._elsewhere = False
         self._file: MetricsFile | None = None
 
     @property
@@ -40,9 +41,11 @@ class Announcing(AbstractContextManager["Announcing"]):
         """What watches the run for them."""
         return [] if self._file is None else [self._file]
 
-    def ended(self, summary: Mapping[str, Any]) -> None:
-        """The run ended, with this summary."""
-        self._summary = summary
+    def ended(self, summary: Mapping[str, Any], *, elsewhere: bool = False) -> None:
+        """The run ended, with this summary; ``elsewhere``: another process runs the command and
+        calls the webhook.
+        """
+        self._summary, self._elsewhere = summary, elsewhere
 
     def __enter__(self) -> Self:
         if self._settings.metrics_file is not None:
@@ -64,7 +67,8 @@ class Announcing(AbstractContextManager["Announcing"]):
             except OSError as fault:
                 name = f"--metrics-file {self._settings.metrics_file}"
                 self._say(f"warning: {name} cannot be written: {fault.strerror}")
-        if self._settings.on_finish is not None or self._settings.webhook is not None:
+        wanted = self._settings.on_finish is not None or self._settings.webhook is not None
+        if wanted and not self._elsewhere:
             self._tell(code, error)
 
     async def __aenter__(self) -> Self:

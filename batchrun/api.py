@@ -1,6 +1,6 @@
-"""batchrun from a program: ``run``, ``arun`` and ``stream``.
+"""What ``batchrun.run``, ``arun`` and ``stream`` do (``calls.py``), and ``score`` and ``compare``.
 
-All three do what ``batchrun run`` does, with the settings of the config file as keyword arguments.
+The first three do what ``batchrun run`` does, with the settings of the config file as keywords.
 They install no signal handlers and change nothing else of the process. Messages go to the logger
 ``batchrun``.
 """
@@ -13,12 +13,21 @@ import difflib
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from batchrun import assemble
 from batchrun.adapters.environment.clock import new_loop
@@ -27,23 +36,28 @@ from batchrun.adapters.sources import memory
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.storage.home import at_home, located
 from batchrun.announcing import Announcing
+from batchrun.api_errors import for_callers, public
 from batchrun.api_types import RowOutcome, Summary
-from batchrun.builtin_simulators import standing_in
+from batchrun.api_wording import in_keywords
+from batchrun.builtin_simulators import judges_of, standing_in
 from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
+from batchrun.core.schema.response_format import strict_document
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameter_flags import keyword_hint
-from batchrun.core.settings.table import BY_NAME, FLAGGED, TABLE
+from batchrun.core.settings.resolve import Settings
+from batchrun.core.settings.table import BY_NAME, FLAGGED, OF_JUDGES, TABLE
 from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import Stop, StopSwitch
-from batchrun.errors import RunStoppedError, UsageError
+from batchrun.errors import BatchrunError, RunStoppedError, UsageError
 from batchrun.ports import Observer
 from batchrun.rundir.recorded_reading import reading_of
 
-if TYPE_CHECKING:  # loaded by ``compare`` alone
+if TYPE_CHECKING:  # loaded where they are used
+    from batchrun.api_progress import Progress
     from batchrun.views.compare.compare import Comparison
 
-__all__ = ["Options", "RowOutcome", "Summary", "arun", "compare", "run", "score", "stream"]
+__all__ = ["Options", "RowOutcome", "Summary", "compare", "judge", "score"]
 
 
 class ArrowStream(Protocol):
@@ -60,8 +74,17 @@ class Scannable(Protocol):
         ...
 
 
-Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable
-"""Paths, or rows: an iterable of dicts, or anything that holds Arrow data. See docs/python.md."""
+class MakesSchema(Protocol):
+    """An object that makes a JSON Schema: ``pydantic.TypeAdapter``."""
+
+    def json_schema(self) -> dict[str, Any]:
+        """The schema."""
+        ...
+
+
+Rows = str | os.PathLike[str] | Iterable[Any] | ArrowStream | Scannable | Summary
+"""Paths, or rows: an iterable of dicts, or anything that holds Arrow data; or the summary of a run,
+whose answers are the rows then. See docs/python.md."""
 
 GUARD = RunStoppedError.exit_code
 _LOG = logging.getLogger("batchrun")
@@ -74,6 +97,7 @@ class Options(TypedDict, total=False):
     """The keyword arguments of ``run``, ``arun`` and ``stream``: the settings of the config file by
     their keys (``output`` is ``output.dir``), and what the command has as flags alone.
     ``endpoints`` has the tables of several endpoints, each with the keys of ``[[endpoint]]``.
+    ``make docs`` writes them out in the signatures of ``calls.py``.
     """
 
     output: str | os.PathLike[str]
@@ -85,6 +109,7 @@ class Options(TypedDict, total=False):
     retry_failed: bool
     retry_class: str | Sequence[str]
     repair: bool
+    progress: bool
     format: str
     quoting: Literal["csv", "none"]
     delimiter: str
@@ -96,6 +121,9 @@ class Options(TypedDict, total=False):
     sample_seed: int
     reuse: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     lengths_from: str | os.PathLike[str]
+    from_: str | os.PathLike[str] | Summary
+    from_status: Literal["ok", "error", "any"]
+    allow_partial: bool
     checkpoint: str | os.PathLike[str]
     raw: Literal["all", "errors", "none"]
     requests: Literal["none", "errors", "all"]
@@ -112,14 +140,16 @@ class Options(TypedDict, total=False):
     system: str
     prompt: str
     messages: Sequence[Mapping[str, Any]]
+    turns: str
     image: Sequence[str]
     file: Sequence[str]
     params: Mapping[str, Any]
+    repeat: int
     temperature: float | str
     max_tokens: int | str
     top_p: float | str
     seed: int | str
-    schema: str | os.PathLike[str] | Mapping[str, Any]
+    schema: str | os.PathLike[str] | Mapping[str, Any] | type | MakesSchema
     stream: bool
     name: str
     provider: str
@@ -163,11 +193,12 @@ class Options(TypedDict, total=False):
     scores: Mapping[str, Any]
     metrics: Mapping[str, Any]
     gates: Mapping[str, Any]
+    judge: Mapping[str, Any]
     labels: Mapping[str, str | float | bool]
 
 
 _CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
-_OTHERS = ("output", "config", "limit", "endpoints", *_CHANGES, "retry_class")
+_OTHERS = ("output", "config", "limit", "endpoints", *_CHANGES, "retry_class", "progress")
 KEYWORDS: dict[str, str] = {
     setting.keyword: setting.name
     for setting in FLAGGED
@@ -176,23 +207,29 @@ KEYWORDS: dict[str, str] = {
 """The setting behind every keyword that is one."""
 
 
-def run(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
-    """Run chat completions over rows and write Parquet into ``output``. Returns when it ended.
+def job_of(arguments: Mapping[str, Any]) -> _Job:
+    """The job of a function that was called with these arguments, ``rows`` among them."""
+    options = {name: value for name, value in arguments.items() if name != "rows"}
+    return _Job(arguments["rows"], options)
 
-    The same call goes on with what is pending, as the command does. Works where an event loop runs
-    too (a notebook): the run has a thread and a loop of its own. An interrupt (Ctrl-C) stops it in
-    order, keeps everything, and is raised again then; a second one does not wait for requests in
-    flight. A run that a guard stopped is no error: see ``Summary.status``.
 
-    Raises ``BatchrunError`` as its subclasses say, ``TypeError`` for an unknown keyword.
+def run_job(job: _Job) -> Summary:
+    """Run a job in a thread and a loop of its own: see ``batchrun.run``."""
+    return job.summary(_in_own_thread(lambda: job.go(None), job.switch))
+
+
+def _in_own_thread(
+    go: Callable[[], Coroutine[Any, Any, assemble.Result]], switch: StopSwitch
+) -> assemble.Result:
+    """Run a session in a thread and a loop of its own. An interrupt stops it in order, and is
+    raised when it has ended.
     """
-    job = _Job(rows, options)
     ended: Future[assemble.Result] = Future()
     ready: Future[asyncio.AbstractEventLoop] = Future()
 
     async def work() -> assemble.Result:
         ready.set_result(asyncio.get_running_loop())
-        return await job.go(None)
+        return await go()
 
     def body() -> None:
         try:
@@ -215,38 +252,19 @@ def run(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
             interrupted = error
             # The loop may not run yet, or not any more.
             with contextlib.suppress(RuntimeError, TimeoutError):
-                ready.result(1).call_soon_threadsafe(job.switch.stop, _INTERRUPTED)
+                ready.result(1).call_soon_threadsafe(switch.stop, _INTERRUPTED)
     if interrupted is not None:
         raise interrupted
-    return job.summary(result)
+    return result
 
 
-async def arun(rows: Rows | None = None, **options: Unpack[Options]) -> Summary:
-    """The same in the running event loop.
-
-    Cancelling it stops the run in order: nothing more is sent, requests in flight may finish within
-    ``grace_s``, and everything answered is kept and published before ``CancelledError`` is raised.
-    Cancelling once more does not wait for requests in flight.
-    """
-    job = _Job(rows, options)
+async def await_job(job: _Job) -> Summary:
+    """Run a job in the running loop: see ``batchrun.arun``."""
     return job.summary(await _ended(asyncio.create_task(job.go(None)), job.switch, _CANCELLED))
 
 
-def stream(
-    rows: Rows | None = None, **options: Unpack[Options]
-) -> AsyncGenerator[RowOutcome, None]:
-    """The same as an asynchronous generator: it yields the outcome of every row once that would
-    survive a power cut.
-
-    Outcomes come in the order in which they are done. Those of earlier sessions do not come again:
-    they are in the results. A slow reader slows the run. Closing the generator early
-    (``aclose``, or leaving ``contextlib.aclosing``) stops the run in order. Raises
-    ``RunStoppedError`` after the last outcome if a guard stopped the run.
-    """
-    return _stream(_Job(rows, options))
-
-
-async def _stream(job: _Job) -> AsyncGenerator[RowOutcome, None]:
+async def stream_job(job: _Job) -> AsyncGenerator[RowOutcome, None]:
+    """Run a job in the running loop and yield its outcomes: see ``batchrun.stream``."""
     outbox = Outbox()
     task = asyncio.create_task(job.go(outbox))
     task.add_done_callback(lambda _: outbox.close())
@@ -257,9 +275,13 @@ async def _stream(job: _Job) -> AsyncGenerator[RowOutcome, None]:
         outbox.close()
         if not task.done():
             job.switch.stop(_CLOSED)
-        result = await _ended(task, job.switch, _CANCELLED)
+        try:
+            result = await _ended(task, job.switch, _CANCELLED)
+        except BatchrunError as error:
+            failed, cause = for_callers(error, job.given)
+            raise failed from cause
     if result.stop is not None and result.stop.exit_code == GUARD:
-        raise RunStoppedError(result.stop.message, by=result.stop.by)
+        raise RunStoppedError(in_keywords(result.stop.message), by=result.stop.by)
 
 
 async def _ended(
@@ -279,6 +301,16 @@ async def _ended(
     return result
 
 
+def _tell(text: str) -> None:
+    """A message for who reads the log."""
+    _LOG.info("%s", in_keywords(text))
+
+
+def _warn(text: str) -> None:
+    """A warning for who reads the log."""
+    _LOG.warning("%s", in_keywords(text))
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What a call asks for, checked."""
@@ -293,20 +325,27 @@ class _Job:
     """One call: its settings, and the switch that stops it."""
 
     def __init__(self, rows: Rows | None, options: Mapping[str, Any]) -> None:
+        """``options`` are keywords; None is one that was not given."""
+        self.given = frozenset(name for name, value in options.items() if value is not None)
         self._plan = _plan(rows, options)
         self.switch = StopSwitch()
+        self._progress: Progress | None = None
+        if options.get("progress"):
+            from batchrun.api_progress import Progress
+
+            self._progress = Progress(self._plan.settings.dir)
 
     async def go(self, outbox: Outbox | None) -> assemble.Result:
         """Run the session in the running loop."""
         plan = self._plan
         settings = plan.settings
-        async with Announcing(settings, _LOG.warning) as announcing:
+        async with Announcing(settings, _warn) as announcing:
             result = await self._session(settings, plan, outbox, announcing.observers)
             announcing.ended(result.summary)
         if result.failed is not None:
             raise result.failed
         if result.stop is not None:
-            _LOG.warning("%s", result.stop.message)
+            _warn(result.stop.message)
         if result.duplicate_id is not None:
             _LOG.warning("custom_id %r comes more than once", result.duplicate_id)
         return result
@@ -319,18 +358,25 @@ class _Job:
         observers: Sequence[Observer],
     ) -> assemble.Result:
         with contextlib.ExitStack() as stack:
-            endpoints = standing_in(settings.endpoints, stack, _LOG.info)
+            endpoints = standing_in(settings.endpoints, stack, _tell)
             settings = replace(settings, endpoints=endpoints)
-            return await assemble.session(
+            progress = self._progress
+            if progress is not None:
+                observers = [*observers, stack.enter_context(progress).observer]
+            result = await assemble.session(
                 settings,
                 plan.environment,
                 find=self._find(),
                 changes=plan.changes,
                 switch=self.switch,
-                say=_LOG.info,
+                say=_tell,
                 outbox=outbox,
                 observers=observers,
+                judges=judges_of(settings, plan.environment, stack, _tell),
             )
+            if progress is not None:
+                progress.ended(result.summary)
+            return result
 
     def _find(self) -> Callable[[], Input] | None:
         rows, settings = self._plan.rows, self._plan.settings
@@ -341,10 +387,11 @@ class _Job:
 
     def summary(self, result: assemble.Result) -> Summary:
         """The summary of how it ended."""
-        message = result.stop.message if result.stop else None
+        message = in_keywords(result.stop.message) if result.stop else None
         return Summary.of(result.summary, self._plan.settings.dir, message)
 
 
+@public()
 def score(
     directory: str | os.PathLike[str],
     *,
@@ -366,17 +413,92 @@ def score(
 
     asked = None
     if any(given is not None for given in (config, scores, metrics, gates)):
-        asked = evaluation_of(config, scores=scores, metrics=metrics, gates=gates)
+        asked = evaluation_of(config, directory, scores=scores, metrics=metrics, gates=gates)
     folder = at_home(os.fspath(directory))
     place = None if checkpoint is None else at_home(os.fspath(checkpoint))
-    found = scoring.score(folder, place, asked, _LOG.info)
+    found = scoring.score(folder, place, asked, _tell)
     for text in found.left_out:
-        _LOG.warning("%s", text)
+        _warn(text)
     if found.failed is not None:
         raise found.failed
     return Summary.of(found.summary, folder, None)
 
 
+@public()
+def judge(
+    directory: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str],
+    name: str | None = None,
+    against: str | os.PathLike[str] | None = None,
+    both_orders: bool = False,
+    agreement: str | None = None,
+    score: str | None = None,
+    allow_self: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    restart: bool = False,
+    retry_failed: bool = False,
+    repair: bool = False,
+    **options: Any,
+) -> Summary:
+    """Have a second model judge the answers of a finished run. Returns the summary of that run as
+    it is then: ``judges``, and the ``metrics`` and ``gates`` that its verdicts make.
+
+    ``config`` has the judge's prompt, JSON Schema, model and endpoint; other keywords of ``run``
+    win over it. Judging again sends only what is new or changed. ``against`` is a run whose answers
+    are compared with, ``agreement`` a column of human labels. A judge that a guard stopped is no
+    error: see ``judges[name]["pending"]``.
+
+    Raises ``UsageError`` for what is no finished run, or where the judge is the model that gave the
+    answers, ``RunLockedError`` while a run is live, and as ``run`` does.
+    """
+    from batchrun import judging
+    from batchrun.core.evaluation.judges import Judge
+    from batchrun.rundir.judges.prepare import Pairing, prepare
+
+    require_known(options, [setting.keyword for setting in OF_JUDGES])
+    file = at_home(os.fspath(config))
+    judge_ = Judge.checked(
+        PurePath(file).stem if name is None else name, file, score, agreement, allow_self=allow_self
+    )
+    given = {
+        KEYWORDS[keyword]: _plain(value, KEYWORDS[keyword])
+        for keyword, value in options.items()
+        if value is not None
+    }
+    pairs = None if against is None else Pairing(at_home(os.fspath(against)), both_orders)
+    folder = at_home(os.fspath(directory))
+    place = None if checkpoint is None else at_home(os.fspath(checkpoint))
+    environment, switch = read_environment(), StopSwitch()
+    run_, warnings = prepare(judge_, folder, place, environment, given, pairs)
+    for warning in warnings:
+        _warn(warning)
+
+    def session(settings: Settings, allowed: Changes) -> assemble.Result:
+        with contextlib.ExitStack() as stack:
+            endpoints = standing_in(settings.endpoints, stack, _tell)
+            going = partial(
+                assemble.session,
+                replace(settings, endpoints=endpoints),
+                environment,
+                find=None,
+                changes=allowed,
+                switch=switch,
+                say=_tell,
+            )
+            return _in_own_thread(going, switch)
+
+    changes = Changes(restart=restart, retry_failed=retry_failed, repair=repair)
+    found = judging.judge(folder, place, run_, changes, session, _tell)
+    for result in found.results:
+        if result.stop is not None:
+            _warn(result.stop.message)
+    if found.scored.failed is not None:
+        raise found.scored.failed
+    return Summary.of(found.scored.summary, folder, None)
+
+
+@public()
 def compare(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
@@ -401,21 +523,15 @@ def compare(
 
     asked = None
     if any(given is not None for given in (config, scores, metrics, gates)):
-        asked = evaluation_of(config, scores=scores, metrics=metrics, gates=gates)
+        asked = evaluation_of(config, b, scores=scores, metrics=metrics, gates=gates)
     one, other = (at_home(os.fspath(directory)) for directory in (a, b))
     return comparing.compare(one, other, asked, key=key, rows=rows)
 
 
 def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     """Check the keywords and lay the settings over each other: keyword, environment, file."""
-    known = [*_OTHERS, *KEYWORDS]
-    for name, value in options.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            hint = keyword_hint(name, value) or hint
-            message = f"unknown keyword {name!r}; {hint}"
-            raise TypeError(message)
+    if isinstance(rows, Summary):
+        rows, options = None, {"from_": rows} | dict(options)
     file = options.get("config")
     raw = {} if file is None else read_config(at_home(os.fspath(file)))
     given = {
@@ -432,7 +548,7 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     environment = read_environment()
     raw, warnings = config.lay_over(raw, environment, located(given))
     for warning in warnings:
-        _LOG.warning("%s", warning)
+        _warn(warning)
     settings = config.resolve(read_schema(raw), limit=options.get("limit"))
     classes = options.get("retry_class")
     changes = Changes(
@@ -440,6 +556,20 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
         **{name: bool(options.get(name)) for name in _CHANGES},
     )
     return _Plan(settings, environment, rows, changes)
+
+
+def require_known(options: Mapping[str, Any], known: Collection[str] = ()) -> None:
+    """Raise ``TypeError`` for a keyword that is none, with the one that was meant. ``known`` are
+    those that there are, if not the keywords of ``run``.
+    """
+    known = known or [*_OTHERS, *KEYWORDS]
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            hint = keyword_hint(name, value) or hint
+            message = f"unknown keyword {name!r}; {hint}"
+            raise TypeError(message)
 
 
 def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> config.Raw:
@@ -463,6 +593,10 @@ def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> con
 def _plain(value: Any, name: str) -> Any:
     """A keyword's value as the config file would have it."""
     kind = BY_NAME[name].kind
+    if isinstance(value, Summary):
+        value = value.path
+    if kind == "schema":
+        value = _schema(value)
     if kind == "dirs":
         several = [value] if isinstance(value, (str, os.PathLike)) else value
         return [os.fspath(each) if isinstance(each, os.PathLike) else each for each in several]
@@ -477,6 +611,24 @@ def _plain(value: Any, name: str) -> Any:
     if name == "request.messages" and not isinstance(value, str):
         return [dict(message) if isinstance(message, Mapping) else message for message in value]
     return value
+
+
+def _schema(value: Any) -> Any:
+    """The JSON Schema of a Pydantic class, or of its ``TypeAdapter``; any other value as it is.
+    Raises ``UsageError`` for another class.
+    """
+    if isinstance(value, (str, os.PathLike, Mapping)):
+        return value
+    name = getattr(value, "__name__", "answer")
+    for method in ("model_json_schema", "json_schema"):
+        if callable(made := getattr(value, method, None)):
+            return strict_document(made(), name)
+    kind = f"the class {name}" if isinstance(value, type) else f"a {type(value).__name__}"
+    message = (
+        f"request.schema is {kind}; expected a file, a dict with a JSON Schema, or a Pydantic "
+        "model (pydantic.TypeAdapter makes one of a dataclass or a TypedDict)"
+    )
+    raise UsageError(message)
 
 
 def _names(rows: Any) -> list[str]:

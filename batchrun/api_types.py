@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
+from batchrun.api_errors import public
 from batchrun.core.settings.addresses import below, is_remote
+from batchrun.errors import UsageError
 from batchrun.records import NO_USAGE, Outcome, ToolCall
 
+if TYPE_CHECKING:  # loaded when results are asked for
+    from batchrun.views.result_table import ArrowTable
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Summary:
-    """How a run ended: ``summary.json`` with a type.
+    """How a run ended: ``summary.json`` with a type. Notebooks show it as a table.
 
     ``status`` is ``complete``, ``complete_with_errors``, ``stopped`` (by the guard ``stopped_by``)
     or ``interrupted``; ``stop_message`` says what happened then, and what to do. ``ok``, ``error``
@@ -31,7 +37,7 @@ class Summary:
     ok: int
     error: int
     pending: int | None
-    totals: Mapping[str, Any] = field(repr=False)
+    totals: Mapping[str, Any]
     errors: Mapping[str, int]
     outputs: Mapping[str, int]
     """Rows with an answer that was ``truncated`` by a token limit, or is ``empty``."""
@@ -40,7 +46,7 @@ class Summary:
     wall_s: float
     path: Path | str
     """The run directory: a path, or as text the address of one in an object store."""
-    _whole: Mapping[str, Any] = field(repr=False, compare=False)
+    _whole: Mapping[str, Any] = field(compare=False)
 
     @property
     def scores(self) -> Mapping[str, Any]:
@@ -60,6 +66,13 @@ class Summary:
         return MappingProxyType(self._whole.get("gates") or {})
 
     @property
+    def judges(self) -> Mapping[str, Any]:
+        """By the name of a judge: ``rows``, ``unparsed``, ``cost_usd`` and more, as in
+        ``summary.json``.
+        """
+        return MappingProxyType(self._whole.get("judges") or {})
+
+    @property
     def results_path(self) -> Path | str:
         """The folder of results, as pandas, Polars, DuckDB and Arrow read it."""
         return self._below("results")
@@ -68,6 +81,47 @@ class Summary:
     def attempts_path(self) -> Path | str:
         """The folder of the ledger."""
         return self._below("attempts")
+
+    @property
+    def cost_usd(self) -> float | None:
+        """The bill over all sessions: every attempt. None if no price is known."""
+        cost: float | None = self.totals["cost_usd"]
+        return cost
+
+    @public()
+    def to_arrow(self, columns: Sequence[str] | None = None, *, scores: bool = False) -> ArrowTable:
+        """The published results as one Arrow table in the order of the rows; of some columns, if
+        they are named. ``scores`` adds a column for each score.
+
+        It reads the files as they are now. Raises ``UsageError`` if there are none yet, or for a
+        column that they lack.
+        """
+        from batchrun.views.result_table import read
+
+        return read(str(self.path), columns, scores=scores)
+
+    @public()
+    def to_pandas(self, columns: Sequence[str] | None = None, *, scores: bool = False) -> Any:
+        """The same as a pandas ``DataFrame``. Raises ``UsageError`` if pandas is not installed."""
+        _installed("pandas")
+        return self.to_arrow(columns, scores=scores).to_pandas()
+
+    @public()
+    def to_polars(self, columns: Sequence[str] | None = None, *, scores: bool = False) -> Any:
+        """The same as a Polars ``DataFrame``. Raises ``UsageError`` if Polars is not installed."""
+        polars = _installed("polars")
+        return polars.from_arrow(self.to_arrow(columns, scores=scores))
+
+    def __repr__(self) -> str:
+        from batchrun.views.summary_table import one_line
+
+        return one_line(self._whole, str(self.path))
+
+    def _repr_html_(self) -> str:
+        """A table of it, as notebooks ask for one. Texts in it are escaped."""
+        from batchrun.views.summary_table import html
+
+        return html(self._whole, str(self.path), self.stop_message)
 
     def _below(self, name: str) -> Path | str:
         return self.path / name if isinstance(self.path, Path) else below(self.path, name)
@@ -100,6 +154,15 @@ class Summary:
         )
 
 
+def _installed(name: str) -> Any:
+    """A library that batchrun works without. Raises ``UsageError`` where there is none."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        message = f"to_{name}() needs {name}, which cannot be loaded ({error}): pip install {name}"
+        raise UsageError(message) from None
+
+
 class RowOutcome(NamedTuple):
     """The final state of one row, durable. The columns of ``results/`` have the same names."""
 
@@ -122,6 +185,7 @@ class RowOutcome(NamedTuple):
     error_message: str | None
     response: str | None
     reused_from: str | None = None
+    messages: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -136,6 +200,9 @@ class RowOutcome(NamedTuple):
         attempt = attempt if reused is None else reused.attempt
         first = completion.first if completion else None
         usage = completion.usage if completion else attempt.usage if attempt else NO_USAGE
+        conversation = outcome.conversation
+        if conversation is not None:
+            usage = conversation.usage
         return cls(
             row=outcome.row,
             custom_id=outcome.custom_id,
@@ -156,4 +223,5 @@ class RowOutcome(NamedTuple):
             error_message=failure.message if failure else None,
             response=outcome.response,
             reused_from=None if reused is None else reused.origin,
+            messages=None if conversation is None else conversation.messages,
         )

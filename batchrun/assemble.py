@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,12 @@ from batchrun.adapters.environment.series_file import SeriesFile
 from batchrun.adapters.environment.signals import on_signals
 from batchrun.adapters.environment.status_file import StatusFile
 from batchrun.adapters.sources.opening import Input
+from batchrun.core.cost.money import format_picodollars
 from batchrun.core.cost.projection import RowCosts
 from batchrun.core.input.duplicates import Duplicates
 from batchrun.core.request import body
 from batchrun.core.run import summary
+from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.bounds import Finished
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import LABELS
@@ -61,9 +63,12 @@ from batchrun.rundir.preflight import Priced, require_bounds
 from batchrun.rundir.spent import Spent, published, spent
 from batchrun.wiring import attempts
 
-if TYPE_CHECKING:  # loaded by runs that have scores, metrics or gates alone
+if TYPE_CHECKING:  # loaded by runs that have scores, metrics, gates or judges alone
+    from batchrun.core.evaluation.judges import Asked
     from batchrun.rundir.evaluate.evaluator import Evaluator, Prepared
     from batchrun.rundir.evaluate.figures import Figures
+    from batchrun.rundir.judges.end_of_run import Judging
+    from batchrun.rundir.judges.prepare import JudgeRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,8 @@ class Result:
     duplicate_id: str | None = None
     failed: BatchrunError | None = None
     """Why scores or metrics could not be computed, of a run that ended as its summary says."""
+    elsewhere: bool = False
+    """Whether another process of a fleet sums the run up, and tells whoever is to be told."""
 
 
 def run(
@@ -89,16 +96,20 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     started_s: float | None = None,
     machinery: Machinery = REAL,
+    judges: Sequence[JudgeRun] = (),
+    find: Callable[[], Input] | None = None,
     stop: Stop | None = None,
 ) -> Result:
     """Run one session to its end. Blocks; handles SIGINT, SIGTERM and SIGHUP meanwhile.
 
-    ``started_s`` (``time.monotonic``; None: now) is when a deadline begins to count. With a
-    ``stop`` nothing is sent: what there is gets published and summed up. Raises ``BatchrunError``
-    as described by its subclasses.
+    ``started_s`` (``time.monotonic``; None: now) is when a deadline begins to count; ``judges``
+    judge the answers at its end; ``find`` opens the input, where it is not that of the settings.
+    With a ``stop`` nothing is sent: what there is gets published and summed up. Raises
+    ``BatchrunError`` as described by its subclasses.
     """
     started_s = machinery.monotonic_s() if started_s is None else started_s
-    with open_session(settings, environment, None, changes, observers, say, machinery) as opened:
+    opening = open_session(settings, environment, find, changes, observers, say, machinery, judges)
+    with opening as opened:
         return opened if isinstance(opened, Result) else run_session(opened, started_s, stop)
 
 
@@ -126,6 +137,7 @@ async def session(
     outbox: Outbox | None = None,
     observers: Sequence[Observer] = (),
     machinery: Machinery = REAL,
+    judges: Sequence[JudgeRun] = (),
 ) -> Result:
     """Run one session in the running loop; no signal is handled.
 
@@ -138,7 +150,7 @@ async def session(
     entering = asyncio.ensure_future(
         asyncio.to_thread(
             opening.enter_context,
-            open_session(settings, environment, find, changes, observers, say, machinery),
+            open_session(settings, environment, find, changes, observers, say, machinery, judges),
         )
     )
     try:
@@ -169,9 +181,15 @@ def open_session(
     observers: Sequence[Observer],
     say: Callable[[str], None],
     machinery: Machinery,
+    judges: Sequence[JudgeRun] = (),
 ) -> Iterator[Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do."""
     accesses = machinery.accesses(settings.endpoints, environment)
+    settings = _with_recorded_judges(settings)
+    judging = None
+    if judges:
+        once = find is not None or "-" in settings.files
+        judging = _judging(settings, environment, judges, say, machinery, once=once)
     free_space.require_room(settings)
     open_files.require(settings)
     build = body.builder(settings)
@@ -180,8 +198,8 @@ def open_session(
 
         lookup.require(settings, changes)
     with ExitStack() as stack:
-        evaluates = _Evaluates(settings, stack)
-        given = find() if find else None
+        evaluates = _Evaluates(settings, stack, judges)
+        given = find() if find else _chained(settings)
         opened = open_run.open_run(
             settings,
             changes,
@@ -205,6 +223,7 @@ def open_session(
             and summary.in_step(found, opened.totals(), wall_s, shaping)
             and (evaluator is None or evaluator.is_in_step(found))
         )
+        in_step = in_step and judging is None  # whether a judge has something to do, it says itself
         if found is not None and in_step and found.get(LABELS, {}) == labels:
             if changes.resend_changed and settings.limit is None:
                 opened.all_resent()
@@ -224,7 +243,65 @@ def open_session(
                 answers,
                 stack.enter_context(_lengths(settings, opened, say)),
                 evaluator,
+                judging,
             )
+
+
+def _with_recorded_judges(settings: Settings) -> Settings:
+    """The settings with the judges that the run directory has besides those of the config."""
+    local = local_path(settings.dir)
+    if local is not None and not Path(local, "judges").is_dir():
+        return settings
+    if local is None and not settings.evaluation:
+        return settings
+    from batchrun.rundir.judges.standing import with_recorded
+
+    return replace(settings, evaluation=with_recorded(settings.evaluation, settings.dir))
+
+
+def _judging(
+    settings: Settings,
+    environment: Mapping[str, str],
+    judges: Sequence[JudgeRun],
+    say: Callable[[str], None],
+    machinery: Machinery,
+    *,
+    once: bool,
+) -> Judging:
+    """The judges of a run, whose keys, prices and models are looked at before anything is sent.
+    ``once`` is whether the input of the run can be read only once.
+    """
+    from batchrun.rundir.judges import prepare
+    from batchrun.rundir.judges.end_of_run import Judging
+
+    for one in judges:
+        machinery.accesses(one.settings.endpoints, environment)
+        prepare.require_other(one, [settings.one_model])
+        prepare.require_messages(one, settings, once=once)
+        if settings.max_cost_pd is not None:
+            prepare.require_bounded(one)
+
+    def judged(one: JudgeRun, switch: StopSwitch) -> Coroutine[Any, Any, Result]:
+        return session(
+            one.settings,
+            environment,
+            find=None,
+            changes=prepare.changes_for(one),
+            switch=switch,
+            say=lambda text: say(f"judge {one.judge.name}: {text}"),
+            machinery=machinery,
+        )
+
+    return Judging(judges, judged, settings.dir, Path(settings.checkpoint), say)
+
+
+def _chained(settings: Settings) -> Input | None:
+    """The results of the run that the settings name as input; None where files are the input."""
+    if settings.source is None:
+        return None
+    from batchrun.rundir.chain import inputs
+
+    return inputs.find_chained(settings)
 
 
 class _Evaluates:
@@ -232,20 +309,27 @@ class _Evaluates:
     results are known, computed once the directory is open.
     """
 
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+    def __init__(
+        self, settings: Settings, stack: ExitStack, judges: Sequence[JudgeRun] = ()
+    ) -> None:
         self._stack = stack
-        self._directory = settings.dir
+        self._settings = settings
+        self._judges = judges
         self._prepared: Prepared | None = None
         if settings.evaluation:
             from batchrun.rundir.evaluate.evaluator import Prepared
 
-            self._prepared = Prepared(settings.evaluation)
+            self._prepared = Prepared(settings.evaluation, asked=_asked(settings, judges))
             stack.callback(self._prepared.close)
 
     def require(self, schema: Any) -> None:
         """See ``Prepared.require``."""
         if self._prepared is not None:
             self._prepared.require(schema)
+        for one in self._judges:
+            from batchrun.rundir.judges import prepare
+
+            prepare.require_templates(one, schema)
 
     def over(self, opened: RunDirectory) -> Evaluator | None:
         """What evaluates an opened run directory."""
@@ -253,9 +337,35 @@ class _Evaluates:
             return None
         from batchrun.rundir.evaluate.evaluator import Evaluator
 
-        evaluator = Evaluator(self._prepared, opened.store, opened.results_sha256)
-        evaluator.compare_with_baseline(self._directory)
+        state = _judge_states(self._settings, opened)
+        evaluator = Evaluator(self._prepared, opened.store, opened.results_sha256, state)
+        evaluator.compare_with_baseline(self._settings.dir)
         return self._stack.enter_context(evaluator)
+
+
+def _asked(settings: Settings, judges: Sequence[JudgeRun]) -> dict[str, Asked]:
+    """What the judges of a run are asked: as their configs say, else as they were before."""
+    found = {one.judge.name: one.asked for one in judges}
+    others = [judge for judge in settings.evaluation.judges if judge.name not in found]
+    if others:
+        from batchrun.rundir.judges.standing import asked_in
+
+        found |= asked_in(settings.dir, others)
+    return found
+
+
+def _judge_states(settings: Settings, opened: RunDirectory) -> Callable[[str], str]:
+    """What the verdicts in the folder of a judge are known again by."""
+
+    def state(folder: str) -> str:
+        from batchrun.rundir.judges.prepare import place_of
+        from batchrun.rundir.judges.standing import state_of
+
+        name = folder.rpartition("/")[2]
+        place = place_of(settings.dir, opened.checkpoint, name)
+        return state_of(opened.store, place, folder)
+
+    return state
 
 
 def _labelled(opened: RunDirectory, given: Mapping[str, str]) -> Mapping[str, str]:
@@ -299,8 +409,10 @@ class Session:
         answers: Answers | None = None,
         lengths: Lengths | None = None,
         evaluator: Evaluator | None = None,
+        judging: Judging | None = None,
     ) -> None:
         self._machinery = machinery
+        self._judging = judging
         self._evaluator = evaluator
         self._lengths = lengths
         self._answers = answers
@@ -365,10 +477,9 @@ class Session:
         switch.stop_at(self._settings.deadline_s, machinery.monotonic_s() - started_s, clock)
         journal = machinery.journal(opened.journal, opened.flights(machinery.flight_slots))
         sealer = machinery.sealer(opened.parts, opened.journal)
-        before = self._count_resumed()
-        states = opened.journal.states
+        before, states = self._count_resumed(), opened.journal.states
         ledger, say = ledger_sums(before), tally.notices.append
-        budgets = Budgets(self._settings, states, ledger, self._prices, switch, say)
+        budgets = Budgets(self._without_judges(), states, ledger, self._prices, switch, say)
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -387,10 +498,13 @@ class Session:
                     spending=budgets.spending,
                     models=opened.totals().models,
                     finished=self._finished,
+                    answered=self._opened.turns() if self._settings.turns else {},
                     say=self._say,
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = self._lanes = loop.pool.lanes
+                if machinery.sharing is not None:
+                    await stack.enter_async_context(machinery.sharing(lanes, clock))
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
                 monitor = Monitor(
                     engine=engine,
@@ -422,7 +536,7 @@ class Session:
                 rows_input = self._count_input(lambda: True)
             self._watching.tell()
             budgets.settle(ledger_sums(published(opened.totals())))
-            return await self._sum_up(switch, rows_input, fault, budgets.public())
+            return await self._sum_up(switch, rows_input, fault, budgets)
         finally:
             self._ended.set()
             await journal.close()
@@ -463,7 +577,8 @@ class Session:
         entries, answers = journal, self._answers
         if outbox is not None:
             source, entries = PacedSource(source, outbox), TellingJournal(journal, outbox)
-            answers = None if answers is None else EachAnswer(answers)
+        if answers is not None and (outbox is not None or settings.turns is not None):
+            answers = EachAnswer(answers)
         return Engine(
             source=source,
             loop=loop,
@@ -496,7 +611,7 @@ class Session:
 
     def _prepare(self, row: Row) -> Request:
         """A row's request. Raises ``RowError`` that says where the row stands."""
-        if row.custom_id is not None:
+        if row.custom_id is not None and row.number % self._settings.repeat == 0:
             self._duplicates.watch(row.custom_id)
         try:
             request = self._build(row)
@@ -547,8 +662,45 @@ class Session:
 
     # After
 
+    def _without_judges(self) -> Settings:
+        """The settings with the part of the budget that the judges have not spent."""
+        settings = self._settings
+        if self._judging is None or settings.max_cost_pd is None:
+            return settings
+        judged_pd = self._judging.charged_pd(self._opened.store)
+        if judged_pd:
+            told = f"{format_picodollars(judged_pd)} of --max-cost are charged to its judges"
+            self._tally.notices.append(told)
+        return replace(settings, max_cost_pd=max(0, settings.max_cost_pd - judged_pd))
+
+    async def _judge(
+        self,
+        switch: StopSwitch,
+        fault: BatchrunError | None,
+        rows_input: int | None,
+        budgets: Budgets,
+    ) -> BatchrunError | None:
+        """Have the answers of a run that is whole judged. Returns why a judge failed, if one did:
+        what stopped one, its own summary says.
+        """
+        totals = self._opened.totals()
+        rows = totals.rows()
+        if self._judging is None or fault is not None or switch.stopping or not rows[0]:
+            return None
+        if rows_input is None or rows_input > sum(rows):
+            return None
+        spending = budgets.spending
+        cost = None if spending is None else spending.cost
+        left_pd = None if cost is None else cost.cap - cost.charge.spent
+        models = [self._settings.one_model, *totals.models]
+        judged = await self._judging.run(self._opened.store, switch, left_pd, models)
+        return judged.failed
+
     async def _evaluate(
-        self, switch: StopSwitch, fault: BatchrunError | None
+        self,
+        switch: StopSwitch,
+        fault: BatchrunError | None,
+        failed: BatchrunError | None,
     ) -> tuple[Figures, BatchrunError | None] | None:
         """Scores and metrics of what is published. A signal ends this at once; None if it had come
         before, or the run failed.
@@ -556,6 +708,8 @@ class Session:
         by_signal = switch.reason is not None and switch.reason.is_signal
         if self._evaluator is None or fault is not None or by_signal:
             return None
+        if failed is not None:
+            return self._evaluator.without_judges(failed)
 
         async def signalled() -> None:
             if not (await switch.wait()).is_signal:  # a guard stops requests, of which none is left
@@ -568,9 +722,10 @@ class Session:
         switch: StopSwitch,
         rows_input: int | None,
         fault: BatchrunError | None,
-        budget: Mapping[str, Any],
+        budgets: Budgets,
     ) -> Result:
-        evaluated = await self._evaluate(switch, fault)
+        unjudged = await self._judge(switch, fault, rows_input, budgets)
+        evaluated = await self._evaluate(switch, fault, unjudged)
         stop = switch.reason
         opened, settings = self._opened, self._settings
         opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
@@ -587,7 +742,7 @@ class Session:
             wall_s=wall_s,
             settings=settings.public() | opened.reading.public(),
             version=__version__,
-            budget=budget,
+            budget=budgets.public(),
             projected=self._tally.projection(),
             fault_exit_code=fault.exit_code if fault else BatchrunError.exit_code,
             reuses=bool(settings.reuse),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.providers import SIMULATOR
+from batchrun.core.settings.resolve import Settings
+
+if TYPE_CHECKING:  # loaded by runs that have judges alone
+    from batchrun.rundir.judges.prepare import JudgeRun
 
 
 def standing_in(
@@ -27,3 +32,26 @@ def standing_in(
         else:
             found.append(endpoint)
     return tuple(found)
+
+
+def judges_of(
+    settings: Settings,
+    environment: Mapping[str, str],
+    stack: contextlib.ExitStack,
+    say: Callable[[str], None],
+) -> Sequence[JudgeRun]:
+    """The judges of a run (``[judge.NAME]``), ready to judge until the stack is left. Raises
+    ``UsageError`` naming the judge.
+    """
+    if not settings.evaluation.judges:
+        return ()
+    from batchrun.rundir.judges.prepare import prepare
+
+    found = []
+    for judge in settings.evaluation.judges:
+        run, warnings = prepare(judge, settings.dir, settings.checkpoint, environment)
+        for warning in warnings:
+            say(f"warning: {judge.key}: {warning}")
+        endpoints = standing_in(run.settings.endpoints, stack, say)
+        found.append(replace(run, settings=replace(run.settings, endpoints=endpoints)))
+    return found

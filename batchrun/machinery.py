@@ -24,6 +24,7 @@ from batchrun.core.reply.server_load import Load
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.urls import Address
+from batchrun.engine.lane import Lane
 from batchrun.engine.observe.watching import SAMPLE_S
 from batchrun.ports import Credentials, Source, Transport
 from batchrun.ports import Journal as JournalPort
@@ -97,6 +98,10 @@ class Machinery:
     journal: Callable[[Journal, FlightLog], ClosableJournal] = JournalWriter
     parts: PartsOf = Parts
     sealer: Callable[[Parts, Journal], Sealer] = Sealer
+    sharing: Callable[[Sequence[Lane], LoopClock], AbstractAsyncContextManager[None]] | None = None
+    """Keeps the lanes to a share of their limits while it is entered, where several processes have
+    these together.
+    """
     flight_slots: int = FLIGHT_SLOTS
     sample_s: float = SAMPLE_S
     """Seconds between two looks of the observers."""

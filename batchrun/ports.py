@@ -13,8 +13,8 @@ from batchrun.records import NO_USAGE
 
 if TYPE_CHECKING:
     from batchrun.records import (
-        Attempt,
         Block,
+        Entry,
         Outcome,
         Reception,
         Reply,
@@ -223,20 +223,19 @@ class Gate(Protocol):
         ...
 
 
-Durable = Callable[["Outcome | Attempt | Block | ReusedRows", "Exception | None"], None]
+Durable = Callable[["Entry", "Exception | None"], None]
 """Called in the event loop with an entry once it would survive a power cut, or with what broke."""
 
 
 class Journal(Protocol):
     """The durable store of what is known of rows whose part is not published yet."""
 
-    def post(
-        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
-    ) -> None:
+    def post(self, entry: Entry, then: Durable | None = None) -> None:
         """Take an entry; ``then`` is called once it would survive a power cut.
 
         Entries become durable in the order given. An ``Attempt`` is one that decided nothing: a
-        failed exchange of a row that is still open. After a failed write, every entry not durable
+        failed exchange of a row that is still open. A ``Turn`` and its attempt become durable
+        together. After a failed write, every entry not durable
         yet and every later one is refused with the same error.
         """
         ...

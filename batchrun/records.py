@@ -217,7 +217,9 @@ class Attempt(NamedTuple):
     is in picodollars (``core.cost.money``), None where it is not known; ``billed_from`` names the
     reading that priced it (``core.cost.billing``). ``usage_raw`` is the server's usage object, as
     JSON text. ``decided_by`` names the steps that decided what became of the row
-    (``core.verdict.trail``); None where an earlier version, or a repair, wrote the line.
+    (``core.verdict.trail``); None where an earlier version, or a repair, wrote the line. ``turn``
+    is the turn of the row's conversation, from 1; None without conversations, and where nobody
+    knows.
     """
 
     row: int
@@ -240,6 +242,36 @@ class Attempt(NamedTuple):
     usage_raw: str | None = None
     billed_from: str | None = None
     decided_by: str | None = None
+    turn: int | None = None
+
+
+class Turn(NamedTuple):
+    """A turn of a conversation that was answered, and is not the last one.
+
+    ``number`` counts from 1. ``message`` is the answer as the later turns send it back, in JSON;
+    ``usage`` and ``cost_pd`` are what it took. ``attempt`` is the exchange that brought it; the
+    ledger has it by itself, so a turn that is read back has None. ``request_hash`` is that of the
+    whole conversation.
+    """
+
+    row: int
+    number: int
+    request_hash: str
+    message: bytes
+    usage: Usage
+    cost_pd: int | None
+    attempt: Attempt | None = None
+
+
+class Conversation(NamedTuple):
+    """How the conversation of a row went: all messages as JSON text, and what its answers took
+    together (``cost_pd`` is None while no cost is known); of one that failed, its last exchange
+    included.
+    """
+
+    messages: str
+    usage: Usage
+    cost_pd: int | None
 
 
 class Reused(NamedTuple):
@@ -262,6 +294,8 @@ class Outcome(NamedTuple):
     ``model_asked`` the model that the deciding request named. A row that took the answer of another
     run has ``reused`` and no ``attempt``. ``body`` is the request's body where the session keeps it
     (``--requests``): empty where it keeps those of other rows, None where it keeps none.
+    ``conversation`` is there for rows with turns (``--turns``) that were sent; the usage of their
+    completion is the sum over the turns.
     """
 
     row: int
@@ -275,6 +309,7 @@ class Outcome(NamedTuple):
     model_asked: str | None = None
     reused: Reused | None = None
     body: bytes | None = None
+    conversation: Conversation | None = None
 
     @property
     def ok(self) -> bool:
@@ -291,6 +326,10 @@ class ReusedRows(NamedTuple):
     row: int
     rows: int
     results: bytes
+
+
+Entry = Outcome | Attempt | Turn | Block | ReusedRows
+"""What a running session enters into the journal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally
 from batchrun.machinery import EndpointAccess
 from batchrun.ports import Clock, Gate, Journal
+from batchrun.records import Turn
 
 
 async def attempts(
@@ -41,11 +42,12 @@ async def attempts(
     spending: Spending | None,
     models: Collection[str | None],
     finished: Finished,
+    answered: MutableMapping[int, Sequence[Turn]],
     say: Callable[[str], None],
 ) -> AttemptLoop:
     """The loop that sends rows to these endpoints, ready until the stack is left. ``models``
-    answered in earlier sessions; ``finished`` counts the rows of this one; every gate, and the
-    loop, has dice of its own.
+    answered in earlier sessions, and so were the turns in ``answered``, by row; ``finished`` counts
+    the rows of this one; every gate, and the loop, has dice of its own.
     """
     ways, remarks = [], set()
     for access in accesses:
@@ -84,7 +86,7 @@ async def attempts(
     _follow([way.gate for way in ways], room)
     for remark in filter(None, remarks):
         say(f"warning: {remark}")
-    return AttemptLoop(
+    return _loop_of(settings, answered)(
         ways,
         journal=journal,
         clock=clock,
@@ -104,6 +106,19 @@ async def attempts(
         spending=spending,
         finished=finished if settings.repeated_failure else None,
     )
+
+
+def _loop_of(
+    settings: Settings, answered: MutableMapping[int, Sequence[Turn]]
+) -> Callable[..., AttemptLoop]:
+    """What makes the loop: another one where rows are conversations."""
+    if settings.turns is None:
+        return AttemptLoop
+    from batchrun.core.request.turns import wording_of
+    from batchrun.engine.conversation.turn_loop import TurnLoop
+
+    wording = wording_of(settings)
+    return partial(TurnLoop, wording=wording, answered=answered)
 
 
 def _notice(tally: Tally, endpoint: str | None, text: str) -> None:

@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from batchrun import records
 from batchrun.adapters.journal import journal, log_reader
 from batchrun.adapters.journal.shard_log import ATTEMPT, BLOCK, OUTCOME, REUSED, Entry, Place
 from batchrun.cli.main import main
 from batchrun.ports import Durable
-from batchrun.records import Attempt, Block, Outcome, ReusedRows
+from batchrun.records import Attempt, Outcome, ReusedRows, Turn
 
 KINDS = ("outcome", "attempt", "block", "reused")
 
@@ -66,17 +67,15 @@ class NoJournal:
         self._held = held
         self._flight = flight
         self._loop = asyncio.get_running_loop()
-        self._told: list[tuple[Outcome | Attempt | Block | ReusedRows, Durable]] = []
-        self._passed: list[Outcome | Attempt | Block | ReusedRows] = []
+        self._told: list[tuple[records.Entry, Durable]] = []
+        self._passed: list[records.Entry] = []
 
     @property
     def backlog_bytes(self) -> int:
         """None on the disk."""
         return 0
 
-    def post(
-        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
-    ) -> None:
+    def post(self, entry: records.Entry, then: Durable | None = None) -> None:
         """Say in the loop's next turn that an entry is durable, for all of this one together."""
         if not self._passed:
             self._loop.call_later(journal.GROUP_S, self._pass_on)
@@ -95,6 +94,7 @@ class NoJournal:
         passed, self._passed = self._passed, []
         shards: dict[int, list[Entry]] = {}
         for entry in passed:
+            assert not isinstance(entry, Turn)  # the rows of benchmarks are no conversations
             if isinstance(entry, Outcome):
                 record: Entry = (entry.row, OUTCOME, entry)
             elif isinstance(entry, Attempt):

@@ -1,4 +1,5 @@
-"""Fills in docs/reference.md from the program. Run it by `make docs`.
+"""Fills in docs/reference.md from the program, and writes docs/config.schema.json. Run it by
+`make docs`.
 
 The page itself is written by hand. What stands in it between `<!-- made: NAME -->` and
 `<!-- end -->` is made here: the tables and figures that the program has. Every sentence in a table
@@ -8,6 +9,7 @@ stands in the program, beside what it describes; a name without one ends the scr
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -27,6 +29,7 @@ from batchrun.adapters.columns import columns  # noqa: E402
 from batchrun.adapters.environment import status_file  # noqa: E402
 from batchrun.adapters.environment.signals import SIGNALS  # noqa: E402
 from batchrun.adapters.sources.files import finding  # noqa: E402
+from batchrun.cli.flags.help_pages import group_of  # noqa: E402
 from batchrun.cli.main import COMMANDS, main  # noqa: E402
 from batchrun.core.reply import answer, phrases, thinking  # noqa: E402
 from batchrun.core.reply.limit_dialects import PERIODS_S, SPELLINGS  # noqa: E402
@@ -37,8 +40,9 @@ from batchrun.core.run.totals import Totals  # noqa: E402
 from batchrun.core.schema import json_schema  # noqa: E402
 from batchrun.core.settings import parameters, resolve  # noqa: E402
 from batchrun.core.settings.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
-from batchrun.core.settings.table import FLAGGED, KINDS, SHORT, Setting  # noqa: E402
+from batchrun.core.settings.table import FLAGGED, GROUPS, KINDS, SHORT, Setting  # noqa: E402
 from batchrun.core.settings.variables import VARIABLES  # noqa: E402
+from batchrun.core.starter.config_schema import config_schema  # noqa: E402
 from batchrun.core.verdict import outage, rules, trail  # noqa: E402
 from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
@@ -51,6 +55,7 @@ from batchrun.views.show import shown_row  # noqa: E402
 from batchrun.views.verify import findings  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
+SCHEMA = ROOT / "docs" / "config.schema.json"
 MARKED = re.compile(r"(<!-- made: (\S+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -104,14 +109,31 @@ def commands() -> str:
         command = main.get_command(context, name)
         assert command is not None
         usage = " ".join(command.collect_usage_pieces(click.Context(command)))
-        text = " ".join((command.help or "").split("\f")[0].split())
-        options = [option for option in command.params if isinstance(option, click.Option)]
+        text = " ".join((command.help or "").replace("\b", "").split("\f")[0].split())
+        options = [
+            option
+            for option in command.params
+            if isinstance(option, click.Option) and not option.hidden
+        ]
         described(name, [o.opts[-1] for o in options], {o.opts[-1]: o.help or "" for o in options})
         parts.append(f"### `batchrun {name} {usage}`\n\n{text}\n\n{flags(options)}")
     return "\n\n".join(parts)
 
 
 def flags(options: Sequence[click.Option]) -> str:
+    """The flags of a command: a table, or one for each group as in its help."""
+    groups: dict[str, list[click.Option]] = {}
+    for option in options:
+        groups.setdefault(group_of(option), []).append(option)
+    if len(groups) == 1:
+        return flag_table(options)
+    order = [*(g for g in groups if g not in GROUPS), *(g for g in GROUPS if g in groups)]
+    titles = {group: f"**{group}**: {about}" for group, about in GROUPS.items()}
+    parts = [f"{titles.get(g, f'**{g}**')}\n\n{flag_table(groups[g])}" for g in order]
+    return "\n\n".join(parts)
+
+
+def flag_table(options: Sequence[click.Option]) -> str:
     """A table of flags, with their config keys where they have any."""
     settings = {setting.name.replace(".", "__"): setting for setting in FLAGGED}
     keys = [key_of(settings[o.name]) if o.name in settings else "" for o in options]
@@ -288,7 +310,8 @@ def summary_keys() -> list[str]:
         run="",
     )
     version = built.pop("version")
-    built |= {"scores": None, "metrics": None, "gates": None, "version": version}
+    built["totals"]["cost_usd_with_judges"] = None
+    built |= {"scores": None, "metrics": None, "judges": None, "gates": None, "version": version}
     return [
         f"{key}.{inner}" if inner else key
         for key, value in built.items()
@@ -446,7 +469,7 @@ def tables() -> dict[str, str]:
         "environment": meanings("variable", described("variables", VARIABLES, variables)),
         "input-formats": input_formats(),
         "parameters": sent_parameters(),
-        "columns-results": column_table(columns.RESULTS),
+        "columns-results": column_table((*columns.RESULTS, columns.MESSAGES)),
         "columns-attempts": column_table(columns.ATTEMPTS),
         "columns-requests": column_table(columns.REQUESTS),
         "columns-usage": column_table(columns.USAGE),
@@ -493,6 +516,12 @@ def page() -> str:
     return filled(PAGE.read_text("utf-8"))
 
 
+def schema() -> str:
+    """The JSON Schema of the config file, as `batchrun schema config` prints it."""
+    return json.dumps(config_schema(), indent=2) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), "utf-8")
-    sys.stdout.write(f"filled in {PAGE.relative_to(ROOT)}\n")
+    SCHEMA.write_text(schema(), "utf-8")
+    sys.stdout.write(f"wrote {PAGE.relative_to(ROOT)} and {SCHEMA.relative_to(ROOT)}\n")

@@ -2,7 +2,7 @@
 core/estimate/token_table.py.
 
     pip download --no-deps -d texts django==5.2.* wagtail==8.0.*
-    pip install splintr-rs
+    pip install "batchrun-llm[tokenizer]"
     python docs/measure_tokens.py texts
 
 The texts are translations of two programs into many languages (Django's to fit the table, Wagtail's

@@ -24,9 +24,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.harness import forked
+from tests.harness.slow import examples
 
 # How long an example takes says how busy the machine is.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "busy",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=examples(100),
+)
 settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchrun.cli.console import print_message
+from batchrun.cli.flags.help_pages import Flag
 from batchrun.cli.paths import PATH
+from batchrun.core.settings.table import OUTPUT
 from batchrun.errors import BatchrunError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -23,10 +25,12 @@ JOB_SUMMARY = "GITHUB_STEP_SUMMARY"
 def ci_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """The flags of a command that has an outcome for continuous integration."""
     for flag, text in (
-        ("--markdown", "Write the outcome as Markdown, at most 64 KB, into this file."),
-        ("--junit", "Write the gates as JUnit XML into this file."),
+        ("--markdown", "Write the outcome to this file as Markdown of at most 64 KB."),
+        ("--junit", "Write the gates to this file as JUnit XML."),
     ):
-        function = click.option(flag, type=PATH, metavar="F", help=text)(function)
+        function = click.option(flag, cls=Flag, group=OUTPUT, type=PATH, metavar="F", help=text)(
+            function
+        )
     return function
 
 

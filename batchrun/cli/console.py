@@ -35,7 +35,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a spreadsheet takes for the beginning of a formula."""
 LONG_BYTES = 10_000
 """A longer request has its size named, and so has every one with an image, a sound or a file."""
-_COMMAND = re.compile(r"\s*(?:[a-z ]+: )?batchrun [a-z]")
+_COMMAND = re.compile(r"\s*(?:[a-z, ]+: )?batchrun [a-z]")
 """A line to be copied, which is not wrapped."""
 
 

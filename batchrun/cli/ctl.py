@@ -5,27 +5,27 @@ from __future__ import annotations
 import click
 
 from batchrun.cli.console import exit_codes, print_json, print_message, print_output
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER
 
 ACTIONS = ("set", "pause", "resume", "drain")
 
 
 @click.command("ctl")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @click.argument("action", metavar="set|pause|resume|drain", type=click.Choice(ACTIONS))
 @click.argument("values", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=FOLDER, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the limits as one JSON object.")
 def command(
     folder: str, action: str, values: tuple[str, ...], checkpoint: str | None, *, as_json: bool
 ) -> None:
-    """Change the live run in DIR, and print the limits that hold now.
+    """Change the live run in DIR and print the limits now in force.
 
-    set changes limits: rpm=N, tpm=N (or none), concurrency=N, max_cost=USD, and with NAME.rpm=N
-    those of one of several endpoints. pause sends nothing more until resume. drain lets the
-    requests in flight finish, and stops the run.
+    `set` changes limits: rpm=N, tpm=N (or none), concurrency=N, max_cost=USD; NAME.rpm=N sets that
+    of one of several endpoints. `pause` holds all requests until `resume`. `drain` lets requests
+    in flight finish and stops the run.
 
     Changes last until the session ends. Only the user who started the run can make them.
     """

@@ -1,4 +1,4 @@
-"""``batchrun doctor``: look at an endpoint before a run does."""
+"""``batchrun doctor``: check an endpoint before a run uses it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import click
 from batchrun.adapters.environment.configuration import read_environment
 from batchrun.builtin_simulators import standing_in
 from batchrun.cli.console import exit_codes, print_json, print_message, print_output
+from batchrun.cli.flags.help_pages import Grouped
 from batchrun.cli.paths import config_flag
-from batchrun.cli.run import interrupts, setting_flags, settings_of
+from batchrun.cli.run import flag, interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
 from batchrun.core.settings.presets import LIMITS
 from batchrun.core.text.redact import public_url
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from batchrun.core.verdict.diagnosis import Check
 
 TIMEOUT_S = 60.0
+_EXAMPLES = (
+    "batchrun doctor --model gpt-4.1-mini",
+    "batchrun doctor --base-url http://localhost:8000/v1",
+    "batchrun doctor --provider groq --model llama-3.3-70b-versatile",
+)
 _REQUEST = ("request.model", "request.params", "request.stream")
 _ASKED = [
     setting
@@ -35,25 +41,30 @@ _ASKED = [
 ]
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Grouped, examples=_EXAMPLES)
 @config_flag()
 @partial(setting_flags, settings=_ASKED)
-@click.option(
+@flag(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0.001),
     default=TIMEOUT_S,
     show_default=True,
     metavar="S",
+    group=setting_table.RETRIES,
     help="Seconds that each exchange may take.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@flag(
+    "--json",
+    "as_json",
+    is_flag=True,
+    group=setting_table.DISPLAY,
+    help="Print the checks as one JSON object.",
+)
 def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: Any) -> None:
     """Check an endpoint: key, URL, model, and one test request of a few tokens.
 
-    Reports what is wrong and how to fix it.
-
-    Exit 0 if a run can begin, 1 if not.
+    Reports what is wrong and how to fix it. Exits with 0 if a run can start, else 1.
     """
     with exit_codes(as_json=as_json), interrupts():
         # Neither input nor run directory are needed, but a run's settings name both.
@@ -72,7 +83,7 @@ def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: A
         else:
             for endpoint, checks in found:
                 _show(endpoint, checks)
-            print_output("a run can begin" if ok else "a run would not get far")
+            print_output("ready to run" if ok else "not ready: see the lines marked failed")
         sys.exit(0 if ok else 1)
 
 

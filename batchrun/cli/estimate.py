@@ -16,9 +16,11 @@ import click
 
 from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import exit_codes, print_json, print_message, print_output
+from batchrun.cli.flags.completing import files
+from batchrun.cli.flags.help_pages import Grouped
 from batchrun.cli.main import STARTED_S
-from batchrun.cli.paths import PATH, config_flag
-from batchrun.cli.run import interrupts, setting_flags, settings_of
+from batchrun.cli.paths import FOLDER, config_flag
+from batchrun.cli.run import flag, interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
 from batchrun.core.settings.addresses import scheme_of
 from batchrun.core.settings.table import OLD
@@ -34,53 +36,84 @@ if TYPE_CHECKING:
     from batchrun.views.estimation.model_comparison import Comparison
 
 WIDTH_LEAST, WIDTH_MOST = 40, 100
+_GROUP = "Estimate"
+_EXAMPLES = (
+    "batchrun estimate rows.jsonl --model gpt-4.1-mini",
+    "batchrun estimate rows.jsonl --model gpt-4.1-mini --model gpt-4.1",
+    "batchrun estimate -c config.toml --pilot 100 -o pilot",
+)
 _OTHERS = [setting for setting in setting_table.TABLE if setting.name != "request.model"]
 
 
-@click.command("estimate")
-@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+@click.command("estimate", cls=Grouped, examples=_EXAMPLES)
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1, shell_complete=files)
 @config_flag()
 @partial(setting_flags, settings=_OTHERS)
-@click.option(
+@flag(
     "--model",
     "models",
     multiple=True,
     metavar="M",
-    help="The model for rows that name none; repeat it to compare the costs of several models.",
+    group=setting_table.PROMPT,
+    brief="Model; repeat it to compare several",
+    help="Model for rows that name none; repeat it to compare the costs of several models.",
 )
-@click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
-@click.option(
+@flag(
+    "--limit",
+    type=int,
+    metavar="N",
+    group=setting_table.INPUT,
+    help="Read only the first N rows.",
+)
+@flag(
     "--pilot",
     "pilot_rows",
     type=click.IntRange(min=10),
     metavar="N",
+    group=_GROUP,
+    brief="Send N sampled rows and extrapolate",
     help="Send a sample of N rows, as a run in the directory -o DIR, and extrapolate from it.",
 )
-@click.option(
+@flag(
     "--pilot-seed",
     type=int,
     default=0,
     show_default=True,
     metavar="N",
-    help="The seed of the pilot's sample.",
+    group=_GROUP,
+    help="Seed for sampling the pilot rows.",
 )
-@click.option(
+@flag(
     "--detect",
     "difference",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="D",
-    help="Report the rows, repeats and dollars that it takes to see a share change by D.",
+    group=_GROUP,
+    brief="Rows and dollars to detect a change of D",
+    help="Report the rows, repeats and dollars needed to detect that a share changes by D.",
 )
-@click.option(
+@flag(
     "--against",
     multiple=True,
-    type=PATH,
+    type=FOLDER,
     metavar="DIR",
-    help="With --detect: a run, or two, whose answers show how many flip from run to run.",
+    group=_GROUP,
+    help="With --detect: one or two earlier runs, to measure how many answers flip by chance.",
 )
-@click.option("--quiet", is_flag=True, help="No messages but errors.")
-@click.option("--no-progress", is_flag=True, help="No progress display of the pilot.")
-@click.option("--json", "as_json", is_flag=True, help="Print the estimate as one JSON object.")
+@flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
+@flag(
+    "--no-progress",
+    is_flag=True,
+    group=setting_table.DISPLAY,
+    help="Do not show the progress of the pilot.",
+)
+@flag(
+    "--json",
+    "as_json",
+    is_flag=True,
+    group=setting_table.DISPLAY,
+    help="Print the estimate as one JSON object.",
+)
 def command(
     inputs: tuple[str, ...],
     config_file: str | None,
@@ -97,8 +130,8 @@ def command(
 ) -> None:
     """Estimate tokens, cost and time of a run over the INPUT files.
 
-    Takes the flags of `run`. Reads every row and sends nothing, unless --pilot N sends a sample of
-    the rows. docs/estimate.md explains each figure.
+    Takes the flags of `run`. Reads every row and sends nothing, except with --pilot, which sends a
+    sample of the rows. docs/estimate.md explains every figure.
     """
     with exit_codes(as_json=as_json), interrupts():
         environment = read_environment()
@@ -262,9 +295,17 @@ def _pilot(
 
 def of_sample(settings: Settings, path: Path) -> Settings:
     """The settings of a run over the sample, whose rows are whole requests already."""
+    from batchrun.core.evaluation.definitions import Evaluation
+    from batchrun.core.request.conversation import TURNS
+
+    evaluation = settings.evaluation
+    if settings.repeat > 1:
+        # What is measured over the repeats of a row has no meaning in a sample of requests.
+        evaluation = Evaluation(evaluation.scores)
     return replace(
         settings,
         files=(str(path),),
+        source=None,
         format="jsonl",
         quoting=None,
         delimiter=None,
@@ -280,5 +321,8 @@ def of_sample(settings: Settings, path: Path) -> Settings:
         params={},
         limit=None,
         sample=None,
+        repeat=1,
+        evaluation=evaluation,
         reuse=(),
+        turns=None if settings.turns is None else TURNS,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrun.cli.console import exit_codes, print_json, print_message, writing
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER, PATH
 from batchrun.cli.standard_streams import CLOSED, forsake
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import StorageError, UsageError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option(
     "-o",
     "--output",
@@ -28,52 +28,51 @@ if TYPE_CHECKING:
     type=PATH,
     metavar="FILE",
     required=True,
-    help="The file to write; its suffix sets the format: .jsonl, .parquet or .csv. - is stdout.",
+    help="File to write; its suffix sets the format: .jsonl, .parquet or .csv; `-` is stdout.",
 )
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["jsonl", "parquet", "csv"]),
-    help="The format, whatever the suffix; on stdout JSON Lines (the default) or csv.",
+    help="Format, whatever the suffix; on stdout jsonl (the default) or csv.",
 )
 @click.option(
     "--errors",
     type=PATH,
     metavar="FILE",
-    help="Write the lines of failed rows to a separate file, as the Batch API does.",
+    help="Write failed rows to this file instead, as the Batch API does; for .jsonl.",
 )
 @click.option(
     "--formulas",
     is_flag=True,
-    help="Keep text in CSV that a spreadsheet would run as a formula. Without this, text that "
-    "begins with = + - @, a tab or a line break gets an apostrophe in front.",
+    help="Write text that starts with = + - or @ to CSV as it is; by default an apostrophe keeps "
+    "spreadsheets from running it.",
 )
 @click.option(
     "--columns",
     metavar="COL,...",
-    help="Only these columns, in this order; for Parquet and CSV.",
+    help="Write only these columns, in this order; for Parquet and CSV.",
 )
 @click.option(
     "--expand",
     is_flag=True,
-    help="Add a column answer.FIELD for each top-level field of the run's JSON Schema; for Parquet "
-    "and CSV.",
+    help="Add a column answer.FIELD per top-level field of the JSON Schema; for Parquet and CSV.",
 )
 @click.option(
     "--excel",
     is_flag=True,
-    help="Write CSV as Excel opens it: with a byte order mark and semicolons.",
+    help="Write CSV the way Excel opens it: with a byte order mark and semicolons.",
 )
 @click.option(
     "--partial",
     is_flag=True,
-    help="Write what a live run has answered but not published yet, too.",
+    help="Include rows of a live run that are not in results/ yet.",
 )
-@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=FOLDER, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
-@click.option("--quiet", is_flag=True, help="No messages but errors.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
 def command(
     folder: str,
@@ -90,11 +89,11 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write the published results of DIR into one FILE, in row order.
+    """Write the results of the run in DIR to one FILE, in row order.
 
-    JSON Lines are output lines of the OpenAI Batch API; Parquet has the columns of `results/`; CSV
-    has them flattened, with the input's columns first. Works on a live run too, and needs no write
-    permission in DIR.
+    JSON Lines are output lines of the OpenAI Batch API. Parquet has the columns of `results/`. CSV
+    has them flattened, with the columns of the input first. Also works on a live run, and without
+    write permission in DIR.
     """
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean

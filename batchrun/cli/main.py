@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
-import os
 import sys
 import time
 from typing import Any
@@ -19,40 +17,58 @@ STARTED_S = time.monotonic()
 """About when the process began: nothing of weight is imported before."""
 
 COMMANDS = {
-    "run": "Run chat completions over a data set; run it again to resume.",
-    "validate": "Check every row without sending any.",
-    "estimate": "Estimate what a run takes: tokens, dollars, time.",
-    "score": "Compute scores, metrics and gates of a run again.",
-    "query": "Answer SQL over the results, attempts, usage and scores of a run.",
+    "run": "Send rows as chat completions; run it again to resume.",
+    "validate": "Check every row without sending anything.",
+    "estimate": "Estimate tokens, cost and time before running.",
+    "doctor": "Check an endpoint: key, URL, model, and one test request.",
+    "providers": "List the endpoints known by name.",
+    "status": "Show the progress of a live or finished run.",
     "ctl": "Change a live run: limits, pause, resume, drain.",
-    "status": "Show the progress of a live or ended run.",
+    "show": "Show single rows: request, answer, attempts, cost, scores.",
+    "report": "Write one HTML page about a run: charts, cost, errors, a sample.",
+    "export": "Write the results to one file: JSON Lines, Parquet or CSV.",
+    "query": "Run SQL over results, attempts, usage and scores.",
+    "verify": "Check the accounting: every row once, every sum equal.",
+    "runs": "List the runs in a folder, with the trend of their metrics.",
+    "costs": "Sum up what runs cost, by month, model or label.",
+    "score": "Compute scores, metrics and gates again; sends nothing.",
+    "judge": "Have a second model judge the answers; its verdicts become scores.",
     "compare": "Compare two runs over the same rows: regressions, metrics, cost.",
     "bless": "Make a run the baseline that gates compare with.",
-    "show": "Show single rows: request, answer, attempts, cost, scores.",
-    "runs": "List the runs below a folder, with the trend of their metrics.",
-    "costs": "Sum up what runs cost, by month, model or label.",
-    "report": "Write one page of HTML about a run: charts, cost, errors, a sample.",
-    "verify": "Prove that every row of a run is accounted for.",
-    "export": "Write the results as one file: OpenAI Batch lines, Parquet or CSV.",
-    "init": "Write a config and rows to begin with.",
-    "providers": "List the endpoints that are known by name.",
-    "doctor": "Look at an endpoint: key, URL, models, one small request.",
+    "init": "Write a config file and sample rows to start from.",
+    "schema": "Print the JSON Schema of the config file, for editors.",
+    "completion": "Print a completion script for bash, zsh or fish.",
     "simulate": "Serve a simulated OpenAI-compatible endpoint.",
 }
+WIDTH_MAX = 100
+"""Columns of a help page on a wide terminal: longer lines are hard to read."""
+SECTIONS = {
+    "Run": ("run", "validate", "estimate", "doctor", "providers", "status", "ctl"),
+    "Results": ("show", "report", "export", "query", "verify", "runs", "costs"),
+    "Evaluation": ("score", "judge", "compare", "bless"),
+}
+"""The headings of the commands in the help; all others are under ``Setup``."""
 FOLDERS = {
-    **dict.fromkeys(("score", "query", "compare", "bless", "init"), "evaluation."),
+    **dict.fromkeys(("score", "judge", "query", "compare", "bless"), "evaluation."),
+    **dict.fromkeys(("init", "schema", "completion", "providers"), "setup."),
     **dict.fromkeys(("status", "show", "runs", "costs", "report"), "looking."),
 }
 """The folder of a command that is not in this one."""
 
 
-def _meant(word: str) -> str:
-    """What was probably meant by a word that is no command."""
-    near = difflib.get_close_matches(word, COMMANDS, n=1)
-    if near:
-        return f" Did you mean '{near[0]}'?"
-    there = os.path.exists(word)  # noqa: PTH110 - pathlib is not loaded for --help
-    return f" To run the rows of a file: batchrun run {word} -o DIR" if there else ""
+def _explained(error: click.NoSuchOption) -> click.UsageError:
+    """The error about a flag that does not exist, with what was probably meant."""
+    from batchrun.cli.flags.suggestions import flag_meant
+
+    ctx = error.ctx
+    name, message = error.option_name, f"No such option {error.option_name}."
+    params = [] if ctx is None else ctx.command.get_params(ctx)
+    known = {word for each in params for word in (*each.opts, *each.secondary_opts)}
+    if ctx is not None and isinstance(ctx.command, LazyGroup):
+        hint = f"Flags go after the command: batchrun run {name} ..."
+    else:
+        hint = flag_meant(name, {word for word in known if word.startswith("-")})
+    return click.UsageError(f"{message} {hint}".rstrip(), ctx)
 
 
 class LazyGroup(click.Group):
@@ -90,16 +106,43 @@ class LazyGroup(click.Group):
         """The command that is meant; for an unknown one the nearest is named."""
         try:
             return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            raise click.UsageError(error.message + _meant(args[0]), ctx) from None
+        except click.UsageError:
+            from batchrun.cli.flags.suggestions import command_meant
+
+            hint = command_meant(args[0], COMMANDS)
+            message = f"No such command {args[0]!r}. {hint}".rstrip()
+            raise click.UsageError(message, ctx) from None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read what comes before the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise _explained(error) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; for an unknown flag of it the likely one is named."""
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise _explained(error) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        listed = {name for names in SECTIONS.values() for name in names}
+        others = tuple(name for name in COMMANDS if name not in listed)
+        for heading, names in (*SECTIONS.items(), ("Setup", others)):
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:<10}", COMMANDS[name]) for name in names])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH_MAX},
+)
 @click.version_option(__version__, prog_name="batchrun")
 def main() -> None:
-    """Chat completions over a data set, with every answer accounted for."""
+    """Run chat completions over a data set, with every row accounted for.
+
+    Try it without a key: batchrun init bulk && batchrun run -c config.toml
+    """

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from batchrun.adapters.storage.home import at_home
+from batchrun.cli.flags.completing import Completer, files, folders
+from batchrun.cli.flags.help_pages import Flag
 from batchrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +26,15 @@ class HomePath(_Text):
 
     name = "path"
 
+    def __init__(self, completer: Completer = files) -> None:
+        self._completer = completer
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[Any]:
+        """Files, or folders."""
+        return self._completer(ctx, param, incomplete)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The path with ``~`` replaced; a home that is not known is a usage error."""
         try:
@@ -33,8 +44,23 @@ class HomePath(_Text):
 
 
 PATH = HomePath()
+FOLDER = HomePath(folders)
+"""The same, completed with folders alone."""
 
 
-def config_flag(sentence: str = "A TOML file with the settings.") -> Callable[[_Command], _Command]:
-    """The flag ``-c`` of a command, which gets it as ``config_file``."""
-    return click.option("-c", "--config", "config_file", type=PATH, metavar="FILE", help=sentence)
+def config_flag(
+    sentence: str = "TOML file with the settings.", **place: str
+) -> Callable[[_Command], _Command]:
+    """The flag ``-c`` of a command, which gets it as ``config_file``. ``place`` is its place in the
+    help (``cli.flags.help_pages.Flag``).
+    """
+    return click.option(
+        "-c",
+        "--config",
+        "config_file",
+        cls=Flag,
+        type=PATH,
+        metavar="FILE",
+        help=sentence,
+        **place,
+    )

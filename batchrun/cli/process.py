@@ -27,7 +27,10 @@ def load_arrow() -> None:
 
     Arrow takes both if they are there and needs neither. NumPy costs 0.2 s of CPU and 20 MB at
     the start, pandas 0.3 s and 40 MB at the first list that becomes an array.
+
+    From here on the collector looks at fewer of the new objects: what is loaded is no garbage.
     """
+    gc.set_threshold(GC_OBJECTS, 20, 100)
     sys.meta_path.insert(0, _Absent)
     try:
         from batchrun.adapters.columns import schema as part_schema
@@ -41,11 +44,10 @@ def load_arrow() -> None:
 def make_lean() -> None:
     """Tune collector and allocator for a long run of many small objects, once all is imported.
 
-    Rows make few cycles: the collector's default of a look at every 700 objects took a fifth of
-    all CPU time. One arena for all threads, where glibc has arenas, saves memory (150 to 140 MB
-    with 2 KB replies).
+    Rows make few cycles: the collector's default of a look at every 700 objects, which
+    ``load_arrow`` changed, took a fifth of all CPU time. One arena for all threads, where glibc has
+    arenas, saves memory (150 to 140 MB with 2 KB replies).
     """
     gc.freeze()
-    gc.set_threshold(GC_OBJECTS, 20, 100)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

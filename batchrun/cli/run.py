@@ -26,9 +26,12 @@ from batchrun.cli.console import (
     print_message,
     print_unwrapped,
 )
+from batchrun.cli.flags.completing import completer_of, files, retry_classes
+from batchrun.cli.flags.help_pages import Flag, Grouped
 from batchrun.cli.main import STARTED_S
 from batchrun.cli.paths import config_flag
 from batchrun.cli.standard_streams import unblocked
+from batchrun.cli.stop_advice import advice_on
 from batchrun.core.settings import (
     commands,
     parameter_flags,
@@ -85,10 +88,14 @@ def setting_flags(
         kind = click.Choice(setting.choices) if setting.kind == "choice" else None
         function = click.option(
             *names,
+            cls=Flag,
+            group=setting.heading,
+            brief=setting.brief,
             type=kind or _type_of(setting),
             default=None,
             multiple=setting.kind in _REPEATED,
             metavar=setting.metavar,
+            shell_complete=completer_of(setting),
             help=_help(setting),
         )(function)
     return function
@@ -103,63 +110,111 @@ def _type_of(setting: setting_table.Setting) -> click.ParamType[Any]:
 def _help(setting: setting_table.Setting) -> str:
     if setting.kind == "bool" or setting.default in (None, (), {}):
         return setting.help
-    return f"{setting.help} [default: {setting.default}]"
+    default = setting.default
+    shown = f"{default:g}" if isinstance(default, float) else default
+    return f"{setting.help} [default: {shown}]"
 
 
-@click.command("run")
-@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
-@config_flag()
+flag = partial(click.option, cls=Flag)
+"""``click.option`` for a flag with a group."""
+_EXAMPLES = (
+    "batchrun run rows.jsonl -o out --model gpt-4.1-mini",
+    "batchrun run quiz.csv -o out --prompt '{{ question }}' --provider simulator",
+    "batchrun run -c config.toml --max-cost 5",
+)
+
+
+@click.command("run", cls=Grouped, examples=_EXAMPLES)
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1, shell_complete=files)
+@config_flag("TOML file with the settings.", group=setting_table.INPUT, brief="Settings in TOML")
 @setting_flags
-@click.option("--limit", type=int, metavar="N", help="Run only the first N rows, this time.")
-@click.option(
-    "--keep-done",
-    is_flag=True,
-    help="Settings or input changed: keep the done rows, continue with the rest.",
+@flag(
+    "--limit",
+    type=int,
+    metavar="N",
+    group=setting_table.INPUT,
+    brief="Run only the first N rows",
+    help="Run only the first N rows; without it, a later run continues with the rest.",
 )
-@click.option(
-    "--resend-changed",
+@flag(
+    "--dry-run",
     is_flag=True,
-    help="Settings or input changed: send the done rows whose request changed again.",
+    group=setting_table.GUARDS,
+    brief="Check every row, estimate the cost, send nothing",
+    help="Report what `validate` and `estimate` would, and print the first two requests; send and "
+    "write nothing.",
 )
-@click.option("--restart", is_flag=True, help="Start over; the old contents move to DIR.old-TIME.")
-@click.option("--retry-failed", is_flag=True, help="Send all failed rows again.")
-@click.option(
+@flag(
+    "--retry-failed",
+    is_flag=True,
+    group=setting_table.RESUME,
+    help="Send all failed rows again.",
+)
+@flag(
     "--retry-class",
     metavar="C,...",
     multiple=True,
-    help="Send the rows that failed with these error classes again; `truncated` and `empty` "
-    "are kept answers, which only a better one replaces.",
+    shell_complete=retry_classes,
+    group=setting_table.RESUME,
+    help="Send rows that failed with these error classes again. `truncated` and `empty` select "
+    "kept answers, which only a better answer replaces.",
 )
-@click.option(
+@flag(
+    "--keep-done",
+    is_flag=True,
+    group=setting_table.RESUME,
+    help="After a change of settings or input: keep all done rows, continue with the rest.",
+)
+@flag(
+    "--resend-changed",
+    is_flag=True,
+    group=setting_table.RESUME,
+    help="After a change of settings or input: send done rows again if their request changed.",
+)
+@flag(
+    "--restart",
+    is_flag=True,
+    group=setting_table.RESUME,
+    help="Start over; the old contents move to DIR.old-TIME.",
+)
+@flag(
     "--repair",
     is_flag=True,
-    help="Set damaged parts or a damaged journal aside and send their rows again.",
-)
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Print what `validate` and `estimate` report and the first two requests; send and write "
-    "nothing.",
-)
-@click.option("--shard", metavar="I/N|auto", hidden=True)
-@click.option("--quiet", is_flag=True, help="Print errors only.")
-@click.option("--no-progress", is_flag=True, help="No progress display.")
-@click.option(
-    "--log-level",
-    type=click.Choice(logs.LEVELS, case_sensitive=False),
-    help="How much to log, to stderr unless --log-file is given. [default with a file: info]",
-)
-@click.option(
-    "--log-file", metavar="F", help="Append log lines to this file: UTC time, level, message."
+    group=setting_table.RESUME,
+    help="Set damaged parts or a damaged journal aside, and send their rows again.",
 )
 @ci_flags
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@click.option("--shard", metavar="I/N|auto", hidden=True)
+@click.option("--workers", type=int, metavar="N", hidden=True)
+@flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
+@flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
+@flag(
+    "--log-level",
+    type=click.Choice(logs.LEVELS, case_sensitive=False),
+    group=setting_table.DISPLAY,
+    help="Log this much, to stderr unless --log-file is given [default with a file: info].",
+)
+@flag(
+    "--log-file",
+    metavar="F",
+    shell_complete=files,
+    group=setting_table.DISPLAY,
+    help="Append log lines to this file: UTC time, level, message.",
+)
+@flag(
+    "--json",
+    "as_json",
+    is_flag=True,
+    group=setting_table.DISPLAY,
+    help="Print the summary as one JSON object on stdout.",
+)
 def command(
     inputs: tuple[str, ...],
     config_file: str | None,
     limit: int | None,
     dry_run: bool,
     shard: str | None,
+    workers: int | None,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -169,9 +224,10 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Run chat completions over INPUT files and write Parquet into the run directory.
+    """Send the rows of INPUT as chat completions and write the answers to Parquet.
 
-    Run the same command again to resume: rows that are done are not sent again.
+    Run the same command again to resume: rows with an answer are not sent again. Settings can also
+    stand in a config file; docs/reference.md has its keys.
     """
     with unblocked(), exit_codes(as_json=as_json), interrupts():
         changes = _changes(flags)
@@ -189,6 +245,20 @@ def command(
             sys.exit(
                 report_dry_run(
                     settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
+                )
+            )
+        if workers is not None:
+            from batchrun.cli.workers import run_with_workers
+
+            shows = not (quiet or no_progress)
+            sys.exit(
+                run_with_workers(
+                    workers,
+                    settings,
+                    changes,
+                    shard=shard,
+                    progress=partial(progress_on, print_unwrapped) if shows else None,
+                    as_json=as_json,
                 )
             )
         with (
@@ -212,7 +282,7 @@ def command(
                     )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
-                    error.add_note(f"to go on: {_command_that_goes_on(sys.argv[1:])}")
+                    error.add_note(f"to go on: {typed(arguments_to_resume(sys.argv[1:]))}")
                 raise
         sys.exit(code)
 
@@ -237,7 +307,7 @@ def _run(
     load_arrow()
     from batchrun import assemble
     from batchrun.adapters.environment import open_files
-    from batchrun.builtin_simulators import standing_in
+    from batchrun.builtin_simulators import judges_of, standing_in
     from batchrun.views import ending
 
     make_lean()
@@ -247,7 +317,7 @@ def _run(
         observers = [stack.enter_context(progress_on(print_unwrapped))] if progress else []
         observers += logs.observers()
         observers += announcing.observers
-        run = assemble.run
+        run = partial(assemble.run, judges=judges_of(settings, environment, stack, tell))
         if shard is not None:
             from batchrun.core.fleet.places import place_of
             from batchrun.fleet import worker
@@ -261,9 +331,12 @@ def _run(
             say=tell,
             started_s=STARTED_S,
         )
-    announcing.ended(result.summary)
+    announcing.ended(result.summary, elsewhere=result.elsewhere)
     if result.stop is not None:
         log.error(result.stop.message)
+        if result.elsewhere:
+            tell(f"the other processes go on with {settings.dir}; the same command joins them")
+            return result.stop.exit_code
     if result.observer_failures:
         tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")
     if result.duplicate_id is not None:
@@ -273,13 +346,20 @@ def _run(
         )
     if result.sent_nothing:
         tell("nothing left to send")
-    resume = _command_that_goes_on(sys.argv[1:])
+    advice = advice_on(
+        result.stop,
+        result.summary,
+        settings,
+        environment,
+        arguments_to_resume(sys.argv[1:]),
+    )
     apart = settings.checkpoint != str(PurePath(settings.dir, "checkpoint"))
     for text in ending.lines(
         result.summary,
         settings.dir,
-        resume=resume,
+        resume=typed(advice.arguments),
         bound_by=result.bound_by,
+        fix=advice.lines,
         checkpoint=settings.checkpoint if apart else None,
     ):
         log.show(text)
@@ -316,9 +396,7 @@ def progress_on(tell: Callable[[str], None]) -> Iterator[Observer]:
     if not sys.stderr.isatty():
         yield PlainProgress(tell)
         return
-    from rich.console import Console
-
-    with LiveProgress(Console(stderr=True)) as live:
+    with LiveProgress.on_stderr() as live:
         yield live
 
 
@@ -349,11 +427,7 @@ def settings_of(
     where none of them names one.
     """
     raw = {} if config_file is None else read_config(config_file)
-    given = {}
-    for name, value in flags.items():
-        if value is not None and value != ():
-            setting = name.replace("__", ".")
-            given[setting] = _flag_value(setting, value)
+    given = given_settings(flags)
     if inputs:
         given["input.files"] = list(inputs)
     raw, warnings = config.lay_over(raw, environment, located(given))
@@ -362,12 +436,22 @@ def settings_of(
     settings = config.resolve(read_schema(raw), limit=limit)
     texts = [settings.system, settings.prompt, *settings.messages]
     shows = is_template(texts) or settings.image or settings.file
-    if settings.makes_messages and not shows:
+    if settings.makes_messages and settings.turns is None and not shows:
         warnings.append(
             "the prompt shows no column, so that every row asks the same: {{ NAME }} shows the "
             "column NAME"
         )
     return settings, warnings
+
+
+def given_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that flags give, as a config file would have them."""
+    given = {}
+    for name, value in flags.items():
+        if value is not None and value != ():
+            setting = name.replace("__", ".")
+            given[setting] = _flag_value(setting, value)
+    return given
 
 
 def _flag_value(name: str, value: Any) -> Any:
@@ -389,9 +473,14 @@ def _flag_value(name: str, value: Any) -> Any:
             return value
 
 
-def _command_that_goes_on(arguments: Sequence[str]) -> str:
-    """The command that resumes. Header values and a command's arguments are left out: they may be
-    credentials.
+def typed(arguments: Sequence[str]) -> str:
+    """A command as it is typed."""
+    return " ".join(map(shell_word, ["batchrun", *arguments]))
+
+
+def arguments_to_resume(arguments: Sequence[str]) -> list[str]:
+    """The arguments of the command that resumes. Header values and a command's arguments are left
+    out: they may be credentials.
     """
     kept: list[str] = []
     valued = False
@@ -409,4 +498,4 @@ def _command_that_goes_on(arguments: Sequence[str]) -> str:
         elif "://" in argument and "?" in argument:
             argument = argument.partition("?")[0] + "?..."  # noqa: PLW2901
         kept.append(argument)
-    return " ".join(map(shell_word, ["batchrun", *kept]))
+    return kept

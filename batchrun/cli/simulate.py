@@ -4,11 +4,13 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import click
 
+from batchrun.cli.flags.help_pages import Flag, Grouped
 from batchrun.cli.paths import PATH
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+_EXAMPLES = (
+    "batchrun simulate --port 8000",
+    "batchrun simulate --port 8000 --latency lognormal:1:0.5 --error 429=0.1",
+    "batchrun simulate --port 8000 --capacity slots:8:16 --rpm 600",
+)
 
 
 class StartError(click.ClickException):
@@ -120,265 +128,273 @@ def _read_models(
     return () if value is None else tuple(name.strip() for name in value.split(","))
 
 
-@click.command("simulate")
-@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
-@click.option("--port", type=int, default=0, show_default=True, help="0 takes any free port.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed for answers and faults.")
-@click.option(
-    "--models", metavar="A,B", callback=_read_models, help="Models served. [default: any]"
+_server_flag = partial(click.option, cls=Flag, group="Server")
+_answer_flag = partial(click.option, cls=Flag, group="Answers")
+_pace_flag = partial(click.option, cls=Flag, group="Speed and limits")
+_fault_flag = partial(click.option, cls=Flag, group="Faults (RATE is a share from 0 to 1)")
+
+
+@click.command("simulate", cls=Grouped, examples=_EXAMPLES)
+@_server_flag(
+    "--host", default="127.0.0.1", show_default=True, help="Loopback address to listen on."
 )
-@click.option("--api-key", metavar="KEY", help="Require this key. [default: none]")
-@click.option(
+@_server_flag(
+    "--port", type=int, default=0, show_default=True, help="Port to listen on; 0 picks a free one."
+)
+@_answer_flag("--seed", type=int, default=0, show_default=True, help="Seed for answers and faults.")
+@_server_flag(
+    "--models", metavar="A,B", callback=_read_models, help="Models to serve [default: any]."
+)
+@_server_flag("--api-key", metavar="KEY", help="Require this key [default: none].")
+@_answer_flag(
     "--reply-bytes",
     type=int,
     metavar="N",
-    help="Size of an answer's content. [default: 40 to 120 tokens]",
+    help="Bytes of content per answer [default: 40 to 120 tokens].",
 )
-@click.option(
+@_answer_flag(
     "--refusal",
     "refusal_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Refuse a share of the requests, in the message's field `refusal`.",
+    help="Share of requests to refuse, in the message's field `refusal`.",
 )
-@click.option(
+@_answer_flag(
     "--reasoning-field",
     metavar="NAME",
-    help="Send the reasoning's text in this field: reasoning_content or reasoning. [default: "
-    "not sent]",
+    help="Send reasoning text in this field: reasoning_content or reasoning [default: none sent].",
 )
-@click.option(
+@_pace_flag(
     "--latency",
     metavar="MODEL",
     callback=_read_latency,
-    help="fixed:S, lognormal:MEDIAN:SIGMA or per-token:BASE:S_PER_TOKEN, in seconds. [default: "
-    "fixed:0; fixed:0.1 with slots and knee of --capacity]",
+    help="Seconds per answer: fixed:S, lognormal:MEDIAN:SIGMA or per-token:BASE:S_PER_TOKEN "
+    "[default: fixed:0; fixed:0.1 with slots and knee of --capacity].",
 )
-@click.option(
+@_pace_flag(
     "--capacity",
     metavar="MODEL",
     callback=_read_capacity,
-    help="Serve like a busy server. slots:K:Q: K requests at once, Q wait, others get a 429. "
-    "knee:N:P: more than N requests take (their number / N)^P times as long. batching:T0:C:KV: a "
-    "token takes T0 + C * (running requests) ms, and what needs more than KV tokens of cache is "
-    "preempted. [default: no bound]",
+    help="Behave like a busy server. slots:K:Q serves K requests, queues Q and answers 429 beyond. "
+    "knee:N:P slows down with power P past N requests. batching:T0:C:KV takes T0 + C * (running "
+    "requests) ms per token and preempts beyond KV tokens of cache [default: no limit].",
 )
-@click.option(
+@_pace_flag(
     "--change",
     "changes",
     multiple=True,
     metavar="S:NAME=VALUE",
     callback=_read_changes,
-    help="Change capacity, rpm or tpm so many seconds after the first request, such as "
-    "30:rpm=600 or 60:capacity=slots:2:100; none lifts it. Repeatable.",
+    help="Change capacity, rpm or tpm S seconds after the first request, such as 30:rpm=600 or "
+    "60:capacity=slots:2:100; `none` lifts the limit; repeatable.",
 )
-@click.option(
+@_server_flag(
     "--metrics/--no-metrics",
     default=True,
     show_default=True,
-    help="Report how busy the server is at /metrics, under the names that vLLM uses.",
+    help="Report the load at /metrics, under the names that vLLM uses.",
 )
-@click.option("--rpm", type=float, metavar="N", help="Enforce this many requests per minute.")
-@click.option("--tpm", type=float, metavar="N", help="Enforce this many tokens per minute.")
-@click.option(
+@_pace_flag("--rpm", type=float, metavar="N", help="Requests per minute to allow.")
+@_pace_flag("--tpm", type=float, metavar="N", help="Tokens per minute to allow.")
+@_pace_flag(
     "--charge",
     default="sum",
     show_default=True,
     metavar="RULE",
-    help="The tokens that a request counts for: sum (prompt plus max_tokens), max (the larger of "
-    "them), input (the prompt) or real (prompt plus answer).",
+    help="Tokens that a request counts for: sum (prompt plus max_tokens), max (the larger one), "
+    "input (the prompt) or real (prompt plus answer).",
 )
-@click.option(
+@_pace_flag(
     "--counting",
     default="bucket",
     show_default=True,
     metavar="RULE",
-    help="How --rpm and --tpm are enforced: bucket (refills continuously), sliding (counts any "
-    "window) or fixed (a new count for each window).",
+    help="How limits are enforced: bucket (refills continuously), sliding (any window) or fixed (a "
+    "new count per window).",
 )
-@click.option(
+@_pace_flag(
     "--rpm-window",
     "rpm_window_s",
     type=float,
     metavar="S",
-    help="Size of a burst of requests, in seconds' worth of --rpm. [default: 1; 60 with sliding "
-    "and fixed]",
+    help="Burst of requests, in seconds of --rpm [default: 1; 60 with sliding and fixed].",
 )
-@click.option(
+@_pace_flag(
     "--tpm-window",
     "tpm_window_s",
     type=float,
     metavar="S",
-    help="Size of a burst of tokens, in seconds' worth of --tpm. [default: 1; 60 with sliding and "
-    "fixed]",
+    help="Burst of tokens, in seconds of --tpm [default: 1; 60 with sliding and fixed].",
 )
-@click.option(
+@_pace_flag(
     "--bare-429",
     is_flag=True,
-    help="Send every 429 without Retry-After and without a reason. --limit-headers none leaves out "
-    "the rest.",
+    help="Send 429s without Retry-After and without a reason; for no limit headers either, add "
+    "--limit-headers none.",
 )
-@click.option(
+@_pace_flag(
     "--limit-headers",
     default="openai",
     metavar="NAME",
     show_default=True,
-    help="Report these limits as this server does: openai, azure, groq, cerebras, mistral, "
+    help="Report limits in the headers of this server: openai, azure, groq, cerebras, mistral, "
     "together, anthropic, openrouter, ietf (its draft), or none.",
 )
-@click.option(
+@_fault_flag(
     "--error",
     "error_rates",
     multiple=True,
     metavar="STATUS=RATE",
     callback=_read_error_rates,
-    help="Answer a share of the requests with this error, a status or another name; repeatable.",
+    help="Share of requests to answer with this error, a status or another name; repeatable.",
 )
-@click.option(
+@_fault_flag(
     "--retry-after",
     "retry_after_s",
     type=float,
     default=0.2,
     metavar="S",
     show_default=True,
-    help="Retry-After of the 429 that --error injects.",
+    help="Seconds in the Retry-After of the 429s that --error causes.",
 )
-@click.option(
+@_fault_flag(
     "--fail-first",
     type=int,
     default=0,
     metavar="N",
     show_default=True,
-    help="Answer the first N attempts at each request with status 500.",
+    help="Answer the first N attempts of each request with status 500.",
 )
-@click.option(
+@_fault_flag(
     "--drop",
     "drop_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Close the connection before any answer.",
+    help="Share of requests to close the connection on, without an answer.",
 )
-@click.option(
+@_fault_flag(
     "--cut",
     "cut_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Close the connection after half of the body.",
+    help="Share of requests to close the connection on, half-way through the body.",
 )
-@click.option(
+@_fault_flag(
     "--stall",
     "stall_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Do not answer until the client gives up.",
+    help="Share of requests never to answer.",
 )
-@click.option(
+@_fault_flag(
     "--garbage",
     "garbage_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Answer with status 200 and an HTML page.",
+    help="Share of requests to answer with status 200 and an HTML page.",
 )
-@click.option(
+@_fault_flag(
     "--error-200",
     "error_200_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Answer with status 200 and an error in the body.",
+    help="Share of requests to answer with status 200 and an error in the body.",
 )
-@click.option(
+@_fault_flag(
     "--stream-end",
     "stream_end_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="End a stream in good order after half of its chunks.",
+    help="Share of streams to end cleanly after half of their chunks.",
 )
-@click.option(
+@_fault_flag(
     "--stream-stall",
     "stream_stall_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Send half of a stream, then nothing until the client gives up.",
+    help="Share of streams to stall half-way.",
 )
-@click.option(
+@_fault_flag(
     "--stream-error",
     "stream_error_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Send an error after half of a stream.",
+    help="Share of streams to end half-way with an error event.",
 )
-@click.option(
+@_fault_flag(
     "--no-done",
     "no_done_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Send a whole stream without its last event, [DONE].",
+    help="Share of streams to send without the final [DONE].",
 )
-@click.option(
+@_fault_flag(
     "--odd-framing",
     "odd_framing_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Send a stream with CRLF, comments, ids and data over several lines.",
+    help="Share of streams to send with CRLF, comments, ids and multi-line data.",
 )
-@click.option(
+@_answer_flag(
     "--invalid",
     "invalid_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="If JSON or a tool call is requested, reply with something else.",
+    help="Share of JSON and tool-call requests to answer with something else.",
 )
-@click.option(
+@_answer_flag(
     "--truncated",
     "truncated_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Break answers off half-way, with finish_reason length.",
+    help="Share of answers to cut off half-way, with finish_reason `length`.",
 )
-@click.option(
+@_answer_flag(
     "--empty",
     "empty_rate",
     type=float,
     default=0.0,
     metavar="RATE",
-    help="Answer without content.",
+    help="Share of requests to answer without content.",
 )
-@click.option(
+@_server_flag(
     "--detail/--no-detail",
     default=True,
     show_default=True,
-    help="Count per request (about 180 MB per million).",
+    help="Keep counts per request for /stats (about 180 MB per million requests).",
 )
-@click.option(
+@_server_flag(
     "--log",
     "log_path",
     type=PATH,
     callback=lambda _ctx, _param, value: value and Path(value),
     metavar="FILE",
-    help="Append one JSON line per exchange.",
+    help="Append one JSON line per exchange to this file.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON once ready.")
+@_server_flag(
+    "--json", "as_json", is_flag=True, help="Print the address as one JSON object once ready."
+)
 def command(*, as_json: bool, **flags: Unpack[_Flags]) -> None:
     """Serve a simulated OpenAI-compatible endpoint on this machine.
 
     The same request gets the same answer, streamed or not, and with the same --seed the same
-    faults. A stream begins after the latency's base and continues at its pace per token. /stats
-    reports all requests (?detail=1: one by one).
+    faults. A stream starts after the base of the latency and continues at its pace per token.
+    /stats reports all requests (?detail=1: one by one).
 
-    It honours n, max_tokens, stream, stream_options, service_tier and these parameters.
+    The simulator honours n, max_tokens, stream, stream_options, service_tier and these parameters.
     response_format: JSON that matches the schema. tools: one or several calls with matching
     arguments, as tool_choice (none, auto, required or a name) and parallel_tool_calls ask; with
     auto about half of the requests get calls. logprobs, top_logprobs: figures for every token.

@@ -12,37 +12,60 @@ import click
 
 from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import Printing, exit_codes, print_json, print_message, print_output
+from batchrun.cli.flags.completing import files
+from batchrun.cli.flags.help_pages import Grouped
 from batchrun.cli.paths import config_flag
-from batchrun.cli.run import interrupts, setting_flags, settings_of
+from batchrun.cli.run import flag, interrupts, setting_flags, settings_of
 from batchrun.core.settings import table as setting_table
 
+_EXAMPLES = (
+    "batchrun validate rows.jsonl --model gpt-4.1-mini",
+    "batchrun validate quiz.csv --prompt '{{ question }}' --model m --show 1",
+    "batchrun validate -c config.toml",
+)
 _CHECKS = ("output.check_schema", "output.check_tools")
 _SHAPING = [
     s for s in setting_table.FLAGGED if s.section in ("input", "request") or s.name in _CHECKS
 ]
 
 
-@click.command("validate")
-@click.argument("inputs", metavar="[INPUT]...", nargs=-1)
+@click.command("validate", cls=Grouped, examples=_EXAMPLES)
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1, shell_complete=files)
 @config_flag()
 @partial(setting_flags, settings=_SHAPING)
-@click.option("--limit", type=int, metavar="N", help="Only the first N rows.")
-@click.option(
+@flag(
+    "--limit",
+    type=int,
+    metavar="N",
+    group=setting_table.INPUT,
+    brief="Check only the first N rows",
+    help="Check only the first N rows.",
+)
+@flag(
     "--max-body-bytes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="A row with a larger body is bad. [default: 67108864, the limit of `run`]",
+    group=setting_table.LIMITS,
+    help="Reject rows with a larger body [default: 67108864, the limit of `run`].",
 )
-@click.option(
+@flag(
     "--show",
     "shown",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Print the first N requests on stdout, one a line, as they would be sent; the report goes "
-    "to stderr.",
+    group=setting_table.DISPLAY,
+    brief="Print the first N requests as they would be sent",
+    help="Print the first N requests as they would be sent, one per line on stdout; the report "
+    "goes to stderr.",
 )
-@click.option("--quiet", is_flag=True, help="Print nothing but what is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print only what is wrong.")
+@flag(
+    "--json",
+    "as_json",
+    is_flag=True,
+    group=setting_table.DISPLAY,
+    help="Print the report as one JSON object.",
+)
 def command(
     inputs: tuple[str, ...],
     config_file: str | None,
@@ -55,7 +78,7 @@ def command(
 ) -> None:
     """Check every row of the INPUT files as `run` would, without sending anything.
 
-    Exit 0 if every row can be sent, 1 if not.
+    Reports line number and reason for every bad row. Exits with 0 if all rows can be sent, else 1.
     """
     with exit_codes(as_json=as_json), interrupts():
         # No run directory is needed, but a run's settings name one.

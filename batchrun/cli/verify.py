@@ -7,14 +7,14 @@ import sys
 import click
 
 from batchrun.cli.console import exit_codes, print_json, print_output
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER, PATH
 from batchrun.core.settings.table import BY_NAME
 
 
 @click.command("verify")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=FOLDER, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
 @click.option(
     "--against",
@@ -22,8 +22,8 @@ from batchrun.core.settings.table import BY_NAME
     type=PATH,
     metavar="INPUT",
     multiple=True,
-    help="Also compare custom_id, carried columns and request of every row with the input as it "
-    "is now. Give it once for each INPUT of the run, in the same order.",
+    help="Also compare every row with this input: custom_id, carried columns and request. "
+    "Repeat for each INPUT of the run, in the same order.",
 )
 @click.option(
     "--format",
@@ -31,9 +31,9 @@ from batchrun.core.settings.table import BY_NAME
     type=click.Choice(BY_NAME["input.format"].choices),
     default="auto",
     show_default=True,
-    help="The format of the input.",
+    help="Format of the input.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
 def command(
     folder: str,
     checkpoint: str | None,
@@ -41,9 +41,9 @@ def command(
     input_format: str,
     as_json: bool,
 ) -> None:
-    """Recompute everything from the files in DIR: every row once, in order, all sums equal.
+    """Check the accounting of the run in DIR: every row once, in order, every sum equal.
 
-    Exit 0 if everything holds, 1 if not.
+    Recomputes everything from the files. Exits with 0 if all of it holds, else 1.
     """
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean

@@ -11,7 +11,8 @@ sending again. The permit is given back before any wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from batchrun.core.reply import completion as reading
 from batchrun.core.settings.bounds import Finished
@@ -28,7 +29,7 @@ from batchrun.engine.pace.reception import reception_of
 from batchrun.engine.policy import Policy
 from batchrun.engine.pool import Pool
 from batchrun.engine.resending import fallback_of, raise_limit, wait_s
-from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.session.guards import Cause, LeftPendingError, Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.spending import Reserved, Spending
 from batchrun.engine.session.tally import Tally
@@ -82,17 +83,20 @@ class AttemptLoop:
             )
         self._scene = Scene(self.pool, policy, clock, tally, self._fallback, self.withholding)
 
-    async def first(self, run: RowRun) -> Outcome:
+    def first(self, run: RowRun) -> Coroutine[Any, Any, Outcome]:
         """Send a row's request for the first time.
 
         Raises ``LaterError`` where another try is worth it, or the first one must wait for an
         endpoint of its own, for ``again`` to make; and ``LeftPendingError`` where the run stops
         before there is an outcome.
         """
-        if self.pool.must_wait(run):
+        if self.pool.only is None and self.pool.must_wait(run):
             raise LaterError
-        if self._holding_back.failed_first:
-            await self._holding_back.room()
+        # Awaiting it here would be another frame to wake with every reply.
+        return self._held_back(run) if self._holding_back.failed_first else self._attempt(run)
+
+    async def _held_back(self, run: RowRun) -> Outcome:
+        await self._holding_back.room()
         return await self._attempt(run)
 
     async def again(self, run: RowRun, later: LaterError) -> Outcome:
@@ -338,6 +342,7 @@ class AttemptLoop:
             request.model,
             None,
             None,
+            None,
         )
         return _new(Outcome, ended)
 
@@ -388,7 +393,8 @@ class AttemptLoop:
             self._policy.wait_s_max,
             self._clock.wall_us(),
         )
-        stop = Stop(decision.error_class or "", message)
+        cause = Cause(decision.error_class or "", decision.verdict.message, decision.verdict.rule)
+        stop = Stop(cause.error_class, message, cause=cause)
         if decision.action is Action.LEAVE:
             self.pool.leave(lane, stop)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from batchrun.ports import Durable, Journal
-from batchrun.records import Attempt, Block, Outcome, ReusedRows
+from batchrun.records import Attempt, Entry, Outcome
 
 _LOG = logging.getLogger("batchrun.attempts")
 
@@ -32,15 +32,13 @@ class NotingJournal:
         """See ``ports.Journal``."""
         return self._journal.backlog_bytes
 
-    def post(
-        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
-    ) -> None:
+    def post(self, entry: Entry, then: Durable | None = None) -> None:
         """See ``ports.Journal``."""
         _note(entry)
         self._journal.post(entry, then)
 
 
-def _note(entry: Outcome | Attempt | Block | ReusedRows) -> None:
+def _note(entry: Entry) -> None:
     if isinstance(entry, Attempt):
         _LOG.debug("%s", line(entry))
     elif isinstance(entry, Outcome) and entry.failure is not None:

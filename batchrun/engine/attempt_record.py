@@ -38,20 +38,29 @@ def ledger_line(
     not known.
     """
     verdict = decision.verdict
-    fault = None if isinstance(exchange, Reply) else exchange
-    reply = exchange if isinstance(exchange, Reply) else exchange.partial
+    fault: TransportFault | None = None
+    if isinstance(exchange, Reply):
+        reply: Reply | None = exchange
+    else:
+        fault, reply = exchange, exchange.partial
     completion = verdict.completion
     usage, usage_raw = verdict.usage, verdict.usage_raw
-    if reply is not None and reply.ttft_s is not None:
-        # The event loop's clock ticks in milliseconds: an answer of one token, which arrives
-        # whole, would end before it began.
-        latency_s = max(latency_s, reply.ttft_s)
     told: object = None
-    if reply is not None and (fault is not None or (completion is None and usage != NO_USAGE)):
-        # Half an answer, and one that was refused, may still have told what it cost.
-        told = reading.parse(reply.body)
-    if fault is not None and reply is not None:
-        usage, usage_raw = reading.usage_and_text(told)
+    status, request_id, ttft_s = None, None, None
+    if reply is not None:
+        status, headers, _, ttft_s = reply
+        request_id = header.request_id(headers)
+        if ttft_s is not None:
+            # The event loop's clock ticks in milliseconds: an answer of one token, which arrives
+            # whole, would end before it began.
+            latency_s = max(latency_s, ttft_s)
+        if fault is not None or (completion is None and usage != NO_USAGE):
+            # Half an answer, and one that was refused, may still have told what it cost.
+            told = reading.parse(reply.body)
+        if fault is not None:
+            usage, usage_raw = reading.usage_and_text(told)
+    elif fault is not None:
+        status = fault.http_status
     asked = run.request.model
     if completion is not None:
         answered, tier = completion.model, completion.service_tier
@@ -62,12 +71,6 @@ def ledger_line(
         cost_pd, billed_from = prices.bill(
             endpoint, asked, answered, tier, usage, usage_raw, reply.headers, run.wall_us
         )
-    status, request_id, ttft_s = None, None, None
-    if reply is not None:
-        status, headers, _, ttft_s = reply
-        request_id = header.request_id(headers)
-    elif fault is not None:
-        status = fault.http_status
     line = (
         run.request.row,
         run.number,
@@ -89,6 +92,7 @@ def ledger_line(
         usage_raw,
         billed_from,
         decision.trail,
+        run.turn,
     )
     return _new(Attempt, line)
 

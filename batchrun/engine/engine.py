@@ -18,13 +18,23 @@ from batchrun.engine.open_row import LaterError, Phase, RowRun, never_sent
 from batchrun.engine.open_shard import NOTHING_KNOWN, Open, Shard, taken
 from batchrun.engine.request_keeping import RequestKeeping
 from batchrun.engine.row_order import Lengths, LongestFirst
-from batchrun.engine.session.guards import LeftPendingError, Stop, StopSwitch
+from batchrun.engine.session.guards import Cause, LeftPendingError, Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import InputLostError, RowError
 from batchrun.ports import Answers, Clock, Journal, Publisher, Source
-from batchrun.records import Attempt, Block, Known, Outcome, Request, ReusedRows, Row, Span
+from batchrun.records import (
+    Attempt,
+    Block,
+    Entry,
+    Known,
+    Outcome,
+    Request,
+    ReusedRows,
+    Row,
+    Span,
+)
 
 BACKLOG_BYTES_MAX = 4 * 2**30
 BACKLOG_POLL_S = 0.1
@@ -35,6 +45,8 @@ BEHIND_POLL_S = 0.005
 WHOLE_ROWS_MAX, WHOLE_SHARDS_MIN, WHOLE_SHARDS_MAX = 2**16, 4, 64
 """Rows of whole shards that wait to be published, and such shards: their logs' index is in memory.
 """
+_OF_ROWS = (Outcome, Attempt)
+"""Entries that decide what becomes of a row, for now at least."""
 
 
 class Engine:
@@ -198,7 +210,8 @@ class Engine:
         if self._lengths is not None:
             await self._look_up_lengths(made, self._lengths)
         for opened in made:
-            await self._room.enter(opened.size_bytes)
+            if not self._room.try_enter(opened.size_bytes):
+                await self._room.enter(opened.size_bytes)
             self._rows[opened.number] = opened
             self._queue.append(opened)
             if self._idle:
@@ -262,7 +275,7 @@ class Engine:
         self,
         shard: Shard,
         rows: int,
-        _: Outcome | Attempt | Block | ReusedRows,
+        _: Entry,
         error: Exception | None,
     ) -> None:
         """Rows are done with answers that this run did not ask for: no guard counts them."""
@@ -378,14 +391,12 @@ class Engine:
         else:
             self._journal.post(entry, self._durable)
 
-    def _durable(
-        self, outcome: Outcome | Attempt | Block | ReusedRows, error: Exception | None
-    ) -> None:
+    def _durable(self, outcome: Entry, error: Exception | None) -> None:
         """A row is done: its outcome would survive a power cut."""
         if error is not None:
             self._break(error)
             return
-        assert not isinstance(outcome, Block | ReusedRows)
+        assert isinstance(outcome, _OF_ROWS)
         opened = self._rows.get(outcome.row)
         if opened is None:
             self._break(RuntimeError(f"row {outcome.row} has a second outcome"))
@@ -397,7 +408,9 @@ class Engine:
         if outcome.failure is not None or not self._finished.idle:
             broken = self._finished.add(outcome, succeeded=self._tally.succeeded)
             if broken is not None:
-                self._switch.stop(Stop(broken.guard, broken.message))
+                failure = broken.failure
+                cause = None if failure is None else Cause(failure.error_class, failure.message)
+                self._switch.stop(Stop(broken.guard, broken.message, cause=cause))
         self._done(opened)
 
     def _done(self, opened: Open) -> None:
@@ -490,7 +503,7 @@ class Engine:
         if fault is not None:
             raise fault
 
-    def _noted(self, _: Outcome | Attempt | Block | ReusedRows, error: Exception | None) -> None:
+    def _noted(self, _: Entry, error: Exception | None) -> None:
         if error is not None:
             self._break(error)
 

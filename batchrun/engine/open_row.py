@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from batchrun.core.reply.completion import failure
 from batchrun.core.verdict.decide import Decision
 from batchrun.engine.outage import Doubt
 from batchrun.records import Attempt, Failure, Outcome, Request, Row
+
+if TYPE_CHECKING:  # loaded by runs of conversations alone
+    from batchrun.core.request.conversation import OpenConversation
 
 
 class LaterError(Exception):
@@ -60,7 +64,6 @@ class Phase(Enum):
     """It has an outcome, or was left pending."""
 
 
-@dataclass(slots=True)
 class RowRun:
     """One open row: where it is, and what it has been through. Decisions read it as
     ``core.verdict.decide.RowView``.
@@ -75,14 +78,13 @@ class RowRun:
     would have ended, where another model is asked now. ``key``, ``wall_us``, ``sent_at_s`` and
     ``awake_s`` are of the latest request: the key that it is sent with, and when it went out, by
     the wall clock, in loop time, and in time awake (``now_s - missed_s`` of ``ports.Clock``).
+    ``turn`` is the turn that it asks, of the ``conversation`` that is going on; ``resumed_pd`` is
+    what the answers cost that earlier sessions had of it.
     """
 
-    request: Request
-    number: int
+    # What a row never changes stays with the class: nearly all of them change a third of it.
     phase: Phase = Phase.WAITING
     charged: int = 0
-    rulings: dict[str, int] = field(default_factory=dict)
-    doubts: list[Doubt] = field(default_factory=list)
     probes: int = 0
     shunned: int = 0
     lacking: int = 0
@@ -97,6 +99,25 @@ class RowRun:
     wall_us: int = 0
     sent_at_s: float = 0.0
     awake_s: float = 0.0
+    turn: int | None = None
+    conversation: OpenConversation | None = None
+    resumed_pd: int = 0
+
+    def take_turn(self, request: Request, turn: int) -> None:
+        """Send the request of a turn. What became of the turns before counts for nothing, but that
+        an endpoint lacks what the row asks for.
+        """
+        lacking = self.lacking
+        self.start_anew(request)
+        self.lacking, self.turn = lacking, turn
+        self.doubts.clear()
+        self.probes, self.before = 0, None
+
+    def __init__(self, request: Request, number: int) -> None:
+        self.request = request
+        self.number = number
+        self.rulings: dict[str, int] = {}
+        self.doubts: list[Doubt] = []
 
     def start_anew(self, request: Request) -> None:
         """Send another request, to which nothing counts that became of the first."""
@@ -163,6 +184,21 @@ def never_sent(row: Row, problem: str, earlier: int) -> Outcome:
         failure=Failure("invalid_row", None, problem),
         attempts=earlier,
         attempt=None,
+        request_hash=None,
+        response=None,
+    )
+
+
+def unsendable(request: Request, problem: str, attempts: int) -> Outcome:
+    """The outcome of a row whose next request cannot be made, after so many attempts."""
+    failure = Failure("invalid_row", None, problem)
+    return Outcome(
+        request.row,
+        request.custom_id,
+        None,
+        failure,
+        attempts,
+        None,
         request_hash=None,
         response=None,
     )

@@ -13,7 +13,7 @@ from batchrun.core.verdict.decide import Decision
 from batchrun.core.verdict.outage import Evidence, probe_wait_s
 from batchrun.core.verdict.rules import Health
 from batchrun.engine.pace.gate import Dice
-from batchrun.engine.session.guards import Stop, StopSwitch
+from batchrun.engine.session.guards import Cause, Stop, StopSwitch
 from batchrun.engine.session.tally import Tally
 from batchrun.ports import Clock, Gate
 
@@ -93,8 +93,8 @@ class Outage:
         said = " ".join(decision.verdict.message.split())[:200]
         self._tally.notices.append(
             f"{self._endpoint} does not answer ({said}): "
-            + ("its rows go to the other endpoints, " if elsewhere else "sending stops, ")
-            + "one request at a time finds out when it is back; no row fails for it"
+            + ("its rows go to the other endpoints" if elsewhere else "sending stops")
+            + ", and one request at a time finds out when it is back; no row fails for it"
             + ("" if self._tally.succeeded else ". Nothing has answered yet: is the URL right?")
         )
 
@@ -107,9 +107,11 @@ class Outage:
         """Stop the run: the endpoint never answered."""
         message = (
             f"{self._endpoint} has not answered once in {self.down_s:,.0f} s (--max-wait): "
-            f"{decision.verdict.message}; check the base URL, and whether the server is up"
+            f"{decision.verdict.message.rstrip('.')}; check the base URL, and whether the server "
+            "is running"
         )
-        self._switch.stop(Stop(decision.error_class or "connection", message))
+        cause = Cause(decision.error_class or "connection", decision.verdict.message)
+        self._switch.stop(Stop(cause.error_class, message, cause=cause))
 
     def was(self, period: int) -> bool:
         """Whether a time of failures turned out to be an outage."""

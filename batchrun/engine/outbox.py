@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 
 from batchrun.ports import Answers, Durable, Journal, Source
-from batchrun.records import Attempt, Block, Outcome, Request, ReusedRows, Span
+from batchrun.records import Block, Entry, Outcome, Request, ReusedRows, Span
 
 HELD_ROWS = 256
 HELD_BYTES = 16 * 2**20
@@ -116,15 +116,13 @@ class TellingJournal:
         """See ``ports.Journal``."""
         return self._journal.backlog_bytes
 
-    def post(
-        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
-    ) -> None:
+    def post(self, entry: Entry, then: Durable | None = None) -> None:
         """See ``ports.Journal``."""
         if not isinstance(entry, Outcome):
             self._journal.post(entry, then)
             return
 
-        def told(durable: Outcome | Attempt | Block | ReusedRows, error: Exception | None) -> None:
+        def told(durable: Entry, error: Exception | None) -> None:
             if then is not None:
                 then(durable, error)
             if error is None and isinstance(durable, Outcome):

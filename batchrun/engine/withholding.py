@@ -15,7 +15,7 @@ from batchrun.core.verdict.decide import Decision, kind_of
 from batchrun.engine.lane import Lane
 from batchrun.engine.open_row import AgainError, Phase, RowRun, Withheld, WithheldError
 from batchrun.engine.pool import Pool
-from batchrun.engine.session.guards import LeftPendingError, Stop
+from batchrun.engine.session.guards import Cause, LeftPendingError, Stop
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
 from batchrun.ports import Journal
@@ -74,10 +74,13 @@ class Withholding:
         count = lane.repeated.in_a_row
         stop = Stop(
             GUARD,
-            f"{count} rows in a row failed, and none was answered in between; the last one with "
-            f"{decision.error_class}{status}: {decision.verdict.message}. These rows are left "
-            "pending. Mend what is wrong, then the same command sends them again; if the rows "
-            "themselves are bad, --no-repeated-failure goes on past them",
+            f"{count} rows in a row failed and none was answered in between, the last one with "
+            f"{decision.error_class}{status}: {decision.verdict.message.rstrip('.')}. These rows "
+            "stay pending: correct the cause, and the same command sends them again. If the rows "
+            "themselves are bad, --no-repeated-failure continues past them",
+            cause=Cause(
+                decision.error_class or "", decision.verdict.message, decision.verdict.rule
+            ),
         )
         if self._pool.replaceable(lane, run.request.model):
             self._pool.leave(lane, stop)

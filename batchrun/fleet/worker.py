@@ -6,23 +6,35 @@ run directory's lock at the end folds it and sums up (docs/adr/0055).
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import secrets
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 
 from batchrun import assemble
+from batchrun.adapters.environment.clock import LoopClock, real_s
+from batchrun.adapters.environment.signals import SignalledError
 from batchrun.adapters.parts.sealer import publish
 from batchrun.adapters.sources.files import pipes
+from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.assemble import Result, Session
+from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Place
-from batchrun.core.fleet.shares import share_of
+from batchrun.core.fleet.quota import limits_of
+from batchrun.core.fleet.shares import begun_by
 from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.resolve import Settings
+from batchrun.engine.lane import Lane
+from batchrun.engine.pace.gate import EndpointGate
+from batchrun.engine.pace.sharing import Sharing
 from batchrun.engine.session.guards import Stop
 from batchrun.errors import RunLockedError, StorageError, UsageError
 from batchrun.fleet.committing import CommittingSealer
@@ -33,10 +45,13 @@ from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
 from batchrun.rundir.fleet.joining import WorkerDirectory, join
 from batchrun.rundir.fleet.launches import LIVE, Launch
-from batchrun.rundir.fleet.workers import Worker
+from batchrun.rundir.fleet.workers import Worker, living
 
-POLL_S = 0.5
-"""The run directory is looked at this often while others hold its lock, or their shards."""
+_LOG = logging.getLogger("batchrun.run")
+POLL_S, POLL_GROWTH = 0.5, 1.5
+"""Pauses between two looks at the run directory, while others hold its lock or the last shards:
+each is longer than the one before, up to the time between two renewals of a lease.
+"""
 LOCKED_S = 60.0
 """A directory whose lock is held for longer by somebody who launches no fleet is in use."""
 
@@ -76,11 +91,27 @@ def require(settings: Settings, changes: Changes) -> None:
         (bool(settings.reuse), "--reuse"),
         (settings.lengths_from is not None, "--lengths-from"),
         (settings.has_budget, "--max-cost or --max-total-tokens"),
+        (settings.source is not None, "--from"),
+        (settings.repeat > 1, "--repeat"),
+        (settings.turns is not None, "--turns"),
+        (bool(settings.evaluation.judges), "judges"),
     )
     for is_so, what in refused:
         if is_so:
             message = f"--shard does not work with {what}"
             raise UsageError(message)
+
+
+class _Pauses:
+    """Pauses that get longer, so that many processes which wait are no load for the disk."""
+
+    def __init__(self) -> None:
+        self._next_s = POLL_S
+
+    def sleep(self) -> None:
+        """Pause."""
+        time.sleep(self._next_s)
+        self._next_s = min(self._next_s * POLL_GROWTH, max(POLL_S, leases.BEAT_S))
 
 
 class _Process:
@@ -104,18 +135,24 @@ class _Process:
         self._started_s = started_s
         self._machinery = machinery
         self._folder = Path(local_path(settings.dir) or settings.dir)
-        endpoints = tuple(share_of(endpoint, place) for endpoint in settings.endpoints)
+        endpoints = tuple(begun_by(endpoint, place) for endpoint in settings.endpoints)
         self._shared = replace(settings, endpoints=endpoints)
 
     def run(self) -> Result:
         """Join, work, and end with the others."""
+        worked = False
         while True:
             worker = self._enlisted()
             if isinstance(worker, Result):
-                return worker
+                sent_nothing = worker.sent_nothing and not worked
+                return replace(worker, sent_nothing=sent_nothing, elsewhere=worked)
+            worked = True
             try:
                 stopped = self._work(worker)
                 whole = worker.claimant.all_published
+            except KeyboardInterrupt as error:  # while it waited for the others
+                worker.leave()
+                return self._interrupted(error)
             finally:
                 worker.leave()
             if whole or stopped is not None:
@@ -126,7 +163,7 @@ class _Process:
 
     def _enlisted(self) -> Worker | Result:
         """This process as a worker; the result of a run that has nothing left to do."""
-        until_s, told = time.monotonic() + LOCKED_S, False
+        until_s, told, pauses = time.monotonic() + LOCKED_S, False, _Pauses()
         while True:
             launch = launches.current(self._folder)
             if launch is not None:
@@ -140,9 +177,9 @@ class _Process:
                 if time.monotonic() > until_s and not launches.is_busy(self._folder):
                     raise
                 if not told:
-                    self._say(f"waiting for the process that holds the lock of {self._folder}")
+                    self._say(f"waiting for the process that opens {self._folder}")
                     told = True
-                time.sleep(POLL_S)
+                pauses.sleep()
 
     def _joined(self, launch: Launch) -> Worker | None:
         """A worker of this launch; None if it was folded meanwhile."""
@@ -152,7 +189,8 @@ class _Process:
             if launches.current(self._folder) == launch:
                 raise
             return None
-        self._say(f"joined the processes that work on {self._folder}, as {worker.name}")
+        _LOG.info("joined the processes that work on %s, as %s", self._folder, worker.name)
+        self._say(f"joined the processes that work on {self._folder}")
         return worker
 
     def _launched(self) -> Worker | Result:
@@ -169,10 +207,8 @@ class _Process:
             worker = Worker(launch, launches.read_plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
             launches.announce(launch, LIVE)
-        self._say(
-            f"launched a fleet of {self._place.count} processes on {self._folder}; this one is "
-            f"{worker.name}"
-        )
+        _LOG.info("launched a fleet on %s; this process is %s", self._folder, worker.name)
+        self._say(f"{self._folder} is ready for {self._place.count:,} processes")
         return worker
 
     def _opened(self) -> AbstractContextManager[Session | Result]:
@@ -190,31 +226,35 @@ class _Process:
 
     def _work(self, worker: Worker) -> Result | None:
         """Work on claimed shards until all are published; returns how this process was stopped."""
-        build = body.builder(self._shared)
-        opened = join(
-            worker,
-            self._folder,
-            self._shared,
-            build,
-            parts_of=self._machinery.parts,
-            say=self._say,
-        )
-        opened.parts.prepare()
+        build, parts_of = body.builder(self._shared), self._machinery.parts
         try:
-            return self._passes(worker, opened)
-        finally:
-            opened.close()
+            opened = join(
+                worker, self._folder, self._shared, build, parts_of=parts_of, say=self._say
+            )
+            try:
+                opened.parts.prepare()
+                return self._passes(worker, opened)
+            finally:
+                opened.close()
+        except StorageError as error:
+            if worker.is_superfluous:
+                return None
+            if worker.is_fenced:
+                raise worker.taken_over() from error
+            raise
 
     def _passes(self, worker: Worker, opened: WorkerDirectory) -> Result | None:
         """Run the engine over what can be claimed, again whenever there is something more."""
         settings = self._shared.recorded_by(worker.plan.values["settings"])
         accesses = self._machinery.accesses(settings.endpoints, self._environment)
         sealer = partial(CommittingSealer, worker, self._folder)
-        machinery = replace(self._machinery, sealer=sealer)
+        machinery = replace(self._machinery, sealer=sealer, sharing=partial(self._sharing, worker))
         spans = opened.spans
         assert isinstance(spans, ClaimedShards)
+        pauses = _Pauses()
         while True:
             if spans.claim_first():
+                pauses = _Pauses()
                 session = Session(
                     settings,
                     opened,
@@ -234,28 +274,72 @@ class _Process:
                 return None
             else:
                 worker.check()
-                time.sleep(POLL_S)
+                pauses.sleep()
+
+    def _sharing(
+        self, worker: Worker, lanes: Sequence[Lane], clock: LoopClock
+    ) -> AbstractAsyncContextManager[None]:
+        """What keeps this process to its share of the limits."""
+        sharing = Sharing(
+            store=worker.store,
+            worker=worker.name,
+            gates={lane.name: lane.gate for lane in lanes if isinstance(lane.gate, EndpointGate)},
+            limits=limits_of(self._settings.endpoints),
+            clock=clock,
+            real_s=real_s,
+        )
+        return sharing.kept()
 
     # The end
+
+    def _summed_up(self, stop: Stop | None) -> Result:
+        """Fold the fleet, if nobody did, and sum up the run. Raises ``RunLockedError`` while others
+        work on it, or do the same.
+        """
+        return assemble.run(
+            self._settings,
+            self._environment,
+            say=self._say,
+            started_s=self._started_s,
+            machinery=self._machinery,
+            stop=stop,
+        )
+
+    def _others_work(self) -> bool:
+        """Whether other processes of the fleet go on. Who holds the lock may only be looking."""
+        launch = launches.current(self._folder)
+        if launch is None:
+            return False
+        with contextlib.suppress(StorageError):  # it was folded at this moment
+            return bool(living(launch, DiskClaims(launch.folder, secrets.token_hex(4))))
+        return False
+
+    def _interrupted(self, error: KeyboardInterrupt) -> Result:
+        """A signal came while this process had nothing to do. The last one to leave puts together
+        what there is.
+        """
+        number = error.number if isinstance(error, SignalledError) else signal.SIGINT
+        stop = Stop(number.name, f"stopped by {number.name}", 128 + number)
+        while True:
+            try:
+                return self._summed_up(stop)
+            except RunLockedError:
+                if self._others_work():
+                    raise error from None
+                time.sleep(POLL_S)
 
     def _finished(self, stopped: Result | None) -> Result:
         """How the whole ended: folded and summed up by this process, or by another one. Of a
         process that was ``stopped`` while others work on, how far it came itself.
         """
         stop: Stop | None = None if stopped is None else stopped.stop
+        pauses = _Pauses()
         while True:
             try:
-                result = assemble.run(
-                    self._settings,
-                    self._environment,
-                    say=self._say,
-                    started_s=self._started_s,
-                    machinery=self._machinery,
-                    stop=stop,
-                )
+                result = self._summed_up(stop)
             except RunLockedError:
-                if stopped is not None:
-                    return stopped
-                time.sleep(POLL_S)
+                if stopped is not None and self._others_work():
+                    return replace(stopped, elsewhere=True)
+                pauses.sleep()
             else:
-                return replace(result, sent_nothing=False)
+                return replace(result, sent_nothing=False, elsewhere=result.sent_nothing)

@@ -56,11 +56,12 @@ raises ``RunLockedError`` while a fleet is at work, and takes in what an earlier
 def refuse_fleet(folder: Path, _checkpoint: Path, _say: Callable[[str], None]) -> None:
     """The ``Settle`` of those that only need to know whether a fleet left something to take in."""
     launch = files.read_json(folder / FLEET / "launch.json")
-    live = isinstance(launch, dict) and launch.get("state") == "live"
-    if live and (folder / FLEET / str(launch["id"])).is_dir():
+    found = launch if isinstance(launch, dict) else {}
+    names = (str(found.get("id")), f".{found.get('id')}.ended")
+    if found.get("state") == "live" and any((folder / FLEET / name).is_dir() for name in names):
         message = (
-            f"{folder} is in use by several processes (--shard), or they ended before their results "
-            "were put together: run the same `batchrun run` command again first"
+            f"{folder} is in use by several processes (--shard), or they ended before their "
+            "results were put together: run the same `batchrun run` command again first"
         )
         raise RunLockedError(message, holder="a fleet")
 

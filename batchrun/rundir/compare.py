@@ -6,8 +6,11 @@ allow raises ``RunChangedError`` with what changed, which done rows it touches, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -16,13 +19,21 @@ from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
-from batchrun.adapters.sources.reader import Carry, Reader, choose
+from batchrun.adapters.sources.reader import Carry, Reader
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.money import format_cost, usd
 from batchrun.core.cost.projection import RowCosts
 from batchrun.core.request.body import anew
+from batchrun.core.request.chained_rows import KIND
+from batchrun.core.request.chained_rows import SOURCE as SOURCE_KEY
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.differences import differences
+from batchrun.core.settings.differences import (
+    IMPLIED,
+    REPEAT,
+    SOURCE,
+    SOURCE_STATUS,
+    differences,
+)
 from batchrun.core.settings.reading import reading_differences, recorded_reading
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
@@ -39,6 +50,9 @@ from batchrun.rundir.resend import (
     first_difference,
     hash_of,
 )
+
+if TYPE_CHECKING:  # loaded for a source that changed alone
+    from batchrun.adapters.parts.renumbering import Shift
 
 __all__ = ["Changes", "Compared", "Comparison"]
 
@@ -58,12 +72,14 @@ changed: the shards whose input was edited."""
 @dataclass(frozen=True, slots=True)
 class Compared:
     """A run directory that may go on: the recorded columns, whether the input may have grown, and
-    the shards whose input is not what it was.
+    the shards whose input is not what it was. ``moved`` says that rows have other numbers by now:
+    the parts are to be written again, and settings and input to be noted then.
     """
 
     carry: Carry
     grown: bool
     edited: frozenset[int] = frozenset()
+    moved: bool = False
 
 
 @dataclass(slots=True)
@@ -99,6 +115,7 @@ class Comparison:
         self._say = say
         self._carry = recorded_carry(journal)
         self._parts = parts_of(store, journal, self._carry.schema)
+        self._moved = False
 
     def go_on(self) -> Compared:
         """Compare, and note the present settings and input where the user allows them.
@@ -107,11 +124,19 @@ class Comparison:
         """
         states, folder = self._journal.states, self._where
         allowed = self._changes.keep_done or self._changes.resend_changed
-        found = differences(states.get("settings"), self._settings.shaping())
+        found = [
+            each
+            for each in differences(states.get("settings"), self._settings.shaping())
+            if each.name != SOURCE or not self._given.is_of(states.get(SOURCE_KEY))
+        ]
         keepable = all(difference.keepable for difference in found) and (
             self._given.reading.columns_are_data
             or all(difference.name != "input.send" for difference in found)
         )
+        selected = any(difference.name == SOURCE_STATUS for difference in found)
+        if selected and keepable and not self._changes.resend_changed:
+            what = f"the settings are not those that {folder} was begun with"
+            raise self._moving(what, list(map(str, found)), self._reader())
         if found and not (keepable and allowed):
             raise self._changed(
                 f"the settings are not those that {folder} was begun with",
@@ -138,7 +163,9 @@ class Comparison:
                 f"the last --resend-changed of {folder} did not come to its end",
                 ["some done rows may still answer the requests from before the change"],
             )
-        fresh, edited = self._compare_input()
+        fresh, edited = self._compare_input(reselected=selected)
+        if self._moved:
+            return Compared(self._carry, grown=False, moved=True)
         if self._changes.resend_changed:
             states.put(**{RESENDING: sorted({*(unfinished or ()), *edited})})
         if fresh is not None:
@@ -154,16 +181,18 @@ class Comparison:
         amends = edited | frozenset(unfinished or ())
         return Compared(self._carry, fresh is not None, amends)
 
-    def _compare_input(self) -> tuple[list[ShardState] | None, frozenset[int]]:
+    def _compare_input(self, *, reselected: bool) -> tuple[list[ShardState] | None, frozenset[int]]:
         """Size, modification time and etag equal: trusted, and None. Else what was read before is
         read again and compared by digest: the states as they are now, and the shards that differ.
-        A pipe is compared while it is read.
+        A pipe is compared while it is read. ``reselected`` says that other rows of a source are
+        selected.
         """
         recorded = [Stamp.recorded(stamp) for stamp in self._journal.states.get("input")]
         stamps = self._given.stamps
-        if len(recorded) == len(stamps) and all(
+        same = len(recorded) == len(stamps) and all(
             now.same_as(before) for now, before in zip(stamps, recorded, strict=True)
-        ):
+        )
+        if same and not reselected:
             return None, frozenset()
         states = self._journal.shards()
         if states and self._given.pipe is None:
@@ -184,6 +213,10 @@ class Comparison:
             return [_reopened(state, state.rows_read, size) for state in states], frozenset()
         fresh, edited = _reread(reader, states, self._settings.shard_rows)
         lost = self._lost_rows(states, fresh)
+        if self._given.kind == KIND:
+            if edited or lost or self._has_grown():
+                self._move(reader)
+            return fresh, frozenset()
         if (edited and not self._changes.keep_done and not self._changes.resend_changed) or (
             lost and not self._changes.keep_done
         ):
@@ -207,6 +240,62 @@ class Comparison:
                 resendable=not lost,
             )
         return fresh, frozenset(edited)
+
+    def _has_grown(self) -> bool:
+        """Whether a source whose rows were counted has more of them by now."""
+        before = self._journal.states.get("input_rows")
+        return before is not None and self._given.count() != before
+
+    def _move(self, reader: Reader) -> None:
+        """Have the rows of a source that changed moved to their new places, where that is asked
+        for. Raises ``RunChangedError``.
+        """
+        if self._given.picked is not None:
+            raise self._changed(
+                "the results of the source changed since this run took a sample of them",
+                ["the sample was drawn from other rows"],
+                keepable=False,
+            )
+        if self._changes.resend_changed:
+            self._moved = True
+            return
+        raise self._moving(f"the results that {self._where} was made from changed", [], reader)
+
+    def _moving(self, what: str, details: Sequence[str], reader: Reader) -> RunChangedError:
+        """The error for a source whose rows have other numbers: what becomes of them, and what each
+        choice does.
+        """
+        shift = self._shift(reader)
+        costs = RowCosts.of(self._journal.states.get("row_costs"))
+        rows = None if shift is None else shift.new + shift.changed
+        counted = None if shift is None else Restarted(shift.rows, shift.same)
+        told = [] if shift is None else [f"of the source: {shift}"]
+        return changed(
+            what,
+            [*details, *told, f"{self._count_done():,} rows are done"],
+            [
+                "--resend-changed keeps the answers of rows that are as before, in their new places"
+                + sent(rows, costs),
+                RESTART + sent(None if shift is None else shift.rows, costs),
+                REUSE_OLD if counted is None else _would_reuse(counted, costs),
+            ],
+        )
+
+    def _shift(self, reader: Reader) -> Shift | None:
+        """What became of the done rows, where counting it takes a moment only."""
+        if self._count_done() > COUNTED_ROWS_MAX or self._journal.touched():
+            return None
+        with contextlib.suppress(BatchrunError):
+            blocks = reader.blocks([Span(0, None, Position())], limit=None)
+            from batchrun.adapters.parts.renumbering import survey
+
+            hashes = partial(hash_of, self._build)
+            return survey(self._parts, self._journal, blocks, hashes)
+        return None
+
+    def _count_done(self) -> int:
+        ok, errors = count_done(self._parts, self._journal)
+        return ok + errors.total()
 
     def _edited_row(self, reader: Reader, shard: int) -> str | None:
         """Which done row of a shard is the first whose request, ``custom_id`` or carried columns
@@ -234,9 +323,7 @@ class Comparison:
         if self._given.has_extra:
             return None
         recorded = self._carry.schema
-        now = choose(
-            reader.schema(), self._settings.carry, with_extra=False, kept=recorded.names
-        ).schema
+        now = self._given.choose(reader.schema(), self._settings.carry, recorded.names).schema
         return None if now.equals(recorded) else _schema_difference(recorded, now)
 
     def _lost_rows(self, before: Sequence[ShardState], fresh: Sequence[ShardState]) -> list[int]:
@@ -259,8 +346,7 @@ class Comparison:
         resendable: bool = True,
     ) -> RunChangedError:
         """The error: what changed, the done rows that it touches, and what each choice does."""
-        ok, errors = count_done(self._parts, self._journal)
-        done = ok + errors.total()
+        done = self._count_done()
         counted = self._would_restart(done)
         costs = RowCosts.of(self._journal.states.get("row_costs"))
         choices = []
@@ -292,10 +378,13 @@ class Comparison:
         if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX or self._given.pipe is not None:
             return None
         try:
+            repeat = self._settings.repeat
+            recorded = states.get("settings") or {}
+            before = recorded.get(REPEAT, IMPLIED[REPEAT])
             answered = {
-                ending.request_hash
+                (ending.request_hash, row % before)
                 for state in self._journal.shards()
-                for ending in endings(self._parts, self._journal, state.shard).values()
+                for row, ending in endings(self._parts, self._journal, state.shard).items()
                 if ending.error_class is None
             }
             size = self._settings.shard_rows
@@ -305,8 +394,8 @@ class Comparison:
             span = Span(0, None, Position())
             for block in reader.blocks([span], limit=self._settings.limit):
                 found.rows += len(block.rows)
-                hashes = [hash_of(build, row) for row in block.rows]
-                found.answered += sum(each is not None and each in answered for each in hashes)
+                keys = [(hash_of(build, row), row.number % repeat) for row in block.rows]
+                found.answered += sum(key[0] is not None and key in answered for key in keys)
         except BatchrunError:
             return None
         return found

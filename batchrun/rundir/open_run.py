@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,14 +39,14 @@ from batchrun.adapters.storage.store import (
     write_json,
 )
 from batchrun.core.request.body import WORDING, as_begun
-from batchrun.core.run.shards import plan_reading
+from batchrun.core.run.shards import REBUILT, plan_reading
 from batchrun.core.run.totals import Totals
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.reading import NOW, Reading
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import DamagedError, StorageError, UsageError
-from batchrun.records import Known, Span
+from batchrun.records import Known, Position, Span, Turn
 from batchrun.rundir import claim, compare, resend, restarts
 from batchrun.rundir.compare import Changes, Compared
 from batchrun.rundir.lock import Lock
@@ -123,6 +123,13 @@ class RunDirectory:
         """Whether every row of the input is in a part."""
         return bool(sum(self.totals().rows()) == self.journal.states.get("input_rows"))
 
+    def turns(self) -> dict[int, Sequence[Turn]]:
+        """The answered turns of conversations that have no outcome so far, by row."""
+        found: dict[int, Sequence[Turn]] = {}
+        for shard in self.journal.logs:
+            found |= self.journal.turns(shard)
+        return found
+
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""
         try:
@@ -168,23 +175,25 @@ def open_run(
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
     ``UsageError`` for a schema of results that will not do; ``settle`` sees to a fleet (``claim``);
-    ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``, ``RunChangedError``,
-    ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent and nothing was
-    touched.
+    ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
+    ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
+    and nothing was touched.
     """
     given = given or input_of(settings, changes)
     given.require_model(settings)
     for notice in given.notices:
         say(notice)
     checkpoint = Path(settings.checkpoint)
-    intent = _intent(settings, given)
-    store, lock = claim.take(settings.dir, checkpoint, changes, say, intent, settle)
+    store, lock = claim.take(
+        settings.dir, checkpoint, changes, say, _intent(settings, given), settle
+    )
     journal: Journal | None = None
     try:
         repair = _repair(store, checkpoint, say) if changes.repair else None
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
         journal.fence = lock.check
+        _finish_renumbering(store, journal, say)
         begun = journal.states.get("settings") is not None
         if begun:
             build = as_begun(build, journal.states.get("wording"))
@@ -214,26 +223,48 @@ def open_run(
         sent = journal.states.get("sent") or ()
         columns_notice.report_columns(say, settings, given, store.where(), sent, found.carry.names)
         _recover(opened, settings, say)
-        ok, opened.errors = resend.count_done(parts, journal)
-        opened.done = ok, opened.errors.total()
-        if settings.limit is not None:
-            opened.beyond = resend.count_beyond(parts, journal, settings.limit)
+        if found.moved:
+            _renumber(opened, settings, given, say)
+        _count(opened, settings)
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
         _plan(opened, settings, grown=found.grown)
         _bring_up(opened, looked, say, grown=found.grown)
-        _LOG.info(
-            "%s: %s; rows done before: %d ok, %d failed",
-            store.where(),
-            "goes on" if begun else "begun",
-            *opened.done,
-        )
+        _log_opened(opened, begun=begun)
     except BaseException:
         if journal is not None:
             journal.close()
         lock.release()
         raise
     return opened
+
+
+def _finish_renumbering(store: Store, journal: Journal, say: Callable[[str], None]) -> None:
+    """Publish the parts that a kill left written aside; see ``adapters.parts.staged_parts``."""
+    if not (journal.folder / REBUILT).exists():
+        return
+    from batchrun.adapters.parts import staged_parts
+
+    if staged_parts.finish(store, journal):
+        say("the parts that an interrupted --resend-changed had written are published now")
+
+
+def _count(opened: RunDirectory, settings: Settings) -> None:
+    """Count the rows that have an outcome."""
+    parts, journal = opened.parts, opened.journal
+    ok, opened.errors = resend.count_done(parts, journal)
+    opened.done = ok, opened.errors.total()
+    if settings.limit is not None:
+        opened.beyond = resend.count_beyond(parts, journal, settings.limit)
+
+
+def _log_opened(opened: RunDirectory, *, begun: bool) -> None:
+    _LOG.info(
+        "%s: %s; rows done before: %d ok, %d failed",
+        opened.store.where(),
+        "goes on" if begun else "begun",
+        *opened.done,
+    )
 
 
 def _sound_checkpoint(
@@ -373,7 +404,7 @@ def _begin(
     journal: Journal, settings: Settings, given: Input, require: Callable[[pa.Schema], None]
 ) -> Carry:
     carry = given.carry(settings.carry, settings.shard_rows)
-    require(part_schema.results_schema(carry.schema))
+    require(part_schema.results_schema(carry.schema, turns=settings.turns is not None))
     # A restart that was noted beside the run directory is the state file's from now on.
     local = local_path(settings.dir)
     beside = Path(settings.checkpoint if local is None else local)
@@ -387,7 +418,8 @@ def _begin(
         **{COLUMNS: CURRENT},
         run=secrets.token_hex(8),
         sample=given.sample_recorded(),
-        input_rows=None if given.picked is None else len(given.picked),
+        **given.recorded(),
+        input_rows=None if given.picked is None else len(given.picked) * given.repeat,
         carry_schema=part_schema.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],
         sent=list(carry.sent),
@@ -441,6 +473,34 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
         providers |= {endpoint.name: endpoint.provider for endpoint in settings.endpoints}
         journal.states.put(endpoints=ours, providers=providers)
     journal.drop_idle()
+
+
+def _renumber(
+    opened: RunDirectory, settings: Settings, given: Input, say: Callable[[str], None]
+) -> None:
+    """Write the parts again for a source whose rows have other numbers by now, and note the
+    settings and the input of today with them. Logs that a kill left are published first.
+    """
+    from batchrun.adapters.parts.renumbering import Renumbering
+
+    journal, parts = opened.journal, opened.parts
+    say("the source changed: finding the place of every done row, and writing the parts again")
+    for shard in sorted(journal.touched()):
+        publish(parts, journal, journal.next_state(shard, complete=False))
+    blocks = opened.reader.blocks([Span(0, None, Position())], limit=None)
+    hash_of = functools.partial(resend.hash_of, opened.build)
+    work = Renumbering(parts, journal, blocks, hash_of, opened.carry.schema)
+    work.run(
+        {
+            "settings": settings.shaping(),
+            "input": [stamp.public() for stamp in given.stamps],
+            "input_rows": None,
+            "examples": None,
+            compare.RESENDING: [],
+            **given.recorded(),
+        }
+    )
+    say(f"of the source: {work.shift}")
 
 
 def _send_again(

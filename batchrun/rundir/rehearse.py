@@ -62,18 +62,21 @@ def rehearsed(
     say: Callable[[str], None],
     splitting: Callable[[Splitter], Splitter] = lambda splitter: splitter,
     require: Callable[[pa.Schema], None] = lambda _: None,
+    given: Input | None = None,
 ) -> Iterator[Rehearsal]:
     """Rehearse the run of these settings; the temporary copy is gone when the block is left.
 
     ``splitting`` may put something around the way rows are split; ``require`` gets the schema of
-    the results. Raises what it raises, and what opening the run directory raises:
-    ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``.
+    the results; ``given`` is the input, if it is not the files of the settings. Raises what it
+    raises, and what opening the run directory raises: ``RunLockedError``, ``RunChangedError``,
+    ``DamagedError``, ``InputError`` or ``UsageError``.
     """
     if changes.repair:
         message = "--dry-run changes nothing, and --repair does: leave one of them out"
         raise UsageError(message)
     reading = reading_of(settings, changes)
-    given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
+    if given is None:
+        given = opening.find(settings.files, settings.format, prompts.plan(settings), reading)
     look = inspect.look_at(settings.dir, settings.checkpoint)
     if look.live:
         message = f"{look.store.where()} is in use by a run; `batchrun status` shows it"
@@ -90,7 +93,7 @@ def rehearsed(
             given = replace(given, splitter=splitting(given.splitter))
             given.require_model(settings)
             carry = given.carry(settings.carry, settings.shard_rows)
-            require(results_schema(carry.schema))
+            require(results_schema(carry.schema, turns=settings.turns is not None))
             reader = given.reader(carry, settings.shard_rows)
             _release(given)
             yield Rehearsal(given, reader, carry, build, lambda _: False, resumed=False)
@@ -107,7 +110,9 @@ def rehearsed(
         given = replace(given, splitter=splitting(given.splitter))
         reader = given.reader(compared.carry, settings.shard_rows)
         _release(given)
-        done = _Done(parts, journal, changes, build, settings.shard_rows)
+        done: Callable[[Row], bool] = _Done(parts, journal, changes, build, settings.shard_rows)
+        if compared.moved:
+            done = _DoneInSource(parts, journal, build)
         yield Rehearsal(given, reader, compared.carry, build, done, resumed=True)
 
 
@@ -153,3 +158,21 @@ class _Done:
                 self._endings = resend.endings(self._parts, self._journal, shard, flaws=self._flaws)
         ending = self._endings.get(row.number)
         return ending is not None and not self._selection.picks(ending, row)
+
+
+class _DoneInSource:
+    """Whether a row is done, by its row in a source that changed since. Rows come in order."""
+
+    def __init__(self, parts: Parts, journal: Journal, build: Build) -> None:
+        from batchrun.adapters.parts import renumbering
+
+        self._build = build
+        self._old = renumbering.endings(parts, journal)
+        self._ahead = next(self._old, None)
+
+    def __call__(self, row: Row) -> bool:
+        while self._ahead is not None and self._ahead[0] < row.line:
+            self._ahead = next(self._old, None)
+        if self._ahead is None or self._ahead[0] != row.line:
+            return False
+        return resend.hash_of(self._build, row) == self._ahead[1]

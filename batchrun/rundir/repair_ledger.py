@@ -18,7 +18,7 @@ LOST = "ledger_lost"
 """``error_code`` of an attempt of which nothing is known but its number."""
 
 _UNKNOWN = frozenset(
-    "attempt queue_s retry_after_s decided_by unanswered usage_raw billed_from".split()
+    "attempt queue_s retry_after_s decided_by unanswered usage_raw billed_from turn".split()
 )
 _FROM_RESULT = tuple(name for name, _ in part_schema.ATTEMPT_FIELDS if name not in _UNKNOWN)
 

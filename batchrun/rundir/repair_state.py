@@ -34,8 +34,9 @@ from batchrun.adapters.storage.store import (
 )
 from batchrun.core.request.body import WORDING, as_begun
 from batchrun.core.run.changes import Changes
+from batchrun.core.run.shards import is_former
 from batchrun.core.run.totals import Totals
-from batchrun.core.settings.differences import differences
+from batchrun.core.settings.differences import REPEAT, differences
 from batchrun.core.settings.reading import reading_differences, recorded_reading
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
@@ -80,7 +81,8 @@ class Rebuilding:
         """
         self._compare_settings()
         carry = self._given.carry(self._settings.carry, self._settings.shard_rows)
-        parts = Parts(self._store, self._journal, carry.schema)
+        turns = self._settings.turns is not None
+        parts = Parts(self._store, self._journal, carry.schema, turns=turns)
         parts.prepare()
         shards = {
             number
@@ -103,7 +105,8 @@ class Rebuilding:
             self._say("the settings of this run are taken for those of the directory")
             return
         self._say("the settings of the directory are taken from summary.json")
-        found = differences({name: recorded[name] for name in now if name in recorded}, now)
+        names = {*now, REPEAT}
+        found = differences({name: recorded[name] for name in names if name in recorded}, now)
         allowed = self._changes.keep_done or self._changes.resend_changed
         if found and not (allowed and all(difference.keepable for difference in found)):
             raise self._refused("the settings are not those of summary.json", map(str, found))
@@ -141,9 +144,14 @@ class Rebuilding:
     def _shards(self, parts: Parts, reader: Reader, shards: list[int]) -> None:
         """Read the input of all shards, and publish those that are there."""
         self._say(f"reading the input and writing {counted(len(shards), 'part')} again")
-        read: dict[int, ShardState] = {}
-        last = max(shards, default=-1)
-        for block in reader.blocks([Span(0, last, Position())] if shards else [], limit=None):
+        # Parts of attempts that belong to no row of the input are not looked for there.
+        read = {
+            shard: ShardState(shard, 0, b"", Position(), 1, complete=True)
+            for shard in shards
+            if is_former(shard)
+        }
+        last = max((shard for shard in shards if not is_former(shard)), default=-1)
+        for block in reader.blocks([Span(0, last, Position())] if last >= 0 else [], limit=None):
             generation = self._generation(block.shard)
             read[block.shard] = ShardState(
                 block.shard, block.rows_read, block.digest, block.end, generation, complete=False
@@ -229,6 +237,7 @@ class Rebuilding:
             wording=wording,
             run=self._summary.get("run"),
             sample=self._given.sample_recorded(),
+            **self._given.recorded(),
             carry_schema=part_schema.schema_to_bytes(carry.schema),
             carry_names=[list(carry.names), carry.everything],
             started_at_us=began,

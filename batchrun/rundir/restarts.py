@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchrun.adapters.storage import disk, files
+from batchrun.core.settings.differences import REPEAT
 from batchrun.rundir import state_reader
 
 KEY = "restart"
@@ -99,8 +100,9 @@ def is_complete(summary: object) -> bool:
     rows, settings = told.get("rows"), told.get("settings")
     if not isinstance(rows, Mapping) or rows.get("pending") != 0:
         return False
-    limit = settings.get("limit") if isinstance(settings, Mapping) else None
-    return limit is None or rows.get("input", 0) < limit
+    settings = settings if isinstance(settings, Mapping) else {}
+    limit, repeat = settings.get("limit"), settings.get(REPEAT, 1)
+    return limit is None or rows.get("input", 0) < limit * repeat
 
 
 def unfinished(checkpoint: Path, summary: object) -> Note | None:

@@ -41,6 +41,8 @@ class RecordedShard:
     totals: dict[str, Any]
     requests: tuple[str, int] | None = None
     """Digest and rows of the part of requests; None where the shard has none."""
+    results_mark: tuple[int, str] | None = None
+    """Size and word of the part of results; None where they are not recorded."""
 
 
 @dataclass(slots=True)
@@ -176,4 +178,5 @@ def _shard(row: tuple[Any, ...], found: Recorded) -> None:
         attempts,
         totals,
         None if kept is None else (kept[0], kept[1]),
+        (marks[0], marks[1]) if len(marks) > 1 and None not in marks[:2] else None,
     )

@@ -17,13 +17,14 @@ from batchrun.errors import FaultKind, InputLostError, StorageError, TransportFa
 from batchrun.records import (
     Attempt,
     Block,
+    Entry,
     Outcome,
     Position,
     Reply,
     Request,
-    ReusedRows,
     Row,
     Span,
+    Turn,
 )
 from batchrun.testing.samples import ok
 
@@ -164,8 +165,6 @@ class FakeTransport:
 
 # Storage
 
-Entry = Outcome | Attempt | Block | ReusedRows
-
 
 class FakeJournal:
     """``ports.Journal`` in a list. What is posted within ``commit_s`` becomes durable together.
@@ -226,7 +225,7 @@ class FakeJournal:
         """
         found = {}
         for entry in self.durable:
-            attempt = entry.attempt if isinstance(entry, Outcome) else entry
+            attempt = entry.attempt if isinstance(entry, Outcome | Turn) else entry
             if isinstance(attempt, Attempt):
                 found[attempt.row, attempt.number] = attempt
         return list(found.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchrun.core.cost.money import format_cost
@@ -21,9 +21,10 @@ def lines(
     resume: str,
     bound_by: str | None = None,
     checkpoint: str | None = None,
+    fix: Sequence[str] = (),
 ) -> list[str]:
     """The final summary as lines. ``resume`` is the command that goes on; ``checkpoint`` is where
-    it lives, if not in the run directory.
+    it lives, if not in the run directory; ``fix`` are lines about what has to be changed before.
     """
     rows, totals = summary["rows"], summary["totals"]
     whole = "?" if rows["input"] is None else f"{rows['input']:,}"
@@ -64,16 +65,19 @@ def lines(
             for name, own in endpoints.items()
         ]
     out += figures.lines(summary)
-    if bound_by is not None:
+    if bound_by is not None and not fix:
         out.append(f"held back most by {BOUND[bound_by]}")
     place = format_address(folder)
     out.append(f"results: {place}/results")
-    if rows["pending"] == 0:
+    judging = any(one.get("pending") for one in (summary.get("judges") or {}).values())
+    if rows["pending"] == 0 and not (judging and resume):
         out.append(f"next: batchrun verify {shell_word(place)}{_where(checkpoint)}")
-        if summary["errors"].keys() - {"invalid_row"}:
+        if fix:
+            out += [*fix, f"then, to send failed rows again: {resume}"]
+        elif summary["errors"].keys() - {"invalid_row"}:
             out.append("to send failed rows again: the same command with --retry-failed")
     else:
-        out.append(f"to go on: {resume}")
+        out += [*fix, f"{'then, ' if fix else ''}to go on: {resume}"]
     return out
 
 
@@ -93,9 +97,10 @@ def _cost(totals: Mapping[str, Any]) -> str:
     if totals["cost_usd"] is None:
         return ""
     wasted = totals["wasted_cost_usd"]
-    return f"; cost {format_cost(totals['cost_usd'])}" + (
-        f", {format_cost(wasted)} wasted" if wasted else ""
-    )
+    with_judges = totals.get("cost_usd_with_judges")
+    more = "" if with_judges is None else f", {format_cost(with_judges)} with its judges"
+    lost = f", {format_cost(wasted)} wasted" if wasted else ""
+    return f"; cost {format_cost(totals['cost_usd'])}{lost}{more}"
 
 
 def _where(checkpoint: str | None) -> str:

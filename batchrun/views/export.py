@@ -245,9 +245,9 @@ def _layout(schema: pa.Schema, kind: str, choice: Choice, settings: Mapping[str,
 
 def _is_fixed(schema: pa.Schema, name: str) -> bool:
     """Whether a column is one of the contract: carried ones come behind all of those."""
-    if name not in part_schema.RESULT_NAMES:
-        return False
-    return bool(schema.names.index(name) <= schema.names.index("response"))
+    own = part_schema.own_columns(schema)
+    last = schema.names.index("response") + len(own - {*part_schema.RESULT_NAMES})
+    return name in own and bool(schema.names.index(name) <= last)
 
 
 def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:

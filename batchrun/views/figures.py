@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batchrun.core.cost.money import format_cost
 from batchrun.core.text.wording import counted
 from batchrun.views.text import safe
 
@@ -20,8 +21,10 @@ _WORDS = {
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
     """Whatever a summary has of them; nothing where a run has none."""
+    judges = (summary.get("judges") or {}).items()
+    judged = [line for name, one in judges for line in _judge(name, one)]
     unscored = [_unscored(name, one) for name, one in (summary.get("scores") or {}).items()]
-    out = [line for line in unscored if line is not None]
+    out = judged + [line for line in unscored if line is not None]
     for name, metric in (summary.get("metrics") or {}).items():
         if not isinstance(metric, Mapping):
             continue  # none of batchrun's
@@ -32,6 +35,23 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         if len(groups) > GROUPS_SHOWN:
             out.append(f"  and {len(groups) - GROUPS_SHOWN:,} more groups in summary.json")
     return out + gate_lines(summary.get("gates") or {})
+
+
+def _judge(name: str, one: Mapping[str, Any]) -> list[str]:
+    """How many answers a judge judged, what is wrong with its verdicts, and what it cost."""
+    left = {
+        "unparsed": "without a verdict that can be read",
+        "failed": "not answered by the judge",
+        "missing": "not judged",
+        "stale": "judged before the answer changed",
+        "pending": "pending",
+        "flips": "decided by the order, counted as ties",
+    }
+    told = [f"{one[key]:,} {what}" for key, what in left.items() if one.get(key)]
+    cost = "" if one.get("cost_usd") is None else f"; cost {format_cost(one['cost_usd'])}"
+    by = "" if not one.get("model") else f" by {safe(str(one['model']))}"
+    head = f"judge {safe(name)}: {counted(one['rows'], 'answer')} judged{by}"
+    return ["".join([head, *(f", {each}" for each in told), cost])]
 
 
 def figure(value: float | None) -> str:

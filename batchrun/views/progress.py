@@ -98,6 +98,13 @@ class LiveProgress:
         self._console = console
         self._live: Live = Live(console=console, auto_refresh=False, transient=True)
 
+    @classmethod
+    def on_stderr(cls) -> Self:
+        """The display on stderr, which is a terminal."""
+        from rich.console import Console
+
+        return cls(Console(stderr=True))
+
     def __enter__(self) -> Self:
         self._live.start()
         return self

@@ -70,7 +70,8 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     out += _numbers(live, dead=found["state"] == "killed")
     if live.get("cost_usd") is not None:
         spent, *others = funds.costs(live["cost_usd"], live.get("money"))
-        out.append(f"{spent}, {format_cost(live['wasted_cost_usd'])} of it wasted")
+        wasted = live.get("wasted_cost_usd")
+        out.append(f"{spent}, {format_cost(wasted)} of it wasted" if wasted else spent)
         if others:  # the last one goes with what is spent: each line fits a terminal
             out[-1] += f", {others.pop()}" if others[-1].endswith("per ok row") else ""
             out += [", ".join(others)] if others else []

@@ -18,19 +18,26 @@ import pyarrow as pa
 from batchrun.adapters.columns.schema import results_schema
 from batchrun.adapters.environment.ids import IdPiles, Repeats
 from batchrun.adapters.environment.tokenizers import Tokenizers
-from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Reader
-from batchrun.adapters.sources.splitting import Splitter, needs_of, roles_of, schema_splitter
+from batchrun.adapters.sources.splitting import (
+    Splitter,
+    needs_of,
+    reserved_by,
+    roles_of,
+    schema_splitter,
+)
 from batchrun.core.estimate.prompt_tokens import prompt
 from batchrun.core.reply import media
 from batchrun.core.request import body, remedies
 from batchrun.core.request import prompt as prompts
 from batchrun.core.request.column_roles import notice
+from batchrun.core.request.turns import wording_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
 from batchrun.records import JsonObject, Position, Request, Row, Span
+from batchrun.rundir.chain import inputs
 from batchrun.views.text import safe
 
 SHOWN = 20
@@ -113,8 +120,8 @@ KEYS = {
     "bad": "Rows that cannot be sent.",
     "reasons": "Bad rows by reason, without the details that differ from row to row.",
     "problems": (
-        "The first 20 bad rows: `row`, `file`, `line` (from 1; in Parquet the row in its file, "
-        "from 0), `reason`, `remedy`."
+        "The first 20 bad rows, repeats that are bad alike as one: `row`, `file`, `line` (from 1; "
+        "in Parquet the row in its file, from 0), `reason`, `remedy`."
     ),
     "duplicate_ids": (
         "`ids` that occur more than once, the `rows` they occur in, and the `first` 20 of them, "
@@ -155,6 +162,8 @@ class Report:
     done: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+    noted: int = 0
+    """Bad rows that the problems stand for: one of them for all repeats of a row that are alike."""
     repeats: Repeats = field(default_factory=Repeats)
     alike: Repeats = field(default_factory=Repeats)
     shortest: Measured | None = None
@@ -255,8 +264,8 @@ class Report:
         for problem in self.problems:
             yield f"{safe(problem.where)} (row {problem.row}): {safe(problem.reason)}"
             yield f"    {problem.remedy}"
-        if self.bad > len(self.problems):
-            yield f"... and {self.bad - len(self.problems):,} more"
+        if self.bad > self.noted:
+            yield f"... and {self.bad - self.noted:,} more"
         if self.bad:
             yield (
                 f"{self.bad:,} of {counted(self.rows, 'row')} {verb(self.bad, 'is', 'are')} bad:"
@@ -287,7 +296,12 @@ def require_evaluation(settings: Settings, schema: pa.Schema) -> None:
     if settings.evaluation:
         from batchrun.rundir.evaluate.evaluator import Prepared
 
-        prepared = Prepared(settings.evaluation)
+        asked = None
+        if settings.evaluation.judges:
+            from batchrun.rundir.judges.prepare import asked_by_configs
+
+            asked = asked_by_configs(settings)
+        prepared = Prepared(settings.evaluation, asked=asked)
         try:
             prepared.require(schema)
         finally:
@@ -309,12 +323,13 @@ def check(
     cannot be written.
     """
     plan = prompts.plan(settings)
-    given = opening.find(settings.files, settings.format, plan, settings.reading)
+    given = inputs.find(settings, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings, of_rows=False)
     carry = given.carry(settings.carry, settings.shard_rows)
-    require_evaluation(settings, results_schema(carry.schema))
+    turns = settings.turns is not None
+    require_evaluation(settings, results_schema(carry.schema, turns=turns))
     report = Report(sent=carry.sent, carried=carry.names, model=settings.one_model)
     counting = Counting(given.splitter, report.kinds)
     reader = replace(given, splitter=counting).reader(carry, settings.shard_rows)
@@ -347,9 +362,13 @@ class Checking:
     ) -> None:
         self._report = report
         self._endpoints = settings.endpoints
+        self._repeat = settings.repeat
         self._given = given
         self._reader = reader
         self._build = build
+        self._first: Callable[[Request], Request] = lambda request: request
+        if settings.turns is not None:
+            self._first = replace(wording_of(settings), bounded=False).first
         self._left = show
         self._show = showing or report.shown.append
         self._ids, self._hashes = IdPiles(), IdPiles()
@@ -370,7 +389,8 @@ class Checking:
         """The row's request, checked and counted; None for a bad row."""
         report = self._report
         report.rows += 1
-        if row.custom_id is not None:
+        is_first = row.number % self._repeat == 0  # of its repeats, which are no duplicates
+        if row.custom_id is not None and is_first:
             self._ids.add(row.number, row.custom_id)
         try:
             request = self._build(row)
@@ -378,7 +398,8 @@ class Checking:
             file = self._given.stamps[row.file].name
             _note(report, row, str(error), file, self._reader.where(row))
             return None
-        self._hashes.add(row.number, request.hash)
+        if is_first:
+            self._hashes.add(row.number, request.hash)
         size = len(request.body)
         if self._ends is None:
             self._ends = ((row, request), (row, request))
@@ -388,9 +409,8 @@ class Checking:
             self._ends = (self._ends[0], (row, request))
         if self._left > 0:
             self._left -= 1
-            self._show(
-                ShownRequest(row.number, body.as_sent(request, self._endpoints), _held(request))
-            )
+            first = self._first(request)
+            self._show(ShownRequest(row.number, body.as_sent(first, self._endpoints), _held(first)))
         return request
 
     def _finish(self) -> None:
@@ -401,15 +421,15 @@ class Checking:
             report.shortest, report.longest = (self._measured(*end) for end in self._ends)
 
     def _measured(self, row: Row, request: Request) -> Measured:
-        counted_by = Tokenizers().count(request.model)
+        counted_by, first = Tokenizers().count(request.model), self._first(request)
         return Measured(
             row=row.number,
             file=self._given.stamps[row.file].name,
             line=row.line,
             where=self._reader.where(row),
             custom_id=row.custom_id,
-            size_bytes=len(body.as_sent(request, self._endpoints)),
-            prompt_tokens=round(prompt(json.loads(request.body), counted_by).tokens),
+            size_bytes=len(body.as_sent(first, self._endpoints)),
+            prompt_tokens=round(prompt(json.loads(first.body), counted_by).tokens),
         )
 
 
@@ -433,6 +453,7 @@ class Counting:
         self.data: frozenset[str] = getattr(splitter, "data", frozenset())
         self.apart = schema_splitter(splitter)
         self.roles = roles_of(splitter)
+        self.reserved = reserved_by(splitter)
 
     def __call__(self, fields: JsonObject) -> body.Split:
         """The row told apart, and counted."""
@@ -447,7 +468,12 @@ def _note(report: Report, row: Row, text: str, file: str, where: str) -> None:
     reason = remedies.reason(text)[:TEXT_MAX]
     known = reason in report.reasons or len(report.reasons) < REASONS_MAX
     report.reasons[reason if known else OTHER] += 1
+    last = report.problems[-1] if report.problems else None
+    if last is not None and (last.where, last.reason) == (where, text[:TEXT_MAX]):
+        report.noted += 1  # another repeat of the same row
+        return
     if len(report.problems) < SHOWN:
+        report.noted += 1
         report.problems.append(
             Problem(row.number, file, row.line, where, text[:TEXT_MAX], remedies.remedy(text))
         )

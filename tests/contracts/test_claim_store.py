@@ -1,6 +1,5 @@
 """The exam of ``ports.ClaimStore``: in memory, on a disk, in a real S3 server."""
 
-import os
 import threading
 import time
 
@@ -14,6 +13,28 @@ from batchrun.errors import StorageError
 from batchrun.testing.claims import FakeClaims
 
 FOLDERS = ("claims", "leases")
+
+
+def names(folder):
+    """What is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def race(stores, name):
+    """All stores create one record at the same time; returns the contents of those that did."""
+    won, start = [], threading.Barrier(len(stores))
+
+    def create(number, store):
+        start.wait()
+        if store.create(name, str(number).encode()):
+            won.append(str(number))
+
+    threads = [threading.Thread(target=create, args=each) for each in enumerate(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return won
 
 
 class ClaimStoreExam:
@@ -32,21 +53,10 @@ class ClaimStoreExam:
         """Sixteen at once, ten times: always exactly one, and its content is there."""
         stores = [open_store(str(number)) for number in range(16)]
         for round_ in range(10):
-            name, won = f"claims/{round_}", []
-            start = threading.Barrier(len(stores))
-
-            def race(number, store, name=name, won=won, start=start):
-                start.wait()
-                if store.create(name, str(number).encode()):
-                    won.append(number)
-
-            threads = [threading.Thread(target=race, args=each) for each in enumerate(stores)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            name = f"claims/{round_}"
+            won = race(stores, name)
             assert len(won) == 1
-            assert stores[0].read(name) == str(won[0]).encode()
+            assert stores[0].read(name) == won[0].encode()
 
     def test_a_call_that_is_made_again_finds_its_own_record(self, open_store):
         """The answer to the first may have been lost on its way."""
@@ -60,6 +70,16 @@ class ClaimStoreExam:
         assert store.read("claims/1") is None
         assert store.written_s("claims/1") is None
         assert store.names("claims") == []
+
+    def test_a_record_that_was_removed_is_not_there(self, open_store):
+        """Removing it twice is no mistake, and its name may be taken again."""
+        store = open_store("a")
+        assert store.create("claims/1", b"one")
+        for _ in range(2):
+            store.remove("claims/1")
+        assert store.read("claims/1") is None
+        assert store.names("claims") == []
+        assert store.create("claims/1", b"two")
 
     def test_names_come_in_order_and_by_folder(self, open_store):
         """Every record that was made, by any process, and nothing else."""
@@ -116,6 +136,58 @@ class TestFakeClaims(ClaimStoreExam):
         return lambda _: store
 
 
+class TestBucketClaims(ClaimStoreExam):
+    """In an S3 server, through conditional puts."""
+
+    @pytest.fixture
+    def open_store(self, store):
+        """Over one bucket."""
+        pytest.importorskip("obstore")
+        from batchrun.adapters.storage.claims_in_bucket import BucketClaims, bucket_store
+
+        address = f"s3://{store.bucket}/runs/one"
+        return lambda _: BucketClaims(bucket_store(address), address)
+
+    def test_of_many_racing_callers_one_makes_it(self, open_store):
+        """This server looks for the object and puts it in two steps, so callers that really race
+        would test nothing of ours. Those that come at the same time after one all find its record.
+        """
+        stores = [open_store(str(number)) for number in range(16)]
+        assert stores[0].create("claims/1", b"first")
+        assert race(stores, "claims/1") == []
+        assert stores[1].read("claims/1") == b"first"
+
+    def test_a_put_that_meets_another_is_made_again(self, open_store, monkeypatch):
+        """S3 answers 409 while a conditional put is under way, and may then have no object."""
+        import obstore
+
+        from batchrun.adapters.storage import claims_in_bucket
+
+        real, met = obstore.put, []
+
+        def busy(*arguments, **options):
+            if not met:
+                met.append(1)
+                raise obstore.exceptions.AlreadyExistsError("409")
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(obstore, "put", busy)
+        monkeypatch.setattr(claims_in_bucket, "PAUSE_S", 0)
+        assert open_store("one").create("claims/1", b"one")
+        assert open_store("one").read("claims/1") == b"one"
+
+    def test_a_store_that_cannot_be_reached_is_no_answer(self, open_store, monkeypatch):
+        """It is an error that names the place, never taken for a record that is another's."""
+        import obstore
+
+        def broken(*_, **__):
+            raise obstore.exceptions.GenericError("no route")
+
+        monkeypatch.setattr(obstore, "put", broken)
+        with pytest.raises(StorageError, match=r"runs/one.*no route"):
+            open_store("one").create("claims/1", b"x")
+
+
 class TestDiskClaims(ClaimStoreExam):
     """On a disk."""
 
@@ -130,7 +202,7 @@ class TestDiskClaims(ClaimStoreExam):
 
         return opened
 
-    def test_a_record_would_survive_a_power_cut(self, open_store, tmp_path, monkeypatch):
+    def test_a_record_would_survive_a_power_cut(self, open_store, monkeypatch):
         """Its content is flushed before it has its name, and the name before ``create`` returns."""
         done = []
         monkeypatch.setattr(files, "step", lambda name, path: done.append((name, path.name)))
@@ -145,8 +217,8 @@ class TestDiskClaims(ClaimStoreExam):
         open_store("one").create("claims/1", b"1")
         open_store("two").create("claims/1", b"2")
         open_store("two").put("leases/two", b"2")
-        assert sorted(os.listdir(tmp_path / "claims")) == ["1"]
-        assert os.listdir(tmp_path / "leases") == ["two"]
+        assert names(tmp_path / "claims") == ["1"]
+        assert names(tmp_path / "leases") == ["two"]
 
     def test_a_lost_answer_of_the_server_is_no_lost_claim(self, open_store, monkeypatch):
         """NFS may make the link, lose the answer, and refuse the repeated call: the record is this
@@ -167,7 +239,7 @@ class TestDiskClaims(ClaimStoreExam):
         (tmp_path / "claims").rename(tmp_path / "gone")
         assert not store.create("claims/1", b"late")
         assert store.names("claims") == []
-        assert os.listdir(tmp_path / "gone") == []
+        assert names(tmp_path / "gone") == []
 
     def test_a_disk_that_fails_is_no_answer(self, open_store, monkeypatch):
         """It is an error, never taken for a record that is another's."""

@@ -21,7 +21,7 @@ from batchrun.adapters.journal.log_reader import ShardReader
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.storage import files
 from batchrun.errors import DamagedError, StorageError
-from batchrun.records import Attempt, Block, Outcome, Position
+from batchrun.records import Attempt, Block, Outcome, Position, Turn, Usage
 from batchrun.rundir.recover_flights import recover_flights
 from batchrun.testing.fakes import FakeJournal
 from batchrun.testing.samples import answered, attempt, chat_row, failed
@@ -603,3 +603,79 @@ class TestFlights:
         known |= journal.open_shard(0).attempts | journal.open_shard(1).attempts
         assert recover_flights(journal, path, known.__getitem__, ["main"]) == 0
         journal.close()
+
+
+def _turn(row, number, tries=1):
+    said = b'{"role":"assistant","content":"%d"}' % number
+    exchange = attempt(row, tries, error_class=None, turn=number)
+    return Turn(row, number, "0" * 64, said, Usage(1, 2, 3), 7, exchange)
+
+
+def _kinds(journal, shard):
+    return [(place.row, place.kind) for place in journal.logs[shard].places]
+
+
+def test_a_turn_and_its_attempt_are_one(tmp_path):
+    """Both are durable, or neither: cut off anywhere, the log has no turn whose exchange is not in
+    the ledger, and none the other way round.
+    """
+    journal = Journal(tmp_path, SHARD_ROWS)
+    journal.write([_turn(1, 1)])
+    path = journal.logs[0].path
+    whole = path.read_bytes()
+    begun = len(whole) - sum(place.size + 17 for place in journal.logs[0].places) - 16
+    assert _kinds(journal, 0) == [(1, 2), (1, 6)]
+    journal.close()
+    for size in range(begun, len(whole), 7):
+        path.write_bytes(whole[:size])
+        again = Journal(tmp_path, SHARD_ROWS)
+        assert _kinds(again, 0) == [] and again.turns(0) == {}
+        again.close()
+
+
+def test_turns_of_conversations_that_go_on(tmp_path):
+    """They are those since the row's last outcome, in their order, without the exchange; a
+    conversation that begins again replaces the turns that it had.
+    """
+    journal = Journal(tmp_path, SHARD_ROWS)
+    journal.write([_turn(1, 1), _turn(2, 1), _turn(1, 2, 2), _turn(3, 1), answered(3, 2)])
+    journal.write([_turn(2, 2, 2), _turn(2, 1, 3), _turn(4, 1), failed(4, 2), _turn(4, 1, 3)])
+    found = journal.turns(0)
+    assert {row: [turn.number for turn in turns] for row, turns in found.items()} == {
+        1: [1, 2],
+        2: [1],
+        4: [1],
+    }
+    assert all(turn.attempt is None for turns in found.values() for turn in turns)
+    assert journal.open_shard(0).attempts == {1: 2, 2: 3, 3: 2, 4: 3}
+    journal.close()
+
+
+def test_published_shards_hand_turns_on(tmp_path):
+    """They are in the next log when the state file knows of the parts, without their attempts,
+    which the parts have; until then the next log counts for nothing.
+    """
+    journal = Journal(tmp_path, SHARD_ROWS)
+    journal.write([_block(0), _turn(1, 1), answered(2)])
+    state = journal.next_state(0, complete=False)
+    kept = journal.turns(0)[1]
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("shard-*")}
+    journal.seal(Published(state, "", "", {}), kept)
+    assert _kinds(journal, 0) == [(1, 6)]
+    assert [path.name for path in tmp_path.glob("shard-*")] == [log_name(0, 2)]
+    following = (tmp_path / log_name(0, 2)).read_bytes()
+    journal.drop_idle()
+    journal.close()
+    again = Journal(tmp_path, SHARD_ROWS)
+    assert again.turns(0) == {1: kept} and again.touched() == set()
+    again.close()
+
+    other = tmp_path / "killed"
+    other.mkdir()
+    for name, data in before.items():
+        (other / name).write_bytes(data)
+    (other / log_name(0, 2)).write_bytes(following)
+    killed = Journal(other, SHARD_ROWS)
+    assert [path.name for path in other.glob("shard-*")] == [log_name(0, 1)]
+    assert len(killed.turns(0)[1]) == 1 and killed.open_shard(0).done == {2}
+    killed.close()

@@ -211,12 +211,15 @@ def test_zeros_in_front_of_records_are_damage(path, borders, group):
     assert path.read_bytes() == data
 
 
-def test_a_bit_that_flips_while_the_log_is_open(path):
-    """Records are compared with their checksums each time they are read."""
+@pytest.mark.parametrize("at", [3, -1, -5], ids=["in the body", "in its kind", "in its row"])
+def test_a_bit_that_flips_while_the_log_is_open(path, at):
+    """Records, with the row and the kind in front of them, are compared with their checksums each
+    time they are read.
+    """
     log = ShardLog(path, 3, 1)
     place = log.places[2]
     data = bytearray(path.read_bytes())
-    data[place.offset + 3] ^= 1
+    data[place.offset + at] ^= 1
     with path.open("r+b") as file:
         file.write(data)
     with pytest.raises(DamagedError, match="row 7"):

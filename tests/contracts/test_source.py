@@ -29,6 +29,7 @@ from batchrun.core.settings import resolve as config
 from batchrun.core.settings.reading import NOW, Reading
 from batchrun.errors import InputError, InputLostError
 from batchrun.records import Position, Span
+from batchrun.rundir.chain import inputs
 from batchrun.testing.fakes import FakeSource
 from batchrun.testing.samples import bad_row, chat_row
 
@@ -392,6 +393,57 @@ class TestParquetByTemplate(TestJsonlByTemplate):
         source = self.source(folder)
         (folder / "rows-1.parquet").unlink()
         return source
+
+
+class TestRun(SourceContract):
+    """The ``ok`` rows of another run: its parts and row groups fit neither shards nor blocks, and
+    every fifth of its rows failed. An answer that says nothing makes an empty prompt.
+    """
+
+    PART_ROWS = 600
+
+    def source(self, folder, limit=None):
+        """The real one over these parts."""
+        schema = part_schema.results_schema(pa.schema([pa.field("ticket", pa.int16())]))
+        (folder / "rows" / "results").mkdir(parents=True, exist_ok=True)
+        for part, first in enumerate(range(0, ROWS * 5 // 4 + 1, self.PART_ROWS)):
+            lines = []
+            for row in range(first, first + self.PART_ROWS):
+                number, failed = row - row // 5 - 1, row % 5 == 0
+                if number < ROWS:
+                    line = {"row": row, "status": "error" if failed else "ok", "ticket": number}
+                    said = None if failed or number in BAD else f"question {number}"
+                    lines.append(line | {"custom_id": f"id-{number}", "content": said})
+            table = pa.Table.from_pylist(lines, schema=schema)
+            path = folder / "rows" / "results" / f"part-{part:08d}.parquet"
+            pq.write_table(table, path, row_group_size=70)
+        told = {"status": "complete_with_errors", "rows": {"pending": 0}, "settings": {}}
+        (folder / "rows" / "summary.json").write_text(json.dumps(told))
+        raw = {"input.from": str(folder / "rows"), "output.dir": "b"}
+        settings = config.resolve(raw | {"request.prompt": "{{ row.content }}"})
+        given = inputs.find(settings, prompts.plan(settings), NOW)
+        reader = given.reader(given.carry("all", SHARD_ROWS), SHARD_ROWS)
+        return ReadAhead(reader, limit=limit)
+
+    def lose(self, folder):
+        """Take the last part away once it was opened."""
+        source = self.source(folder)
+        (folder / "rows" / "results" / "part-00000002.parquet").unlink()
+        return source
+
+    def test_columns_and_places_go_along(self, tmp_path):
+        """Carried columns keep their type; every row says which row of the run it is made from."""
+        carried = _carried(_read(self.source(tmp_path)))
+        assert carried.column("ticket").type == pa.int16()
+        assert carried.column("ticket").to_pylist() == list(range(ROWS))
+        assert carried.column("source_row").to_pylist() == [n + n // 4 + 1 for n in range(ROWS)]
+        assert carried.column("source_hash").null_count == 0
+
+    def test_its_rows_are_counted(self, tmp_path):
+        """The selected ones, unless somebody says stop."""
+        reader = self.source(tmp_path)._reader
+        assert reader.count(lambda: False) == ROWS
+        assert reader.count(lambda: True) is None
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

@@ -575,18 +575,21 @@ class TestOnTheWire:
         plain way can notice it only once a request went out, which then counts as stale.
         """
         servers = []
+        spoken = asyncio.Event()
 
         async def chatty(_, writer, count):
             writer.write(_reply(200, servers[0].exchanges[-1].body))
             if count == 1:
                 await asyncio.sleep(0.02)
                 writer.write(_reply(200, b'{"stale":true}'))
+                spoken.set()
             return True
 
         async def play():
             async with _serving(chatty) as (server, url), _http(url) as transport:
                 servers.append(server)
                 await transport.send(_request(body=b'{"n":0}'))
+                await spoken.wait()
                 await asyncio.sleep(0.05)
                 answers = []
                 while len(answers) < 4:

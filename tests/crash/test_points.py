@@ -74,6 +74,15 @@ def test_replies_too_large_for_their_column(job):
 
 
 @pytest.mark.slow
+def test_a_fleet(job):
+    """A process of a fleet may die at any of its steps: another one goes on from its log, and a
+    plain run ends what the last one left.
+    """
+    _killed_at_each(job, "fleet", "--shard", "1/1")
+    _ended(job)
+
+
+@pytest.mark.slow
 def test_scores_of_final_parts(job):
     """Whatever a kill leaves of them, the next session has every row scored, from what the results
     are then.

@@ -69,6 +69,23 @@ def test_the_doctor_says_what_the_page_shows(shell, scripted):
     assert seconds.sub("N s", said) == seconds.sub("N s", shown)
 
 
+def test_a_stopped_run_ends_as_the_page_shows(shell, cli, scripted, jsonl):
+    """What happened, what to change, the check, and the corrected command."""
+    listed = [{"id": name} for name in ("llama-3.1-8b-instant", "whisper-large", "gpt-oss")]
+    missing = {"message": "The model `llama-3.1-8b` does not exist.", "code": "model_not_found"}
+    endpoint = scripted(
+        lambda body, *_: (404, {}, {"error": missing}) if body else (200, {}, {"data": listed})
+    )
+    (shown,) = blocks("text stop")
+    jsonl(3).rename(cli.folder / "rows.jsonl")
+    script = "batchrun run rows.jsonl -o run --provider groq --model llama-3.1-8b"
+    done = shell(script, endpoint.base_url)
+    assert done.returncode == 3, done.stderr
+    said = re.sub(r" --base-url \S+", "", done.stderr)
+    for line in shown.splitlines():
+        assert line in said.splitlines(), said
+
+
 def test_the_line_about_limits_is_what_is_shown():
     """The line of a status, from what OpenAI would tell."""
     from batchrun.core.reply.limit_headers import read

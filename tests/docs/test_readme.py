@@ -291,10 +291,14 @@ def test_the_config_names_every_setting():
     assert set(raw) == {setting.name for setting in TABLE}
     raw["request.schema"] = {"type": "object"}  # its file is an example
     raw["output.on_truncation"] = "retry"  # else truncation_limit would mean nothing
-    # The two ways to say what the messages are exclude each other.
-    config.resolve({name: raw[name] for name in raw if name != "request.messages"})
+    # The two ways to say what the messages are exclude each other, and so do the two inputs.
+    files = {name: raw[name] for name in raw if name not in ("input.from", "input.allow_partial")}
+    config.resolve({name: files[name] for name in files if name != "request.messages"})
     short = ("request.prompt", "request.system")
-    config.resolve({name: raw[name] for name in raw if name not in short})
+    config.resolve({name: files[name] for name in files if name not in short})
+    of_files = ("files", "quoting", "delimiter", "encoding", "send")
+    left_out = {"request.messages", *(f"input.{name}" for name in of_files)}
+    config.resolve({name: raw[name] for name in raw if name not in left_out})
 
 
 def test_the_config_tells_the_defaults():

@@ -13,6 +13,7 @@ from batchrun import api
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.environment.signals import SIGNALS
 from batchrun.cli.main import COMMANDS, main
+from batchrun.core.fleet.places import SCHEDULERS
 from batchrun.core.settings.presets import from_environment
 from batchrun.core.settings.table import FLAGGED, SHORT, TABLE
 from batchrun.core.settings.variables import VARIABLES
@@ -86,12 +87,12 @@ def test_marks_begin_no_line_of_a_paragraph(maker, text):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_is_documented(text, name):
-    """Every option of every command stands in the section of its command."""
+    """Every option of every command stands in the section of its command, unless it is hidden."""
     _, _, section = text.partition(f"### `batchrun {name} ")
     section = re.split(r"^##", section, maxsplit=1, flags=re.MULTILINE)[0]
     command = main.get_command(click.Context(main), name)
     for option in command.params:
-        if isinstance(option, click.Option):
+        if isinstance(option, click.Option) and not option.hidden:
             for flag in (*option.opts, *option.secondary_opts):
                 assert re.search(rf"`[^`]*(?<![\w-]){flag}(?![\w-])[^`]*`", section), flag
 
@@ -105,7 +106,10 @@ def test_every_flag_of_a_setting_has_its_config_key(text, name):
     options = {option.name for option in command.params}
     taken = [s for s in FLAGGED if s.flag and s.name.replace(".", "__") in options]
     if taken:
-        rows = cells(section, ("flag", "config key", "meaning"))
+        heads = ("flag", "config key", "meaning")
+        head = "| " + " | ".join(heads) + " |\n"
+        tables = section.split(head)[1:]
+        rows = [row for table in tables for row in cells(head + table, heads)]
         keys = {quoted(row["flag"])[0]: quoted(row["config key"]) for row in rows}
     for setting in taken:
         key = f"request.params.{setting.key}" if setting in SHORT else setting.name
@@ -144,7 +148,7 @@ def test_variables_stand_in_for_the_settings_that_they_name():
 @pytest.mark.parametrize(
     ("title", "schema"),
     [
-        ("Columns of `results/`", part_schema.results_schema(pa.schema([]))),
+        ("Columns of `results/`", part_schema.results_schema(pa.schema([]), turns=True)),
         ("Columns of `attempts/`", part_schema.attempts_schema()),
         ("Columns of `usage.parquet`", part_schema.USAGE_SCHEMA),
     ],
@@ -174,6 +178,7 @@ def test_every_exit_code_is_documented(text):
 # Words in capitals that are none: of asyncio, Google's errors, DuckDB's trees, and a constant.
 NO_VARIABLES = {
     "FIRST_COMPLETED",
+    "COMP_WORDS",  # what a shell gives a completion script
     "BASE_TABLE",
     "INTEGER_LITERAL",
     "COLUMN_REF",
@@ -193,12 +198,21 @@ NO_VARIABLES = {
 }
 
 
+OF_SCHEDULERS = {
+    name
+    for scheduler in SCHEDULERS
+    for name in (scheduler.index, scheduler.count, scheduler.least, scheduler.step)
+    if name is not None
+}
+"""Variables of a flag that is not shown yet."""
+
+
 def test_every_environment_variable_is_documented(text):
     """Every name in capitals that the source quotes is in the table."""
     documented = names(chapter(text, "Environment"))
     quoted = re.compile(r'"([A-Z]+_[A-Z_]+)"')
     for file in (ROOT / "batchrun").rglob("*.py"):
-        found = set(quoted.findall(file.read_text("utf-8"))) - NO_VARIABLES
+        found = set(quoted.findall(file.read_text("utf-8"))) - NO_VARIABLES - OF_SCHEDULERS
         assert found <= documented, f"{file}: {found - documented}"
 
 
@@ -220,7 +234,7 @@ def test_the_json_objects_have_the_documented_keys(text, cli, samples):
     summary = json.loads((cli.folder / "run" / "summary.json").read_text("utf-8"))
     assert done.json == summary
     documented = names(chapter(text, "Keys of `summary.json`"))
-    evaluated = {"scores", "metrics", "gates"}
+    evaluated = {"scores", "metrics", "gates", "judges", "totals.cost_usd_with_judges"}
     assert documented - {"reused", "rows.reused", "controls", "labels"} - evaluated == keys_of(
         summary
     )

@@ -83,9 +83,9 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path):
+def fleet(cli):
     """Starts the processes of fleets; none is left when the test ends."""
-    found = Fleet(tmp_path)
+    found = Fleet(cli.folder)
     yield found
     found.end()
 

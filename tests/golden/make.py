@@ -1,14 +1,19 @@
 """Make the golden run directories: what this version writes, for later versions to read.
 
-    python tests/golden/make.py VERSION [tsv|csv|columns|trails|scores]
+    python tests/golden/make.py VERSION KIND
 
 makes VERSION/finished, failed, interrupted, killed and carrying beside this file, by the real
 command against the embedded simulator; with ``tsv`` in the folder tsv-VERSION, of rows in TSV with
 quotes; with ``csv`` in csv-VERSION, of what later versions read as a CSV with semicolons in a
 folder that names a column; with ``columns`` in columns-VERSION, of a table with columns called like
 parameters; with ``trails`` in trails-VERSION, whose ledgers lack ``decided_by``; with ``scores`` in
-scores-VERSION, of runs with scores and metrics. A directory that
-is there is never made again: a format that changes has to read it, or refuse it with a reason.
+scores-VERSION, of runs with scores and metrics; with ``chains`` in chains-VERSION, of runs that are
+made from the answers of another one, beside that one (``one``); with ``judges`` in judges-VERSION,
+of runs whose answers a judge rates at their end; with ``repeat`` in repeat-VERSION, of runs that
+send each row three times, with metrics over these; with ``turns`` in turns-VERSION, of
+conversations, of which the interrupted and the killed one each end between two turns; with
+``looking`` in looking-VERSION, of runs that keep requests and have labels. A directory that is
+there is never made again: a format that changes has to read it, or refuse it with a reason.
 """
 
 import json
@@ -52,10 +57,48 @@ length = { sql = "len(content)", errors = "skip" }
 long = "avg(long)"
 length = "median(length)"
 """
+JUDGED = """\
+[scores]
+liked = '"tone.mark" >= 3'
+[metrics]
+liked = "avg(liked)"
+mark = 'avg("tone.mark")'
+[judge.tone]
+config = "tone.toml"
+agreement = "note"
+"""
+TONE = """\
+[request]
+model = "judge"
+prompt = "Rate: {{ row.content }}"
+[request.schema]
+type = "object"
+required = ["reason", "mark"]
+additionalProperties = false
+[request.schema.properties]
+reason = { type = "string" }
+mark = { type = "integer", minimum = 1, maximum = 5 }
+[[endpoint]]
+provider = "simulator"
+"""
+REPEATS = """\
+[request]
+repeat = 3
+params = { seed = "{{ repeat }}" }
+[scores]
+long = "len(content) > 150"
+[metrics]
+long = "avg(long)"
+any = "pass_at(long, 2)"
+all = "pass_all(long, 2)"
+vote = "majority(len(content) > 150, note > 5)"
+"""
+TURNS = ("first", "second", "third")
+KEPT = ("--requests", "all", "--label", "team=a", "--label", "night=20261130")
 STARTED = ("--shard-rows", "4", "--model", "m", "--no-progress", "--concurrency", "1")
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0915 - one kind after the other
     """Make the directories."""
     if sys.argv[2:] == ["tsv"]:
         folder = HERE / f"tsv-{sys.argv[1]}"
@@ -77,7 +120,16 @@ def main() -> None:
         (folder / "rows" / "lang=de" / "rows.csv").write_text(SEMICOLONS)
         _make(folder, "rows", "--prompt", "{{ question_answer }}")
         return
-    kind = next((kind for kind in ("trails", "scores") if sys.argv[2:] == [kind]), None)
+    if sys.argv[2:] == ["turns"]:
+        folder = HERE / f"turns-{sys.argv[1]}"
+        folder.mkdir()
+        talks = [{"turns": [f"{turn} {n}" for turn in TURNS], "note": n} for n in range(ROWS)]
+        talks[5] = {"turns": [], "note": 5}
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in talks))
+        _make(folder, "rows.jsonl", "--turns", "turns", "--system", "s", answered=7)
+        return
+    kinds = ("trails", "scores", "chains", "judges", "repeat", "looking")
+    kind = next((kind for kind in kinds if sys.argv[2:] == [kind]), None)
     folder = HERE / (sys.argv[1] if kind is None else f"{kind}-{sys.argv[1]}")
     folder.mkdir()
     rows: list[dict[str, object]] = [
@@ -90,9 +142,26 @@ def main() -> None:
     ]
     rows[5] = {"note": 5}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if kind == "chains":
+        with EmbeddedSimulator(SimulatorOptions()) as endpoint:
+            assert _start(folder, "one", endpoint, "rows.jsonl").wait(60) == 1
+        _make(folder, "--from", "one", "--prompt", "Check {{ row.content }} {{ note }}", code=0)
+        return
+    if kind == "judges":
+        (folder / "judged.toml").write_text(JUDGED)
+        (folder / "tone.toml").write_text(TONE)
+        _make(folder, "rows.jsonl", "-c", "judged.toml")
+        return
     if kind == "scores":
         (folder / "scores.toml").write_text(SCORES)
         _make(folder, "rows.jsonl", "-c", "scores.toml")
+        return
+    if kind == "repeat":
+        (folder / "repeat.toml").write_text(REPEATS)
+        _make(folder, "rows.jsonl", "-c", "repeat.toml")
+        return
+    if kind == "looking":
+        _make(folder, "rows.jsonl", *KEPT)
         return
     _make(folder, "rows.jsonl")
     if kind == "trails":
@@ -105,21 +174,24 @@ def main() -> None:
         assert _start(folder, "carrying", endpoint, *given).wait(60) == 0
 
 
-def _make(folder: Path, *given: str) -> None:
+def _make(folder: Path, *given: str, code: int = 1, answered: int = ROWS // 2) -> None:
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.2}, seed=2)) as endpoint:
-        assert _start(folder, "finished", endpoint, *given).wait(60) == 1
+        assert _start(folder, "finished", endpoint, *given).wait(60) == code
     with EmbeddedSimulator(SimulatorOptions(error_rates={"500": 0.5}, seed=2)) as endpoint:
         assert _start(folder, "failed", endpoint, *given, "--max-attempts", "1").wait(60) == 1
-    for name, sent, code in (
+    for name, sent, ended in (
         ("interrupted", signal.SIGINT, 130),
         ("killed", signal.SIGKILL, -signal.SIGKILL),
     ):
         with EmbeddedSimulator(SimulatorOptions(latency=FixedLatency(0.2))) as endpoint:
             live = _start(folder, name, endpoint, *given)
-            while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < ROWS // 2:
+            while endpoint.stats()["in_flight"] == 0 or _answered(endpoint) < answered:
                 time.sleep(0.01)
+            time.sleep(0.1)  # what was answered is durable
             live.send_signal(sent)
-            assert live.wait(60) == code
+            assert live.wait(60) == ended
+        # A socket is nothing that a checkout could hold.
+        (folder / name / "checkpoint" / "control.sock").unlink(missing_ok=True)
 
 
 def _answered(endpoint: EmbeddedSimulator) -> int:

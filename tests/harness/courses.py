@@ -116,7 +116,9 @@ def rows(path: Path, count: int, max_tokens: Callable[[random.Random], int] | No
     dice = random.Random(count)
     with path.open("w", encoding="utf-8") as lines:
         for number in range(count):
-            row: dict[str, Any] = {"messages": [{"role": "user", "content": f"Question {number}"}]}
+            # As many tokens each: a digit more would cost a server more.
+            text = f"Question {number:06}"
+            row: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
             if max_tokens is not None:
                 row["max_tokens"] = max_tokens(dice)
             lines.write(json.dumps(row) + "\n")

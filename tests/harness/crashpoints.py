@@ -76,6 +76,12 @@ POINTS: tuple[Point, ...] = (
     *_publishing("seal"),
     *_publishing("stop"),
     *_publishing("retry"),
+    # A stop with conversations pending: their answered turns go into the next log first.
+    Point("turns", "turns.carried"),
+    Point("turns", "seal.written"),
+    Point("turns", "seal.committed"),
+    Point("turns", "log.removed"),
+    Point("turns", "draft.renamed", "results"),
     # The end of a session.
     *(
         Point("end", step, what)
@@ -138,6 +144,17 @@ POINTS: tuple[Point, ...] = (
     ),
     Point("reuse-moving", "restart.noted"),
     Point("reuse-moving", "restart.renamed"),
+    # A source changed: all parts are written again aside, committed, published, and what is no part
+    # any more is set aside.
+    Point("moved", "draft.written", "results"),
+    Point("moved", "draft.renamed", "results"),
+    *(
+        Point("moved", step)
+        for step in (
+            *("rebuild.written rebuild.committed seal.written rebuild.published").split(),
+            *("aside.moved state.forgotten rebuild.removed rebuild.finished").split(),
+        )
+    ),
     # ``--repair`` of a part, and of a log.
     Point("repair", "aside.moved"),
     Point("repair", "seal.committed"),
@@ -146,6 +163,22 @@ POINTS: tuple[Point, ...] = (
     Point("salvage", "draft.synced", "shard"),
     Point("salvage", "aside.moved"),
     Point("salvage", "draft.renamed", "shard"),
+    # A fleet of one: the launch; a claim, and its takeover by the next process with the log of the
+    # last one; the commit of a shard and the names of its parts; the end.
+    Point("fleet", "draft.written", "launch"),
+    Point("fleet", "draft.renamed", "launch"),
+    Point("fleet", "draft.renamed", "shards"),
+    Point("fleet", "draft.renamed", "launch", passed=1),
+    Point("fleet", "draft.linked", "00000000"),
+    Point("fleet", "log.synced", passed=1),
+    Point("fleet", "log.copied"),
+    Point("fleet", "draft.renamed", "attempts"),
+    Point("fleet", "draft.linked", "00000000", passed=1),
+    Point("fleet", "staged.revealed", "attempts"),
+    Point("fleet", "staged.revealed", "results"),
+    Point("fleet", "fleet.ended"),
+    Point("fleet", "fleet.recorded"),
+    Point("fleet", "fleet.folded"),
     # A run directory in an object store: uploads, and ``--restart``.
     Point("store", "object.putting", passed=2),
     Point("store", "object.put", passed=2),

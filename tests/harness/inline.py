@@ -7,14 +7,14 @@ delay that stands for the disk. Files are real: only who calls the code, and whe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.journal import GROUP_S, Item, Journal, JournalWriter
 from batchrun.adapters.parts.sealer import Parts, Sealer
 from batchrun.adapters.sources.reader import Reader
-from batchrun.records import Attempt, Block, Outcome, ReusedRows, Span
+from batchrun.records import Block, Entry, Span
 
 CLOSING_POLL_S = 0.001
 
@@ -46,7 +46,7 @@ class InlineJournal(JournalWriter):
     def _start(self) -> None:
         """There is no thread."""
 
-    def post(self, entry: Outcome | Attempt | Block | ReusedRows, then: object = None) -> None:
+    def post(self, entry: Entry, then: object = None) -> None:
         """See ``ports.Journal``."""
         super().post(entry, then)  # type: ignore[arg-type]
         self._gather()
@@ -114,7 +114,7 @@ class InlineSource:
         self._disk = disk
         self._limit = limit
 
-    async def blocks(self, spans: Sequence[Span]) -> AsyncIterator[Block]:
+    async def blocks(self, spans: Iterable[Span]) -> AsyncIterator[Block]:
         """See ``ports.Source``."""
         for block in self._reader.blocks(spans, limit=self._limit):
             await asyncio.sleep(self._disk.block_s())

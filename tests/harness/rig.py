@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from functools import partial
 
 from batchrun.core.request import body
+from batchrun.core.request.conversation import Wording, whole
 from batchrun.core.run.shards import plan_reading
 from batchrun.core.settings.bounds import Bounds, Finished
 from batchrun.engine.attempt import AttemptLoop
+from batchrun.engine.conversation.turn_loop import TurnLoop
 from batchrun.engine.engine import Engine
 from batchrun.engine.lane import Way
 from batchrun.engine.pace.gate import EndpointGate
@@ -23,7 +25,18 @@ from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
-from batchrun.records import Attempt, Block, Known, Outcome, Position, Row, ShardState, Span
+from batchrun.records import (
+    Attempt,
+    Block,
+    Known,
+    Outcome,
+    Position,
+    Request,
+    Row,
+    ShardState,
+    Span,
+    Turn,
+)
 from batchrun.testing.fake_gate import FakeGate
 from batchrun.testing.fakes import (
     FakeJournal,
@@ -65,6 +78,7 @@ class Rig:
         touched: Collection[int] | None = None,
         repeated_failure: bool = True,
         lengths: Lengths | None = None,
+        answered: MutableMapping[int, Sequence[Turn]] | None = None,
     ) -> None:
         """``rows`` is a number of good rows, or the rows themselves; ``model`` is the run's.
 
@@ -72,16 +86,13 @@ class Rig:
         with ``concurrency`` permits. ``permits`` is how many rows are sent at once (None: all).
         ``touched`` are the shards with records no part holds (None: all those of ``known``).
         ``repeated_failure`` is the setting of that name; ``lengths`` says which rows go first.
+        With ``answered`` the rows are conversations: it has the turns that were answered before.
         """
         self.rows = [chat_row(n) for n in range(rows)] if isinstance(rows, int) else list(rows)
         self.clock = VirtualClock()
         self.transport = transport or FakeTransport()
         self.gate = gate or EndpointGate(
-            concurrency=concurrency,
-            rpm=None,
-            tpm=None,
-            clock=self.clock,
-            dice=random.Random(seed),
+            concurrency=concurrency, rpm=None, tpm=None, clock=self.clock, dice=random.Random(seed)
         )
         self.journal = journal or FakeJournal()
         self.publisher = publisher or FakePublisher(self.journal, shard_rows=shard_rows)
@@ -93,7 +104,8 @@ class Rig:
         self._known = dict(known or {})
         room = Room(permits or concurrency * max(1, len(only)), ahead=AHEAD_ROWS if lengths else 0)
         finished = Finished(bounds)
-        loop = AttemptLoop(
+        made, build = _sending(answered)
+        loop = made(
             only or [Way("fake", self.transport, self.gate)],
             journal=self.journal,
             clock=self.clock,
@@ -109,7 +121,7 @@ class Rig:
             loop=loop,
             journal=self.journal,
             publisher=self.publisher,
-            prepare=partial(body.build, defaults={}, body_bytes_max=BODY_BYTES_MAX),
+            prepare=build,
             clock=self.clock,
             tally=self.tally,
             switch=self.switch,
@@ -151,6 +163,14 @@ class Rig:
             **settings,  # type: ignore[arg-type]
         )
 
+    def turns(self) -> dict[int, Sequence[Turn]]:
+        """The durable turns of rows without an outcome, in their order."""
+        found: defaultdict[int, list[Turn]] = defaultdict(list)
+        for entry in self.journal.durable:
+            if isinstance(entry, Turn):
+                found[entry.row].append(entry)
+        return {row: turns for row, turns in found.items() if row not in self.outcomes}
+
     def _left(self) -> tuple[list[ShardState], dict[int, Known]]:
         """What this session left: the state of each shard, and the rows of those in progress."""
         complete = {shard for shard, whole in self.publisher.published if whole}
@@ -164,7 +184,9 @@ class Rig:
                     states[shard] = ShardState(shard, read, digest, end, 1, whole)
                 case Outcome(row=row):
                     done[row // self._shard_rows].add(row)
-                case Attempt(row=row, number=number):
+                case (
+                    Attempt(row=row, number=number) | Turn(row=row, attempt=Attempt(number=number))
+                ):
                     numbers = attempts[row // self._shard_rows]
                     numbers[row] = max(number, numbers.get(row, 0))
         known = {
@@ -173,3 +195,14 @@ class Rig:
             if shard not in complete
         }
         return [states[shard] for shard in sorted(states)], known
+
+
+def _sending(
+    answered: MutableMapping[int, Sequence[Turn]] | None,
+) -> tuple[Callable[..., AttemptLoop], Callable[..., Request]]:
+    """What makes the attempt loop and the requests: with ``answered``, those of conversations."""
+    build = partial(body.build, defaults={}, body_bytes_max=BODY_BYTES_MAX)
+    if answered is None:
+        return AttemptLoop, build
+    loop = partial(TurnLoop, wording=Wording(BODY_BYTES_MAX), answered=answered)
+    return loop, partial(whole, of_turn=build, body_bytes_max=BODY_BYTES_MAX)

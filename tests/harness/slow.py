@@ -1,11 +1,22 @@
-"""Which cases of a table every `make test` goes through."""
+"""How much of a table, or of what a generator makes, every `make test` goes through."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
+EVERYTHING = "BATCHRUN_EVERYTHING" in os.environ
+"""Whether nothing is left out, as in `make test-all`."""
+
+
+def examples(count: int) -> int:
+    """How many examples a property is tried with: a fifth of them by default, in `make test-all`
+    all.
+    """
+    return count if EVERYTHING else max(10, count // 5)
 
 
 def rest_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:

@@ -452,7 +452,7 @@ def test_keywords_for_common_parameters(heard, tmp_path):
     assert _params(endpoint) == ['{"max_tokens": 3, "model": "m", "temperature": 0}']
     with pytest.raises(TypeError, match=r"params=\{'presence_penalty': 1\}"):
         batchrun.run(TICKETS, output=tmp_path / "b", presence_penalty=1, **options)
-    for key, words in (("temperature", "`--?params`|--temperature"), ("min_p", "`params`")):
+    for key, words in (("temperature", "`params`, or temperature="), ("min_p", "`params`")):
         (tmp_path / "c.toml").write_text(f"[request]\n{key} = 0.5\n")
         with pytest.raises(UsageError, match=words):
             batchrun.run(TICKETS, config=tmp_path / "c.toml", output=tmp_path / "b", **options)
@@ -466,7 +466,7 @@ def test_keywords_for_common_parameters(heard, tmp_path):
               "run/results/*.parquet", "run/attempts", "link", "."],
 )  # fmt: skip
 def test_results_of_a_run_are_no_input(cli, heard, jsonl, given):
-    """The message names the command that makes a file of them, and that command works."""
+    """The message names what reads them as answers, and what makes a file of them, which works."""
     endpoint, flags = heard
     source = jsonl([row | {"topic": "t"} for row in TICKETS])
     assert cli.run(source, "-o", "run", *flags, *ASK).code == 0
@@ -474,7 +474,7 @@ def test_results_of_a_run_are_no_input(cli, heard, jsonl, given):
     source.unlink()
     done = cli("run", given, "-o", "judged", *flags, "--model", "j", "--prompt", "{{ content }}")
     assert done.code == 2, done.err
-    assert "batchrun export" in done.err and len(endpoint.requests) == 2
+    assert "--from" in done.err and "batchrun export" in done.err and len(endpoint.requests) == 2
     made = ("export", "run", "-o", "answers.parquet", "--columns", "custom_id,content,topic,model")
     assert cli(*made).code == 0
     assert pq.read_schema(cli.folder / "answers.parquet").names == [

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.cli.looking.costs import command
+from batchrun.cli.looking.runs import command as list_runs
 
 PRICES = '[prices."m"]\ninput = 0.137\noutput = 1.313\n[prices."n"]\ninput = 3\noutput = 7.77\n'
 
@@ -170,3 +171,76 @@ def test_unknown_costs_are_null_and_said(here, scripted, answer, jsonl, cli):
     assert code == 0 and "?" in out and "2 attempts have no known price" in err
     total = json.loads(_costs(cli.folder / "run", "--json")[1])["total"]
     assert (total["cost_pd"], total["cost_usd"], total["unpriced_attempts"]) == (None, None, 2)
+
+
+@pytest.fixture
+def judged(runs, here, scripted, answer, jsonl):
+    """The first of the runs with two judges, one of which has a judge as well."""
+    first, second = runs
+    told = {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13}
+    endpoint = scripted(lambda *_: (200, {}, answer("5", usage=told)))
+    row = {"messages": [{"role": "user", "content": "judge"}], "model": "n"}
+    for place, rows, flags in (
+        ("tone", 3, ("--label", "team=judges")),
+        ("facts", 2, ()),
+        ("tone/judges/second", 1, ()),
+    ):
+        done = here(
+            *(jsonl([row] * rows), "-o", first / "judges" / place, "-c", "prices.toml"),
+            *("--base-url", endpoint.base_url, "--no-progress", *flags),
+        )
+        assert done.code == 0, done.err
+    (first / "judges" / "no-run").mkdir()
+    return first, second
+
+
+def test_judges_have_lines_of_their_own_and_count_once(judged):
+    """They are in the total of their run, whether they are named besides it or not; a judge without
+    labels has those of its run, and is not another run.
+    """
+    first, second = judged
+    alone = json.loads(_costs(second, "--json")[1])["total"]
+    found = json.loads(_costs(first, "--by", "label.team", "--json")[1])
+    lines = {(row["label.team"], row["judge"]): row for row in found["rows"]}
+    assert set(lines) == {
+        *(("a", None), ("a", "facts")),
+        *(("judges", "tone"), ("judges", "tone/second")),
+    }
+    assert [lines[key]["attempts"] for key in list(lines)[1:]] == [2, 3, 1]
+    assert found["total"]["runs"] == 1
+    assert found["total"]["cost_pd"] == sum(line["cost_pd"] for line in lines.values())
+    for named in (
+        (first, second),
+        (first, first / "judges" / "tone", second),
+        (first / "judges" / "facts", second, first),
+    ):
+        total = json.loads(_costs(*named, "--json")[1])["total"]
+        assert total["cost_pd"] == found["total"]["cost_pd"] + alone["cost_pd"]
+        assert total["runs"] == 2
+    by_itself = json.loads(_costs(first / "judges" / "facts", "--json")[1])
+    assert [row["judge"] for row in by_itself["rows"]] == [None]
+
+
+def test_judges_are_on_the_screen_and_in_csv(judged):
+    """The table has a column for them where there are some, CSV always; `runs` lists no judge."""
+    first, second = judged
+    out = _costs(first)[1]
+    assert "JUDGE" in out.splitlines()[0] and out.count("tone/second") == 1
+    assert "JUDGE" not in _costs(second)[1]
+    lines = list(csv.DictReader(io.StringIO(_costs(first, second, "--by", "model", "--csv")[1])))
+    assert {line["judge"] for line in lines} == {"", "tone", "facts", "tone/second"}
+    done = CliRunner().invoke(list_runs, [str(first.parent), "--json"])
+    assert [run["dir"] for run in json.loads(done.stdout)["runs"]] == [str(first), str(second)]
+
+
+@pytest.mark.parametrize("by", ["label.team", "month,label.team"])
+def test_a_shard_that_sent_nothing_adds_nothing(here, simulator, jsonl, cli, by):
+    """Rows that are no requests make a part of the ledger without a line."""
+    rows = [{"note": n} for n in range(5)] + [{"messages": [{"role": "user", "content": "hi"}]}]
+    flags = ("--shard-rows", "5", "--label", "team=a", "--no-progress")
+    done = here(jsonl(rows), "-o", "run", "--base-url", simulator().base_url, *flags)
+    assert done.code == 1, done.err
+    code, out, err = _costs(cli.folder / "run", "--by", by, "--json")
+    assert code == 0, err
+    (line,) = json.loads(out)["rows"]
+    assert (line["label.team"], line["attempts"], line["unpriced_attempts"]) == ("a", 1, 1)

@@ -44,7 +44,7 @@ def test_all_is_well(cli, scripted, answer, models):
     ]
     assert "GROQ_API_KEY in .env, sent as Authorization" in lines[1]
     assert "2 models listed, m among them" in lines[3]
-    assert lines[-1] == "a run can begin"
+    assert lines[-1] == "ready to run"
     assert KEY not in done.out
     (listing, _, _), (asking, headers, body) = endpoint.requests
     assert (listing, asking) == ("/v1/models", "/v1/chat/completions")
@@ -72,6 +72,8 @@ def test_a_refused_key(doctor, scripted):
     assert code == 1
     told = "auth (HTTP 401): no such key: [redacted]; check the key"
     assert checks["models"]["message"] == checks["request"]["message"] == told
+    assert "the variable DEEPSEEK_API_KEY" in checks["models"]["todo"]
+    assert KEY not in str(checks)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_without_a_tokenizer(inside, rows, priced, monkeypatch):
     monkeypatch.setitem(sys.modules, "splintr", None)
     done = inside(*arguments)
     assert done.code == 0 and done.json["tokens_counted_by"] == "bytes"
-    assert "pip install splintr-rs counts them" in done.json["notes"][0]
+    assert 'pip install "batchrun-llm[tokenizer]" counts them' in done.json["notes"][0]
     found = done.json["prompt_tokens"]
     assert found["low"] < with_one["prompt_tokens"]["estimate"] < found["high"]
 

@@ -275,3 +275,187 @@ def test_runs_with_scores_go_on(cli, simulator):
             summary = json.loads((folder / name / "summary.json").read_text())
             assert summary["scores"]["long"]["scored"] == 11
             assert cli("verify", name, cwd=folder).code == 0
+
+
+def test_judged_runs_go_on(cli, simulator, published):
+    """Runs with a judge verify, resume, are retried and judged, and no answer is judged twice."""
+    folders = sorted(GOLDEN.glob("judges-*"))
+    assert folders
+    for version in folders:
+        folder = cli.folder / version.name
+        shutil.copytree(version, folder)
+        [stamp] = json.loads(
+            _state(folder / "finished", "SELECT value FROM meta WHERE key = 'input'")
+        )
+        os.utime(folder / "rows.jsonl", ns=(stamp["mtime_ns"], stamp["mtime_ns"]))
+        done = cli("verify", "finished", cwd=folder)
+        assert done.code == 0, done.out
+        endpoint = simulator()
+        for name, flags in (
+            *(("finished", ()), ("interrupted", ()), ("killed", ())),
+            ("failed", ("--retry-failed",)),
+        ):
+            done = cli(
+                *("run", "rows.jsonl", "-c", "judged.toml", "-o", name, *STARTED, *flags),
+                *("--base-url", endpoint.base_url),
+                cwd=folder,
+            )
+            assert done.code == 1, done.err  # one row is bad
+            summary = json.loads((folder / name / "summary.json").read_text())
+            assert summary["judges"]["tone"]["rows"] == 11
+            assert summary["metrics"]["mark"]["n"] == 11
+            assert cli("verify", name, cwd=folder).code == 0
+            assert cli("verify", f"{name}/judges/tone", cwd=folder).code == 0
+            judged = published(folder / name / "judges/tone", "attempts").column("row").to_pylist()
+            assert len(judged) == len(set(judged)) == 11, name
+
+
+def test_chained_runs_go_on(cli, simulator):
+    """Runs that were made from another one verify, resume and are retried, although all of them
+    were moved since; nothing that is done is asked again.
+    """
+    folders = sorted(GOLDEN.glob("chains-*"))
+    assert folders
+    for version in folders:
+        folder = cli.folder / version.name
+        shutil.copytree(version, folder)
+        done = cli("verify", "finished", cwd=folder)
+        assert done.code == 0, done.out
+        endpoint = simulator()
+        given = ("--from", "one", "--prompt", "Check {{ row.content }} {{ note }}")
+        asked = 0
+        for name, flags in (
+            *(("finished", ()), ("interrupted", ()), ("killed", ())),
+            ("failed", ("--retry-failed",)),
+        ):
+            lines = pq.read_table(folder / name / "results").to_pylist()
+            left = 11 - sum(line["status"] == "ok" for line in lines)
+            done = cli(
+                *("run", *given, "-o", name, *STARTED, *flags),
+                *("--base-url", endpoint.base_url),
+                cwd=folder,
+            )
+            assert done.code == 0, done.err
+            now = sum(endpoint.stats()["by_status"].values())
+            assert now - asked <= left, name
+            asked = now
+            rows = pq.read_table(folder / name / "results").column("source_row").to_pylist()
+            assert rows == [n for n in range(12) if n != 5]
+            assert cli("verify", name, cwd=folder).code == 0
+
+
+@pytest.fixture
+def talks(cli, simulator):
+    """Copies of the directories of conversations, an endpoint, and the command by directory."""
+    shutil.copytree(GOLDEN / "turns-0.2", cli.folder, dirs_exist_ok=True)
+    endpoint = simulator()
+
+    def run(name, *flags):
+        conversations = ("--turns", "turns", "--system", "s", "--base-url", endpoint.base_url)
+        return cli("run", "rows.jsonl", "-o", name, *STARTED, *conversations, *flags)
+
+    return run, endpoint
+
+
+@pytest.mark.parametrize(("name", "asked"), [("interrupted", 25), ("killed", 26)])
+def test_conversations_go_on_where_they_were(cli, talks, name, asked):
+    """Of the pending row in its middle only the turns without an answer are asked, by the command
+    that was stopped after two of its turns, or killed while the second one was out.
+    """
+    run, endpoint = talks
+    done = run(name)
+    assert done.code == 1, done.err  # one row has no turns
+    assert endpoint.stats()["requests_total"] == asked
+    assert cli.verified(name)["rows"] == 12
+    table = ds.dataset(cli.folder / name / "results").to_table()
+    for text in table["messages"].drop_null().to_pylist():
+        assert [m["role"] for m in json.loads(text)] == ["system", *["user", "assistant"] * 3]
+
+
+def test_conversations_that_failed_or_are_done(cli, talks):
+    """A finished directory sends nothing; of one with failed rows each of these begins anew."""
+    run, endpoint = talks
+    assert run("finished").code == 1
+    assert endpoint.stats()["requests_total"] == 0
+    assert cli("verify", "finished", "--against", "rows.jsonl").code == 0
+    before = json.loads((cli.folder / "failed" / "summary.json").read_text("utf-8"))
+    assert run("failed", "--retry-failed").code == 1
+    assert endpoint.stats()["requests_total"] == 3 * before["errors"]["server_error"] > 0
+    assert cli.verified("failed")["rows"] == 12
+
+
+KEPT = ("--requests", "all")
+LOOKING = sorted(path.name for path in GOLDEN.glob("looking-*"))
+
+
+def _bodies(folder):
+    """The requests that are kept, by row."""
+    parts = ds.dataset(folder / "requests").to_table().to_pylist()
+    return {line["row"]: (line["request_hash"], line["body"]) for line in parts}
+
+
+@pytest.fixture(params=LOOKING)
+def looking(request, cli):
+    """Copies of run directories with kept requests and labels, and the command that goes on."""
+    shutil.copytree(GOLDEN / request.param, cli.folder, dirs_exist_ok=True)
+    _as_recorded(cli.folder, "finished")
+
+    def go(name, endpoint, *flags):
+        command = ("run", "rows.jsonl", "-o", name, *STARTED, "--base-url", endpoint.base_url)
+        return cli(*command, *flags)
+
+    return go
+
+
+def test_there_are_golden_directories_with_requests():
+    """The tests below have something to read."""
+    assert LOOKING
+
+
+@pytest.mark.parametrize("name", ["finished", "failed", "interrupted"])
+@pytest.mark.usefixtures("looking")
+def test_kept_requests_and_labels_are_read(cli, name):
+    """Requests fit the results, `show` finds them, `runs` and `costs` know the labels."""
+    assert cli("verify", name, "--against", "rows.jsonl").code == 0
+    bodies = _bodies(cli.folder / name)
+    rows = ds.dataset(cli.folder / name / "results").to_table(columns=["row"])
+    assert set(bodies) == set(rows.column("row").to_pylist()) - {5} != set()
+    (row,) = cli("show", name, str(min(bodies)), "--json", "--content").json["rows"]
+    assert row["request"]["source"] == "requests"
+    assert row["request"]["body"] == json.loads(bodies[min(bodies)][1])
+    listed = cli("runs", ".", "--label", "team=a", "--json").json["runs"]
+    assert name in {run["dir"] for run in listed}
+    assert all(run["labels"] == {"team": "a", "night": "20261130"} for run in listed)
+    spent = cli("costs", name, "--by", "label.team", "--json").json["rows"]
+    assert [(line["label.team"], line["judge"]) for line in spent] == [("a", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("finished", ()),
+        ("interrupted", ()),
+        ("interrupted", KEPT),
+        ("killed", KEPT),
+        ("failed", ("--retry-failed",)),
+        ("failed", ("--retry-failed", *KEPT)),
+    ],
+)
+def test_runs_with_kept_requests_go_on(cli, looking, simulator, name, flags):
+    """No done row is sent again; old requests and labels stay, and new rows have theirs if asked
+    for.
+    """
+    before = _bodies(cli.folder / name) if (cli.folder / name / "requests").exists() else {}
+    endpoint = simulator()
+    done = looking(name, endpoint, *flags, "--label", "session=two")
+    assert done.code == 1, done.err  # one row is no request
+    summary = json.loads((cli.folder / name / "summary.json").read_text("utf-8"))
+    counts = [summary["rows"][each] for each in ("input", "ok", "error", "pending")]
+    assert counts == [12, 11, 1, 0]
+    assert endpoint.stats()["requests_total"] < 11
+    assert summary["labels"] == {"team": "a", "night": "20261130", "session": "two"}
+    cli.verified(name)
+    after = _bodies(cli.folder / name)
+    assert before.items() <= after.items()
+    if flags != () or name == "finished":
+        assert set(after) == set(range(12)) - {5}

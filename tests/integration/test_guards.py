@@ -7,6 +7,7 @@ from urllib.request import urlopen
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 QUICK = ("--no-progress", "--model", "m")
 WRONG = {"error": {"message": "unknown parameter: 'top_q'", "code": "unknown_parameter"}}
@@ -160,7 +161,7 @@ def test_another_model_that_answers_is_told_of(cli, scripted, jsonl):
     assert again.code == 0
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("stream", rest_slow([False, True]), ids=["plain", "streamed"])
 @pytest.mark.parametrize(
     "refusal",
     [

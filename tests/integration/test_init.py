@@ -1,5 +1,6 @@
 """``batchrun init``: starters that run as they are, and evals of another tool taken over."""
 
+import csv
 import json
 import tomllib
 
@@ -94,6 +95,70 @@ def test_a_starter_runs_as_it_is_and_is_never_overwritten(cli):
     assert "config.toml exists here; init never writes over a file" in again.err
     assert (cli.folder / "config.toml").read_text() == "mine"
     assert not (cli.folder / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "folder"),
+    [
+        ("eval", "rows.jsonl", "run-1"),
+        ("bulk", "rows.csv", "answers"),
+        ("batch", "rows.jsonl", "batch-1"),
+    ],
+)
+def test_every_starter_runs_by_the_commands_that_it_prints(cli, kind, rows, folder):
+    """Ten rows, all answered whole, and what `init` says comes next works; a config that is there
+    is left alone.
+    """
+    done = cli("init", kind)
+    assert done.code == 0, done.err
+    first, *commands = done.out.splitlines()
+    assert first == f"wrote config.toml and {rows}; next:"
+    assert commands[0] == "batchrun run -c config.toml" and len(commands) == 2
+    for line in commands:
+        ran = cli(*line.split()[1:])
+        assert ran.code == 0, ran.err
+    summary = json.loads((cli.folder / folder / "summary.json").read_text())
+    assert summary["rows"] == summary["rows"] | {"input": 10, "ok": 10, "error": 0}
+    assert summary["outputs"].get("truncated", 0) == 0
+    ids = pq.read_table(cli.folder / folder / "results").column("custom_id").to_pylist()
+    assert len(set(ids)) == 10
+    before = (cli.folder / "config.toml").read_bytes()
+    again = cli("init", kind)
+    assert again.code == 2 and "never writes over a file" in again.err
+    assert (cli.folder / "config.toml").read_bytes() == before
+
+
+def test_a_bulk_job_ends_in_a_table(cli):
+    """The export has the columns of the input first, in the order of its rows."""
+    assert cli("init", "bulk").code == 0
+    assert cli("run", "-c", "config.toml", "--quiet").code == 0
+    assert cli("export", "answers", "-o", "answers.csv").code == 0
+    with (cli.folder / "answers.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    with (cli.folder / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown = [{name: row[name] for name in ("ticket", "subject", "message")} for row in answers]
+    assert shown == rows
+    assert all(row["subject"] in row["content"] for row in answers)  # the simulator repeats it
+
+
+def test_a_batch_ends_in_output_lines(cli):
+    """One line of the Batch API's output for each line of its input, with the same custom_id."""
+    assert cli("init", "batch").code == 0
+    assert cli("run", "-c", "config.toml", "--quiet").code == 0
+    assert cli("export", "batch-1", "-o", "output.jsonl").code == 0
+    read = [
+        [json.loads(line)["custom_id"] for line in (cli.folder / name).read_text().splitlines()]
+        for name in ("rows.jsonl", "output.jsonl")
+    ]
+    assert read[0] == read[1] and len(read[0]) == 10
+
+
+def test_an_eval_of_another_tool_is_no_bulk_job(cli):
+    """The two arguments contradict each other: exit 2, and nothing is written."""
+    done = cli("init", "bulk", "--from-openai-evals", "x.json")
+    assert done.code == 2 and "batchrun init eval" in done.err
+    assert not (cli.folder / "config.toml").exists()
 
 
 def test_an_eval_with_its_run_becomes_a_config_that_runs(cli):

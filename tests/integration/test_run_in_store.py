@@ -98,11 +98,11 @@ class Job:
         """All parts as one table, as a reader of the bucket sees them."""
         return pq.read_table(f"{self.address}/results")
 
-    def verified(self):
-        """Everything adds up, digests included."""
+    def verified(self, kinds=2):
+        """Everything adds up, digests of every kind of part included."""
         report = verify.check(self.address, str(self.cli.folder / "cp"))
         assert report.problems == []
-        assert report.digests == 2 * report.parts > 0
+        assert report.digests == kinds * report.parts > 0
         return report
 
 
@@ -409,3 +409,73 @@ def test_scores_in_a_store(job, cli):
         "query", job.address, "SELECT count(*) AS n FROM results", "--json", env=job.store.env
     )
     assert json.loads(done.out) == [{"n": ROWS}], done.err
+
+
+def test_a_chain_of_runs_in_a_bucket(job):
+    """The answers of a run in a bucket are the input of another one there: a source that changed
+    moves rows as on a disk, and one whose checkpoint is elsewhere is known by its objects' marks.
+    """
+    job.broken = {"question 04": 413}
+    assert job.run().code == 1
+    out = f"s3://{job.store.bucket}/runs/two"
+    ask = ("--prompt", "Check {{ row.content }}", "--no-progress", "--shard-rows", SHARD_ROWS)
+    command = ("--from", job.address, "-o", out, *ask, "--base-url", job.endpoint.base_url)
+    checkpoint = ("--checkpoint", "cp-two")
+    assert job._here(*command, *checkpoint).code == 0
+    asked = len(job.endpoint.requests)
+    assert "nothing left to send" in job._here(*command, *checkpoint).err
+    job.broken = {}
+    assert job.run("--retry-failed").code == 0
+    refused = job._here(*command, *checkpoint)
+    assert refused.code == 2 and "1 row is new, 24 are as before" in refused.err
+    (job.cli.folder / "cp").rename(job.cli.folder / "away")
+    done = job._here(*command, *checkpoint, "--resend-changed")
+    assert done.code == 0, done.err
+    assert len(job.endpoint.requests) == asked + 2
+    report = verify.check(out, str(job.cli.folder / "cp-two"))
+    assert report.problems == [] and report.rows == ROWS
+
+
+def test_requests_are_kept_and_rows_shown_in_a_store(job, cli):
+    """`--requests` puts its parts into the bucket, `show` finds rows and their requests there, with
+    the checkpoint and without it, verify proves them, and a retry keeps those that stay.
+    """
+    job.broken[_question(3)] = 400
+    done = job.run("--requests", "all")
+    assert done.code == 1, done.err
+    kept = pq.read_table(f"{job.address}/requests")
+    assert kept.column("row").to_pylist() == list(range(ROWS))
+    assert _question(7) in kept.column("body").to_pylist()[7]
+    job.verified(kinds=3)
+
+    def show(*flags):
+        done = cli("show", job.address, *flags, "--json", "--content", env=job.store.env)
+        assert done.code == 0, done.err
+        return done.json["rows"]
+
+    for where in ((), ("--checkpoint", "cp")):
+        (row,) = show("id 7", *where)
+        assert (row["row"], row["request"]["source"]) == (7, "requests")
+        assert row["request"]["body"]["messages"][0]["content"] == _question(7)
+        assert row["input"]["note"] == 7 and len(row["attempts"]) == 1
+        (row,) = show("--errors", *where)
+        assert (row["row"], row["error_class"]) == (3, "invalid_request")
+    job.broken.clear()
+    assert job.run("--retry-failed").code == 0
+    assert job.asked().count(_question(3)) == 2
+    assert pq.read_table(f"{job.address}/requests").equals(kept)
+    job.verified(kinds=3)
+
+
+def test_costs_follow_judges_into_a_store(job, cli):
+    """The run directories in `judges/` of a bucket are part of what the run in it cost."""
+    prices = '[prices."m"]\ninput = 1\noutput = 1\n'
+    (cli.folder / "prices.toml").write_text(prices)
+    assert job.run("-c", "prices.toml").code == 0
+    judge = f"{job.address}/judges/tone"
+    assert job.run("-c", "prices.toml", "--limit", 5, to=judge, checkpoint="cp2").code == 0
+    done = cli("costs", job.address, judge, "--json", env=job.store.env)
+    assert done.code == 0, done.err
+    lines = {row["judge"]: row["attempts"] for row in done.json["rows"]}
+    assert lines == {None: ROWS, "tone": 5}
+    assert done.json["total"]["runs"] == 1

@@ -464,6 +464,7 @@ def test_a_misspelt_host_stops_the_run(cli, jsonl, summary):
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_one_refusal_in_twenty_costs_its_rows_only(cli, simulator, jsonl, summary):
     """Refused at random with waits of 0.5 s, 1,500 rows take little longer than without."""
     endpoint = simulator(error_rates={"429": 0.05}, retry_after_s=0.5, seed=2)
@@ -477,6 +478,7 @@ def test_one_refusal_in_twenty_costs_its_rows_only(cli, simulator, jsonl, summar
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_limit_that_is_met_draws_few_refusals(cli, simulator, jsonl, summary):
     """Without --rpm, against 6,000 a minute: less than one refusal per answer, at full rate."""
     endpoint = simulator(rpm=6000)

@@ -203,7 +203,7 @@ def test_the_doctor_looks_at_all_of_them(cli, simulator):
     done = cli("doctor", *arguments, "--model", "m")
     assert done.code == 1
     assert done.out.index("good: ") < done.out.index("gone: ")
-    assert "a run would not get far" in done.out
+    assert "not ready" in done.out
     listed = cli("doctor", *arguments, "--model", "m", "--json").json["endpoints"]
     assert [one["name"] for one in listed] == ["good", "gone"]
 

@@ -4,12 +4,14 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +21,9 @@ from click.testing import CliRunner
 from batchrun.cli.looking.show import command
 from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.layout import columns_of
+from tests.harness.slow import rest_slow
 
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07 \u202egnp.exe\u202c \x9b2J end"
 
 
@@ -143,7 +147,14 @@ def test_a_sample_depends_on_its_seed_alone(run):
     [
         (["77"], "has no row 77 and no custom_id '77', which has 10 rows, numbered from 0"),
         (["id-99"], "has no id 'id-99'"),
-        (["--where", "topik = 't0'"], "no column 'topik'; did you mean topic?"),
+        (
+            ["--where", "topik = 't0'"],
+            "no column 'topik', and the run has no scores; did you mean topic?",
+        ),
+        (
+            ["--where", "NOT correct"],
+            "has no scores; if it is a score, `batchrun score DIR -c FILE`",
+        ),
         (["--where", "row in (select 1)"], "a subquery is not allowed"),
         (["--where", "true) union select 1 --"], "--where"),
         (["--where", "1 = 1; drop table piece"], "--where"),
@@ -258,7 +269,7 @@ def _on_a_terminal(columns, *arguments):
     return out.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", rest_slow([40, 80, 120]))
 def test_pages_fit_the_terminal_and_cannot_steer_it(run, columns):
     """No line is wider, no word is broken, nothing of what the data hold is an escape."""
     run("--requests", "all")
@@ -348,6 +359,49 @@ def test_scores_are_shown_where_there_are_some(run):
     ]
 
 
+@pytest.mark.parametrize(
+    ("condition", "numbers"),
+    [
+        ("NOT correct", [5, 7]),
+        ("correct", [4, 9]),
+        ("correct = 1 AND topic = 't0'", [4]),
+        ("correct IS NULL AND status = 'ok'", [0, 1, 3, 6, 8]),
+        ("Length > 1 AND NOT correct", [5]),
+        ('"tone.score" < 2', [9]),
+    ],
+)
+def test_rows_are_chosen_by_their_scores(run, condition, numbers):
+    """A condition may name scores, next to columns of the results; a row without a score is neither
+    right nor wrong, and parts may lack a score.
+    """
+    run()
+    (run.folder / "scores").mkdir()
+    for shard, columns in enumerate(
+        (
+            {"row": [4, 5, 6, 7], "correct": [True, False, None, False], "length": [1.5, 2, 0, 0]},
+            {"row": [8, 9], "correct": [None, True], "length": [0.0, 9.0], "tone.score": [2, 1]},
+        ),
+        1,
+    ):
+        table = pa.table({"custom_id": ["x"] * len(columns["row"]), **columns})
+        if shard == 1:
+            table = table.append_column("tone.score", pa.nulls(4, pa.int64()))
+        pq.write_table(table, run.folder / "scores" / f"part-{shard:08d}.parquet")
+    assert _numbers(run.folder, "--where", condition, "-n", "9") == numbers
+
+
+def test_a_condition_on_an_unknown_score_names_the_nearest(run):
+    """Columns of results and scores are both looked through; text is no condition."""
+    run()
+    (run.folder / "scores").mkdir()
+    table = pa.table({"row": [0], "custom_id": ["id-0"], "correct": [True]})
+    pq.write_table(table, run.folder / "scores" / "part-00000000.parquet")
+    code, _, err = _show(run.folder, "--where", "NOT corect")
+    assert code == 2 and "results and scores have no column 'corect'; did you mean correct?" in err
+    code, _, err = _show(run.folder, "--where", "correct + 1")
+    assert code == 2 and "it gives DOUBLE" in err
+
+
 def test_a_directory_without_its_checkpoint_is_enough(run):
     """The files that are published can be looked at wherever they were copied to."""
     run("--requests", "all")
@@ -361,3 +415,43 @@ def test_what_is_no_run_directory_is_named(cli):
     """Exit 2."""
     code, _, err = _show(cli.folder, "1")
     assert code == 2 and "is no run directory" in err
+
+
+def test_a_row_that_was_throttled_and_failed_over_tells_its_story(
+    here, scripted, answer, jsonl, cli
+):
+    """One page has the refusal with the wait that was asked for, the failure at the other endpoint
+    and the answer, each with its endpoint and what was decided: as docs/looking.md shows it.
+    """
+
+    def primary(_body, _headers, nth):
+        if nth == 1:
+            return 429, {"retry-after": "0.2"}, {"error": {"message": "slow down"}}
+        return 200, {}, answer("The Congo.")
+
+    def spare(_body, _headers, _nth):
+        return 503, {"retry-after": "0.5"}, {"error": {"message": "overloaded, try later"}}
+
+    tables = "".join(
+        f'[[endpoint]]\nname = "{name}"\nweight = {weight}\nbase_url = "{server.base_url}"\n'
+        for name, server, weight in (
+            ("primary", scripted(primary), 1000),
+            ("spare", scripted(spare), 0.001),
+        )
+    )
+    (cli.folder / "two.toml").write_text(tables)
+    asked = [{"role": "user", "content": "Which river crosses the equator twice?"}]
+    row = {"custom_id": "geo-4711", "messages": asked, "topic": "geography"}
+    done = here(jsonl([row]), "-o", "two", "-c", "two.toml", "--no-progress", "--requests", "all")
+    assert done.code == 0, done.err
+    code, out, _ = _show(cli.folder / "two", "geo-4711")
+    page = (ROOT / "docs" / "looking.md").read_text("utf-8")
+    (block,) = re.findall(r"^```text story\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert (code, _timeless(out)) == (0, _timeless(block))
+
+
+def _timeless(text):
+    """A page without the times that differ from run to run."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "TIME", text)
+    text = re.sub(r", \d+\.\d\d s of it waiting for limits", "", text)
+    return re.sub(r"(?<!asked for )\b\d+\.\d\d s\b", "S", text).strip()

@@ -16,6 +16,7 @@ import pytest
 
 from batchrun.rundir import lock
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 ROWS = 40
 
@@ -228,7 +229,7 @@ def test_a_signal_before_anything_is_sent(cli, until, tmp_path):
     assert "SIGTERM" in done.err and "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("stopped_by", ["--deadline", "the disk"])
+@pytest.mark.parametrize("stopped_by", rest_slow(["--deadline", "the disk"]))
 def test_the_printed_command_goes_on(
     cli, simulator, complete, chat, stopped_by, path_with_batchrun
 ):

@@ -699,9 +699,13 @@ def test_every_kind_of_damage_is_proven():
     tables = (DAMAGES, AGAINST, PROVISIONAL, REUSED)
     proven = {kind for table in tables for _, kind, _ in table.values()}
     # A live run is looked at in test_changed_runs.py, scores and gates in test_verify_scores.py,
-    # requests in test_requests_kept.py.
+    # requests in test_requests_kept.py, conversations in test_turns.py, repeats in test_repeat.py,
+    # verdicts in test_judges.py, chains in test_chains.py, here and among the crash tests.
     scored = {kind for kind in KINDS if kind.startswith(("score", "metric", "gate"))}
+    scored |= {"verdict", "judge_rows", "judge_counts", "repeat"}
     elsewhere = {"live", "request_body", "request_count"}
+    elsewhere |= {"parts_waiting", "source_row", "source_hash"}
+    elsewhere |= {"turn_number", "turn_sums", "turn_messages"}
     assert proven | elsewhere == set(KINDS) - scored
 
 

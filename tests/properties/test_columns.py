@@ -18,7 +18,7 @@ from batchrun.core.request.body import id_text
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameters import ENVELOPE, SENT
 from batchrun.records import Position, Span
-from tests.harness.slow import rest_slow
+from tests.harness.slow import examples, rest_slow
 
 KNOWN = sorted(SENT | ENVELOPE | {"extra_body"})
 WORDS = "loop range none true false not in is if else self super caller cycler dict namespace debug"
@@ -118,7 +118,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", rest_slow(SOURCES, 2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(table=st.dictionaries(NAMES, COLUMNS, max_size=6))
 @example(table=dict.fromkeys(KNOWN, ("a", "b")))
 @example(table={"messages": ("x", "y"), "body": ("{", "}"), "n": (3, None), "stream": (True, True)})
@@ -147,7 +147,7 @@ def test_nothing_of_a_data_row_is_sent_and_all_of_it_is_carried(kind, table, fol
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(table=st.dictionaries(NAMES, st.tuples(*[TEXT] * 2), max_size=5), data=st.data())
 def test_only_what_is_named_is_sent(kind, table, folder, data):
     """A column that --send names is a parameter and is carried; its neighbours are carried only."""

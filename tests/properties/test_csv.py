@@ -12,6 +12,7 @@ from batchrun.adapters.sources import delimited, opening, rows
 from batchrun.adapters.sources.files import storage, streams
 from batchrun.errors import InputError
 from batchrun.records import Position, Span
+from tests.harness.slow import examples
 
 SHARD_ROWS = 4
 PIECES = [b"a", b"b", b",", b'"', b'""', b"\n", b"\r\n", b"\r", b" ", b"\xff", b"xyz"]
@@ -36,7 +37,7 @@ def _blocks(reader, *spans, breaks=()):
     return list(reader.blocks(spans or [Span(0, None, Position())], limit=None, breaks=breaks))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     table=st.lists(st.lists(CELL, min_size=3, max_size=3), max_size=9),
     newline=st.sampled_from(["\n", "\r\n"]),
@@ -61,7 +62,7 @@ def test_what_was_written_comes_back(path, table, newline, quoting, read_bytes):
         assert reader.count(lambda: False) == len(table)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     data=st.lists(
         st.sampled_from(PIECES),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from batchrun.adapters.environment import ids
 from batchrun.errors import StorageError
+from tests.harness.slow import examples
 
 IDS = st.one_of(
     st.integers(0, 30).map(str),
@@ -35,7 +36,7 @@ def _found(given_ids):
         return piles.repeats()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(given_ids=st.lists(IDS, max_size=200), held=st.sampled_from([1, 300, 2**24]))
 def test_repeats_are_those_of_a_plain_table(given_ids, held):
     """Number of ids, of rows and the first of them, whether or not files were needed."""

@@ -10,6 +10,7 @@ from batchrun.core.verdict.answer_checks import Asked, Policy, flaw_of
 from batchrun.records import Choice, Completion, Usage
 from batchrun.simulator.writing.documents import write_document
 from batchrun.simulator.writing.draws import Chance
+from tests.harness.slow import examples
 
 NAMES = st.text("abcdefgh_é", min_size=1, max_size=4)
 
@@ -74,7 +75,7 @@ def _flaw(schema, content):
 
 
 @given(CASES, st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_what_fits_passes_and_what_was_changed_does_not(case, as_reference):
     """By whatever way the schema says it, inline or by reference."""
     schema, good, wrong = case
@@ -88,7 +89,7 @@ def test_what_fits_passes_and_what_was_changed_does_not(case, as_reference):
 
 
 @given(CASES, st.binary(min_size=32, max_size=32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_the_simulated_model_keeps_to_the_schema(case, digest):
     """Its documents fit, and depend on seed and request alone."""
     schema, _, _ = case

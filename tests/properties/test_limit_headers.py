@@ -14,6 +14,7 @@ from batchrun.engine.pace.gate import EndpointGate
 from batchrun.records import Reply
 from batchrun.testing.virtual import VirtualClock, run_virtual
 from batchrun.views.limits import format_limits
+from tests.harness.slow import examples
 
 NAMES = sorted(
     {spelling.name(part) for spelling in SPELLINGS for part in ("limit", "remaining", "reset")}
@@ -52,7 +53,7 @@ def test_what_is_read_can_be_true(headers, host, wall_s):
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(HEADERS, st.sampled_from([200, 200, 200, 429, 500])), max_size=30))
 def test_no_headers_stop_a_run(replies):
     """After any history of headers a request goes out in the end; after a while of silence at once.

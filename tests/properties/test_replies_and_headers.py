@@ -12,6 +12,7 @@ from batchrun.core.reply import fast_completion
 from batchrun.core.reply.headers import WAIT_S_MAX, request_id, reset_s, retry_after_s, should_retry
 from batchrun.core.verdict.judge import Action, Circumstances, Verdict, judge
 from batchrun.records import Reply
+from tests.harness.slow import examples
 
 JSON = st.recursive(
     st.none()
@@ -99,7 +100,7 @@ HEADERS = st.dictionaries(
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(STATUS, HEADERS, BODY, st.booleans())
 @example(200, {}, b'{"choices":[{"message":{"content":"\\ud800"}}]}', False)
 @example(500, {}, b'{"error":{"message":{"n":99999999999999999999999}}}', False)
@@ -120,7 +121,7 @@ def test_any_reply_ends_in_a_verdict_and_in_parquet(stored, status, headers, bod
     assert len(verdict.code or "") <= reading.WORD_MAX
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(COMPLETION)
 def test_the_quick_reading_agrees_with_the_long_one(value):
     """What the quick reading takes for a completion the long one reads the same."""
@@ -134,7 +135,7 @@ def test_the_quick_reading_agrees_with_the_long_one(value):
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(COMPLETION)
 def test_a_completion_in_strict_or_lenient_json_reads_the_same(value):
     """The tolerant second reading agrees with the strict first one."""
@@ -169,7 +170,7 @@ TEXT = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(TEXT, st.none() | ANY_TEXT | st.floats().map(str))
 def test_any_retry_after_is_a_wait_or_nothing(text, milliseconds):
     """Whatever the header says: None, or seconds between 0 and a week."""
@@ -181,7 +182,7 @@ def test_any_retry_after_is_a_wait_or_nothing(text, milliseconds):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(

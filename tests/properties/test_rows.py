@@ -19,6 +19,7 @@ from batchrun.core.request.body import build, split
 from batchrun.core.settings.parameters import SENT
 from batchrun.errors import RowError
 from batchrun.records import Position, Row, Span
+from tests.harness.slow import examples
 
 SCALARS = (
     st.none()
@@ -65,7 +66,7 @@ ROW = st.fixed_dictionaries(
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(ROW, st.dictionaries(st.sampled_from(sorted(SENT - {"messages"})), SCALARS, max_size=2))
 def test_any_object_is_a_request_or_a_row_error(fields, defaults):
     """Splitting never raises, building raises RowError at most, and a body is canonical JSON."""
@@ -86,7 +87,7 @@ def test_any_object_is_a_request_or_a_row_error(fields, defaults):
     assert request.tokens >= 1
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(ROW)
 def test_every_field_is_sent_or_carried(fields):
     """No key of a row disappears: it is in the body, in the envelope, or carried."""
@@ -106,7 +107,7 @@ DATA = st.lists(st.dictionaries(NAMES, JSON, max_size=4), max_size=12)
 
 
 @pytest.mark.slow
-@settings(max_examples=125, deadline=None)
+@settings(max_examples=examples(125), deadline=None)
 @given(DATA, st.integers(0, 12))
 def test_every_value_is_in_its_column_or_does_not_fit(rows, sampled):
     """What the schema's sample held fits; what came later fits exactly or is said not to."""
@@ -150,7 +151,7 @@ def path(tmp_path_factory):
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(rows=DATA, sampled=st.integers(1, 12))
 def test_every_carried_value_is_in_its_column_or_in_extra(path, rows, sampled):
     """From the file to Arrow: a row's values come back from its columns and its extra."""
@@ -205,7 +206,7 @@ def _small_bounds(read_bytes):
         yield
 
 
-@settings(max_examples=125, deadline=None)
+@settings(max_examples=examples(125), deadline=None)
 @given(data=TEXT | st.binary(max_size=60), read_bytes=st.sampled_from([1, 2, 5, 16, 40]))
 def test_any_bytes_are_as_many_rows_as_lines_that_are_not_blank(path, data, read_bytes):
     """Rows, the count made ahead, and the lines themselves agree, wherever reads end."""
@@ -232,7 +233,7 @@ def test_any_bytes_are_as_many_rows_as_lines_that_are_not_blank(path, data, read
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(
     data=TEXT,
     read_bytes=st.sampled_from([1, 7, 40]),
@@ -257,7 +258,7 @@ def test_reading_a_shard_by_itself_is_reading_it_in_the_run(path, data, read_byt
         assert alone[-1].rows_read == expected[-1].rows_read
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(
     st.lists(st.text(max_size=4) | st.sampled_from(["status", "Row", "input_row"]), unique=True),
 )
@@ -282,7 +283,7 @@ def test_numbers_that_json_cannot_hold_are_row_errors(value):
             build(row, {"model": "m"}, body_bytes_max=1000)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.none() | st.booleans() | st.integers(-5, 5), max_size=9))
 def test_a_batch_survives_the_journals_form(values):
     """Carried columns come back from their stored form as they went in."""

@@ -11,6 +11,7 @@ from batchrun.core.reply import completion as reading
 from batchrun.core.stream.fold import Stream, fold
 from batchrun.core.verdict.judge import Circumstances, Verdict, judge
 from batchrun.records import Reply
+from tests.harness.slow import examples
 
 TEXT = st.text(max_size=30) | st.sampled_from(
     ["a" * 200, 'x"y', "\\", "\n\r\u2028", "😀\ud83d", "{}"]
@@ -164,7 +165,7 @@ def _pieces(data, cuts):
 CUTS = st.lists(st.integers(0, 2**20), max_size=8) | st.just(range(2**14))
 
 
-@settings(max_examples=125, deadline=None)
+@settings(max_examples=examples(125), deadline=None)
 @given(st.data(), _streamed(), CUTS)
 def test_any_completion_in_any_framing_is_the_plain_reply(data, streamed, cuts):
     """Cut at any bytes into any framing, an answer has the columns that it has when it is plain."""
@@ -182,7 +183,7 @@ def test_any_completion_in_any_framing_is_the_plain_reply(data, streamed, cuts):
     )
 
 
-@settings(max_examples=125, deadline=None)
+@settings(max_examples=examples(125), deadline=None)
 @given(_streamed(), st.sampled_from(["behind", "beside", "alone", "grown"]), st.booleans())
 def test_whole_messages_among_the_deltas_count_once(streamed, style, completion):
     """An answer that a message says again, in whatever place, is the plain reply."""
@@ -267,7 +268,7 @@ ODD_PART = st.fixed_dictionaries(
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(JSON | ODD_PART | st.lists(ODD_PART | JSON, max_size=3), JSON)
 @example({"text": "a", "b": 1}, "null")
 @example([[[[]]]], 2**70)
@@ -288,7 +289,7 @@ BYTES = st.lists(PARTS | st.binary(max_size=12) | ODD, max_size=14).map(b"".join
 
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(BYTES, CUTS)
 @example(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n' * 3 + b'data: {"error":NaN}\n\n', [])
 def test_any_bytes_end_in_a_verdict(raw, cuts):

@@ -16,6 +16,7 @@ from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameters import SENT
 from batchrun.errors import BatchrunError, RowError, UsageError
 from batchrun.records import Position, Row, Span
+from tests.harness.slow import examples
 
 SYNTAX = st.sampled_from(
     ["{{", "}}", "{%", "%}", "{#", "#}", "{{ a }}", "{{ 7 * 7 }}", "{% raw %}", "{% endraw %}", "-"]
@@ -57,7 +58,7 @@ def _no_file(path):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(TEXT, TEXT)
 @example("{{ a }}", "{% include 'x' %}")
 def test_text_is_rendered_verbatim(a, b):
@@ -67,7 +68,7 @@ def test_text_is_rendered_verbatim(a, b):
     assert made.body == {"messages": [{"role": "user", "content": f"<{a}|{b}>"}]}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(JSON)
 def test_any_value_renders(value):
     """Nested values come back from the JSON they render as, without what was null in objects."""
@@ -81,7 +82,7 @@ def test_any_value_renders(value):
 
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(TEMPLATES, st.fixed_dictionaries({}, optional={"a": JSON, "b": JSON}))
 def test_any_template_compiles_or_is_a_usage_error(source, row):
     """And what compiles renders any row as text, or refuses it by name."""
@@ -108,7 +109,7 @@ COLUMNS = st.sampled_from(
 ROWS = st.dictionaries(COLUMNS | st.sampled_from(sorted(SENT)), JSON, max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(ROWS)
 def test_any_row_is_shaped(row):
     """A row is a request, a row error, or has a problem; no field of it is lost on the way."""
@@ -135,7 +136,7 @@ def path(tmp_path_factory):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     rows=st.lists(st.fixed_dictionaries({"a": JSON}, optional={"b": JSON}), min_size=1, max_size=6)
 )
@@ -154,7 +155,7 @@ def test_any_file_is_read_through_a_template(path, rows):
             assert read.problem
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=4),
     st.sampled_from("s ms us ns".split()),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from batchrun.core.reply.fences import fenced
 from batchrun.core.reply.thinking import TAGS, split
 from batchrun.records import NO_USAGE, Choice, Completion
+from tests.harness.slow import examples
 
 WORDS = st.text("abcxyz", min_size=1, max_size=4)
 PIECE = WORDS | st.sampled_from([t for tags in TAGS for t in tags[:2]] + [" ", "\n", "`", ". "])
@@ -24,7 +25,7 @@ def _bare(text):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(TEXT, FINISH)
 def test_splitting_loses_nothing(text, finish):
     """Reasoning and content together say what the content said, in its order."""
@@ -48,7 +49,7 @@ def _is_json(text):
     return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(VALUE, FENCE, st.sampled_from(["", "json", " JSON"]), WORDS, WORDS, st.booleans())
 def test_json_in_one_fence_is_found(value, fence, label, before, behind, end):
     """With any text around it, closed or not."""
@@ -57,7 +58,7 @@ def test_json_in_one_fence_is_found(value, fence, label, before, behind, end):
     assert json.loads(fenced(fenced_text, _is_json)) == value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(WORDS | st.sampled_from(["```", "~~~", "\n", " ", "1", "[", "]"])).map("".join))
 def test_what_is_found_is_json_from_the_text(text):
     """Whatever the text: nothing, or JSON that is in it."""

@@ -16,8 +16,9 @@ from batchrun.testing.samples import chat_row, ok, refusal
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
 from tests.harness.repeating import BROKEN, GUARD, HEALTHY, play
 from tests.harness.rig import SIGNAL, Rig
+from tests.harness.slow import EVERYTHING
 
-SEEDS = int(os.environ.get("BATCHRUN_REPEATED_SEEDS", "6"))
+SEEDS = int(os.environ.get("BATCHRUN_REPEATED_SEEDS", "6" if EVERYTHING else "2"))
 BAD = refusal(400, code="odd_value")
 
 

@@ -285,6 +285,7 @@ def test_a_stop_is_no_silence_of_the_endpoint():
     run_virtual(go())
 
 
+@pytest.mark.slow
 def test_a_stop_is_no_hour_of_refusals():
     """A run that was stopped while the server throttled it goes on when it wakes."""
 

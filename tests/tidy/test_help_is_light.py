@@ -1,6 +1,7 @@
 """Asking for help must not cost what running costs."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ print(json.dumps(sorted(set(json.loads(sys.argv[2])) & set(sys.modules))))
     [
         ["--help"],
         *([name, "--help"] for name in ("run", "validate", "estimate", "export", "doctor")),
+        ["run", "-h"],
     ],
     ids=" ".join,
 )
@@ -49,6 +51,29 @@ def test_help_loads_no_heavy_library(arguments):
         f"49 MB): import {loaded} inside the function that needs it, not at the top of a module "
         "that the command line loads."
     )
+
+
+def cpu_s(*arguments):
+    """The least CPU seconds of ten runs of Python with these arguments."""
+    spent = []
+    for _ in range(10):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, capture_output=True, timeout=240, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(spent)
+
+
+@pytest.mark.slow
+def test_help_costs_little_more_than_click():
+    """`batchrun --help` takes at most 50 ms of CPU over 1.2 times `import click`, and the help of
+    `run`, with all its flags, at most 150 ms.
+    """
+    click = cpu_s("-c", "import click")
+    assert cpu_s("-m", "batchrun", "--help") <= 1.2 * click + 0.05
+    assert cpu_s("-m", "batchrun", "run", "--help") <= 1.2 * click + 0.15
 
 
 def test_a_run_loads_neither_numpy_nor_pandas(tmp_path):

@@ -81,9 +81,11 @@ def misjudged(lines, limit, named):
 
 
 def test_a_function_fits_on_a_screen_or_two(package_and_harness):
-    """No function grows past the limit unless it is named, and no name outlives its reason."""
+    """No function grows past the limit unless it is named, and no name outlives its reason. What
+    counts is what it does: a long list of keywords is none of that.
+    """
     lines = {
-        name: node.end_lineno - node.lineno + 1
+        name: node.end_lineno - node.body[0].lineno + 1
         for module in package_and_harness
         for name, node in functions(module)
     }

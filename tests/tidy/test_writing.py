@@ -38,6 +38,10 @@ EXCEPTIONS = {
         {"os.posix_fallocate"},
         "space for notes that nobody flushes; the model takes any mixture of them",
     ),
+    "batchrun.rundir.chain.pairs": (
+        {"tempfile.TemporaryFile"},
+        "which rows belong together, for as long as they are read; it has no name",
+    ),
     "batchrun.rundir.claim": (
         {"shutil.copytree", "shutil.rmtree"},
         "from one disk to another, by --restart",
@@ -53,6 +57,11 @@ EXCEPTIONS = {
     "batchrun.rundir.rehearse": (
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a dry run on a copy of the checkpoint",
+    ),
+    "batchrun.rundir.fleet.folding": ({"shutil.rmtree"}, "what was folded; nobody reads it again"),
+    "batchrun.rundir.fleet.launches": (
+        {"shutil.rmtree"},
+        "what is left of launches that were folded, or never announced",
     ),
     "batchrun.rundir.reuse.lookup": ({"shutil.rmtree"}, "indexes that can be built again"),
     "batchrun.rundir.reuse.hash_index": ({"tempfile.TemporaryFile"}, "is thrown away"),

@@ -5,8 +5,14 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
+from pydantic import TypeAdapter
+
 import batchrun
 from batchrun import BatchrunError, Options, RowOutcome, RunStoppedError, Summary
+
+
+class Term:
+    """Stands for a class of Pydantic's."""
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -36,6 +42,8 @@ def one() -> int:
             on_truncation="retry",
             truncation_limit=4096,
             fallback_model="other",
+            schema=Term,
+            progress=True,
         )
     except BatchrunError as error:
         return error.exit_code
@@ -44,6 +52,10 @@ def one() -> int:
     assert_type(summary.pending, int | None)
     assert_type(summary.results_path, Path | str)
     assert_type(summary.to_dict(), dict[str, Any])
+    assert_type(summary.cost_usd, float | None)
+    summary.to_arrow(["row"], scores=True)
+    summary.to_pandas()
+    summary.to_polars(["row", "content"])
     if summary.status == "complete":
         return 0
     return summary.exit_code
@@ -51,6 +63,8 @@ def one() -> int:
 
 async def other() -> list[str | None]:
     """The two coroutines."""
+    adapted: Options = {"schema": TypeAdapter(list[str])}
+    assert adapted
     options: Options = {"output": "run", "rpm": 600, "headers": {"X-Team": "a"}}
     assert_type(await batchrun.arun("rows.jsonl", **options), Summary)
     stream = batchrun.stream(["a.jsonl", Path("b.jsonl")], **options)

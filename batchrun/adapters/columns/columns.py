@@ -191,6 +191,15 @@ RESULTS: tuple[Column, ...] = (
     ),
 )
 
+MESSAGES = Column(
+    "messages",
+    pa.string(),
+    "The whole exchange as JSON: a list of messages, from the first one sent to the last answer. "
+    "In an `error` row it ends with the user's turn that has no answer. Null if the row was never "
+    "sent. Only in runs with `--turns`, behind the columns above.",
+)
+"""The column that results have besides ``RESULTS`` in a run of conversations."""
+
 ATTEMPTS: tuple[Column, ...] = (
     Column("row", pa.int64(), "The row that the request was sent for."),
     Column(
@@ -249,6 +258,12 @@ ATTEMPTS: tuple[Column, ...] = (
         "What the cost is computed from: `reported_cost`, `parts` (prompt and completion tokens), "
         "`total` (it counts tokens that the parts lack) or `cached_beside` (cached tokens come "
         "on top of the prompt's). Null without a cost.",
+    ),
+    Column(
+        "turn",
+        pa.int32(),
+        "The turn of the conversation that the request was sent for, from 1 (`--turns`). Null in "
+        "runs without turns, and if a kill or a repair left no more than the attempt's number.",
     ),
 )
 

@@ -16,11 +16,13 @@ import pyarrow as pa
 
 from batchrun.adapters.columns import large_answers
 from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.columns.columns import MESSAGES
 from batchrun.adapters.storage.store import RESPONSES
 from batchrun.records import (
     Attempt,
     Choice,
     Completion,
+    Conversation,
     Media,
     Outcome,
     Reused,
@@ -30,7 +32,7 @@ from batchrun.records import (
 )
 
 _UNREAD = frozenset("custom_id error_class error_code error_message cost_usd attempts".split())
-COLUMNS = tuple(name for name in part_schema.RESULT_NAMES if name not in _UNREAD)
+COLUMNS = (*(name for name in part_schema.RESULT_NAMES if name not in _UNREAD), MESSAGES.name)
 """What of a row is read: the rest is the new row's own, or nothing."""
 _LONG = ("response", "content")
 _TOGETHER = (*((name,) for name in _LONG), tuple(name for name in COLUMNS if name not in _LONG))
@@ -45,7 +47,7 @@ _NUMBERS: Mapping[pa.DataType, Literal["q", "d", "i", "h"]] = {
 _REFERENCE = '{"file": '
 _BY_INDEX = itemgetter(Choice._fields.index("index"))
 _new = tuple.__new__  # half the time of a named tuple's own ways
-_UNTOLD = (None,) * len("usage_raw billed_from decided_by".split())
+_UNTOLD = (None,) * len("usage_raw billed_from decided_by turn".split())
 """The last fields of ``Attempt``, which results do not hold."""
 
 
@@ -107,6 +109,7 @@ def answers(
         asked,
         media,
         response,
+        messages,
     ) in found:
         if status != "ok" or request_hash is None:
             yield None
@@ -134,9 +137,10 @@ def answers(
             if name is not None:
                 response = content(name).decode("utf-8", "replace")  # noqa: PLW2901 - whole again
         reused = _new(Reused, (reused_from or f"{run}:{row}", attempt))
+        talk = None if messages is None else Conversation(messages, usage, 0)
         yield _new(
             Outcome,
-            (row, None, said, None, 0, None, request_hash, response, asked, reused, None),
+            (row, None, said, None, 0, None, request_hash, response, asked, reused, None, talk),
         )
 
 
@@ -186,6 +190,8 @@ def values(chunked: pa.ChunkedArray) -> list[Any]:
 
 def _is_carried(schema: pa.Schema, name: str) -> bool:
     """Whether an input column stands under the name, in a run that an earlier version began."""
+    if name == MESSAGES.name:
+        return bool(schema.field(name).type != MESSAGES.type)
     kind = dict(part_schema.RESULT_FIELDS)[name]
     if name == "reused_from":
         return not part_schema.marks_reused(schema)

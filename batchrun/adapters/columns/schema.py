@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -40,8 +40,14 @@ REQUESTS_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in co
 
 USAGE_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in columns.USAGE])
 
+REPEAT_OF = pa.field("repeat_of", pa.int64())
+REPEAT = pa.field("repeat", pa.int32())
+REPEAT_NAMES = (REPEAT_OF.name, REPEAT.name)
+"""The columns of a run with ``--repeat``, behind those that are carried."""
+_TIMES = b"batchrun.repeat"
+
 ADDED_LATER = frozenset(
-    "cache_write_tokens media model_asked usage_raw billed_from reused_from decided_by".split()
+    "cache_write_tokens media model_asked usage_raw billed_from reused_from decided_by turn".split()
 )
 """Columns that parts of version 0.1 lack. They read as null."""
 
@@ -50,19 +56,52 @@ _PLAIN = frozenset(
     """
     row custom_id content reasoning refusal tool_calls choices response_id created request_id
     started_at latency_s ttft_s reused_from request_hash response queue_s cost_usd media usage_raw
+    messages
     """.split()
 )
 
 
-def results_schema(carried: pa.Schema) -> pa.Schema:
-    """The schema of every results part: the fixed columns, then the carried ones.
+VARIED = frozenset(
+    """
+    error_message prompt_tokens completion_tokens total_tokens cached_tokens reasoning_tokens
+    """.split()
+)
+"""Columns with a dictionary whose values may be many, or long."""
+
+
+def results_schema(carried: pa.Schema, *, turns: bool = False) -> pa.Schema:
+    """The schema of every results part: the fixed columns, then the carried ones. ``turns`` says
+    that the run is one of conversations (``has_turns``).
 
     A run that an earlier version began may carry an input column under a name that only a later
     version gave to a column of its own. The carried one keeps it.
     """
     taken = {name.casefold() for name in carried.names} & ADDED_LATER
     fixed = [pa.field(name, kind) for name, kind in RESULT_FIELDS if name not in taken]
+    if turns:
+        fixed.append(pa.field(columns.MESSAGES.name, columns.MESSAGES.type))
     return pa.schema(fixed + list(carried))
+
+
+def with_repeats(carried: pa.Schema, times: int) -> pa.Schema:
+    """Carried columns with those of repeats behind them, which say how many there are of a row: an
+    input column may have the same name in a run without.
+    """
+    counted = REPEAT.with_metadata({_TIMES: str(times).encode()})
+    return carried.append(REPEAT_OF).append(counted)
+
+
+def repeats_in(schema: pa.Schema) -> int:
+    """How many rows of results of this schema belong to a row of the input; 1 without repeats."""
+    for field in schema:
+        if field.name == REPEAT.name and field.metadata and _TIMES in field.metadata:
+            return int(field.metadata[_TIMES])
+    return 1
+
+
+def has_turns(settings: Mapping[str, Any] | None) -> bool:
+    """Whether a run that recorded these settings is one of conversations."""
+    return bool((settings or {}).get("request.turns"))
 
 
 def marks_reused(schema: pa.Schema) -> bool:
@@ -71,6 +110,15 @@ def marks_reused(schema: pa.Schema) -> bool:
     """
     names = schema.names
     return "reused_from" in names and names.index("reused_from") < names.index("request_hash")
+
+
+def own_columns(schema: pa.Schema) -> frozenset[str]:
+    """The columns of a run's results that are no carried ones."""
+    names = schema.names
+    own = frozenset(RESULT_NAMES)
+    after = names.index("response") + 1 if "response" in names else len(names)
+    conversations = names[after : after + 1] == [columns.MESSAGES.name]
+    return own | {columns.MESSAGES.name} if conversations else own
 
 
 def lacks_only_later(found: pa.Schema, schema: pa.Schema) -> bool:
@@ -149,27 +197,37 @@ _OF_RESULTS = itemgetter(
 
 def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
     """Outcomes as arrays in the order of ``RESULT_FIELDS``."""
-    row, custom_id, completions, failures, attempts, decided, hashes, response, asked, reused, _ = (
+    row, custom_id, completions, failures, attempts, decided, hashes, response, asked, *rest = (
         _turned(outcomes, len(Outcome._fields))
     )
+    reused, _, conversations = rest
     origins: Sequence[str | None] = reused
-    if reused and reused.count(None) < len(reused):
+    if any(reused):
         decided = [a if r is None else r.attempt for a, r in zip(decided, reused, strict=True)]
         origins = [r and r.origin for r in reused]
+    answered = all(completions)
     first, choices, model, response_id, fingerprint, tier, created_s, usages, media = _turned(
-        [completion or _NO_COMPLETION for completion in completions], len(Completion._fields)
+        completions if answered else [completion or _NO_COMPLETION for completion in completions],
+        len(Completion._fields),
     )
     _, content, reasoning, refusal, finish_reason, tool_calls, _ = _turned(
         first, len(Choice._fields)
     )
-    error_class, code, message = _turned(
-        [failure or _NO_FAILURE for failure in failures], len(Failure._fields)
-    )
-    turned = _turned([attempt or _NO_ATTEMPT for attempt in decided], len(Attempt._fields))
+    error_class, code, message = (failures,) * len(Failure._fields)
+    if any(failures):
+        error_class, code, message = _turned(
+            [failure or _NO_FAILURE for failure in failures], len(Failure._fields)
+        )
+    if not all(decided):
+        decided = [attempt or _NO_ATTEMPT for attempt in decided]
+    turned = _turned(decided, len(Attempt._fields))
     endpoint, started, latency, status, used, cost, request_id, ttft = _OF_RESULTS(turned)
-    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    # A failure's tokens are those of its last attempt.
-    usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
+    if not answered:
+        # A failure's tokens are those of its last attempt.
+        usages = [a if c is None else u for c, u, a in zip(completions, usages, used, strict=True)]
+    if any(conversations):
+        usages = [u if t is None else t.usage for t, u in zip(conversations, usages, strict=True)]
+        cost = [c if t is None else t.cost_pd for t, c in zip(conversations, cost, strict=True)]
     values = (
         row,
         custom_id,
@@ -177,16 +235,16 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         content,
         reasoning,
         refusal,
-        [_tool_calls(calls) for calls in tool_calls],
+        _each(_tool_calls, tool_calls),
         finish_reason,
-        [_choices(several) for several in choices],
+        _each(_choices, choices),
         model,
         response_id,
         fingerprint,
         tier,
         [None if created is None else created * 1000 for created in created_s],
         *_token_columns(usages),
-        cost,
+        _each(_usd, cost),
         attempts,
         status,
         error_class,
@@ -200,19 +258,24 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
         origins,
         hashes,
         asked,
-        [_media(several) for several in media],
+        _each(_media, media),
         response,
     )
     return arrays(values, RESULT_TYPES)
 
 
+def messages_column(outcomes: Sequence[Outcome]) -> pa.Array:
+    """The messages of conversations, as JSON text."""
+    told = [o.conversation.messages if o.conversation else None for o in outcomes]
+    return pa.array(told, columns.MESSAGES.type)
+
+
 def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
     """Attempts as arrays in the order of ``ATTEMPT_FIELDS``."""
-    *before, usages, cost, request_id, unanswered, _, raw, read, decided_by = _turned(
+    *before, usages, cost, request_id, unanswered, _, raw, read, decided_by, turn = _turned(
         attempts, len(Attempt._fields)
     )
-    cost = [None if cost_pd is None else usd(cost_pd) for cost_pd in cost]
-    after = (cost, request_id, decided_by, unanswered, raw, read)
+    after = (_each(_usd, cost), request_id, decided_by, unanswered, raw, read, turn)
     values = (*before, *_token_columns(usages), *after)
     return arrays(values, ATTEMPT_TYPES)
 
@@ -226,6 +289,15 @@ def _token_columns(usages: Sequence[Usage]) -> Sequence[Sequence[Any]]:
 def _turned(records: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[Any]]:
     """The fields of records, each as one column."""
     return tuple(zip(*records, strict=True)) if records else ((),) * width
+
+
+def _each(change: Callable[[Any], Any], values: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column, each changed. In most pieces all of them are null."""
+    return list(map(change, values)) if any(values) else values
+
+
+def _usd(cost_pd: int | None) -> float | None:
+    return None if cost_pd is None else usd(cost_pd)
 
 
 def _tool_calls(calls: tuple[ToolCall, ...] | None) -> list[dict[str, Any]] | None:

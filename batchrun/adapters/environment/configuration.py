@@ -21,6 +21,8 @@ def read_config(path: str) -> resolve.Raw:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         message = f"{path}: {getattr(error, 'strerror', None) or error}"
+        if isinstance(error, FileNotFoundError):
+            message += "; `batchrun init` writes a config file to start from"
         raise UsageError(message) from None
     return located(resolve.from_toml(text, path=path), Path(path).parent)
 

@@ -10,6 +10,7 @@ from typing import IO, Any, NamedTuple, Self
 import msgspec
 
 from batchrun.adapters.storage.files import make_folder, write_whole
+from batchrun.core.request.conversation import TURNS
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import StorageError, UsageError
 from batchrun.records import Request
@@ -43,9 +44,11 @@ class Aside:
         if self._file is not None:
             self._file.close()
 
-    def keep(self, ticket: int, request: Request, size: float, *, streams: bool) -> None:
+    def keep(
+        self, ticket: int, request: Request, size: float, *, streams: bool, turns: bool = False
+    ) -> None:
         """Keep a request under its ticket. Raises ``StorageError``."""
-        line = _line(request, streams=streams)
+        line = _line(request, streams=streams, turns=turns)
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when this is left
@@ -69,15 +72,18 @@ class Aside:
         return sorted(tickets, key=lambda ticket: self.kept[ticket].row)
 
 
-def _line(request: Request, *, streams: bool) -> bytes:
+def _line(request: Request, *, streams: bool, turns: bool) -> bytes:
     """A line of an OpenAI Batch input, which makes the same request again."""
     body = request.body
-    if streams:
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        # A request that has none was told so by its row: without a word it would get them.
-        fields.setdefault("stream_options", msgspec.Raw(b"null"))
-        body = msgspec.json.encode(fields)
     line: dict[str, Any] = {} if request.custom_id is None else {"custom_id": request.custom_id}
+    if streams or turns:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        if streams:
+            # A request that has none was told so by its row: without a word it would get them.
+            fields.setdefault("stream_options", msgspec.Raw(b"null"))
+        if turns:
+            line[TURNS] = fields.pop(TURNS)
+        body = msgspec.json.encode(fields)
     line |= {"method": "POST", "url": "/v1/chat/completions", "body": msgspec.Raw(body)}
     return msgspec.json.encode(line | {INPUT_ROW: request.row}) + b"\n"
 

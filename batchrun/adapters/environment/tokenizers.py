@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from batchrun.core.estimate import vocabulary
 from batchrun.core.estimate.vocabulary import STANDARD, Count
 
-REMEDY = "pip install splintr-rs"
+REMEDY = 'pip install "batchrun-llm[tokenizer]"'
 
 
 class Tokenizers:

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 from batchrun.adapters.http.keys import KeySource, RenewableKey, source_of
 from batchrun.core.settings.endpoint import Endpoint
-from batchrun.core.settings.providers import BY_NAME
+from batchrun.core.settings.providers import AUTHORIZATION, BY_NAME
 from batchrun.core.settings.proxies import proxy_for, secrets_of_proxy
 from batchrun.core.settings.table import DEFAULT_BASE_URL
 from batchrun.core.settings.urls import Address, address, may_be_private
 from batchrun.core.text import redact
+from batchrun.core.text.pasted_keys import key_flaw
 from batchrun.errors import KeyUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -137,6 +138,11 @@ def access_to(
         key = None if built_in else source.read()
     except KeyUnavailableError as error:
         raise KeyUnavailableError(redactor.text(str(error))) from None
+    if key is not None and endpoint.api_key_header == AUTHORIZATION:
+        flaw = key_flaw(key)
+        if flaw is not None:
+            wrong = f"the key from {source} {flaw}. Nothing was sent"
+            raise KeyUnavailableError(wrong)
     given = {name.lower() for name in endpoint.headers}
     if key is None and demand_key and (message := missing_key(endpoint)) is not None:
         raise KeyUnavailableError(message)

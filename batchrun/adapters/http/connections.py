@@ -85,16 +85,22 @@ class Connections:
         self._watching = False
         self._asking = 0
 
-    async def take(self) -> Wire:
-        """A connection for one exchange, to be given back or closed. Raises what aiohttp raises
-        where none can be made.
+    def at_hand(self) -> Wire | None:
+        """An idle connection for one exchange, to be given back or closed; None where there is
+        none that can serve.
         """
-        self._close_old()
+        old_s = real_s() - IDLE_S_MAX
         while self._idle:
             wire = self._idle.popleft()
-            if wire.is_ready():
+            if wire.idle_from_s > old_s and wire.is_ready():
                 return wire
             wire.close()
+        return None
+
+    async def make(self) -> Wire:
+        """A connection of the connector's for one exchange, to be given back or closed. Raises
+        what aiohttp raises where none can be made.
+        """
         with self.wanted():
             try:
                 return await self._dialler.dial()
@@ -121,14 +127,16 @@ class Connections:
         while self._idle:
             self._dialler.release(self._idle.popleft())
 
-    def give_back(self, wire: Wire) -> None:
-        """An exchange ended well."""
+    def give_back(self, wire: Wire, *, spent: bool = False) -> None:
+        """An exchange ended well; ``spent`` says that its connection must not serve again. Whether
+        the server or the parser says so too is asked when its turn comes (``Wire.is_ready``).
+        """
         losses = self.losses
         if wire.used:
             losses.used_again += 1
         else:
             wire.used = True
-        if not losses.keeps or wire.is_spent():
+        if spent or not losses.keeps:
             wire.close()
             return
         wire.idle_from_s = real_s()

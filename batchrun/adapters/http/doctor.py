@@ -13,6 +13,7 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.core.verdict import diagnosis
 from batchrun.core.verdict.diagnosis import Check
 from batchrun.core.verdict.judge import Verdict
+from batchrun.core.verdict.next_steps import of_key
 from batchrun.errors import TransportFault
 from batchrun.records import Reply, Request, Row
 
@@ -75,6 +76,10 @@ class _Look:
         if not ask:
             return [reached]
         models, listed = diagnosis.on_models(exchange, told, self._model, self._provider)
+        if exchange.status == 401:
+            variable = self._access.endpoint.api_key_env
+            fix = of_key(str(self._access.source), self._access.key, variable)
+            models = models._replace(todo=fix.text)
         checks = [reached, models]
         if self._model is None and len(listed) == 1:
             self._model = listed[0]

@@ -102,6 +102,8 @@ def _words(error: Exception) -> str:
 
 def _reason(error: aiohttp.ClientConnectorError) -> str:
     inner = behind(error) or error
+    if isinstance(inner, ConnectionRefusedError):
+        return "nothing listens there. Is the server running?"
     words = inner.strerror if isinstance(inner, OSError) else None
     return words or str(inner) or type(inner).__name__
 
@@ -124,7 +126,7 @@ def _tls_fault(error: ssl.SSLError, where: str) -> TransportFault | None:
         return TransportFault(message, kind=FaultKind.TLS, sent=False)
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if any(part in reason for part in _NO_TLS):
-        message = f"{where} does not speak TLS ({reason}): is it an http:// address?"
+        message = f"{where} does not speak TLS ({reason}); use http:// in place of https://"
         return TransportFault(message, kind=FaultKind.TLS, sent=False)
     if not any(part in reason for part in _DISAGREEMENTS):
         return None

@@ -49,20 +49,14 @@ class Arriving:
     ``ttft_s`` is the time from then to the first thing the model said.
     """
 
-    __slots__ = (
-        "_bytes_max",
-        "_clock",
-        "_label",
-        "_large",
-        "_pieces",
-        "_plain",
-        "_size",
-        "_slot",
-        "_started_s",
-        "head",
-        "stream",
-        "ttft_s",
-    )
+    # What an ordinary reply never changes stays with the class.
+    _slot = False
+    _size = 0
+    _plain = False
+    _label = sse.EVENT_STREAM
+    head: Head | None = None
+    stream: Stream | None = None
+    ttft_s: float | None = None
 
     def __init__(
         self, bytes_max: int, large: Large, clock: Callable[[], float] = time.monotonic
@@ -71,15 +65,8 @@ class Arriving:
         self._clock = clock
         self._bytes_max = bytes_max
         self._large = large
-        self._slot = False
-        self._size = 0
         self._started_s = clock()
         self._pieces: list[bytes] = []
-        self._plain = False
-        self._label = sse.EVENT_STREAM
-        self.head: Head | None = None
-        self.stream: Stream | None = None
-        self.ttft_s: float | None = None
 
     @property
     def status(self) -> int | None:
@@ -188,8 +175,10 @@ class Arriving:
         lack their field names: an event then has a delta; and no message before that, if it is not
         called a stream either.
         """
-        delta = body.find(_DELTA, 0, _GLANCE_BYTES)
-        plain = delta < 0 or (body.find(_MESSAGE, 0, delta) >= 0 and not self._is_labelled())
+        message = body.find(_MESSAGE, 0, _GLANCE_BYTES)
+        # A message comes early. Looking for a delta behind it would be a look at the whole answer.
+        end = _GLANCE_BYTES if message < 0 or self._is_labelled() else message
+        plain = body.find(_DELTA, 0, end) < 0
         return body if plain and body[-1:] == b"}" else self._reconsidered(body)
 
     def _is_labelled(self) -> bool:

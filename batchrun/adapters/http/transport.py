@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -244,16 +244,18 @@ class HttpTransport:
             self._deadlines.leave(task)
             arrived.close()
 
-    async def _post(self, url: str, body: bytes, arrived: Arriving) -> tuple[Head, bytes]:
+    def _post(
+        self, url: str, body: bytes, arrived: Arriving
+    ) -> Coroutine[Any, Any, tuple[Head, bytes]]:
         poster = self._posters.get(url)
         if poster is None:
             if self._connections is None:
                 assert self._plain is not None
-                return await self._plain.post(url, body, arrived.read)
+                return self._plain.post(url, body, arrived.read)
             if len(self._posters) > ELSEWHERE_MAX:
                 self._posters = {self._url: self._posters[self._url]}
             poster = self._posters[url] = self._poster(url, self._connections)
-        return await poster.post(body, arrived.read)
+        return poster.post(body, arrived.read)
 
     async def get(self, url: str) -> Reply:
         """What the same server says under another URL, such as its list of models. Raises

@@ -9,6 +9,7 @@ other share one flush per log; ``flush`` returns after it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from batchrun import records
 from batchrun.adapters.columns import read_answers
 from batchrun.adapters.journal.flight_log import FlightLog
 from batchrun.adapters.journal.shard_log import (
@@ -28,15 +30,17 @@ from batchrun.adapters.journal.shard_log import (
     BLOCK,
     OUTCOME,
     REUSED,
+    TURN,
     Entry,
     ShardLog,
     damaged,
 )
 from batchrun.adapters.journal.state_db import Published, StateFile
 from batchrun.adapters.storage import disk, files
+from batchrun.core.run.shards import is_former
 from batchrun.errors import StorageError
 from batchrun.ports import Durable
-from batchrun.records import Attempt, Block, Outcome, Position, ReusedRows, ShardState
+from batchrun.records import Attempt, Block, Outcome, Position, ReusedRows, ShardState, Turn
 
 STATES = "journal.db"
 GROUP_S = 0.025
@@ -66,6 +70,7 @@ read_attempt: Callable[[bytes], Attempt] = msgspec.msgpack.Decoder(Attempt).deco
 read_block: Callable[[bytes], BlockRecord] = msgspec.msgpack.Decoder(BlockRecord).decode
 read_reused: Callable[[bytes], ReusedRows] = msgspec.msgpack.Decoder(ReusedRows).decode
 read_amendment: Callable[[bytes], Amendment] = msgspec.msgpack.Decoder(Amendment).decode
+read_turn: Callable[[bytes], Turn] = msgspec.msgpack.Decoder(Turn).decode
 
 LOG_NAME = re.compile(r"shard-(\d{8})\.(\d+)\.log")
 
@@ -104,11 +109,12 @@ class Journal:
             raise
 
     def _open_logs(self) -> None:
-        for path in sorted(self.folder.glob("shard-*.log")):
-            match = LOG_NAME.fullmatch(path.name)
-            if match is None:
-                continue
-            shard, generation = int(match[1]), int(match[2])
+        there = {
+            (int(match[1]), int(match[2])): path
+            for path in self.folder.glob("shard-*.log")
+            if (match := LOG_NAME.fullmatch(path.name)) is not None
+        }
+        for (shard, generation), path in sorted(there.items()):
             recorded = self._generation(shard)
             if generation <= recorded:
                 # Its part was published; the kill came before the log was removed.
@@ -116,6 +122,10 @@ class Journal:
                 files.reached("log.removed", path)
             elif generation == recorded + 1:
                 self.logs[shard] = ShardLog(path, shard, generation)
+            elif generation == recorded + 2 and (shard, recorded + 1) in there:
+                # Turns were carried on into it; the kill came before the parts were recorded.
+                disk.unlink(path)
+                files.reached("log.removed", path)
             else:
                 raise damaged(path, f"generation {recorded} of its part is the last one known")
 
@@ -145,7 +155,8 @@ class Journal:
 
     def shards(self) -> list[ShardState]:
         """All shards whose input was read, published or not, in order."""
-        found = (self.state(shard) for shard in sorted({*self._published, *self.logs}))
+        numbers = sorted({*self._published, *self.logs})
+        found = (self.state(shard) for shard in numbers if not is_former(shard))
         return [state for state in found if state is not None]
 
     def state(self, shard: int) -> ShardState | None:
@@ -170,16 +181,37 @@ class Journal:
         return {
             shard
             for shard, log in self.logs.items()
-            if any(place.kind != BLOCK for place in log.places)
+            if any(place.kind not in (BLOCK, TURN) for place in log.places)
         }
 
     def drop_idle(self) -> None:
         """Take away logs in which nothing but the input is noted: rows of them were to be sent,
         and a kill came first. Their blocks are noted again when they are read.
         """
-        touched = self.touched()
-        for shard in [s for s in self.logs if s not in touched]:
+        for shard in [
+            s for s, log in self.logs.items() if all(p.kind == BLOCK for p in log.places)
+        ]:
             self.logs.pop(shard).remove()
+
+    def turns(self, shard: int) -> dict[int, list[Turn]]:
+        """The answered turns of conversations in the log of a shard that have no outcome in it, by
+        row, in their order.
+        """
+        found: dict[int, list[Turn]] = {}
+        log = self.logs.get(shard)
+        for place in log.places if log else ():
+            if place.kind == TURN:
+                turn = read_turn(log.body(place))  # type: ignore[union-attr]
+                known = found.setdefault(place.row, [])
+                # A conversation that began again: its turns take the place of the earlier ones.
+                known[turn.number - 1 :] = [turn]
+            elif place.kind == OUTCOME:
+                found.pop(place.row, None)
+            elif place.kind == REUSED and found:
+                reused = read_reused(log.body(place))  # type: ignore[union-attr]
+                for row in range(reused.row, reused.row + reused.rows):
+                    found.pop(row, None)
+        return found
 
     def outcomes(self, shard: int) -> Iterator[Outcome]:
         """The outcomes in the log of a shard, in order of arrival."""
@@ -225,16 +257,25 @@ class Journal:
                 attempts[place.row] = max(number, attempts.get(place.row, 0))
         return OpenShard(frozenset(done), frozenset(ok), attempts)
 
-    def write(self, entries: Sequence[Outcome | Attempt | Block | Amendment | ReusedRows]) -> None:
+    def write(self, entries: Sequence[records.Entry | Amendment]) -> None:
         """Make entries durable, in order; one flush per shard's log. Raises ``StorageError``."""
         self.fence()
         groups: defaultdict[int, list[Entry]] = defaultdict(list)
         for entry in entries:
+            if isinstance(entry, Turn) and entry.attempt is not None:
+                # In one group with the turn: both are durable, or neither.
+                groups[entry.row // self.shard_rows].append(_record(entry.attempt))
             record = _record(entry)
             groups[record[0] // self.shard_rows].append(record)
-        try:
+        with self._storing():
             for shard, found in groups.items():
                 self.log_of(shard).append(found)
+            self.fence()  # a disk that stalled for long may have cost the lock
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             message = (
                 f"cannot write the journal in {self.folder}: {error.strerror or error}. What was "
@@ -267,19 +308,39 @@ class Journal:
         """Take a shard's state as it was just written to the state file."""
         self._published[state.shard] = state
 
-    def seal(self, published: Published) -> None:
-        """Record a shard's new parts, then take its log away. Called in the sealing thread, once
-        nothing is appended for the shard any more.
+    def forget(self, shards: Sequence[int]) -> None:
+        """Forget published shards that the input has not any more."""
+        self.states.forget(shards)
+        for shard in shards:
+            self._published.pop(shard, None)
+
+    def seal(self, published: Published, turns: Sequence[Turn] = ()) -> None:
+        """Record a shard's new parts, then take its log away. ``turns`` are those of conversations
+        that go on: they are durable in the shard's next log before. Called in the sealing thread,
+        once nothing is appended for the shard any more.
         """
-        self.states.seal(published)
         shard = published.state.shard
+        following = self._carried_on(published.state, turns) if turns else None
+        self.states.seal(published)
         self._published[shard] = published.state
         log = self.logs.pop(shard, None)
+        if following is not None:
+            self.logs[shard] = following
         if log is not None:
             log.remove()
 
+    def _carried_on(self, state: ShardState, turns: Sequence[Turn]) -> ShardLog:
+        """The next log of a shard, with the turns that its parts do not hold."""
+        generation = state.generation + 1
+        path = self.folder / log_name(state.shard, generation)
+        with self._storing():
+            following = ShardLog(path, state.shard, generation)
+            following.append([_record(turn) for turn in turns])
+        files.reached("turns.carried", path)
+        return following
 
-def _record(entry: Outcome | Attempt | Block | Amendment | ReusedRows) -> Entry:
+
+def _record(entry: records.Entry | Amendment) -> Entry:
     """An entry as the log has it."""
     if isinstance(entry, Outcome):
         if (entry.completion is None) == (entry.failure is None):
@@ -292,10 +353,12 @@ def _record(entry: Outcome | Attempt | Block | Amendment | ReusedRows) -> Entry:
         return entry.first_row, BLOCK, held
     if isinstance(entry, Attempt):
         return entry.row, ATTEMPT, entry
+    if isinstance(entry, Turn):
+        return entry.row, TURN, entry._replace(attempt=None)
     return entry.row, REUSED if isinstance(entry, ReusedRows) else AMENDMENT, entry
 
 
-Item = tuple[Outcome | Attempt | Block | ReusedRows, Durable | None]
+Item = tuple[records.Entry, Durable | None]
 
 
 class JournalWriter:
@@ -307,6 +370,8 @@ class JournalWriter:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Item] = deque()
         self._wake = threading.Event()
+        self._woken = False
+        """Whether the thread is to look at the queue: asking its event takes longer."""
         self.sending = flight.note
         """See ``ports.Journal``."""
         self._closing = False
@@ -325,9 +390,7 @@ class JournalWriter:
         """See ``ports.Journal``."""
         return self._journal.size_bytes
 
-    def post(
-        self, entry: Outcome | Attempt | Block | ReusedRows, then: Durable | None = None
-    ) -> None:
+    def post(self, entry: records.Entry, then: Durable | None = None) -> None:
         """See ``ports.Journal``."""
         if self._fault is not None:
             if then is not None:
@@ -335,7 +398,8 @@ class JournalWriter:
             return
         self._given += 1
         self._queue.append((entry, then))
-        if not self._wake.is_set():
+        if not self._woken:
+            self._woken = True
             self._wake.set()
 
     async def flush(self) -> None:
@@ -365,6 +429,7 @@ class JournalWriter:
                 # Cleared before the queue is emptied and the flag is read: what comes meanwhile is
                 # either seen now or wakes the next turn.
                 self._wake.clear()
+                self._woken = False
                 closing = self._closing
                 taken = [self._queue.popleft() for _ in range(len(self._queue))]
                 if taken:
@@ -385,6 +450,8 @@ class JournalWriter:
                 wipe(entry.row, entry.attempts)
             elif isinstance(entry, Attempt):
                 wipe(entry.row, entry.number)
+            elif isinstance(entry, Turn) and entry.attempt is not None:
+                wipe(entry.row, entry.attempt.number)
             if then is not None:
                 then(entry, None)
         self._durable += len(taken)

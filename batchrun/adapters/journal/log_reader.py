@@ -14,7 +14,15 @@ from batchrun.adapters.journal.journal import (
     read_outcome,
     read_reused,
 )
-from batchrun.adapters.journal.shard_log import AMENDMENT, ATTEMPT, BLOCK, OUTCOME, REUSED, Place
+from batchrun.adapters.journal.shard_log import (
+    AMENDMENT,
+    ATTEMPT,
+    BLOCK,
+    OUTCOME,
+    REUSED,
+    TURN,
+    Place,
+)
 from batchrun.records import Attempt, Outcome, ReusedRows
 
 
@@ -30,17 +38,21 @@ class ShardReader:
         self._opened: tuple[int, dict[int, Outcome]] = (-1, {})
         kinds: dict[int, list[Place]] = {ATTEMPT: [], BLOCK: [], AMENDMENT: []}
         for place in places:
-            row, kind, *_ = place
-            if kind in kinds:
-                kinds[kind].append(place)
+            kind = place.kind
+            if kind == OUTCOME:
+                before = last.get(place.row)
+                if before is not None and before.kind == OUTCOME:
+                    kinds[ATTEMPT].append(before)  # its exchange stays in the ledger
+                last[place.row] = place
+            elif kind == TURN:
+                continue  # its exchange has a record of its own
             elif kind == REUSED:
                 rows = self._rows_of(place)
-                kinds[ATTEMPT] += [last[row] for row in rows if _is_outcome(last.get(row))]
+                earlier = [last[row] for row in rows if row in last]
+                kinds[ATTEMPT] += [before for before in earlier if before.kind == OUTCOME]
                 last |= dict.fromkeys(rows, place)
             else:
-                if _is_outcome(last.get(row)):
-                    kinds[ATTEMPT].append(last[row])  # its exchange stays in the ledger
-                last[row] = place
+                kinds[kind].append(place)
         self._attempts = deque(sorted(kinds[ATTEMPT], key=lambda place: place.row))
         self._rows = sorted(last)
         self._outcomes = [last[row] for row in self._rows]
@@ -142,7 +154,3 @@ class ShardReader:
     def _body(self, place: Place) -> bytes:
         assert self._log is not None
         return self._log.body(place)
-
-
-def _is_outcome(place: Place | None) -> bool:
-    return place is not None and place.kind == OUTCOME

@@ -1,4 +1,4 @@
-"""What is recorded of a shard's published parts, as JSON values: for records outside the state file."""
+"""What is recorded of a shard's published parts, as JSON: for records outside the state file."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def _mark_json(mark: FileMark | None) -> list[Any] | None:
     return None if mark is None else list(mark)
 
 
+def _mark(value: list[Any] | None) -> FileMark | None:
+    return None if value is None else FileMark(*value)
+
+
 def from_json(value: Mapping[str, Any]) -> Published:
     """The record with these values. Raises ``ValueError`` for what is none."""
     try:
@@ -44,14 +48,14 @@ def from_json(value: Mapping[str, Any]) -> Published:
             int(value["generation"]),
             complete=bool(value["complete"]),
         )
-        marks = [value["results_mark"], value["attempts_mark"]]
         kept = value["requests"]
         return Published(
             state,
             str(value["results_sha256"]),
             str(value["attempts_sha256"]),
             dict(value["totals"]),
-            *(None if mark is None else FileMark(*mark) for mark in marks),
+            _mark(value["results_mark"]),
+            _mark(value["attempts_mark"]),
             None if kept is None else KeptRequests(*kept),
         )
     except (KeyError, TypeError) as error:

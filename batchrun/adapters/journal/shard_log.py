@@ -18,8 +18,9 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from operator import add, itemgetter
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -29,7 +30,7 @@ from batchrun.errors import DamagedError, UsageError
 
 FORMAT = 1
 MAGIC = b"batchrun log\n\0\0\0"
-OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED = 1, 2, 3, 4, 5
+OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED, TURN = 1, 2, 3, 4, 5, 6
 
 REMEDIES = (
     "Set it aside with --repair, which keeps what is sound and sends the other rows again; restore "
@@ -55,9 +56,6 @@ _pack_into = msgspec.msgpack.Encoder().encode_into
 Entry = tuple[int, int, object]
 """Row, kind and value of a record."""
 
-_Bytes = TypeVar("_Bytes", bytes, memoryview)
-
-
 _new = tuple.__new__  # half the time of a named tuple's own ways
 
 
@@ -69,6 +67,10 @@ class Place(NamedTuple):
     offset: int
     size: int
     crc: int
+
+
+_OFFSET = itemgetter(Place._fields.index("offset"))
+_SIZE = itemgetter(Place._fields.index("size"))
 
 
 def head(shard: int, generation: int) -> bytes:
@@ -126,7 +128,7 @@ def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, i
         size, crc, row, kind = _PREFIX.unpack_from(data, at)
         body = at + _PREFIX.size
         if (
-            kind in (OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED)
+            kind in (OUTCOME, ATTEMPT, BLOCK, AMENDMENT, REUSED, TURN)
             and row in rows
             and body + size <= end
             and crc == crc32(data[body : body + size], crc32(_CHECKED.pack(row, kind)))
@@ -267,7 +269,12 @@ class ShardLog:
 
     def body(self, place: Place) -> bytes:
         """A record's msgpack body. Raises ``DamagedError`` where the disk holds something else."""
-        return self._checked(place, os.pread(self._descriptor, place.size, place.offset))
+        # Row and kind stand in front of it, and the checksum is that of all three.
+        size, offset = _CHECKED.size + place.size, place.offset - _CHECKED.size
+        found = os.pread(self._descriptor, size, offset)
+        if crc32(found) != place.crc:
+            raise self._changed(place)
+        return found[_CHECKED.size :]
 
     def bodies(self, places: Sequence[Place]) -> Sequence[bytes | memoryview]:
         """The bodies of many records, good until the next call.
@@ -277,16 +284,19 @@ class ShardLog:
         """
         if not places:
             return []
-        starts = [place.offset for place in places]
-        ends = [place.offset + place.size for place in places]
-        low, high = min(starts), max(ends)
-        if high - low > BULK_FACTOR * (sum(ends) - sum(starts)):
+        starts, sizes = list(map(_OFFSET, places)), list(map(_SIZE, places))
+        low, high = min(starts) - _CHECKED.size, max(map(add, starts, sizes))
+        if high - low > BULK_FACTOR * sum(sizes):
             return [self.body(place) for place in places]
         data = self._read(low, high - low)
-        return [
-            self._checked(place, data[start - low : end - low])
-            for place, start, end in zip(places, starts, ends, strict=True)
-        ]
+        found: list[memoryview] = []
+        for place in places:
+            _, _, offset, size, crc = place
+            start = offset - low
+            if crc32(data[start - _CHECKED.size : start + size]) != crc:
+                raise self._changed(place)
+            found.append(data[start : start + size])
+        return found
 
     def _read(self, offset: int, size: int) -> memoryview:
         # Into the same memory each time: a megabyte of fresh pages costs as much as reading it.
@@ -295,11 +305,8 @@ class ShardLog:
         view = memoryview(self._buffer)[:size]
         return view[: os.preadv(self._descriptor, [view], offset)]
 
-    def _checked(self, place: Place, body: _Bytes) -> _Bytes:
-        row, kind, _, size, crc = place
-        if len(body) != size or crc32(body, crc32(_CHECKED.pack(row, kind))) != crc:
-            raise self._damaged(f"the record of row {row} changed on the disk")
-        return body
+    def _changed(self, place: Place) -> DamagedError:
+        return self._damaged(f"the record of row {place.row} changed on the disk")
 
     def _damaged(self, why: str) -> DamagedError:
         return damaged(self.path, why)

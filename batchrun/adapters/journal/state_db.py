@@ -238,6 +238,12 @@ class StateFile:
             files.reached("seal.written", self.path)
         files.reached("seal.committed", self.path)
 
+    def forget(self, shards: Sequence[int]) -> None:
+        """Take away what is recorded of these shards."""
+        with storing(self.path), self._transaction() as db:
+            db.executemany("DELETE FROM shards WHERE shard = ?", [(shard,) for shard in shards])
+        files.reached("state.forgotten", self.path)
+
     def refresh(self, states: Sequence[ShardState]) -> None:
         """Replace what is known of published shards' input, completeness included."""
         fresh = {state.shard: state for state in states}

@@ -7,6 +7,7 @@ change: the old part and the records are merged in row order, the records win.
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -46,6 +47,8 @@ class Shape(NamedTuple):
     attempts: pa.Schema
     requests: pa.Schema
     carried: pa.Schema
+    turns: bool = False
+    """Whether it is a run of conversations, whose results have their messages."""
 
 
 class Filling:
@@ -158,7 +161,7 @@ class Filling:
             self._results.references += sum(1 for _ in large_answers.references(resulted))
         size = records.taken_bytes - self.requests.add(outcomes, resulted, high)
         self._results.add(resulted, size + (0 if old is None else old.nbytes))
-        _count(self._totals, ledger, outcomes, ledgered, resulted)
+        count_piece(self._totals, ledger, outcomes, ledgered, resulted)
         self.next_row = high
 
     def _attempts_table(self, ledger: list[Attempt], old: pa.Table | None) -> pa.Table:
@@ -186,11 +189,13 @@ class Filling:
             outcomes = lean
             self._names_files = True
         fixed = part_schema.result_columns(outcomes)
-        if len(fixed) + len(self._shape.carried) > len(self._shape.results):
+        messages = [part_schema.messages_column(outcomes)] if self._shape.turns else []
+        if len(fixed) + len(messages) + len(self._shape.carried) > len(self._shape.results):
             names = self._shape.results.names[: -len(self._shape.carried)]
             fixed = [fixed[part_schema.RESULT_NAMES.index(name)] for name in names]
         carried = self._gather(records, rows).columns if len(self._shape.carried) else []
-        new = pa.Table.from_arrays([*fixed, *carried], schema=self._shape.results)
+        arrays = [*fixed, *messages, *carried]
+        new = pa.Table.from_arrays(arrays, schema=self._shape.results)
         if old is None:
             return new
         fresh = set(rows)
@@ -206,16 +211,15 @@ class Filling:
         at = 0
         if rows:
             for first, count, data in records.blocks(rows[0], rows[-1] + 1):
-                start = at
-                while at < len(rows) and first <= rows[at] < first + count:
-                    at += 1
+                if at == len(rows) or rows[at] < first:
+                    continue
+                start, at = at, bisect_left(rows, first + count, at)
                 if at > start:
                     table = part_schema.from_ipc(data)
-                    places = [row - first for row in rows[start:at]]
-                    whole = places[-1] - places[0] + 1 == len(places)
-                    pieces.append(
-                        table.slice(places[0], len(places)) if whole else table.take(places)
-                    )
+                    if rows[at - 1] - rows[start] + 1 == at - start:
+                        pieces.append(table.slice(rows[start] - first, at - start))
+                    else:
+                        pieces.append(table.take([row - first for row in rows[start:at]]))
         if at < len(rows):
             why = f"the carried columns of row {rows[at]} are missing"
             raise log_damaged(self._log, why)
@@ -238,7 +242,7 @@ def _counted(results: pa.Table, ledger: pa.Table) -> pa.Table:
     return results.set_column(place, field, pa.array(counts, field.type))
 
 
-def _count(
+def count_piece(
     totals: Totals,
     ledger: list[Attempt],
     outcomes: list[Outcome],
@@ -259,9 +263,10 @@ def _count(
         and not _reused_rows(resulted)
     ):
         said = [outcome.completion for outcome in outcomes if outcome.completion is not None]
+        odd = [completion for completion in said if not answer.is_ordinary(completion)]
         totals.add_outputs(
-            truncated=sum(map(answer.is_truncated, said)),
-            empty=sum(map(answer.is_empty, said)),
+            truncated=sum(map(answer.is_truncated, odd)),
+            empty=sum(map(answer.is_empty, odd)),
         )
         usages = [attempt.usage for attempt in ledger]
         costs_pd = [attempt.cost_pd for attempt in ledger if attempt.cost_pd is not None]

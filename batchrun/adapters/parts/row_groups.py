@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Self
+import functools
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +13,29 @@ from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts import old_part
 from batchrun.adapters.storage import files
 
-GROUP_ROWS = 1024
+GROUP_ROWS = 4096
 GROUP_BYTES = 4 * 2**20
 """What becomes a row group."""
+
+
+@functools.lru_cache(maxsize=16)
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are written. A column of a few short values is numbers of some bits behind a
+    dictionary, of which zstd makes nothing smaller; and preparing it for a column of a row group
+    takes 17 µs, which for all of them was a tenth of the time of writing a part.
+    """
+    dictionary = part_schema.dictionary_columns(schema)
+    packed = set(dictionary) - part_schema.VARIED
+    sink = pa.BufferOutputStream()
+    pq.write_metadata(schema, sink)
+    leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    paths = [leaves.column(number).path for number in range(len(leaves))]
+    squeezed = [path for path in paths if path not in packed]
+    return {
+        "compression": dict.fromkeys(paths, "NONE") | dict.fromkeys(squeezed, "ZSTD"),
+        "compression_level": dict.fromkeys(squeezed, 1),
+        "use_dictionary": dictionary,
+    }
 
 
 class Groups:
@@ -24,9 +45,7 @@ class Groups:
         self._writer = pq.ParquetWriter(
             pa.PythonFile(draft, mode="w"),
             schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=part_schema.dictionary_columns(schema),
+            **_encoding(schema),
             write_statistics=["row"],
         )
         self.references = 0

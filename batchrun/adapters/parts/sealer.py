@@ -31,7 +31,7 @@ from batchrun.core.reply import answer
 from batchrun.core.run.free_disk import Grown
 from batchrun.core.run.totals import Totals
 from batchrun.errors import StorageError
-from batchrun.records import Outcome, ShardState
+from batchrun.records import Outcome, ShardState, Turn
 
 _LOG = logging.getLogger("batchrun.parts")
 FORMAT = "1"
@@ -73,13 +73,20 @@ class Parts:
     piece_rows = PIECE_ROWS
     """Rows taken at once."""
 
-    def __init__(self, store: Store, journal: Journal, carried: pa.Schema) -> None:
+    def __init__(
+        self, store: Store, journal: Journal, carried: pa.Schema, *, turns: bool | None = None
+    ) -> None:
+        """``turns`` says whether it is a run of conversations; None: as the journal records."""
         self.store = store
         self._journal = journal
         version = {"batchrun.format": FORMAT}
         self._carried = carried
         self.grown = Grown()
-        self._results_schema = part_schema.results_schema(carried).with_metadata(version)
+        if turns is None:
+            turns = part_schema.has_turns(journal.states.get("settings"))
+        self._turns = turns
+        results = part_schema.results_schema(carried, turns=turns)
+        self._results_schema = results.with_metadata(version)
         self._attempts_schema = part_schema.attempts_schema().with_metadata(version)
         self._requests_schema = part_schema.REQUESTS_SCHEMA.with_metadata(version)
 
@@ -192,7 +199,11 @@ class Parts:
             self.store,
             (*self.pair(shard), self.requests(shard)),
             Shape(
-                self._results_schema, self._attempts_schema, self._requests_schema, self._carried
+                self._results_schema,
+                self._attempts_schema,
+                self._requests_schema,
+                self._carried,
+                self._turns,
             ),
             range(shard * rows, (shard + 1) * rows),
             self._journal.folder,
@@ -241,8 +252,8 @@ def publish(
     state: ShardState,
     commit: Callable[[Published], None] = lambda _: None,
 ) -> None:
-    """Write the parts of a shard in a new state, and note it. ``commit`` comes between the two: what
-    it raises leaves the shard's log as it was. Raises ``StorageError``.
+    """Write the parts of a shard in a new state, and note it. ``commit`` comes between the two:
+    what it raises leaves the shard's log as it was. Raises ``StorageError``.
     """
     journal.fence()
     log = journal.logs.get(state.shard)
@@ -255,7 +266,7 @@ def publish(
         )
         raise StorageError(message) from error
     commit(published)
-    journal.seal(published)
+    journal.seal(published, _going_on(parts, journal, state.shard))
     _LOG.info(
         "part %d published: %d rows read, generation %d%s",
         state.shard,
@@ -264,6 +275,17 @@ def publish(
         "" if state.complete else ", not complete",
     )
     parts.grown.log_bytes += log.size if log else 0
+
+
+def _going_on(parts: Parts, journal: Journal, shard: int) -> list[Turn]:
+    """The answered turns of a shard's conversations that have no outcome yet: no part holds them.
+    Turns of a row that was sent again and was not through keep nothing: the row has an outcome.
+    """
+    found = journal.turns(shard)
+    done = parts.known_rows(shard)[0] if found else ()
+    for row in found.keys() & set(done):
+        del found[row]
+    return [turn for row in sorted(found) for turn in found[row]]
 
 
 class Sealer:

@@ -121,11 +121,54 @@ MACROS: tuple[tuple[str, str], ...] = (
         ),
     ),
     ("f1(a, b)", "__f1(__normal(a), __normal(b))"),
+    # Over the repeats of a row. The share of the samples of k out of n answers, c of which pass,
+    # that hold none that fails: the product of (c - j) / (n - j), which is C(c, k) / C(n, k).
+    (
+        "__all_of(n, c, k)",
+        (
+            "CASE WHEN n >= k THEN list_aggregate([greatest(0.0, c - j) / (n - j) "
+            "FOR j IN range(k)], 'product') END"
+        ),
+    ),
+    ("__passes(score)", "count(*) FILTER (CAST(score AS DOUBLE) = 1)"),
+    ("pass_at(score, k)", "1 - __all_of(count(score), count(score) - __passes(score), k)"),
+    ("pass_all(score, k)", "__all_of(count(score), __passes(score), k)"),
+    # A vote, in the terms of what it is compared with: texts as `exact` compares them.
+    (
+        "__vote(x, other)",
+        (
+            "CASE WHEN typeof(x) = 'VARCHAR' AND typeof(other) = 'VARCHAR' THEN __normal(x) "
+            "WHEN typeof(x) = 'BOOLEAN' OR typeof(other) = 'BOOLEAN' "
+            f"THEN coalesce({_text('TRY_CAST(' + _text('x') + ' AS BOOLEAN)')}, __normal(x)) "
+            f"ELSE coalesce({_text('TRY_CAST(' + _text('x') + ' AS DOUBLE)')}, __normal(x)) END"
+        ),
+    ),
+    ("__others(votes, elect)", "[x.value FOR x IN map_entries(votes) IF x.key <> elect]"),
+    ("__most(votes, elect)", "coalesce(list_max(__others(votes, elect)), 0)"),
+    # `others` more votes are for the strongest other value, `more` for the expected one.
+    (
+        "__elected(votes, elect, others, more)",
+        (
+            "CASE WHEN elect IS NULL THEN NULL "
+            "WHEN coalesce(votes[elect], 0) + more > __most(votes, elect) + others THEN 1.0 "
+            "WHEN coalesce(votes[elect], 0) + more < __most(votes, elect) + others THEN 0.0 "
+            "WHEN coalesce(votes[elect], 0) + more = 0 THEN 0.0 "
+            "WHEN others > 0 THEN 0.5 "
+            "ELSE 1.0 / (1 + len([v FOR v IN __others(votes, elect) "
+            "IF v = __most(votes, elect)])) END"
+        ),
+    ),
+    (
+        "majority(expr, expected)",
+        ("__elected(histogram(__vote(expr, expected)), any_value(__vote(expected, expr)), 0, 0)"),
+    ),
 )
 """Each macro with its parameters, and what it is."""
 
 PUBLIC = ("exact", "contains_text", "last_match", "num", "close", "letter", "f1")
-"""Those that are for users; the others are parts of them."""
+"""Those that are for users and give a value of a row. Those of ``parser.OF_REPEATS`` are aggregates
+over rows, for users too; all others are parts of these.
+"""
 
 
 def install(connection: Any) -> None:

@@ -7,6 +7,9 @@ memory is DuckDB's own bound, whatever the rows. How an interval is made of thes
 
 What a metric would be if failed rows were wrong, or right, is the metric once more, over rows in
 which failed ones score 0, or 1.
+
+With repeats, a mean is over the rows of the input: what a row's answers come to (``of_repeats``) is
+computed first. Other aggregates take all answers as they are; their intervals leave out whole rows.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
+from batchrun.adapters.scoring import of_repeats
 from batchrun.adapters.scoring.database import MEMORY_BYTES, Database, Table, quoted
 from batchrun.adapters.scoring.plan import KEYS, Plan, PlannedMetric, in_order
-from batchrun.adapters.scoring.score_parts import as_doubles
+from batchrun.adapters.scoring.score_parts import in_sql
 from batchrun.adapters.storage.store import SCORES, StoreReader, part_names
 from batchrun.core.evaluation.metric import Metric
 from batchrun.core.statistics.interval import Interval
@@ -72,7 +76,9 @@ class Measured(NamedTuple):
 
 
 class _Figure(NamedTuple):
-    """One metric of one group of rows; ``in_unit`` is whether all its values lie in 0 to 1."""
+    """One metric of one group of rows; ``in_unit`` is whether all its values lie in 0 to 1. With
+    repeats the rows of a mean are those of the input.
+    """
 
     value: float | None
     n: int
@@ -83,20 +89,28 @@ class _Figure(NamedTuple):
 
 _Key = tuple[bool, str | None]
 """Whether it is a group, and which."""
+_NAMED = "__is_group, __name"
+"""The same, as columns."""
 
 
 def evaluated_rows(
-    store: StoreReader, plan: Plan, columns: Sequence[str], scores: Sequence[str]
+    store: StoreReader,
+    plan: Plan,
+    columns: Sequence[str],
+    scores: Sequence[str],
+    texts: Sequence[str] = (),
 ) -> Table:
-    """Rows of the whole run: columns of the results and scores, these as numbers."""
+    """Rows of the whole run: columns of the results, scores as numbers, texts of judges."""
     wanted = pa.schema([plan.schema.field(name) for name in columns])
     schema = wanted
     for name in scores:
         schema = schema.append(pa.field(name, pa.float64()))
+    for name in texts:
+        schema = schema.append(pa.field(name, pa.string()))
 
     def batches() -> Iterator[pa.RecordBatch]:
         for name in part_names(store, "results"):
-            yield from _part(store, name, wanted, scores, schema)
+            yield from _part(store, name, wanted, [*scores, *texts], schema)
 
     return Table(schema, batches)
 
@@ -115,7 +129,7 @@ def _part(
             slice_ = beside.slice(at, table.num_rows)
             if not slice_.column("row").equals(table.column("row")):
                 raise damaged(store.where(f"{SCORES}/{name}"), "its rows are not the results'")
-            columns += [as_doubles(slice_.column(score)) for score in scores]
+            columns += [in_sql(slice_.column(score)) for score in scores]
         at += table.num_rows
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
 
@@ -173,18 +187,19 @@ def measure(
     if narrow:
         with _kept(database, store, plan, narrow):
             for one in narrow:
-                found[one.metric.name] = _measure(database, one, None, error_rows)
+                found[one.metric.name] = _measure(database, one, None, error_rows, plan.repeat)
     for one in plan.metrics:
         if one not in narrow:
-            source = evaluated_rows(
-                store, plan, in_order(plan.schema, {*KEYS, *one.columns}), one.scores
-            )
-            found[one.metric.name] = _measure(database, one, source, error_rows)
+            columns = in_order(plan.schema, {*KEYS, *one.columns})
+            source = evaluated_rows(store, plan, columns, one.scores, one.texts)
+            found[one.metric.name] = _measure(database, one, source, error_rows, plan.repeat)
     return {one.metric.name: found[one.metric.name] for one in plan.metrics}
 
 
 def _is_narrow(plan: Plan, one: PlannedMetric) -> bool:
     """Whether all that a metric reads is short: numbers, times, and what it groups by."""
+    if one.texts:
+        return False
     texts = [plan.schema.field(name) for name in one.columns]
     grouping = {text.lower() for text in (one.metric.by, one.metric.cluster) if text is not None}
     return all(
@@ -213,7 +228,7 @@ def _kept(
     """
     columns = in_order(plan.schema, {*KEYS, *(name for one in metrics for name in one.columns)})
     used = {name for one in metrics for name in one.scores}
-    scores = [one.score.name for one in plan.scores if one.score.name in used]
+    scores = sorted(used)
     with database.tables(__parts=evaluated_rows(store, plan, columns, scores)):
         database.rows("CREATE TEMP TABLE results AS SELECT * FROM __parts", "metrics")
     try:
@@ -223,10 +238,10 @@ def _kept(
 
 
 def _measure(
-    database: Database, one: PlannedMetric, source: Table | None, error_rows: int
+    database: Database, one: PlannedMetric, source: Table | None, error_rows: int, repeat: int
 ) -> Measured:
     """One metric, over ``source`` or what is kept."""
-    statement = _Statement(database, one, source)
+    statement = _Statement(database, one, source, repeat)
     figures = statement.figures(None)
     if not error_rows:
         bounds = [figures, figures]
@@ -263,11 +278,16 @@ def _metric(figure: _Figure, wrong: _Figure | None, right: _Figure | None) -> Me
 class _Statement:
     """The SQL of one metric."""
 
-    def __init__(self, database: Database, one: PlannedMetric, source: Table | None) -> None:
+    def __init__(
+        self, database: Database, one: PlannedMetric, source: Table | None, repeat: int
+    ) -> None:
         self._database = database
         self._one = one
         self._source = source
         self._key = one.metric.key
+        self._unit = "row" if repeat == 1 else f"row // {repeat}"
+        """The row of the input."""
+        self._by_row = repeat > 1 or one.parsed.of_repeats is not None
 
     def figures(self, instead: int | None, *, values_only: bool = False) -> dict[_Key, _Figure]:
         """The metric of all rows, and of each group. With ``instead``, failed rows score that."""
@@ -303,33 +323,28 @@ class _Statement:
         return f"GROUP BY GROUPING SETS ({whole}, ({', '.join([*keys, '__group'])}))"
 
     @property
-    def _grouped(self) -> str:
+    def _flagged(self) -> tuple[str, str]:
         """Whether a line is that of a group, and of which."""
         if self._one.by is None:
-            return "FALSE, NULL"
-        return "grouping(__group) = 0, __group"
+            return "FALSE", "NULL"
+        return "grouping(__group) = 0", "__group"
+
+    @property
+    def _grouped(self) -> str:
+        return ", ".join(self._flagged)
 
     # A mean
 
     def _mean(self, instead: int | None, *, values_only: bool) -> dict[_Key, _Figure]:
-        parsed = self._one.parsed
-        value = f"CAST((\n{parsed.mean_of}\n) AS DOUBLE)"
-        if instead is not None and not self._one.scores:
-            value = f"CASE WHEN status = 'error' THEN {instead}.0 ELSE {value} END"
-        only = ""
-        if parsed.mean_filter is not None:
-            # A failed row of which nobody can say whether it is meant may be one.
-            failed = "FALSE" if instead is None else "status = 'error'"
-            only = f" WHERE coalesce((\n{parsed.mean_filter}\n), {failed})"
-        cluster = "NULL" if self._one.cluster is None else _cluster(self._one.cluster)
-        inner = (
-            f"(SELECT {value} AS __x, status = 'error' AS __failed, __group, "
-            f"{cluster} AS __cluster FROM {self._from(instead)}{only})"
-        )
+        inner, named, sets = self._answers(instead), self._grouped, self._sets()
+        low_of = high_of = "__x"
+        if self._by_row:
+            inner, named, sets = self._by_rows(inner, instead), _NAMED, f"GROUP BY {_NAMED}"
+            low_of, high_of = "__low", "__high"
         found = self._rows(
-            f"SELECT {self._grouped}, avg(__x), count(__x), "
-            "count(__x) FILTER (NOT __failed), var_samp(__x), sum(__x), min(__x), max(__x), "
-            f"count(*) FILTER (__x = 0 OR __x = 1) FROM {inner} {self._sets()}"
+            f"SELECT {named}, avg(__x), count(__x), count(__x) FILTER (NOT __failed), "
+            f"var_samp(__x), sum(__x), min({low_of}), max({high_of}), "
+            f"count(*) FILTER (__x = 0 OR __x = 1) FROM {inner} {sets}"
         )
         clusters: Mapping[_Key, tuple[Any, ...]] = {}
         if self._one.cluster is not None and not values_only:
@@ -351,14 +366,44 @@ class _Statement:
             figures[key] = _Figure(finite(mean), n, scored, interval, in_unit)
         return figures
 
+    def _answers(self, instead: int | None) -> str:
+        """The value of every answer, with what it is grouped by."""
+        parsed = self._one.parsed
+        value = of_repeats.answer(parsed, instead, scored=bool(self._one.scores))
+        only = ""
+        if parsed.mean_filter is not None:
+            # A failed row of which nobody can say whether it is meant may be one.
+            failed = "FALSE" if instead is None else "status = 'error'"
+            only = f" WHERE coalesce((\n{parsed.mean_filter}\n), {failed})"
+        cluster = "NULL" if self._one.cluster is None else _cluster(self._one.cluster, self._unit)
+        unit = f", {self._unit} AS __unit" if self._by_row else ""
+        return (
+            f"(SELECT {value} AS __x, status = 'error' AS __failed, __group, "
+            f"{cluster} AS __cluster{unit} FROM {self._from(instead)}{only})"
+        )
+
+    def _by_rows(self, answers: str, instead: int | None) -> str:
+        """The value of every row of the input, in all and in each group that it has answers in."""
+        parsed = self._one.parsed
+        flag, name = self._flagged
+        low, high = ("min(__x)", "max(__x)") if of_repeats.is_number(parsed) else ("0.0", "1.0")
+        return (
+            f"(SELECT {flag} AS __is_group, {name} AS __name, "
+            f"{of_repeats.row(parsed, '__x', '__failed', instead)} AS __x, "
+            "NOT bool_or(NOT __failed AND __x IS NOT NULL) AS __failed, "
+            f"{low} AS __low, {high} AS __high, min(__cluster) AS __cluster "
+            f"FROM {answers} AS answers {self._sets('__unit')})"
+        )
+
     def _clusters(self, inner: str) -> dict[_Key, tuple[Any, ...]]:
         """By group: clusters, rows, and the sums of which the clustered error is made."""
-        flag, name = (
-            ("FALSE", "NULL") if self._one.by is None else ("grouping(__group) = 0", "__group")
-        )
+        flag, name = self._flagged
+        named, sets = f"{flag} AS __is_group, {name} AS __name", self._sets("__cluster")
+        if self._by_row:
+            named, sets = _NAMED, f"GROUP BY {_NAMED}, __cluster"
         each = (
-            f"(SELECT {flag} AS __is_group, {name} AS __name, count(__x) AS n, sum(__x) AS s "
-            f"FROM {inner} WHERE __x IS NOT NULL {self._sets('__cluster')})"
+            f"(SELECT {named}, count(__x) AS n, sum(__x) AS s "
+            f"FROM {inner} WHERE __x IS NOT NULL {sets})"
         )
         found = self._rows(
             "SELECT __is_group, __name, count(*), CAST(sum(n) AS BIGINT), sum(s), sum(s * s), "
@@ -399,11 +444,12 @@ class _Statement:
         """By group: the aggregate without each of the groups of rows that it holds. The rows are
         read once; then it is one pass, or several where an aggregate keeps all its values.
         """
-        key = "coalesce(custom_id, CAST(row AS VARCHAR))"
+        key = f"coalesce(custom_id, CAST({self._unit} AS VARCHAR))"
         if self._one.cluster is not None:
-            key = _cluster(self._one.cluster)
+            key = _cluster(self._one.cluster, self._unit)
         bucket = f"CAST(md5_number_lower({key}) % {GROUPS} AS TINYINT) AS __bucket"
-        named = [quoted(name) for name in (*self._one.columns, *self._one.scores)]
+        one = self._one
+        named = [quoted(name) for name in (*one.columns, *one.scores, *one.texts)]
         columns = ", ".join(dict.fromkeys([*named, "__group", "__bucket"]))
         made = f"CREATE TEMP TABLE __rows AS SELECT {columns} FROM {self._from(None, bucket)}"
         self._rows(made)
@@ -452,9 +498,9 @@ def _at_once(aggregates: Sequence[str], rows: int) -> int:
     return max(1, min(GROUPS, MEMORY_BYTES // 2 // (BYTES_A_VALUE * max(1, rows))))
 
 
-def _cluster(sql: str) -> str:
+def _cluster(sql: str, unit: str) -> str:
     """A cluster's key; a row without one is a cluster of its own."""
-    return f"coalesce(CAST({sql} AS VARCHAR), 'row ' || row)"
+    return f"coalesce(CAST({sql} AS VARCHAR), 'row ' || ({unit}))"
 
 
 def finite(value: Any) -> float | None:

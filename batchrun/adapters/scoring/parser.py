@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from batchrun.errors import UsageError
@@ -53,6 +53,10 @@ OF_NO_COLUMN = frozenset(
     """.split()
 )
 """Words that mean a value of the session where there is no column of that name."""
+OF_REPEATS = frozenset(("pass_at", "pass_all", "majority"))
+"""Aggregates over the repeats of one row. As a metric they are averaged over rows; in a query they
+are aggregates like any other.
+"""
 _STATEMENT = re.compile(r"\s*(?:select|with|from|values|table)\b", re.IGNORECASE)
 _SESSION_PREFIXES = ("pg_", "duckdb_", "has_", "current_", "pragma_")
 _CLAUSES = ("where_clause", "having", "qualify", "sample", "group_expressions", "modifiers")
@@ -85,7 +89,8 @@ class Functions:
 class Parsed:
     """What a piece of SQL refers to. ``columns`` has every part of every column's name, ``star`` is
     whether it takes all columns. Where the whole is ``avg(x)``, or that with a filter, ``mean_of``
-    is x and ``mean_filter`` the filter.
+    is x and ``mean_filter`` the filter. So it is where the whole is one of ``OF_REPEATS``, which is
+    ``of_repeats`` then: ``mean_of`` is its first argument and ``other`` its second one.
     """
 
     text: str
@@ -95,6 +100,8 @@ class Parsed:
     star: bool = False
     mean_of: str | None = None
     mean_filter: str | None = None
+    of_repeats: str | None = None
+    other: str = ""
 
 
 @dataclass(slots=True)
@@ -144,14 +151,41 @@ def expression(grammar: Grammar, text: str, key: str, kind: Kind, functions: Fun
             f"quantile_cont(latency_s, 0.95): {_shown(text)}"
         )
         raise UsageError(message)
-    mean = _mean(grammar, bare, tree)
     columns = frozenset(seen.columns)
-    return Parsed(
-        text,
-        columns,
-        aggregates=tuple(seen.aggregates),
-        mean_of=mean[0],
-        mean_filter=mean[1],
+    parsed = Parsed(text, columns, aggregates=tuple(seen.aggregates))
+    call = _call(grammar, bare, tree)
+    if not OF_REPEATS.isdisjoint(seen.aggregates):
+        return _of_repeats(parsed, call, key)
+    if call is not None and call.name in ("avg", "mean") and len(call.arguments) == 1:
+        return replace(parsed, mean_of=call.arguments[0], mean_filter=call.only)
+    return parsed
+
+
+def _of_repeats(parsed: Parsed, call: _Call | None, key: str) -> Parsed:
+    """A metric that is an aggregate over the repeats of each row, and nothing besides."""
+    name = next(name for name in parsed.aggregates if name in OF_REPEATS)
+    if call is None or call.name not in OF_REPEATS:
+        message = (
+            f"{key}: {name} makes one value of the answers to a row, and the metric is their mean "
+            f"over the rows: it must be the whole metric: {_shown(parsed.text)}"
+        )
+        raise UsageError(message)
+    if len(call.arguments) != 2:
+        wanted = "expr, expected" if name == "majority" else "score, k"
+        message = f"{key}: expected {name}({wanted}): {_shown(parsed.text)}"
+        raise UsageError(message)
+    if len(parsed.aggregates) > 1:
+        message = (
+            f"{key}: what {name} is given is a value of each answer, and "
+            f"{next(n for n in parsed.aggregates[1:])} is an aggregate: {_shown(parsed.text)}"
+        )
+        raise UsageError(message)
+    return replace(
+        parsed,
+        mean_of=call.arguments[0],
+        mean_filter=call.only,
+        of_repeats=call.name,
+        other=call.arguments[1],
     )
 
 
@@ -286,8 +320,10 @@ def _look_at_function(tree: Mapping[str, Any], rules: _Rules, seen: _Seen) -> No
     if name in _OF_THE_SESSION or name.startswith(_SESSION_PREFIXES):
         if not (rules.kind == "query" and name in _OF_THE_CLOCK):
             raise rules.refuse(f"the function {name} is not allowed")
-    elif name in functions.aggregates:
-        if rules.kind in ("score", "group") and name not in functions.steady:
+    elif name in functions.aggregates or name in OF_REPEATS:
+        if rules.kind in ("score", "group") and (
+            name not in functions.steady or name in OF_REPEATS
+        ):
             what = (
                 "a score has one value per row" if rules.kind == "score" else "a group is a value"
             )
@@ -319,20 +355,27 @@ def _look_at_table(tree: Mapping[str, Any], rules: _Rules, seen: _Seen) -> None:
     seen.aliases.add(str(tree.get("alias") or name).lower())
 
 
-def _mean(
-    grammar: Grammar, statement: dict[str, Any], tree: dict[str, Any]
-) -> tuple[str | None, str | None]:
-    """What ``avg`` takes, and its filter, where the whole tree is that."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of a function: its name, the texts of its arguments, and of its filter."""
+
+    name: str
+    arguments: tuple[str, ...]
+    only: str | None
+
+
+def _call(grammar: Grammar, statement: dict[str, Any], tree: dict[str, Any]) -> _Call | None:
+    """The call that the whole tree is; None where it is something else."""
     arguments: list[Any] = tree.get("children") or tree.get("arguments") or []
-    is_mean = (
-        tree.get("class") == "FUNCTION"
-        and str(tree["function_name"]).lower() in ("avg", "mean")
-        and len(arguments) == 1
-        and not tree.get("distinct")
-    )
-    if not is_mean:
-        return None, None
-    argument, only = arguments[0].get("expression", arguments[0]), tree.get("filter")
+    if tree.get("class") != "FUNCTION" or tree.get("distinct") or not arguments:
+        return None
+    name = str(tree["function_name"]).lower()
+    if name not in ("avg", "mean", *OF_REPEATS) or any(
+        isinstance(each, dict) and each.get("name") for each in arguments
+    ):
+        return None
+    only = tree.get("filter")
+    parts = [each.get("expression", each) for each in arguments]
     texts = [
         grammar.deserialize(
             json.dumps(
@@ -344,11 +387,12 @@ def _mean(
                 }
             )
         )
-        for part in (argument, only)
-        if part is not None
+        .strip()
+        .removeprefix("SELECT")
+        .strip()
+        for part in (*parts, *([] if only is None else [only]))
     ]
-    found = [text.strip().removeprefix("SELECT").strip() for text in texts]
-    return found[0], found[1] if len(found) > 1 else None
+    return _Call(name, tuple(texts[: len(parts)]), None if only is None else texts[-1])
 
 
 def _is_name(name: str) -> bool:

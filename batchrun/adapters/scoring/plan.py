@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from batchrun.adapters.scoring import parser
+from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.scoring import of_repeats, parser
 from batchrun.adapters.scoring.database import Database, Table, quoted
 from batchrun.adapters.scoring.parser import Parsed
 from batchrun.core.evaluation.definitions import Aggregate, Evaluation, Score, python_parts
+from batchrun.core.evaluation.judges import Asked, Judge, column_of
+from batchrun.core.schema.fields import Kind
 from batchrun.errors import UsageError
 
 RESULTS = "results"
@@ -31,6 +34,12 @@ _NUMBERS = (
     *("INTEGER_LITERAL", "DECIMAL"),
 )
 BOOLEAN = "BOOLEAN"
+_OF_KINDS: Mapping[Kind, pa.DataType] = {
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "text": pa.string(),
+}
+"""The columns of verdicts, by the kind of their fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +53,25 @@ class PlannedScore:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedJudge:
+    """A judge whose verdicts can be read."""
+
+    judge: Judge
+    asked: Asked
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        """The columns of its verdicts."""
+        return [
+            pa.field(column_of(self.judge.name, field.name), _OF_KINDS[field.kind])
+            for field in self.asked.fields
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedMetric:
-    """A metric that can be computed: the columns and scores that it reads, what ``by`` and
-    ``cluster`` are in SQL.
+    """A metric that can be computed: the columns and scores that it reads (verdicts of judges that
+    are numbers among these), the ``texts`` of judges, what ``by`` and ``cluster`` are in SQL.
     """
 
     metric: Aggregate
@@ -55,6 +80,7 @@ class PlannedMetric:
     scores: tuple[str, ...]
     by: str | None = None
     cluster: str | None = None
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +91,22 @@ class Plan:
     schema: pa.Schema
     scores: tuple[PlannedScore, ...] = ()
     metrics: tuple[PlannedMetric, ...] = ()
+    judges: tuple[PlannedJudge, ...] = ()
+
+    @property
+    def verdicts(self) -> list[pa.Field]:
+        """The columns of the judges' verdicts."""
+        return [field for one in self.judges for field in one.fields]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether there is anything to write into ``scores/``."""
+        return bool(self.scores or self.judges)
+
+    @property
+    def repeat(self) -> int:
+        """How many answers belong to a row of the input."""
+        return part_schema.repeats_in(self.schema)
 
     @property
     def sql(self) -> tuple[PlannedScore, ...]:
@@ -86,11 +128,14 @@ def make(
     evaluation: Evaluation,
     schema: pa.Schema,
     kept: Mapping[str, str] | None = None,
+    judges: Sequence[PlannedJudge] = (),
 ) -> Plan:
     """Check an evaluation against the results' schema. ``kept`` are Python scores that are not run
-    again, with the digests that they are known by. Raises ``UsageError`` naming the key.
+    again, with the digests that they are known by; the verdicts of ``judges`` are columns too.
+    Raises ``UsageError`` naming the key.
     """
     taken = {name.casefold(): name for name in schema.names}
+    seen = with_verdicts(schema, judges)
     for score in evaluation.scores:
         if score.name.casefold() in taken:
             message = (
@@ -98,13 +143,36 @@ def make(
                 "another name"
             )
             raise UsageError(message)
-    scores = tuple(_score(database, score, schema, kept or {}) for score in evaluation.scores)
+    scores = tuple(_score(database, score, seen, kept or {}) for score in evaluation.scores)
     with_scores = schema
+    names: list[str] = []
+    texts: list[str] = []
+    for field in [field for one in judges for field in one.fields]:
+        is_text = pa.types.is_string(field.type)
+        (texts if is_text else names).append(field.name)
+        with_scores = with_scores.append(field if is_text else field.with_type(pa.float64()))
     for score in evaluation.scores:
         with_scores = with_scores.append(pa.field(score.name, pa.float64()))
-    names = [score.name for score in evaluation.scores]
-    metrics = tuple(_metric(database, one, with_scores, names) for one in evaluation.metrics)
-    return Plan(evaluation, schema, scores, metrics)
+    names += [score.name for score in evaluation.scores]
+    metrics = tuple(_metric(database, one, with_scores, names, texts) for one in evaluation.metrics)
+    return Plan(evaluation, schema, scores, metrics, tuple(judges))
+
+
+def with_verdicts(schema: pa.Schema, judges: Sequence[PlannedJudge]) -> pa.Schema:
+    """The columns of the results and of the verdicts. Raises ``UsageError`` where the results have
+    a column of such a name.
+    """
+    taken = {name.casefold(): name for name in schema.names}
+    for one in judges:
+        for field in one.fields:
+            if field.name.casefold() in taken:
+                message = (
+                    f"{one.judge.key}: the results have a column {taken[field.name.casefold()]!r} "
+                    "as the judge would; give the judge another name"
+                )
+                raise UsageError(message)
+            schema = schema.append(field)
+    return schema
 
 
 def score_sql(score: Score, *, is_boolean: bool) -> str:
@@ -140,6 +208,19 @@ def _columns(schema: pa.Schema, parsed: Parsed) -> tuple[str, ...]:
     return tuple(name for name in schema.names if name.lower() in parsed.columns)
 
 
+def _refuse_unquoted(key: str, parsed: Parsed, schema: pa.Schema) -> None:
+    """Raises ``UsageError`` where a field of a judge is named as if the judge were a table."""
+    for name in schema.names:
+        judge, dot, field = name.lower().partition(".")
+        named = {judge, field} <= parsed.columns and name.lower() not in parsed.columns
+        if dot and named and judge not in map(str.lower, schema.names):
+            message = (
+                f"{key}: write {quoted(name)} in double quotes, which is the name of the column: "
+                f"{parsed.text}"
+            )
+            raise UsageError(message)
+
+
 def _require_columns(key: str, parsed: Parsed, columns: Iterable[str]) -> None:
     """No word of SQL's own stands for a column that is not there."""
     own = parsed.columns & parser.OF_NO_COLUMN - {name.lower() for name in columns}
@@ -163,6 +244,7 @@ def _score(
     parsed = _parsed(database, score.sql or "", score.key, "score", schema)
     columns = _columns(schema, parsed)
     _require_columns(score.key, parsed, columns)
+    _refuse_unquoted(score.key, parsed, schema)
     with database.tables(results=_empty(schema, {*KEYS, *schema.names})):
         # All columns are there, so that a message can name the nearest.
         kind = database.types(f"SELECT (\n{score.sql}\n) AS x FROM results", score.key)[0][1]
@@ -196,13 +278,18 @@ def _source_digest(score: Score) -> str:
 
 
 def _metric(
-    database: Database, metric: Aggregate, schema: pa.Schema, scores: list[str]
+    database: Database,
+    metric: Aggregate,
+    schema: pa.Schema,
+    scores: Sequence[str],
+    texts: Sequence[str] = (),
 ) -> PlannedMetric:
     parsed = _parsed(database, metric.value, metric.key, "metric", schema)
     grouping = {"by": metric.by, "cluster": metric.cluster}
     words: dict[str, str | None] = {}
     used = set(_columns(schema, parsed))
     _require_columns(metric.key, parsed, used)
+    _refuse_unquoted(metric.key, parsed, schema)
     for part, text in grouping.items():
         words[part] = None
         if text is None:
@@ -220,10 +307,50 @@ def _metric(
         used |= set(_columns(schema, found))
         words[part] = f"(\n{text}\n)"
     with database.tables(results=_empty(schema, schema.names)):
-        kind = database.types(f"SELECT (\n{metric.value}\n) AS x FROM results", metric.key)[0][1]
-    if kind.partition("(")[0] not in _NUMBERS:
-        message = f"{metric.key} is {kind}; a metric is a number: {metric.value}"
-        raise UsageError(message)
-    columns = tuple(in_order(schema, used - set(scores)))
+        if parsed.of_repeats is not None:
+            _require_repeats(database, metric, parsed, part_schema.repeats_in(schema))
+        else:
+            sql = f"SELECT (\n{metric.value}\n) AS x FROM results"
+            kind = database.types(sql, metric.key)[0][1]
+            if kind.partition("(")[0] not in _NUMBERS:
+                message = f"{metric.key} is {kind}; a metric is a number: {metric.value}"
+                raise UsageError(message)
+    columns = tuple(in_order(schema, used - set(scores) - set(texts)))
     named = tuple(name for name in scores if name in used)
-    return PlannedMetric(metric, parsed, columns, named, words["by"], words["cluster"])
+    read = tuple(name for name in texts if name in used)
+    return PlannedMetric(metric, parsed, columns, named, words["by"], words["cluster"], read)
+
+
+def _require_repeats(database: Database, metric: Aggregate, parsed: Parsed, repeat: int) -> None:
+    """Check the arguments of an aggregate over the repeats of a row, of which there are ``repeat``.
+    Raises ``UsageError``.
+    """
+    name = parsed.of_repeats
+    if name != of_repeats.MAJORITY:
+        _require_k(metric, parsed.other, repeat)
+    call = of_repeats.row(parsed, of_repeats.answer(parsed, None, scored=True), "FALSE", None)
+    statement = f"SELECT {call} AS x, any_value(\n{parsed.mean_of}\n) AS value FROM results"
+    if parsed.mean_filter is not None:
+        statement += f" WHERE (\n{parsed.mean_filter}\n)"
+    kind = database.types(statement, metric.key)[1][1]
+    if name == of_repeats.MAJORITY or kind == BOOLEAN or kind.partition("(")[0] in _NUMBERS:
+        return
+    message = (
+        f"{metric.key}: {name} takes a score, or what is true or false, and {parsed.mean_of} is "
+        f"{kind}: {metric.value}"
+    )
+    raise UsageError(message)
+
+
+def _require_k(metric: Aggregate, k: str, repeat: int) -> None:
+    """The answers that are drawn are a number of which a row has at least as many."""
+    if not k.isdecimal() or int(k) < 1:
+        message = f"{metric.key}: k is a whole number, at least 1: {metric.value}"
+        raise UsageError(message)
+    if int(k) > repeat:
+        answers = "one answer" if repeat == 1 else f"{repeat} answers"
+        message = (
+            f"{metric.key}: {metric.value} takes {k} answers to each row, and this run has "
+            f"{answers}: --repeat K (request.repeat) asks for more"
+        )
+        raise UsageError(message)

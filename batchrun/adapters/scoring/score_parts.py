@@ -21,6 +21,7 @@ from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.scoring.database import Database, Table, quoted
 from batchrun.adapters.scoring.plan import KEYS, Plan, PlannedScore, score_sql
+from batchrun.adapters.scoring.verdicts import Counts, Verdicts
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.store import SCORES, Store, StoreReader
 from batchrun.core.text.legible import json_of
@@ -34,11 +35,13 @@ PythonScores = Callable[[PlannedScore, str, int], pa.Array]
 
 
 class Made(NamedTuple):
-    """What a part says that it was made from."""
+    """What a part says that it was made from, and what it counted of the verdicts of judges."""
 
     results_sha256: str
     scores: Mapping[str, str]
     values: Mapping[str, str]
+    judges: Mapping[str, str] = {}
+    judged: Mapping[str, Mapping[str, int]] = {}
 
 
 class ScoreParts:
@@ -48,13 +51,19 @@ class ScoreParts:
         self,
         store: Store,
         plan: Plan,
-        database: Database,
+        database: Database | None,
         python: PythonScores,
+        verdicts: Mapping[str, str] | None = None,
     ) -> None:
+        """``database`` may be None where no score is in SQL. ``verdicts`` are the states of the
+        judges by name: what their verdicts are known again by.
+        """
         self._store = store
         self._plan = plan
         self._database = database
         self._python = python
+        self._states = dict(verdicts or {})
+        self._verdicts = Verdicts(store, plan.judges)
         self._kinds: dict[str, bool] = {
             one.score.name: one.is_boolean for one in plan.scores if one.is_boolean is not None
         }
@@ -67,6 +76,7 @@ class ScoreParts:
             found is not None
             and found.results_sha256 == results_sha256
             and list(found.scores.items()) == list(wanted.items())
+            and list(found.judges.items()) == list(self._states.items())
         )
 
     def write(self, name: str, results_sha256: str) -> None:
@@ -75,18 +85,24 @@ class ScoreParts:
         Raises ``ScoringError`` naming the score and, for SQL, the row; ``OSError`` or
         ``StorageError`` for a disk or a store that fails.
         """
-        table = self._scored(name)
+        table, judged = self._scored(name)
         for one in self._plan.scores:
             if one.score.python is not None:
                 column = self._of_python(one, name, table.num_rows, table.column("status"))
                 table = table.append_column(one.score.name, column)
-        names = ["row", "custom_id", *(one.score.name for one in self._plan.scores)]
+        own = [one.score.name for one in self._plan.scores]
+        names = ["row", "custom_id", *(field.name for field in self._plan.verdicts), *own]
         table = table.select(names)
         known = {
             "results": results_sha256,
             "scores": self._plan.digests,
             "values": {score: values_digest(table.column(score)) for score in names[2:]},
         }
+        if self._plan.judges:
+            known |= {
+                "judges": self._states,
+                "judged": {judge: counts.as_dict() for judge, counts in judged.items()},
+            }
         metadata = {FORMAT_KEY: FORMAT.encode(), MADE_KEY: json_of(known).encode()}
         table = table.replace_schema_metadata(metadata)
         with self._store.draft(f"{SCORES}/{name}") as draft:
@@ -102,32 +118,46 @@ class ScoreParts:
             self._store.publish([draft])
         files.reached("scores.published", draft.path)
 
-    def _scored(self, name: str) -> pa.Table:
-        """Row, id, status and the scores in SQL of one part."""
+    def _scored(self, name: str) -> tuple[pa.Table, Mapping[str, Counts]]:
+        """Row, id, status, the verdicts of judges and the scores in SQL of one part; and by judge
+        what its verdicts are.
+        """
         plan, sql = self._plan, self._plan.sql
         keys = pa.schema([plan.schema.field(key) for key in KEYS])
         table = keys.empty_table()
         pieces = list(row_groups(self._store, f"results/{name}", KEYS))
         if pieces:
             table = pa.concat_tables(pieces).select(KEYS).cast(keys)
+        judged: Mapping[str, Counts] = {}
+        verdicts: pa.Table | None = None
+        if plan.judges:
+            verdicts, judged = self._verdicts.of_part(name)
+            for field in verdicts.schema:
+                table = table.append_column(field, verdicts.column(field.name))
         if not sql:
-            return table
+            return table, judged
         ok = pc.not_equal(table.column("status"), "error").combine_chunks()
-        source = ok_rows(results_table(self._store, name, plan.schema, plan.sql_columns()))
+        source = results_table(self._store, name, plan.schema, plan.sql_columns())
+        source = ok_rows(source if verdicts is None else beside(source, verdicts))
+        database = self._sql()
         picked = [
             f"{score_sql(one.score, is_boolean=bool(one.is_boolean))} AS {quoted(one.score.name)}"
             for one in sql
         ]
-        with self._database.tables(results=source):
+        with database.tables(results=source):
             try:
-                found = self._database.table(f"SELECT {', '.join(picked)} FROM results", "scores")
+                found = database.table(f"SELECT {', '.join(picked)} FROM results", "scores")
             except ScoringError as error:
                 if not error.interrupted:
                     self._blame(source, sql)
                 raise
         for one, column in zip(sql, found.columns, strict=True):
             table = table.append_column(one.score.name, _spread(one, column, ok))
-        return table
+        return table, judged
+
+    def _sql(self) -> Database:
+        assert self._database is not None  # a score is in SQL
+        return self._database
 
     def _blame(self, source: Table, sql: Sequence[PlannedScore]) -> None:
         """Raises ``ScoringError`` naming the score that fails and the first such row."""
@@ -136,7 +166,7 @@ class ScoreParts:
             select = f"SELECT {score_sql(one.score, is_boolean=bool(one.is_boolean))} AS x"
             low, high = self._span(source)
             try:
-                self._database.table(f"{select} FROM results", key)
+                self._sql().table(f"{select} FROM results", key)
             except ScoringError as error:
                 if error.interrupted:
                     raise
@@ -167,8 +197,8 @@ class ScoreParts:
                 inside = pc.and_(pc.greater_equal(row, low), pc.less(row, high))
                 yield batch.filter(inside)
 
-        with self._database.tables(results=Table(source.schema, batches)):
-            self._database.table(f"{select} FROM results", key)
+        with self._sql().tables(results=Table(source.schema, batches)):
+            self._sql().table(f"{select} FROM results", key)
 
     def _of_python(
         self, one: PlannedScore, name: str, rows: int, status: pa.ChunkedArray
@@ -208,6 +238,23 @@ class ScoreParts:
         return None
 
 
+def beside(source: Table, columns: pa.Table) -> Table:
+    """A table with further columns, which have a line for each of its rows."""
+    schema = source.schema
+    for field in columns.schema:
+        schema = schema.append(field)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        at = 0
+        for batch in source.batches():
+            more = columns.slice(at, batch.num_rows).combine_chunks()
+            at += batch.num_rows
+            arrays = [*batch.columns, *(column.combine_chunks() for column in more.columns)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return Table(schema, batches)
+
+
 def ok_rows(source: Table) -> Table:
     """The rows that did not fail."""
 
@@ -245,15 +292,23 @@ def made(store: StoreReader, name: str) -> Made | None:
             pq.ParquetFile(file, pre_buffer=False) as part,
         ):
             told: Any = json.loads((part.schema_arrow.metadata or {})[MADE_KEY])
-            return Made(told["results"], told["scores"], told["values"])
+            judges, judged = told.get("judges", {}), told.get("judged", {})
+            return Made(told["results"], told["scores"], told["values"], judges, judged)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
 
 
 def values_digest(column: pa.ChunkedArray) -> str:
-    """The digest of a column of scores: every value as a double, and which of them are there."""
+    """The digest of a column of scores: every value as a double, and which of them are there; of
+    a text, its bytes and their number.
+    """
     digest = hashlib.sha256()
     there = pc.cast(column.is_valid(), pa.uint8())
+    if pa.types.is_string(column.type):
+        for text in column.to_pylist():
+            data = b"" if text is None else text.encode()
+            digest.update(b"%d:%d:%b" % (text is not None, len(data), data))
+        return digest.hexdigest()
     values = pc.fill_null(as_doubles(column), 0.0)
     for one in (there, values):
         array = one.combine_chunks()
@@ -268,6 +323,11 @@ def as_doubles(column: Any) -> Any:
     if pa.types.is_boolean(column.type):
         column = pc.cast(column, pa.uint8())
     return pc.cast(column, pa.float64())
+
+
+def in_sql(column: Any) -> Any:
+    """A column of scores as SQL sees it: numbers, and the texts of judges as they are."""
+    return column if pa.types.is_string(column.type) else as_doubles(column)
 
 
 def results_table(

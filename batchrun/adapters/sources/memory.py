@@ -7,7 +7,9 @@ What can be read once is read once: see ``tape``.
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import time
 from collections import deque
 from collections.abc import (
@@ -37,11 +39,16 @@ from batchrun.adapters.sources.tables import ArrowRows, arrow_rows
 from batchrun.adapters.sources.tape import Tape
 from batchrun.adapters.storage.home import at_home
 from batchrun.core.request.prompt import Plan
-from batchrun.core.request.rows_as_json import BAD, as_json
+from batchrun.core.request.rows_as_json import BAD, TEXT, as_json
+from batchrun.core.settings.addresses import scheme_of
 from batchrun.core.settings.reading import NOW, Reading
+from batchrun.core.text.wording import shortened
 from batchrun.errors import InputError, InputLostError, UsageError
 from batchrun.records import Block, JsonObject, Position, Row, Span
 
+TEXT_SHOWN = 60
+"""Characters of a text that a message shows."""
+_SUFFIX = re.compile(r"\.\w{1,8}(#.*)?$", re.DOTALL)
 FLUSH_S = 0.1
 """Rows that come slowly are handed on after so long, not only by the block."""
 
@@ -58,15 +65,18 @@ def find(
     ``InputError`` for what holds none; for templates see ``opening.find``.
     """
     if isinstance(rows, (str, os.PathLike)):
+        if _is_text(rows) and any(map(str.isspace, os.fspath(rows))):
+            raise _texts(f"there is no file {shortened(os.fspath(rows), TEXT_SHOWN)!r}")
         return opening.find([at_home(os.fspath(rows))], given_format, plan, reading)
     if (
         isinstance(rows, Sequence)
         and rows
         and all(isinstance(item, (str, os.PathLike)) for item in rows)
     ):
-        return opening.find(
-            [at_home(os.fspath(item)) for item in rows], given_format, plan, reading
-        )
+        files = [at_home(os.fspath(item)) for item in rows]
+        if all(map(_is_text, rows)):
+            raise _texts(f"there is no file {shortened(os.fspath(rows[0]), TEXT_SHOWN)!r}")
+        return opening.find(files, given_format, plan, reading)
     table = arrow_rows(rows)
     given: DictRows | ArrowRows
     if table is not None:
@@ -76,6 +86,8 @@ def find(
         raise UsageError(message)
     elif isinstance(rows, Iterable) and not isinstance(rows, (bytes, bytearray)):
         given = DictRows(rows)
+        if not isinstance(rows, Sequence) and given.begin_with_text:
+            raise _texts("the rows are texts")
     else:
         hint = "collect it into a list first" if isinstance(rows, AsyncIterable) else "see the docs"
         message = f"the input is a {type(rows).__name__}, which is neither files nor rows; {hint}"
@@ -85,9 +97,32 @@ def find(
     stamp = Stamp(name, 0, time.time_ns())
     kind = "jsonl" if isinstance(given, DictRows) else "parquet"
     splitter = splitter_of(kind, plan, reading)
-    found = MemoryInput((stamp,), kind, splitter, reading=reading.of(kind), rows=given)
+    times = 1 if plan is None else plan.repeat
+    found = MemoryInput(
+        (stamp,), kind, splitter, reading=reading.of(kind), repeat=times, rows=given
+    )
     found.require_rows()
     return found if plan is None else opening.shaped(found, plan)
+
+
+def _is_text(item: object) -> bool:
+    """Whether it is a text rather than a path: without a suffix, and no file, folder or pattern."""
+    if not isinstance(item, str) or scheme_of(item) or item == "-" or _SUFFIX.search(item):
+        return False
+    path = at_home(item)
+    try:
+        return not os.path.lexists(path) and not glob.glob(path)  # noqa: PTH207 - of any folder
+    except (OSError, ValueError):  # too long for a path, or with a null in it
+        return True
+
+
+def _texts(what: str) -> UsageError:
+    """What to say of texts in the place of rows."""
+    return UsageError(
+        f"{what}; a run takes files, or rows, which are dicts. If these are texts, make rows of "
+        'them, and a prompt that shows them: batchrun.run([{"text": text} for text in texts], '
+        'prompt="{{ text }}", ...)'
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +179,12 @@ class DictRows:
     def seen(self) -> int:
         """Rows that there are at least."""
         return len(self._sequence) if self._sequence is not None else self._tape.rows
+
+    @property
+    def begin_with_text(self) -> bool:
+        """Whether the first row is a text; to be asked before anything is read."""
+        first = next(self._tape.read(0, final=False), None)
+        return first is not None and first.data == TEXT
 
     def lines(self, first: int, *, final: bool) -> Iterator[tuple[int, bytes]]:
         """Row numbers and their JSON, or what is wrong with a row behind ``BAD``."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -19,12 +20,14 @@ from batchrun.adapters.sources.sampling import PickingReader, Sample, SampledRea
 from batchrun.adapters.sources.splitting import (
     MESSAGE_COLUMNS,
     Splitter,
+    reserved_by,
     roles_of,
     schema_splitter,
     splitter_of,
 )
 from batchrun.core.request import columns
 from batchrun.core.request.body import split
+from batchrun.core.request.chained_rows import KIND
 from batchrun.core.request.column_roles import JSON
 from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
 from batchrun.core.settings.resolve import Settings
@@ -63,13 +66,27 @@ class Input:
     notices: tuple[str, ...] = ()
     """What to say of how it is read, before anything is."""
     workbooks: Workbooks | None = None
+    repeat: int = 1
+    """How often each of its rows is sent."""
 
     def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
-        """The reader of the format. Without ``carry`` it can only tell its schema and count.
+        """The reader of the format, which gives every row as often as it is sent. Without ``carry``
+        it can only tell its schema, and count the rows of the input.
 
         Raises ``InputError`` for files that are not of the format or do not fit each other.
         """
+        if carry is not None and self.repeat > 1:
+            from batchrun.adapters.sources.repeating import RepeatingReader
+
+            return RepeatingReader(self._selected, carry, shard_rows, self.repeat)
+        return self._selected(carry, shard_rows)
+
+    def _selected(self, carry: Carry | None, shard_rows: int, times: int = 1) -> Reader:
+        """The reader of the rows that are sent, of the whole input or a sample, each once. They
+        come in blocks small enough to have each row in them so many ``times``.
+        """
         reader = self._reader(carry, shard_rows)
+        reader.times = times
         if self.picked is None:
             return reader
         reader.picked = self.picked
@@ -137,7 +154,7 @@ class Input:
             whole = replace(self, pipe=None, spool=spool)
             return replace(whole, picked=Sample.drawn(whole.count() or 0, rows, seed))
         except InputLostError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error)) from error.__cause__
 
     def with_sample(self, recorded: bytes) -> Input:
         """The sample of this input that ``sample_recorded`` gave."""
@@ -147,6 +164,14 @@ class Input:
     def sample_recorded(self) -> bytes | None:
         """The rows of the sample, to be recorded; None where this is no sample."""
         return None if self.picked is None else self.picked.as_bytes()
+
+    def is_of(self, recorded: object) -> bool:  # noqa: ARG002 - a source knows itself again
+        """Whether this is certainly the run that was recorded as the source of a run."""
+        return False
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run records of its input besides its stamps, by key."""
+        return {}
 
     def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:
         """The number of rows of an input that is no sample, counted now; None where ``stop`` said
@@ -166,7 +191,7 @@ class Input:
         """
         try:
             reader = self.reader(None, shard_rows)
-            if wanted == "none":
+            if wanted == "none" and self.kind != KIND:
                 # A pipe's first rows need not be waited for: one tells what is sent.
                 schema, sent = pa.schema([]), NOTHING
                 with contextlib.suppress(InputLostError):
@@ -175,11 +200,24 @@ class Input:
                 schema = reader.schema()
                 sent = reader.sent(0)
         except InputLostError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error)) from error.__cause__
         known = self.reading.columns_are_data
-        return replace(
-            choose(schema, wanted, with_extra=self.has_extra), sent=sent if known else ()
-        )
+        return replace(self.choose(schema, wanted), sent=sent if known else ())
+
+    def choose(
+        self, schema: pa.Schema, wanted: str | tuple[str, ...], kept: Collection[str] = ()
+    ) -> Carry:
+        """The columns of the results that are not the answer's, out of those of the input: see
+        ``reader.choose``; with repeats also the two that tell these apart.
+        """
+        own = tuple(reserved_by(self.splitter))
+        if self.repeat == 1:
+            return choose(schema, wanted, with_extra=self.has_extra, kept=kept, taken=own)
+        from batchrun.adapters.sources.repeating import with_repeats
+
+        own = (*own, *part_schema.REPEAT_NAMES)
+        carry = choose(schema, wanted, with_extra=self.has_extra, kept=kept, taken=own)
+        return with_repeats(carry, self.repeat)
 
     def require_model(self, settings: Settings, *, of_rows: bool = True) -> None:
         """Make sure that some row has a model, where the settings have none. Without ``of_rows``
@@ -214,7 +252,7 @@ class Input:
         try:
             names = [name for row in self.reader(None, 1).sample() for name in row]
         except InputLostError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error)) from error.__cause__
         if not names or any(name in MESSAGE_COLUMNS for name in names):
             return
         raise InputError(columns.no_messages(self.stamps[0].name, list(dict.fromkeys(names))))
@@ -222,11 +260,11 @@ class Input:
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
         fields = [pa.field(part_schema.EXTRA, pa.string())] if self.has_extra else []
-        reader = self.reader(Carry(pa.schema(fields), (), everything=False), 1)
+        reader = self._selected(Carry(pa.schema(fields), (), everything=False), 1)
         try:
             block = next(reader.blocks([Span(0, None, Position())], limit=1), None)
         except InputLostError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error)) from error.__cause__
         if block is None:
             names = ", ".join(stamp.name for stamp in self.stamps[:5])
             more = f" and {len(self.stamps) - 5:,} more" if len(self.stamps) > 5 else ""
@@ -246,6 +284,24 @@ def find(
     Raises ``InputError`` for what cannot be read or is no rows, ``UsageError`` for a template that
     names a column which is not there, or that no row can render.
     """
+    found = _found(names, given_format, plan, reading)
+    found.require_rows()
+    if plan is not None and not plan.only_repeats:
+        return shaped(found, plan)
+    found.require_messages()
+    return found
+
+
+def column_names(names: Sequence[str], given_format: str, rows: int) -> list[str]:
+    """The columns of the input: those of its header or schema, else of its first rows. Raises as
+    ``find`` does.
+    """
+    found = _found(names, given_format, None, NOW)
+    sample = islice(found.reader(None, 1).sample(), rows)
+    return list(dict.fromkeys(name for row in sample for name in row))
+
+
+def _found(names: Sequence[str], given_format: str, plan: Plan | None, reading: Reading) -> Input:
     files = finding.expand(names, given_format)
     paths = [file.path for file in files]
     once = next((path for path in paths if pipes.passes(path)), None)
@@ -264,15 +320,14 @@ def find(
     splitter = splitter_of(kind, plan, reading)
     reading = heads.with_dialects(reading.of(kind), kind, stamps, pipe)
     said = tuple(heads.notices(reading, kind, stamps))
-    found = Input(tuple(stamps), kind, splitter, pipe=pipe, reading=reading, notices=said)
+    times = 1 if plan is None else plan.repeat
+    found = Input(
+        tuple(stamps), kind, splitter, pipe=pipe, reading=reading, notices=said, repeat=times
+    )
     if kind == "xlsx":
         from batchrun.adapters.sources.sheets import Workbooks
 
         found = replace(found, workbooks=Workbooks(stamps))
-    found.require_rows()
-    if plan is not None:
-        return shaped(found, plan)
-    found.require_messages()
     return found
 
 
@@ -291,7 +346,7 @@ def shaped(found: Input, plan: Plan) -> Input:
         sample = found.reader(None, 1).sample()
         shaper = plan.shaper(sample, read_file, roles_of(found.splitter))
     except InputLostError as error:
-        raise InputError(str(error)) from None
+        raise InputError(str(error)) from error.__cause__
     if not plan.renders:  # it says what columns are for, and the splitter there is knows
         return found
     replace(found, splitter=shaper.strict()).require_rows()

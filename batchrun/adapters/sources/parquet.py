@@ -64,6 +64,8 @@ class ParquetReader:
         self.split = splitter
         self.picked: Sample | None = None
         """The rows that are read, where not all are."""
+        self.times = 1
+        """How often each row is sent: a block is so much smaller."""
         schemas, self._rows = self._known()
         self._own = [frozenset(schema.names) for schema in schemas]
         schemas = [
@@ -145,7 +147,8 @@ class ParquetReader:
             done = 0
             while done < batch.num_rows and (last is None or row < last):
                 shard = row // size
-                border = min((shard + 1) * size, row + batch.num_rows - done)
+                taken_max = max(1, batch.num_rows // self.times)
+                border = min((shard + 1) * size, row + min(taken_max, batch.num_rows - done))
                 if last is not None:
                     border = min(border, last)
                 if (place := bisect_right(breaks, row)) < len(breaks):

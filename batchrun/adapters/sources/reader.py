@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,10 +78,12 @@ def choose(
     *,
     with_extra: bool,
     kept: Collection[str] = (),
+    taken: Collection[str] = (),
 ) -> Carry:
     """Apply ``--carry`` to the columns the input has, and name them for the results. ``kept`` are
     the names of carried columns in a run that is there: it may have one that only a later version
-    gave to a column of its own.
+    gave to a column of its own. ``taken`` are names that this run gives to columns besides those
+    of every run.
 
     Raises ``UsageError`` for a column that is not there.
     """
@@ -93,13 +96,18 @@ def choose(
         missing = [name for name in names if name not in schema.names]
         if missing:
             have = ", ".join(schema.names) or "none"
-            message = f"input.carry names {missing[0]!r}; the columns to carry are: {have}"
+            near = difflib.get_close_matches(missing[0], schema.names, n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            message = (
+                f"input.carry (--carry) names {missing[0]!r}, which is no column.{meant} The "
+                f"columns to carry are: {have}"
+            )
             raise UsageError(message)
     free = {name.casefold() for name in kept} & part_schema.ADDED_LATER
-    taken = [*(name for name in part_schema.RESULT_NAMES if name not in free), part_schema.EXTRA]
+    own = [*(name for name in part_schema.RESULT_NAMES if name not in free), part_schema.EXTRA]
     fields = [
         schema.field(name).with_name(new).with_nullable(True).remove_metadata()  # noqa: FBT003 - Arrow's own
-        for name, new in zip(names, carried.output_names(names, taken), strict=True)
+        for name, new in zip(names, carried.output_names(names, [*own, *taken]), strict=True)
     ]
     if with_extra:
         fields.append(pa.field(part_schema.EXTRA, pa.string()))

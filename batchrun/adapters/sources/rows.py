@@ -48,6 +48,8 @@ class TextReader(ABC):
         self.split = splitter
         self.picked: Sample | None = None
         """The rows that are read, where not all are."""
+        self.times = 1
+        """How often each row is sent: a block is so much smaller."""
         self.told, self.mark = self.fields, self.fingerprint
         if any(stamp.folders for stamp in files):
             self._folders = [_typed(stamp.folders, splitter) for stamp in files]
@@ -192,6 +194,8 @@ class _Draft:
     def __init__(self, reader: TextReader, row: int) -> None:
         self._reader = reader
         self._digest = hashlib.sha256()
+        self._rows_max = max(1, BLOCK_ROWS // reader.times)
+        self._bytes_max = BLOCK_BYTES // reader.times
         self.next(row, fresh_shard=True)
 
     def next(self, row: int, *, fresh_shard: bool) -> None:
@@ -200,34 +204,33 @@ class _Draft:
         self.rows: list[Row] = []
         self._carried: list[Mapping[str, Any]] = []
         self._bytes = 0
+        self.full = False
+        """Whether the block should be handed on."""
         self._last: Line | None = None
         if fresh_shard:
             self._digest = hashlib.sha256()
 
     def add(self, record: Line) -> None:
         """Take in one record."""
-        self._digest.update(self._reader.mark(record))
-        fields, problem = self._reader.told(record)
-        number = self.first_row + len(self.rows)
-        size, file, line = record.size, record.file, record.number
-        parts = None if fields is None else self._reader.split(fields)
+        reader, rows = self._reader, self.rows
+        self._digest.update(reader.mark(record))
+        fields, problem = reader.told(record)
+        number = self.first_row + len(rows)
+        data, size, line, file, *_ = record
+        self._bytes += 0 if data is None else size
+        parts = None if fields is None else reader.split(fields)
         if problem is not None or parts is None:
             custom_id = None if parts is None else parts.custom_id
             row = Row(number, custom_id, None, problem, size, file, line)
         else:
-            size += parts.added_bytes
-            known = (number, parts.custom_id, parts.body, parts.problem, size, file, line)
-            row = _new(Row, known)
-            self._bytes += parts.added_bytes
+            custom_id, body, _, wrong, added_bytes = parts
+            size += added_bytes
+            row = _new(Row, (number, custom_id, body, wrong, size, file, line))
+            self._bytes += added_bytes
         self._carried.append({} if parts is None else parts.carried)
-        self.rows.append(row)
-        self._bytes += record.size if record.data is not None else 0
+        rows.append(row)
         self._last = record
-
-    @property
-    def full(self) -> bool:
-        """Whether the block should be handed on."""
-        return len(self.rows) >= BLOCK_ROWS or self._bytes >= BLOCK_BYTES
+        self.full = len(rows) >= self._rows_max or self._bytes >= self._bytes_max
 
     def block(self, shard: int, shard_rows: int) -> Block:
         """The block as filled so far."""

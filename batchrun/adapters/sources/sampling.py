@@ -119,6 +119,8 @@ class PickingReader(Reader, Protocol):
     """A reader that can pass over rows which are not in a sample."""
 
     picked: Sample | None
+    times: int
+    """How often each row is sent: a block is so much smaller."""
 
     def starts(self) -> Iterator[tuple[int, Position]]:
         """Where the input goes on behind each shard, the last one included, and the number of the

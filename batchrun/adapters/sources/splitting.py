@@ -28,6 +28,12 @@ def needs_of(splitter: Splitter) -> frozenset[str]:
     return needs
 
 
+def reserved_by(splitter: Splitter) -> frozenset[str]:
+    """Columns that the run's results have of their own, besides those that all runs have."""
+    reserved: frozenset[str] = getattr(splitter, "reserved", frozenset())
+    return reserved
+
+
 def roles_of(splitter: Splitter) -> Roles | None:
     """What says what columns are for; None where ``body.split`` or earlier reading rules do."""
     if isinstance(splitter, Roles):

@@ -1,8 +1,8 @@
 """Arrow data from a program, whatever holds it: as batches from any row on.
 
-A table, a record batch, a data set, a stream, a data frame of pandas or Polars, a Hugging Face
-data set, or anything else that exports Arrow's C stream. Those libraries are recognised by the
-name of their module and never imported.
+A table, a record batch, a data set, a stream, a data frame or a series of pandas or Polars, a
+Hugging Face data set, or anything else that exports Arrow's C stream. Those libraries are
+recognised by the name of their module and never imported. A series is a table of one column.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from batchrun.adapters.sources.tape import Tape
 from batchrun.errors import InputError, UsageError
 
 SCAN_ROWS = 512
+VALUE = "value"
+"""The column of a series without a name."""
 
 
 class ArrowRows(Protocol):
@@ -70,11 +72,20 @@ def _arrow_rows(rows: Any) -> ArrowRows | None:
         raise UsageError(message)
     if library == "polars" and kind == "DataFrame":
         return TableRows(pa.table(rows))
+    if library in ("pandas", "polars") and kind == "Series":
+        return TableRows(pa.table({_name_of(rows): pa.array(rows)}))
+    if isinstance(rows, (pa.Array, pa.ChunkedArray)) and not pa.types.is_struct(rows.type):
+        return TableRows(pa.table({VALUE: rows}))
     if library == "datasets" and kind == "Dataset":
         return HuggingFaceRows(rows)
     if hasattr(rows, "__arrow_c_stream__"):
         return StreamRows(pa.RecordBatchReader.from_stream(rows))
     return None
+
+
+def _name_of(series: Any) -> str:
+    name = series.name
+    return VALUE if name is None or name == "" else str(name)
 
 
 class TableRows:

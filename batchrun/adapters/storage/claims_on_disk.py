@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrun.adapters.storage import disk, files
+from batchrun.adapters.storage import files
 from batchrun.errors import StorageError
 
 
@@ -94,7 +94,7 @@ class DiskClaims:
         """See ``ports.ClaimStore``."""
         with self._asked():
             try:
-                found = os.listdir(self.folder / folder)
+                found = [path.name for path in (self.folder / folder).iterdir()]
             except FileNotFoundError:
                 return []
         return sorted(name for name in found if not name.startswith("."))

@@ -60,6 +60,13 @@ class DiskStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def folders(self, folder: str) -> list[str]:
+        """See ``StoreReader``."""
+        try:
+            return sorted(p.name for p in (self.folder / folder).iterdir() if p.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def size(self, name: str) -> int | None:
         """See ``store.StoreReader``."""
         try:

@@ -75,6 +75,11 @@ class ObjectStore:
         infos = self._tried("look into", folder, functools.partial(self._listed, folder))
         return sorted(info.base_name for info in infos if info.type == arrow_fs.FileType.File)
 
+    def folders(self, folder: str) -> list[str]:
+        """See ``store.StoreReader``."""
+        infos = self._tried("look into", folder, functools.partial(self._listed, folder))
+        return sorted(i.base_name for i in infos if i.type == arrow_fs.FileType.Directory)
+
     def top(self) -> list[str]:
         """What there is in the directory itself: names of files and of folders."""
         infos = self._tried("look into", "", functools.partial(self._listed, ""))

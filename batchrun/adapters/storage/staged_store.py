@@ -1,9 +1,9 @@
 """A run directory on a disk that several processes publish into.
 
-Parts are published under names of their own first, with the epoch of the claim in them. ``reveal``
-gives them their final names once the claim's record says that they count (docs/adr/0055). A staged
-part has one name, which only one rename can move: so a process that returns late finds nothing, and
-whoever comes by may finish what a kill interrupted.
+Parts are published under names of their own first, with the epoch and the worker of the claim in
+them. ``reveal`` gives them their final names once the claim's record says that they count
+(docs/adr/0055). A staged part has one name, which only one rename can move: so a process that
+returns late finds nothing, and whoever comes by may finish what a kill interrupted.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ _ORDER = (REQUESTS, "attempts", "results")
 """The order in which parts of a shard get their names: results last, as from one process."""
 
 
-def staged_name(file: str, epoch: int) -> str:
-    """What a part is called until it counts; readers of a data set pass over a leading dot."""
-    return f".{file}.{epoch:06d}{STAGED}"
+def staged_name(file: str, epoch: int, worker: str) -> str:
+    """What a part is called until it counts; readers of a data set pass over a leading dot. The
+    name is one process's alone, also among those of earlier fleets.
+    """
+    return f".{file}.{epoch:06d}.{worker}{STAGED}"
 
 
 class StagedStore(DiskStore):
@@ -38,7 +40,7 @@ class StagedStore(DiskStore):
 
     def _staged(self, name: str) -> Path:
         kind, _, file = name.partition("/")
-        return self.folder / kind / staged_name(file, self._epoch_of(file))
+        return self.folder / kind / staged_name(file, self._epoch_of(file), self._worker)
 
     def prepare(self) -> None:
         """Make the folders. Drafts that are there may be another process's."""
@@ -60,13 +62,15 @@ class StagedStore(DiskStore):
         return super().marks(names) | {staged[path]: mark for path, mark in found.items()}
 
 
-def reveal(folder: Path, shard: int, epoch: int) -> None:
-    """Give a shard's staged parts of an epoch their final names, those that have them not yet."""
+def reveal(folder: Path, shard: int, epoch: int, worker: str) -> None:
+    """Give the parts of a shard that a worker staged in an epoch their final names, those that
+    do not have them yet.
+    """
     file = part_name(shard)
     for kind in _ORDER:
         path = folder / kind / file
         with contextlib.suppress(FileNotFoundError):
-            disk.rename(path.with_name(staged_name(file, epoch)), path)
+            disk.rename(path.with_name(staged_name(file, epoch, worker)), path)
             files.reached("staged.revealed", path)
             files.sync_folder(path.parent)
 

@@ -59,6 +59,10 @@ class StoreReader(Protocol):
         """The names of the files in a folder, in order; none where there is no such folder."""
         ...
 
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in a folder, in order; none where there is no such folder."""
+        ...
+
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where it is not there."""
         ...

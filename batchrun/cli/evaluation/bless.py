@@ -5,26 +5,28 @@ from __future__ import annotations
 import click
 
 from batchrun.cli.console import exit_codes, print_json, print_output
-from batchrun.cli.paths import PATH, config_flag
+from batchrun.cli.paths import FOLDER, PATH, config_flag
 from batchrun.core.text.legible import legible
 
 
 @click.command("bless")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option(
     "--as",
     "target",
     type=PATH,
     metavar="PATH",
-    help="The link to set. [default: gates.compare.baseline of -c, else of the run]",
+    help="Link to set [default: gates.compare.baseline of -c, else of the run].",
 )
-@config_flag("Take the baseline's path from this file.")
-@click.option("--force", is_flag=True, help="Even if the run is unfinished or its gates failed.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_flag("Take the path of the baseline from this file.")
+@click.option(
+    "--force", is_flag=True, help="Accept a run that is unfinished or whose gates failed."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the link as one JSON object.")
 def command(
     folder: str, target: str | None, config_file: str | None, force: bool, as_json: bool
 ) -> None:
-    """Point the baseline link at the run in DIR, atomically."""
+    """Make the run in DIR the baseline: point the baseline link at it, atomically."""
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean
 

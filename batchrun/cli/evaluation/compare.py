@@ -9,19 +9,19 @@ import click
 
 from batchrun.cli.ci import ci_flags, reporting
 from batchrun.cli.console import exit_codes, print_json, print_output
-from batchrun.cli.paths import PATH, config_flag
+from batchrun.cli.paths import FOLDER, config_flag
 from batchrun.core.settings.addresses import format_address
 
 
 @click.command("compare")
-@click.argument("a", type=PATH, metavar="A")
-@click.argument("b", type=PATH, metavar="B")
-@config_flag("Take scores, metrics and gates from this file, not from what B recorded.")
-@click.option("--key", metavar="COL", help="Pair rows by this column. [default: custom_id]")
+@click.argument("a", type=FOLDER, metavar="A")
+@click.argument("b", type=FOLDER, metavar="B")
+@config_flag("Take scores, metrics and gates from this file, not from B's recorded config.")
+@click.option("--key", metavar="COL", help="Pair rows by this column [default: custom_id].")
 @click.option(
     "--only",
     type=click.Choice(["worse", "better", "changed"]),
-    help="List only the rows that got worse, that got better, or whose answer changed.",
+    help="List only rows that got worse, got better, or whose answer changed.",
 )
 @click.option(
     "-n",
@@ -30,10 +30,10 @@ from batchrun.core.settings.addresses import format_address
     default=10,
     show_default=True,
     metavar="N",
-    help="How many rows to list of each kind.",
+    help="List at most N rows of each kind.",
 )
 @ci_flags
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
 def command(
     a: str,
     b: str,
@@ -45,10 +45,9 @@ def command(
     markdown: str | None,
     as_json: bool,
 ) -> None:
-    """Compare run B with run A, row by row: regressions, improvements, metrics, tokens, cost and
-    latency.
+    """Compare run B with run A row by row: regressions, improvements, metrics, tokens, cost.
 
-    Exit 4 if a gate of [gates.compare] fails.
+    Exits with 4 if a gate in [gates.compare] fails.
     """
     title = f"batchrun compare {format_address(a)} {format_address(b)}"
     with exit_codes(as_json=as_json), reporting(title, junit, markdown) as reports:
@@ -59,7 +58,7 @@ def command(
         from batchrun.views.compare import compare, outcome, text
 
         make_lean()
-        evaluation = None if config_file is None else evaluation_of(config_file)
+        evaluation = None if config_file is None else evaluation_of(config_file, b)
         found = compare.compare(a, b, evaluation, key=key, only=only, rows=rows)
         if reports.wanted:
             reports.put(outcome.of_comparison(title, found))

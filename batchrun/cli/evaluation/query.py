@@ -9,18 +9,18 @@ import sys
 import click
 
 from batchrun.cli.console import exit_codes, print_message, writing
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER, PATH
 from batchrun.core.text.wording import counted
 
 
 @click.command("query")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @click.argument("sql", metavar="SQL")
 @click.option(
     "--format",
     "kind",
     type=click.Choice(["table", "csv", "json", "parquet"]),
-    help="The format of the answer; with -o the file's suffix sets it. [default: table]",
+    help="Format of the output; with -o the suffix of the file sets it [default: table].",
 )
 @click.option(
     "-o",
@@ -28,11 +28,11 @@ from batchrun.core.text.wording import counted
     "target",
     type=PATH,
     metavar="FILE",
-    help="Write the answer into this file: .csv, .json or .parquet.",
+    help="Write the output to this file: .csv, .json or .parquet.",
 )
-@click.option("--force", is_flag=True, help="Replace a file that exists.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=FOLDER, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 def command(
@@ -44,10 +44,10 @@ def command(
     checkpoint: str | None,
     as_json: bool,
 ) -> None:
-    """Answer one SELECT over the views results, attempts, usage and scores of DIR.
+    """Run one SELECT over the views results, attempts, usage and scores of the run in DIR.
 
-    SQL is DuckDB's, with batchrun's scoring functions. It sees the run's own tables and nothing
-    else. Works on a live run too.
+    The SQL is DuckDB's, plus batchrun's scoring functions, and reads nothing but these views. Also
+    works on a live run.
     """
     from batchrun.cli.run import interrupts
 

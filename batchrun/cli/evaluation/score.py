@@ -8,21 +8,21 @@ import click
 
 from batchrun.cli.ci import ci_flags, put_summary, reporting
 from batchrun.cli.console import exit_codes, print_json, print_message, print_output
-from batchrun.cli.paths import PATH, config_flag
+from batchrun.cli.paths import FOLDER, config_flag
 from batchrun.core.settings.addresses import format_address
 
 
 @click.command("score")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @config_flag(
-    "A TOML file whose [scores], [metrics] and [gates] replace those of the run. Without it, "
-    "the SQL that the run recorded is computed again."
+    "TOML file whose [scores], [metrics] and [gates] replace those of the run; without it, the "
+    "recorded SQL runs again."
 )
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=FOLDER, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
 @ci_flags
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def command(
     folder: str,
     config_file: str | None,
@@ -31,9 +31,9 @@ def command(
     markdown: str | None,
     as_json: bool,
 ) -> None:
-    """Compute scores, metrics and gates of the finished run in DIR again. Sends nothing.
+    """Compute scores, metrics and gates of the finished run in DIR again; sends nothing.
 
-    Writes `scores/` and the summary, never `results/`. Exit 0, or 4 if a gate failed.
+    Writes `scores/` and the summary, never `results/`. Exits with 4 if a gate fails.
     """
     from batchrun.cli.run import interrupts
 
@@ -46,17 +46,18 @@ def command(
 
         load_arrow()
         from batchrun.rundir.evaluate import score
+        from batchrun.rundir.evaluate.evaluator import UNFINISHED
         from batchrun.rundir.evaluate.settings import evaluation_of
         from batchrun.views import figures
 
         make_lean()
-        asked = None if config_file is None else evaluation_of(config_file)
+        asked = None if config_file is None else evaluation_of(config_file, folder)
         found = score.score(folder, checkpoint, asked, print_message)
         for text in found.left_out:
             print_message(text)
         if found.failed is not None:
             print_message(f"batchrun: {found.failed}")
-        if found.exit_code == score.UNFINISHED:
+        if found.exit_code == UNFINISHED:
             print_message("the run is not finished: its gates are not judged")
         if as_json:
             print_json(found.summary)

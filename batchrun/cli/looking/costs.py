@@ -15,7 +15,7 @@ from batchrun.cli.console import (
     print_message,
     terminal_width,
 )
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER
 from batchrun.core.cost.money import format_picodollars
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import UsageError
@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 
 
 @click.command("costs")
-@click.argument("folders", type=PATH, nargs=-1, required=True, metavar="DIR...")
+@click.argument("folders", type=FOLDER, nargs=-1, required=True, metavar="DIR...")
 @click.option(
     "--by",
     default="month",
     metavar="KEY,...",
-    help="Group by month, day, model, endpoint and label.NAME. [default: month]",
+    help="Group by month, day, model, endpoint or label.NAME [default: month].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print the sums as one JSON object.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
 def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> None:
-    """Sum up what the runs in DIR... cost: every attempt in their ledgers, to the picodollar.
+    """Sum up what the runs in DIR... cost, over every attempt in their ledgers.
 
-    Months and days are UTC. Reused answers cost nothing and are counted apart. Only reads.
+    The judges of a run have lines of their own. Months and days are UTC. Reused answers cost
+    nothing and are counted separately.
     """
     with exit_codes(as_json=as_json):
         if as_json and as_csv:
@@ -46,23 +47,17 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
         from batchrun.cli.process import load_arrow, make_lean
 
         load_arrow()
-        from batchrun.views.durable.durable_rows import DurableRows
-        from batchrun.views.history.spending import Spending
+        from batchrun.views.history.spending import JUDGE, Spending
 
         make_lean()
         spending = Spending([key.strip() for key in by.split(",")])
-        seen: set[str] = set()
-        for folder in folders:
-            durable = DurableRows(folder)
-            if (place := durable.place) not in seen:
-                seen.add(place)
-                spending.add(durable)
+        spending.add_all(folders)
         if as_json:
             print_json(spending.public())
         elif as_csv:
             names = list(spending.total().public())
             rows = [[*group, *sums.public().values()] for group, sums in spending.lines()]
-            print_csv([*spending.by, *names], rows)
+            print_csv([*spending.by, JUDGE, *names], rows)
         else:
             print_lines(list(_lines(spending)))
             if left := spending.total().unpriced_attempts:
@@ -75,17 +70,20 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
 def _lines(spending: Spending) -> Iterator[str]:
     from batchrun.views.history.text_table import table
 
-    heads = [*(key.upper() for key in spending.by), "COST", "ATTEMPTS", "TOKENS IN", "OUT", "RUNS"]
+    lines = spending.lines()
+    judged = any(judge is not None for (*_, judge), _ in lines)
+    keys = [*(key.upper() for key in spending.by), *(["JUDGE"] if judged else [])]
+    heads = [*keys, "COST", "ATTEMPTS", "TOKENS IN", "OUT", "RUNS"]
     total = spending.total()
     reused = bool(total.reused_rows)
     rows = [
-        [*("-" if each is None else each for each in group), *_cells(sums, reused=reused)]
-        for group, sums in spending.lines()
+        [*(each or "-" for each in group[: len(keys)]), *_cells(sums, reused=reused)]
+        for group, sums in lines
     ]
-    rows.append(["total", *[""] * (len(spending.by) - 1), *_cells(total, reused=reused)])
+    rows.append(["total", *[""] * (len(keys) - 1), *_cells(total, reused=reused)])
     if reused:
         heads.append("REUSED")
-    yield from table(heads, rows, width=terminal_width(), left=len(spending.by))
+    yield from table(heads, rows, width=terminal_width(), left=len(keys))
 
 
 def _cells(sums: Spent, *, reused: bool) -> list[str]:

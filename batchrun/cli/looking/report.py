@@ -7,31 +7,32 @@ import sys
 import click
 
 from batchrun.cli.console import exit_codes, print_json, print_output, writing
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER, PATH
 
 
 @click.command("report")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option(
     "-o",
     "--output",
     type=PATH,
     metavar="FILE",
-    help="Where to write the page; `-` is stdout [default: DIR/report.html].",
+    help="File to write; `-` is stdout [default: DIR/report.html].",
 )
 @click.option(
-    "--against", type=PATH, metavar="DIR", help="Compare with this earlier run directory."
+    "--against", type=FOLDER, metavar="DIR", help="Add a comparison with this earlier run."
 )
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=FOLDER, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print file and size as one JSON object.")
 def command(
     folder: str, output: str | None, against: str | None, checkpoint: str | None, as_json: bool
 ) -> None:
-    """Write a page about the run in DIR: outcome, charts, cost, errors and a sample of its rows.
+    """Write an HTML page about the run in DIR: outcome, charts, cost, errors, a sample of rows.
 
-    One file of at most 512 KB that opens without a network, also while the run is live.
+    The page is one file of at most 512 KB, opens without a network, and can be written while the
+    run is live.
     """
     with exit_codes(as_json=as_json):
         from batchrun.errors import UsageError

@@ -13,26 +13,26 @@ from batchrun.cli.console import (
     takes_blocks,
     terminal_width,
 )
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER
 from batchrun.core.settings.values import parse_label
 from batchrun.errors import UsageError
 
 
 @click.command("runs")
-@click.argument("folder", type=PATH, metavar="FOLDER")
+@click.argument("folder", type=FOLDER, metavar="FOLDER")
 @click.option(
     "--label",
     "labels",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Only runs with this label; repeatable.",
+    help="List only runs with this label; repeatable.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print the runs as one JSON object.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the table as CSV.")
 def command(folder: str, labels: tuple[str, ...], as_json: bool, as_csv: bool) -> None:
-    """List the runs below FOLDER: date, status, verdict of the gates, metrics with a trend, cost.
+    """List the runs in FOLDER and below: date, status, verdict, metrics with their trend, cost.
 
-    What lies inside a run directory is part of that run. Only reads.
+    A run inside a run directory, such as a judge's, belongs to that run and is not listed.
     """
     with exit_codes(as_json=as_json):
         if as_json and as_csv:

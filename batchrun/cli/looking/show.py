@@ -5,40 +5,50 @@ from __future__ import annotations
 import click
 
 from batchrun.cli.console import exit_codes, print_json, print_lines, print_message, terminal_width
-from batchrun.cli.paths import PATH
+from batchrun.cli.flags.completing import error_classes
+from batchrun.cli.paths import FOLDER
 from batchrun.core.text.wording import verb
 from batchrun.errors import UsageError
 
 
 @click.command("show")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @click.argument("names", nargs=-1, metavar="[ROW|ID]...")
 @click.option(
-    "--id", "ids", multiple=True, metavar="ID", help="Rows with this custom_id; repeatable."
+    "--id", "ids", multiple=True, metavar="ID", help="Show rows with this custom_id; repeatable."
 )
-@click.option("--errors", is_flag=True, help="Failed rows; short for --status error.")
-@click.option("--status", type=click.Choice(["ok", "error"]), help="Rows with this status.")
-@click.option("--class", "error_class", metavar="CLASS", help="Rows that failed with this class.")
+@click.option("--errors", is_flag=True, help="Show failed rows; short for --status error.")
+@click.option("--status", type=click.Choice(["ok", "error"]), help="Show rows with this status.")
+@click.option(
+    "--class",
+    "error_class",
+    metavar="CLASS",
+    shell_complete=error_classes,
+    help="Show rows that failed with this error class.",
+)
 @click.option(
     "--where",
     metavar="SQL",
-    help="Rows for which this SQL condition over the columns of results holds; needs the extra "
-    "`eval`.",
+    help="Show rows that match this SQL condition over results and scores, such as `NOT correct`; "
+    "needs the extra `eval`.",
 )
-@click.option("--sample", is_flag=True, help="A random sample of the rows instead of the first.")
-@click.option("--seed", type=click.INT, default=0, help="Seed of the sample. [default: 0]")
+@click.option(
+    "--sample", is_flag=True, help="Show a random sample of the rows instead of the first."
+)
+@click.option("--seed", type=click.INT, default=0, help="Seed for --sample [default: 0].")
 @click.option(
     "-n",
     "count",
     type=click.IntRange(min=1),
-    help="Show at most N rows. [default: 5, or all that are named]",
+    metavar="N",
+    help="Show at most N rows [default: 5, or all that are named].",
 )
-@click.option("--full", is_flag=True, help="Show long texts whole.")
+@click.option("--full", is_flag=True, help="Show long texts in full.")
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=FOLDER, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, without contents.")
-@click.option("--content", is_flag=True, help="Put requests, answers and input into --json too.")
+@click.option("--content", is_flag=True, help="Include requests, answers and input in --json.")
 def command(
     folder: str,
     names: tuple[str, ...],
@@ -55,10 +65,10 @@ def command(
     as_json: bool,
     content: bool,
 ) -> None:
-    """Show rows of the live or finished run in DIR: request, answer, every attempt, cost, scores.
+    """Show single rows of the run in DIR: request, answer, every attempt, cost, scores.
 
-    Rows are named by number, as in `results/`, or by custom_id. Without a name, the first rows are
-    shown. Needs no write permission and no lock.
+    Name rows by number, as in `results/`, or by custom_id; without a name the first rows are
+    shown. Also works on a live run, and without write permission.
     """
     with exit_codes(as_json=as_json):
         if errors and status == "ok":

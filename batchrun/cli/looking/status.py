@@ -14,7 +14,7 @@ from batchrun.cli.console import (
     print_message,
     print_output,
 )
-from batchrun.cli.paths import PATH
+from batchrun.cli.paths import FOLDER
 
 if TYPE_CHECKING:
     _Whole = click.ParamType[int]
@@ -43,11 +43,11 @@ class _Port(_Whole):
 
 
 @click.command("status")
-@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=FOLDER, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
-@click.option("--watch", is_flag=True, help="Redraw until the run ends, or Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Keep redrawing until the run ends.")
 @click.option(
     "--serve",
     is_flag=False,
@@ -55,14 +55,14 @@ class _Port(_Whole):
     default=None,
     type=_Port(),
     metavar="[PORT]",
-    help="Serve the same view to browsers on this machine, and /metrics for Prometheus, until "
-    "Ctrl-C [default: a free port].",
+    help="Serve the same view to browsers on this machine, and /metrics for Prometheus [default: a "
+    "free port].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the status as one JSON object.")
 def command(
     folder: str, checkpoint: str | None, watch: bool, serve: int | None, as_json: bool
 ) -> None:
-    """Show the progress of the live or finished run in DIR. Needs no write permission."""
+    """Show the progress of the run in DIR, live or finished. Needs no write permission."""
     with exit_codes(as_json=as_json):
         _require_one(watch=watch, serve=serve is not None, as_json=as_json)
         if serve is not None:

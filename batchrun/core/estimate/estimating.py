@@ -24,6 +24,8 @@ LOW_SHARE, LIKELY_SHARE = 0.05, 0.40
 """The share of its limit that an answer takes: a prior, set by hand. The upper end is the limit."""
 LIMIT_LIKELY = 2_000
 """Answers do not grow with a limit beyond this: the shares are of the smaller one of both."""
+MESSAGE_TOKENS_MAX = 64
+"""What frames an earlier answer that is sent along, at most."""
 UNSTATED_HIGH = 4_000
 """The upper end where no limit is stated. It is no bound."""
 
@@ -143,19 +145,31 @@ class Adder:
         }
         self._known: dict[tuple[str, str | None], list[tuple[str, Price | None]]] = {}
 
-    def add(self, model: str, body: dict[str, Any], wire: bytes, prompt: Prompt) -> None:
-        """A request of this body, its bytes as they are sent, and what its prompt holds."""
+    def add(
+        self, model: str, body: dict[str, Any], wire: bytes, prompt: Prompt, earlier: int = 0
+    ) -> None:
+        """A request of this body, its bytes as they are sent, and what its prompt holds. So many
+        ``earlier`` answers to the same row are sent along, and are in neither of them.
+        """
         sums = self.models.get(model)
         if sums is None:
             sums = self.models[model] = Sums()
-        sums.rows += 1
+        output, stated = _output(body)
+        if earlier:
+            prompt = prompt._replace(
+                low=prompt.low + earlier * output.low,
+                tokens=prompt.tokens + earlier * output.likely,
+                high=prompt.high + earlier * output.high,
+            )
+        sums.rows += not earlier
         sums.unread += prompt.unread
         sums.prompt.add(prompt.low, prompt.tokens, prompt.high)
-        output, stated = _output(body)
         sums.unstated += not stated
         sums.output.add(output.low, output.likely, output.high)
         try:
             most = worst_case(body, wire)
+            more = earlier * (most.output_tokens + MESSAGE_TOKENS_MAX)
+            most = most._replace(input_tokens=most.input_tokens + more)
             sums.most_tokens += most.tokens
         except UnboundedError:
             most = None

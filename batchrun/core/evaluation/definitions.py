@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
+from batchrun.core.evaluation import judges as judging
 from batchrun.core.evaluation import rules
+from batchrun.core.evaluation.judges import JUDGE, Judge
 from batchrun.core.evaluation.rules import Gates
 from batchrun.core.text.legible import json_of
 from batchrun.errors import UsageError
@@ -25,6 +27,7 @@ COUNT_MAX = 200
 """Scores, and metrics, that a run may have."""
 FUNCTIONS_VERSION = 1
 """What the functions of batchrun compute. A change of that computes recorded scores again."""
+NONE: Mapping[str, Any] = {}
 FIGURES = ("cost_usd", "error_rate", "coverage")
 """Figures that a gate may name besides metrics."""
 
@@ -104,15 +107,17 @@ class Evaluation:
     metrics: tuple[Aggregate, ...] = ()
     gates: Gates = field(default_factory=Gates)
     gates_given: Mapping[str, Any] = field(default_factory=dict)
+    judges: tuple[Judge, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to compute or to judge."""
-        return bool(self.scores or self.metrics or self.gates_given)
+        return bool(self.scores or self.metrics or self.gates_given or self.judges)
 
     @property
     def needs_sql(self) -> bool:
         """Whether DuckDB has to be there."""
-        return bool(self.scores or self.metrics)
+        labelled = any(judge.agreement is not None for judge in self.judges)
+        return bool(self.scores or self.metrics) or labelled
 
     @property
     def python(self) -> tuple[Score, ...]:
@@ -125,17 +130,22 @@ class Evaluation:
             "scores": {score.name: score.public() for score in self.scores},
             "metrics": {metric.name: metric.public() for metric in self.metrics},
             "gates": dict(self.gates_given),
+            JUDGE: {judge.name: judge.public() for judge in self.judges},
         }
         return {name: table for name, table in found.items() if table}
 
 
-def evaluation(scores: object, metrics: object, gates: object) -> Evaluation:
-    """The three tables, checked as far as this can be done without the data.
+def evaluation(scores: object, metrics: object, gates: object, judges: object = NONE) -> Evaluation:
+    """The four tables, checked as far as this can be done without the data.
 
     Raises ``UsageError`` naming the key.
     """
     found = Evaluation(
-        _scores(scores), _metrics(metrics), rules.gates(gates), dict(_table(gates, "gates"))
+        _scores(scores),
+        _metrics(metrics),
+        rules.gates(gates),
+        dict(_table(gates, "gates")),
+        judging.judges(judges),
     )
     _require_known(found)
     return found
@@ -145,7 +155,13 @@ def of_recorded(settings: Mapping[str, Any]) -> Evaluation:
     """What ``summary.json`` recorded with the settings. Raises ``UsageError`` where it is not such
     a record.
     """
-    return evaluation(*(settings.get(name) or {} for name in ("scores", "metrics", "gates")))
+    names = ("scores", "metrics", "gates", JUDGE)
+    return evaluation(*(settings.get(name) or {} for name in names))
+
+
+def judges_of_recorded(settings: Mapping[str, Any]) -> tuple[Judge, ...]:
+    """The judges that ``summary.json`` recorded with the settings. Raises ``UsageError``."""
+    return judging.judges(settings.get(JUDGE) or {})
 
 
 def _table(given: object, name: str) -> Mapping[str, Any]:
@@ -254,6 +270,7 @@ _PATHS = re.compile(
     r"rows\.(?:input|ok|error|pending|reused)|outputs\.(?:truncated|empty)|wall_s"
     r"|totals\.(?:attempts|(?:prompt|completion|total|cached|cache_write|reasoning)_tokens"
     r"|(?:unanswered|unpriced)_attempts|cost_usd|wasted_cost_usd)"
+    r"|totals\.cost_usd_with_judges"
     r"|budget\.(?:charged|held)_(?:usd|tokens)|errors\.[a-z_]+"
     r"|endpoints\..+\.(?:rows_ok|rows_error|attempts|unanswered_attempts|[a-z_]+_tokens)"
 )
@@ -263,20 +280,36 @@ _PATHS = re.compile(
 def _require_known(found: Evaluation) -> None:
     """Every gate names a figure that there is. Raises ``UsageError``."""
     metrics = [metric.name for metric in found.metrics]
+    of_judges = [name for judge in found.judges for name in judge.metric_names]
     grouped = {metric.name for metric in found.metrics if metric.by is not None}
     for level in found.gates.levels:
-        if level.name == "coverage" and not found.scores:
-            message = "gates.coverage needs [scores]: it is the share of rows with a score"
+        if level.name == "coverage" and not (found.scores or found.judges):
+            message = (
+                "gates.coverage needs [scores] or [judge.NAME]: it is the share of rows with a "
+                "score"
+            )
             raise UsageError(message)
+        if level.name in of_judges or _is_of_judge(level.name, found):
+            continue
         if level.name in metrics or level.name in FIGURES or _PATHS.fullmatch(level.name):
             continue
         metric, _, group = level.name.partition(".")
         if group and metric in grouped:
             continue
-        raise _unknown(f"gates.{level.name}", [*metrics, *FIGURES])
+        raise _unknown(f"gates.{level.name}", [*metrics, *of_judges, *FIGURES])
     for difference in found.gates.differences:
         if difference.name not in metrics:
             raise _unknown(f"gates.compare.{difference.name}", metrics)
+
+
+def _is_of_judge(name: str, found: Evaluation) -> bool:
+    """Whether it is a number that the summary has of a judge."""
+    folder, _, rest = name.partition(".")
+    judge, _, count = rest.rpartition(".")
+    known = (*judging.COUNTS, "cost_usd")
+    return (
+        folder == judging.JUDGES and count in known and judge in [one.name for one in found.judges]
+    )
 
 
 def _unknown(key: str, known: Collection[str]) -> UsageError:

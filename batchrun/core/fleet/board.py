@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from batchrun.core.fleet.claims import Claim
 
@@ -12,7 +12,8 @@ _FREE, _CLAIMED, _PUBLISHED = b"\0\1\2"
 _FREE_RUN = re.compile(b"\0+")
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """A process's place in its fleet: number ``index`` of ``count``, from 0."""
 
     index: int

@@ -8,6 +8,7 @@ thought dead cannot publish a shard that has a new owner. Nothing follows ``publ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -69,12 +70,10 @@ def parse_name(name: str) -> tuple[int, int] | None:
 
 def parse(shard: int, epoch: int, content: bytes) -> Claim:
     """The record with this content. Raises ``ValueError`` for what is none."""
-    try:
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
         value = json.loads(content)
         worker, published = value["worker"], value.get("published")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        worker, published = None, None
-    if not isinstance(worker, str) or not isinstance(published, dict | None):
-        message = f"{record_name(shard, epoch)} is not the record of a claim: {content[:80]!r}"
-        raise ValueError(message)
-    return Claim(shard, epoch, worker, published)
+        if isinstance(worker, str) and isinstance(published, dict | None):
+            return Claim(shard, epoch, worker, published)
+    message = f"{record_name(shard, epoch)} is not the record of a claim: {content[:80]!r}"
+    raise ValueError(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from batchrun.core.fleet.board import Place
 from batchrun.errors import UsageError
@@ -13,7 +13,8 @@ AUTO = "auto"
 _GIVEN = re.compile(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*")
 
 
-class Scheduler(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Scheduler:
     """The variables that a scheduler sets: number of the task, how many there are; where the
     numbers may begin elsewhere than at 0, the least one, and the step between them.
     """

@@ -26,10 +26,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-FOLDER = "quota"
+if TYPE_CHECKING:
+    from batchrun.core.settings.endpoint import Endpoint
+
+FOLDER, TIMES = "quota", "quota-times"
 RENEW_S = 2.0
 """A worker renews its lease this often; less often where there are many (``renewal_s``)."""
 LEASE_S = 15.0
@@ -60,6 +63,20 @@ class Limit(NamedTuple):
     def is_whole(self) -> bool:
         """Whether it is divided into whole numbers."""
         return self.kind == CONCURRENCY
+
+
+def limits_of(endpoints: Iterable[Endpoint]) -> tuple[Limit, ...]:
+    """The limits that the settings of endpoints have."""
+    return tuple(
+        Limit(endpoint.name, kind, float(total))
+        for endpoint in endpoints
+        for kind, total in (
+            (CONCURRENCY, endpoint.concurrency_max),
+            (RPM, endpoint.rpm),
+            (TPM, endpoint.tpm),
+        )
+        if total is not None
+    )
 
 
 class Holding(NamedTuple):

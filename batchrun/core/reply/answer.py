@@ -27,6 +27,20 @@ BLANK = " \t\r\n"
 """Content of nothing else counts as empty."""
 
 
+def is_ordinary(completion: Completion) -> bool:
+    """Whether an answer is surely neither truncated nor empty, as nearly all are: one choice of
+    text, which says that it stopped by itself.
+    """
+    first = completion.first
+    content = first.content
+    return (
+        first.finish_reason == "stop"
+        and completion.choices is None
+        and bool(content)
+        and content[0] not in BLANK  # type: ignore[index]
+    )
+
+
 def is_truncated(completion: Completion) -> bool:
     """Whether a token limit cut any of the answers off."""
     if completion.choices is None:

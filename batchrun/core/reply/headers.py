@@ -153,16 +153,13 @@ def should_retry(headers: Mapping[str, str]) -> bool | None:
     return {"true": True, "false": False}.get(text.strip().lower())
 
 
-_ID_NAMES = ("x-request-id", "request-id", "apim-request-id", "x-generation-id")
-
-
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The server's name for the exchange, for its support to find it."""
-    for name in _ID_NAMES:
-        found = headers.get(name)
-        if found:
-            return storable_text(found, 200)
-    return None
+    get = headers.get
+    found = (
+        get("x-request-id") or get("request-id") or get("apim-request-id") or get("x-generation-id")
+    )
+    return storable_text(found, 200) if found else None
 
 
 def _moment_s(text: str) -> float | None:

@@ -34,7 +34,8 @@ def refused(status: int, location: str) -> str:
     told = public_url(location.strip()[:500])
     return (
         f"HTTP {status}: redirected to {told}, which is not followed (only 307 and 308 to the "
-        f"same scheme, host and port are, {REDIRECTS_MAX} times)"
+        f"same scheme, host and port are, {REDIRECTS_MAX} times). If that server is the right one, "
+        "make it the base URL"
     )
 
 

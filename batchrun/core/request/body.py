@@ -87,8 +87,10 @@ def split(
     ``extra_body`` is data where it is not ``hidden``. Never raises: a row of neither kind, or a
     broken one, comes back with ``problem``.
     """
-    custom_id = id_text(fields.get("custom_id"))
-    if _is_batch_line(fields):
+    custom_id = fields.get("custom_id")
+    if custom_id is not None:
+        custom_id = id_text(custom_id)
+    if "body" in fields and "messages" not in fields:
         carried = {k: v for k, v in fields.items() if k not in envelope}
         body, problem = _batch_body(fields)
         return Split(custom_id, body, carried, problem)
@@ -195,7 +197,7 @@ def builder(
     """
     endpoints = settings.endpoints
     anything = any(endpoint.models is None for endpoint in endpoints)
-    return partial(
+    made = partial(
         build,
         defaults=settings.defaults(),
         body_bytes_max=body_bytes_max,
@@ -205,6 +207,11 @@ def builder(
         bounded=settings.has_budget,
         raised_to=settings.truncation_limit,
     )
+    if settings.turns is None:
+        return made
+    from batchrun.core.request import conversation  # for runs of conversations alone
+
+    return partial(conversation.whole, of_turn=made, body_bytes_max=body_bytes_max)
 
 
 def as_begun(build: Callable[[Row], Request], wording: object) -> Callable[[Row], Request]:

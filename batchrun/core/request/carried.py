@@ -54,9 +54,12 @@ def infer(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     inexact: set[str] = set()
     for row in rows:
         for name, value in row.items():
-            if name not in kinds and len(kinds) >= COLUMNS_MAX:
+            known = kinds.get(name)
+            if known == TEXT:
+                continue  # it holds whatever comes
+            if known is None and name not in kinds and len(kinds) >= COLUMNS_MAX:
                 continue
-            kinds[name] = widen(kinds.get(name), kind_of(value))
+            kinds[name] = widen(known, kind_of(value))
             if type(value) is int and abs(value) > _EXACT_FLOAT:
                 inexact.add(name)
     return {

@@ -1,9 +1,13 @@
-"""A dict of a program as one line of JSON, so that it goes the way of a JSON Lines row."""
+"""A row of a program as one line of JSON, so that it goes the way of a JSON Lines row.
+
+Rows are dicts. Dataclasses and Pydantic objects become dicts here.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import msgspec
@@ -13,6 +17,8 @@ from batchrun.core.settings.parameters import ENVELOPE, SENT
 
 BAD = b"!"
 """What a line begins with that is no JSON but says why the row cannot be written."""
+TEXT = BAD + b"the row is a str, not a dict"
+"""The line of a row that is a text."""
 
 _SENT = SENT | ENVELOPE | {"extra_body"}
 
@@ -47,9 +53,14 @@ def as_json(row: object) -> bytes:
     null. In a column called like a parameter it stays, as ``NaN``: whoever tells the columns apart
     knows whether it is sent.
     """
-    if not isinstance(row, Mapping):
-        return BAD + f"the row is a {type(row).__name__}, not a dict".encode()
     try:
+        if not isinstance(row, Mapping):
+            if isinstance(row, str):
+                return TEXT
+            given = _fields(row)
+            if given is None:
+                return BAD + f"the row is a {type(row).__name__}, not a dict".encode()
+            row = given
         fields = {key: value if key in _SENT else finite(value) for key, value in row.items()}
         try:
             if all(is_finite(fields[key]) for key in _SENT.intersection(fields)):
@@ -59,6 +70,15 @@ def as_json(row: object) -> bytes:
         return _with_nan(fields)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         return BAD + f"the row cannot be written as JSON: {error}".encode(errors="replace")
+
+
+def _fields(row: object) -> Mapping[str, Any] | None:
+    """The fields of a dataclass or of a Pydantic object; None for anything else."""
+    if is_dataclass(row) and not isinstance(row, type):
+        return asdict(row)
+    dump = None if isinstance(row, type) else getattr(row, "model_dump", None)
+    found = dump(mode="json") if callable(dump) else None
+    return found if isinstance(found, Mapping) else None
 
 
 def _with_nan(fields: Mapping[str, Any]) -> bytes:

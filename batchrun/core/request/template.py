@@ -82,6 +82,9 @@ class Templates:
         self._count = 0
         self.paths: dict[tuple[str, ...], str] = {}
         self.sources: dict[str, str] = {}
+        self.whole: set[str] = set()
+        """Names that are used as a whole, not only for a key inside them."""
+        self._used: dict[str, frozenset[str]] = {}
 
     def text(self, name: str, source: str) -> Rendered:
         """A template that makes text."""
@@ -93,8 +96,10 @@ class Templates:
             used = environment.undeclared_variables_in_template(label)
             nested = environment.undeclared_variables_in_template(label, nested=True)
         self.sources[name] = source
+        self.whole |= used & nested
         for path in sorted(used | nested):
             self.paths.setdefault(tuple(path.split(".")), name)
+        self._used[name] = frozenset(path.partition(".")[0] for path in used | nested)
         return _guarded(name, environment.render_template, label)
 
     def value(self, name: str, source: str) -> Rendered:
@@ -145,6 +150,14 @@ class Templates:
             self.tree(f"{name}[{place}]", item, typed=typed) for place, item in enumerate(value)
         ]
         return lambda context: [render(context) for render in items]
+
+    def use(self, name: str, place: str) -> bool:
+        """Whether a template in this place of the settings, or below it, uses a name."""
+        within = (f"{place}.", f"{place}[")
+        return any(
+            name in names and (other == place or other.startswith(within))
+            for other, names in self._used.items()
+        )
 
     def shadow(self, names: Iterable[str]) -> None:
         """Columns of these names hide the functions of the same name, null or not."""

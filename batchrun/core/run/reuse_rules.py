@@ -84,10 +84,11 @@ def accepted(found: Outcome, request: Request, rules: Rules) -> Outcome | None:
         said = made_of(said, expected, rules.policy)
         if flaw_of(said, expected, rules.policy) is not None:
             return None
-    _, _, _, _, _, _, digest, response, asked, reused, _ = found
+    _, _, _, _, _, _, digest, response, asked, reused, _, conversation = found
     response = response if rules.keeps_raw else None
     named = (request.row, request.custom_id)
-    return _new(Outcome, (*named, said, None, 0, None, digest, response, asked, reused, None))
+    taken = (*named, said, None, 0, None, digest, response, asked, reused, None, conversation)
+    return _new(Outcome, taken)
 
 
 def _by_the_same_model(found: Outcome, request: Request, said: Completion, rules: Rules) -> bool:

@@ -9,6 +9,18 @@ from collections.abc import Collection, Sequence
 
 from batchrun.records import Position, ShardState, Span
 
+REBUILT = "rebuilt"
+"""The key of the state file for new parts of all shards that are whole and not all published yet,
+and the folder of the checkpoint that they are in."""
+FORMER_FROM = 99_000_000
+"""Shards from this number on hold no rows of the input: their parts are attempts of rows that are
+not in it any more, which stay in the ledger because they were paid for."""
+
+
+def is_former(shard: int) -> bool:
+    """Whether a shard holds nothing but attempts of former rows."""
+    return shard >= FORMER_FROM
+
 
 def plan_reading(
     states: Sequence[ShardState],

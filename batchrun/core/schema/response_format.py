@@ -14,6 +14,8 @@ from batchrun.errors import NotASchemaError
 
 NAME_MAX = 64
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
+_DATA = frozenset({"const", "enum", "examples", "required"})
+"""Keys of a schema whose values are data, not schemas."""
 _WRAPPER = frozenset({"name", "description", "schema", "strict"})
 
 
@@ -61,6 +63,50 @@ def of_document(document: object, name: str) -> dict[str, Any]:
     else:
         wrapped["schema"] = dict(document)
     return {"type": "json_schema", "json_schema": wrapped}
+
+
+def strict_document(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A schema that a library made from a class, as a document for ``of_document``.
+
+    Strict servers want every property required, no others allowed, no defaults, and nothing next to
+    a ``$ref``: such a schema is made of it, as OpenAI's own client makes one
+    (https://platform.openai.com/docs/guides/structured-outputs). A schema with free keys, such as
+    that of a ``dict[str, int]``, stays as it is and is not ``strict``.
+    """
+    if _has_free_keys(schema):
+        return {"name": name_of(name), "schema": dict(schema), "strict": False}
+    return {"name": name_of(name), "schema": _strict(schema), "strict": True}
+
+
+def _has_free_keys(node: object) -> bool:
+    if isinstance(node, Mapping):
+        free = node.get("type") == "object" and "properties" not in node
+        return (
+            free
+            or bool(node.get("additionalProperties"))
+            or any(map(_has_free_keys, node.values()))
+        )
+    return isinstance(node, (list, tuple)) and any(map(_has_free_keys, node))
+
+
+def _strict(node: Any, *, names: bool = False) -> Any:
+    """A part of a schema as strict servers take it; ``names``: its keys are names of properties."""
+    if isinstance(node, (list, tuple)):
+        return [_strict(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    made = {
+        key: _strict(value, names=not names and key in ("properties", "$defs"))
+        if key not in _DATA or names
+        else value
+        for key, value in node.items()
+        if names or key != "default"
+    }
+    if not names and isinstance(made.get("properties"), dict):
+        made |= {"required": list(made["properties"]), "additionalProperties": False}
+    if not names and "$ref" in made and len(made) > 1:
+        made = {"anyOf": [{"$ref": made.pop("$ref")}], **made}
+    return made
 
 
 def name_of(text: str) -> str:

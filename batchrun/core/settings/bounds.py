@@ -50,6 +50,8 @@ class Broken(NamedTuple):
 
     guard: str
     message: str
+    failure: Failure | None = None
+    """The failure that all these rows share, if one."""
 
 
 class Finished:
@@ -98,10 +100,10 @@ class Finished:
             return None
         message = (
             f"the first {ALIKE_ROWS} rows that could be answered failed alike "
-            f"({failure.error_class}): {failure.message}. Mend it; then the same command with "
-            "--retry-failed sends these rows again"
+            f"({failure.error_class}): {failure.message.rstrip('.')}. Correct the cause; then the "
+            "same command with --retry-failed sends these rows again"
         )
-        return Broken("misconfiguration", message)
+        return Broken("misconfiguration", message, failure)
 
     def _broken(self) -> Broken | None:
         for guard, what, bound, count in (

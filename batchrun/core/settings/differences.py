@@ -9,9 +9,20 @@ from typing import Any
 
 from batchrun.core.text.text_difference import escaped, place_of, texts_apart
 
-IMPLIED: Mapping[str, Any] = {"output.think": "keep", "output.accept_fenced": False}
-"""What settings were in the versions that did not record them, where that is not null."""
-_FIXED = ("input.carry", "input.id", "input.sample", "input.sample_seed", "output.shard_rows")
+REPEAT, SHARD_ROWS = "request.repeat", "output.shard_rows"
+SOURCE, SOURCE_STATUS = "input.from", "input.from_status"
+IMPLIED: Mapping[str, Any] = {
+    "output.think": "keep",
+    "output.accept_fenced": False,
+    REPEAT: 1,
+}
+"""What settings are where they are not recorded, if that is not null: earlier versions lack them,
+and ``request.repeat`` is recorded only by a run that repeats its rows.
+"""
+_FIXED = (
+    *("input.carry", "input.id", "input.sample", "input.sample_seed", SHARD_ROWS),
+    *(REPEAT, SOURCE, "request.turns"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +36,8 @@ class Difference:
     @property
     def keepable(self) -> bool:
         """Whether done rows may be kept in spite of it: parts hold one schema, one shard size and
-        ids from one column, and another sample has other rows, so these need a new start.
+        ids from one column, another sample has other rows, another number of repeats gives rows
+        other numbers, and conversations have a column of their own, so these need a new start.
         """
         return self.name not in _FIXED
 
@@ -58,8 +70,11 @@ def _inner(before: object, now: object) -> tuple[str, Any, Any] | None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     """What changed between the recorded shaping settings and the present ones."""
-    before = {name: value for name, value in IMPLIED.items() if name in now} | dict(before)
+    implied = {name: value for name, value in IMPLIED.items() if name in before or name in now}
+    before, now = implied | dict(before), implied | dict(now)
     names = dict.fromkeys([*before, *now])
+    if before.get(REPEAT) != now.get(REPEAT):
+        names.pop(SHARD_ROWS, None)  # it is rounded to whole input rows, so it may follow
     return [
         Difference(name, before.get(name), now.get(name))
         for name in names

@@ -17,10 +17,12 @@ from typing import Any
 from batchrun.core.cost.money import PICODOLLARS, usd
 from batchrun.core.cost.price_table import PRICES, OwnPrice, exact_prices
 from batchrun.core.evaluation.definitions import Evaluation, evaluation
+from batchrun.core.evaluation.judges import FROM_AGAINST, FROM_BOTH, JUDGE
+from batchrun.core.input.repeats import whole_rows
 from batchrun.core.settings import parameter_flags, parameters, presets, reasoning_models
 from batchrun.core.settings.addresses import format_address, local_path, scheme_of
 from batchrun.core.settings.bounds import Bounds
-from batchrun.core.settings.differences import IMPLIED
+from batchrun.core.settings.differences import IMPLIED, REPEAT
 from batchrun.core.settings.endpoint import (
     Endpoint,
     endpoint_of,
@@ -32,7 +34,7 @@ from batchrun.core.settings.misplaced_keys import key_meant, table_meant
 from batchrun.core.settings.presets import from_environment
 from batchrun.core.settings.reading import Reading
 from batchrun.core.settings.table import BY_NAME, LABELS, OLD, SECTIONS, TABLE, Setting
-from batchrun.core.settings.values import check_request, checked
+from batchrun.core.settings.values import check_input, check_request, checked
 from batchrun.core.text.byte_sizes import Bytes
 from batchrun.core.text.redact import public_url
 from batchrun.core.text.template_syntax import SERVERS_OWN, is_template
@@ -42,7 +44,7 @@ __all__ = ["Endpoint", "Raw", "Settings", "from_environment", "from_toml", "lay_
 
 _WORDS = {"paths": "-", "dirs": OLD}
 """Kinds that are lists of paths, and the text among them that is none."""
-MEASURES = ("scores", "metrics", "gates")
+MEASURES = ("scores", "metrics", "gates", JUDGE)
 """Tables whose keys are names that the user chose."""
 Raw = dict[str, Any]
 """Values by ``section.key``, not checked yet. Where there are several ``[[endpoint]]`` tables, they
@@ -55,6 +57,7 @@ class Settings:
 
     ``schema`` is the whole ``response_format`` that asks for it. ``think_implied`` says that nobody
     set ``think``: it follows from the model, and in a run directory from what is recorded there.
+    ``source`` is the run directory of ``--from``: then ``files`` is empty.
     """
 
     files: tuple[str, ...]
@@ -100,6 +103,9 @@ class Settings:
     max_total_tokens: int | None
     prices: Mapping[str, OwnPrice]
     limit: int | None = None
+    """The first row that is not run: with repeats, in rows of the results."""
+    repeat: int = 1
+    """How often each row of the input is sent."""
     think_implied: bool = False
     sample: int | None = None
     sample_seed: int = 0
@@ -107,6 +113,17 @@ class Settings:
     identity: str | None = None
     reuse: tuple[str, ...] = ()
     lengths_from: str | None = None
+    source: str | None = None
+    source_status: str = "ok"
+    allow_partial: bool = False
+    source_recorded: str | None = None
+    """What is recorded of ``source``, if not its name: a judge reads the run that it is in."""
+    against: str | None = None
+    both_orders: bool = False
+    swapped: bool = False
+    """Of a judge of pairs: the other run, whether each pair is judged in both orders, and whether
+    this is the one in which the answers changed places."""
+    turns: str | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     labels: Mapping[str, str] = field(default_factory=dict)
     on_finish: str | None = field(default=None, repr=False)
@@ -172,12 +189,13 @@ class Settings:
     @property
     def makes_messages(self) -> bool:
         """Whether rows without messages are turned into some."""
-        return self.prompt is not None or bool(self.messages)
+        return self.prompt is not None or self.system is not None or bool(self.messages)
 
     @property
     def is_planned(self) -> bool:
         """Whether requests are made by a plan (``core.request.prompt``), not just from bodies."""
         named = self.send is not None or self.identity is not None
+        named = named or self.turns is not None or self.repeat > 1
         return named or self.makes_messages or bool(self.templated())
 
     def shaping(self) -> dict[str, Any]:
@@ -194,6 +212,7 @@ class Settings:
             "request.prompt": self.prompt,
             # None where nothing is set, as in a run directory of a version without it.
             "request.messages": list(self.messages) or None,
+            "request.turns": self.turns,
             "request.image": list(self.image) or None,
             "request.file": list(self.file) or None,
             "request.params": dict(self.params),
@@ -201,6 +220,24 @@ class Settings:
             "request.stream": self.stream,
             "output.think": self.think,
             "output.accept_fenced": self.accept_fenced,
+            "input.from": self._source_name(),
+            "input.from_status": None if self.source is None else self.source_status,
+            **self._paired(),
+            **({} if self.repeat == 1 else {REPEAT: self.repeat}),
+        }
+
+    def _source_name(self) -> str | None:
+        """What is recorded of the source; None where files are the input."""
+        return None if self.source is None else self.source_recorded or format_address(self.source)
+
+    def _paired(self) -> dict[str, Any]:
+        """What is recorded of a judge of pairs; nothing for other runs."""
+        if self.against is None:
+            return {}
+        return {
+            FROM_AGAINST: format_address(self.against),
+            FROM_BOTH: self.both_orders,
+            "input.swapped": self.swapped,
         }
 
     def public(self) -> dict[str, Any]:
@@ -245,7 +282,7 @@ class Settings:
             "guards.max_cost_usd": None if self.max_cost_pd is None else usd(self.max_cost_pd),
             "guards.max_total_tokens": self.max_total_tokens,
             "prices": {model: own.public() for model, own in self.prices.items()},
-            "limit": self.limit,
+            "limit": None if self.limit is None else self.limit // self.repeat,
             **self.evaluation.public(),
         }
 
@@ -302,14 +339,16 @@ def _table(section: str, content: object, path: str, folder: PurePath) -> Raw:
 
 
 def _measures_located(section: str, given: object, folder: PurePath) -> object:
-    """Such a table, with its paths relative to a folder: files of Python scorers, the baseline."""
+    """Such a table, with its paths relative to a folder: files of Python scorers, the baseline,
+    the configs of judges.
+    """
     if not isinstance(given, dict):
         return given
     found = dict(given)
     for name, entry in given.items():
         if not isinstance(entry, dict):
             continue
-        key = {"scores": "python", "gates": "baseline"}.get(section)
+        key = {"scores": "python", "gates": "baseline", JUDGE: "config"}.get(section)
         path = entry.get(key) if key is not None else None
         if isinstance(path, str) and path and not scheme_of(path) and not path.startswith("~"):
             found[name] = entry | {key: str(folder / path)}
@@ -342,7 +381,7 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     """
     file, warnings = presets.kept_for_provider(file, given)
     given = parameter_flags.with_short_parameters(given, file, environment)
-    raw = with_one_key(file, given)
+    raw = with_one_input(with_one_key(file, given), given)
     for name, value in given.items():
         before = raw.get(name)
         both = isinstance(before, dict) and isinstance(value, dict) and name != "request.schema"
@@ -357,12 +396,17 @@ def lay_over(file: Raw, environment: Mapping[str, str], given: Raw) -> tuple[Raw
     return raw | found, warnings + more
 
 
-def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
-    """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
-    value = {setting.name: _value(setting, raw) for setting in TABLE}
-    if not value["input.files"]:
-        message = "no input: name the input files, or set input.files in the config file"
-        raise UsageError(message)
+def with_one_input(raw: Raw, given: Raw) -> Raw:
+    """The raw values of a file without the input that it names, where ``given`` names another:
+    files or ``--from``.
+    """
+    others = {"input.from": ("input.files",), "input.files": ("input.from", "input.from_status")}
+    replaced = {name for key, names in others.items() if key in given for name in names}
+    return {name: value for name, value in raw.items() if name not in replaced}
+
+
+def _check_rows(value: Mapping[str, Any], raw: Raw, limit: int | None) -> None:
+    """Whether there is a run directory, and which rows it is for. Raises ``UsageError``."""
     if value["output.dir"] is None:
         message = "no run directory: give one with -o DIR, or set output.dir in the config file"
         raise UsageError(message)
@@ -372,6 +416,13 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
     if value["input.sample"] is None and raw.get("input.sample_seed") is not None:
         message = "--sample-seed N is the seed of --sample N, which is not given"
         raise UsageError(message)
+
+
+def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
+    """Check raw values and fill in the defaults. Raises ``UsageError`` naming the setting."""
+    value = {setting.name: _value(setting, raw) for setting in TABLE}
+    check_input(value)
+    _check_rows(value, raw, limit)
     check_request(value)
     endpoints = _endpoints(raw, value)
     require_served(endpoints, value)
@@ -387,7 +438,7 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         checkpoint=_checkpoint(value["output.dir"], value["output.checkpoint"]),
         raw=value["output.raw"],
         requests=value["output.requests"],
-        shard_rows=value["output.shard_rows"],
+        shard_rows=whole_rows(value["output.shard_rows"], value[REPEAT]),
         model=value["request.model"],
         system=value["request.system"],
         prompt=value["request.prompt"],
@@ -421,7 +472,8 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         max_cost_pd=_picodollars(value["guards.max_cost_usd"]),
         max_total_tokens=value["guards.max_total_tokens"],
         prices=value["prices"],
-        limit=limit,
+        limit=None if limit is None else limit * value[REPEAT],
+        repeat=value[REPEAT],
         think_implied=think is None,
         sample=value["input.sample"],
         sample_seed=value["input.sample_seed"],
@@ -430,6 +482,10 @@ def resolve(raw: Raw, *, limit: int | None = None) -> Settings:
         identity=None if value["input.id"] == "custom_id" else value["input.id"],
         reuse=tuple(value["input.reuse"]),
         lengths_from=value["input.lengths_from"],
+        source=value["input.from"],
+        source_status=value["input.from_status"],
+        allow_partial=value["input.allow_partial"],
+        turns=value["request.turns"],
         evaluation=evaluation(*(value[name] for name in MEASURES)),
         labels=value[LABELS],
         on_finish=value["notify.on_finish"],

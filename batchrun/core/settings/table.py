@@ -20,6 +20,8 @@ OLD = "old"
 """In the place of a directory to reuse: what ``--restart`` sets aside."""
 LABELS = "labels"
 """The table of labels, and the setting that it is."""
+REPEAT_MAX = 10_000
+"""How often a row may be sent."""
 KEEPALIVE_S_MAX = 32767
 """The longest time that Linux takes (``MAX_TCP_KEEPIDLE``, ``MAX_TCP_KEEPINTVL``)."""
 
@@ -59,13 +61,41 @@ reads them; as flags, lists and tables are repeated.
 """
 
 
+INPUT, PROMPT, ENDPOINT, LIMITS, RETRIES = "Input", "Prompt", "Endpoint", "Limits", "Retries"
+GUARDS, RESUME, OUTPUT, DISPLAY = "Guards", "Resume", "Output", "Display"
+GROUPS: Mapping[str, str] = {
+    INPUT: "which rows are read, and how",
+    PROMPT: "what each row is sent as",
+    ENDPOINT: "where requests go, and with which key",
+    LIMITS: "how fast requests are sent",
+    RETRIES: "what is sent again, and for how long",
+    GUARDS: "when to stop, or not to start",
+    RESUME: "what becomes of rows that are done",
+    OUTPUT: "what is written, and where",
+    DISPLAY: "what is printed",
+}
+"""The groups of flags in the help and in the reference, in order, and what each is about."""
+_GROUP_OF_SECTION = {
+    "input": INPUT,
+    "output": OUTPUT,
+    "request": PROMPT,
+    "endpoint": ENDPOINT,
+    "retry": RETRIES,
+    "guards": GUARDS,
+    "notify": OUTPUT,
+    "labels": OUTPUT,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting: its key in the config file, its flag, its kind and its default.
 
     ``kind`` is one of ``KINDS``; a ``bool`` has a pair of flags, ``--x/--no-x``. ``low`` and
     ``high`` are the smallest and the largest number accepted. ``shapes`` marks a setting that
-    shapes requests or parts: it may not differ between the runs on one directory.
+    shapes requests or parts: it may not differ between the runs on one directory. ``group`` is the
+    heading of its flag in the help, if not that of its section. ``brief`` says in a few words what
+    the flag is for; flags with one are in the short help (``-h``).
     """
 
     section: str
@@ -79,6 +109,13 @@ class Setting:
     high: float | None = None
     choices: tuple[str, ...] = ()
     shapes: bool = False
+    group: str = ""
+    brief: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The heading of ``GROUPS`` that its flag is listed under."""
+        return self.group or _GROUP_OF_SECTION.get(self.section, "")
 
     @property
     def name(self) -> str:
@@ -97,7 +134,7 @@ TABLE: tuple[Setting, ...] = (
         "files",
         "paths",
         None,
-        "Input files, globs, directories and addresses, read in this order; `-` is stdin.",
+        "Input files, globs, folders and URLs, in this order; `-` is stdin.",
         default=(),
     ),
     Setting(
@@ -105,8 +142,7 @@ TABLE: tuple[Setting, ...] = (
         "format",
         "choice",
         "--format",
-        "The input's format; auto uses the file names, and the first bytes of stdin and of "
-        "pipes without a known suffix.",
+        "Format of the input; `auto` goes by file name, then by the first bytes.",
         default="auto",
         choices=("auto", "jsonl", "json", "csv", "tsv", "xlsx", "parquet"),
     ),
@@ -115,7 +151,7 @@ TABLE: tuple[Setting, ...] = (
         "quoting",
         "choice",
         "--quoting",
-        "Whether quotes in CSV and TSV enclose fields (default: csv for CSV, none for TSV).",
+        "Whether quotes enclose fields in CSV and TSV [default: csv for CSV, none for TSV].",
         choices=("csv", "none"),
     ),
     Setting(
@@ -123,8 +159,8 @@ TABLE: tuple[Setting, ...] = (
         "delimiter",
         "delimiter",
         "--delimiter",
-        "The character between the fields of CSV and TSV, or `tab` (default: detected in CSV, tab "
-        "in TSV).",
+        "Field separator of CSV and TSV: one character, or `tab` [default: detected in CSV, tab "
+        "in TSV].",
         metavar="C",
     ),
     Setting(
@@ -132,7 +168,7 @@ TABLE: tuple[Setting, ...] = (
         "encoding",
         "encoding",
         "--encoding",
-        "The encoding of CSV and TSV, such as utf-8 or cp1252 (default: detected).",
+        "Encoding of CSV and TSV, such as utf-8 or cp1252 [default: detected].",
         metavar="NAME",
     ),
     Setting(
@@ -140,7 +176,7 @@ TABLE: tuple[Setting, ...] = (
         "carry",
         "columns",
         "--carry",
-        "Input columns to copy to the results.",
+        "Input columns to copy into the results.",
         default="all",
         metavar="all|none|COL,...",
         shapes=True,
@@ -150,8 +186,8 @@ TABLE: tuple[Setting, ...] = (
         "send",
         "columns",
         "--send",
-        "Input columns sent as request parameters [default: with a prompt none, else all that are "
-        "parameters; in tables user, metadata and store only by name].",
+        "Input columns to send as request parameters [default: none with a prompt, else every "
+        "known parameter; in tables `user`, `metadata` and `store` only if named].",
         metavar="none|all|COL,...",
         shapes=True,
     ),
@@ -160,7 +196,7 @@ TABLE: tuple[Setting, ...] = (
         "id",
         "text",
         "--id",
-        "The input column that becomes custom_id; it is carried too [default: custom_id].",
+        "Input column to use as custom_id; it is also carried [default: custom_id].",
         metavar="COL",
         shapes=True,
     ),
@@ -169,7 +205,7 @@ TABLE: tuple[Setting, ...] = (
         "sample",
         "int",
         "--sample",
-        "Run only a random sample of N rows, in input order; needs its own run directory.",
+        "Run a random sample of N rows, in input order; needs a run directory of its own.",
         metavar="N",
         low=1,
         shapes=True,
@@ -179,7 +215,7 @@ TABLE: tuple[Setting, ...] = (
         "sample_seed",
         "int",
         "--sample-seed",
-        "The seed of --sample: the same seed and input give the same sample.",
+        "Seed for --sample; the same seed and input give the same rows.",
         default=0,
         metavar="N",
         low=0,
@@ -190,43 +226,73 @@ TABLE: tuple[Setting, ...] = (
         "reuse",
         "dirs",
         "--reuse",
-        "Take the answers in this run directory for rows with the same request, instead of "
-        "sending them; repeatable. `old`, with --restart: the contents being set aside.",
+        "Take answers from this run directory where the request is the same; repeatable. `old` "
+        "means the contents that --restart sets aside.",
         default=(),
         metavar="DIR|old",
+        group=RESUME,
     ),
     Setting(
         "input",
         "lengths_from",
         "path",
         "--lengths-from",
-        "Start the rows first whose answers were long in this earlier run (matched by request, "
-        "else by custom_id): a run with many requests in flight ends sooner.",
+        "Send rows with long answers first, going by this earlier run, so that the run ends "
+        "sooner.",
         metavar="DIR",
+    ),
+    Setting(
+        "input",
+        "from",
+        "path",
+        "--from",
+        "Use the results of another run as the input, one row per answer; instead of INPUT files.",
+        metavar="DIR",
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "from_status",
+        "choice",
+        "--from-status",
+        "Which rows of --from DIR to use.",
+        default="ok",
+        choices=("ok", "error", "any"),
+        shapes=True,
+    ),
+    Setting(
+        "input",
+        "allow_partial",
+        "bool",
+        "--allow-partial/--no-allow-partial",
+        "Use --from DIR even if that run is live or has pending rows; only published rows count.",
+        default=False,
     ),
     Setting(
         "output",
         "dir",
         "path",
         "--output",
-        "The run directory: a folder, or an address such as s3://BUCKET/PREFIX.",
+        "Run directory: a folder, or an address such as s3://BUCKET/PREFIX.",
         metavar="DIR",
+        brief="Run directory; the same command resumes it",
     ),
     Setting(
         "output",
         "checkpoint",
         "path",
         "--checkpoint",
-        "Where to keep the checkpoint, if not in the run directory; required if that is an "
-        "address, since the checkpoint is always on a local disk.",
+        "Local folder for the checkpoint, if not in the run directory; required if that is in an "
+        "object store.",
         metavar="DIR",
+        group=RESUME,
     ),
     Setting(
         "output",
         "raw",
         "choice",
         "--raw",
-        "Which rows keep the raw response.",
+        "Rows whose raw response is kept.",
         default="all",
         choices=("all", "errors", "none"),
     ),
@@ -235,7 +301,7 @@ TABLE: tuple[Setting, ...] = (
         "requests",
         "choice",
         "--requests",
-        "Which rows keep their request body, in requests/.",
+        "Rows whose request body is kept, in requests/.",
         default="none",
         choices=("none", "errors", "all"),
     ),
@@ -244,7 +310,7 @@ TABLE: tuple[Setting, ...] = (
         "shard_rows",
         "int",
         "--shard-rows",
-        "Rows per output part.",
+        "Rows per output file; with --repeat, of its requests.",
         default=10_000,
         metavar="N",
         low=1,
@@ -258,16 +324,18 @@ TABLE: tuple[Setting, ...] = (
         "What to do with an answer that a token limit cut off.",
         default="keep",
         choices=("keep", "fail", "retry"),
+        group=RETRIES,
     ),
     Setting(
         "output",
         "truncation_limit",
         "int",
         "--truncation-limit",
-        "Double the token limit for each retry of an answer that was cut off, up to N tokens; "
-        "needs --on-truncation retry.",
+        "Double the token limit on each retry of a cut-off answer, up to N tokens; needs "
+        "--on-truncation retry.",
         metavar="N",
         low=1,
+        group=RETRIES,
     ),
     Setting(
         "output",
@@ -277,22 +345,24 @@ TABLE: tuple[Setting, ...] = (
         "What to do with an answer without content, tool call or refusal.",
         default="keep",
         choices=("keep", "fail", "retry"),
+        group=RETRIES,
     ),
     Setting(
         "output",
         "fallback_model",
         "text",
         "--fallback-model",
-        "Send rows that end in a content filter or a refusal once more, to this model.",
+        "Model to try once for rows that end in a content filter or a refusal.",
         metavar="M",
+        group=RETRIES,
     ),
     Setting(
         "output",
         "think",
         "choice",
         "--think",
-        "Move reasoning between tags (`<think>`) from the content to `reasoning`, or keep it there "
-        "[default: split if the model's name implies such tags, else keep].",
+        "Move the text between reasoning tags (`<think>`) to the column `reasoning`, or keep it "
+        "in the content [default: split for models known to write such tags, else keep].",
         choices=("split", "keep"),
         shapes=True,
     ),
@@ -301,7 +371,7 @@ TABLE: tuple[Setting, ...] = (
         "accept_fenced",
         "bool",
         "--accept-fenced/--no-accept-fenced",
-        "Accept JSON in a Markdown fence if the request asks for JSON.",
+        "Accept JSON inside a Markdown fence where the request asks for JSON.",
         default=False,
         shapes=True,
     ),
@@ -310,7 +380,8 @@ TABLE: tuple[Setting, ...] = (
         "check_schema",
         "bool",
         "--check-schema/--no-check-schema",
-        "Check answers against the JSON Schema in their request's response_format (the default).",
+        "Check answers against the JSON Schema in the response_format of their request [default: "
+        "on].",
         default=True,
     ),
     Setting(
@@ -318,7 +389,7 @@ TABLE: tuple[Setting, ...] = (
         "check_tools",
         "bool",
         "--check-tools/--no-check-tools",
-        "Check the arguments of tool calls against their request's tools.",
+        "Check the arguments of tool calls against the tools of their request.",
         default=False,
     ),
     Setting(
@@ -326,16 +397,17 @@ TABLE: tuple[Setting, ...] = (
         "model",
         "text",
         "--model",
-        "The model for rows that name none; may be a template over the row's columns.",
+        "Model for rows that name none; may be a template over the columns.",
         metavar="M",
         shapes=True,
+        brief="Model for rows that name none",
     ),
     Setting(
         "request",
         "system",
         "text",
         "--system",
-        "The system message, a template over the row's columns; needs a prompt.",
+        "System message, a template over the columns; needs --prompt.",
         metavar="T",
         shapes=True,
     ),
@@ -344,17 +416,28 @@ TABLE: tuple[Setting, ...] = (
         "prompt",
         "text",
         "--prompt",
-        "The user message, a template over the row's columns; makes every column data.",
+        "User message, a template over the columns such as `{{ question }}`.",
         metavar="T",
         shapes=True,
+        brief="User message, such as '{{ question }}'",
     ),
     Setting(
         "request",
         "messages",
         "messages",
         None,
-        "All messages of every row, instead of prompt and system.",
+        "All messages of a row, instead of prompt and system.",
         default=(),
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "turns",
+        "text",
+        "--turns",
+        "A column with a list of user turns, sent one after the other, each with the answers so "
+        "far.",
+        metavar="COL",
         shapes=True,
     ),
     Setting(
@@ -362,7 +445,7 @@ TABLE: tuple[Setting, ...] = (
         "image",
         "names",
         "--image",
-        "A column of images (URL, path or bytes) for the user message; repeatable.",
+        "Column with images (URL, path or bytes) to add to the user message; repeatable.",
         default=(),
         metavar="COL",
         shapes=True,
@@ -372,7 +455,7 @@ TABLE: tuple[Setting, ...] = (
         "file",
         "names",
         "--file",
-        "A column of files (path or bytes) for the user message; repeatable.",
+        "Column with files (path or bytes) to add to the user message; repeatable.",
         default=(),
         metavar="COL",
         shapes=True,
@@ -382,9 +465,22 @@ TABLE: tuple[Setting, ...] = (
         "params",
         "object",
         "--param",
-        "A request parameter for rows that do not set it; may be a template; repeatable.",
+        "Request parameter for rows that do not set it; may be a template; repeatable.",
         default={},
         metavar="KEY=JSON",
+        shapes=True,
+    ),
+    Setting(
+        "request",
+        "repeat",
+        "int",
+        "--repeat",
+        "Send every row K times, each time as a request of its own; templates see `repeat`, "
+        "counted from 0.",
+        default=1,
+        metavar="K",
+        low=1,
+        high=REPEAT_MAX,
         shapes=True,
     ),
     Setting(
@@ -392,7 +488,7 @@ TABLE: tuple[Setting, ...] = (
         "schema",
         "schema",
         "--schema",
-        "A JSON Schema that answers must match; the response_format of rows that set none.",
+        "JSON Schema that answers must match; becomes the response_format of rows without one.",
         metavar="FILE",
         shapes=True,
     ),
@@ -401,33 +497,41 @@ TABLE: tuple[Setting, ...] = (
         "stream",
         "bool",
         "--stream/--no-stream",
-        "Stream the answers and assemble them; the columns are the same.",
+        "Stream the answers and assemble them; the result columns are the same.",
         default=False,
         shapes=True,
     ),
-    Setting("endpoint", "name", "text", None, "The endpoint's name in results and ledger."),
+    Setting(
+        "endpoint",
+        "name",
+        "text",
+        None,
+        "Name of the endpoint in results and ledger.",
+    ),
     Setting(
         "endpoint",
         "provider",
         "provider",
         "--provider",
-        "A known endpoint by name (see `batchrun providers`); `simulator` starts the built-in one.",
+        "Endpoint known by name (see `batchrun providers`); `simulator` is built in.",
         metavar="NAME",
+        brief="Endpoint by name (batchrun providers)",
     ),
     Setting(
         "endpoint",
         "base_url",
         "text",
         "--base-url",
-        f"The endpoint's base URL (default: the provider's, else {DEFAULT_BASE_URL}).",
+        f"Base URL of the endpoint [default: the provider's, else {DEFAULT_BASE_URL}].",
         metavar="URL",
+        brief="Endpoint, such as http://localhost:8000/v1",
     ),
     Setting(
         "endpoint",
         "api_key_env",
         "text",
         "--api-key-env",
-        f"The variable that holds the key (default: the provider's, else {DEFAULT_KEY}).",
+        f"Environment variable that holds the key [default: the provider's, else {DEFAULT_KEY}].",
         metavar="VAR",
     ),
     Setting(
@@ -435,7 +539,7 @@ TABLE: tuple[Setting, ...] = (
         "api_key_file",
         "path",
         "--api-key-file",
-        "The file that holds the key, instead of a variable; read again after a 401.",
+        "File that holds the key; read again after a 401.",
         metavar="FILE",
     ),
     Setting(
@@ -443,7 +547,7 @@ TABLE: tuple[Setting, ...] = (
         "api_key_command",
         "command",
         "--api-key-command",
-        "A command that prints the key; run at the start and again after a 401.",
+        "Command that prints the key; run at the start and again after a 401.",
         metavar="CMD",
     ),
     Setting(
@@ -451,7 +555,7 @@ TABLE: tuple[Setting, ...] = (
         "api_key_header",
         "header_name",
         "--api-key-header",
-        "The header that sends the key (default: the provider's, else Authorization: Bearer).",
+        "Header to send the key in [default: the provider's, else Authorization: Bearer].",
         metavar="NAME",
     ),
     Setting(
@@ -459,7 +563,7 @@ TABLE: tuple[Setting, ...] = (
         "headers",
         "headers",
         "--header",
-        "An extra request header; repeatable.",
+        "Extra request header; repeatable.",
         default={},
         metavar="'K: V'",
     ),
@@ -468,7 +572,7 @@ TABLE: tuple[Setting, ...] = (
         "ca_file",
         "path",
         "--ca-file",
-        "Certificate authorities (PEM) to trust instead of the system's.",
+        "Certificate authorities to trust (PEM), instead of the system's.",
         metavar="FILE",
     ),
     Setting(
@@ -476,7 +580,7 @@ TABLE: tuple[Setting, ...] = (
         "client_cert",
         "path",
         "--client-cert",
-        "A client certificate (PEM) for servers that require one; may include its key.",
+        "Client certificate (PEM) for servers that require one; may include its key.",
         metavar="FILE",
     ),
     Setting(
@@ -484,7 +588,7 @@ TABLE: tuple[Setting, ...] = (
         "client_key",
         "path",
         "--client-key",
-        "The key of the client certificate (PEM), if it is in a separate file.",
+        "Key of the client certificate (PEM), if it is in a file of its own.",
         metavar="FILE",
     ),
     Setting(
@@ -492,31 +596,35 @@ TABLE: tuple[Setting, ...] = (
         "concurrency",
         "concurrency",
         "--concurrency",
-        "Maximum requests in flight; auto finds how many the server can take, starting at "
+        "Maximum requests in flight; `auto` finds what the server can take, starting at "
         f"{AUTO_CONCURRENCY}.",
         default="auto",
         metavar="N|auto",
         low=1,
+        group=LIMITS,
+        brief="Maximum requests in flight [default: auto]",
     ),
     Setting(
         "endpoint",
         "min_concurrency",
         "int",
         "--min-concurrency",
-        "With --concurrency auto: the fewest requests in flight.",
+        "Lower bound for --concurrency auto.",
         default=MIN_CONCURRENCY,
         metavar="N",
         low=1,
+        group=LIMITS,
     ),
     Setting(
         "endpoint",
         "max_concurrency",
         "int",
         "--max-concurrency",
-        "With --concurrency auto: the most requests in flight.",
+        "Upper bound for --concurrency auto.",
         default=MAX_CONCURRENCY,
         metavar="N",
         low=1,
+        group=LIMITS,
     ),
     Setting(
         "endpoint",
@@ -526,6 +634,8 @@ TABLE: tuple[Setting, ...] = (
         "Maximum requests per minute.",
         metavar="N",
         low=0.001,
+        group=LIMITS,
+        brief="Maximum requests per minute",
     ),
     Setting(
         "endpoint",
@@ -535,32 +645,35 @@ TABLE: tuple[Setting, ...] = (
         "Maximum tokens per minute, prompt plus completion.",
         metavar="N",
         low=1,
+        group=LIMITS,
     ),
     Setting(
         "endpoint",
         "charge",
         "choice",
         None,
-        "What the server charges to its token limit for a request: sum, prompt plus max_tokens; "
-        "max, the larger of the two; input, the prompt alone; real, the tokens used (default: as "
-        "the provider is known to, else learned).",
+        "What the server charges to its token limit for a request: `sum` (prompt plus "
+        "max_tokens), `max` (the larger of them), `input` (the prompt) or `real` (the tokens "
+        "used) [default: the provider's rule, else learned].",
         choices=("sum", "max", "input", "real"),
+        group=LIMITS,
     ),
     Setting(
         "endpoint",
         "models",
         "models",
         None,
-        "The models that the endpoint serves (default: any); a table maps each to its name there.",
+        "Models that the endpoint serves, or a table from your names to its own [default: any].",
     ),
     Setting(
         "endpoint",
         "weight",
         "number",
         None,
-        "The endpoint's share of the load relative to other endpoints, per unit of concurrency.",
+        "Share of the load relative to the other endpoints, per unit of concurrency.",
         default=1.0,
         low=0.001,
+        group=LIMITS,
     ),
     Setting(
         "endpoint",
@@ -577,7 +690,7 @@ TABLE: tuple[Setting, ...] = (
         "max_attempts",
         "int",
         "--max-attempts",
-        "Attempts per row; throttled ones do not count.",
+        "Attempts per row; throttled attempts do not count.",
         default=6,
         metavar="N",
         low=1,
@@ -587,8 +700,7 @@ TABLE: tuple[Setting, ...] = (
         "timeout_s",
         "number",
         "--timeout",
-        "Seconds that one attempt may take; the time for which batchrun is suspended does not "
-        "count.",
+        "Seconds that one attempt may take, not counting time in which batchrun is suspended.",
         default=600.0,
         metavar="S",
         low=0.001,
@@ -598,7 +710,7 @@ TABLE: tuple[Setting, ...] = (
         "connect_timeout_s",
         "number",
         "--connect-timeout",
-        "Seconds a connection may take to open.",
+        "Seconds to wait for a connection to open.",
         default=30.0,
         metavar="S",
         low=0.001,
@@ -608,7 +720,7 @@ TABLE: tuple[Setting, ...] = (
         "max_wait_s",
         "number",
         "--max-wait",
-        "The longest wait a server may ask for; a longer one stops the run.",
+        "Longest wait in seconds that a server may ask for; a longer one stops the run.",
         default=600.0,
         metavar="S",
         low=0,
@@ -636,8 +748,7 @@ TABLE: tuple[Setting, ...] = (
         "max_truncated",
         "share",
         "--max-truncated",
-        "Stop when a larger share of the answers is cut off by a token limit; applies after "
-        "100 rows.",
+        "Stop when more answers than this are cut off by a token limit; applies after 100 rows.",
         metavar="P%",
     ),
     Setting(
@@ -645,7 +756,7 @@ TABLE: tuple[Setting, ...] = (
         "max_empty",
         "share",
         "--max-empty",
-        "Stop when a larger share of the answers is empty; applies after 100 rows.",
+        "Stop when more answers than this are empty; applies after 100 rows.",
         metavar="P%",
     ),
     Setting(
@@ -653,7 +764,8 @@ TABLE: tuple[Setting, ...] = (
         "repeated_failure",
         "bool",
         "--repeated-failure/--no-repeated-failure",
-        "Stop when more than 30 consecutive rows fail in the same way; these rows stay pending.",
+        "Stop when more than 30 consecutive rows fail in the same way; they stay pending "
+        "[default: on].",
         default=True,
     ),
     Setting(
@@ -664,13 +776,14 @@ TABLE: tuple[Setting, ...] = (
         "Spending cap in USD for the whole run, across resumes.",
         metavar="USD",
         low=0.000001,
+        brief="Spending cap in USD",
     ),
     Setting(
         "guards",
         "max_total_tokens",
         "int",
         "--max-total-tokens",
-        "Token cap for the whole run, across resumes; prompt plus completion.",
+        "Token cap for the whole run, across resumes: prompt plus completion.",
         metavar="N",
         low=1,
     ),
@@ -679,8 +792,7 @@ TABLE: tuple[Setting, ...] = (
         "deadline_s",
         "number",
         "--deadline",
-        "Stop this many seconds after the process started, suspended time included; requests "
-        "in flight may finish.",
+        "Stop this many seconds after the start; requests in flight may finish.",
         metavar="S",
         low=0,
     ),
@@ -689,8 +801,8 @@ TABLE: tuple[Setting, ...] = (
         "min_free_disk",
         "bytes",
         "--min-free-disk",
-        "Stop before a disk that the run writes to has less free space than this (500MB, "
-        "2GiB); 0: never.",
+        "Stop when a disk in use has less free space than this, such as 500MB or 2GiB; 0 turns it "
+        "off.",
         default=Bytes(256 * 2**20),
         metavar="BYTES",
     ),
@@ -709,7 +821,7 @@ TABLE: tuple[Setting, ...] = (
         "on_finish",
         "command",
         "--on-finish",
-        "A command that gets the summary as JSON on stdin when the run ends, however it ends.",
+        "Command that receives the summary as JSON on stdin when the run ends, however it ends.",
         metavar="CMD",
     ),
     Setting(
@@ -717,7 +829,7 @@ TABLE: tuple[Setting, ...] = (
         "webhook",
         "webhook",
         None,
-        "A URL that gets one POST of JSON (text, status, exit_code, dir) when the run ends, "
+        "URL that receives one POST of JSON (text, status, exit_code, dir) when the run ends, "
         "however it ends.",
     ),
     Setting(
@@ -725,7 +837,7 @@ TABLE: tuple[Setting, ...] = (
         "metrics_file",
         "path",
         "--metrics-file",
-        "A Prometheus text file, replaced whole every 15 seconds and at the end.",
+        "Prometheus text file, replaced atomically every 15 seconds and at the end.",
         metavar="F",
     ),
     Setting(
@@ -741,8 +853,8 @@ TABLE: tuple[Setting, ...] = (
         "",
         "measures",
         None,
-        "Scores by name, one value per row: SQL over the columns of the results, or a table "
-        "with `sql` or `python`, `errors` and `timeout_s`.",
+        "Scores by name, one value per row: SQL over the result columns, or a table with `sql` or "
+        "`python`, `errors` and `timeout_s`.",
         default={},
     ),
     Setting(
@@ -759,8 +871,18 @@ TABLE: tuple[Setting, ...] = (
         "",
         "measures",
         None,
-        'Rules by the metric or figure that they judge, such as accuracy = ">= 0.80"; those '
-        "against a baseline are in `[gates.compare]`.",
+        'Rules by metric or figure, such as accuracy = ">= 0.80"; rules against a baseline are in '
+        "`[gates.compare]`.",
+        default={},
+    ),
+    Setting(
+        "judge",
+        "",
+        "measures",
+        None,
+        "Judges by name, as tables `[judge.NAME]`: `config` is the file with the judge's prompt "
+        "and JSON Schema, `agreement` a column of human labels, `score` the field compared with "
+        "it; `allow_self` lets a model judge its own answers.",
         default={},
     ),
     Setting(
@@ -768,8 +890,7 @@ TABLE: tuple[Setting, ...] = (
         "",
         "labels",
         "--label",
-        "A label of the run, recorded in summary.json; repeatable. `runs` and `costs` can group "
-        "by it.",
+        "Label recorded in summary.json, for `runs` and `costs` to group by; repeatable.",
         default={},
         metavar="KEY=VALUE",
     ),
@@ -781,7 +902,7 @@ SHORT: tuple[Setting, ...] = (
         "temperature",
         "number",
         "--temperature",
-        "Short for --param temperature=X.",
+        "Sampling temperature; short for --param temperature=X.",
         metavar="X",
     ),
     Setting(
@@ -789,11 +910,26 @@ SHORT: tuple[Setting, ...] = (
         "max_tokens",
         "int",
         "--max-tokens",
-        "Short for --param max_tokens=N, or max_completion_tokens=N where the provider takes that.",
+        "Token limit of an answer; sent as max_tokens, or max_completion_tokens where the "
+        "provider takes that.",
         metavar="N",
     ),
-    Setting("request", "top_p", "number", "--top-p", "Short for --param top_p=X.", metavar="X"),
-    Setting("request", "seed", "int", "--seed", "Short for --param seed=N.", metavar="N"),
+    Setting(
+        "request",
+        "top_p",
+        "number",
+        "--top-p",
+        "Nucleus sampling; short for --param top_p=X.",
+        metavar="X",
+    ),
+    Setting(
+        "request",
+        "seed",
+        "int",
+        "--seed",
+        "Sampling seed; short for --param seed=N.",
+        metavar="N",
+    ),
 )
 """Flags and keywords that set a key of ``request.params``. In a config file it stands there."""
 
@@ -804,8 +940,23 @@ FLAGGED = (
 )
 """Every setting that may have a flag, in the order of ``--help``."""
 
-KEYWORD_NAMES: Mapping[str, str] = {"input.files": "", "output.dir": "output"}
-"""Keyword arguments that are not called like the key. Input files are the first argument."""
+OF_JUDGES = tuple(
+    setting
+    for setting in FLAGGED
+    if setting.section not in ("input", "labels", "notify", "scores", "metrics", "gates", "judge")
+    and setting.name not in ("output.dir", "output.checkpoint", "output.check_schema")
+)
+"""The settings that ``batchrun judge`` has flags for. What a judge reads and where it writes is
+given, and its verdicts are always held against their schema.
+"""
+
+KEYWORD_NAMES: Mapping[str, str] = {
+    "input.files": "",
+    "output.dir": "output",
+    "input.from": "from_",
+}
+"""Keyword arguments that are not called like the key. Input files are the first argument; `from` is
+a word of Python's own."""
 
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in TABLE))
 BY_NAME = {setting.name: setting for setting in FLAGGED}

@@ -63,7 +63,16 @@ def asked_in_vain(url: str) -> str:
     """What to tell the user where nothing is served under a chat-completions URL: the URL, and the
     base URL that was likely meant.
     """
-    shown = public_url(url)
+    shown, likely = public_url(url), likely_base(url)
+    if likely is None:
+        return f"asked {shown}: check the host and the path of the base URL"
+    return f"asked {shown}: the base URL may have to be {likely}"
+
+
+def likely_base(url: str) -> str | None:
+    """The base URL that was probably meant where nothing is served under a chat-completions URL;
+    None if its path looks right.
+    """
     parts = urlsplit(url)
     base = parts.path.removesuffix(_SUFFIX)
     version = _VERSION.search(base)
@@ -72,9 +81,8 @@ def asked_in_vain(url: str) -> str:
     elif _OTHER_CALL.fullmatch(base, version.end()):
         meant = base[: version.end()]
     else:
-        return f"asked {shown}: check the host and the path of the base URL"
-    likely = public_url(urlunsplit((parts.scheme, parts.netloc, meant, parts.query, "")))
-    return f"asked {shown}: the base URL may have to be {likely}"
+        return None
+    return public_url(urlunsplit((parts.scheme, parts.netloc, meant, parts.query, "")))
 
 
 def may_be_private(where: Address) -> bool:

@@ -17,7 +17,7 @@ from batchrun.core.input import dialect
 from batchrun.core.schema.response_format import of_document, schema_of
 from batchrun.core.settings import commands
 from batchrun.core.settings.bounds import Bound
-from batchrun.core.settings.parameters import OF_THE_RUN
+from batchrun.core.settings.parameters import ENVELOPE, OF_THE_RUN, SENT
 from batchrun.core.settings.providers import provider_named
 from batchrun.core.settings.table import Setting
 from batchrun.core.text.byte_sizes import Bytes, parse_bytes
@@ -272,6 +272,54 @@ def _check_message(setting: Setting, place: int, message: object) -> None:
     _check_json(setting, message, f"[{place}]")
 
 
+def check_input(value: Mapping[str, Any]) -> None:
+    """Whether there is one input: files, or the results of another run. Raises ``UsageError``."""
+    if value["input.from"] is None:
+        if not value["input.files"]:
+            message = (
+                "no input: name the input files, or set input.files in the config file; to use the "
+                "results of another run, name its directory with --from (input.from)"
+            )
+            raise UsageError(message)
+        for name, flag in (("from_status", "--from-status"), ("allow_partial", "--allow-partial")):
+            if value[f"input.{name}"] not in ("ok", False):
+                message = f"input.{name} ({flag}) belongs to --from DIR, which is not given"
+                raise UsageError(message)
+        return
+    if value["input.files"]:
+        message = (
+            "--from (input.from) makes the results of another run the input: leave the input files "
+            "out, or --from"
+        )
+        raise UsageError(message)
+    if value["request.prompt"] is None and not value["request.messages"]:
+        message = (
+            "--from (input.from) gives answers, and they are no requests: say what to ask about "
+            "them with --prompt (request.prompt) or [[request.messages]], such as --prompt "
+            "'Translate into French: {{ row.content }}'"
+        )
+        raise UsageError(message)
+    if value["input.send"] not in (None, "none"):
+        message = (
+            "input.send (--send) names columns to send as parameters, and with --from every column "
+            "is data. Use a template: --model '{{ row.model }}', --param 'seed=\"{{ seed }}\"'"
+        )
+        raise UsageError(message)
+    _refuse_file_settings(value)
+
+
+def _refuse_file_settings(value: Mapping[str, Any]) -> None:
+    """With ``--from``, settings that say how files are read have no meaning."""
+    for name in ("format", "quoting", "delimiter", "encoding"):
+        given = value[f"input.{name}"]
+        if given is not None and (name, given) != ("format", "auto"):
+            message = (
+                f"input.{name} is {given!r}, which says how input files are read; with --from "
+                "(input.from) there are none. Leave it out"
+            )
+            raise UsageError(message)
+
+
 def check_request(value: Mapping[str, Any]) -> None:
     """Whether the settings of ``[request]``, and of what its answers must be, go together. Raises
     ``UsageError`` naming them.
@@ -303,12 +351,13 @@ def check_request(value: Mapping[str, Any]) -> None:
         name = "request.prompt" if prompt is not None else "request.system"
         message = f"{name} and request.messages both say what the messages are; use one of them"
         raise UsageError(message)
-    if system is not None and prompt is None:
+    if system is not None and prompt is None and value["request.turns"] is None:
         message = (
             "request.system would never be sent: it goes before a prompt, and rows with messages "
             "keep their own. Set request.prompt (--prompt) too"
         )
         raise UsageError(message)
+    _check_turns(value)
     _check_format(value)
     attached = next((key for key in ("image", "file") if value[f"request.{key}"]), None)
     if attached is None:
@@ -317,6 +366,20 @@ def check_request(value: Mapping[str, Any]) -> None:
         message = (
             f"request.{attached} adds to the user's message, and there is none: "
             "set request.prompt (--prompt), or request.messages with one of role 'user'"
+        )
+        raise UsageError(message)
+
+
+def _check_turns(value: Mapping[str, Any]) -> None:
+    """Whether the column of the turns is not one that is sent as it is."""
+    name = value["request.turns"]
+    if name is None:
+        return
+    made = any(value[f"request.{key}"] for key in ("prompt", "system", "messages"))
+    if name in ENVELOPE or name == "extra_body" or (name in SENT and not made):
+        message = (
+            f"request.turns (--turns) names the column {name!r}, which has a meaning of its own in "
+            "a row. Give the column with the user's turns another name"
         )
         raise UsageError(message)
 

@@ -15,7 +15,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchrun.core.starter.starter_files import ROWS, Starter, jsonl, toml_key, toml_value
+from batchrun.core.starter.starter_files import (
+    ROWS,
+    SCHEMA_LINE,
+    Starter,
+    jsonl,
+    toml_key,
+    toml_value,
+)
 from batchrun.errors import UsageError
 
 DEPTH_MAX = 12
@@ -333,10 +340,14 @@ def _quoted(text: str) -> str:
 
 def _config(request: Mapping[str, Any], scores: Mapping[str, str]) -> str:
     lines = [
+        SCHEMA_LINE,
         "# Made by `batchrun init eval --from-openai-evals`.",
         "",
         "[input]",
         f"files = [{toml_value(ROWS)}]",
+        "",
+        "[output]",
+        'dir = "run-1"',
         "",
         "[request]",
         *(f"{key} = {toml_value(value)}" for key, value in request.items() if key != "messages"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 from batchrun.core.verdict.judge import Verdict
@@ -16,6 +17,14 @@ _ADVICE = {
     "not_found": "check the model's name and the base URL",
     "connection": "check the host in the base URL",
 }
+_ADVICE_OF_RULES = {
+    "wrong_path": "check the base URL",
+    "path_gone": "check the base URL",
+    "wrong_model": "check the model's name",
+    "model_gone": "check the model's name",
+    "tls": "check the base URL and the certificates",
+}
+"""By the rule that judged, where it knows more than the class does."""
 
 _WAIT_S_MAX = 366 * 86400.0
 """A wait beyond that has no date: it is not meant, and the calendar ends."""
@@ -31,10 +40,14 @@ def stop_message(
     if verdict.wait_s is not None and verdict.wait_s > wait_s_max:
         return (
             f"the server asks to come back in {verdict.wait_s:.0f} s{_at(verdict.wait_s, now_us)} "
-            f"({status}), longer than --max-wait: {verdict.message}"
+            f"({status}), longer than --max-wait: {verdict.message.rstrip('.')}. Run the same "
+            f"command then, or let it wait with --max-wait {math.ceil(verdict.wait_s)}"
         )
-    advice = _ADVICE.get(verdict.error_class or "", "see the message")
-    return f"{verdict.error_class} ({status}): {verdict.message}; {advice}"
+    advice = _ADVICE_OF_RULES.get(
+        verdict.rule, _ADVICE.get(verdict.error_class or "", "see the message")
+    )
+    said = verdict.message.removeprefix(f"{status}: ").rstrip(".")
+    return f"{verdict.error_class} ({status}): {said}; {advice}"
 
 
 def _at(wait_s: float, now_us: int | None) -> str:

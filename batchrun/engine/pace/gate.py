@@ -65,6 +65,7 @@ class EndpointPermit:
         gate: EndpointGate,
         asked: Asked | None,
         queue_s: float,
+        turn: Turn | None,
         probe: bool = False,  # noqa: FBT001, FBT002 - made for every exchange
     ) -> None:
         self._gate = gate
@@ -72,7 +73,7 @@ class EndpointPermit:
         self._settled = False
         self.queue_s = queue_s
         self.probe = probe
-        self._turn = gate.next_turn()
+        self._turn = turn
 
     def observed(
         self, reception: Reception, *, sent_at_s: float, latency_s: float, tokens: int | None
@@ -94,7 +95,8 @@ class EndpointPermit:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.settle(None)
+        if not self._settled:
+            self.settle(None)
         if self.probe:
             self._gate.probe_over()
         if self._turn is not None:
@@ -135,8 +137,10 @@ class EndpointGate:
         self._clock = clock
         self._dice = dice
         self.concurrency = concurrency
-        self._free = concurrency
-        """Permits that nobody holds; below 0 where more are held than there are by now."""
+        self._permits = self._free = concurrency
+        """Permits that are given out, none during a pause; and those that nobody holds, below 0
+        where more are held than there are by now.
+        """
         self._pauses: set[str] = set()  # what for
         self._paused = False
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -196,7 +200,9 @@ class EndpointGate:
         ):
             if asked is not None:
                 self._costs.passed(waited=False)
-            return EndpointPermit(self, asked, now - began)
+            rounds = self.rounds
+            turn = None if rounds is None else rounds.sent(now, self._permits - self._free)
+            return EndpointPermit(self, asked, now - began, turn)
         self._queueing += 1
         try:
             async with self._door:
@@ -211,7 +217,9 @@ class EndpointGate:
             self.waiting_for = None
             self._look_whether_calm()
             self._tell()
-        return EndpointPermit(self, asked, self._clock.now_s() - began, probe)
+        now, rounds = self._clock.now_s(), self.rounds
+        turn = None if rounds is None else rounds.sent(now, self._out)
+        return EndpointPermit(self, asked, now - began, turn, probe)
 
     async def _permit(self) -> None:
         """Wait in line for a permit; whoever gives one back hands it over."""
@@ -227,7 +235,8 @@ class EndpointGate:
     def release(self) -> None:
         """A permit is free again: the first in line gets it, unless it is withheld."""
         self._free += 1
-        self._hand_over()
+        if self._waiting or self.changed is not None:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the permits that are free to those in line."""
@@ -329,6 +338,7 @@ class EndpointGate:
 
     def _share_out(self, held: int) -> None:
         """So many permits are held: give those that are free to whoever waits."""
+        self._permits = 0 if self._paused else self.concurrency
         self._free = self._permits - held
         self._hand_over()
 
@@ -357,10 +367,6 @@ class EndpointGate:
         self._paced = self._budget is not None or self._limiter is not None
         self._look_whether_calm()
         self._tell()
-
-    @property
-    def _permits(self) -> int:
-        return 0 if self._paused else self.concurrency
 
     def _tell(self) -> None:
         if self.changed is not None:
@@ -491,13 +497,6 @@ class EndpointGate:
                 return
             self.waiting_for = "server"
             await self._clock.sleep(min(left_s, POLL_S))
-
-    def next_turn(self) -> Turn | None:
-        """A request goes out: its turn in the rounds, where there are any."""
-        rounds = self.rounds
-        if rounds is None:
-            return None
-        return rounds.sent(self._clock.now_s(), self._out)
 
     def gave_up(self, turn: Turn) -> None:
         """Nobody knows what became of a request in the rounds."""

@@ -123,14 +123,8 @@ class Round:
         return self.accepted + self.refused
 
 
-class Turn:
-    """A request that went out: in which round, and how many were in flight with it."""
-
-    __slots__ = ("in_flight", "round")
-
-    def __init__(self, in_round: Round | None, in_flight: int) -> None:
-        self.round = in_round
-        self.in_flight = in_flight
+Turn = tuple[Round | None, int]
+"""A request that went out: in which round, and how many were in flight with it."""
 
 
 class Rounds:
@@ -173,7 +167,7 @@ class Rounds:
         """A request goes out, as one of so many."""
         if self.state is _CLOSED:
             self._probing = True
-            return Turn(None, in_flight)
+            return None, in_flight
         now = self._round
         if now is None:
             now = self._round = Round(now_s, self.pace)
@@ -191,7 +185,7 @@ class Rounds:
             now.sent >= ROUND_MIN or (now.sent >= SLOW_ROUND_MIN and took_s >= SLOW_ROUND_S)
         ):
             self._end_round()
-        return Turn(now, in_flight)
+        return now, in_flight
 
     def level(self, pace: float) -> None:
         """Others found another pace at this server: meet them on the way, if it is far."""
@@ -206,11 +200,11 @@ class Rounds:
         """The server took the request on, whatever it answered."""
         self._row = 0
         self._since_accepted += 1
-        if turn.round is None:
+        now, in_flight = turn
+        if now is None:
             if self.state is Pace.CLOSED:
                 self._opened(now_s)
             return
-        now, in_flight = turn.round, turn.in_flight
         now.accepted += 1
         counts = now.at_once
         counts[in_flight] = counts.get(in_flight, 0) + 1
@@ -223,16 +217,16 @@ class Rounds:
         """The server refused the request for now, perhaps with a wait; ``at_once`` says that it
         named the number of requests in flight as the reason.
         """
-        now = turn.round
+        now, in_flight = turn
         if at_once:
-            self._bounded(turn.in_flight - 1)
+            self._bounded(in_flight - 1)
         if now is None:
             self._probing = False
             self._wait_s = min(WAIT_S_MAX, 2 * self._wait_s)
             self._probe_at_s = now_s + max(self._wait_s, wait_s or 0.0)
             return
         now.refused += 1
-        now.least = min(now.least, turn.in_flight)
+        now.least = min(now.least, in_flight)
         self._row += 1
         if (
             self.state is Pace.FREE
@@ -247,11 +241,12 @@ class Rounds:
 
     def gone(self, turn: Turn, now_s: float) -> None:
         """The request was given up, or nobody knows what became of it."""
-        if turn.round is None:
+        now, _ = turn
+        if now is None:
             self._probing = False
             self._probe_at_s = now_s + self._wait_s
             return
-        turn.round.sent -= 1
+        now.sent -= 1
         self._judge_those_over(now_s)
 
     def _end_round(self) -> None:

@@ -8,13 +8,15 @@ asked, the gates fall to the safe share once the lease is over, and close after 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from batchrun.core.fleet import quota
 from batchrun.core.fleet.quota import Book, Limit
+from batchrun.engine.tasks import cancelled
 from batchrun.errors import StorageError
 
 if TYPE_CHECKING:
@@ -89,14 +91,18 @@ class Sharing:
         gates: Mapping[str, Limited],
         limits: tuple[Limit, ...],
         clock: Clock,
+        real_s: Callable[[], float] | None = None,
         ask: Ask = asyncio.to_thread,
     ) -> None:
-        """``ask`` runs what blocks. The limits are closed until the first renewal."""
+        """``real_s`` tells seconds that go on while the machine sleeps, if not the clock; ``ask``
+        runs what blocks. The limits are closed until the first renewal.
+        """
         self._store = store
         self._worker = worker
         self._gates = gates
         self._limits = limits
         self._clock = clock
+        self._now_s = real_s or clock.now_s
         self._ask = ask
         self._number = 0
         self._book = Book()
@@ -118,12 +124,23 @@ class Sharing:
         for limit in limits:
             self._gates[limit.endpoint].confine(limit.kind, 0)
 
+    @contextlib.asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Renew the lease for as long as this lasts, and give everything back at its end."""
+        keeping = asyncio.create_task(self.keep(), name="shared limits")
+        try:
+            yield
+        finally:
+            await cancelled((keeping,))
+            with contextlib.suppress(StorageError, ValueError):
+                await self.leave()
+
     async def keep(self) -> None:
         """Renew the lease for as long as this task is not cancelled."""
         while True:
             await self.renew()
-            due_s = self._clock.now_s() + quota.renewal_s(len(self._book.holdings))
-            while (left_s := due_s - self._clock.now_s()) > 0:
+            due_s = self._now_s() + quota.renewal_s(len(self._book.holdings))
+            while (left_s := due_s - self._now_s()) > 0:
                 await self._clock.sleep(min(LOOK_S, left_s))
                 self._look()
 
@@ -132,7 +149,7 @@ class Sharing:
         for limit in self._limits:
             if self._gates[limit.endpoint].bound_by == limit.kind:
                 self._bound.add(limit.name)
-        now_s = self._clock.now_s()
+        now_s = self._now_s()
         for endpoint, (window, due_s) in list(self._moves.items()):
             if now_s >= due_s:
                 self._adopt(endpoint, window)
@@ -156,7 +173,7 @@ class Sharing:
         return False
 
     async def _try_to_renew(self) -> bool:
-        asked_s = self._clock.now_s()
+        asked_s = self._now_s()
         now_s = await self._latest()
         wants = {limit.name: self._wanted(limit) for limit in self._limits}
         book = quota.renewed(
@@ -173,7 +190,7 @@ class Sharing:
         self._lower(mine.holds)
         if not await self._write(book, now_s):
             return False
-        if self._clock.now_s() - asked_s > quota.LEASE_S - EARLY_S:
+        if self._now_s() - asked_s > quota.LEASE_S - EARLY_S:
             return False  # this process slept, and the lease is over by now
         self._renewed_s = asked_s
         self._granted, self._safe = dict(mine.holds), dict(mine.safe)
@@ -205,7 +222,7 @@ class Sharing:
             elif window != self._in_force.get(endpoint) and endpoint not in self._moves:
                 # The others have it when they have renewed, the slowest after two renewals.
                 wait_s = 2 * quota.renewal_s(len(book.holdings))
-                self._moves[endpoint] = (window, self._clock.now_s() + wait_s)
+                self._moves[endpoint] = (window, self._now_s() + wait_s)
 
     def _adopt(self, endpoint: str, window: int) -> None:
         self._moves.pop(endpoint, None)
@@ -226,7 +243,7 @@ class Sharing:
         return {
             limit.name: min(self._gates[limit.endpoint].in_flight, self._granted[limit.name])
             for limit in self._limits
-            if limit.is_whole and self._clock.now_s() - self._renewed_s <= quota.LEASE_S - EARLY_S
+            if limit.is_whole and self._now_s() - self._renewed_s <= quota.LEASE_S - EARLY_S
         }
 
     # The gates
@@ -253,16 +270,16 @@ class Sharing:
         store = self._store
 
         def read() -> tuple[float, int, bytes | None]:
-            now_s = store.put(f"{quota.FOLDER}-times/{self._worker}", b"")
+            now_s = store.put(f"{quota.TIMES}/{self._worker}", b"")
             number, found = self._number, None
-            if self._clock.now_s() - self._numbered_s > LISTED_S:
+            if self._now_s() - self._numbered_s > LISTED_S:
                 number = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
                 found = store.read(quota.record_name(number)) if number else None
             while (newer := store.read(quota.record_name(number + 1))) is not None:
                 number, found = number + 1, newer
             return now_s, number, found
 
-        began_s = self._clock.now_s()
+        began_s = self._now_s()
         now_s, number, found = await self._asked(read)
         self._number, self._numbered_s = number, began_s
         if found is not None:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchrun.ports import Clock
 
 LOOK_S = 5.0
 """The deadline is looked at so often, since no timer goes on while a machine sleeps."""
 _LOG = logging.getLogger("batchrun.run")
+
+
+class Cause(NamedTuple):
+    """The failure that stopped a run: its class, the server's words, and the rule that judged it
+    (see ``core.verdict.rules``; empty where it is not known any more).
+    """
+
+    error_class: str
+    message: str
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,8 @@ class Stop:
     exit_code: int = 3
     patient: bool = False
     """Whether requests in flight get all the time they need, rather than the grace."""
+    cause: Cause | None = None
+    """The failure behind it, if a failure stopped the run."""
 
     @property
     def is_signal(self) -> bool:

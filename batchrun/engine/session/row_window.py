@@ -55,26 +55,36 @@ class Room:
         if self.resized is not None:
             self.resized()
 
-    async def enter(self, size_bytes: int) -> None:
-        """Wait until another row may be opened, and count it. A row larger than all bounds is let
-        in once nothing else is open.
-        """
+    def try_enter(self, size_bytes: int) -> bool:
+        """Open another row, and count it, if there is room for it now."""
         if (
             self._ready >= self._ready_max
             or self._open >= self._open_max
             or self._bytes + size_bytes > self._bytes_max
         ):
-            while self._open and (
-                self._ready > self._refill_at
-                or self._open >= self._open_max
-                or self._bytes + size_bytes > self._bytes_max
-            ):
-                self._changed.clear()
-                self.full = True
-                if self.held_up is not None:
-                    self.held_up()
-                await self._changed.wait()
-            self.full = False
+            return False
+        self._ready += 1
+        self._open += 1
+        self._bytes += size_bytes
+        return True
+
+    async def enter(self, size_bytes: int) -> None:
+        """Wait until another row may be opened, and count it. A row larger than all bounds is let
+        in once nothing else is open.
+        """
+        if self.try_enter(size_bytes):
+            return
+        while self._open and (
+            self._ready > self._refill_at
+            or self._open >= self._open_max
+            or self._bytes + size_bytes > self._bytes_max
+        ):
+            self._changed.clear()
+            self.full = True
+            if self.held_up is not None:
+                self.held_up()
+            await self._changed.wait()
+        self.full = False
         self._ready += 1
         self._open += 1
         self._bytes += size_bytes
@@ -85,7 +95,7 @@ class Room:
         as input is.
         """
         self._ready -= 1
-        if self._ready <= self._refill_at:
+        if self.full and self._ready <= self._refill_at:
             self._changed.set()
         if reply is None or len(reply) <= LARGE_REPLY:
             return 0
@@ -97,7 +107,8 @@ class Room:
         self._open -= 1
         self._bytes -= size_bytes
         self._ready -= not answered
-        self._changed.set()
+        if self.full:
+            self._changed.set()
 
     @contextlib.contextmanager
     def asleep(self) -> Iterator[None]:

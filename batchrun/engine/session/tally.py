@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from batchrun.core.cost.projection import Projection, RowCosts, project
-from batchrun.core.reply.answer import BLANK, is_empty, is_truncated
+from batchrun.core.reply.answer import is_empty, is_ordinary, is_truncated
 from batchrun.records import Outcome
 
 TOLD_MAX = 100
@@ -74,12 +74,8 @@ class Tally:
                 self.first_failed.setdefault(failure.error_class, (outcome.row, said))
             return
         self.ok += 1
-        first = completion.first
-        # An ordinary answer is neither, and is told from the others in 60 ns.
-        if first.finish_reason != "stop" or not first.content or completion.choices is not None:
+        if not is_ordinary(completion):
             self.truncated += is_truncated(completion)
-            self.empty += is_empty(completion)
-        elif first.content[0] in BLANK:
             self.empty += is_empty(completion)
         self.prompt_tokens += completion.usage.prompt_tokens or 0
         self.completion_tokens += completion.usage.completion_tokens or 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from batchrun.adapters.storage import disk, files
 from batchrun.core.evaluation.gates import GATE_FAILED
+from batchrun.core.evaluation.judges import JUDGES
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.text.legible import legible
 from batchrun.errors import StorageError, UsageError
@@ -60,6 +61,13 @@ def _require_good(side: Side) -> None:
         why = "it is still running" if side.live else f"it is {side.summary.get('status')}"
         message = f"{side.shown} is not finished ({why}); --force blesses it all the same"
         raise UsageError(message)
+    judges = side.summary.get(JUDGES)
+    for name, one in judges.items() if isinstance(judges, Mapping) else ():
+        if one.get("pending"):
+            message = (
+                f"the judge {name} of {side.shown} is not finished; --force blesses it all the same"
+            )
+            raise UsageError(message)
     gates = side.summary.get("gates")
     table: Mapping[str, Any] = gates if isinstance(gates, Mapping) else {}
     failed = [name for name, gate in table.items() if gate.get("verdict") == "fail"]

@@ -14,7 +14,10 @@ from batchrun.rundir.comparison.side import Side
 WORDS = "rows prompt params model model_answered fingerprint scores judge".split()
 """The words, in the order of the report."""
 _PROMPT = tuple(f"request.{name}" for name in ("prompt", "system", "messages", "image", "file"))
-_PARAMS = ("request.params", "request.schema", "request.stream", "input.send", "output.think")
+_PARAMS = (
+    *("request.params", "request.schema", "request.stream", "request.repeat", "input.send"),
+    "output.think",
+)
 _MODEL = ("request.model", "output.fallback_model")
 
 
@@ -49,7 +52,7 @@ def reasons(pairs: Pairs, found: Status, evaluation: Evaluation) -> dict[str, st
         told["scores"] = f"other definitions of {', '.join(scores)}"
     judges = _changed(a.judges, b.judges)
     if judges:
-        told["judge"] = f"other judges: {', '.join(judges)}"
+        told["judge"] = "; ".join(_judge(name, a, b) for name in judges)
     return {word: told[word] for word in WORDS if word in told}
 
 
@@ -62,6 +65,16 @@ def _change(name: str, a: Side, b: Side) -> str:
     before, now = (side.settings.get(name) for side in (a, b))
     short = all(len(repr(value)) <= 60 for value in (before, now))
     return f"{name}: {before!r} in A, {now!r} in B" if short else f"{name} differs"
+
+
+def _judge(name: str, a: Side, b: Side) -> str:
+    """What is another about a judge."""
+    for letter, side in (("A", a), ("B", b)):
+        if name not in side.judges:
+            return f"the judge {name}, which {letter} has not"
+    first, second = (side.judge_settings(name) for side in (a, b))
+    changed = _changed(first, second) if first and second else []
+    return f"the judge {name}{': ' if changed else ''}{', '.join(changed)}"
 
 
 def _scores(a: Side, b: Side, evaluation: Evaluation) -> list[str]:

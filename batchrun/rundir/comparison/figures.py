@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from batchrun.adapters.scoring import of_repeats
 from batchrun.adapters.scoring.database import quoted
 from batchrun.adapters.scoring.metrics import GROUPS_MAX, NO_GROUP, finite
 from batchrun.adapters.scoring.plan import PlannedMetric
@@ -211,25 +212,33 @@ class End:
 def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:
     """A metric that is a mean, failed rows counted as ``end`` says where they count at all."""
     one = pairs.measures.metric(pairs.measures.metrics[n])[1]
+    parsed = one.parsed
+    by_rows = pairs.repeated or parsed.of_repeats is not None
+    counted_as = {"a": end.a, "b": end.b}
     a, b = (
-        f"a_m{n}"
-        if end.a is None
-        else f"CASE WHEN a_failed AND a_m{n} IS NOT NULL THEN {end.a}.0 ELSE a_m{n} END",
-        f"b_m{n}"
-        if end.b is None
-        else f"CASE WHEN b_failed AND b_m{n} IS NOT NULL THEN {end.b}.0 ELSE b_m{n} END",
+        f"{side}_m{n}"
+        if instead is None or not of_repeats.is_number(parsed)
+        else f"CASE WHEN {side}_failed AND {side}_m{n} IS NOT NULL THEN {instead}.0 "
+        f"ELSE {side}_m{n} END"
+        for side, instead in counted_as.items()
     )
     clustered = one.cluster is not None
     unit = f"coalesce(c{n}, 'row ' || row_b)" if clustered else "unit" if pairs.repeated else "NULL"
     each = (
-        f"(SELECT {a} AS a, {b} AS b, NOT a_failed AND NOT b_failed AS ok, unit, g{n} AS g, "
-        f"{unit} AS c FROM pairs WHERE a_m{n} IS NOT NULL AND b_m{n} IS NOT NULL)"
+        f"(SELECT {a} AS a, {b} AS b, NOT a_failed AND NOT b_failed AS ok, a_failed, b_failed, "
+        f"unit, g{n} AS g, {unit} AS c FROM pairs "
+        f"WHERE a_m{n} IS NOT NULL AND b_m{n} IS NOT NULL)"
     )
-    if pairs.repeated:
-        # Averages within the row first.
+    if by_rows:
+        # What a row's answers come to, first.
+        of_a, of_b = (
+            of_repeats.row(parsed, side, f"{side}_failed", instead)
+            for side, instead in counted_as.items()
+        )
         each = (
-            "(SELECT avg(a) AS a, avg(b) AS b, bool_or(ok) AS ok, any_value(g) AS g, "
-            f"any_value(c) AS c FROM {each} GROUP BY unit)"
+            f"(SELECT * FROM (SELECT {of_a} AS a, {of_b} AS b, bool_or(ok) AS ok, "
+            f"any_value(g) AS g, any_value(c) AS c FROM {each} GROUP BY unit) "
+            "WHERE a IS NOT NULL AND b IS NOT NULL)"
         )
     sets = "GROUP BY GROUPING SETS ((), (g))" if one.by is not None else ""
     grouped = "grouping(g) = 0, any_value(g)" if one.by is not None else "FALSE, NULL"
@@ -250,7 +259,8 @@ def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:
             if sums and zero_one == count and not any(counts[1:3]):
                 # No pair flipped: as few as the clusters are what this rests on.
                 interval = paired_share_interval(0, 0, 0, sums[0])
-        elif zero_one == count and count and not pairs.repeated:
+        elif zero_one == count and count and not (pairs.repeated and any(counts[1:3])):
+            # With repeats only where no row flipped: Student's interval would be empty.
             interval = paired_share_interval(*map(int, counts))
         else:
             interval = _mean_interval(count, finite(mean), finite(variance))
@@ -370,7 +380,7 @@ def _values(
     used = {*one.columns, *one.scores} or {ROW}
     listed = ", ".join(f"results.{quoted(name)}" for name in sorted(used))
     table = f"values_{row}"
-    with pairs.database.tables(results=reading.side.rows(reading.columns(), reading.recorded)):
+    with pairs.database.tables(results=reading.side.rows(reading.columns(), reading.from_scores)):
         pairs.rows(
             f"CREATE TABLE {table} AS SELECT {listed}, p.bucket AS __bucket, p.g{n} AS __group "
             f"FROM {reading.scored()} JOIN {_pairs_with_bucket(one, n)} AS p "

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batchrun.adapters.scoring import of_repeats
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.core.evaluation.definitions import Evaluation
 from batchrun.core.evaluation.gates import Verdict, judge_difference, not_judged
@@ -106,7 +107,8 @@ def _judged(rule: DifferenceRule, pairs: Pairs, figures: Mapping[str, MetricFigu
     if found is None:
         left_out = pairs.measures.left_out
         return undecided(rule, f"{left_out.get(f'metrics.{rule.name}', rule.name)}.")
-    if pairs.a.judges != pairs.b.judges:
+    before, now = pairs.a.judges, pairs.b.judges
+    if any(before[name] != now[name] for name in before.keys() & now.keys()):
         why = f"{rule.name} cannot be compared: the baseline was judged by another judge."
         return undecided(rule, why)
     verdict = _of(rule, found)
@@ -134,11 +136,13 @@ def _despite_errors(rule: DifferenceRule, pairs: Pairs, verdict: Verdict) -> Ver
     """
     n = pairs.measures.metrics.index(rule.name)
     one = pairs.measures.metric(rule.name)[1]
+    in_unit_sql = "TRUE"
+    if of_repeats.is_number(one.parsed):
+        least, most = f"min(least(a_m{n}, b_m{n}))", f"max(greatest(a_m{n}, b_m{n}))"
+        in_unit_sql = f"coalesce({least} >= 0 AND {most} <= 1, FALSE)"
     counts = pairs.one(
         f"SELECT count(*) FILTER (a_failed AND a_m{n} IS NOT NULL), "
-        f"count(*) FILTER (b_failed AND b_m{n} IS NOT NULL), "
-        f"coalesce(min(least(a_m{n}, b_m{n})) >= 0 AND max(greatest(a_m{n}, b_m{n})) <= 1, FALSE) "
-        "FROM pairs"
+        f"count(*) FILTER (b_failed AND b_m{n} IS NOT NULL), {in_unit_sql} FROM pairs"
     )
     failed_a, failed_b, in_unit = int(counts[0]), int(counts[1]), bool(counts[2])
     if one.parsed.mean_of is None or not in_unit or not failed_a + failed_b:

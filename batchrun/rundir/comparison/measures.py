@@ -7,13 +7,14 @@ computed again, over both, where they did not: a comparison by two definitions s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from batchrun.adapters.scoring import plan as planning
 from batchrun.adapters.scoring.database import Database, quoted
+from batchrun.adapters.scoring.parser import Kind
 from batchrun.adapters.scoring.plan import Plan, PlannedMetric
 from batchrun.core.evaluation.definitions import Aggregate, Evaluation, Score
 from batchrun.errors import UsageError
@@ -30,6 +31,13 @@ class Reading:
     recorded: tuple[str, ...]
     computed: Plan
     metrics: tuple[PlannedMetric, ...]
+    verdicts: tuple[str, ...] = ()
+    """Columns of the judges that both runs share, which are read but not compared as scores."""
+
+    @property
+    def from_scores(self) -> tuple[str, ...]:
+        """The columns that are read from the parts of the scores."""
+        return (*self.recorded, *self.verdicts)
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -93,7 +101,12 @@ def measures(database: Database, a: Side, b: Side, evaluation: Evaluation) -> Me
     left_out: dict[str, str] = {}
     recorded: list[str] = []
     computed: list[Score] = []
+    shared, foreign = _verdicts(a, b)
     for score in evaluation.scores:
+        judge = _foreign(database, score.sql, score.key, "score", foreign)
+        if judge is not None:
+            left_out[score.key] = _judge_reason(score.key, judge, a, b)
+            continue
         digests = [side.score_digests.get(score.name) for side in (a, b)]
         wanted = digests[1] if score.python is not None else score.digest()
         if wanted is not None and digests == [wanted, wanted]:
@@ -103,7 +116,7 @@ def measures(database: Database, a: Side, b: Side, evaluation: Evaluation) -> Me
         else:
             left_out[score.key] = _python_reason(score, digests)
     readings = [
-        Reading(side, tuple(recorded), Plan(evaluation, _with(side, recorded)), ())
+        Reading(side, tuple(recorded), Plan(evaluation, _with(side, recorded, shared)), (), shared)
         for side in (a, b)
     ]
     for score in computed:
@@ -125,6 +138,10 @@ def measures(database: Database, a: Side, b: Side, evaluation: Evaluation) -> Me
         named = next((name for name in gone if _mentions(metric, name)), None)
         if named is not None:
             left_out[metric.key] = left_out[f"scores.{named}"]
+            continue
+        judge = _foreign(database, metric.value, metric.key, "metric", foreign)
+        if judge is not None:
+            left_out[metric.key] = _judge_reason(metric.key, judge, a, b)
             continue
         alone = replace(evaluation, scores=usable, metrics=(metric,))
         found = _planned(database, readings, alone, metric.key)
@@ -152,17 +169,56 @@ def _mentions(metric: Aggregate, score: str) -> bool:
     return any(word.search(text or "") for text in (metric.value, metric.by, metric.cluster))
 
 
-def _with(side: Side, recorded: Sequence[str]) -> pa.Schema:
-    """The columns of a run, its recorded scores among them."""
+def _with(side: Side, recorded: Sequence[str], verdicts: Sequence[str]) -> pa.Schema:
+    """The columns of a run, its recorded scores and the verdicts of its judges among them."""
     schema = side.schema
     for name in recorded:
         schema = schema.append(pa.field(name, pa.float64()))
+    for name in verdicts:
+        schema = schema.append(side.verdicts[name])
     return schema
+
+
+def _verdicts(a: Side, b: Side) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """The columns of the judges that both runs share; and those of the others, in lower case, with
+    their judge: it was asked otherwise, or one of the runs has none of its name.
+    """
+    of_a, of_b = a.verdicts, b.verdicts
+    shared, foreign = [], {}
+    for name, kind in {**of_a, **of_b}.items():
+        judge = name.partition(".")[0]
+        same = a.judges.get(judge) == b.judges.get(judge)
+        if same and of_a.get(name) == of_b.get(name) == kind:
+            shared.append(name)
+        else:
+            foreign[name.lower()] = judge
+    return tuple(shared), foreign
+
+
+def _foreign(
+    database: Database, text: str | None, key: str, kind: Kind, foreign: Mapping[str, str]
+) -> str | None:
+    """The judge whose verdicts SQL names although the runs do not share it."""
+    if text is None or not foreign:
+        return None
+    columns = database.expression(text, key, kind).columns
+    return next((judge for name, judge in foreign.items() if name in columns), None)
+
+
+def _judge_reason(key: str, judge: str, a: Side, b: Side) -> str:
+    without = next((side for side in (a, b) if judge not in side.judges), None)
+    if without is not None:
+        return f"{key} needs the verdicts of the judge {judge}, and {without.shown} has none"
+    return (
+        f"{key} cannot be compared: the judge {judge} was asked otherwise in {a.shown} than in "
+        f"{b.shown} (another model, prompt, schema or other parameters)"
+    )
 
 
 def _on_columns(metric: PlannedMetric, reading: Reading) -> PlannedMetric:
     """A metric whose recorded scores are named as scores, not as columns of the results."""
-    own = set(reading.recorded)
+    numbers = [n for n in reading.verdicts if not pa.types.is_string(reading.side.verdicts[n].type)]
+    own = {*reading.recorded, *numbers}
     columns = tuple(name for name in metric.columns if name not in own)
     scores = (*metric.scores, *(name for name in metric.columns if name in own))
     return replace(metric, columns=columns, scores=scores)

@@ -14,6 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from batchrun.adapters.columns import columns as result_columns
+from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.columns.schema import REPEAT as REPEAT_FIELD
+from batchrun.adapters.columns.schema import REPEAT_OF as REPEAT_OF_FIELD
+from batchrun.adapters.scoring import of_repeats
 from batchrun.adapters.scoring.database import Database, quoted
 from batchrun.adapters.scoring.plan import PlannedMetric
 from batchrun.core.evaluation.definitions import Evaluation
@@ -67,7 +71,7 @@ class Pairs:
             database = Database(memory_bytes=MEMORY_BYTES, what="compare", in_order=False)
             self.database = self._stack.enter_context(database)
             self.measures: Measures = measures(database, a, b, evaluation)
-            self.repeated = all({REPEAT, REPEAT_OF} <= set(side.schema.names) for side in (a, b))
+            self.repeated = all(_is_repeated(side) for side in (a, b))
             self._carried = self._carried_columns()
             self._require_key()
             for letter, reading in (("a", self.measures.a), ("b", self.measures.b)):
@@ -105,7 +109,7 @@ class Pairs:
         return [
             field.name
             for field in b
-            if field.name not in _OWN
+            if field.name not in _OWN | part_schema.own_columns(b)
             and field.name in a.names
             and a.field(field.name).type == field.type
         ]
@@ -113,7 +117,8 @@ class Pairs:
     def _require_key(self) -> None:
         for side in (self.a, self.b) if self.key is not None else ():
             if self.key not in side.schema.names:
-                there = ", ".join(name for name in side.schema.names if name not in _OWN)
+                own = _OWN | part_schema.own_columns(side.schema)
+                there = ", ".join(name for name in side.schema.names if name not in own)
                 message = (
                     f"--key {self.key}: the results of {side.shown} have no such column; those of "
                     f"the input are {there or 'none'}"
@@ -124,6 +129,7 @@ class Pairs:
         """The narrow table of one run."""
         names = set(reading.side.schema.names)
         wanted = [name for name in (*_BASE, REPEAT, REPEAT_OF, *self._carried) if name in names]
+        wanted = list(dict.fromkeys(wanted))
         if self.key is not None:
             wanted.append(self.key)
         columns = reading.columns(*wanted)
@@ -137,7 +143,7 @@ class Pairs:
                 f"{_FINGERPRINT} AS fingerprint",
                 "prompt_tokens, completion_tokens, cost_usd, latency_s",
                 f"{f'CAST({quoted(self.key)} AS VARCHAR)' if self.key else 'NULL'} AS other",
-                f"{'repeat, repeat_of' if self.repeated else '0 AS repeat, row AS repeat_of'}",
+                f"{_REPEATED if _is_repeated(reading.side) else _SINGLE}",
             ]
         )
         values = [f"{quoted(name)} AS s{n}" for n, name in enumerate(self.measures.scores)]
@@ -148,7 +154,7 @@ class Pairs:
                 f"CAST({one.cluster or 'NULL'} AS VARCHAR) AS c{n}",
             ]
         picked = ", ".join([base, *values])
-        with self.database.tables(results=reading.side.rows(columns, reading.recorded)):
+        with self.database.tables(results=reading.side.rows(columns, reading.from_scores)):
             self.rows(f"CREATE TABLE {letter} AS SELECT {picked} FROM {reading.scored()}")
 
     # How rows find each other
@@ -194,7 +200,7 @@ class Pairs:
         same = "a.carried = b.carried" if self._carried else "a.request = b.request"
         both, alike = self.one(
             "SELECT count(*), count(*) FILTER (a.custom_id IS NOT DISTINCT FROM b.custom_id "
-            f"AND {same}) FROM a JOIN b ON a.row = b.row"
+            f"AND {same}) FROM a JOIN b ON a.repeat_of = b.repeat_of AND a.repeat = b.repeat"
         )
         return bool(both) and both == alike
 
@@ -215,7 +221,7 @@ class Pairs:
         )
 
     def _pair(self) -> None:
-        key = {ROW: "row", CUSTOM_ID: "custom_id"}.get(self.by, "other")
+        key = {ROW: REPEAT_OF, CUSTOM_ID: "custom_id"}.get(self.by, "other")
         both = f"a.{key} = b.{key} AND a.repeat = b.repeat"
         named = CUSTOM_ID if self.key is None else "other"
         name = f"coalesce({named}, CAST(row AS VARCHAR))"
@@ -247,6 +253,8 @@ class Pairs:
         self.only_a, self.only_b, self.unmatched = counts["a"], counts["b"], unmatched
 
 
+_REPEATED = "repeat, repeat_of"
+_SINGLE = "CAST(0 AS INTEGER) AS repeat, row AS repeat_of"
 _FINGERPRINT = "CASE WHEN system_fingerprint IS NOT NULL THEN hash(system_fingerprint) END"
 _ANSWER = (
     "CASE WHEN status <> 'error' THEN hash(content, refusal, "
@@ -255,17 +263,29 @@ _ANSWER = (
 """What an answer is known by. The ids of tool calls are new every time."""
 
 
+def _is_repeated(side: Side) -> bool:
+    """Whether the answers of a run are repeats: by its columns, which a run over the answers of
+    another one may have taken along.
+    """
+    fields = (REPEAT_OF_FIELD, REPEAT_FIELD)
+    return all(
+        field.name in side.schema.names and side.schema.field(field.name).type == field.type
+        for field in fields
+    )
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(quoted, names))
 
 
 def _value(metric: PlannedMetric) -> str:
-    """The value of a row in a metric that is a mean; NULL in any other."""
+    """The value of an answer in a metric that is a mean; NULL in any other."""
     parsed = metric.parsed
     if parsed.mean_of is None:
         return "CAST(NULL AS DOUBLE)"
-    value = f"CAST((\n{parsed.mean_of}\n) AS DOUBLE)"
-    value = f"CASE WHEN isfinite({value}) THEN {value} END"
+    value = of_repeats.answer(parsed, None, scored=bool(metric.scores))
+    if of_repeats.is_number(parsed):
+        value = f"CASE WHEN isfinite({value}) THEN {value} END"
     if parsed.mean_filter is None:
         return value
     return f"CASE WHEN (\n{parsed.mean_filter}\n) THEN {value} END"

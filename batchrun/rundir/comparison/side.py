@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.scoring.database import Table
-from batchrun.adapters.scoring.score_parts import as_doubles, row_groups
+from batchrun.adapters.scoring.score_parts import in_sql, row_groups
 from batchrun.adapters.storage.store import SCORES, SUMMARY, StoreReader, part_names, read_json
 from batchrun.core.evaluation import gates
+from batchrun.core.evaluation.judges import is_name
 from batchrun.core.settings.addresses import format_address
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect
@@ -71,17 +72,38 @@ class Side:
 
     @property
     def judges(self) -> dict[str, Any]:
-        """What each judge was asked with, by its name."""
+        """What the verdicts of each judge are known by, by its name: a digest of its model, prompt,
+        schema and parameters.
+        """
         found = self.summary.get(JUDGES)
-        names = found if isinstance(found, Mapping) else {}
-        return {name: self._judge(name) for name in names}
+        judges = found if isinstance(found, Mapping) else {}
+        return {
+            name: one.get("sha256") or self.judge_settings(name)
+            for name, one in judges.items()
+            if is_name(name) and isinstance(one, Mapping)
+        }
 
-    def _judge(self, name: str) -> Any:
+    def judge_settings(self, name: str) -> Mapping[str, Any]:
+        """What a judge was asked with, as its own summary says; empty where that is gone."""
         whole = read_json(self.store, f"{JUDGES}/{name}/{SUMMARY}")
         settings = whole.get("settings") if isinstance(whole, Mapping) else None
-        if not isinstance(settings, Mapping):
-            return None
-        return {key: value for key, value in settings.items() if key.startswith("request.")}
+        found = settings if isinstance(settings, Mapping) else {}
+        return {key: value for key, value in found.items() if key.startswith("request.")}
+
+    @property
+    def verdicts(self) -> dict[str, pa.Field]:
+        """The columns of the verdicts in its scores, by name, as SQL sees them: numbers or text."""
+        judges, names = self.judges, part_names(self.store, SCORES)
+        if not judges or not names:
+            return {}
+        schema = _schema(self.store, names[-1], SCORES)
+        found = {}
+        for field in schema:
+            judge, dot, _ = field.name.partition(".")
+            if dot and judge in judges:
+                is_text = pa.types.is_string(field.type)
+                found[field.name] = field if is_text else field.with_type(pa.float64())
+        return found
 
     def rows(self, columns: Sequence[str], scores: Sequence[str] = ()) -> Table:
         """Columns of the results and recorded scores, the latter as numbers, a row group at a
@@ -89,8 +111,9 @@ class Side:
         """
         wanted = pa.schema([self.schema.field(name) for name in columns])
         schema = wanted
+        verdicts = self.verdicts
         for name in scores:
-            schema = schema.append(pa.field(name, pa.float64()))
+            schema = schema.append(verdicts.get(name, pa.field(name, pa.float64())))
 
         def batches() -> Iterator[pa.RecordBatch]:
             for name in part_names(self.store, "results"):
@@ -131,7 +154,7 @@ class Side:
                 if not piece.column("row").equals(table.column("row")):
                     why = "its rows are not those of the results; `batchrun score` writes it again"
                     raise damaged(self.store.where(f"{SCORES}/{name}"), why)
-                columns += [as_doubles(piece.column(score)) for score in scores]
+                columns += [in_sql(piece.column(score)) for score in scores]
             at += table.num_rows
             yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
 
@@ -185,9 +208,9 @@ def side_of(
     return Side(directory, store, found if isinstance(found, Mapping) else {}, widest, live)
 
 
-def _schema(store: StoreReader, name: str) -> pa.Schema:
+def _schema(store: StoreReader, name: str, kind: str = "results") -> pa.Schema:
     try:
-        with store.peek(f"results/{name}") as file, pq.ParquetFile(file, pre_buffer=False) as part:
+        with store.peek(f"{kind}/{name}") as file, pq.ParquetFile(file, pre_buffer=False) as part:
             return part.schema_arrow
     except (OSError, pa.ArrowException) as error:
-        raise damaged(store.where(f"results/{name}"), error) from error
+        raise damaged(store.where(f"{kind}/{name}"), error) from error

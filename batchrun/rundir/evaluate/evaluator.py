@@ -22,16 +22,20 @@ import pyarrow as pa
 from batchrun.adapters.scoring import metrics, plan
 from batchrun.adapters.scoring.database import Database
 from batchrun.adapters.scoring.database import require as require_duckdb
-from batchrun.adapters.scoring.plan import Plan, PlannedScore
+from batchrun.adapters.scoring.label_agreement import measure_agreement, require_labels
+from batchrun.adapters.scoring.plan import Plan, PlannedJudge, PlannedScore
 from batchrun.adapters.scoring.python_scorer import PythonScorers
-from batchrun.adapters.scoring.score_parts import ScoreParts, kept_column
+from batchrun.adapters.scoring.score_parts import ScoreParts, kept_column, made
+from batchrun.adapters.scoring.verdicts import Counts
 from batchrun.adapters.storage.store import Store, StoreReader, part_name, part_names
 from batchrun.core.evaluation import gates
 from batchrun.core.evaluation.definitions import Evaluation
+from batchrun.core.evaluation.judges import JUDGE, Asked
 from batchrun.errors import BatchrunError, ScoringError, StorageError
 from batchrun.ports import Publisher
 from batchrun.rundir.evaluate import figures
 from batchrun.rundir.evaluate.figures import Figures
+from batchrun.rundir.judges.standing import standing
 
 if TYPE_CHECKING:  # loaded by runs that have a baseline alone
     from batchrun.rundir.comparison.gates import Judged
@@ -39,6 +43,7 @@ if TYPE_CHECKING:  # loaded by runs that have a baseline alone
 NEEDED_FOR = "[scores] and [metrics]"
 SILENT_S = 3.0
 COMPLETE = ("complete", "complete_with_errors")
+UNFINISHED = 3
 Digest = Callable[[str], str]
 """The digest of a part of the results, by its file name."""
 
@@ -54,12 +59,23 @@ class Differences(Protocol):
 class Prepared:
     """An evaluation that was checked against the columns of the results, and its database."""
 
-    def __init__(self, evaluation: Evaluation, kept: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        kept: Mapping[str, str] | None = None,
+        asked: Mapping[str, Asked] | None = None,
+    ) -> None:
         """``kept`` are the Python scores that are not run again, with the digests that they are
-        known by. Raises ``UsageError`` where DuckDB is needed and missing.
+        known by; ``asked`` is what the judges are asked, by name: one that nothing is known of has
+        no columns. Raises ``UsageError`` where DuckDB is needed and missing.
         """
         self.evaluation = evaluation
         self.kept = kept or {}
+        self._judges = [
+            PlannedJudge(judge, asked[judge.name])
+            for judge in evaluation.judges
+            if asked is not None and judge.name in asked
+        ]
         self.database: Database | None = None
         self.plan: Plan | None = None
         if evaluation.needs_sql:
@@ -69,12 +85,15 @@ class Prepared:
         """Check it against the schema of the results. Raises ``UsageError`` naming the key."""
         if self.plan is not None:
             return
+        for one in self._judges:
+            require_labels(schema, one)
         if not self.evaluation.needs_sql:
-            self.plan = Plan(self.evaluation, schema)
+            plan.with_verdicts(schema, self._judges)
+            self.plan = Plan(self.evaluation, schema, judges=tuple(self._judges))
             return
         database = Database(what=NEEDED_FOR)
         try:
-            self.plan = plan.make(database, self.evaluation, schema, self.kept)
+            self.plan = plan.make(database, self.evaluation, schema, self.kept, self._judges)
         except BaseException:
             database.close()
             raise
@@ -94,8 +113,11 @@ class Evaluator:
         prepared: Prepared,
         store: Store,
         digest: Digest,
+        state: Digest = lambda _: "",
     ) -> None:
-        """``prepared`` was checked, and is closed with this."""
+        """``prepared`` was checked, and is closed with this. ``state`` is what the verdicts of a
+        judge, by its folder, are known again by.
+        """
         assert prepared.plan is not None
         self._evaluation = prepared.evaluation
         self._store = store
@@ -108,11 +130,12 @@ class Evaluator:
         self._stack = contextlib.ExitStack()
         self._stack.callback(prepared.close)
         self._python = self._stack.enter_context(PythonScorers(store))
+        self._state = state
         self._parts: ScoreParts | None = None
         self._closing = False
-        if prepared.database is not None:
-            self._parts = ScoreParts(store, prepared.plan, prepared.database, self._python_score)
         self._kept = prepared.kept
+        if prepared.plan.scores and not prepared.plan.judges:
+            self._parts = self._opened_parts()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
 
     def __enter__(self) -> Self:
@@ -141,6 +164,14 @@ class Evaluator:
             self._database.interrupt()
         self._python.interrupt()
 
+    def _opened_parts(self) -> ScoreParts:
+        """What reads and writes the parts, for the verdicts as they are now."""
+        states = {
+            one.judge.name: f"{one.asked.digest}:{self._state(one.judge.folder)}"
+            for one in self._plan.judges
+        }
+        return ScoreParts(self._store, self._plan, self._database, self._python_score, states)
+
     def _python_score(self, one: PlannedScore, name: str, rows: int) -> pa.Array:
         if one.score.name in self._kept:
             return kept_column(self._store, one, name)
@@ -149,8 +180,8 @@ class Evaluator:
     # While the run goes on
 
     def submit(self, shard: int) -> None:
-        """Score a shard whose results are final, soon."""
-        if self._evaluation.scores:
+        """Score a shard whose results are final, soon; where there are judges, once they ended."""
+        if self._parts is not None:
             self._thread.submit(self._score_shard, part_name(shard))
 
     def _score_shard(self, name: str) -> None:
@@ -200,6 +231,10 @@ class Evaluator:
             told.cancel()
             watch.cancel()
 
+    def without_judges(self, failed: BatchrunError) -> tuple[Figures, BatchrunError]:
+        """What there is to say where a judge failed: nothing, and why."""
+        return Figures(), failed
+
     def compute(self, *, anew: bool = False) -> tuple[Figures, BatchrunError | None]:
         """The same, in this thread; with ``anew`` current parts are written again too."""
         try:
@@ -211,30 +246,48 @@ class Evaluator:
         if self._fault is not None:
             # What failed may have been a full disk: it is tried once more.
             self._fault = None
-        if self._database is None:
-            return Figures()
-        if self._plan.scores:
+        if self._plan.judges:
+            self._parts = self._opened_parts()
+        if self._plan.has_parts:
             for name in part_names(self._store, "results"):
                 self._score(name, anew=anew)
+        judged = {
+            one.judge.name: standing(self._store, one, self._counts(one.judge.name))
+            for one in self._plan.judges
+        }
+        if self._database is None:
+            return Figures(judges=judged)
         counted = metrics.count_scores(self._database, self._store, self._plan)
         if self._plan.scores:
             error_rows = next(iter(counted.values())).error_rows
         else:
             error_rows = metrics.count_errors(self._database, self._store, self._plan)
         measured = metrics.measure(self._database, self._store, self._plan, error_rows)
+        measured |= measure_agreement(self._database, self._store, self._plan)
         return Figures(
             counted,
             measured,
             self._plan.digests,
             {one.metric.name: one.scores for one in self._plan.metrics},
+            judged,
         )
+
+    def _counts(self, judge: str) -> Counts:
+        """What the verdicts of a judge are, summed over the parts."""
+        counts = Counts()
+        for name in part_names(self._store, "results"):
+            part = made(self._store, name)
+            assert part is not None  # it was written, or found current
+            counts.add(Counts(**part.judged[judge]))
+        return counts
 
     @property
     def is_current(self) -> bool:
         """Whether every part of the results has its scores."""
-        parts = self._parts
-        if parts is None or not self._plan.scores:
+        if not self._plan.has_parts:
             return True
+        parts = self._opened_parts() if self._plan.judges else self._parts
+        assert parts is not None
         names = part_names(self._store, "results")
         return all(parts.is_current(name, self._digest(name)) for name in names)
 
@@ -252,6 +305,7 @@ class Evaluator:
         found, fault = evaluated or (Figures(), None)
         whole, code = summary["status"] in COMPLETE, summary["exit_code"]
         interrupted = evaluated is None or is_interrupted(fault)
+        unfinished = found.unfinished_judge
         if not whole:
             judged = figures.unjudged(evaluation, "the run is not finished")
         elif interrupted:
@@ -260,12 +314,17 @@ class Evaluator:
         elif fault is not None:
             judged = figures.unjudged(evaluation, "a score or metric could not be computed")
             code = fault.exit_code
+        elif unfinished is not None:
+            judged = figures.unjudged(evaluation, f"the judge {unfinished} is not finished")
+            code = UNFINISHED if stop_exit_code is None else stop_exit_code
         else:
             differences = self.differences({**summary, **found.public()})
-            judged = figures.judge(evaluation, found, summary, differences)
+            judged = figures.judge(evaluation, found, {**summary, **found.public()}, differences)
         verdicts = [verdict for _, _, verdict in judged.values()]
         more = {**found.public(), **({"gates": figures.gates_public(judged)} if judged else {})}
         own = {name: value for name, value in summary.items() if name != "version"}
+        if found.judges:
+            own["totals"] = figures.with_judges(summary["totals"], found.judges)
         built = {
             **own,
             "exit_code": gates.exit_code(verdicts, code),
@@ -317,7 +376,7 @@ def in_step(evaluation: Evaluation, summary: Mapping[str, Any]) -> bool:
     return all(
         settings.get(name) == wanted.get(name) and (name not in wanted or name in summary)
         for name in ("scores", "metrics", "gates")
-    )
+    ) and settings.get(JUDGE) == wanted.get(JUDGE)
 
 
 def hashed(store: StoreReader, name: str) -> str:

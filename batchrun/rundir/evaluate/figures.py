@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchrun.adapters.scoring.metrics import Counted, Measured
+from batchrun.core.cost.money import picodollars, usd
 from batchrun.core.evaluation import gates
 from batchrun.core.evaluation.definitions import SKIP, Evaluation
 from batchrun.core.evaluation.gates import Verdict
+from batchrun.core.evaluation.judges import JUDGES
 from batchrun.core.evaluation.metric import Metric
 from batchrun.core.evaluation.rules import LevelRule, Rule
 
 if TYPE_CHECKING:  # loaded by runs that have a baseline alone
     from batchrun.rundir.comparison.gates import Judged
 
+WITH_JUDGES = "cost_usd_with_judges"
 COVERAGE, ERROR_RATE, COST = "coverage", "error_rate", "cost_usd"
 
 
@@ -27,6 +30,12 @@ class Figures:
     metrics: Mapping[str, Measured] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     metric_scores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def unfinished_judge(self) -> str | None:
+        """A judge that has answers left to judge, so that its verdicts are a part of all."""
+        return next((name for name, one in self.judges.items() if _is_unfinished(one)), None)
 
     def public(self) -> dict[str, Any]:
         """The keys ``scores`` and ``metrics`` of ``summary.json``; only what is there."""
@@ -36,8 +45,25 @@ class Figures:
                 for name, counted in self.scores.items()
             },
             "metrics": {name: one.metric.as_dict() for name, one in self.metrics.items()},
+            JUDGES: {name: dict(one) for name, one in self.judges.items()},
         }
         return {name: table for name, table in found.items() if table}
+
+
+def _is_unfinished(one: Mapping[str, Any]) -> bool:
+    """Whether a judge has rows pending, or has not ended once although there are answers."""
+    pending = one["pending"]
+    return bool(one["missing"]) if pending is None else bool(pending)
+
+
+def with_judges(
+    totals: Mapping[str, Any], judges: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The totals of a run, with what it cost together with its judges."""
+    bills = [totals.get("cost_usd"), *(one["cost_usd"] for one in judges.values())]
+    known = [picodollars(bill) for bill in bills if bill is not None]
+    own = {name: value for name, value in totals.items() if name != WITH_JUDGES}
+    return own | {WITH_JUDGES: usd(sum(known)) if known else None}
 
 
 def judge(
@@ -80,7 +106,11 @@ def _level(
     if metric is not None and measured is not None:
         named = figures.metric_scores.get(rule.name.partition(".")[0], ())
         by_name = {score.name: score for score in evaluation.scores}
-        skipped = bool(named) and all(by_name[name].errors == SKIP for name in named)
+        skipped = bool(named) and all(
+            name in by_name and by_name[name].errors == SKIP for name in named
+        )
+        # What people and a judge agree on are answers: failed rows are none.
+        skipped |= any(rule.name in judge.metric_names for judge in evaluation.judges)
         verdict = gates.judge_metric(
             rule, metric, scored=scored, errors=errors, errors_skipped=skipped
         )
@@ -107,7 +137,9 @@ def _figure(name: str, figures: Figures, summary: Mapping[str, Any]) -> float | 
     if name == COVERAGE:
         if not rows["input"]:
             return None
-        least = min((one.scored for one in figures.scores.values()), default=0)
+        scored = [one.scored for one in figures.scores.values()]
+        scored += [one["rows"] - one["unparsed"] - one["failed"] for one in figures.judges.values()]
+        least = min(scored, default=0)
         return least / int(rows["input"])
     if name == ERROR_RATE:
         return int(rows["error"]) / int(rows["input"]) if rows["input"] else None

@@ -8,7 +8,7 @@ results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from batchrun.adapters.storage.store import (
 )
 from batchrun.core.evaluation import definitions, gates
 from batchrun.core.evaluation.definitions import Evaluation
+from batchrun.core.evaluation.judges import JUDGE, JUDGES, Judge
 from batchrun.core.run.changes import Changes
 from batchrun.errors import (
     BatchrunError,
@@ -41,14 +42,15 @@ from batchrun.errors import (
 from batchrun.rundir import claim, inspect, state_reader
 from batchrun.rundir.evaluate.evaluator import (
     COMPLETE,
+    UNFINISHED,
     Evaluator,
     Prepared,
     hashed,
     is_interrupted,
 )
+from batchrun.rundir.judges.prepare import place_of
+from batchrun.rundir.judges.standing import asked_among, state_of
 from batchrun.rundir.state_reader import Recorded
-
-UNFINISHED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +86,34 @@ def score(
                 "again, and then score it"
             )
             raise RunUnfinishedError(message)
-        recorded = state_reader.read(control)
-        left_out: tuple[str, ...] = ()
-        kept: Mapping[str, str] = {}
-        if evaluation is None:
-            evaluation = definitions.of_recorded(summary.get("settings") or {})
-            kept = _kept(store, evaluation, summary, recorded)
-            evaluation, left_out = without_python(evaluation, kept)
-        return _scored(directory, store, summary, recorded, evaluation, kept, left_out)
+        return rescored(directory, store, control, summary, evaluation)
     finally:
         lock.release()
+
+
+def rescored(
+    directory: str,
+    store: Store,
+    control: Path,
+    summary: Mapping[str, Any],
+    evaluation: Evaluation | None,
+    judges: Sequence[Judge] = (),
+) -> Scored:
+    """The same of a run directory whose lock is held. ``judges`` are added to what it recorded,
+    in the place of those of the same name.
+    """
+    recorded = state_reader.read(control)
+    settings = summary.get("settings") or {}
+    left_out: tuple[str, ...] = ()
+    kept: Mapping[str, str] = {}
+    if evaluation is None:
+        evaluation = definitions.of_recorded(settings)
+        kept = _kept(store, evaluation, summary, recorded)
+        evaluation, left_out = without_python(evaluation, kept)
+    known = {judge.name: judge for judge in definitions.judges_of_recorded(settings)}
+    known |= {judge.name: judge for judge in (*evaluation.judges, *judges)}
+    evaluation = replace(evaluation, judges=tuple(known.values()))
+    return _scored(directory, store, control, summary, recorded, evaluation, kept, left_out)
 
 
 def _require_run(directory: str, checkpoint: str | None) -> Path:
@@ -114,6 +134,7 @@ def _require_run(directory: str, checkpoint: str | None) -> Path:
 def _scored(
     directory: str,
     store: Store,
+    control: Path,
     summary: Mapping[str, Any],
     recorded: Recorded | None,
     evaluation: Evaluation,
@@ -123,26 +144,30 @@ def _scored(
     def digest(name: str) -> str:
         return results_digest(store, recorded, name)
 
-    prepared = Prepared(evaluation, kept)
+    def state(folder: str) -> str:
+        place = place_of(directory, control, folder.rpartition("/")[2])
+        return state_of(store, place, folder)
+
+    prepared = Prepared(evaluation, kept, asked_among(store, evaluation.judges))
     try:
         prepared.require(results_schema(store, recorded))
     except BaseException:
         prepared.close()
         raise
     finished = summary["status"] in COMPLETE
-    with Evaluator(prepared, store, digest) as evaluator:
+    with Evaluator(prepared, store, digest, state) as evaluator:
         evaluator.compare_with_baseline(directory)
         computed = evaluator.compute(anew=True)
         code = (1 if summary["rows"]["error"] else 0) if finished else summary["exit_code"]
         before = {
             name: value
             for name, value in summary.items()
-            if name not in ("scores", "metrics", "gates")
+            if name not in ("scores", "metrics", "gates", JUDGES)
         }
         own = {
             name: value
             for name, value in summary["settings"].items()
-            if name not in ("scores", "metrics", "gates")
+            if name not in ("scores", "metrics", "gates", JUDGE)
         }
         before |= {"exit_code": code, "settings": own | evaluation.public()}
         built, failed = evaluator.judged(before, computed)
@@ -155,7 +180,7 @@ def _scored(
         raise StorageError(message) from error
     if failed is not None:
         return Scored(built, failed.exit_code, left_out, failed)
-    if not finished:
+    if not finished or built["exit_code"] == UNFINISHED:
         return Scored(built, UNFINISHED, left_out)
     blocked = built["exit_code"] == gates.GATE_FAILED
     return Scored(built, gates.GATE_FAILED if blocked else 0, left_out)
@@ -171,8 +196,9 @@ def results_digest(store: StoreReader, recorded: Recorded | None, name: str) -> 
 def results_schema(store: StoreReader, recorded: Recorded | None) -> pa.Schema:
     """The schema of a run's results. Raises ``DamagedError``."""
     carried = None if recorded is None else recorded.carried
-    if carried is not None:
-        return part_schema.results_schema(carried)
+    if recorded is not None and carried is not None:
+        turns = part_schema.has_turns(recorded.settings)
+        return part_schema.results_schema(carried, turns=turns)
     name = f"results/{part_names(store, 'results')[-1]}"
     try:
         with store.peek(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:

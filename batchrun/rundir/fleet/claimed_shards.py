@@ -1,4 +1,4 @@
-"""The shards that a worker claims, prepared for its engine: what others left of them is taken over."""
+"""The shards that a worker claims, and what other workers left of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchrun.errors import StorageError
 from batchrun.ports import ClaimStore
 from batchrun.records import Span
 from batchrun.rundir import resend
-from batchrun.rundir.fleet.launches import Launch, Plan
+from batchrun.rundir.fleet.launches import Launch
 from batchrun.rundir.fleet.workers import Worker, log_path
 from batchrun.rundir.open_run import FLIGHTS, RunDirectory
 from batchrun.rundir.recover_flights import recover_flights
@@ -99,7 +99,7 @@ def take_log(
         except OSError as error:
             message = f"cannot take over {source}: {error.strerror}"
             raise StorageError(message) from error
-        files.reached("log.taken_over", journal.folder / name)
+        files.reached("log.copied", journal.folder / name)
         journal.log_of(shard)
         return
 

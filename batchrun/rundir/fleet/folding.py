@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.journal import published_json
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts.sealer import Parts
-from batchrun.adapters.storage import disk, files
+from batchrun.adapters.storage import files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.staged_store import drop_staged, reveal
 from batchrun.core.cost.projection import RowCosts
-from batchrun.core.fleet import leases
-from batchrun.core.fleet.claimant import read_claims, read_leases
+from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
 from batchrun.core.text.wording import counted
 from batchrun.errors import DamagedError, RunLockedError, StorageError
@@ -30,7 +29,7 @@ from batchrun.rundir.compare import recorded_carry
 from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
 from batchrun.rundir.fleet.launches import CLOCK, FOLDED, WORKERS, Launch, Plan
-from batchrun.rundir.fleet.workers import death_known
+from batchrun.rundir.fleet.workers import living
 
 _MARKED_AT_ONCE = 1000
 _WALL = "wall_s"
@@ -44,30 +43,16 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     Raises ``RunLockedError`` while a process of it lives and has rows left, ``DamagedError``, or
     ``StorageError``.
     """
-    launch = launches.current(folder)
+    launch = launches.unfolded(folder)
     if launch is None:
         return
-    plan, store = launches.read_plan(launch), DiskClaims(launch.folder, secrets.token_hex(4))
-    now_s = store.put(CLOCK, b"")
+    plan = launches.read_plan(launch)
+    if launches.current(folder) is not None:
+        _refuse_living(launch, plan, folder)
     try:
-        latest = list(read_claims(store))
-    except ValueError as error:
-        raise DamagedError(str(error), path=str(launch.folder)) from None
-    published = sum(claim.published is not None for claim in latest)
-    if published + len(plan.done) < len(plan.starts):
-        is_dead = death_known(launch)
-        living = [
-            e for e in read_leases(store) if e.lives(now_s, leases.LEASE_S) and not is_dead(e)
-        ]
-        if living:
-            names = ", ".join(sorted(lease.worker for lease in living)[:3])
-            message = (
-                f"{folder} is in use by {counted(len(living), 'process', 'processes')} of a fleet ({names}). "
-                "Wait for the end, or stop it"
-            )
-            raise RunLockedError(message, holder=names)
-    try:
-        _fold(launch, plan, latest, folder, checkpoint, now_s)
+        # From here on nobody can claim or commit: what there is now is all there will be.
+        launch = launches.end(launch)
+        published = _fold(launch, plan, folder, checkpoint)
     except OSError as error:
         message = f"cannot put together what the processes in {launch.folder} left: {error}"
         raise StorageError(message) from error
@@ -76,15 +61,37 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
         say(f"the processes that worked here ended with {counted(left, 'shard')} not complete")
 
 
-def _fold(
-    launch: Launch,
-    plan: Plan,
-    latest: Iterable[Claim],
-    folder: Path,
-    checkpoint: Path,
-    now_s: float,
-) -> None:
-    store = DiskClaims(launch.folder, secrets.token_hex(4))
+def _latest(launch: Launch) -> list[Claim]:
+    """The latest record of every shard. Raises ``DamagedError`` naming one that is none."""
+    try:
+        return list(read_claims(DiskClaims(launch.folder, _owner())))
+    except ValueError as error:
+        raise DamagedError(str(error), path=str(launch.folder)) from None
+
+
+def _owner() -> str:
+    return f"fold-{secrets.token_hex(4)}"
+
+
+def _refuse_living(launch: Launch, plan: Plan, folder: Path) -> None:
+    """Raises ``RunLockedError`` while somebody lives and has rows left."""
+    published = sum(claim.published is not None for claim in _latest(launch))
+    if published + len(plan.done) == len(plan.starts):
+        return
+    at_work = living(launch, DiskClaims(launch.folder, _owner()))
+    if at_work:
+        names = ", ".join(sorted(lease.worker for lease in at_work)[:3])
+        message = (
+            f"{folder} is in use by {counted(len(at_work), 'process', 'processes')} that work on "
+            f"it together ({names}). Wait for them, or stop them"
+        )
+        raise RunLockedError(message, holder=names)
+
+
+def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
+    """Take in a launch that was moved away; returns how many shards it published."""
+    store, latest = DiskClaims(launch.folder, _owner()), _latest(launch)
+    now_s = store.put(CLOCK, b"")
     journal = Journal(checkpoint, launch.shard_rows)
     try:
         if journal.states.get("settings") is None:  # the state file was lost; the launch has a copy
@@ -94,7 +101,8 @@ def _fold(
             if claim.published is None:
                 open_claims.append(claim)
                 continue
-            reveal(folder, claim.shard, claim.epoch - 1)  # the epoch that it was claimed by
+            # They were staged in the epoch of the claim, the one before.
+            reveal(folder, claim.shard, claim.epoch - 1, claim.worker)
             records.append(published_json.from_json(claim.published))
         for start in range(0, len(records), _MARKED_AT_ONCE):
             journal.states.mark(records[start : start + _MARKED_AT_ONCE])
@@ -112,12 +120,10 @@ def _fold(
     finally:
         journal.close()
     drop_staged(folder)
-    # From here on nobody can claim or commit: their folder has another name.
-    aside = launch.folder.with_name(f".{launch.folder.name}.folded")
-    disk.rename(launch.folder, aside)
-    files.reached("fleet.folded", folder)
     launches.announce(launch, FOLDED)
-    shutil.rmtree(aside, ignore_errors=True)
+    files.reached("fleet.folded", folder)
+    shutil.rmtree(launch.folder, ignore_errors=True)
+    return len(records)
 
 
 def _endpoints(launch: Launch, worker: str) -> list[str]:
@@ -129,7 +135,7 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
     """Add up what each worker learned: what rows cost, and an example of each error class. Once:
     an earlier try may have come this far.
     """
-    if journal.states.get(_FOLDED) == launch.folder.name:
+    if journal.states.get(_FOLDED) == launch.id:
         return
     costs = RowCosts.of(journal.states.get("row_costs"))
     examples: dict[str, Any] = dict(journal.states.get("examples") or {})
@@ -143,5 +149,5 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
     journal.states.put(
         row_costs=costs.recorded(),
         examples=examples or None,
-        **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.folder.name},
+        **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.id},
     )

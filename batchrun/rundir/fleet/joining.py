@@ -22,7 +22,7 @@ from batchrun.core.run.changes import Changes
 from batchrun.core.run.totals import Totals
 from batchrun.core.settings.differences import differences
 from batchrun.core.settings.resolve import Settings
-from batchrun.errors import RunChangedError, StorageError
+from batchrun.errors import StorageError
 from batchrun.rundir.compare import changed
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
 from batchrun.rundir.fleet.workers import Worker
@@ -132,9 +132,9 @@ def commit(worker: Worker, folder: Path, published: Published) -> None:
     shard = published.state.shard
     claim = worker.claimant.held.get(shard)
     if claim is None or not worker.claimant.publish(shard, published_json.to_json(published)):
-        raise worker.taken_over(shard)
+        raise worker.taken_over()
     try:
-        reveal(folder, shard, claim.epoch)
+        reveal(folder, shard, claim.epoch, worker.name)
     except OSError as error:
         message = f"cannot rename the parts of shard {shard}: {error.strerror}; they are safe"
         raise StorageError(message) from error

@@ -23,7 +23,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.parts.part_check import COLUMNS
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry
-from batchrun.adapters.storage import files
+from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.store import SUMMARY
-from batchrun.core.fleet import claims, leases
+from batchrun.core.fleet import claims, leases, quota
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
 from batchrun.records import Position
 from batchrun.rundir.claim import FLEET
@@ -59,8 +59,9 @@ _MAGIC = b"batchrun shards\n"
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A launch that is live."""
+    """A launch that is live, or was and is not folded yet."""
 
+    id: str
     folder: Path
     """Where its processes meet."""
     begun_s: float
@@ -80,12 +81,20 @@ class Plan:
     done: frozenset[int]
     begun: Mapping[int, Published] = field(default_factory=dict)
     """The parts of shards that are not complete."""
+    before: tuple[int, int] = (0, 0)
+    """Rows that were done when the fleet was launched: ok, and failed."""
 
 
 def current(folder: Path) -> Launch | None:
-    """The launch of a run directory that is live, or ended without being folded; None where there
-    is none. Raises ``UsageError`` for one of another format.
+    """The launch of a run directory that can be joined; None where there is none. Raises
+    ``UsageError`` for one of another format.
     """
+    launch = unfolded(folder)
+    return None if launch is None or launch.folder.name != launch.id else launch
+
+
+def unfolded(folder: Path) -> Launch | None:
+    """The same, or one whose folding was begun, in the folder that it was moved to."""
     found = files.read_json(folder / FLEET / LAUNCH)
     if not isinstance(found, dict) or found.get("state") != LIVE:
         return None
@@ -95,8 +104,27 @@ def current(folder: Path) -> Launch | None:
             f"{FORMAT}: every process of a fleet needs the same version of batchrun"
         )
         raise UsageError(message)
-    launch = Launch(folder / FLEET / str(found["id"]), found["begun_s"], found["shard_rows"])
-    return launch if launch.folder.is_dir() else None  # moved away: folded, but for the note of it
+    name = str(found["id"])
+    place = next((p for p in (folder / FLEET / name, _aside(folder, name)) if p.is_dir()), None)
+    if place is None:
+        return None  # all of it is folded, but for the note of that
+    return Launch(name, place, found["begun_s"], found["shard_rows"])
+
+
+def end(launch: Launch) -> Launch:
+    """Move a launch away, so that nobody can join it, claim or commit any more; durable on return.
+    Raises ``OSError``.
+    """
+    aside = _aside(launch.folder.parent.parent, launch.id)
+    if launch.folder != aside:
+        disk.rename(launch.folder, aside)
+        files.sync_folder(aside.parent)
+        files.reached("fleet.ended", launch.folder)
+    return replace(launch, folder=aside)
+
+
+def _aside(folder: Path, name: str) -> Path:
+    return folder / FLEET / f".{name}.ended"
 
 
 def begin(opened: RunDirectory, folder: Path) -> Launch:
@@ -110,14 +138,15 @@ def begin(opened: RunDirectory, folder: Path) -> Launch:
     store = DiskClaims(place, "launch")
     assert opened.given is not None
     plan = _planned(opened, opened.given)
-    for folded in (folder / FLEET).glob(".*.folded"):
-        shutil.rmtree(folded, ignore_errors=True)
+    for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
     try:
-        for part in ("", claims.FOLDER, leases.FOLDER, WORKERS):
+        for part in ("", claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, WORKERS):
             files.make_folder(place / part, private=True)
         files.write_json(place / RUN, _run_json(plan))
         files.write_whole(place / SHARDS, _shards(plan))
-        launch = Launch(place, store.put(CLOCK, b""), opened.journal.shard_rows)
+        launch = Launch(name, place, store.put(CLOCK, b""), opened.journal.shard_rows)
     except OSError as error:
         message = f"cannot write into {place}: {error.strerror}"
         raise StorageError(message) from error
@@ -136,10 +165,14 @@ def begin_launching(folder: Path) -> None:
 
 
 def is_busy(folder: Path) -> bool:
-    """Whether whoever holds the lock of a run directory prepares a launch, or sums up a fleet."""
+    """Whether whoever holds the lock of a run directory prepares a launch, folds one, or sums up
+    what one left.
+    """
     path = folder / FLEET / LAUNCH
     found = files.read_json(path)
     state = found.get("state") if isinstance(found, dict) else None
+    if state == LIVE:
+        return current(folder) is None
     if state != FOLDED:
         return state == LAUNCHING
     try:
@@ -152,7 +185,7 @@ def announce(launch: Launch, state: str) -> None:
     """Say what a launch is now: live, so that others join it, or folded. Durable on return."""
     value = {
         "format": FORMAT,
-        "id": launch.folder.name,
+        "id": launch.id,
         "state": state,
         "begun_s": launch.begun_s,
         "shard_rows": launch.shard_rows,
@@ -176,7 +209,7 @@ def _planned(opened: RunDirectory, given: Input) -> Plan:
         else:
             begun[shard] = published
     values = {key: states.get(key) for key in _KEPT} | {"input_rows": rows}
-    return Plan(values, rows, starts, frozenset(done), begun)
+    return Plan(values, rows, starts, frozenset(done), begun, opened.done)
 
 
 def _starts(given: Input, carry: Carry, size: int) -> tuple[tuple[Position, ...], int]:
@@ -196,7 +229,7 @@ def _run_json(plan: Plan) -> dict[str, Any]:
         if value is not None
     }
     begun = [published_json.to_json(published) for published in plan.begun.values()]
-    return {"values": values, "begun": begun}
+    return {"values": values, "begun": begun, "before": list(plan.before)}
 
 
 def _shards(plan: Plan) -> bytes:
@@ -221,6 +254,7 @@ def read_plan(launch: Launch) -> Plan:
             for key, value in run["values"].items()
         }
         begun = {each["shard"]: published_json.from_json(each) for each in run["begun"]}
+        ok, error = run["before"]
     except OSError as error:
         message = f"cannot read {launch.folder}: {error.strerror}"
         raise StorageError(message) from error
@@ -228,7 +262,7 @@ def read_plan(launch: Launch) -> Plan:
         raise _damaged(launch, str(error)) from None
     starts = tuple(Position(*start) for *start, _ in shards)
     done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
-    return Plan(values, rows, starts, done, begun)
+    return Plan(values, rows, starts, done, begun, (ok, error))
 
 
 def _is_binary(value: object) -> bool:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from batchrun.adapters.storage import files
+from batchrun.adapters.environment.clock import real_s
+from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Board, Place
-from batchrun.core.fleet.claimant import Claimant
+from batchrun.core.fleet.claimant import Claimant, read_leases
 from batchrun.core.fleet.leases import Lease
 from batchrun.errors import StorageError
-from batchrun.rundir.fleet.launches import WORKERS, Launch, Plan
+from batchrun.ports import ClaimStore
+from batchrun.rundir.fleet.launches import CLOCK, WORKERS, Launch, Plan
 from batchrun.rundir.lock import NAME, Lock, is_locked, this_kernel
 
 
@@ -29,6 +30,13 @@ def death_known(launch: Launch) -> Callable[[Lease], bool]:
         return not is_locked(launch.folder / WORKERS / lease.worker)
 
     return is_dead
+
+
+def living(launch: Launch, store: ClaimStore) -> list[Lease]:
+    """The leases of the workers that may be at work, as of now. Raises ``StorageError``."""
+    now_s, is_dead = store.put(CLOCK, b""), death_known(launch)
+    found = read_leases(store)
+    return [each for each in found if each.lives(now_s, leases.LEASE_S) and not is_dead(each)]
 
 
 class Worker:
@@ -46,7 +54,7 @@ class Worker:
             Board(len(plan.starts), plan.done),
             place,
             self.name,
-            monotonic_s=time.monotonic,
+            monotonic_s=real_s,  # a lease expires while its machine sleeps, too
             machine=this_kernel(),
             is_dead=death_known(launch),
             lease_s=leases.LEASE_S,
@@ -54,13 +62,17 @@ class Worker:
         self._left = threading.Event()
         self._lock = Lock(self.checkpoint, self.checkpoint / NAME)
         try:
-            self.checkpoint.mkdir(files.PRIVATE_FOLDER)  # not where the launch was moved away
+            # Not the folders above it: if the launch was moved away, this must fail.
+            disk.make_folder(self.checkpoint, files.PRIVATE_FOLDER)
             self._lock.acquire()
+            self.claimant.beat()
         except OSError as error:
             self._lock.release()
             message = f"cannot join the processes in {launch.folder}: {error.strerror}"
             raise StorageError(message) from error
-        self.claimant.beat()
+        except StorageError:
+            self._lock.release()
+            raise
         threading.Thread(target=self._beat, name="lease", daemon=True).start()
 
     def _beat(self) -> None:
@@ -78,14 +90,26 @@ class Worker:
         if self.claimant.silent_s > leases.LEASE_S / 2:
             self.claimant.beat()
         if self.claimant.lost:
-            raise self.taken_over(min(self.claimant.lost))
+            raise self.taken_over()
 
-    def taken_over(self, shard: int) -> StorageError:
+    @property
+    def is_fenced(self) -> bool:
+        """Whether this worker was thought dead: it lost a shard, or the fleet ended without it."""
+        return bool(self.claimant.lost) or not self.checkpoint.exists()
+
+    @property
+    def is_superfluous(self) -> bool:
+        """Whether the fleet ended while this worker had nothing to do: it may have just joined."""
+        claimant = self.claimant
+        return not (claimant.held or claimant.lost or self.checkpoint.exists())
+
+    def taken_over(self) -> StorageError:
         """The error of a worker that was thought dead."""
         message = (
-            f"shard {shard} was taken over by another process: this one ({self.name}) did not renew "
-            f"its lease for {leases.LEASE_S:.0f} s. It publishes nothing more; the others go on. "
-            "The same command joins them again"
+            f"the shards of this process ({self.name}) were taken over by others: it did not "
+            f"renew its lease for {leases.LEASE_S:g} s, as if it had been suspended. It publishes "
+            "nothing more, and no answer that others have is lost. The same command joins them, "
+            "or shows how they ended"
         )
         return StorageError(message)
 

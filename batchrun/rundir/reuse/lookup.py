@@ -16,6 +16,7 @@ from pathlib import Path
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage import disk
+from batchrun.core.input.repeats import answer_key
 from batchrun.core.run import reuse_rules
 from batchrun.core.run.changes import Changes
 from batchrun.core.run.reuse_rules import Rules, accepted
@@ -100,9 +101,12 @@ class Reuse:
             if not left or not source.count:
                 continue
             asked, unknown = list(left), list[Request]()
-            taken: Iterable[Outcome | None] | None = source.following([r.hash for r in left])
+            repeat = self._settings.repeat
+            repeats = None if repeat == 1 else [r.row % repeat for r in left]
+            taken: Iterable[Outcome | None] | None
+            taken = source.following([r.hash for r in left], repeats)
             if taken is None:
-                asked, wanted, unknown = _placed(source, left)
+                asked, wanted, unknown = _placed(source, left, repeat)
                 taken = source.take(wanted) if wanted else ()
             if together and isinstance(taken, Stretch) and len(asked) == len(requests):
                 whole = taken.reused(asked, rules)
@@ -110,7 +114,7 @@ class Reuse:
                     return whole
             for request, outcome in zip(asked, taken, strict=True):
                 if outcome is None:
-                    outcome = _other(source, request)  # noqa: PLW2901 - the same request's
+                    outcome = _other(source, request, repeat)  # noqa: PLW2901 - the same request's
                 if outcome is None:
                     unknown.append(request)
                 elif (fit := accepted(outcome, request, rules)) is not None:
@@ -126,16 +130,22 @@ class Reuse:
 
 
 def _placed(
-    source: Source, requests: Sequence[Request]
+    source: Source, requests: Sequence[Request], repeat: int
 ) -> tuple[list[Request], list[tuple[int, str]], list[Request]]:
-    """Those requests that a directory has answers to, where these are, and the other requests."""
+    """Those requests that a directory has answers to, where these are, and the other requests. A
+    row is sent ``repeat`` times, and each repeat takes the answer of the same repeat alone.
+    """
     asked: list[Request] = []
     wanted: list[tuple[int, str]] = []
     unknown: list[Request] = []
     find = source.find
     for request in requests:
         digest = request.hash
-        places = find(bytes.fromhex(digest[:32]))
+        number = request.row % repeat
+        if number:
+            places = find(answer_key(bytes.fromhex(digest), number))
+        else:
+            places = find(bytes.fromhex(digest[:32]))
         if places:
             asked.append(request)
             wanted.append((places[0], digest))
@@ -144,9 +154,9 @@ def _placed(
     return asked, wanted, unknown
 
 
-def _other(source: Source, request: Request) -> Outcome | None:
+def _other(source: Source, request: Request, repeat: int) -> Outcome | None:
     """The answer behind one whose hash only begins alike."""
-    places = source.find(bytes.fromhex(request.hash[:32]))[1:]
+    places = source.find(answer_key(bytes.fromhex(request.hash), request.row % repeat))[1:]
     taken = source.take([(place, request.hash) for place in places]) if places else []
     return next((outcome for outcome in taken if outcome is not None), None)
 

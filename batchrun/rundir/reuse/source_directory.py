@@ -39,7 +39,9 @@ from batchrun.adapters.storage.store import (
     part_number,
     read_json,
 )
+from batchrun.core.input.repeats import answer_key
 from batchrun.core.run.summary import moment
+from batchrun.core.settings.differences import IMPLIED, REPEAT
 from batchrun.errors import StorageError, UsageError
 from batchrun.records import Outcome, Reused
 from batchrun.rundir import inspect, state_reader
@@ -101,6 +103,8 @@ class Source:
         self.settings: Mapping[str, Any] = (known and known.settings) or (
             told if isinstance(told, dict) else {}
         )
+        self.repeat = self._repeats()
+        """How often the other run sent each row of its input."""
         self.providers = _providers(told, meta)
         self.run = _run_id(self._summary, meta) or self._anonymous()
         self._logs = _logs(look.checkpoint, known)
@@ -125,6 +129,13 @@ class Source:
         """An id for parts without anything that names their run: it is in what they hold."""
         first = [f"results/{name}" for name in self._parts[:1]]
         return _short(json.dumps([list(mark) for mark in self._store.marks(first).values()]))
+
+    def _repeats(self) -> int:
+        """As the settings have it; where none are left, as the columns of the first part say."""
+        if self.settings or not self._parts:
+            return int(self.settings.get(REPEAT, IMPLIED[REPEAT]))
+        with contextlib.closing(Part(self._store, f"results/{self._parts[0]}")) as part:
+            return part.repeat
 
     def endpoints(self) -> set[str]:
         """The names of endpoints that the run recorded."""
@@ -160,9 +171,9 @@ class Source:
         """How many different requests have an answer."""
         return 0 if self._index is None else self._index.count
 
-    def find(self, digest: bytes) -> list[int]:
-        """The places of answers to a request, the first one first."""
-        return [] if self._index is None else self._index.find(digest)
+    def find(self, key: bytes) -> list[int]:
+        """The places of answers to a request (``answer_key``), the first one first."""
+        return [] if self._index is None else self._index.find(key)
 
     def close(self) -> None:
         """Let go of all files."""
@@ -182,7 +193,9 @@ class Source:
         names = [f"results/{name}" for name in self._parts]
         marks = {name: list(mark) for name, mark in sorted(self._store.marks(names).items())}
         logs = [(path.name, path.stat().st_size) for path in self._logs]
-        told = [self.directory, self.run, marks, logs, sorted(self._left_out)]
+        told: list[Any] = [self.directory, self.run, marks, logs, sorted(self._left_out)]
+        if self.repeat > 1:
+            told.append(self.repeat)
         return hashlib.sha256(json.dumps(told).encode()).digest()
 
     def _paths(self) -> tuple[Path, Path]:
@@ -234,18 +247,29 @@ class Source:
         base = (part_number(name) or 0) << 32
         first = 0
         for group in range(part.groups):
-            table = part.read(group, NEEDED)
+            table = part.read(group, NEEDED if self.repeat == 1 else (*NEEDED, "row"))
             status, hashes, endpoints = (table.column(n) for n in NEEDED)
             places = range(base + first, base + first + table.num_rows)
             wanted = self._wanted_rows(status, hashes, endpoints, counts)
-            if wanted is None:
+            if self.repeat > 1:
+                text = self._keys(table, wanted).hex()
+            elif wanted is None:
                 text = "".join(_joined(hashes))
             else:
                 told = read_answers.values(hashes)
                 text = "".join(told[n] for n in wanted)
+            if wanted is not None:
                 places = [places[n] for n in wanted]  # type: ignore[assignment]
             builder.add(bytes.fromhex(text), [place.to_bytes(8, "big") for place in places])
             first += table.num_rows
+
+    def _keys(self, table: pa.Table, wanted: Sequence[int] | None) -> bytes:
+        """The keys of some rows that are repeats, or of all."""
+        hashes, rows = (read_answers.values(table.column(name)) for name in ("request_hash", "row"))
+        return b"".join(
+            answer_key(bytes.fromhex(hashes[n]), rows[n] % self.repeat)
+            for n in (range(table.num_rows) if wanted is None else wanted)
+        )
 
     def _wanted_rows(
         self,
@@ -293,7 +317,8 @@ class Source:
         hashes, places = bytearray(), []
         for outcome in found:
             assert outcome.request_hash is not None
-            hashes += bytes.fromhex(outcome.request_hash)
+            digest = bytes.fromhex(outcome.request_hash)
+            hashes += answer_key(digest, outcome.row % self.repeat)
             places.append((SCATTERED | draft.size).to_bytes(8, "big"))
             data = _pack(outcome)
             draft.write(_FRONT.pack(len(data), crc32(data)) + data)
@@ -395,9 +420,10 @@ class Source:
         self._next = wanted[-1][0] + 1
         return stretch
 
-    def following(self, digests: Sequence[str]) -> Stretch | None:
+    def following(self, digests: Sequence[str], repeats: Sequence[int] | None) -> Stretch | None:
         """The answers to the requests of these hashes, where they are those behind the stretch that
         was taken last: then nothing need be looked up. None where they are not, surely.
+        ``repeats`` says which repeat each request is; None where all are the first.
         """
         first = self._next
         if first is None or not self._all_differ or len(digests) < STRETCH_ROWS_MIN:
@@ -407,6 +433,10 @@ class Source:
         stretch = self._stretch([(first + n, digest) for n, digest in enumerate(digests)])
         if stretch is None or not stretch.are_answers(self._left_out):
             return None
+        if self.repeat > 1 or repeats is not None:
+            wanted = [0] * len(digests) if repeats is None else list(repeats)
+            if [row % self.repeat for row in stretch.rows()] != wanted:
+                return None
         return stretch
 
     def _is_spread(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.parts import old_part
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.errors import StorageError, UsageError
@@ -42,6 +43,8 @@ class Part:
                 f"version reads format {FORMAT.decode()}. Use the version that made it"
             )
             raise UsageError(message)
+        self.repeat = part_schema.repeats_in(found)
+        """How many rows belong to one row of the input."""
         self._names = set(found.names)
         metadata = self._file.metadata
         self.groups: int = metadata.num_row_groups

@@ -44,6 +44,10 @@ class Stretch:
         """Of the requests that were answered."""
         return self._values("request_hash")
 
+    def rows(self) -> Sequence[int]:
+        """Their numbers in the other run."""
+        return self._values("row")
+
     def __iter__(self) -> Iterator[Outcome | None]:
         """The answers one by one, as ``read_answers.answers`` has them."""
         rows = read_answers.rows(partial(read_answers.some, self._results))

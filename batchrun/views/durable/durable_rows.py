@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.columns.columns import ATTEMPTS
+from batchrun.adapters.columns.columns import ATTEMPTS, MESSAGES
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
@@ -48,6 +48,8 @@ class DurableRows:
 
     def __init__(self, folder: str, checkpoint: str | None = None) -> None:
         """Raises ``UsageError`` for what is no run directory."""
+        self.directory = folder
+        """As it was named."""
         self.look: Look = inspect.look_at(folder, checkpoint)
         self.store = self.look.store
         place = self.look.checkpoint
@@ -78,6 +80,11 @@ class DurableRows:
         found = dict(told) if isinstance(told, dict) else {}
         return found | (self.known.settings if self.known else {})
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether it is a run of conversations."""
+        return part_schema.has_turns(self.settings)
+
     def _recorded(self, name: str) -> Any:
         return self.settings.get(name, BY_NAME[name].default)
 
@@ -104,14 +111,16 @@ class DurableRows:
         recorded = None if self.known is None else self.known.carried
         if recorded is not None:
             return recorded
-        schema = self._schema()
-        return pa.schema([f for f in schema if f.name not in part_schema.RESULT_NAMES])
+        own = {*part_schema.RESULT_NAMES, *([MESSAGES.name] if self.has_turns else ())}
+        return pa.schema([f for f in self._schema() if f.name not in own])
 
     def schema(self) -> pa.Schema:
         """The columns of results."""
         carried = self.carried()
         found = self._schema()
-        return part_schema.results_schema(carried) if not len(found) else found
+        if len(found):
+            return found
+        return part_schema.results_schema(carried, turns=self.has_turns)
 
     def _schema(self) -> pa.Schema:
         for number in sorted(n for n in self._parts if n is not None):
@@ -135,7 +144,7 @@ class DurableRows:
             log = self._log(shard, stack)
             newer = NOTHING if log is None else log.rows
             if log is not None:
-                for table in log.tables(rows, needed):
+                for table in log.tables(rows, needed, turns=self.has_turns):
                     yield part_schema.completed(_with(table, wanted), wanted)
             with contextlib.suppress(FileNotFoundError):
                 part = stack.enter_context(self._opened("results", shard))
@@ -226,7 +235,7 @@ class DurableRows:
             for line in self._lines("results", shard, rows):
                 found[line["row"]] = line
             if log is not None:
-                for table in log.tables(set(rows), self.carried()):
+                for table in log.tables(set(rows), self.carried(), turns=self.has_turns):
                     found |= {line["row"]: line for line in table.to_pylist()}
         return found
 
@@ -267,6 +276,29 @@ class DurableRows:
             line["row"]: {name: v for name, v in line.items() if name not in _OF_SCORES}
             for line in lines
         }
+
+    def score_schema(self) -> pa.Schema:
+        """The scores of the run and their types; empty where it has none."""
+        for name in part_names(self.store, SCORES):
+            number = part_number(name)
+            if number is None:
+                continue
+            with contextlib.suppress(FileNotFoundError), self._opened(SCORES, number) as part:
+                return pa.schema([f for f in part.schema_arrow if f.name not in _OF_SCORES])
+        return pa.schema([])
+
+    def score_table(self, shard: int, names: Sequence[str]) -> pa.Table:
+        """Some scores of a shard, with ``row``; those that it lacks are null."""
+        wanted = pa.schema([("row", pa.int64()), *(self.score_schema().field(n) for n in names)])
+        try:
+            with self._opened(SCORES, shard) as part:
+                there = [name for name in wanted.names if name in part.schema_arrow.names]
+                table = part.read(there, use_threads=False)
+        except FileNotFoundError:
+            return wanted.empty_table()
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(self._where(SCORES, shard), error) from error
+        return part_schema.completed(table, wanted)
 
     def _lines(self, kind: str, shard: int, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
         """Lines of a part that are of these rows: only row groups that may have one are read."""

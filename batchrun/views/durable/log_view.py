@@ -41,12 +41,14 @@ PIECE_ROWS = 256
 
 def logs_of(checkpoint: Path | None, generations: dict[int, int]) -> dict[int, Path]:
     """The logs that no part holds yet, by shard. ``generations`` are those recorded."""
-    found = {}
+    found: dict[int, tuple[int, Path]] = {}
     for path in sorted(checkpoint.glob("shard-*.log")) if checkpoint is not None else ():
         match = LOG_NAME.fullmatch(path.name)
         if match is not None and int(match[2]) > generations.get(int(match[1]), 0):
-            found[int(match[1])] = path
-    return found
+            # Of two, the later one takes over once the parts made of the first are recorded.
+            shard, generation = int(match[1]), int(match[2])
+            found[shard] = min(found.get(shard, (generation, path)), (generation, path))
+    return {shard: path for shard, (_, path) in found.items()}
 
 
 class LogView:
@@ -127,24 +129,29 @@ class LogView:
             yield held
 
     def tables(
-        self, wanted: Container[int] | None, carried: pa.Schema | None
+        self, wanted: Container[int] | None, carried: pa.Schema | None, *, turns: bool
     ) -> Iterator[pa.Table]:
         """The same outcomes as the columns of results, with the carried ones where their schema
-        is given; a few rows at a time.
+        is given; a few rows at a time. ``turns`` says that they are conversations.
         """
         held: list[Outcome] = []
         for outcome in self.outcomes(wanted):
             held.append(outcome)
             if len(held) == PIECE_ROWS:
-                yield self._table(held, carried)
+                yield self._table(held, carried, turns=turns)
                 held = []
         if held:
-            yield self._table(held, carried)
+            yield self._table(held, carried, turns=turns)
 
-    def _table(self, outcomes: list[Outcome], carried: pa.Schema | None) -> pa.Table:
+    def _table(
+        self, outcomes: list[Outcome], carried: pa.Schema | None, *, turns: bool
+    ) -> pa.Table:
         outcomes.sort(key=lambda outcome: outcome.row)
-        schema = part_schema.results_schema(pa.schema([]))
-        table = pa.Table.from_arrays(part_schema.result_columns(outcomes), schema=schema)
+        schema = part_schema.results_schema(pa.schema([]), turns=turns)
+        arrays = part_schema.result_columns(outcomes)
+        if turns:
+            arrays.append(part_schema.messages_column(outcomes))
+        table = pa.Table.from_arrays(arrays, schema=schema)
         if carried is None or not len(carried):
             return table
         beside = self._carried([outcome.row for outcome in outcomes], carried)

@@ -23,6 +23,7 @@ from batchrun.core.settings.table import OLD
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import UnboundedError, UsageError
 from batchrun.records import Position, Request, Row, Span
+from batchrun.rundir.chain import inputs
 from batchrun.rundir.directory_name import require_directory_name
 from batchrun.rundir.preflight import Priced
 from batchrun.rundir.rehearse import Rehearsal, rehearsed
@@ -140,6 +141,7 @@ def rehearse_run(
             say,
             lambda splitter: validate.Counting(splitter, checked.kinds),
             partial(validate.require_evaluation, settings),
+            None if settings.source is None else inputs.find_chained(settings),
         ) as run,
         estimating,
     ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -20,7 +20,6 @@ from batchrun.adapters.environment import price_list
 from batchrun.adapters.environment.clock import LoopClock
 from batchrun.adapters.environment.sample_file import Aside
 from batchrun.adapters.environment.tokenizers import Tokenizers
-from batchrun.adapters.sources import opening
 from batchrun.adapters.sources.reader import Reader
 from batchrun.core.cost.price_book import Quoted
 from batchrun.core.cost.pricing import Price, price
@@ -30,9 +29,11 @@ from batchrun.core.estimate.prompt_tokens import prompt
 from batchrun.core.estimate.strata import Sampler, Stratum
 from batchrun.core.request import body
 from batchrun.core.request import prompt as prompts
+from batchrun.core.request.turns import wording_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import NoModelError, RowError, UsageError
 from batchrun.records import Position, Request, Row, Span
+from batchrun.rundir.chain import inputs
 
 QUOTED_MAX = 100
 """Models whose unit prices are shown; rows may name any number of them."""
@@ -82,7 +83,7 @@ def estimate_input(
     where a sample cannot be kept.
     """
     plan = prompts.plan(settings)
-    given = opening.find(settings.files, settings.format, plan, settings.reading)
+    given = inputs.find(settings, plan, settings.reading)
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings)
@@ -128,13 +129,17 @@ class Estimating:
         self._wall_us = LoopClock.wall_us()
         prices = price_list.book(settings, self.found.notices.append, self._wall_us)
         self._adder = Adder(settings.endpoints, prices, self._wall_us, self._batch)
+        self._asked: Callable[[Request], Iterable[Request]] = lambda request: (request,)
+        if settings.turns is not None:
+            self._asked = replace(wording_of(settings), bounded=False).without_answers
         self._keep = None
         self._stack = contextlib.ExitStack()
         self._look_up: Callable[[Sequence[Request]], Collection[int]] | None = None
         self._quotes: dict[str, dict[str, Quoted | None]] = {}
         self._batches: dict[tuple[str, str], Price | None] = {}
         if sampling is not None:
-            self._keep = _Keeping(sampling, streams=settings.stream)
+            turns = settings.turns is not None
+            self._keep = _Keeping(sampling, streams=settings.stream, turns=turns)
 
     def __enter__(self) -> Self:
         if self.found.settings.reuse:
@@ -166,11 +171,15 @@ class Estimating:
                 self._count(request)
 
     def _count(self, request: Request) -> None:
-        fields = msgspec.json.decode(request.body)
-        counted = prompt(fields, self._tokenizers.count(request.model))
-        self._adder.add(request.model, fields, request.body, counted)
+        size = 0.0
+        count = self._tokenizers.count(request.model)
+        for earlier, asked in enumerate(self._asked(request)):
+            fields = msgspec.json.decode(asked.body)
+            counted = prompt(fields, count)
+            self._adder.add(asked.model, fields, asked.body, counted, earlier)
+            size += counted.tokens
         if self._keep is not None:
-            self._keep.offer(request, counted.tokens)
+            self._keep.offer(request, size)
 
     def ended(self, remarks: Sequence[str]) -> Estimate:
         """The estimate, once every row was added; ``remarks`` are those of the reader."""
@@ -208,13 +217,13 @@ class Estimating:
 class _Keeping:
     """The sample while it is drawn."""
 
-    def __init__(self, sampling: Sampling, *, streams: bool) -> None:
+    def __init__(self, sampling: Sampling, *, streams: bool, turns: bool) -> None:
         self.sampler = Sampler(sampling.rows, random.Random(sampling.seed).randrange)
         self._aside = sampling.aside
-        self._streams = streams
+        self._streams, self._turns = streams, turns
 
     def offer(self, request: Request, size: float) -> None:
         """Keep the request if it is drawn."""
         ticket = self.sampler.offer(request.model, size)
         if ticket is not None:
-            self._aside.keep(ticket, request, size, streams=self._streams)
+            self._aside.keep(ticket, request, size, streams=self._streams, turns=self._turns)

@@ -114,7 +114,7 @@ class Report:
         bounds = [sums.most_pd() for sums in found.models.values()]
         whole = [bound for bound in bounds if bound is not None]
         self._most_pd = sum(whole) if whole and len(whole) == len(bounds) else None
-        self._available = self._sums.rows + found.reused
+        self._available = (self._sums.rows + found.reused) // found.settings.repeat
         self._detection = None if sought is None else self._detected(sought)
 
     def _detected(self, sought: Sought) -> Detection | None:

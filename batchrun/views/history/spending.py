@@ -1,12 +1,14 @@
 """What runs cost, from their ledgers: exact sums in picodollars by month, model, label and so on.
 
 Every line of ``attempts/`` counts once, those of a live run's logs too. Nothing is kept of a line
-but the sums of its group, which Arrow adds up part by part.
+but the sums of its group, which Arrow adds up part by part. The judges of a run (``judges/NAME/``,
+run directories as well) are part of its cost, in groups of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +17,9 @@ import pyarrow.compute as pc
 
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.core.cost.money import picodollars, usd
+from batchrun.core.evaluation.judges import SWAPPED, is_name
 from batchrun.errors import UsageError
+from batchrun.rundir.judges.prepare import directory_of, swapped_of
 from batchrun.views.durable.durable_rows import DurableRows
 
 KEYS = ("month", "day", "model", "endpoint")
@@ -38,11 +42,14 @@ KEYS_OF_SUMS = {
     "completion_tokens": "Completion tokens as reported. Null if none were.",
     "unpriced_attempts": "Attempts that used tokens and have no known cost.",
     "reused_rows": "Rows that took the answer of another run; they have no line and no cost.",
-    "runs": "Runs with something in the group.",
+    "runs": "Runs with something in the group; a judge is part of its run.",
 }
 """What the sums mean in ``costs --json``, for the reference."""
 
 Group = tuple[str | None, ...]
+"""The values of the keys, and the name of the judge: None for what the run itself sent."""
+JUDGE = "judge"
+_JUDGES = "judges"
 
 
 @dataclass(slots=True)
@@ -97,16 +104,33 @@ class Spending:
         self.by = tuple(dict.fromkeys(by))
         self._groups: dict[Group, Spent] = {}
 
-    def add(self, durable: DurableRows) -> None:
+    def add_all(self, folders: Iterable[str]) -> None:
+        """Add the runs in these directories and their judges, each once. A judge that is named
+        besides its run counts as its judge. Raises ``UsageError`` for what is no run directory.
+        """
+        runs = [DurableRows(folder) for folder in folders]
+        judges = {run.place: list(judges_of(run)) for run in runs}
+        judging = {judge.place for found in judges.values() for _, judge, _ in found}
+        for place, run in {run.place: run for run in runs}.items():
+            if place in judging:
+                continue
+            where = run.store.where()
+            self._add(run, where, labels_of(run), None)
+            for name, judge, labels in judges[place]:
+                self._add(judge, where, labels, name)
+
+    def _add(
+        self, durable: DurableRows, where: str, labels: Mapping[str, str], judge: str | None
+    ) -> None:
         """Add the ledger of a run, and the answers that it reused."""
-        where, labels = durable.store.where(), labels_of(durable)
-        self._groups_of(where, labels, durable.ledgers(_COLUMNS), self._ledger)
-        self._groups_of(where, labels, durable.all_pieces(_REUSED), self._reused)
+        self._groups_of(where, labels, judge, durable.ledgers(_COLUMNS), self._ledger)
+        self._groups_of(where, labels, judge, durable.all_pieces(_REUSED), self._reused)
 
     def _groups_of(
         self,
         where: str,
         labels: Mapping[str, str],
+        judge: str | None,
         tables: Iterator[pa.Table],
         added_up: Any,
     ) -> None:
@@ -118,7 +142,7 @@ class Spending:
                     for key in self.by
                 )
                 sums.runs.add(where)
-                self._groups.setdefault(group, Spent()).add(sums)
+                self._groups.setdefault((*group, judge), Spent()).add(sums)
 
     @property
     def _of_lines(self) -> list[str]:
@@ -126,6 +150,8 @@ class Spending:
         return [key for key in self.by if not key.startswith(LABEL)]
 
     def _ledger(self, table: pa.Table) -> Iterator[tuple[tuple[str | None, ...], Spent]]:
+        if not table.num_rows:  # a shard of which nothing was sent yet has a sum of null
+            return
         known = table.column("cost_usd").is_valid()
         used = pc.or_(
             table.column("prompt_tokens").is_valid(), table.column("completion_tokens").is_valid()
@@ -181,21 +207,52 @@ class Spending:
         return total
 
     def lines(self) -> list[tuple[Group, Spent]]:
-        """The groups in the order of their keys; missing values last."""
-        return sorted(
-            self._groups.items(), key=lambda item: [(each is None, each or "") for each in item[0]]
-        )
+        """The groups in the order of their keys, missing values last; what a run itself sent comes
+        before its judges.
+        """
+
+        def place(item: tuple[Group, Spent]) -> list[tuple[bool, str]]:
+            *values, judge = item[0]
+            return [
+                *((each is None, each or "") for each in values),
+                (judge is not None, judge or ""),
+            ]
+
+        return sorted(self._groups.items(), key=place)
 
     def public(self) -> dict[str, Any]:
         """The object of ``--json``."""
         return {
             "by": list(self.by),
             "rows": [
-                dict(zip(self.by, group, strict=True)) | sums.public()
+                dict(zip((*self.by, JUDGE), group, strict=True)) | sums.public()
                 for group, sums in self.lines()
             ],
             "total": self.total().public(),
         }
+
+
+Judge = tuple[str, DurableRows, Mapping[str, str]]
+"""A judge: its name (``tone``, or ``tone/second`` for a judge of that one), its run directory and
+its labels. Those that it lacks are the labels of the run that it judges.
+"""
+
+
+def judges_of(run: DurableRows, labels: Mapping[str, str] = {}) -> Iterator[Judge]:
+    """The judges of a run, and theirs. What is no run directory is passed over."""
+    labels = {**labels, **labels_of(run)}
+    for folder in filter(is_name, run.store.folders(_JUDGES)):
+        own = directory_of(run.directory, folder)
+        try:
+            judge = DurableRows(own)
+        except UsageError:
+            continue
+        yield folder, judge, {**labels, **labels_of(judge)}
+        with contextlib.suppress(UsageError):  # a judge of pairs may have judged in both orders
+            swapped = DurableRows(swapped_of(own))
+            yield f"{folder}/{SWAPPED}", swapped, {**labels, **labels_of(swapped)}
+        for name, inner, theirs in judges_of(judge, labels):
+            yield f"{folder}/{name}", inner, theirs
 
 
 def labels_of(durable: DurableRows) -> Mapping[str, str]:

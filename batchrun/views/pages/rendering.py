@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -18,6 +19,7 @@ from batchrun.views.text import safe
 
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _ASSETS = "assets"
+_FLAG = re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*")
 _GROWTH = 6
 """A letter takes at most so many bytes on the page: ``'`` becomes ``&#x27;``."""
 
@@ -45,7 +47,8 @@ def render(
 
     css = [asset(name) for name in styles]
     code = [asset(name) for name in scripts]
-    environment = Environment(loader=asset, trim_blocks=True, lstrip_blocks=True)
+    filters = {"unbroken": _unbroken}
+    environment = Environment(loader=asset, filters=filters, trim_blocks=True, lstrip_blocks=True)
     return environment.render_template(
         template,
         **values,
@@ -54,6 +57,14 @@ def render(
         scripts=[trusted(text) for text in code],
         data=None if data is None else trusted(json_block(data)),
     )
+
+
+def _unbroken(text: str) -> Any:
+    """A text, escaped, whose flags stay on one line: browsers break them at hyphens."""
+    from minijinja import escape
+    from minijinja import safe as trusted
+
+    return trusted(_FLAG.sub(r'<span class="flag">\g<0></span>', str(escape(text))))
 
 
 def policy(styles: Sequence[str], scripts: Sequence[str], *, connects: bool = False) -> str:

@@ -68,9 +68,9 @@ def _differs(other: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     """Why the runs may differ, in the words of ``compare``."""
     settings = [each.get("settings") or {} for each in (other, summary)]
     names = {
-        "rows": ("input.files", "input.sample", "limit"),
+        "rows": ("input.files", "input.from", "input.from_status", "input.sample", "limit"),
         "prompt": ("request.prompt", "request.system", "request.messages"),
-        "params": ("request.params", "request.schema"),
+        "params": ("request.params", "request.schema", "request.repeat"),
         "model": ("request.model",),
     }
     return [

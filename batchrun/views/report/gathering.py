@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchrun.adapters.columns import columns
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.views.published import Results
 from batchrun.views.report.quantiles import Quantiles
 
@@ -38,7 +38,6 @@ _SHOWN = (
     *("http_status", "attempts", "prompt_tokens", "completion_tokens", "cost_usd"),
     *("latency_s", "ttft_s"),
 )
-_FIXED = frozenset(column.name for column in columns.RESULTS)
 CARRIED_MAX = 8
 """Columns of the input that are shown with a sampled row."""
 
@@ -82,7 +81,8 @@ def gather(results: Results) -> Gathered:
     tops = (found.slowest, found.dearest, found.longest)
     wanted = {top.row for ranking in tops for top in ranking} | set(found.sample)
     wanted |= {row for rows in found.classes.values() for row in rows}
-    carried = [name for name in results.schema.names if name not in _FIXED][:CARRIED_MAX]
+    own = part_schema.own_columns(results.schema)
+    carried = [name for name in results.schema.names if name not in own][:CARRIED_MAX]
     shown = [name for name in (*_SHOWN, *carried) if name in results.schema.names]
     for table in results.rows(sorted(wanted), shown):
         for row in table.to_pylist():

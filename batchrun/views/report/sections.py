@@ -142,6 +142,11 @@ def _verdicts(facts: Facts, writer: Writer) -> Section | None:
         (name, score.get("scored"), score.get("null"), score.get("error_rows"))
         for name, score in _mappings(_mapping(facts.summary.get("scores")))
     ]
+    counts = ("rows", "unparsed", "failed", "stale", "missing", "flips", "cost_usd")
+    judge_rows = [
+        (name, judge.get("model"), *map(judge.get, counts))
+        for name, judge in _mappings(_mapping(facts.summary.get("judges")))
+    ]
     return _section(
         "Metrics and gates",
         tables=[
@@ -167,6 +172,13 @@ def _verdicts(facts: Facts, writer: Writer) -> Section | None:
                 score_rows,
                 numbers=(1, 2, 3),
                 title="Scores",
+            ),
+            judge_rows
+            and writer.table(
+                ("judge", "model", "judged", "no verdict", *counts[2:-1], "cost, USD"),
+                judge_rows,
+                numbers=tuple(range(2, 9)),
+                title="Judges",
             ),
         ],
     )

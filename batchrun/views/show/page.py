@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from batchrun.core.cost.money import format_cost
+from batchrun.core.request.conversation import TURNS
 from batchrun.core.text.wording import counted
 from batchrun.core.verdict import trail
 from batchrun.core.verdict.rules import ERROR_CLASSES
@@ -26,6 +27,7 @@ def lines(row: ShownRow, *, width: int | None, full: bool = False) -> Iterator[s
     yield from page.head(row)
     yield from page.input(row.carried)
     yield from page.request(row)
+    yield from page.conversation(row)
     yield from page.answer(row)
     yield from page.attempts(row)
     yield from page.scores(row.scores)
@@ -60,6 +62,8 @@ class _Page:
         """Which row it is, how it ended, and what it took."""
         found = row.result
         name = "" if found.get("custom_id") is None else f"  {_one_line(found['custom_id'])}"
+        if "repeat" in found:
+            name += f"  repeat {found['repeat']} of row {found['repeat_of']}"
         yield from self._put(f"ROW {row.number}{name}  {row.status}")
         if row.status == PENDING:
             yield from self._put("no outcome so far", INDENT)
@@ -90,7 +94,8 @@ class _Page:
             yield from self._put(f"({found.note})", INDENT)
         if found.body is None:
             return
-        parameters = {n: v for n, v in found.body.items() if n not in ("messages", "tools")}
+        own = ("messages", "tools", *((TURNS,) if row.has_turns else ()))
+        parameters = {n: v for n, v in found.body.items() if n not in own}
         if parameters:
             told = ", ".join(f"{name} {_json(value)}" for name, value in parameters.items())
             yield from self._text(told, INDENT)
@@ -101,12 +106,24 @@ class _Page:
         messages = found.body.get("messages")
         for message in messages if isinstance(messages, list) else ():
             yield from self._message(message)
+        turns = found.body.get(TURNS) if row.has_turns and not row.exchange else None
+        for number, turn in enumerate(turns if isinstance(turns, list) else (), 1):
+            yield from self._message(turn, f"turn {number}")
 
-    def _message(self, message: Any) -> Iterator[str]:
+    def conversation(self, row: ShownRow) -> Iterator[str]:
+        """The turns of a conversation and what the model answered to each, as far as it went."""
+        turn = 0
+        for message in row.exchange:
+            asks = isinstance(message, dict) and message.get("role") == "user"
+            turn += asks
+            yield from ("", f"TURN {turn}") if asks else ()
+            yield from self._message(message)
+
+    def _message(self, message: Any, called: str | None = None) -> Iterator[str]:
         if not isinstance(message, dict):
             yield from self._text(_json(message), INDENT)
             return
-        role = str(message.get("role"))
+        role = called or str(message.get("role"))
         name = f" ({message['name']})" if message.get("name") else ""
         yield from self._put(f"{role}{name}:", INDENT)
         content = message.get("content")
@@ -129,17 +146,17 @@ class _Page:
     def answer(self, row: ShownRow) -> Iterator[str]:
         """Reasoning, refusal, text, tool calls, media, and further choices."""
         found = row.result
-        for name in ("reasoning", "refusal"):
+        for name in ("reasoning",) if row.exchange else ("reasoning", "refusal"):
             if found.get(name):
                 yield from ("", name.upper())
                 yield from self._text(found[name], INDENT)
         content = found.get("content")
         other = found.get("tool_calls") or found.get("refusal") or found.get("media")
-        if row.status == "ok" and (content or not other):
+        if row.status == "ok" and (content or not other) and not row.exchange:
             yield from ("", "ANSWER")
             none = "(empty)" if content == "" else "(none)"
             yield from self._text(content or none, INDENT)
-        if found.get("tool_calls"):
+        if found.get("tool_calls") and not row.exchange:
             yield from ("", "TOOL CALLS")
             for call in found["tool_calls"]:
                 yield from self._call(call, call.get("id"))
@@ -186,8 +203,9 @@ class _Page:
             waits.append(f"the server asked for {_seconds(line['retry_after_s'])}")
         cost = [] if line["cost_usd"] is None else [format_cost(line["cost_usd"])]
         tokens = _tokens(line)
+        turn = "" if line.get("turn") is None else f"turn {line['turn']}  "
         head = (
-            f"{line['attempt']}  {_moment(started)}  {line['endpoint']}  {status}  {ended}  "
+            f"{line['attempt']}  {turn}{_moment(started)}  {line['endpoint']}  {status}  {ended}  "
             + ", ".join([*waits, *tokens, *cost])
         )
         yield from self._put(head, INDENT, hang=3)
@@ -202,7 +220,7 @@ class _Page:
             yield from ("", "SCORES")
         for name, value in scores.items():
             shown = "not scored" if value is None else _json(value)
-            yield from self._named(name, shown)
+            yield from self._named(name, value if isinstance(value, str) else shown)
 
 
 def decided(words: str | None, error_class: str | None) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Which rows ``batchrun show`` shows: by number, by id, or the first that meet conditions.
 
 Rows are looked through shard by shard, of each the columns that the conditions need; what is held
-is the numbers of the chosen rows and of one shard's.
+is the numbers of the chosen rows and of one shard's, and with ``--where`` the scores of one shard.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchrun.adapters.scoring.score_parts import as_doubles
 from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
 from batchrun.views.durable.durable_rows import DurableRows
@@ -64,7 +65,8 @@ def choose(durable: DurableRows, asked: Selection) -> Chosen:
     with ExitStack() as stack:
         where = None
         if asked.where is not None:
-            where = stack.enter_context(Where(asked.where, durable.schema()))
+            columns, scores = durable.schema(), durable.score_schema()
+            where = stack.enter_context(Where(asked.where, columns, scores))
         return _met(durable, asked, where)
 
 
@@ -75,12 +77,25 @@ def _met(durable: DurableRows, asked: Selection, where: Where | None) -> Chosen:
     chosen = _Reservoir(wanted, asked.seed) if asked.sample else _First(wanted)
     for shard in durable.shards:
         matching = []
+        scores = None
+        if where is not None and where.scores:
+            scores = durable.score_table(shard, where.scores)
         for table in durable.pieces(shard, columns):
-            matching += _matching(table, asked, where)
+            piece = table if scores is None else _scored(table, scores)
+            matching += _matching(piece, asked, where)
         chosen.take(sorted(matching))
         if chosen.full:
             break
     return Chosen(sorted(chosen.rows), more=chosen.more)
+
+
+def _scored(table: pa.Table, scores: pa.Table) -> pa.Table:
+    """The rows with these scores next to them, null where a row was not scored."""
+    places = pc.index_in(table.column("row"), scores.column("row"))
+    for name in scores.column_names:
+        if name != "row":
+            table = table.append_column(name, as_doubles(scores.column(name).take(places)))
+    return table
 
 
 def _matching(table: pa.Table, asked: Selection, where: Where | None) -> list[int]:

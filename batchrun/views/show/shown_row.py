@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchrun.adapters.columns.schema import RESULT_NAMES
+from batchrun.adapters.columns.columns import MESSAGES
+from batchrun.adapters.columns.schema import REPEAT_NAMES, RESULT_NAMES, repeats_in
+from batchrun.core.request.conversation import TURNS
 from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.show.request_found import FoundRequest, Requests
 
 PENDING = "pending"
-CONTENTS = ("content", "reasoning", "refusal", "tool_calls", "choices", "media", "response")
+CONTENTS = (
+    *("content", "reasoning", "refusal", "tool_calls", "choices", "media", "response"),
+    MESSAGES.name,
+)
 """Columns with what people and models wrote: left out of JSON unless asked for."""
 
 
 KEYS = {
     "row": "The row's number.",
     "custom_id": "Its id, or null.",
+    "repeat_of": "The row of the input that it repeats. Only with `--repeat`.",
+    "repeat": "Which of that row's repeats it is, from 0. Only with `--repeat`.",
     "status": "`ok`, `error`, or `pending` for a row without an outcome.",
     "request.source": "Where the request was found: `requests`, `input`, or null.",
     "request.note": "What there is to know about that: where it stands, or why it is not there.",
     "request.parameters": "The names of the parameters in the body. Missing without a request.",
     "request.messages": "Of each message `role` and `characters`. Missing without a request.",
+    "request.turns": "The same of the user's turns of a conversation. Missing without turns.",
     "attempts": "The row's lines in `attempts/`, in order, without `row`.",
-    "scores": "The scores of the row by name, from `scores/`.",
+    "scores": (
+        "The scores of the row and the verdicts of judges by name, from `scores/`; texts of judges "
+        "only with `--content`."
+    ),
 }
 """What the keys of a row mean in ``show --json``, for the reference."""
 
@@ -41,23 +53,42 @@ class ShownRow:
     attempts: Sequence[Mapping[str, Any]]
     request: FoundRequest
     scores: Mapping[str, Any] = field(default_factory=dict)
+    has_turns: bool = False
+    """Whether it is a conversation."""
 
     @property
     def status(self) -> str:
         """``ok``, ``error`` or ``pending``."""
         return str(self.result.get("status", PENDING))
 
+    @property
+    def exchange(self) -> list[Any]:
+        """The messages of a conversation from its first turn on; none of any other row."""
+        text = self.result.get(MESSAGES.name) if self.has_turns else None
+        try:
+            said = json.loads(text or "[]")
+        except ValueError:
+            return []
+        if not isinstance(said, list):
+            return []
+        front = (self.request.body or {}).get("messages")
+        if isinstance(front, list):
+            return said[len(front) :]
+        turns = max((line.get("turn") or 0 for line in self.attempts), default=0)
+        return said[len(said) - (2 * turns - (self.status != "ok")) :] if turns else said
+
     def public(self, *, contents: bool) -> dict[str, Any]:
         """The row for ``--json``; without ``contents`` nothing that people or models wrote."""
         result = {
             name: _plain(self.result.get(name))
-            for name in RESULT_NAMES
+            for name in (*RESULT_NAMES, *(n for n in (MESSAGES.name,) if n in self.result))
             if name not in ("row", "custom_id", "status", "attempts")
             and (contents or name not in CONTENTS)
         }
         return {
             "row": self.number,
             "custom_id": self.result.get("custom_id"),
+            **{name: self.result[name] for name in REPEAT_NAMES if name in self.result},
             "status": self.status,
             "request": self._request(contents=contents),
             "attempts": [
@@ -65,7 +96,11 @@ class ShownRow:
                 for line in self.attempts
             ],
             **result,
-            "scores": {name: _plain(value) for name, value in self.scores.items()},
+            "scores": {
+                name: _plain(value)
+                for name, value in self.scores.items()
+                if contents or not isinstance(value, str)
+            },
             **({"input": {n: _plain(v) for n, v in self.carried.items()}} if contents else {}),
         }
 
@@ -74,14 +109,18 @@ class ShownRow:
         told: dict[str, Any] = {"source": found.source, "note": found.note}
         if found.body is None:
             return told
-        messages = found.body.get("messages")
-        told["parameters"] = sorted(name for name in found.body if name != "messages")
-        told["messages"] = [
-            {"role": each.get("role"), "characters": len(text_of(each.get("content")))}
-            for each in (messages if isinstance(messages, list) else ())
-            if isinstance(each, dict)
-        ]
+        own = ("messages", *((TURNS,) if self.has_turns else ()))
+        told["parameters"] = sorted(name for name in found.body if name not in own)
+        told |= {name: _measured(found.body.get(name)) for name in own}
         return told | ({"body": found.body} if contents else {})
+
+
+def _measured(messages: object) -> list[dict[str, Any]]:
+    return [
+        {"role": each.get("role"), "characters": len(text_of(each.get("content")))}
+        for each in (messages if isinstance(messages, list) else ())
+        if isinstance(each, dict)
+    ]
 
 
 def text_of(content: object) -> str:
@@ -96,7 +135,10 @@ def text_of(content: object) -> str:
 def gather(durable: DurableRows, rows: Sequence[int]) -> Iterator[ShownRow]:
     """The rows, in the order asked for; those of one shard are read together."""
     requests = Requests(durable)
-    carried = set(durable.carried().names)
+    schema = durable.carried()
+    carried = set(schema.names)
+    if repeats_in(schema) > 1:
+        carried -= set(REPEAT_NAMES)
     run: list[int] = []
     size = durable.shard_rows
     for row in [*rows, None]:
@@ -123,6 +165,7 @@ def _of_shard(
             attempts[row],
             found[row],
             scores.get(row, {}),
+            durable.has_turns,
         )
 
 

@@ -19,9 +19,9 @@ from batchrun.adapters.storage.store import part_names
 from batchrun.core.text.wording import counted, verb
 from batchrun.errors import RowError
 from batchrun.records import Block, Position, Span
+from batchrun.rundir.chain import inputs, recorded_input
 from batchrun.rundir.inspect import Look
 from batchrun.rundir.state_reader import Recorded
-from batchrun.views.durable import recorded_input
 from batchrun.views.verify.findings import Report
 
 _FIXED = ("row", "custom_id", "request_hash")
@@ -39,7 +39,7 @@ def compare(
     ``InputLostError`` for input that cannot be read on.
     """
     given, carry, build, reader = recorded_input.reopened(
-        look, summary, known, names, input_format, asked="--against"
+        look, summary, known, names, input_format, asked="--against", find=inputs.find
     )
     if given.pipe is not None:
         given.pipe.release()

@@ -16,14 +16,11 @@ from batchrun.views.verify.check_trails import check_trails
 from batchrun.views.verify.findings import Report
 from batchrun.views.verify.part_reader import LEDGER_NAMES, PartReader
 
+IDENTICAL = ("http_status", "endpoint", "started_at", "latency_s", "request_id", "error_code")
+"""What tells an exchange from others."""
 ALIKE = (
     "error_class",
-    "http_status",
-    "endpoint",
-    "started_at",
-    "latency_s",
-    "request_id",
-    "error_code",
+    *IDENTICAL,
     "prompt_tokens",
     "completion_tokens",
     "total_tokens",

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.storage.store import KINDS, StoreReader, part_number
 from batchrun.rundir.state_reader import Recorded, RecordedShard
-from batchrun.views.verify import check_ledger, check_rows
+from batchrun.views.verify import check_ledger, check_rows, check_turns
 from batchrun.views.verify.check_ledger import LedgerCheck
 from batchrun.views.verify.check_responses import Responses
 from batchrun.views.verify.check_rows import RowOrder
@@ -21,6 +21,7 @@ from batchrun.views.verify.check_totals import compare_recorded
 from batchrun.views.verify.findings import Report
 from batchrun.views.verify.part_reader import (
     LEDGER_NAMES,
+    MESSAGES,
     RESULT_NAMES,
     PartReader,
     UnreadableError,
@@ -39,6 +40,8 @@ class Expectation:
     rows_whole: int | None
     results: pa.Schema | None
     attempts: pa.Schema
+    turns: bool = False
+    """Whether its rows are conversations."""
 
     def span(self, shard: int) -> tuple[int | None, int | None]:
         """The rows that a shard is for: first, and behind the last."""
@@ -151,7 +154,8 @@ class Shards:
             part = opened["results"]
             below = self._expected.lost_below(shard, known)
             order = RowOrder(part.where, self._report, first, end, below)
-            chunks = part.chunks(RESULT_NAMES)
+            own = (MESSAGES,) if self._expected.turns else ()
+            chunks = part.chunks((*RESULT_NAMES, *own))
             while True:
                 try:
                     chunk = next(chunks, None)
@@ -197,7 +201,10 @@ class Shards:
         last = check_ledger.last_lines(chunk, lines)
         if ledger is not None:
             absent = {*part.absent, *ledger.absent}
-            check_ledger.compare(chunk, lines, last, self._report, absent)
+            if self._expected.turns:
+                check_turns.compare(chunk, lines, self._report, absent)
+            else:
+                check_ledger.compare(chunk, lines, last, self._report, absent)
         sums.add_results(chunk, last)
         return ledger
 

@@ -23,6 +23,8 @@ from batchrun.adapters.storage.store import SCORES, StoreReader, part_names
 from batchrun.core.evaluation.definitions import Evaluation, Score, of_recorded
 from batchrun.core.evaluation.rules import LevelRule
 from batchrun.errors import BatchrunError, UsageError
+from batchrun.views.verify import check_repeats
+from batchrun.views.verify.check_judges import CheckedJudge, Labels, answers_of
 from batchrun.views.verify.findings import Report
 
 _CLOSE = 1e-9
@@ -49,7 +51,7 @@ def check_scores(
     except UsageError as error:
         report.found("score_settings", f"the settings of summary.json: {error}")
         return
-    if names and not evaluation.scores:
+    if names and not (evaluation.scores or evaluation.judges):
         report.notes.append(f"{SCORES}/ belongs to no score that the summary names")
     if not evaluation or summary.get("status") not in ("complete", "complete_with_errors"):
         return
@@ -83,8 +85,22 @@ class _Check:
         self._evaluation = evaluation
         self._report = report
         self._sound = True
+        self._repeat = check_repeats.repeats_recorded(summary, None)
         self._counts = {one.name: [0, 0, 0] for one in evaluation.scores}
         self._error_rows = 0
+        found = summary.get("judges")
+        told: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+        self._told_of_judges: Mapping[str, Any] = {
+            judge.name: told[judge.name]
+            for judge in evaluation.judges
+            if isinstance(told.get(judge.name), Mapping)
+        }
+        self._judges = {name: CheckedJudge(store, name, report) for name in self._told_of_judges}
+        self._labels = {
+            judge.name: Labels() for judge in evaluation.judges if judge.agreement is not None
+        }
+        self._verdicts: dict[str, pa.DataType] = {}
+        """The columns of verdicts, as the parts have them."""
 
     def run(self) -> None:
         """Everything that can be checked; without DuckDB that is less."""
@@ -101,7 +117,10 @@ class _Check:
         try:
             for name in part_names(self._store, "results"):
                 self._check_part(name, database)
+            for name, judge in self._judges.items():
+                judge.finish(self._told_of_judges[name])
             self._check_counts()
+            self._check_labels()
             if database is not None and self._sound:
                 self._check_metrics(database)
             self._check_gates()
@@ -116,7 +135,7 @@ class _Check:
         status, rows, ids = self._keys(name)
         self._error_rows += pc.sum(pc.equal(status, "error")).as_py() or 0
         scores = [one.name for one in self._evaluation.scores]
-        if not scores:
+        if not scores and not self._judges:
             return
         try:
             with self._store.open(where) as file, pq.ParquetFile(file, pre_buffer=False) as part:
@@ -128,7 +147,11 @@ class _Check:
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             self._found("scores_unreadable", f"{where} cannot be read: {error}")
             return
-        if found.schema.names != ["row", "custom_id", *scores]:
+        # The names of scores and judges have no dots.
+        verdicts = [
+            n for n in found.schema.names if "." in n and n.partition(".")[0] in self._judges
+        ]
+        if found.schema.names != ["row", "custom_id", *verdicts, *scores]:
             self._found("scores_columns", f"{where} has not the columns of the run's scores")
             return
         if not (found.column("row").equals(rows) and found.column("custom_id").equals(ids)):
@@ -138,8 +161,10 @@ class _Check:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if told.get("results") != digest:
             self._found("scores_stale", f"{where} was made from other results; score it again")
+        if verdicts:
+            self._check_verdicts(name, found, verdicts, told)
         for one in self._evaluation.scores:
-            self._check_column(one, name, found.column(one.name), status, told, database)
+            self._check_column(one, name, found, status, told, database)
 
     def _keys(self, name: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray, pa.ChunkedArray]:
         try:
@@ -158,12 +183,12 @@ class _Check:
         self,
         one: Score,
         name: str,
-        column: pa.ChunkedArray,
+        scored: pa.Table,
         status: pa.ChunkedArray,
         told: Mapping[str, Any],
         database: Database | None,
     ) -> None:
-        where = f"{SCORES}/{name}: {one.name}"
+        where, column = f"{SCORES}/{name}: {one.name}", scored.column(one.name)
         recorded = (self._summary.get("scores") or {}).get(one.name) or {}
         if (told.get("scores") or {}).get(one.name) != recorded.get("sha256"):
             self._found("scores_stale", f"{where} was made by another definition")
@@ -187,7 +212,7 @@ class _Check:
             self._found("scores_values", f"{where} has {wrong} failed rows scored otherwise", wrong)
         if one.sql is None or database is None:
             return
-        again = self._again(one.sql, name, database)
+        again = self._again(one.sql, name, database, scored)
         if again is None:
             return
         differ = pc.sum(pc.invert(_alike(again, numbers.filter(ok)))).as_py() or 0
@@ -195,15 +220,27 @@ class _Check:
             text = f"{where} has {differ} rows that the expression scores otherwise"
             self._found("scores_values", text, differ)
 
-    def _again(self, sql: str, name: str, database: Database) -> pa.ChunkedArray | None:
+    def _again(
+        self, sql: str, name: str, database: Database, scored: pa.Table
+    ) -> pa.ChunkedArray | None:
         """An expression over the ``ok`` rows of a part, as numbers."""
         names = self._wanted(name, sql, database, "score")
+        verdicts = scored.select([n for n in scored.schema.names if n in self._verdicts])
+
+        def tables() -> Iterator[pa.Table]:
+            at = 0
+            for table in self._read(f"results/{name}", names):
+                beside = verdicts.slice(at, table.num_rows)
+                at += table.num_rows
+                for field in beside.schema:
+                    table = table.append_column(field, beside.column(field.name))  # noqa: PLW2901
+                yield table
 
         def batches() -> Iterator[pa.RecordBatch]:
-            for table in self._read(f"results/{name}", names):
+            for table in tables():
                 yield from table.filter(pc.equal(table.column("status"), "ok")).to_batches()
 
-        first = next(self._read(f"results/{name}", names), None)
+        first = next(tables(), None)
         if first is None:
             return None
         try:
@@ -234,6 +271,60 @@ class _Check:
         with self._store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
             for group in range(part.num_row_groups):
                 yield part.read_row_group(group, columns=list(columns), use_threads=False)
+
+    def _check_verdicts(
+        self, name: str, scored: pa.Table, columns: Sequence[str], told: Mapping[str, Any]
+    ) -> None:
+        """The verdicts in a part of the scores, beside those of the judges."""
+        for column in columns:
+            self._verdicts[column] = scored.schema.field(column).type
+            if (told.get("values") or {}).get(column) != _digest_of(scored.column(column)):
+                where = f"{SCORES}/{name}: {column}"
+                self._found("scores_values", f"{where} has other values than were written")
+        values = {column: scored.column(column).to_pylist() for column in columns}
+        by_judge: dict[str, list[str]] = {judge: [] for judge in self._judges}
+        for column in columns:
+            by_judge[column.partition(".")[0]].append(column)
+        before = self._report.kinds.get("verdict", 0)
+        for at, (row, answer) in enumerate(answers_of(self._store, name)):
+            for judge, own in by_judge.items():
+                fields = {column.partition(".")[2]: values[column][at] for column in own}
+                self._judges[judge].check(row, answer, fields)
+        self._sound = self._sound and self._report.kinds.get("verdict", 0) == before
+        self._count_labels(name, values)
+
+    def _count_labels(self, name: str, values: Mapping[str, Sequence[Any]]) -> None:
+        for judge in self._evaluation.judges:
+            column = f"{judge.name}.{self._compared(judge.name)}"
+            if judge.agreement is None or column not in values:
+                continue
+            labels = [
+                None if label is None else _as_text(label)
+                for table in self._read(f"results/{name}", [judge.agreement])
+                for label in table.column(0).to_pylist()
+            ]
+            for verdict, label in zip(values[column], labels, strict=True):
+                self._labels[judge.name].add(verdict, label)
+
+    def _compared(self, name: str) -> str | None:
+        """The field of a judge that is compared with human labels, as the summary says."""
+        told = self._told_of_judges.get(name)
+        return told.get("compared") if isinstance(told, Mapping) else None
+
+    def _check_labels(self) -> None:
+        """The agreement with human labels, and kappa."""
+        told = self._summary.get("metrics") or {}
+        for name, labels in self._labels.items():
+            share, kappa, n = labels.figures()
+            for word, value in (("agreement", share), ("kappa", kappa)):
+                metric = told.get(f"{name}.{word}") or {}
+                if not _agree(metric.get("value"), value) or metric.get("n") != n:
+                    text = (
+                        f"summary.json says {name}.{word} {metric.get('value')} of "
+                        f"{metric.get('n')} rows; the files give {value} of {n}"
+                    )
+                    self._found("metric", text)
+                self._check_interval(f"{name}.{word}", metric)
 
     # The summary
 
@@ -270,11 +361,27 @@ class _Check:
         by: str | None,
         recorded: Mapping[str, Any],
     ) -> None:
-        def computed(instead: float | None) -> dict[str | None, Any]:
+        parsed = database.expression(value, name, "metric")
+        own = {one.name.lower() for one in self._evaluation.scores}
+        own |= {n.lower() for n, kind in self._verdicts.items() if not pa.types.is_string(kind)}
+        scored = bool(parsed.columns & own)
+        by_rows = parsed.mean_of is not None and (self._repeat > 1 or parsed.of_repeats is not None)
+
+        def computed(instead: float | None) -> Mapping[str | None, Any]:
             source = self._evaluated(database, value, by, instead)
             group = "NULL" if by is None else f"CAST((\n{by}\n) AS VARCHAR)"
             if by is not None and by.lower() in [n.lower() for n in source.schema.names]:
                 group = f'CAST("{by}" AS VARCHAR)'
+            if by_rows:
+                with database.tables(results=source):
+                    return check_repeats.figures(
+                        lambda sql: database.rows(sql, name),
+                        parsed,
+                        None if by is None else group,
+                        self._repeat,
+                        scored=scored,
+                        failed_count=instead is not None,
+                    )
             figure = f"TRY_CAST((\n{value}\n) AS DOUBLE)"
             with database.tables(results=source):
                 lines = database.rows(
@@ -295,8 +402,7 @@ class _Check:
         self._compare(name, "value", told, computed(None))
         for key, instead in (("as_if_errors_wrong", 0.0), ("as_if_errors_right", 1.0)):
             bounded = {group: one for group, one in told.items() if one.get(key) is not None}
-            scored = database.expression(value, name, "metric").columns
-            if bounded and scored & {one.name.lower() for one in self._evaluation.scores}:
+            if bounded and scored and parsed.of_repeats != "majority":
                 self._compare(name, key, bounded, computed(instead))
         for one in told.values():
             self._check_interval(name, one)
@@ -344,8 +450,11 @@ class _Check:
             named |= database.expression(text, "the expression", kind).columns
         columns |= {n for n in schema.names if n.lower() in named}
         scores = [one.name for one in self._evaluation.scores if one.name.lower() in named]
+        scores += [n for n in self._verdicts if n.lower() in named]
         wanted = [n for n in schema.names if n in columns]
-        fields = [schema.field(n) for n in wanted] + [pa.field(n, pa.float64()) for n in scores]
+        texts = [n for n, kind in self._verdicts.items() if pa.types.is_string(kind)]
+        fields = [schema.field(n) for n in wanted]
+        fields += [pa.field(n, pa.string() if n in texts else pa.float64()) for n in scores]
 
         def batches() -> Iterator[pa.RecordBatch]:
             for name in parts:
@@ -359,6 +468,9 @@ class _Check:
                     failed = pc.equal(table.column("status"), "error")
                     for score in scores:
                         assert beside is not None
+                        if score in texts:
+                            arrays.append(beside.column(score).slice(at, table.num_rows))
+                            continue
                         numbers = _numbers(beside.column(score).slice(at, table.num_rows))
                         if instead is not None:
                             numbers = pc.if_else(failed, pa.scalar(instead), numbers)
@@ -393,6 +505,11 @@ class _Check:
         metric = (self._summary.get("metrics") or {}).get(rule.name)
         if metric is not None and not _agree(metric.get("value"), value):
             return f"about {metric.get('value')}, not {value}"
+        judge, _, count = rule.name.removeprefix("judges.").rpartition(".")
+        if rule.name.startswith("judges."):
+            figure = (self._told_of_judges.get(judge) or {}).get(count)
+            if not _agree(figure, value):
+                return f"about {figure}, not {value}"
         if value is None:
             return "inconclusive"
         holds = _COMPARED[rule.operator]
@@ -416,6 +533,22 @@ def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_boolean(column.type):
         return column.cast(pa.int8()).cast(pa.float64())
     return column.cast(pa.float64())
+
+
+def _digest_of(column: pa.ChunkedArray) -> str:
+    """The digest of a column of verdicts; of texts, whether each is there, its length and bytes."""
+    if not pa.types.is_string(column.type):
+        return _digest(_numbers(column))
+    digest = hashlib.sha256()
+    for text in column.to_pylist():
+        data = (text or "").encode()
+        digest.update(f"{int(text is not None)}:{len(data)}:".encode() + data)
+    return digest.hexdigest()
+
+
+def _as_text(label: Any) -> str:
+    """A label as SQL writes it."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
 
 
 def _digest(numbers: pa.ChunkedArray) -> str:

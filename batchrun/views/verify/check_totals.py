@@ -123,12 +123,16 @@ def _evaluated_to(summary: Mapping[str, Any], code: object) -> bool:
     verdict, 5 or a signal's where they could not be computed.
     """
     settings, gates = _object(summary, "settings"), _object(summary, "gates")
-    if not any(settings.get(name) for name in ("scores", "metrics", "gates")):
+    judges = _object(summary, "judges")
+    if not any(settings.get(name) for name in ("scores", "metrics", "gates", "judge")):
         return False
     verdicts = {_object(gates, name).get("verdict") for name in gates}
     if code == 4:
         return bool(verdicts & {"fail", "inconclusive"})
-    return isinstance(code, int) and (code == 5 or code > 128) and verdicts <= {"not_judged"}
+    if code == 3 and not any(_object(judges, name).get("pending", 0) != 0 for name in judges):
+        return False
+    ended = isinstance(code, int) and (code in (3, 5) or code > 128)
+    return ended and verdicts <= {"not_judged"}
 
 
 def _check_status(summary: Mapping[str, Any], report: Report, failed: int) -> None:

@@ -15,9 +15,11 @@ from batchrun.views.verify.findings import Report
 from batchrun.views.verify.named_files import named_in
 
 FORMAT = b"1"
+MESSAGES = "messages"
+"""The column that only conversations have."""
 CHUNK_ROWS = 8192
 CHUNK_BYTES = 8 * 2**20
-"""What is looked at together; one row group is at most 1,024 rows or about 4 MiB."""
+"""What is looked at together; one row group is at most 4,096 rows or about 4 MiB."""
 GROUPS_BYTES = 16 * 2**20
 """Of all their columns, those that are not read included."""
 LEDGER_NAMES = tuple(
@@ -37,7 +39,10 @@ _NESTED = (
     "media.list.element.kind",
     *(f"choices.list.element.{name}" for name in _OF_CHOICES),
 )
-_TYPES = {"results": dict(part_schema.RESULT_FIELDS), "attempts": dict(part_schema.ATTEMPT_FIELDS)}
+_TYPES = {
+    "results": dict(part_schema.RESULT_FIELDS) | {MESSAGES: pa.string()},
+    "attempts": dict(part_schema.ATTEMPT_FIELDS),
+}
 
 
 class UnreadableError(Exception):

@@ -8,10 +8,13 @@ one kind of damage after the other; nothing ends the pass.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.columns import schema as part_schema
+from batchrun.adapters.journal import shard_log
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import (
@@ -24,12 +27,14 @@ from batchrun.adapters.storage.store import (
     part_number,
     read_json,
 )
+from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect, state_reader
 from batchrun.rundir.inspect import Look
 from batchrun.rundir.state_reader import STATES, Recorded
 from batchrun.views.verify import check_totals
 from batchrun.views.verify.check_parts import Expectation, Shards
+from batchrun.views.verify.check_repeats import check_repeats, repeats_recorded
 from batchrun.views.verify.findings import Report
 
 _PART = re.compile(r"part-\d{8,}\.parquet")
@@ -76,6 +81,9 @@ def check(
         check_requests(store, known, parts[REQUESTS], report)
     shards.responses.check_others(live=look.live)
     _check_gaps(expected, numbers.keys(), report)
+    repeat = repeats_recorded(summary, known)
+    if repeat > 1:
+        check_repeats(store, parts["results"], repeat, expected.rows_whole, report)
     if summary is not None:
         check_totals.compare_summary(summary, report, shards.sums)
         check_totals.compare_usage(store, report, shards.sums)
@@ -85,6 +93,10 @@ def check(
         from batchrun.views.verify import check_scores
 
         check_scores.check_scores(store, summary, report, live=look.live)
+    if _is_chained(summary, known):
+        from batchrun.views.verify import check_source
+
+        check_source.check_source(store, summary, known, report)
     if against:
         from batchrun.views.verify import check_input
 
@@ -95,9 +107,16 @@ def check(
 def _is_evaluated(store: StoreReader, summary: dict[str, Any] | None) -> bool:
     """Whether the run has scores, metrics or gates."""
     settings = (summary or {}).get("settings")
-    keys = ("scores", "metrics", "gates")
+    keys = ("scores", "metrics", "gates", "judge")
     asked = isinstance(settings, dict) and any(settings.get(key) for key in keys)
     return asked or bool(store.names(SCORES))
+
+
+def _is_chained(summary: dict[str, Any] | None, known: Recorded | None) -> bool:
+    """Whether the run was made from another one."""
+    settings = (summary or {}).get("settings")
+    named = isinstance(settings, dict) and settings.get("input.from") is not None
+    return named or (known is not None and known.meta.get("source") is not None)
 
 
 def _names(store: StoreReader, folder: str) -> list[str] | None:
@@ -135,10 +154,27 @@ def _check_state(look: Look, known: Recorded | None, report: Report) -> None:
         report.notes.append(f"{folder / STATES} is missing; digests were not compared")
         if folder.is_dir():
             report.found("state", f"{folder / STATES} is missing; --repair makes it again")
+    if known.meta.get("rebuilt") if known else None:
+        text = "new parts wait to be published (a --resend-changed was killed); run it again"
+        report.found("parts_waiting", text)
     for fault in known.faults if known else ():
         report.found("state", f"{folder / STATES}: {fault}")
     for path in sorted(folder.glob("shard-*.log")):
-        report.found("log_waiting", f"{path.name} waits to be published; run again")
+        turns = _turns_alone(path) if known and part_schema.has_turns(known.settings) else 0
+        if turns:
+            report.notes.append(
+                f"{path.name} keeps {counted(turns, 'turn')} of conversations that are not at "
+                "their end; a resume goes on from there"
+            )
+        else:
+            report.found("log_waiting", f"{path.name} waits to be published; run again")
+
+
+def _turns_alone(path: Path) -> int:
+    """How many turns of conversations a log holds, where there is no outcome or attempt in it."""
+    everything = range(-(2**63), 2**63)
+    kinds = Counter(kind for _, kind, _ in shard_log.sound_records(path.read_bytes(), everything))
+    return kinds[shard_log.TURN] if kinds.keys() <= {shard_log.TURN, shard_log.BLOCK} else 0
 
 
 def _parts_among(kind: str, names: Sequence[str], look: Look, report: Report) -> set[str]:
@@ -181,13 +217,16 @@ def _expectation(summary: dict[str, Any] | None, known: Recorded | None) -> Expe
             limit = settings.get("limit") if isinstance(settings, dict) else None
             if isinstance(rows_whole, int) and isinstance(limit, int):
                 # Earlier sessions may have done some of the rows behind it, and not others.
-                rows_whole = min(rows_whole, limit)
+                rows_whole = min(rows_whole, limit * repeats_recorded(summary, known))
     carried = known.carried if known else None
+    told = known.settings if known else summary.get("settings") if summary else None
+    turns = part_schema.has_turns(told if isinstance(told, dict) else None)
     return Expectation(
         shard_rows if isinstance(shard_rows, int) and shard_rows > 0 else None,
         rows_whole if isinstance(rows_whole, int) else None,
-        None if carried is None else part_schema.results_schema(carried),
+        None if carried is None else part_schema.results_schema(carried, turns=turns),
         part_schema.attempts_schema(),
+        turns,
     )
 
 

@@ -1,5 +1,6 @@
 """Where each shard begins is known without parsing a row, and reading from there gives the same."""
 
+import csv
 import gzip
 import json
 
@@ -38,8 +39,11 @@ def write_gzip(folder):
 def write_csv(folder):
     """Records of several lines."""
     path = folder / "rows.csv"
-    cells = [f'{row},"a\nb, {row}"' for row in range(ROWS)]
-    path.write_text("prompt,messages\n" + "\n".join(cells) + "\n", "utf-8")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["note", "messages"])
+        for row, chat in enumerate(chats(range(ROWS))):
+            writer.writerow([f"a\nb, {row}", json.dumps(chat["messages"])])
     return [path]
 
 

@@ -25,6 +25,27 @@ def test_there_is_room_for_every_permit(permits):
     assert asyncio.run(_opens(Room(permits))) >= min(2 * permits, permits + OPEN_ROWS_MAX)
 
 
+def test_a_row_enters_at_once_while_there_is_room():
+    """What fits need not be awaited; what does not is counted once it was waited for."""
+
+    async def play():
+        room = Room(2)
+        entered = 0
+        while room.try_enter(1):
+            entered += 1
+        waiting = asyncio.create_task(room.enter(1))
+        await asyncio.sleep(0)
+        held = not waiting.done() and room.full
+        for _ in range(entered):
+            room.ended(1, answered=False)
+        await waiting
+        return entered, held, room.full
+
+    entered, held, full = asyncio.run(play())
+    assert entered >= 2 * 2
+    assert held and not full
+
+
 def test_more_permits_make_room_at_once():
     """The feeder that waits goes on, and whoever hires is told."""
 

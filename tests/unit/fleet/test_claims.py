@@ -38,7 +38,7 @@ def test_other_files_are_no_records(name):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"worker": 3}', b"\xff"])
 def test_a_record_that_was_damaged_is_named(content):
     """It is an error that names the record, never taken for a claim."""
-    with pytest.raises(ValueError, match="claims/00000005.000002"):
+    with pytest.raises(ValueError, match=r"claims/00000005\.000002"):
         claims.parse(5, 2, content)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from batchrun.core.fleet.board import Place
 from batchrun.core.fleet.places import place_of
-from batchrun.core.fleet.shares import share_of
+from batchrun.core.fleet.shares import begun_by
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.errors import UsageError
 
@@ -18,7 +18,7 @@ from batchrun.errors import UsageError
 )
 def test_a_place_is_given_from_0_or_from_1(given, place):
     """Both ways of counting name every place once."""
-    assert place_of(given, {}) == place
+    assert place_of(given, {}) == Place(*place)
 
 
 @pytest.mark.parametrize("given", ["", "4", "5/4", "-1/4", "1/0", "0/0", "a/b", "1/4/2", "1.5/4"])
@@ -52,7 +52,7 @@ SLURM = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARR
 )
 def test_auto_takes_the_place_from_the_scheduler(environment, place):
     """Whatever its tasks are numbered from, the places are."""
-    assert place_of("auto", environment) == place
+    assert place_of("auto", environment) == Place(*place)
 
 
 @pytest.mark.parametrize(
@@ -77,30 +77,11 @@ def endpoint(concurrency, bounds=None, rpm=None, tpm=None):
     )
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_shares_add_up_to_the_limits(count):
-    """No process gets nothing, and all together never more than one process would use."""
-    whole = endpoint(7, None, 100.0, 5000.0)
-    shares = [share_of(whole, Place(index, count)) for index in range(count)]
-    assert sum(each.concurrency for each in shares) == 7
-    assert sum(each.rpm for each in shares) == pytest.approx(100)
-    assert sum(each.tpm for each in shares) == pytest.approx(5000)
-    assert min(each.concurrency for each in shares) >= 1
-
-
-@pytest.mark.parametrize("count", [1, 3, 8])
-def test_bounds_of_a_concurrency_that_is_found_are_shared(count):
-    """Each stays within its own, and their upper ends add up."""
-    whole = endpoint(16, (4, 100))
-    shares = [share_of(whole, Place(index, count)) for index in range(count)]
-    assert sum(each.concurrency_max for each in shares) == 100
-    for each in shares:
-        low, high = each.bounds
-        assert 1 <= low <= each.concurrency <= high
-    assert sum(each.bounds[0] for each in shares) <= max(4, count)
-
-
-def test_more_processes_than_requests_in_flight_are_refused():
-    """One of them could send nothing."""
-    with pytest.raises(UsageError, match="4 processes cannot share 3 requests"):
-        share_of(endpoint(3), Place(0, 4))
+@pytest.mark.parametrize("count", [1, 3, 8, 100])
+def test_all_together_begin_as_one_process_does(count):
+    """What is to be found begins with a part each, and one at least; what is given is left to the
+    leases.
+    """
+    begun = begun_by(endpoint(64, (4, 100), 100.0), Place(0, count))
+    assert (begun.concurrency, begun.bounds, begun.rpm) == (max(1, 64 // count), (4, 100), 100.0)
+    assert begun_by(endpoint(7), Place(0, count)) == endpoint(7)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchrun.core.reply.answer import flaws_of, is_withheld
+from batchrun.core.reply.answer import flaws_of, is_ordinary, is_withheld
 from batchrun.engine.open_shard import taken
 from batchrun.records import NO_USAGE, Attempt, Choice, Completion, Failure, Outcome, ToolCall
 
@@ -18,6 +18,16 @@ def completion(*choices):
     """An answer of these choices."""
     several = choices if len(choices) > 1 else None
     return Completion(choices[0], several, "m", None, None, None, None, NO_USAGE)
+
+
+def test_an_ordinary_answer_has_no_flaw():
+    """The look that spares most answers the others lets none pass that is truncated or empty."""
+    texts, reasons = ("Well", " Well", " \n", "", None), ("stop", "length", "LENGTH", "tool", None)
+    each = [choice(text, reason) for text in texts for reason in reasons]
+    answers = [completion(one) for one in each] + [completion(choice("Well"), one) for one in each]
+    ordinary = [found for found in answers if is_ordinary(found)]
+    assert ordinary == [completion(choice("Well"))]
+    assert not any(map(flaws_of, ordinary))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from batchrun.core.request import body, remedies
+from batchrun.core.request.turns import turns_of
 from batchrun.core.verdict.answer_checks import Asked
 from batchrun.core.verdict.rules import ERROR_CLASSES
 from batchrun.errors import RowError
@@ -67,6 +68,14 @@ def test_a_reason_keeps_numbers_that_are_names():
     assert remedies.reason("seed is beyond 64 bits") == "seed is beyond 64 bits"
 
 
+def _of_turns():
+    """What is said of cells that hold no turns of a conversation."""
+    for cell in ([], 7, [7], [""], [{"role": "system", "content": "s"}], [{"content": 7}]):
+        with pytest.raises(RowError) as caught:
+            turns_of(cell, "column")
+        yield str(caught.value)
+
+
 def test_the_remedies_are_of_use():
     """Every line of the table is met by a row of the cases here or by a reader's problem."""
     met = {remedies.remedy(_refusal(fields)) for fields in REFUSED.values()}
@@ -86,7 +95,7 @@ def test_the_remedies_are_of_use():
         "the prompt is empty: every column that it shows is null or blank in this row",
         "cannot read 'a.png': No such file or directory",
     )
-    met |= {remedies.remedy(problem) for problem in readers}
+    met |= {remedies.remedy(problem) for problem in (*readers, *_of_turns())}
     assert met == {what for _, what in remedies.REMEDIES}
 
 

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from batchrun.core.run.series import COUNTERS, FORMAT, INTERVAL_S, POINTS_MAX, Reading, Series
+from tests.harness.slow import rest_slow
 
 
 def played(series, start_s, seconds, *, step_s=0.5, seed=1):
@@ -19,7 +20,7 @@ def played(series, start_s, seconds, *, step_s=0.5, seed=1):
     return counts
 
 
-@pytest.mark.parametrize("seconds", [0, 3, 500, 5_000, 100_000])
+@pytest.mark.parametrize("seconds", rest_slow([0, 3, 500, 5_000, 100_000], 4))
 def test_a_series_is_bounded_and_loses_nothing(seconds):
     """However long the run: at most so many points, which sum to the counters, and are in order."""
     series = Series()

@@ -296,7 +296,19 @@ def test_everything_published_is_json():
 def test_what_shapes_requests_is_compared():
     """The settings marked as shaping are those a resumed run must share."""
     marked = {setting.name for setting in config.TABLE if setting.shapes}
-    assert set(resolve(LEAST).shaping()) == marked
+    assert set(resolve(LEAST | {"request.repeat": 2}).shaping()) == marked
+    # A run without repeats records what earlier versions recorded.
+    assert set(resolve(LEAST).shaping()) == marked - {"request.repeat"}
+
+
+def test_repeats_multiply_what_counts_rows():
+    """A shard holds whole rows of the input, and a limit is in rows of the results; what is shown
+    of the limit is what was given.
+    """
+    found = resolve(LEAST | {"request.repeat": 3, "output.shard_rows": 10}, limit=4)
+    assert (found.repeat, found.shard_rows, found.limit) == (3, 9, 12)
+    assert found.public()["limit"] == 4 and found.public()["output.shard_rows"] == 9
+    assert resolve(LEAST | {"request.repeat": 30, "output.shard_rows": 10}).shard_rows == 30
 
 
 def test_differences_are_told_with_both_values():
@@ -433,3 +445,36 @@ def test_bounds_of_the_concurrency_that_exclude_each_other_are_refused():
     """The error names both flags."""
     with pytest.raises(UsageError, match=r"--min-concurrency.*--max-concurrency"):
         _resolve(**{"endpoint.min_concurrency": 20, "endpoint.max_concurrency": 10})
+
+
+CHAINED = {"input.from": "one", "output.dir": "run", "request.prompt": "{{ row.content }}"}
+NO_CHAIN = [
+    ({"input.files": ["a"]}, "leave the input files"),
+    ({"request.prompt": None}, "say what to ask"),
+    ({"input.send": ["a"]}, "every column is data"),
+    ({"input.send": "all"}, "every column is data"),
+    ({"input.format": "csv"}, "how input files are read"),
+    ({"input.delimiter": ";"}, "how input files are read"),
+    ({"input.from": None, "input.files": ["a"], "input.from_status": "any"}, "--from-status"),
+    ({"input.from": None, "input.files": ["a"], "input.allow_partial": True}, "--allow-partial"),
+]
+
+
+@pytest.mark.parametrize(("more", "words"), NO_CHAIN)
+def test_what_does_not_go_with_from_is_refused(more, words):
+    """One input, a prompt, and nothing about files or parameters."""
+    assert resolve(CHAINED).source == "one" and resolve(CHAINED).files == ()
+    assert resolve({**CHAINED, "input.send": "none"}).source == "one"
+    with pytest.raises(UsageError, match=words):
+        resolve({**CHAINED, **more})
+
+
+def test_another_input_replaces_that_of_the_file():
+    """Files on the command line replace ``input.from`` of the config file, and the reverse."""
+    file = {"input.from": "one", "input.from_status": "any"}
+    raw, _ = config.lay_over(file, {}, {"input.files": ["a.jsonl"]})
+    assert "input.from" not in raw and "input.from_status" not in raw
+    raw, _ = config.lay_over({"input.files": ["a.jsonl"]}, {}, {"input.from": "one"})
+    assert "input.files" not in raw and raw["input.from"] == "one"
+    raw, _ = config.lay_over({}, {}, {"input.from": "one", "input.files": ["a.jsonl"]})
+    assert {"input.files", "input.from"} <= raw.keys()

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchrun.core.text.legible import json_of, legible, shell_word
+from tests.harness.slow import examples
 
 
 @given(st.binary(max_size=20))
@@ -42,7 +43,7 @@ def test_how_a_byte_is_shown():
 
 @given(st.binary(max_size=12).filter(lambda name: b"\0" not in name))
 @example(b"it's \\ \xe9")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_word_of_a_command_line(name):
     """Pasted into a shell it is that name again, byte by byte."""
     word = shell_word(os.fsdecode(name))

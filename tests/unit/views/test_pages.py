@@ -26,6 +26,15 @@ def test_a_text_takes_no_more_of_the_page_than_it_may(text, bytes_max):
     assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e\u2028]", shown)
 
 
+def test_flags_stay_on_one_line_and_text_stays_escaped():
+    """Every flag has an element of its own; nothing else of a text becomes markup."""
+    text = f"then --keep-done --retry-class x, a--b ---c {HOSTILE.replace(chr(0xD800), '')}"
+    shown = str(rendering._unbroken(text))
+    assert re.findall(r'<span class="flag">(.*?)</span>', shown) == ["--keep-done", "--retry-class"]
+    assert html.unescape(re.sub(r'<span class="flag">|</span>', "", shown)) == text
+    assert "<img" not in shown and "</script" not in shown
+
+
 def test_data_for_scripts_ends_no_script():
     """No markup stands in it, and it reads back as it was."""
     value = {"a": [HOSTILE.replace("\ud800", ""), 1.5, None]}

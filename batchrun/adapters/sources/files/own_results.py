@@ -1,7 +1,7 @@
 """Results of a run are no rows of another: reading them as such is refused.
 
 Their columns are called like parameters and like answers, and parts that change while a run goes on
-are no input. What is meant is a copy that ``batchrun export`` makes.
+are no input. What is meant is ``--from``, which reads answers as answers.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def _is_remote_run(part: str) -> bool:
 def _refused(named: str, directory: str) -> InputError:
     shown = storage.Stamp(named, 0, 0).name
     return InputError(
-        f"input {shown}: these are results of a run, {storage.Stamp(directory, 0, 0).name}. Write "
-        f"them into a file of their own and name that: batchrun export {shell_word(directory)} -o "
-        "answers.parquet --columns custom_id,content. With a prompt each of its columns is data"
+        f"input {shown}: these are the results of a run, {storage.Stamp(directory, 0, 0).name}. To "
+        f"use its answers as input, name that run with --from: batchrun run --from "
+        f"{shell_word(directory)} --prompt 'Summarize: {{{{ row.content }}}}' -o OUT. "
+        "`batchrun export` writes them into a file"
     )

@@ -1,0 +1,1 @@
+"""Commands for before the first run: init, schema, completion, providers."""

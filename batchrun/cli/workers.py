@@ -1,0 +1,47 @@
+"""``batchrun run --workers N``: several processes, shown as one command."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from batchrun.adapters.storage import files
+from batchrun.adapters.storage.store import SUMMARY
+from batchrun.cli.console import print_json, print_unwrapped
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.resolve import Settings
+from batchrun.ports import Observer
+
+
+def run_with_workers(
+    workers: int,
+    settings: Settings,
+    changes: Changes,
+    *,
+    shard: str | None,
+    progress: Callable[[], contextlib.AbstractContextManager[Observer]] | None,
+    as_json: bool,
+) -> int:
+    """Start the processes and wait for their end; returns the exit code of the whole. ``progress``
+    makes the display. Raises ``UsageError`` for what several processes cannot do together.
+    """
+    from batchrun.fleet import launcher, worker
+
+    launcher.require(workers, shard=shard is not None)
+    worker.require(settings, changes)
+    with contextlib.ExitStack() as stack:
+        observers = [] if progress is None else [stack.enter_context(progress())]
+        code = launcher.run_workers(
+            workers,
+            sys.argv[1:],
+            Path(settings.dir),
+            observers=observers,
+            say=print_unwrapped,
+        )
+    if as_json:
+        summary = files.read_json(Path(settings.dir) / SUMMARY)
+        if isinstance(summary, dict):
+            print_json(summary)
+    return code

@@ -1,0 +1,1 @@
+"""Rows that are conversations: their turns, one exchange after the other."""

@@ -1,0 +1,1 @@
+"""Runs whose input is the results of another run (``--from``)."""
