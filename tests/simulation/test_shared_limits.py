@@ -219,7 +219,7 @@ def test_requests_in_flight_are_shared():
 
     server = fleet_of(body, (Limit("e", quota.CONCURRENCY, 10.0),), 10, concurrency=10).server
     assert server.most <= 10
-    assert server.rate(marks["three"] + 20, marks["end"]) >= 0.85 * 10 / LATENCY_S
+    assert server.rate(marks["three"] + 20, marks["end"]) >= 0.8 * 10 / LATENCY_S, "c keeps one"
 
 
 def test_a_process_that_slept_uses_nothing_of_an_old_lease(monkeypatch):

@@ -84,6 +84,9 @@ class Holding(NamedTuple):
 
     renewed_s: float
     holds: Mapping[str, float]
+    """What it may be using: its part, or more while requests beyond that are in flight."""
+    parts: Mapping[str, float]
+    """What it keeps to from now on."""
     safe: Mapping[str, float]
     wants: Mapping[str, float]
     """What it could use; not there where the limit is what holds it back."""
@@ -181,19 +184,19 @@ def renewed(
         if name != worker and now_s - holding.renewed_s <= SAFE_S
     }
     rest = Book(others)
-    holds, safe = {}, {}
+    holds, parts, safe = {}, {}, {}
     for limit in limits:
         name = limit.name
         demand = {other: holding.wants.get(name, math.inf) for other, holding in others.items()}
         demand[worker] = wants.get(name, math.inf)
         fair = shares(limit, demand)[worker]
         free = max(0.0, limit.total - rest.held(name, now_s))
-        part = max(min(fair, free), in_use.get(name, 0.0))
-        holds[name] = math.floor(part) if limit.is_whole else part
-        least = SAFE_SHARE * limit.total / len(demand)
-        safe[name] = min(holds[name], math.floor(least) if limit.is_whole else least)
+        part, least = min(fair, free), SAFE_SHARE * limit.total / len(demand)
+        parts[name] = math.floor(part) if limit.is_whole else part
+        holds[name] = max(parts[name], in_use.get(name, 0.0))
+        safe[name] = min(parts[name], math.floor(least) if limit.is_whole else least)
     finite = {name: want for name, want in wants.items() if want < math.inf}
-    return Book({**others, worker: Holding(now_s, holds, safe, finite, paces, windows)})
+    return Book({**others, worker: Holding(now_s, holds, parts, safe, finite, paces, windows)})
 
 
 def left(book: Book, worker: str) -> Book:

@@ -276,21 +276,23 @@ class EndpointGate:
         """Keep ``concurrency``, ``rpm`` or ``tpm`` at or below ``most`` from now on, which is this
         process's share of what several have together. At 0 nothing is sent.
         """
-        self._pause_for(kind, paused=most <= 0)
-        if most <= 0:
-            return
-        if kind == "rpm":
-            self.set_rpm(most)
-        elif kind == "tpm":
-            self.set_tpm(most)
-        else:
-            self._share = int(most)
-            climb = self.climb or self._resting
-            if climb is None:
-                self._set_permits(self._share)
+        if most > 0:
+            if kind == "rpm":
+                self.set_rpm(most)
+            elif kind == "tpm":
+                self.set_tpm(most)
             else:
-                climb.bounds(min(climb.low, self._share), self._share)
-                self._set_permits(min(self.window_found or climb.window, self._share))
+                self._confine_permits(int(most))
+        self._pause_for(kind, paused=most <= 0)
+
+    def _confine_permits(self, most: int) -> None:
+        self._share = most
+        climb = self.climb or self._resting
+        if climb is None:
+            self._set_permits(most)
+        else:
+            climb.bounds(min(climb.low, most), most)
+            self._set_permits(min(self.window_found or climb.window, most))
 
     # One climb for several processes
 

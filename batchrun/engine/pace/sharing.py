@@ -187,14 +187,14 @@ class Sharing:
             self._windows_found(now_s),
         )
         mine = book.holdings[self._worker]
-        self._lower(mine.holds)
+        self._lower(mine.parts)
         if not await self._write(book, now_s):
             return False
         if self._now_s() - asked_s > quota.LEASE_S - EARLY_S:
             return False  # this process slept, and the lease is over by now
         self._renewed_s = asked_s
         self._granted, self._safe = dict(mine.holds), dict(mine.safe)
-        self._raise(mine.holds)
+        self._raise(mine.parts)
         self._find_together(book, now_s)
         return True
 
