@@ -530,8 +530,8 @@ def compare(
 
 def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
     """Check the keywords and lay the settings over each other: keyword, environment, file."""
-    if isinstance(rows, Summary):
-        rows, options = None, {"from_": rows} | dict(options)
+    if isinstance(rows, Summary) and options.get("from_") is None:
+        rows, options = None, {**options, "from_": rows}
     file = options.get("config")
     raw = {} if file is None else read_config(at_home(os.fspath(file)))
     given = {

@@ -21,6 +21,7 @@ HINT = re.compile(r"""\bpip install\s+((?:-U\s+)?(?:"[^"]+"|'[^']+'|[\w.\[\],=*<
 # What can be imported once the hint was typed.
 OFFERS = {
     "batchrun-llm[eval]": "duckdb",
+    "batchrun-llm[s3]": "obstore",
     "batchrun-llm[excel]": "python_calamine",
     "batchrun-llm[tokenizer]": "splintr",
     "adlfs": "adlfs",

@@ -37,6 +37,8 @@ def test_what_the_config_file_shows_as_comments_is_understood(samples):
         lines.append(line)
     # The prompt and all the messages exclude each other.
     text = "\n".join(line for line in lines if not line.startswith("messages = "))
+    # The two inputs exclude each other.
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("from = "))
     # The file that it names is read with the config file; here it stands in it.
     text = text.replace('schema = "review.schema.json"', 'schema = { type = "object" }')
     # Without retries of truncated answers a limit for them means nothing.

@@ -53,15 +53,15 @@ def speaks_tls(access: Access) -> bool | None:
         return None
     parts = urlsplit(access.address.url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = ssl.create_default_context()
     try:
         with (
             socket.create_connection((parts.hostname or "", port), TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=parts.hostname),
         ):
             return True
+    except ssl.SSLCertVerificationError:
+        return True
     except ssl.SSLError:
         return False
     except OSError:

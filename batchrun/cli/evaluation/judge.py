@@ -25,8 +25,8 @@ def _setting_flags(function: Any) -> Any:
 
 @click.command("judge")
 @click.argument("folder", type=PATH, metavar="DIR")
-@config_flag("A TOML file with the judge's prompt, JSON Schema, model and endpoint.")
-@click.option("--name", metavar="NAME", help="The judge's name. [default: that of FILE]")
+@config_flag("TOML file with the judge's prompt, JSON Schema, model and endpoint.")
+@click.option("--name", metavar="NAME", help="Name of the judge [default: that of FILE].")
 @click.option(
     "--against",
     type=PATH,
@@ -45,7 +45,7 @@ def _setting_flags(function: Any) -> Any:
 @click.option(
     "--score",
     metavar="FIELD",
-    help="The field of the schema that --agreement compares. [default: the first that is a number, "
+    help="Field of the schema that --agreement compares. [default: the first that is a number, "
     "a boolean or a choice]",
 )
 @click.option("--allow-self", is_flag=True, help="Let a model judge its own answers.")

@@ -45,7 +45,7 @@ FLAGS: tuple[Foreign, ...] = (
     Foreign(
         "--concurrency",
         "use --concurrency N (requests in flight)",
-        "num-workers workers max-workers n-workers threads num-threads n-threads parallel "
+        "num-workers max-workers n-workers threads num-threads n-threads parallel "
         "parallelism num-parallel jobs n-jobs num-concurrent max-concurrent "
         "max-concurrent-requests concurrent-requests num-proc max-connections max-parallel "
         "max-parallel-requests j w",

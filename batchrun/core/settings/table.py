@@ -435,8 +435,7 @@ TABLE: tuple[Setting, ...] = (
         "turns",
         "text",
         "--turns",
-        "A column with a list of user turns, sent one after the other, each with the answers so "
-        "far.",
+        "Column with a list of user turns, sent one after the other, each with the answers so far.",
         metavar="COL",
         shapes=True,
     ),
