@@ -296,7 +296,7 @@ def test_a_live_run_is_shown_from_its_logs(cli, simulator, jsonl, chat, until):
         *("--no-progress", "--requests", "all"),
     )
     until(lambda: endpoint.stats()["by_status"].get("200", 0) >= 12)
-    until(lambda: cli("status", "run", "--json").json["rows_input"] == 400)
+    until(lambda: cli("status", "run", "--json").json["live"]["rows_input"] == 400)
     folder = cli.folder / "run"
     live.signal(signal.SIGSTOP)
     try:
