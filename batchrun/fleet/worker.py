@@ -34,10 +34,10 @@ from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.resolve import Settings
 from batchrun.engine.lane import Lane
 from batchrun.engine.pace.gate import EndpointGate
-from batchrun.engine.pace.sharing import Sharing
 from batchrun.engine.session.guards import Stop
 from batchrun.errors import RunLockedError, StorageError, UsageError
 from batchrun.fleet.committing import CommittingSealer
+from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
 from batchrun.ports import Observer
 from batchrun.rundir import resend

@@ -8,7 +8,7 @@ import pytest
 from batchrun.core.fleet import quota
 from batchrun.core.fleet.quota import Limit
 from batchrun.engine.pace.gate import EndpointGate
-from batchrun.engine.pace.sharing import Sharing
+from batchrun.fleet.sharing import Sharing
 from batchrun.records import Reception
 from batchrun.testing.claims import FakeClaims
 from batchrun.testing.virtual import VirtualClock, run_virtual

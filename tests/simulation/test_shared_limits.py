@@ -11,10 +11,10 @@ import pytest
 
 from batchrun.core.fleet import quota
 from batchrun.core.fleet.quota import Limit
-from batchrun.engine.pace import sharing as sharing_module
 from batchrun.engine.pace.gate import EndpointGate
-from batchrun.engine.pace.sharing import Sharing
 from batchrun.errors import StorageError
+from batchrun.fleet import sharing as sharing_module
+from batchrun.fleet.sharing import Sharing
 from batchrun.testing.claims import FakeClaims
 from batchrun.testing.virtual import VirtualClock, run_virtual
 

@@ -87,8 +87,8 @@ class DiskClaims:
 
     def remove(self, name: str) -> None:
         """See ``ports.ClaimStore``."""
-        with self._asked():
-            (self.folder / name).unlink(missing_ok=True)
+        with self._asked(), contextlib.suppress(FileNotFoundError):
+            disk.unlink(self.folder / name)
 
     def names(self, folder: str) -> list[str]:
         """See ``ports.ClaimStore``."""
