@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrun.adapters.storage import files
+from batchrun.adapters.storage import disk, files
 from batchrun.errors import StorageError
 
 
