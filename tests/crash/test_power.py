@@ -234,7 +234,7 @@ def _in_place(life):
 def _log_goes_first(life):
     """A shard's log is removed before the state file knows of its parts."""
 
-    def seal(journal, published):
+    def seal(journal, published, _turns=()):
         log = journal.logs.pop(published.state.shard, None)
         if log is not None:
             log.remove()

@@ -281,7 +281,7 @@ def test_an_endpoint_that_fails_all_alike_stops_the_run(cli, scripted, jsonl, su
     assert found["stopped_by"] == "repeated_failure"
     assert found["rows"]["error"] == 0
     assert 30 <= found["rows"]["ok"] <= 45 and found["rows"]["pending"] >= 105
-    assert "left pending" in done.err and "--no-repeated-failure" in done.err
+    assert "stay pending" in done.err and "--no-repeated-failure" in done.err
     cli.verified("run")
     well.append(True)
     again = cli.run(*command)
