@@ -218,6 +218,7 @@ def test_requests_that_cannot_be_made_again_are_refused(chain):
 
 REFUSED = [
     (("rows.jsonl",), "leave the input files out"),
+    (("--repeat", "2"), "does not work with --repeat"),
     (("--send", "topic"), "every column is data"),
     (("--format", "csv"), "how input files are read"),
     (("--prompt", "{{ row.contnt }}"), "did you mean content?"),

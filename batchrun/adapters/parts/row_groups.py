@@ -18,12 +18,19 @@ GROUP_BYTES = 4 * 2**20
 """What becomes a row group."""
 
 
-@functools.lru_cache(maxsize=16)
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """How the columns of a schema are written."""
+    # Schemas with metadata can be hashed only in later versions of pyarrow.
+    return _encoding_of(schema.serialize().to_pybytes())
+
+
+@functools.lru_cache(maxsize=16)
+def _encoding_of(serialized: bytes) -> dict[str, Any]:
     """How columns are written. A column of a few short values is numbers of some bits behind a
     dictionary, of which zstd makes nothing smaller; and preparing it for a column of a row group
     takes 17 µs, which for all of them was a tenth of the time of writing a part.
     """
+    schema = pa.ipc.read_schema(pa.BufferReader(serialized))
     dictionary = part_schema.dictionary_columns(schema)
     packed = set(dictionary) - part_schema.VARIED
     sink = pa.BufferOutputStream()
