@@ -146,6 +146,14 @@ class RowError(BatchrunError):
     """One input row cannot become a request; it turns into an ``invalid_row`` outcome."""
 
 
+class BodyTooLargeError(RowError):
+    """The body of a row has more bytes than are sent."""
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(f"the body is {size:,} bytes; at most {most:,} are sent")
+        self.size, self.most = size, most
+
+
 class NoModelError(RowError):
     """Neither the row nor the settings name a model."""
 

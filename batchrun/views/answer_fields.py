@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchrun.core.reply.fences import fenced
+from batchrun.core.schema.fields import resolved
 from batchrun.core.schema.response_format import schema_of
 from batchrun.errors import UsageError
 
@@ -23,8 +24,6 @@ _TYPES: Mapping[str, pa.DataType] = {
     "number": pa.float64(),
     "boolean": pa.bool_(),
 }
-_DEPTH_MAX = 20
-"""References that are followed before one is taken for a circle."""
 
 
 class AnswerFields:
@@ -34,12 +33,12 @@ class AnswerFields:
         """``schema`` is the JSON Schema of the answers. Raises ``UsageError`` for one without
         fields.
         """
-        found = _resolved(schema, schema)
+        found = resolved(schema, schema)
         fields = found.get("properties") if isinstance(found, Mapping) else None
         if not isinstance(fields, Mapping) or not fields:
             message = "--expand: the schema of the run has no top-level properties to expand"
             raise UsageError(message)
-        self._types = {name: _type_of(_resolved(each, schema)) for name, each in fields.items()}
+        self._types = {name: _type_of(resolved(each, schema)) for name, each in fields.items()}
         self.fields = [pa.field(PREFIX + name, kind) for name, kind in self._types.items()]
         """The columns, in the order of the schema."""
 
@@ -70,19 +69,6 @@ def of_run(settings: Mapping[str, Any]) -> AnswerFields:
         )
         raise UsageError(message)
     return AnswerFields(schema)
-
-
-def _resolved(schema: Any, root: Any) -> Any:
-    """A schema without a reference at its top; only those within the document are followed."""
-    for _ in range(_DEPTH_MAX):
-        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
-        if not isinstance(reference, str) or not reference.startswith("#"):
-            return schema
-        schema = root
-        for step in reference.removeprefix("#").split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            schema = schema.get(name) if isinstance(schema, Mapping) else None
-    return None
 
 
 def _type_of(schema: Any) -> pa.DataType:

@@ -259,10 +259,7 @@ def test_runs_with_scores_go_on(cli, simulator):
     for version in folders:
         folder = cli.folder / version.name
         shutil.copytree(version, folder)
-        [stamp] = json.loads(
-            _state(folder / "finished", "SELECT value FROM meta WHERE key = 'input'")
-        )
-        os.utime(folder / "rows.jsonl", ns=(stamp["mtime_ns"], stamp["mtime_ns"]))
+        _as_recorded(folder, "finished")
         assert cli("verify", "finished", cwd=folder).code == 0
         endpoint = simulator()
         for name, flags in (("interrupted", ()), ("killed", ()), ("failed", ("--retry-failed",))):
@@ -284,10 +281,7 @@ def test_judged_runs_go_on(cli, simulator, published):
     for version in folders:
         folder = cli.folder / version.name
         shutil.copytree(version, folder)
-        [stamp] = json.loads(
-            _state(folder / "finished", "SELECT value FROM meta WHERE key = 'input'")
-        )
-        os.utime(folder / "rows.jsonl", ns=(stamp["mtime_ns"], stamp["mtime_ns"]))
+        _as_recorded(folder, "finished")
         done = cli("verify", "finished", cwd=folder)
         assert done.code == 0, done.out
         endpoint = simulator()

@@ -14,12 +14,7 @@ def to_json(published: Published) -> dict[str, Any]:
     """The JSON values of a shard's record."""
     state, kept = published.state, published.requests
     return {
-        "shard": state.shard,
-        "rows_read": state.rows_read,
-        "digest": state.digest.hex(),
-        "end": list(state.end),
-        "generation": state.generation,
-        "complete": state.complete,
+        **state_to_json(state),
         "results_sha256": published.results_sha256,
         "attempts_sha256": published.attempts_sha256,
         "results_mark": _mark_json(published.results_mark),
@@ -27,6 +22,30 @@ def to_json(published: Published) -> dict[str, Any]:
         "requests": None if kept is None else list(kept),
         "totals": published.totals,
     }
+
+
+def state_to_json(state: ShardState) -> dict[str, Any]:
+    """The JSON values of a shard's state."""
+    return {
+        "shard": state.shard,
+        "rows_read": state.rows_read,
+        "digest": state.digest.hex(),
+        "end": list(state.end),
+        "generation": state.generation,
+        "complete": state.complete,
+    }
+
+
+def state_from_json(value: Mapping[str, Any]) -> ShardState:
+    """The state with these values. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
+    return ShardState(
+        int(value["shard"]),
+        int(value["rows_read"]),
+        bytes.fromhex(value["digest"]),
+        Position(*map(int, value["end"])),
+        int(value["generation"]),
+        complete=bool(value["complete"]),
+    )
 
 
 def _mark_json(mark: FileMark | None) -> list[Any] | None:
@@ -40,17 +59,9 @@ def _mark(value: list[Any] | None) -> FileMark | None:
 def from_json(value: Mapping[str, Any]) -> Published:
     """The record with these values. Raises ``ValueError`` for what is none."""
     try:
-        state = ShardState(
-            int(value["shard"]),
-            int(value["rows_read"]),
-            bytes.fromhex(value["digest"]),
-            Position(*map(int, value["end"])),
-            int(value["generation"]),
-            complete=bool(value["complete"]),
-        )
         kept = value["requests"]
         return Published(
-            state,
+            state_from_json(value),
             str(value["results_sha256"]),
             str(value["attempts_sha256"]),
             dict(value["totals"]),

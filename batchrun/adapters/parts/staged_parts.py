@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from batchrun.adapters.columns import large_answers
 from batchrun.adapters.journal.journal import Journal
+from batchrun.adapters.journal.published_json import state_from_json, state_to_json
 from batchrun.adapters.journal.state_db import KeptRequests, Published
 from batchrun.adapters.parts.old_part import damaged
 from batchrun.adapters.parts.part_writer import ATTEMPT_BYTES, Shape, count_piece
@@ -33,7 +34,7 @@ from batchrun.adapters.storage.store import PART_KINDS, REQUESTS, SCORES, Store,
 from batchrun.core.run.shards import REBUILT
 from batchrun.core.run.totals import Totals
 from batchrun.errors import StorageError
-from batchrun.records import Position, ShardState
+from batchrun.records import ShardState
 
 FORMER, GONE = "former", "results.parquet"
 
@@ -50,14 +51,8 @@ class StagedShard:
 
     def public(self) -> dict[str, Any]:
         """As it is recorded."""
-        state = self.state
         return {
-            "shard": state.shard,
-            "rows_read": state.rows_read,
-            "digest": state.digest.hex(),
-            "end": list(state.end),
-            "generation": state.generation,
-            "complete": state.complete,
+            **state_to_json(self.state),
             "totals": dict(self.totals),
             "digests": self.digests,
             "requests": self.requests,
@@ -66,15 +61,9 @@ class StagedShard:
     @classmethod
     def recorded(cls, found: Mapping[str, Any]) -> Self:
         """What ``public`` gave."""
-        state = ShardState(
-            found["shard"],
-            found["rows_read"],
-            bytes.fromhex(found["digest"]),
-            Position(*found["end"]),
-            found["generation"],
-            complete=found["complete"],
+        return cls(
+            state_from_json(found), found["totals"], dict(found["digests"]), found["requests"]
         )
-        return cls(state, found["totals"], dict(found["digests"]), found["requests"])
 
 
 @dataclass(slots=True)
@@ -205,8 +194,8 @@ def commit(
     """Say that the staged parts are whole, and what the state file is to say besides (``values``),
     in one transaction. ``removed`` are shards that they do not replace.
     """
-    told = {"shards": [each.public() for each in shards], "removed": list(removed)}
-    journal.states.put(**{REBUILT: told}, **values)
+    staged = {"shards": [each.public() for each in shards], "removed": list(removed)}
+    journal.states.put(**{REBUILT: staged}, **values)
     files.reached("rebuild.committed", journal.folder)
 
 
@@ -217,16 +206,16 @@ def finish(store: Store, journal: Journal) -> bool:
     Raises ``StorageError`` where it cannot be written, ``DamagedError`` where a staged part is not
     what was written.
     """
-    told = journal.states.get(REBUILT)
-    if told is None:
+    staged = journal.states.get(REBUILT)
+    if staged is None:
         discard(journal.folder)
         return False
     journal.fence()
     try:
         store.prepare()
-        for found in told["shards"]:
+        for found in staged["shards"]:
             _publish(store, journal, StagedShard.recorded(found))
-        _remove(store, journal, told["removed"])
+        _remove(store, journal, staged["removed"])
         gone = journal.folder / REBUILT / GONE
         if gone.exists():
             files.set_aside(gone, journal.folder / FORMER, GONE)

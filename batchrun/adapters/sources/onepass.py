@@ -11,28 +11,25 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
-
-import pyarrow as pa
 
 from batchrun.adapters.journal.journal import Journal, read_block
 from batchrun.adapters.journal.shard_log import BLOCK
 from batchrun.adapters.sources.files.streams import Pipe
-from batchrun.adapters.sources.reader import Reader
+from batchrun.adapters.sources.reader import Reader, ReaderOver
 from batchrun.errors import InputChangedError
-from batchrun.records import Block, Position, Row, Span
+from batchrun.records import Block, Position, Span
 
 HELD_BYTES_MAX = 32 * 2**20
 
 
-class OnePassReader:
+class OnePassReader(ReaderOver):
     """``reader.Reader`` over a pipe; ``blocks`` may be called once."""
 
     def __init__(
         self, reader: Reader, pipe: Pipe, marks: Mapping[int, bytes], shard_rows: int
     ) -> None:
         """``marks`` are the digests recorded, by the row behind the last one that each covers."""
-        self._reader = reader
+        super().__init__(reader)
         self._pipe = pipe
         self._marks = marks
         self._shard_rows = shard_rows
@@ -42,29 +39,9 @@ class OnePassReader:
             self._proven_at[(mark - 1) // shard_rows] = mark
         self._rows: int | None = None
 
-    def schema(self) -> pa.Schema:
-        """See ``reader.Reader``."""
-        return self._reader.schema()
-
-    def sample(self) -> Iterator[Mapping[str, Any]]:
-        """See ``reader.Reader``."""
-        return self._reader.sample()
-
-    def sent(self, rows: int) -> tuple[str, ...]:
-        """See ``reader.Reader``."""
-        return self._reader.sent(rows)
-
-    def where(self, row: Row) -> str:
-        """See ``reader.Reader``."""
-        return self._reader.where(row)
-
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
         """The number of rows once the pipe's end was read, else None."""
         return self._rows
-
-    def remarks(self) -> list[str]:
-        """See ``reader.Reader``."""
-        return self._reader.remarks()
 
     def blocks(
         self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()

@@ -57,6 +57,33 @@ class Reader(Protocol):
         ...
 
 
+class ReaderOver:
+    """What a reader passes on that changes the blocks of another one."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def schema(self) -> pa.Schema:
+        """See ``Reader``: that of the input."""
+        return self._reader.schema()
+
+    def sample(self) -> Iterator[Mapping[str, Any]]:
+        """See ``Reader``: the first rows of the input."""
+        return self._reader.sample()
+
+    def sent(self, rows: int) -> tuple[str, ...]:
+        """See ``Reader``."""
+        return self._reader.sent(rows)
+
+    def where(self, row: Row) -> str:
+        """See ``Reader``: the place in the input."""
+        return self._reader.where(row)
+
+    def remarks(self) -> list[str]:
+        """See ``Reader``."""
+        return self._reader.remarks()
+
+
 @dataclass(frozen=True, slots=True)
 class Carry:
     """Which carried columns are kept, and what they are called in the results."""

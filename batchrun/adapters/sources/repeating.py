@@ -12,14 +12,14 @@ with the digest of the whole row.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.sources.reader import Carry, Reader
+from batchrun.adapters.sources.reader import Carry, Reader, ReaderOver
 from batchrun.core.input.repeats import BodyOfEach
 from batchrun.records import Block, Row, Span
 
@@ -43,7 +43,7 @@ def with_repeats(carry: Carry, times: int) -> Carry:
     return replace(carry, schema=part_schema.with_repeats(carry.schema, times))
 
 
-class RepeatingReader:
+class RepeatingReader(ReaderOver):
     """``reader.Reader`` over the rows of another one, each ``times`` times."""
 
     def __init__(self, single: Single, carry: Carry, shard_rows: int, times: int) -> None:
@@ -52,29 +52,9 @@ class RepeatingReader:
         """
         own = len(part_schema.REPEAT_NAMES)
         inner = replace(carry, schema=pa.schema(list(carry.schema)[:-own]))
-        self._reader = single(inner, max(1, shard_rows // times), times)
+        super().__init__(single(inner, max(1, shard_rows // times), times))
         self._schema = carry.schema
         self._times = times
-
-    def schema(self) -> pa.Schema:
-        """See ``reader.Reader``: the columns of the input."""
-        return self._reader.schema()
-
-    def sample(self) -> Iterator[Mapping[str, Any]]:
-        """See ``reader.Reader``."""
-        return self._reader.sample()
-
-    def sent(self, rows: int) -> tuple[str, ...]:
-        """See ``reader.Reader``."""
-        return self._reader.sent(rows)
-
-    def remarks(self) -> list[str]:
-        """See ``reader.Reader``."""
-        return self._reader.remarks()
-
-    def where(self, row: Row) -> str:
-        """See ``reader.Reader``: the place of the row in the input."""
-        return self._reader.where(row)
 
     def count(self, stop: Callable[[], bool]) -> int | None:
         """See ``reader.Reader``: every repeat counts."""

@@ -12,16 +12,16 @@ import sys
 import tempfile
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import IO, Protocol, TypeVar
 
 import pyarrow as pa
 
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import Pipe
-from batchrun.adapters.sources.reader import Reader
+from batchrun.adapters.sources.reader import Reader, ReaderOver
 from batchrun.errors import StorageError
-from batchrun.records import Block, Position, Row, Span
+from batchrun.records import Block, Position, Span
 
 _Record = TypeVar("_Record")
 
@@ -129,7 +129,7 @@ class PickingReader(Reader, Protocol):
         ...
 
 
-class SampledReader:
+class SampledReader(ReaderOver):
     """``reader.Reader`` over the rows of a sample."""
 
     def __init__(
@@ -138,35 +138,15 @@ class SampledReader:
         """``reader`` picks the rows itself; ``count`` counts those of the whole input, in another
         thread than the one that reads them.
         """
-        self._reader = reader
+        super().__init__(reader)
         self._sample = sample
         self._count = count
-
-    def schema(self) -> pa.Schema:
-        """See ``reader.Reader``: that of the whole input."""
-        return self._reader.schema()
-
-    def sample(self) -> Iterator[Mapping[str, Any]]:
-        """See ``reader.Reader``: the first rows of the whole input."""
-        return self._reader.sample()
-
-    def sent(self, rows: int) -> tuple[str, ...]:
-        """See ``reader.Reader``."""
-        return self._reader.sent(rows)
 
     def blocks(
         self, spans: Iterable[Span], *, limit: int | None, breaks: Collection[int] = ()
     ) -> Iterator[Block]:
         """See ``reader.Reader``."""
         return self._reader.blocks(spans, limit=limit, breaks=breaks)
-
-    def remarks(self) -> list[str]:
-        """See ``reader.Reader``."""
-        return self._reader.remarks()
-
-    def where(self, row: Row) -> str:
-        """See ``reader.Reader``: the place in the whole input."""
-        return self._reader.where(row)
 
     def count(self, stop: Callable[[], bool]) -> int | None:
         """The number of rows of the sample that the input has: it may have become shorter."""

@@ -20,7 +20,7 @@ from batchrun.core.request.worst_case import worst_case
 from batchrun.core.settings import parameters
 from batchrun.core.settings.endpoint import Endpoint, not_served
 from batchrun.core.verdict import answer_checks
-from batchrun.errors import NoModelError, RowError
+from batchrun.errors import BodyTooLargeError, NoModelError, RowError
 from batchrun.records import Expected, JsonObject, Request, Row
 
 if TYPE_CHECKING:
@@ -311,8 +311,7 @@ def build(
         message = f"the body cannot be written as JSON: {error}"
         raise RowError(message) from None
     if len(wire) > body_bytes_max:
-        message = f"the body is {len(wire):,} bytes; at most {body_bytes_max:,} are sent"
-        raise RowError(message)
+        raise BodyTooLargeError(len(wire), body_bytes_max)
     limit = tokens.stated_limit(body)
     request = (
         row.number,

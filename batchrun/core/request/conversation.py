@@ -16,7 +16,7 @@ import msgspec
 
 from batchrun.core.request import tokens
 from batchrun.core.request.worst_case import worst_case
-from batchrun.errors import RowError
+from batchrun.errors import BodyTooLargeError, RowError
 from batchrun.records import Choice, Expected, JsonObject, Request, Row, ToolCall, Turn, Usage
 
 TURNS = "turns"
@@ -57,14 +57,9 @@ def whole(
         message = f"the turns cannot be written as JSON: {error}"
         raise RowError(message) from None
     wire = _encode(dict(sorted(fields.items())))
-    _require_size(wire, body_bytes_max)
-    return first._replace(body=wire, hash=hashlib.sha256(wire).hexdigest())
-
-
-def _require_size(wire: bytes, body_bytes_max: int) -> None:
     if len(wire) > body_bytes_max:
-        message = f"the body is {len(wire):,} bytes; at most {body_bytes_max:,} are sent"
-        raise RowError(message)
+        raise BodyTooLargeError(len(wire), body_bytes_max)
+    return first._replace(body=wire, hash=hashlib.sha256(wire).hexdigest())
 
 
 def answer_of(choice: Choice) -> JsonObject:
@@ -185,7 +180,8 @@ class Wording:
             expected = None if tools is None else Expected(tools=tools)
         body["messages"] = conversation.messages
         wire = _encode(dict(sorted(body.items())))
-        _require_size(wire, self.body_bytes_max)
+        if len(wire) > self.body_bytes_max:
+            raise BodyTooLargeError(len(wire), self.body_bytes_max)
         limit = tokens.stated_limit(body)
         return asked._replace(
             body=wire,
