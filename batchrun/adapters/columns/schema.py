@@ -266,8 +266,8 @@ def result_columns(outcomes: Sequence[Outcome]) -> list[pa.Array]:
 
 def messages_column(outcomes: Sequence[Outcome]) -> pa.Array:
     """The messages of conversations, as JSON text."""
-    told = [o.conversation.messages if o.conversation else None for o in outcomes]
-    return pa.array(told, columns.MESSAGES.type)
+    texts = [o.conversation.messages if o.conversation else None for o in outcomes]
+    return pa.array(texts, columns.MESSAGES.type)
 
 
 def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:

@@ -32,7 +32,7 @@ Answer = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class NoAnswerError(Exception):
-    """Nobody answered; ``reason`` says why; ``missing``: no process listens there, or not yet."""
+    """No run answered, for this ``reason``; ``missing``: no process listens there, or not yet."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ async def listening(
     checkpoint: Path, answer: Answer, say: Callable[[str], None]
 ) -> AsyncIterator[None]:
     """Answer requests for as long as the context lasts. If no socket can be made, the run
-    goes on without one, and ``say`` gets the reason.
+    continues without one, and ``say`` gets the reason.
     """
     try:
         opened = _bound(checkpoint)

@@ -79,7 +79,7 @@ def _line(request: Request, *, streams: bool, turns: bool) -> bytes:
     if streams or turns:
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         if streams:
-            # A request that has none was told so by its row: without a word it would get them.
+            # The row of a request without them turned them off: if left out, they would come back.
             fields.setdefault("stream_options", msgspec.Raw(b"null"))
         if turns:
             line[TURNS] = fields.pop(TURNS)

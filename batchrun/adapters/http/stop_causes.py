@@ -46,8 +46,8 @@ async def models_listed(settings: Settings, access: Access) -> list[str]:
 
 
 def speaks_tls(access: Access) -> bool | None:
-    """Whether there is TLS at the endpoint's host and port, whoever's certificate it has: nothing
-    is sent. None where this cannot be found out.
+    """Whether the endpoint's port speaks TLS, with any certificate; no request is sent. None if
+    this cannot be determined.
     """
     if access.address.socket is not None or access.proxy is not None:
         return None

@@ -58,13 +58,13 @@ class Shift:
         return self.same + self.changed + self.new
 
     def __str__(self) -> str:
-        told = [
+        counts = [
             (self.new, f"{counted(self.new, 'row')} {verb(self.new, 'is', 'are')} new"),
             (self.changed, f"{self.changed:,} {verb(self.changed, 'has', 'have')} another request"),
             (self.gone, f"{self.gone:,} {verb(self.gone, 'is', 'are')} gone"),
             (self.same, f"{self.same:,} {verb(self.same, 'is', 'are')} as before"),
         ]
-        return ", ".join(text for number, text in told if number) or "no row is there"
+        return ", ".join(text for number, text in counts if number) or "there are no rows"
 
 
 class _Old(NamedTuple):
