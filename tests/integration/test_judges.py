@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -769,3 +770,95 @@ def test_the_command_that_is_killed_goes_on(world, seed, until):
     assert world.scores()["tone.mark"] == [5.0] * 60
     world.cli.verified("run")
     world.cli.verified("run/judges/tone")
+
+
+def repeated(world, texts, labels, more=""):
+    """The config of a run that asks each row so often as it has texts, one text at a time."""
+    lines = [
+        {"custom_id": f"q{n}", "texts": asked, "label": label}
+        for n, (asked, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    world.config(more)
+    (world.folder / "rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    config = (world.folder / "c.toml").read_text().replace("{{ text }}", "{{ texts[repeat] }}")
+    config = config.replace("[request]", f"[request]\nrepeat = {len(texts[0])}")
+    (world.folder / "c.toml").write_text(config)
+
+
+def test_every_answer_of_a_repeated_run_has_its_verdict(world):
+    """A run with `repeat` is judged answer by answer; of one repeat that was retried exactly one
+    judgement is sent.
+    """
+    texts = [["good", "bad", "fine"], ["FAIL", "good", "odd"], ["bad", "bad", "good"]]
+    repeated(world, texts, [5, 1, 1], TONE)
+    assert world.run().code == 1
+    assert sorted(world.asked()) == sorted(t for row in texts for t in row if t != "FAIL")
+    assert world.scores()["tone.mark"] == [MARKS.get(text) for row in texts for text in row]
+    world.failing = set()
+    assert world.run("--retry-failed").code == 0
+    assert world.asked() == ["FAIL"]
+    assert world.scores()["tone.mark"][3] == 3
+    world.cli.verified("run")
+    world.cli.verified("run/judges/tone")
+
+
+def test_agreement_over_repeats_is_about_rows(world):
+    """With several answers to a row, the intervals of agreement and kappa are those of rows drawn
+    at random: as wide as a bootstrap of rows, done here by hand, finds them.
+    """
+    dice = random.Random(4)
+    labels = [dice.choice([1, 3, 4, 5]) for _ in range(60)]
+    told = {5: "good", 4: "fine", 1: "bad", 3: "else"}
+    texts = []
+    for label in labels:
+        mostly = told[label] if dice.random() < 0.7 else dice.choice(list(told.values()))
+        texts.append([mostly if dice.random() < 0.9 else "bad" for _ in range(3)])
+    texts[7][1], texts[9][0] = "odd", "FAIL"
+    repeated(world, texts, labels, f'{TONE}agreement = "label"\nscore = "mark"\n')
+    assert world.run().code == 1
+    marks = world.scores()["tone.mark"]
+    rows = [
+        [(mark, label) for mark in marks[3 * n : 3 * n + 3] if mark is not None]
+        for n, label in enumerate(labels)
+    ]
+
+    def figures(drawn):
+        pairs = [pair for row in drawn for pair in row]
+        share = sum(one == other for one, other in pairs) / len(pairs)
+        chance = sum(
+            sum(one == name for one, _ in pairs) * sum(other == name for _, other in pairs)
+            for name in told
+        ) / len(pairs) ** 2
+        by_row = sum(sum(one == other for one, other in row) / len(row) for row in drawn)
+        return by_row / len(drawn), (share - chance) / (1 - chance)
+
+    wanted = figures(rows)
+    drawn = [figures(dice.choices(rows, k=60)) for _ in range(1500)]
+    said = world.summary()["metrics"]
+    assert [said[f"tone.{name}"]["n"] for name in ("agreement", "kappa")] == [60, 178]
+    for at, name in enumerate(("agreement", "kappa")):
+        found = said[f"tone.{name}"]
+        assert found["value"] == pytest.approx(wanted[at], abs=1e-12)
+        error = statistics.stdev(each[at] for each in drawn)
+        assert (found["high"] - found["low"]) / 2 == pytest.approx(2.0 * error, rel=0.12), name
+    world.cli.verified("run")
+    path = world.folder / "run/summary.json"
+    whole = json.loads(path.read_text())
+    whole["metrics"]["tone.agreement"] |= {"value": wanted[0] - 0.01, "n": 178}
+    path.write_text(json.dumps(whole))
+    assert "tone.agreement" in world.cli("verify", "run").out
+
+
+def test_answers_that_are_all_alike_leave_something_unknown(world):
+    """Where judge and person agree on every answer, the share has the interval of so many rows."""
+    repeated(
+        world, [["good"] * 3, ["bad"] * 3] * 10, [5, 1] * 10,
+        f'{TONE}agreement = "label"\nscore = "mark"\n',
+    )
+    assert world.run().code == 0
+    said = world.summary()["metrics"]
+    share = said["tone.agreement"]
+    assert (share["value"], share["n"], share["high"]) == (1.0, 20, 1.0)
+    assert share["low"] == pytest.approx(0.8389, abs=1e-4)  # Wilson's of 20 of 20
+    assert said["tone.kappa"]["value"] == 1.0
+    world.cli.verified("run")
