@@ -474,22 +474,12 @@ def judge(
     for warning in warnings:
         _warn(warning)
 
-    def session(settings: Settings, allowed: Changes) -> assemble.Result:
-        with contextlib.ExitStack() as stack:
-            endpoints = standing_in(settings.endpoints, stack, _tell)
-            going = partial(
-                assemble.session,
-                replace(settings, endpoints=endpoints),
-                environment,
-                find=None,
-                changes=allowed,
-                switch=switch,
-                say=_tell,
-            )
-            return _in_own_thread(going, switch)
+    def run_session(*given: Any, **more: Any) -> assemble.Result:
+        going = partial(assemble.session, *given, find=None, switch=switch, **more)
+        return _in_own_thread(going, switch)
 
     changes = Changes(restart=restart, retry_failed=retry_failed, repair=repair)
-    found = judging.judge(folder, place, run_, changes, session, _tell)
+    found = judging.judge(folder, place, run_, environment, changes, run_session, _tell)
     for result in found.results:
         if result.stop is not None:
             _warn(result.stop.message)

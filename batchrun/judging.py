@@ -5,14 +5,16 @@ The judge is an ordinary run inside of the directory that it judges, whose lock 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from batchrun.adapters.scoring.label_agreement import require_labels
 from batchrun.adapters.scoring.plan import PlannedJudge
 from batchrun.adapters.storage.store import SUMMARY, StoreReader, read_json
+from batchrun.builtin_simulators import standing_in
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import RunLockedError, UsageError
@@ -32,8 +34,20 @@ from batchrun.rundir.judges.standing import models_of
 if TYPE_CHECKING:
     from batchrun.assemble import Result
 
-Session = Callable[[Settings, Changes], "Result"]
-"""Runs a session of the judge to its end."""
+
+class RunSession(Protocol):
+    """Runs one session to its end: ``assemble.run``, or whatever runs ``assemble.session``."""
+
+    def __call__(
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        *,
+        changes: Changes,
+        say: Callable[[str], None],
+    ) -> Result:
+        """See ``assemble.run``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +73,13 @@ def judge(
     directory: str,
     checkpoint: str | None,
     run: JudgeRun,
+    environment: Mapping[str, str],
     changes: Changes,
-    session: Session,
+    run_session: RunSession,
     say: Callable[[str], None] = lambda _: None,
 ) -> JudgedRun:
-    """Judge the answers that are new or changed, and score the run again.
+    """Judge the answers that are new or changed, and score the run again. The sessions of the judge
+    are run by ``run_session``; built-in simulators serve its endpoints meanwhile.
 
     Raises ``RunLockedError`` while a run is live, ``UsageError`` for what is no finished run or was
     answered by the judge itself, and as a run does.
@@ -85,7 +101,11 @@ def judge(
         results: list[Result] = []
         for order in orders:
             covered = _covered(order, orders, store)
-            results.append(session(covered.settings, changes_for(covered, changes)))
+            allowed = changes_for(covered, changes)
+            with contextlib.ExitStack() as stack:
+                endpoints = standing_in(covered.settings.endpoints, stack, say)
+                settings = replace(covered.settings, endpoints=endpoints)
+                results.append(run_session(settings, environment, changes=allowed, say=say))
             if results[-1].summary["rows"]["pending"] != 0:
                 break
         summary = read_json(store, SUMMARY)
