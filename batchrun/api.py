@@ -45,7 +45,6 @@ from batchrun.core.run.changes import Changes, parse_classes
 from batchrun.core.schema.response_format import strict_document
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameter_flags import keyword_hint
-from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import BY_NAME, FLAGGED, OF_JUDGES, TABLE
 from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import Stop, StopSwitch

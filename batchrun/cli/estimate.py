@@ -298,7 +298,7 @@ def of_sample(settings: Settings, path: Path) -> Settings:
     from batchrun.core.evaluation.definitions import Evaluation
     from batchrun.core.request.conversation import TURNS
 
-    evaluation = settings.evaluation
+    evaluation = settings.evaluation.without_judges()
     if settings.repeat > 1:
         # What is measured over the repeats of a row has no meaning in a sample of requests.
         evaluation = Evaluation(evaluation.scores)

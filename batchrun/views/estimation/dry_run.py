@@ -146,6 +146,7 @@ def rehearse_run(
         estimating,
     ):
         build = _bounded(run, priced)
+        estimating.with_judges(run.carry.schema)
         checked.sent, checked.carried = run.carry.sent, run.carry.names
         checked.model, checked.notices = settings.one_model, list(run.given.notices)
         with validate.Checking(
@@ -154,7 +155,7 @@ def rehearse_run(
             for block in run.reader.blocks([Span(0, None, Position())], limit=settings.limit):
                 left = [row for row in block.rows if not run.is_done(row)]
                 checked.done += len(block.rows) - len(left)
-                estimating.add([checking.add(row) for row in left])
+                estimating.add([checking.add(row) for row in left], block)
         checked.remarks = run.reader.remarks()
         return DryRun(settings, run.resumed, nowhere, checked, estimating.ended(()))
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
+import pyarrow as pa
 
+from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.environment import price_list
 from batchrun.adapters.environment.clock import LoopClock
 from batchrun.adapters.environment.sample_file import Aside
@@ -24,7 +27,7 @@ from batchrun.adapters.sources.reader import Reader
 from batchrun.core.cost.price_book import Quoted
 from batchrun.core.cost.pricing import Price, price
 from batchrun.core.estimate import vocabulary
-from batchrun.core.estimate.estimating import Adder, Sums
+from batchrun.core.estimate.estimating import Adder, Answers, Range, Sums
 from batchrun.core.estimate.prompt_tokens import prompt
 from batchrun.core.estimate.strata import Sampler, Stratum
 from batchrun.core.request import body
@@ -32,11 +35,17 @@ from batchrun.core.request import prompt as prompts
 from batchrun.core.request.turns import wording_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import NoModelError, RowError, UsageError
-from batchrun.records import Position, Request, Row, Span
+from batchrun.records import Block, Position, Request, Row, Span
 from batchrun.rundir.chain import inputs
+from batchrun.rundir.chain.assumed_rows import ANSWER
+
+if TYPE_CHECKING:  # loaded for runs that have judges alone
+    from batchrun.views.estimation.judgements import Judgements
 
 QUOTED_MAX = 100
 """Models whose unit prices are shown; rows may name any number of them."""
+_PLACES = re.compile(rf"{ANSWER}|\\+u{ord(ANSWER):04x}", re.IGNORECASE)
+"""Where an answer is shown, also as JSON within a text."""
 
 
 @dataclass(slots=True)
@@ -56,6 +65,8 @@ class Estimate:
     strata: list[Stratum] = field(default_factory=list)
     reused: int = 0
     """Rows whose answer another run has (``--reuse``): they are in no figure but ``rows``."""
+    judges: dict[str, Estimate] = field(default_factory=dict)
+    """What each judge of the run will be asked, by name."""
 
     @property
     def guessed(self) -> list[str]:
@@ -87,12 +98,16 @@ def estimate_input(
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings)
-    reader = given.reader(given.carry("none", settings.shard_rows), settings.shard_rows)
+    # Judges are shown what the results carry.
+    carried = settings.carry if settings.evaluation.judges else "none"
+    carry = given.carry(carried, settings.shard_rows)
+    reader = given.reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
     each = [Estimating(settings, sampling), *map(Estimating, others)]
     for one in each:
         one.found.notices += given.notices
+        one.with_judges(carry.schema)
     # What a budget asks of a row is no fault of the row.
     builds = [
         body.builder(replace(one.found.settings, max_cost_pd=None, max_total_tokens=None))
@@ -103,7 +118,7 @@ def estimate_input(
             stack.enter_context(one)
         for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
             for one, build in zip(each, builds, strict=True):
-                one.add([_built(row, build, reader) for row in block.rows])
+                one.add([_built(row, build, reader) for row in block.rows], block)
         return [one.ended(reader.remarks()) for one in each]
 
 
@@ -137,6 +152,7 @@ class Estimating:
         self._look_up: Callable[[Sequence[Request]], Collection[int]] | None = None
         self._quotes: dict[str, dict[str, Quoted | None]] = {}
         self._batches: dict[tuple[str, str], Price | None] = {}
+        self._judgements: Sequence[Judgements] = ()
         if sampling is not None:
             turns = settings.turns is not None
             self._keep = _Keeping(sampling, streams=settings.stream, turns=turns)
@@ -159,8 +175,18 @@ class Estimating:
         answers.index(self.found.notices.append)
         return answers.look_up
 
-    def add(self, requests: Sequence[Request | None]) -> None:
-        """Requests of some rows; None stands for a row that cannot be sent."""
+    def with_judges(self, carried: pa.Schema) -> None:
+        """Count what the judges of the run will be asked, too. ``carried`` are the columns of its
+        results that are the input's. Raises ``UsageError`` for a judge that cannot be.
+        """
+        settings = self.found.settings
+        if settings.evaluation.judges:
+            from batchrun.views.estimation.judgements import judgements
+
+            self._judgements = judgements(settings, carried, self.found.notices.append)
+
+    def add(self, requests: Sequence[Request | None], block: Block) -> None:
+        """Requests of some rows of a block; None stands for a row that cannot be sent."""
         whole = [request for request in requests if request is not None]
         known = () if self._look_up is None else self._look_up(whole)
         self.found.rows += len(requests)
@@ -169,6 +195,28 @@ class Estimating:
         for request in whole:
             if request.row not in known:
                 self._count(request)
+        if self._judgements and whole:
+            self._judge(whole, block)
+
+    def _judge(self, requests: Sequence[Request], block: Block) -> None:
+        """The answers to these requests will be judged, whoever gave them."""
+        carried = None
+        if block.carried:
+            places = pa.array([request.row - block.first_row for request in requests], pa.int64())
+            carried = part_schema.from_ipc(block.carried).take(places)
+        for each in self._judgements:
+            each.add(requests, carried)
+
+    def count_judgement(self, request: Request, answer: Answers, verdict: Range) -> None:
+        """The request of a judge, who is shown an ``answer`` in each place where ``ANSWER`` stands;
+        its own answer is a ``verdict``.
+        """
+        text = request.body.decode()
+        shown = answer.times(len(_PLACES.findall(text)))
+        bare = _PLACES.sub("", text).encode()
+        fields = msgspec.json.decode(bare)
+        counted = prompt(fields, self._tokenizers.count(request.model))
+        self._adder.add(request.model, fields, bare, counted, shown=shown, verdict=verdict)
 
     def _count(self, request: Request) -> None:
         size = 0.0
@@ -190,6 +238,7 @@ class Estimating:
             found.quotes[model] = self._quoted(model)
         if self._keep is not None:
             found.strata = self._keep.sampler.strata()
+        found.judges = {each.name: each.ended() for each in self._judgements}
         return found
 
     def _quoted(self, model: str) -> dict[str, Quoted | None]:
