@@ -862,3 +862,124 @@ def test_answers_that_are_all_alike_leave_something_unknown(world):
     assert share["low"] == pytest.approx(0.8389, abs=1e-4)  # Wilson's of 20 of 20
     assert said["tone.kappa"]["value"] == 1.0
     world.cli.verified("run")
+
+
+def estimated(world, *more, config="c.toml"):
+    """What `estimate --json` says of a run."""
+    done = world.cli("estimate", "-c", config, "--json", *more)
+    assert done.code == 0, done.err
+    return done.json
+
+
+def test_an_estimate_counts_the_judgements(world):
+    """A judge is asked about every answer: its tokens and cost are its own, and in the total. Each
+    place in which its prompt shows the answer counts as many tokens as the answer may have.
+    """
+    prices = PRICES.replace("1000000", "10")
+    world.config(prices)
+    alone = estimated(world)
+    assert "judges" not in alone
+    world.config(f"{prices}{TONE}")
+    world.judge("tone", "Rate: {{{{ row.content }}}}", more=prices)
+    found = estimated(world)
+    judge = found["judges"]["tone"]
+    assert (found["rows"], judge["rows"]) == (10, 10)
+    assert judge["cost_usd"]["estimate"] > 0
+    for name in ("prompt_tokens", "completion_tokens", "cost_usd"):
+        for end in ("low", "estimate", "high"):
+            both = alone[name][end] + judge[name][end]
+            assert found[name][end] == pytest.approx(both, abs=1.01 if "tok" in name else 1e-9)
+    assert found["at_most"]["tokens"] == alone["at_most"]["tokens"] + judge["at_most"]["tokens"]
+    assert list(judge["models"]) == ["large"] and list(found["models"]) == ["m"]
+    assert 0 < judge["completion_tokens"]["estimate"] < 10 * 100
+    world.judge("tone", "Rate: {{{{ row.content }}}} {{{{ row.content | tojson }}}}", more=prices)
+    twice = estimated(world)["judges"]["tone"]
+    more = [twice["prompt_tokens"][end] - judge["prompt_tokens"][end] for end in ("low", "high")]
+    assert more[0] == pytest.approx(10 * 2, abs=45)  # 5 % of the limit, and two quotes
+    assert more[1] == pytest.approx(10 * 100, abs=60)
+    said = world.cli("estimate", "-c", "c.toml").out
+    assert "judge    tone: 10 answers to judge, by large" in said
+    assert "total    the run with its judges" in said
+    assert world.endpoint.requests == []
+
+
+def test_a_judges_estimate_is_that_of_its_run(world):
+    """Where answers are as long as they are assumed to be, the estimate before the run is that of
+    the same prompt over the answers themselves.
+    """
+    text = "one answer of words that are read " * 6  # about 40 tokens, the likely share of 100
+    world.config(TONE, rows=[f"{text}{n}" for n in range(12)])
+    prompt = "About {{{{ topic }}}}, asked: {{{{ row.messages[-1].content }}}} {{{{ row.content }}}}"
+    world.judge("tone", prompt)
+    before = estimated(world)["judges"]["tone"]["prompt_tokens"]
+    assert world.run().code == 0
+    after = world.cli("estimate", "--from", "run", "-c", "tone.toml", "--json").json
+    likely = after["prompt_tokens"]["estimate"]
+    assert before["estimate"] == pytest.approx(likely, rel=0.05)
+    assert before["low"] < after["prompt_tokens"]["low"]
+    assert before["high"] > after["prompt_tokens"]["high"]
+
+
+def test_an_estimate_counts_each_repeat_and_each_judge(world):
+    """With `repeat` every answer of a row is judged; bad rows have none; judges are told apart; a
+    verdict is as long as its schema says.
+    """
+    world.judge("brief", "{{{{ row.content }}}}", schema="brief")
+    short = {"type": "object", "properties": {"pass": {"type": "boolean"}}, "required": ["pass"]}
+    (world.folder / "brief.json").write_text(json.dumps(short))
+    repeated(
+        world, [["good"] * 3, ["bad"] * 3, [""] * 3], [1, 2, 3],
+        f'{TONE}[judge.brief]\nconfig = "brief.toml"\n',
+    )
+    found = estimated(world)
+    assert (found["rows"], found["bad"]) == (9, 3)
+    assert {name: judge["rows"] for name, judge in found["judges"].items()} == {
+        "tone": 6,
+        "brief": 6,
+    }
+    of_reason, of_flag = (
+        found["judges"][name]["completion_tokens"]["estimate"] for name in ("tone", "brief")
+    )
+    assert of_flag < 6 * 10 < of_reason
+    assert found["judges"]["brief"]["completion_tokens"]["high"] == 600
+
+
+def test_an_estimate_says_what_is_wrong_with_a_judge(world):
+    """A template that names what the answers will not have is exit 2, as for the run; a judge that
+    gave the answers is a note; one without a limit has no bound.
+    """
+    world.judge("tone", "{{{{ row.content }}}} {{{{ topci }}}}")
+    world.config(TONE)
+    done = world.cli("estimate", "-c", "c.toml")
+    assert done.code == 2 and "topci" in done.err and "judge.tone" in done.err
+    world.judge("tone", "{{{{ row.content }}}} {{{{ topic }}}}")
+    text = (world.folder / "tone.toml").read_text().replace("params = { max_tokens = 100 }", "")
+    (world.folder / "tone.toml").write_text(text.replace('"large"', '"m"'))
+    found = estimated(world)
+    assert found["judges"]["tone"]["at_most"]["tokens"] is None
+    assert found["at_most"]["tokens"] is None
+    assert any("which gave the answers" in note for note in found["notes"])
+    compared = estimated(world, "--model", "x", "--model", "y")["models"]
+    assert compared["x"]["judges"]["tone"]["rows"] == 10
+    assert "judgements do not limit their answer" in world.cli("estimate", "-c", "c.toml").out
+
+
+def test_a_dry_run_and_a_pilot_of_a_judged_run(world):
+    """`run --dry-run` foretells the judgements of the rows that would be sent; a pilot leaves out
+    scores on verdicts, and judges nothing.
+    """
+    world.config(
+        f"{TONE}[scores]\nliked = '\"tone.mark\" >= 4'\nlong = \"len(content) > 3\"\n"
+        "[metrics]\nliked = \"avg(liked)\"\n"
+    )
+    done = world.cli("run", "-c", "c.toml", "--dry-run", "--json")
+    assert done.json["estimate"]["judges"]["tone"]["rows"] == 10, done.err
+    done = world.cli("estimate", "-c", "c.toml", "--pilot", "10", "-o", "pilot", "--json")
+    assert done.code == 0, done.err
+    assert done.json["pilot"]["rows"] == done.json["judges"]["tone"]["rows"] == 10
+    assert world.asked() == []
+    assert list(world.summary("pilot")["scores"]) == ["long"]
+    assert world.run().code == 1
+    world.failing = set()
+    done = world.cli("run", "-c", "c.toml", "--dry-run", "--retry-failed", "--json")
+    assert done.json["estimate"]["judges"]["tone"]["rows"] == 1, done.err
