@@ -189,13 +189,20 @@ def test_verdicts_are_columns_of_the_scores(world):
 
 def test_the_bill_of_a_run_and_its_judges(world):
     """The summary has both, and `costs` follows the judges; a judge's reply without a verdict is
-    paid too.
+    paid too, and told as waste next to that of the run, wherever a run is shown.
     """
-    world.config(f"{PRICES}{TONE}")
+    world.config(f"[gates]\njudges.tone.wasted_cost_usd = '<= 2'\n{PRICES}{TONE}")
     world.judge("tone", "{{{{ row.content }}}}", more=PRICES)
     done = world.run()
     assert done.code == 1, done.err
     said = world.summary()
+    assert said["gates"]["judges.tone.wasted_cost_usd"]["verdict"] == "pass"
+    judge = said["judges"]["tone"]
+    assert (judge["attempts"], judge["wasted_cost_usd"]) == (9, 2.0)
+    shown = "cost $18.0000, $2.0000 of it wasted"
+    assert shown in done.err and shown in world.cli("status", "run").out
+    assert world.cli("report", "run").code == 0
+    assert "wasted, USD" in (world.folder / "run/report.html").read_text()
     assert said["totals"]["cost_usd"] == 18.0  # nine answers
     assert said["judges"]["tone"]["cost_usd"] == 18.0
     assert said["totals"]["cost_usd_with_judges"] == 36.0
