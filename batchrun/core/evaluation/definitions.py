@@ -320,7 +320,7 @@ def _is_of_judge(name: str, found: Evaluation) -> bool:
     """Whether it is a number that the summary has of a judge."""
     folder, _, rest = name.partition(".")
     judge, _, count = rest.rpartition(".")
-    known = (*judging.COUNTS, "cost_usd")
+    known = (*judging.COUNTS, "attempts", "cost_usd", "wasted_cost_usd")
     return (
         folder == judging.JUDGES and count in known and judge in [one.name for one in found.judges]
     )
