@@ -832,10 +832,13 @@ def test_agreement_over_repeats_is_about_rows(world):
     def figures(drawn):
         pairs = [pair for row in drawn for pair in row]
         share = sum(one == other for one, other in pairs) / len(pairs)
-        chance = sum(
-            sum(one == name for one, _ in pairs) * sum(other == name for _, other in pairs)
-            for name in told
-        ) / len(pairs) ** 2
+        chance = (
+            sum(
+                sum(one == name for one, _ in pairs) * sum(other == name for _, other in pairs)
+                for name in told
+            )
+            / len(pairs) ** 2
+        )
         by_row = sum(sum(one == other for one, other in row) / len(row) for row in drawn)
         return by_row / len(drawn), (share - chance) / (1 - chance)
 
@@ -859,7 +862,9 @@ def test_agreement_over_repeats_is_about_rows(world):
 def test_answers_that_are_all_alike_leave_something_unknown(world):
     """Where judge and person agree on every answer, the share has the interval of so many rows."""
     repeated(
-        world, [["good"] * 3, ["bad"] * 3] * 10, [5, 1] * 10,
+        world,
+        [["good"] * 3, ["bad"] * 3] * 10,
+        [5, 1] * 10,
         f'{TONE}agreement = "label"\nscore = "mark"\n',
     )
     assert world.run().code == 0
@@ -916,7 +921,9 @@ def test_a_judges_estimate_is_that_of_its_run(world):
     """
     text = "one answer of words that are read " * 6  # about 40 tokens, the likely share of 100
     world.config(TONE, rows=[f"{text}{n}" for n in range(12)])
-    prompt = "About {{{{ topic }}}}, asked: {{{{ row.messages[-1].content }}}} {{{{ row.content }}}}"
+    prompt = (
+        "About {{{{ topic }}}}, asked: {{{{ row.messages[-1].content }}}} {{{{ row.content }}}}"
+    )
     world.judge("tone", prompt)
     before = estimated(world)["judges"]["tone"]["prompt_tokens"]
     assert world.run().code == 0
@@ -935,7 +942,9 @@ def test_an_estimate_counts_each_repeat_and_each_judge(world):
     short = {"type": "object", "properties": {"pass": {"type": "boolean"}}, "required": ["pass"]}
     (world.folder / "brief.json").write_text(json.dumps(short))
     repeated(
-        world, [["good"] * 3, ["bad"] * 3, [""] * 3], [1, 2, 3],
+        world,
+        [["good"] * 3, ["bad"] * 3, [""] * 3],
+        [1, 2, 3],
         f'{TONE}[judge.brief]\nconfig = "brief.toml"\n',
     )
     found = estimated(world)
@@ -976,8 +985,8 @@ def test_a_dry_run_and_a_pilot_of_a_judged_run(world):
     scores on verdicts, and judges nothing.
     """
     world.config(
-        f"{TONE}[scores]\nliked = '\"tone.mark\" >= 4'\nlong = \"len(content) > 3\"\n"
-        "[metrics]\nliked = \"avg(liked)\"\n"
+        f'{TONE}[scores]\nliked = \'"tone.mark" >= 4\'\nlong = "len(content) > 3"\n'
+        '[metrics]\nliked = "avg(liked)"\n'
     )
     done = world.cli("run", "-c", "c.toml", "--dry-run", "--json")
     assert done.json["estimate"]["judges"]["tone"]["rows"] == 10, done.err

@@ -1,5 +1,5 @@
-"""How far judges agree with human labels, counted in one pass over the scores; with repeats a second
-one sums up what the answers of each row come to.
+"""How far judges agree with human labels, counted in one pass over the scores; with repeats a
+second one sums up what the answers of each row come to.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def measure_agreement(database: Database, store: StoreReader, plan: Plan) -> dic
             )
         is_boolean = field.kind == "boolean"
         pairs = [(bool(one) if is_boolean else one, other) for one, other, _ in counted]
-        numbers = [count for *_, count in counted]
+        counts = [count for *_, count in counted]
         compared = LabelledVerdicts(
-            field.kind, ((*pair, n) for pair, n in zip(pairs, numbers, strict=True)), judge.key
+            field.kind, ((*pair, n) for pair, n in zip(pairs, counts, strict=True)), judge.key
         )
         by_row = None
         if plan.repeat > 1 and counted:

@@ -39,9 +39,7 @@ def category(kind: Kind, value: object) -> Any:
 class LabelledVerdicts:
     """The answers of a run that have a verdict and a label, counted by both."""
 
-    def __init__(
-        self, kind: Kind, counted: Iterable[tuple[object, object, int]], key: str
-    ) -> None:
+    def __init__(self, kind: Kind, counted: Iterable[tuple[object, object, int]], key: str) -> None:
         """``counted`` are verdict, label and how many answers have both; neither is null. Raises
         ``ScoringError`` for too many categories.
         """
@@ -62,9 +60,7 @@ class LabelledVerdicts:
             self._table[self._places[verdict]][self._places[label]] = answers
         self._found = agreement(self._table)
 
-    def terms(
-        self, pairs: Iterable[tuple[object, object]]
-    ) -> Iterator[tuple[float, float | None]]:
+    def terms(self, pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[float, float | None]]:
         """Of a verdict and its label: 1 if they are the same, else 0, and the term of kappa (None
         where kappa has no meaning). See ``agreement.kappa_terms``.
         """

@@ -72,8 +72,7 @@ def kappa_terms(table: Sequence[Sequence[int]]) -> list[list[float]]:
     kappa = (share - chance) / rest
     return [
         [
-            kappa
-            + (rest * (i == j) - (1 - share) * (second[i] + first[j]) - middle) / rest**2
+            kappa + (rest * (i == j) - (1 - share) * (second[i] + first[j]) - middle) / rest**2
             for j in range(size)
         ]
         for i in range(size)

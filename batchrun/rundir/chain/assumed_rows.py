@@ -84,9 +84,7 @@ class AssumedRows(RunReader):
         columns = {name: pa.array(values, _TYPES[name]) for name, values in told.items()}
         if carried is not None:
             whole = carried.combine_chunks()
-            columns |= {
-                name: whole.column(name).combine_chunks() for name in whole.column_names
-            }
+            columns |= {name: whole.column(name).combine_chunks() for name in whole.column_names}
         results = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
         batch = self._as_input(results)
         blocks = self._blocks(0, 0, batch, 0, numbers, Digest())

@@ -467,9 +467,7 @@ class _Figures:
             None
             if self.most_tokens is None or other.most_tokens is None
             else self.most_tokens + other.most_tokens,
-            None
-            if self.most_pd is None or other.most_pd is None
-            else self.most_pd + other.most_pd,
+            None if self.most_pd is None or other.most_pd is None else self.most_pd + other.most_pd,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -271,8 +271,12 @@ def test_kappa_in_clusters_by_leaving_each_out_and_by_drawing_them(seed):
 
 def test_kappa_of_clusters_of_one_is_plain_kappa():
     """But for the factor G / (G - 1), and Student's t in place of the normal distribution."""
-    pairs = [(i, j) for i, row in enumerate([[44, 5, 1], [7, 20, 3], [9, 5, 6]])
-             for j, count in enumerate(row) for _ in range(count)]
+    pairs = [
+        (i, j)
+        for i, row in enumerate([[44, 5, 1], [7, 20, 3], [9, 5, 6]])
+        for j, count in enumerate(row)
+        for _ in range(count)
+    ]
     found = agreement(table_of([[pair] for pair in pairs]))
     low, high = clustered([[pair] for pair in pairs])
     wider = math.sqrt(100 / 99) * student_quantile(0.975, 99) / two_sided_z(0.95)
