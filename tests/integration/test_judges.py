@@ -921,10 +921,8 @@ def test_a_judges_estimate_is_that_of_its_run(world):
     """
     text = "one answer of words that are read " * 6  # about 40 tokens, the likely share of 100
     world.config(TONE, rows=[f"{text}{n}" for n in range(12)])
-    prompt = (
-        "About {{{{ topic }}}}, asked: {{{{ row.messages[-1].content }}}} {{{{ row.content }}}}"
-    )
-    world.judge("tone", prompt)
+    asked = "About {{{{ topic }}}}, asked: {{{{ row.messages[-1].content }}}}"
+    world.judge("tone", asked + " {{{{ row.content }}}}")
     before = estimated(world)["judges"]["tone"]["prompt_tokens"]
     assert world.run().code == 0
     after = world.cli("estimate", "--from", "run", "-c", "tone.toml", "--json").json

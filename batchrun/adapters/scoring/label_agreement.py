@@ -64,7 +64,7 @@ def measure_agreement(database: Database, store: StoreReader, plan: Plan) -> dic
                 judge.key,
             )
         is_boolean = field.kind == "boolean"
-        pairs = [(bool(one) if is_boolean else one, other) for one, other, _ in counted]
+        pairs = [(bool(said) if is_boolean else said, given) for said, given, _ in counted]
         counts = [count for *_, count in counted]
         compared = LabelledVerdicts(
             field.kind, ((*pair, n) for pair, n in zip(pairs, counts, strict=True)), judge.key
