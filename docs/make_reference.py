@@ -323,6 +323,7 @@ def json_objects() -> dict[str, str]:
     """The keys of every JSON object, by the name of its mark."""
     given = resolve.resolve({"input.files": ["-"], "output.dir": ".", "input.reuse": ["."]})
     nothing, checked = estimate.Estimate(given, tokenizer=False), validate.Report()
+    nothing.judges["tone"] = estimate.Estimate(given, tokenizer=False)
     dry = dry_run.DryRun(given, resumed=False, nowhere=False, checked=checked, estimate=nothing)
     exported = export.Exported(0, 0, 0, 0, live=False)
     found = {
