@@ -39,7 +39,7 @@ from batchrun.announcing import Announcing
 from batchrun.api_errors import for_callers, public
 from batchrun.api_types import RowOutcome, Summary
 from batchrun.api_wording import in_keywords
-from batchrun.builtin_simulators import judges_of, standing_in
+from batchrun.builtin_simulators import judges_of, served, standing_in
 from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
 from batchrun.core.schema.response_format import strict_document
@@ -478,7 +478,7 @@ def judge(
         return _in_own_thread(going, switch)
 
     changes = Changes(restart=restart, retry_failed=retry_failed, repair=repair)
-    found = judging.judge(folder, place, run_, environment, changes, run_session, _tell)
+    found = judging.judge(folder, place, run_, environment, changes, served(run_session), _tell)
     for result in found.results:
         if result.stop is not None:
             _warn(result.stop.message)

@@ -5,16 +5,14 @@ The judge is an ordinary run inside of the directory that it judges, whose lock 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from batchrun.adapters.scoring.label_agreement import require_labels
 from batchrun.adapters.scoring.plan import PlannedJudge
 from batchrun.adapters.storage.store import SUMMARY, StoreReader, read_json
-from batchrun.builtin_simulators import standing_in
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import RunLockedError, UsageError
@@ -79,7 +77,7 @@ def judge(
     say: Callable[[str], None] = lambda _: None,
 ) -> JudgedRun:
     """Judge the answers that are new or changed, and score the run again. The sessions of the judge
-    are run by ``run_session``; built-in simulators serve its endpoints meanwhile.
+    are run by ``run_session``.
 
     Raises ``RunLockedError`` while a run is live, ``UsageError`` for what is no finished run or was
     answered by the judge itself, and as a run does.
@@ -102,10 +100,7 @@ def judge(
         for order in orders:
             covered = _covered(order, orders, store)
             allowed = changes_for(covered, changes)
-            with contextlib.ExitStack() as stack:
-                endpoints = standing_in(covered.settings.endpoints, stack, say)
-                settings = replace(covered.settings, endpoints=endpoints)
-                results.append(run_session(settings, environment, changes=allowed, say=say))
+            results.append(run_session(covered.settings, environment, changes=allowed, say=say))
             if results[-1].summary["rows"]["pending"] != 0:
                 break
         summary = read_json(store, SUMMARY)

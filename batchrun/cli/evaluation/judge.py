@@ -123,6 +123,7 @@ def _judge(
 ) -> int:
     from batchrun import assemble, judging
     from batchrun.adapters.environment import open_files
+    from batchrun.builtin_simulators import served
     from batchrun.cli.main import STARTED_S
     from batchrun.cli.run import arguments_to_resume, progress_on, typed
     from batchrun.views import ending, figures
@@ -138,7 +139,7 @@ def _judge(
             observers = [stack.enter_context(progress_on(print_unwrapped))] if shown else []
             return assemble.run(settings, *given, observers=observers, started_s=STARTED_S, **more)
 
-    found = judging.judge(folder, checkpoint, run, environment, changes, run_session, say)
+    found = judging.judge(folder, checkpoint, run, environment, changes, served(run_session), say)
     resume = typed(arguments_to_resume(sys.argv[1:]))
     for result in found.results:
         if result.stop is not None:

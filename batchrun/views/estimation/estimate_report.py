@@ -24,7 +24,7 @@ from batchrun.core.estimate.estimating import (
 from batchrun.core.estimate.extrapolation import LEVEL, Interval
 from batchrun.core.estimate.pilot import PilotFigures
 from batchrun.core.text.wording import counted, verb
-from batchrun.views.estimation.estimate import Estimate
+from batchrun.views.estimation.counting import Estimate
 from batchrun.views.estimation.unit_prices import as_dict, labelled_lines, price_lines
 from batchrun.views.text import BOUND, duration, safe
 

@@ -23,7 +23,7 @@ from batchrun.errors import NoModelError, RowError, UsageError
 from batchrun.records import Request, Row
 from batchrun.rundir.chain.assumed_rows import AssumedRows
 from batchrun.rundir.judges.prepare import JudgeRun, prepare, require_other, require_templates
-from batchrun.views.estimation.estimate import Estimate, Estimating
+from batchrun.views.estimation.counting import Estimate, Estimating
 
 
 class Judgements:
