@@ -39,13 +39,12 @@ from batchrun.announcing import Announcing
 from batchrun.api_errors import for_callers, public
 from batchrun.api_types import RowOutcome, Summary
 from batchrun.api_wording import in_keywords
-from batchrun.builtin_simulators import judges_of, standing_in
+from batchrun.builtin_simulators import judges_of, served, standing_in
 from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
 from batchrun.core.schema.response_format import strict_document
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameter_flags import keyword_hint
-from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import BY_NAME, FLAGGED, OF_JUDGES, TABLE
 from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import Stop, StopSwitch
@@ -474,22 +473,12 @@ def judge(
     for warning in warnings:
         _warn(warning)
 
-    def session(settings: Settings, allowed: Changes) -> assemble.Result:
-        with contextlib.ExitStack() as stack:
-            endpoints = standing_in(settings.endpoints, stack, _tell)
-            going = partial(
-                assemble.session,
-                replace(settings, endpoints=endpoints),
-                environment,
-                find=None,
-                changes=allowed,
-                switch=switch,
-                say=_tell,
-            )
-            return _in_own_thread(going, switch)
+    def run_session(*given: Any, **more: Any) -> assemble.Result:
+        going = partial(assemble.session, *given, find=None, switch=switch, **more)
+        return _in_own_thread(going, switch)
 
     changes = Changes(restart=restart, retry_failed=retry_failed, repair=repair)
-    found = judging.judge(folder, place, run_, changes, session, _tell)
+    found = judging.judge(folder, place, run_, environment, changes, served(run_session), _tell)
     for result in found.results:
         if result.stop is not None:
             _warn(result.stop.message)

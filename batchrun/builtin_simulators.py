@@ -12,6 +12,9 @@ from batchrun.core.settings.providers import SIMULATOR
 from batchrun.core.settings.resolve import Settings
 
 if TYPE_CHECKING:  # loaded by runs that have judges alone
+    from batchrun.assemble import Result
+    from batchrun.core.run.changes import Changes
+    from batchrun.judging import RunSession
     from batchrun.rundir.judges.prepare import JudgeRun
 
 
@@ -32,6 +35,24 @@ def standing_in(
         else:
             found.append(endpoint)
     return tuple(found)
+
+
+def served(run_session: RunSession) -> RunSession:
+    """The same with built-in simulators for the endpoints of each session that are one."""
+
+    def run(
+        settings: Settings,
+        environment: Mapping[str, str],
+        *,
+        changes: Changes,
+        say: Callable[[str], None],
+    ) -> Result:
+        with contextlib.ExitStack() as stack:
+            endpoints = standing_in(settings.endpoints, stack, say)
+            own = replace(settings, endpoints=endpoints)
+            return run_session(own, environment, changes=changes, say=say)
+
+    return run
 
 
 def judges_of(

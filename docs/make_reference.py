@@ -48,7 +48,7 @@ from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import export, validate  # noqa: E402
 from batchrun.views.compare import compare  # noqa: E402
-from batchrun.views.estimation import dry_run, estimate, estimate_report  # noqa: E402
+from batchrun.views.estimation import counting, dry_run, estimate_report  # noqa: E402
 from batchrun.views.history import runs, spending  # noqa: E402
 from batchrun.views.report import report  # noqa: E402
 from batchrun.views.show import shown_row  # noqa: E402
@@ -322,7 +322,8 @@ def summary_keys() -> list[str]:
 def json_objects() -> dict[str, str]:
     """The keys of every JSON object, by the name of its mark."""
     given = resolve.resolve({"input.files": ["-"], "output.dir": ".", "input.reuse": ["."]})
-    nothing, checked = estimate.Estimate(given, tokenizer=False), validate.Report()
+    nothing, checked = counting.Estimate(given, tokenizer=False), validate.Report()
+    nothing.judges["tone"] = counting.Estimate(given, tokenizer=False)
     dry = dry_run.DryRun(given, resumed=False, nowhere=False, checked=checked, estimate=nothing)
     exported = export.Exported(0, 0, 0, 0, live=False)
     found = {

@@ -489,7 +489,7 @@ def _renumber(
         publish(parts, journal, journal.next_state(shard, complete=False))
     blocks = opened.reader.blocks([Span(0, None, Position())], limit=None)
     hash_of = functools.partial(resend.hash_of, opened.build)
-    work = Renumbering(parts, journal, blocks, hash_of, opened.carry.schema)
+    work = Renumbering(parts, journal, blocks, hash_of, opened.carry.schema, given.repeat)
     work.run(
         {
             "settings": settings.shaping(),

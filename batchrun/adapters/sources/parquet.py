@@ -140,7 +140,7 @@ class ParquetReader:
         last = None if span.last is None else (span.last + 1) * size
         if limit is not None:
             last = limit if last is None else min(last, limit)
-        digest = _Digest()
+        digest = Digest()
         found = self._batches(span.start, final=span.last is None)
         batches = _all(found) if self.picked is None else self.picked.batches(found, row)
         for batch, file, lines in batches:
@@ -157,7 +157,7 @@ class ParquetReader:
                 there = lines[done : done + taken.num_rows]
                 done += taken.num_rows
                 if row % size == 0:
-                    digest = _Digest()
+                    digest = Digest()
                 yield from self._blocks(shard, row, taken, file, there, digest)
                 row = border
             if last is not None and row >= last:
@@ -225,7 +225,7 @@ class ParquetReader:
         batch: pa.RecordBatch,
         file: int,
         lines: Sequence[int],
-        digest: _Digest,
+        digest: Digest,
     ) -> Iterator[Block]:
         """A batch as one block, or several where files are read for its rows. ``lines`` are the
         numbers of its rows in the file.
@@ -254,7 +254,7 @@ class ParquetReader:
         shard: int,
         rows: Sequence[Row],
         batch: pa.RecordBatch,
-        digest: _Digest,
+        digest: Digest,
     ) -> Block:
         carried = self._carried(batch)
         digest.add(carried)
@@ -336,7 +336,7 @@ def _all(
         yield batch, start.file, range(start.offset, start.offset + batch.num_rows)
 
 
-class _Digest:
+class Digest:
     """The digest of a shard's rows so far: by value, whatever batches they come in."""
 
     def __init__(self) -> None:

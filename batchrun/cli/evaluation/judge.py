@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
@@ -123,7 +122,8 @@ def _judge(
     as_json: bool,
 ) -> int:
     from batchrun import assemble, judging
-    from batchrun.builtin_simulators import standing_in
+    from batchrun.adapters.environment import open_files
+    from batchrun.builtin_simulators import served
     from batchrun.cli.main import STARTED_S
     from batchrun.cli.run import arguments_to_resume, progress_on, typed
     from batchrun.views import ending, figures
@@ -132,21 +132,14 @@ def _judge(
         if not quiet:
             print_message(text)
 
-    def session(settings: Any, allowed: Any) -> assemble.Result:
+    def run_session(settings: Any, *given: Any, **more: Any) -> assemble.Result:
+        open_files.raise_limit(settings)
         with contextlib.ExitStack() as stack:
             shown = not (quiet or no_progress)
             observers = [stack.enter_context(progress_on(print_unwrapped))] if shown else []
-            endpoints = standing_in(settings.endpoints, stack, say)
-            return assemble.run(
-                replace(settings, endpoints=endpoints),
-                environment,
-                changes=allowed,
-                observers=observers,
-                say=say,
-                started_s=STARTED_S,
-            )
+            return assemble.run(settings, *given, observers=observers, started_s=STARTED_S, **more)
 
-    found = judging.judge(folder, checkpoint, run, changes, session, say)
+    found = judging.judge(folder, checkpoint, run, environment, changes, served(run_session), say)
     resume = typed(arguments_to_resume(sys.argv[1:]))
     for result in found.results:
         if result.stop is not None:

@@ -136,9 +136,9 @@ KEYS: Mapping[str, str] = {
         "`unparsed` have no verdict that can be read, `failed` no answer from the judge. "
         "`stale` judgements are of answers that are not there any more, `missing` are `ok` rows "
         "without a judgement, `pending` rows that the judge still has to judge, and `flips` pairs "
-        "whose verdict changed with the order. `status`, `stopped_by`, `model` and `cost_usd` are "
-        "those of the judge's run; `sha256` is by what its model, prompt, schema and parameters "
-        "are known again. Only with judges."
+        "whose verdict changed with the order. `status`, `stopped_by`, `model`, `attempts`, "
+        "`cost_usd` and `wasted_cost_usd` are those of the judge's run; `sha256` is by what its "
+        "model, prompt, schema and parameters are known again. Only with judges."
     ),
     "gates": (
         "By the name of a gate: `rule`, `value`, `verdict` (`pass`, `fail`, `warn`, "

@@ -292,12 +292,6 @@ def check_input(value: Mapping[str, Any]) -> None:
             "out, or --from"
         )
         raise UsageError(message)
-    if value["request.repeat"] > 1:
-        message = (
-            "--from (input.from) does not work with --repeat (request.repeat) yet: repeat the rows "
-            "of the run that it reads"
-        )
-        raise UsageError(message)
     if value["request.prompt"] is None and not value["request.messages"]:
         message = (
             "--from (input.from) gives answers, and they are no requests: say what to ask about "
