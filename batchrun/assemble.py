@@ -35,6 +35,7 @@ from batchrun.core.request import body
 from batchrun.core.run import summary
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.bounds import Finished
+from batchrun.core.settings.providers import cautions
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import LABELS
 from batchrun.engine.attempt import AttemptLoop
@@ -480,6 +481,7 @@ class Session:
         before, states = self._count_resumed(), opened.journal.states
         ledger, say = ledger_sums(before), tally.notices.append
         budgets = Budgets(self._without_judges(), states, ledger, self._prices, switch, say)
+        tally.notices.extend(cautions(each.provider for each in self._settings.endpoints))
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with contextlib.AsyncExitStack() as stack:
