@@ -114,14 +114,12 @@ class LocalServer:
             platform.end_group(self._process.pid)
         self._process.wait()
         self._listener.join(ENDING_S)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None and not (stream is self._process.stderr and self._listens):
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-    @property
-    def _listens(self) -> bool:
-        return self._listener.is_alive()
+        streams = [self._process.stdin, self._process.stdout]
+        if not self._listener.is_alive():  # closing what a thread reads would wait for it
+            streams.append(self._process.stderr)
+        for stream in filter(None, streams):
+            with contextlib.suppress(OSError):
+                stream.close()
 
     def _listen(self, stream: IO[bytes]) -> None:
         """Keep the last lines that the server writes, so that its pipe never fills up."""
