@@ -430,6 +430,7 @@ class Session:
         )
         wall_us = machinery.clock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
+        self._tally.notices.extend(cautions(each.provider for each in settings.endpoints))
         priced = settings.max_cost_pd is not None
         self._priced = Priced(settings, self._prices, wall_us) if priced else None
         if settings.has_budget:
@@ -481,7 +482,6 @@ class Session:
         before, states = self._count_resumed(), opened.journal.states
         ledger, say = ledger_sums(before), tally.notices.append
         budgets = Budgets(self._without_judges(), states, ledger, self._prices, switch, say)
-        tally.notices.extend(cautions(each.provider for each in self._settings.endpoints))
         counting = asyncio.create_task(asyncio.to_thread(self._count_input, self._ended.is_set))
         try:
             async with contextlib.AsyncExitStack() as stack:

@@ -15,7 +15,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMD = ROOT / "contrib" / "systemd"
-WORKFLOWS = [ROOT / "contrib" / "github" / "nightly.yml", ROOT / ".github" / "workflows" / "test.yml"]
+WORKFLOWS = [
+    ROOT / "contrib" / "github" / "nightly.yml",
+    ROOT / ".github" / "workflows" / "test.yml",
+]
 TRIGGERS = {"schedule", "workflow_dispatch", "push", "pull_request"}
 STEP_KEYS = {"uses", "run", "with", "env", "if", "name", "id", "shell", "working-directory"}
 JOB_KEYS = {"runs-on", "timeout-minutes", "env", "steps", "strategy", "needs", "permissions"}
@@ -106,7 +109,9 @@ class TestTheImage:
             for source in rest.split()[:-1]:
                 assert (ROOT / source).exists()
                 assert any(fnmatch(source, f"{one}*") for one in kept), source
-        assert {source.split("/")[0] for rest in of(stages[0], "COPY") for source in rest.split()[:-1]} == set(kept)
+        assert {
+            source.split("/")[0] for rest in of(stages[0], "COPY") for source in rest.split()[:-1]
+        } == set(kept)
 
     @pytest.mark.slow
     def test_its_steps_make_a_command(self, stages, tmp_path):
@@ -140,9 +145,9 @@ class TestTheImage:
                     pytest.skip("no package index can be reached from here")
                 assert done.returncode == 0, done.stderr
         rows = ROOT / "samples" / "chat_rows.jsonl"
+        words = ["run", rows, "-o", "run", "--provider", "simulator", "--model", "m"]
         done = subprocess.run(
-            [place / "bin" / "batchrun", "run", rows, "-o", "run", "--provider", "simulator"]
-            + ["--model", "m", "--no-progress"],
+            [place / "bin" / "batchrun", *words, "--no-progress"],
             cwd=tmp_path,
             capture_output=True,
             encoding="utf-8",
@@ -170,7 +175,7 @@ def unit(name):
 
 class TestTheUnits:
     def test_systemd_takes_them(self, tmp_path):
-        """`systemd-analyze verify` has nothing to say, with the program where the unit expects it."""
+        """`systemd-analyze verify` has nothing to say about them."""
         if shutil.which("systemd-analyze") is None:
             pytest.skip("systemd-analyze is not installed")
         for path in SYSTEMD.iterdir():
@@ -260,12 +265,11 @@ class TestTheWorkflows:
     def test_its_commands_exist(self, path, cli):
         """Each `batchrun` has the flags that it is given, and each `make` its target."""
         found = yaml.safe_load(path.read_text("utf-8"))
-        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+        targets = set(
+            re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        )
         commands = [
-            step["run"]
-            for job in found["jobs"].values()
-            for step in job["steps"]
-            if "run" in step
+            step["run"] for job in found["jobs"].values() for step in job["steps"] if "run" in step
         ]
         assert commands
         for command in commands:
@@ -287,7 +291,7 @@ def test_the_nightly_workflow_resumes_and_keeps_its_nights():
 
 
 def test_both_systems_are_tested():
-    """`make test` runs on Linux and on macOS, with the oldest Python that is supported and another."""
+    """`make test` runs on Linux and macOS, with the oldest Python supported and another."""
     jobs = yaml.safe_load(WORKFLOWS[1].read_text("utf-8"))["jobs"]
     matrix = jobs["test"]["strategy"]["matrix"]
     assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos"}

@@ -264,7 +264,7 @@ def test_a_server_that_does_not_start(cli, fake, rows):
 def test_a_server_that_starts_for_ever(loaded):
     """It is given up after its time, and ended."""
     loaded.plan(hang=True)
-    with pytest.raises(LocalServerError, match="within 0.2 s"):
+    with pytest.raises(LocalServerError, match=r"within 0\.2 s"):
         LocalServer(start_s=0.2).__enter__()
     assert not loaded.started or loaded.gone
 

@@ -1,5 +1,5 @@
-"""What macOS has and lacks, imitated in fresh processes (`tests/harness/macos`): a run does all that
-it does on Linux.
+"""What macOS has and lacks, imitated in fresh processes (`tests/harness/macos`): a run does what it
+does on Linux.
 """
 
 import json
@@ -61,9 +61,7 @@ def test_what_is_promised_is_flushed_through_the_drives_cache(cli, macos, jsonl)
     """Every flush is an F_FULLFSYNC: the imitation's fsync raises. Logs, parts and folders take
     several of them.
     """
-    done = cli.run(
-        *(jsonl(20), "-o", "run", "--provider", "simulator", "--no-progress"), env=macos
-    )
+    done = cli.run(*(jsonl(20), "-o", "run", "--provider", "simulator", "--no-progress"), env=macos)
     assert done.code == 0, done.err
     assert (cli.folder / "flushes").read_text("utf-8").count("x") >= 5
 
@@ -105,7 +103,7 @@ def test_rows_that_are_piped_in(cli, macos, jsonl, published, more):
     assert list(folder.iterdir()) == []
 
 
-def test_a_named_pipe_waits_for_its_writer(cli, macos, jsonl, published, until):
+def test_a_named_pipe_waits_for_its_writer(cli, macos, jsonl, published):
     """A pipe that nobody writes into yet is no empty input."""
     pipe = cli.folder / "rows.pipe.jsonl"
     os.mkfifo(pipe)
@@ -126,7 +124,7 @@ def test_a_run_in_a_deep_folder_can_be_steered(cli, macos, jsonl, until):
     deep.mkdir(parents=True)
     words = ("run", jsonl(500), "-o", deep / "run", "--model", "m", "--provider", "simulator")
     run = cli.start(*words, "--rpm", "600", "--no-progress", env=macos)
-    until(lambda: (deep / "run" / "checkpoint" / "control.sock").exists())
+    until((deep / "run" / "checkpoint" / "control.sock").exists)
     done = cli("ctl", deep / "run", "drain", env=macos)
     assert done.code == 0, done.err
     assert run.wait().code == 3

@@ -317,7 +317,7 @@ def set_keys(monkeypatch):
 
 
 def test_every_provider_is_played():
-    """The table above leaves nobody out but what batchrun starts itself, which has its own tests."""
+    """The table above leaves nobody out but what batchrun starts itself: that has its own tests."""
     assert set(PLAYS) == set(BY_NAME) - {*BUILT_IN}
 
 

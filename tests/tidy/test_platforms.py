@@ -63,9 +63,13 @@ def one_sided(module):
             for alias in node.names:
                 if re.fullmatch(ONE_SIDED.get(origin, "(?!)"), alias.name):
                     yield node.lineno, f"{origin}.{alias.name}"
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in docstrings and TRIGGERS.search(node.value):
-                yield node.lineno, repr(node.value)
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in docstrings
+            and TRIGGERS.search(node.value)
+        ):
+            yield node.lineno, repr(node.value)
 
 
 def test_one_module_knows_the_platforms(package):

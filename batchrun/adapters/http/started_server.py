@@ -12,7 +12,7 @@ from batchrun.records import Reply, Request
 
 
 class StartedServerTransport(HttpTransport):
-    """``HttpTransport`` that raises the reason where a connection broke because the server ended."""
+    """``HttpTransport`` that raises why the server ended, where a connection broke for that."""
 
     def __init__(
         self, *arguments: Any, failure: Callable[[], BatchrunError | None], **options: Any

@@ -19,6 +19,8 @@ from batchrun.core.settings.providers import LOCAL_ANSWER_TOKENS, LOCAL_MODEL
 
 CONTEXT_TOKENS = 8192
 """Prompt and answer together: what the model was trained for (its config.json)."""
+WARNINGS = 2
+"""The level of llama.cpp's log (common/log.h): warnings and errors."""
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PIECE_BYTES = 4096
 
@@ -62,12 +64,14 @@ def options_of(llama: Any, model: Path) -> Any:
     options = llama.CommonParams()
     options.model.path = str(model)
     options.model_alias = {LOCAL_MODEL}
-    options.hostname = "127.0.0.1"
+    options.hostnames = ["127.0.0.1"]
     options.port = 0
     options.n_parallel = 1
     options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
     options.n_ctx = CONTEXT_TOKENS
     options.n_predict = LOCAL_ANSWER_TOKENS
+    options.cache_ram_mib = 0  # else prompts of earlier requests are kept, in up to 8 GiB
+    options.verbosity = WARNINGS
     options.ui = False
     return options
 

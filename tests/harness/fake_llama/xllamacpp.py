@@ -42,7 +42,7 @@ class Server:
         (self._model,) = options.model_alias
         self._asked = 0
         self._turn = threading.Lock()
-        server = ThreadingHTTPServer((options.hostname, options.port), self._handler())
+        server = ThreadingHTTPServer((*options.hostnames, options.port), self._handler())
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.listening_address = f"http://127.0.0.1:{server.server_port}"
 

@@ -6,6 +6,8 @@ place is there. Nothing that Linux' C libraries do is changed.
 counted, a line each, in the file that ``FULL_FLUSHES`` names.
 """
 
+# mypy: ignore-errors
+
 import builtins
 import errno
 import fcntl
@@ -51,7 +53,7 @@ def _with_full_flush(descriptor, command, *arguments):
     return 0
 
 
-def _half_flush(descriptor):
+def _half_flush(_):
     raise AssertionError("fsync leaves the data in the drive's cache: flush with F_FULLFSYNC")
 
 

@@ -131,7 +131,7 @@ def test_reading_into_memory(request, file, which):
 
 
 def test_a_machine_is_known_by_its_boot(macos, monkeypatch):
-    """macOS' boot session, read once; a system that has neither is known by its name."""
+    """The boot session of macOS, read once; a system that has neither is known by its name."""
     asked = []
 
     def sysctl(name):
@@ -162,7 +162,7 @@ def test_what_the_kernel_does_not_know_by_name():
     ids=["a limit", "macOS", "no limit to raise it to", "no limit"],
 )
 def test_how_many_files_may_be_open(macos, monkeypatch, soft, hard, asked, expected):
-    """macOS reports no hard limit and refuses what is above its own."""
+    """The system may report no hard limit and refuses what is above its own."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     raw = None if asked is None else asked.to_bytes(4, "little")
     monkeypatch.setattr(macos, "_sysctl", lambda _: raw)
@@ -199,7 +199,7 @@ def test_paths_of_descriptors(path, number):
         ("/proc/1/environ", True),
         ("/sys/kernel", True),
         ("/dev/fd/3", True),
-        ("/dev/shm/photo.png", False),
+        ("/dev/shm/photo.png", False),  # noqa: S108 - a path to look at
         ("/home/proc/x", False),
         ("/process", False),
     ],
