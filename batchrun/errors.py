@@ -125,7 +125,7 @@ class ScoringError(BatchrunError):
 
 class LocalServerError(BatchrunError):
     """The server that ``--provider local`` started did not begin to serve, or ended while it was
-    needed. ``exit_code`` as for any fault midway: the same command resumes the run.
+    needed. A run whose server ended is stopped by the guard ``local_server``.
     """
 
 

@@ -48,7 +48,7 @@ def test_a_run_and_everything_about_it(cli, macos, samples, published):
     for command in (
         ("status", "run"),
         ("verify", "run"),
-        ("show", "run", "3", "--request"),
+        ("show", "run", "3"),
         ("export", "run", "run.csv"),
         ("run", rows, "-o", "run", "--provider", "simulator", "--no-progress"),
         ("doctor", "--provider", "simulator", "--model", "m"),
