@@ -49,7 +49,7 @@ def test_a_run_and_everything_about_it(cli, macos, samples, published):
         ("status", "run"),
         ("verify", "run"),
         ("show", "run", "3"),
-        ("export", "run", "run.csv"),
+        ("export", "run", "-o", "run.csv"),
         ("run", rows, "-o", "run", "--provider", "simulator", "--no-progress"),
         ("doctor", "--provider", "simulator", "--model", "m"),
     ):
@@ -71,8 +71,8 @@ def test_a_killed_run_resumes(cli, macos, jsonl, until, summary):
     and a second run is refused meanwhile.
     """
     words = ("run", jsonl(200), "-o", "run", "--model", "m", "--provider", "simulator")
-    words = (*words, "--rpm", "3000", "--no-progress")
-    run = cli.start(*words, env=macos)
+    words = (*words, "--no-progress")
+    run = cli.start(*words, "--rpm", "60", env=macos)
     status = cli.folder / "run" / "checkpoint" / "status.json"
     until(lambda: status.exists() and json.loads(status.read_text("utf-8"))["ok"] > 0)
     refused = cli(*words, env=macos)
