@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -51,6 +50,8 @@ async def standing_in_thread(
     """``standing_in`` for a caller's loop, which goes on while a model loads."""
     if all(endpoint.provider != LOCAL for endpoint in endpoints):
         return standing_in(endpoints, stack, say)
+    import asyncio
+
     return await asyncio.to_thread(standing_in, endpoints, stack, say)
 
 

@@ -6,6 +6,8 @@ The file that ``FAKE_LLAMA`` names is JSON: ``pid`` is a file for the process's 
 signal at that request, while the file ``hold`` exists no request is answered.
 """
 
+# mypy: ignore-errors
+
 import json
 import os
 import signal
