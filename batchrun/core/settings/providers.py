@@ -308,7 +308,7 @@ BY_NAME: Mapping[str, Provider] = {provider.name: provider for provider in PROVI
 
 def cautions(names: Iterable[str | None]) -> list[str]:
     """What the user of answers from these providers must know, each sentence once."""
-    found = [BY_NAME[name].caution for name in names if name in BY_NAME]
+    found = [BY_NAME[name].caution for name in names if name is not None and name in BY_NAME]
     return list(dict.fromkeys(text for text in found if text is not None))
 
 
