@@ -35,6 +35,7 @@ from batchrun.core.request import body
 from batchrun.core.run import summary
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.bounds import Finished
+from batchrun.core.settings.providers import cautions
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import LABELS
 from batchrun.engine.attempt import AttemptLoop
@@ -429,6 +430,7 @@ class Session:
         )
         wall_us = machinery.clock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
+        self._tally.notices.extend(cautions(each.provider for each in settings.endpoints))
         priced = settings.max_cost_pd is not None
         self._priced = Priced(settings, self._prices, wall_us) if priced else None
         if settings.has_budget:

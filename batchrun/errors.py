@@ -123,6 +123,12 @@ class ScoringError(BatchrunError):
         self.out_of_memory = out_of_memory
 
 
+class LocalServerError(BatchrunError):
+    """The server that ``--provider local`` started did not begin to serve, or ended while it was
+    needed. A run whose server ended is stopped by the guard ``local_server``.
+    """
+
+
 class RunUnfinishedError(BatchrunError):
     """What asks for a finished run met one with rows pending, or one that was killed."""
 

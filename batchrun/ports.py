@@ -50,7 +50,8 @@ class Transport(Protocol):
     async def send(self, request: Request) -> Reply:
         """Return the reply, whatever its status.
 
-        Raises ``TransportFault`` where no whole reply came. Cancelling leaves nothing open.
+        Raises ``TransportFault`` where no whole reply came, and ``LocalServerError`` where the
+        server was started by this run and has ended. Cancelling leaves nothing open.
         """
         ...
 

@@ -39,7 +39,7 @@ from batchrun.core.run.series import Series  # noqa: E402
 from batchrun.core.run.totals import Totals  # noqa: E402
 from batchrun.core.schema import json_schema  # noqa: E402
 from batchrun.core.settings import parameters, resolve  # noqa: E402
-from batchrun.core.settings.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
+from batchrun.core.settings.providers import AUTHORIZATION, BUILT_IN, PROVIDERS  # noqa: E402
 from batchrun.core.settings.table import FLAGGED, GROUPS, KINDS, SHORT, Setting  # noqa: E402
 from batchrun.core.settings.variables import VARIABLES  # noqa: E402
 from batchrun.core.starter.config_schema import config_schema  # noqa: E402
@@ -210,8 +210,8 @@ def providers() -> str:
         key = ", else ".join(keys) + ("" if provider.key_needed or not keys else ", if set")
         url = code(provider.base_url)
         if provider.base_url is None:
-            inside = provider.name == SIMULATOR
-            url = "in the process" if inside else f"by {code(provider.url_variables[0])}"
+            own = provider.name in BUILT_IN
+            url = "started by batchrun" if own else f"by {code(provider.url_variables[0])}"
         rows.append(
             (code(provider.name), provider.title, url, key, provider.remark, provider.source)
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import sys
 
+from batchrun.adapters.system import platform
+
 GC_OBJECTS = 50_000
-_M_ARENA_MAX = -8  # glibc's <malloc.h>
 _FORGONE = ("numpy", "pandas")
 
 
@@ -49,5 +48,4 @@ def make_lean() -> None:
     arenas, saves memory (150 to 140 MB with 2 KB replies).
     """
     gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    platform.keep_one_arena()

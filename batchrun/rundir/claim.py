@@ -35,6 +35,7 @@ from batchrun.adapters.storage.store import (
     Store,
     read_json,
 )
+from batchrun.adapters.system import platform
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.text.legible import shell_word
@@ -319,7 +320,7 @@ def _lock_made(folder: Path, checkpoint: Path, what: str, say: Callable[[str], N
         lock.acquire()
     except OSError as error:
         message = f"cannot make the {what} {folder}: {error.strerror}"
-        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno in platform.NO_LOCKS:
             message += "; its file system takes no locks, so runs cannot be kept apart there"
         raise UsageError(message) from None
     return lock

@@ -27,6 +27,7 @@ from typing import NamedTuple
 from batchrun.adapters.environment.clock import real_s
 from batchrun.adapters.storage import disk
 from batchrun.adapters.storage.files import open_private
+from batchrun.adapters.system import platform
 from batchrun.errors import RunLockedError, StorageError
 
 NAME = "lock"
@@ -34,7 +35,6 @@ BEAT_S = 2.0
 """The holder touches its note so often."""
 WATCH_S = 20.0
 """A note of another machine that is not touched for so long is a dead one's."""
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _KERNEL = "kernel "
 
 
@@ -178,10 +178,7 @@ def _seen(path: Path) -> _Note:
 
 def this_kernel() -> str:
     """What tells this machine from others, and from itself before it was started again."""
-    try:
-        return _BOOT.read_text("ascii").strip()
-    except OSError:
-        return socket.gethostname()
+    return platform.boot_id()
 
 
 def _take(descriptor: int) -> None:

@@ -262,6 +262,7 @@ BROKEN = {
 """What this package does for a power cut, each thing left out."""
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("broken", rest_slow(BROKEN.values(), 2), ids=[*BROKEN])
 def test_the_model_sees_what_is_left_out(life, broken):
     """Without any one of the flushes, with a file written in place, or with the log removed too

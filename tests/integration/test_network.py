@@ -163,6 +163,7 @@ def test_a_real_proxy(cli, scripted, answer, jsonl, authority, real_proxy):
         assert len(endpoint.requests) == 10
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
     ("setting", "probed"), [("", True), ("keepalive_s = 5", True), ("keepalive_s = 0", False)]
 )

@@ -147,6 +147,7 @@ def test_connections_that_broke_meanwhile_cost_no_attempt(
     assert len(lost) == 6
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_a_connection_that_was_being_made_costs_no_attempt(cli, jsonl, until, published, streaming):
     """Its time is over when the run wakes up; it is made anew, and the row is not charged."""

@@ -24,7 +24,11 @@ OF_TEMPFILE = {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryDirectory",
 
 # Where that stands all the same: the module, the calls, and the reason.
 EXCEPTIONS = {
-    "batchrun.adapters.storage.disk": ({"os.open", "os.fsync"}, "it is the one place"),
+    "batchrun.adapters.storage.disk": ({"os.open"}, "it is the one place"),
+    "batchrun.adapters.system.platform": (
+        {"os.fsync", "os.pwrite", "tempfile.TemporaryFile", "tempfile.NamedTemporaryFile"},
+        "flushes for the seam; space for notes that nobody flushes; files that are thrown away",
+    ),
     "batchrun.adapters.storage.files": (
         {"shutil.copyfileobj", "folder.mkdir"},
         "copies into a draft; a folder that is there by now",
@@ -34,10 +38,6 @@ EXCEPTIONS = {
         "looks at folders; what is left of a socket means nothing to the next run",
     ),
     "batchrun.rundir.lock": ({"os.open"}, "asks for a lock by looking"),
-    "batchrun.adapters.journal.flight_log": (
-        {"os.posix_fallocate"},
-        "space for notes that nobody flushes; the model takes any mixture of them",
-    ),
     "batchrun.rundir.chain.pairs": (
         {"tempfile.TemporaryFile"},
         "which rows belong together, for as long as they are read; it has no name",
@@ -71,7 +71,6 @@ EXCEPTIONS = {
     ),
     "batchrun.adapters.sources.files.pipes": ({"os.open"}, "reads a pipe that has a name"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
-    "batchrun.adapters.sources.sampling": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.environment.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
     "batchrun.adapters.scoring.database": (

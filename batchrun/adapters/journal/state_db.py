@@ -131,6 +131,7 @@ class StateFile:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA fullfsync = ON")  # macOS' F_FULLFSYNC; nothing elsewhere
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             # A new file, or one whose maker was killed before its first transaction.
             with self._transaction():

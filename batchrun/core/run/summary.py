@@ -27,7 +27,8 @@ KEYS: Mapping[str, str] = {
     "stopped_by": (
         "What ended the run: an error class, `misconfiguration`, `repeated_failure`, "
         "`max_failures`, `max_truncated`, `max_empty`, `max_cost`, `max_total_tokens`, "
-        "`deadline`, `min_free_disk`, `drain` (`batchrun ctl`), or a signal; else null."
+        "`deadline`, `min_free_disk`, `local_server` (that of `--provider local` ended), `drain` "
+        "(`batchrun ctl`), or a signal; else null."
     ),
     "exit_code": "The exit code of the command.",
     "rows.input": (

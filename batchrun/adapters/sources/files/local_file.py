@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from batchrun.adapters.system import platform
 from batchrun.core.request.body import BODY_BYTES_MAX
 from batchrun.errors import RowError
 
@@ -22,7 +23,7 @@ def read_file(path: str) -> bytes:
     """
     try:
         _require_regular(path, Path(path).stat())
-        if Path(path).resolve().parts[1:2] in (("proc",), ("sys",)):
+        if platform.is_of_the_kernel(Path(path).resolve()):
             message = f"{path} is no file on a disk"
             raise RowError(message)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
