@@ -98,7 +98,7 @@ def look_at(name: str) -> SourceRun:
     summary = summary if isinstance(summary, dict) else {}
     if not parts and known is None and not summary:
         message = (
-            f"--from {shown} is no run directory: it has neither results/ nor a checkpoint. Name "
+            f"--from {shown} is not a run directory: it has neither results/ nor a checkpoint. Name "
             "the directory that a run was given with -o"
         )
         raise UsageError(message)

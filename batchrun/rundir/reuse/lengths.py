@@ -40,7 +40,7 @@ class LengthsFrom:
 
     def __init__(self, directory: str, folder: Path) -> None:
         """Open the lengths of a run directory; ``folder`` is for their index. Raises
-        ``UsageError`` for what is no run directory, ``DamagedError`` for a part of it that cannot
+        ``UsageError`` for what is not a run directory, ``DamagedError`` for a part of it that cannot
         be read, ``StorageError`` where the index cannot be written.
         """
         self._name = format_address(directory)

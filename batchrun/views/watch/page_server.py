@@ -51,7 +51,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def serve(folder: str, checkpoint: str | None, port: int, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C, or until the terminal goes away; port 0 is any free one. ``say`` is told
-    the address. Raises ``UsageError`` for what is no run directory, and for a port that is taken.
+    the address. Raises ``UsageError`` for what is not a run directory, and for a port that is taken.
     """
     run_status.read(folder, checkpoint)
     with contextlib.suppress(OSError):

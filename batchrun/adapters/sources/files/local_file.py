@@ -23,7 +23,7 @@ def read_file(path: str) -> bytes:
     try:
         _require_regular(path, Path(path).stat())
         if Path(path).resolve().parts[1:2] in (("proc",), ("sys",)):
-            message = f"{path} is no file on a disk"
+            message = f"{path} is not a file on a disk"
             raise RowError(message)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
@@ -38,7 +38,7 @@ def read_file(path: str) -> bytes:
 
 def _require_regular(path: str, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        message = f"{path} is no regular file"
+        message = f"{path} is not a regular file"
         raise RowError(message)
     if found.st_size > FILE_BYTES_MAX:
         message = f"{path} is {found.st_size:,} bytes; at most {FILE_BYTES_MAX:,} can be sent"
