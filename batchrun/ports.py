@@ -83,8 +83,8 @@ class Permit(Protocol):
     probe: bool
 
     def settle(self, tokens: int | None, usage: Usage = NO_USAGE) -> None:
-        """Charge the tokens that the exchange actually used, by the server's ``usage``; 0: the server
-        charged nothing; None: unknown, and the estimate stays.
+        """Charge the tokens that the exchange actually used, by the server's ``usage``; 0: the
+        server charged nothing; None: unknown, and the estimate stays.
         """
         ...
 
@@ -155,8 +155,7 @@ class Gate(Protocol):
 
     @property
     def storm(self) -> bool:
-        """Whether a refusal of an exchange in flight would count for all rows.
-        """
+        """Whether a refusal of an exchange in flight would count for all rows."""
         ...
 
     def resize(self, concurrency: int) -> None:
@@ -240,8 +239,8 @@ class Journal(Protocol):
         ...
 
     def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
-        """Note, without waiting, that an exchange goes out now. After a kill the note shows attempts
-        whose answer was not recorded; a power cut may lose it.
+        """Note, without waiting, that an exchange goes out now. After a kill the note shows
+        attempts whose answer was not recorded; a power cut may lose it.
         """
         ...
 
@@ -251,7 +250,7 @@ class Journal(Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes held for shards whose part is not published; the feeder waits at a bound on them."""
+        """Bytes held for shards whose part is not published; too many make the feeder wait."""
         ...
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from rich.style import Style
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,10 +48,8 @@ FRAMES_EVERY_S = 0.35
 """The least time between two pictures while a command prints."""
 PROMPT = "\x1b[32m$\x1b[0m "
 CHAR, LINE, PAD, BAR = 8.0, 18, 16, 28
-COLOURS = {
-    "green": "#7ec699", "red": "#f2777a", "yellow": "#e6c07b", "cyan": "#66cccc",
-    "blue": "#6cb6ff", "magenta": "#d19ad1", "white": "#d8dee9", "black": "#5c6773",
-}  # fmt: skip
+COLOURS = ("#5c6773", "#f2777a", "#7ec699", "#e6c07b", "#6cb6ff", "#d19ad1", "#66cccc", "#d8dee9")
+"""The eight colours of a terminal, in their order; the bright ones look the same."""
 PIECE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
 
 
@@ -170,20 +170,32 @@ def _kill(process: subprocess.Popen[bytes], status: Path, rows: int) -> None:
         time.sleep(0.02)
 
 
+def _looks(style: Style) -> str:
+    """A style of the terminal as CSS."""
+    out = "font-weight:bold;" if style.bold else ""
+    if style.dim:
+        out += "opacity:.6;"
+    if style.color is None or style.color.is_default:
+        return out
+    number = style.color.number
+    known = number is not None and number < 2 * len(COLOURS)
+    colour = COLOURS[number % len(COLOURS)] if known else style.color.get_truecolor().hex
+    return f"{out}fill:{colour};"
+
+
 def _runs(line: str) -> list[str]:
     """A line as text elements, one for each run of one style."""
     text = Text.from_ansi(line.rstrip())
     out = []
     ends = sorted({0, len(text), *(edge for s in text.spans for edge in (s.start, s.end))})
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in itertools.pairwise(ends):
         plain = text.plain[start:end]
         if not plain.strip():
             continue
-        styles = [s.style for s in text.spans if s.start <= start < s.end]
-        named = [str(style).split() for style in styles]
-        words = {word for words in named for word in words}
-        colour = next((c for name, c in COLOURS.items() if any(name in word for word in words)), "")
-        looks = f"fill:{colour};" * bool(colour) + "font-weight:bold" * ("bold" in words)
+        looks = ""
+        for span in text.spans:
+            if span.start <= start < span.end and isinstance(span.style, Style):
+                looks += _looks(span.style)
         style = f' style="{looks}"' if looks else ""
         lead = len(plain) - len(plain.lstrip())
         place = f'x="{(start + lead) * CHAR:g}" textLength="{len(plain.strip()) * CHAR:g}"'
@@ -252,7 +264,6 @@ def main() -> None:
     if len(picture.encode()) > BYTES_MAX:
         raise SystemExit(f"{len(picture.encode()):,} bytes are more than {BYTES_MAX:,}")
     RECORDING.write_text(picture, "utf-8")
-    print(f"{RECORDING.name}: {len(recorder.frames)} frames, {len(picture.encode()):,} bytes")
 
 
 if __name__ == "__main__":

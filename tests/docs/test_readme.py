@@ -83,7 +83,7 @@ CHINESE = "README.zh-CN.md"
 
 @pytest.mark.slow
 def test_the_readme_blocks_run(shell):
-    """The session of the README prints what the page shows, but for times, and so does its table."""
+    """The session of the README prints what the page shows, apart from times and ports."""
     (session,) = [body for info, body in blocks("README.md", "text") if info == "session"]
     (table,) = [body for info, body in blocks("README.md", "text") if info == "table"]
     seen = "".join(shell(text) for text in marked("README.md"))
@@ -109,8 +109,13 @@ def test_the_chinese_page_reaches_its_providers(cli, scripted, answer, jsonl):
     endpoint = scripted(lambda *_: (200, {}, answer()))
     jsonl(2).rename(cli.folder / "rows.jsonl")
     script = "\n".join(body for info, body in blocks(CHINESE, "sh") if info == "providers")
-    for key, name in (("DEEPSEEK", "deepseek"), ("MODELVERSE", "ucloud"), ("DASHSCOPE", "qwen"),
-                      ("MOONSHOT", "kimi"), ("ZHIPU", "glm")):
+    for key, name in (
+        ("DEEPSEEK", "deepseek"),
+        ("MODELVERSE", "ucloud"),
+        ("DASHSCOPE", "qwen"),
+        ("MOONSHOT", "kimi"),
+        ("ZHIPU", "glm"),
+    ):
         script = re.sub(rf"\b{key}_API_KEY=\S+", f"{key}_API_KEY=key-for-{name}", script)
     script = re.sub(r" --base-url \S+", f" --base-url {endpoint.base_url}", script)
     script = re.sub(r"(--provider \S+)", rf"\1 --base-url {endpoint.base_url}", script)
@@ -149,14 +154,18 @@ def test_the_figures_of_the_readmes_are_those_of_the_benchmarks():
     english = (ROOT / "README.md").read_text("utf-8")
     chinese = (ROOT / CHINESE).read_text("utf-8")
     advice = "the figures of benchmarks/RESULTS.md changed: write them into README.md, too"
-    assert (
-        f"{cpu_s['batchrun']} s of CPU per 1,000 rows, where the OpenAI SDK takes {cpu_s['openai']} s"
-        in english
-    ), advice
-    assert f"每 1,000 行只用 {cpu_s['batchrun']} 秒 CPU，OpenAI SDK 要 {cpu_s['openai']} 秒" in chinese, advice
+    ours, theirs = cpu_s["batchrun"], cpu_s["openai"]
+    bullet = f"{ours} s of CPU per 1,000 rows, where the OpenAI SDK takes {theirs} s"
+    assert bullet in english, advice
+    assert f"每 1,000 行只用 {ours} 秒 CPU，OpenAI SDK 要 {theirs} 秒" in chinese, advice
     lines = re.findall(r"^\| \[?([\w ]+)[^|]*\|[^|]*\|[^|]*\| ([\d.]+) \|", english, re.MULTILINE)
-    names = {"batchrun 0": "batchrun", "OpenAI SDK": "openai", "flexllm": "flexllm",
-             "Curator": "curator", "LiteLLM": "litellm"}
+    names = {
+        "batchrun 0": "batchrun",
+        "OpenAI SDK": "openai",
+        "flexllm": "flexllm",
+        "Curator": "curator",
+        "LiteLLM": "litellm",
+    }
     assert {names[name]: cpu for name, cpu in lines} == {
         name: cpu_s[name] for name in names.values()
     }, advice

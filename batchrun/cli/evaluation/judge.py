@@ -53,12 +53,20 @@ def _setting_flags(function: Any) -> Any:
 @click.option(
     "--checkpoint", type=PATH, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
-@click.option("--restart", is_flag=True, help="Judge everything again; the old verdicts are set aside.")
+@click.option(
+    "--restart", is_flag=True, help="Judge everything again; the old verdicts are set aside."
+)
 @click.option("--retry-failed", is_flag=True, help="Judge answers without a verdict again.")
-@click.option("--repair", is_flag=True, help="Set damaged files of the judge aside, and judge their rows again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Set damaged files of the judge aside, and judge their rows again.",
+)
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--no-progress", is_flag=True, help="Do not show the progress.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary of DIR as one JSON object.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary of DIR as one JSON object."
+)
 def command(
     folder: str,
     config_file: str | None,

@@ -128,8 +128,8 @@ def _labels(setting: Setting, value: object, _: UsageError) -> dict[str, str]:
             raise UsageError(message)
         if not _LABEL_NAME.fullmatch(name):
             message = (
-                f"{setting.name}: {name!r} is not a valid label name; use letters, digits, _, - and ., "
-                "such as project"
+                f"{setting.name}: {name!r} is not a valid label name; use letters, digits, _, - "
+                "and ., such as project"
             )
             raise UsageError(message)
         found[name] = text

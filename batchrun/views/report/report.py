@@ -56,8 +56,7 @@ class Report:
 def make(folder: str, checkpoint: str | None = None, against: str | None = None) -> Report:
     """The report of a run directory, live or ended. Takes no lock and writes nothing.
 
-    Raises ``UsageError`` for what is not a run directory, ``DamagedError`` for a part that cannot be
-    read.
+    Raises ``UsageError`` if it is not a run directory, ``DamagedError`` if a part cannot be read.
     """
     facts = _facts(folder, checkpoint, against)
     rows = 0 if facts.gathered is None else facts.gathered.rows
