@@ -373,7 +373,8 @@ def test_the_config_blocks_are_valid():
         found = blocks(page, "toml")
         assert found
         for _, body in found:
-            config.resolve(config.from_toml(body, path=page))
+            raw = config.from_toml(body, path=page)
+            config.resolve({"input.files": ["a"], "output.dir": "out"} | raw)
 
 
 def uncommented():

@@ -1,9 +1,10 @@
 """The recording of the README: small, harmless, and of a session that the pages show."""
 
-import importlib.util
 import re
+import runpy
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,10 +16,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def maker():
     """The script that makes the recording."""
-    spec = importlib.util.spec_from_file_location("make_recording", ROOT / "docs/make_recording.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "make_recording.py")))
 
 
 def shown(picture, frame):
