@@ -36,7 +36,7 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parents[1]
 RECORDING = ROOT / "docs" / "recording.svg"
 BYTES_MAX = 60_000
-COLUMNS, LINES = 92, 21
+COLUMNS, LINES = 92, 24
 RUN = "batchrun run samples/batch_lines.jsonl -o walk --provider simulator --rpm 400"
 VERIFY = "batchrun verify walk"
 KILLED_AT_ROWS = 24
@@ -67,21 +67,19 @@ class Screen:
         """Take what a program wrote."""
         for piece in PIECE.finditer(text):
             count, final = piece[1], piece[2]
+            if self._returned and (final == "m" or (final is None and piece[0] not in "\r\n")):
+                self._lines[self._at] = ""
             if final == "A":
                 self._at = max(0, self._at - int(count or 1))
             elif final == "K":
                 self._lines[self._at] = ""
-            elif final == "m":
+            elif final == "m" or (final is None and piece[0] not in "\r\n"):
                 self._lines[self._at] += piece[0]
             elif piece[0] == "\n":
                 self._at += 1
                 if self._at == len(self._lines):
                     self._lines.append("")
-            elif piece[0] != "\r" and final is None:
-                if self._returned:
-                    self._lines[self._at] = ""
-                self._lines[self._at] += piece[0]
-            self._returned = piece[0] == "\r" or (self._returned and final is not None)
+            self._returned = piece[0] == "\r"
 
     def shown(self) -> tuple[str, ...]:
         """The lines that are in sight."""
