@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-real test test-all quiet test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures pins clean
+.PHONY: help demo demo-real test test-all quiet test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures recording pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]*:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' Makefile
@@ -100,6 +100,9 @@ notebook: $(DEV) ## run docs/notebook.ipynb, and keep what its cells put out
 
 pictures: $(DEV) ## pictures of the report, the live page and the terminal, of a real run; needs Chromium
 	$(BIN)/python docs/make_pictures.py
+
+recording: $(RUN) ## docs/recording.svg, the session of the README, from a real run
+	$(BIN)/python docs/make_recording.py
 
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links

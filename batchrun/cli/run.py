@@ -227,7 +227,7 @@ def command(
     """Send the rows of INPUT as chat completions and write the answers to Parquet.
 
     Run the same command again to resume: rows with an answer are not sent again. Settings can also
-    stand in a config file; docs/reference.md has its keys.
+    come from a config file; docs/reference.md lists its keys.
     """
     with unblocked(), exit_codes(as_json=as_json), interrupts():
         changes = _changes(flags)
@@ -282,7 +282,7 @@ def command(
                     )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
-                    error.add_note(f"to go on: {typed(arguments_to_resume(sys.argv[1:]))}")
+                    error.add_note(f"to resume: {typed(arguments_to_resume(sys.argv[1:]))}")
                 raise
         sys.exit(code)
 
@@ -335,7 +335,7 @@ def _run(
     if result.stop is not None:
         log.error(result.stop.message)
         if result.elsewhere:
-            tell(f"the other processes go on with {settings.dir}; the same command joins them")
+            tell(f"the other processes continue with {settings.dir}; the same command joins them")
             return result.stop.exit_code
     if result.observer_failures:
         tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")

@@ -79,7 +79,7 @@ def lines(
         elif summary["errors"].keys() - {"invalid_row"}:
             out.append("to send failed rows again: the same command with --retry-failed")
     else:
-        out += [*fix, f"{'then, ' if fix else ''}to go on: {resume}"]
+        out += [*fix, f"{'then, ' if fix else ''}to resume: {resume}"]
     return out
 
 

@@ -24,7 +24,7 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
 
     ``state`` is ``running``, ``killed`` (it left no exit record; the same command resumes) or the
     summary's status; ``errors`` counts failed rows by class, ``examples`` has one of each: an
-    object of ``row`` and ``message``. Raises ``UsageError`` for what is no run directory.
+    object of ``row`` and ``message``. Raises ``UsageError`` for what is not a run directory.
     """
     found = _found(folder, checkpoint)
     known = found.get("summary") or found.get("live") or {}
@@ -39,7 +39,7 @@ def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
     begun = control is not None and (control / STATES).exists()
     if summary is None and live is None and not begun:
         shown = look.store.where()
-        message = f"{shown} is no run directory: it has neither summary.json nor a checkpoint"
+        message = f"{shown} is not a run directory: it has neither summary.json nor a checkpoint"
         if control is None:
             message += " (--checkpoint names that)"
         raise UsageError(message)

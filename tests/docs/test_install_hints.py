@@ -48,7 +48,7 @@ PLACEHOLDERS = {"package": sorted({"fsspec", *_PACKAGES.values()}), "KNOWN[1]": 
 
 def texts():
     """The texts of pages, and of the strings of the program with their placeholders filled in."""
-    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         if "adr" not in page.parts:
             yield page.relative_to(ROOT), page.read_text("utf-8")
     for file in (ROOT / "batchrun").rglob("*.py"):
@@ -76,7 +76,7 @@ def hints():
         for name, values in PLACEHOLDERS.items():
             filled = [each.replace(f"{{{name}}}", value) for each in filled for value in values]
         for hint in (match for each in filled for match in HINT.findall(each)):
-            if hint not in (".", "'.[tokenizer]'"):  # the checkout itself
+            if hint not in (".", "'.[tokenizer]'", "'.[eval]'"):  # the checkout itself
                 found.setdefault(" ".join(shlex.split(hint)), set()).add(str(place))
     return found
 

@@ -242,7 +242,7 @@ def test_what_is_no_source_is_refused(chain):
     for source, words in (
         ("nowhere", "does not exist"),
         ("rows.jsonl", "is a file"),
-        ("empty", "is no run directory"),
+        ("empty", "is not a run directory"),
     ):
         chain.next(source, "two", code=2)
         assert words in chain.err

@@ -215,7 +215,7 @@ def test_a_pipe_that_holds_no_rows_is_named(cli, data, words):
 
 
 def test_bad_lines_before_json_lines_are_bad_rows(cli):
-    """A line that is no JSON does not make a CSV of JSON lines on a pipe; --format decides."""
+    """A line that is not JSON does not make a CSV of JSON lines on a pipe; --format decides."""
     path = cli.folder / "rows"
     path.write_bytes(b"warning: a, b\n" + LINES)
     for flags, bad in (((), 1), (("--format", "csv"), 0)):

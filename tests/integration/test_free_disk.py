@@ -77,7 +77,7 @@ def test_the_run_stops_before_the_disk_is_full(cli, disk, command, summary, publ
         "Make room",
     ):
         assert part in said, said
-    assert "to go on: batchrun run" in done.err
+    assert "to resume: batchrun run" in done.err
     warning = _line(done.err, "warning: ")
     assert "rows left need about" in warning and "make room" in warning
     _grow(folder)

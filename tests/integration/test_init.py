@@ -210,7 +210,7 @@ def test_string_checks_mean_what_they_meant(cli, scripted, answer, operation, va
 
 
 def test_a_file_that_is_no_export_is_exit_2(cli):
-    """Text that is no JSON is named by its line; other JSON by what it lacks."""
+    """Text that is not JSON is named by its line; other JSON by what it lacks."""
     (cli.folder / "a.txt").write_text('{"item": {}}\nno json')
     done = cli("init", "--from-openai-evals", "a.txt")
     assert done.code == 2

@@ -434,7 +434,7 @@ def test_the_budget_of_a_run_covers_its_judges(world):
     judged = world.asked()
     assert 0 < len(judged) < 9
     world.cli.verified("run")
-    assert "to go on: batchrun run" in done.err
+    assert "to resume: batchrun run" in done.err
     blessed = world.cli("bless", "run", "--as", "baseline")
     assert blessed.code == 2
     assert "the judge tone of run is not finished" in blessed.err

@@ -119,7 +119,7 @@ def test_reasoning_that_was_cut_off_is_an_empty_answer(asked):
 
 
 def test_json_in_a_fence_is_accepted_where_it_is_wanted(asked, schema):
-    """The JSON is the content, the raw reply keeps the fence; without the flag it is no JSON."""
+    """The JSON is the content, the raw reply keeps the fence; without the flag it is not JSON."""
     sent = 'Here it is:\n```json\n{"a": 1}\n```\n'
     code, row, _ = asked({"content": sent}, *schema)
     assert code == 1 and "--accept-fenced accepts" in row["error_message"]

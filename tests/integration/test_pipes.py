@@ -1,4 +1,4 @@
-"""What is no regular file is read once, by whatever name: pipes, descriptors, devices."""
+"""What is not a regular file is read once, by whatever name: pipes, descriptors, devices."""
 
 import contextlib
 import json

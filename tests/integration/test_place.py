@@ -311,7 +311,7 @@ def test_permission_that_is_withdrawn_midway(
     results.chmod(0o755)
     assert done.code == 5, done.err
     assert "Permission denied" in done.err and "safe in the journal" in done.err
-    assert "to go on: batchrun run" in done.err
+    assert "to resume: batchrun run" in done.err
     assert cli(*words).code == 0
     ledger = published(cli.folder / "run", "attempts")
     assert endpoint.stats()["requests_total"] == ledger.num_rows

@@ -415,7 +415,7 @@ def test_a_directory_without_its_checkpoint_is_enough(run):
 def test_what_is_no_run_directory_is_named(cli):
     """Exit 2."""
     code, _, err = _show(cli.folder, "1")
-    assert code == 2 and "is no run directory" in err
+    assert code == 2 and "is not a run directory" in err
 
 
 def test_a_row_that_was_throttled_and_failed_over_tells_its_story(

@@ -40,7 +40,7 @@ def test_a_signal_lets_requests_in_flight_finish(
     assert 10 <= answered < 60
     assert published(cli.folder / "my run").num_rows == answered
     cli.verified("my run")
-    resume = done.err.split("to go on: ")[1].splitlines()[0]
+    resume = done.err.split("to resume: ")[1].splitlines()[0]
     words = shlex.split(resume)
     assert words[0] == "batchrun"
     again = cli(*words[1:])

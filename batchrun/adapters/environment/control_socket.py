@@ -97,7 +97,7 @@ async def _reply(line: bytes, answer: Answer) -> dict[str, Any]:
     except ValueError:
         request = None
     if not isinstance(request, dict):
-        return {"error": "the request is no JSON object"}
+        return {"error": "the request is not a JSON object"}
     try:
         return {"now": await answer(request)}
     except BatchrunError as error:

@@ -87,7 +87,7 @@ def _read(
             if ended and not ready:
                 break
             if any(len(data) > OUTPUT_BYTES_MAX for data in found.values()):
-                message = f"{name} printed more than {OUTPUT_BYTES_MAX:,} bytes: that is no key"
+                message = f"{name} printed more than {OUTPUT_BYTES_MAX:,} bytes: that is not a key"
                 raise KeyUnavailableError(message)
             now_s = time.monotonic()
             due_s += pulse.beat(now_s, real_s()).missed_s

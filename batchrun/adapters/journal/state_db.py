@@ -143,7 +143,7 @@ class StateFile:
         if fresh:
             files.sync_folder(self.path.parent)
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise damaged(self.path, "it is no batchrun checkpoint")
+            raise damaged(self.path, "it is not a batchrun checkpoint")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if not OLDEST_FORMAT <= version <= FORMAT:
             message = (
@@ -189,7 +189,7 @@ class StateFile:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise damaged(self.path, f"a value in it is no JSON: {error}") from None
+            raise damaged(self.path, f"a value in it is not JSON: {error}") from None
 
     def put(self, **values: Any) -> None:
         """Set values of ``meta`` together: bytes as they are, the rest as JSON."""
@@ -303,6 +303,6 @@ def storing(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         message = (
             f"cannot write {path}: {error}. What was committed before is intact; "
-            "make room or mend the disk, then run the same command again"
+            "make room or fix the disk, then run the same command again"
         )
         raise StorageError(message) from error

@@ -86,7 +86,7 @@ class PythonScorers:
                     why = f"returned nothing that can be read ({error})"
         message = (
             f"{score.key}: {score.python} {why} on {name}"
-            f"{f': {told}' if told else ''}. The results are intact; mend it, then run the same "
+            f"{f': {told}' if told else ''}. The results are intact; fix it, then run the same "
             "command again or `batchrun score`"
         )
         raise ScoringError(message)

@@ -25,7 +25,7 @@ def _setting_flags(function: Any) -> Any:
 @click.command("judge")
 @click.argument("folder", type=PATH, metavar="DIR")
 @config_flag("TOML file with the judge's prompt, JSON Schema, model and endpoint.")
-@click.option("--name", metavar="NAME", help="Name of the judge [default: that of FILE].")
+@click.option("--name", metavar="NAME", help="Name of the judge [default: the name of FILE].")
 @click.option(
     "--against",
     type=PATH,
@@ -50,14 +50,22 @@ def _setting_flags(function: Any) -> Any:
 @click.option("--allow-self", is_flag=True, help="Let a model judge its own answers.")
 @_setting_flags
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=PATH, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
-@click.option("--restart", is_flag=True, help="Judge everything again; the old verdicts move away.")
+@click.option(
+    "--restart", is_flag=True, help="Judge everything again; the old verdicts are set aside."
+)
 @click.option("--retry-failed", is_flag=True, help="Judge answers without a verdict again.")
-@click.option("--repair", is_flag=True, help="Mend the judge's own run directory.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Set damaged files of the judge aside, and judge their rows again.",
+)
 @click.option("--quiet", is_flag=True, help="Print errors only.")
-@click.option("--no-progress", is_flag=True, help="No progress display.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary of DIR as JSON on stdout.")
+@click.option("--no-progress", is_flag=True, help="Do not show the progress.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary of DIR as one JSON object."
+)
 def command(
     folder: str,
     config_file: str | None,

@@ -36,9 +36,9 @@ class _Port(_Whole):
         text = str(value)
         if not (text.isascii() and text.isdigit()):
             why = "the directory goes first: batchrun status DIR --serve [PORT]"
-            self.fail(f"{text!r} is no port; {why}", param, ctx)
+            self.fail(f"{text!r} is not a port; {why}", param, ctx)
         if int(text) > PORT_MAX:
-            self.fail(f"{text} is no port: it must be at most {PORT_MAX}", param, ctx)
+            self.fail(f"{text} is not a port: it must be at most {PORT_MAX}", param, ctx)
         return int(text)
 
 

@@ -128,8 +128,8 @@ def _labels(setting: Setting, value: object, _: UsageError) -> dict[str, str]:
             raise UsageError(message)
         if not _LABEL_NAME.fullmatch(name):
             message = (
-                f"{setting.name}: {name!r} is no name of a label; use letters, digits, _, - and ., "
-                "such as project"
+                f"{setting.name}: {name!r} is not a valid label name; use letters, digits, _, - "
+                "and ., such as project"
             )
             raise UsageError(message)
         found[name] = text
@@ -414,7 +414,7 @@ def _headers(setting: Setting, value: object, _: UsageError) -> dict[str, str]:
         raise UsageError(message)
     for name, text in value.items():
         if not _HEADER_NAME.fullmatch(name):
-            message = f"{setting.name}: {name!r} is no header name"
+            message = f"{setting.name}: {name!r} is not a header name"
             raise UsageError(message)
         if not isinstance(text, str) or not f"{name}{text}".isascii() or set(text) & set("\r\n\0"):
             # The value may be a credential: it is not repeated here.

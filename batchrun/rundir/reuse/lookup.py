@@ -39,7 +39,7 @@ class Reuse:
     """The answers of some directories, for the requests of one run."""
 
     def __init__(self, settings: Settings, named: Sequence[Named], folder: Path) -> None:
-        """``folder`` is for the indexes. Raises ``UsageError`` for what is no run directory."""
+        """``folder`` is for the indexes. Raises ``UsageError`` for what is not a run directory."""
         self._folder = folder
         self._settings = settings
         self._sources: list[tuple[Source, Rules]] = []

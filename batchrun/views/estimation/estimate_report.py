@@ -391,7 +391,7 @@ class Report:
             return f"{duration(seconds.total)} ({ends}), bound by {held}"
         more = "unknown without a pilot: add --pilot 200 -o DIR"
         if limits:
-            more = "how fast the server is, only a pilot tells: add --pilot 200 -o DIR"
+            more = "only a pilot can measure how fast the server is: add --pilot 200 -o DIR"
         return "; ".join([*limits, more])
 
     def _notes(self) -> Iterator[str]:
@@ -557,7 +557,7 @@ def _pilot_lines(pilot: Piloted, width: int) -> Iterator[str]:
         width,
     )
     if pilot.told is None:
-        yield from labelled_lines("", "it did not end: the same command goes on with it", width)
+        yield from labelled_lines("", "it did not finish: the same command resumes it", width)
 
 
 def _told_lines(told: PilotFigures, width: int) -> Iterator[str]:

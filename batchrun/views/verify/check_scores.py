@@ -67,7 +67,7 @@ def _check_names(names: Sequence[str], report: Report, *, live: bool) -> None:
             if not live:
                 report.found("left_over", f"{SCORES}/{name} is a leftover of a kill; run again")
         elif not (name.startswith(("part-", ".", "_")) and name.endswith((".parquet", "_"))):
-            report.found("stray", f"{SCORES}/{name} is no part of a run; take it away")
+            report.found("stray", f"{SCORES}/{name} is not part of a run; remove it")
 
 
 class _Check:

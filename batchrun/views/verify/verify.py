@@ -47,10 +47,10 @@ def check(
     against: Sequence[str] = (),
     input_format: str = "auto",
 ) -> Report:
-    """Check a run directory; with ``against`` also beside the input files of these names.
+    """Check a run directory; with ``against`` also compare it with these input files.
 
-    Raises ``UsageError`` for what is no run directory or cannot be looked into, ``InputError`` for
-    input that cannot be opened.
+    Raises ``UsageError`` if it is not a run directory or cannot be read, ``InputError`` if an input
+    cannot be opened.
     """
     look = inspect.look_at(folder, checkpoint)
     store = look.store
@@ -61,7 +61,9 @@ def check(
         message = f"cannot look into {store.where()}: {error.strerror}"
         raise UsageError(message) from None
     if names["results"] is None and known is None and not names["attempts"]:
-        message = f"{store.where()} is no run directory: it has neither results/ nor a checkpoint"
+        message = (
+            f"{store.where()} is not a run directory: it has neither results/ nor a checkpoint"
+        )
         raise UsageError(message)
     report = Report(store.where())
     summary = _summary(store, look, report)
@@ -190,7 +192,7 @@ def _parts_among(kind: str, names: Sequence[str], look: Look, report: Report) ->
         elif name.startswith((".", "_")):
             report.notes.append(f"{where} is no part; readers of a data set pass it over")
         else:
-            report.found("stray", f"{where} is no part of a run; take it away")
+            report.found("stray", f"{where} is not part of a run; remove it")
     return parts
 
 

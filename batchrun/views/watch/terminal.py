@@ -19,7 +19,7 @@ def looks(
     folder: str, checkpoint: str | None, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[dict[str, Any]]:
     """What ``run_status.read`` finds, once a second while the run is live; last, how it ended.
-    Raises ``UsageError`` for what is no run directory.
+    Raises ``UsageError`` for what is not a run directory.
     """
     while (found := run_status.read(folder, checkpoint))["state"] == "running":
         yield found

@@ -20,7 +20,7 @@ def chats(rows):
 
 
 def write_jsonl(folder):
-    """Blank lines, a line that is no JSON, and a missing newline at the end."""
+    """Blank lines, a line that is not JSON, and a missing newline at the end."""
     lines = [json.dumps(row) for row in chats(range(ROWS))]
     lines[4], lines[7] = "\n" + lines[4], "{"
     path = folder / "rows.jsonl"
