@@ -389,4 +389,4 @@ def test_what_is_no_run_directory(cli, command):
     for name in ("missing", "empty", "other", "file"):
         done = cli(command, name)
         assert done.code == 2, name
-        assert name in done.err and "no run directory" in done.err
+        assert name in done.err and "not a run directory" in done.err

@@ -390,7 +390,7 @@ def test_results_alone_are_enough(job):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nothing", "no run directory"),
+        ("nothing", "not a run directory"),
         ("run", "the run directory itself"),
         ("old", "nothing was set aside"),
     ],

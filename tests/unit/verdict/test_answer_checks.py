@@ -44,7 +44,7 @@ ANSWERS = {
     "wrong type": (choice('{"score":"3"}'), 'schema: score: "3" is not of type "integer"'),
     "too large": (choice('{"score":6}'), "score: 6 is greater than the maximum of 5"),
     "missing": (choice("{}"), '"score" is a required property'),
-    "fenced": (choice('```json\n{"score":3}\n```'), "stands in a Markdown fence"),
+    "fenced": (choice('```json\n{"score":3}\n```'), "is in a Markdown fence"),
     "talk around it": (choice('Here: {"score":3}'), "is not JSON"),
     "two values": (choice('{"score":3}{"score":4}'), "is not JSON: trailing characters"),
     "NaN": (choice('{"score":NaN}'), "is not JSON"),
