@@ -54,16 +54,25 @@ class Ended:
         return json.loads(self.out)
 
 
+def _is_special(environment, popen):
+    """Whether a command takes an interpreter of its own: its streams are given, or what the
+    interpreter or a library reads as it starts.
+    """
+    special = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "ARROW")
+    return bool(
+        popen
+        or os.environ.get("BATCHRUN_FRESH")
+        or any(name.startswith(special) for name in environment or ())
+    )
+
+
 class Live:
     """A command that runs on. Its output goes to files, so that it never waits for a reader."""
 
-    def __init__(self, arguments, folder, **popen):
-        self._out = folder / f"live-{time.monotonic_ns()}.out"
-        self._err = self._out.with_suffix(".err")
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, **popen
-            )
+    def __init__(self, process, out, err):
+        self.process = process
+        self._out = out
+        self._err = err
 
     def signal(self, number):
         """Send a signal."""
@@ -98,12 +107,7 @@ class Cli:
 
     def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, **popen):
         """Run a command to its end: forked, unless its streams or its interpreter are special."""
-        special = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "ARROW")
-        if (
-            popen
-            or os.environ.get("BATCHRUN_FRESH")
-            or any(n.startswith(special) for n in env or ())
-        ):
+        if _is_special(env, popen):
             return self.fresh(*arguments, env=env, timeout_s=timeout_s, cwd=cwd, **popen)
         out = self.folder.parent / f"forked-{time.monotonic_ns()}.out"
         err = out.with_suffix(".err")
@@ -160,14 +164,19 @@ class Cli:
         return self("run", "--model", "m", *arguments, **more)
 
     def start(self, *arguments, env=None, **popen):
-        """Start a command and come back."""
-        live = Live(
-            list(map(str, arguments)),
-            self.folder,
-            cwd=self.folder,
-            env=self._environment(env),
-            **popen,
-        )
+        """Start a command and come back: forked, as when it is called."""
+        out = self.folder / f"live-{time.monotonic_ns()}.out"
+        err = out.with_suffix(".err")
+        words, environment = list(map(str, arguments)), self._environment(env)
+        with out.open("wb") as to_out, err.open("wb") as to_err:
+            if _is_special(env, popen):
+                streams = {"stdin": subprocess.DEVNULL, "stdout": to_out, "stderr": to_err}
+                process = subprocess.Popen(
+                    [*COMMAND, *words], cwd=self.folder, env=environment, **(streams | popen)
+                )
+            else:
+                process = forked.Forked(forked.start(words, environment, self.folder, out, err))
+        live = Live(process, out, err)
         self._live.append(live)
         return live
 
@@ -247,12 +256,9 @@ def served(tmp_path, until):
 
     def start(port=0, *flags):
         ready = tmp_path / f"port-{len(processes)}"
-        with ready.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "batchrun", "simulate", "--port", str(port), *flags],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+        ready.touch()
+        words = ["simulate", "--port", str(port), *flags]
+        process = forked.Forked(forked.start(words, dict(os.environ), tmp_path, ready, ready))
         processes.append(process)
         until(lambda: b"http://" in ready.read_bytes() or process.poll() is not None)
         text = ready.read_text()
