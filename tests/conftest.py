@@ -66,6 +66,24 @@ def _is_special(environment, popen):
     )
 
 
+@contextlib.contextmanager
+def _pipe_of(data):
+    """The reading end of a pipe through which these bytes come."""
+    reading, writing = os.pipe()
+
+    def write():
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb") as end:
+            end.write(data)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        writer.join()
+
+
 class Live:
     """A command that runs on. Its output goes to files, so that it never waits for a reader."""
 
@@ -105,14 +123,26 @@ class Cli:
         kept = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL") if k in os.environ}
         return kept | {"PYTHONPATH": str(ROOT), "HOME": str(self.folder)} | (more or {})
 
-    def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, **popen):
-        """Run a command to its end: forked, unless its streams or its interpreter are special."""
+    def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, stdin=None, **popen):
+        """Run a command to its end: forked, unless its output or its interpreter are special.
+        ``stdin`` is an open file or pipe, or bytes that come through one.
+        """
+        if isinstance(stdin, bytes):
+            with _pipe_of(stdin) as reading:
+                return self(*arguments, env=env, cwd=cwd, stdin=reading, **popen)
+        given = {} if stdin is None else {"stdin": stdin}
         if _is_special(env, popen):
-            return self.fresh(*arguments, env=env, timeout_s=timeout_s, cwd=cwd, **popen)
+            return self.fresh(*arguments, env=env, timeout_s=timeout_s, cwd=cwd, **given, **popen)
         out = self.folder.parent / f"forked-{time.monotonic_ns()}.out"
         err = out.with_suffix(".err")
+        descriptor = getattr(stdin, "fileno", lambda: stdin)()
         process = forked.start(
-            list(map(str, arguments)), self._environment(env), cwd or self.folder, out, err
+            list(map(str, arguments)),
+            self._environment(env),
+            cwd or self.folder,
+            out,
+            err,
+            stdin=os.devnull if stdin is None else f"/proc/{os.getpid()}/fd/{descriptor}",
         )
         try:
             process.join(timeout_s)

@@ -61,13 +61,15 @@ def start(
     out: Path,
     err: Path,
     point: str | None = None,
+    stdin: str = os.devnull,
 ) -> BaseProcess:
     """Start the command in a folder; its output is appended to two files, or to one. At the crash
-    point (``crashpoints``), if there is one, it kills itself.
+    point (``crashpoints``), if there is one, it kills itself. ``stdin`` is what it reads: a file's
+    name, or a pipe's in ``/proc``.
     """
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload(["tests.harness.warm"])
-    given = (list(arguments), dict(environment), str(folder), str(out), str(err), point)
+    given = (list(arguments), dict(environment), str(folder), str(out), str(err), point, stdin)
     process = forking.Process(target=command, args=given)
     # The server is started by the first process, and looks for what it loads by this.
     before = os.environ.get("PYTHONPATH")
@@ -89,9 +91,10 @@ def command(
     out: str,
     err: str,
     point: str | None,
+    stdin: str,
 ) -> None:
     """Become the command, in a process that was just forked."""
-    begin(environment, folder, out, err)
+    begin(environment, folder, out, err, stdin)
     if point is not None:
         crashpoints.arm(point)
     sys.argv = ["batchrun", *arguments]
@@ -100,7 +103,9 @@ def command(
     main(prog_name=PROGRAM)
 
 
-def begin(environment: Mapping[str, str], folder: str, out: str, err: str) -> None:
+def begin(
+    environment: Mapping[str, str], folder: str, out: str, err: str, stdin: str = os.devnull
+) -> None:
     """Take on what a fresh process would have: environment, folder, streams, and a start now."""
     os.environ.clear()
     os.environ.update(environment)
@@ -108,7 +113,7 @@ def begin(environment: Mapping[str, str], folder: str, out: str, err: str) -> No
     os.chdir(folder)
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     for stream, path, flags in (
-        (0, os.devnull, os.O_RDONLY),
+        (0, stdin, os.O_RDONLY),
         (1, out, appending),
         (2, err, appending),
     ):

@@ -5,8 +5,6 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pyarrow as pa
@@ -136,17 +134,14 @@ def test_a_pipe_is_kept_and_compared(cli, heard, published, chosen):
     command = ("-", "-o", "run", *flags, *FLAGS)
 
     def piped(text, *more):
-        return subprocess.run(
-            [sys.executable, "-m", "batchrun", "run", "--model", "m", *map(str, (*command, *more))],
-            cwd=cli.folder, input=text, capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
+        return cli.run(*command, *more, stdin=text.encode())
 
     text = (cli.folder / "rows.jsonl").read_text("utf-8")
-    assert piped(text, "--limit", "9").returncode == 0
+    assert piped(text, "--limit", "9").code == 0
     other = piped(text.replace(f'question\\n{chosen[2]}"', 'another"'))
-    assert other.returncode == 2 and "not what" in other.stderr
+    assert other.code == 2 and "not what" in other.err
     done = piped(text)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert _places(cli, published) == chosen == _asked(endpoint)
     (cli.folder / "rows.jsonl").write_text(text, "utf-8")
     assert cli("verify", "run", "--against", "rows.jsonl").code == 0
