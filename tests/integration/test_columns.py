@@ -11,6 +11,7 @@ import pytest
 
 import batchrun
 from batchrun.errors import UsageError
+from tests.harness.slow import rest_slow
 
 QUICK = ("--no-progress", "--concurrency", 1)
 ASK = ("--model", "m", "--prompt", "{{ question }}")
@@ -355,7 +356,7 @@ def test_the_body_of_a_batch_line_is_sent_as_it_is(cli, heard, name):
 # The id
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", rest_slow(FILES))
 @pytest.mark.parametrize("kind", ["data", "chat"])
 def test_another_column_is_the_id(cli, heard, published, name, kind):
     """Numbers as text; the column is carried, and a column custom_id is then data."""

@@ -14,6 +14,7 @@ import pytest
 
 import batchrun
 from tests.harness.finished_runs import write_run
+from tests.harness.slow import rest_slow
 
 TOPIC = [("topic", pa.string()), ("expected", pa.string())]
 CONFIG = """
@@ -215,15 +216,19 @@ def test_groups_and_clusters_have_differences_of_their_own(compare):
 
 @pytest.mark.parametrize(
     ("a", "b", "margin", "verdict", "code"),
-    [
-        ("A" * 90 + "B" * 10, "A" * 90 + "B" * 10, 0.1, "pass", 0),
-        ("A" * 90 + "B" * 10, "A" * 50 + "B" * 50, 0.1, "fail", 4),
-        ("A" * 90 + "B" * 10, "A" * 85 + "B" * 15, 0.04, "fail", 4),
-        ("A" * 9 + "B", "A" * 9 + "B", 0.01, "inconclusive", 0),
-        ("." * 50, "." * 50, 0.1, "inconclusive", 4),
-        ("A" * 100, "A" * 80 + "." * 20, 0.05, "inconclusive", 4),
-        ("A" * 70 + "." * 30, "A" * 80 + "B" * 20, 0.05, "inconclusive", 4),
-    ],
+    rest_slow(
+        [
+            ("A" * 90 + "B" * 10, "A" * 90 + "B" * 10, 0.1, "pass", 0),
+            ("A" * 90 + "B" * 10, "A" * 50 + "B" * 50, 0.1, "fail", 4),
+            ("A" * 90 + "B" * 10, "A" * 85 + "B" * 15, 0.04, "fail", 4),
+            ("A" * 9 + "B", "A" * 9 + "B", 0.01, "inconclusive", 0),
+            ("." * 50, "." * 50, 0.1, "inconclusive", 4),
+            ("A" * 100, "A" * 80 + "." * 20, 0.05, "inconclusive", 4),
+            ("A" * 70 + "." * 30, "A" * 80 + "B" * 20, 0.05, "inconclusive", 4),
+        ],
+        4,
+        several=True,
+    ),
 )
 def test_verdicts_against_a_baseline(compare, a, b, margin, verdict, code):
     """The interval decides; where failed rows alone decide, or nothing was scored, nothing passes

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import xlsxwriter
 
+from tests.harness.slow import rest_slow
+
 COMMAND = (sys.executable, "-m", "batchrun")
 ROWS = [
     {"id": 1, "frage": "Wie groß ist das Gerät?", "anzahl": 3, "ort": "Köln"},
@@ -78,6 +80,16 @@ SHAPES = {
     "rows.json.gz": gzip.compress(ARRAY),
     "rows.parquet": _parquet(),
 }
+QUICK = (
+    "comma.csv",
+    "utf-16.csv",
+    "cp1252.csv.gz",
+    "rows.tsv",
+    "rows.xlsx",
+    "rows.json",
+    "rows.jsonl",
+)
+QUICK_FIRST = rest_slow(sorted(SHAPES, key=lambda name: name not in QUICK), len(QUICK))
 
 
 @pytest.fixture
@@ -105,7 +117,7 @@ def expected(here, cli, asked, published):
     return found
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_every_format_gives_the_same_requests(cli, here, asked, expected, published, name):
     """Byte for byte, as the hashes of the bodies say, and none of them is changed on a resume."""
     (cli.folder / name).write_bytes(SHAPES[name])
@@ -157,7 +169,7 @@ def test_what_is_not_the_default_is_said_once(cli, simulator, name, said):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in SHAPES if not n.endswith(("parquet", "xlsx", "gz", "zst"))]
+    "name", rest_slow([n for n in SHAPES if not n.endswith(("parquet", "xlsx", "gz", "zst"))], 5)
 )
 def test_a_pipe_is_recognised(cli, asked, expected, published, name):
     """What is piped in without a format is told from its first bytes; ``-`` and ``/dev/stdin``
@@ -462,7 +474,9 @@ def test_columns_without_a_name(cli, simulator, published, name):
     ]
 
 
-@pytest.mark.parametrize("data", [b"text;n\nhi;1\n", b"sep=;\ntext;n\nhi;1\n", b"text\nhi\n"])
+@pytest.mark.parametrize(
+    "data", rest_slow([b"text;n\nhi;1\n", b"sep=;\ntext;n\nhi;1\n", b"text\nhi\n"])
+)
 @pytest.mark.parametrize("flags", [(), ("--delimiter", ";", "--encoding", "utf-8")])
 def test_a_slow_pipe_is_not_waited_for(cli, scripted, answer, until, data, flags):
     """A header and a row are enough to begin: the first request goes out while the pipe is open."""
@@ -485,7 +499,9 @@ def test_a_slow_pipe_is_not_waited_for(cli, scripted, answer, until, data, flags
     assert cli.verified("run")["rows"] == 1
 
 
-@pytest.mark.parametrize("name", ["semicolon.csv", "cp1252.csv", "rows.json", "no-mark.csv"])
+@pytest.mark.parametrize(
+    "name", rest_slow(["semicolon.csv", "cp1252.csv", "rows.json", "no-mark.csv"])
+)
 def test_a_sample_of_a_pipe(cli, simulator, name):
     """What came through the pipe is kept, and read as it was recognised."""
     path = cli.folder / name

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrun
+from tests.harness.slow import rest_slow
 
 ROWS = ["A", "B", "A", "C", "FAIL", "A", "none", "B", "A", "A"]
 """What is asked, which the endpoint gives back; FAIL is refused."""
@@ -188,9 +189,10 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(("tables", "words"), [(t, w) for t, *w in BROKEN.values()], ids=BROKEN)
-def test_what_cannot_work_is_found_before_anything_is_sent(evaluated, tables, words):
+@pytest.mark.parametrize("broken", rest_slow(BROKEN.values(), 8), ids=[*BROKEN])
+def test_what_cannot_work_is_found_before_anything_is_sent(evaluated, broken):
     """Exit 2 names the key; no request goes out, and the directory is not begun."""
+    tables, *words = broken
     done = evaluated(tables)
     assert done.code == 2, done.err
     assert all(word in done.err for word in words), done.err

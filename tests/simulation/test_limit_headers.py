@@ -12,6 +12,7 @@ from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.samples import ok, refusal
 from batchrun.testing.virtual import VirtualClock, run_virtual
 from tests.harness.rig import Rig
+from tests.harness.slow import rest_slow
 
 IN_FLIGHT = 32
 """So many requests go out before anything was told."""
@@ -129,7 +130,7 @@ BUCKETS = {
 }
 
 
-@pytest.mark.parametrize("limits", BUCKETS.values(), ids=BUCKETS)
+@pytest.mark.parametrize("limits", rest_slow(BUCKETS.values(), 4), ids=[*BUCKETS])
 def test_a_limit_that_is_told_is_used_and_not_run_into(limits):
     """600 requests a minute, told in any way: next to none is refused, but for those that went out
     before anything was told, and the limit is made use of.
@@ -232,7 +233,7 @@ IGNORED = {
 }
 
 
-@pytest.mark.parametrize("script", IGNORED.values(), ids=IGNORED)
+@pytest.mark.parametrize("script", rest_slow(IGNORED.values(), 3), ids=[*IGNORED])
 def test_what_cannot_be_or_does_not_bind_changes_nothing(script):
     """The run takes as long as without headers, to the tick."""
     _, _, plain_s = _play(600, _saying())

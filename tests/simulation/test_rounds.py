@@ -4,6 +4,7 @@ import pytest
 
 from batchrun.engine.pace.rounds import Pace, Rounds
 from tests.harness.rate_limits import Client, at_most, bucket, noisy, window
+from tests.harness.slow import rest_slow
 
 FOR_S = 600
 LIMITS = {
@@ -22,7 +23,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", rest_slow(LIMITS, 5))
 def test_it_finds_the_rate(name):
     """The limit is used, and few requests are refused, once it was met."""
     server, rate, share, waste = LIMITS[name]
