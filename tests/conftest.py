@@ -5,7 +5,6 @@ import contextlib
 import gc
 import json
 import os
-import shlex
 import signal
 import socket
 import ssl
@@ -24,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.harness import forked
+from tests.harness import door, forked
 from tests.harness.slow import examples
 
 # How long an example takes says how busy the machine is.
@@ -171,17 +170,19 @@ class Cli:
         return Ended(code, *said)
 
     def shell(self, script, env=None):
-        """Run what a page shows in bash, with ``batchrun`` as the command, to its first failure."""
-        python = shlex.quote(sys.executable)
-        return subprocess.run(
-            ["bash", "-c", f'set -eu\nbatchrun() {{ {python} -m batchrun "$@"; }}\n{script}'],
-            cwd=self.folder,
-            env=self._environment(env),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
-        )
+        """Run what a page shows in bash, with ``batchrun`` as the command, to its first failure.
+        The command is forked (``tests/harness/door.py``).
+        """
+        with door.opened() as command:
+            return subprocess.run(
+                ["bash", "-c", f'set -eu\nbatchrun() {{ {command} "$@"; }}\n{script}'],
+                cwd=self.folder,
+                env=self._environment(env),
+                capture_output=True,
+                encoding="utf-8",
+                timeout=300,
+                check=False,
+            )
 
     def fresh(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, **popen):
         """Run ``python -m batchrun`` to its end."""
