@@ -140,6 +140,7 @@ def test_the_server_never_counts_more_than_the_cap(cli, seed):
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_quiet_run_uses_its_cap(cli):
     """Without losses at least 95 % of the cap is spent, and a raised cap goes on from there."""
     cap_usd = 0.4

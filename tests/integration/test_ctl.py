@@ -222,6 +222,7 @@ def test_a_bad_key_or_value_is_named(cli, words, said):
     assert said in " ".join(done.err.split())
 
 
+@pytest.mark.slow
 def test_without_a_live_run(cli, live):
     """A directory without a run, one whose run has ended, and one whose run was killed: exit code
     2, and the socket that the kill left is replaced by the next run.
@@ -322,6 +323,7 @@ def test_junk_on_the_socket_is_refused_and_changes_nothing(cli, live, monkeypatc
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_python_run_is_controlled_too(cli, simulator, jsonl, until):
     """A session of the Python functions has the socket as well."""
     endpoint = simulator(latency=FixedLatency(0.05))

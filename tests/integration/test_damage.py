@@ -353,6 +353,7 @@ def test_a_damaged_part_is_not_merged(cli, interrupted):
     assert endpoint.stats()["requests_total"] == 0
 
 
+@pytest.mark.slow
 def test_status_of_a_live_a_killed_and_a_finished_run(cli, simulator, jsonl, until):
     """Another terminal sees what a run is doing, that it was killed, and how it ended."""
     endpoint = simulator(latency=FixedLatency(0.5))

@@ -136,16 +136,20 @@ def test_every_format_gives_the_same_requests(cli, here, asked, expected, publis
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [
-        ("comma.csv", None),
-        ("bom.csv", None),
-        ("rows.tsv", None),
-        ("semicolon.csv", "delimiter ';'"),
-        ("tabs.csv", "delimiter tab"),
-        ("utf-16.csv", "delimiter tab, encoding utf-16-le"),
-        ("cp1252.csv", "delimiter ';', encoding cp1252"),
-        ("cp1252.tsv", "encoding cp1252"),
-    ],
+    rest_slow(
+        [
+            ("comma.csv", None),
+            ("utf-16.csv", "delimiter tab, encoding utf-16-le"),
+            ("cp1252.tsv", "encoding cp1252"),
+            ("bom.csv", None),
+            ("rows.tsv", None),
+            ("semicolon.csv", "delimiter ';'"),
+            ("tabs.csv", "delimiter tab"),
+            ("cp1252.csv", "delimiter ';', encoding cp1252"),
+        ],
+        3,
+        several=True,
+    ),
 )
 def test_what_is_not_the_default_is_said_once(cli, simulator, name, said):
     """``run``, ``validate`` and ``estimate`` say how a file is written; of what is asked for, and
@@ -359,7 +363,7 @@ def test_settings_and_python(cli, simulator):
     assert pq.read_table(cli.folder / "run" / "results")["t"].to_pylist() == ["Größe, ja"]
 
 
-@pytest.mark.parametrize("name", ["utf-16", "cp1252", "gb18030"])
+@pytest.mark.parametrize("name", rest_slow(["utf-16", "cp1252", "gb18030"]))
 def test_a_resume_enters_in_the_middle(cli, simulator, published, name):
     """The rows of shards that are done are not read again, and no row comes twice or is missing."""
     path = cli.folder / "rows.csv"

@@ -259,7 +259,9 @@ PYTHON_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("body", "words"), PYTHON_FAULTS.values(), ids=PYTHON_FAULTS)
+@pytest.mark.parametrize(
+    ("body", "words"), rest_slow(PYTHON_FAULTS.values(), 2, several=True), ids=[*PYTHON_FAULTS]
+)
 def test_a_python_scorer_that_fails_is_exit_5(evaluated, cli, summary, published, body, words):
     """Whatever it does, the results stay and the gates are not judged."""
     (cli.folder / "s.py").write_text(f"def f(table):\n    {body}\n")
@@ -275,6 +277,7 @@ def test_a_python_scorer_that_fails_is_exit_5(evaluated, cli, summary, published
     assert published("run").num_rows == 10
 
 
+@pytest.mark.slow
 def test_python_scorers_run_over_arrow(evaluated, cli, summary):
     """They see every column, their file's folder is searched for modules, and what they print is
     no answer. Failed rows are scored by batchrun.

@@ -116,6 +116,7 @@ def test_clusters_are_accounted_for():
     assert simulated(TRIALS, lambda: unclustered_held(rng, 60)) < 0.90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [60, 400])
 def test_the_jackknife_holds_95_of_100(n):
     """Of F1, over rows that leave some of the 50 groups empty, and over more."""

@@ -147,6 +147,7 @@ def test_without_headers_it_is_found_from_refusals():
     assert IN_FLIGHT < len(server.refused) < 10 * IN_FLIGHT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Bucket, Window])
 def test_others_use_the_same_account(make):
     """Where other clients take half of the limit, the other half is used, and not more."""
@@ -253,6 +254,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", LIES.values(), ids=LIES)
 def test_limits_that_are_none_are_found_out(script):
     """Headers that are about something else may cost some seconds, once: then the run goes on as
@@ -263,6 +265,7 @@ def test_limits_that_are_none_are_found_out(script):
     assert took_s <= 20 + 15
 
 
+@pytest.mark.slow
 def test_headers_that_cease_are_forgotten():
     """A server that stops telling is not kept to what it told."""
     replies = iter([True] * 5)

@@ -33,6 +33,7 @@ def test_it_finds_the_rate(name):
         assert sent.waste(FOR_S / 2, FOR_S) <= waste, seed
 
 
+@pytest.mark.slow
 def test_a_share_refused_at_random_is_no_limit():
     """Less would not help: what the server takes is sent, refusals or not."""
     most = 64 / 0.3
