@@ -1,8 +1,8 @@
 """The command for shells: a program that has it forked (``forked``) and stands in for it.
 
-A shell starts ``command()`` as it would start ``batchrun``. It tells a thread of the tests' process
-what it was called with, passes signals on, and ends as the command ended. The command reads and
-writes what the stand-in was given; it is killed with it.
+A shell calls what ``opened`` gives as it would call ``batchrun``. It tells a thread of the tests'
+process what it was called with, passes signals on, and ends as the command ends. The command reads
+and writes the streams of its stand-in, and is killed with it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -22,6 +23,7 @@ from tests.harness import crashpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "python -m batchrun"
+_STARTING = threading.Lock()
 
 
 class Forked:
@@ -71,16 +73,17 @@ def start(
     forking.set_forkserver_preload(["tests.harness.warm"])
     given = (list(arguments), dict(environment), str(folder), str(out), str(err), point, stdin)
     process = forking.Process(target=command, args=given)
-    # The server is started by the first process, and looks for what it loads by this.
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)
-    try:
-        process.start()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    with _STARTING:
+        # The server is started by the first process, and looks for what it loads by this.
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = str(ROOT)
+        try:
+            process.start()
+        finally:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
     return process
 
 
