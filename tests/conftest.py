@@ -207,13 +207,15 @@ class Cli:
         """``batchrun run`` with a model, against whatever the arguments name."""
         return self("run", "--model", "m", *arguments, **more)
 
-    def start(self, *arguments, env=None, **popen):
-        """Start a command and come back: forked, as when it is called."""
+    def start(self, *arguments, env=None, fresh=False, **popen):
+        """Start a command and come back: forked, as when it is called, or a ``fresh`` interpreter
+        whose memory can be measured.
+        """
         out = self.folder / f"live-{time.monotonic_ns()}.out"
         err = out.with_suffix(".err")
         words, environment = list(map(str, arguments)), self._environment(env)
         with out.open("wb") as to_out, err.open("wb") as to_err:
-            if _is_special(env, popen):
+            if fresh or _is_special(env, popen):
                 streams = {"stdin": subprocess.DEVNULL, "stdout": to_out, "stderr": to_err}
                 process = subprocess.Popen(
                     [*COMMAND, *words], cwd=self.folder, env=environment, **(streams | popen)
