@@ -362,7 +362,7 @@ def test_the_function_is_the_command(compare, cli):
         batchrun.compare(cli.folder / "a", cli.folder)
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", rest_slow([40, 80, 120]))
 def test_the_report_fits_the_terminal(compare, cli, columns):
     """On a terminal of any width lines end at words, and none has an escape sequence."""
     compare(answers("AAAA" * 5), answers("ABAB" * 5))

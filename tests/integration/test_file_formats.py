@@ -212,14 +212,18 @@ def test_a_pipe_of_tabs_is_tsv(cli):
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [
-        (SHAPES["rows.parquet"], "Parquet cannot be read from a pipe; save it to a file first"),
-        (SHAPES["rows.xlsx"], "a workbook cannot be read from a pipe; save it to a file first"),
-        (gzip.compress(LINES), "zcat"),
-        (LINES.decode().encode("utf-16"), "UTF-16"),
-        (b"", "not a single row"),
-        (b"\n \n", "not a single row"),
-    ],
+    rest_slow(
+        [
+            (SHAPES["rows.parquet"], "Parquet cannot be read from a pipe; save it to a file first"),
+            (SHAPES["rows.xlsx"], "a workbook cannot be read from a pipe; save it to a file first"),
+            (gzip.compress(LINES), "zcat"),
+            (LINES.decode().encode("utf-16"), "UTF-16"),
+            (b"", "not a single row"),
+            (b"\n \n", "not a single row"),
+        ],
+        3,
+        several=True,
+    ),
 )
 def test_a_pipe_that_holds_no_rows_is_named(cli, data, words):
     """Exit 2, with what it is and what to do."""
@@ -315,18 +319,21 @@ def test_they_are_for_csv_and_tsv(cli, flags, name):
 
 @pytest.mark.parametrize(
     "encoding",
-    [
-        "latin-1",
-        "cp1250",
-        "koi8-r",
-        "gb18030",
-        "shift_jis",
-        "big5",
-        "utf-16",
-        "utf-16-be",
-        "utf-32",
-        "utf-8-sig",
-    ],
+    rest_slow(
+        [
+            "latin-1",
+            "cp1250",
+            "koi8-r",
+            "gb18030",
+            "shift_jis",
+            "big5",
+            "utf-16",
+            "utf-16-be",
+            "utf-32",
+            "utf-8-sig",
+        ],
+        3,
+    ),
 )
 def test_any_encoding_that_is_asked_for(cli, encoding):
     """Characters of several bytes, whose bytes may be those of delimiters and quotes, too."""

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 ROWS = 30
 FLAGS = ("--model", "m", "--no-progress", "--shard-rows", "10")
 
@@ -47,13 +49,17 @@ def fifo(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "data", "more"),
-    [
-        ("rows.jsonl", _chats(), ()),
-        ("rows", _chats(), ()),
-        ("rows.csv", _table(), ("--prompt", "{{ q }}")),
-        ("rows", _table(), ("--prompt", "{{ q }}", "--format", "csv")),
-        ("rows.tsv", _table().replace(b",", b"\t"), ("--prompt", "{{ q }}")),
-    ],
+    rest_slow(
+        [
+            ("rows.jsonl", _chats(), ()),
+            ("rows", _chats(), ()),
+            ("rows.csv", _table(), ("--prompt", "{{ q }}")),
+            ("rows", _table(), ("--prompt", "{{ q }}", "--format", "csv")),
+            ("rows.tsv", _table().replace(b",", b"\t"), ("--prompt", "{{ q }}")),
+        ],
+        2,
+        several=True,
+    ),
 )
 def test_a_named_pipe_is_an_input(cli, simulator, fifo, published, name, data, more):
     """Its suffix or --format says what it holds; validate, estimate, run and verify read it."""
@@ -83,7 +89,7 @@ def test_other_rows_in_a_pipe_are_refused(cli, simulator, fifo):
     assert endpoint.stats()["requests_total"] == 12
 
 
-@pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-"])
+@pytest.mark.parametrize("name", rest_slow(["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-"], 2))
 @pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
 def test_descriptors_by_name(cli, tmp_path, name, kind):
     """Standard input is read whatever it is called and whatever is behind it."""

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters.journal.shard_log import OUTCOME, sound_records
+from tests.harness.slow import rest_slow
 
 ROWS = 35
 DURABLE = 14
@@ -107,7 +108,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("damage", rest_slow(DAMAGES.values(), 2), ids=[*DAMAGES])
 def test_a_damaged_results_part(cli, mend, published, damage):
     """Its rows are sent again, their attempts count on, and no other row is touched."""
     ledger = published(mend.folder, "attempts").to_pylist()
@@ -203,11 +204,14 @@ def test_a_lost_state_file_and_damaged_parts(mend):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [
-        (("--shard-rows", 7), ["another --shard-rows", "rows 0 to 9"]),
-        (("--param", "seed=1"), ["do not answer the requests", "34 requests differ"]),
-        (("--carry", "none"), ["other columns", "--carry"]),
-    ],
+    rest_slow(
+        [
+            (("--shard-rows", 7), ["another --shard-rows", "rows 0 to 9"]),
+            (("--param", "seed=1"), ["do not answer the requests", "34 requests differ"]),
+            (("--carry", "none"), ["other columns", "--carry"]),
+        ],
+        several=True,
+    ),
 )
 def test_a_lost_state_file_and_other_settings(cli, mend, flags, words):
     """Nobody knows the settings any more but the parts: those that do not fit are refused."""
@@ -292,7 +296,7 @@ def killed(cli, scripted, answer, jsonl, until):
     return command, endpoint
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.4, 0.7])
+@pytest.mark.parametrize("share", rest_slow([0.0, 0.02, 0.4, 0.7], 2))
 def test_a_damaged_log_keeps_its_sound_records(cli, killed, published, share):
     """Whatever the byte, every other record of the log is kept; its carried columns come back."""
     command, endpoint = killed

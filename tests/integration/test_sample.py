@@ -13,6 +13,7 @@ import pytest
 
 import batchrun
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 ROWS, SAMPLE = 400, 30
 FLAGS = ("--sample", SAMPLE, "--sample-seed", 5, "--prompt", "{{ q }}", "--shard-rows", 8)
@@ -92,7 +93,7 @@ def chosen():
     return [n - 1 for n in sample.records(iter(range(1, ROWS + 1)), 0)]
 
 
-@pytest.mark.parametrize("write", INPUTS)
+@pytest.mark.parametrize("write", rest_slow(INPUTS, 2))
 def test_the_sample_is_the_input(cli, heard, published, summary, chosen, write):
     """N rows in input order, numbered from 0, the same ones in every format; a limit stops within
     them, and a later run goes on with the rest. verify proves it against the whole input.
@@ -169,11 +170,14 @@ def test_a_kill_in_the_middle(cli, simulator, published, chosen, write):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [
-        (("--sample", SAMPLE + 1), ["input.sample: was 30, is 31"]),
-        (("--sample-seed", 6), ["input.sample_seed: was 5, is 6"]),
-        (None, ["input.sample: was 30, is null"]),
-    ],
+    rest_slow(
+        [
+            (("--sample", SAMPLE + 1), ["input.sample: was 30, is 31"]),
+            (("--sample-seed", 6), ["input.sample_seed: was 5, is 6"]),
+            (None, ["input.sample: was 30, is null"]),
+        ],
+        several=True,
+    ),
 )
 def test_another_sample_is_another_run(cli, heard, flags, words):
     """Exit 2, naming what changed; --keep-done is no way on, --restart is."""

@@ -120,17 +120,21 @@ def test_metrics_have_intervals_and_bounds(evaluated, summary):
 
 @pytest.mark.parametrize(
     ("gates", "code", "verdicts"),
-    [
-        ('accuracy = ">= 0.5"', 1, ["pass"]),
-        ('accuracy = ">= 0.6"', 4, ["inconclusive"]),
-        ('accuracy = { rule = ">= 0.6", on_inconclusive = "warn" }', 1, ["inconclusive"]),
-        ('accuracy = ">= 0.7"', 4, ["fail"]),
-        ('accuracy = { rule = ">= 0.7", severity = "warn" }', 1, ["warn"]),
-        ('coverage = ">= 0.9"\nerror_rate = "<= 0.1"', 1, ["pass", "pass"]),
-        ('coverage = ">= 0.95"', 4, ["fail"]),
-        ('totals.attempts = ">= 10"\nrows.error = "<= 1"', 1, ["pass", "pass"]),
-        ('errors.timeout = "== 0"\nwall_s = "<= 3600"', 1, ["pass", "pass"]),
-    ],
+    rest_slow(
+        [
+            ('accuracy = ">= 0.5"', 1, ["pass"]),
+            ('accuracy = ">= 0.6"', 4, ["inconclusive"]),
+            ('accuracy = { rule = ">= 0.6", on_inconclusive = "warn" }', 1, ["inconclusive"]),
+            ('accuracy = ">= 0.7"', 4, ["fail"]),
+            ('accuracy = { rule = ">= 0.7", severity = "warn" }', 1, ["warn"]),
+            ('coverage = ">= 0.9"\nerror_rate = "<= 0.1"', 1, ["pass", "pass"]),
+            ('coverage = ">= 0.95"', 4, ["fail"]),
+            ('totals.attempts = ">= 10"\nrows.error = "<= 1"', 1, ["pass", "pass"]),
+            ('errors.timeout = "== 0"\nwall_s = "<= 3600"', 1, ["pass", "pass"]),
+        ],
+        5,
+        several=True,
+    ),
 )
 def test_gates_decide_the_exit_code(evaluated, summary, gates, code, verdicts):
     """4 for a verdict that blocks, 1 for failed rows whose gates pass."""

@@ -20,6 +20,7 @@ import pytest
 
 from batchrun.views.verify import verify
 from batchrun.views.verify.findings import KINDS, SHOWN, Report
+from tests.harness.slow import rest_slow
 
 ROOT = Path(__file__).resolve().parents[2]
 PART = "part-00000001.parquet"
@@ -660,7 +661,9 @@ def _assert_found(report, kind, words):
     assert any(words in problem for problem in report.problems), report.problems
 
 
-@pytest.mark.parametrize(("damage", "kind", "words"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(
+    ("damage", "kind", "words"), rest_slow(DAMAGES.values(), 36, several=True), ids=[*DAMAGES]
+)
 def test_damage_is_found_and_named(copy, damage, kind, words):
     """Every damage to the finished run is told as what it is, with its file or row."""
     run = copy()
@@ -684,7 +687,9 @@ def test_damage_to_an_interrupted_run(copy, damage, kind, words):
     _assert_found(run.check(), kind, words)
 
 
-@pytest.mark.parametrize(("damage", "kind", "words"), REUSED.values(), ids=REUSED)
+@pytest.mark.parametrize(
+    ("damage", "kind", "words"), rest_slow(REUSED.values(), 4, several=True), ids=[*REUSED]
+)
 def test_damage_to_reused_answers(copy, damage, kind, words):
     """What a run took from another is proven without that other run."""
     run = copy("reused")

@@ -177,7 +177,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(
-    ("damage", "kind", "words"), rest_slow(DAMAGES.values(), 8, several=True), ids=[*DAMAGES]
+    ("damage", "kind", "words"), rest_slow(DAMAGES.values(), 4, several=True), ids=[*DAMAGES]
 )
 def test_damage_is_found_and_named(run, damage, kind, words):
     """Each damage is told as what it is."""
