@@ -178,6 +178,7 @@ def test_a_cost_that_doubles_is_a_ratio_of_two(cli, compare):
     assert "cost of a row: 2 times as much" in cli("compare", "a", "b").out
 
 
+@pytest.mark.slow
 def test_a_mean_and_a_median_are_what_the_rows_say(compare):
     """A mean has the paired t interval of its differences; a median's difference is exact."""
     config = '[scores]\nn = "num(content)"\n[metrics]\nm = "avg(n)"\nq = "median(n)"\n'
@@ -297,6 +298,7 @@ def test_hostile_answers_change_nothing_but_themselves(cli, compare):
     assert all(len(line) < 1_200 for line in out.splitlines())
 
 
+@pytest.mark.slow
 def test_only_lists_one_kind_and_n_bounds_it(cli, compare):
     """--only and -n choose the rows that are listed; counts stay those of all."""
     compare(answers("AAAAABBBBC"), answers("BBBBBAAAAD"))

@@ -112,6 +112,7 @@ def test_descriptors_by_name(cli, tmp_path, name, kind):
     assert done.json["rows"] == ROWS
 
 
+@pytest.mark.slow
 def test_a_process_substitution(cli, simulator, tmp_path, published):
     """``<(command)`` of a shell is an input; the same command again resumes."""
     (tmp_path / "rows").write_bytes(_chats())

@@ -355,6 +355,7 @@ def test_score_writes_nothing_but_scores_and_the_summary(evaluated, summary, cli
     assert json.loads(again.out)["metrics"] == found["metrics"]
 
 
+@pytest.mark.slow
 def test_score_runs_no_recorded_python(evaluated, cli, summary):
     """Without -c the values of a Python scorer are kept; where they no longer fit, it is left out
     with what needs it.
