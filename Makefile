@@ -34,16 +34,17 @@ demo-real: $(REAL) ## ten samples answered by a real model of 135M parameters on
 	$(BIN)/batchrun show demo-real-run 0
 	$(BIN)/batchrun verify demo-real-run
 
-# A third of the tests' time is spent waiting for servers, clocks and kills.
+# A third of the tests' time is spent waiting for servers, clocks and kills, and most of that of the slow ones.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print int(($$1 * 3 + 1) / 2) }')
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+SLOW_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print int(($$1 * 5 + 1) / 2) }')
+PYTEST := $(BIN)/python -m pytest --dist worksteal
 test: $(DEV) ## all tests but the slow ones, WORKERS at once: minutes
-	$(PYTEST) -m "not slow and not quiet"
+	$(PYTEST) -n $(WORKERS) -m "not slow and not quiet"
 
 # `make test` tries properties with a fifth of these examples, and worlds with a third of these seeds.
 test-all: export BATCHRUN_EVERYTHING = 1
-test-all: test ## `make test`, then the slow ones
-	$(PYTEST) -m "slow and not quiet"
+test-all: test ## `make test`, then the slow ones, SLOW_WORKERS at once
+	$(PYTEST) -n $(SLOW_WORKERS) -m "slow and not quiet"
 
 quiet: $(DEV) ## tests that need the machine for themselves, one at a time: half an hour
 	$(BIN)/python -m pytest -v --timeout 1800 -m quiet

@@ -293,7 +293,9 @@ READERS = {
 """What reading a log must know of what a power cut leaves, each taken away, and what that was."""
 
 
-@pytest.mark.parametrize(("name", "function", "mark"), READERS.values(), ids=[*READERS])
+@pytest.mark.parametrize(
+    ("name", "function", "mark"), rest_slow(READERS.values(), several=True), ids=[*READERS]
+)
 def test_the_model_sees_a_reader_that_knows_less(life, monkeypatch, name, function, mark):
     """A log that a power cut left is taken for a damaged one: the run does not go on."""
     life.record()

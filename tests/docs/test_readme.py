@@ -22,6 +22,7 @@ from batchrun.core.request import prompt as prompts
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.table import BY_NAME, TABLE
 from batchrun.core.settings.values import checked
+from tests.harness import door
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -40,8 +41,15 @@ def marked(path):
     return found
 
 
+@pytest.fixture(scope="module")
+def stand_in():
+    """How a shell starts the command, forked."""
+    with door.opened() as words:
+        yield words
+
+
 @pytest.fixture
-def shell(tmp_path):
+def shell(tmp_path, stand_in):
     """Runs text in a shell, in a copy of the checkout's samples, with the command on PATH."""
     folder, programs = tmp_path / "checkout", tmp_path / "bin"
     folder.mkdir()
@@ -49,7 +57,7 @@ def shell(tmp_path):
     shutil.copytree(ROOT / "samples", folder / "samples")
     shutil.copy(ROOT / "config.toml", folder)
     python = shlex.quote(sys.executable)
-    for name, command in [("python", python), ("batchrun", f"{python} -m batchrun")]:
+    for name, command in [("python", python), ("batchrun", stand_in)]:
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', "utf-8")
         program.chmod(0o755)
@@ -345,7 +353,7 @@ def test_continuous_integration_runs_the_tests_as_the_readme_does():
 
     def commands(target):
         done = subprocess.run(
-            ["make", "-n", target, "WORKERS=2"],
+            ["make", "-n", target, "WORKERS=2", "SLOW_WORKERS=2"],
             cwd=ROOT,
             capture_output=True,
             encoding="utf-8",

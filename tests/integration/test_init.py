@@ -7,6 +7,8 @@ import tomllib
 import pyarrow.parquet as pq
 import pytest
 
+from tests.harness.slow import rest_slow
+
 EVAL = {
     "object": "eval",
     "id": "eval_1",
@@ -186,7 +188,16 @@ def test_an_eval_with_its_run_becomes_a_config_that_runs(cli):
 
 @pytest.mark.parametrize(
     ("operation", "values"),
-    [("eq", [1, 0, 0, 0]), ("ne", [0, 1, 1, 1]), ("like", [1, 1, 0, 0]), ("ilike", [1, 1, 1, 0])],
+    rest_slow(
+        [
+            ("eq", [1, 0, 0, 0]),
+            ("ne", [0, 1, 1, 1]),
+            ("like", [1, 1, 0, 0]),
+            ("ilike", [1, 1, 1, 0]),
+        ],
+        2,
+        several=True,
+    ),
 )
 def test_string_checks_mean_what_they_meant(cli, scripted, answer, operation, values):
     """Exact comparison, its opposite, a search for the reference, and one that ignores case."""

@@ -5,6 +5,8 @@ import sqlite3
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 QUICK = ("--no-progress", "--concurrency", 1)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -61,13 +63,20 @@ def schema(cli):
 
 @pytest.mark.parametrize(
     "empty",
-    [
-        {"tool_calls": [{}]},
-        {"tool_calls": [{"id": "", "type": "function", "function": {"name": "", "arguments": ""}}]},
-        {"tool_calls": [None]},
-        {"function_call": {"name": "", "arguments": ""}},
-        {"refusal": " "},
-    ],
+    rest_slow(
+        [
+            {"tool_calls": [{}]},
+            {
+                "tool_calls": [
+                    {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+                ]
+            },
+            {"tool_calls": [None]},
+            {"function_call": {"name": "", "arguments": ""}},
+            {"refusal": " "},
+        ],
+        2,
+    ),
 )
 def test_empty_containers_exempt_from_nothing(asked, schema, empty):
     """Beside text they do not spare it its schema; without text the answer is empty."""

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 ROWS = 30
 FLAGS = ("--model", "m", "--no-progress", "--shard-rows", "10")
 
@@ -47,13 +49,17 @@ def fifo(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "data", "more"),
-    [
-        ("rows.jsonl", _chats(), ()),
-        ("rows", _chats(), ()),
-        ("rows.csv", _table(), ("--prompt", "{{ q }}")),
-        ("rows", _table(), ("--prompt", "{{ q }}", "--format", "csv")),
-        ("rows.tsv", _table().replace(b",", b"\t"), ("--prompt", "{{ q }}")),
-    ],
+    rest_slow(
+        [
+            ("rows.jsonl", _chats(), ()),
+            ("rows", _chats(), ()),
+            ("rows.csv", _table(), ("--prompt", "{{ q }}")),
+            ("rows", _table(), ("--prompt", "{{ q }}", "--format", "csv")),
+            ("rows.tsv", _table().replace(b",", b"\t"), ("--prompt", "{{ q }}")),
+        ],
+        2,
+        several=True,
+    ),
 )
 def test_a_named_pipe_is_an_input(cli, simulator, fifo, published, name, data, more):
     """Its suffix or --format says what it holds; validate, estimate, run and verify read it."""
@@ -86,10 +92,8 @@ def test_other_rows_in_a_pipe_are_refused(cli, simulator, fifo):
 @pytest.mark.parametrize(
     "name",
     [
-        "/dev/stdin",
-        "/dev/fd/0",
-        pytest.param("/proc/self/fd/0", marks=pytest.mark.linux),
-        "-",
+        *rest_slow(["/dev/stdin", "/dev/fd/0", "-"], 2),
+        pytest.param("/proc/self/fd/0", marks=[pytest.mark.linux, pytest.mark.slow]),
     ],
 )
 @pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
@@ -107,12 +111,14 @@ def test_descriptors_by_name(cli, tmp_path, name, kind):
         given, other = socket.socketpair()
         other.sendall(_chats())
         other.close()
+    command = cli if kind != "socket" else cli.fresh  # nobody can open a socket by its name
     with given:
-        done = cli("validate", name, "--model", "m", "--json", stdin=given)
+        done = command("validate", name, "--model", "m", "--json", stdin=given)
     assert done.code == 0, done.err
     assert done.json["rows"] == ROWS
 
 
+@pytest.mark.slow
 def test_a_process_substitution(cli, simulator, tmp_path, published):
     """``<(command)`` of a shell is an input; the same command again resumes."""
     (tmp_path / "rows").write_bytes(_chats())

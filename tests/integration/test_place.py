@@ -41,6 +41,7 @@ def test_too_few_open_files_are_refused_before_anything_is_sent(cli, simulator, 
     assert endpoint.stats()["requests_total"] == 0
 
 
+@pytest.mark.slow
 def test_the_limit_on_open_files_is_raised_where_it_may_be(cli, simulator, jsonl):
     """A soft limit is a default: the command raises its own, for sockets and for many logs."""
     endpoint = simulator()

@@ -385,6 +385,7 @@ def test_the_python_api_writes_into_a_bucket(store, scripted, answer, tmp_path):
     assert pq.read_table(done.attempts_path).num_rows == 12
 
 
+@pytest.mark.slow
 def test_scores_in_a_store(job, cli):
     """Scores lie beside the results; they can be computed again, queried and proven there."""
     (cli.folder / "c.toml").write_text(
@@ -471,6 +472,7 @@ def test_requests_are_kept_and_rows_shown_in_a_store(job, cli):
     job.verified(kinds=3)
 
 
+@pytest.mark.slow
 def test_costs_follow_judges_into_a_store(job, cli):
     """The run directories in `judges/` of a bucket are part of what the run in it cost."""
     prices = '[prices."m"]\ninput = 1\noutput = 1\n'

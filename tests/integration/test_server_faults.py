@@ -9,6 +9,8 @@ from collections import Counter
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 QUICK = ("--concurrency", 8, "--no-progress")
 
 
@@ -149,7 +151,11 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("options", "error_class", "counted"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(
+    ("options", "error_class", "counted"),
+    rest_slow(FAULTS.values(), 3, several=True),
+    ids=[*FAULTS],
+)
 def test_a_fault_on_the_wire_is_survived(
     cli, simulator, jsonl, published, options, error_class, counted
 ):

@@ -10,11 +10,12 @@ import time
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    rest_slow([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], several=True),
     ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_a_signal_lets_requests_in_flight_finish(

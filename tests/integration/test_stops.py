@@ -164,6 +164,7 @@ def _full_pipe():
     return reader, writer
 
 
+@pytest.mark.slow
 def test_a_pipe_that_nobody_reads_holds_nothing_up(cli, job, until, summary):
     """A full pipe as stderr: the run goes on, heeds a signal, and says by its exit code and its
     files how it ended.

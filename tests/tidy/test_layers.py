@@ -8,6 +8,7 @@ subject they are. Each rule carries the reason that a failure prints.
 import ast
 import sys
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -116,8 +117,13 @@ FORBIDDEN_IN_CORE = {
 }
 
 
+@cache
 def imports(module):
-    """Yield the line and the dotted target of every import, at any depth; names are joined on."""
+    """The line and the dotted target of every import, at any depth; names are joined on."""
+    return list(_imports(module))
+
+
+def _imports(module):
     is_package = module.path.endswith("__init__.py")
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):

@@ -21,6 +21,7 @@ OF_PATHS = {
 OURS = {"disk", "draft", "files"}
 """What has methods of these names and goes through the seam itself."""
 OF_TEMPFILE = {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile"}
+ALL = OF_OS | OF_SHUTIL | OF_PATHS | OF_TEMPFILE
 
 # Where that stands all the same: the module, the calls, and the reason.
 EXCEPTIONS = {
@@ -98,7 +99,10 @@ def writing(module):
             yield node.lineno, "open"
         if not isinstance(node.func, ast.Attribute):
             continue
-        owner, name = ast.unparse(node.func.value), node.func.attr
+        name = node.func.attr
+        if name not in ALL:
+            continue
+        owner = ast.unparse(node.func.value)
         owner = "Path" if owner.startswith("Path(") else owner
         known = {"os": OF_OS, "shutil": OF_SHUTIL, "tempfile": OF_TEMPFILE}
         if owner in known:

@@ -65,6 +65,9 @@ def command(
     """Show the progress of the run in DIR, live or finished. Needs no write permission."""
     with exit_codes(as_json=as_json):
         _require_one(watch=watch, serve=serve is not None, as_json=as_json)
+        from batchrun.cli.process import load_arrow
+
+        load_arrow()
         if serve is not None:
             from batchrun.views.watch import page_server
 
