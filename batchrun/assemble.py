@@ -504,7 +504,8 @@ class Session:
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = self._lanes = loop.pool.lanes
                 if machinery.sharing is not None:
-                    await stack.enter_async_context(machinery.sharing(lanes, clock))
+                    shared = machinery.sharing(lanes, clock, budgets.spending)
+                    await stack.enter_async_context(shared)
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
                 monitor = Monitor(
                     engine=engine,

@@ -35,6 +35,7 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.engine.lane import Lane
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.session.guards import Stop
+from batchrun.engine.session.spending import Spending
 from batchrun.errors import RunLockedError, StorageError, UsageError
 from batchrun.fleet.committing import CommittingSealer
 from batchrun.fleet.sharing import Sharing
@@ -90,7 +91,6 @@ def require(settings: Settings, changes: Changes) -> None:
         (settings.limit is not None, "--limit"),
         (bool(settings.reuse), "--reuse"),
         (settings.lengths_from is not None, "--lengths-from"),
-        (settings.has_budget, "--max-cost or --max-total-tokens"),
         (settings.source is not None, "--from"),
         (settings.repeat > 1, "--repeat"),
         (settings.turns is not None, "--turns"),
@@ -203,7 +203,7 @@ class _Process:
             journal = opened.journal
             for shard in sorted(journal.touched()):
                 publish(opened.parts, journal, journal.next_state(shard, complete=False))
-            launch = launches.begin(opened, self._folder)
+            launch = launches.begin(opened, self._folder, self._settings)
             worker = Worker(launch, launches.read_plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
             launches.announce(launch, LIVE)
@@ -277,9 +277,16 @@ class _Process:
                 pauses.sleep()
 
     def _sharing(
-        self, worker: Worker, lanes: Sequence[Lane], clock: LoopClock
+        self,
+        worker: Worker,
+        lanes: Sequence[Lane],
+        clock: LoopClock,
+        spending: Spending | None,
     ) -> AbstractAsyncContextManager[None]:
-        """What keeps this process to its share of the limits."""
+        """What keeps this process to its share of the limits and the budgets."""
+        caps = (
+            {} if spending is None else {"cost": spending.cost, "tokens": spending.tokens}
+        )
         sharing = Sharing(
             store=worker.store,
             worker=worker.name,
@@ -287,6 +294,8 @@ class _Process:
             limits=limits_of(self._settings.endpoints),
             clock=clock,
             real_s=real_s,
+            budgets={name: budget for name, budget in caps.items() if budget is not None},
+            charged=worker.plan.charged,
         )
         return sharing.kept()
 

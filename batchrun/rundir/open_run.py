@@ -91,8 +91,10 @@ class RunDirectory:
     wall_s_before: float = 0.0
     set_aside: tuple[Named, ...] = ()
     """What a restart set aside, the latest first."""
-    reads_once: bool = False
-    """Whether the input can be read only once."""
+    looked_over: bool = False
+    """Whether the input need not, or cannot, be looked over before anything is sent: what its rows
+    may cost is known, or is found as they come.
+    """
     reading: Reading = NOW
     """The rules that the input is read by."""
     given: Input | None = None
@@ -218,7 +220,7 @@ def open_run(
         opened = RunDirectory(
             store, checkpoint, lock, journal, parts, reader, found.carry, [], build
         )
-        opened.reads_once = given.pipe is not None
+        opened.looked_over = given.pipe is not None
         opened.reading, opened.given = given.reading, given
         sent = journal.states.get("sent") or ()
         columns_notice.report_columns(say, settings, given, store.where(), sent, found.carry.names)

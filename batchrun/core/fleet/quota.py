@@ -29,6 +29,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from batchrun.core.fleet import accounts as budget_accounts
+from batchrun.core.fleet.accounts import Accounts
+
 if TYPE_CHECKING:
     from batchrun.core.settings.endpoint import Endpoint
 
@@ -108,11 +111,22 @@ class Book(NamedTuple):
     """What all workers hold. Immutable: a renewal makes the next one."""
 
     holdings: Mapping[str, Holding] = {}
+    accounts: Mapping[str, Accounts] = {}
+    """Of each budget that the fleet has, who may spend how much."""
 
     def as_bytes(self) -> bytes:
         """As it is kept in the store."""
         value = {worker: list(holding) for worker, holding in self.holdings.items()}
-        return json.dumps({"holdings": value}).encode()
+        kept = {name: accounts.recorded() for name, accounts in self.accounts.items()}
+        return json.dumps({"holdings": value, "accounts": kept}).encode()
+
+    def living(self, now_s: float) -> set[str]:
+        """The workers that may have something in use."""
+        return {
+            worker
+            for worker, holding in self.holdings.items()
+            if now_s - holding.renewed_s <= SAFE_S
+        }
 
     def leader(self, now_s: float) -> str | None:
         """The worker that finds windows for all: the first one by name that lives."""
@@ -142,7 +156,13 @@ def parse(content: bytes) -> Book:
     """A book as it was kept. Raises ``ValueError`` for anything else."""
     try:
         value: Any = json.loads(content)
-        return Book({name: Holding(*entry) for name, entry in value["holdings"].items()})
+        return Book(
+            {name: Holding(*entry) for name, entry in value["holdings"].items()},
+            {
+                name: budget_accounts.recorded(entry)
+                for name, entry in value.get("accounts", {}).items()
+            },
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = "no book of a fleet's quota"
         raise ValueError(message) from error
@@ -196,12 +216,14 @@ def renewed(
         holds[name] = max(parts[name], in_use.get(name, 0.0))
         safe[name] = min(parts[name], math.floor(least) if limit.is_whole else least)
     finite = {name: want for name, want in wants.items() if want < math.inf}
-    return Book({**others, worker: Holding(now_s, holds, parts, safe, finite, paces, windows)})
+    mine = Holding(now_s, holds, parts, safe, finite, paces, windows)
+    return Book({**others, worker: mine}, book.accounts)
 
 
 def left(book: Book, worker: str) -> Book:
-    """The book after a worker has ended, which uses nothing any more."""
-    return Book({name: kept for name, kept in book.holdings.items() if name != worker})
+    """The book after a worker has ended, which uses nothing any more. Its accounts stay open."""
+    rest = {name: kept for name, kept in book.holdings.items() if name != worker}
+    return Book(rest, book.accounts)
 
 
 def shares(limit: Limit, demand: Mapping[str, float]) -> dict[str, float]:

@@ -20,16 +20,22 @@ from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.staged_store import drop_staged, reveal
 from batchrun.core.cost.projection import RowCosts
+from batchrun.core.fleet import quota
+from batchrun.core.fleet.accounts import Accounts
 from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.quota import Book
 from batchrun.core.text.wording import counted
 from batchrun.errors import DamagedError, RunLockedError, StorageError
+from batchrun.ports import ClaimStore
 from batchrun.rundir import state_reader
+from batchrun.rundir.budget_account import BudgetAccount, ledger_sums
 from batchrun.rundir.compare import recorded_carry
 from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
 from batchrun.rundir.fleet.launches import CLOCK, FOLDED, WORKERS, Launch, Plan
 from batchrun.rundir.fleet.workers import living
+from batchrun.rundir.spent import spent
 
 _MARKED_AT_ONCE = 1000
 _WALL = "wall_s"
@@ -116,6 +122,7 @@ def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
             take_log(launch, journal, claim.shard, workers)
             take_flights(launch, journal, parts, claim.shard, workers, endpoints)
         _take_figures(launch, journal, now_s)
+        _take_charges(store, plan, journal)
         files.sync_folder(checkpoint)
     finally:
         journal.close()
@@ -151,3 +158,18 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
         examples=examples or None,
         **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.id},
     )
+
+
+def _take_charges(store: ClaimStore, plan: Plan, journal: Journal) -> None:
+    """Enter what is charged to the budgets: what processes that left have spent, and of those that
+    died all that they may have.
+    """
+    if not plan.caps:
+        return
+    latest = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
+    content = store.read(quota.record_name(latest)) if latest else None
+    book = Book() if content is None else quota.parse(content)
+    ledger = ledger_sums(spent(journal))
+    for name, before in plan.charged.items():
+        accounts = book.accounts.get(name) or Accounts(before)
+        BudgetAccount(journal.states, name).close(accounts.total, ledger)

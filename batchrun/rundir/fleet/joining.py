@@ -25,6 +25,7 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.errors import StorageError
 from batchrun.rundir.compare import changed
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
+from batchrun.rundir.fleet.launches import Plan, caps_of
 from batchrun.rundir.fleet.workers import Worker
 from batchrun.rundir.lock import NAME, Lock
 from batchrun.rundir.open_run import RunDirectory, input_of
@@ -62,7 +63,7 @@ def join(
     given.require_model(settings)
     if isinstance(values.get("sample"), bytes):
         given = given.with_sample(values["sample"])
-    _require_same(settings, given, values, folder)
+    _require_same(settings, given, worker.plan, folder)
     for notice in given.notices:
         say(notice)
     claimant = worker.claimant
@@ -94,6 +95,7 @@ def join(
             reading=given.reading,
             given=given,
             started_at_us=values["started_at_us"],
+            looked_over=True,  # by the process that launched the fleet
         )
         opened.spans = ClaimedShards(worker, opened, endpoints)
     except BaseException:
@@ -103,9 +105,10 @@ def join(
 
 
 def _require_same(
-    settings: Settings, given: Input, values: Mapping[str, Any], folder: Path
+    settings: Settings, given: Input, plan: Plan, folder: Path
 ) -> None:
     """Raises ``RunChangedError`` for other settings or another input than the fleet's."""
+    values = plan.values
     found = [str(each) for each in differences(values["settings"], settings.shaping())]
     recorded = [Stamp.recorded(stamp) for stamp in values["input"]]
     for now, then in zip(given.stamps, recorded, strict=False):
@@ -117,6 +120,8 @@ def _require_same(
         found.append(f"input: {len(given.stamps):,} files here, {len(recorded):,} there")
     if given.kind != values["input_format"]:
         found.append(f"input: {given.kind} here, {values['input_format']} there")
+    if caps_of(settings) != plan.caps:
+        found.append("--max-cost, --max-total-tokens: not those that the processes share")
     if found:
         choices = [
             "start every process with the same command, over the same files",

@@ -35,12 +35,16 @@ from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.store import SUMMARY
+from batchrun.core.cost.charged import Charge
 from batchrun.core.fleet import claims, leases, quota
+from batchrun.core.settings.resolve import Settings
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
 from batchrun.records import Position
+from batchrun.rundir.budget_account import charges_before, ledger_sums
 from batchrun.rundir.claim import FLEET
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recorded_reading import READING
+from batchrun.rundir.spent import spent
 
 FORMAT = 1
 LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
@@ -83,6 +87,10 @@ class Plan:
     """The parts of shards that are not complete."""
     before: tuple[int, int] = (0, 0)
     """Rows that were done when the fleet was launched: ok, and failed."""
+    caps: Mapping[str, int] = field(default_factory=dict)
+    """The budgets that the fleet has together, by name (``LedgerSums``)."""
+    charged: Mapping[str, Charge] = field(default_factory=dict)
+    """What was charged to each of them before."""
 
 
 def current(folder: Path) -> Launch | None:
@@ -127,7 +135,13 @@ def _aside(folder: Path, name: str) -> Path:
     return folder / FLEET / f".{name}.ended"
 
 
-def begin(opened: RunDirectory, folder: Path) -> Launch:
+def caps_of(settings: Settings) -> dict[str, int]:
+    """The budgets of these settings, by name."""
+    caps = {"cost": settings.max_cost_pd, "tokens": settings.max_total_tokens}
+    return {name: cap for name, cap in caps.items() if cap is not None}
+
+
+def begin(opened: RunDirectory, folder: Path, settings: Settings) -> Launch:
     """Launch a fleet on an opened run directory, whose logs are published. The input is indexed:
     text is read once, from its beginning to its end, without being parsed.
 
@@ -137,7 +151,7 @@ def begin(opened: RunDirectory, folder: Path) -> Launch:
     place = folder / FLEET / name
     store = DiskClaims(place, "launch")
     assert opened.given is not None
-    plan = _planned(opened, opened.given)
+    plan = _planned(opened, opened.given, caps_of(settings))
     for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
@@ -197,7 +211,7 @@ def announce(launch: Launch, state: str) -> None:
         raise StorageError(message) from error
 
 
-def _planned(opened: RunDirectory, given: Input) -> Plan:
+def _planned(opened: RunDirectory, given: Input, caps: Mapping[str, int]) -> Plan:
     states, carry, size = opened.journal.states, opened.carry, opened.journal.shard_rows
     starts, rows = _starts(given, carry, size)
     done, begun = set(), {}
@@ -209,7 +223,8 @@ def _planned(opened: RunDirectory, given: Input) -> Plan:
         else:
             begun[shard] = published
     values = {key: states.get(key) for key in _KEPT} | {"input_rows": rows}
-    return Plan(values, rows, starts, frozenset(done), begun, opened.done)
+    charged = charges_before(states, ledger_sums(spent(opened.journal)), caps) if caps else {}
+    return Plan(values, rows, starts, frozenset(done), begun, opened.done, caps, charged)
 
 
 def _starts(given: Input, carry: Carry, size: int) -> tuple[tuple[Position, ...], int]:
@@ -229,7 +244,13 @@ def _run_json(plan: Plan) -> dict[str, Any]:
         if value is not None
     }
     begun = [published_json.to_json(published) for published in plan.begun.values()]
-    return {"values": values, "begun": begun, "before": list(plan.before)}
+    return {
+        "values": values,
+        "begun": begun,
+        "before": list(plan.before),
+        "caps": dict(plan.caps),
+        "charged": {name: list(charge) for name, charge in plan.charged.items()},
+    }
 
 
 def _shards(plan: Plan) -> bytes:
@@ -255,6 +276,8 @@ def read_plan(launch: Launch) -> Plan:
         }
         begun = {each["shard"]: published_json.from_json(each) for each in run["begun"]}
         ok, error = run["before"]
+        caps = {str(name): int(cap) for name, cap in run["caps"].items()}
+        charged = {name: Charge(*charge) for name, charge in run["charged"].items()}
     except OSError as error:
         message = f"cannot read {launch.folder}: {error.strerror}"
         raise StorageError(message) from error
@@ -262,7 +285,7 @@ def read_plan(launch: Launch) -> Plan:
         raise _damaged(launch, str(error)) from None
     starts = tuple(Position(*start) for *start, _ in shards)
     done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
-    return Plan(values, rows, starts, done, begun, (ok, error))
+    return Plan(values, rows, starts, done, begun, (ok, error), caps, charged)
 
 
 def _is_binary(value: object) -> bool:
