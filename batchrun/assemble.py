@@ -57,6 +57,7 @@ from batchrun.records import Request, Row
 from batchrun.rundir import free_space, open_run
 from batchrun.rundir.budget_account import ledger_sums
 from batchrun.rundir.budgets import Budgets
+from batchrun.rundir.claim import Settle
 from batchrun.rundir.compare import Changes
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.preflight import Priced, require_bounds
@@ -182,8 +183,12 @@ def open_session(
     say: Callable[[str], None],
     machinery: Machinery,
     judges: Sequence[JudgeRun] = (),
+    *,
+    settle: Settle | None = None,
 ) -> Iterator[Session | Result]:
-    """The run directory opened for a session; a result where there is nothing left to do."""
+    """The run directory opened for a session; a result where there is nothing left to do.
+    ``settle`` sees to a fleet, as ``open_run`` says; None: by folding one that ended.
+    """
     accesses = machinery.accesses(settings.endpoints, environment)
     settings = _with_recorded_judges(settings)
     judging = None
@@ -207,7 +212,7 @@ def open_session(
             given,
             parts_of=machinery.parts,
             require=evaluates.require,
-            settle=_settle,
+            settle=settle or _settle,
             say=say,
         )
         stack.callback(opened.close)

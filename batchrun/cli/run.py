@@ -255,7 +255,6 @@ def command(
                 run_with_workers(
                     workers,
                     settings,
-                    changes,
                     shard=shard,
                     progress=partial(progress_on, print_unwrapped) if shows else None,
                     as_json=as_json,

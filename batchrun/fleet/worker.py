@@ -26,6 +26,7 @@ from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.assemble import Result, Session
 from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Place
+from batchrun.core.fleet.operations import Operation, done_of, is_done, operation_of
 from batchrun.core.fleet.quota import limits_of
 from batchrun.core.fleet.shares import begun_by
 from batchrun.core.request import body
@@ -41,11 +42,12 @@ from batchrun.fleet.committing import CommittingSealer
 from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
 from batchrun.ports import Observer
-from batchrun.rundir import resend
-from batchrun.rundir.fleet import launches
+from batchrun.rundir import resend, state_reader
+from batchrun.rundir.claim import Settle
+from batchrun.rundir.fleet import folding, launches
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
 from batchrun.rundir.fleet.joining import WorkerDirectory, join
-from batchrun.rundir.fleet.launches import LIVE, Launch
+from batchrun.rundir.fleet.launches import LIVE, OPERATIONS, Launch
 from batchrun.rundir.fleet.workers import Worker, living
 
 _LOG = logging.getLogger("batchrun.run")
@@ -73,13 +75,16 @@ def run(
     Returns how the whole ended; of a process that was stopped while others go on, how far it came.
     Raises as ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
     """
-    require(settings, changes)
+    require(settings)
     started_s = machinery.monotonic_s() if started_s is None else started_s
-    process = _Process(settings, environment, place, observers, say, started_s, machinery)
+    operation = operation_of(changes, environment)
+    process = _Process(
+        settings, environment, place, operation, observers, say, started_s, machinery
+    )
     return process.run()
 
 
-def require(settings: Settings, changes: Changes) -> None:
+def require(settings: Settings) -> None:
     """Raise ``UsageError`` for what several processes cannot do together."""
     pipe = next((path for path in settings.files if pipes.passes(path)), None)
     default = str(PurePath(settings.dir, "checkpoint"))
@@ -87,7 +92,6 @@ def require(settings: Settings, changes: Changes) -> None:
         (local_path(settings.dir) is None, "a run directory in an object store"),
         (settings.checkpoint != default, "--checkpoint"),
         (pipe is not None, f"{pipe} as input, which can be read only once: write it to a file"),
-        (changes != Changes(), "--restart, --retry-*, --keep-done, --resend-changed or --repair"),
         (settings.limit is not None, "--limit"),
         (bool(settings.reuse), "--reuse"),
         (settings.lengths_from is not None, "--lengths-from"),
@@ -100,6 +104,10 @@ def require(settings: Settings, changes: Changes) -> None:
         if is_so:
             message = f"--shard does not work with {what}"
             raise UsageError(message)
+
+
+class _AlreadyDoneError(Exception):
+    """What this process was started for was done before."""
 
 
 class _Pauses:
@@ -122,11 +130,15 @@ class _Process:
         settings: Settings,
         environment: Mapping[str, str],
         place: Place,
+        operation: Operation | None,
         observers: Sequence[Observer],
         say: Callable[[str], None],
         started_s: float,
         machinery: Machinery,
     ) -> None:
+        self._operation = operation
+        self._resends = False
+        """Whether the fleet sends rows again because their request changed."""
         self._settings = settings
         self._environment = environment
         self._place = place
@@ -166,7 +178,7 @@ class _Process:
         until_s, told, pauses = time.monotonic() + LOCKED_S, False, _Pauses()
         while True:
             launch = launches.current(self._folder)
-            if launch is not None:
+            if launch is not None and self._may_join(launch):
                 worker = self._joined(launch)
                 if worker is not None:
                     return worker
@@ -174,12 +186,28 @@ class _Process:
             try:
                 return self._launched()
             except RunLockedError:
+                if launch is not None:
+                    raise  # others work there, on something else
                 if time.monotonic() > until_s and not launches.is_busy(self._folder):
                     raise
                 if not told:
                     self._say(f"waiting for the process that opens {self._folder}")
                     told = True
                 pauses.sleep()
+
+    def _may_join(self, launch: Launch) -> bool:
+        """Whether a launch does, or did, what this process was started for."""
+        mine = self._operation
+        if mine is None or mine.id == launch.operation:
+            return True
+        return is_done(mine, launch.done, self._place.index)
+
+    def _settle(self, folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
+        """See to a fleet that worked here, while this process holds the directory's lock."""
+        folding.settle(folder, checkpoint, say)
+        recorded = state_reader.values(checkpoint, OPERATIONS).get(OPERATIONS)
+        if self._operation and is_done(self._operation, done_of(recorded), self._place.index):
+            raise _AlreadyDoneError
 
     def _joined(self, launch: Launch) -> Worker | None:
         """A worker of this launch; None if it was folded meanwhile."""
@@ -189,21 +217,36 @@ class _Process:
             if launches.current(self._folder) == launch:
                 raise
             return None
+        self._resends = worker.plan.changes.resend_changed
         _LOG.info("joined the processes that work on %s, as %s", self._folder, worker.name)
         self._say(f"joined the processes that work on {self._folder}")
         return worker
 
     def _launched(self) -> Worker | Result:
-        """Open the run directory as any run does, and launch a fleet on it."""
-        with self._opened() as session:
+        """Open the run directory as any run does, and launch a fleet on it. What was done before,
+        for another process of the same start, is not done again.
+        """
+        operation = self._operation
+        if operation is not None:
+            try:
+                return self._launched_with(operation.changes, self._settle)
+            except _AlreadyDoneError:
+                self._say("what this command asks for was done already: this process only helps")
+        return self._launched_with(Changes(), None)
+
+    def _launched_with(self, changes: Changes, settle: Settle | None) -> Worker | Result:
+        with self._opened(changes, settle) as session:
             if isinstance(session, Result):
                 return session
             opened = session.directory
             launches.begin_launching(self._folder)
+            opened.forget_examples()
             journal = opened.journal
             for shard in sorted(journal.touched()):
                 publish(opened.parts, journal, journal.next_state(shard, complete=False))
-            launch = launches.begin(opened, self._folder, self._settings)
+            operation = None if self._operation is None else self._operation.id
+            launch = launches.begin(opened, self._folder, self._settings, changes, operation)
+            self._resends = changes.resend_changed
             worker = Worker(launch, launches.read_plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
             launches.announce(launch, LIVE)
@@ -211,15 +254,18 @@ class _Process:
         self._say(f"{self._folder} is ready for {self._place.count:,} processes")
         return worker
 
-    def _opened(self) -> AbstractContextManager[Session | Result]:
+    def _opened(
+        self, changes: Changes, settle: Settle | None
+    ) -> AbstractContextManager[Session | Result]:
         return assemble.open_session(
             self._settings,
             self._environment,
             None,
-            Changes(),
+            changes,
             (),
             self._say,
             self._machinery,
+            settle=settle,
         )
 
     # The work
@@ -308,6 +354,8 @@ class _Process:
         return assemble.run(
             self._settings,
             self._environment,
+            # Rows that were not sent again any more: only this may go on with them.
+            changes=Changes(resend_changed=self._resends and stop is not None),
             say=self._say,
             started_s=self._started_s,
             machinery=self._machinery,

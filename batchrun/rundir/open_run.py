@@ -151,6 +151,13 @@ class RunDirectory:
             message = f"cannot write the summary into {self.store.where()}: {error.strerror}"
             raise StorageError(message) from error
 
+    def forget_examples(self) -> None:
+        """Rows that are sent again may be no example of their error class any more."""
+        examples = self.journal.states.get("examples") or {}
+        kept = {name: row for name, row in examples.items() if name not in self.again.errors}
+        if kept != examples:
+            self.journal.states.put(examples=kept or None)
+
     def all_resent(self) -> None:
         """Every done row whose request changed has a new outcome."""
         self.journal.states.put(**{compare.RESENDING: None})

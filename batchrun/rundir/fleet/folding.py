@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,17 @@ from batchrun.core.fleet import quota
 from batchrun.core.fleet.accounts import Accounts
 from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.operations import done_of, with_done
 from batchrun.core.fleet.quota import Book
 from batchrun.core.text.wording import counted
 from batchrun.errors import DamagedError, RunLockedError, StorageError
 from batchrun.ports import ClaimStore
 from batchrun.rundir import state_reader
 from batchrun.rundir.budget_account import BudgetAccount, ledger_sums
-from batchrun.rundir.compare import recorded_carry
+from batchrun.rundir.compare import RESENDING, recorded_carry
 from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
-from batchrun.rundir.fleet.launches import CLOCK, FOLDED, WORKERS, Launch, Plan
+from batchrun.rundir.fleet.launches import CLOCK, FOLDED, OPERATIONS, WORKERS, Launch, Plan
 from batchrun.rundir.fleet.workers import living
 from batchrun.rundir.spent import spent
 
@@ -123,6 +124,7 @@ def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
             take_flights(launch, journal, parts, claim.shard, workers, endpoints)
         _take_figures(launch, journal, now_s)
         _take_charges(store, plan, journal)
+        _note_operation(launch, plan, journal, {record.state.shard for record in records})
         files.sync_folder(checkpoint)
     finally:
         journal.close()
@@ -173,3 +175,18 @@ def _take_charges(store: ClaimStore, plan: Plan, journal: Journal) -> None:
     for name, before in plan.charged.items():
         accounts = book.accounts.get(name) or Accounts(before)
         BudgetAccount(journal.states, name).close(accounts.total, ledger)
+
+
+def _note_operation(
+    launch: Launch, plan: Plan, journal: Journal, published: Collection[int]
+) -> None:
+    """Note that the operation of a launch is done, if no row is left that it was to send again."""
+    if not plan.again.issubset(published):
+        return
+    if plan.changes.resend_changed:
+        journal.states.put(**{RESENDING: None})
+    if launch.operation is not None:
+        workers = (launch.folder / WORKERS).iterdir()
+        places = {int(worker.name.partition("-")[0]) for worker in workers}
+        done = done_of(journal.states.get(OPERATIONS))
+        journal.states.put(**{OPERATIONS: with_done(done, launch.operation, places)})

@@ -29,7 +29,7 @@ from batchrun.rundir.fleet.launches import Plan, caps_of
 from batchrun.rundir.fleet.workers import Worker
 from batchrun.rundir.lock import NAME, Lock
 from batchrun.rundir.open_run import RunDirectory, input_of
-from batchrun.rundir.resend import Build
+from batchrun.rundir.resend import Build, SelectingReader, Selection
 
 
 @dataclass(slots=True)
@@ -97,6 +97,12 @@ def join(
             started_at_us=values["started_at_us"],
             looked_over=True,  # by the process that launched the fleet
         )
+        if worker.plan.again:
+            changes = worker.plan.changes
+            selection = Selection(changes, opened.build if changes.resend_changed else None)
+            opened.reader = SelectingReader(
+                opened.reader, opened.parts, journal, selection, worker.plan.again, opened.known
+            )
         opened.spans = ClaimedShards(worker, opened, endpoints)
     except BaseException:
         journal.close()

@@ -23,7 +23,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.store import SUMMARY
 from batchrun.core.cost.charged import Charge
 from batchrun.core.fleet import claims, leases, quota
+from batchrun.core.fleet.operations import Done, done_of
+from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
 from batchrun.records import Position
@@ -49,6 +51,8 @@ from batchrun.rundir.spent import spent
 FORMAT = 1
 LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
 LAUNCH, RUN, SHARDS, WORKERS = "launch.json", "run.json", "shards", "workers"
+OPERATIONS = "operations"
+"""The key of the state file for the operations that fleets have done."""
 CLOCK = ".clock"
 """A file that is touched to learn the store's time."""
 _KEPT = (
@@ -71,6 +75,10 @@ class Launch:
     begun_s: float
     """When, in seconds by the store's clock."""
     shard_rows: int
+    operation: str | None = None
+    """The id of the operation that it was launched for (``core/fleet/operations.py``)."""
+    done: tuple[Done, ...] = ()
+    """Operations that were done before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,10 @@ class Plan:
     """The budgets that the fleet has together, by name (``LedgerSums``)."""
     charged: Mapping[str, Charge] = field(default_factory=dict)
     """What was charged to each of them before."""
+    changes: Changes = field(default_factory=Changes)
+    """What becomes of done rows."""
+    again: frozenset[int] = frozenset()
+    """The shards of which rows are sent again."""
 
 
 def current(folder: Path) -> Launch | None:
@@ -116,7 +128,8 @@ def unfolded(folder: Path) -> Launch | None:
     place = next((p for p in (folder / FLEET / name, _aside(folder, name)) if p.is_dir()), None)
     if place is None:
         return None  # all of it is folded, but for the note of that
-    return Launch(name, place, found["begun_s"], found["shard_rows"])
+    done = tuple(done_of(found["done"]))
+    return Launch(name, place, found["begun_s"], found["shard_rows"], found["operation"], done)
 
 
 def end(launch: Launch) -> Launch:
@@ -141,7 +154,13 @@ def caps_of(settings: Settings) -> dict[str, int]:
     return {name: cap for name, cap in caps.items() if cap is not None}
 
 
-def begin(opened: RunDirectory, folder: Path, settings: Settings) -> Launch:
+def begin(
+    opened: RunDirectory,
+    folder: Path,
+    settings: Settings,
+    changes: Changes = Changes(),  # noqa: B008 - frozen
+    operation: str | None = None,
+) -> Launch:
     """Launch a fleet on an opened run directory, whose logs are published. The input is indexed:
     text is read once, from its beginning to its end, without being parsed.
 
@@ -151,7 +170,7 @@ def begin(opened: RunDirectory, folder: Path, settings: Settings) -> Launch:
     place = folder / FLEET / name
     store = DiskClaims(place, "launch")
     assert opened.given is not None
-    plan = _planned(opened, opened.given, caps_of(settings))
+    plan = _planned(opened, opened.given, caps_of(settings), changes)
     for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
@@ -160,7 +179,9 @@ def begin(opened: RunDirectory, folder: Path, settings: Settings) -> Launch:
             files.make_folder(place / part, private=True)
         files.write_json(place / RUN, _run_json(plan))
         files.write_whole(place / SHARDS, _shards(plan))
-        launch = Launch(name, place, store.put(CLOCK, b""), opened.journal.shard_rows)
+        done = tuple(done_of(opened.journal.states.get(OPERATIONS)))
+        begun_s = store.put(CLOCK, b"")
+        launch = Launch(name, place, begun_s, opened.journal.shard_rows, operation, done)
     except OSError as error:
         message = f"cannot write into {place}: {error.strerror}"
         raise StorageError(message) from error
@@ -203,6 +224,8 @@ def announce(launch: Launch, state: str) -> None:
         "state": state,
         "begun_s": launch.begun_s,
         "shard_rows": launch.shard_rows,
+        "operation": launch.operation,
+        "done": launch.done,
     }
     try:
         files.write_json(launch.folder.parent / LAUNCH, value)
@@ -211,20 +234,25 @@ def announce(launch: Launch, state: str) -> None:
         raise StorageError(message) from error
 
 
-def _planned(opened: RunDirectory, given: Input, caps: Mapping[str, int]) -> Plan:
+def _planned(
+    opened: RunDirectory, given: Input, caps: Mapping[str, int], changes: Changes
+) -> Plan:
     states, carry, size = opened.journal.states, opened.carry, opened.journal.shard_rows
     starts, rows = _starts(given, carry, size)
-    done, begun = set(), {}
+    done, begun, again = set(), {}, frozenset(opened.again.shards)
     for published in states.published():
         shard, state = published.state.shard, published.state
         whole = min(size, rows - shard * size)
-        if state.complete and state.rows_read == whole:
+        if state.complete and state.rows_read == whole and shard not in again:
             done.add(shard)
         else:
             begun[shard] = published
     values = {key: states.get(key) for key in _KEPT} | {"input_rows": rows}
     charged = charges_before(states, ledger_sums(spent(opened.journal)), caps) if caps else {}
-    return Plan(values, rows, starts, frozenset(done), begun, opened.done, caps, charged)
+    before = opened.done[0] - opened.again.ok, opened.done[1] - opened.again.errors.total()
+    return Plan(
+        values, rows, starts, frozenset(done), begun, before, caps, charged, changes, again
+    )
 
 
 def _starts(given: Input, carry: Carry, size: int) -> tuple[tuple[Position, ...], int]:
@@ -250,6 +278,8 @@ def _run_json(plan: Plan) -> dict[str, Any]:
         "before": list(plan.before),
         "caps": dict(plan.caps),
         "charged": {name: list(charge) for name, charge in plan.charged.items()},
+        "changes": asdict(plan.changes),
+        "again": sorted(plan.again),
     }
 
 
@@ -278,6 +308,9 @@ def read_plan(launch: Launch) -> Plan:
         ok, error = run["before"]
         caps = {str(name): int(cap) for name, cap in run["caps"].items()}
         charged = {name: Charge(*charge) for name, charge in run["charged"].items()}
+        classes = tuple(run["changes"]["retry_classes"])
+        changes = Changes(**{**run["changes"], "retry_classes": classes})
+        again = frozenset(run["again"])
     except OSError as error:
         message = f"cannot read {launch.folder}: {error.strerror}"
         raise StorageError(message) from error
@@ -285,7 +318,7 @@ def read_plan(launch: Launch) -> Plan:
         raise _damaged(launch, str(error)) from None
     starts = tuple(Position(*start) for *start, _ in shards)
     done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
-    return Plan(values, rows, starts, done, begun, (ok, error), caps, charged)
+    return Plan(values, rows, starts, done, begun, (ok, error), caps, charged, changes, again)
 
 
 def _is_binary(value: object) -> bool:
