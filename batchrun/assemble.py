@@ -185,9 +185,11 @@ def open_session(
     judges: Sequence[JudgeRun] = (),
     *,
     settle: Settle | None = None,
+    taken: Callable[[], None] = lambda: None,
 ) -> Iterator[Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do.
-    ``settle`` sees to a fleet, as ``open_run`` says; None: by folding one that ended.
+    ``settle`` sees to a fleet, as ``open_run`` says; None: by folding one that ended. ``taken`` is
+    called once the directory is this process's.
     """
     accesses = machinery.accesses(settings.endpoints, environment)
     settings = _with_recorded_judges(settings)
@@ -213,6 +215,7 @@ def open_session(
             parts_of=machinery.parts,
             require=evaluates.require,
             settle=settle or _settle,
+            taken=taken,
             say=say,
         )
         stack.callback(opened.close)

@@ -22,7 +22,7 @@ from batchrun.core.fleet import quota
 from batchrun.core.fleet.accounts import Accounts, Need
 from batchrun.core.fleet.quota import Book, Limit
 from batchrun.engine.tasks import cancelled
-from batchrun.errors import StorageError
+from batchrun.errors import DamagedError, StorageError
 
 if TYPE_CHECKING:
     from batchrun.ports import ClaimStore, Clock
@@ -171,13 +171,27 @@ class Sharing:
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Renew the lease for as long as this lasts, and give everything back at its end."""
+        """Renew the lease for as long as this lasts, and give everything back at its end. Where
+        the book is damaged, what goes on meanwhile is cancelled. Raises ``DamagedError``.
+        """
         keeping = asyncio.create_task(self.keep(), name="shared limits")
+        within = asyncio.current_task()
+
+        def look(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is not None and within is not None:
+                within.cancel()
+
+        keeping.add_done_callback(look)
         try:
             yield
+        except asyncio.CancelledError:
+            if keeping.done() and not keeping.cancelled():
+                await keeping
+            raise
         finally:
+            keeping.remove_done_callback(look)
             await cancelled((keeping,))
-            with contextlib.suppress(StorageError, ValueError):
+            with contextlib.suppress(StorageError, DamagedError):
                 await self.leave()
 
     async def keep(self) -> None:
@@ -231,7 +245,7 @@ class Sharing:
                 if await self._try_to_renew():
                     self._bound.clear()
                     return True
-        except (StorageError, ValueError):
+        except StorageError:
             pass
         self._look()
         return False
@@ -386,7 +400,7 @@ class Sharing:
         now_s, number, found = await self._asked(read)
         self._number, self._numbered_s = number, began_s
         if found is not None:
-            self._book = quota.parse(found)
+            self._book = quota.parse(found, quota.record_name(number))
         return now_s
 
     async def _write(self, book: Book, now_s: float) -> bool:

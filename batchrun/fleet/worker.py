@@ -11,8 +11,8 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -160,7 +160,8 @@ class _Process:
                 return replace(worker, sent_nothing=sent_nothing, elsewhere=worked)
             worked = True
             try:
-                stopped = self._work(worker)
+                with launches.naming_records(worker.launch):
+                    stopped = self._work(worker)
                 whole = worker.claimant.all_published
             except KeyboardInterrupt as error:  # while it waited for the others
                 worker.leave()
@@ -186,8 +187,9 @@ class _Process:
             try:
                 return self._launched()
             except RunLockedError:
-                if launch is not None:
-                    raise  # others work there, on something else
+                if launch is not None and launches.current(self._folder) == launch:
+                    if self._others_work():
+                        raise  # on something else
                 if time.monotonic() > until_s and not launches.is_busy(self._folder):
                     raise
                 if not told:
@@ -239,7 +241,6 @@ class _Process:
             if isinstance(session, Result):
                 return session
             opened = session.directory
-            launches.begin_launching(self._folder)
             opened.forget_examples()
             journal = opened.journal
             for shard in sorted(journal.touched()):
@@ -254,10 +255,12 @@ class _Process:
         self._say(f"{self._folder} is ready for {self._place.count:,} processes")
         return worker
 
-    def _opened(
-        self, changes: Changes, settle: Settle | None
-    ) -> AbstractContextManager[Session | Result]:
-        return assemble.open_session(
+    @contextlib.contextmanager
+    def _opened(self, changes: Changes, settle: Settle | None) -> Iterator[Session | Result]:
+        """The run directory opened as for any run. Others see that a launch is being prepared for
+        as long as it takes.
+        """
+        opening = assemble.open_session(
             self._settings,
             self._environment,
             None,
@@ -266,7 +269,13 @@ class _Process:
             self._say,
             self._machinery,
             settle=settle,
+            taken=partial(launches.begin_launching, self._folder),
         )
+        with opening as opened:
+            try:
+                yield opened
+            finally:
+                launches.withdraw(self._folder)
 
     # The work
 

@@ -177,6 +177,7 @@ def open_run(
     parts_of: PartsOf = Parts,
     require: Callable[[pa.Schema], None] = lambda _: None,
     settle: claim.Settle = claim.refuse_fleet,
+    taken: Callable[[], None] = lambda: None,
     say: Callable[[str], None],
 ) -> RunDirectory:
     """Open or make the run directory of these settings.
@@ -184,6 +185,7 @@ def open_run(
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
     ``UsageError`` for a schema of results that will not do; ``settle`` sees to a fleet (``claim``);
+    ``taken`` is called once the directory is this process's, before anything that takes long;
     ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
     ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
     and nothing was touched.
@@ -198,6 +200,7 @@ def open_run(
     )
     journal: Journal | None = None
     try:
+        taken()
         repair = _repair(store, checkpoint, say) if changes.repair else None
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)

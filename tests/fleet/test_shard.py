@@ -249,8 +249,9 @@ def test_a_directory_in_use_by_a_fleet_is_refused(fleet, cli, jsonl, simulator, 
     until(lambda: list(run.glob("results/part-*")))
     for refused in (cli("run", *given, "--no-progress"), cli("score", "run")):
         assert (refused.code, "in use" in refused.err) == (2, True), refused.err
-    restarted = cli("run", *given, "--restart", "--no-progress")
-    assert (restarted.code, "in use" in restarted.err) == (2, True), restarted.err
+    for shard in ((), ("--shard", "2/2")):
+        restarted = cli("run", *given, "--restart", "--no-progress", *shard)
+        assert (restarted.code, "in use" in restarted.err) == (2, True), restarted.err
     process.send(signal.SIGTERM)
     assert process.wait() == 143, process.err
 
@@ -274,8 +275,6 @@ def test_a_process_with_another_command_is_refused(fleet, jsonl, simulator, unti
     ("more", "said"),
     [
         (("--limit", "5"), "--limit"),
-        (("--restart",), "--restart"),
-        (("--max-cost", "1"), "--max-cost"),
         (("--checkpoint", "elsewhere"), "--checkpoint"),
     ],
 )

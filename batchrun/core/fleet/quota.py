@@ -27,10 +27,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun.core.fleet import accounts as budget_accounts
 from batchrun.core.fleet.accounts import Accounts
+from batchrun.core.fleet.sealed import sealed, unsealed
+from batchrun.errors import DamagedError
 
 if TYPE_CHECKING:
     from batchrun.core.settings.endpoint import Endpoint
@@ -118,7 +120,7 @@ class Book(NamedTuple):
         """As it is kept in the store."""
         value = {worker: list(holding) for worker, holding in self.holdings.items()}
         kept = {name: accounts.recorded() for name, accounts in self.accounts.items()}
-        return json.dumps({"holdings": value, "accounts": kept}).encode()
+        return json.dumps(sealed({"holdings": value, "accounts": kept})).encode()
 
     def living(self, now_s: float) -> set[str]:
         """The workers that may have something in use."""
@@ -152,20 +154,24 @@ class Book(NamedTuple):
         )
 
 
-def parse(content: bytes) -> Book:
-    """A book as it was kept. Raises ``ValueError`` for anything else."""
+def parse(content: bytes, name: str = FOLDER) -> Book:
+    """A book as it was kept. Raises ``DamagedError`` for anything else; its path is ``name``."""
     try:
-        value: Any = json.loads(content)
+        value = unsealed(content)
         return Book(
-            {name: Holding(*entry) for name, entry in value["holdings"].items()},
+            {worker: Holding(*entry) for worker, entry in value["holdings"].items()},
             {
-                name: budget_accounts.recorded(entry)
-                for name, entry in value.get("accounts", {}).items()
+                budget: budget_accounts.recorded(entry)
+                for budget, entry in value["accounts"].items()
             },
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = "no book of a fleet's quota"
-        raise ValueError(message) from error
+        message = (
+            f"{name}, the book in which a fleet shares its limits, is damaged: {error}. Stop the "
+            "processes that work on the run, and restore the file from a backup. Without one, "
+            "remove it if the run has no budget: with one, it says what may have been spent"
+        )
+        raise DamagedError(message, path=name) from error
 
 
 def record_name(number: int) -> str:

@@ -27,7 +27,7 @@ from batchrun.core.fleet.claims import Claim
 from batchrun.core.fleet.operations import done_of, with_done
 from batchrun.core.fleet.quota import Book
 from batchrun.core.text.wording import counted
-from batchrun.errors import DamagedError, RunLockedError, StorageError
+from batchrun.errors import RunLockedError, StorageError
 from batchrun.ports import ClaimStore
 from batchrun.rundir import state_reader
 from batchrun.rundir.budget_account import BudgetAccount, ledger_sums
@@ -70,10 +70,8 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
 
 def _latest(launch: Launch) -> list[Claim]:
     """The latest record of every shard. Raises ``DamagedError`` naming one that is none."""
-    try:
+    with launches.naming_records(launch):
         return list(read_claims(DiskClaims(launch.folder, _owner())))
-    except ValueError as error:
-        raise DamagedError(str(error), path=str(launch.folder)) from None
 
 
 def _owner() -> str:
@@ -123,7 +121,7 @@ def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
             take_log(launch, journal, claim.shard, workers)
             take_flights(launch, journal, parts, claim.shard, workers, endpoints)
         _take_figures(launch, journal, now_s)
-        _take_charges(store, plan, journal)
+        _take_charges(launch, store, plan, journal)
         _note_operation(launch, plan, journal, {record.state.shard for record in records})
         files.sync_folder(checkpoint)
     finally:
@@ -162,7 +160,7 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
     )
 
 
-def _take_charges(store: ClaimStore, plan: Plan, journal: Journal) -> None:
+def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journal) -> None:
     """Enter what is charged to the budgets: what processes that left have spent, and of those that
     died all that they may have.
     """
@@ -170,7 +168,8 @@ def _take_charges(store: ClaimStore, plan: Plan, journal: Journal) -> None:
         return
     latest = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
     content = store.read(quota.record_name(latest)) if latest else None
-    book = Book() if content is None else quota.parse(content)
+    with launches.naming_records(launch):
+        book = Book() if content is None else quota.parse(content, quota.record_name(latest))
     ledger = ledger_sums(spent(journal))
     for name, before in plan.charged.items():
         accounts = book.accounts.get(name) or Accounts(before)

@@ -17,12 +17,12 @@ DIR/fleet/ID/workers/NAME/   its checkpoint
 from __future__ import annotations
 
 import base64
-import json
+import contextlib
 import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,20 @@ from batchrun.adapters.storage.store import SUMMARY
 from batchrun.core.cost.charged import Charge
 from batchrun.core.fleet import claims, leases, quota
 from batchrun.core.fleet.operations import Done, done_of
+from batchrun.core.fleet.sealed import sealed, unsealed
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
 from batchrun.records import Position
 from batchrun.rundir.budget_account import charges_before, ledger_sums
-from batchrun.rundir.claim import FLEET
+from batchrun.rundir.claim import FLEET, LAUNCH, launch_record
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recorded_reading import READING
 from batchrun.rundir.spent import spent
 
-FORMAT = 1
+FORMAT = 2
 LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
-LAUNCH, RUN, SHARDS, WORKERS = "launch.json", "run.json", "shards", "workers"
+RUN, SHARDS, WORKERS = "run.json", "shards", "workers"
 OPERATIONS = "operations"
 """The key of the state file for the operations that fleets have done."""
 CLOCK = ".clock"
@@ -115,8 +116,8 @@ def current(folder: Path) -> Launch | None:
 
 def unfolded(folder: Path) -> Launch | None:
     """The same, or one whose folding was begun, in the folder that it was moved to."""
-    found = files.read_json(folder / FLEET / LAUNCH)
-    if not isinstance(found, dict) or found.get("state") != LIVE:
+    found = launch_record(folder)
+    if found is None or found.get("state") != LIVE:
         return None
     if found.get("format") != FORMAT:
         message = (
@@ -177,7 +178,7 @@ def begin(
     try:
         for part in ("", claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, WORKERS):
             files.make_folder(place / part, private=True)
-        files.write_json(place / RUN, _run_json(plan))
+        files.write_json(place / RUN, sealed(_run_json(plan)))
         files.write_whole(place / SHARDS, _shards(plan))
         done = tuple(done_of(opened.journal.states.get(OPERATIONS)))
         begun_s = store.put(CLOCK, b"")
@@ -193,10 +194,19 @@ def begin_launching(folder: Path) -> None:
     """Say that a launch is being prepared, which takes a while where the input is large."""
     try:
         files.make_folder(folder / FLEET, private=True)
-        files.write_json(folder / FLEET / LAUNCH, {"format": FORMAT, "state": LAUNCHING})
+        note = sealed({"format": FORMAT, "state": LAUNCHING})
+        files.write_json(folder / FLEET / LAUNCH, note)
     except OSError as error:
         message = f"cannot write into {folder / FLEET}: {error.strerror}"
         raise StorageError(message) from error
+
+
+def withdraw(folder: Path) -> None:
+    """Take back that a launch is being prepared."""
+    found = launch_record(folder)
+    if found is not None and found.get("state") == LAUNCHING:
+        with contextlib.suppress(OSError):
+            disk.unlink(folder / FLEET / LAUNCH)
 
 
 def is_busy(folder: Path) -> bool:
@@ -204,8 +214,8 @@ def is_busy(folder: Path) -> bool:
     what one left.
     """
     path = folder / FLEET / LAUNCH
-    found = files.read_json(path)
-    state = found.get("state") if isinstance(found, dict) else None
+    found = launch_record(folder)
+    state = None if found is None else found.get("state")
     if state == LIVE:
         return current(folder) is None
     if state != FOLDED:
@@ -228,7 +238,7 @@ def announce(launch: Launch, state: str) -> None:
         "done": launch.done,
     }
     try:
-        files.write_json(launch.folder.parent / LAUNCH, value)
+        files.write_json(launch.folder.parent / LAUNCH, sealed(value))
     except OSError as error:
         message = f"cannot write into {launch.folder.parent}: {error.strerror}"
         raise StorageError(message) from error
@@ -292,13 +302,15 @@ def _shards(plan: Plan) -> bytes:
 
 def read_plan(launch: Launch) -> Plan:
     """The plan of a launch. Raises ``DamagedError`` for what is none."""
+    path = launch.folder / RUN
     try:
-        run = json.loads((launch.folder / RUN).read_bytes())
-        data = (launch.folder / SHARDS).read_bytes()
+        run = unsealed(path.read_bytes())
+        path = launch.folder / SHARDS
+        data = path.read_bytes()
         magic, version, crc, rows = _HEAD.unpack_from(data)
         records = data[_HEAD.size :]
         if (magic, version, crc) != (_MAGIC, FORMAT, zlib.crc32(records)):
-            raise _damaged(launch, "its checksum is wrong")
+            raise _damaged(path, "its checksum is wrong")
         shards = list(_SHARD.iter_unpack(records))
         values = {
             key: base64.b64decode(value["base64"]) if _is_binary(value) else value
@@ -315,19 +327,33 @@ def read_plan(launch: Launch) -> Plan:
         message = f"cannot read {launch.folder}: {error.strerror}"
         raise StorageError(message) from error
     except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise _damaged(launch, str(error)) from None
+        raise _damaged(path, str(error)) from None
     starts = tuple(Position(*start) for *start, _ in shards)
     done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
     return Plan(values, rows, starts, done, begun, (ok, error), caps, charged, changes, again)
+
+
+@contextlib.contextmanager
+def naming_records(launch: Launch) -> Iterator[None]:
+    """Have the error for a damaged record name its file, and not only the record."""
+    try:
+        yield
+    except DamagedError as error:
+        if Path(error.path).is_absolute() or not (launch.folder / error.path).exists():
+            raise
+        path = launch.folder / error.path
+        message = str(error).replace(error.path, str(path), 1)
+        raise DamagedError(message, path=str(path)) from None
 
 
 def _is_binary(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == {"base64"}
 
 
-def _damaged(launch: Launch, why: str) -> DamagedError:
+def _damaged(path: Path, why: str) -> DamagedError:
     message = (
-        f"{launch.folder} is damaged: {why}. Results and answers are not affected. When no process "
-        f"works on the run any more, remove {launch.folder.parent / LAUNCH} and start it again"
+        f"{path} is damaged: {why}. Restore it from a backup. Without one, move "
+        f"{path.parent.parent} away when no process works on the run, and start it again with "
+        "--repair: published parts are kept, and rows that only that folder has are sent again"
     )
-    return DamagedError(message, path=str(launch.folder))
+    return DamagedError(message, path=str(path))
