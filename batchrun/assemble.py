@@ -185,11 +185,11 @@ def open_session(
     judges: Sequence[JudgeRun] = (),
     *,
     settle: Settle | None = None,
-    taken: Callable[[], None] = lambda: None,
+    taken: open_run.Taken | None = None,
 ) -> Iterator[Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do.
-    ``settle`` sees to a fleet, as ``open_run`` says; None: by folding one that ended. ``taken`` is
-    called once the directory is this process's.
+    ``settle`` and ``taken`` are those of ``open_run``; without ``settle`` a fleet that ended is
+    folded.
     """
     accesses = machinery.accesses(settings.endpoints, environment)
     settings = _with_recorded_judges(settings)

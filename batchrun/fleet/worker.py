@@ -255,6 +255,10 @@ class _Process:
         self._say(f"{self._folder} is ready for {self._place.count:,} processes")
         return worker
 
+    def _preparing(self) -> Callable[[], None]:
+        launches.begin_launching(self._folder)
+        return partial(launches.withdraw, self._folder)
+
     @contextlib.contextmanager
     def _opened(self, changes: Changes, settle: Settle | None) -> Iterator[Session | Result]:
         """The run directory opened as for any run. Others see that a launch is being prepared for
@@ -269,7 +273,7 @@ class _Process:
             self._say,
             self._machinery,
             settle=settle,
-            taken=partial(launches.begin_launching, self._folder),
+            taken=self._preparing,
         )
         with opening as opened:
             try:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("batchrun.run")
 FLIGHTS, STATUS = "inflight", "status.json"
+Taken = Callable[[], Callable[[], None]]
 
 
 @dataclass(slots=True)
@@ -177,7 +178,7 @@ def open_run(
     parts_of: PartsOf = Parts,
     require: Callable[[pa.Schema], None] = lambda _: None,
     settle: claim.Settle = claim.refuse_fleet,
-    taken: Callable[[], None] = lambda: None,
+    taken: Taken | None = None,
     say: Callable[[str], None],
 ) -> RunDirectory:
     """Open or make the run directory of these settings.
@@ -185,7 +186,8 @@ def open_run(
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
     ``UsageError`` for a schema of results that will not do; ``settle`` sees to a fleet (``claim``);
-    ``taken`` is called once the directory is this process's, before anything that takes long;
+    ``taken`` is called once the directory is this process's, before anything that takes long, and
+    what it returns where it cannot be opened after all;
     ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
     ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
     and nothing was touched.
@@ -199,8 +201,9 @@ def open_run(
         settings.dir, checkpoint, changes, say, _intent(settings, given), settle
     )
     journal: Journal | None = None
+    give_up = None
     try:
-        taken()
+        give_up = taken() if taken is not None else None
         repair = _repair(store, checkpoint, say) if changes.repair else None
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
@@ -246,6 +249,8 @@ def open_run(
     except BaseException:
         if journal is not None:
             journal.close()
+        if give_up is not None:
+            give_up()
         lock.release()
         raise
     return opened

@@ -1,6 +1,5 @@
 """``--restart``, ``--retry-*`` and the like, given to every process, are done once."""
 
-import json
 import signal
 from collections import Counter
 
@@ -176,7 +175,7 @@ def test_done_rows_are_kept_and_damage_is_repaired(fleet, cli, jsonl, simulator,
     next(iter(sorted(run.glob("results/part-*")))).unlink()
     refused = fleet.start("1/2", *command(endpoint, rows, "run", "--temperature", "0.5"))
     assert refused.wait() == 2, refused.err
-    assert not json.loads((run / "fleet" / "launch.json").read_text())["state"] == "live"
+    assert not (run / "fleet" / "launch.json").exists(), "it was not launched"
     processes = fleet.start_all(
         2, *command(endpoint, rows, "run", "--temperature", "0.5", "--repair")
     )
