@@ -249,7 +249,7 @@ def open_session(
                 say,
                 machinery,
                 answers,
-                stack.enter_context(_lengths(settings, opened, say)),
+                stack.enter_context(lengths_of(settings, opened, say)),
                 evaluator,
                 judging,
             )
@@ -386,16 +386,21 @@ def _labelled(opened: RunDirectory, given: Mapping[str, str]) -> Mapping[str, st
 
 
 @contextlib.contextmanager
-def _lengths(
-    settings: Settings, opened: RunDirectory, say: Callable[[str], None]
+def lengths_of(
+    settings: Settings,
+    opened: RunDirectory,
+    say: Callable[[str], None],
+    checkpoint: Path | None = None,
 ) -> Iterator[Lengths | None]:
-    """The lengths of an earlier run, where the settings name one."""
+    """The lengths of an earlier run, where the settings name one. Their index is in the folder of
+    another ``checkpoint`` where several processes have it together.
+    """
     if settings.lengths_from is None:
         yield None
         return
     from batchrun.rundir.reuse import lengths, lookup
 
-    folder = opened.checkpoint / lengths.FOLDER
+    folder = (checkpoint or opened.checkpoint) / lengths.FOLDER
     with lengths.taken(settings.lengths_from, folder, say) as found:
         yield found
     if opened.is_complete:
@@ -671,12 +676,17 @@ class Session:
 
     # After
 
+    def judged_pd(self) -> int:
+        """What of the budget the judges have spent, in picodollars."""
+        if self._judging is None or self._settings.max_cost_pd is None:
+            return 0
+        return self._judging.charged_pd(self._opened.store)
+
     def _without_judges(self) -> Settings:
         """The settings with the part of the budget that the judges have not spent."""
-        settings = self._settings
-        if self._judging is None or settings.max_cost_pd is None:
+        settings, judged_pd = self._settings, self.judged_pd()
+        if settings.max_cost_pd is None:
             return settings
-        judged_pd = self._judging.charged_pd(self._opened.store)
         if judged_pd:
             told = f"{format_picodollars(judged_pd)} of --max-cost are charged to its judges"
             self._tally.notices.append(told)

@@ -41,14 +41,16 @@ from batchrun.errors import RunLockedError, StorageError, UsageError
 from batchrun.fleet.committing import CommittingSealer
 from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
-from batchrun.ports import Observer
+from batchrun.engine.row_order import Lengths
+from batchrun.ports import Answers, Observer
 from batchrun.rundir import resend, state_reader
 from batchrun.rundir.claim import Settle
 from batchrun.rundir.fleet import folding, launches
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
-from batchrun.rundir.fleet.joining import WorkerDirectory, join
+from batchrun.rundir.fleet.joining import WorkerDirectory, commit, join
 from batchrun.rundir.fleet.launches import LIVE, OPERATIONS, Launch
 from batchrun.rundir.fleet.workers import Worker, living
+from batchrun.rundir.judges.prepare import JudgeRun
 
 _LOG = logging.getLogger("batchrun.run")
 POLL_S, POLL_GROWTH = 0.5, 1.5
@@ -65,6 +67,7 @@ def run(
     *,
     place: Place,
     changes: Changes = Changes(),  # noqa: B008 - frozen
+    judges: Sequence[JudgeRun] = (),
     observers: Sequence[Observer] = (),
     say: Callable[[str], None] = lambda _: None,
     started_s: float | None = None,
@@ -79,7 +82,7 @@ def run(
     started_s = machinery.monotonic_s() if started_s is None else started_s
     operation = operation_of(changes, environment)
     process = _Process(
-        settings, environment, place, operation, observers, say, started_s, machinery
+        settings, environment, place, operation, judges, observers, say, started_s, machinery
     )
     return process.run()
 
@@ -92,13 +95,6 @@ def require(settings: Settings) -> None:
         (local_path(settings.dir) is None, "a run directory in an object store"),
         (settings.checkpoint != default, "--checkpoint"),
         (pipe is not None, f"{pipe} as input, which can be read only once: write it to a file"),
-        (settings.limit is not None, "--limit"),
-        (bool(settings.reuse), "--reuse"),
-        (settings.lengths_from is not None, "--lengths-from"),
-        (settings.source is not None, "--from"),
-        (settings.repeat > 1, "--repeat"),
-        (settings.turns is not None, "--turns"),
-        (bool(settings.evaluation.judges), "judges"),
     )
     for is_so, what in refused:
         if is_so:
@@ -131,12 +127,14 @@ class _Process:
         environment: Mapping[str, str],
         place: Place,
         operation: Operation | None,
+        judges: Sequence[JudgeRun],
         observers: Sequence[Observer],
         say: Callable[[str], None],
         started_s: float,
         machinery: Machinery,
     ) -> None:
         self._operation = operation
+        self._judges = judges
         self._resends = False
         """Whether the fleet sends rows again because their request changed."""
         self._settings = settings
@@ -246,7 +244,9 @@ class _Process:
             for shard in sorted(journal.touched()):
                 publish(opened.parts, journal, journal.next_state(shard, complete=False))
             operation = None if self._operation is None else self._operation.id
-            launch = launches.begin(opened, self._folder, self._settings, changes, operation)
+            launch = launches.begin(
+                opened, self._folder, self._settings, changes, operation, session.judged_pd()
+            )
             self._resends = changes.resend_changed
             worker = Worker(launch, launches.read_plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
@@ -272,6 +272,7 @@ class _Process:
             (),
             self._say,
             self._machinery,
+            self._judges,
             settle=settle,
             taken=self._preparing,
         )
@@ -314,18 +315,22 @@ class _Process:
         while True:
             if spans.claim_first():
                 pauses = _Pauses()
-                session = Session(
-                    settings,
-                    opened,
-                    Changes(),
-                    accesses,
-                    self._observers,
-                    self._say,
-                    machinery,
-                )
-                result = assemble.run_session(session, self._started_s)
+                with self._answers(opened) as (answers, lengths):
+                    session = Session(
+                        settings,
+                        opened,
+                        Changes(),
+                        accesses,
+                        self._observers,
+                        self._say,
+                        machinery,
+                        answers,
+                        lengths,
+                    )
+                    result = assemble.run_session(session, self._started_s)
                 if result.stop is not None:
                     return result
+                self._publish_cut(worker, opened)
                 ok, opened.errors = resend.count_done(opened.parts, opened.journal)
                 opened.done = ok, opened.errors.total()
                 opened.wall_s_before = 0.0
@@ -334,6 +339,30 @@ class _Process:
             else:
                 worker.check()
                 pauses.sleep()
+
+    @contextlib.contextmanager
+    def _answers(
+        self, opened: WorkerDirectory
+    ) -> Iterator[tuple[Answers | None, Lengths | None]]:
+        """What earlier runs know of the rows, by the indexes that the launching process made."""
+        settings, checkpoint = self._settings, Path(self._settings.checkpoint)
+        with contextlib.ExitStack() as stack:
+            answers = None
+            if settings.reuse:
+                from batchrun.rundir.reuse import lookup
+
+                taken = lookup.taken(settings, opened, self._say, checkpoint)
+                answers = stack.enter_context(taken)
+            lengths = assemble.lengths_of(settings, opened, self._say, checkpoint)
+            yield answers, stack.enter_context(lengths)
+
+    def _publish_cut(self, worker: Worker, opened: WorkerDirectory) -> None:
+        """Publish the shard that a limit cuts, if this worker has it: its rows below are done, and
+        no more of them are read.
+        """
+        for shard in sorted(worker.claimant.held):
+            state = opened.journal.next_state(shard, complete=False)
+            publish(opened.parts, opened.journal, state, partial(commit, worker, self._folder))
 
     def _sharing(
         self,
@@ -372,6 +401,7 @@ class _Process:
             say=self._say,
             started_s=self._started_s,
             machinery=self._machinery,
+            judges=self._judges,
             stop=stop,
         )
 

@@ -100,6 +100,8 @@ class RunDirectory:
     """The rules that the input is read by."""
     given: Input | None = None
     """The input itself."""
+    answered: dict[int, Sequence[Turn]] = field(default_factory=dict)
+    """The answered turns of conversations that have no outcome so far, by row."""
 
     def totals(self) -> Totals:
         """The sums over everything published."""
@@ -127,11 +129,10 @@ class RunDirectory:
         return bool(sum(self.totals().rows()) == self.journal.states.get("input_rows"))
 
     def turns(self) -> dict[int, Sequence[Turn]]:
-        """The answered turns of conversations that have no outcome so far, by row."""
-        found: dict[int, Sequence[Turn]] = {}
+        """The answered turns of the conversations that logs tell of: ``answered``."""
         for shard in self.journal.logs:
-            found |= self.journal.turns(shard)
-        return found
+            self.answered.update(self.journal.turns(shard))
+        return self.answered
 
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""

@@ -346,7 +346,9 @@ class SelectingReader:
                     # This one loses rows of blocks that were not handed on yet; `kept` gets them.
                     standing,
                     last_attempts(self._parts, self._journal, shard),
-                    recorded=state is not None and state.complete,
+                    recorded=state is not None
+                    and state.complete
+                    and shard not in self._journal.logs,
                     kept=kept,
                 )
             for row in block.rows:

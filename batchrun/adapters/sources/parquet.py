@@ -179,7 +179,7 @@ class ParquetReader:
         """
         going_on, self._going_on = self._going_on, None
         final = span.last is None
-        if going_on is not None and going_on[0] == span.start and not final and not self.picked:
+        if going_on is not None and going_on[0] == span.start and not final and self.picked is None:
             return going_on[1]
         found = self._batches(span.start, final=final)
         return _all(found) if self.picked is None else self.picked.batches(found, row)

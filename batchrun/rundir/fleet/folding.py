@@ -173,7 +173,10 @@ def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journa
     ledger = ledger_sums(spent(journal))
     for name, before in plan.charged.items():
         accounts = book.accounts.get(name) or Accounts(before)
-        BudgetAccount(journal.states, name).close(accounts.total, ledger)
+        charge = accounts.total
+        if name == "cost":
+            charge = charge._replace(spent=charge.spent - plan.judged_pd)
+        BudgetAccount(journal.states, name).close(charge, ledger)
 
 
 def _note_operation(

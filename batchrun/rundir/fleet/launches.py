@@ -39,10 +39,12 @@ from batchrun.core.cost.charged import Charge
 from batchrun.core.fleet import claims, leases, quota
 from batchrun.core.fleet.operations import Done, done_of
 from batchrun.core.fleet.sealed import sealed, unsealed
+from batchrun.core.request.chained_rows import SOURCE
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
 from batchrun.records import Position
+from batchrun.rundir import resend, restarts
 from batchrun.rundir.budget_account import charges_before, ledger_sums
 from batchrun.rundir.claim import FLEET, LAUNCH, launch_record
 from batchrun.rundir.open_run import RunDirectory
@@ -59,6 +61,7 @@ CLOCK = ".clock"
 _KEPT = (
     *("settings", "input", "input_format", READING, "wording", COLUMNS, "run", "sample"),
     *("input_rows", "carry_schema", "carry_names", "sent", "started_at_us"),
+    *(SOURCE, restarts.KEY),
 )
 """The values of the run's state file that every worker's has too."""
 _HEAD = struct.Struct("<16sIIq")  # magic, format, checksum of the records, rows of the input
@@ -104,6 +107,10 @@ class Plan:
     """What becomes of done rows."""
     again: frozenset[int] = frozenset()
     """The shards of which rows are sent again."""
+    limit: int | None = None
+    """The first row of the input that is not run."""
+    judged_pd: int = 0
+    """What of the charge to the budget is that of judges (picodollars)."""
 
 
 def current(folder: Path) -> Launch | None:
@@ -161,6 +168,7 @@ def begin(
     settings: Settings,
     changes: Changes = Changes(),  # noqa: B008 - frozen
     operation: str | None = None,
+    judged_pd: int = 0,
 ) -> Launch:
     """Launch a fleet on an opened run directory, whose logs are published. The input is indexed:
     text is read once, from its beginning to its end, without being parsed.
@@ -171,7 +179,10 @@ def begin(
     place = folder / FLEET / name
     store = DiskClaims(place, "launch")
     assert opened.given is not None
-    plan = _planned(opened, opened.given, caps_of(settings), changes)
+    plan = _planned(opened, opened.given, settings, changes)
+    if "cost" in plan.caps:
+        charged = {**plan.charged, "cost": plan.charged["cost"].plus(Charge(judged_pd))}
+        plan = replace(plan, charged=charged, judged_pd=judged_pd)
     for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
@@ -186,7 +197,8 @@ def begin(
     except OSError as error:
         message = f"cannot write into {place}: {error.strerror}"
         raise StorageError(message) from error
-    opened.journal.states.put(input_rows=plan.rows)
+    if settings.limit is None or plan.rows < settings.limit:
+        opened.journal.states.put(input_rows=plan.rows)
     return launch
 
 
@@ -244,16 +256,18 @@ def announce(launch: Launch, state: str) -> None:
         raise StorageError(message) from error
 
 
-def _planned(
-    opened: RunDirectory, given: Input, caps: Mapping[str, int], changes: Changes
-) -> Plan:
+def _planned(opened: RunDirectory, given: Input, settings: Settings, changes: Changes) -> Plan:
     states, carry, size = opened.journal.states, opened.carry, opened.journal.shard_rows
-    starts, rows = _starts(given, carry, size)
+    starts, rows = _starts(given, carry, size, settings.limit)
+    caps = caps_of(settings)
     done, begun, again = set(), {}, frozenset(opened.again.shards)
     for published in states.published():
         shard, state = published.state.shard, published.state
         whole = min(size, rows - shard * size)
-        if state.complete and state.rows_read == whole and shard not in again:
+        is_done = state.complete and state.rows_read >= whole
+        # A shard that the limit cuts is never complete.
+        cut = settings.limit is not None and shard == len(starts) - 1
+        if shard not in again and (is_done or (cut and _has(opened, shard, whole))):
             done.add(shard)
         else:
             begun[shard] = published
@@ -261,15 +275,36 @@ def _planned(
     charged = charges_before(states, ledger_sums(spent(opened.journal)), caps) if caps else {}
     before = opened.done[0] - opened.again.ok, opened.done[1] - opened.again.errors.total()
     return Plan(
-        values, rows, starts, frozenset(done), begun, before, caps, charged, changes, again
+        values,
+        rows,
+        starts,
+        frozenset(done),
+        begun,
+        before,
+        caps,
+        charged,
+        changes,
+        again,
+        settings.limit,
     )
 
 
-def _starts(given: Input, carry: Carry, size: int) -> tuple[tuple[Position, ...], int]:
+def _has(opened: RunDirectory, shard: int, rows: int) -> bool:
+    """Whether the first rows of a shard, so many, have an outcome."""
+    first = shard * opened.journal.shard_rows
+    done = resend.known(opened.parts, opened.journal, shard).done
+    return sum(row < first + rows for row in done) == rows
+
+
+def _starts(
+    given: Input, carry: Carry, size: int, limit: int | None
+) -> tuple[tuple[Position, ...], int]:
     ends, rows = [Position()], 0
     try:
         for rows, end in given.shard_starts(carry, size):  # noqa: B007 - the last one counts
             ends.append(end)
+            if limit is not None and rows >= limit:
+                return tuple(ends[:-1]), limit
     except InputLostError as error:
         raise InputError(str(error)) from None
     return tuple(ends[:-1]), rows
@@ -290,6 +325,8 @@ def _run_json(plan: Plan) -> dict[str, Any]:
         "charged": {name: list(charge) for name, charge in plan.charged.items()},
         "changes": asdict(plan.changes),
         "again": sorted(plan.again),
+        "limit": plan.limit,
+        "judged_pd": plan.judged_pd,
     }
 
 
@@ -323,6 +360,7 @@ def read_plan(launch: Launch) -> Plan:
         classes = tuple(run["changes"]["retry_classes"])
         changes = Changes(**{**run["changes"], "retry_classes": classes})
         again = frozenset(run["again"])
+        limit, judged_pd = run["limit"], run["judged_pd"]
     except OSError as error:
         message = f"cannot read {launch.folder}: {error.strerror}"
         raise StorageError(message) from error
@@ -330,7 +368,20 @@ def read_plan(launch: Launch) -> Plan:
         raise _damaged(path, str(error)) from None
     starts = tuple(Position(*start) for *start, _ in shards)
     done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
-    return Plan(values, rows, starts, done, begun, (ok, error), caps, charged, changes, again)
+    return Plan(
+        values,
+        rows,
+        starts,
+        done,
+        begun,
+        (ok, error),
+        caps,
+        charged,
+        changes,
+        again,
+        limit,
+        judged_pd,
+    )
 
 
 @contextlib.contextmanager
