@@ -435,7 +435,8 @@ class Session:
         self._opened = opened
         self._changes = changes
         self._build = opened.build
-        self._tally, self._finished = Tally(), Finished(settings.bounds)
+        self._tally = Tally(proved=opened.proved)
+        self._finished = Finished(settings.bounds)
         self._room = Room(
             sum(access.endpoint.concurrency for access in accesses),
             ahead=0 if lengths is None else AHEAD_ROWS,

@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from batchrun import assemble
 from batchrun.adapters.environment.clock import LoopClock, real_s
@@ -35,13 +36,13 @@ from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.resolve import Settings
 from batchrun.engine.lane import Lane
 from batchrun.engine.pace.gate import EndpointGate
+from batchrun.engine.row_order import Lengths
 from batchrun.engine.session.guards import Stop
 from batchrun.engine.session.spending import Spending
 from batchrun.errors import RunLockedError, StorageError, UsageError
 from batchrun.fleet.committing import CommittingSealer
 from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
-from batchrun.engine.row_order import Lengths
 from batchrun.ports import Answers, Observer
 from batchrun.rundir import resend, state_reader
 from batchrun.rundir.claim import Settle
@@ -50,7 +51,9 @@ from batchrun.rundir.fleet.claimed_shards import ClaimedShards
 from batchrun.rundir.fleet.joining import WorkerDirectory, commit, join
 from batchrun.rundir.fleet.launches import LIVE, OPERATIONS, Launch
 from batchrun.rundir.fleet.workers import Worker, living
-from batchrun.rundir.judges.prepare import JudgeRun
+
+if TYPE_CHECKING:  # loaded by runs that have judges alone
+    from batchrun.rundir.judges.prepare import JudgeRun
 
 _LOG = logging.getLogger("batchrun.run")
 POLL_S, POLL_GROWTH = 0.5, 1.5
@@ -135,6 +138,8 @@ class _Process:
     ) -> None:
         self._operation = operation
         self._judges = judges
+        self._took_part = False
+        """Whether this process was one of a fleet already."""
         self._resends = False
         """Whether the fleet sends rows again because their request changed."""
         self._settings = settings
@@ -156,7 +161,7 @@ class _Process:
             if isinstance(worker, Result):
                 sent_nothing = worker.sent_nothing and not worked
                 return replace(worker, sent_nothing=sent_nothing, elsewhere=worked)
-            worked = True
+            worked = self._took_part = True
             try:
                 with launches.naming_records(worker.launch):
                     stopped = self._work(worker)
@@ -185,9 +190,9 @@ class _Process:
             try:
                 return self._launched()
             except RunLockedError:
-                if launch is not None and launches.current(self._folder) == launch:
-                    if self._others_work():
-                        raise  # on something else
+                unchanged = launch is not None and launches.current(self._folder) == launch
+                if unchanged and self._others_work():
+                    raise  # on something else
                 if time.monotonic() > until_s and not launches.is_busy(self._folder):
                     raise
                 if not told:
@@ -200,13 +205,14 @@ class _Process:
         mine = self._operation
         if mine is None or mine.id == launch.operation:
             return True
-        return is_done(mine, launch.done, self._place.index)
+        return is_done(mine, launch.done, self._place.index, took_part=self._took_part)
 
     def _settle(self, folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
         """See to a fleet that worked here, while this process holds the directory's lock."""
         folding.settle(folder, checkpoint, say)
-        recorded = state_reader.values(checkpoint, OPERATIONS).get(OPERATIONS)
-        if self._operation and is_done(self._operation, done_of(recorded), self._place.index):
+        done = done_of(state_reader.values(checkpoint, OPERATIONS).get(OPERATIONS))
+        mine, place = self._operation, self._place.index
+        if mine is not None and is_done(mine, done, place, took_part=self._took_part):
             raise _AlreadyDoneError
 
     def _joined(self, launch: Launch) -> Worker | None:
@@ -231,7 +237,10 @@ class _Process:
             try:
                 return self._launched_with(operation.changes, self._settle)
             except _AlreadyDoneError:
-                self._say("what this command asks for was done already: this process only helps")
+                if not self._took_part:
+                    self._say(
+                        "what this command asks for was done already: this process only helps"
+                    )
         return self._launched_with(Changes(), None)
 
     def _launched_with(self, changes: Changes, settle: Settle | None) -> Worker | Result:
@@ -341,9 +350,7 @@ class _Process:
                 pauses.sleep()
 
     @contextlib.contextmanager
-    def _answers(
-        self, opened: WorkerDirectory
-    ) -> Iterator[tuple[Answers | None, Lengths | None]]:
+    def _answers(self, opened: WorkerDirectory) -> Iterator[tuple[Answers | None, Lengths | None]]:
         """What earlier runs know of the rows, by the indexes that the launching process made."""
         settings, checkpoint = self._settings, Path(self._settings.checkpoint)
         with contextlib.ExitStack() as stack:
@@ -372,9 +379,7 @@ class _Process:
         spending: Spending | None,
     ) -> AbstractAsyncContextManager[None]:
         """What keeps this process to its share of the limits and the budgets."""
-        caps = (
-            {} if spending is None else {"cost": spending.cost, "tokens": spending.tokens}
-        )
+        caps = {} if spending is None else {"cost": spending.cost, "tokens": spending.tokens}
         sharing = Sharing(
             store=worker.store,
             worker=worker.name,

@@ -46,6 +46,8 @@ from batchrun.rundir.lock import NAME, Lock
 from batchrun.rundir.restarts import Intent, Note
 
 UPLOADS = "upload"
+TRIES_WHILE_MOVED = 5
+"""A directory that other processes move aside at this moment is made again so often."""
 FLEET, LAUNCH = "fleet", "launch.json"
 """The folder of a run directory in which the processes of a fleet meet, and the note in it that
 names their launch.
@@ -331,20 +333,30 @@ def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
 def _lock_made(folder: Path, checkpoint: Path, what: str, say: Callable[[str], None]) -> Lock:
     """The lock of a folder and its checkpoint, both made; they may be one."""
     try:
-        for place in dict.fromkeys((folder, checkpoint)):
-            files.make_folder(place, private=True)
-            if place.stat().st_mode & stat.S_IWOTH:
-                say(
-                    f"warning: every user of this machine may write into {place}, and so could "
-                    f"change its answers: chmod o-w {shell_word(str(place))}"
-                )
-        lock = Lock(folder, checkpoint / NAME, say)
-        lock.acquire()
+        for tries_left in reversed(range(TRIES_WHILE_MOVED)):
+            try:
+                return _lock_of(folder, checkpoint, say)
+            except FileNotFoundError:  # another process moved it aside at this moment
+                if not tries_left:
+                    raise
     except OSError as error:
         message = f"cannot make the {what} {folder}: {error.strerror}"
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             message += "; its file system takes no locks, so runs cannot be kept apart there"
         raise UsageError(message) from None
+    raise AssertionError(folder)
+
+
+def _lock_of(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
+    for place in dict.fromkeys((folder, checkpoint)):
+        files.make_folder(place, private=True)
+        if place.stat().st_mode & stat.S_IWOTH:
+            say(
+                f"warning: every user of this machine may write into {place}, and so could "
+                f"change its answers: chmod o-w {shell_word(str(place))}"
+            )
+    lock = Lock(folder, checkpoint / NAME, say)
+    lock.acquire()
     return lock
 
 

@@ -88,6 +88,8 @@ class RunDirectory:
     """Those of them that lie beyond the limit of this session."""
     again: Found = field(default_factory=Found)
     """Those of them that are sent again."""
+    proved: bool = False
+    """Whether rows had a completion before that ``done`` does not count."""
     started_at_us: int = 0
     wall_s_before: float = 0.0
     set_aside: tuple[Named, ...] = ()

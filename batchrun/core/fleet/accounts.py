@@ -63,8 +63,7 @@ class Accounts(NamedTuple):
 
     @property
     def total(self) -> Charge:
-        """What is charged if nobody spends any more: of open accounts all that they may have spent.
-        """
+        """What is charged if nobody spends any more: of open accounts all that they may have spent."""
         whole = self.ended
         for account in self.open.values():
             whole = whole.plus(account.charge._replace(spent=account.mark))
@@ -86,9 +85,7 @@ class Accounts(NamedTuple):
             wanted = min(base + need.line, max(base + need.first, fair))
         mark = min(wanted, free)
         fits = mark >= base + need.first
-        mine = Account(
-            max(base, mark) if fits else base, need.charge, 0 if fits else need.first
-        )
+        mine = Account(max(base, mark) if fits else base, need.charge, 0 if fits else need.first)
         return Accounts(self.ended, {**others, name: mine})
 
     def is_used_up(self, name: str, living: Collection[str]) -> bool:

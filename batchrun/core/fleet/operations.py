@@ -82,10 +82,14 @@ def _named(job: Job, environment: Mapping[str, str]) -> str:
     return f"{job.variable}={value.partition(job.end)[0] if job.end else value}"
 
 
-def is_done(operation: Operation, done: Iterable[Done], place: int) -> bool:
-    """Whether an operation was done before a process came, which has this place in the fleet."""
+def is_done(
+    operation: Operation, done: Iterable[Done], place: int, *, took_part: bool = False
+) -> bool:
+    """Whether an operation was done before a process came, which has this place in the fleet, or
+    while it ``took_part``.
+    """
     return any(
-        each.id == operation.id and (operation.is_named or place not in each.places)
+        each.id == operation.id and (operation.is_named or took_part or place not in each.places)
         for each in done
     )
 

@@ -98,6 +98,7 @@ def join(
             given=given,
             started_at_us=values["started_at_us"],
             looked_over=True,  # by the process that launched the fleet
+            proved=worker.plan.before[0] > 0,
             set_aside=() if restart is None else restart.old,
         )
         if worker.plan.again:
@@ -120,9 +121,7 @@ def _chained(settings: Settings) -> Input:
     return inputs.find_chained(settings)
 
 
-def _require_same(
-    settings: Settings, given: Input, plan: Plan, folder: Path
-) -> None:
+def _require_same(settings: Settings, given: Input, plan: Plan, folder: Path) -> None:
     """Raises ``RunChangedError`` for other settings or another input than the fleet's."""
     values = plan.values
     found = [

@@ -301,7 +301,7 @@ def _starts(
 ) -> tuple[tuple[Position, ...], int]:
     ends, rows = [Position()], 0
     try:
-        for rows, end in given.shard_starts(carry, size):  # noqa: B007 - the last one counts
+        for rows, end in given.shard_starts(carry, size):
             ends.append(end)
             if limit is not None and rows >= limit:
                 return tuple(ends[:-1]), limit

@@ -81,7 +81,7 @@ def test_the_book_keeps_accounts():
 )
 def test_marks_never_exceed_the_cap(steps):
     """Whoever renews, spends what it was granted, waits, or is taken for dead."""
-    accounts, state = Accounts(), {name: (0, 0) for name in "abcd"}
+    accounts, state = Accounts(), dict.fromkeys("abcd", (0, 0))
     for name, cost, wanted, answers, living in steps:
         spent, reserved = state[name]
         if answers and reserved:
