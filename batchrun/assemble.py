@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ from batchrun.engine.request_keeping import RequestKeeping
 from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
 from batchrun.machinery import REAL, EndpointAccess, Machinery
@@ -517,9 +518,7 @@ class Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = self._lanes = loop.pool.lanes
-                if machinery.sharing is not None:
-                    shared = machinery.sharing(lanes, clock, budgets.spending)
-                    await stack.enter_async_context(shared)
+                await stack.enter_async_context(self._shared(lanes, clock, budgets.spending))
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
                 monitor = Monitor(
                     engine=engine,
@@ -558,6 +557,13 @@ class Session:
             await budgets.close()
             sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
+
+    def _shared(
+        self, lanes: Sequence[Lane], clock: LoopClock, spending: Spending | None
+    ) -> AbstractAsyncContextManager[None]:
+        """What keeps this process to its share, where several have limits and budgets together."""
+        sharing = self._machinery.sharing
+        return contextlib.nullcontext() if sharing is None else sharing(lanes, clock, spending)
 
     def _controlled(
         self,

@@ -88,7 +88,7 @@ class OpenSharing(Protocol):
     def __call__(
         self, lanes: Sequence[Lane], clock: LoopClock, spending: Spending | None
     ) -> AbstractAsyncContextManager[None]:
-        """While this is entered, lanes have a share of their limits, and budgets of what is left."""
+        """While this is entered, lanes have a share of their limits, budgets of what is left."""
         ...
 
 

@@ -14,6 +14,7 @@ share that, and its locks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import os

@@ -203,13 +203,14 @@ def open_run(
     store, lock = claim.take(
         settings.dir, checkpoint, changes, say, _intent(settings, given), settle
     )
-    journal: Journal | None = None
-    give_up = None
-    try:
-        give_up = taken() if taken is not None else None
+    with contextlib.ExitStack() as undo:
+        undo.callback(lock.release)
+        if taken is not None:
+            undo.callback(taken())
         repair = _repair(store, checkpoint, say) if changes.repair else None
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
+        undo.callback(journal.close)
         journal.fence = lock.check
         _finish_renumbering(store, journal, say)
         begun = journal.states.get("settings") is not None
@@ -249,13 +250,7 @@ def open_run(
         _plan(opened, settings, grown=found.grown)
         _bring_up(opened, looked, say, grown=found.grown)
         _log_opened(opened, begun=begun)
-    except BaseException:
-        if journal is not None:
-            journal.close()
-        if give_up is not None:
-            give_up()
-        lock.release()
-        raise
+        undo.pop_all()
     return opened
 
 

@@ -1,5 +1,5 @@
-"""Several processes share a budget, on virtual time: by the server's own count it is never exceeded,
-nearly all of it is used, and everybody stops once nothing fits any more.
+"""Several processes share a budget, on virtual time: by the server's own count it is never
+exceeded, nearly all of it is used, and everybody stops once nothing fits any more.
 """
 
 import asyncio

@@ -63,7 +63,7 @@ class Accounts(NamedTuple):
 
     @property
     def total(self) -> Charge:
-        """What is charged if nobody spends any more: of open accounts all that they may have spent."""
+        """What is charged if nobody spends any more: of open accounts, all that they may have."""
         whole = self.ended
         for account in self.open.values():
             whole = whole.plus(account.charge._replace(spent=account.mark))

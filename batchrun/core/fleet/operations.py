@@ -43,8 +43,8 @@ JOBS = (
     Job("JOB_UID", beside="JOB_COMPLETION_INDEX"),
     Job("JOB_NAME", beside="JOB_COMPLETION_INDEX"),
 )
-"""Sources: the manuals of sbatch, of AWS Batch (the id of an array job's child ends with a colon and
-its index) and of SkyPilot. Kubernetes sets none: a manifest does, from the labels
+"""Sources: the manuals of sbatch, of AWS Batch (the id of an array job's child ends with a colon
+and its index) and of SkyPilot. Kubernetes sets none: a manifest does, from the labels
 ``batch.kubernetes.io/controller-uid`` and ``batch.kubernetes.io/job-name``.
 """
 KEPT_MAX = 100

@@ -171,8 +171,8 @@ def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journa
     with launches.naming_records(launch):
         book = Book() if content is None else quota.parse(content, quota.record_name(latest))
     ledger = ledger_sums(spent(journal))
-    for name, before in plan.charged.items():
-        accounts = book.accounts.get(name) or Accounts(before)
+    for name, charged in plan.charged.items():
+        accounts = book.accounts.get(name) or Accounts(charged)
         charge = accounts.total
         if name == "cost":
             charge = charge._replace(spent=charge.spent - plan.judged_pd)

@@ -78,7 +78,7 @@ def test_it_is_what_was_kept():
     assert quota.parse(book.as_bytes()) == book
     flipped = book.as_bytes().replace(b"600", b"700")
     for content in (b"", b"{}", b'{"holdings": 1}', b"[]", flipped):
-        with pytest.raises(DamagedError, match="quota/000000000007, the book .* is damaged"):
+        with pytest.raises(DamagedError, match=r"quota/000000000007, the book .* is damaged"):
             quota.parse(content, quota.record_name(7))
 
 
