@@ -1,6 +1,5 @@
 """What a run can do, several processes do together: row for row as one process does."""
 
-import json
 import signal
 import time
 
@@ -100,9 +99,9 @@ def test_answers_of_another_run_are_taken_once(same, fleet, cli, jsonl, echo, pu
     """``--reuse``: nobody asks for what is known."""
     rows = questions(100)
     old = jsonl(rows[:70], "old.jsonl")
-    assert cli("run", old, *command(echo, "old", *PROMPT), "--no-progress").code == 0
+    assert cli("run", old, *command(echo, "before", *PROMPT), "--no-progress").code == 0
     echo.requests.clear()
-    same(jsonl(rows), *PROMPT, "--reuse", "old")
+    same(jsonl(rows), *PROMPT, "--reuse", "before")
     assert len(echo.requests) == 2 * 30
     taken = published(fleet.folder / "run").column("reused_from").to_pylist()
     assert sum(origin is not None for origin in taken) == 70
@@ -171,7 +170,6 @@ def test_a_conversation_goes_on_with_another_process(fleet, cli, jsonl, scripted
 
 def test_a_pipe_is_refused_with_the_reason(cli, simulator):
     """It can be read once, and each process reads its own shards."""
-    endpoint = simulator()
-    refused = cli("run", "-", *command(endpoint, "run"), "--shard", "1/2", stdin=json.dumps({}))
+    refused = cli("run", "-", *command(simulator(), "run"), "--shard", "1/2")
     assert refused.code == 2
     assert "write it to a file" in refused.err
