@@ -115,7 +115,7 @@ def test_lengths_of_another_run_order_the_rows(same, cli, jsonl, echo):
     same(rows, *PROMPT, "--lengths-from", "old")
 
 
-def test_old_answers_are_taken_after_a_restart(fleet, cli, jsonl, echo, summary, published):
+def test_old_answers_are_taken_after_a_restart(fleet, cli, jsonl, echo, summary):
     """``--restart --reuse old`` by three processes moves the old contents once, and asks for new
     rows alone.
     """
