@@ -367,8 +367,9 @@ class _Process:
         """Publish the shard that a limit cuts, if this worker has it: its rows below are done, and
         no more of them are read.
         """
-        for shard in sorted(worker.claimant.held):
-            state = opened.journal.next_state(shard, complete=False)
+        last = len(worker.plan.starts) - 1
+        if worker.plan.limit is not None and last in worker.claimant.held:
+            state = opened.journal.next_state(last, complete=False)
             publish(opened.parts, opened.journal, state, partial(commit, worker, self._folder))
 
     def _sharing(
