@@ -425,7 +425,7 @@ class Sharing:
         for _ in range(TRIES):
             now_s = await self._latest()
             accounts = {
-                name: self._accounts(name).closed(self._account, budget.need().charge)
+                name: self._accounts(name).closed(self._account, budget.need().final)
                 for name, budget in self._budgets.items()
             }
             book = quota.left(self._book, self._worker)

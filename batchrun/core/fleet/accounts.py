@@ -53,6 +53,11 @@ class Need(NamedTuple):
     first: int
     line: int
 
+    @property
+    def final(self) -> Charge:
+        """What is charged if nothing more is heard: of what is out, all."""
+        return self.charge.plus(Charge(self.reserved, self.reserved))
+
 
 class Accounts(NamedTuple):
     """The accounts of one budget. Immutable: a renewal makes the next ones."""

@@ -95,3 +95,8 @@ def test_marks_never_exceed_the_cap(steps):
             reserved += min(wanted, 900)
             assert spent + reserved <= mine.mark
         state[name] = spent, reserved
+
+
+def test_what_is_out_when_a_worker_leaves_stays_charged():
+    """Nobody is there any more to hear what it cost."""
+    assert need(spent=100, reserved=30).final == Charge(130, 30)
