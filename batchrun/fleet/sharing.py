@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from batchrun.core.cost.charged import Charge
+from batchrun.core.cost.charged import Charge, Need
 from batchrun.core.fleet import quota
-from batchrun.core.fleet.accounts import Accounts, Need
+from batchrun.core.fleet.accounts import Accounts
 from batchrun.core.fleet.quota import Book, Limit
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import DamagedError, StorageError

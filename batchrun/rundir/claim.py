@@ -35,7 +35,6 @@ from batchrun.adapters.storage.store import (
     Store,
     read_json,
 )
-from batchrun.core.fleet.sealed import unsealed
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.text.legible import shell_word
@@ -68,6 +67,8 @@ def launch_record(folder: Path) -> dict[str, Any] | None:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise StorageError(message) from error
+    from batchrun.core.fleet.sealed import unsealed  # for the directories of fleets alone
+
     try:
         return unsealed(content)
     except ValueError as error:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from batchrun.core.cost.charged import Charge
+from batchrun.core.cost.charged import Charge, Need
 
 STEPS = 200
 """A mark is moved ahead of what is needed by this share of the cap, while there is enough."""
@@ -39,24 +39,6 @@ class Account(NamedTuple):
     def is_settled(self) -> bool:
         """Whether nothing is out that could give something back."""
         return self.mark == self.charge.spent
-
-
-class Need(NamedTuple):
-    """What a worker has spent and needs at this moment. The worst cases of its requests are
-    ``reserved`` for those that are out; ``first`` is that of the next one in line (0 where none
-    waits), and ``line`` all of those in line.
-    """
-
-    cap: int
-    charge: Charge
-    reserved: int
-    first: int
-    line: int
-
-    @property
-    def final(self) -> Charge:
-        """What is charged if nothing more is heard: of what is out, all."""
-        return self.charge.plus(Charge(self.reserved, self.reserved))
 
 
 class Accounts(NamedTuple):

@@ -19,8 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from batchrun.core.cost.charged import Charge
-from batchrun.core.fleet.accounts import Need
+from batchrun.core.cost.charged import Charge, Need
 from batchrun.engine.session.guards import Stop, StopSwitch
 
 STEPS = 200

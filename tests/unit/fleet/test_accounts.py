@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.core.cost.charged import Charge
-from batchrun.core.fleet.accounts import Account, Accounts, Need, recorded
+from batchrun.core.cost.charged import Charge, Need
+from batchrun.core.fleet.accounts import Account, Accounts, recorded
 from batchrun.core.fleet.quota import Book, parse
 
 CAP = 10_000
