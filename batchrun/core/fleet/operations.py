@@ -95,13 +95,14 @@ def is_done(
 
 
 def with_done(
-    done: Iterable[Done], operation_id: str, places: Iterable[int]
+    done: Iterable[Done], operation_id: str, places: Iterable[int], *, anew: bool = True
 ) -> list[tuple[str, list[int]]]:
-    """The operations that were done, and this one, as they are recorded."""
-    done = list(done)
-    kept = {each.id: set(each.places) for each in done if each.id != operation_id}
-    before = {place for each in done if each.id == operation_id for place in each.places}
-    kept[operation_id] = before.union(places)
+    """The operations that were done, and this one, as they are recorded. Unless it was done
+    ``anew``, those who took part in it before did so in the same one.
+    """
+    kept = {each.id: set(each.places) for each in done}
+    before = kept.pop(operation_id, set())
+    kept[operation_id] = set(places) if anew else before.union(places)
     return [(name, sorted(found)) for name, found in kept.items()][-KEPT_MAX:]
 
 

@@ -26,6 +26,7 @@ from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
 from batchrun.core.fleet.operations import done_of, with_done
 from batchrun.core.fleet.quota import Book
+from batchrun.core.run.changes import Changes
 from batchrun.core.text.wording import counted
 from batchrun.errors import RunLockedError, StorageError
 from batchrun.ports import ClaimStore
@@ -191,4 +192,6 @@ def _note_operation(
         workers = (launch.folder / WORKERS).iterdir()
         places = {int(worker.name.partition("-")[0]) for worker in workers}
         done = done_of(journal.states.get(OPERATIONS))
-        journal.states.put(**{OPERATIONS: with_done(done, launch.operation, places)})
+        anew = plan.changes != Changes()
+        noted = with_done(done, launch.operation, places, anew=anew)
+        journal.states.put(**{OPERATIONS: noted})

@@ -75,6 +75,8 @@ def test_by_hand_a_process_that_took_part_means_another_one():
 def test_what_was_done_is_remembered():
     """The places of all who took part, and the latest operations."""
     recorded = with_done([Done("a", (1,)), Done("b")], "a", [0, 3])
+    assert done_of(recorded) == [Done("b"), Done("a", (0, 3))], "the same again, by others"
+    recorded = with_done([Done("a", (1,)), Done("b")], "a", [0, 3], anew=False)
     assert done_of(recorded) == [Done("b"), Done("a", (0, 1, 3))]
     for number in range(2 * KEPT_MAX):
         recorded = with_done(done_of(recorded), str(number), ())
