@@ -239,7 +239,8 @@ class _Process:
             except _AlreadyDoneError:
                 if not self._took_part:
                     self._say(
-                        "what this command asks for was done already: this process only helps"
+                        "what this command asks for was done already, by another process; this "
+                        "one helps with the rest"
                     )
         return self._launched_with(Changes(), None)
 
