@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ from batchrun.engine.request_keeping import RequestKeeping
 from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
+from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
 from batchrun.machinery import REAL, EndpointAccess, Machinery
@@ -58,6 +59,7 @@ from batchrun.records import Request, Row
 from batchrun.rundir import free_space, open_run
 from batchrun.rundir.budget_account import ledger_sums
 from batchrun.rundir.budgets import Budgets
+from batchrun.rundir.claim import Settle
 from batchrun.rundir.compare import Changes
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.preflight import Priced, require_bounds
@@ -183,8 +185,14 @@ def open_session(
     say: Callable[[str], None],
     machinery: Machinery,
     judges: Sequence[JudgeRun] = (),
+    *,
+    settle: Settle | None = None,
+    taken: open_run.Taken | None = None,
 ) -> Iterator[Session | Result]:
-    """The run directory opened for a session; a result where there is nothing left to do."""
+    """The run directory opened for a session; a result where there is nothing left to do.
+    ``settle`` and ``taken`` are those of ``open_run``; without ``settle`` a fleet that ended is
+    folded.
+    """
     accesses = machinery.accesses(settings.endpoints, environment)
     settings = _with_recorded_judges(settings)
     judging = None
@@ -208,7 +216,8 @@ def open_session(
             given,
             parts_of=machinery.parts,
             require=evaluates.require,
-            settle=_settle,
+            settle=settle or _settle,
+            taken=taken,
             say=say,
         )
         stack.callback(opened.close)
@@ -242,7 +251,7 @@ def open_session(
                 say,
                 machinery,
                 answers,
-                stack.enter_context(_lengths(settings, opened, say)),
+                stack.enter_context(lengths_of(settings, opened, say)),
                 evaluator,
                 judging,
             )
@@ -379,16 +388,21 @@ def _labelled(opened: RunDirectory, given: Mapping[str, str]) -> Mapping[str, st
 
 
 @contextlib.contextmanager
-def _lengths(
-    settings: Settings, opened: RunDirectory, say: Callable[[str], None]
+def lengths_of(
+    settings: Settings,
+    opened: RunDirectory,
+    say: Callable[[str], None],
+    checkpoint: Path | None = None,
 ) -> Iterator[Lengths | None]:
-    """The lengths of an earlier run, where the settings name one."""
+    """The lengths of an earlier run, where the settings name one. Their index is in the folder of
+    another ``checkpoint`` where several processes have it together.
+    """
     if settings.lengths_from is None:
         yield None
         return
     from batchrun.rundir.reuse import lengths, lookup
 
-    folder = opened.checkpoint / lengths.FOLDER
+    folder = (checkpoint or opened.checkpoint) / lengths.FOLDER
     with lengths.taken(settings.lengths_from, folder, say) as found:
         yield found
     if opened.is_complete:
@@ -423,7 +437,8 @@ class Session:
         self._opened = opened
         self._changes = changes
         self._build = opened.build
-        self._tally, self._finished = Tally(), Finished(settings.bounds)
+        self._tally = Tally(proved=opened.proved)
+        self._finished = Finished(settings.bounds)
         self._room = Room(
             sum(access.endpoint.concurrency for access in accesses),
             ahead=0 if lengths is None else AHEAD_ROWS,
@@ -505,8 +520,7 @@ class Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = self._lanes = loop.pool.lanes
-                if machinery.sharing is not None:
-                    await stack.enter_async_context(machinery.sharing(lanes, clock))
+                await stack.enter_async_context(self._shared(lanes, clock, budgets.spending))
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
                 monitor = Monitor(
                     engine=engine,
@@ -545,6 +559,13 @@ class Session:
             await budgets.close()
             sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
+
+    def _shared(
+        self, lanes: Sequence[Lane], clock: LoopClock, spending: Spending | None
+    ) -> AbstractAsyncContextManager[None]:
+        """What keeps this process to its share, where several have limits and budgets together."""
+        sharing = self._machinery.sharing
+        return contextlib.nullcontext() if sharing is None else sharing(lanes, clock, spending)
 
     def _controlled(
         self,
@@ -664,12 +685,17 @@ class Session:
 
     # After
 
+    def judged_pd(self) -> int:
+        """What of the budget the judges have spent, in picodollars."""
+        if self._judging is None or self._settings.max_cost_pd is None:
+            return 0
+        return self._judging.charged_pd(self._opened.store)
+
     def _without_judges(self) -> Settings:
         """The settings with the part of the budget that the judges have not spent."""
-        settings = self._settings
-        if self._judging is None or settings.max_cost_pd is None:
+        settings, judged_pd = self._settings, self.judged_pd()
+        if settings.max_cost_pd is None:
             return settings
-        judged_pd = self._judging.charged_pd(self._opened.store)
         if judged_pd:
             told = f"{format_picodollars(judged_pd)} of --max-cost are charged to its judges"
             self._tally.notices.append(told)

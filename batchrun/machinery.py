@@ -26,6 +26,7 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.urls import Address
 from batchrun.engine.lane import Lane
 from batchrun.engine.observe.watching import SAMPLE_S
+from batchrun.engine.session.spending import Spending
 from batchrun.ports import Credentials, Source, Transport
 from batchrun.ports import Journal as JournalPort
 
@@ -81,6 +82,16 @@ class OpenSource(Protocol):
         ...
 
 
+class OpenSharing(Protocol):
+    """Keeps a session to its share of what several processes have together."""
+
+    def __call__(
+        self, lanes: Sequence[Lane], clock: LoopClock, spending: Spending | None
+    ) -> AbstractAsyncContextManager[None]:
+        """While this is entered, lanes have a share of their limits, budgets of what is left."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Machinery:
     """Makes the parts of a session that are not decisions. The defaults are the real ones."""
@@ -98,10 +109,8 @@ class Machinery:
     journal: Callable[[Journal, FlightLog], ClosableJournal] = JournalWriter
     parts: PartsOf = Parts
     sealer: Callable[[Parts, Journal], Sealer] = Sealer
-    sharing: Callable[[Sequence[Lane], LoopClock], AbstractAsyncContextManager[None]] | None = None
-    """Keeps the lanes to a share of their limits while it is entered, where several processes have
-    these together.
-    """
+    sharing: OpenSharing | None = None
+    """Where several processes have limits and budgets together."""
     flight_slots: int = FLIGHT_SLOTS
     sample_s: float = SAMPLE_S
     """Seconds between two looks of the observers."""

@@ -255,7 +255,6 @@ def command(
                 run_with_workers(
                     workers,
                     settings,
-                    changes,
                     shard=shard,
                     progress=partial(progress_on, print_unwrapped) if shows else None,
                     as_json=as_json,
@@ -317,12 +316,13 @@ def _run(
         observers = [stack.enter_context(progress_on(print_unwrapped))] if progress else []
         observers += logs.observers()
         observers += announcing.observers
-        run = partial(assemble.run, judges=judges_of(settings, environment, stack, tell))
+        judges = judges_of(settings, environment, stack, tell)
+        run = partial(assemble.run, judges=judges)
         if shard is not None:
             from batchrun.core.fleet.places import place_of
             from batchrun.fleet import worker
 
-            run = partial(worker.run, place=place_of(shard, os.environ))
+            run = partial(worker.run, place=place_of(shard, os.environ), judges=judges)
         result = run(
             settings,
             environment,

@@ -10,7 +10,6 @@ from pathlib import Path
 from batchrun.adapters.storage import files
 from batchrun.adapters.storage.store import SUMMARY
 from batchrun.cli.console import print_json, print_unwrapped
-from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.ports import Observer
 
@@ -18,7 +17,6 @@ from batchrun.ports import Observer
 def run_with_workers(
     workers: int,
     settings: Settings,
-    changes: Changes,
     *,
     shard: str | None,
     progress: Callable[[], contextlib.AbstractContextManager[Observer]] | None,
@@ -30,7 +28,7 @@ def run_with_workers(
     from batchrun.fleet import launcher, worker
 
     launcher.require(workers, shard=shard is not None)
-    worker.require(settings, changes)
+    worker.require(settings)
     with contextlib.ExitStack() as stack:
         observers = [] if progress is None else [stack.enter_context(progress())]
         code = launcher.run_workers(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from types import FrameType
 from typing import IO
 
 from batchrun.adapters.environment.signals import heeded
+from batchrun.core.fleet.operations import START
 from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.fleet.progress import FleetProgress
 from batchrun.ports import Observer
@@ -62,6 +64,7 @@ def run_workers(
     started_s = time.monotonic()
     processes: list[subprocess.Popen[str]] = []
     relay, progress = _Relay(say), FleetProgress(folder)
+    environment = {**os.environ, START: secrets.token_hex(8)}
     with _forwarding(processes):
         for index in range(1, workers + 1):
             own = ["--shard", f"{index}/{workers}"]
@@ -72,6 +75,7 @@ def run_workers(
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
+                    env=environment,
                     text=True,
                     errors="replace",
                     start_new_session=True,

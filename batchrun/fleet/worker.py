@@ -11,11 +11,12 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from batchrun import assemble
 from batchrun.adapters.environment.clock import LoopClock, real_s
@@ -26,6 +27,7 @@ from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.assemble import Result, Session
 from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Place
+from batchrun.core.fleet.operations import Operation, done_of, is_done, operation_of
 from batchrun.core.fleet.quota import limits_of
 from batchrun.core.fleet.shares import begun_by
 from batchrun.core.request import body
@@ -34,18 +36,24 @@ from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.resolve import Settings
 from batchrun.engine.lane import Lane
 from batchrun.engine.pace.gate import EndpointGate
+from batchrun.engine.row_order import Lengths
 from batchrun.engine.session.guards import Stop
+from batchrun.engine.session.spending import Spending
 from batchrun.errors import RunLockedError, StorageError, UsageError
 from batchrun.fleet.committing import CommittingSealer
 from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
-from batchrun.ports import Observer
-from batchrun.rundir import resend
-from batchrun.rundir.fleet import launches
+from batchrun.ports import Answers, Observer
+from batchrun.rundir import resend, state_reader
+from batchrun.rundir.claim import Settle
+from batchrun.rundir.fleet import folding, launches
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
-from batchrun.rundir.fleet.joining import WorkerDirectory, join
-from batchrun.rundir.fleet.launches import LIVE, Launch
+from batchrun.rundir.fleet.joining import WorkerDirectory, commit, join
+from batchrun.rundir.fleet.launches import LIVE, OPERATIONS, Launch
 from batchrun.rundir.fleet.workers import Worker, living
+
+if TYPE_CHECKING:  # loaded by runs that have judges alone
+    from batchrun.rundir.judges.prepare import JudgeRun
 
 _LOG = logging.getLogger("batchrun.run")
 POLL_S, POLL_GROWTH = 0.5, 1.5
@@ -62,6 +70,7 @@ def run(
     *,
     place: Place,
     changes: Changes = Changes(),  # noqa: B008 - frozen
+    judges: Sequence[JudgeRun] = (),
     observers: Sequence[Observer] = (),
     say: Callable[[str], None] = lambda _: None,
     started_s: float | None = None,
@@ -72,13 +81,16 @@ def run(
     Returns how the whole ended; of a process that was stopped while others go on, how far it came.
     Raises as ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
     """
-    require(settings, changes)
+    require(settings)
     started_s = machinery.monotonic_s() if started_s is None else started_s
-    process = _Process(settings, environment, place, observers, say, started_s, machinery)
+    operation = operation_of(changes, environment)
+    process = _Process(
+        settings, environment, place, operation, judges, observers, say, started_s, machinery
+    )
     return process.run()
 
 
-def require(settings: Settings, changes: Changes) -> None:
+def require(settings: Settings) -> None:
     """Raise ``UsageError`` for what several processes cannot do together."""
     pipe = next((path for path in settings.files if pipes.passes(path)), None)
     default = str(PurePath(settings.dir, "checkpoint"))
@@ -86,20 +98,15 @@ def require(settings: Settings, changes: Changes) -> None:
         (local_path(settings.dir) is None, "a run directory in an object store"),
         (settings.checkpoint != default, "--checkpoint"),
         (pipe is not None, f"{pipe} as input, which can be read only once: write it to a file"),
-        (changes != Changes(), "--restart, --retry-*, --keep-done, --resend-changed or --repair"),
-        (settings.limit is not None, "--limit"),
-        (bool(settings.reuse), "--reuse"),
-        (settings.lengths_from is not None, "--lengths-from"),
-        (settings.has_budget, "--max-cost or --max-total-tokens"),
-        (settings.source is not None, "--from"),
-        (settings.repeat > 1, "--repeat"),
-        (settings.turns is not None, "--turns"),
-        (bool(settings.evaluation.judges), "judges"),
     )
     for is_so, what in refused:
         if is_so:
             message = f"--shard does not work with {what}"
             raise UsageError(message)
+
+
+class _AlreadyDoneError(Exception):
+    """What this process was started for was done before."""
 
 
 class _Pauses:
@@ -122,11 +129,19 @@ class _Process:
         settings: Settings,
         environment: Mapping[str, str],
         place: Place,
+        operation: Operation | None,
+        judges: Sequence[JudgeRun],
         observers: Sequence[Observer],
         say: Callable[[str], None],
         started_s: float,
         machinery: Machinery,
     ) -> None:
+        self._operation = operation
+        self._judges = judges
+        self._took_part = False
+        """Whether this process was one of a fleet already."""
+        self._resends = False
+        """Whether the fleet sends rows again because their request changed."""
         self._settings = settings
         self._environment = environment
         self._place = place
@@ -146,9 +161,10 @@ class _Process:
             if isinstance(worker, Result):
                 sent_nothing = worker.sent_nothing and not worked
                 return replace(worker, sent_nothing=sent_nothing, elsewhere=worked)
-            worked = True
+            worked = self._took_part = True
             try:
-                stopped = self._work(worker)
+                with launches.naming_records(worker.launch):
+                    stopped = self._work(worker)
                 whole = worker.claimant.all_published
             except KeyboardInterrupt as error:  # while it waited for the others
                 worker.leave()
@@ -166,7 +182,7 @@ class _Process:
         until_s, told, pauses = time.monotonic() + LOCKED_S, False, _Pauses()
         while True:
             launch = launches.current(self._folder)
-            if launch is not None:
+            if launch is not None and self._may_join(launch):
                 worker = self._joined(launch)
                 if worker is not None:
                     return worker
@@ -174,12 +190,30 @@ class _Process:
             try:
                 return self._launched()
             except RunLockedError:
+                unchanged = launch is not None and launches.current(self._folder) == launch
+                if unchanged and self._others_work():
+                    raise  # on something else
                 if time.monotonic() > until_s and not launches.is_busy(self._folder):
                     raise
                 if not told:
                     self._say(f"waiting for the process that opens {self._folder}")
                     told = True
                 pauses.sleep()
+
+    def _may_join(self, launch: Launch) -> bool:
+        """Whether a launch does, or did, what this process was started for."""
+        mine = self._operation
+        if mine is None or mine.id == launch.operation:
+            return True
+        return is_done(mine, launch.done, self._place.index, took_part=self._took_part)
+
+    def _settle(self, folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
+        """See to a fleet that worked here, while this process holds the directory's lock."""
+        folding.settle(folder, checkpoint, say)
+        done = done_of(state_reader.values(checkpoint, OPERATIONS).get(OPERATIONS))
+        mine, place = self._operation, self._place.index
+        if mine is not None and is_done(mine, done, place, took_part=self._took_part):
+            raise _AlreadyDoneError
 
     def _joined(self, launch: Launch) -> Worker | None:
         """A worker of this launch; None if it was folded meanwhile."""
@@ -189,21 +223,41 @@ class _Process:
             if launches.current(self._folder) == launch:
                 raise
             return None
+        self._resends = worker.plan.changes.resend_changed
         _LOG.info("joined the processes that work on %s, as %s", self._folder, worker.name)
         self._say(f"joined the processes that work on {self._folder}")
         return worker
 
     def _launched(self) -> Worker | Result:
-        """Open the run directory as any run does, and launch a fleet on it."""
-        with self._opened() as session:
+        """Open the run directory as any run does, and launch a fleet on it. What was done before,
+        for another process of the same start, is not done again.
+        """
+        operation = self._operation
+        if operation is not None:
+            try:
+                return self._launched_with(operation.changes, self._settle)
+            except _AlreadyDoneError:
+                if not self._took_part:
+                    self._say(
+                        "what this command asks for was done already, by another process; this "
+                        "one helps with the rest"
+                    )
+        return self._launched_with(Changes(), None)
+
+    def _launched_with(self, changes: Changes, settle: Settle | None) -> Worker | Result:
+        with self._opened(changes, settle) as session:
             if isinstance(session, Result):
                 return session
             opened = session.directory
-            launches.begin_launching(self._folder)
+            opened.forget_examples()
             journal = opened.journal
             for shard in sorted(journal.touched()):
                 publish(opened.parts, journal, journal.next_state(shard, complete=False))
-            launch = launches.begin(opened, self._folder)
+            operation = None if self._operation is None else self._operation.id
+            launch = launches.begin(
+                opened, self._folder, self._settings, changes, operation, session.judged_pd()
+            )
+            self._resends = changes.resend_changed
             worker = Worker(launch, launches.read_plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
             launches.announce(launch, LIVE)
@@ -211,16 +265,32 @@ class _Process:
         self._say(f"{self._folder} is ready for {self._place.count:,} processes")
         return worker
 
-    def _opened(self) -> AbstractContextManager[Session | Result]:
-        return assemble.open_session(
+    def _preparing(self) -> Callable[[], None]:
+        launches.begin_launching(self._folder)
+        return partial(launches.withdraw, self._folder)
+
+    @contextlib.contextmanager
+    def _opened(self, changes: Changes, settle: Settle | None) -> Iterator[Session | Result]:
+        """The run directory opened as for any run. Others see that a launch is being prepared for
+        as long as it takes.
+        """
+        opening = assemble.open_session(
             self._settings,
             self._environment,
             None,
-            Changes(),
+            changes,
             (),
             self._say,
             self._machinery,
+            self._judges,
+            settle=settle,
+            taken=self._preparing,
         )
+        with opening as opened:
+            try:
+                yield opened
+            finally:
+                launches.withdraw(self._folder)
 
     # The work
 
@@ -255,18 +325,22 @@ class _Process:
         while True:
             if spans.claim_first():
                 pauses = _Pauses()
-                session = Session(
-                    settings,
-                    opened,
-                    Changes(),
-                    accesses,
-                    self._observers,
-                    self._say,
-                    machinery,
-                )
-                result = assemble.run_session(session, self._started_s)
+                with self._answers(opened) as (answers, lengths):
+                    session = Session(
+                        settings,
+                        opened,
+                        Changes(),
+                        accesses,
+                        self._observers,
+                        self._say,
+                        machinery,
+                        answers,
+                        lengths,
+                    )
+                    result = assemble.run_session(session, self._started_s)
                 if result.stop is not None:
                     return result
+                self._publish_cut(worker, opened)
                 ok, opened.errors = resend.count_done(opened.parts, opened.journal)
                 opened.done = ok, opened.errors.total()
                 opened.wall_s_before = 0.0
@@ -276,10 +350,38 @@ class _Process:
                 worker.check()
                 pauses.sleep()
 
+    @contextlib.contextmanager
+    def _answers(self, opened: WorkerDirectory) -> Iterator[tuple[Answers | None, Lengths | None]]:
+        """What earlier runs know of the rows, by the indexes that the launching process made."""
+        settings, checkpoint = self._settings, Path(self._settings.checkpoint)
+        with contextlib.ExitStack() as stack:
+            answers = None
+            if settings.reuse:
+                from batchrun.rundir.reuse import lookup
+
+                taken = lookup.taken(settings, opened, self._say, checkpoint)
+                answers = stack.enter_context(taken)
+            lengths = assemble.lengths_of(settings, opened, self._say, checkpoint)
+            yield answers, stack.enter_context(lengths)
+
+    def _publish_cut(self, worker: Worker, opened: WorkerDirectory) -> None:
+        """Publish the shard that a limit cuts, if this worker has it: its rows below are done, and
+        no more of them are read.
+        """
+        last = len(worker.plan.starts) - 1
+        if worker.plan.limit is not None and last in worker.claimant.held:
+            state = opened.journal.next_state(last, complete=False)
+            publish(opened.parts, opened.journal, state, partial(commit, worker, self._folder))
+
     def _sharing(
-        self, worker: Worker, lanes: Sequence[Lane], clock: LoopClock
+        self,
+        worker: Worker,
+        lanes: Sequence[Lane],
+        clock: LoopClock,
+        spending: Spending | None,
     ) -> AbstractAsyncContextManager[None]:
-        """What keeps this process to its share of the limits."""
+        """What keeps this process to its share of the limits and the budgets."""
+        caps = {} if spending is None else {"cost": spending.cost, "tokens": spending.tokens}
         sharing = Sharing(
             store=worker.store,
             worker=worker.name,
@@ -287,6 +389,8 @@ class _Process:
             limits=limits_of(self._settings.endpoints),
             clock=clock,
             real_s=real_s,
+            budgets={name: budget for name, budget in caps.items() if budget is not None},
+            charged=worker.plan.charged,
         )
         return sharing.kept()
 
@@ -299,9 +403,12 @@ class _Process:
         return assemble.run(
             self._settings,
             self._environment,
+            # Rows that were not sent again any more: only this may go on with them.
+            changes=Changes(resend_changed=self._resends and stop is not None),
             say=self._say,
             started_s=self._started_s,
             machinery=self._machinery,
+            judges=self._judges,
             stop=stop,
         )
 

@@ -14,6 +14,7 @@ share that, and its locks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -76,10 +77,13 @@ class Lock:
         self._looked_s = math.inf
 
     def acquire(self) -> None:
-        """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
+        """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken, and
+        ``FileNotFoundError`` if the folder was moved away at this moment.
+        """
         try:
             self._descriptors.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
             _take(self._descriptors[-1])
+            self._refuse_moved()
             self._descriptors.append(open_private(self.note))
             _take(self._descriptors[-1])
             self._refuse_living()
@@ -134,6 +138,11 @@ class Lock:
             "Wait for it, or stop it; `batchrun status` shows it"
         )
         return RunLockedError(message, holder=holder)
+
+    def _refuse_moved(self) -> None:
+        locked = os.fstat(self._descriptors[0])
+        if not os.path.samestat(locked, self.folder.stat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
 
     def _refuse_living(self) -> None:
         """The lock is ours on this machine; see whether the note's holder lives on another."""

@@ -47,8 +47,8 @@ class Fleet:
         self.folder = folder
         self.processes = []
 
-    def start(self, shard, *arguments, lease_s=30):
-        """Start ``batchrun run --shard SHARD ARGUMENTS...``."""
+    def start(self, shard, *arguments, lease_s=30, environment=None):
+        """Start ``batchrun run --shard SHARD ARGUMENTS...``, with more environment variables."""
         err_path = self.folder / f"fleet-{len(self.processes)}.err"
         with err_path.open("wb") as err:
             process = subprocess.Popen(
@@ -58,7 +58,11 @@ class Fleet:
                     *("--shard", shard, "--no-progress"),
                 ],
                 cwd=self.folder,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(self.folder),
+                    **(environment or {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=err,
                 stderr=err,
@@ -67,10 +71,10 @@ class Fleet:
         self.processes.append(started)
         return started
 
-    def start_all(self, count, *arguments, lease_s=30):
+    def start_all(self, count, *arguments, lease_s=30, environment=None):
         """Start all of them at once."""
         return [
-            self.start(f"{index}/{count}", *arguments, lease_s=lease_s)
+            self.start(f"{index}/{count}", *arguments, lease_s=lease_s, environment=environment)
             for index in range(1, count + 1)
         ]
 

@@ -226,6 +226,27 @@ class RunReader(ParquetReader):
                     rows += status.column(0).to_pylist().count(self._source.status)
         return rows
 
+    def starts(self) -> Iterator[tuple[int, Position]]:
+        """See ``PickingReader``: numbers and status of the rows are read, and nothing else."""
+        rows, picked, size = self.count(lambda: False) or 0, self.picked, self._shard_rows
+        if picked is not None:
+            rows = picked.below(rows)
+        ends = iter([*range(size, rows, size), *([rows] if rows else ())])
+        row = next(ends, None)
+        first = 0
+        for index in range(len(self._parts_of)):
+            with self._opened(index) as part:
+                for batch in part.iter_batches(columns=["row", "status"], use_threads=False):
+                    numbers = self._kept(batch, 0).column("row")
+                    while row is not None:
+                        place = (row if picked is None else picked.behind(row)) - 1 - first
+                        if place >= len(numbers):
+                            break
+                        line = numbers[place].as_py() + 1
+                        yield row, Position(index, line, line)
+                        row = next(ends, None)
+                    first += len(numbers)
+
     def where(self, row: Row) -> str:
         """See ``reader.Reader``."""
         return f"{self._source.name} row {row.line}"

@@ -27,7 +27,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchrun.core.fleet import accounts as budget_accounts
+from batchrun.core.fleet.accounts import Accounts
+from batchrun.core.fleet.sealed import sealed, unsealed
+from batchrun.errors import DamagedError
 
 if TYPE_CHECKING:
     from batchrun.core.settings.endpoint import Endpoint
@@ -108,11 +113,22 @@ class Book(NamedTuple):
     """What all workers hold. Immutable: a renewal makes the next one."""
 
     holdings: Mapping[str, Holding] = {}
+    accounts: Mapping[str, Accounts] = {}
+    """Of each budget that the fleet has, who may spend how much."""
 
     def as_bytes(self) -> bytes:
         """As it is kept in the store."""
         value = {worker: list(holding) for worker, holding in self.holdings.items()}
-        return json.dumps({"holdings": value}).encode()
+        kept = {name: accounts.recorded() for name, accounts in self.accounts.items()}
+        return json.dumps(sealed({"holdings": value, "accounts": kept})).encode()
+
+    def living(self, now_s: float) -> set[str]:
+        """The workers that may have something in use."""
+        return {
+            worker
+            for worker, holding in self.holdings.items()
+            if now_s - holding.renewed_s <= SAFE_S
+        }
 
     def leader(self, now_s: float) -> str | None:
         """The worker that finds windows for all: the first one by name that lives."""
@@ -138,14 +154,24 @@ class Book(NamedTuple):
         )
 
 
-def parse(content: bytes) -> Book:
-    """A book as it was kept. Raises ``ValueError`` for anything else."""
+def parse(content: bytes, name: str = FOLDER) -> Book:
+    """A book as it was kept. Raises ``DamagedError`` for anything else; its path is ``name``."""
     try:
-        value: Any = json.loads(content)
-        return Book({name: Holding(*entry) for name, entry in value["holdings"].items()})
+        value = unsealed(content)
+        return Book(
+            {worker: Holding(*entry) for worker, entry in value["holdings"].items()},
+            {
+                budget: budget_accounts.recorded(entry)
+                for budget, entry in value["accounts"].items()
+            },
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = "no book of a fleet's quota"
-        raise ValueError(message) from error
+        message = (
+            f"{name}, the book in which a fleet shares its limits, is damaged: {error}. Stop the "
+            "processes that work on the run, and restore the file from a backup. Without one, "
+            "remove it if the run has no budget: with one, it says what may have been spent"
+        )
+        raise DamagedError(message, path=name) from error
 
 
 def record_name(number: int) -> str:
@@ -196,12 +222,14 @@ def renewed(
         holds[name] = max(parts[name], in_use.get(name, 0.0))
         safe[name] = min(parts[name], math.floor(least) if limit.is_whole else least)
     finite = {name: want for name, want in wants.items() if want < math.inf}
-    return Book({**others, worker: Holding(now_s, holds, parts, safe, finite, paces, windows)})
+    mine = Holding(now_s, holds, parts, safe, finite, paces, windows)
+    return Book({**others, worker: mine}, book.accounts)
 
 
 def left(book: Book, worker: str) -> Book:
-    """The book after a worker has ended, which uses nothing any more."""
-    return Book({name: kept for name, kept in book.holdings.items() if name != worker})
+    """The book after a worker has ended, which uses nothing any more. Its accounts stay open."""
+    rest = {name: kept for name, kept in book.holdings.items() if name != worker}
+    return Book(rest, book.accounts)
 
 
 def shares(limit: Limit, demand: Mapping[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,24 @@ from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.staged_store import drop_staged, reveal
 from batchrun.core.cost.projection import RowCosts
+from batchrun.core.fleet import quota
+from batchrun.core.fleet.accounts import Accounts
 from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.operations import done_of, with_done
+from batchrun.core.fleet.quota import Book
+from batchrun.core.run.changes import Changes
 from batchrun.core.text.wording import counted
-from batchrun.errors import DamagedError, RunLockedError, StorageError
+from batchrun.errors import RunLockedError, StorageError
+from batchrun.ports import ClaimStore
 from batchrun.rundir import state_reader
-from batchrun.rundir.compare import recorded_carry
+from batchrun.rundir.budget_account import BudgetAccount, ledger_sums
+from batchrun.rundir.compare import RESENDING, recorded_carry
 from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
-from batchrun.rundir.fleet.launches import CLOCK, FOLDED, WORKERS, Launch, Plan
+from batchrun.rundir.fleet.launches import CLOCK, FOLDED, OPERATIONS, WORKERS, Launch, Plan
 from batchrun.rundir.fleet.workers import living
+from batchrun.rundir.spent import spent
 
 _MARKED_AT_ONCE = 1000
 _WALL = "wall_s"
@@ -63,10 +71,8 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
 
 def _latest(launch: Launch) -> list[Claim]:
     """The latest record of every shard. Raises ``DamagedError`` naming one that is none."""
-    try:
+    with launches.naming_records(launch):
         return list(read_claims(DiskClaims(launch.folder, _owner())))
-    except ValueError as error:
-        raise DamagedError(str(error), path=str(launch.folder)) from None
 
 
 def _owner() -> str:
@@ -116,6 +122,8 @@ def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
             take_log(launch, journal, claim.shard, workers)
             take_flights(launch, journal, parts, claim.shard, workers, endpoints)
         _take_figures(launch, journal, now_s)
+        _take_charges(launch, store, plan, journal)
+        _note_operation(launch, plan, journal, {record.state.shard for record in records})
         files.sync_folder(checkpoint)
     finally:
         journal.close()
@@ -151,3 +159,39 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
         examples=examples or None,
         **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.id},
     )
+
+
+def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journal) -> None:
+    """Enter what is charged to the budgets: what processes that left have spent, and of those that
+    died all that they may have.
+    """
+    if not plan.caps:
+        return
+    latest = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
+    content = store.read(quota.record_name(latest)) if latest else None
+    with launches.naming_records(launch):
+        book = Book() if content is None else quota.parse(content, quota.record_name(latest))
+    ledger = ledger_sums(spent(journal))
+    for name, charged in plan.charged.items():
+        accounts = book.accounts.get(name) or Accounts(charged)
+        charge = accounts.total
+        if name == "cost":
+            charge = charge._replace(spent=charge.spent - plan.judged_pd)
+        BudgetAccount(journal.states, name).close(charge, ledger)
+
+
+def _note_operation(
+    launch: Launch, plan: Plan, journal: Journal, published: Collection[int]
+) -> None:
+    """Note that the operation of a launch is done, if no row is left that it was to send again."""
+    if not plan.again.issubset(published):
+        return
+    if plan.changes.resend_changed:
+        journal.states.put(**{RESENDING: None})
+    if launch.operation is not None:
+        workers = (launch.folder / WORKERS).iterdir()
+        places = {int(worker.name.partition("-")[0]) for worker in workers}
+        done = done_of(journal.states.get(OPERATIONS))
+        anew = plan.changes != Changes()
+        noted = with_done(done, launch.operation, places, anew=anew)
+        journal.states.put(**{OPERATIONS: noted})

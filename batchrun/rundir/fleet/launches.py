@@ -17,13 +17,13 @@ DIR/fleet/ID/workers/NAME/   its checkpoint
 from __future__ import annotations
 
 import base64
-import json
+import contextlib
 import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +35,33 @@ from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.store import SUMMARY
+from batchrun.core.cost.charged import Charge
 from batchrun.core.fleet import claims, leases, quota
+from batchrun.core.fleet.operations import Done, done_of
+from batchrun.core.fleet.sealed import sealed, unsealed
+from batchrun.core.request.chained_rows import SOURCE
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.resolve import Settings
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
 from batchrun.records import Position
-from batchrun.rundir.claim import FLEET
+from batchrun.rundir import resend, restarts
+from batchrun.rundir.budget_account import charges_before, ledger_sums
+from batchrun.rundir.claim import FLEET, LAUNCH, launch_record
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recorded_reading import READING
+from batchrun.rundir.spent import spent
 
-FORMAT = 1
+FORMAT = 2
 LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
-LAUNCH, RUN, SHARDS, WORKERS = "launch.json", "run.json", "shards", "workers"
+RUN, SHARDS, WORKERS = "run.json", "shards", "workers"
+OPERATIONS = "operations"
+"""The key of the state file for the operations that fleets have done."""
 CLOCK = ".clock"
 """A file that is touched to learn the store's time."""
 _KEPT = (
     *("settings", "input", "input_format", READING, "wording", COLUMNS, "run", "sample"),
     *("input_rows", "carry_schema", "carry_names", "sent", "started_at_us"),
+    *(SOURCE, restarts.KEY),
 )
 """The values of the run's state file that every worker's has too."""
 _HEAD = struct.Struct("<16sIIq")  # magic, format, checksum of the records, rows of the input
@@ -67,6 +79,10 @@ class Launch:
     begun_s: float
     """When, in seconds by the store's clock."""
     shard_rows: int
+    operation: str | None = None
+    """The id of the operation that it was launched for (``core/fleet/operations.py``)."""
+    done: tuple[Done, ...] = ()
+    """Operations that were done before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,18 @@ class Plan:
     """The parts of shards that are not complete."""
     before: tuple[int, int] = (0, 0)
     """Rows that were done when the fleet was launched: ok, and failed."""
+    caps: Mapping[str, int] = field(default_factory=dict)
+    """The budgets that the fleet has together, by name (``LedgerSums``)."""
+    charged: Mapping[str, Charge] = field(default_factory=dict)
+    """What was charged to each of them before."""
+    changes: Changes = field(default_factory=Changes)
+    """What becomes of done rows."""
+    again: frozenset[int] = frozenset()
+    """The shards of which rows are sent again."""
+    limit: int | None = None
+    """The first row of the input that is not run."""
+    judged_pd: int = 0
+    """What of the charge to the budget is that of judges (picodollars)."""
 
 
 def current(folder: Path) -> Launch | None:
@@ -95,8 +123,8 @@ def current(folder: Path) -> Launch | None:
 
 def unfolded(folder: Path) -> Launch | None:
     """The same, or one whose folding was begun, in the folder that it was moved to."""
-    found = files.read_json(folder / FLEET / LAUNCH)
-    if not isinstance(found, dict) or found.get("state") != LIVE:
+    found = launch_record(folder)
+    if found is None or found.get("state") != LIVE:
         return None
     if found.get("format") != FORMAT:
         message = (
@@ -108,7 +136,8 @@ def unfolded(folder: Path) -> Launch | None:
     place = next((p for p in (folder / FLEET / name, _aside(folder, name)) if p.is_dir()), None)
     if place is None:
         return None  # all of it is folded, but for the note of that
-    return Launch(name, place, found["begun_s"], found["shard_rows"])
+    done = tuple(done_of(found["done"]))
+    return Launch(name, place, found["begun_s"], found["shard_rows"], found["operation"], done)
 
 
 def end(launch: Launch) -> Launch:
@@ -127,7 +156,20 @@ def _aside(folder: Path, name: str) -> Path:
     return folder / FLEET / f".{name}.ended"
 
 
-def begin(opened: RunDirectory, folder: Path) -> Launch:
+def caps_of(settings: Settings) -> dict[str, int]:
+    """The budgets of these settings, by name."""
+    caps = {"cost": settings.max_cost_pd, "tokens": settings.max_total_tokens}
+    return {name: cap for name, cap in caps.items() if cap is not None}
+
+
+def begin(
+    opened: RunDirectory,
+    folder: Path,
+    settings: Settings,
+    changes: Changes = Changes(),  # noqa: B008 - frozen
+    operation: str | None = None,
+    judged_pd: int = 0,
+) -> Launch:
     """Launch a fleet on an opened run directory, whose logs are published. The input is indexed:
     text is read once, from its beginning to its end, without being parsed.
 
@@ -137,20 +179,26 @@ def begin(opened: RunDirectory, folder: Path) -> Launch:
     place = folder / FLEET / name
     store = DiskClaims(place, "launch")
     assert opened.given is not None
-    plan = _planned(opened, opened.given)
+    plan = _planned(opened, opened.given, settings, changes)
+    if "cost" in plan.caps:
+        charged = {**plan.charged, "cost": plan.charged["cost"].plus(Charge(judged_pd))}
+        plan = replace(plan, charged=charged, judged_pd=judged_pd)
     for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
     try:
         for part in ("", claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, WORKERS):
             files.make_folder(place / part, private=True)
-        files.write_json(place / RUN, _run_json(plan))
+        files.write_json(place / RUN, sealed(_run_json(plan)))
         files.write_whole(place / SHARDS, _shards(plan))
-        launch = Launch(name, place, store.put(CLOCK, b""), opened.journal.shard_rows)
+        done = tuple(done_of(opened.journal.states.get(OPERATIONS)))
+        begun_s = store.put(CLOCK, b"")
+        launch = Launch(name, place, begun_s, opened.journal.shard_rows, operation, done)
     except OSError as error:
         message = f"cannot write into {place}: {error.strerror}"
         raise StorageError(message) from error
-    opened.journal.states.put(input_rows=plan.rows)
+    if settings.limit is None or plan.rows < settings.limit:
+        opened.journal.states.put(input_rows=plan.rows)
     return launch
 
 
@@ -158,10 +206,19 @@ def begin_launching(folder: Path) -> None:
     """Say that a launch is being prepared, which takes a while where the input is large."""
     try:
         files.make_folder(folder / FLEET, private=True)
-        files.write_json(folder / FLEET / LAUNCH, {"format": FORMAT, "state": LAUNCHING})
+        note = sealed({"format": FORMAT, "state": LAUNCHING})
+        files.write_json(folder / FLEET / LAUNCH, note)
     except OSError as error:
         message = f"cannot write into {folder / FLEET}: {error.strerror}"
         raise StorageError(message) from error
+
+
+def withdraw(folder: Path) -> None:
+    """Take back that a launch is being prepared."""
+    found = launch_record(folder)
+    if found is not None and found.get("state") == LAUNCHING:
+        with contextlib.suppress(OSError):
+            disk.unlink(folder / FLEET / LAUNCH)
 
 
 def is_busy(folder: Path) -> bool:
@@ -169,8 +226,8 @@ def is_busy(folder: Path) -> bool:
     what one left.
     """
     path = folder / FLEET / LAUNCH
-    found = files.read_json(path)
-    state = found.get("state") if isinstance(found, dict) else None
+    found = launch_record(folder)
+    state = None if found is None else found.get("state")
     if state == LIVE:
         return current(folder) is None
     if state != FOLDED:
@@ -189,34 +246,65 @@ def announce(launch: Launch, state: str) -> None:
         "state": state,
         "begun_s": launch.begun_s,
         "shard_rows": launch.shard_rows,
+        "operation": launch.operation,
+        "done": launch.done,
     }
     try:
-        files.write_json(launch.folder.parent / LAUNCH, value)
+        files.write_json(launch.folder.parent / LAUNCH, sealed(value))
     except OSError as error:
         message = f"cannot write into {launch.folder.parent}: {error.strerror}"
         raise StorageError(message) from error
 
 
-def _planned(opened: RunDirectory, given: Input) -> Plan:
+def _planned(opened: RunDirectory, given: Input, settings: Settings, changes: Changes) -> Plan:
     states, carry, size = opened.journal.states, opened.carry, opened.journal.shard_rows
-    starts, rows = _starts(given, carry, size)
-    done, begun = set(), {}
+    starts, rows = _starts(given, carry, size, settings.limit)
+    caps = caps_of(settings)
+    done, begun, again = set(), {}, frozenset(opened.again.shards)
     for published in states.published():
         shard, state = published.state.shard, published.state
         whole = min(size, rows - shard * size)
-        if state.complete and state.rows_read == whole:
+        is_done = state.complete and state.rows_read >= whole
+        # A shard that the limit cuts is never complete.
+        cut = settings.limit is not None and shard == len(starts) - 1
+        if shard not in again and (is_done or (cut and _has(opened, shard, whole))):
             done.add(shard)
         else:
             begun[shard] = published
     values = {key: states.get(key) for key in _KEPT} | {"input_rows": rows}
-    return Plan(values, rows, starts, frozenset(done), begun, opened.done)
+    charged = charges_before(states, ledger_sums(spent(opened.journal)), caps) if caps else {}
+    before = opened.done[0] - opened.again.ok, opened.done[1] - opened.again.errors.total()
+    return Plan(
+        values,
+        rows,
+        starts,
+        frozenset(done),
+        begun,
+        before,
+        caps,
+        charged,
+        changes,
+        again,
+        settings.limit,
+    )
 
 
-def _starts(given: Input, carry: Carry, size: int) -> tuple[tuple[Position, ...], int]:
+def _has(opened: RunDirectory, shard: int, rows: int) -> bool:
+    """Whether the first rows of a shard, so many, have an outcome."""
+    first = shard * opened.journal.shard_rows
+    done = resend.known(opened.parts, opened.journal, shard).done
+    return sum(row < first + rows for row in done) == rows
+
+
+def _starts(
+    given: Input, carry: Carry, size: int, limit: int | None
+) -> tuple[tuple[Position, ...], int]:
     ends, rows = [Position()], 0
     try:
-        for rows, end in given.shard_starts(carry, size):  # noqa: B007 - the last one counts
+        for rows, end in given.shard_starts(carry, size):
             ends.append(end)
+            if limit is not None and rows >= limit:
+                return tuple(ends[:-1]), limit
     except InputLostError as error:
         raise InputError(str(error)) from None
     return tuple(ends[:-1]), rows
@@ -229,7 +317,17 @@ def _run_json(plan: Plan) -> dict[str, Any]:
         if value is not None
     }
     begun = [published_json.to_json(published) for published in plan.begun.values()]
-    return {"values": values, "begun": begun, "before": list(plan.before)}
+    return {
+        "values": values,
+        "begun": begun,
+        "before": list(plan.before),
+        "caps": dict(plan.caps),
+        "charged": {name: list(charge) for name, charge in plan.charged.items()},
+        "changes": asdict(plan.changes),
+        "again": sorted(plan.again),
+        "limit": plan.limit,
+        "judged_pd": plan.judged_pd,
+    }
 
 
 def _shards(plan: Plan) -> bytes:
@@ -241,13 +339,15 @@ def _shards(plan: Plan) -> bytes:
 
 def read_plan(launch: Launch) -> Plan:
     """The plan of a launch. Raises ``DamagedError`` for what is none."""
+    path = launch.folder / RUN
     try:
-        run = json.loads((launch.folder / RUN).read_bytes())
-        data = (launch.folder / SHARDS).read_bytes()
+        run = unsealed(path.read_bytes())
+        path = launch.folder / SHARDS
+        data = path.read_bytes()
         magic, version, crc, rows = _HEAD.unpack_from(data)
         records = data[_HEAD.size :]
         if (magic, version, crc) != (_MAGIC, FORMAT, zlib.crc32(records)):
-            raise _damaged(launch, "its checksum is wrong")
+            raise _damaged(path, "its checksum is wrong")
         shards = list(_SHARD.iter_unpack(records))
         values = {
             key: base64.b64decode(value["base64"]) if _is_binary(value) else value
@@ -255,23 +355,56 @@ def read_plan(launch: Launch) -> Plan:
         }
         begun = {each["shard"]: published_json.from_json(each) for each in run["begun"]}
         ok, error = run["before"]
+        caps = {str(name): int(cap) for name, cap in run["caps"].items()}
+        charged = {name: Charge(*charge) for name, charge in run["charged"].items()}
+        classes = tuple(run["changes"]["retry_classes"])
+        changes = Changes(**{**run["changes"], "retry_classes": classes})
+        again = frozenset(run["again"])
+        limit, judged_pd = run["limit"], run["judged_pd"]
     except OSError as error:
         message = f"cannot read {launch.folder}: {error.strerror}"
         raise StorageError(message) from error
     except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise _damaged(launch, str(error)) from None
+        raise _damaged(path, str(error)) from None
     starts = tuple(Position(*start) for *start, _ in shards)
     done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
-    return Plan(values, rows, starts, done, begun, (ok, error))
+    return Plan(
+        values,
+        rows,
+        starts,
+        done,
+        begun,
+        (ok, error),
+        caps,
+        charged,
+        changes,
+        again,
+        limit,
+        judged_pd,
+    )
+
+
+@contextlib.contextmanager
+def naming_records(launch: Launch) -> Iterator[None]:
+    """Have the error for a damaged record name its file, and not only the record."""
+    try:
+        yield
+    except DamagedError as error:
+        if Path(error.path).is_absolute() or not (launch.folder / error.path).exists():
+            raise
+        path = launch.folder / error.path
+        message = str(error).replace(error.path, str(path), 1)
+        raise DamagedError(message, path=str(path)) from None
 
 
 def _is_binary(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == {"base64"}
 
 
-def _damaged(launch: Launch, why: str) -> DamagedError:
+def _damaged(path: Path, why: str) -> DamagedError:
     message = (
-        f"{launch.folder} is damaged: {why}. Results and answers are not affected. When no process "
-        f"works on the run any more, remove {launch.folder.parent / LAUNCH} and start it again"
+        f"{path} is damaged: {why}. Restore it from a backup. Without one, move "
+        f"{path.parent.parent} away when no process works on the run, and start it again with "
+        "--repair: published parts are kept, and rows that only that folder has are sent again"
     )
-    return DamagedError(message, path=str(launch.folder))
+    return DamagedError(message, path=str(path))
