@@ -503,9 +503,13 @@ class Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = self._lanes = loop.pool.lanes
-                if machinery.sharing is not None:
-                    await stack.enter_async_context(machinery.sharing(lanes, clock))
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
+                steered = (
+                    control_socket.listening(opened.checkpoint, controls.answer, say)
+                    if machinery.sharing is None
+                    else machinery.sharing(lanes, clock, controls, say)
+                )
+                await stack.enter_async_context(steered)
                 monitor = Monitor(
                     engine=engine,
                     lanes=lanes,
@@ -513,9 +517,6 @@ class Session:
                     switch=switch,
                     spending=budgets.spending,
                     controls=controls,
-                )
-                await stack.enter_async_context(
-                    control_socket.listening(opened.checkpoint, controls.answer, say)
                 )
                 await stack.enter_async_context(self._space.watched(switch))
                 watching = asyncio.create_task(self._watching.watch(monitor))
@@ -717,6 +718,15 @@ class Session:
 
         return await self._evaluator.finish(signalled, self._say)
 
+    def _told(self) -> list[str]:
+        """What the latest session that sent something told its user; of a fleet, all processes."""
+        states, told = self._opened.journal.states, self._tally.told
+        before = states.get(open_run.NOTICES)
+        if before and self._tally.requests:
+            states.put(**{open_run.NOTICES: None})
+            before = None
+        return list(dict.fromkeys([*(before or ()), *told]))
+
     async def _sum_up(
         self,
         switch: StopSwitch,
@@ -748,7 +758,7 @@ class Session:
             reuses=bool(settings.reuse),
             run=opened.journal.states.get("run"),
             controls=self._controls.history if self._controls is not None else (),
-            notices=self._tally.told,
+            notices=self._told(),
             windows=windows_found(self._lanes),
             labels=opened.journal.states.get(LABELS),
             examples=self._tally.first_failed,

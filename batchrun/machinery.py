@@ -24,6 +24,7 @@ from batchrun.core.reply.server_load import Load
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.urls import Address
+from batchrun.engine.controls import Controls
 from batchrun.engine.lane import Lane
 from batchrun.engine.observe.watching import SAMPLE_S
 from batchrun.ports import Credentials, Source, Transport
@@ -81,6 +82,22 @@ class OpenSource(Protocol):
         ...
 
 
+class Sharing(Protocol):
+    """What a session has in common with those of other processes."""
+
+    def __call__(
+        self,
+        lanes: Sequence[Lane],
+        clock: LoopClock,
+        controls: Controls,
+        say: Callable[[str], None],
+    ) -> AbstractAsyncContextManager[None]:
+        """Keeps the lanes to a share of their limits while it is entered, and does by ``controls``
+        what is asked of all; ``say`` gets notices for the user.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Machinery:
     """Makes the parts of a session that are not decisions. The defaults are the real ones."""
@@ -98,10 +115,8 @@ class Machinery:
     journal: Callable[[Journal, FlightLog], ClosableJournal] = JournalWriter
     parts: PartsOf = Parts
     sealer: Callable[[Parts, Journal], Sealer] = Sealer
-    sharing: Callable[[Sequence[Lane], LoopClock], AbstractAsyncContextManager[None]] | None = None
-    """Keeps the lanes to a share of their limits while it is entered, where several processes have
-    these together.
-    """
+    sharing: Sharing | None = None
+    """Where several processes do the run together."""
     flight_slots: int = FLIGHT_SLOTS
     sample_s: float = SAMPLE_S
     """Seconds between two looks of the observers."""

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from batchrun.core.settings.endpoint import Endpoint
+    from batchrun.ports import ClaimStore
 
 FOLDER, TIMES = "quota", "quota-times"
 RENEW_S = 2.0
@@ -95,6 +96,8 @@ class Holding(NamedTuple):
     windows: Mapping[str, int] = {}
     """By endpoint, the requests in flight for each worker that it found best (``climb.py``). Those
     of the leader count."""
+    controls: int = 0
+    """The latest change by ``batchrun ctl`` that it has made (``controls.py``)."""
 
     def at(self, name: str, now_s: float) -> float:
         """How much of a limit it may be using by now."""
@@ -108,11 +111,25 @@ class Book(NamedTuple):
     """What all workers hold. Immutable: a renewal makes the next one."""
 
     holdings: Mapping[str, Holding] = {}
+    limits: Mapping[str, float] = {}
+    """The limits that are shared, by name: how much there is of each."""
+    controls: int = 0
+    """The latest change of the limits that went into it (``controls.py``)."""
 
     def as_bytes(self) -> bytes:
         """As it is kept in the store."""
-        value = {worker: list(holding) for worker, holding in self.holdings.items()}
-        return json.dumps({"holdings": value}).encode()
+        holdings = {worker: list(holding) for worker, holding in self.holdings.items()}
+        value = {"holdings": holdings, "limits": self.limits, "controls": self.controls}
+        return json.dumps(value).encode()
+
+    def under(self, worker: str, limits: Iterable[Limit], controls: int) -> Book:
+        """The same book with a note of the limits by which a worker renewed its lease."""
+        mine = self.holdings[worker]._replace(controls=controls)
+        return Book(
+            {**self.holdings, worker: mine},
+            {limit.name: limit.total for limit in limits},
+            controls,
+        )
 
     def leader(self, now_s: float) -> str | None:
         """The worker that finds windows for all: the first one by name that lives."""
@@ -142,10 +159,17 @@ def parse(content: bytes) -> Book:
     """A book as it was kept. Raises ``ValueError`` for anything else."""
     try:
         value: Any = json.loads(content)
-        return Book({name: Holding(*entry) for name, entry in value["holdings"].items()})
+        holdings = {name: Holding(*entry) for name, entry in value["holdings"].items()}
+        return Book(holdings, dict(value["limits"]), int(value["controls"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = "no book of a fleet's quota"
         raise ValueError(message) from error
+
+
+def limit_of(name: str) -> tuple[str, str]:
+    """Endpoint and kind of the limit with this name (``Limit.name``)."""
+    kind, _, endpoint = name.partition(":")
+    return endpoint, kind
 
 
 def record_name(number: int) -> str:
@@ -156,6 +180,15 @@ def record_name(number: int) -> str:
 def number_of(name: str) -> int:
     """The number in a book's name."""
     return int(name.rpartition("/")[2])
+
+
+def latest(store: ClaimStore) -> Book:
+    """The latest book; an empty one where there is none. Writes nothing. Raises ``StorageError``,
+    and ``ValueError`` for a book that is none.
+    """
+    number = max(map(number_of, store.names(FOLDER)), default=0)
+    content = store.read(record_name(number)) if number else None
+    return Book() if content is None else parse(content)
 
 
 def renewal_s(workers: int) -> float:
@@ -201,7 +234,8 @@ def renewed(
 
 def left(book: Book, worker: str) -> Book:
     """The book after a worker has ended, which uses nothing any more."""
-    return Book({name: kept for name, kept in book.holdings.items() if name != worker})
+    kept = {name: holding for name, holding in book.holdings.items() if name != worker}
+    return book._replace(holdings=kept)
 
 
 def shares(limit: Limit, demand: Mapping[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.staged_store import drop_staged, reveal
 from batchrun.core.cost.projection import RowCosts
+from batchrun.core.fleet import controls
 from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.notices import all_told, merged
 from batchrun.core.text.wording import counted
+from batchrun.engine.controls import KEPT_MAX
 from batchrun.errors import DamagedError, RunLockedError, StorageError
 from batchrun.rundir import state_reader
 from batchrun.rundir.compare import recorded_carry
@@ -30,8 +33,11 @@ from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
 from batchrun.rundir.fleet.launches import CLOCK, FOLDED, WORKERS, Launch, Plan
 from batchrun.rundir.fleet.workers import living
+from batchrun.rundir.open_run import NOTICES, STATUS
 
 _MARKED_AT_ONCE = 1000
+_TOLD = "notices"
+"""The key of a worker's state file for what its earlier passes told."""
 _WALL = "wall_s"
 _FOLDED = "folded"
 """The key of the state file for the launch whose figures were added last."""
@@ -132,8 +138,8 @@ def _endpoints(launch: Launch, worker: str) -> list[str]:
 
 
 def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
-    """Add up what each worker learned: what rows cost, and an example of each error class. Once:
-    an earlier try may have come this far.
+    """Add up what each worker learned and told: what rows cost, an example of each error class,
+    notices; and what was asked of them. Once: an earlier try may have come this far.
     """
     if journal.states.get(_FOLDED) == launch.id:
         return
@@ -146,8 +152,33 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
             if name not in examples or row < examples[name][0]:
                 examples[name] = [row, said]
     before_s = journal.states.get(_WALL) or 0.0
+    changes = controls.read_after(DiskClaims(launch.folder, _owner()), 0)
+    history = [*(journal.states.get("controls") or ()), *(each.as_history() for each in changes)]
     journal.states.put(
+        controls=history[-KEPT_MAX:] or None,
+        **{NOTICES: merged(told_by(launch)) or None},
         row_costs=costs.recorded(),
         examples=examples or None,
         **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.id},
     )
+
+
+def remember_notices(journal: Journal, notices: Sequence[str]) -> None:
+    """Keep what a pass of a worker told its user, for the summary of the whole."""
+    before = journal.states.get(_TOLD) or []
+    told = all_told(before, notices)
+    if told != before:
+        journal.states.put(**{_TOLD: told})
+
+
+def told_by(launch: Launch) -> dict[str, list[str]]:
+    """What each worker told its user, by its name: in earlier passes, and in the one it is in or
+    was killed in.
+    """
+    found = {}
+    for worker in sorted((launch.folder / WORKERS).iterdir()):
+        earlier = state_reader.values(worker, _TOLD).get(_TOLD) or []
+        status = files.read_json(worker / STATUS)
+        now = status.get("notices") if isinstance(status, dict) else None
+        found[worker.name] = all_told(earlier, map(str, now or ()))
+    return found
