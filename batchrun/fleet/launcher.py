@@ -75,7 +75,7 @@ def run_workers(
                 for observer in observers if snapshot is not None else ():
                     observer(snapshot)
     codes = children.end()
-    if not any(code in _WHOLE or code > 0 for code in codes):
+    if all(code < 0 for code in codes):
         say(f"all {workers:,} workers were killed; the same command goes on with {folder}")
     return exit_code(codes)
 
@@ -92,12 +92,13 @@ class _Children:
         self._restarts: Counter[int] = Counter()
         self._told: set[int] = set()
         """Process ids of those whose death was told."""
-        self._stopping = False
+        self._signal: int | None = None
+        """The last one that was sent on to the workers."""
 
     def start(self) -> None:
         """Start all of them."""
         for place in range(1, self._count + 1):
-            if not self._stopping:
+            if self._signal is None:
                 self._start(place)
 
     def _start(self, place: int) -> None:
@@ -115,6 +116,8 @@ class _Children:
         # The command that it names to go on is its own; the user's is this one's.
         shown = f"--workers {self._count}"
         self._relay.follow(process.stderr, " ".join([_QUIET, *own]), shown)
+        if self._signal is not None:  # it came at this moment
+            process.send_signal(self._signal)
 
     def look(self) -> bool:
         """See to those that were killed; returns whether any process is at work."""
@@ -126,9 +129,9 @@ class _Children:
         return any(process.poll() is None for process in self._processes.values())
 
     def _bury(self, place: int, pid: int, number: int) -> None:
-        again = self._restarts[place] < RESTARTS_MAX and not self._stopping
+        again = self._restarts[place] < RESTARTS_MAX and self._signal is None
         then = "it is started again" if again else "the others take over its rows"
-        if self._stopping:
+        if self._signal is not None:
             then = "what it had in flight is sent again by the next start"
         said = f"worker {place} of {self._count} (process {pid}) was killed by {_name(number)}; "
         if number == signal.SIGKILL:
@@ -148,7 +151,7 @@ class _Children:
         """Send the signals that stop this process to the workers instead."""
 
         def forward(number: int, _: FrameType | None) -> None:
-            self._stopping = True
+            self._signal = number
             for process in list(self._processes.values()):
                 if process.poll() is None:
                     os.kill(process.pid, number)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,15 @@ def check(
         message = f"{store.where()} is no run directory: it has neither results/ nor a checkpoint"
         raise UsageError(message)
     report = Report(store.where())
-    summary = _summary(store, look, report)
+    fleet = None
+    if look.fleet is not None:
+        from batchrun.views.verify import check_fleet
+
+        fleet = check_fleet.check_fleet(look.fleet, store, names, known, report)
+    if fleet is None:
+        summary = _summary(store, look, report)
+    else:  # what a summary says is of the session before
+        summary, look = None, replace(look, live=True)
     _check_state(look, known, report)
     parts = {kind: _parts_among(kind, names[kind] or (), look, report) for kind in PART_KINDS}
     _check_drafts(look, report)
