@@ -85,6 +85,9 @@ class LiveRun:
             except NoAnswerError as error:
                 if not self._is_live():
                     raise UsageError(self._dead()) from None
+                self._fleet = _fleet(inspect.look_at(self._folder, self._checkpoint))
+                if self._fleet is not None:  # it was being launched
+                    return {"now": self._fleet.ask(request["do"], request.get("values") or {})}
                 if not error.missing or time.monotonic() > until_s:
                     message = (
                         f"the run in {self._name} cannot be reached: {error.reason}. Is it stopped "
