@@ -69,6 +69,11 @@ class Live:
         """Send a signal."""
         self.process.send_signal(number)
 
+    @property
+    def err(self):
+        """What it wrote to stderr so far."""
+        return self._err.read_text("utf-8", errors="replace")
+
     def wait(self, timeout_s=PATIENCE_S):
         """Wait for its end."""
         code = self.process.wait(timeout_s)
