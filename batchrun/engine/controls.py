@@ -87,9 +87,10 @@ class Controls:
         except UsageError as error:
             return str(error)
         for (endpoint, key), _, value in plan:
-            for lane in self._lanes if key == "concurrency" and value is not None else ():
-                if endpoint in (None, lane.name):
-                    lane.transport.resize(int(value))
+            if key == "concurrency" and value is not None:
+                for lane in self._lanes:
+                    if endpoint in (None, lane.name):
+                        lane.transport.resize(int(value))
         return None
 
     def _do(self, action: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """``batchrun run --workers N``: N processes on this machine, as one command.
 
 Each is ``batchrun run --shard I/N`` in a session of its own, so that a signal reaches it once: from
-here. One that is killed is started again. What they write to stderr is shown once, however many of them say it, and their progress is
-shown together. They do not need this process: if it dies, they end the run.
+here. One that is killed is started again. What they write to stderr is shown once, however many of
+them say it, and their progress is shown together. They do not need this process: if it dies, they
+end the run.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def run(
     One that does not wait ends once nothing is left that it could claim.
 
     Returns how the whole ended; of a process that was stopped while others go on, or did not wait
-    for them, how far it came (without a summary where it had nothing to do). Raises as ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
+    for them, how far it came (without a summary where it had nothing to do). Raises as
+    ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
     """
     require(settings, changes)
     started_s = machinery.monotonic_s() if started_s is None else started_s

@@ -145,10 +145,11 @@ def _followers(workers: Mapping[str, Any] | None) -> list[str]:
     if not workers["missing"]:
         return [f"followed by {alive}"]
     missing = ", ".join(workers["missing"])
-    return [
-        f"followed by {workers['followed']:,} of {alive}; not by {missing}, which cannot be seen to "
-        "renew its limits: it follows as soon as it does, or stops sending"
-    ]
+    told = (
+        f"followed by {workers['followed']:,} of {alive}; no sign of {missing}, which follows once "
+        "it renews its limits, and stops sending if it cannot"
+    )
+    return [told]
 
 
 def _require_ours(folder: str, checkpoint: str | None) -> None:

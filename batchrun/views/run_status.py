@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from batchrun.adapters.journal.journal import STATES
@@ -18,14 +19,17 @@ from batchrun.rundir.open_run import STATUS
 from batchrun.views import ending, failures, funds, limits, windows
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 
+WORKER_STATES = ("alive", "dead", "left")
+"""How the processes of a fleet may be (``fleet.status.KEYS``)."""
+
 
 def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     """What can be known of a run directory.
 
     ``state`` is ``running``, ``killed`` (it left no exit record; the same command resumes) or the
     summary's status; ``fleet`` is there while several processes work on it, or died
-    (``fleet.status.KEYS``); ``errors`` counts failed rows by class, ``examples`` has one of each: an
-    object of ``row`` and ``message``. Raises ``UsageError`` for what is no run directory.
+    (``fleet.status.KEYS``); ``errors`` counts failed rows by class, ``examples`` has one of each:
+    an object of ``row`` and ``message``. Raises ``UsageError`` for what is no run directory.
     """
     found = _found(folder, checkpoint)
     known = found.get("summary") or found.get("live") or {}
@@ -64,18 +68,9 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     if "summary" in found:
         resume = f"the same batchrun run command (-o {shell_word(format_address(folder))})"
         return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
-    live = found["live"]
-    if "fleet" in found:
-        out = _workers_headline(found, format_address(folder))
-    elif found["state"] == "killed":
-        out = ["killed: the run left no exit record; the same command resumes it"]
-        if live is None:
-            return out
-        out.append(f"last seen {safe(str(live['updated_at']))}:")
-    elif live is None:
-        return ["running: starting up"]
-    else:
-        out = [f"{safe(str(live['state']))}: process {live['pid']} on {safe(str(live['host']))}"]
+    live, out = found["live"], _head(found)
+    if live is None:
+        return out
     out += _numbers(live, dead=found["state"] == "killed")
     if live.get("cost_usd") is not None:
         spent, *others = funds.costs(live["cost_usd"], live.get("money"))
@@ -106,6 +101,19 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         )
         out += [named + line for line in told if line is not None]
     return out
+
+
+def _head(found: dict[str, Any]) -> list[str]:
+    """The first lines: who works on the run, or did."""
+    live = found["live"]
+    if "fleet" in found:
+        return [_processes(found)]
+    if found["state"] == "killed":
+        out = ["killed: the run left no exit record; the same command resumes it"]
+        return out if live is None else [*out, f"last seen {safe(str(live['updated_at']))}:"]
+    if live is None:
+        return ["running: starting up"]
+    return [f"{safe(str(live['state']))}: process {live['pid']} on {safe(str(live['host']))}"]
 
 
 def _numbers(live: dict[str, Any], *, dead: bool) -> list[str]:
@@ -155,25 +163,17 @@ def _endpoint(live: dict[str, Any]) -> str:
     return text if live["why"] is None else f"{text}: {safe(live['why'])}"
 
 
-def _workers_headline(found: dict[str, Any], folder: str) -> list[str]:
-    """The first lines for people: who works on the run, or did."""
+def _processes(found: dict[str, Any]) -> str:
+    """How many processes work on the run together, or did."""
     workers, live = found["fleet"]["workers"], found["live"]
-    by_state = {
-        state: sum(worker["state"] == state for worker in workers)
-        for state in ("alive", "dead", "left")
-    }
-    told = ", ".join(f"{number} {state}" for state, number in by_state.items() if number)
+    states = Counter(worker["state"] for worker in workers)
+    told = ", ".join(f"{states[state]} {state}" for state in WORKER_STATES if states[state])
     processes = counted(len(workers), "process", "processes")
     if found["state"] == "killed":
-        name = shell_word(folder)
-        return [
-            f"killed: {processes} worked on the run together ({told or 'none is left'}); the same "
-            "command goes on",
-            f"what they finished is safe; {name} is put together by whoever starts next:",
-        ]
+        return f"killed: {processes} together ({told}); the same command goes on:"
     hosts = {worker["host"] for worker in workers if worker["state"] == "alive"}
     on = f" on {counted(len(hosts), 'machine')}" if len(hosts) > 1 else ""
-    return [f"{safe(str(live['state']))}: {processes} together{on} ({told or 'they begin'})"]
+    return f"{safe(str(live['state']))}: {processes} together{on} ({told})"
 
 
 def _workers(found: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`batchrun ctl` on a run that several processes do: all of them follow, and the summary says so."""
+"""`batchrun ctl` on a run that several processes do: all follow, and the summary says so."""
 
 import signal
 
@@ -18,7 +18,7 @@ def live(fleet, cli, jsonl, simulator, until):
             *("--shard-rows", 50, "--concurrency", concurrency, *more),
         )
         fleet.start_all(4, *fleet.given)
-        until(lambda: (fleet.folder / "run" / "fleet" / "launch.json").exists())
+        until((fleet.folder / "run" / "fleet" / "launch.json").exists)
         until(lambda: in_flight(cli) == 4)
         return endpoint
 
@@ -59,7 +59,9 @@ def test_all_processes_follow(fleet, cli, live, until, summary):
     assert asked(cli, "pause")["state"] == "paused"
     until(lambda: endpoint.stats()["in_flight"] == 0)
     sent = endpoint.stats()["requests_total"]
-    found = until(lambda: (s := cli("status", "run", "--json").json)["live"]["in_flight"] == 0 and s)
+    found = until(
+        lambda: (s := cli("status", "run", "--json").json)["live"]["in_flight"] == 0 and s
+    )
     assert found["live"]["state"] == "paused"
     assert cli("status", "run").out.startswith("paused: 4 processes")
     assert endpoint.stats()["requests_total"] == sent
@@ -94,7 +96,7 @@ def test_a_drain_ends_processes_that_wait_or_pause(fleet, cli, jsonl, simulator,
         *("--shard-rows", 60, "--concurrency", 2),
     )
     processes = fleet.start_all(2, *given)
-    until(lambda: (fleet.folder / "run" / "fleet" / "launch.json").exists())
+    until((fleet.folder / "run" / "fleet" / "launch.json").exists)
     until(lambda: len(cli("status", "run", "--json").json["fleet"]["workers"]) == 2)
     until(lambda: in_flight(cli) == 1)
     assert asked(cli, "pause")["workers"]["alive"] == 2
@@ -128,8 +130,8 @@ def test_what_cannot_be_done_is_refused(fleet, cli, live):
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_follow_is_named(fleet, cli, live, until):
-    """It is suspended: the reply comes once it counts as dead, or names it; then it has no share."""
+def test_a_process_that_does_not_follow_is_named(fleet, cli, live):
+    """It is suspended: the reply comes once it counts as dead, or names it."""
     live()
     victim = fleet.processes[2]
     victim.send(signal.SIGSTOP)

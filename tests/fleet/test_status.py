@@ -1,7 +1,6 @@
 """Looking at a run that several processes do: from what is durable, without disturbing it."""
 
 import json
-import os
 import signal
 
 import pyarrow.parquet as pq
@@ -163,7 +162,7 @@ def test_failures_of_all_processes_appear_by_class(fleet, cli, jsonl, simulator,
     endpoint = simulator(latency=FixedLatency(0.3))
     given = command(endpoint, jsonl(chats), "--price-in", "1", "--price-out", "1", concurrency=16)
     fleet.start_all(4, *given)
-    until(lambda: (fleet.folder / "run" / "fleet" / "launch.json").exists())
+    until((fleet.folder / "run" / "fleet" / "launch.json").exists)
 
     def failed():
         found = cli("status", "run", "--json").json

@@ -68,19 +68,16 @@ def parse(number: int, content: bytes) -> Control:
     """The record with this content. Raises ``ValueError`` for what is none."""
     try:
         value = json.loads(content)
-        do, values = value["do"], value["values"]
-        if do not in ACTIONS:
-            raise ValueError(do)
-        return Control(
-            number,
-            do,
-            checked_values(values) if do == SET else {},
-            str(value["at"]),
-            str(value.get("id", "")),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        message = f"{record_name(number)} is no change of a fleet: {content[:80]!r}"
-        raise ValueError(message) from error
+        do = value["do"]
+        values = checked_values(value["values"]) if do == SET else {}
+        found = Control(number, do, values, str(value["at"]), str(value["id"]))
+        if do in ACTIONS:
+            return found
+        wrong: Exception | None = None
+    except (ValueError, KeyError, TypeError, UsageError) as error:
+        wrong = error
+    message = f"{record_name(number)} is no change of a fleet: {content[:80]!r}"
+    raise ValueError(message) from wrong
 
 
 def read_after(store: ClaimStore, number: int) -> list[Control]:

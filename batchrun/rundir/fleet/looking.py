@@ -199,9 +199,7 @@ def _worker(launch: Launch, lease: Lease) -> SeenWorker:
 def _state(launch: Launch, lease: Lease) -> str:
     if lease.ended:
         return LEFT
-    if lease.machine == this_kernel() and not is_locked(
-        launch.folder / WORKERS / lease.worker
-    ):
+    if lease.machine == this_kernel() and not is_locked(launch.folder / WORKERS / lease.worker):
         return DEAD
     age_s = abs(time.time() - lease.renewed_s)
     return ALIVE if age_s <= leases.LEASE_S else DEAD

@@ -104,16 +104,12 @@ class LiveFleet:
             holdings = self._book().holdings
         except StorageError:  # folded at this moment
             return [], []
-        late = [
-            name for name in alive if name in holdings and holdings[name].controls < number
-        ]
+        late = [name for name in alive if name in holdings and holdings[name].controls < number]
         return alive, late
 
     def _held(self, alive: list[str], missing: list[str]) -> dict[str, Any]:
         book, changes = self._book(), self._changes()
-        limits = tuple(
-            Limit(*quota.limit_of(name), total) for name, total in book.limits.items()
-        )
+        limits = tuple(Limit(*quota.limit_of(name), total) for name, total in book.limits.items())
         for change in changes:
             if change.number > book.controls:  # nobody has a share of anything
                 limits = controls.limits_under(limits, change)

@@ -23,13 +23,13 @@ Names = dict[str, list[str] | None]
 
 def check_fleet(
     folder: Path, store: StoreReader, names: Names, known: Recorded | None, report: Report
-) -> SeenFleet | None:
+) -> bool:
     """Take what is not finished out of ``names`` (by kind, what is there) and out of what is
-    ``known``, and add to the latter what the processes recorded. None where there is no fleet.
+    ``known``, and add to the latter what the processes recorded. False: there is no fleet.
     """
     fleet = looking.seen(folder)
     if fleet is None:
-        return None
+        return False
     recorded = dict(known.shards) if known is not None else {}
     recorded |= {shard: _recorded(one) for shard, one in fleet.published.items()}
     coming = set(fleet.plan.begun) - fleet.published.keys()
@@ -40,7 +40,7 @@ def check_fleet(
         if found is not None:
             names[kind] = [name for name in found if _counts(name, coming)]
     _tell(fleet, report)
-    return fleet
+    return True
 
 
 def _counts(name: str, coming: Iterable[int]) -> bool:

@@ -145,7 +145,9 @@ def test_an_endpoint_is_as_bad_as_its_worst_worker_sees_it():
             "b": status(
                 endpoints=[
                     endpoint(
-                        state="down", why="refused", window=window(9, state="holding", rows_per_s=2.0)
+                        state="down",
+                        why="refused",
+                        window=window(9, state="holding", rows_per_s=2.0),
                     )
                 ]
             ),
@@ -157,4 +159,3 @@ def test_an_endpoint_is_as_bad_as_its_worst_worker_sees_it():
     assert (one.state, one.why, one.requests, one.requests_per_s) == ("down", "refused", 2, 2.0)
     assert one.window["concurrency"] == 17
     assert (one.window["state"], one.window["rows_per_s"]) == ("holding", 2.0)
-

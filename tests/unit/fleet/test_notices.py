@@ -10,7 +10,10 @@ def test_what_all_tell_is_said_once():
 
 def test_what_one_of_several_tells_names_it():
     """It may be about that machine; of a single worker no name is needed."""
-    assert merged({"a": ["x"], "b": ["x", "disk is nearly full"]}) == ["x", "b: disk is nearly full"]
+    assert merged({"a": ["x"], "b": ["x", "disk is nearly full"]}) == [
+        "x",
+        "b: disk is nearly full",
+    ]
     assert merged({"a": ["x", "x"], "b": []}) == ["a: x"]
     assert merged({"a": ["x", "x"]}) == ["x"]
     assert merged({}) == []
