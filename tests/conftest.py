@@ -70,6 +70,11 @@ class Live:
         self.process.send_signal(number)
 
     @property
+    def out(self):
+        """What it wrote to stdout so far."""
+        return self._out.read_text("utf-8", errors="replace")
+
+    @property
     def err(self):
         """What it wrote to stderr so far."""
         return self._err.read_text("utf-8", errors="replace")

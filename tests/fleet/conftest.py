@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,44 @@ def fleet(cli):
     found = Fleet(cli.folder)
     yield found
     found.end()
+
+
+class Held:
+    """An endpoint that answers so many requests, and the others once it is released."""
+
+    def __init__(self, scripted, answer, free):
+        self._released = threading.Event()
+
+        def reply(_body, _headers, nth):
+            if nth > free:
+                self._released.wait(PATIENCE_S)
+            return 200, {}, answer("fine")
+
+        self._endpoint = scripted(reply)
+        self.base_url = self._endpoint.base_url
+
+    @property
+    def asked(self):
+        """Requests so far."""
+        return len(self._endpoint.requests)
+
+    def release(self):
+        """Answer everything from now on."""
+        self._released.set()
+
+
+@pytest.fixture
+def held(scripted, answer):
+    """Starts endpoints that hold a run up where the test wants to look at it."""
+    made = []
+
+    def start(free):
+        made.append(Held(scripted, answer, free))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.release()
 
 
 @pytest.fixture

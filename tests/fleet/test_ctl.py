@@ -11,7 +11,7 @@ from batchrun.simulator.latency import FixedLatency
 def live(fleet, cli, jsonl, simulator, until):
     """Starts four processes of a long run, and waits until all of them send."""
 
-    def start(*more, rows=4000, latency_s=0.1, concurrency=16):
+    def start(*more, rows=20_000, latency_s=0.1, concurrency=16):
         endpoint = fleet.endpoint = simulator(latency=FixedLatency(latency_s))
         fleet.given = (
             *(jsonl(rows), "-o", "run", "--base-url", endpoint.base_url, "--model", "m"),

@@ -28,14 +28,15 @@ def workers(cli):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_started_again(cli, jsonl, simulator, until, summary):
+def test_a_worker_that_is_killed_is_started_again(cli, jsonl, held, until, summary):
     """The command says which and why, and ends as if nothing had happened."""
-    endpoint = simulator(latency=FixedLatency(0.2))
+    endpoint = held(100)
     live = cli.start(*command(endpoint, jsonl(500)), "--workers", "2")
     before = until(lambda: len(found := workers(cli)) == 2 and found)
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
     until(lambda: len(now := workers(cli)) == 2 and now.keys() - before.keys())
+    endpoint.release()
     ended = live.wait()
     assert ended.code == 0, ended.err
     told = [line for line in ended.err.splitlines() if f"(process {victim})" in line]
@@ -50,7 +51,7 @@ def test_a_worker_that_is_killed_is_started_again(cli, jsonl, simulator, until, 
 def test_a_drain_and_a_second_signal_end_all_workers(cli, jsonl, simulator, until, summary):
     """By `ctl drain` with exit code 3; by two signals at once, without waiting for answers."""
     endpoint = simulator(latency=FixedLatency(0.2))
-    rows = jsonl(1000)
+    rows = jsonl(20_000)
     live = cli.start(*command(endpoint, rows), "--workers", "2")
     until(lambda: len(workers(cli)) == 2)
     assert cli("ctl", "run", "drain").code == 0
@@ -83,20 +84,21 @@ def test_lines_of_a_log_name_the_worker(cli, jsonl, simulator):
 
 @pytest.mark.slow
 def test_a_process_that_does_not_wait_leaves_the_rest_to_the_others(
-    fleet, cli, jsonl, simulator, until, summary
+    fleet, cli, jsonl, held, until, summary
 ):
     """There is one shard, and another process has it: exit code 0, and the run goes on."""
-    endpoint = simulator(latency=FixedLatency(0.5))
+    endpoint = held(10)
     given = (
         *(jsonl(40), "-o", "run", "--base-url", endpoint.base_url, "--model", "m"),
         *("--shard-rows", 40, "--concurrency", 2),
     )
     first = fleet.start("1/2", *given)
-    until(lambda: endpoint.stats()["requests_total"] >= 2)
+    until(lambda: endpoint.asked > 10)
     second = fleet.start("2/2", *given, "--no-wait")
     assert second.wait() == 0, second.err
     assert "nothing is left to claim" in second.err
     assert first.process.poll() is None
+    endpoint.release()
     assert first.wait() == 0, first.err
     assert summary(fleet.folder / "run")["rows"]["ok"] == 40
     cli.verified("run")

@@ -116,7 +116,7 @@ class LiveFleet:
         endpoints: dict[str, dict[str, Any]] = {}
         for endpoint, kind, total in limits:
             own = endpoints.setdefault(endpoint, dict.fromkeys(controls.SETTABLE))
-            own[kind] = int(total) if total.is_integer() else total
+            own[kind] = int(total) if float(total).is_integer() else total
         return {
             "state": controls.state_after(changes),
             "max_cost_usd": None,

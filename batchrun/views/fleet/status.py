@@ -168,4 +168,4 @@ def _worker(fleet: SeenFleet, found: Counts, worker: SeenWorker) -> dict[str, An
 
 def _number(value: float) -> float:
     """A whole number as one."""
-    return int(value) if value.is_integer() else value
+    return int(value) if float(value).is_integer() else value

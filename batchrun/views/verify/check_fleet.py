@@ -6,7 +6,7 @@ others are not finished: they are counted, and nothing is expected of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container
 from pathlib import Path
 
 from batchrun.adapters.journal.state_db import Published
@@ -43,8 +43,9 @@ def check_fleet(
     return True
 
 
-def _counts(name: str, coming: Iterable[int]) -> bool:
-    return not name.endswith(STAGED) and part_number(name) not in coming
+def _counts(name: str, coming: Container[int]) -> bool:
+    number = part_number(name)
+    return not name.endswith(STAGED) and (number is None or number not in coming)
 
 
 def _is_coming(
