@@ -154,6 +154,13 @@ def test_a_fleet_that_died_is_told_apart_and_looked_at(fleet, cli, live, summary
     checked = verify.check(str(run))
     assert set(checked.kinds) == {"log_waiting"}, checked.problems
     assert "run again" in checked.problems[0]
+    part = min((run / "results").glob("part-*"))
+    staged = part.with_name(f".{part.name}.000001.0000-abc.staged")
+    part.rename(staged)
+    assert set(verify.check(str(run)).kinds) == {"log_waiting"}, "it only has to get its name"
+    aside = staged.rename(cli.folder / "aside.parquet")
+    assert set(verify.check(str(run)).kinds) == {"log_waiting", "file_missing"}
+    aside.rename(part)
     refused = cli("ctl", "run", "pause")
     assert (refused.code, "no run is live" in refused.err) == (2, True)
     asked = fleet.endpoint.asked
