@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,6 +90,12 @@ def fleet(cli):
     found = Fleet(cli.folder)
     yield found
     found.end()
+
+
+@pytest.fixture
+def until(until):
+    """The same, with more patience: several processes start at once, on few cores."""
+    return partial(until, timeout_s=PATIENCE_S)
 
 
 class Held:

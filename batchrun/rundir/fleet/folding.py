@@ -121,7 +121,7 @@ def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
             endpoints = _endpoints(launch, claim.worker)
             take_log(launch, journal, claim.shard, workers)
             take_flights(launch, journal, parts, claim.shard, workers, endpoints)
-        _take_figures(launch, journal, now_s)
+        _take_figures(launch, journal, now_s, sent=bool(latest))
         files.sync_folder(checkpoint)
     finally:
         journal.close()
@@ -137,9 +137,10 @@ def _endpoints(launch: Launch, worker: str) -> list[str]:
     return found or ["unknown"]
 
 
-def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
+def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool) -> None:
     """Add up what each worker learned and told: what rows cost, an example of each error class,
-    notices; and what was asked of them. Once: an earlier try may have come this far.
+    notices; and what was asked of them. Once: an earlier try may have come this far. A launch that
+    found nothing to send leaves the notices of the one before.
     """
     if journal.states.get(_FOLDED) == launch.id:
         return
@@ -156,7 +157,7 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
     history = [*(journal.states.get("controls") or ()), *(each.as_history() for each in changes)]
     journal.states.put(
         controls=history[-KEPT_MAX:] or None,
-        **{NOTICES: merged(told_by(launch)) or None},
+        **({NOTICES: merged(told_by(launch)) or None} if sent else {}),
         row_costs=costs.recorded(),
         examples=examples or None,
         **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.id},
