@@ -33,8 +33,8 @@ KEYS = {
         "One object per process: `name`; `host` and `pid`; `state` (`alive`, `dead`, or `left` if "
         "it ended in order); `silent_s`, seconds since it renewed its lease; the `shards` that it "
         "has published, and those `claimed` that it has not; `rows`, those of both that are "
-        "durable; `in_flight`; `requests_per_s`; and `shares`, its part of each limit: objects of `endpoint`, `kind` and "
-        "`share`."
+        "durable; `in_flight`; `requests_per_s`; and `shares`, its part of each limit: objects of "
+        "`endpoint`, `kind` and `share`."
     ),
 }
 """What the keys of ``fleet`` in ``status --json`` mean, for the reference."""
