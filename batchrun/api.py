@@ -39,7 +39,7 @@ from batchrun.announcing import Announcing
 from batchrun.api_errors import for_callers, public
 from batchrun.api_types import RowOutcome, Summary
 from batchrun.api_wording import in_keywords
-from batchrun.builtin_simulators import judges_of, served, standing_in, standing_in_thread
+from batchrun.builtin_simulators import judges_of, served, standing_in_thread
 from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
 from batchrun.core.schema.response_format import strict_document

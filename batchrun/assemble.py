@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,6 @@ from batchrun.engine.request_keeping import RequestKeeping
 from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
-from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally
 from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
 from batchrun.machinery import REAL, EndpointAccess, Machinery
@@ -520,8 +519,13 @@ class Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = self._lanes = loop.pool.lanes
-                await stack.enter_async_context(self._shared(lanes, clock, budgets.spending))
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
+                steered = (
+                    control_socket.listening(opened.checkpoint, controls.answer, say)
+                    if machinery.sharing is None
+                    else machinery.sharing(lanes, clock, budgets.spending, controls, say)
+                )
+                await stack.enter_async_context(steered)
                 monitor = Monitor(
                     engine=engine,
                     lanes=lanes,
@@ -529,9 +533,6 @@ class Session:
                     switch=switch,
                     spending=budgets.spending,
                     controls=controls,
-                )
-                await stack.enter_async_context(
-                    control_socket.listening(opened.checkpoint, controls.answer, say)
                 )
                 await stack.enter_async_context(self._space.watched(switch))
                 watching = asyncio.create_task(self._watching.watch(monitor))
@@ -559,13 +560,6 @@ class Session:
             await budgets.close()
             sealer.close()
             await asyncio.gather(counting, return_exceptions=True)
-
-    def _shared(
-        self, lanes: Sequence[Lane], clock: LoopClock, spending: Spending | None
-    ) -> AbstractAsyncContextManager[None]:
-        """What keeps this process to its share, where several have limits and budgets together."""
-        sharing = self._machinery.sharing
-        return contextlib.nullcontext() if sharing is None else sharing(lanes, clock, spending)
 
     def _controlled(
         self,
@@ -745,6 +739,15 @@ class Session:
 
         return await self._evaluator.finish(signalled, self._say)
 
+    def _told(self) -> list[str]:
+        """What the latest session that sent something told its user; of a fleet, all processes."""
+        states, told = self._opened.journal.states, self._tally.told
+        before = states.get(open_run.NOTICES)
+        if before and self._tally.requests:
+            states.put(**{open_run.NOTICES: None})
+            before = None
+        return list(dict.fromkeys([*(before or ()), *told]))
+
     async def _sum_up(
         self,
         switch: StopSwitch,
@@ -776,7 +779,7 @@ class Session:
             reuses=bool(settings.reuse),
             run=opened.journal.states.get("run"),
             controls=self._controls.history if self._controls is not None else (),
-            notices=self._tally.told,
+            notices=self._told(),
             windows=windows_found(self._lanes),
             labels=opened.journal.states.get(LABELS),
             examples=self._tally.first_failed,

@@ -24,6 +24,7 @@ from batchrun.core.reply.server_load import Load
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.urls import Address
+from batchrun.engine.controls import Controls
 from batchrun.engine.lane import Lane
 from batchrun.engine.observe.watching import SAMPLE_S
 from batchrun.engine.session.spending import Spending
@@ -83,12 +84,19 @@ class OpenSource(Protocol):
 
 
 class OpenSharing(Protocol):
-    """Keeps a session to its share of what several processes have together."""
+    """What a session has in common with those of other processes."""
 
     def __call__(
-        self, lanes: Sequence[Lane], clock: LoopClock, spending: Spending | None
+        self,
+        lanes: Sequence[Lane],
+        clock: LoopClock,
+        spending: Spending | None,
+        controls: Controls,
+        say: Callable[[str], None],
     ) -> AbstractAsyncContextManager[None]:
-        """While this is entered, lanes have a share of their limits, budgets of what is left."""
+        """While it is entered, lanes have a share of their limits and budgets one of what is left,
+        and ``controls`` do what is asked of all processes; ``say`` gets notices for the user.
+        """
         ...
 
 
@@ -110,7 +118,7 @@ class Machinery:
     parts: PartsOf = Parts
     sealer: Callable[[Parts, Journal], Sealer] = Sealer
     sharing: OpenSharing | None = None
-    """Where several processes have limits and budgets together."""
+    """Where several processes do the run together."""
     flight_slots: int = FLIGHT_SLOTS
     sample_s: float = SAMPLE_S
     """Seconds between two looks of the observers."""

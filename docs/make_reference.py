@@ -49,6 +49,7 @@ from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import export, validate  # noqa: E402
 from batchrun.views.compare import compare  # noqa: E402
 from batchrun.views.estimation import counting, dry_run, estimate_report  # noqa: E402
+from batchrun.views.fleet import status as fleet_status  # noqa: E402
 from batchrun.views.history import runs, spending  # noqa: E402
 from batchrun.views.report import report  # noqa: E402
 from batchrun.views.show import shown_row  # noqa: E402
@@ -329,6 +330,7 @@ def json_objects() -> dict[str, str]:
     found = {
         "summary": (summary_keys(), summary.KEYS),
         "status": ([*(f.name for f in fields(Snapshot)), *status_file.ADDED], status_file.KEYS),
+        "status-fleet": (fleet_status.KEYS, fleet_status.KEYS),
         "verify": (findings.Report("").as_dict(), findings.KEYS),
         "validate": (checked.as_dict(), validate.KEYS),
         "estimate": (estimate_report.Report(nothing).as_dict(), estimate_report.KEYS),

@@ -46,11 +46,12 @@ from batchrun.core.settings import (
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.template_syntax import is_template
 from batchrun.core.text.wording import counted
-from batchrun.errors import BatchrunError
+from batchrun.errors import BatchrunError, UsageError
 
 if TYPE_CHECKING:
     from batchrun.cli.logs import Log
     from batchrun.core.run.changes import Changes
+    from batchrun.engine.session.guards import Stop
     from batchrun.ports import Observer
 
 _SHORT = {"output.dir": "-o"}
@@ -186,6 +187,7 @@ _EXAMPLES = (
 @ci_flags
 @click.option("--shard", metavar="I/N|auto", hidden=True)
 @click.option("--workers", type=int, metavar="N", hidden=True)
+@click.option("--no-wait", is_flag=True, hidden=True)
 @flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
 @flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
 @flag(
@@ -215,6 +217,7 @@ def command(
     dry_run: bool,
     shard: str | None,
     workers: int | None,
+    no_wait: bool,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -230,6 +233,9 @@ def command(
     come from a config file; docs/reference.md lists its keys.
     """
     with unblocked(), exit_codes(as_json=as_json), interrupts():
+        if no_wait and shard is None and workers is None:
+            message = "--no-wait is for one of several processes: give --shard or --workers too"
+            raise UsageError(message)
         changes = _changes(flags)
         environment = read_environment()
         place = NOWHERE if dry_run else None
@@ -261,7 +267,9 @@ def command(
                 )
             )
         with (
-            logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log,
+            logs.logging_to(
+                log_file, log_level, settings, environment, quiet=quiet, process=_named(shard)
+            ) as log,
             reporting(f"batchrun run {settings.dir}", junit, markdown) as reports,
         ):
             for warning in warnings:
@@ -274,6 +282,7 @@ def command(
                         announcing,
                         changes=changes,
                         shard=shard,
+                        waits=not no_wait,
                         log=log,
                         progress=not (quiet or no_progress),
                         as_json=as_json,
@@ -293,6 +302,7 @@ def _run(
     *,
     changes: Changes,
     shard: str | None,
+    waits: bool,
     log: Log,
     progress: bool,
     as_json: bool,
@@ -322,7 +332,7 @@ def _run(
             from batchrun.core.fleet.places import place_of
             from batchrun.fleet import worker
 
-            run = partial(worker.run, place=place_of(shard, os.environ), judges=judges)
+            run = partial(worker.run, place=place_of(shard, os.environ), judges=judges, waits=waits)
         result = run(
             settings,
             environment,
@@ -332,11 +342,10 @@ def _run(
             started_s=STARTED_S,
         )
     announcing.ended(result.summary, elsewhere=result.elsewhere)
+    if result.stop is not None and result.elsewhere:
+        return _left(result.stop, settings.dir, log)
     if result.stop is not None:
         log.error(result.stop.message)
-        if result.elsewhere:
-            tell(f"the other processes continue with {settings.dir}; the same command joins them")
-            return result.stop.exit_code
     if result.observer_failures:
         tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")
     if result.duplicate_id is not None:
@@ -374,6 +383,27 @@ def _run(
     code = int(result.summary["exit_code"])
     unwritten = put_summary(reports, "run", result.summary, settings.dir)
     return unwritten if unwritten is not None and code in (0, 1) else code
+
+
+def _named(shard: str | None) -> str | None:
+    """What log lines call this process, where it is one of several."""
+    if shard is None:
+        return None
+    from batchrun.core.fleet.places import place_of
+
+    place = place_of(shard, os.environ)
+    return f"{place.index + 1}/{place.count}"
+
+
+def _left(stop: Stop, folder: str, log: Log) -> int:
+    """Say how a process of a fleet left while others are at work; returns its exit code."""
+    if stop.exit_code == 0:
+        log.tell(f"{stop.message}; the other processes bring {folder} to its end")
+        return 0
+    log.error(stop.message)
+    others = "stop as well" if stop.by == "drain" else f"go on with {folder}"
+    log.tell(f"the other processes {others}; the same command joins them")
+    return stop.exit_code
 
 
 def _changes(flags: dict[str, Any]) -> Changes:

@@ -18,8 +18,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from batchrun.core.cost.charged import Charge, Need
-from batchrun.core.fleet import quota
+from batchrun.core.fleet import controls, quota
 from batchrun.core.fleet.accounts import Accounts
+from batchrun.core.fleet.controls import Control
 from batchrun.core.fleet.quota import Book, Limit
 from batchrun.engine.tasks import cancelled
 from batchrun.errors import DamagedError, StorageError
@@ -66,7 +67,13 @@ class Limited(Protocol):
         ...
 
     def confine(self, kind: str, most: float) -> None:
-        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent."""
+        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent, and an
+        infinite one is none.
+        """
+        ...
+
+    def fix_window(self) -> None:
+        """Its concurrency is given from now on, and no climb looks for another."""
         ...
 
     @property
@@ -129,9 +136,11 @@ class Sharing:
         ask: Ask = asyncio.to_thread,
         budgets: Mapping[str, Capped] | None = None,
         charged: Mapping[str, Charge] | None = None,
+        follow: Callable[[Control], None] = lambda _: None,
     ) -> None:
         """``real_s`` tells seconds that go on while the machine sleeps, if not the clock; ``ask``
-        runs what blocks. Of the ``budgets``, ``charged`` was spent before the fleet began. The
+        runs what blocks. Of the ``budgets``, ``charged`` was spent before the fleet began;
+        ``follow`` does what else a change by ``batchrun ctl`` asks for. The
         limits are closed until the first renewal.
         """
         self._store = store
@@ -141,6 +150,9 @@ class Sharing:
         self._clock = clock
         self._now_s = real_s or clock.now_s
         self._ask = ask
+        self._follow = follow
+        self._under = 0
+        """The latest change that is made here."""
         self._number = 0
         self._book = Book()
         self._numbered_s = -math.inf
@@ -252,7 +264,12 @@ class Sharing:
 
     async def _try_to_renew(self) -> bool:
         asked_s = self._now_s()
-        now_s = await self._latest()
+        now_s, changes = await self._latest()
+        for control in changes:
+            self._change(control)
+        if self._under < self._book.controls:
+            message = f"{controls.record_name(self._book.controls)} cannot be seen from here yet"
+            raise StorageError(message)
         self._more.clear()
         wants = {limit.name: self._wanted(limit) for limit in self._limits}
         book = quota.renewed(
@@ -264,7 +281,7 @@ class Sharing:
             self._in_use(),
             {name: gate.pace for name, gate in self._gates.items() if gate.pace is not None},
             self._windows_found(now_s),
-        )
+        ).under(self._worker, self._limits, self._under)
         mine = book.holdings[self._worker]
         self._lower(mine.parts)
         living = self._living(now_s)
@@ -314,6 +331,29 @@ class Sharing:
             budget.grant(accounts[name].open[self._account].mark)
             if accounts[name].is_used_up(self._account, living):
                 budget.end(accounts[name].total)
+
+    # Changes by ``batchrun ctl``
+
+    def _change(self, control: Control) -> None:
+        """Make a change that was asked of the whole fleet. A limit that is new here binds nobody
+        until the renewal that follows.
+        """
+        self._under = control.number
+        self._follow(control)
+        before = {limit.name: limit for limit in self._limits}
+        self._limits = controls.limits_under(self._limits, control)
+        now = {limit.name: limit for limit in self._limits}
+        for name in now.keys() - before.keys():
+            self._held[name] = math.inf
+            self._granted[name] = self._safe[name] = 0.0
+        for name in before.keys() - now.keys():
+            limit = before[name]
+            self._gates[limit.endpoint].confine(limit.kind, math.inf)
+            self._bound.discard(name)
+            del self._held[name], self._granted[name], self._safe[name]
+        for endpoint, gate in self._gates.items():
+            if controls.fixes_concurrency(control, endpoint):
+                gate.fix_window()
 
     # What a server takes, and does not tell
 
@@ -382,11 +422,13 @@ class Sharing:
 
     # The books
 
-    async def _latest(self) -> float:
-        """Read the latest book; returns the store's time from before that."""
-        store = self._store
+    async def _latest(self) -> tuple[float, list[Control]]:
+        """Read the latest book; returns the store's time from before that, and the changes that are
+        not made here yet.
+        """
+        store, under = self._store, self._under
 
-        def read() -> tuple[float, int, bytes | None]:
+        def read() -> tuple[float, int, bytes | None, list[Control]]:
             now_s = store.put(f"{quota.TIMES}/{self._worker}", b"")
             number, found = self._number, None
             if self._now_s() - self._numbered_s > LISTED_S:
@@ -394,14 +436,14 @@ class Sharing:
                 found = store.read(quota.record_name(number)) if number else None
             while (newer := store.read(quota.record_name(number + 1))) is not None:
                 number, found = number + 1, newer
-            return now_s, number, found
+            return now_s, number, found, controls.read_after(store, under)
 
         began_s = self._now_s()
-        now_s, number, found = await self._asked(read)
+        now_s, number, found, changes = await self._asked(read)
         self._number, self._numbered_s = number, began_s
         if found is not None:
             self._book = quota.parse(found, quota.record_name(number))
-        return now_s
+        return now_s, changes
 
     async def _write(self, book: Book, now_s: float) -> bool:
         """Write the next book; False where another process was faster."""
@@ -423,7 +465,7 @@ class Sharing:
         """Give everything back: nothing is sent any more."""
         self._lower(dict.fromkeys(self._held, 0.0))
         for _ in range(TRIES):
-            now_s = await self._latest()
+            now_s, _ = await self._latest()
             accounts = {
                 name: self._accounts(name).closed(self._account, budget.need().final)
                 for name, budget in self._budgets.items()

@@ -25,8 +25,9 @@ from batchrun.adapters.parts.sealer import publish
 from batchrun.adapters.sources.files import pipes
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.assemble import Result, Session
-from batchrun.core.fleet import leases
+from batchrun.core.fleet import controls, leases
 from batchrun.core.fleet.board import Place
+from batchrun.core.fleet.controls import Control
 from batchrun.core.fleet.operations import Operation, done_of, is_done, operation_of
 from batchrun.core.fleet.quota import limits_of
 from batchrun.core.fleet.shares import begun_by
@@ -34,12 +35,13 @@ from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.resolve import Settings
+from batchrun.engine.controls import Controls, drained
 from batchrun.engine.lane import Lane
 from batchrun.engine.pace.gate import EndpointGate
 from batchrun.engine.row_order import Lengths
 from batchrun.engine.session.guards import Stop
 from batchrun.engine.session.spending import Spending
-from batchrun.errors import RunLockedError, StorageError, UsageError
+from batchrun.errors import DamagedError, RunLockedError, StorageError, UsageError
 from batchrun.fleet.committing import CommittingSealer
 from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
@@ -48,6 +50,7 @@ from batchrun.rundir import resend, state_reader
 from batchrun.rundir.claim import Settle
 from batchrun.rundir.fleet import folding, launches
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
+from batchrun.rundir.fleet.folding import remember_notices
 from batchrun.rundir.fleet.joining import WorkerDirectory, commit, join
 from batchrun.rundir.fleet.launches import LIVE, OPERATIONS, Launch
 from batchrun.rundir.fleet.workers import Worker, living
@@ -62,6 +65,8 @@ each is longer than the one before, up to the time between two renewals of a lea
 """
 LOCKED_S = 60.0
 """A directory whose lock is held for longer by somebody who launches no fleet is in use."""
+NOTHING_LEFT = Stop("no_wait", "nothing is left to claim", exit_code=0)
+"""How a process ends that does not wait for the others (``--no-wait``)."""
 
 
 def run(
@@ -75,17 +80,29 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     started_s: float | None = None,
     machinery: Machinery = REAL,
+    waits: bool = True,
 ) -> Result:
     """Work as process ``place`` of a fleet until the whole run is done, or this process is stopped.
+    One that does not wait ends once nothing is left that it could claim.
 
-    Returns how the whole ended; of a process that was stopped while others go on, how far it came.
-    Raises as ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
+    Returns how the whole ended; of a process that was stopped while others go on, or did not wait
+    for them, how far it came (without a summary where it had nothing to do). Raises as
+    ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
     """
     require(settings)
     started_s = machinery.monotonic_s() if started_s is None else started_s
     operation = operation_of(changes, environment)
     process = _Process(
-        settings, environment, place, operation, judges, observers, say, started_s, machinery
+        settings,
+        environment,
+        place,
+        operation,
+        judges,
+        observers,
+        say,
+        started_s,
+        machinery,
+        waits=waits,
     )
     return process.run()
 
@@ -121,6 +138,14 @@ class _Pauses:
         self._next_s = min(self._next_s * POLL_GROWTH, max(POLL_S, leases.BEAT_S))
 
 
+def _changes(worker: Worker, seen: int) -> list[Control]:
+    """What was asked of the fleet since. Raises ``DamagedError`` for a record that is none."""
+    try:
+        return controls.read_after(worker.store, seen)
+    except ValueError as error:
+        raise DamagedError(str(error), path=str(worker.launch.folder)) from None
+
+
 class _Process:
     """One process of a fleet, from its start to its end."""
 
@@ -135,6 +160,8 @@ class _Process:
         say: Callable[[str], None],
         started_s: float,
         machinery: Machinery,
+        *,
+        waits: bool,
     ) -> None:
         self._operation = operation
         self._judges = judges
@@ -142,6 +169,9 @@ class _Process:
         """Whether this process was one of a fleet already."""
         self._resends = False
         """Whether the fleet sends rows again because their request changed."""
+        self._waits = waits
+        self._latest: Result | None = None
+        """How far this process came when it last sent something."""
         self._settings = settings
         self._environment = environment
         self._place = place
@@ -164,15 +194,17 @@ class _Process:
             worked = self._took_part = True
             try:
                 with launches.naming_records(worker.launch):
-                    stopped = self._work(worker)
+                    stop = self._work(worker)
                 whole = worker.claimant.all_published
             except KeyboardInterrupt as error:  # while it waited for the others
                 worker.leave()
                 return self._interrupted(error)
             finally:
                 worker.leave()
-            if whole or stopped is not None:
-                return self._finished(stopped)
+            if stop is NOTHING_LEFT:
+                return self._left_to_others(stop)
+            if whole or stop is not None:
+                return self._finished(stop)
             # The fleet was folded with rows left, by one that was stopped and saw no other.
 
     # The beginning
@@ -294,7 +326,7 @@ class _Process:
 
     # The work
 
-    def _work(self, worker: Worker) -> Result | None:
+    def _work(self, worker: Worker) -> Stop | None:
         """Work on claimed shards until all are published; returns how this process was stopped."""
         build, parts_of = body.builder(self._shared), self._machinery.parts
         try:
@@ -313,16 +345,22 @@ class _Process:
                 raise worker.taken_over() from error
             raise
 
-    def _passes(self, worker: Worker, opened: WorkerDirectory) -> Result | None:
-        """Run the engine over what can be claimed, again whenever there is something more."""
+    def _passes(self, worker: Worker, opened: WorkerDirectory) -> Stop | None:
+        """Run the engine over what can be claimed, again whenever there is something more. Returns
+        what stopped it before all shards were published.
+        """
         settings = self._shared.recorded_by(worker.plan.values["settings"])
         accesses = self._machinery.accesses(settings.endpoints, self._environment)
         sealer = partial(CommittingSealer, worker, self._folder)
         machinery = replace(self._machinery, sealer=sealer, sharing=partial(self._sharing, worker))
         spans = opened.spans
         assert isinstance(spans, ClaimedShards)
-        pauses = _Pauses()
+        pauses, seen = _Pauses(), 0
         while True:
+            changes = _changes(worker, seen)
+            seen += len(changes)
+            if controls.state_after(changes) == "stopping":
+                return drained()
             if spans.claim_first():
                 pauses = _Pauses()
                 with self._answers(opened) as (answers, lengths):
@@ -338,14 +376,18 @@ class _Process:
                         lengths,
                     )
                     result = assemble.run_session(session, self._started_s)
+                self._latest = result
+                remember_notices(opened.journal, result.summary["notices"])
                 if result.stop is not None:
-                    return result
+                    return result.stop
                 self._publish_cut(worker, opened)
                 ok, opened.errors = resend.count_done(opened.parts, opened.journal)
                 opened.done = ok, opened.errors.total()
                 opened.wall_s_before = 0.0
             elif worker.claimant.all_published or launches.current(self._folder) is None:
                 return None
+            elif not self._waits and worker.claimant.others_living:
+                return NOTHING_LEFT
             else:
                 worker.check()
                 pauses.sleep()
@@ -379,9 +421,19 @@ class _Process:
         lanes: Sequence[Lane],
         clock: LoopClock,
         spending: Spending | None,
+        steered: Controls,
+        say: Callable[[str], None],
     ) -> AbstractAsyncContextManager[None]:
-        """What keeps this process to its share of the limits and the budgets."""
+        """What keeps this process to its share of the limits and the budgets, and does what is
+        asked of all.
+        """
         caps = {} if spending is None else {"cost": spending.cost, "tokens": spending.tokens}
+
+        def follow(control: Control) -> None:
+            lacking = steered.follow(control.do, control.values)
+            if lacking is not None:
+                say(f"warning: {lacking}")
+
         sharing = Sharing(
             store=worker.store,
             worker=worker.name,
@@ -391,6 +443,7 @@ class _Process:
             real_s=real_s,
             budgets={name: budget for name, budget in caps.items() if budget is not None},
             charged=worker.plan.charged,
+            follow=follow,
         )
         return sharing.kept()
 
@@ -435,18 +488,23 @@ class _Process:
                     raise error from None
                 time.sleep(POLL_S)
 
-    def _finished(self, stopped: Result | None) -> Result:
+    def _left_to_others(self, stop: Stop) -> Result:
+        """How far a process came that leaves the rest to the others."""
+        reached = {} if self._latest is None else self._latest.summary
+        return Result(reached, stop, None, 0, sent_nothing=self._latest is None, elsewhere=True)
+
+    def _finished(self, stop: Stop | None) -> Result:
         """How the whole ended: folded and summed up by this process, or by another one. Of a
-        process that was ``stopped`` while others work on, how far it came itself.
+        process that was stopped while others work on, how far it came itself. One that was drained
+        with nothing to do waits for the others, which stop as well.
         """
-        stop: Stop | None = None if stopped is None else stopped.stop
-        pauses = _Pauses()
+        pauses, latest = _Pauses(), self._latest
         while True:
             try:
                 result = self._summed_up(stop)
             except RunLockedError:
-                if stopped is not None and self._others_work():
-                    return replace(stopped, elsewhere=True)
+                if latest is not None and latest.stop is not None and self._others_work():
+                    return replace(latest, elsewhere=True)
                 pauses.sleep()
             else:
                 return replace(result, sent_nothing=False, elsewhere=result.sent_nothing)

@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("batchrun.run")
 FLIGHTS, STATUS = "inflight", "status.json"
 Taken = Callable[[], Callable[[], None]]
+NOTICES = "fleet_notices"
+"""The key of the state file for what the processes of a fleet told their users. It is there until
+something is sent again."""
 
 
 @dataclass(slots=True)

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,6 +94,50 @@ def fleet(cli):
     found = Fleet(cli.folder)
     yield found
     found.end()
+
+
+@pytest.fixture
+def until(until):
+    """The same, with more patience: several processes start at once, on few cores."""
+    return partial(until, timeout_s=PATIENCE_S)
+
+
+class Held:
+    """An endpoint that answers so many requests, and the others once it is released."""
+
+    def __init__(self, scripted, answer, free):
+        self._released = threading.Event()
+
+        def reply(_body, _headers, nth):
+            if nth > free:
+                self._released.wait(PATIENCE_S)
+            return 200, {}, answer("fine")
+
+        self._endpoint = scripted(reply)
+        self.base_url = self._endpoint.base_url
+
+    @property
+    def asked(self):
+        """Requests so far."""
+        return len(self._endpoint.requests)
+
+    def release(self):
+        """Answer everything from now on."""
+        self._released.set()
+
+
+@pytest.fixture
+def held(scripted, answer):
+    """Starts endpoints that hold a run up where the test wants to look at it."""
+    made = []
+
+    def start(free):
+        made.append(Held(scripted, answer, free))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.release()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.staged_store import drop_staged, reveal
 from batchrun.core.cost.projection import RowCosts
-from batchrun.core.fleet import quota
+from batchrun.core.fleet import controls, quota
 from batchrun.core.fleet.accounts import Accounts
 from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.notices import all_told, merged
 from batchrun.core.fleet.operations import done_of, with_done
 from batchrun.core.fleet.quota import Book
 from batchrun.core.run.changes import Changes
 from batchrun.core.text.wording import counted
+from batchrun.engine.controls import KEPT_MAX
 from batchrun.errors import RunLockedError, StorageError
 from batchrun.ports import ClaimStore
 from batchrun.rundir import state_reader
@@ -37,9 +39,12 @@ from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
 from batchrun.rundir.fleet.launches import CLOCK, FOLDED, OPERATIONS, WORKERS, Launch, Plan
 from batchrun.rundir.fleet.workers import living
+from batchrun.rundir.open_run import NOTICES, STATUS
 from batchrun.rundir.spent import spent
 
 _MARKED_AT_ONCE = 1000
+_TOLD = "notices"
+"""The key of a worker's state file for what its earlier passes told."""
 _WALL = "wall_s"
 _FOLDED = "folded"
 """The key of the state file for the launch whose figures were added last."""
@@ -121,7 +126,7 @@ def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
             endpoints = _endpoints(launch, claim.worker)
             take_log(launch, journal, claim.shard, workers)
             take_flights(launch, journal, parts, claim.shard, workers, endpoints)
-        _take_figures(launch, journal, now_s)
+        _take_figures(launch, journal, now_s, sent=bool(latest))
         _take_charges(launch, store, plan, journal)
         _note_operation(launch, plan, journal, {record.state.shard for record in records})
         files.sync_folder(checkpoint)
@@ -139,9 +144,10 @@ def _endpoints(launch: Launch, worker: str) -> list[str]:
     return found or ["unknown"]
 
 
-def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
-    """Add up what each worker learned: what rows cost, and an example of each error class. Once:
-    an earlier try may have come this far.
+def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool) -> None:
+    """Add up what each worker learned and told: what rows cost, an example of each error class,
+    notices; and what was asked of them. Once: an earlier try may have come this far. A launch that
+    found nothing to send leaves the notices of the one before.
     """
     if journal.states.get(_FOLDED) == launch.id:
         return
@@ -154,7 +160,11 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
             if name not in examples or row < examples[name][0]:
                 examples[name] = [row, said]
     before_s = journal.states.get(_WALL) or 0.0
+    changes = controls.read_after(DiskClaims(launch.folder, _owner()), 0)
+    history = [*(journal.states.get("controls") or ()), *(each.as_history() for each in changes)]
     journal.states.put(
+        controls=history[-KEPT_MAX:] or None,
+        **({NOTICES: merged(told_by(launch)) or None} if sent else {}),
         row_costs=costs.recorded(),
         examples=examples or None,
         **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.id},
@@ -195,3 +205,24 @@ def _note_operation(
         anew = plan.changes != Changes()
         noted = with_done(done, launch.operation, places, anew=anew)
         journal.states.put(**{OPERATIONS: noted})
+
+
+def remember_notices(journal: Journal, notices: Sequence[str]) -> None:
+    """Keep what a pass of a worker told its user, for the summary of the whole."""
+    before = journal.states.get(_TOLD) or []
+    told = all_told(before, notices)
+    if told != before:
+        journal.states.put(**{_TOLD: told})
+
+
+def told_by(launch: Launch) -> dict[str, list[str]]:
+    """What each worker told its user, by its name: in earlier passes, and in the one it is in or
+    was killed in.
+    """
+    found = {}
+    for worker in sorted((launch.folder / WORKERS).iterdir()):
+        earlier = state_reader.values(worker, _TOLD).get(_TOLD) or []
+        status = files.read_json(worker / STATUS)
+        now = status.get("notices") if isinstance(status, dict) else None
+        found[worker.name] = all_told(earlier, map(str, now or ()))
+    return found

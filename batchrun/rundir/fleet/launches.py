@@ -10,6 +10,7 @@ DIR/fleet/ID/run.json        values of the state file; parts of shards that are 
 DIR/fleet/ID/shards          where each shard begins in the input, and whether it is done
 DIR/fleet/ID/claims/         a record for each step of a shard (core/fleet/claims.py)
 DIR/fleet/ID/leases/         a file for each process (core/fleet/leases.py)
+DIR/fleet/ID/controls/       a record for each change by batchrun ctl (core/fleet/controls.py)
 DIR/fleet/ID/workers/NAME/   its checkpoint
 ```
 """
@@ -36,7 +37,7 @@ from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.store import SUMMARY
 from batchrun.core.cost.charged import Charge
-from batchrun.core.fleet import claims, leases, quota
+from batchrun.core.fleet import claims, controls, leases, quota
 from batchrun.core.fleet.operations import Done, done_of
 from batchrun.core.fleet.sealed import sealed, unsealed
 from batchrun.core.request.chained_rows import SOURCE
@@ -187,7 +188,8 @@ def begin(
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
     try:
-        for part in ("", claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, WORKERS):
+        shared = (claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, controls.FOLDER)
+        for part in ("", *shared, WORKERS):
             files.make_folder(place / part, private=True)
         files.write_json(place / RUN, sealed(_run_json(plan)))
         files.write_whole(place / SHARDS, _shards(plan))

@@ -58,6 +58,10 @@ class DurableRows:
         self.known = None if place is None else state_reader.read(place)
         shards = {} if self.known is None else self.known.shards
         self._logs = logs_of(place, {n: one.generation for n, one in shards.items()})
+        if self.look.fleet is not None:
+            from batchrun.rundir.fleet import looking
+
+            self._logs |= looking.logs(self.look.fleet)
         self._parts = {part_number(name) for name in part_names(self.store, "results")}
         if not self._parts and self.known is None and not self.summary:
             where = self.store.where()

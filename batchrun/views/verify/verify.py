@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,10 @@ def check(
         )
         raise UsageError(message)
     report = Report(store.where())
-    summary = _summary(store, look, report)
+    if _is_fleet(look, names, known, report):  # what a summary says is of the session before
+        summary, look = None, replace(look, live=True)
+    else:
+        summary = _summary(store, look, report)
     _check_state(look, known, report)
     parts = {kind: _parts_among(kind, names[kind] or (), look, report) for kind in PART_KINDS}
     _check_drafts(look, report)
@@ -104,6 +108,17 @@ def check(
 
         check_input.compare(look, summary, known, report, against, input_format)
     return report
+
+
+def _is_fleet(
+    look: Look, names: dict[str, list[str] | None], known: Recorded | None, report: Report
+) -> bool:
+    """Whether several processes work here, or died: what they have not finished is left out."""
+    if look.fleet is None:
+        return False
+    from batchrun.views.verify import check_fleet
+
+    return check_fleet.check_fleet(look.fleet, look.store, names, known, report)
 
 
 def _is_evaluated(store: StoreReader, summary: dict[str, Any] | None) -> bool:
