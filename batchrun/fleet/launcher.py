@@ -92,9 +92,7 @@ class _Children:
         self._say = say
         self._relay = _Relay(say)
         self._environment = {**os.environ, START: secrets.token_hex(8)}
-        """One id for all, so that what is done once is done by one of them, also by one that is started
-        again.
-        """
+        """One id for all, also for one that is started again: what is done once, one of them does."""
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._restarts: Counter[int] = Counter()
         self._told: set[int] = set()
