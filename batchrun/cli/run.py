@@ -186,6 +186,9 @@ _EXAMPLES = (
 @ci_flags
 @click.option("--shard", metavar="I/N|auto", hidden=True)
 @click.option("--workers", type=int, metavar="N", hidden=True)
+@click.option("--engine", type=click.Choice(["ray"]), hidden=True)
+@click.option("--address", metavar="A", hidden=True)
+@click.option("--worker-cpus", type=float, metavar="X", hidden=True)
 @flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
 @flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
 @flag(
@@ -215,6 +218,9 @@ def command(
     dry_run: bool,
     shard: str | None,
     workers: int | None,
+    engine: str | None,
+    address: str | None,
+    worker_cpus: float | None,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -247,16 +253,17 @@ def command(
                     settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
                 )
             )
-        if workers is not None:
-            from batchrun.cli.workers import run_with_workers
+        if {workers, engine, address, worker_cpus} != {None}:
+            from batchrun.cli.workers import Launching, run_with_workers
 
+            launching = Launching(shard, workers, engine, address, worker_cpus)
             shows = not (quiet or no_progress)
             sys.exit(
                 run_with_workers(
-                    workers,
+                    launching,
                     settings,
+                    environment,
                     changes,
-                    shard=shard,
                     progress=partial(progress_on, print_unwrapped) if shows else None,
                     as_json=as_json,
                 )

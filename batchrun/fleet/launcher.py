@@ -29,10 +29,12 @@ LOOK_S = 0.5
 WORKERS_MAX = 1024
 _OWN_FLAGS = ("--json", "--no-progress")
 """Flags that are this process's: what they are about is shown here."""
-_QUIET = "--no-progress"
+_OWN_VALUES = ("--workers", "--engine", "--address", "--worker-cpus")
+"""Flags with a value that are this process's: how the workers are started."""
+QUIET = "--no-progress"
 _SAID_MAX = 10_000
 """So many lines are remembered in order not to be shown twice."""
-_WHOLE = (0, 1, 3, 4)
+WHOLE = (0, 1, 3, 4)
 """Exit codes of a run that came to an end."""
 
 
@@ -61,8 +63,14 @@ def run_workers(
     given = worker_arguments(arguments)
     started_s = time.monotonic()
     processes: list[subprocess.Popen[str]] = []
-    relay, progress = _Relay(say), FleetProgress(folder)
-    with _forwarding(processes):
+    relay, progress = Relay(say), FleetProgress(folder)
+
+    def forward(number: int) -> None:
+        for process in processes:
+            if process.poll() is None:
+                os.kill(process.pid, number)
+
+    with forwarding(forward):
         for index in range(1, workers + 1):
             own = ["--shard", f"{index}/{workers}"]
             command = [*_command(), *given, *own]
@@ -78,7 +86,7 @@ def run_workers(
                 )
             )
             # The command that it names to go on is its own; the user's is this one's.
-            relay.follow(processes[-1].stderr, " ".join([_QUIET, *own]), f"--workers {workers}")
+            relay.follow(processes[-1].stderr, " ".join([QUIET, *own]), f"--workers {workers}")
         while any(process.poll() is None for process in processes):
             time.sleep(LOOK_S)
             with contextlib.suppress(StorageError, DamagedError):  # folded at this moment
@@ -102,11 +110,11 @@ def worker_arguments(arguments: Sequence[str]) -> list[str]:
             skip = False
             continue
         name, equals, _ = argument.partition("=")
-        if name == "--workers":
+        if name in _OWN_VALUES:
             skip = not equals
         elif name not in _OWN_FLAGS:
             kept.append(argument)
-    return [*kept, _QUIET]
+    return [*kept, QUIET]
 
 
 def exit_code(codes: Sequence[int]) -> int:
@@ -114,18 +122,16 @@ def exit_code(codes: Sequence[int]) -> int:
     one that was stopped; a process that was killed counts as stopped by that signal.
     """
     shown = [code if code >= 0 else 128 - code for code in codes]
-    ended = [code for code in shown if code in _WHOLE]
+    ended = [code for code in shown if code in WHOLE]
     return max(ended) if ended else max(shown)
 
 
 @contextlib.contextmanager
-def _forwarding(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
-    """Send the signals that stop this process to the workers instead."""
+def forwarding(send: Callable[[int], None]) -> Iterator[None]:
+    """Hand the signals that stop this process to ``send`` instead."""
 
     def forward(number: int, _: FrameType | None) -> None:
-        for process in processes:
-            if process.poll() is None:
-                os.kill(process.pid, number)
+        send(number)
 
     before = {number: signal.signal(number, forward) for number in heeded()}
     try:
@@ -135,7 +141,7 @@ def _forwarding(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Relay:
+class Relay:
     """Shows what processes write, each line once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -155,13 +161,16 @@ class _Relay:
     def _read(self, stream: IO[str], own: str, shown: str) -> None:
         with stream:
             for line in stream:
-                text = line.rstrip("\n").replace(own, shown)
-                with self._turn:
-                    if text not in self._said:
-                        if len(self._said) >= _SAID_MAX:
-                            self._said.clear()
-                        self._said.add(text)
-                        self._say(text)
+                self.show(line.rstrip("\n").replace(own, shown))
+
+    def show(self, text: str) -> None:
+        """Show a line, unless it was shown before."""
+        with self._turn:
+            if text not in self._said:
+                if len(self._said) >= _SAID_MAX:
+                    self._said.clear()
+                self._said.add(text)
+                self._say(text)
 
     def end(self) -> None:
         """Wait until everything is shown."""
