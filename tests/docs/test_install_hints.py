@@ -23,6 +23,7 @@ OFFERS = {
     "batchrun-llm[eval]": "duckdb",
     "batchrun-llm[s3]": "obstore",
     "batchrun-llm[excel]": "python_calamine",
+    "batchrun-llm[ray]": "ray",
     "batchrun-llm[tokenizer]": "splintr",
     "adlfs": "adlfs",
     "aiohttp": "aiohttp",
