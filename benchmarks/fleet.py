@@ -3,7 +3,8 @@
 `cpu`: CPU per row of `batchrun run --workers 2` over that of one process. `rate`: rows per second
 of both; needs a core for each process and one for the server. `quota`: four processes under one
 `--rpm`, one of which is killed, against a server that counts; `--svg FILE` draws it. `claims`: what
-a fleet of many workers and shards asks of the disk that it shares.
+a fleet of many workers and shards asks of the disk that it shares. `fold`: how long the last
+process takes to put a run of many shards together.
 """
 
 import argparse
@@ -64,6 +65,9 @@ def main() -> None:
     disk.add_argument("--shards", type=int, default=10_000)
     disk.add_argument("--workers", type=int, default=1000)
     disk.set_defaults(go=count_claims)
+    fold = parts.add_parser("fold")
+    fold.add_argument("--shards", type=int, default=2000)
+    fold.set_defaults(go=time_fold)
     options = parser.parse_args()
     options.go(options)
 
@@ -337,6 +341,31 @@ def _time_books(room: Path, workers: int) -> None:
             book = quota.parse(found or b"")
     print(f"a book has {len(book.as_bytes()):,} bytes")
     print(f"each worker renews every {quota.renewal_s(workers):g} s")
+
+
+def time_fold(options: argparse.Namespace) -> None:
+    """A run whose shards are small, from the end of its last shard to that of the process."""
+    with tempfile.TemporaryDirectory(prefix="fleet-") as room, upstream(reply_bytes=200) as url:
+        make_input(Path(room, "rows.jsonl"), options.shards * 10)
+        command = [sys.executable, "-m", "batchrun", "run", "rows.jsonl", "-o", "run"]
+        command += ["--model", "m", "--base-url", url, "--shard-rows", "10", "--shard", "1/1"]
+        began_s, ended_s, folded_s = time.monotonic(), 0.0, 0.0
+        with subprocess.Popen(
+            [*command, "--no-progress"], cwd=room, env=_environment(), stderr=subprocess.DEVNULL
+        ) as process:
+            while process.poll() is None:
+                now_s = time.monotonic()
+                if not ended_s and any(Path(room, "run", "fleet").glob(".*.ended")):
+                    ended_s = now_s
+                with contextlib.suppress(OSError, ValueError):
+                    launch = json.loads(Path(room, "run", "fleet", "launch.json").read_bytes())
+                    folded_s = folded_s or (now_s if launch["state"] == "folded" else 0.0)
+                time.sleep(0.02)
+        last_s = time.monotonic()
+    each_ms = (folded_s - ended_s) / options.shards * 1e3
+    print(f"{options.shards:,} shards of 10 rows, {ended_s - began_s:.1f} s for the work")
+    print(f"folded in {folded_s - ended_s:.2f} s ({each_ms:.2f} ms a shard)")
+    print(f"summed up in {last_s - folded_s:.2f} s")
 
 
 @contextlib.contextmanager

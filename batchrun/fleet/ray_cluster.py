@@ -8,8 +8,10 @@ They belong to this process: if it is killed, Ray ends them, and the same comman
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun import __version__
+from batchrun.adapters.environment.signals import heeded
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.text.wording import counted
 from batchrun.errors import DamagedError, StorageError, UsageError
@@ -126,17 +129,20 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     ray = _ray()
     # A cluster that is started here reports to nobody.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handlers = {number: signal.getsignal(number) for number in heeded()}
     try:
         ray.init(
             address=cluster.address,
             log_to_driver=False,
-            logging_level="WARNING",
+            logging_level=logging.ERROR,
             include_dashboard=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = cluster.address or os.environ.get("RAY_ADDRESS") or "on this machine"
         message = f"no Ray cluster {where}: {_short(str(error))}"
         raise UsageError(message) from None
+    for number, handler in handlers.items():  # Ray puts its own in their place
+        signal.signal(number, handler)
     try:
         yield
     finally:
@@ -205,6 +211,8 @@ class _Actors:
 
     def wait(self) -> int:
         """Wait for the end of all workers; returns the exit code of the whole."""
+        if "--quiet" not in self._call.arguments:
+            self._say_where()
         self._say_what_fits()
         for index in self._deaths:
             self._start(index)
@@ -219,6 +227,11 @@ class _Actors:
         if not self._signals and all(code == KILLED for code in self._codes):
             self._relay.show("no worker is left; the same command resumes the run")
         return exit_code(self._codes)
+
+    def _say_where(self) -> None:
+        where = self._ray.get_runtime_context().gcs_address
+        workers = counted(self._call.workers, "worker")
+        self._relay.show(f"starting {workers} on the Ray cluster at {where}")
 
     def _say_what_fits(self) -> None:
         """Say so where the cluster has no room for all workers. Those that wait are no harm: the

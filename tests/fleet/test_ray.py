@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,8 @@ def cluster():
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "HOME": str(room),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }
     said = room / "said"
@@ -122,7 +125,9 @@ def both_work(run):
     return len(set(working(run).values()) & claimants(run)) == 2
 
 
-def test_two_actors_do_what_one_process_does(cli, on_ray, jsonl, simulator, comparable, summary):
+def test_two_actors_do_what_one_process_does(
+    cli, cluster, on_ray, jsonl, simulator, comparable, summary
+):
     """Row for row, in every part; with one display, one summary and one exit code, and nothing of
     Ray's own on the terminal.
     """
@@ -138,7 +143,8 @@ def test_two_actors_do_what_one_process_does(cli, on_ray, jsonl, simulator, comp
         assert left.equals(right), kind
     assert ended.json == summary(cli.folder / "run")
     assert ended.err.count("209 of 210 rows ok") == 1
-    assert "ray" not in ended.err.replace("--engine ray", "").lower(), ended.err
+    of_ray = [line for line in ended.err.splitlines() if "ray" in line.lower()]
+    assert of_ray == [f"starting 2 workers on the Ray cluster at {cluster.address}"], ended.err
     assert endpoint.stats()["requests_total"] == 2 * 209
     cli.verified("run")
 
@@ -284,4 +290,18 @@ def test_a_cluster_that_is_not_there_is_named(cli, jsonl, simulator, cluster):
     ended = live.wait()
     assert ended.code == 2, ended.err
     assert "127.0.0.1:1" in ended.err
+    assert not (cli.folder / "run").exists()
+
+
+def test_a_cluster_asks_for_its_token(cli, jsonl, simulator, cluster):
+    """With another one the command is refused, and says that it was for the token."""
+    endpoint = simulator()
+    live = cli.start(
+        *("run", jsonl(3), "-o", "run", "--base-url", endpoint.base_url, "--model", "m"),
+        *("--engine", "ray", "--workers", 1, "--address", cluster.address, "--no-progress"),
+        env=cluster.environment | {"HOME": str(cli.folder), "RAY_AUTH_TOKEN": "0" * 64},
+    )
+    ended = live.wait()
+    assert ended.code == 2, ended.err
+    assert "token" in ended.err.lower()
     assert not (cli.folder / "run").exists()
