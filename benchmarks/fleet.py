@@ -244,8 +244,10 @@ def _svg(seen: Shared, limit: float) -> str:
         return f'<text x="{at_x:.0f}" y="{at_y:.0f}" {more}>{said}</text>'
 
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="12" fill="#333">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+            'font-family="sans-serif" font-size="12" fill="#333">'
+        ),
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
         text(LEFT, 14, "requests per second: sent by all (line), held by each of four (areas)"),
         text(WIDTH - 10, HEIGHT - 4, "seconds", 'text-anchor="end"'),
@@ -262,8 +264,8 @@ def _svg(seen: Shared, limit: float) -> str:
         colour = COLOURS[number % len(COLOURS)]
         out.append(f'<polygon points="{points}" fill="{colour}"/>')
         below = above
-    for per_s in range(0, int(top) + 1, 10):
-        out.append(text(LEFT - 6, y(per_s) + 4, str(per_s), 'text-anchor="end"'))
+    rates = range(0, int(top) + 1, 10)
+    out += [text(LEFT - 6, y(at) + 4, str(at), 'text-anchor="end"') for at in rates]
     seconds = range(0, int(last_s) + 1, 10)
     out += [text(x(at), HEIGHT - BOTTOM + 16, str(at), 'text-anchor="middle"') for at in seconds]
     counts = Counter(int(at_s) for at_s in seen.sent_s)

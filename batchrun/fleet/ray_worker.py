@@ -158,9 +158,8 @@ def _exit_code(arguments: Sequence[str]) -> int:
 def _signals_arrive() -> Iterator[None]:
     """Let the signals that stop a command reach it, as in a process that a shell started."""
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPED)
-    usual = {number: signal.SIG_DFL for number in STOPPED}
-    usual[signal.SIGINT] = signal.default_int_handler  # type: ignore[assignment]
-    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPED}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

@@ -191,6 +191,11 @@ def test_four_processes_of_a_job_do_one_run(cli, jsonl, simulator, summary, name
     ]
     said = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, said
-    assert summary(cli.folder / "run")["rows"] == {"input": 200, "ok": 200, "error": 0, "pending": 0}
+    assert summary(cli.folder / "run")["rows"] == {
+        "input": 200,
+        "ok": 200,
+        "error": 0,
+        "pending": 0,
+    }
     assert endpoint.stats()["requests_total"] == 200
     cli.verified("run")

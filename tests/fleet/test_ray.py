@@ -167,9 +167,7 @@ def test_one_signal_stops_all_actors(cli, on_ray, jsonl, simulator, until, summa
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_actors_that_are_killed_are_replaced(
-    cli, on_ray, jsonl, simulator, until, published, seed
-):
+def test_actors_that_are_killed_are_replaced(cli, on_ray, jsonl, simulator, until, published, seed):
     """SIGKILL at any moment, one or two times: every row is published once, and only what was in
     flight is asked for again.
     """

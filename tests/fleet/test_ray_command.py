@@ -55,7 +55,8 @@ def test_a_worker_on_another_disk_does_not_begin(call, change, said):
     assert "version" in change or "a disk that all nodes share" in found
 
 
-def test_an_object_store_needs_no_marker(call, somewhere):
+@pytest.mark.usefixtures("somewhere")
+def test_an_object_store_needs_no_marker(call):
     """It is the same on every node."""
     assert refused(replace(call, marker="")) is None
 
