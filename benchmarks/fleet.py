@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import paired
 from harness import CORES, ROOT, Cost, make_input, measure_run, upstream
@@ -60,6 +62,7 @@ def main() -> None:
     rate.set_defaults(go=compare_rates)
     quota = parts.add_parser("quota")
     quota.add_argument("--svg", type=Path)
+    quota.add_argument("--virtual", action="store_true", help="play it on virtual time")
     quota.set_defaults(go=share_a_limit)
     disk = parts.add_parser("claims")
     disk.add_argument("--shards", type=int, default=10_000)
@@ -125,8 +128,11 @@ class Shared:
 
 def share_a_limit(options: argparse.Namespace) -> None:
     """Run, print the figures, draw."""
-    with tempfile.TemporaryDirectory(prefix="fleet-") as folder:
-        seen = _shared_run(Path(folder))
+    if options.virtual:
+        seen = _shared_on_virtual_time()
+    else:
+        with tempfile.TemporaryDirectory(prefix="fleet-") as folder:
+            seen = _shared_run(Path(folder))
     limit, last_s = RPM / 60, max(seen.sent_s)
     spans = {
         "before the kill": (SETTLED_S, seen.killed_s),
@@ -177,6 +183,41 @@ def _shared_run(folder: Path) -> Shared:
     return _seen(folder / "run", shares, killed_s)
 
 
+def _shared_on_virtual_time() -> Shared:
+    """The same with the gates, books and leases of four workers in this process, on the fleet and
+    the server of tests/simulation: no machine is too slow for it.
+    """
+    played = runpy.run_path(str(ROOT / "tests" / "simulation" / "test_shared_limits.py"))
+    seen = Shared()
+
+    async def body(fleet: Any, clock: Any) -> None:
+        begun_s = clock.now_s()
+        for number in range(WORKERS):
+            fleet.join(f"worker {number}")
+        while clock.now_s() - begun_s < END_S:
+            at_s = clock.now_s() - begun_s
+            names = fleet.store.names(quota.FOLDER)
+            content = fleet.store.read(f"{quota.FOLDER}/{names[-1]}") if names else None
+            seen.shares.append((at_s, _parts(content, fleet.store.put(".clock", b""))))
+            if at_s >= KILL_S and not seen.killed_s:
+                fleet.kill("worker 0")
+                seen.killed_s = at_s
+            await clock.sleep(0.25)
+        seen.sent_s.extend(at - begun_s for at in fleet.server.came)
+
+    played["fleet_of"](body, (Limit("e", quota.RPM, float(RPM)),), RPM / 60)
+    return seen
+
+
+def _parts(content: bytes | None, now_s: float) -> dict[str, float]:
+    """What each worker may use of the limit, by a book, in requests a second."""
+    holdings = quota.parse(content).holdings if content else {}
+    return {
+        worker: sum(each.at(name, now_s) for name in each.holds if name.startswith(quota.RPM)) / 60
+        for worker, each in holdings.items()
+    }
+
+
 def _seen(run: Path, shares: list[tuple[float, dict[str, float]]], killed_s: float) -> Shared:
     import pyarrow.dataset as ds
 
@@ -192,12 +233,10 @@ def _seen(run: Path, shares: list[tuple[float, dict[str, float]]], killed_s: flo
 
 
 def _held(run: Path) -> dict[str, float]:
-    """What each worker may use of the limit, by the latest book, in requests a second."""
+    """What each worker may use by the latest book."""
     for path in sorted(run.glob("fleet/*/quota/[0-9]*"), reverse=True):
         with contextlib.suppress(OSError, ValueError):
-            holdings = quota.parse(path.read_bytes()).holdings
-            now_s, name = time.time(), f"{quota.RPM}:default"
-            return {worker: each.at(name, now_s) / 60 for worker, each in holdings.items()}
+            return _parts(path.read_bytes(), time.time())
     return {}
 
 

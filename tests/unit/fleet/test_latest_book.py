@@ -1,9 +1,12 @@
 """How a process finds the latest book of its fleet's limits."""
 
+import random
+
 import pytest
 
 from batchrun.core.fleet import quota
 from batchrun.core.fleet.quota import Limit
+from batchrun.engine.pace.gate import EndpointGate
 from batchrun.fleet.sharing import Sharing
 from batchrun.testing.claims import FakeClaims
 from batchrun.testing.virtual import VirtualClock, run_virtual
@@ -31,10 +34,14 @@ def test_the_latest_book_is_found_in_few_steps(others):
         store = Store(clock.now_s)
         limits = (Limit("e", quota.RPM, 600.0),)
 
+        gate = EndpointGate(concurrency=8, rpm=None, tpm=None, clock=clock, dice=random.Random(1))
+
         async def ask(question):
             return question()
 
-        sharing = Sharing(store=store, worker="w", gates={}, limits=limits, clock=clock, ask=ask)
+        sharing = Sharing(
+            store=store, worker="w", gates={"e": gate}, limits=limits, clock=clock, ask=ask
+        )
         await sharing._latest()
         store.reads = 0
         book = quota.Book()
