@@ -65,6 +65,11 @@ class Live:
                 [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, **popen
             )
 
+    @property
+    def err(self):
+        """What it wrote to stderr so far."""
+        return self._err.read_text("utf-8", errors="replace")
+
     def signal(self, number):
         """Send a signal."""
         self.process.send_signal(number)

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ WORKER_CPUS = 1.0
 """CPUs of the cluster that a worker reserves."""
 REPORTS_PER_S = 200
 """What the switchboard takes from all workers together."""
+CONNECT_S = 10.0
+"""How long the address of a cluster may take to be reached."""
 DEATHS_MAX = 3
 """A worker that died so often is not started again, unless the run got on in the meantime."""
 KILLED = 137
@@ -130,6 +133,7 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     # A cluster that is started here reports to nobody.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in heeded()}
+    _require_listening(cluster.address or os.environ.get("RAY_ADDRESS") or "")
     try:
         ray.init(
             address=cluster.address,
@@ -138,8 +142,8 @@ def _connected(cluster: Cluster) -> Iterator[None]:
             include_dashboard=False,
         )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = cluster.address or os.environ.get("RAY_ADDRESS") or "on this machine"
-        message = f"no Ray cluster {where}: {_short(str(error))}"
+        where = cluster.address or os.environ.get("RAY_ADDRESS") or "this machine"
+        message = f"cannot use the Ray cluster at {where}: {_short(str(error))}"
         raise UsageError(message) from None
     for number, handler in handlers.items():  # Ray puts its own in their place
         signal.signal(number, handler)
@@ -147,6 +151,20 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Raise ``UsageError`` for a ``HOST:PORT`` where nothing listens. Ray itself would try for
+    minutes.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        message = f"no Ray cluster at {address}: {getattr(error, 'strerror', None) or error}"
+        raise UsageError(message) from None
 
 
 @contextlib.contextmanager

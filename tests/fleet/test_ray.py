@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,21 +193,30 @@ def test_actors_that_are_killed_are_replaced(cli, on_ray, jsonl, simulator, unti
     cli.verified("run")
 
 
-def test_an_actor_that_cannot_live_is_left_out(cli, on_ray, jsonl, simulator, until):
-    """Its process dies whenever it has begun. After three deaths the other one does all."""
-    rows, endpoint = jsonl(40), simulator(latency=FixedLatency(3))
+def test_an_actor_that_cannot_live_is_left_out(cli, on_ray, jsonl, scripted, answer, until):
+    """Its process dies whenever it has begun, and nothing is answered in the meantime. After three
+    deaths the other one does all.
+    """
+    released = threading.Event()
+
+    def reply(*_):
+        assert released.wait(PATIENCE_S)
+        return 200, {}, answer("yes")
+
     run = cli.folder / "run"
-    live = on_ray(endpoint, rows, "--no-progress", shard_rows=10)
-    for _ in range(3):
-        until(lambda: any(name.startswith("0000-") for name in working(run).values()))
-        for pid, name in working(run).items():
-            if name.startswith("0000-"):
-                os.kill(pid, signal.SIGKILL)
-                until(lambda pid=pid: pid not in working(run))
+    live = on_ray(scripted(reply), jsonl(40), "--no-progress", shard_rows=10)
+    until(lambda: both_work(run))
+    victim = min(working(run).values()).partition("-")[0]
+    for deaths in range(1, 4):
+        until(lambda: any(name.startswith(victim) for name in working(run).values()))
+        (pid,) = (pid for pid, name in working(run).items() if name.startswith(victim))
+        os.kill(pid, signal.SIGKILL)
+        said = "died 3 times" if deaths == 3 else "died and is started again"
+        until(lambda pid=pid, said=said: pid not in working(run) and said in live.err)
+    released.set()
     ended = live.wait()
     assert ended.code == 0, ended.err
     cli.verified("run")
-    assert "worker 1 of 2 died" in ended.err
 
 
 def test_a_driver_that_is_killed_is_replaced(cli, on_ray, jsonl, simulator, until, published):
