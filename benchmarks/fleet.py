@@ -4,7 +4,8 @@
 of both; needs a core for each process and one for the server. `quota`: four processes under one
 `--rpm`, one of which is killed, against a server that counts; `--svg FILE` draws it. `claims`: what
 a fleet of many workers and shards asks of the disk that it shares. `fold`: how long the last
-process takes to put a run of many shards together.
+process takes to put a run of many shards together. `index`: how fast the first one finds where the
+shards begin.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
-    cpu = parts.add_parser("cpu", parents=[paired.parser(None, rows=20_000)], add_help=False)
+    cpu = parts.add_parser("cpu", parents=[paired.parser(None, rows=100_000)], add_help=False)
     cpu.set_defaults(go=compare_cpu)
     rate = parts.add_parser("rate")
     rate.add_argument("--rows", type=int, default=100_000)
@@ -71,6 +72,9 @@ def main() -> None:
     fold = parts.add_parser("fold")
     fold.add_argument("--shards", type=int, default=2000)
     fold.set_defaults(go=time_fold)
+    index = parts.add_parser("index")
+    index.add_argument("--rows", type=int, default=200_000)
+    index.set_defaults(go=time_index)
     options = parser.parse_args()
     options.go(options)
 
@@ -382,6 +386,20 @@ def _time_books(room: Path, workers: int) -> None:
             book = quota.parse(found or b"")
     print(f"a book has {len(book.as_bytes()):,} bytes")
     print(f"each worker renews every {quota.renewal_s(workers):g} s")
+
+
+def time_index(options: argparse.Namespace) -> None:
+    """How fast the first process finds where each shard begins, in JSON Lines."""
+    from batchrun.adapters.sources import opening
+
+    with tempfile.TemporaryDirectory(prefix="fleet-") as room:
+        path = Path(room, "rows.jsonl")
+        make_input(path, options.rows)
+        given = opening.find([str(path)], "auto")
+        carry, began_s = given.carry("all", 10_000), time.process_time()
+        *_, (rows, _) = given.shard_starts(carry, 10_000)
+        cpu_s, size = time.process_time() - began_s, path.stat().st_size
+    print(f"{rows:,} rows, {size / 1e6:,.0f} MB: {size / 1e6 / cpu_s:,.0f} MB a CPU second")
 
 
 def time_fold(options: argparse.Namespace) -> None:

@@ -100,7 +100,13 @@ def run_on_ray(
     Raises ``UsageError`` where there is no cluster.
     """
     given = arguments_of(arguments)
-    with _connected(cluster), _marked(folder) as marker:
+    # Ray prints what it has to say on stdout, which is for the summary alone.
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        _connected(cluster),
+        _marked(folder) as marker,
+    ):
         call = Call(
             arguments=tuple(given),
             workers=workers,

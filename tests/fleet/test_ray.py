@@ -187,6 +187,7 @@ def test_actors_that_are_killed_are_replaced(cli, on_ray, jsonl, simulator, unti
     ended = live.wait()
     assert ended.code == 0, (seed, ended.err)
     assert "died and is started again" in ended.err
+    assert not ended.out, "Ray's own words are not the command's output"
     assert published(run).column("row").to_pylist() == list(range(500))
     asked = endpoint.stats()["requests_total"]
     assert 500 <= asked <= 500 + kills * 32, f"seed {seed}"
