@@ -171,7 +171,7 @@ def test_four_processes_of_a_job_do_one_run(cli, jsonl, simulator, summary, name
     endpoint = simulator(latency=FixedLatency(0.02))
     jsonl(200, "cwd/rows.jsonl")
     (cli.folder / "config.toml").write_text(
-        f'[endpoint]\nbase_url = "{endpoint.base_url}"\nconcurrency = 8\n'
+        f'[[endpoint]]\nbase_url = "{endpoint.base_url}"\nconcurrency = 8\n'
         '[request]\nmodel = "m"\n[output]\nshard_rows = 20\n'
     )
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
