@@ -184,11 +184,39 @@ _EXAMPLES = (
     help="Set damaged parts or a damaged journal aside, and send their rows again.",
 )
 @ci_flags
-@click.option("--shard", metavar="I/N|auto", hidden=True)
-@click.option("--workers", type=int, metavar="N", hidden=True)
-@click.option("--engine", type=click.Choice(["ray"]), hidden=True)
-@click.option("--address", metavar="A", hidden=True)
-@click.option("--worker-cpus", type=float, metavar="X", hidden=True)
+@flag(
+    "--shard",
+    metavar="I/N|auto",
+    group=setting_table.FLEET,
+    help="Run as process I of N that share DIR; `auto` reads both from the variables of Slurm, "
+    "Kubernetes, AWS Batch or SkyPilot.",
+)
+@flag(
+    "--workers",
+    type=int,
+    metavar="N",
+    group=setting_table.FLEET,
+    help="Start N processes and show them as one command.",
+)
+@flag(
+    "--engine",
+    type=click.Choice(["ray"]),
+    group=setting_table.FLEET,
+    help="Start the workers as actors on a Ray cluster; needs the extra `ray`.",
+)
+@flag(
+    "--address",
+    metavar="A",
+    group=setting_table.FLEET,
+    help="Address of the Ray cluster [default: RAY_ADDRESS, else one on this machine].",
+)
+@flag(
+    "--worker-cpus",
+    type=float,
+    metavar="X",
+    group=setting_table.FLEET,
+    help="CPUs of the Ray cluster that each worker reserves [default: 1].",
+)
 @flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
 @flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
 @flag(
