@@ -15,6 +15,7 @@ import signal
 import socket
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,12 +142,14 @@ def _connected(cluster: Cluster) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in heeded()}
     _require_listening(cluster.address or os.environ.get("RAY_ADDRESS") or "")
     try:
-        ray.init(
-            address=cluster.address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # tips about versions to come
+            ray.init(
+                address=cluster.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False,
+            )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = cluster.address or os.environ.get("RAY_ADDRESS") or "this machine"
         message = f"cannot use the Ray cluster at {where}: {_short(str(error))}"
