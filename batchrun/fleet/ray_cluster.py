@@ -314,7 +314,9 @@ class _Actors:
             code = self._died(index, error)
             if code is None:
                 return
-        self._actors.pop(index, None)  # its CPU is free
+        actor = self._actors.pop(index, None)
+        if actor is not None:  # all it did is durable, and its CPU is free at once
+            self._ray.kill(actor)
         self._codes.append(code)
 
     def _died(self, index: int, error: Exception) -> int | None:
