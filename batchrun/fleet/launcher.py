@@ -36,10 +36,12 @@ RESTARTS_MAX = 3
 memory, would otherwise die for ever."""
 _OWN_FLAGS = ("--json", "--no-progress")
 """Flags that are this process's: what they are about is shown here."""
-_QUIET = "--no-progress"
+_OWN_VALUES = ("--workers", "--engine", "--address", "--worker-cpus")
+"""Flags with a value that are this process's: how the workers are started."""
+QUIET = "--no-progress"
 _SAID_MAX = 10_000
 """So many lines are remembered in order not to be shown twice."""
-_WHOLE = (0, 1, 3, 4)
+WHOLE = (0, 1, 3, 4)
 """Exit codes of a run that came to an end."""
 
 
@@ -69,7 +71,7 @@ def run_workers(
     started_s = time.monotonic()
     progress = FleetProgress(folder)
     children = _Children(workers, worker_arguments(arguments), say)
-    with children.signalled():
+    with forwarding(children.forward):
         children.start()
         while children.look():
             time.sleep(LOOK_S)
@@ -90,9 +92,9 @@ class _Children:
         self._count = count
         self._arguments = arguments
         self._say = say
-        self._relay = _Relay(say)
+        self._relay = Relay(say)
         self._environment = {**os.environ, START: secrets.token_hex(8)}
-        """One id for all, also for one that is started again: what is done once, one of them does."""
+        """One id for all of them: what is done once for a start, one of them does."""
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._restarts: Counter[int] = Counter()
         self._told: set[int] = set()
@@ -121,7 +123,7 @@ class _Children:
         self._processes[place] = process
         # The command that it names to go on is its own; the user's is this one's.
         shown = f"--workers {self._count}"
-        self._relay.follow(process.stderr, " ".join([_QUIET, *own]), shown)
+        self._relay.follow(process.stderr, " ".join([QUIET, *own]), shown)
         if self._signal is not None:  # it came at this moment
             process.send_signal(self._signal)
 
@@ -152,22 +154,12 @@ class _Children:
         self._relay.end()
         return [process.returncode for process in self._processes.values()]
 
-    @contextlib.contextmanager
-    def signalled(self) -> Iterator[None]:
-        """Send the signals that stop this process to the workers instead."""
-
-        def forward(number: int, _: FrameType | None) -> None:
-            self._signal = number
-            for process in list(self._processes.values()):
-                if process.poll() is None:
-                    os.kill(process.pid, number)
-
-        before = {number: signal.signal(number, forward) for number in heeded()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def forward(self, number: int) -> None:
+        """Send a signal on to all of them."""
+        self._signal = number
+        for process in list(self._processes.values()):
+            if process.poll() is None:
+                os.kill(process.pid, number)
 
 
 def _name(number: int) -> str:
@@ -191,11 +183,11 @@ def worker_arguments(arguments: Sequence[str]) -> list[str]:
             skip = False
             continue
         name, equals, _ = argument.partition("=")
-        if name == "--workers":
+        if name in _OWN_VALUES:
             skip = not equals
         elif name not in _OWN_FLAGS:
             kept.append(argument)
-    return [*kept, _QUIET]
+    return [*kept, QUIET]
 
 
 def exit_code(codes: Sequence[int]) -> int:
@@ -203,11 +195,26 @@ def exit_code(codes: Sequence[int]) -> int:
     one that was stopped; a process that was killed counts as stopped by that signal.
     """
     shown = [code if code >= 0 else 128 - code for code in codes]
-    ended = [code for code in shown if code in _WHOLE]
+    ended = [code for code in shown if code in WHOLE]
     return max(ended) if ended else max(shown)
 
 
-class _Relay:
+@contextlib.contextmanager
+def forwarding(send: Callable[[int], None]) -> Iterator[None]:
+    """Hand the signals that stop this process to ``send`` instead."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        send(number)
+
+    before = {number: signal.signal(number, forward) for number in heeded()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Relay:
     """Shows what processes write, each line once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -227,13 +234,16 @@ class _Relay:
     def _read(self, stream: IO[str], own: str, shown: str) -> None:
         with stream:
             for line in stream:
-                text = line.rstrip("\n").replace(own, shown)
-                with self._turn:
-                    if text not in self._said:
-                        if len(self._said) >= _SAID_MAX:
-                            self._said.clear()
-                        self._said.add(text)
-                        self._say(text)
+                self.show(line.rstrip("\n").replace(own, shown))
+
+    def show(self, text: str) -> None:
+        """Show a line, unless it was shown before."""
+        with self._turn:
+            if text not in self._said:
+                if len(self._said) >= _SAID_MAX:
+                    self._said.clear()
+                self._said.add(text)
+                self._say(text)
 
     def end(self) -> None:
         """Wait until everything is shown."""

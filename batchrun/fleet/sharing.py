@@ -434,8 +434,14 @@ class Sharing:
             if self._now_s() - self._numbered_s > LISTED_S:
                 number = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
                 found = store.read(quota.record_name(number)) if number else None
-            while (newer := store.read(quota.record_name(number + 1))) is not None:
-                number, found = number + 1, newer
+            # There are no gaps, so it is found in few steps however many others renewed meanwhile.
+            step, growing = 1, True
+            while step:
+                newer = store.read(quota.record_name(number + step))
+                if newer is not None:
+                    number, found = number + step, newer
+                growing = growing and newer is not None
+                step = step * 2 if growing else step // 2
             return now_s, number, found, controls.read_after(store, under)
 
         began_s = self._now_s()

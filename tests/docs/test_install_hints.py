@@ -30,6 +30,7 @@ OFFERS = {
     "batchrun-llm[s3]": "obstore",
     "batchrun-llm[excel]": "python_calamine",
     "batchrun-llm[local]": "xllamacpp",
+    "batchrun-llm[ray]": "ray",
     "batchrun-llm[tokenizer]": "splintr",
     "adlfs": "adlfs",
     "aiohttp": "aiohttp",

@@ -279,9 +279,12 @@ def test_a_checkpoint_elsewhere_is_refused(cli, jsonl, simulator):
     assert not (cli.folder / "run").exists()
 
 
-def test_the_option_is_not_shown_yet(cli):
-    """It is listed once all of it works."""
-    assert "--shard " not in cli("run", "--help").out
+def test_the_flags_are_in_a_group_of_their_own(cli):
+    """Where the full help lists them; the short one leaves them out."""
+    group = cli("run", "--help").out.partition("Several processes:")[2].partition("\n\n")[0]
+    for flag in ("--shard I/N|auto", "--workers N", "--engine", "--address A", "--worker-cpus X"):
+        assert flag in group, group
+    assert "--shard" not in cli("run", "-h").out
 
 
 @pytest.mark.slow

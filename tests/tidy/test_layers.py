@@ -98,6 +98,11 @@ HOMES = [
         "One module makes conditional puts, for those who installed the extra.",
     ),
     (
+        {"ray"},
+        ("batchrun.fleet.ray_cluster", "batchrun.fleet.ray_worker"),
+        "Ray takes seconds and 100 MB to load: only a command with --engine ray may.",
+    ),
+    (
         {"rich"},
         ("batchrun.views", "batchrun.cli"),
         "What a terminal shows is for views and commands: the engine reports through its observer.",
