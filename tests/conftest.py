@@ -126,11 +126,6 @@ class Live:
         """What it wrote to stdout so far."""
         return self._out.read_text("utf-8", errors="replace")
 
-    @property
-    def err(self):
-        """What it wrote to stderr so far."""
-        return self._err.read_text("utf-8", errors="replace")
-
     def wait(self, timeout_s=PATIENCE_S):
         """Wait for its end."""
         code = self.process.wait(timeout_s)
