@@ -77,6 +77,20 @@ VARIABLES: Mapping[str, Variable] = {
     "SLURM_ARRAY_TASK_STEP": Variable(
         "With `--shard auto`: the step between the numbers of the job array."
     ),
+    "BATCHRUN_START": Variable(
+        "A name that all processes of one start of `--shard` have in common, so that `--restart`, "
+        "`--retry-*` and the like act once; `--workers` sets it. Without it, the job ids below."
+    ),
+    "SLURM_ARRAY_JOB_ID": Variable("With `--shard`, under Slurm: the name of the start."),
+    "AWS_BATCH_JOB_ID": Variable(
+        "With `--shard`, under AWS Batch: the name of the start, up to the colon."
+    ),
+    "SKYPILOT_TASK_ID": Variable("With `--shard`, under SkyPilot: the name of the start."),
+    "JOB_UID": Variable(
+        "With `--shard`, under Kubernetes: the name of the start, if the manifest sets it from "
+        "the label `batch.kubernetes.io/controller-uid`."
+    ),
+    "JOB_NAME": Variable("The same, from the label `batch.kubernetes.io/job-name`."),
     "RAY_ADDRESS": Variable("With `--engine ray`: the cluster, unless `--address` names one."),
     "RAY_USAGE_STATS_ENABLED": Variable(
         "With `--engine ray`: whether a Ray cluster that batchrun starts reports to Ray's makers; "
