@@ -338,8 +338,8 @@ class _Process:
                 return self._passes(worker, opened)
             finally:
                 opened.close()
-        except StorageError as error:
-            if worker.is_superfluous:
+        except (StorageError, OSError) as error:
+            if worker.is_superfluous:  # its folder may have gone while it was opened
                 return None
             if worker.is_fenced:
                 raise worker.taken_over() from error

@@ -45,24 +45,26 @@ def olds(folder):
     return sorted(path.name for path in folder.glob("run.old-*"))
 
 
-def test_a_restart_happens_once(fleet, cli, jsonl, simulator):
+def test_a_restart_happens_once(fleet, cli, jsonl, held, until):
     """For all processes, one that comes after the end included; by hand, one that took part and
     comes again restarts again.
     """
-    rows, endpoint = jsonl(90), simulator(latency=FixedLatency(0.01))
+    rows, endpoint = jsonl(90), held(95)
     given = command(endpoint, rows)
     assert cli("run", *given, "--no-progress").code == 0
     processes = [fleet.start(f"{index}/4", *given, "--restart") for index in (1, 2, 3)]
+    until(lambda: len(list((fleet.folder / "run" / "fleet").glob("*/workers/*"))) == 3)
+    endpoint.release()
     assert [p.wait() for p in processes] == [0] * 3, [p.err for p in processes]
     assert len(olds(fleet.folder)) == 1, [p.err for p in processes]
-    assert endpoint.stats()["requests_total"] == 180
+    assert endpoint.asked == 180
     late = fleet.start("4/4", *given, "--restart")
     assert late.wait() == 0, late.err
     assert "was done already" in late.err
-    assert (len(olds(fleet.folder)), endpoint.stats()["requests_total"]) == (1, 180)
+    assert (len(olds(fleet.folder)), endpoint.asked) == (1, 180)
     again = fleet.start("1/4", *given, "--restart")
     assert again.wait() == 0, again.err
-    assert (len(olds(fleet.folder)), endpoint.stats()["requests_total"]) == (2, 270)
+    assert (len(olds(fleet.folder)), endpoint.asked) == (2, 270)
     cli.verified("run")
 
 
