@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from batchrun.adapters.storage import files
-from batchrun.adapters.storage.store import SUMMARY
+from batchrun.adapters.storage.store import SUMMARY, read_json
 from batchrun.cli.console import print_json, print_unwrapped
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
@@ -28,6 +26,7 @@ def run_with_workers(
     makes the display. Raises ``UsageError`` for what several processes cannot do together.
     """
     from batchrun.fleet import launcher, worker
+    from batchrun.rundir import inspect
 
     launcher.require(workers, shard=shard is not None)
     worker.require(settings, changes)
@@ -36,12 +35,13 @@ def run_with_workers(
         code = launcher.run_workers(
             workers,
             sys.argv[1:],
-            Path(settings.dir),
+            worker.launches_of(settings),
             observers=observers,
             say=print_unwrapped,
         )
     if as_json:
-        summary = files.read_json(Path(settings.dir) / SUMMARY)
+        store = inspect.look_at(settings.dir, settings.checkpoint).store
+        summary = read_json(store, SUMMARY)
         if isinstance(summary, dict):
             print_json(summary)
     return code

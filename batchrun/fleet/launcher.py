@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -23,6 +22,7 @@ from batchrun.adapters.environment.signals import heeded
 from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.fleet.progress import FleetProgress
 from batchrun.ports import Observer
+from batchrun.rundir.fleet.launches import Launches
 
 LOOK_S = 0.5
 """How often the processes are looked at."""
@@ -49,7 +49,7 @@ def require(workers: int, *, shard: bool) -> None:
 def run_workers(
     workers: int,
     arguments: Sequence[str],
-    folder: Path,
+    launches: Launches,
     *,
     observers: Sequence[Observer],
     say: Callable[[str], None],
@@ -61,7 +61,7 @@ def run_workers(
     given = worker_arguments(arguments)
     started_s = time.monotonic()
     processes: list[subprocess.Popen[str]] = []
-    relay, progress = _Relay(say), FleetProgress(folder)
+    relay, progress = _Relay(say), FleetProgress(launches)
     with _forwarding(processes):
         for index in range(1, workers + 1):
             own = ["--shard", f"{index}/{workers}"]

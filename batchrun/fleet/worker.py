@@ -22,7 +22,6 @@ from batchrun.adapters.environment.clock import LoopClock, real_s
 from batchrun.adapters.environment.signals import SignalledError
 from batchrun.adapters.parts.sealer import publish
 from batchrun.adapters.sources.files import pipes
-from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.assemble import Result, Session
 from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Place
@@ -30,7 +29,7 @@ from batchrun.core.fleet.quota import limits_of
 from batchrun.core.fleet.shares import begun_by
 from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.addresses import local_path
+from batchrun.core.settings.addresses import format_address, is_remote, local_path
 from batchrun.core.settings.resolve import Settings
 from batchrun.engine.lane import Lane
 from batchrun.engine.pace.gate import EndpointGate
@@ -41,10 +40,9 @@ from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
 from batchrun.ports import Observer
 from batchrun.rundir import resend
-from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
 from batchrun.rundir.fleet.joining import WorkerDirectory, join
-from batchrun.rundir.fleet.launches import LIVE, Launch
+from batchrun.rundir.fleet.launches import FIGURES, LIVE, DiskLaunches, Launch, Launches
 from batchrun.rundir.fleet.workers import Worker, living
 
 _LOG = logging.getLogger("batchrun.run")
@@ -83,8 +81,7 @@ def require(settings: Settings, changes: Changes) -> None:
     pipe = next((path for path in settings.files if pipes.passes(path)), None)
     default = str(PurePath(settings.dir, "checkpoint"))
     refused = (
-        (local_path(settings.dir) is None, "a run directory in an object store"),
-        (settings.checkpoint != default, "--checkpoint"),
+        (settings.checkpoint != default and not is_remote(settings.dir), "--checkpoint"),
         (pipe is not None, f"{pipe} as input, which can be read only once: write it to a file"),
         (changes != Changes(), "--restart, --retry-*, --keep-done, --resend-changed or --repair"),
         (settings.limit is not None, "--limit"),
@@ -100,6 +97,22 @@ def require(settings: Settings, changes: Changes) -> None:
         if is_so:
             message = f"--shard does not work with {what}"
             raise UsageError(message)
+    if is_remote(settings.dir):
+        from batchrun.adapters.storage.bucket import bucket_at
+
+        bucket_at(settings.dir)
+
+
+def launches_of(settings: Settings) -> Launches:
+    """The launches of the run directory of these settings. Raises ``UsageError`` for a store that
+    cannot be shared.
+    """
+    local = local_path(settings.dir)
+    if local is not None:
+        return DiskLaunches(Path(local))
+    from batchrun.rundir.fleet.in_bucket import BucketLaunches
+
+    return BucketLaunches(settings.dir, Path(settings.checkpoint))
 
 
 class _Pauses:
@@ -134,7 +147,8 @@ class _Process:
         self._say = say
         self._started_s = started_s
         self._machinery = machinery
-        self._folder = Path(local_path(settings.dir) or settings.dir)
+        self._launches = launches_of(settings)
+        self._shown = format_address(local_path(settings.dir) or settings.dir)
         endpoints = tuple(begun_by(endpoint, place) for endpoint in settings.endpoints)
         self._shared = replace(settings, endpoints=endpoints)
 
@@ -165,7 +179,7 @@ class _Process:
         """This process as a worker; the result of a run that has nothing left to do."""
         until_s, told, pauses = time.monotonic() + LOCKED_S, False, _Pauses()
         while True:
-            launch = launches.current(self._folder)
+            launch = self._launches.current()
             if launch is not None:
                 worker = self._joined(launch)
                 if worker is not None:
@@ -174,41 +188,43 @@ class _Process:
             try:
                 return self._launched()
             except RunLockedError:
-                if time.monotonic() > until_s and not launches.is_busy(self._folder):
+                if time.monotonic() > until_s and not self._launches.is_busy():
                     raise
                 if not told:
-                    self._say(f"waiting for the process that opens {self._folder}")
+                    self._say(f"waiting for the process that opens {self._shown}")
                     told = True
                 pauses.sleep()
 
     def _joined(self, launch: Launch) -> Worker | None:
         """A worker of this launch; None if it was folded meanwhile."""
         try:
-            worker = Worker(launch, launches.read_plan(launch), self._place)
+            worker = Worker(launch, self._launches.plan(launch), self._place)
         except StorageError:
-            if launches.current(self._folder) == launch:
+            if self._launches.current() == launch:
                 raise
             return None
-        _LOG.info("joined the processes that work on %s, as %s", self._folder, worker.name)
-        self._say(f"joined the processes that work on {self._folder}")
+        _LOG.info("joined the processes that work on %s, as %s", self._shown, worker.name)
+        self._say(f"joined the processes that work on {self._shown}")
         return worker
 
     def _launched(self) -> Worker | Result:
         """Open the run directory as any run does, and launch a fleet on it."""
+        self._launches.prepare()
         with self._opened() as session:
             if isinstance(session, Result):
                 return session
             opened = session.directory
-            launches.begin_launching(self._folder)
+            self._launches.opened_by(opened.lock)
+            self._launches.begin_launching()
             journal = opened.journal
             for shard in sorted(journal.touched()):
                 publish(opened.parts, journal, journal.next_state(shard, complete=False))
-            launch = launches.begin(opened, self._folder)
-            worker = Worker(launch, launches.read_plan(launch), self._place)
+            launch = self._launches.begin(opened)
+            worker = Worker(launch, self._launches.plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
-            launches.announce(launch, LIVE)
-        _LOG.info("launched a fleet on %s; this process is %s", self._folder, worker.name)
-        self._say(f"{self._folder} is ready for {self._place.count:,} processes")
+            self._launches.announce(launch, LIVE)
+        _LOG.info("launched a fleet on %s; this process is %s", self._shown, worker.name)
+        self._say(f"{self._shown} is ready for {self._place.count:,} processes")
         return worker
 
     def _opened(self) -> AbstractContextManager[Session | Result]:
@@ -229,7 +245,7 @@ class _Process:
         build, parts_of = body.builder(self._shared), self._machinery.parts
         try:
             opened = join(
-                worker, self._folder, self._shared, build, parts_of=parts_of, say=self._say
+                worker, self._shown, self._shared, build, parts_of=parts_of, say=self._say
             )
             try:
                 opened.parts.prepare()
@@ -247,7 +263,7 @@ class _Process:
         """Run the engine over what can be claimed, again whenever there is something more."""
         settings = self._shared.recorded_by(worker.plan.values["settings"])
         accesses = self._machinery.accesses(settings.endpoints, self._environment)
-        sealer = partial(CommittingSealer, worker, self._folder)
+        sealer = partial(CommittingSealer, worker)
         machinery = replace(self._machinery, sealer=sealer, sharing=partial(self._sharing, worker))
         spans = opened.spans
         assert isinstance(spans, ClaimedShards)
@@ -265,12 +281,14 @@ class _Process:
                     machinery,
                 )
                 result = assemble.run_session(session, self._started_s)
+                learned = {key: opened.journal.states.get(key) for key in FIGURES}
+                worker.launch.leave_behind(worker.name, (), learned)
                 if result.stop is not None:
                     return result
                 ok, opened.errors = resend.count_done(opened.parts, opened.journal)
                 opened.done = ok, opened.errors.total()
                 opened.wall_s_before = 0.0
-            elif worker.claimant.all_published or launches.current(self._folder) is None:
+            elif worker.claimant.all_published or self._launches.current() is None:
                 return None
             else:
                 worker.check()
@@ -307,11 +325,11 @@ class _Process:
 
     def _others_work(self) -> bool:
         """Whether other processes of the fleet go on. Who holds the lock may only be looking."""
-        launch = launches.current(self._folder)
+        launch = self._launches.current()
         if launch is None:
             return False
         with contextlib.suppress(StorageError):  # it was folded at this moment
-            return bool(living(launch, DiskClaims(launch.folder, secrets.token_hex(4))))
+            return bool(living(launch, launch.records(secrets.token_hex(4))))
         return False
 
     def _interrupted(self, error: KeyboardInterrupt) -> Result:

@@ -49,7 +49,7 @@ from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.records import Known, Position, Span, Turn
 from batchrun.rundir import claim, compare, resend, restarts
 from batchrun.rundir.compare import Changes, Compared
-from batchrun.rundir.lock import Lock
+from batchrun.rundir.lock import Held
 from batchrun.rundir.recorded_reading import READING, reading_of
 from batchrun.rundir.recover_flights import recover_flights
 from batchrun.rundir.resend import Build, Found
@@ -68,7 +68,7 @@ class RunDirectory:
 
     store: Store
     checkpoint: Path
-    lock: Lock
+    lock: Held
     journal: Journal
     parts: Parts
     reader: Reader
@@ -168,13 +168,15 @@ def open_run(
     parts_of: PartsOf = Parts,
     require: Callable[[pa.Schema], None] = lambda _: None,
     settle: claim.Settle = claim.refuse_fleet,
+    take_shared: claim.TakeShared = claim.refuse_shared,
     say: Callable[[str], None],
 ) -> RunDirectory:
     """Open or make the run directory of these settings.
 
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
-    ``UsageError`` for a schema of results that will not do; ``settle`` sees to a fleet (``claim``);
+    ``UsageError`` for a schema of results that will not do; ``settle`` and ``take_shared`` see to a fleet
+    (``claim``);
     ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
     ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
     and nothing was touched.
@@ -185,7 +187,7 @@ def open_run(
         say(notice)
     checkpoint = Path(settings.checkpoint)
     store, lock = claim.take(
-        settings.dir, checkpoint, changes, say, _intent(settings, given), settle
+        settings.dir, checkpoint, changes, say, _intent(settings, given), settle, take_shared
     )
     journal: Journal | None = None
     try:

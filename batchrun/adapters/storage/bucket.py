@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from batchrun.core.settings import addresses
@@ -95,6 +95,14 @@ class Tagged(NamedTuple):
     content: bytes
     version: dict[str, Any]
     written_s: float
+
+
+class Sink(Protocol):
+    """What takes bytes, as an open file does."""
+
+    def write(self, data: bytes, /) -> int:
+        """Append bytes."""
+        ...
 
 
 class Bucket:
@@ -193,16 +201,15 @@ class Bucket:
             else:
                 self._obstore.put(self._store, name, content)
 
-    def fetch(self, name: str, target: Path) -> bool:
-        """Write the content of an object into a new file; False where there is no object."""
+    def fetch(self, name: str, target: Sink) -> bool:
+        """Write the content of an object into an open file; False where there is no object."""
         with self._asked():
             try:
                 found = self._obstore.get(self._store, name)
             except FileNotFoundError:
                 return False
-            with target.open("wb") as file:
-                for piece in found:
-                    file.write(piece)
+            for piece in found:
+                target.write(bytes(piece))
         return True
 
     def remove(self, name: str) -> None:

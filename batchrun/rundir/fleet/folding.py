@@ -7,8 +7,7 @@ moment: every step can be done again. Afterwards the directory is what one proce
 from __future__ import annotations
 
 import secrets
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,19 @@ from batchrun.adapters.journal import published_json
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts.sealer import Parts
 from batchrun.adapters.storage import files
-from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.disk_store import DiskStore
-from batchrun.adapters.storage.staged_store import drop_staged, reveal
+from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.projection import RowCosts
 from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
 from batchrun.core.text.wording import counted
 from batchrun.errors import DamagedError, RunLockedError, StorageError
-from batchrun.rundir import state_reader
+from batchrun.rundir.claim import SharedDirectory
 from batchrun.rundir.compare import recorded_carry
-from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
-from batchrun.rundir.fleet.launches import CLOCK, FOLDED, WORKERS, Launch, Plan
+from batchrun.rundir.fleet.launches import CLOCK, DiskLaunches, Launch, Launches, Plan
 from batchrun.rundir.fleet.workers import living
+from batchrun.rundir.lock import Held
 
 _MARKED_AT_ONCE = 1000
 _WALL = "wall_s"
@@ -43,16 +41,49 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     Raises ``RunLockedError`` while a process of it lives and has rows left, ``DamagedError``, or
     ``StorageError``.
     """
-    launch = launches.unfolded(folder)
+    _settle(DiskLaunches(folder), DiskStore(folder), checkpoint, say, str(folder))
+
+
+def take_shared(shared: SharedDirectory) -> Held:
+    """Take a run directory in an object store for this process, and fold its fleet; see
+    ``claim.TakeShared``, and ``settle`` for what is raised.
+    """
+    from batchrun.rundir.fleet.handing_on import SharedLock
+    from batchrun.rundir.fleet.in_bucket import BucketLaunches
+
+    lock = SharedLock(shared)
+    lock.acquire()
+    try:
+        found = BucketLaunches(shared.address, shared.checkpoint, lock)
+        if found.unfolded() is None:
+            found.clear()
+        else:
+            shared.store.prepare()
+            shown = shared.store.where()
+            _settle(found, shared.store, shared.checkpoint, shared.say, shown)
+    except BaseException:
+        lock.give_back()
+        raise
+    return lock
+
+
+def _settle(
+    launches: Launches, store: Store, checkpoint: Path, say: Callable[[str], None], shown: str
+) -> None:
+    launch = launches.unfolded()
     if launch is None:
         return
-    plan = launches.read_plan(launch)
-    if launches.current(folder) is not None:
-        _refuse_living(launch, plan, folder)
+    plan = launches.plan(launch)
+
+    def refuse() -> None:
+        _refuse_living(launch, plan, shown)
+
+    if launches.current() is not None:
+        refuse()
     try:
         # From here on nobody can claim or commit: what there is now is all there will be.
-        launch = launches.end(launch)
-        published = _fold(launch, plan, folder, checkpoint)
+        launch = launches.end(launch, refuse)
+        published = _fold(launches, launch, plan, store, checkpoint)
     except OSError as error:
         message = f"cannot put together what the processes in {launch.folder} left: {error}"
         raise StorageError(message) from error
@@ -64,7 +95,7 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
 def _latest(launch: Launch) -> list[Claim]:
     """The latest record of every shard. Raises ``DamagedError`` naming one that is none."""
     try:
-        return list(read_claims(DiskClaims(launch.folder, _owner())))
+        return list(read_claims(launch.records(_owner())))
     except ValueError as error:
         raise DamagedError(str(error), path=str(launch.folder)) from None
 
@@ -73,62 +104,59 @@ def _owner() -> str:
     return f"fold-{secrets.token_hex(4)}"
 
 
-def _refuse_living(launch: Launch, plan: Plan, folder: Path) -> None:
+def _refuse_living(launch: Launch, plan: Plan, shown: str) -> None:
     """Raises ``RunLockedError`` while somebody lives and has rows left."""
     published = sum(claim.published is not None for claim in _latest(launch))
     if published + len(plan.done) == len(plan.starts):
         return
-    at_work = living(launch, DiskClaims(launch.folder, _owner()))
+    at_work = living(launch, launch.records(_owner()))
     if at_work:
         names = ", ".join(sorted(lease.worker for lease in at_work)[:3])
         message = (
-            f"{folder} is in use by {counted(len(at_work), 'process', 'processes')} that work on "
+            f"{shown} is in use by {counted(len(at_work), 'process', 'processes')} that work on "
             f"it together ({names}). Wait for them, or stop them"
         )
         raise RunLockedError(message, holder=names)
 
 
-def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
-    """Take in a launch that was moved away; returns how many shards it published."""
-    store, latest = DiskClaims(launch.folder, _owner()), _latest(launch)
+def _fold(
+    launches: Launches, launch: Launch, plan: Plan, run_store: Store, checkpoint: Path
+) -> int:
+    """Take in a launch that has ended; returns how many shards it published."""
+    store = launch.records(_owner())
+    latest = launches.close(launch, _latest(launch))
     now_s = store.put(CLOCK, b"")
     journal = Journal(checkpoint, launch.shard_rows)
     try:
         if journal.states.get("settings") is None:  # the state file was lost; the launch has a copy
             journal.states.put(**plan.values)
-        records, open_claims = [], []
-        for claim in latest:
-            if claim.published is None:
-                open_claims.append(claim)
-                continue
-            # They were staged in the epoch of the claim, the one before.
-            reveal(folder, claim.shard, claim.epoch - 1, claim.worker)
-            records.append(published_json.from_json(claim.published))
+        counting = [claim for claim in latest if claim.published is not None]
+        found = [published_json.from_json(claim.published or {}) for claim in counting]
+        records = launches.take_in(launch, counting, found)
         for start in range(0, len(records), _MARKED_AT_ONCE):
             journal.states.mark(records[start : start + _MARKED_AT_ONCE])
         for record in records:
             journal.adopt(record.state)
-        files.reached("fleet.recorded", folder)
-        parts = Parts(DiskStore(folder), journal, recorded_carry(journal).schema)
-        for claim in open_claims:
-            workers = [claim.worker, *before(store, claim)]
-            endpoints = _endpoints(launch, claim.worker)
-            take_log(launch, journal, claim.shard, workers)
-            take_flights(launch, journal, parts, claim.shard, workers, endpoints)
+        files.reached("fleet.recorded", checkpoint)
+        parts = Parts(run_store, journal, recorded_carry(journal).schema)
+        for claim in latest:
+            if claim.published is None:
+                workers = [claim.worker, *before(store, claim)]
+                take_log(launch, journal, claim.shard, workers)
+                endpoints = _endpoints(launch, workers)
+                take_flights(launch, journal, parts, claim.shard, workers, endpoints)
         _take_figures(launch, journal, now_s)
         files.sync_folder(checkpoint)
     finally:
         journal.close()
-    drop_staged(folder)
-    launches.announce(launch, FOLDED)
-    files.reached("fleet.folded", folder)
-    shutil.rmtree(launch.folder, ignore_errors=True)
+    launches.finish(launch)
     return len(records)
 
 
-def _endpoints(launch: Launch, worker: str) -> list[str]:
-    found = state_reader.values(launch.folder / WORKERS / worker, "endpoints").get("endpoints")
-    return found or ["unknown"]
+def _endpoints(launch: Launch, workers: Sequence[str]) -> list[str]:
+    """The names by which the flight logs of these workers number endpoints."""
+    found = (launch.figures_of(worker).get("endpoints") for worker in workers)
+    return next((names for names in found if names), ["unknown"])
 
 
 def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
@@ -139,8 +167,8 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
         return
     costs = RowCosts.of(journal.states.get("row_costs"))
     examples: dict[str, Any] = dict(journal.states.get("examples") or {})
-    for worker in sorted((launch.folder / WORKERS).iterdir()):
-        known = state_reader.values(worker, "row_costs", "examples")
+    for worker in launch.workers():
+        known = launch.figures_of(worker)
         costs.merge(RowCosts.of(known.get("row_costs")))
         for name, (row, said) in (known.get("examples") or {}).items():
             if name not in examples or row < examples[name][0]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.columns import schema as part_schema
@@ -15,7 +14,6 @@ from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry
-from batchrun.adapters.storage.staged_store import StagedStore, reveal
 from batchrun.adapters.storage.store import part_number
 from batchrun.core.request.body import as_begun
 from batchrun.core.run.changes import Changes
@@ -45,7 +43,7 @@ class WorkerDirectory(RunDirectory):
 
 def join(
     worker: Worker,
-    folder: Path,
+    shown: str,
     settings: Settings,
     build: Build,
     *,
@@ -54,7 +52,7 @@ def join(
 ) -> WorkerDirectory:
     """Open a run directory as a worker. Its spans are the shards that it claims as they are read.
 
-    ``build`` makes a row's request. Raises ``RunChangedError`` where settings or input are not
+    ``build`` makes a row's request, ``shown`` is the directory for people to see. Raises ``RunChangedError`` where settings or input are not
     those that the fleet was launched with, ``InputError``, ``UsageError`` or ``StorageError``.
     """
     values = worker.plan.values
@@ -62,7 +60,7 @@ def join(
     given.require_model(settings)
     if isinstance(values.get("sample"), bytes):
         given = given.with_sample(values["sample"])
-    _require_same(settings, given, values, folder)
+    _require_same(settings, given, values, shown)
     for notice in given.notices:
         say(notice)
     claimant = worker.claimant
@@ -80,7 +78,7 @@ def join(
             claim = None if shard is None else claimant.held.get(shard)
             return 0 if claim is None else claim.epoch
 
-        store = StagedStore(folder, worker.name, epoch_of)
+        store = worker.launch.parts(worker.checkpoint, worker.name, epoch_of)
         opened = WorkerDirectory(
             store=store,
             checkpoint=worker.checkpoint,
@@ -102,9 +100,7 @@ def join(
     return opened
 
 
-def _require_same(
-    settings: Settings, given: Input, values: Mapping[str, Any], folder: Path
-) -> None:
+def _require_same(settings: Settings, given: Input, values: Mapping[str, Any], shown: str) -> None:
     """Raises ``RunChangedError`` for other settings or another input than the fleet's."""
     found = [str(each) for each in differences(values["settings"], settings.shaping())]
     recorded = [Stamp.recorded(stamp) for stamp in values["input"]]
@@ -122,10 +118,10 @@ def _require_same(
             "start every process with the same command, over the same files",
             "wait until the others are done, then run this command again",
         ]
-        raise changed(f"the processes that work on {folder} run something else", found, choices)
+        raise changed(f"the processes that work on {shown} run something else", found, choices)
 
 
-def commit(worker: Worker, folder: Path, published: Published) -> None:
+def commit(worker: Worker, published: Published) -> None:
     """Make the staged parts of a shard count, and give them their names. Raises ``StorageError``
     if the shard was taken over.
     """
@@ -134,7 +130,7 @@ def commit(worker: Worker, folder: Path, published: Published) -> None:
     if claim is None or not worker.claimant.publish(shard, published_json.to_json(published)):
         raise worker.taken_over()
     try:
-        reveal(folder, shard, claim.epoch, worker.name)
+        worker.launch.committed(claim.committed({}))
     except OSError as error:
         message = f"cannot rename the parts of shard {shard}: {error.strerror}; they are safe"
         raise StorageError(message) from error

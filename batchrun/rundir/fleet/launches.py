@@ -22,10 +22,10 @@ import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from batchrun.adapters.journal import published_json
 from batchrun.adapters.journal.state_db import Published
@@ -34,17 +34,24 @@ from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
-from batchrun.adapters.storage.store import SUMMARY
+from batchrun.adapters.storage.staged_store import StagedStore, drop_staged, reveal
+from batchrun.adapters.storage.store import SUMMARY, Store
 from batchrun.core.fleet import claims, leases, quota
+from batchrun.core.fleet.claims import Claim
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
+from batchrun.ports import ClaimStore
 from batchrun.records import Position
+from batchrun.rundir import state_reader
 from batchrun.rundir.claim import FLEET
+from batchrun.rundir.lock import Held, this_kernel
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recorded_reading import READING
 
 FORMAT = 1
 LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
 LAUNCH, RUN, SHARDS, WORKERS = "launch.json", "run.json", "shards", "workers"
+FIGURES = ("row_costs", "examples", "endpoints")
+"""The values of a worker's state file that are added up at the end."""
 CLOCK = ".clock"
 """A file that is touched to learn the store's time."""
 _KEPT = (
@@ -68,6 +75,51 @@ class Launch:
     """When, in seconds by the store's clock."""
     shard_rows: int
 
+    @property
+    def machine(self) -> str:
+        """What only those processes have in common that can see each other's locks."""
+        return this_kernel()
+
+    def is_over(self) -> bool:
+        """Whether it was folded, or is being folded. Raises ``StorageError``."""
+        return not self.folder.is_dir()
+
+    def claims(self, owner: str) -> ClaimStore:
+        """Its records, for a worker of this name."""
+        return DiskClaims(self.folder, owner)
+
+    def records(self, owner: str) -> ClaimStore:
+        """The same for others who look at them, or fold the launch."""
+        return DiskClaims(self.folder, owner)
+
+    def parts(self, checkpoint: Path, worker: str, epoch_of: Callable[[str], int]) -> Store:
+        """The run directory for a worker with this checkpoint, which stages its parts there."""
+        return StagedStore(self.folder.parent.parent, worker, epoch_of)
+
+    def committed(self, claim: Claim) -> None:
+        """The record of these parts is made: they get their final names, if that can be done here
+        and now. Raises ``OSError``.
+        """
+        # They were staged in the epoch of the claim, the one before.
+        reveal(self.folder.parent.parent, claim.shard, claim.epoch - 1, claim.worker)
+
+    def file_of(self, worker: str, name: str) -> Path:
+        """A file in the checkpoint of a worker; it may not be there."""
+        return self.folder / WORKERS / worker / name
+
+    def figures_of(self, worker: str) -> dict[str, Any]:
+        """What a worker learned, and the names of its endpoints."""
+        return state_reader.values(self.folder / WORKERS / worker, *FIGURES)
+
+    def workers(self) -> list[str]:
+        """The names of those that may have learned something."""
+        return sorted(path.name for path in (self.folder / WORKERS).iterdir())
+
+    def leave_behind(self, worker: str, shards: Iterable[int], figures: Mapping[str, Any]) -> None:
+        """A worker leaves, or pauses: others get what it has of these shards, and what it learned.
+        Raises ``StorageError``.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -85,6 +137,134 @@ class Plan:
     """Rows that were done when the fleet was launched: ok, and failed."""
 
 
+class Launches(Protocol):
+    """The launches of one run directory, on a disk or in an object store."""
+
+    def prepare(self) -> None:
+        """Make the directory one that several processes share, before it is opened. Raises
+        ``UsageError`` where it cannot be one, or ``StorageError``.
+        """
+        ...
+
+    def opened_by(self, lock: Held) -> None:
+        """This process has the run directory open, by this lock."""
+        ...
+
+    def current(self) -> Launch | None:
+        """The launch that can be joined; None where there is none. Raises ``UsageError`` for one
+        of another format.
+        """
+        ...
+
+    def unfolded(self) -> Launch | None:
+        """The same, or one whose folding was begun."""
+        ...
+
+    def is_busy(self) -> bool:
+        """Whether whoever holds the directory prepares a launch, folds one, or sums up."""
+        ...
+
+    def plan(self, launch: Launch) -> Plan:
+        """The plan of a launch. Raises ``DamagedError`` for what is none."""
+        ...
+
+    def begin_launching(self) -> None:
+        """Say that a launch is being prepared, which takes a while where the input is large."""
+        ...
+
+    def begin(self, opened: RunDirectory) -> Launch:
+        """Launch a fleet on an opened run directory, whose logs are published."""
+        ...
+
+    def announce(self, launch: Launch, state: str) -> None:
+        """Say what a launch is now; durable on return."""
+        ...
+
+    def end(self, launch: Launch, refuse: Callable[[], None]) -> Launch:
+        """See to it that nobody can join, claim or commit any more; durable on return. What
+        ``refuse`` raises, where somebody joined at the last moment, leaves the launch as it was.
+        """
+        ...
+
+    def close(self, launch: Launch, found: Sequence[Claim]) -> list[Claim]:
+        """The latest records of all shards, once nobody can add another one."""
+        ...
+
+    def take_in(
+        self, launch: Launch, found: Sequence[Claim], records: Sequence[Published]
+    ) -> list[Published]:
+        """Give parts that count their final names; returns what is recorded of them there."""
+        ...
+
+    def finish(self, launch: Launch) -> None:
+        """All of it is taken in: say so, and remove the rest."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLaunches:
+    """``Launches`` of a run directory on a disk that all of its processes see."""
+
+    folder: Path
+
+    def prepare(self) -> None:
+        """See ``Launches``."""
+
+    def opened_by(self, lock: Held) -> None:
+        """See ``Launches``."""
+
+    def current(self) -> Launch | None:
+        """See ``Launches``."""
+        return current(self.folder)
+
+    def unfolded(self) -> Launch | None:
+        """See ``Launches``."""
+        return unfolded(self.folder)
+
+    def is_busy(self) -> bool:
+        """See ``Launches``."""
+        return is_busy(self.folder)
+
+    def plan(self, launch: Launch) -> Plan:
+        """See ``Launches``."""
+        return read_plan(launch)
+
+    def begin_launching(self) -> None:
+        """See ``Launches``."""
+        begin_launching(self.folder)
+
+    def begin(self, opened: RunDirectory) -> Launch:
+        """See ``Launches``."""
+        return begin(opened, self.folder)
+
+    def announce(self, launch: Launch, state: str) -> None:
+        """See ``Launches``."""
+        announce(launch, state)
+
+    def end(self, launch: Launch, _refuse: Callable[[], None]) -> Launch:
+        """See ``Launches``. Who joins makes a file in a folder that has another name then."""
+        return end(launch)
+
+    def close(self, launch: Launch, found: Sequence[Claim]) -> list[Claim]:
+        """See ``Launches``. Records cannot be made in a folder that has another name."""
+        return list(found)
+
+    def take_in(
+        self, launch: Launch, found: Sequence[Claim], records: Sequence[Published]
+    ) -> list[Published]:
+        """See ``Launches``."""
+        for claim in found:
+            launch.committed(claim)
+        return list(records)
+
+    def finish(self, launch: Launch) -> None:
+        """See ``Launches``."""
+        drop_staged(self.folder)
+        announce(launch, FOLDED)
+        files.reached("fleet.folded", self.folder)
+        shutil.rmtree(launch.folder, ignore_errors=True)
+
+
 def current(folder: Path) -> Launch | None:
     """The launch of a run directory that can be joined; None where there is none. Raises
     ``UsageError`` for one of another format.
@@ -98,17 +278,22 @@ def unfolded(folder: Path) -> Launch | None:
     found = files.read_json(folder / FLEET / LAUNCH)
     if not isinstance(found, dict) or found.get("state") != LIVE:
         return None
-    if found.get("format") != FORMAT:
-        message = (
-            f"{folder / FLEET} has format {found.get('format')}, this version reads format "
-            f"{FORMAT}: every process of a fleet needs the same version of batchrun"
-        )
-        raise UsageError(message)
+    require_format(found, folder / FLEET)
     name = str(found["id"])
     place = next((p for p in (folder / FLEET / name, _aside(folder, name)) if p.is_dir()), None)
     if place is None:
         return None  # all of it is folded, but for the note of that
     return Launch(name, place, found["begun_s"], found["shard_rows"])
+
+
+def require_format(found: Mapping[str, Any], where: object) -> None:
+    """Raise ``UsageError`` for a launch by another version."""
+    if found.get("format") != FORMAT:
+        message = (
+            f"{where} has format {found.get('format')}, this version reads format "
+            f"{FORMAT}: every process of a fleet needs the same version of batchrun"
+        )
+        raise UsageError(message)
 
 
 def end(launch: Launch) -> Launch:
@@ -136,22 +321,28 @@ def begin(opened: RunDirectory, folder: Path) -> Launch:
     name = secrets.token_hex(8)
     place = folder / FLEET / name
     store = DiskClaims(place, "launch")
-    assert opened.given is not None
-    plan = _planned(opened, opened.given)
     for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
     try:
         for part in ("", claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, WORKERS):
             files.make_folder(place / part, private=True)
-        files.write_json(place / RUN, _run_json(plan))
-        files.write_whole(place / SHARDS, _shards(plan))
-        launch = Launch(name, place, store.put(CLOCK, b""), opened.journal.shard_rows)
+        write_plan(opened, place)
+        return Launch(name, place, store.put(CLOCK, b""), opened.journal.shard_rows)
     except OSError as error:
         message = f"cannot write into {place}: {error.strerror}"
         raise StorageError(message) from error
+
+
+def write_plan(opened: RunDirectory, place: Path) -> None:
+    """Index the input, and write what there is to be done into a folder. Raises ``OSError``, and
+    ``InputError`` where the input cannot be read.
+    """
+    assert opened.given is not None
+    plan = _planned(opened, opened.given)
+    files.write_json(place / RUN, _run_json(plan))
+    files.write_whole(place / SHARDS, _shards(plan))
     opened.journal.states.put(input_rows=plan.rows)
-    return launch
 
 
 def begin_launching(folder: Path) -> None:
@@ -183,18 +374,22 @@ def is_busy(folder: Path) -> bool:
 
 def announce(launch: Launch, state: str) -> None:
     """Say what a launch is now: live, so that others join it, or folded. Durable on return."""
-    value = {
+    try:
+        files.write_json(launch.folder.parent / LAUNCH, announced(launch, state))
+    except OSError as error:
+        message = f"cannot write into {launch.folder.parent}: {error.strerror}"
+        raise StorageError(message) from error
+
+
+def announced(launch: Launch, state: str) -> dict[str, Any]:
+    """The content of ``LAUNCH``."""
+    return {
         "format": FORMAT,
         "id": launch.id,
         "state": state,
         "begun_s": launch.begun_s,
         "shard_rows": launch.shard_rows,
     }
-    try:
-        files.write_json(launch.folder.parent / LAUNCH, value)
-    except OSError as error:
-        message = f"cannot write into {launch.folder.parent}: {error.strerror}"
-        raise StorageError(message) from error
 
 
 def _planned(opened: RunDirectory, given: Input) -> Plan:
