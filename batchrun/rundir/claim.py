@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from batchrun.adapters.environment import control_socket
 from batchrun.adapters.journal.journal import STATES
@@ -278,11 +278,7 @@ def _take_remote(
                 summary = read_json(store, SUMMARY)
             moves = intent is None or not restarts.goes_on(checkpoint, summary, intent)
         if moves and held is not local:
-            message = (
-                "--restart does not work with a run directory in an object store that several "
-                "processes worked on; name a new directory with -o"
-            )
-            raise UsageError(message)
+            _refuse_restart()
         with _asking():
             store.prepare()
             mine = _mine(store, checkpoint, changes if note is None else Changes(restart=True))
@@ -296,6 +292,14 @@ def _take_remote(
         raise
     store.tries = TRIES
     return store, held
+
+
+def _refuse_restart() -> NoReturn:
+    message = (
+        "--restart does not work with a run directory in an object store that several processes "
+        "worked on; name a new directory with -o"
+    )
+    raise UsageError(message)
 
 
 @contextlib.contextmanager

@@ -175,11 +175,10 @@ def open_run(
 
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
-    ``UsageError`` for a schema of results that will not do; ``settle`` and ``take_shared`` see to a fleet
-    (``claim``);
-    ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
-    ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
-    and nothing was touched.
+    ``UsageError`` for a schema of results that will not do; ``settle`` and ``take_shared`` see to a
+    fleet (``claim``); ``say`` is told of what takes time, is sent again or was repaired. Raises
+    ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``;
+    then nothing was sent and nothing was touched.
     """
     given = given or input_of(settings, changes)
     given.require_model(settings)

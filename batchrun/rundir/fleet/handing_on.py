@@ -9,8 +9,8 @@ write them itself. As soon as a session makes something durable, ``state`` is ta
 on its own checkpoint is the only one that knows.
 
 ```text
-DIR/owner.json            run, directory, checkpoint, host, begun_at; state: null (only the
-                          checkpoint knows), "" (nothing was begun), or the name of what was handed on
+DIR/owner.json            run, directory, checkpoint, host, begun_at; state: null (only that
+                          checkpoint knows), "" (nothing was begun), or what was handed on
 DIR/fleet/lock            who has the directory open, renewed every few seconds
 DIR/fleet/states/NAME/    what was handed on last
 ```
@@ -227,6 +227,11 @@ class SharedLock:
                 sha256.update(hashlib.file_digest(file, "sha256").digest())
         return sha256.hexdigest()
 
+    def _is_ahead(self) -> bool:
+        """Whether there is more here than was handed on."""
+        there = (self.checkpoint / STATES).exists()
+        return there and (self._only_here or self._digest_of(None) != self._digest)
+
     def give_back(self) -> None:
         """Give back the lock in the store alone: the directory could not be opened."""
         self._opened = False
@@ -235,9 +240,8 @@ class SharedLock:
     def release(self, *, clear: bool = True) -> None:
         """Hand the checkpoint on, and give the locks back."""
         try:
-            if self._opened and (self.checkpoint / STATES).exists():
-                if self._only_here or self._digest_of(None) != self._digest:
-                    self.hand_on()
+            if self._opened and self._is_ahead():
+                self.hand_on()
         except (StorageError, OSError) as error:
             self._say(
                 f"warning: the checkpoint {self.checkpoint} was not handed on: {error}. Only "

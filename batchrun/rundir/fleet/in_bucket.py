@@ -141,11 +141,11 @@ class BucketLaunch(Launch):
         """See ``Launch``."""
         return self.state() not in (LIVE, LAUNCHING)
 
-    def claims(self, owner: str) -> BucketClaims:
+    def claims(self, _owner: str) -> BucketClaims:
         """See ``Launch``."""
         return EndableClaims(self)
 
-    def records(self, owner: str = "") -> BucketClaims:
+    def records(self, _owner: str = "") -> BucketClaims:
         """See ``Launch``."""
         place = addresses.below(self.address, self._place)
         return BucketClaims(bucket_store(place), addresses.format_address(place))
@@ -365,7 +365,7 @@ class BucketLaunches:
         published at the last moment.
         """
         closed, owner = [], f"fold-{secrets.token_hex(4)}"
-        store = launch.records(owner)
+        store = launch.records()
         for claim in found:
             latest = claim
             while latest.published is None:

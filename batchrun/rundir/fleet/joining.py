@@ -52,8 +52,9 @@ def join(
 ) -> WorkerDirectory:
     """Open a run directory as a worker. Its spans are the shards that it claims as they are read.
 
-    ``build`` makes a row's request, ``shown`` is the directory for people to see. Raises ``RunChangedError`` where settings or input are not
-    those that the fleet was launched with, ``InputError``, ``UsageError`` or ``StorageError``.
+    ``build`` makes a row's request, ``shown`` is the directory for people to see. Raises
+    ``RunChangedError`` where settings or input are not those that the fleet was launched with,
+    ``InputError``, ``UsageError`` or ``StorageError``.
     """
     values = worker.plan.values
     given = input_of(settings, Changes())

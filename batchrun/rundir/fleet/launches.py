@@ -84,15 +84,15 @@ class Launch:
         """Whether it was folded, or is being folded. Raises ``StorageError``."""
         return not self.folder.is_dir()
 
-    def claims(self, owner: str) -> ClaimStore:
+    def claims(self, owner: str, /) -> ClaimStore:
         """Its records, for a worker of this name."""
         return DiskClaims(self.folder, owner)
 
-    def records(self, owner: str) -> ClaimStore:
+    def records(self, owner: str, /) -> ClaimStore:
         """The same for others who look at them, or fold the launch."""
         return DiskClaims(self.folder, owner)
 
-    def parts(self, checkpoint: Path, worker: str, epoch_of: Callable[[str], int]) -> Store:
+    def parts(self, _checkpoint: Path, worker: str, epoch_of: Callable[[str], int], /) -> Store:
         """The run directory for a worker with this checkpoint, which stages its parts there."""
         return StagedStore(self.folder.parent.parent, worker, epoch_of)
 
@@ -180,13 +180,13 @@ class Launches(Protocol):
         """Say what a launch is now; durable on return."""
         ...
 
-    def end(self, launch: Launch, refuse: Callable[[], None]) -> Launch:
+    def end(self, launch: Launch, refuse: Callable[[], None], /) -> Launch:
         """See to it that nobody can join, claim or commit any more; durable on return. What
         ``refuse`` raises, where somebody joined at the last moment, leaves the launch as it was.
         """
         ...
 
-    def close(self, launch: Launch, found: Sequence[Claim]) -> list[Claim]:
+    def close(self, launch: Launch, found: Sequence[Claim], /) -> list[Claim]:
         """The latest records of all shards, once nobody can add another one."""
         ...
 
@@ -245,7 +245,7 @@ class DiskLaunches:
         """See ``Launches``. Who joins makes a file in a folder that has another name then."""
         return end(launch)
 
-    def close(self, launch: Launch, found: Sequence[Claim]) -> list[Claim]:
+    def close(self, _launch: Launch, found: Sequence[Claim]) -> list[Claim]:
         """See ``Launches``. Records cannot be made in a folder that has another name."""
         return list(found)
 
