@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import PATIENCE_S, ROOT
+from tests.harness import kill_table
 
 OWN_COLUMNS = {
     *("started_at", "latency_s", "ttft_s", "queue_s"),
@@ -120,6 +121,7 @@ class SharedStore:
         self.client = boto3.client("s3", region_name="us-east-1")
         self.bucket = f"run-{uuid.uuid4().hex}"
         self.client.create_bucket(Bucket=self.bucket)
+        self.prefix = "run/"
         self.address = f"s3://{self.bucket}/run"
 
     def misbehave(self, **faults):
@@ -131,9 +133,9 @@ class SharedStore:
     def keys(self, prefix=""):
         """The keys of all objects of the run directory that begin like this."""
         pages = self.client.get_paginator("list_objects_v2")
-        found = pages.paginate(Bucket=self.bucket, Prefix=f"run/{prefix}")
+        found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}")
         return [
-            each["Key"].removeprefix("run/")
+            each["Key"].removeprefix(self.prefix)
             for page in found
             for each in page.get("Contents", ())
             if not each["Key"].endswith("/")
@@ -142,7 +144,9 @@ class SharedStore:
     def get(self, name):
         """The content of an object of the run directory; None where there is none."""
         try:
-            return self.client.get_object(Bucket=self.bucket, Key=f"run/{name}")["Body"].read()
+            return self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}{name}")[
+                "Body"
+            ].read()
         except self.client.exceptions.NoSuchKey:
             return None
 
@@ -228,3 +232,8 @@ def comparable(published):
         return pa.table(table.select(kept))
 
     return read
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table of kills, where this is one process (``make crash``)."""
+    kill_table.show(terminalreporter)

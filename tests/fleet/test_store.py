@@ -70,9 +70,7 @@ def test_two_processes_do_what_one_does(
     """
     rows, endpoint = jsonl(130), simulator(latency=FAST)
     expected = alone(endpoint, rows)
-    processes = [
-        fleet.start(f"{i}/2", *given(endpoint, rows, checkpoint=f"cp{i}")) for i in (1, 2)
-    ]
+    processes = [fleet.start(f"{i}/2", *given(endpoint, rows, checkpoint=f"cp{i}")) for i in (1, 2)]
     assert [p.wait() for p in processes] == [0, 0], [p.err for p in processes]
     assert shared_store.published().equals(expected)
     for checkpoint in ("cp1", "cp2"):

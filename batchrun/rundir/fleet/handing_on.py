@@ -51,8 +51,11 @@ _FREE = json.dumps({"released": True}).encode()
 
 
 def machine_of(checkpoint: Path) -> str:
-    """What only processes with this checkpoint have in common: they can see each other's locks."""
-    return f"{this_kernel()} {checkpoint.resolve()}"
+    """What only processes with this checkpoint have in common: they can see each other's locks.
+    Its path would not do: containers on one machine may each have a folder of that name.
+    """
+    found = checkpoint.stat()
+    return f"{this_kernel()} {found.st_dev}:{found.st_ino}"
 
 
 def prepare(store: ObjectStore, address: str, checkpoint: Path) -> None:
