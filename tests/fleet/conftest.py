@@ -164,8 +164,8 @@ class SharedStore:
 
     def claimed_by(self):
         """By shard, the workers that claimed it in the launch that is live, in order."""
-        found, launch = {}, self.json("fleet/launch.json")
-        for name in sorted(self.keys(f"fleet/{launch['id']}/claims/")) if launch else ():
+        found, launch = {}, self.json("fleet/launch.json") or {}
+        for name in sorted(self.keys(f"fleet/{launch['id']}/claims/")) if "id" in launch else ():
             record = self.json(name)
             if record is not None:
                 shard = int(name.rpartition("/")[2].partition(".")[0])

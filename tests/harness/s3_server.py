@@ -13,14 +13,17 @@ store. FAULTS is a JSON file, read with every request:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from moto.server import DomainDispatcherApplication, create_backend_app
+import moto.server
 from werkzeug.serving import WSGIRequestHandler, run_simple
 
 WRITES = {"PUT", "POST", "DELETE"}
@@ -29,24 +32,27 @@ WRITES = {"PUT", "POST", "DELETE"}
 class Quiet(WSGIRequestHandler):
     """Logs nothing."""
 
-    def log(self, *_):
+    def log(self, *_: Any) -> None:
         """See the base class."""
 
 
 class Store:
     """The WSGI application: moto's, behind a lock and the faults."""
 
-    def __init__(self, faults_path):
-        self._app = DomainDispatcherApplication(create_backend_app)
+    def __init__(self, faults_path: Path) -> None:
+        served: Any = moto.server
+        self._app = served.DomainDispatcherApplication(served.create_backend_app)
         self._app.debug = True
         self._writing = threading.Lock()
         self._faults_path = faults_path
         self._dice = random.Random(1)
 
-    def __call__(self, environ, start_response):
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         """Answer one request."""
         if environ["PATH_INFO"].startswith("/moto-api"):
-            return self._app(environ, start_response)
+            return self._answered(environ, start_response)
         faults = self._faults()
         time.sleep(faults.get("slow_s", 0))
         if faults.get("cut") or self._dice.random() < faults.get("refuse", 0):
@@ -57,20 +63,32 @@ class Store:
             name = "ConditionalRequestConflict"
             return self._refused(environ, start_response, "409 Conflict", name)
         if not writes:
-            return self._app(environ, start_response)
+            return self._answered(environ, start_response)
         with self._writing:
             if self._dice.random() >= faults.get("lost", 0):
                 return list(self._app(environ, start_response))
             list(self._app(environ, lambda *_: None))
         return self._refused(environ, start_response, "503 Service Unavailable", "SlowDown")
 
-    def _faults(self):
-        try:
-            return json.loads(self._faults_path.read_text())
-        except (OSError, ValueError):
-            return {}
+    def _answered(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        answer: Iterable[bytes] = self._app(environ, start_response)
+        return answer
 
-    def _refused(self, environ, start_response, status, code):
+    def _faults(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            found: dict[str, Any] = json.loads(self._faults_path.read_text())
+            return found
+        return {}
+
+    def _refused(
+        self,
+        environ: dict[str, Any],
+        start_response: Callable[..., Any],
+        status: str,
+        code: str,
+    ) -> Iterable[bytes]:
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         body = f"<Error><Code>{code}</Code><Message>try again</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
@@ -78,7 +96,7 @@ class Store:
         return [body]
 
 
-def main():
+def main() -> None:
     """Serve until the process is ended."""
     port, faults_path = int(sys.argv[1]), Path(sys.argv[2])
     store = Store(faults_path)

@@ -70,13 +70,13 @@ def take_shared(shared: SharedDirectory) -> Held:
 def _settle(
     launches: Launches, store: Store, checkpoint: Path, say: Callable[[str], None], shown: str
 ) -> None:
-    launch = launches.unfolded()
-    if launch is None:
+    found = launches.unfolded()
+    if found is None:
         return
-    plan = launches.plan(launch)
+    launch, plan = found, launches.plan(found)
 
     def refuse() -> None:
-        _refuse_living(launch, plan, shown)
+        _refuse_living(found, plan, shown)
 
     if launches.current() is not None:
         refuse()

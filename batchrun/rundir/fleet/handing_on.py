@@ -109,8 +109,8 @@ class SharedLock:
         """Make this checkpoint the one that knows, where another one was handed on. Where it was
         not, opening the directory says so (``claim``).
         """
-        mine, shown = files.read_json(self.checkpoint / OWNER), self.store.where()
-        mine = mine if isinstance(mine, dict) and mine.get("directory") == shown else None
+        mine, shown = self._mine(), self.store.where()
+        mine = mine if mine is not None and mine.get("directory") == shown else None
         begun = (self.checkpoint / STATES).exists()
         found = self.bucket.look(OWNER)
         theirs = None if found is None else _parsed(found)
@@ -146,6 +146,10 @@ class SharedLock:
             raise self._taken()
         self._digest = self._digest_of(None)
 
+    def _mine(self) -> dict[str, Any] | None:
+        found = files.read_json(self.checkpoint / OWNER)
+        return found if isinstance(found, dict) else None
+
     def _write(self, mark: dict[str, Any]) -> bytes:
         files.write_json(self.checkpoint / OWNER, mark)
         return (self.checkpoint / OWNER).read_bytes()
@@ -161,7 +165,7 @@ class SharedLock:
         """Say in the store, and here, what was handed on. ``first_here``: a kill in between leaves
         a checkpoint that is as new as what it names.
         """
-        mine, found = files.read_json(self.checkpoint / OWNER), self.bucket.look(OWNER)
+        mine, found = self._mine() or {}, self.bucket.look(OWNER)
         theirs = None if found is None else _parsed(found)
         if found is None or theirs is None or theirs.get("run") != mine.get("run"):
             raise self._taken()

@@ -365,7 +365,7 @@ class BucketLaunches:
         published at the last moment.
         """
         closed, owner = [], f"fold-{secrets.token_hex(4)}"
-        store = launch.records()
+        store = launch.records(owner)
         for claim in found:
             latest = claim
             while latest.published is None:
