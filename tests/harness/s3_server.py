@@ -68,7 +68,8 @@ class Store:
             if self._dice.random() >= faults.get("lost", 0):
                 return list(self._app(environ, start_response))
             list(self._app(environ, lambda *_: None))
-        return self._refused(environ, start_response, "503 Service Unavailable", "SlowDown")
+        status = "503 Service Unavailable"
+        return self._refused(environ, start_response, status, "SlowDown", done=True)
 
     def _answered(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
@@ -88,8 +89,11 @@ class Store:
         start_response: Callable[..., Any],
         status: str,
         code: str,
+        *,
+        done: bool = False,
     ) -> Iterable[bytes]:
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        if not done:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         body = f"<Error><Code>{code}</Code><Message>try again</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
         start_response(status, headers)

@@ -13,10 +13,10 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from batchrun.core.settings import addresses
@@ -26,8 +26,11 @@ TRIES = 8
 PAUSE_S = 0.25
 """A put that met another one is made again after this pause, ``TRIES`` times at most."""
 RETRIES = 10
-RETRIES_S = 90.0
-"""So often, and for so long, a request is made again that a store or the network failed."""
+RETRIES_S = 60.0
+"""So often, and for so long, obstore makes a request again that a store or the network failed."""
+PAUSES_S = (1.0, 4.0, 16.0)
+"""Then it is made again after these pauses, and so is one that timed out, which obstore does not
+repeat where it writes: what is written here may be written twice."""
 BUCKETS = ("s3", "gs", "gcs", "az", "abfs", "abfss")
 """Schemes of stores with conditional writes."""
 
@@ -87,6 +90,9 @@ def _s3_options(query: dict[str, str]) -> dict[str, Any]:
     return found
 
 
+_Done = TypeVar("_Done")
+
+
 class Tagged(NamedTuple):
     """An object's content, by what its store knows this version of it, and when it was written, in
     seconds by the store's clock.
@@ -129,34 +135,40 @@ class Bucket:
 
     def look(self, name: str) -> Tagged | None:
         """An object as it is now; None where there is none."""
-        with self._asked():
-            try:
-                found = self._obstore.get(self._store, name)
-                meta, content = found.meta, bytes(found.bytes())
-            except FileNotFoundError:
-                return None
+
+        def get() -> tuple[Any, bytes]:
+            found = self._obstore.get(self._store, name)
+            return found.meta, bytes(found.bytes())
+
+        try:
+            meta, content = self._tried(get)
+        except FileNotFoundError:
+            return None
         known = {"e_tag": meta["e_tag"], "version": meta["version"]}
         version = {key: value for key, value in known.items() if value is not None}
         return Tagged(content, version, float(meta["last_modified"].timestamp()))
 
     def written_s(self, name: str) -> float | None:
         """When an object was written last, in seconds by the store's clock; None without one."""
-        with self._asked():
-            try:
-                return float(self._obstore.head(self._store, name)["last_modified"].timestamp())
-            except FileNotFoundError:
-                return None
+        try:
+            found = self._tried(lambda: self._obstore.head(self._store, name))
+        except FileNotFoundError:
+            return None
+        return float(found["last_modified"].timestamp())
 
     def below(self, folder: str) -> list[str]:
         """The names of all objects whose names begin with ``FOLDER/``, in order."""
-        with self._asked():
-            pages = self._obstore.list(self._store, prefix=folder)
-            return sorted(found["path"] for page in pages for found in page)
+        return self._tried(
+            lambda: sorted(
+                found["path"]
+                for page in self._obstore.list(self._store, prefix=folder)
+                for found in page
+            )
+        )
 
     def folders(self, folder: str) -> list[str]:
         """The names of the folders in a folder, in order."""
-        with self._asked():
-            found = self._obstore.list_with_delimiter(self._store, prefix=folder)
+        found = self._tried(lambda: self._obstore.list_with_delimiter(self._store, prefix=folder))
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"])
 
     # Writing
@@ -175,11 +187,12 @@ class Bucket:
         refused = self._obstore.exceptions
         pauses = iter([PAUSE_S] * (TRIES - 1))
         while True:
-            with (
-                self._asked(),
-                contextlib.suppress(refused.AlreadyExistsError, refused.PreconditionError),
-            ):
-                self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)
+            with contextlib.suppress(refused.AlreadyExistsError, refused.PreconditionError):
+                self._tried(
+                    lambda: self._obstore.put(
+                        self._store, name, content, mode=mode, use_multipart=False
+                    )
+                )
                 return True
             found = self.look(name)
             if found is not None and found.content == content:
@@ -195,44 +208,64 @@ class Bucket:
 
     def write(self, name: str, content: bytes | Path) -> None:
         """Write an object, whatever was there before; of a file, in pieces."""
-        with self._asked():
-            if isinstance(content, bytes):
-                self._obstore.put(self._store, name, content, use_multipart=False)
-            else:
-                self._obstore.put(self._store, name, content)
+        options = {"use_multipart": False} if isinstance(content, bytes) else {}
+        self._tried(lambda: self._obstore.put(self._store, name, content, **options))
 
     def fetch(self, name: str, target: Sink) -> bool:
-        """Write the content of an object into an open file; False where there is no object."""
-        with self._asked():
-            try:
-                found = self._obstore.get(self._store, name)
-            except FileNotFoundError:
-                return False
-            for piece in found:
-                target.write(bytes(piece))
+        """Write the content of an object into an open file; False where there is no object. Where
+        it fails, some of it may be there.
+        """
+        try:
+            found = self._tried(lambda: self._obstore.get(self._store, name))
+        except FileNotFoundError:
+            return False
+        pieces = iter(found)
+        while piece := self._once(lambda: next(pieces, b"")):
+            target.write(bytes(piece))
         return True
 
     def remove(self, name: str) -> None:
         """Remove an object; one that is not there is none."""
-        with self._asked(), contextlib.suppress(FileNotFoundError):
-            self._obstore.delete(self._store, name)
+        with contextlib.suppress(FileNotFoundError):
+            self._tried(lambda: self._obstore.delete(self._store, name))
 
     def remove_all(self, names: Sequence[str]) -> None:
-        """Remove objects, many with one request where the store can."""
-        if names:
-            with self._asked(), contextlib.suppress(FileNotFoundError):
-                self._obstore.delete(self._store, list(names))
+        """Remove objects, many with one request where the store can. Some stores fail for one that
+        is not there: then each is removed by itself.
+        """
+        if not names:
+            return
+        try:
+            self._tried(lambda: self._obstore.delete(self._store, list(names)))
+        except FileNotFoundError:
+            for name in names:
+                self.remove(name)
 
-    @contextlib.contextmanager
-    def _asked(self) -> Iterator[None]:
-        """Turn the store's failures into a ``StorageError``."""
+    def _tried(self, action: Callable[[], _Done]) -> _Done:
+        """Ask the store something, again where it did not answer. That there is no such object, or
+        that it is not as expected, is an answer.
+        """
+        for pause_s in PAUSES_S:
+            with contextlib.suppress(StorageError):
+                return self._once(action)
+            time.sleep(pause_s)
+        return self._once(action)
+
+    def _once(self, action: Callable[[], _Done]) -> _Done:
+        """Turn the store's failures into a ``StorageError``; what does not pass by itself into a
+        ``UsageError``.
+        """
         refused = self._obstore.exceptions
         try:
-            yield
-        except (refused.AlreadyExistsError, refused.PreconditionError):
+            return action()
+        except (refused.AlreadyExistsError, refused.PreconditionError, FileNotFoundError):
             raise
         except (refused.BaseError, OSError) as error:
-            message = f"cannot use {self._where}, which this fleet shares: {error}"
+            text = str(error).partition("\n")[0]
+            message = f"cannot use {self._where}, which this fleet shares: {text}"
+            lasting = (refused.PermissionDeniedError, refused.UnauthenticatedError)
+            if isinstance(error, lasting):
+                raise UsageError(message) from error
             raise StorageError(message) from error
 
 
