@@ -20,7 +20,7 @@ from tests.harness import kill_table
 KILLS = int(os.environ.get("BATCHRUN_CRASH_KILLS", "4"))
 SEED = int(os.environ.get("BATCHRUN_CRASH_SEED", "1"))
 KILLS_A_RUN = 10
-ROWS, SHARD_ROWS, PROCESSES, IN_FLIGHT = 500, 25, 3, 8
+ROWS, SHARD_ROWS, PROCESSES, IN_FLIGHT = 490, 25, 3, 8
 LEASE_S = 3
 LATENCY_S = 0.2
 OPENING_S, TURN_S = 4.0, 2.5
@@ -36,7 +36,7 @@ class Disk:
 
     def __init__(self, fleet):
         self.fleet, self.environment = fleet, {}
-        self.address, self.checkpoint = "run", "run/checkpoint"
+        self.address, self.checkpoint = str(fleet.folder / "run"), "run/checkpoint"
 
     def place(self, _index):
         """The arguments that say where a process works."""
