@@ -73,7 +73,7 @@ def test_two_processes_do_what_one_does(
     assert shared_store.published().equals(expected)
     for checkpoint in ("cp1", "cp2"):
         sound(checkpoint)
-        again = cli(
+        again = cli.fresh(
             "run",
             *given(endpoint, rows, checkpoint=checkpoint),
             "--no-progress",
@@ -86,7 +86,7 @@ def test_two_processes_do_what_one_does(
 def test_workers_are_one_command(cli, jsonl, simulator, shared_store, given, sound):
     """With one checkpoint for all of them."""
     rows, endpoint = jsonl(300), simulator(latency=FAST)
-    done = cli(
+    done = cli.fresh(
         "run",
         *given(endpoint, rows),
         *("--workers", "3", "--json", "--no-progress"),
@@ -170,7 +170,7 @@ def test_a_fleet_that_is_stopped_goes_on_elsewhere(
     found = shared_store.json("summary.json")
     assert (found["status"], found["stopped_by"]) == ("interrupted", "SIGINT")
     assert 0 < found["rows"]["ok"] == endpoint.stats()["requests_total"] < 300
-    third = cli(
+    third = cli.fresh(
         "run", *given(endpoint, rows, checkpoint="cp3"), "--no-progress", env=shared_store.env
     )
     assert third.code == 0, third.err
@@ -205,11 +205,11 @@ def test_a_directory_in_use_by_a_fleet_is_refused(
     two = given(endpoint, rows, checkpoint="cp2", concurrency=4, shard_rows=10)
     process = fleet.start("1/1", *one)
     until(shared_store.claimed_by)
-    refused = cli("run", *two, "--no-progress", env=shared_store.env)
+    refused = cli.fresh("run", *two, "--no-progress", env=shared_store.env)
     assert (refused.code, "in use by" in refused.err) == (2, True), refused.err
     process.send(signal.SIGTERM)
     assert process.wait() == 143, process.err
-    restarted = cli("run", *one, "--restart", "--no-progress", env=shared_store.env)
+    restarted = cli.fresh("run", *one, "--restart", "--no-progress", env=shared_store.env)
     assert (restarted.code, "--restart" in restarted.err) == (2, True), restarted.err
 
 
@@ -220,7 +220,7 @@ def test_without_the_package_for_it_the_command_says_what_to_install(
     (cli.folder / "obstore.py").write_text("raise ImportError('obstore')\n")
     environment = shared_store.env | {"PYTHONPATH": f"{cli.folder}:{ROOT}"}
     for how in (("--shard", "1/2"), ("--workers", "2")):
-        done = cli("run", *given(simulator(), jsonl(3)), *how, env=environment)
+        done = cli.fresh("run", *given(simulator(), jsonl(3)), *how, env=environment)
         assert done.code == 2, done.err
         assert "pip install 'batchrun-llm[s3]'" in done.err
     assert shared_store.keys() == []

@@ -27,7 +27,11 @@ def show(reporter: Any) -> None:
     titles = ("", "kills", "rows", "sent again", "lost", "doubled")
     sums = [sum(each) for each in zip(*(figures[1:] for figures in FIGURES), strict=True)]
     reporter.section("kills")
-    for name, *figures in (titles, *FIGURES, ("total", *sums)):
+    for name, figures in [
+        (titles[0], titles[1:]),
+        *((each[0], each[1:]) for each in FIGURES),
+        ("total", sums),
+    ]:
         cells = "".join(f"{figure:>12}" for figure in figures)
         reporter.write_line(f"{name[:60]:<60}{cells}")
     FIGURES.clear()
