@@ -62,6 +62,8 @@ class Worker:
         try:
             # Not the folders above it: if the launch was moved away, this must fail.
             disk.make_folder(self.checkpoint, files.PRIVATE_FOLDER)
+            # Else a power cut could take the folder away with logs in it that were flushed.
+            files.sync_folder(self.checkpoint.parent)
             self._lock.acquire()
             self.claimant.beat()
         except OSError as error:
