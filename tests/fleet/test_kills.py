@@ -21,10 +21,11 @@ KILLS = int(os.environ.get("BATCHRUN_CRASH_KILLS", "4"))
 SEED = int(os.environ.get("BATCHRUN_CRASH_SEED", "1"))
 KILLS_A_RUN = 10
 ROWS, SHARD_ROWS, PROCESSES, IN_FLIGHT = 490, 25, 3, 8
-LEASE_S = 3
+LEASE_S = 15
+"""Long enough for a busy machine: one that is thought dead ends with exit code 5, as it should."""
 LATENCY_S = 0.2
-OPENING_S, TURN_S = 4.0, 2.5
-"""Time to start in, and the longest time between two kills."""
+REQUESTS_BETWEEN = 50
+"""Most requests between two kills; the least is none."""
 
 
 class Disk:
@@ -111,8 +112,13 @@ def hunt(fleet, where, endpoint, rows, dice, kills):
         return fleet.start(f"{index + 1}/{PROCESSES}", *given, lease_s=LEASE_S)
 
     living, killed = [start(index) for index in range(PROCESSES)], 0
-    time.sleep(dice.uniform(0.2, OPENING_S))
+    asked = endpoint.stats()["requests_total"] + 1
     while killed < kills:
+        asked += dice.randrange(REQUESTS_BETWEEN)
+        while endpoint.stats()["requests_total"] < asked and any(
+            each.process.poll() is None for each in living
+        ):
+            time.sleep(0.02)
         index = dice.randrange(PROCESSES)
         if living[index].process.poll() is not None:
             break  # the run is at its end
@@ -121,7 +127,6 @@ def hunt(fleet, where, endpoint, rows, dice, kills):
         killed += 1
         where.lose(index)
         living[index] = start(index)
-        time.sleep(dice.uniform(0.0, TURN_S))
     codes = [process.wait() for process in living]
     assert codes == [0] * PROCESSES, [process.err for process in living]
     return killed

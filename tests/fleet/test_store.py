@@ -112,7 +112,7 @@ def test_a_machine_that_dies_costs_no_row(
         fleet.start(
             f"{i}/2",
             *given(endpoint, rows, checkpoint=f"cp{i}", shard_rows=25, concurrency=8),
-            lease_s=4,
+            lease_s=12,
         )
         for i in (1, 2)
     )
@@ -136,10 +136,10 @@ def test_a_zombie_publishes_nothing(fleet, jsonl, simulator, shared_store, given
     """
     rows, endpoint = jsonl(300), simulator(latency=FixedLatency(0.1))
     expected = alone(endpoint, rows)
-    zombie = fleet.start("1/2", *given(endpoint, rows, checkpoint="cp1", concurrency=8), lease_s=3)
+    zombie = fleet.start("1/2", *given(endpoint, rows, checkpoint="cp1", concurrency=8), lease_s=10)
     until(shared_store.claimed_by)
     zombie.send(signal.SIGSTOP)
-    other = fleet.start("2/2", *given(endpoint, rows, checkpoint="cp2", concurrency=8), lease_s=3)
+    other = fleet.start("2/2", *given(endpoint, rows, checkpoint="cp2", concurrency=8), lease_s=10)
     assert other.wait() == 0, other.err
     seen = {name: shared_store.get(name) for name in shared_store.keys("")}
     zombie.send(signal.SIGCONT)
