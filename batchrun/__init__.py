@@ -2,7 +2,7 @@
 
 The command ``batchrun`` and the functions ``run``, ``arun`` and ``stream`` do the same; see
 README.md and docs/python.md. Importing the package is cheap: nothing heavier than the error tree is
-loaded until one of the functions is asked for.
+loaded before one of the functions is used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from batchrun.errors import (
     DamagedError,
     InputError,
     InputLostError,
+    LocalServerError,
     RunChangedError,
     RunLockedError,
     RunStoppedError,
@@ -33,6 +34,7 @@ __all__ = [
     "DamagedError",
     "InputError",
     "InputLostError",
+    "LocalServerError",
     "Options",
     "RowOutcome",
     "RunChangedError",
@@ -61,7 +63,7 @@ _LATE = {
 if not TYPE_CHECKING:  # a type checker sees the names above, and no others
 
     def __getattr__(name: str) -> Any:
-        """Load the functions when they are asked for."""
+        """Load the functions on first use."""
         if name not in _LATE:
             message = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(message)

@@ -43,9 +43,9 @@ class Announcing(AbstractContextManager["Announcing"]):
 
     def ended(self, summary: Mapping[str, Any], *, elsewhere: bool = False) -> None:
         """The run ended, with this summary; ``elsewhere``: another process runs the command and
-        calls the webhook.
+        calls the webhook. A process of a fleet that had nothing to do has none.
         """
-        self._summary, self._elsewhere = summary, elsewhere
+        self._summary, self._elsewhere = summary or None, elsewhere
 
     def __enter__(self) -> Self:
         if self._settings.metrics_file is not None:
@@ -61,6 +61,8 @@ class Announcing(AbstractContextManager["Announcing"]):
         trace: TracebackType | None,
     ) -> None:
         code = _code_of(error) if self._summary is None else int(self._summary["exit_code"])
+        if self._elsewhere and self._summary is None and error is None:
+            return  # it sent nothing, and there is nothing to tell
         if self._file is not None:
             try:
                 self._file.end(self._summary, code)

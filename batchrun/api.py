@@ -39,13 +39,12 @@ from batchrun.announcing import Announcing
 from batchrun.api_errors import for_callers, public
 from batchrun.api_types import RowOutcome, Summary
 from batchrun.api_wording import in_keywords
-from batchrun.builtin_simulators import judges_of, standing_in
+from batchrun.builtin_simulators import judges_of, served, standing_in_thread
 from batchrun.core.request import prompt as prompts
 from batchrun.core.run.changes import Changes, parse_classes
 from batchrun.core.schema.response_format import strict_document
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.parameter_flags import keyword_hint
-from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import BY_NAME, FLAGGED, OF_JUDGES, TABLE
 from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import Stop, StopSwitch
@@ -313,7 +312,7 @@ def _warn(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a call asks for, checked."""
+    """The checked arguments of a call."""
 
     settings: config.Settings
     environment: Mapping[str, str]
@@ -358,7 +357,7 @@ class _Job:
         observers: Sequence[Observer],
     ) -> assemble.Result:
         with contextlib.ExitStack() as stack:
-            endpoints = standing_in(settings.endpoints, stack, _tell)
+            endpoints = await standing_in_thread(settings.endpoints, stack, _tell)
             settings = replace(settings, endpoints=endpoints)
             progress = self._progress
             if progress is not None:
@@ -403,10 +402,10 @@ def score(
 ) -> Summary:
     """Compute scores, metrics and gates of a run directory again, from its files. Sends nothing.
 
-    What a config or the keywords ask for replaces what the run recorded; without either, the SQL
-    that it recorded is computed again. Returns the summary as it is now: ``metrics``, and the
-    verdicts in ``gates``; a gate that fails raises nothing. Raises ``UsageError``,
-    ``RunLockedError`` while a run is live, or ``ScoringError`` where a score cannot be computed.
+    A config or the keywords replace the recorded scores, metrics and gates; without either, the
+    recorded SQL is computed again. Returns the new summary, with ``metrics`` and the verdicts in
+    ``gates``; a failing gate does not raise. Raises ``UsageError``, ``RunLockedError`` while a run
+    is live, or ``ScoringError`` if a score cannot be computed.
     """
     from batchrun.rundir.evaluate import score as scoring
     from batchrun.rundir.evaluate.settings import evaluation_of
@@ -441,16 +440,16 @@ def judge(
     repair: bool = False,
     **options: Any,
 ) -> Summary:
-    """Have a second model judge the answers of a finished run. Returns the summary of that run as
-    it is then: ``judges``, and the ``metrics`` and ``gates`` that its verdicts make.
+    """Have a second model judge the answers of a finished run. Returns the new summary of that
+    run, with ``judges``, ``metrics`` and ``gates``.
 
     ``config`` has the judge's prompt, JSON Schema, model and endpoint; other keywords of ``run``
-    win over it. Judging again sends only what is new or changed. ``against`` is a run whose answers
-    are compared with, ``agreement`` a column of human labels. A judge that a guard stopped is no
-    error: see ``judges[name]["pending"]``.
+    win over it. Judging again sends only what is new or changed. ``against`` is a run to
+    compare the answers with, ``agreement`` a column of human labels. A judge stopped by a guard is
+    not an error: see ``judges[name]["pending"]``.
 
-    Raises ``UsageError`` for what is no finished run, or where the judge is the model that gave the
-    answers, ``RunLockedError`` while a run is live, and as ``run`` does.
+    Raises ``UsageError`` if the run is not finished or the judge is the model that gave the
+    answers, ``RunLockedError`` while a run is live, and the errors of ``run``.
     """
     from batchrun import judging
     from batchrun.core.evaluation.judges import Judge
@@ -474,22 +473,12 @@ def judge(
     for warning in warnings:
         _warn(warning)
 
-    def session(settings: Settings, allowed: Changes) -> assemble.Result:
-        with contextlib.ExitStack() as stack:
-            endpoints = standing_in(settings.endpoints, stack, _tell)
-            going = partial(
-                assemble.session,
-                replace(settings, endpoints=endpoints),
-                environment,
-                find=None,
-                changes=allowed,
-                switch=switch,
-                say=_tell,
-            )
-            return _in_own_thread(going, switch)
+    def run_session(*given: Any, **more: Any) -> assemble.Result:
+        going = partial(assemble.session, *given, find=None, switch=switch, **more)
+        return _in_own_thread(going, switch)
 
     changes = Changes(restart=restart, retry_failed=retry_failed, repair=repair)
-    found = judging.judge(folder, place, run_, changes, session, _tell)
+    found = judging.judge(folder, place, run_, environment, changes, served(run_session), _tell)
     for result in found.results:
         if result.stop is not None:
             _warn(result.stop.message)
@@ -512,11 +501,11 @@ def compare(
 ) -> Comparison:
     """Compare run ``b`` with run ``a``, row by row. Nothing is sent and nothing is written.
 
-    Scores, metrics and gates are those of a config or of the keywords; without either, those that
-    ``b`` recorded. ``key`` is a column that pairs rows, instead of ``custom_id``; ``rows`` rows are
-    looked up that got worse, and as many that got better. A gate that fails raises nothing: see
-    ``Comparison.exit_code`` and ``gates``. Raises ``UsageError`` for runs whose rows cannot be
-    paired, ``ScoringError`` or ``DamagedError``.
+    Scores, metrics and gates come from a config or the keywords; without either, from ``b``'s
+    recorded settings. ``key`` is the column that pairs rows, instead of ``custom_id``. Up to
+    ``rows`` rows that got worse are read, and as many that got better. A failing gate does not
+    raise: see ``Comparison.exit_code`` and ``gates``. Raises ``UsageError`` for runs whose rows
+    cannot be paired, ``ScoringError`` or ``DamagedError``.
     """
     from batchrun.rundir.evaluate.settings import evaluation_of
     from batchrun.views.compare import compare as comparing
@@ -559,8 +548,8 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
 
 
 def require_known(options: Mapping[str, Any], known: Collection[str] = ()) -> None:
-    """Raise ``TypeError`` for a keyword that is none, with the one that was meant. ``known`` are
-    those that there are, if not the keywords of ``run``.
+    """Raise ``TypeError`` for an unknown keyword, naming the nearest one. ``known`` are the valid
+    keywords, by default those of ``run``.
     """
     known = known or [*_OTHERS, *KEYWORDS]
     for name, value in options.items():

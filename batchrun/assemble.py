@@ -35,6 +35,7 @@ from batchrun.core.request import body
 from batchrun.core.run import summary
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.bounds import Finished
+from batchrun.core.settings.providers import cautions
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.table import LABELS
 from batchrun.engine.attempt import AttemptLoop
@@ -57,6 +58,7 @@ from batchrun.records import Request, Row
 from batchrun.rundir import claim, free_space, open_run
 from batchrun.rundir.budget_account import ledger_sums
 from batchrun.rundir.budgets import Budgets
+from batchrun.rundir.claim import Settle
 from batchrun.rundir.compare import Changes
 from batchrun.rundir.lock import Held
 from batchrun.rundir.open_run import RunDirectory
@@ -190,8 +192,15 @@ def open_session(
     say: Callable[[str], None],
     machinery: Machinery,
     judges: Sequence[JudgeRun] = (),
+    *,
+    settle: Settle | None = None,
+    take_shared: claim.TakeShared | None = None,
+    taken: open_run.Taken | None = None,
 ) -> Iterator[Session | Result]:
-    """The run directory opened for a session; a result where there is nothing left to do."""
+    """The run directory opened for a session; a result where there is nothing left to do.
+    ``settle`` and ``taken`` are those of ``open_run``; without ``settle`` a fleet that ended is
+    folded.
+    """
     accesses = machinery.accesses(settings.endpoints, environment)
     settings = _with_recorded_judges(settings)
     judging = None
@@ -215,8 +224,9 @@ def open_session(
             given,
             parts_of=machinery.parts,
             require=evaluates.require,
-            settle=_settle,
-            take_shared=_take_shared,
+            settle=settle or _settle,
+            take_shared=take_shared or _take_shared,
+            taken=taken,
             say=say,
         )
         stack.callback(opened.close)
@@ -250,7 +260,7 @@ def open_session(
                 say,
                 machinery,
                 answers,
-                stack.enter_context(_lengths(settings, opened, say)),
+                stack.enter_context(lengths_of(settings, opened, say)),
                 evaluator,
                 judging,
             )
@@ -387,16 +397,21 @@ def _labelled(opened: RunDirectory, given: Mapping[str, str]) -> Mapping[str, st
 
 
 @contextlib.contextmanager
-def _lengths(
-    settings: Settings, opened: RunDirectory, say: Callable[[str], None]
+def lengths_of(
+    settings: Settings,
+    opened: RunDirectory,
+    say: Callable[[str], None],
+    checkpoint: Path | None = None,
 ) -> Iterator[Lengths | None]:
-    """The lengths of an earlier run, where the settings name one."""
+    """The lengths of an earlier run, where the settings name one. Their index is in the folder of
+    another ``checkpoint`` where several processes have it together.
+    """
     if settings.lengths_from is None:
         yield None
         return
     from batchrun.rundir.reuse import lengths, lookup
 
-    folder = opened.checkpoint / lengths.FOLDER
+    folder = (checkpoint or opened.checkpoint) / lengths.FOLDER
     with lengths.taken(settings.lengths_from, folder, say) as found:
         yield found
     if opened.is_complete:
@@ -431,13 +446,15 @@ class Session:
         self._opened = opened
         self._changes = changes
         self._build = opened.build
-        self._tally, self._finished = Tally(), Finished(settings.bounds)
+        self._tally = Tally(proved=opened.proved)
+        self._finished = Finished(settings.bounds)
         self._room = Room(
             sum(access.endpoint.concurrency for access in accesses),
             ahead=0 if lengths is None else AHEAD_ROWS,
         )
         wall_us = machinery.clock.wall_us()
         self._prices = price_list.book(settings, self._tally.notices.append, wall_us)
+        self._tally.notices.extend(cautions(each.provider for each in settings.endpoints))
         priced = settings.max_cost_pd is not None
         self._priced = Priced(settings, self._prices, wall_us) if priced else None
         if settings.has_budget:
@@ -512,9 +529,13 @@ class Session:
                 )
                 engine = self._engine(loop, noted(journal), sealer, clock, switch, outbox)
                 lanes = self._lanes = loop.pool.lanes
-                if machinery.sharing is not None:
-                    await stack.enter_async_context(machinery.sharing(lanes, clock))
                 controls = self._controls = self._controlled(lanes, budgets, switch, clock)
+                steered = (
+                    control_socket.listening(opened.checkpoint, controls.answer, say)
+                    if machinery.sharing is None
+                    else machinery.sharing(lanes, clock, budgets.spending, controls, say)
+                )
+                await stack.enter_async_context(steered)
                 monitor = Monitor(
                     engine=engine,
                     lanes=lanes,
@@ -522,9 +543,6 @@ class Session:
                     switch=switch,
                     spending=budgets.spending,
                     controls=controls,
-                )
-                await stack.enter_async_context(
-                    control_socket.listening(opened.checkpoint, controls.answer, say)
                 )
                 await stack.enter_async_context(self._space.watched(switch))
                 watching = asyncio.create_task(self._watching.watch(monitor))
@@ -671,12 +689,17 @@ class Session:
 
     # After
 
+    def judged_pd(self) -> int:
+        """What of the budget the judges have spent, in picodollars."""
+        if self._judging is None or self._settings.max_cost_pd is None:
+            return 0
+        return self._judging.charged_pd(self._opened.store)
+
     def _without_judges(self) -> Settings:
         """The settings with the part of the budget that the judges have not spent."""
-        settings = self._settings
-        if self._judging is None or settings.max_cost_pd is None:
+        settings, judged_pd = self._settings, self.judged_pd()
+        if settings.max_cost_pd is None:
             return settings
-        judged_pd = self._judging.charged_pd(self._opened.store)
         if judged_pd:
             told = f"{format_picodollars(judged_pd)} of --max-cost are charged to its judges"
             self._tally.notices.append(told)
@@ -726,6 +749,15 @@ class Session:
 
         return await self._evaluator.finish(signalled, self._say)
 
+    def _told(self) -> list[str]:
+        """What the latest session that sent something told its user; of a fleet, all processes."""
+        states, told = self._opened.journal.states, self._tally.told
+        before = states.get(open_run.NOTICES)
+        if before and self._tally.requests:
+            states.put(**{open_run.NOTICES: None})
+            before = None
+        return list(dict.fromkeys([*(before or ()), *told]))
+
     async def _sum_up(
         self,
         switch: StopSwitch,
@@ -757,7 +789,7 @@ class Session:
             reuses=bool(settings.reuse),
             run=opened.journal.states.get("run"),
             controls=self._controls.history if self._controls is not None else (),
-            notices=self._tally.told,
+            notices=self._told(),
             windows=windows_found(self._lanes),
             labels=opened.journal.states.get(LABELS),
             examples=self._tally.first_failed,

@@ -1,4 +1,4 @@
-"""Built-in simulators for the endpoints of a run that are one."""
+"""Servers that batchrun starts for a run: simulators, and small local models."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchrun.core.settings.endpoint import Endpoint
-from batchrun.core.settings.providers import SIMULATOR
+from batchrun.core.settings.providers import LOCAL, LOCAL_MODEL, SIMULATOR
 from batchrun.core.settings.resolve import Settings
 
 if TYPE_CHECKING:  # loaded by runs that have judges alone
+    from batchrun.assemble import Result
+    from batchrun.core.run.changes import Changes
+    from batchrun.judging import RunSession
     from batchrun.rundir.judges.prepare import JudgeRun
 
 
 def standing_in(
     endpoints: Sequence[Endpoint], stack: contextlib.ExitStack, say: Callable[[str], None]
 ) -> tuple[Endpoint, ...]:
-    """The endpoints with their URLs: a simulator of its own serves each that has that provider,
-    until the stack is left. Says so.
+    """The endpoints with their URLs: each of a built-in provider has a server of its own until the
+    stack is left. Says so. Blocks for as long as a model takes to load.
+
+    Raises ``UsageError`` where what ``--provider local`` needs is not installed, and
+    ``LocalServerError`` where its server does not begin to serve.
     """
     found = []
     for endpoint in endpoints:
@@ -29,9 +35,45 @@ def standing_in(
             url = stack.enter_context(EmbeddedSimulator()).base_url
             say(f"answers come from the built-in simulator at {url}, not from a model")
             found.append(replace(endpoint, base_url=url))
+        elif endpoint.provider == LOCAL:
+            from batchrun.adapters.local_model.server import LocalServer
+
+            server = stack.enter_context(LocalServer())
+            say(f"started a llama.cpp server with {LOCAL_MODEL} at {server.base_url}")
+            started = replace(endpoint, base_url=server.base_url, failure=server.failure)
+            found.append(started)
         else:
             found.append(endpoint)
     return tuple(found)
+
+
+def served(run_session: RunSession) -> RunSession:
+    """The same, with a server for each endpoint of a session that has a built-in provider."""
+
+    def run(
+        settings: Settings,
+        environment: Mapping[str, str],
+        *,
+        changes: Changes,
+        say: Callable[[str], None],
+    ) -> Result:
+        with contextlib.ExitStack() as stack:
+            endpoints = standing_in(settings.endpoints, stack, say)
+            own = replace(settings, endpoints=endpoints)
+            return run_session(own, environment, changes=changes, say=say)
+
+    return run
+
+
+async def standing_in_thread(
+    endpoints: Sequence[Endpoint], stack: contextlib.ExitStack, say: Callable[[str], None]
+) -> tuple[Endpoint, ...]:
+    """``standing_in`` for a caller's loop, which goes on while a model loads."""
+    if all(endpoint.provider != LOCAL for endpoint in endpoints):
+        return standing_in(endpoints, stack, say)
+    import asyncio
+
+    return await asyncio.to_thread(standing_in, endpoints, stack, say)
 
 
 def judges_of(

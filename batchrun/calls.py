@@ -120,13 +120,13 @@ def run(
     labels: Mapping[str, str | float | bool] | None = None,
     # ... to here.
 ) -> Summary:
-    """Run chat completions over rows and write Parquet into ``output``. Returns when it ended.
+    """Run chat completions over rows and write Parquet into ``output``. Returns when the run ends.
 
-    The same call goes on with what is pending, as the command does. Works where an event loop runs
-    too (a notebook): the run has a thread and a loop of its own. An interrupt (Ctrl-C) stops it in
-    order, keeps everything, and is raised again then; a second one does not wait for requests in
-    flight. A run that a guard stopped is no error: see ``Summary.status``. ``progress=True`` shows
-    how far it is.
+    The same call resumes with the pending rows, like the command. It also works while an event loop
+    is running (in a notebook), since the run has its own thread and loop. An interrupt (Ctrl-C)
+    stops the run in an orderly way, keeps every answer, and is then raised again; a second one does
+    not wait for requests in flight. A run stopped by a guard is not an error: see
+    ``Summary.status``. ``progress=True`` shows the progress.
 
     Raises ``BatchrunError`` as its subclasses say, ``TypeError`` for an unknown keyword.
     """
@@ -235,11 +235,11 @@ async def arun(
     labels: Mapping[str, str | float | bool] | None = None,
     # ... to here.
 ) -> Summary:
-    """The same in the running event loop.
+    """Run chat completions over rows like ``run``, in the current event loop.
 
-    Cancelling it stops the run in order: nothing more is sent, requests in flight may finish within
-    ``grace_s``, and everything answered is kept and published before ``CancelledError`` is raised.
-    Cancelling once more does not wait for requests in flight.
+    Cancelling stops the run in an orderly way: nothing more is sent, requests in flight may finish
+    within ``grace_s``, and every answer is published before ``CancelledError`` is raised.
+    Cancelling a second time does not wait for requests in flight.
     """
     return await api.await_job(api.job_of(locals()))
 
@@ -346,12 +346,12 @@ def stream(
     labels: Mapping[str, str | float | bool] | None = None,
     # ... to here.
 ) -> AsyncGenerator[RowOutcome, None]:
-    """The same as an asynchronous generator: it yields the outcome of every row once that would
-    survive a power cut.
+    """Run chat completions over rows like ``run``, and yield the outcome of every row as soon as
+    it would survive a power cut.
 
-    Outcomes come in the order in which they are done. Those of earlier sessions do not come again:
-    they are in the results. A slow reader slows the run. Closing the generator early
-    (``aclose``, or leaving ``contextlib.aclosing``) stops the run in order. Raises
+    Outcomes come in the order in which rows finish. Those of earlier sessions are not yielded
+    again: they are in the results. A slow reader slows the run down. Closing the generator early
+    (``aclose``, or leaving ``contextlib.aclosing``) stops the run in an orderly way. Raises
     ``RunStoppedError`` after the last outcome if a guard stopped the run.
     """
     return api.stream_job(api.job_of(locals()))

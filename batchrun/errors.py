@@ -53,8 +53,8 @@ class UsageError(BatchrunError):
 
 
 class KeyUnavailableError(UsageError):
-    """The place where the key should come from gave none, or none that can be sent. At the start
-    nothing was sent; at a renewal the run stops as it does for a refused key.
+    """The variable, file or command of the key has no key that can be sent. At the start nothing
+    was sent; at a renewal the run stops as it does for a refused key.
     """
 
 
@@ -69,8 +69,8 @@ class InputLostError(BatchrunError):
 
 
 class InputChangedError(InputLostError):
-    """What is piped in is not what the run was begun with. What came before the difference is
-    answered and kept.
+    """The piped input differs from the input that the run started with. Rows before the difference
+    are answered and kept.
     """
 
     exit_code = 2
@@ -96,7 +96,7 @@ class RunLockedError(BatchrunError):
 
 
 class DamagedError(BatchrunError):
-    """A durable file does not hold what was written to it. ``path`` names it."""
+    """A durable file does not contain what was written to it. ``path`` names it."""
 
     exit_code = 2
 
@@ -111,8 +111,8 @@ class StorageError(BatchrunError):
 
 class ScoringError(BatchrunError):
     """A score or a metric could not be computed: SQL failed on a row, a Python scorer crashed, hung
-    or returned what it must not. The results are intact. ``interrupted`` says that it was stopped
-    on purpose, ``out_of_memory`` that it needs more than it may have.
+    or returned invalid values. The results are intact. ``interrupted`` is true if it was stopped on
+    purpose, ``out_of_memory`` if it needs more memory than its limit.
     """
 
     def __init__(
@@ -123,16 +123,22 @@ class ScoringError(BatchrunError):
         self.out_of_memory = out_of_memory
 
 
+class LocalServerError(BatchrunError):
+    """The server that ``--provider local`` started did not begin to serve, or ended while it was
+    needed. A run whose server ended is stopped by the guard ``local_server``.
+    """
+
+
 class RunUnfinishedError(BatchrunError):
-    """What asks for a finished run met one with rows pending, or one that was killed."""
+    """A function that needs a finished run was given one with pending rows, or a killed one."""
 
     exit_code = 3
 
 
 class RunStoppedError(BatchrunError):
-    """A guard stopped the run with rows left pending; the same call goes on with them.
+    """A guard stopped the run with rows pending; the same call resumes.
 
-    Raised by ``batchrun.stream``, whose outcomes end there. ``by`` is the guard.
+    Raised by ``batchrun.stream`` after its last outcome. ``by`` is the guard.
     """
 
     exit_code = 3
@@ -159,12 +165,12 @@ class NoModelError(RowError):
 
 
 class UnboundedError(RowError):
-    """Nobody can say what a request costs at most, and there is a budget."""
+    """A request has no worst-case cost, but the run has a budget."""
 
 
 class NotASchemaError(BatchrunError):
-    """A JSON value is not a JSON Schema, or none that can be used; the message says why. It turns
-    into an error of the row or of the setting that holds it.
+    """A JSON value is not a usable JSON Schema; the message says why. It becomes an error of the
+    row or of the setting that contains it.
     """
 
 
@@ -202,9 +208,9 @@ class FaultKind(StrEnum):
 class TransportFault(BatchrunError):
     """One exchange ended without a whole reply.
 
-    ``kind`` may be given as its value; any other text raises ``ValueError``. ``sent`` tells
-    whether the request may have reached the server: then it may have been billed. ``http_status``
-    is there when the reply's head had arrived, ``partial`` when part of a streamed answer had.
+    ``kind`` may be given as its value; any other text raises ``ValueError``. ``sent`` is true if
+    the request may have reached the server and may have been billed. ``http_status`` is set if the
+    reply's head had arrived, ``partial`` if part of a streamed answer had.
     """
 
     def __init__(

@@ -5,10 +5,10 @@ The judge is an ordinary run inside of the directory that it judges, whose lock 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from batchrun.adapters.scoring.label_agreement import require_labels
 from batchrun.adapters.scoring.plan import PlannedJudge
@@ -32,8 +32,20 @@ from batchrun.rundir.judges.standing import models_of
 if TYPE_CHECKING:
     from batchrun.assemble import Result
 
-Session = Callable[[Settings, Changes], "Result"]
-"""Runs a session of the judge to its end."""
+
+class RunSession(Protocol):
+    """Runs one session to its end: ``assemble.run``, or whatever runs ``assemble.session``."""
+
+    def __call__(
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        *,
+        changes: Changes,
+        say: Callable[[str], None],
+    ) -> Result:
+        """See ``assemble.run``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +71,13 @@ def judge(
     directory: str,
     checkpoint: str | None,
     run: JudgeRun,
+    environment: Mapping[str, str],
     changes: Changes,
-    session: Session,
+    run_session: RunSession,
     say: Callable[[str], None] = lambda _: None,
 ) -> JudgedRun:
-    """Judge the answers that are new or changed, and score the run again.
+    """Judge the answers that are new or changed, and score the run again. The sessions of the judge
+    are run by ``run_session``.
 
     Raises ``RunLockedError`` while a run is live, ``UsageError`` for what is no finished run or was
     answered by the judge itself, and as a run does.
@@ -85,7 +99,8 @@ def judge(
         results: list[Result] = []
         for order in orders:
             covered = _covered(order, orders, store)
-            results.append(session(covered.settings, changes_for(covered, changes)))
+            allowed = changes_for(covered, changes)
+            results.append(run_session(covered.settings, environment, changes=allowed, say=say))
             if results[-1].summary["rows"]["pending"] != 0:
                 break
         summary = read_json(store, SUMMARY)

@@ -24,8 +24,10 @@ from batchrun.core.reply.server_load import Load
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.settings.urls import Address
+from batchrun.engine.controls import Controls
 from batchrun.engine.lane import Lane
 from batchrun.engine.observe.watching import SAMPLE_S
+from batchrun.engine.session.spending import Spending
 from batchrun.ports import Credentials, Source, Transport
 from batchrun.ports import Journal as JournalPort
 
@@ -81,6 +83,23 @@ class OpenSource(Protocol):
         ...
 
 
+class OpenSharing(Protocol):
+    """What a session has in common with those of other processes."""
+
+    def __call__(
+        self,
+        lanes: Sequence[Lane],
+        clock: LoopClock,
+        spending: Spending | None,
+        controls: Controls,
+        say: Callable[[str], None],
+    ) -> AbstractAsyncContextManager[None]:
+        """While it is entered, lanes have a share of their limits and budgets one of what is left,
+        and ``controls`` do what is asked of all processes; ``say`` gets notices for the user.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Machinery:
     """Makes the parts of a session that are not decisions. The defaults are the real ones."""
@@ -98,10 +117,8 @@ class Machinery:
     journal: Callable[[Journal, FlightLog], ClosableJournal] = JournalWriter
     parts: PartsOf = Parts
     sealer: Callable[[Parts, Journal], Sealer] = Sealer
-    sharing: Callable[[Sequence[Lane], LoopClock], AbstractAsyncContextManager[None]] | None = None
-    """Keeps the lanes to a share of their limits while it is entered, where several processes have
-    these together.
-    """
+    sharing: OpenSharing | None = None
+    """Where several processes do the run together."""
     flight_slots: int = FLIGHT_SLOTS
     sample_s: float = SAMPLE_S
     """Seconds between two looks of the observers."""

@@ -44,13 +44,14 @@ class Transport(Protocol):
     """A warning about the way requests are sent, if there is one."""
 
     def resize(self, concurrency: int) -> None:
-        """So many exchanges may be out at once from now on."""
+        """Allow ``concurrency`` exchanges at once from now on."""
         ...
 
     async def send(self, request: Request) -> Reply:
         """Return the reply, whatever its status.
 
-        Raises ``TransportFault`` where no whole reply came. Cancelling leaves nothing open.
+        Raises ``TransportFault`` if no whole reply came, and ``LocalServerError`` if the
+        server was started by this run and has ended. Cancelling leaves nothing open.
         """
         ...
 
@@ -59,15 +60,15 @@ class Credentials(Protocol):
     """The key of one endpoint, which may be renewed while requests are out."""
 
     generation: int
-    """Counts the keys: it is another number once another key is in use."""
+    """Number of the key in use; it changes when the key does."""
 
     async def renew(self, used: int, *, proved: bool) -> bool:
-        """A request that went out with the key of generation ``used`` was refused for it. Return
-        whether another key is in use now, so that sending again is worth it.
+        """Renew the key after a request with the key of generation ``used`` was refused. Return
+        whether another key is in use now, so that it is worth sending the request again.
 
-        ``proved`` says that some request with that key had an answer: a renewed key that never
-        had one is not renewed again. One renewal runs at a time, for all that ask; being cancelled
-        does not end it. Raises ``KeyUnavailableError`` where there is no key to be had.
+        ``proved`` is true if some request with that key was answered: a renewed key that never
+        worked is not renewed again. One renewal runs at a time, for all callers; cancelling a
+        caller does not end it. Raises ``KeyUnavailableError`` if no key can be found.
         """
         ...
 
@@ -75,24 +76,24 @@ class Credentials(Protocol):
 class Permit(Protocol):
     """The right to one exchange, settled exactly once by leaving its ``with`` block.
 
-    ``probe`` says that the gate is held, and this is the one exchange that may find out whether
-    the endpoint is back.
+    ``probe`` is true if the gate is held and this is the one exchange that checks whether the
+    endpoint is back.
     """
 
     queue_s: float
     probe: bool
 
     def settle(self, tokens: int | None, usage: Usage = NO_USAGE) -> None:
-        """Say how many tokens the exchange really used, by the server's ``usage``; 0: the server
-        charged nothing; None: unknown, and the estimate stands.
+        """Charge the tokens that the exchange actually used, by the server's ``usage``; 0: the
+        server charged nothing; None: unknown, and the estimate stays.
         """
         ...
 
     def observed(
         self, reception: Reception, *, sent_at_s: float, latency_s: float, tokens: int | None
     ) -> None:
-        """Say what became of the exchange, while the permit is held: it went out at ``sent_at_s``
-        (loop time), and its answer has so many completion tokens, if it told.
+        """Report the result of the exchange while the permit is held: ``sent_at_s`` (loop time) is
+        when it went out, ``tokens`` the answer's completion tokens, if reported.
         """
         ...
 
@@ -105,19 +106,19 @@ class Gate(Protocol):
     """The limits of one endpoint: concurrency, requests and tokens per minute, cool-down."""
 
     changed: Callable[[], None] | None
-    """Called where somebody may enter sooner than ``ready_in_s`` said."""
+    """Called when an exchange may enter sooner than ``ready_in_s`` returned."""
     concurrency: int
-    """Permits that there are."""
+    """Number of permits."""
     rpm: float | None
     tpm: float | None
-    """Requests and tokens per minute that are let in; None: as many as come."""
+    """Limits on requests and tokens per minute; None: no limit."""
 
     resized: Callable[[int], None] | None
-    """Called with the number of permits once it has changed."""
+    """Called with the number of permits after it has changed."""
 
     def window(self) -> dict[str, Any] | None:
-        """What was found of the concurrency and the rate that the server takes, as data; None
-        where neither is looked for.
+        """The concurrency and the rate found for the server, as data; None if neither is searched
+        for.
         """
         ...
 
@@ -128,98 +129,96 @@ class Gate(Protocol):
 
     @property
     def ready_in_s(self) -> float:
-        """Seconds until an exchange may enter without standing in line (its turn by the rates
-        aside), or be the probe while the gate is held; 0: now; infinite where only ``changed``
-        will tell.
+        """Seconds until an exchange may enter without queueing (apart from its turn by the rates),
+        or be the probe while the gate is held; 0: now; infinite: wait for ``changed``.
         """
         ...
 
     @property
     def paced(self) -> bool:
-        """Whether it may then take a while all the same, for the rates."""
+        """Whether an exchange may still have to wait after that, because of the rates."""
         ...
 
     @property
     def cooling_s(self) -> float:
-        """Seconds for which nobody enters, because the server refused."""
+        """Seconds until exchanges may enter again after a refusal by the server."""
         ...
 
     @property
     def in_flight(self) -> int:
-        """Permits held."""
+        """Number of permits held."""
         ...
 
     @property
     def bound_by(self) -> str | None:
-        """What holds requests back right now, None where nothing here does."""
+        """What holds requests back right now; None if the gate does not."""
         ...
 
     @property
     def storm(self) -> bool:
-        """Whether an exchange that holds its permit, if the server refuses it, is refused for
-        everybody.
-        """
+        """Whether a refusal of an exchange in flight would count for all rows."""
         ...
 
     def resize(self, concurrency: int) -> None:
-        """There are so many permits from now on, whatever the server could take. Where more are
-        held, nobody enters until enough have come back; none is taken away.
+        """Set the number of permits, whatever the server could take. If more are held, no exchange
+        enters until enough have been returned; none is revoked.
         """
         ...
 
     def pause(self) -> None:
-        """Nobody enters until ``go_on``; who is in stays in."""
+        """Let no exchange enter until ``go_on``; those in flight continue."""
         ...
 
     def go_on(self) -> None:
-        """The pause is over."""
+        """End the pause."""
         ...
 
     def set_rpm(self, rpm: float | None) -> None:
-        """Let in so many requests per minute from now on, also of those who wait already."""
+        """Set the limit on requests per minute, also for those already waiting."""
         ...
 
     def set_tpm(self, tpm: float | None) -> None:
-        """Let in so many tokens per minute from now on, also of those who wait already."""
+        """Set the limit on tokens per minute, also for those already waiting."""
         ...
 
     async def enter(self, tokens: int, request: Request | None = None) -> Permit:
-        """Return when an exchange of about this many tokens may be sent, by what its request may
-        cost at this endpoint where it is given. First come, first served; a cancelled waiter
+        """Return when an exchange of about ``tokens`` tokens may be sent; with ``request``, by the
+        tokens that this endpoint charges for it. First come, first served; a cancelled waiter
         leaves no trace.
         """
         ...
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
-        """The server refused a request for now. Returns whether that is everybody's: then nobody
-        enters for ``wait_s`` seconds (None: as long as seems wise). Else it is only the refused
-        row's, which is to stay away by itself. ``for_all`` says that it is everybody's.
+        """Report that the server refused a request for now. Returns whether the refusal counts for
+        all rows: then no exchange enters for ``wait_s`` seconds (None: the gate chooses).
+        Otherwise only the refused row has to wait. ``for_all`` makes it count for all rows.
 
-        ``sent_at_s`` (loop time) is when the refused request went out: where the wait is guessed,
-        news older than the present cool-down does not lengthen it.
+        ``sent_at_s`` (loop time) is when the refused request went out: if the gate chooses the
+        wait, a request from before the current cool-down does not lengthen it.
         """
         ...
 
     def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
-        """A reply came to a request that went out at ``sent_at_s`` (loop time); None: none came.
+        """Report the reply to a request that went out at ``sent_at_s`` (loop time); None: no reply.
 
-        Its headers may tell limits of the server. They slow down what enters, and never let more
-        enter than was asked for when the gate was made. Junk in them is no error.
+        Limits in its headers slow down what enters, and never let in more than the gate's own
+        limits. Invalid headers are ignored.
         """
         ...
 
     def limits_told(self) -> list[dict[str, Any]]:
-        """The limits that were told last, as data."""
+        """The limits that the server reported last, as data."""
         ...
 
     def hold(self, wait_s: float) -> None:
-        """The endpoint is down: nobody enters until ``open``, but for one probe at a time, the
-        first of them after ``wait_s`` seconds. Said again after a probe, it sets the next wait.
+        """Hold the gate because the endpoint is down: until ``open``, only one probe at a time
+        enters, the first after ``wait_s`` seconds. Called again after a probe, it sets the next
+        wait.
         """
         ...
 
     def open(self) -> None:
-        """The endpoint is back: those who wait enter, not all at once."""
+        """Open the gate because the endpoint is back: waiting exchanges enter gradually."""
         ...
 
 
@@ -228,7 +227,7 @@ Durable = Callable[["Entry", "Exception | None"], None]
 
 
 class Journal(Protocol):
-    """The durable store of what is known of rows whose part is not published yet."""
+    """The durable store of the outcomes of rows whose part is not published yet."""
 
     def post(self, entry: Entry, then: Durable | None = None) -> None:
         """Take an entry; ``then`` is called once it would survive a power cut.
@@ -241,8 +240,8 @@ class Journal(Protocol):
         ...
 
     def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
-        """Note, at once and without waiting, that an exchange goes out now. After a kill the note
-        tells of attempts whose answer nobody recorded; a power cut may lose it.
+        """Note, without waiting, that an exchange goes out now. After a kill the note shows
+        attempts whose answer was not recorded; a power cut may lose it.
         """
         ...
 
@@ -252,20 +251,20 @@ class Journal(Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes held for shards whose part is not published; the feeder waits on this bound."""
+        """Bytes held for shards whose part is not published; too many make the feeder wait."""
         ...
 
 
 class Answers(Protocol):
-    """Answers that other runs were given."""
+    """Answers from other runs."""
 
     async def known(
         self, requests: Sequence[Request], *, together: bool = False
     ) -> Mapping[int, Outcome] | ReusedRows:
-        """The outcomes of those requests that were answered before, by row, ready for the journal.
-        ``together``: where all were, they may be ``ReusedRows``.
+        """The outcomes of the requests that were answered before, by row, ready for the journal.
+        With ``together``, they may be ``ReusedRows`` if all were answered.
 
-        Raises ``StorageError`` where an answer cannot be read any more.
+        Raises ``StorageError`` if an answer cannot be read any more.
         """
         ...
 
@@ -321,17 +320,17 @@ class ClaimStore(Protocol):
 
 
 class Observer(Protocol):
-    """Somebody who watches a run."""
+    """A callback that watches a run."""
 
     def __call__(self, event: object) -> None:
-        """Take note, quickly. What an observer raises is counted and shown at the end; it never
-        breaks a row.
+        """Handle an event, quickly. Exceptions are counted and shown at the end; they never break
+        a row.
         """
         ...
 
 
 class Clock(Protocol):
-    """Time, so that tests can run it."""
+    """Time, replaceable in tests."""
 
     missed_s: float
     """Seconds of ``now_s`` in which this process did not run: it was stopped, or its loop busy."""

@@ -39,7 +39,7 @@ from batchrun.core.run.series import Series  # noqa: E402
 from batchrun.core.run.totals import Totals  # noqa: E402
 from batchrun.core.schema import json_schema  # noqa: E402
 from batchrun.core.settings import parameters, resolve  # noqa: E402
-from batchrun.core.settings.providers import AUTHORIZATION, PROVIDERS, SIMULATOR  # noqa: E402
+from batchrun.core.settings.providers import AUTHORIZATION, BUILT_IN, PROVIDERS  # noqa: E402
 from batchrun.core.settings.table import FLAGGED, GROUPS, KINDS, SHORT, Setting  # noqa: E402
 from batchrun.core.settings.variables import VARIABLES  # noqa: E402
 from batchrun.core.starter.config_schema import config_schema  # noqa: E402
@@ -48,7 +48,8 @@ from batchrun.engine.observe.monitor import Snapshot  # noqa: E402
 from batchrun.simulator.catalogue import CATALOGUE  # noqa: E402
 from batchrun.views import export, validate  # noqa: E402
 from batchrun.views.compare import compare  # noqa: E402
-from batchrun.views.estimation import dry_run, estimate, estimate_report  # noqa: E402
+from batchrun.views.estimation import counting, dry_run, estimate_report  # noqa: E402
+from batchrun.views.fleet import status as fleet_status  # noqa: E402
 from batchrun.views.history import runs, spending  # noqa: E402
 from batchrun.views.report import report  # noqa: E402
 from batchrun.views.show import shown_row  # noqa: E402
@@ -210,8 +211,8 @@ def providers() -> str:
         key = ", else ".join(keys) + ("" if provider.key_needed or not keys else ", if set")
         url = code(provider.base_url)
         if provider.base_url is None:
-            inside = provider.name == SIMULATOR
-            url = "in the process" if inside else f"by {code(provider.url_variables[0])}"
+            own = provider.name in BUILT_IN
+            url = "started by batchrun" if own else f"by {code(provider.url_variables[0])}"
         rows.append(
             (code(provider.name), provider.title, url, key, provider.remark, provider.source)
         )
@@ -322,12 +323,14 @@ def summary_keys() -> list[str]:
 def json_objects() -> dict[str, str]:
     """The keys of every JSON object, by the name of its mark."""
     given = resolve.resolve({"input.files": ["-"], "output.dir": ".", "input.reuse": ["."]})
-    nothing, checked = estimate.Estimate(given, tokenizer=False), validate.Report()
+    nothing, checked = counting.Estimate(given, tokenizer=False), validate.Report()
+    nothing.judges["tone"] = counting.Estimate(given, tokenizer=False)
     dry = dry_run.DryRun(given, resumed=False, nowhere=False, checked=checked, estimate=nothing)
     exported = export.Exported(0, 0, 0, 0, live=False)
     found = {
         "summary": (summary_keys(), summary.KEYS),
         "status": ([*(f.name for f in fields(Snapshot)), *status_file.ADDED], status_file.KEYS),
+        "status-fleet": (fleet_status.KEYS, fleet_status.KEYS),
         "verify": (findings.Report("").as_dict(), findings.KEYS),
         "validate": (checked.as_dict(), validate.KEYS),
         "estimate": (estimate_report.Report(nothing).as_dict(), estimate_report.KEYS),

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
-import shlex
 import signal
 import socket
 import ssl
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.harness import forked
+from tests.harness import door, forked
 from tests.harness.slow import examples
 
 # How long an example takes says how busy the machine is.
@@ -35,9 +35,29 @@ settings.register_profile(
 )
 settings.load_profile("busy")
 
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Ten thousand tests are no garbage: while they are found, and later, nobody looks at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = (sys.executable, "-m", "batchrun")
 PATIENCE_S = 240.0
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what looks at Linux' own files, where there are none."""
+    if sys.platform != "linux":
+        for item in items:
+            if item.get_closest_marker("linux"):
+                item.add_marker(pytest.mark.skip(reason="looks at what Linux alone shows"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +74,57 @@ class Ended:
         return json.loads(self.out)
 
 
+def _is_special(environment, popen):
+    """Whether a command takes an interpreter of its own: its streams are given, or what the
+    interpreter or a library reads as it starts.
+    """
+    special = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "ARROW")
+    return bool(
+        popen
+        or os.environ.get("BATCHRUN_FRESH")
+        or any(name.startswith(special) for name in environment or ())
+    )
+
+
+@contextlib.contextmanager
+def _pipe_of(data):
+    """The reading end of a pipe through which these bytes come."""
+    reading, writing = os.pipe()
+
+    def write():
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb") as end:
+            end.write(data)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        writer.join()
+
+
 class Live:
     """A command that runs on. Its output goes to files, so that it never waits for a reader."""
 
-    def __init__(self, arguments, folder, **popen):
-        self._out = folder / f"live-{time.monotonic_ns()}.out"
-        self._err = self._out.with_suffix(".err")
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [*COMMAND, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, **popen
-            )
+    def __init__(self, process, out, err):
+        self.process = process
+        self._out = out
+        self._err = err
+
+    @property
+    def err(self):
+        """What it wrote to stderr so far."""
+        return self._err.read_text("utf-8", errors="replace")
 
     def signal(self, number):
         """Send a signal."""
         self.process.send_signal(number)
+
+    @property
+    def out(self):
+        """What it wrote to stdout so far."""
+        return self._out.read_text("utf-8", errors="replace")
 
     def wait(self, timeout_s=PATIENCE_S):
         """Wait for its end."""
@@ -96,19 +153,26 @@ class Cli:
         kept = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL") if k in os.environ}
         return kept | {"PYTHONPATH": str(ROOT), "HOME": str(self.folder)} | (more or {})
 
-    def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, **popen):
-        """Run a command to its end: forked, unless its streams or its interpreter are special."""
-        special = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC", "ARROW")
-        if (
-            popen
-            or os.environ.get("BATCHRUN_FRESH")
-            or any(n.startswith(special) for n in env or ())
-        ):
-            return self.fresh(*arguments, env=env, timeout_s=timeout_s, cwd=cwd, **popen)
+    def __call__(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, stdin=None, **popen):
+        """Run a command to its end: forked, unless its output or its interpreter are special.
+        ``stdin`` is an open file or pipe, or bytes that come through one.
+        """
+        if isinstance(stdin, bytes):
+            with _pipe_of(stdin) as reading:
+                return self(*arguments, env=env, cwd=cwd, stdin=reading, **popen)
+        given = {} if stdin is None else {"stdin": stdin}
+        if _is_special(env, popen):
+            return self.fresh(*arguments, env=env, timeout_s=timeout_s, cwd=cwd, **given, **popen)
         out = self.folder.parent / f"forked-{time.monotonic_ns()}.out"
         err = out.with_suffix(".err")
+        descriptor = getattr(stdin, "fileno", lambda: stdin)()
         process = forked.start(
-            list(map(str, arguments)), self._environment(env), cwd or self.folder, out, err
+            list(map(str, arguments)),
+            self._environment(env),
+            cwd or self.folder,
+            out,
+            err,
+            stdin=os.devnull if stdin is None else f"/proc/{os.getpid()}/fd/{descriptor}",
         )
         try:
             process.join(timeout_s)
@@ -124,17 +188,19 @@ class Cli:
         return Ended(code, *said)
 
     def shell(self, script, env=None):
-        """Run what a page shows in bash, with ``batchrun`` as the command, to its first failure."""
-        python = shlex.quote(sys.executable)
-        return subprocess.run(
-            ["bash", "-c", f'set -eu\nbatchrun() {{ {python} -m batchrun "$@"; }}\n{script}'],
-            cwd=self.folder,
-            env=self._environment(env),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
-        )
+        """Run what a page shows in bash, with ``batchrun`` as the command, to its first failure.
+        The command is forked (``tests/harness/door.py``).
+        """
+        with door.opened() as command:
+            return subprocess.run(
+                ["bash", "-c", f'set -eu\nbatchrun() {{ {command} "$@"; }}\n{script}'],
+                cwd=self.folder,
+                env=self._environment(env),
+                capture_output=True,
+                encoding="utf-8",
+                timeout=300,
+                check=False,
+            )
 
     def fresh(self, *arguments, env=None, timeout_s=PATIENCE_S, cwd=None, **popen):
         """Run ``python -m batchrun`` to its end."""
@@ -159,15 +225,22 @@ class Cli:
         """``batchrun run`` with a model, against whatever the arguments name."""
         return self("run", "--model", "m", *arguments, **more)
 
-    def start(self, *arguments, env=None, **popen):
-        """Start a command and come back."""
-        live = Live(
-            list(map(str, arguments)),
-            self.folder,
-            cwd=self.folder,
-            env=self._environment(env),
-            **popen,
-        )
+    def start(self, *arguments, env=None, fresh=False, **popen):
+        """Start a command and come back: forked, as when it is called, or a ``fresh`` interpreter
+        whose memory can be measured.
+        """
+        out = self.folder / f"live-{time.monotonic_ns()}.out"
+        err = out.with_suffix(".err")
+        words, environment = list(map(str, arguments)), self._environment(env)
+        with out.open("wb") as to_out, err.open("wb") as to_err:
+            if fresh or _is_special(env, popen):
+                streams = {"stdin": subprocess.DEVNULL, "stdout": to_out, "stderr": to_err}
+                process = subprocess.Popen(
+                    [*COMMAND, *words], cwd=self.folder, env=environment, **(streams | popen)
+                )
+            else:
+                process = forked.Forked(forked.start(words, environment, self.folder, out, err))
+        live = Live(process, out, err)
         self._live.append(live)
         return live
 
@@ -247,12 +320,9 @@ def served(tmp_path, until):
 
     def start(port=0, *flags):
         ready = tmp_path / f"port-{len(processes)}"
-        with ready.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "batchrun", "simulate", "--port", str(port), *flags],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+        ready.touch()
+        words = ["simulate", "--port", str(port), *flags]
+        process = forked.Forked(forked.start(words, dict(os.environ), tmp_path, ready, ready))
         processes.append(process)
         until(lambda: b"http://" in ready.read_bytes() or process.poll() is not None)
         text = ready.read_text()

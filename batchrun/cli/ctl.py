@@ -27,7 +27,8 @@ def command(
     of one of several endpoints. `pause` holds all requests until `resume`. `drain` lets requests
     in flight finish and stops the run.
 
-    Changes last until the session ends. Only the user who started the run can make them.
+    Changes last until the session ends. Only the user who started the run can make them. Where
+    several processes do the run together, all of them follow, whatever machine they are on.
     """
     with exit_codes(as_json=as_json):
         from batchrun.core.run import controls

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from batchrun.adapters.environment.sample_file import Aside
     from batchrun.core.estimate.detection import Sought
     from batchrun.core.settings.resolve import Settings
-    from batchrun.views.estimation.estimate import Estimate
+    from batchrun.views.estimation.counting import Estimate
     from batchrun.views.estimation.estimate_report import Piloted, Report
     from batchrun.views.estimation.model_comparison import Comparison
 
@@ -162,7 +162,7 @@ def command(
 
         load_arrow()
         from batchrun.adapters.environment import sample_file
-        from batchrun.views.estimation import estimate
+        from batchrun.views.estimation import counting, estimate
         from batchrun.views.estimation.estimate_report import Report
         from batchrun.views.estimation.model_comparison import Comparison
 
@@ -171,7 +171,7 @@ def command(
             sampling = None
             if pilot_rows is not None:
                 sample_file.require_place(settings.dir, Path(settings.checkpoint))
-                sampling = estimate.Sampling(pilot_rows, pilot_seed, aside)
+                sampling = counting.Sampling(pilot_rows, pilot_seed, aside)
             found, *rest = estimate.estimate_input(settings, sampling, others)
             pilot, code = None, 0
             if sampling is not None and found.strata:
@@ -298,7 +298,7 @@ def of_sample(settings: Settings, path: Path) -> Settings:
     from batchrun.core.evaluation.definitions import Evaluation
     from batchrun.core.request.conversation import TURNS
 
-    evaluation = settings.evaluation
+    evaluation = settings.evaluation.without_judges()
     if settings.repeat > 1:
         # What is measured over the repeats of a row has no meaning in a sample of requests.
         evaluation = Evaluation(evaluation.scores)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -71,8 +72,10 @@ def logging_to(
     environment: Mapping[str, str],
     *,
     quiet: bool,
+    process: str | None = None,
 ) -> Iterator[Log]:
-    """Log while this lasts: into the file, or on stderr where only a level is given.
+    """Log while this lasts: into the file, or on stderr where only a level is given. Lines name
+    the ``process``, where several do a run together.
 
     Raises ``UsageError`` where the file cannot be opened. Lines that could not be written are
     counted, and said at the end.
@@ -83,7 +86,7 @@ def logging_to(
         yield log  # warnings and errors are on stderr anyway
         return
     handler = _handler(path, settings, environment, quiet=quiet)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(_Formatter(process))
     before = (_LOG.level, _LOG.propagate)
     _LOG.addHandler(handler)
     _LOG.setLevel((level or "info").upper())
@@ -131,13 +134,19 @@ def _handler(
 
 
 class _Formatter(logging.Formatter):
-    """Time in UTC, level, message, on one line."""
+    """Time in UTC, level, message, on one line; behind the level the process, if it is one of
+    several.
+    """
+
+    def __init__(self, process: str | None) -> None:
+        super().__init__()
+        self._process = "" if process is None else f"[{process} {os.getpid()}] "
 
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter``."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         text = " ".join(safe(record.getMessage()).split())
-        return f"{stamp}.{int(record.msecs):03d}Z {record.levelname} {text}"
+        return f"{stamp}.{int(record.msecs):03d}Z {record.levelname} {self._process}{text}"
 
 
 class _ToFile(logging.Handler):

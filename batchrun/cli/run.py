@@ -46,11 +46,12 @@ from batchrun.core.settings import (
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.template_syntax import is_template
 from batchrun.core.text.wording import counted
-from batchrun.errors import BatchrunError
+from batchrun.errors import BatchrunError, UsageError
 
 if TYPE_CHECKING:
     from batchrun.cli.logs import Log
     from batchrun.core.run.changes import Changes
+    from batchrun.engine.session.guards import Stop
     from batchrun.ports import Observer
 
 _SHORT = {"output.dir": "-o"}
@@ -184,8 +185,45 @@ _EXAMPLES = (
     help="Set damaged parts or a damaged journal aside, and send their rows again.",
 )
 @ci_flags
-@click.option("--shard", metavar="I/N|auto", hidden=True)
-@click.option("--workers", type=int, metavar="N", hidden=True)
+@flag(
+    "--shard",
+    metavar="I/N|auto",
+    group=setting_table.FLEET,
+    help="Run as process I of N that share DIR; `auto` reads both from the variables of Slurm, "
+    "Kubernetes, AWS Batch or SkyPilot.",
+)
+@flag(
+    "--workers",
+    type=int,
+    metavar="N",
+    group=setting_table.FLEET,
+    help="Start N processes and show them as one command.",
+)
+@flag(
+    "--engine",
+    type=click.Choice(["ray"]),
+    group=setting_table.FLEET,
+    help="Start the workers as actors on a Ray cluster; needs the extra `ray`.",
+)
+@flag(
+    "--address",
+    metavar="A",
+    group=setting_table.FLEET,
+    help="Address of the Ray cluster [default: RAY_ADDRESS, else one on this machine].",
+)
+@flag(
+    "--worker-cpus",
+    type=float,
+    metavar="X",
+    group=setting_table.FLEET,
+    help="CPUs of the Ray cluster that each worker reserves [default: 1].",
+)
+@flag(
+    "--no-wait",
+    is_flag=True,
+    group=setting_table.FLEET,
+    help="Leave when nothing is left to claim, instead of waiting for the other processes.",
+)
 @flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
 @flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
 @flag(
@@ -215,6 +253,10 @@ def command(
     dry_run: bool,
     shard: str | None,
     workers: int | None,
+    no_wait: bool,
+    engine: str | None,
+    address: str | None,
+    worker_cpus: float | None,
     quiet: bool,
     no_progress: bool,
     log_level: str | None,
@@ -227,9 +269,12 @@ def command(
     """Send the rows of INPUT as chat completions and write the answers to Parquet.
 
     Run the same command again to resume: rows with an answer are not sent again. Settings can also
-    stand in a config file; docs/reference.md has its keys.
+    come from a config file; docs/reference.md lists its keys.
     """
     with unblocked(), exit_codes(as_json=as_json), interrupts():
+        if no_wait and shard is None and workers is None:
+            message = "--no-wait is for one of several processes: give --shard or --workers too"
+            raise UsageError(message)
         changes = _changes(flags)
         environment = read_environment()
         place = NOWHERE if dry_run else None
@@ -247,22 +292,24 @@ def command(
                     settings, environment, changes, nowhere=nowhere, quiet=quiet, as_json=as_json
                 )
             )
-        if workers is not None:
-            from batchrun.cli.workers import run_with_workers
+        if {workers, engine, address, worker_cpus} != {None}:
+            from batchrun.cli.workers import Launching, run_with_workers
 
+            launching = Launching(shard, workers, engine, address, worker_cpus)
             shows = not (quiet or no_progress)
             sys.exit(
                 run_with_workers(
-                    workers,
+                    launching,
                     settings,
-                    changes,
-                    shard=shard,
+                    environment,
                     progress=partial(progress_on, print_unwrapped) if shows else None,
                     as_json=as_json,
                 )
             )
         with (
-            logs.logging_to(log_file, log_level, settings, environment, quiet=quiet) as log,
+            logs.logging_to(
+                log_file, log_level, settings, environment, quiet=quiet, process=_named(shard)
+            ) as log,
             reporting(f"batchrun run {settings.dir}", junit, markdown) as reports,
         ):
             for warning in warnings:
@@ -275,6 +322,7 @@ def command(
                         announcing,
                         changes=changes,
                         shard=shard,
+                        waits=not no_wait,
                         log=log,
                         progress=not (quiet or no_progress),
                         as_json=as_json,
@@ -282,7 +330,7 @@ def command(
                     )
             except BatchrunError as error:
                 if error.exit_code == BatchrunError.exit_code:  # it failed midway
-                    error.add_note(f"to go on: {typed(arguments_to_resume(sys.argv[1:]))}")
+                    error.add_note(f"to resume: {typed(arguments_to_resume(sys.argv[1:]))}")
                 raise
         sys.exit(code)
 
@@ -294,6 +342,7 @@ def _run(
     *,
     changes: Changes,
     shard: str | None,
+    waits: bool,
     log: Log,
     progress: bool,
     as_json: bool,
@@ -317,12 +366,13 @@ def _run(
         observers = [stack.enter_context(progress_on(print_unwrapped))] if progress else []
         observers += logs.observers()
         observers += announcing.observers
-        run = partial(assemble.run, judges=judges_of(settings, environment, stack, tell))
+        judges = judges_of(settings, environment, stack, tell)
+        run = partial(assemble.run, judges=judges)
         if shard is not None:
             from batchrun.core.fleet.places import place_of
             from batchrun.fleet import worker
 
-            run = partial(worker.run, place=place_of(shard, os.environ))
+            run = partial(worker.run, place=place_of(shard, os.environ), judges=judges, waits=waits)
         result = run(
             settings,
             environment,
@@ -332,11 +382,10 @@ def _run(
             started_s=STARTED_S,
         )
     announcing.ended(result.summary, elsewhere=result.elsewhere)
+    if result.stop is not None and result.elsewhere:
+        return _left(result.stop, settings.dir, log)
     if result.stop is not None:
         log.error(result.stop.message)
-        if result.elsewhere:
-            tell(f"the other processes go on with {settings.dir}; the same command joins them")
-            return result.stop.exit_code
     if result.observer_failures:
         tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")
     if result.duplicate_id is not None:
@@ -374,6 +423,27 @@ def _run(
     code = int(result.summary["exit_code"])
     unwritten = put_summary(reports, "run", result.summary, settings.dir)
     return unwritten if unwritten is not None and code in (0, 1) else code
+
+
+def _named(shard: str | None) -> str | None:
+    """What log lines call this process, where it is one of several."""
+    if shard is None:
+        return None
+    from batchrun.core.fleet.places import place_of
+
+    place = place_of(shard, os.environ)
+    return f"{place.index + 1}/{place.count}"
+
+
+def _left(stop: Stop, folder: str, log: Log) -> int:
+    """Say how a process of a fleet left while others are at work; returns its exit code."""
+    if stop.exit_code == 0:
+        log.tell(f"{stop.message}; the other processes bring {folder} to its end")
+        return 0
+    log.error(stop.message)
+    others = "stop as well" if stop.by == "drain" else f"go on with {folder}"
+    log.tell(f"the other processes {others}; the same command joins them")
+    return stop.exit_code
 
 
 def _changes(flags: dict[str, Any]) -> Changes:

@@ -48,7 +48,7 @@ def command(
     with exit_codes(as_json=as_json):
         from batchrun.cli.process import load_arrow, make_lean
 
-        load_arrow()
+        load_arrow(compute=True)
         from batchrun.views.verify import verify
 
         make_lean()

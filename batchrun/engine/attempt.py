@@ -34,7 +34,7 @@ from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.spending import Reserved, Spending
 from batchrun.engine.session.tally import Tally
 from batchrun.engine.withholding import Withholding
-from batchrun.errors import TransportFault
+from batchrun.errors import LocalServerError, TransportFault
 from batchrun.ports import Clock, Journal, Permit
 from batchrun.records import Attempt, Outcome, Reception, Reply
 
@@ -157,6 +157,10 @@ class AttemptLoop:
             except TransportFault as fault:
                 # Its frames hold what had arrived: a whole bomb, until cycles are collected.
                 exchange = fault.with_traceback(None)
+            except LocalServerError as ended:
+                self._given_up(lane, run, permit, reserved)
+                self._switch.stop(Stop("local_server", str(ended)))
+                raise LeftPendingError from None
             except asyncio.CancelledError:
                 self._given_up(lane, run, permit, reserved)
                 raise

@@ -20,6 +20,11 @@ KEPT_MAX = 1000
 DRAIN = "drain"
 
 
+def drained() -> Stop:
+    """The end of a session that was asked to finish what is in flight."""
+    return Stop(DRAIN, "drained by `batchrun ctl drain`", patient=True)
+
+
 class Controls:
     """What may be asked of one session. ``history`` begins with that of earlier ones."""
 
@@ -62,18 +67,39 @@ class Controls:
             raise UsageError(message)
         if action == "set":
             done: dict[str, Any] = self._set(checked_values(request.get("values")))
-        elif action == DRAIN:
-            done = {DRAIN: True}
-            reason = "drained by `batchrun ctl drain`"
-            self._switch.stop(Stop(DRAIN, reason, patient=True))
         else:
-            done = {"paused": action == "pause"}
-            self._pause(paused=done["paused"])
+            done = self._do(action)
         self.now |= done
         self.history.append({"at": moment(self._clock.wall_us()), "set": done})
         del self.history[:-KEPT_MAX]
         await asyncio.to_thread(self._record, list(self.history))
         return self.held()
+
+    def follow(self, action: str, values: Values) -> str | None:
+        """Do what was asked of all processes of a fleet, which also keep the record of it. Their
+        limits are changed by whoever shares them out; here there is room made for more requests
+        at once. Returns why there is none, if so.
+        """
+        self.now |= dict(values) if action == "set" else self._do(action)
+        plan = [(key_of(name), name, value) for name, value in values.items()]
+        try:
+            self._require_files(plan)
+        except UsageError as error:
+            return str(error)
+        for (endpoint, key), _, value in plan:
+            if key == "concurrency" and value is not None:
+                for lane in self._lanes:
+                    if endpoint in (None, lane.name):
+                        lane.transport.resize(int(value))
+        return None
+
+    def _do(self, action: str) -> dict[str, Any]:
+        """Pause, go on, or stop; returns what is remembered of it."""
+        if action == DRAIN:
+            self._switch.stop(drained())
+            return {DRAIN: True}
+        self._pause(paused=action == "pause")
+        return {"paused": action == "pause"}
 
     def held(self) -> dict[str, Any]:
         """What holds now."""

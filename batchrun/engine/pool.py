@@ -155,7 +155,7 @@ class Pool:
         if lane.closed is None:
             lane.closed = stop
             self._tally.notices.append(
-                f"{lane.name} is left out from now on: {stop.message}. The other endpoints go on"
+                f"{lane.name} is left out from now on: {stop.message}. The other endpoints continue"
             )
             for line in self._turns:
                 self._check_closed(line.route)

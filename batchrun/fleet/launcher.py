@@ -1,24 +1,28 @@
 """``batchrun run --workers N``: N processes on this machine, as one command.
 
 Each is ``batchrun run --shard I/N`` in a session of its own, so that a signal reaches it once: from
-here. What they write to stderr is shown once, however many of them say it, and their progress is
-shown together. They do not need this process: if it dies, they end the run.
+here. One that is killed is started again. What they write to stderr is shown once, however many of
+them say it, and their progress is shown together. They do not need this process: if it dies, they
+end the run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import IO
 
 from batchrun.adapters.environment.signals import heeded
+from batchrun.core.fleet.operations import START
 from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.fleet.progress import FleetProgress
 from batchrun.ports import Observer
@@ -27,12 +31,17 @@ from batchrun.rundir.fleet.launches import Launches
 LOOK_S = 0.5
 """How often the processes are looked at."""
 WORKERS_MAX = 1024
+RESTARTS_MAX = 3
+"""A worker that is killed is started again so often. One that dies of its rows, or for want of
+memory, would otherwise die for ever."""
 _OWN_FLAGS = ("--json", "--no-progress")
 """Flags that are this process's: what they are about is shown here."""
-_QUIET = "--no-progress"
+_OWN_VALUES = ("--workers", "--engine", "--address", "--worker-cpus")
+"""Flags with a value that are this process's: how the workers are started."""
+QUIET = "--no-progress"
 _SAID_MAX = 10_000
 """So many lines are remembered in order not to be shown twice."""
-_WHOLE = (0, 1, 3, 4)
+WHOLE = (0, 1, 3, 4)
 """Exit codes of a run that came to an end."""
 
 
@@ -54,39 +63,111 @@ def run_workers(
     observers: Sequence[Observer],
     say: Callable[[str], None],
 ) -> int:
-    """Start the processes, and return the exit code of the whole once all have ended.
+    """Start the processes, and return the exit code of the whole once all have ended. One that is
+    killed is started again, at most ``RESTARTS_MAX`` times; after that the others do its share.
 
     ``arguments`` are those of this command, behind its name.
     """
-    given = worker_arguments(arguments)
     started_s = time.monotonic()
-    processes: list[subprocess.Popen[str]] = []
-    relay, progress = _Relay(say), FleetProgress(launches)
-    with _forwarding(processes):
-        for index in range(1, workers + 1):
-            own = ["--shard", f"{index}/{workers}"]
-            command = [*_command(), *given, *own]
-            processes.append(
-                subprocess.Popen(  # noqa: S603 - this program
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    errors="replace",
-                    start_new_session=True,
-                )
-            )
-            # The command that it names to go on is its own; the user's is this one's.
-            relay.follow(processes[-1].stderr, " ".join([_QUIET, *own]), f"--workers {workers}")
-        while any(process.poll() is None for process in processes):
+    progress = FleetProgress(launches)
+    children = _Children(workers, worker_arguments(arguments), say)
+    with forwarding(children.forward):
+        children.start()
+        while children.look():
             time.sleep(LOOK_S)
             with contextlib.suppress(StorageError, DamagedError):  # folded at this moment
                 snapshot = progress.look(time.monotonic() - started_s)
                 for observer in observers if snapshot is not None else ():
                     observer(snapshot)
-    relay.end()
-    return exit_code([process.returncode for process in processes])
+    codes = children.end()
+    if all(code < 0 for code in codes):
+        say(f"all {workers:,} workers were killed; the same command goes on with {launches.shown}")
+    return exit_code(codes)
+
+
+class _Children:
+    """The processes, each in its place."""
+
+    def __init__(self, count: int, arguments: Sequence[str], say: Callable[[str], None]) -> None:
+        self._count = count
+        self._arguments = arguments
+        self._say = say
+        self._relay = Relay(say)
+        self._environment = {**os.environ, START: secrets.token_hex(8)}
+        """One id for all of them: what is done once for a start, one of them does."""
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._restarts: Counter[int] = Counter()
+        self._told: set[int] = set()
+        """Process ids of those whose death was told."""
+        self._signal: int | None = None
+        """The last one that was sent on to the workers."""
+
+    def start(self) -> None:
+        """Start all of them."""
+        for place in range(1, self._count + 1):
+            if self._signal is None:
+                self._start(place)
+
+    def _start(self, place: int) -> None:
+        own = ["--shard", f"{place}/{self._count}"]
+        process = subprocess.Popen(  # noqa: S603 - this program
+            [*_command(), *self._arguments, *own],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._processes[place] = process
+        # The command that it names to go on is its own; the user's is this one's.
+        shown = f"--workers {self._count}"
+        self._relay.follow(process.stderr, " ".join([QUIET, *own]), shown)
+        if self._signal is not None:  # it came at this moment
+            process.send_signal(self._signal)
+
+    def look(self) -> bool:
+        """See to those that were killed; returns whether any process is at work."""
+        for place, process in list(self._processes.items()):
+            code = process.poll()
+            if code is not None and code < 0 and process.pid not in self._told:
+                self._told.add(process.pid)
+                self._bury(place, process.pid, -code)
+        return any(process.poll() is None for process in self._processes.values())
+
+    def _bury(self, place: int, pid: int, number: int) -> None:
+        again = self._restarts[place] < RESTARTS_MAX and self._signal is None
+        then = "it is started again" if again else "the others take over its rows"
+        if self._signal is not None:
+            then = "what it had in flight is sent again by the next start"
+        said = f"worker {place} of {self._count} (process {pid}) was killed by {_name(number)}; "
+        if number == signal.SIGKILL:
+            said += "if nobody did that, the kernel did, for want of memory; "
+        self._say(said + then)
+        if again:
+            self._restarts[place] += 1
+            self._start(place)
+
+    def end(self) -> list[int]:
+        """Wait until everything is shown; returns the exit codes."""
+        self._relay.end()
+        return [process.returncode for process in self._processes.values()]
+
+    def forward(self, number: int) -> None:
+        """Send a signal on to all of them."""
+        self._signal = number
+        for process in list(self._processes.values()):
+            if process.poll() is None:
+                os.kill(process.pid, number)
+
+
+def _name(number: int) -> str:
+    """What a signal is called."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _command() -> list[str]:
@@ -102,11 +183,11 @@ def worker_arguments(arguments: Sequence[str]) -> list[str]:
             skip = False
             continue
         name, equals, _ = argument.partition("=")
-        if name == "--workers":
+        if name in _OWN_VALUES:
             skip = not equals
         elif name not in _OWN_FLAGS:
             kept.append(argument)
-    return [*kept, _QUIET]
+    return [*kept, QUIET]
 
 
 def exit_code(codes: Sequence[int]) -> int:
@@ -114,18 +195,16 @@ def exit_code(codes: Sequence[int]) -> int:
     one that was stopped; a process that was killed counts as stopped by that signal.
     """
     shown = [code if code >= 0 else 128 - code for code in codes]
-    ended = [code for code in shown if code in _WHOLE]
+    ended = [code for code in shown if code in WHOLE]
     return max(ended) if ended else max(shown)
 
 
 @contextlib.contextmanager
-def _forwarding(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
-    """Send the signals that stop this process to the workers instead."""
+def forwarding(send: Callable[[int], None]) -> Iterator[None]:
+    """Hand the signals that stop this process to ``send`` instead."""
 
     def forward(number: int, _: FrameType | None) -> None:
-        for process in processes:
-            if process.poll() is None:
-                os.kill(process.pid, number)
+        send(number)
 
     before = {number: signal.signal(number, forward) for number in heeded()}
     try:
@@ -135,7 +214,7 @@ def _forwarding(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Relay:
+class Relay:
     """Shows what processes write, each line once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -155,13 +234,16 @@ class _Relay:
     def _read(self, stream: IO[str], own: str, shown: str) -> None:
         with stream:
             for line in stream:
-                text = line.rstrip("\n").replace(own, shown)
-                with self._turn:
-                    if text not in self._said:
-                        if len(self._said) >= _SAID_MAX:
-                            self._said.clear()
-                        self._said.add(text)
-                        self._say(text)
+                self.show(line.rstrip("\n").replace(own, shown))
+
+    def show(self, text: str) -> None:
+        """Show a line, unless it was shown before."""
+        with self._turn:
+            if text not in self._said:
+                if len(self._said) >= _SAID_MAX:
+                    self._said.clear()
+                self._said.add(text)
+                self._say(text)
 
     def end(self) -> None:
         """Wait until everything is shown."""

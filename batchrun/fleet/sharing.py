@@ -3,21 +3,27 @@
 What the share is, the book says (``core/fleet/quota.py``). This renews the process's lease on it
 and moves the gates: down before the book is written, up after that. Where the store cannot be
 asked, the gates fall to the safe share once the lease is over, and close after that.
+
+Budgets are shared in the same book, by marks that do not expire (``core/fleet/accounts.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from batchrun.core.fleet import quota
+from batchrun.core.cost.charged import Charge, Need
+from batchrun.core.fleet import controls, quota
+from batchrun.core.fleet.accounts import Accounts
+from batchrun.core.fleet.controls import Control
 from batchrun.core.fleet.quota import Book, Limit
 from batchrun.engine.tasks import cancelled
-from batchrun.errors import StorageError
+from batchrun.errors import DamagedError, StorageError
 
 if TYPE_CHECKING:
     from batchrun.ports import ClaimStore, Clock
@@ -37,6 +43,11 @@ RAISED_MIN = 1.02
 """A rate is raised if it grows by more than this, since a new rate begins with a full bucket."""
 WANTS_LESS = 0.7
 """A worker that a limit does not hold back wants so much of what it holds."""
+ASKED_S, WAITING_S = 0.1, 0.5
+"""A budget that needs more is asked for it so often at most; where there is no more at the moment,
+or another worker waits for some, this often.
+"""
+_sessions = itertools.count(1)
 
 T = TypeVar("T")
 Ask = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -56,7 +67,13 @@ class Limited(Protocol):
         ...
 
     def confine(self, kind: str, most: float) -> None:
-        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent."""
+        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent, and an
+        infinite one is none.
+        """
+        ...
+
+    def fix_window(self) -> None:
+        """Its concurrency is given from now on, and no climb looks for another."""
         ...
 
     @property
@@ -80,6 +97,30 @@ class Limited(Protocol):
         ...
 
 
+class Capped(Protocol):
+    """A budget of which this process may spend what is granted to it."""
+
+    def share(self, ask: Callable[[], None]) -> None:
+        """Nothing is granted so far; ``ask`` is called whenever more is needed."""
+        ...
+
+    def need(self) -> Need:
+        """What was spent, and what is needed."""
+        ...
+
+    def lower(self, mark: int) -> None:
+        """Spend no more than this from now on, if that is less than before."""
+        ...
+
+    def grant(self, mark: int) -> None:
+        """Spend no more than this."""
+        ...
+
+    def end(self, whole: Charge) -> None:
+        """There is no more, nor will there be; so much is charged to all processes together."""
+        ...
+
+
 class Sharing:
     """One process's part in the sharing. ``gates`` are its endpoints by name."""
 
@@ -93,9 +134,14 @@ class Sharing:
         clock: Clock,
         real_s: Callable[[], float] | None = None,
         ask: Ask = asyncio.to_thread,
+        budgets: Mapping[str, Capped] | None = None,
+        charged: Mapping[str, Charge] | None = None,
+        follow: Callable[[Control], None] = lambda _: None,
     ) -> None:
         """``real_s`` tells seconds that go on while the machine sleeps, if not the clock; ``ask``
-        runs what blocks. The limits are closed until the first renewal.
+        runs what blocks. Of the ``budgets``, ``charged`` was spent before the fleet began;
+        ``follow`` does what else a change by ``batchrun ctl`` asks for. The
+        limits are closed until the first renewal.
         """
         self._store = store
         self._worker = worker
@@ -104,6 +150,9 @@ class Sharing:
         self._clock = clock
         self._now_s = real_s or clock.now_s
         self._ask = ask
+        self._follow = follow
+        self._under = 0
+        """The latest change that is made here."""
         self._number = 0
         self._book = Book()
         self._numbered_s = -math.inf
@@ -119,6 +168,14 @@ class Sharing:
         """By endpoint, the window that this process has."""
         self._moves: dict[str, tuple[int, float]] = {}
         """By endpoint, the window that all are about to have, and when this process has it."""
+        self._account = f"{worker}/{next(_sessions)}"
+        self._budgets = budgets or {}
+        self._charged = charged or {}
+        self._more = asyncio.Event()
+        """Set while a budget needs more than it was granted."""
+        self._waits = False
+        for budget in self._budgets.values():
+            budget.share(self._more.set)
         for gate in gates.values():
             gate.climb_together()
         for limit in limits:
@@ -126,23 +183,56 @@ class Sharing:
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Renew the lease for as long as this lasts, and give everything back at its end."""
+        """Renew the lease for as long as this lasts, and give everything back at its end. Where
+        the book is damaged, what goes on meanwhile is cancelled. Raises ``DamagedError``.
+        """
         keeping = asyncio.create_task(self.keep(), name="shared limits")
+        within = asyncio.current_task()
+
+        def look(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is not None and within is not None:
+                within.cancel()
+
+        keeping.add_done_callback(look)
         try:
             yield
+        except asyncio.CancelledError:
+            if keeping.done() and not keeping.cancelled():
+                await keeping
+            raise
         finally:
+            keeping.remove_done_callback(look)
             await cancelled((keeping,))
-            with contextlib.suppress(StorageError, ValueError):
+            with contextlib.suppress(StorageError, DamagedError):
                 await self.leave()
 
     async def keep(self) -> None:
         """Renew the lease for as long as this task is not cancelled."""
         while True:
             await self.renew()
-            due_s = self._now_s() + quota.renewal_s(len(self._book.holdings))
+            began_s = self._now_s()
+            due_s = began_s + self._pause_s()
             while (left_s := due_s - self._now_s()) > 0:
-                await self._clock.sleep(min(LOOK_S, left_s))
+                await self._paused(min(LOOK_S, left_s))
                 self._look()
+                if self._more.is_set() and not self._waits:
+                    due_s = min(due_s, began_s + ASKED_S)
+
+    def _pause_s(self) -> float:
+        """Seconds to the next renewal."""
+        pause_s = quota.renewal_s(len(self._book.holdings))
+        accounts = self._book.accounts.values() if self._budgets else ()
+        short = self._waits or any(a.waits for each in accounts for a in each.open.values())
+        return min(pause_s, max(WAITING_S, pause_s / 4)) if short else pause_s
+
+    async def _paused(self, seconds: float) -> None:
+        """Wait, but no longer than until a budget needs more."""
+        if not self._budgets or self._more.is_set():
+            await self._clock.sleep(min(seconds, ASKED_S) if self._budgets else seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._more.wait()
 
     def _look(self) -> None:
         """Note which limits hold requests back, and give up what the lease no longer covers."""
@@ -167,14 +257,20 @@ class Sharing:
                 if await self._try_to_renew():
                     self._bound.clear()
                     return True
-        except (StorageError, ValueError):
+        except StorageError:
             pass
         self._look()
         return False
 
     async def _try_to_renew(self) -> bool:
         asked_s = self._now_s()
-        now_s = await self._latest()
+        now_s, changes = await self._latest()
+        for control in changes:
+            self._change(control)
+        if self._under < self._book.controls:
+            message = f"{controls.record_name(self._book.controls)} cannot be seen from here yet"
+            raise StorageError(message)
+        self._more.clear()
         wants = {limit.name: self._wanted(limit) for limit in self._limits}
         book = quota.renewed(
             self._book,
@@ -185,9 +281,17 @@ class Sharing:
             self._in_use(),
             {name: gate.pace for name, gate in self._gates.items() if gate.pace is not None},
             self._windows_found(now_s),
-        )
+        ).under(self._worker, self._limits, self._under)
         mine = book.holdings[self._worker]
         self._lower(mine.parts)
+        living = self._living(now_s)
+        accounts = {
+            name: self._accounts(name).renewed(self._account, budget.need(), living)
+            for name, budget in self._budgets.items()
+        }
+        for name, budget in self._budgets.items():
+            budget.lower(accounts[name].open[self._account].mark)
+        book = book._replace(accounts={**book.accounts, **accounts})
         if not await self._write(book, now_s):
             return False
         if self._now_s() - asked_s > quota.LEASE_S - EARLY_S:
@@ -195,8 +299,61 @@ class Sharing:
         self._renewed_s = asked_s
         self._granted, self._safe = dict(mine.holds), dict(mine.safe)
         self._raise(mine.parts)
+        self._grant(accounts, living)
         self._find_together(book, now_s)
         return True
+
+    # Budgets
+
+    def _living(self, now_s: float) -> set[str]:
+        """The accounts of other workers that may still give something back."""
+        living = self._book.living(now_s)
+        return {
+            name
+            for accounts in self._book.accounts.values()
+            for name in accounts.open
+            if _worker_of(name) in living and _worker_of(name) != self._worker
+        }
+
+    def _accounts(self, name: str) -> Accounts:
+        """Those of a budget. An account of this process that is not this session's was left open
+        because the store could not be asked.
+        """
+        accounts = self._book.accounts.get(name) or Accounts(self._charged[name])
+        for other in accounts.open:
+            if _worker_of(other) == self._worker and other != self._account:
+                accounts = accounts.closed(other)
+        return accounts
+
+    def _grant(self, accounts: Mapping[str, Accounts], living: set[str]) -> None:
+        self._waits = any(each.open[self._account].waits for each in accounts.values())
+        for name, budget in self._budgets.items():
+            budget.grant(accounts[name].open[self._account].mark)
+            if accounts[name].is_used_up(self._account, living):
+                budget.end(accounts[name].total)
+
+    # Changes by ``batchrun ctl``
+
+    def _change(self, control: Control) -> None:
+        """Make a change that was asked of the whole fleet. A limit that is new here binds nobody
+        until the renewal that follows.
+        """
+        self._under = control.number
+        self._follow(control)
+        before = {limit.name: limit for limit in self._limits}
+        self._limits = controls.limits_under(self._limits, control)
+        now = {limit.name: limit for limit in self._limits}
+        for name in now.keys() - before.keys():
+            self._held[name] = math.inf
+            self._granted[name] = self._safe[name] = 0.0
+        for name in before.keys() - now.keys():
+            limit = before[name]
+            self._gates[limit.endpoint].confine(limit.kind, math.inf)
+            self._bound.discard(name)
+            del self._held[name], self._granted[name], self._safe[name]
+        for endpoint, gate in self._gates.items():
+            if controls.fixes_concurrency(control, endpoint):
+                gate.fix_window()
 
     # What a server takes, and does not tell
 
@@ -265,26 +422,34 @@ class Sharing:
 
     # The books
 
-    async def _latest(self) -> float:
-        """Read the latest book; returns the store's time from before that."""
-        store = self._store
+    async def _latest(self) -> tuple[float, list[Control]]:
+        """Read the latest book; returns the store's time from before that, and the changes that are
+        not made here yet.
+        """
+        store, under = self._store, self._under
 
-        def read() -> tuple[float, int, bytes | None]:
+        def read() -> tuple[float, int, bytes | None, list[Control]]:
             now_s = store.put(f"{quota.TIMES}/{self._worker}", b"")
             number, found = self._number, None
             if self._now_s() - self._numbered_s > LISTED_S:
                 number = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
                 found = store.read(quota.record_name(number)) if number else None
-            while (newer := store.read(quota.record_name(number + 1))) is not None:
-                number, found = number + 1, newer
-            return now_s, number, found
+            # There are no gaps, so it is found in few steps however many others renewed meanwhile.
+            step, growing = 1, True
+            while step:
+                newer = store.read(quota.record_name(number + step))
+                if newer is not None:
+                    number, found = number + step, newer
+                growing = growing and newer is not None
+                step = step * 2 if growing else step // 2
+            return now_s, number, found, controls.read_after(store, under)
 
         began_s = self._now_s()
-        now_s, number, found = await self._asked(read)
+        now_s, number, found, changes = await self._asked(read)
         self._number, self._numbered_s = number, began_s
         if found is not None:
-            self._book = quota.parse(found)
-        return now_s
+            self._book = quota.parse(found, quota.record_name(number))
+        return now_s, changes
 
     async def _write(self, book: Book, now_s: float) -> bool:
         """Write the next book; False where another process was faster."""
@@ -306,10 +471,20 @@ class Sharing:
         """Give everything back: nothing is sent any more."""
         self._lower(dict.fromkeys(self._held, 0.0))
         for _ in range(TRIES):
-            now_s = await self._latest()
-            if await self._write(quota.left(self._book, self._worker), now_s):
+            now_s, _ = await self._latest()
+            accounts = {
+                name: self._accounts(name).closed(self._account, budget.need().final)
+                for name, budget in self._budgets.items()
+            }
+            book = quota.left(self._book, self._worker)
+            book = book._replace(accounts={**book.accounts, **accounts})
+            if await self._write(book, now_s):
                 return
 
     async def _asked(self, question: Callable[[], T]) -> T:
         answer: T = await self._ask(question)
         return answer
+
+
+def _worker_of(account: str) -> str:
+    return account.partition("/")[0]

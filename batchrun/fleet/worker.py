@@ -11,11 +11,12 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from batchrun import assemble
 from batchrun.adapters.environment.clock import LoopClock, real_s
@@ -23,27 +24,48 @@ from batchrun.adapters.environment.signals import SignalledError
 from batchrun.adapters.parts.sealer import publish
 from batchrun.adapters.sources.files import pipes
 from batchrun.assemble import Result, Session
-from batchrun.core.fleet import leases
+from batchrun.core.fleet import controls, leases
 from batchrun.core.fleet.board import Place
+from batchrun.core.fleet.controls import Control
+from batchrun.core.fleet.operations import Operation, done_of, is_done, operation_of
 from batchrun.core.fleet.quota import limits_of
 from batchrun.core.fleet.shares import begun_by
 from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.addresses import format_address, is_remote, local_path
+from batchrun.core.settings.addresses import is_remote, local_path
 from batchrun.core.settings.resolve import Settings
+from batchrun.engine.controls import Controls, drained
 from batchrun.engine.lane import Lane
 from batchrun.engine.pace.gate import EndpointGate
+from batchrun.engine.row_order import Lengths
 from batchrun.engine.session.guards import Stop
-from batchrun.errors import RunLockedError, StorageError, UsageError
+from batchrun.engine.session.spending import Spending
+from batchrun.errors import DamagedError, RunLockedError, StorageError, UsageError
 from batchrun.fleet.committing import CommittingSealer
 from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
-from batchrun.ports import Observer
-from batchrun.rundir import resend
+from batchrun.ports import Answers, Observer
+from batchrun.rundir import resend, state_reader
+from batchrun.rundir.claim import SharedDirectory
+from batchrun.rundir.fleet import folding
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
-from batchrun.rundir.fleet.joining import WorkerDirectory, join
-from batchrun.rundir.fleet.launches import FIGURES, LIVE, DiskLaunches, Launch, Launches
+from batchrun.rundir.fleet.folding import remember_notices
+from batchrun.rundir.fleet.joining import WorkerDirectory, commit, join
+from batchrun.rundir.fleet.launches import (
+    FIGURES,
+    LIVE,
+    OPERATIONS,
+    DiskLaunches,
+    Launch,
+    Launches,
+    Purpose,
+    naming_records,
+)
 from batchrun.rundir.fleet.workers import Worker, living
+from batchrun.rundir.lock import Held
+
+if TYPE_CHECKING:  # loaded by runs that have judges alone
+    from batchrun.rundir.judges.prepare import JudgeRun
 
 _LOG = logging.getLogger("batchrun.run")
 POLL_S, POLL_GROWTH = 0.5, 1.5
@@ -52,6 +74,8 @@ each is longer than the one before, up to the time between two renewals of a lea
 """
 LOCKED_S = 60.0
 """A directory whose lock is held for longer by somebody who launches no fleet is in use."""
+NOTHING_LEFT = Stop("no_wait", "nothing is left to claim", exit_code=0)
+"""How a process ends that does not wait for the others (``--no-wait``)."""
 
 
 def run(
@@ -60,38 +84,45 @@ def run(
     *,
     place: Place,
     changes: Changes = Changes(),  # noqa: B008 - frozen
+    judges: Sequence[JudgeRun] = (),
     observers: Sequence[Observer] = (),
     say: Callable[[str], None] = lambda _: None,
     started_s: float | None = None,
     machinery: Machinery = REAL,
+    waits: bool = True,
 ) -> Result:
     """Work as process ``place`` of a fleet until the whole run is done, or this process is stopped.
+    One that does not wait ends once nothing is left that it could claim.
 
-    Returns how the whole ended; of a process that was stopped while others go on, how far it came.
-    Raises as ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
+    Returns how the whole ended; of a process that was stopped while others go on, or did not wait
+    for them, how far it came (without a summary where it had nothing to do). Raises as
+    ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
     """
-    require(settings, changes)
+    require(settings)
     started_s = machinery.monotonic_s() if started_s is None else started_s
-    process = _Process(settings, environment, place, observers, say, started_s, machinery)
+    operation = operation_of(changes, environment)
+    process = _Process(
+        settings,
+        environment,
+        place,
+        operation,
+        judges,
+        observers,
+        say,
+        started_s,
+        machinery,
+        waits=waits,
+    )
     return process.run()
 
 
-def require(settings: Settings, changes: Changes) -> None:
+def require(settings: Settings) -> None:
     """Raise ``UsageError`` for what several processes cannot do together."""
     pipe = next((path for path in settings.files if pipes.passes(path)), None)
     default = str(PurePath(settings.dir, "checkpoint"))
     refused = (
         (settings.checkpoint != default and not is_remote(settings.dir), "--checkpoint"),
         (pipe is not None, f"{pipe} as input, which can be read only once: write it to a file"),
-        (changes != Changes(), "--restart, --retry-*, --keep-done, --resend-changed or --repair"),
-        (settings.limit is not None, "--limit"),
-        (bool(settings.reuse), "--reuse"),
-        (settings.lengths_from is not None, "--lengths-from"),
-        (settings.has_budget, "--max-cost or --max-total-tokens"),
-        (settings.source is not None, "--from"),
-        (settings.repeat > 1, "--repeat"),
-        (settings.turns is not None, "--turns"),
-        (bool(settings.evaluation.judges), "judges"),
     )
     for is_so, what in refused:
         if is_so:
@@ -115,6 +146,10 @@ def launches_of(settings: Settings) -> Launches:
     return BucketLaunches(settings.dir, Path(settings.checkpoint))
 
 
+class _AlreadyDoneError(Exception):
+    """What this process was started for was done before."""
+
+
 class _Pauses:
     """Pauses that get longer, so that many processes which wait are no load for the disk."""
 
@@ -127,6 +162,14 @@ class _Pauses:
         self._next_s = min(self._next_s * POLL_GROWTH, max(POLL_S, leases.BEAT_S))
 
 
+def _changes(worker: Worker, seen: int) -> list[Control]:
+    """What was asked of the fleet since. Raises ``DamagedError`` for a record that is none."""
+    try:
+        return controls.read_after(worker.store, seen)
+    except ValueError as error:
+        raise DamagedError(str(error), path=str(worker.launch.folder)) from None
+
+
 class _Process:
     """One process of a fleet, from its start to its end."""
 
@@ -135,11 +178,24 @@ class _Process:
         settings: Settings,
         environment: Mapping[str, str],
         place: Place,
+        operation: Operation | None,
+        judges: Sequence[JudgeRun],
         observers: Sequence[Observer],
         say: Callable[[str], None],
         started_s: float,
         machinery: Machinery,
+        *,
+        waits: bool,
     ) -> None:
+        self._operation = operation
+        self._judges = judges
+        self._took_part = False
+        """Whether this process was one of a fleet already."""
+        self._resends = False
+        """Whether the fleet sends rows again because their request changed."""
+        self._waits = waits
+        self._latest: Result | None = None
+        """How far this process came when it last sent something."""
         self._settings = settings
         self._environment = environment
         self._place = place
@@ -148,7 +204,7 @@ class _Process:
         self._started_s = started_s
         self._machinery = machinery
         self._launches = launches_of(settings)
-        self._shown = format_address(local_path(settings.dir) or settings.dir)
+        self._shown = self._launches.shown
         endpoints = tuple(begun_by(endpoint, place) for endpoint in settings.endpoints)
         self._shared = replace(settings, endpoints=endpoints)
 
@@ -160,17 +216,20 @@ class _Process:
             if isinstance(worker, Result):
                 sent_nothing = worker.sent_nothing and not worked
                 return replace(worker, sent_nothing=sent_nothing, elsewhere=worked)
-            worked = True
+            worked = self._took_part = True
             try:
-                stopped = self._work(worker)
+                with naming_records(worker.launch):
+                    stop = self._work(worker)
                 whole = worker.claimant.all_published
             except KeyboardInterrupt as error:  # while it waited for the others
                 worker.leave()
                 return self._interrupted(error)
             finally:
                 worker.leave()
-            if whole or stopped is not None:
-                return self._finished(stopped)
+            if stop is NOTHING_LEFT:
+                return self._left_to_others(stop)
+            if whole or stop is not None:
+                return self._finished(stop)
             # The fleet was folded with rows left, by one that was stopped and saw no other.
 
     # The beginning
@@ -180,7 +239,7 @@ class _Process:
         until_s, told, pauses = time.monotonic() + LOCKED_S, False, _Pauses()
         while True:
             launch = self._launches.current()
-            if launch is not None:
+            if launch is not None and self._may_join(launch):
                 worker = self._joined(launch)
                 if worker is not None:
                     return worker
@@ -188,12 +247,43 @@ class _Process:
             try:
                 return self._launched()
             except RunLockedError:
+                unchanged = launch is not None and self._launches.current() == launch
+                if unchanged and self._others_work():
+                    raise  # on something else
                 if time.monotonic() > until_s and not self._launches.is_busy():
                     raise
                 if not told:
                     self._say(f"waiting for the process that opens {self._shown}")
                     told = True
                 pauses.sleep()
+
+    def _may_join(self, launch: Launch) -> bool:
+        """Whether a launch does, or did, what this process was started for."""
+        mine = self._operation
+        if mine is None or mine.id == launch.operation:
+            return True
+        return is_done(mine, launch.done, self._place.index, took_part=self._took_part)
+
+    def _settle(self, folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
+        """See to a fleet that worked here, while this process holds the directory's lock."""
+        folding.settle(folder, checkpoint, say)
+        self._require_undone(checkpoint)
+
+    def _take_shared(self, shared: SharedDirectory) -> Held:
+        """The same for a directory in an object store, whose lock this takes."""
+        lock = folding.take_shared(shared)
+        try:
+            self._require_undone(shared.checkpoint)
+        except BaseException:
+            lock.give_back()
+            raise
+        return lock
+
+    def _require_undone(self, checkpoint: Path) -> None:
+        done = done_of(state_reader.values(checkpoint, OPERATIONS).get(OPERATIONS))
+        mine, place = self._operation, self._place.index
+        if mine is not None and is_done(mine, done, place, took_part=self._took_part):
+            raise _AlreadyDoneError
 
     def _joined(self, launch: Launch) -> Worker | None:
         """A worker of this launch; None if it was folded meanwhile."""
@@ -203,23 +293,41 @@ class _Process:
             if self._launches.current() == launch:
                 raise
             return None
+        self._resends = worker.plan.changes.resend_changed
         _LOG.info("joined the processes that work on %s, as %s", self._shown, worker.name)
         self._say(f"joined the processes that work on {self._shown}")
         return worker
 
     def _launched(self) -> Worker | Result:
-        """Open the run directory as any run does, and launch a fleet on it."""
+        """Open the run directory as any run does, and launch a fleet on it. What was done before,
+        for another process of the same start, is not done again.
+        """
         self._launches.prepare()
-        with self._opened() as session:
+        operation = self._operation
+        if operation is not None:
+            try:
+                return self._launched_with(operation.changes, unless_done=True)
+            except _AlreadyDoneError:
+                if not self._took_part:
+                    self._say(
+                        "what this command asks for was done already, by another process; this "
+                        "one helps with the rest"
+                    )
+        return self._launched_with(Changes(), unless_done=False)
+
+    def _launched_with(self, changes: Changes, *, unless_done: bool) -> Worker | Result:
+        with self._opened(changes, unless_done=unless_done) as session:
             if isinstance(session, Result):
                 return session
             opened = session.directory
-            self._launches.opened_by(opened.lock)
-            self._launches.begin_launching()
+            opened.forget_examples()
             journal = opened.journal
             for shard in sorted(journal.touched()):
                 publish(opened.parts, journal, journal.next_state(shard, complete=False))
-            launch = self._launches.begin(opened)
+            operation = None if self._operation is None else self._operation.id
+            purpose = Purpose(changes, operation, session.judged_pd())
+            launch = self._launches.begin(opened, self._settings, purpose)
+            self._resends = changes.resend_changed
             worker = Worker(launch, self._launches.plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
             self._launches.announce(launch, LIVE)
@@ -227,20 +335,38 @@ class _Process:
         self._say(f"{self._shown} is ready for {self._place.count:,} processes")
         return worker
 
-    def _opened(self) -> AbstractContextManager[Session | Result]:
-        return assemble.open_session(
+    def _preparing(self, lock: Held) -> Callable[[], None]:
+        self._launches.opened_by(lock)
+        self._launches.begin_launching()
+        return self._launches.withdraw
+
+    @contextlib.contextmanager
+    def _opened(self, changes: Changes, *, unless_done: bool) -> Iterator[Session | Result]:
+        """The run directory opened as for any run. Others see that a launch is being prepared for
+        as long as it takes. ``unless_done``: raise ``_AlreadyDoneError`` where it was.
+        """
+        opening = assemble.open_session(
             self._settings,
             self._environment,
             None,
-            Changes(),
+            changes,
             (),
             self._say,
             self._machinery,
+            self._judges,
+            settle=self._settle if unless_done else None,
+            take_shared=self._take_shared if unless_done else None,
+            taken=self._preparing,
         )
+        with opening as opened:
+            try:
+                yield opened
+            finally:
+                self._launches.withdraw()
 
     # The work
 
-    def _work(self, worker: Worker) -> Result | None:
+    def _work(self, worker: Worker) -> Stop | None:
         """Work on claimed shards until all are published; returns how this process was stopped."""
         build, parts_of = body.builder(self._shared), self._machinery.parts
         try:
@@ -259,45 +385,97 @@ class _Process:
                 raise worker.taken_over() from error
             raise
 
-    def _passes(self, worker: Worker, opened: WorkerDirectory) -> Result | None:
-        """Run the engine over what can be claimed, again whenever there is something more."""
+    def _passes(self, worker: Worker, opened: WorkerDirectory) -> Stop | None:
+        """Run the engine over what can be claimed, again whenever there is something more. Returns
+        what stopped it before all shards were published.
+        """
         settings = self._shared.recorded_by(worker.plan.values["settings"])
         accesses = self._machinery.accesses(settings.endpoints, self._environment)
         sealer = partial(CommittingSealer, worker)
         machinery = replace(self._machinery, sealer=sealer, sharing=partial(self._sharing, worker))
         spans = opened.spans
         assert isinstance(spans, ClaimedShards)
-        pauses = _Pauses()
+        pauses, seen = _Pauses(), 0
         while True:
+            changes = _changes(worker, seen)
+            seen += len(changes)
+            if controls.state_after(changes) == "stopping":
+                return drained()
             if spans.claim_first():
                 pauses = _Pauses()
-                session = Session(
-                    settings,
-                    opened,
-                    Changes(),
-                    accesses,
-                    self._observers,
-                    self._say,
-                    machinery,
-                )
-                result = assemble.run_session(session, self._started_s)
+                with self._answers(opened) as (answers, lengths):
+                    session = Session(
+                        settings,
+                        opened,
+                        Changes(),
+                        accesses,
+                        self._observers,
+                        self._say,
+                        machinery,
+                        answers,
+                        lengths,
+                    )
+                    result = assemble.run_session(session, self._started_s)
+                self._latest = result
+                remember_notices(opened.journal, result.summary["notices"])
                 learned = {key: opened.journal.states.get(key) for key in FIGURES}
                 worker.launch.leave_behind(worker.name, (), learned)
                 if result.stop is not None:
-                    return result
+                    return result.stop
+                self._publish_cut(worker, opened)
                 ok, opened.errors = resend.count_done(opened.parts, opened.journal)
                 opened.done = ok, opened.errors.total()
                 opened.wall_s_before = 0.0
             elif worker.claimant.all_published or self._launches.current() is None:
                 return None
+            elif not self._waits and worker.claimant.others_living:
+                return NOTHING_LEFT
             else:
                 worker.check()
                 pauses.sleep()
 
+    @contextlib.contextmanager
+    def _answers(self, opened: WorkerDirectory) -> Iterator[tuple[Answers | None, Lengths | None]]:
+        """What earlier runs know of the rows, by the indexes that the launching process made."""
+        settings, checkpoint = self._settings, Path(self._settings.checkpoint)
+        with contextlib.ExitStack() as stack:
+            answers = None
+            if settings.reuse:
+                from batchrun.rundir.reuse import lookup
+
+                taken = lookup.taken(settings, opened, self._say, checkpoint)
+                answers = stack.enter_context(taken)
+            lengths = assemble.lengths_of(settings, opened, self._say, checkpoint)
+            yield answers, stack.enter_context(lengths)
+
+    def _publish_cut(self, worker: Worker, opened: WorkerDirectory) -> None:
+        """Publish the shard that a limit cuts, if this worker has it: its rows below are done, and
+        no more of them are read.
+        """
+        last = len(worker.plan.starts) - 1
+        if worker.plan.limit is not None and last in worker.claimant.held:
+            state = opened.journal.next_state(last, complete=False)
+            publish(opened.parts, opened.journal, state, partial(commit, worker))
+
     def _sharing(
-        self, worker: Worker, lanes: Sequence[Lane], clock: LoopClock
+        self,
+        worker: Worker,
+        lanes: Sequence[Lane],
+        clock: LoopClock,
+        spending: Spending | None,
+        steered: Controls,
+        say: Callable[[str], None],
     ) -> AbstractAsyncContextManager[None]:
-        """What keeps this process to its share of the limits."""
+        """What keeps this process to its share of the limits and the budgets, and does what is
+        asked of all.
+        """
+        caps = {} if spending is None else {"cost": spending.cost, "tokens": spending.tokens}
+
+        def follow(control: Control) -> None:
+            lacking = steered.follow(control.do, control.values)
+            if lacking is not None:
+                say(f"warning: {lacking}")
+
         sharing = Sharing(
             store=worker.store,
             worker=worker.name,
@@ -305,6 +483,9 @@ class _Process:
             limits=limits_of(self._settings.endpoints),
             clock=clock,
             real_s=real_s,
+            budgets={name: budget for name, budget in caps.items() if budget is not None},
+            charged=worker.plan.charged,
+            follow=follow,
         )
         return sharing.kept()
 
@@ -317,9 +498,12 @@ class _Process:
         return assemble.run(
             self._settings,
             self._environment,
+            # Rows that were not sent again any more: only this may go on with them.
+            changes=Changes(resend_changed=self._resends and stop is not None),
             say=self._say,
             started_s=self._started_s,
             machinery=self._machinery,
+            judges=self._judges,
             stop=stop,
         )
 
@@ -346,18 +530,23 @@ class _Process:
                     raise error from None
                 time.sleep(POLL_S)
 
-    def _finished(self, stopped: Result | None) -> Result:
+    def _left_to_others(self, stop: Stop) -> Result:
+        """How far a process came that leaves the rest to the others."""
+        reached = {} if self._latest is None else self._latest.summary
+        return Result(reached, stop, None, 0, sent_nothing=self._latest is None, elsewhere=True)
+
+    def _finished(self, stop: Stop | None) -> Result:
         """How the whole ended: folded and summed up by this process, or by another one. Of a
-        process that was ``stopped`` while others work on, how far it came itself.
+        process that was stopped while others work on, how far it came itself. One that was drained
+        with nothing to do waits for the others, which stop as well.
         """
-        stop: Stop | None = None if stopped is None else stopped.stop
-        pauses = _Pauses()
+        pauses, latest = _Pauses(), self._latest
         while True:
             try:
                 result = self._summed_up(stop)
             except RunLockedError:
-                if stopped is not None and self._others_work():
-                    return replace(stopped, elsewhere=True)
+                if latest is not None and latest.stop is not None and self._others_work():
+                    return replace(latest, elsewhere=True)
                 pauses.sleep()
             else:
                 return replace(result, sent_nothing=False, elsewhere=result.sent_nothing)

@@ -8,10 +8,11 @@ one before ended without a word, and takes all of the mark for spent.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from batchrun.adapters.journal.state_db import StateFile
-from batchrun.engine.session.budget import Charge
+from batchrun.core.cost.charged import Charge
 from batchrun.rundir.spent import Spent
 
 
@@ -27,6 +28,13 @@ class LedgerSums(NamedTuple):
 def ledger_sums(found: Spent) -> LedgerSums:
     """The sums that budgets go by."""
     return LedgerSums(found.bill_pd or 0, found.tokens)
+
+
+def charges_before(
+    states: StateFile, ledger: LedgerSums, names: Iterable[str]
+) -> dict[str, Charge]:
+    """What is charged to these budgets before several processes spend of them together."""
+    return {name: BudgetAccount(states, name).opened(ledger) for name in names}
 
 
 class BudgetAccount:

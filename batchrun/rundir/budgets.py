@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from batchrun.adapters.journal.state_db import StateFile
+from batchrun.core.cost.charged import Charge
 from batchrun.core.cost.money import format_picodollars, usd
 from batchrun.core.cost.price_book import PriceBook
 from batchrun.core.settings.resolve import Settings
 from batchrun.core.text.wording import counted
-from batchrun.engine.session.budget import Budget, Charge
+from batchrun.engine.session.budget import Budget
 from batchrun.engine.session.guards import StopSwitch
 from batchrun.engine.session.spending import Spending
 from batchrun.rundir.budget_account import BudgetAccount, LedgerSums
@@ -102,7 +103,7 @@ def _used_up(budget: Budget, amount: int, *, money: bool) -> str:
         return format_picodollars(count) if money else counted(count, "token")
 
     flag = "--max-cost" if money else "--max-total-tokens"
-    charge = budget.charge
+    charge = budget.whole or budget.charge
     held = ""
     if charge.held:
         held = (

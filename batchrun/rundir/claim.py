@@ -35,18 +35,23 @@ from batchrun.adapters.storage.store import (
     Store,
     read_json,
 )
+from batchrun.adapters.system import platform
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.text.legible import shell_word
-from batchrun.errors import RunLockedError, StorageError, UsageError
+from batchrun.errors import DamagedError, RunLockedError, StorageError, UsageError
 from batchrun.rundir import restarts, state_reader
 from batchrun.rundir.directory_name import require_directory_name
 from batchrun.rundir.lock import NAME, Held, Lock
 from batchrun.rundir.restarts import Intent, Note
 
 UPLOADS = "upload"
-FLEET = "fleet"
-"""The folder of a run directory in which the processes of a fleet meet."""
+TRIES_WHILE_MOVED = 5
+"""A directory that other processes move aside at this moment is made again so often."""
+FLEET, LAUNCH = "fleet", "launch.json"
+"""The folder of a run directory in which the processes of a fleet meet, and the note in it that
+names their launch.
+"""
 Settle = Callable[[Path, Path, Callable[[str], None]], None]
 """Given a run directory with such a folder, its checkpoint, and what tells the user something:
 raises ``RunLockedError`` while a fleet is at work, and takes in what an earlier one left.
@@ -78,10 +83,37 @@ def refuse_shared(shared: SharedDirectory) -> Held:
     raise RunLockedError(message, holder="a fleet")
 
 
+def launch_record(folder: Path) -> dict[str, Any] | None:
+    """What the note of a fleet's launch says; None where there is none. Raises ``DamagedError``."""
+    path = folder / FLEET / LAUNCH
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        message = f"cannot read {path}: {error.strerror}"
+        raise StorageError(message) from error
+    return parse_launch(content, str(path), str(path.parent))
+
+
+def parse_launch(content: bytes, path: str, folder: str) -> dict[str, Any]:
+    """The note of a launch that was read from ``path``. Raises ``DamagedError``."""
+    from batchrun.core.fleet.sealed import unsealed  # for the directories of fleets alone
+
+    try:
+        return unsealed(content)
+    except ValueError as error:
+        message = (
+            f"{path} is damaged: {error}. Restore it from a backup. Without one, move "
+            f"{folder} away when no process works on the run, and start it again with "
+            "--repair: published parts are kept, and rows that only that folder has are sent again"
+        )
+        raise DamagedError(message, path=path) from None
+
+
 def refuse_fleet(folder: Path, _checkpoint: Path, _say: Callable[[str], None]) -> None:
     """The ``Settle`` of those that only need to know whether a fleet left something to take in."""
-    launch = files.read_json(folder / FLEET / "launch.json")
-    found = launch if isinstance(launch, dict) else {}
+    found = launch_record(folder) or {}
     names = (str(found.get("id")), f".{found.get('id')}.ended")
     if found.get("state") == "live" and any((folder / FLEET / name).is_dir() for name in names):
         message = (
@@ -350,20 +382,30 @@ def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
 def _lock_made(folder: Path, checkpoint: Path, what: str, say: Callable[[str], None]) -> Lock:
     """The lock of a folder and its checkpoint, both made; they may be one."""
     try:
-        for place in dict.fromkeys((folder, checkpoint)):
-            files.make_folder(place, private=True)
-            if place.stat().st_mode & stat.S_IWOTH:
-                say(
-                    f"warning: every user of this machine may write into {place}, and so could "
-                    f"change its answers: chmod o-w {shell_word(str(place))}"
-                )
-        lock = Lock(folder, checkpoint / NAME, say)
-        lock.acquire()
+        for tries_left in reversed(range(TRIES_WHILE_MOVED)):
+            try:
+                return _lock_of(folder, checkpoint, say)
+            except FileNotFoundError:  # another process moved it aside at this moment
+                if not tries_left:
+                    raise
     except OSError as error:
         message = f"cannot make the {what} {folder}: {error.strerror}"
-        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno in platform.NO_LOCKS:
             message += "; its file system takes no locks, so runs cannot be kept apart there"
         raise UsageError(message) from None
+    raise AssertionError(folder)
+
+
+def _lock_of(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
+    for place in dict.fromkeys((folder, checkpoint)):
+        files.make_folder(place, private=True)
+        if place.stat().st_mode & stat.S_IWOTH:
+            say(
+                f"warning: every user of this machine may write into {place}, and so could "
+                f"change its answers: chmod o-w {shell_word(str(place))}"
+            )
+    lock = Lock(folder, checkpoint / NAME, say)
+    lock.acquire()
     return lock
 
 

@@ -244,7 +244,7 @@ class Comparison:
     def _has_grown(self) -> bool:
         """Whether a source whose rows were counted has more of them by now."""
         before = self._journal.states.get("input_rows")
-        return before is not None and self._given.count() != before
+        return before is not None and (self._given.count() or 0) * self._given.repeat != before
 
     def _move(self, reader: Reader) -> None:
         """Have the rows of a source that changed moved to their new places, where that is asked
@@ -290,7 +290,7 @@ class Comparison:
             from batchrun.adapters.parts.renumbering import survey
 
             hashes = partial(hash_of, self._build)
-            return survey(self._parts, self._journal, blocks, hashes)
+            return survey(self._parts, self._journal, blocks, hashes, self._given.repeat)
         return None
 
     def _count_done(self) -> int:

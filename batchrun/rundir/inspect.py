@@ -12,18 +12,23 @@ from batchrun.adapters.storage.object_store import ObjectStore
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import UsageError
+from batchrun.rundir.claim import FLEET
 from batchrun.rundir.lock import is_held_elsewhere, is_locked
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
     """A run directory: its files, its checkpoint (None where nobody said where that is), and
-    whether a run works on it, as far as this machine can tell.
+    whether a process has it to itself, as far as this machine can tell.
     """
 
     store: StoreReader
     checkpoint: Path | None
     live: bool
+    fleet: Path | None = None
+    """The run directory, if several processes work on it together, or did: ``rundir.fleet.looking``
+    knows. Its lock is free meanwhile.
+    """
 
 
 def look_at(directory: str, checkpoint: str | None) -> Look:
@@ -34,7 +39,8 @@ def look_at(directory: str, checkpoint: str | None) -> Look:
         folder = Path(local)
         control = control or folder / "checkpoint"
         live = is_locked(folder) or is_held_elsewhere(control)
-        return Look(DiskStore(folder), control, live)
+        fleet = folder if (folder / FLEET).is_dir() else None
+        return Look(DiskStore(folder), control, live, fleet)
     try:
         store = ObjectStore(directory, Path(tempfile.gettempdir()))
     except filesystems.AddressError as error:

@@ -14,6 +14,7 @@ share that, and its locks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import math
 import os
@@ -27,6 +28,7 @@ from typing import NamedTuple, Protocol
 from batchrun.adapters.environment.clock import real_s
 from batchrun.adapters.storage import disk
 from batchrun.adapters.storage.files import open_private
+from batchrun.adapters.system import platform
 from batchrun.errors import RunLockedError, StorageError
 
 NAME = "lock"
@@ -34,7 +36,6 @@ BEAT_S = 2.0
 """The holder touches its note so often."""
 WATCH_S = 20.0
 """A note of another machine that is not touched for so long is a dead one's."""
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _KERNEL = "kernel "
 
 
@@ -88,10 +89,13 @@ class Lock:
         self._looked_s = math.inf
 
     def acquire(self) -> None:
-        """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken."""
+        """Take the locks. Raises ``RunLockedError`` naming the holder if they are taken, and
+        ``FileNotFoundError`` if the folder was moved away at this moment.
+        """
         try:
             self._descriptors.append(os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC))
             _take(self._descriptors[-1])
+            self._refuse_moved()
             self._descriptors.append(open_private(self.note))
             _take(self._descriptors[-1])
             self._refuse_living()
@@ -147,6 +151,11 @@ class Lock:
         )
         return RunLockedError(message, holder=holder)
 
+    def _refuse_moved(self) -> None:
+        locked = os.fstat(self._descriptors[0])
+        if not os.path.samestat(locked, self.folder.stat()):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
+
     def _refuse_living(self) -> None:
         """The lock is ours on this machine; see whether the note's holder lives on another."""
         first = _seen(self.note)
@@ -190,10 +199,7 @@ def _seen(path: Path) -> _Note:
 
 def this_kernel() -> str:
     """What tells this machine from others, and from itself before it was started again."""
-    try:
-        return _BOOT.read_text("ascii").strip()
-    except OSError:
-        return socket.gethostname()
+    return platform.boot_id()
 
 
 def _take(descriptor: int) -> None:

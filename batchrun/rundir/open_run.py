@@ -60,6 +60,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("batchrun.run")
 FLIGHTS, STATUS = "inflight", "status.json"
+Taken = Callable[[Held], Callable[[], None]]
+NOTICES = "fleet_notices"
+"""The key of the state file for what the processes of a fleet told their users. It is there until
+something is sent again."""
 
 
 @dataclass(slots=True)
@@ -87,16 +91,22 @@ class RunDirectory:
     """Those of them that lie beyond the limit of this session."""
     again: Found = field(default_factory=Found)
     """Those of them that are sent again."""
+    proved: bool = False
+    """Whether rows had a completion before that ``done`` does not count."""
     started_at_us: int = 0
     wall_s_before: float = 0.0
     set_aside: tuple[Named, ...] = ()
     """What a restart set aside, the latest first."""
-    reads_once: bool = False
-    """Whether the input can be read only once."""
+    looked_over: bool = False
+    """Whether the input need not, or cannot, be looked over before anything is sent: what its rows
+    may cost is known, or is found as they come.
+    """
     reading: Reading = NOW
     """The rules that the input is read by."""
     given: Input | None = None
     """The input itself."""
+    answered: dict[int, Sequence[Turn]] = field(default_factory=dict)
+    """The answered turns of conversations that have no outcome so far, by row."""
 
     def totals(self) -> Totals:
         """The sums over everything published."""
@@ -124,11 +134,10 @@ class RunDirectory:
         return bool(sum(self.totals().rows()) == self.journal.states.get("input_rows"))
 
     def turns(self) -> dict[int, Sequence[Turn]]:
-        """The answered turns of conversations that have no outcome so far, by row."""
-        found: dict[int, Sequence[Turn]] = {}
+        """The answered turns of the conversations that logs tell of: ``answered``."""
         for shard in self.journal.logs:
-            found |= self.journal.turns(shard)
-        return found
+            self.answered.update(self.journal.turns(shard))
+        return self.answered
 
     def flights(self, slots: int) -> FlightLog:
         """A fresh flight log; what the last one told is in the journal by now."""
@@ -148,6 +157,13 @@ class RunDirectory:
         except OSError as error:
             message = f"cannot write the summary into {self.store.where()}: {error.strerror}"
             raise StorageError(message) from error
+
+    def forget_examples(self) -> None:
+        """Rows that are sent again may be no example of their error class any more."""
+        examples = self.journal.states.get("examples") or {}
+        kept = {name: row for name, row in examples.items() if name not in self.again.errors}
+        if kept != examples:
+            self.journal.states.put(examples=kept or None)
 
     def all_resent(self) -> None:
         """Every done row whose request changed has a new outcome."""
@@ -169,6 +185,7 @@ def open_run(
     require: Callable[[pa.Schema], None] = lambda _: None,
     settle: claim.Settle = claim.refuse_fleet,
     take_shared: claim.TakeShared = claim.refuse_shared,
+    taken: Taken | None = None,
     say: Callable[[str], None],
 ) -> RunDirectory:
     """Open or make the run directory of these settings.
@@ -176,9 +193,11 @@ def open_run(
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
     ``UsageError`` for a schema of results that will not do; ``settle`` and ``take_shared`` see to a
-    fleet (``claim``); ``say`` is told of what takes time, is sent again or was repaired. Raises
-    ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``;
-    then nothing was sent and nothing was touched.
+    fleet (``claim``); ``taken`` is called once the directory is this process's, before anything
+    that takes long, and what it returns where it cannot be opened after all;
+    ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
+    ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
+    and nothing was touched.
     """
     given = given or input_of(settings, changes)
     given.require_model(settings)
@@ -188,11 +207,14 @@ def open_run(
     store, lock = claim.take(
         settings.dir, checkpoint, changes, say, _intent(settings, given), settle, take_shared
     )
-    journal: Journal | None = None
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(lock.release)
+        if taken is not None:
+            undo.callback(taken(lock))
         repair = _repair(store, checkpoint, say) if changes.repair else None
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)
+        undo.callback(journal.close)
         journal.fence = lock.check
         _finish_renumbering(store, journal, say)
         begun = journal.states.get("settings") is not None
@@ -219,7 +241,7 @@ def open_run(
         opened = RunDirectory(
             store, checkpoint, lock, journal, parts, reader, found.carry, [], build
         )
-        opened.reads_once = given.pipe is not None
+        opened.looked_over = given.pipe is not None
         opened.reading, opened.given = given.reading, given
         sent = journal.states.get("sent") or ()
         columns_notice.report_columns(say, settings, given, store.where(), sent, found.carry.names)
@@ -232,11 +254,7 @@ def open_run(
         _plan(opened, settings, grown=found.grown)
         _bring_up(opened, looked, say, grown=found.grown)
         _log_opened(opened, begun=begun)
-    except BaseException:
-        if journal is not None:
-            journal.close()
-        lock.release()
-        raise
+        undo.pop_all()
     return opened
 
 
@@ -490,7 +508,7 @@ def _renumber(
         publish(parts, journal, journal.next_state(shard, complete=False))
     blocks = opened.reader.blocks([Span(0, None, Position())], limit=None)
     hash_of = functools.partial(resend.hash_of, opened.build)
-    work = Renumbering(parts, journal, blocks, hash_of, opened.carry.schema)
+    work = Renumbering(parts, journal, blocks, hash_of, opened.carry.schema, given.repeat)
     work.run(
         {
             "settings": settings.shaping(),

@@ -56,7 +56,7 @@ def require_bounds(
 
     Raises ``UsageError`` that names the first row without; other bad rows are let pass.
     """
-    if opened.reads_once:
+    if opened.looked_over:
         return
     try:
         for block in opened.reader.blocks(opened.spans, limit=settings.limit):

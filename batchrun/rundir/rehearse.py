@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -112,7 +113,7 @@ def rehearsed(
         _release(given)
         done: Callable[[Row], bool] = _Done(parts, journal, changes, build, settings.shard_rows)
         if compared.moved:
-            done = _DoneInSource(parts, journal, build)
+            done = _DoneInSource(parts, journal, build, given.repeat)
         yield Rehearsal(given, reader, compared.carry, build, done, resumed=True)
 
 
@@ -161,18 +162,22 @@ class _Done:
 
 
 class _DoneInSource:
-    """Whether a row is done, by its row in a source that changed since. Rows come in order."""
+    """Whether a row is done, by its row in a source that changed since and which of that row's
+    ``repeats`` it is. Rows come in order.
+    """
 
-    def __init__(self, parts: Parts, journal: Journal, build: Build) -> None:
+    def __init__(self, parts: Parts, journal: Journal, build: Build, repeats: int) -> None:
         from batchrun.adapters.parts import renumbering
 
         self._build = build
-        self._old = renumbering.endings(parts, journal)
+        self._key_of = partial(renumbering.key_of, repeats=repeats)
+        self._old = renumbering.endings(parts, journal, repeats)
         self._ahead = next(self._old, None)
 
     def __call__(self, row: Row) -> bool:
-        while self._ahead is not None and self._ahead[0] < row.line:
+        key = self._key_of(row)
+        while self._ahead is not None and self._ahead[0] < key:
             self._ahead = next(self._old, None)
-        if self._ahead is None or self._ahead[0] != row.line:
+        if self._ahead is None or self._ahead[0] != key:
             return False
         return resend.hash_of(self._build, row) == self._ahead[1]

@@ -329,6 +329,7 @@ class SelectingReader:
         ended: dict[int, Ending] = {}
         standing: set[int] = set()
         kept: dict[int, frozenset[str]] = {}
+        anew: set[int] = set()
         flaws = bool(self._selection.changes.retried_flaws)
         for block in self._reader.blocks(spans, limit=limit, breaks=breaks):
             if block.shard not in self._shards:
@@ -338,17 +339,21 @@ class SelectingReader:
                 shard = block.shard
                 ended = endings(self._parts, self._journal, shard, flaws=flaws)
                 standing, kept = set(ended), {}
+                # Another process of a fleet sent them again, and did not come to the shard's end.
+                anew = {outcome.row for outcome in self._journal.outcomes(shard)}
                 state = self._journal.state(shard)
                 self._known[shard] = Known(
                     # This one loses rows of blocks that were not handed on yet; `kept` gets them.
                     standing,
-                    self._parts.known_rows(shard)[1],
-                    recorded=state is not None and state.complete,
+                    last_attempts(self._parts, self._journal, shard),
+                    recorded=state is not None
+                    and state.complete
+                    and shard not in self._journal.logs,
                     kept=kept,
                 )
             for row in block.rows:
                 ending = ended.get(row.number)
-                if ending is None or not self._selection.picks(ending, row):
+                if ending is None or row.number in anew or not self._selection.picks(ending, row):
                     continue
                 standing.discard(row.number)
                 spared = self._selection.spared(ending, row) if ending.flaws else None

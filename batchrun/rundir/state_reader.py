@@ -133,7 +133,7 @@ def _check_file(db: sqlite3.Connection, found: Recorded) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (sound,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if mark != APPLICATION_ID:
-        found.faults.append("it is no batchrun checkpoint")
+        found.faults.append("it is not a batchrun checkpoint")
     if version not in FORMATS:
         known = " and ".join(map(str, FORMATS))
         found.faults.append(f"it has format {version}; this version reads formats {known}")
@@ -147,7 +147,7 @@ def _value(key: str, value: object, found: Recorded) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        found.faults.append(f"what it records as {key!r} is no JSON")
+        found.faults.append(f"what it records as {key!r} is not JSON")
         return None
 
 

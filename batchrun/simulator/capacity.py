@@ -135,7 +135,9 @@ def parse_capacity(text: str) -> Capacity:
     try:
         figures = [float(figure) for figure in written]
     except ValueError:
-        raise ValueError(f"capacity {text!r} has a part that is no number; write {FORMS}") from None
+        raise ValueError(
+            f"capacity {text!r} has a part that is not a number; write {FORMS}"
+        ) from None
     match name, figures:
         case "slots", [slots, queue]:
             return Slots(_whole("slots K", slots), _whole("slots Q", queue))

@@ -77,7 +77,9 @@ def parse_latency(text: str) -> Latency:
     try:
         numbers = [float(number) for number in written]
     except ValueError:
-        raise ValueError(f"latency {text!r} has a part that is no number; write {_FORMS}") from None
+        raise ValueError(
+            f"latency {text!r} has a part that is not a number; write {_FORMS}"
+        ) from None
     match name, numbers:
         case "fixed", [wait_s]:
             return FixedLatency(wait_s)

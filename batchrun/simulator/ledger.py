@@ -155,7 +155,7 @@ class Exchange:
         self._asks, self._ask = asks, asks.asked
 
     def unreadable(self) -> None:
-        """Note that the body is no JSON object."""
+        """Note that the body is not JSON object."""
         self._counts.unreadable += 1
 
     def admit(self) -> int:

@@ -43,7 +43,7 @@ class AnswerFields:
         """The columns, in the order of the schema."""
 
     def added(self, table: pa.Table) -> pa.Table:
-        """The table with these columns behind its own. An answer that is no JSON object has nulls,
+        """The table with these columns behind its own. An answer that is not JSON object has nulls,
         and so has a value of another type than its field's.
         """
         answers = [_object(text) for text in table.column("content").to_pylist()]

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchrun.adapters.environment import control_socket
 from batchrun.adapters.environment.control_socket import NoAnswerError
@@ -18,8 +18,13 @@ from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect
+from batchrun.rundir.claim import FLEET
+from batchrun.rundir.inspect import Look
 from batchrun.rundir.lock import is_held_elsewhere
 from batchrun.views.text import safe
+
+if TYPE_CHECKING:
+    from batchrun.views.fleet.control import LiveFleet
 
 STARTING_S = 10.0
 """A run that was just started has its socket by then."""
@@ -43,6 +48,9 @@ class LiveRun:
             )
             raise UsageError(message)
         self._control = look.checkpoint
+        self._fleet = _fleet(look)
+        if self._fleet is not None:
+            return
         if not look.live:
             raise UsageError(self._dead())
         if is_held_elsewhere(look.checkpoint):
@@ -56,6 +64,8 @@ class LiveRun:
         """Ask for a change; returns what holds now. Raises ``UsageError`` where the run refuses it
         or does not answer.
         """
+        if self._fleet is not None:
+            return self._fleet.ask(action, dict(values or {}))
         request: dict[str, Any] = {"do": action}
         if values is not None:
             request["values"] = dict(values)
@@ -75,6 +85,9 @@ class LiveRun:
             except NoAnswerError as error:
                 if not self._is_live():
                     raise UsageError(self._dead()) from None
+                self._fleet = _fleet(inspect.look_at(self._folder, self._checkpoint))
+                if self._fleet is not None:  # it was being launched
+                    return {"now": self._fleet.ask(request["do"], request.get("values") or {})}
                 if not error.missing or time.monotonic() > until_s:
                     message = (
                         f"the run in {self._name} cannot be reached: {error.reason}. Is it stopped "
@@ -85,6 +98,8 @@ class LiveRun:
 
     def ended(self) -> dict[str, Any]:
         """Wait until the run has stopped; returns how it ended."""
+        if self._fleet is not None:
+            self._fleet.wait()
         while self._is_live():
             time.sleep(POLL_S)
         found = read_json(inspect.look_at(self._folder, self._checkpoint).store, SUMMARY) or {}
@@ -102,15 +117,39 @@ class LiveRun:
         )
 
 
+def _fleet(look: Look) -> LiveFleet | None:
+    """The processes that work on a directory together; None where there are none."""
+    if look.fleet is None:
+        return None
+    from batchrun.views.fleet import control
+
+    return control.live_fleet(look.fleet)
+
+
 def lines(held: Mapping[str, Any]) -> list[str]:
     """What holds now, or how the run ended, for people."""
     if held["state"] != "stopped":
-        return [safe(line) for line in controls.lines(held)]
+        return [safe(line) for line in [*controls.lines(held), *_followers(held.get("workers"))]]
     rows = held.get("rows") or {}
     pending = rows.get("pending")
     if pending:
         return [f"stopped: {counted(pending, 'row')} pending; the same command resumes the run"]
     return [f"stopped: {safe(str(held.get('status') or 'it left no summary'))}"]
+
+
+def _followers(workers: Mapping[str, Any] | None) -> list[str]:
+    """How many of several processes follow."""
+    if workers is None:
+        return []
+    alive = counted(workers["alive"], "process", "processes")
+    if not workers["missing"]:
+        return [f"followed by {alive}"]
+    missing = ", ".join(workers["missing"])
+    told = (
+        f"followed by {workers['followed']:,} of {alive}; no sign of {missing}, which follows once "
+        "it renews its limits, and stops sending if it cannot"
+    )
+    return [told]
 
 
 def _require_ours(folder: str, checkpoint: str | None) -> None:
@@ -119,7 +158,7 @@ def _require_ours(folder: str, checkpoint: str | None) -> None:
         local = None if name is None else local_path(name)
         if local is None:
             continue
-        for path in (Path(local), Path(local, "checkpoint")):
+        for path in (Path(local), Path(local, "checkpoint"), Path(local, FLEET)):
             with contextlib.suppress(OSError):
                 if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
                     raise UsageError(_not_ours(shell_word(format_address(folder)), path))

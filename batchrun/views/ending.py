@@ -8,6 +8,7 @@ from typing import Any
 from batchrun.core.cost.money import format_cost
 from batchrun.core.run.reuse_rules import format_rows_by_endpoint
 from batchrun.core.settings.addresses import format_address
+from batchrun.core.settings.providers import cautions
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted, verb
 from batchrun.views import failures, figures, funds
@@ -45,6 +46,7 @@ def lines(
         f"{totals['prompt_tokens']:,} prompt + "
         f"{counted(totals['completion_tokens'], 'completion token')}" + _cost(totals),
     ]
+    out += [f"note: {text}" for text in cautions(_providers(summary))]
     out += _reused(summary)
     if totals.get("unpriced_attempts") and totals["cost_usd"] is not None:
         unpriced = totals["unpriced_attempts"]
@@ -77,8 +79,13 @@ def lines(
         elif summary["errors"].keys() - {"invalid_row"}:
             out.append("to send failed rows again: the same command with --retry-failed")
     else:
-        out += [*fix, f"{'then, ' if fix else ''}to go on: {resume}"]
+        out += [*fix, f"{'then, ' if fix else ''}to resume: {resume}"]
     return out
+
+
+def _providers(summary: Mapping[str, Any]) -> list[str | None]:
+    """The providers of the run's endpoints."""
+    return [endpoint.get("provider") for endpoint in summary["settings"].get("endpoint") or ()]
 
 
 def _reused(summary: Mapping[str, Any]) -> list[str]:

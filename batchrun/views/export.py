@@ -98,8 +98,8 @@ def format_of(target: str, given: str | None) -> str:
     suffix = Path(target).suffix.lower()
     if suffix not in FORMATS:
         message = (
-            f"{target}: {suffix or 'no suffix'} is no format to export to "
-            f"({', '.join(FORMATS)}); say which it is with --format"
+            f"{target}: {suffix or 'no suffix'} is not an export format "
+            f"({', '.join(FORMATS)}); set it with --format"
         )
         raise UsageError(message)
     return FORMATS[suffix]

@@ -49,6 +49,8 @@ def _judge(name: str, one: Mapping[str, Any]) -> list[str]:
     }
     told = [f"{one[key]:,} {what}" for key, what in left.items() if one.get(key)]
     cost = "" if one.get("cost_usd") is None else f"; cost {format_cost(one['cost_usd'])}"
+    if cost and one.get("wasted_cost_usd"):
+        cost += f", {format_cost(one['wasted_cost_usd'])} of it wasted"
     by = "" if not one.get("model") else f" by {safe(str(one['model']))}"
     head = f"judge {safe(name)}: {counted(one['rows'], 'answer')} judged{by}"
     return ["".join([head, *(f", {each}" for each in told), cost])]

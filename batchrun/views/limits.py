@@ -20,7 +20,7 @@ def format_limits(windows: Iterable[Mapping[str, Any]]) -> str | None:
     server tells none. The same limit under two names is told once.
     """
     parts = dict.fromkeys(part for window in windows if (part := _window(window)))
-    return f"limits told by the server: {', '.join(parts)}" if parts else None
+    return f"limits reported by the server: {', '.join(parts)}" if parts else None
 
 
 def _window(window: Mapping[str, Any]) -> str:

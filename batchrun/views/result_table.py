@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +14,7 @@ from batchrun.errors import UsageError
 from batchrun.rundir import inspect
 from batchrun.views.published import Results
 
-ArrowTable = pa.Table
+ArrowTable: TypeAlias = pa.Table
 _KEYS = ("row", "custom_id")
 """Columns of `scores/` that are no scores."""
 

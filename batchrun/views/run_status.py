@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from batchrun.adapters.journal.journal import STATES
@@ -18,13 +19,17 @@ from batchrun.rundir.open_run import STATUS
 from batchrun.views import ending, failures, funds, limits, windows
 from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
 
+WORKER_STATES = ("alive", "dead", "left")
+"""How the processes of a fleet may be (``fleet.status.KEYS``)."""
+
 
 def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     """What can be known of a run directory.
 
     ``state`` is ``running``, ``killed`` (it left no exit record; the same command resumes) or the
-    summary's status; ``errors`` counts failed rows by class, ``examples`` has one of each: an
-    object of ``row`` and ``message``. Raises ``UsageError`` for what is no run directory.
+    summary's status; ``fleet`` is there while several processes work on it, or died
+    (``fleet.status.KEYS``); ``errors`` counts failed rows by class, ``examples`` has one of each:
+    an object of ``row`` and ``message``. Raises ``UsageError`` for what is not a run directory.
     """
     found = _found(folder, checkpoint)
     known = found.get("summary") or found.get("live") or {}
@@ -34,12 +39,18 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
 def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
     look = inspect.look_at(folder, checkpoint)
     control = look.checkpoint
+    if look.fleet is not None and control is not None:
+        from batchrun.views.fleet import status
+
+        together = status.read(look.fleet, control, locked=look.live)
+        if together is not None:
+            return together
     summary = read_json(look.store, SUMMARY)
     live = None if control is None else files.read_json(control / STATUS)
     begun = control is not None and (control / STATES).exists()
     if summary is None and live is None and not begun:
         shown = look.store.where()
-        message = f"{shown} is no run directory: it has neither summary.json nor a checkpoint"
+        message = f"{shown} is not a run directory: it has neither summary.json nor a checkpoint"
         if control is None:
             message += " (--checkpoint names that)"
         raise UsageError(message)
@@ -57,16 +68,9 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     if "summary" in found:
         resume = f"the same batchrun run command (-o {shell_word(format_address(folder))})"
         return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
-    live = found["live"]
-    if found["state"] == "killed":
-        out = ["killed: the run left no exit record; the same command resumes it"]
-        if live is None:
-            return out
-        out.append(f"last seen {safe(str(live['updated_at']))}:")
-    elif live is None:
-        return ["running: starting up"]
-    else:
-        out = [f"{safe(str(live['state']))}: process {live['pid']} on {safe(str(live['host']))}"]
+    live, out = found["live"], _head(found)
+    if live is None:
+        return out
     out += _numbers(live, dead=found["state"] == "killed")
     if live.get("cost_usd") is not None:
         spent, *others = funds.costs(live["cost_usd"], live.get("money"))
@@ -82,6 +86,8 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     out += failures.failure_lines(live.get("errors") or {}, live.get("examples") or {})
     out += _controls(live.get("controls"))
     out += [f"notice: {safe(notice)}" for notice in live.get("notices") or ()]
+    if "fleet" in found:
+        out += _workers(found)
     dead = found["state"] == "killed"
     if live["bound_by"] is not None and not dead:
         out.append(f"bound by {BOUND[live['bound_by']]}")
@@ -95,6 +101,19 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
         )
         out += [named + line for line in told if line is not None]
     return out
+
+
+def _head(found: dict[str, Any]) -> list[str]:
+    """The first lines: who works on the run, or did."""
+    live = found["live"]
+    if "fleet" in found:
+        return [_processes(found)]
+    if found["state"] == "killed":
+        out = ["killed: the run left no exit record; the same command resumes it"]
+        return out if live is None else [*out, f"last seen {safe(str(live['updated_at']))}:"]
+    if live is None:
+        return ["running: starting up"]
+    return [f"{safe(str(live['state']))}: process {live['pid']} on {safe(str(live['host']))}"]
 
 
 def _numbers(live: dict[str, Any], *, dead: bool) -> list[str]:
@@ -142,3 +161,53 @@ def _endpoint(live: dict[str, Any]) -> str:
         f"throttled {live['refusals']:,}, failed {live['failures']:,}"
     )
     return text if live["why"] is None else f"{text}: {safe(live['why'])}"
+
+
+def _processes(found: dict[str, Any]) -> str:
+    """How many processes work on the run together, or did."""
+    workers, live = found["fleet"]["workers"], found["live"]
+    states = Counter(worker["state"] for worker in workers)
+    told = ", ".join(f"{states[state]} {state}" for state in WORKER_STATES if states[state])
+    processes = counted(len(workers), "process", "processes")
+    if found["state"] == "killed":
+        return f"killed: {processes} together ({told}); the same command goes on:"
+    hosts = {worker["host"] for worker in workers if worker["state"] == "alive"}
+    on = f" on {counted(len(hosts), 'machine')}" if len(hosts) > 1 else ""
+    return f"{safe(str(live['state']))}: {processes} together{on} ({told})"
+
+
+def _workers(found: dict[str, Any]) -> list[str]:
+    """Shards, shared limits and processes, a line for each."""
+    fleet = found["fleet"]
+    shards, out = fleet["shards"], []
+    out.append(
+        f"{shards['published']:,} of {counted(shards['all'], 'shard')} published, "
+        f"{shards['claimed']:,} claimed, {shards['free']:,} free"
+    )
+    several = len({limit["endpoint"] for limit in fleet["limits"]}) > 1
+    if fleet["limits"] and found["state"] != "killed":
+        told = (_limit(limit, limit["total"], several=several) for limit in fleet["limits"])
+        out.append(f"limits of all together: {', '.join(told)}")
+    return out + [_worker(worker, several=several) for worker in fleet["workers"]]
+
+
+def _limit(limit: dict[str, Any], value: float, *, several: bool) -> str:
+    named = f"{safe(limit['endpoint'])}." if several else ""
+    return f"{named}{limit['kind']} {value:,.6g}"
+
+
+def _worker(worker: dict[str, Any], *, several: bool) -> str:
+    where = f"process {worker['pid']} on {safe(str(worker['host']))}"
+    if worker["pid"] is None:
+        where = "a process that has just begun"
+    done = f"{counted(worker['shards'], 'shard')} and {counted(worker['rows'], 'row')} done"
+    text = f"{safe(worker['name'])}: {worker['state']}, {where}, {done}"
+    if worker["state"] == "alive":
+        shares = (_limit(one, one["share"], several=several) for one in worker["shares"])
+        now = [f"in flight {worker['in_flight']}", f"{rate(worker['requests_per_s'])} requests"]
+        return ", ".join([text, *now, *shares])
+    if worker["state"] == "dead":
+        text += f", last heard of {duration(worker['silent_s'])} ago"
+        if worker["claimed"]:
+            text += f", {counted(worker['claimed'], 'shard')} to be taken over"
+    return text

@@ -191,7 +191,7 @@ class Report:
             found.append(
                 f"{counted(ids, 'custom_id')} {verb(ids, 'comes', 'come')} more than once, in "
                 f"{self.repeats.rows:,} rows (first {safe(first.custom_id[:100])!r}, rows "
-                f"{first.rows[0]} and {first.rows[1]}); rows are told apart by `row`"
+                f"{first.rows[0]} and {first.rows[1]}); use `row` to tell them apart"
             )
         if len(self.kinds) > 1:
             kinds = ", ".join(f"{kind} ({count:,})" for kind, count in self.kinds.most_common())

@@ -50,6 +50,7 @@ def test_the_report_opens_everywhere(visit, report):
             assert seen.overflow() <= 0, (width, scheme)
 
 
+@pytest.mark.slow
 def test_light_and_dark_can_be_read(visit, report):
     """Text and ground differ by the contrast that WCAG asks for (4.5 to 1), in both."""
     luminance = """(colour) => {

@@ -21,12 +21,12 @@ from batchrun.core.settings.urls import address
 from batchrun.errors import TransportFault
 from batchrun.records import Request
 
-pytestmark = pytest.mark.usefixtures("way")
+pytestmark = [pytest.mark.usefixtures("way"), pytest.mark.linux]
 
 REQUEST = Request(0, None, b'{"messages":[],"model":"m"}', "0" * 64, "m", 10)
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 NONE = (0, None, None, None)
-TIMES = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+TIMES = [getattr(socket, f"TCP_KEEP{name}", None) for name in ("IDLE", "INTVL", "CNT")]
 SO_ATTACH_FILTER = 26
 PROBED = (1, 7, 7, keepalive.PROBES)
 

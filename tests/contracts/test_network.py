@@ -416,7 +416,7 @@ class TestFilesOfCertificates:
             ({"ca_file": text}, {}, "PEM"),
             ({"ca_file": tmp_path}, {}, str(tmp_path)),
             ({}, {"SSL_CERT_FILE": "/nowhere.pem"}, "SSL_CERT_FILE /nowhere.pem cannot be read"),
-            ({}, {"SSL_CERT_DIR": "/nowhere"}, "SSL_CERT_DIR /nowhere is no folder"),
+            ({}, {"SSL_CERT_DIR": "/nowhere"}, "SSL_CERT_DIR /nowhere is not a folder"),
             ({"client_cert": "/nowhere.pem"}, {}, "/nowhere.pem"),
             ({"client_cert": cert}, {}, "certificate and its key"),
             ({"client_cert": cert, "client_key": key}, {}, "not that of the certificate"),

@@ -139,7 +139,7 @@ class StoreExam:
         )
 
     def test_json_is_written_and_read(self, store):
-        """As text that any reader understands; what is no JSON is None."""
+        """As text that any reader understands; what is not JSON is None."""
         write_json(store, "summary.json", {"größe": [1, None]})
         assert read_json(store, "summary.json") == {"größe": [1, None]}
         assert store.names("") == ["summary.json"]

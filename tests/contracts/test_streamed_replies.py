@@ -391,13 +391,15 @@ def test_what_comes_for_somebody_who_left(transport_of, monkeypatch):
     """A large stream that is given up leaves no turn taken among those that may be large."""
     monkeypatch.setattr(reply_body, "LARGE_AT_ONCE", 1)
     monkeypatch.setattr(reply_body, "UNPACKED_BYTES", 0)
-    begun = []
+    sent = []
 
     async def behave(_, writer):
-        begun.append(writer)
+        nth = len(sent)
+        sent.append(0)
         writer.write(_head(STREAM, CHUNKED) + _chunked(OPEN, end=False))
         for _ in range(200):
             writer.write(_chunked(_event({"content": "x" * 1000}), end=False))
+            sent[nth] += 1
             await asyncio.sleep(0.001)
         writer.write(_chunked(STOP, DONE))
         return True
@@ -406,18 +408,19 @@ def test_what_comes_for_somebody_who_left(transport_of, monkeypatch):
         async with (
             _serving(behave) as (url, _),
             transport_of(url, timeout_s=20, body_bytes_max=10**6) as transport,
+            asyncio.timeout(PATIENCE_S),
         ):
-            for wait_s in (0.02, 0.05, 0.08, 0.11):
+            for nth, pieces in enumerate((1, 30, 60, 90)):
                 leaving = asyncio.create_task(transport.send(REQUEST))
-                await asyncio.sleep(wait_s)
+                while len(sent) == nth or sent[nth] < pieces:  # noqa: ASYNC110 - until it came
+                    await asyncio.sleep(0.001)
                 leaving.cancel()
-            async with asyncio.timeout(PATIENCE_S):
-                reply = await transport.send(REQUEST)
+            reply = await transport.send(REQUEST)
             assert len(_read(reply).first.content) == 200_000
             assert not transport._large.slots.locked()
 
     asyncio.run(play())
-    assert len(begun) == 5
+    assert len(sent) == 5
 
 
 def test_surplus_costs_the_connection(transport_of):

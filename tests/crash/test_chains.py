@@ -1,5 +1,6 @@
 """Real processes, killed while they work on runs that are made from other runs (``--from``)."""
 
+import itertools
 import json
 import random
 import signal
@@ -27,6 +28,7 @@ class Chain:
         self.asked = Counter()
         self.delay_s = 0.0
         self._sessions = sessions
+        numbers = itertools.count()
 
         def reply(body, _headers, _nth):
             question = body["messages"][-1]["content"]
@@ -34,7 +36,7 @@ class Chain:
             time.sleep(self.delay_s)
             if question in {f"q{number}" for number in self.refused}:
                 return 413, {}, {"error": {"message": "no"}}
-            return 200, {}, answer(f"re {question}")
+            return 200, {}, answer(f"re {question}", id=f"c{next(numbers)}")
 
         self._url = scripted(reply).base_url
         told = [{"text": f"q{n}", "topic": f"t{n}"} for n in range(rows)]
@@ -76,30 +78,37 @@ FAILED = ("--from", "one", "--from-status", "error", "-o", "two", "--prompt", "W
 
 
 @pytest.mark.slow
-def test_killed_while_parts_are_written_for_rows_that_moved(chain):
+@pytest.mark.parametrize("times", [1, 2])
+def test_killed_while_parts_are_written_for_rows_that_moved(chain, times):
     """At every step the run is as it was, or on its way to what it will be: the same command goes
-    on. No row is sent again that has its answer, none is lost, and the bill misses nothing.
+    on. No row is sent again that has its answer, none is lost, and the bill misses nothing; with
+    ``--repeat`` that holds for each repeat.
     """
     made = chain(24)
     made.refused = set(range(10))
     made.run(*FIRST, code=1)
-    made.run(*FAILED)
-    before = {row["source_row"]: row["content"] for row in made.rows("two")}
+    next_ = (*FAILED, "--repeat", str(times))
+    made.run(*next_)
+    before = {
+        (row["source_row"], row.get("repeat", 0)): row["response_id"] for row in made.rows("two")
+    }
     made.refused = {3, 7, 15, 16}
     made.run(*FIRST, "--param", "seed=1", "--resend-changed", code=1)
     asked = made.asked.total()
     for point in points("moved"):
-        session = made.start(*FAILED, "--resend-changed", point=point)
+        session = made.start(*next_, "--resend-changed", point=point)
         session.killed()
         assert made.asked.total() == asked, point
-    assert made.run(*FAILED, code=2) == 0, "the resend is not at its end"
-    assert made.run(*FAILED, "--resend-changed") == 2
+    assert made.run(*next_, code=2) == 0, "the resend is not at its end"
+    assert made.run(*next_, "--resend-changed") == 2 * times
     rows = made.rows("two")
-    assert [row["row"] for row in rows] == [0, 1, 2, 3]
-    assert [row["source_row"] for row in rows] == [3, 7, 15, 16]
-    assert all(row["content"] == before.get(row["source_row"], row["content"]) for row in rows)
-    assert len(made.rows("two", "attempts")) == 12
-    assert made.run(*FAILED) == 0
+    assert [row["row"] for row in rows] == list(range(4 * times))
+    keys = [(row["source_row"], row.get("repeat", 0)) for row in rows]
+    assert keys == [(source, n) for source in (3, 7, 15, 16) for n in range(times)]
+    kept = [row for row, key in zip(rows, keys, strict=True) if key in before]
+    assert [row["response_id"] for row in kept] == [before[key] for key in keys if key in before]
+    assert len(made.rows("two", "attempts")) == 12 * times
+    assert made.run(*next_) == 0
     assert made.problems("two") == []
     assert not list((made.folder / "two/checkpoint/rebuilt").iterdir())
 
@@ -127,17 +136,19 @@ def test_killed_before_the_new_parts_are_committed(chain):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_stage_of_a_chain_is_killed_and_resumed(chain, seed):
-    """Each of three runs is killed at moments drawn from a seed, and resumed: every row is there
-    once, each about the answer of its source, and all three are accounted for.
+    """Each of three runs, the second with ``--repeat``, is killed at moments drawn from a seed, and
+    resumed: every row is there once, each about the answer of its source, and all three are
+    accounted for.
     """
     made = chain(40)
     made.delay_s = 0.02
     draw = random.Random(seed)
     stages = {
         "one": FIRST,
-        "two": ("--from", "one", "-o", "two", "--prompt", "A {{ row.content }}"),
+        "two": ("--from", "one", "-o", "two", "--prompt", "A {{ row.content }}", "--repeat", "2"),
         "three": ("--from", "two", "-o", "three", "--prompt", "B {{ row.content }}"),
     }
+    rows_of = {"one": 40, "two": 80, "three": 80}
     for name, command in stages.items():
         for _ in range(3):
             session = made.start(*command)
@@ -147,7 +158,7 @@ def test_every_stage_of_a_chain_is_killed_and_resumed(chain, seed):
             session.wait()
         made.run(*command)
         rows = made.rows(name)
-        assert [row["row"] for row in rows] == list(range(40)), f"seed {seed}"
+        assert [row["row"] for row in rows] == list(range(rows_of[name])), f"seed {seed}"
         assert made.problems(name) == [], f"seed {seed}"
     told = [row["content"] for row in made.rows("three")]
-    assert told == [f"re B re A re q{n}" for n in range(40)]
+    assert told == [f"re B re A re q{n // 2}" for n in range(80)]

@@ -334,6 +334,7 @@ def test_provisional_parts_and_kills(tmp_path, sessions, seed):
         assert all(kept[row["row"]] == row for row in published), "a published answer changed"
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_sends_nothing(tmp_path, sessions):
     """The same command after the end costs no request, next to no CPU, and touches no part."""
     for count in (100, 130):  # the input ends with a shard, and inside one

@@ -262,6 +262,7 @@ BROKEN = {
 """What this package does for a power cut, each thing left out."""
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize("broken", rest_slow(BROKEN.values(), 2), ids=[*BROKEN])
 def test_the_model_sees_what_is_left_out(life, broken):
     """Without any one of the flushes, with a file written in place, or with the log removed too
@@ -292,7 +293,9 @@ READERS = {
 """What reading a log must know of what a power cut leaves, each taken away, and what that was."""
 
 
-@pytest.mark.parametrize(("name", "function", "mark"), READERS.values(), ids=[*READERS])
+@pytest.mark.parametrize(
+    ("name", "function", "mark"), rest_slow(READERS.values(), several=True), ids=[*READERS]
+)
 def test_the_model_sees_a_reader_that_knows_less(life, monkeypatch, name, function, mark):
     """A log that a power cut left is taken for a damaged one: the run does not go on."""
     life.record()

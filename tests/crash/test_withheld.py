@@ -11,8 +11,11 @@ BROKEN = range(10, 30)
 
 @pytest.fixture
 def job(new_job):
-    """Forty rows, of which twenty in a row fail, while all that follow wait for their answers."""
+    """Forty rows, sent one after the other, of which twenty in a row fail, while all that follow
+    wait for their answers.
+    """
     job = new_job(40)
+    job.flags = ["--concurrency", "1"]
     job.broken = set(BROKEN)
     job.held = set(range(30, 40))
     return job
@@ -20,7 +23,7 @@ def job(new_job):
 
 def _killed_while_withheld(job, until):
     session = job.start()
-    until(lambda: all(job.asked[row] for row in BROKEN) and job.asked[33])
+    until(lambda: all(job.asked[row] for row in BROKEN) and job.asked[30])
     session.signal(signal.SIGKILL)
     session.killed()
     job.kills += 1

@@ -29,7 +29,7 @@ def configs():
     """Every config of the repository by its place: files, blocks of pages, starters."""
     files = [ROOT / "config.toml", *sorted((ROOT / "samples").rglob("*.toml"))]
     found = {str(file.relative_to(ROOT)): file.read_text("utf-8") for file in files}
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+    for page in (*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))):
         for number, block in enumerate(BLOCK.findall(page.read_text("utf-8")), 1):
             found[f"{page.relative_to(ROOT)}, block {number}"] = block
     for name, make in STARTERS.items():

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "endpoints.md").read_text("utf-8")
 
@@ -12,6 +14,7 @@ def _blocks(fence):
     return re.findall(rf"^```{re.escape(fence)}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_runs(cli, scripted, simulator, answer, jsonl):
     """Its configuration and its commands, with three servers in the place of the page's."""
     racks = [simulator(), simulator()]

@@ -67,6 +67,7 @@ def test_the_ten_lines_are_those_of_the_sample():
     assert f"```toml\n{table}```" in PAGE
 
 
+@pytest.mark.slow
 def test_a_night_by_hand_is_as_long_as_it_says(cli, served):
     """The program by hand runs over the sample, and is as long as the page says."""
     (program,) = [body for _, info, body in BLOCKS if info == "file=by_hand.py"]
@@ -109,6 +110,7 @@ def test_workflows_are_yaml_with_commands_that_exist(cli, name):
         assert cli(verb, *words, "--help").code == 0
 
 
+@pytest.mark.slow
 def test_the_timer_and_cron_run_the_command_of_the_page(cli):
     """The unit and the table of cron are well formed, and their command runs with another clock."""
     units = {

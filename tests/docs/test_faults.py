@@ -34,10 +34,11 @@ def tests():
         text = path.read_text("utf-8")
         if wanted.isdisjoint(re.findall(r"^def (test_\w+)", text, re.MULTILINE)):
             continue
+        lines = text.splitlines()
         for node in ast.parse(text).body:
             if isinstance(node, ast.FunctionDef) and node.name in wanted:
-                parts = [ast.get_source_segment(text, n) for n in (*node.decorator_list, node)]
-                found[node.name] = "\n".join(parts)
+                start = min(part.lineno for part in (*node.decorator_list, node))
+                found[node.name] = "\n".join(lines[start - 1 : node.end_lineno])
     return found
 
 

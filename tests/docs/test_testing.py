@@ -52,7 +52,7 @@ def test_every_shared_fixture_is_in_the_table():
 def test_every_module_of_fakes_is_in_the_table():
     """What `batchrun.testing` offers, and no more than that."""
     modules = {path.stem for path in (ROOT / "batchrun" / "testing").glob("*.py")} - {"__init__"}
-    assert names("Tests of yours") == {f"batchrun.testing.{name}" for name in modules}
+    assert names("Tests of your own programs") == {f"batchrun.testing.{name}" for name in modules}
 
 
 @pytest.mark.parametrize("name", ["FakeTransport", "FakeSource", "FakeJournal", "FakePublisher"])

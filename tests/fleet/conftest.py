@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,8 +59,8 @@ class Fleet:
         self.environment = {}
         self.processes = []
 
-    def start(self, shard, *arguments, lease_s=30):
-        """Start ``batchrun run --shard SHARD ARGUMENTS...``."""
+    def start(self, shard, *arguments, lease_s=30, environment=None):
+        """Start ``batchrun run --shard SHARD ARGUMENTS...``, with more environment variables."""
         err_path = self.folder / f"fleet-{len(self.processes)}.err"
         with err_path.open("wb") as err:
             process = subprocess.Popen(
@@ -68,7 +70,12 @@ class Fleet:
                     *("--shard", shard, "--no-progress"),
                 ],
                 cwd=self.folder,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder)} | self.environment,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(self.folder),
+                    **self.environment,
+                    **(environment or {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=err,
                 stderr=err,
@@ -77,10 +84,10 @@ class Fleet:
         self.processes.append(started)
         return started
 
-    def start_all(self, count, *arguments, lease_s=30):
+    def start_all(self, count, *arguments, lease_s=30, environment=None):
         """Start all of them at once."""
         return [
-            self.start(f"{index}/{count}", *arguments, lease_s=lease_s)
+            self.start(f"{index}/{count}", *arguments, lease_s=lease_s, environment=environment)
             for index in range(1, count + 1)
         ]
 
@@ -220,6 +227,50 @@ def shared_store(shared_server, fleet, monkeypatch):
     yield found
     faults_path.unlink(missing_ok=True)
     found.client.close()
+
+
+@pytest.fixture
+def until(until):
+    """The same, with more patience: several processes start at once, on few cores."""
+    return partial(until, timeout_s=PATIENCE_S)
+
+
+class Held:
+    """An endpoint that answers so many requests, and the others once it is released."""
+
+    def __init__(self, scripted, answer, free):
+        self._released = threading.Event()
+
+        def reply(_body, _headers, nth):
+            if nth > free:
+                self._released.wait(PATIENCE_S)
+            return 200, {}, answer("fine")
+
+        self._endpoint = scripted(reply)
+        self.base_url = self._endpoint.base_url
+
+    @property
+    def asked(self):
+        """Requests so far."""
+        return len(self._endpoint.requests)
+
+    def release(self):
+        """Answer everything from now on."""
+        self._released.set()
+
+
+@pytest.fixture
+def held(scripted, answer):
+    """Starts endpoints that hold a run up where the test wants to look at it."""
+    made = []
+
+    def start(free):
+        made.append(Held(scripted, answer, free))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.release()
 
 
 @pytest.fixture

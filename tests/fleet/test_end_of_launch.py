@@ -30,7 +30,9 @@ def launches(shared_store, tmp_path, monkeypatch):
 @pytest.fixture
 def launch(launches):
     """One that is live."""
-    found = BucketLaunch("one", launches.checkpoint / "fleet" / "one", 0.0, 10, launches.address)
+    found = BucketLaunch(
+        "one", launches.checkpoint / "fleet" / "one", 0.0, 10, address=launches.address
+    )
     bucket_at(launches.address).write("fleet/launch.json", _content(found, LIVE))
     return found
 
@@ -107,7 +109,7 @@ def test_every_open_chain_is_closed(launches, launch):
 
 def test_who_lost_the_directory_announces_nothing(launches, launch):
     """It was suspended before it said how its launch ended, and another one is live by now."""
-    other = BucketLaunch("two", launch.folder.with_name("two"), 0.0, 10, launches.address)
+    other = BucketLaunch("two", launch.folder.with_name("two"), 0.0, 10, address=launches.address)
     bucket_at(launches.address).write("fleet/launch.json", _content(other, LIVE))
     for state in (ENDING, FOLDED, LIVE):
         with pytest.raises(StorageError, match="changed by another process"):

@@ -12,7 +12,7 @@ from batchrun.cli.main import main
 try:
     main(prog_name="batchrun")
 finally:
-    found = [name for name in sys.modules if "fleet" in name or name == "obstore"]
+    found = [name for name in sys.modules if "fleet" in name or name in ("obstore", "ray")]
     print("LOADED", found, file=sys.stderr)
 """
 

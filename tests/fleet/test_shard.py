@@ -249,8 +249,9 @@ def test_a_directory_in_use_by_a_fleet_is_refused(fleet, cli, jsonl, simulator, 
     until(lambda: list(run.glob("results/part-*")))
     for refused in (cli("run", *given, "--no-progress"), cli("score", "run")):
         assert (refused.code, "in use" in refused.err) == (2, True), refused.err
-    restarted = cli("run", *given, "--restart", "--no-progress")
-    assert (restarted.code, "in use" in restarted.err) == (2, True), restarted.err
+    for shard in ((), ("--shard", "2/2")):
+        restarted = cli("run", *given, "--restart", "--no-progress", *shard)
+        assert (restarted.code, "in use" in restarted.err) == (2, True), restarted.err
     process.send(signal.SIGTERM)
     assert process.wait() == 143, process.err
 
@@ -271,26 +272,20 @@ def test_a_process_with_another_command_is_refused(fleet, jsonl, simulator, unti
     assert first.wait() == 143, first.err
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (("--limit", "5"), "--limit"),
-        (("--restart",), "--restart"),
-        (("--max-cost", "1"), "--max-cost"),
-        (("--checkpoint", "elsewhere"), "--checkpoint"),
-    ],
-)
-def test_what_processes_cannot_do_together_is_refused(cli, jsonl, simulator, more, said):
-    """With exit code 2, before anything is made."""
-    endpoint = simulator()
-    refused = cli("run", *command(endpoint, jsonl(5), "run", *more), "--shard", "1/2")
-    assert (refused.code, said in refused.err) == (2, True), refused.err
+def test_a_checkpoint_elsewhere_is_refused(cli, jsonl, simulator):
+    """With exit code 2, before anything is made: others could not see what is there."""
+    given = command(simulator(), jsonl(5), "run", "--checkpoint", "elsewhere")
+    refused = cli("run", *given, "--shard", "1/2")
+    assert (refused.code, "--checkpoint" in refused.err) == (2, True), refused.err
     assert not (cli.folder / "run").exists()
 
 
-def test_the_option_is_not_shown_yet(cli):
-    """It is listed once all of it works."""
-    assert "--shard " not in cli("run", "--help").out
+def test_the_flags_are_in_a_group_of_their_own(cli):
+    """Where the full help lists them; the short one leaves them out."""
+    group = cli("run", "--help").out.partition("Several processes:")[2].partition("\n\n")[0]
+    for flag in ("--shard I/N|auto", "--workers N", "--engine", "--address A", "--worker-cpus X"):
+        assert flag in group, group
+    assert "--shard" not in cli("run", "-h").out
 
 
 @pytest.mark.slow
@@ -339,10 +334,42 @@ def test_other_formats_are_read_from_where_a_shard_begins(fleet, cli, simulator,
             writer.writerow(part.schema.names)
             writer.writerows(zip(*part.to_pydict().values(), strict=True))
     endpoint, more = simulator(latency=FAST), ("--prompt", "{{ name }}:\n{{ size }}")
-    rows = f"rows-*.{kind}"
+    rows, indexed = f"rows-*.{kind}", fleet.folder / "indexed"
     alone = cli("run", *command(endpoint, rows, "alone", *more, shard_rows=20), "--no-progress")
     assert alone.code == 0, alone.err
-    processes = fleet.start_all(3, *command(endpoint, rows, "run", *more, shard_rows=20))
-    assert [p.wait() for p in processes] == [0, 0, 0], [p.err for p in processes]
+    processes = fleet.start_all(
+        4,
+        *command(endpoint, rows, "run", *more, shard_rows=20),
+        environment={"TEST_INDEXED": str(indexed)},
+    )
+    assert [p.wait() for p in processes] == [0] * 4, [p.err for p in processes]
+    assert indexed.read_text() == "indexed\n", "by the first process alone"
     assert comparable(fleet.folder / "run").equals(comparable(fleet.folder / "alone"))
     cli.verified("run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pattern",
+    ["launch.json", "*/run.json", "*/shards", "*/claims/*.000001", "*/quota/0*"],
+)
+def test_damage_is_named(fleet, cli, jsonl, simulator, until, pattern):
+    """A record that is not what was written: every process ends with exit code 2 and the file's
+    name, also where none of the others lives, and a plain run does not go past it.
+    """
+    rows, endpoint = jsonl(400), simulator(latency=SLOW)
+    given, run = command(endpoint, rows, "run", "--max-total-tokens", 10**9), fleet.folder / "run"
+    first = fleet.start("1/2", *given, "--max-tokens", "10")
+    until(lambda: claimed_by(run) and list(run.glob("fleet/*/quota/0*")))
+    first.send(signal.SIGKILL)
+    first.wait()
+    damaged = max(run.glob(f"fleet/{pattern}"))
+    damaged.write_bytes(b'{"worker": "0000-no", "holdings": {}, "accounts": {}}')
+    second = fleet.start("2/2", *given, "--max-tokens", "10")
+    plain = cli("run", *given, "--max-tokens", "10", "--no-progress")
+    assert second.wait() == 2, second.err
+    assert plain.code == 2, plain.err
+    for err in (second.err, plain.err):
+        assert damaged.name in err, err
+        assert "damaged" in err
+        assert "Traceback" not in err

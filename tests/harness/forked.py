@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -20,6 +23,37 @@ from tests.harness import crashpoints
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "python -m batchrun"
+_STARTING = threading.Lock()
+
+
+class Forked:
+    """Such a process, with the names that ``subprocess.Popen`` has for what tests do to one."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+        assert process.pid is not None
+        self.pid = process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended; a signal's number, negative, if that ended it."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; the exit code. Raises ``subprocess.TimeoutExpired``."""
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired(PROGRAM, timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
 
 
 def start(
@@ -29,24 +63,27 @@ def start(
     out: Path,
     err: Path,
     point: str | None = None,
+    stdin: str = os.devnull,
 ) -> BaseProcess:
     """Start the command in a folder; its output is appended to two files, or to one. At the crash
-    point (``crashpoints``), if there is one, it kills itself.
+    point (``crashpoints``), if there is one, it kills itself. ``stdin`` is what it reads: a file's
+    name, or a pipe's in ``/proc``.
     """
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload(["tests.harness.warm"])
-    given = (list(arguments), dict(environment), str(folder), str(out), str(err), point)
+    given = (list(arguments), dict(environment), str(folder), str(out), str(err), point, stdin)
     process = forking.Process(target=command, args=given)
-    # The server is started by the first process, and looks for what it loads by this.
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)
-    try:
-        process.start()
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    with _STARTING:
+        # The server is started by the first process, and looks for what it loads by this.
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = str(ROOT)
+        try:
+            process.start()
+        finally:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
     return process
 
 
@@ -57,9 +94,10 @@ def command(
     out: str,
     err: str,
     point: str | None,
+    stdin: str,
 ) -> None:
     """Become the command, in a process that was just forked."""
-    begin(environment, folder, out, err)
+    begin(environment, folder, out, err, stdin)
     if point is not None:
         crashpoints.arm(point)
     sys.argv = ["batchrun", *arguments]
@@ -68,7 +106,9 @@ def command(
     main(prog_name=PROGRAM)
 
 
-def begin(environment: Mapping[str, str], folder: str, out: str, err: str) -> None:
+def begin(
+    environment: Mapping[str, str], folder: str, out: str, err: str, stdin: str = os.devnull
+) -> None:
     """Take on what a fresh process would have: environment, folder, streams, and a start now."""
     os.environ.clear()
     os.environ.update(environment)
@@ -76,7 +116,7 @@ def begin(environment: Mapping[str, str], folder: str, out: str, err: str) -> No
     os.chdir(folder)
     appending = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     for stream, path, flags in (
-        (0, os.devnull, os.O_RDONLY),
+        (0, stdin, os.O_RDONLY),
         (1, out, appending),
         (2, err, appending),
     ):

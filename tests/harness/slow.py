@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+SLOW = pytest.mark.slow
 EVERYTHING = "BATCHRUN_EVERYTHING" in os.environ
 """Whether nothing is left out, as in `make test-all`."""
 
@@ -19,9 +20,11 @@ def examples(count: int) -> int:
     return count if EVERYTHING else max(10, count // 5)
 
 
-def rest_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
-    """Cases for ``parametrize``, all but the first few of them marked slow. One value each."""
+def rest_slow(cases: Iterable[Any], quick: int = 1, *, several: bool = False) -> list[Any]:
+    """Cases for ``parametrize``, all but the first few of them marked slow. A case is one value, or
+    ``several``.
+    """
     return [
-        case if place < quick else pytest.param(case, marks=pytest.mark.slow)
+        case if place < quick else pytest.param(*(case if several else [case]), marks=SLOW)
         for place, case in enumerate(cases)
     ]

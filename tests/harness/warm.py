@@ -1,26 +1,30 @@
-"""Loads all that ``batchrun run`` loads. A process that did can be forked for every session of a
-test: a process of its own, as far as the kernel and SIGKILL are concerned, half a second sooner.
+"""Loads all of batchrun, and what its commands load. A process that did can be forked for every
+command of a test: a process of its own, as far as the kernel and SIGKILL are concerned, most of a
+second sooner.
 """
 
-from batchrun.cli.process import load_arrow
+import gc
+import importlib
+import pkgutil
 
-load_arrow()
+import batchrun
+from batchrun.adapters.environment import tokenizers
+from batchrun.cli import process
 
-from batchrun import assemble  # noqa: E402 - Arrow comes first, without what it would take along
-from batchrun.adapters.http import transport  # noqa: E402
-from batchrun.adapters.sources import jsonl, parquet  # noqa: E402
-from batchrun.adapters.storage import object_store  # noqa: E402
-from batchrun.cli import run  # noqa: E402
-from batchrun.views import ending  # noqa: E402
-from tests.harness import crashpoints  # noqa: E402
+LIBRARIES = (
+    *("duckdb", "genai_prices", "jsonschema_rs", "minijinja", "rich.live", "rich.progress"),
+    "numpy",  # DuckDB's, for functions of ours; Arrow has been told that it is absent
+)
+"""What is imported late, and by several commands."""
 
-__all__ = [
-    "assemble",
-    "crashpoints",
-    "ending",
-    "jsonl",
-    "object_store",
-    "parquet",
-    "run",
-    "transport",
-]
+process.load_arrow(compute=True)  # without what Arrow would take along
+
+for module in pkgutil.walk_packages(batchrun.__path__, "batchrun."):
+    if not module.name.endswith(".__main__"):
+        importlib.import_module(module.name)
+# What is loaded is no garbage: a collection in a forked process would write to all of it, and so
+# copy it. DuckDB comes later, as it complains at the end of what it cannot free.
+gc.freeze()
+for name in (*LIBRARIES, "tests.harness.crashpoints"):
+    importlib.import_module(name)
+tokenizers.Tokenizers().count("any model")

@@ -12,6 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.harness.slow import rest_slow
+
 pytest.importorskip("pip_audit")
 ROOT = Path(__file__).resolve().parents[2]
 ADVISORY = {
@@ -101,7 +103,7 @@ def test_nothing_known_is_said(osv, tmp_path):
     assert _audit(url, broken).returncode == 2
 
 
-@pytest.mark.parametrize("how", ["refused", "no such host", "silent", "status 503"])
+@pytest.mark.parametrize("how", rest_slow(["refused", "no such host", "silent", "status 503"]))
 def test_a_server_out_of_reach_does_not_fail_the_build(osv, how):
     """One line says so, soon enough."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

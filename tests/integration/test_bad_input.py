@@ -232,7 +232,7 @@ def test_duplicate_custom_ids_are_allowed_and_warned_of_once(run, cli, jsonl, ch
 
 def _max_rss(cli, arguments):
     """Runs a command; its exit code and the most memory it ever held, in bytes."""
-    process = cli.start("run", "--model", "m", *arguments).process
+    process = cli.start("run", "--model", "m", *arguments, fresh=True).process
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage.ru_maxrss * 1024

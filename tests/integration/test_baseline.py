@@ -96,6 +96,7 @@ def test_failed_rows_that_decide_are_the_reason(cli, night):
     assert "10 rows failed in this run" in gate["why"]
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_lost_or_damaged_is_never_a_pass(cli, night):
     """A link to nowhere is not judged and says so; a baseline that cannot be read blocks."""
     night("one", 36)
@@ -254,6 +255,7 @@ def test_a_report_that_cannot_be_written_is_known_before_the_run(cli, night):
     assert "--junit no/where.xml: the folder no does not exist" in done.err
 
 
+@pytest.mark.slow
 def test_scores_of_two_definitions_are_compared_by_one(cli, night):
     """SQL is computed again for both runs; Python counts as recorded by the same version, else it
     is left out, and its gate is no pass.

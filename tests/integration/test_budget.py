@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -141,6 +140,7 @@ def test_the_server_never_counts_more_than_the_cap(cli, seed):
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_quiet_run_uses_its_cap(cli):
     """Without losses at least 95 % of the cap is spent, and a raised cap goes on from there."""
     cap_usd = 0.4
@@ -278,15 +278,7 @@ def test_rows_of_a_pipe_are_looked_at_as_they_come(cli):
     with Billing(7, unanswered=0) as server:
         arguments = list(_arguments(cli, server.url, "--max-cost", 1))
         arguments[1] = "-"
-        done = subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            input=text,
-            cwd=cli.folder,
-            env=cli._environment(None),
-            capture_output=True,
-            timeout=240,
-            check=False,
-        )
-    assert done.returncode == 1, done.stderr
+        done = cli(*arguments, stdin=text)
+    assert done.code == 1, done.err
     assert _summary(cli)["errors"] == {"invalid_row": 1}
-    assert b"nothing limits the answer" in done.stderr
+    assert "nothing limits the answer" in done.err

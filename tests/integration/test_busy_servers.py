@@ -171,6 +171,7 @@ def test_a_limit_of_open_files_that_binds_is_told_once(cli, simulator, jsonl, su
     assert endpoint.stats()["in_flight_max"] <= window["high"]
 
 
+@pytest.mark.slow
 def test_a_bound_that_is_a_setting_is_no_news(cli, simulator, jsonl, summary):
     """`--max-concurrency 80` is reached: the user set it, and is told nothing."""
     endpoint = simulator(latency=FixedLatency(0.1))

@@ -118,6 +118,7 @@ def test_jsonl_columns_are_typed_by_their_values(cli, simulator, jsonl, chat, pu
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_fits_no_column_is_in_extra(cli, simulator, jsonl, chat, published):
     """Values and keys that come after the sample are kept as JSON, whatever --limit says."""
     rows = [chat(0, num=n) for n in range(10_000)]

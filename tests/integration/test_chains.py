@@ -218,7 +218,6 @@ def test_requests_that_cannot_be_made_again_are_refused(chain):
 
 REFUSED = [
     (("rows.jsonl",), "leave the input files out"),
-    (("--repeat", "2"), "does not work with --repeat"),
     (("--send", "topic"), "every column is data"),
     (("--format", "csv"), "how input files are read"),
     (("--prompt", "{{ row.contnt }}"), "did you mean content?"),
@@ -243,7 +242,7 @@ def test_what_is_no_source_is_refused(chain):
     for source, words in (
         ("nowhere", "does not exist"),
         ("rows.jsonl", "is a file"),
-        ("empty", "is no run directory"),
+        ("empty", "is not a run directory"),
     ):
         chain.next(source, "two", code=2)
         assert words in chain.err
@@ -548,3 +547,176 @@ def test_answers_without_text_have_their_fields(chain, scripted, answer):
     whole = f'{{"content":null,"refusal":null,"tool_calls":{calls}}}'
     hashed = hashlib.sha256(whole.encode()).hexdigest()
     assert chain.rows("two")[0]["source_hash"] == hashed
+
+
+THRICE = ("--repeat", "3", "--prompt", "{{ repeat }}: {{ row.content }}")
+
+
+def test_every_answer_is_asked_about_several_times(chain, cli):
+    """With ``--repeat`` each row of the source comes so often, one behind the other, as in a run
+    over files, and says which row of the source it is of; a second start sends nothing.
+    """
+    chain.first()
+    asked = chain.next("one", "two", *THRICE)
+    assert asked == sorted(f"{n}: re q{row}" for row in range(14) for n in range(3))
+    rows = chain.rows("two")
+    assert [row["row"] for row in rows] == list(range(42))
+    assert [row["source_row"] for row in rows] == [n // 3 for n in range(42)]
+    assert [row["repeat_of"] for row in rows] == [n // 3 for n in range(42)]
+    assert [row["repeat"] for row in rows] == [n % 3 for n in range(42)]
+    assert [row["custom_id"] for row in rows] == [f"id {n // 3}" for n in range(42)]
+    assert [row["content"] for row in rows[:3]] == [f"re {n}: re q0" for n in range(3)]
+    assert chain.next("one", "two", *THRICE) == []
+    assert chain.next("one", "two", *THRICE, "--repeat", "2", code=2) == []
+    assert "request.repeat: was 3, is 2" in chain.err
+    cli.verified("two")
+
+
+def test_an_answer_that_came_later_is_asked_about_so_often(chain, cli, summary):
+    """A row of the source that is answered at last, and one that changed, are sent as often as
+    ``--repeat`` says; all other repeats keep their answers, attempts and cost in their new places.
+    """
+    chain.refused = {"q5", "1: re q9"}
+    chain.first(code=1)
+    chain.next("one", "two", *THRICE, code=1)
+    before = {(row["source_row"], row["repeat"]): row for row in chain.rows("two")}
+    chain.refused = {"1: re q9"}
+    chain.answers["q7"] = "another"
+    chain.first("--param", "seed=1", "--resend-changed")
+    assert chain.next("one", "two", *THRICE, code=2) == []
+    assert "3 rows are new, 3 have another request, 36 are as before" in chain.err
+    assert "6 rows are sent" in chain.err
+    asked = chain.next("one", "two", *THRICE, "--resend-changed", code=1)
+    assert asked == sorted(
+        [*(f"{n}: re q5" for n in range(3)), *(f"{n}: another" for n in range(3))]
+    )
+    rows = chain.rows("two")
+    assert [row["row"] for row in rows] == list(range(42))
+    assert [(row["source_row"], row["repeat"]) for row in rows] == [
+        (n // 3, n % 3) for n in range(42)
+    ]
+    for row in rows:
+        old = before.get((row["source_row"], row["repeat"]))
+        assert row["repeat_of"] == row["row"] // 3
+        if row["source_row"] not in (5, 7):
+            assert {**row, "row": 0, "repeat_of": 0} == {**old, "row": 0, "repeat_of": 0}
+    assert [row["row"] for row in rows if row["status"] == "error"] == [28]
+    assert summary("two")["totals"]["attempts"] == 39 + 6
+    assert chain.next("one", "two", *THRICE, code=1) == []
+    chain.refused = set()
+    assert chain.next("one", "two", *THRICE, "--retry-failed") == ["1: re q9"]
+    cli.verified("two")
+
+
+def test_a_repeat_that_waits_is_in_its_place(chain, cli):
+    """Answers that changed behind the limit stay until they are sent, under the numbers that their
+    rows have now.
+    """
+    chain.refused = {"q0"}
+    chain.first(code=1)
+    chain.next("one", "two", *THRICE)
+    chain.refused = set()
+    chain.answers["q7"] = "another"
+    chain.first("--param", "seed=1", "--resend-changed")
+    asked = chain.next("one", "two", *THRICE, "--resend-changed", "--limit", "1")
+    assert asked == [f"{n}: re q0" for n in range(3)]
+    waiting = chain.rows("two")[21:24]
+    assert [row["content"] for row in waiting] == [f"re {n}: re q7" for n in range(3)]
+    assert [(row["source_row"], row["repeat_of"], row["repeat"]) for row in waiting] == [
+        (7, 7, n) for n in range(3)
+    ]
+    done = cli("verify", "two")
+    assert done.code == 0 and "3 rows are about an answer" in done.out, done.out
+    assert chain.next("one", "two", *THRICE, "--resend-changed") == [
+        f"{n}: another" for n in range(3)
+    ]
+    cli.verified("two")
+
+
+def test_each_answer_of_a_repeated_run_is_a_row(chain, cli):
+    """A source with ``--repeat`` gives a row for each of its answers. Where both runs repeat, the
+    columns of the source make way, and templates see them by the names that they have now.
+    """
+    chain.first("--repeat", "2", "--prompt", "{{ text }}.{{ repeat }}")
+    asked = chain.next("one", "two", "--prompt", "{{ row.content }} {{ repeat_of }} {{ repeat }}")
+    assert asked == sorted(f"re q{n}.{i} {n} {i}" for n in range(14) for i in range(2))
+    assert [row["source_row"] for row in chain.rows("two")] == list(range(28))
+    cli.verified("two")
+    both = ("--repeat", "2", "--prompt", "{{ row.content }} {{ input_repeat }} {{ repeat }}")
+    asked = chain.next("one", "three", *both)
+    assert asked == sorted(
+        f"re q{n}.{i} {i} {j}" for n in range(14) for i in range(2) for j in range(2)
+    )
+    rows = chain.rows("three")
+    assert [row["source_row"] for row in rows] == [n // 2 for n in range(56)]
+    assert [row["repeat_of"] for row in rows] == [n // 2 for n in range(56)]
+    assert [row["input_repeat_of"] for row in rows] == [n // 4 for n in range(56)]
+    assert [row["input_repeat"] for row in rows] == [n // 2 % 2 for n in range(56)]
+    cli.verified("three")
+    chain.next("three", "four", "--prompt", "{{ row.content }}")
+    rows = chain.rows("four")
+    assert [row["source_row"] for row in rows] == list(range(56))
+    assert [row["input_source_row"] for row in rows] == [n // 2 for n in range(56)]
+
+
+def test_messages_of_a_repeated_source_are_found(chain):
+    """``row.messages`` of a run with ``--repeat`` are those of the repeat, kept or made again."""
+    asks = ("rows.jsonl", "--repeat", "2", "--prompt", "{{ text }}.{{ repeat }}")
+    shown = ("--repeat", "2", "--prompt", "{{ row.messages[0].content }} {{ repeat }}")
+    wanted = sorted(f"q{n}.{i} {j}" for n in range(14) for i in range(2) for j in range(2))
+    chain.run(*asks, "-o", "one")
+    assert chain.next("one", "two", *shown) == wanted
+    chain.run(*asks, "-o", "kept", "--requests", "all")
+    (chain.folder / "rows.jsonl").unlink()
+    assert chain.next("kept", "three", *shown) == wanted
+
+
+def test_a_repeated_chain_is_foretold(chain, cli, monkeypatch):
+    """``validate``, ``estimate`` and ``--dry-run`` count every repeat, also where rows moved; and
+    in Python ``repeat`` goes with ``from_``.
+    """
+    chain.refused = {"q5"}
+    chain.first(code=1)
+    chain.next("one", "two", *THRICE)
+    chain.refused = set()
+    chain.first("--retry-failed")
+    for command in ("validate", "estimate"):
+        told = cli(command, "--from", "one", *THRICE, "--model", "m", "--json")
+        assert json.loads(told.out)["rows"] == 42
+    again = ("run", "--from", "one", "-o", "two", *THRICE, *QUICK, "--model", "m")
+    told = cli(*map(str, again), "--base-url", chain.url, "--dry-run", "--resend-changed", "--json")
+    assert json.loads(told.out)["rows"] == {"input": 42, "done": 39, "to_send": 3, "bad": 0}
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-simulated")
+    given = {"model": "m", "base_url": chain.url, "repeat": 3}
+    found = batchrun.run(from_="one", prompt="{{ row.content }}", output="three", **given)
+    assert found.ok == 42
+    assert [row["source_row"] for row in chain.rows("three")] == [n // 3 for n in range(42)]
+
+
+def test_a_limit_and_a_sample_count_rows_of_the_source(chain, cli):
+    """``--limit 2`` sends two answers of the source with all repeats, ``--sample 5`` draws five."""
+    chain.first()
+    assert len(chain.next("one", "two", *THRICE, "--limit", "2")) == 6
+    assert len(chain.next("one", "two", *THRICE)) == 36
+    cli.verified("two")
+    assert len(chain.next("one", "three", *THRICE, "--sample", "5")) == 15
+    drawn = [row["source_row"] for row in chain.rows("three")]
+    assert drawn[::3] == drawn[1::3] == drawn[2::3] == sorted(set(drawn))
+    assert chain.next("one", "three", *THRICE, "--sample", "5") == []
+    cli.verified("three")
+
+
+def test_a_lost_state_file_of_a_repeated_chain_is_found_out_again(chain, cli, summary):
+    """``--repair`` makes it from the parts and the source, with every repeat in its place."""
+    chain.refused = {"q5"}
+    chain.first(code=1)
+    chain.next("one", "two", *THRICE)
+    chain.refused = set()
+    chain.first("--retry-failed")
+    chain.next("one", "two", *THRICE, "--resend-changed")
+    for path in (chain.folder / "two/checkpoint").glob("journal.db*"):
+        path.unlink()
+    assert chain.next("one", "two", *THRICE, "--repair") == []
+    assert summary("two")["rows"]["ok"] == 42
+    assert chain.next("one", "two", *THRICE) == []
+    cli.verified("two")

@@ -11,6 +11,7 @@ import pytest
 
 import batchrun
 from batchrun.errors import UsageError
+from tests.harness.slow import rest_slow
 
 QUICK = ("--no-progress", "--concurrency", 1)
 ASK = ("--model", "m", "--prompt", "{{ question }}")
@@ -63,7 +64,7 @@ def _write(folder, name, rows):
 FILES = ("in.csv", "in.tsv", "in.jsonl", "in.parquet")
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", rest_slow(FILES, 2))
 def test_a_help_desk_table(cli, heard, published, name):
     """An address of a person, a queue and a count are data: not sent, carried, and not told of."""
     endpoint, flags = heard
@@ -318,7 +319,7 @@ def test_rows_with_messages_in_every_format(cli, heard, published, name):
     assert (seen["sent"], seen["carried"]) == (told.split(", "), carried.split(", "))
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", rest_slow(FILES, 4))
 @pytest.mark.parametrize(
     ("send", "sent", "kept"),
     [
@@ -355,7 +356,7 @@ def test_the_body_of_a_batch_line_is_sent_as_it_is(cli, heard, name):
 # The id
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", rest_slow(FILES))
 @pytest.mark.parametrize("kind", ["data", "chat"])
 def test_another_column_is_the_id(cli, heard, published, name, kind):
     """Numbers as text; the column is carried, and a column custom_id is then data."""
@@ -462,8 +463,8 @@ def test_keywords_for_common_parameters(heard, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", ["run", "run/", "run/results", "run/results/part-00000000.parquet",
-              "run/results/*.parquet", "run/attempts", "link", "."],
+    "given", rest_slow(["run", "run/", "run/results", "run/results/part-00000000.parquet",
+              "run/results/*.parquet", "run/attempts", "link", "."], 3),
 )  # fmt: skip
 def test_results_of_a_run_are_no_input(cli, heard, jsonl, given):
     """The message names what reads them as answers, and what makes a file of them, which works."""

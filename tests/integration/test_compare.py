@@ -14,6 +14,7 @@ import pytest
 
 import batchrun
 from tests.harness.finished_runs import write_run
+from tests.harness.slow import rest_slow
 
 TOPIC = [("topic", pa.string()), ("expected", pa.string())]
 CONFIG = """
@@ -177,6 +178,7 @@ def test_a_cost_that_doubles_is_a_ratio_of_two(cli, compare):
     assert "cost of a row: 2 times as much" in cli("compare", "a", "b").out
 
 
+@pytest.mark.slow
 def test_a_mean_and_a_median_are_what_the_rows_say(compare):
     """A mean has the paired t interval of its differences; a median's difference is exact."""
     config = '[scores]\nn = "num(content)"\n[metrics]\nm = "avg(n)"\nq = "median(n)"\n'
@@ -215,15 +217,19 @@ def test_groups_and_clusters_have_differences_of_their_own(compare):
 
 @pytest.mark.parametrize(
     ("a", "b", "margin", "verdict", "code"),
-    [
-        ("A" * 90 + "B" * 10, "A" * 90 + "B" * 10, 0.1, "pass", 0),
-        ("A" * 90 + "B" * 10, "A" * 50 + "B" * 50, 0.1, "fail", 4),
-        ("A" * 90 + "B" * 10, "A" * 85 + "B" * 15, 0.04, "fail", 4),
-        ("A" * 9 + "B", "A" * 9 + "B", 0.01, "inconclusive", 0),
-        ("." * 50, "." * 50, 0.1, "inconclusive", 4),
-        ("A" * 100, "A" * 80 + "." * 20, 0.05, "inconclusive", 4),
-        ("A" * 70 + "." * 30, "A" * 80 + "B" * 20, 0.05, "inconclusive", 4),
-    ],
+    rest_slow(
+        [
+            ("A" * 90 + "B" * 10, "A" * 90 + "B" * 10, 0.1, "pass", 0),
+            ("A" * 90 + "B" * 10, "A" * 50 + "B" * 50, 0.1, "fail", 4),
+            ("A" * 90 + "B" * 10, "A" * 85 + "B" * 15, 0.04, "fail", 4),
+            ("A" * 9 + "B", "A" * 9 + "B", 0.01, "inconclusive", 0),
+            ("." * 50, "." * 50, 0.1, "inconclusive", 4),
+            ("A" * 100, "A" * 80 + "." * 20, 0.05, "inconclusive", 4),
+            ("A" * 70 + "." * 30, "A" * 80 + "B" * 20, 0.05, "inconclusive", 4),
+        ],
+        4,
+        several=True,
+    ),
 )
 def test_verdicts_against_a_baseline(compare, a, b, margin, verdict, code):
     """The interval decides; where failed rows alone decide, or nothing was scored, nothing passes
@@ -292,6 +298,7 @@ def test_hostile_answers_change_nothing_but_themselves(cli, compare):
     assert all(len(line) < 1_200 for line in out.splitlines())
 
 
+@pytest.mark.slow
 def test_only_lists_one_kind_and_n_bounds_it(cli, compare):
     """--only and -n choose the rows that are listed; counts stay those of all."""
     compare(answers("AAAAABBBBC"), answers("BBBBBAAAAD"))
@@ -357,7 +364,7 @@ def test_the_function_is_the_command(compare, cli):
         batchrun.compare(cli.folder / "a", cli.folder)
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", rest_slow([40, 80, 120]))
 def test_the_report_fits_the_terminal(compare, cli, columns):
     """On a terminal of any width lines end at words, and none has an escape sequence."""
     compare(answers("AAAA" * 5), answers("ABAB" * 5))

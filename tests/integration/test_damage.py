@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,9 @@ def test_a_sound_directory_is_sound(folder):
 
 
 @pytest.mark.parametrize("journal", [True, False], ids=["with journal", "files alone"])
-@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(
+    ("damage", "words"), rest_slow(DAMAGES.values(), 24, several=True), ids=[*DAMAGES]
+)
 def test_verify_finds_damage(folder, damage, words, journal):
     """Whatever does not add up is found, with the journal's digests and without them."""
     damage(folder)
@@ -353,6 +356,7 @@ def test_a_damaged_part_is_not_merged(cli, interrupted):
     assert endpoint.stats()["requests_total"] == 0
 
 
+@pytest.mark.slow
 def test_status_of_a_live_a_killed_and_a_finished_run(cli, simulator, jsonl, until):
     """Another terminal sees what a run is doing, that it was killed, and how it ended."""
     endpoint = simulator(latency=FixedLatency(0.5))
@@ -389,4 +393,4 @@ def test_what_is_no_run_directory(cli, command):
     for name in ("missing", "empty", "other", "file"):
         done = cli(command, name)
         assert done.code == 2, name
-        assert name in done.err and "no run directory" in done.err
+        assert name in done.err and "not a run directory" in done.err

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import random
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,17 +189,9 @@ def test_standard_input_has_a_pilot_too(cli, simulator, rows):
     """What is piped in is read once, and sampled in that pass."""
     endpoint = simulator()
     arguments = ("--base-url", endpoint.base_url, "--pilot", "10", "-o", "pilot", "--json")
-    done = subprocess.run(
-        [sys.executable, "-m", "batchrun", "estimate", "-", *arguments],
-        cwd=cli.folder,
-        env=cli._environment(None),
-        input=rows(40).read_bytes(),
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    done = cli("estimate", "-", *arguments, stdin=rows(40).read_bytes())
+    assert done.code == 0, done.err
+    found = done.json
     assert found["rows"] == 40 and found["pilot"]["rows"] == 10
 
 

@@ -356,7 +356,7 @@ def job(cli, here, tmp_path, endpoint, published):
         process.wait()
 
 
-@pytest.mark.parametrize("kind", rest_slow(KINDS, 2), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", rest_slow(KINDS), ids=lambda kind: kind.name)
 def test_a_source(job, table, until, published, kind):
     """Each session sends what it has to and no more, as the server counted; every row is there
     once, in order, with the answer to its own question.

@@ -29,7 +29,7 @@ ANSWERS = [
 
 @pytest.fixture
 def run(here, scripted, answer, jsonl, cli):
-    """A run of five rows with a schema: three JSON objects, one fenced, one that is no JSON."""
+    """A run of five rows with a schema: three JSON objects, one fenced, one that is not JSON."""
 
     def reply(body, _headers, _nth):
         number = int(body["messages"][0]["content"].split()[1])

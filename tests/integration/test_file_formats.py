@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import xlsxwriter
 
+from tests.harness.slow import rest_slow
+
 COMMAND = (sys.executable, "-m", "batchrun")
 ROWS = [
     {"id": 1, "frage": "Wie groß ist das Gerät?", "anzahl": 3, "ort": "Köln"},
@@ -78,6 +80,16 @@ SHAPES = {
     "rows.json.gz": gzip.compress(ARRAY),
     "rows.parquet": _parquet(),
 }
+QUICK = (
+    "comma.csv",
+    "utf-16.csv",
+    "cp1252.csv.gz",
+    "rows.tsv",
+    "rows.xlsx",
+    "rows.json",
+    "rows.jsonl",
+)
+QUICK_FIRST = rest_slow(sorted(SHAPES, key=lambda name: name not in QUICK), len(QUICK))
 
 
 @pytest.fixture
@@ -105,7 +117,7 @@ def expected(here, cli, asked, published):
     return found
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_every_format_gives_the_same_requests(cli, here, asked, expected, published, name):
     """Byte for byte, as the hashes of the bodies say, and none of them is changed on a resume."""
     (cli.folder / name).write_bytes(SHAPES[name])
@@ -124,16 +136,20 @@ def test_every_format_gives_the_same_requests(cli, here, asked, expected, publis
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [
-        ("comma.csv", None),
-        ("bom.csv", None),
-        ("rows.tsv", None),
-        ("semicolon.csv", "delimiter ';'"),
-        ("tabs.csv", "delimiter tab"),
-        ("utf-16.csv", "delimiter tab, encoding utf-16-le"),
-        ("cp1252.csv", "delimiter ';', encoding cp1252"),
-        ("cp1252.tsv", "encoding cp1252"),
-    ],
+    rest_slow(
+        [
+            ("comma.csv", None),
+            ("utf-16.csv", "delimiter tab, encoding utf-16-le"),
+            ("cp1252.tsv", "encoding cp1252"),
+            ("bom.csv", None),
+            ("rows.tsv", None),
+            ("semicolon.csv", "delimiter ';'"),
+            ("tabs.csv", "delimiter tab"),
+            ("cp1252.csv", "delimiter ';', encoding cp1252"),
+        ],
+        3,
+        several=True,
+    ),
 )
 def test_what_is_not_the_default_is_said_once(cli, simulator, name, said):
     """``run``, ``validate`` and ``estimate`` say how a file is written; of what is asked for, and
@@ -157,7 +173,7 @@ def test_what_is_not_the_default_is_said_once(cli, simulator, name, said):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in SHAPES if not n.endswith(("parquet", "xlsx", "gz", "zst"))]
+    "name", rest_slow([n for n in SHAPES if not n.endswith(("parquet", "xlsx", "gz", "zst"))], 5)
 )
 def test_a_pipe_is_recognised(cli, asked, expected, published, name):
     """What is piped in without a format is told from its first bytes; ``-`` and ``/dev/stdin``
@@ -196,14 +212,18 @@ def test_a_pipe_of_tabs_is_tsv(cli):
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [
-        (SHAPES["rows.parquet"], "Parquet cannot be read from a pipe; save it to a file first"),
-        (SHAPES["rows.xlsx"], "a workbook cannot be read from a pipe; save it to a file first"),
-        (gzip.compress(LINES), "zcat"),
-        (LINES.decode().encode("utf-16"), "UTF-16"),
-        (b"", "not a single row"),
-        (b"\n \n", "not a single row"),
-    ],
+    rest_slow(
+        [
+            (SHAPES["rows.parquet"], "Parquet cannot be read from a pipe; save it to a file first"),
+            (SHAPES["rows.xlsx"], "a workbook cannot be read from a pipe; save it to a file first"),
+            (gzip.compress(LINES), "zcat"),
+            (LINES.decode().encode("utf-16"), "UTF-16"),
+            (b"", "not a single row"),
+            (b"\n \n", "not a single row"),
+        ],
+        3,
+        several=True,
+    ),
 )
 def test_a_pipe_that_holds_no_rows_is_named(cli, data, words):
     """Exit 2, with what it is and what to do."""
@@ -215,7 +235,7 @@ def test_a_pipe_that_holds_no_rows_is_named(cli, data, words):
 
 
 def test_bad_lines_before_json_lines_are_bad_rows(cli):
-    """A line that is no JSON does not make a CSV of JSON lines on a pipe; --format decides."""
+    """A line that is not JSON does not make a CSV of JSON lines on a pipe; --format decides."""
     path = cli.folder / "rows"
     path.write_bytes(b"warning: a, b\n" + LINES)
     for flags, bad in (((), 1), (("--format", "csv"), 0)):
@@ -299,18 +319,21 @@ def test_they_are_for_csv_and_tsv(cli, flags, name):
 
 @pytest.mark.parametrize(
     "encoding",
-    [
-        "latin-1",
-        "cp1250",
-        "koi8-r",
-        "gb18030",
-        "shift_jis",
-        "big5",
-        "utf-16",
-        "utf-16-be",
-        "utf-32",
-        "utf-8-sig",
-    ],
+    rest_slow(
+        [
+            "latin-1",
+            "cp1250",
+            "koi8-r",
+            "gb18030",
+            "shift_jis",
+            "big5",
+            "utf-16",
+            "utf-16-be",
+            "utf-32",
+            "utf-8-sig",
+        ],
+        3,
+    ),
 )
 def test_any_encoding_that_is_asked_for(cli, encoding):
     """Characters of several bytes, whose bytes may be those of delimiters and quotes, too."""
@@ -347,7 +370,7 @@ def test_settings_and_python(cli, simulator):
     assert pq.read_table(cli.folder / "run" / "results")["t"].to_pylist() == ["Größe, ja"]
 
 
-@pytest.mark.parametrize("name", ["utf-16", "cp1252", "gb18030"])
+@pytest.mark.parametrize("name", rest_slow(["utf-16", "cp1252", "gb18030"]))
 def test_a_resume_enters_in_the_middle(cli, simulator, published, name):
     """The rows of shards that are done are not read again, and no row comes twice or is missing."""
     path = cli.folder / "rows.csv"
@@ -462,7 +485,9 @@ def test_columns_without_a_name(cli, simulator, published, name):
     ]
 
 
-@pytest.mark.parametrize("data", [b"text;n\nhi;1\n", b"sep=;\ntext;n\nhi;1\n", b"text\nhi\n"])
+@pytest.mark.parametrize(
+    "data", rest_slow([b"text;n\nhi;1\n", b"sep=;\ntext;n\nhi;1\n", b"text\nhi\n"])
+)
 @pytest.mark.parametrize("flags", [(), ("--delimiter", ";", "--encoding", "utf-8")])
 def test_a_slow_pipe_is_not_waited_for(cli, scripted, answer, until, data, flags):
     """A header and a row are enough to begin: the first request goes out while the pipe is open."""
@@ -485,7 +510,9 @@ def test_a_slow_pipe_is_not_waited_for(cli, scripted, answer, until, data, flags
     assert cli.verified("run")["rows"] == 1
 
 
-@pytest.mark.parametrize("name", ["semicolon.csv", "cp1252.csv", "rows.json", "no-mark.csv"])
+@pytest.mark.parametrize(
+    "name", rest_slow(["semicolon.csv", "cp1252.csv", "rows.json", "no-mark.csv"])
+)
 def test_a_sample_of_a_pipe(cli, simulator, name):
     """What came through the pipe is kept, and read as it was recognised."""
     path = cli.folder / name

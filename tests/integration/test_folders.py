@@ -8,6 +8,7 @@ import pytest
 import xlsxwriter
 
 from batchrun.core.input.folders import columns_of
+from tests.harness.slow import rest_slow
 
 TREE = {
     "lang=de/day=2024-05-01": ["a"],
@@ -57,8 +58,10 @@ def tree(cli):
     return write
 
 
-@pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("given", ["above=x/rows", "above=x/rows/", "above=x/rows/*/*/part.*"])
+@pytest.mark.parametrize("writer", rest_slow(WRITERS, 2))
+@pytest.mark.parametrize(
+    "given", rest_slow(["above=x/rows", "above=x/rows/", "above=x/rows/*/*/part.*"], 2)
+)
 def test_folders_are_columns(cli, scripted, answer, published, tree, writer, given):
     """Text behind the file's own columns, in templates and in the results, whatever the format;
     percent signs are undone, and folders above what was named are none.

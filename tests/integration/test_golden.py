@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchrun.adapters.columns.schema import ADDED_LATER, ATTEMPT_FIELDS, RESULT_FIELDS
+from tests.harness.slow import rest_slow
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 VERSIONS = sorted(
@@ -153,7 +154,7 @@ def test_a_start_that_is_refused_changes_nothing(cli, golden, simulator):
 
 
 @pytest.mark.parametrize("kind", ["results", "attempts"])
-@pytest.mark.parametrize("damage", ["cut off", "of another shard", "of fewer rows"])
+@pytest.mark.parametrize("damage", rest_slow(["cut off", "of another shard", "of fewer rows"]))
 def test_damage_of_one_is_noticed(cli, golden, simulator, kind, damage):
     """Version 0.1 recorded no sizes: its parts must be whole, and hold the rows that it counted."""
     path = golden / "finished" / kind / "part-00000001.parquet"

@@ -149,6 +149,7 @@ def test_a_deadline_stops_the_run(cli, simulator, jsonl, summary):
     assert endpoint.stats()["requests_total"] == found["rows"]["ok"]
 
 
+@pytest.mark.slow
 def test_another_model_that_answers_is_told_of(cli, scripted, jsonl):
     """In mid-run, and when the run goes on with another: a warning, and nothing else."""
     endpoint = scripted(lambda _, __, nth: _answer("m-1" if nth < 30 else "m-2"))

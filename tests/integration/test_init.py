@@ -7,6 +7,8 @@ import tomllib
 import pyarrow.parquet as pq
 import pytest
 
+from tests.harness.slow import rest_slow
+
 EVAL = {
     "object": "eval",
     "id": "eval_1",
@@ -186,7 +188,16 @@ def test_an_eval_with_its_run_becomes_a_config_that_runs(cli):
 
 @pytest.mark.parametrize(
     ("operation", "values"),
-    [("eq", [1, 0, 0, 0]), ("ne", [0, 1, 1, 1]), ("like", [1, 1, 0, 0]), ("ilike", [1, 1, 1, 0])],
+    rest_slow(
+        [
+            ("eq", [1, 0, 0, 0]),
+            ("ne", [0, 1, 1, 1]),
+            ("like", [1, 1, 0, 0]),
+            ("ilike", [1, 1, 1, 0]),
+        ],
+        2,
+        several=True,
+    ),
 )
 def test_string_checks_mean_what_they_meant(cli, scripted, answer, operation, values):
     """Exact comparison, its opposite, a search for the reference, and one that ignores case."""
@@ -210,7 +221,7 @@ def test_string_checks_mean_what_they_meant(cli, scripted, answer, operation, va
 
 
 def test_a_file_that_is_no_export_is_exit_2(cli):
-    """Text that is no JSON is named by its line; other JSON by what it lacks."""
+    """Text that is not JSON is named by its line; other JSON by what it lacks."""
     (cli.folder / "a.txt").write_text('{"item": {}}\nno json')
     done = cli("init", "--from-openai-evals", "a.txt")
     assert done.code == 2

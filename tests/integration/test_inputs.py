@@ -385,12 +385,7 @@ def _bytes(chat, numbers):
 
 
 def _piped(cli, endpoint, data, *flags):
-    command = ("run", "-", "-o", "run", "--model", "m", "--base-url", endpoint.base_url)
-    return subprocess.run(
-        [sys.executable, "-m", "batchrun", *map(str, (*command, *QUICK, *flags))],
-        cwd=cli.folder, input=data, capture_output=True, timeout=240, check=False,
-        env=cli._environment(None),
-    )  # fmt: skip
+    return cli.run("-", "-o", "run", "--base-url", endpoint.base_url, *QUICK, *flags, stdin=data)
 
 
 def test_requests_go_out_while_the_pipe_is_open(simulator, pipe, cli, chat, until, published):
@@ -410,8 +405,8 @@ def test_requests_go_out_while_the_pipe_is_open(simulator, pipe, cli, chat, unti
     stopped = json.loads((cli.folder / "run" / "summary.json").read_text())
     assert stopped["rows"] == {"input": None, "ok": 16, "error": 0, "pending": None}
     done = _piped(cli, endpoint, _bytes(chat, range(33)), "--carry", "none", "--json")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
+    assert done.code == 0, done.err
+    rows = done.json["rows"]
     assert rows == {"input": 33, "ok": 33, "error": 0, "pending": 0}
     assert endpoint.stats()["by_status"] == {"200": 33}
     assert published(cli.folder / "run")["row"].to_pylist() == list(range(33))
@@ -428,7 +423,7 @@ def test_a_pipe_again(simulator, cli, chat, published):
     def rows(data):
         done = _piped(cli, endpoint, data, "--json")
         total = endpoint.stats()["requests_total"]
-        return done.returncode, total, done.stderr.decode()
+        return done.code, total, done.err
 
     whole = _bytes(chat, range(25))
     assert rows(whole)[:2] == (0, 25)
@@ -474,10 +469,10 @@ def test_an_edited_row_of_a_half_done_shard_sends_nothing(
     endpoint.requests.clear()
     edited = data.replace(b"question 250", b"question 999")
     done = _piped(cli, endpoint, edited, "--shard-rows", 1000)
-    assert done.returncode == 2, done.stderr
+    assert done.code == 2, done.err
     assert endpoint.requests == []
     done = _piped(cli, endpoint, data, "--shard-rows", 1000)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert len(endpoint.requests) == 600 - len(done_rows)
     cli.verified("run")
 
@@ -488,10 +483,10 @@ def test_a_limit_on_a_pipe(simulator, cli, chat):
     endpoint = simulator()
     for limit, expected in ((7, 7), (12, 12), (3, 12)):
         done = _piped(cli, endpoint, _bytes(chat, range(25)), "--limit", limit, "--json")
-        assert done.returncode == 0, done.stderr
-        rows = json.loads(done.stdout)["rows"]
+        assert done.code == 0, done.err
+        rows = done.json["rows"]
         assert rows == {"input": expected, "ok": expected, "error": 0, "pending": 0}
-    assert _piped(cli, endpoint, _bytes(chat, range(25))).returncode == 0
+    assert _piped(cli, endpoint, _bytes(chat, range(25))).code == 0
     assert endpoint.stats()["requests_total"] == 25
     cli.verified("run")
 
@@ -500,7 +495,7 @@ def test_csv_through_a_pipe(simulator, cli, tmp_path, published):
     """--format says what a pipe holds."""
     path = _csv(tmp_path / "x", [{"id": f"{n:03}", "messages": _cell(n)} for n in range(12)])
     done = _piped(cli, simulator(), path.read_bytes(), "--format", "csv")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert published(cli.folder / "run")["id"].to_pylist() == [f"{n:03}" for n in range(12)]
 
 
@@ -514,7 +509,7 @@ def test_the_first_rows_of_a_pipe_fix_the_columns_and_are_sent(cli, simulator, c
     done = _piped(
         cli, simulator(latency=FixedLatency(0)), data, "--shard-rows", 10_000, "--limit", 11_002
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     table = published(cli.folder / "run")
     assert table["score"].to_pylist() == [*range(11_000), None, None]
     assert table["extra"].to_pylist()[-2:] == ['{"score":"high"}'] * 2
@@ -523,22 +518,14 @@ def test_the_first_rows_of_a_pipe_fix_the_columns_and_are_sent(cli, simulator, c
 @pytest.mark.parametrize("what", ["a terminal", "nothing", "gzip"])
 def test_standard_input_that_holds_no_rows(cli, what):
     """A terminal, an empty pipe and compressed bytes are told at once."""
-    command = [sys.executable, "-m", "batchrun", "run", "-", "-o", "run", "--provider", "simulator"]
     master, slave = pty.openpty()
-    how = {
-        "a terminal": {"stdin": slave},
-        "nothing": {"input": b""},
-        "gzip": {"input": gzip.compress(b"{}\n")},
-    }[what]
-    done = subprocess.run(
-        command, cwd=cli.folder, capture_output=True, timeout=240, check=False,
-        env=cli._environment(None), **how,
-    )  # fmt: skip
+    given = {"a terminal": slave, "nothing": b"", "gzip": gzip.compress(b"{}\n")}[what]
+    done = cli("run", "-", "-o", "run", "--provider", "simulator", stdin=given)
     os.close(master)
     os.close(slave)
-    assert done.returncode == 2, done.stderr
+    assert done.code == 2, done.err
     words = {"a terminal": "terminal", "nothing": "not a single row", "gzip": "zcat"}[what]
-    assert words in done.stderr.decode()
+    assert words in done.err
     assert not (cli.folder / "run").exists()
 
 

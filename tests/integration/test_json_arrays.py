@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 ASKED = ("--model", "m", "--prompt", "{{ q }}")
 ROWS = [{"q": f"question {n} ]}}", "deep": {"a": [1, {"b": '\\"'}]}} for n in range(30)]
 
@@ -50,23 +52,33 @@ def test_an_edit_and_an_append_are_noticed(cli, simulator):
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [
-        (b'[{"q": "a"}, 5, {"q": "b"}]', "element 2 (row 1): the element is not a JSON object"),
-        (b'[{"q": "a"}, {"q": }, {"q": "b"}]', "element 2 (row 1): not valid JSON"),
-        (b'[{"q": "a"} {"q": "b"}]', "element 2 (row 1): there is no comma before the element"),
-        (b'[{"q": "a"},, {"q": "b"}]', "element 2 (row 1): an element is missing before a comma"),
-        (b'[{"q": "a"}] [{"q": "b"}]', "element 2 (row 1): there is text behind the end"),
-        (b'[{"q": "a"}, {"q": "b', "element 2 (row 1): the file ends inside of this element"),
-        (b'[{"q": "a"}, {"q": "b"}', "element 2 (row 1): the file ends behind this element"),
-        (b'[{"q": "a"},', "element 2 (row 1): the file ends before its array does"),
-        (b'[{"q": "a"}, {"q": "\xff"}]', "element 2 (row 1): the element is not valid UTF-8"),
-        (b'[{"q": "a"}, ' + b"[" * 600 + b"]" * 600 + b"]", "element 2 (row 1): "),
-        (b'[{"q": "a"}, {"q": "' + b"x" * 70_000_000 + b'"}]', "element 2 (row 1): the element is"),
-    ],
+    rest_slow(
+        [
+            (b'[{"q": "a"}, 5, {"q": "b"}]', "element 2 (row 1): the element is not a JSON object"),
+            (b'[{"q": "a"}, {"q": }, {"q": "b"}]', "element 2 (row 1): not valid JSON"),
+            (b'[{"q": "a"} {"q": "b"}]', "element 2 (row 1): there is no comma before the element"),
+            (
+                b'[{"q": "a"},, {"q": "b"}]',
+                "element 2 (row 1): an element is missing before a comma",
+            ),
+            (b'[{"q": "a"}] [{"q": "b"}]', "element 2 (row 1): there is text behind the end"),
+            (b'[{"q": "a"}, {"q": "b', "element 2 (row 1): the file ends inside of this element"),
+            (b'[{"q": "a"}, {"q": "b"}', "element 2 (row 1): the file ends behind this element"),
+            (b'[{"q": "a"},', "element 2 (row 1): the file ends before its array does"),
+            (b'[{"q": "a"}, {"q": "\xff"}]', "element 2 (row 1): the element is not valid UTF-8"),
+            (b'[{"q": "a"}, ' + b"[" * 600 + b"]" * 600 + b"]", "element 2 (row 1): "),
+            (
+                lambda: b'[{"q": "a"}, {"q": "' + b"x" * 70_000_000 + b'"}]',
+                "element 2 (row 1): the element is",
+            ),
+        ],
+        4,
+        several=True,
+    ),
 )
 def test_a_bad_element_is_a_bad_row(cli, data, words):
     """It is named by its number, and the others are rows all the same."""
-    _file(cli, data)
+    _file(cli, data() if callable(data) else data)
     done = cli("validate", "rows.json", *ASKED)
     assert done.code == 1 and f"rows.json {words}" in done.out, done.out + done.err
     assert "1 of " in done.out

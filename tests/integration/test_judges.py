@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -188,13 +189,20 @@ def test_verdicts_are_columns_of_the_scores(world):
 
 def test_the_bill_of_a_run_and_its_judges(world):
     """The summary has both, and `costs` follows the judges; a judge's reply without a verdict is
-    paid too.
+    paid too, and told as waste next to that of the run, wherever a run is shown.
     """
-    world.config(f"{PRICES}{TONE}")
+    world.config(f"[gates]\njudges.tone.wasted_cost_usd = '<= 2'\n{PRICES}{TONE}")
     world.judge("tone", "{{{{ row.content }}}}", more=PRICES)
     done = world.run()
     assert done.code == 1, done.err
     said = world.summary()
+    assert said["gates"]["judges.tone.wasted_cost_usd"]["verdict"] == "pass"
+    judge = said["judges"]["tone"]
+    assert (judge["attempts"], judge["wasted_cost_usd"]) == (9, 2.0)
+    shown = "cost $18.0000, $2.0000 of it wasted"
+    assert shown in done.err and shown in world.cli("status", "run").out
+    assert world.cli("report", "run").code == 0
+    assert "wasted, USD" in (world.folder / "run/report.html").read_text()
     assert said["totals"]["cost_usd"] == 18.0  # nine answers
     assert said["judges"]["tone"]["cost_usd"] == 18.0
     assert said["totals"]["cost_usd_with_judges"] == 36.0
@@ -426,7 +434,7 @@ def test_the_budget_of_a_run_covers_its_judges(world):
     judged = world.asked()
     assert 0 < len(judged) < 9
     world.cli.verified("run")
-    assert "to go on: batchrun run" in done.err
+    assert "to resume: batchrun run" in done.err
     blessed = world.cli("bless", "run", "--as", "baseline")
     assert blessed.code == 2
     assert "the judge tone of run is not finished" in blessed.err
@@ -769,3 +777,223 @@ def test_the_command_that_is_killed_goes_on(world, seed, until):
     assert world.scores()["tone.mark"] == [5.0] * 60
     world.cli.verified("run")
     world.cli.verified("run/judges/tone")
+
+
+def repeated(world, texts, labels, more=""):
+    """The config of a run that asks each row so often as it has texts, one text at a time."""
+    lines = [
+        {"custom_id": f"q{n}", "texts": asked, "label": label}
+        for n, (asked, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    world.config(more)
+    (world.folder / "rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    config = (world.folder / "c.toml").read_text().replace("{{ text }}", "{{ texts[repeat] }}")
+    config = config.replace("[request]", f"[request]\nrepeat = {len(texts[0])}")
+    (world.folder / "c.toml").write_text(config)
+
+
+def test_every_answer_of_a_repeated_run_has_its_verdict(world):
+    """A run with `repeat` is judged answer by answer; of one repeat that was retried exactly one
+    judgement is sent.
+    """
+    texts = [["good", "bad", "fine"], ["FAIL", "good", "odd"], ["bad", "bad", "good"]]
+    repeated(world, texts, [5, 1, 1], TONE)
+    assert world.run().code == 1
+    assert sorted(world.asked()) == sorted(t for row in texts for t in row if t != "FAIL")
+    assert world.scores()["tone.mark"] == [MARKS.get(text) for row in texts for text in row]
+    world.failing = set()
+    assert world.run("--retry-failed").code == 0
+    assert world.asked() == ["FAIL"]
+    assert world.scores()["tone.mark"][3] == 3
+    world.cli.verified("run")
+    world.cli.verified("run/judges/tone")
+
+
+def test_agreement_over_repeats_is_about_rows(world):
+    """With several answers to a row, the intervals of agreement and kappa are those of rows drawn
+    at random: as wide as a bootstrap of rows, done here by hand, finds them.
+    """
+    dice = random.Random(4)
+    labels = [dice.choice([1, 3, 4, 5]) for _ in range(60)]
+    told = {5: "good", 4: "fine", 1: "bad", 3: "else"}
+    texts = []
+    for label in labels:
+        mostly = told[label] if dice.random() < 0.7 else dice.choice(list(told.values()))
+        texts.append([mostly if dice.random() < 0.9 else "bad" for _ in range(3)])
+    texts[7][1], texts[9][0] = "odd", "FAIL"
+    repeated(world, texts, labels, f'{TONE}agreement = "label"\nscore = "mark"\n')
+    assert world.run().code == 1
+    marks = world.scores()["tone.mark"]
+    rows = [
+        [(mark, label) for mark in marks[3 * n : 3 * n + 3] if mark is not None]
+        for n, label in enumerate(labels)
+    ]
+
+    def figures(drawn):
+        pairs = [pair for row in drawn for pair in row]
+        share = sum(one == other for one, other in pairs) / len(pairs)
+        chance = (
+            sum(
+                sum(one == name for one, _ in pairs) * sum(other == name for _, other in pairs)
+                for name in told
+            )
+            / len(pairs) ** 2
+        )
+        by_row = sum(sum(one == other for one, other in row) / len(row) for row in drawn)
+        return by_row / len(drawn), (share - chance) / (1 - chance)
+
+    wanted = figures(rows)
+    drawn = [figures(dice.choices(rows, k=60)) for _ in range(1500)]
+    said = world.summary()["metrics"]
+    assert [said[f"tone.{name}"]["n"] for name in ("agreement", "kappa")] == [60, 178]
+    for at, name in enumerate(("agreement", "kappa")):
+        found = said[f"tone.{name}"]
+        assert found["value"] == pytest.approx(wanted[at], abs=1e-12)
+        error = statistics.stdev(each[at] for each in drawn)
+        assert (found["high"] - found["low"]) / 2 == pytest.approx(2.0 * error, rel=0.12), name
+    world.cli.verified("run")
+    path = world.folder / "run/summary.json"
+    whole = json.loads(path.read_text())
+    whole["metrics"]["tone.agreement"] |= {"value": wanted[0] - 0.01, "n": 178}
+    path.write_text(json.dumps(whole))
+    assert "tone.agreement" in world.cli("verify", "run").out
+
+
+def test_answers_that_are_all_alike_leave_something_unknown(world):
+    """Where judge and person agree on every answer, the share has the interval of so many rows."""
+    repeated(
+        world,
+        [["good"] * 3, ["bad"] * 3] * 10,
+        [5, 1] * 10,
+        f'{TONE}agreement = "label"\nscore = "mark"\n',
+    )
+    assert world.run().code == 0
+    said = world.summary()["metrics"]
+    share = said["tone.agreement"]
+    assert (share["value"], share["n"], share["high"]) == (1.0, 20, 1.0)
+    assert share["low"] == pytest.approx(0.8389, abs=1e-4)  # Wilson's of 20 of 20
+    assert said["tone.kappa"]["value"] == 1.0
+    world.cli.verified("run")
+
+
+def estimated(world, *more, config="c.toml"):
+    """What `estimate --json` says of a run."""
+    done = world.cli("estimate", "-c", config, "--json", *more)
+    assert done.code == 0, done.err
+    return done.json
+
+
+def test_an_estimate_counts_the_judgements(world):
+    """A judge is asked about every answer: its tokens and cost are its own, and in the total. Each
+    place in which its prompt shows the answer counts as many tokens as the answer may have.
+    """
+    prices = PRICES.replace("1000000", "10")
+    world.config(prices)
+    alone = estimated(world)
+    assert "judges" not in alone
+    world.config(f"{prices}{TONE}")
+    world.judge("tone", "Rate: {{{{ row.content }}}}", more=prices)
+    found = estimated(world)
+    judge = found["judges"]["tone"]
+    assert (found["rows"], judge["rows"]) == (10, 10)
+    assert judge["cost_usd"]["estimate"] > 0
+    for name in ("prompt_tokens", "completion_tokens", "cost_usd"):
+        for end in ("low", "estimate", "high"):
+            both = alone[name][end] + judge[name][end]
+            assert found[name][end] == pytest.approx(both, abs=1.01 if "tok" in name else 1e-9)
+    assert found["at_most"]["tokens"] == alone["at_most"]["tokens"] + judge["at_most"]["tokens"]
+    assert list(judge["models"]) == ["large"] and list(found["models"]) == ["m"]
+    assert 0 < judge["completion_tokens"]["estimate"] < 10 * 100
+    world.judge("tone", "Rate: {{{{ row.content }}}} {{{{ row.content | tojson }}}}", more=prices)
+    twice = estimated(world)["judges"]["tone"]
+    more = [twice["prompt_tokens"][end] - judge["prompt_tokens"][end] for end in ("low", "high")]
+    assert more[0] == pytest.approx(10 * 2, abs=45)  # 5 % of the limit, and two quotes
+    assert more[1] == pytest.approx(10 * 100, abs=60)
+    said = world.cli("estimate", "-c", "c.toml").out
+    assert "judge    tone: 10 answers to judge, by large" in said
+    assert "total    the run with its judges" in said
+    assert world.endpoint.requests == []
+
+
+def test_a_judges_estimate_is_that_of_its_run(world):
+    """Where answers are as long as they are assumed to be, the estimate before the run is that of
+    the same prompt over the answers themselves.
+    """
+    text = "one answer of words that are read " * 6  # about 40 tokens, the likely share of 100
+    world.config(TONE, rows=[f"{text}{n}" for n in range(12)])
+    asked = "About {{{{ topic }}}}, asked: {{{{ row.messages[-1].content }}}}"
+    world.judge("tone", asked + " {{{{ row.content }}}}")
+    before = estimated(world)["judges"]["tone"]["prompt_tokens"]
+    assert world.run().code == 0
+    after = world.cli("estimate", "--from", "run", "-c", "tone.toml", "--json").json
+    likely = after["prompt_tokens"]["estimate"]
+    assert before["estimate"] == pytest.approx(likely, rel=0.05)
+    assert before["low"] < after["prompt_tokens"]["low"]
+    assert before["high"] > after["prompt_tokens"]["high"]
+
+
+def test_an_estimate_counts_each_repeat_and_each_judge(world):
+    """With `repeat` every answer of a row is judged; bad rows have none; judges are told apart; a
+    verdict is as long as its schema says.
+    """
+    world.judge("brief", "{{{{ row.content }}}}", schema="brief")
+    short = {"type": "object", "properties": {"pass": {"type": "boolean"}}, "required": ["pass"]}
+    (world.folder / "brief.json").write_text(json.dumps(short))
+    repeated(
+        world,
+        [["good"] * 3, ["bad"] * 3, [""] * 3],
+        [1, 2, 3],
+        f'{TONE}[judge.brief]\nconfig = "brief.toml"\n',
+    )
+    found = estimated(world)
+    assert (found["rows"], found["bad"]) == (9, 3)
+    assert {name: judge["rows"] for name, judge in found["judges"].items()} == {
+        "tone": 6,
+        "brief": 6,
+    }
+    of_reason, of_flag = (
+        found["judges"][name]["completion_tokens"]["estimate"] for name in ("tone", "brief")
+    )
+    assert of_flag < 6 * 10 < of_reason
+    assert found["judges"]["brief"]["completion_tokens"]["high"] == 600
+
+
+def test_an_estimate_says_what_is_wrong_with_a_judge(world):
+    """A template that names what the answers will not have is exit 2, as for the run; a judge that
+    gave the answers is a note; one without a limit has no bound.
+    """
+    world.judge("tone", "{{{{ row.content }}}} {{{{ topci }}}}")
+    world.config(TONE)
+    done = world.cli("estimate", "-c", "c.toml")
+    assert done.code == 2 and "topci" in done.err and "judge.tone" in done.err
+    world.judge("tone", "{{{{ row.content }}}} {{{{ topic }}}}")
+    text = (world.folder / "tone.toml").read_text().replace("params = { max_tokens = 100 }", "")
+    (world.folder / "tone.toml").write_text(text.replace('"large"', '"m"'))
+    found = estimated(world)
+    assert found["judges"]["tone"]["at_most"]["tokens"] is None
+    assert found["at_most"]["tokens"] is None
+    assert any("which gave the answers" in note for note in found["notes"])
+    compared = estimated(world, "--model", "x", "--model", "y")["models"]
+    assert compared["x"]["judges"]["tone"]["rows"] == 10
+    assert "judgements do not limit their answer" in world.cli("estimate", "-c", "c.toml").out
+
+
+def test_a_dry_run_and_a_pilot_of_a_judged_run(world):
+    """`run --dry-run` foretells the judgements of the rows that would be sent; a pilot leaves out
+    scores on verdicts, and judges nothing.
+    """
+    world.config(
+        f'{TONE}[scores]\nliked = \'"tone.mark" >= 4\'\nlong = "len(content) > 3"\n'
+        '[metrics]\nliked = "avg(liked)"\n'
+    )
+    done = world.cli("run", "-c", "c.toml", "--dry-run", "--json")
+    assert done.json["estimate"]["judges"]["tone"]["rows"] == 10, done.err
+    done = world.cli("estimate", "-c", "c.toml", "--pilot", "10", "-o", "pilot", "--json")
+    assert done.code == 0, done.err
+    assert done.json["pilot"]["rows"] == done.json["judges"]["tone"]["rows"] == 10
+    assert world.asked() == []
+    assert list(world.summary("pilot")["scores"]) == ["long"]
+    assert world.run().code == 1
+    world.failing = set()
+    done = world.cli("run", "-c", "c.toml", "--dry-run", "--retry-failed", "--json")
+    assert done.json["estimate"]["judges"]["tone"]["rows"] == 1, done.err

@@ -149,6 +149,7 @@ class TestSources:
         assert done.code == 3 and "auth" in done.err, done.err
         assert len(endpoint.requests) == 1
 
+    @pytest.mark.linux
     def test_a_command_that_hangs(self, cli, monkeypatch):
         """It is given up with everything that it started."""
         from batchrun.adapters.http import key_command
@@ -166,6 +167,7 @@ class TestSources:
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
 
+    @pytest.mark.linux
     def test_what_a_command_leaves_running(self):
         """An agent that it started, and that holds on to its output, is not waited for."""
         from batchrun.adapters.http import key_command

@@ -62,7 +62,7 @@ def test_a_large_reply_has_a_file_of_its_own(run):
 
 
 def test_no_file_where_none_is_needed(run):
-    """Without a large reply there is no folder; nor with --raw none, which keeps no reply."""
+    """Without a large reply there is not a folder; nor with --raw none, which keeps no reply."""
     assert run("--raw", "none").code == 0
     assert not (run.folder / "responses").exists()
     assert set(_kept(run.folder).values()) == {None}

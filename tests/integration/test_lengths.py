@@ -149,6 +149,7 @@ def test_a_directory_that_cannot_be_used_is_named_before_anything_is_sent(cli, t
     assert timed.order == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_or_without_lengths(cli, simulator, jsonl, until, summary):
     """Lengths shape no request: they may come and go between sessions, and no row is sent twice."""
     endpoint = simulator(latency=FixedLatency(0.02))

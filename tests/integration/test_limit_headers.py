@@ -31,7 +31,7 @@ def test_what_was_told_is_in_the_status(cli, simulator, jsonl):
     assert (tokens["kind"], tokens["per"], tokens["limit"]) == ("tokens", "minute", 60_000_000)
     assert 9_900 < requests["remaining"] <= 10_000
     shown = run_status.lines({"state": "killed", "live": live}, "run")
-    assert shown[-1].startswith("limits told by the server: 600,000 requests/min (")
+    assert shown[-1].startswith("limits reported by the server: 600,000 requests/min (")
     assert "60,000,000 tokens/min (" in shown[-1]
 
 

@@ -10,7 +10,7 @@ from batchrun.simulator.latency import FixedLatency
     [
         ({"rpm": 3000}, ("--rpm", 3000), 150, 2.0),
         ({"tpm": 180_000}, ("--tpm", 180_000, "--param", "max_tokens=100"), 60, 1.2),
-        ({"tpm": 180_000}, ("--tpm", 180_000), 60, 1.0),
+        pytest.param({"tpm": 180_000}, ("--tpm", 180_000), 60, 1.0, marks=pytest.mark.slow),
     ],
     ids=["requests", "tokens", "tokens without a stated maximum"],
 )
@@ -48,6 +48,7 @@ def test_a_request_larger_than_the_budget_waits_and_passes(cli, simulator, jsonl
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_who_has_no_limits_is_slowed_by_the_server(cli, simulator, jsonl):
     """A 429 with Retry-After slows the whole endpoint: rejections stay few without any --rpm."""
     endpoint = simulator(rpm=6000)

@@ -249,6 +249,7 @@ def test_an_unknown_level_is_refused(cli, heard, jsonl):
     assert endpoint.requests == []
 
 
+@pytest.mark.slow
 def test_a_cool_down(cli, scripted, answer, jsonl):
     """A refusal that holds everybody, and its end."""
 

@@ -293,16 +293,8 @@ def test_a_dry_run_needs_no_run_directory(cli, jsonl):
 
 def test_standard_input_has_a_dry_run(cli, jsonl):
     """What is piped in is read once for both reports."""
-    done = subprocess.run(
-        [*COMMAND, "run", "-", "-o", "run", "--dry-run", *("--provider", "simulator", "--json")],
-        cwd=cli.folder,
-        env=cli._environment(None),
-        input=jsonl(5, model="m").read_bytes(),
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
-    found = json.loads(done.stdout)
+    flags = ("-o", "run", "--dry-run", "--provider", "simulator", "--json")
+    found = cli("run", "-", *flags, stdin=jsonl(5, model="m").read_bytes()).json
     assert found["validate"]["rows"] == found["estimate"]["rows"] == 5
 
 

@@ -199,7 +199,7 @@ def test_the_url_and_the_command_are_in_no_file(cli, simulator, jsonl, hook):
         jsonl(5), "-o", "other", "--base-url", endpoint.base_url, "--on-finish", "true pa55word",
         "--deadline", 0,
     )  # fmt: skip
-    assert stopped.code == 3 and "to go on:" in stopped.err and "pa55word" not in stopped.err
+    assert stopped.code == 3 and "to resume:" in stopped.err and "pa55word" not in stopped.err
     (cli.folder / "bad.toml").write_text('[notify]\nwebhook = "ftp://h/s3cr3t"\n')
     bad = cli.run(jsonl(5), "-o", "run", "-c", "bad.toml", "--base-url", endpoint.base_url)
     assert bad.code == 2 and "notify.webhook: expected an http:// or https:// URL" in bad.err

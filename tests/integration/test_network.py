@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 KEY = "sk-SECRET-of-the-network"
 
@@ -163,8 +164,10 @@ def test_a_real_proxy(cli, scripted, answer, jsonl, authority, real_proxy):
         assert len(endpoint.requests) == 10
 
 
+@pytest.mark.linux
 @pytest.mark.parametrize(
-    ("setting", "probed"), [("", True), ("keepalive_s = 5", True), ("keepalive_s = 0", False)]
+    ("setting", "probed"),
+    rest_slow([("", True), ("keepalive_s = 5", True), ("keepalive_s = 0", False)], several=True),
 )
 def test_a_silent_connection_is_probed(cli, simulator, jsonl, until, setting, probed):
     """While an answer is awaited the kernel's keep-alive timer runs, unless it is switched off."""

@@ -92,7 +92,7 @@ def test_a_refused_key(stopped, scripted, key, said):
     found = stopped("--base-url", endpoint.base_url, env=env)
     assert said in found["to fix"]
     assert found["to check"] == f"batchrun doctor --model m --base-url {endpoint.base_url}"
-    assert found["then, to go on"].startswith("batchrun run ")
+    assert found["then, to resume"].startswith("batchrun run ")
     assert "held back" not in found["all"]
 
 
@@ -106,7 +106,7 @@ def test_a_wrong_path_is_corrected_in_the_next_command(stopped, scripted, path, 
     given = f"{host}/chat/completions" if not path else host + path
     found = stopped("--base-url", given)
     assert found["to fix"] == f"try --base-url {host}{right}"
-    for line in ("to check", "then, to go on"):
+    for line in ("to check", "then, to resume"):
         words = shlex.split(found[line])
         assert words[words.index("--base-url") + 1] == host + right
         assert words.count("--base-url") == 1
@@ -130,7 +130,7 @@ def test_the_corrected_command_works(cli, jsonl, scripted, answer):
     assert done.code == 3
     found = ending(done)
     assert found["to fix"].startswith("did you mean --model qwen3-32b")
-    done = cli(*shlex.split(found["then, to go on"])[1:])
+    done = cli(*shlex.split(found["then, to resume"])[1:])
     assert done.code == 0, done.err
 
 
@@ -199,7 +199,7 @@ def test_a_parameter_that_the_model_does_not_take(cli, jsonl, scripted, answer):
     flags = ("-o", "out", "--no-progress", "--base-url", scripted(reply).base_url, "--model", "m")
     done = cli("run", jsonl(60), *flags, "--max-tokens", "5", "--concurrency", "2")
     assert done.code == 3, done.err
-    command = ending(done)["then, to go on"]
+    command = ending(done)["then, to resume"]
     assert "--param max_completion_tokens=5" in command and "--max-tokens" not in command
     done = cli(*shlex.split(command)[1:])
     assert done.code == 0, done.err
@@ -229,7 +229,7 @@ def test_a_stop_that_no_setting_caused_is_resumed_as_it_is(stopped, scripted, co
     reply = refused(429, "Come back later.", code)
     endpoint = scripted(lambda *_: (429, headers, reply[2]))
     found = stopped("--base-url", endpoint.base_url)
-    assert "to fix" not in found and found["to go on"].startswith("batchrun run ")
+    assert "to fix" not in found and found["to resume"].startswith("batchrun run ")
     if headers:
         assert "let it wait with --max-wait 7200" in found["all"]
 

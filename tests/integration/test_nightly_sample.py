@@ -54,6 +54,7 @@ def test_two_nights_and_one_that_is_worse(cli, night):
     cli.verified("worse")
 
 
+@pytest.mark.slow
 def test_a_night_with_failed_rows_is_inconclusive_because_of_them(cli, night):
     """12 failed rows could make the night pass or fail: both gates say that they decide."""
     night("first")

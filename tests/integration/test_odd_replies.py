@@ -5,6 +5,8 @@ import sqlite3
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 QUICK = ("--no-progress", "--concurrency", 1)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -61,13 +63,20 @@ def schema(cli):
 
 @pytest.mark.parametrize(
     "empty",
-    [
-        {"tool_calls": [{}]},
-        {"tool_calls": [{"id": "", "type": "function", "function": {"name": "", "arguments": ""}}]},
-        {"tool_calls": [None]},
-        {"function_call": {"name": "", "arguments": ""}},
-        {"refusal": " "},
-    ],
+    rest_slow(
+        [
+            {"tool_calls": [{}]},
+            {
+                "tool_calls": [
+                    {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+                ]
+            },
+            {"tool_calls": [None]},
+            {"function_call": {"name": "", "arguments": ""}},
+            {"refusal": " "},
+        ],
+        2,
+    ),
 )
 def test_empty_containers_exempt_from_nothing(asked, schema, empty):
     """Beside text they do not spare it its schema; without text the answer is empty."""
@@ -119,7 +128,7 @@ def test_reasoning_that_was_cut_off_is_an_empty_answer(asked):
 
 
 def test_json_in_a_fence_is_accepted_where_it_is_wanted(asked, schema):
-    """The JSON is the content, the raw reply keeps the fence; without the flag it is no JSON."""
+    """The JSON is the content, the raw reply keeps the fence; without the flag it is not JSON."""
     sent = 'Here it is:\n```json\n{"a": 1}\n```\n'
     code, row, _ = asked({"content": sent}, *schema)
     assert code == 1 and "--accept-fenced accepts" in row["error_message"]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "columns-0.2"
 STARTED = ("rows.csv", "--prompt", "{{ question }}", "--shard-rows", 4, "--model", "m")
 ROWS = 12
@@ -31,7 +33,7 @@ def heard(scripted, answer):
     return scripted(lambda *_: (200, {}, answer()))
 
 
-@pytest.mark.parametrize("more", [(), ("--retry-failed",), ("--keep-done",)])
+@pytest.mark.parametrize("more", rest_slow([(), ("--retry-failed",), ("--keep-done",)]))
 def test_it_goes_on_by_its_own_rules(cli, heard, old, published, more):
     """No done row is sent again; what is pending or failed goes out with its columns, as then."""
     flags = ("-o", old, "--no-progress", "--base-url", heard.base_url)

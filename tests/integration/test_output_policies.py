@@ -6,6 +6,8 @@ import threading
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 QUICK = ("--no-progress", "--shard-rows", 10)
 PRICES = """
 [prices.m]
@@ -339,7 +341,7 @@ def test_another_model_is_asked_for_what_was_filtered(here, prudish, jsonl, foun
     assert len(endpoint.requests) == 4
 
 
-@pytest.mark.parametrize("kind", FILTERED)
+@pytest.mark.parametrize("kind", rest_slow(FILTERED, 4))
 @pytest.mark.parametrize(
     "other",
     [

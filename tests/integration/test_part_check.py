@@ -6,6 +6,8 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
+from tests.harness.slow import rest_slow
+
 ROWS = [
     {"messages": [{"role": "user", "content": f"q{n}"}], "custom_id": str(n)} for n in range(30)
 ]
@@ -70,7 +72,7 @@ DAMAGES = (_cut, _empty, _halve, _other_shard, _other_rows, _same_length, _remov
 
 
 @pytest.mark.parametrize("kind", ["results", "attempts"])
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", rest_slow(DAMAGES, 3), ids=lambda damage: damage.__name__)
 def test_a_part_that_is_not_what_was_published(run, kind, damage):
     """Exit code 2 names the file, nothing is sent or changed; --repair mends it."""
     path = _part(run, kind)

@@ -1,4 +1,4 @@
-"""What is no regular file is read once, by whatever name: pipes, descriptors, devices."""
+"""What is not a regular file is read once, by whatever name: pipes, descriptors, devices."""
 
 import contextlib
 import json
@@ -11,6 +11,8 @@ import threading
 import time
 
 import pytest
+
+from tests.harness.slow import rest_slow
 
 ROWS = 30
 FLAGS = ("--model", "m", "--no-progress", "--shard-rows", "10")
@@ -47,13 +49,17 @@ def fifo(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "data", "more"),
-    [
-        ("rows.jsonl", _chats(), ()),
-        ("rows", _chats(), ()),
-        ("rows.csv", _table(), ("--prompt", "{{ q }}")),
-        ("rows", _table(), ("--prompt", "{{ q }}", "--format", "csv")),
-        ("rows.tsv", _table().replace(b",", b"\t"), ("--prompt", "{{ q }}")),
-    ],
+    rest_slow(
+        [
+            ("rows.jsonl", _chats(), ()),
+            ("rows", _chats(), ()),
+            ("rows.csv", _table(), ("--prompt", "{{ q }}")),
+            ("rows", _table(), ("--prompt", "{{ q }}", "--format", "csv")),
+            ("rows.tsv", _table().replace(b",", b"\t"), ("--prompt", "{{ q }}")),
+        ],
+        2,
+        several=True,
+    ),
 )
 def test_a_named_pipe_is_an_input(cli, simulator, fifo, published, name, data, more):
     """Its suffix or --format says what it holds; validate, estimate, run and verify read it."""
@@ -83,7 +89,13 @@ def test_other_rows_in_a_pipe_are_refused(cli, simulator, fifo):
     assert endpoint.stats()["requests_total"] == 12
 
 
-@pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "-"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *rest_slow(["/dev/stdin", "/dev/fd/0", "-"], 2),
+        pytest.param("/proc/self/fd/0", marks=[pytest.mark.linux, pytest.mark.slow]),
+    ],
+)
 @pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
 def test_descriptors_by_name(cli, tmp_path, name, kind):
     """Standard input is read whatever it is called and whatever is behind it."""
@@ -99,12 +111,14 @@ def test_descriptors_by_name(cli, tmp_path, name, kind):
         given, other = socket.socketpair()
         other.sendall(_chats())
         other.close()
+    command = cli if kind != "socket" else cli.fresh  # nobody can open a socket by its name
     with given:
-        done = cli("validate", name, "--model", "m", "--json", stdin=given)
+        done = command("validate", name, "--model", "m", "--json", stdin=given)
     assert done.code == 0, done.err
     assert done.json["rows"] == ROWS
 
 
+@pytest.mark.slow
 def test_a_process_substitution(cli, simulator, tmp_path, published):
     """``<(command)`` of a shell is an input; the same command again resumes."""
     (tmp_path / "rows").write_bytes(_chats())
@@ -160,13 +174,12 @@ def test_a_writer_that_stalls_holds_no_answer_back(cli, simulator, tmp_path, unt
         ("pipe.parquet", "Parquet cannot be read from a pipe"),
     ],
 )
-def test_what_holds_no_rows_is_refused(cli, name, said):
+def test_what_holds_no_rows_is_refused(cli, monkeypatch, name, said):
     """An error at once, naming it."""
     os.mkfifo(cli.folder / "pipe.parquet")
     with socket.socket(socket.AF_UNIX) as listening:
-        folder = os.open(cli.folder, os.O_RDONLY)
-        listening.bind(f"/proc/self/fd/{folder}/sock.jsonl")
-        os.close(folder)
+        monkeypatch.chdir(cli.folder)  # the address of a socket is short
+        listening.bind("sock.jsonl")
         done = cli("validate", name, "--model", "m")
     assert done.code == 2 and said in done.err, done.err
 

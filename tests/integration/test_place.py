@@ -41,6 +41,7 @@ def test_too_few_open_files_are_refused_before_anything_is_sent(cli, simulator, 
     assert endpoint.stats()["requests_total"] == 0
 
 
+@pytest.mark.slow
 def test_the_limit_on_open_files_is_raised_where_it_may_be(cli, simulator, jsonl):
     """A soft limit is a default: the command raises its own, for sockets and for many logs."""
     endpoint = simulator()
@@ -311,7 +312,7 @@ def test_permission_that_is_withdrawn_midway(
     results.chmod(0o755)
     assert done.code == 5, done.err
     assert "Permission denied" in done.err and "safe in the journal" in done.err
-    assert "to go on: batchrun run" in done.err
+    assert "to resume: batchrun run" in done.err
     assert cli(*words).code == 0
     ledger = published(cli.folder / "run", "attempts")
     assert endpoint.stats()["requests_total"] == ledger.num_rows

@@ -10,6 +10,7 @@ import pytest
 
 from batchrun.simulator.embedded import EmbeddedSimulator
 from batchrun.simulator.plan import SimulatorOptions
+from tests.harness.slow import rest_slow
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("sql", REFUSED)
+@pytest.mark.parametrize("sql", rest_slow(REFUSED, 2))
 def test_what_is_refused_is_exit_2(cli, run_folder, sql):
     """A message, no traceback, no file."""
     done = cli("query", run_folder, sql, "-o", "stolen.csv")

@@ -3,14 +3,18 @@
 import json
 import shutil
 import sqlite3
+import threading
 from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
 
-from batchrun.simulator.latency import FixedLatency
+from batchrun.adapters.journal.shard_log import OUTCOME, sound_records
+from tests.harness.slow import rest_slow
 
 ROWS = 35
+DURABLE = 14
+"""Rows of which a killed run has answers in its log."""
 
 
 def _flip(path, share=0.5):
@@ -104,7 +108,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("damage", rest_slow(DAMAGES.values(), 2), ids=[*DAMAGES])
 def test_a_damaged_results_part(cli, mend, published, damage):
     """Its rows are sent again, their attempts count on, and no other row is touched."""
     ledger = published(mend.folder, "attempts").to_pylist()
@@ -200,11 +204,14 @@ def test_a_lost_state_file_and_damaged_parts(mend):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [
-        (("--shard-rows", 7), ["another --shard-rows", "rows 0 to 9"]),
-        (("--param", "seed=1"), ["do not answer the requests", "34 requests differ"]),
-        (("--carry", "none"), ["other columns", "--carry"]),
-    ],
+    rest_slow(
+        [
+            (("--shard-rows", 7), ["another --shard-rows", "rows 0 to 9"]),
+            (("--param", "seed=1"), ["do not answer the requests", "34 requests differ"]),
+            (("--carry", "none"), ["other columns", "--carry"]),
+        ],
+        several=True,
+    ),
 )
 def test_a_lost_state_file_and_other_settings(cli, mend, flags, words):
     """Nobody knows the settings any more but the parts: those that do not fit are refused."""
@@ -254,9 +261,26 @@ def test_without_repair_a_missing_part_is_refused(cli, mend, kind):
 
 
 @pytest.fixture
-def killed(cli, simulator, jsonl, until):
-    """A run that was killed midway: the command that goes on, the endpoint, how many were done."""
-    endpoint = simulator(latency=FixedLatency(0.03))
+def killed(cli, scripted, answer, jsonl, until):
+    """A run that was killed once 14 of 30 rows were in its log: the command that goes on, and the
+    endpoint, which has forgotten what it was asked.
+    """
+    gone = threading.Event()
+
+    def reply(body, _headers, _nth):
+        if int(body["messages"][0]["content"].split()[1]) >= DURABLE:
+            gone.wait(60)
+        return 200, {}, answer()
+
+    def outcomes():
+        logs = (cli.folder / "run" / "checkpoint").glob("shard-*.log")
+        return sum(
+            kind == OUTCOME
+            for log in logs
+            for _, kind, _ in sound_records(log.read_bytes(), range(30))
+        )
+
+    endpoint = scripted(reply)
     rows = [
         {"messages": [{"role": "user", "content": f"row {n}"}], "note": "x" * n} for n in range(30)
     ]
@@ -265,13 +289,14 @@ def killed(cli, simulator, jsonl, until):
         *("--concurrency", 2, "--no-progress"),
     )
     live = cli.start(*command)
-    until(lambda: endpoint.stats()["by_status"].get("200", 0) >= 14)
+    until(lambda: outcomes() == DURABLE and len(endpoint.requests) == DURABLE + 2)
     live.kill()
-    endpoint.reset_stats()
+    gone.set()
+    endpoint.requests.clear()
     return command, endpoint
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.4, 0.7])
+@pytest.mark.parametrize("share", rest_slow([0.0, 0.02, 0.4, 0.7], 2))
 def test_a_damaged_log_keeps_its_sound_records(cli, killed, published, share):
     """Whatever the byte, every other record of the log is kept; its carried columns come back."""
     command, endpoint = killed
@@ -283,7 +308,7 @@ def test_a_damaged_log_keeps_its_sound_records(cli, killed, published, share):
     assert cli(*command, "--repair", "--limit", 1).code == 0
     done = cli(*command)
     assert done.code == 0, done.err
-    assert endpoint.stats()["requests_total"] <= 30 - 11
+    assert len(endpoint.requests) <= 30 - DURABLE + 3
     assert _aside(cli.folder / "run") == [log.name]
     assert published(cli.folder / "run")["note"].to_pylist() == ["x" * n for n in range(30)]
     cli.verified("run")
@@ -297,7 +322,7 @@ def test_logs_without_their_state_file(cli, killed, published):
     assert cli(*command).code == 2
     done = cli(*command, "--repair")
     assert done.code == 0, done.err
-    assert endpoint.stats()["requests_total"] <= 30 - 11
+    assert len(endpoint.requests) == 30 - DURABLE
     assert published(cli.folder / "run")["row"].to_pylist() == list(range(30))
     cli.verified("run")
 

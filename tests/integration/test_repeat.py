@@ -11,6 +11,7 @@ import pytest
 
 import batchrun
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 QUICK = ("--no-progress", "--repeat", 3)
 MODEL = ("--model", "m")
@@ -497,7 +498,7 @@ def golden(cli):
     return cli.folder
 
 
-@pytest.mark.parametrize("name", ["finished", "failed", "interrupted"])
+@pytest.mark.parametrize("name", rest_slow(["finished", "failed", "interrupted"]))
 def test_golden_directories_are_read(name, cli, golden):
     """`verify` holds them against their input and recomputes their metrics; scoring them again
     gives the same.

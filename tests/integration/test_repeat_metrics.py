@@ -164,6 +164,7 @@ def test_the_vote_of_a_row(measured):
         assert group["value"] == pytest.approx(_mean(map(_vote, mine))) and group["n"] == 5
 
 
+@pytest.mark.slow
 def test_other_aggregates_take_all_answers(measured):
     """A ratio of sums is over answers; what its interval leaves out are whole rows."""
     answers = "".join(SAID.values())
@@ -222,6 +223,7 @@ def test_scores_are_computed_again_over_repeats(evaluated, cli, summary):
     assert done.code == 2 and "this run has 3 answers" in done.err, done.err
 
 
+@pytest.mark.slow
 def test_verify_recomputes_metrics_over_repeats(evaluated, cli):
     """A metric of the summary that the files do not give is damage, of every kind of metric."""
     assert evaluated(TABLES).code == 1

@@ -217,7 +217,7 @@ def test_another_night_stands_beside_it(cli, nightly):
     assert "rows ok 57 57" in _text(page)
     assert re.search(r"60 rows are in both runs; \d+ answers changed", _text(page))
     missing = cli("report", "tuesday", "--against", "nowhere")
-    assert missing.code == 2 and "nowhere is no run directory" in missing.err
+    assert missing.code == 2 and "nowhere is not a run directory" in missing.err
 
 
 def test_a_report_replaces_reports_alone(cli, nightly):

@@ -194,6 +194,7 @@ def test_changed_and_failed_rows_and_pending_ones(
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_of_a_resend(cli, scripted, answer, jsonl, until, published, here):
     """Rows keep their old answer until they have a new one; a start without a flag says that some
     do, and the same command goes on with those.

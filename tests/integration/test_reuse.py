@@ -8,6 +8,8 @@ import stat
 import pyarrow.parquet as pq
 import pytest
 
+from tests.harness.slow import rest_slow
+
 QUICK = ("--no-progress", "--shard-rows", 10)
 PRICED = "[prices.m]\ninput = 1.0\noutput = 1.0\n"
 
@@ -183,7 +185,7 @@ def as_columns(monkeypatch):
     return told
 
 
-@pytest.mark.parametrize("raw", ["all", "errors", "none"])
+@pytest.mark.parametrize("raw", rest_slow(["all", "errors", "none"]))
 @pytest.mark.parametrize("kept", ["all", "none"])
 def test_as_columns_or_one_by_one_the_results_are_the_same(
     job, chat, varied, as_columns, monkeypatch, raw, kept
@@ -390,7 +392,7 @@ def test_results_alone_are_enough(job):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nothing", "no run directory"),
+        ("nothing", "not a run directory"),
         ("run", "the run directory itself"),
         ("old", "nothing was set aside"),
     ],

@@ -385,6 +385,7 @@ def test_the_python_api_writes_into_a_bucket(store, scripted, answer, tmp_path):
     assert pq.read_table(done.attempts_path).num_rows == 12
 
 
+@pytest.mark.slow
 def test_scores_in_a_store(job, cli):
     """Scores lie beside the results; they can be computed again, queried and proven there."""
     (cli.folder / "c.toml").write_text(
@@ -411,14 +412,17 @@ def test_scores_in_a_store(job, cli):
     assert json.loads(done.out) == [{"n": ROWS}], done.err
 
 
-def test_a_chain_of_runs_in_a_bucket(job):
-    """The answers of a run in a bucket are the input of another one there: a source that changed
-    moves rows as on a disk, and one whose checkpoint is elsewhere is known by its objects' marks.
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_chain_of_runs_in_a_bucket(job, times):
+    """The answers of a run in a bucket are the input of another one there, with ``--repeat`` each
+    so often: a source that changed moves rows as on a disk, and one whose checkpoint is elsewhere
+    is known by its objects' marks.
     """
     job.broken = {"question 04": 413}
     assert job.run().code == 1
     out = f"s3://{job.store.bucket}/runs/two"
     ask = ("--prompt", "Check {{ row.content }}", "--no-progress", "--shard-rows", SHARD_ROWS)
+    ask = (*ask, "--repeat", times)
     command = ("--from", job.address, "-o", out, *ask, "--base-url", job.endpoint.base_url)
     checkpoint = ("--checkpoint", "cp-two")
     assert job._here(*command, *checkpoint).code == 0
@@ -427,13 +431,14 @@ def test_a_chain_of_runs_in_a_bucket(job):
     job.broken = {}
     assert job.run("--retry-failed").code == 0
     refused = job._here(*command, *checkpoint)
-    assert refused.code == 2 and "1 row is new, 24 are as before" in refused.err
+    words = f"{times} row{'s are' if times > 1 else ' is'} new, {24 * times} are as before"
+    assert refused.code == 2 and words in refused.err, refused.err
     (job.cli.folder / "cp").rename(job.cli.folder / "away")
     done = job._here(*command, *checkpoint, "--resend-changed")
     assert done.code == 0, done.err
-    assert len(job.endpoint.requests) == asked + 2
+    assert len(job.endpoint.requests) == asked + 1 + times
     report = verify.check(out, str(job.cli.folder / "cp-two"))
-    assert report.problems == [] and report.rows == ROWS
+    assert report.problems == [] and report.rows == ROWS * times
 
 
 def test_requests_are_kept_and_rows_shown_in_a_store(job, cli):
@@ -467,6 +472,7 @@ def test_requests_are_kept_and_rows_shown_in_a_store(job, cli):
     job.verified(kinds=3)
 
 
+@pytest.mark.slow
 def test_costs_follow_judges_into_a_store(job, cli):
     """The run directories in `judges/` of a bucket are part of what the run in it cost."""
     prices = '[prices."m"]\ninput = 1\noutput = 1\n'

@@ -5,8 +5,6 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pyarrow as pa
@@ -15,6 +13,7 @@ import pytest
 
 import batchrun
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 ROWS, SAMPLE = 400, 30
 FLAGS = ("--sample", SAMPLE, "--sample-seed", 5, "--prompt", "{{ q }}", "--shard-rows", 8)
@@ -94,7 +93,7 @@ def chosen():
     return [n - 1 for n in sample.records(iter(range(1, ROWS + 1)), 0)]
 
 
-@pytest.mark.parametrize("write", INPUTS)
+@pytest.mark.parametrize("write", rest_slow(INPUTS, 2))
 def test_the_sample_is_the_input(cli, heard, published, summary, chosen, write):
     """N rows in input order, numbered from 0, the same ones in every format; a limit stops within
     them, and a later run goes on with the rest. verify proves it against the whole input.
@@ -136,17 +135,14 @@ def test_a_pipe_is_kept_and_compared(cli, heard, published, chosen):
     command = ("-", "-o", "run", *flags, *FLAGS)
 
     def piped(text, *more):
-        return subprocess.run(
-            [sys.executable, "-m", "batchrun", "run", "--model", "m", *map(str, (*command, *more))],
-            cwd=cli.folder, input=text, capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
+        return cli.run(*command, *more, stdin=text.encode())
 
     text = (cli.folder / "rows.jsonl").read_text("utf-8")
-    assert piped(text, "--limit", "9").returncode == 0
+    assert piped(text, "--limit", "9").code == 0
     other = piped(text.replace(f'question\\n{chosen[2]}"', 'another"'))
-    assert other.returncode == 2 and "not what" in other.stderr
+    assert other.code == 2 and "not what" in other.err
     done = piped(text)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert _places(cli, published) == chosen == _asked(endpoint)
     (cli.folder / "rows.jsonl").write_text(text, "utf-8")
     assert cli("verify", "run", "--against", "rows.jsonl").code == 0
@@ -174,11 +170,14 @@ def test_a_kill_in_the_middle(cli, simulator, published, chosen, write):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [
-        (("--sample", SAMPLE + 1), ["input.sample: was 30, is 31"]),
-        (("--sample-seed", 6), ["input.sample_seed: was 5, is 6"]),
-        (None, ["input.sample: was 30, is null"]),
-    ],
+    rest_slow(
+        [
+            (("--sample", SAMPLE + 1), ["input.sample: was 30, is 31"]),
+            (("--sample-seed", 6), ["input.sample_seed: was 5, is 6"]),
+            (None, ["input.sample: was 30, is null"]),
+        ],
+        several=True,
+    ),
 )
 def test_another_sample_is_another_run(cli, heard, flags, words):
     """Exit 2, naming what changed; --keep-done is no way on, --restart is."""

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrun
+from tests.harness.slow import rest_slow
 
 ROWS = ["A", "B", "A", "C", "FAIL", "A", "none", "B", "A", "A"]
 """What is asked, which the endpoint gives back; FAIL is refused."""
@@ -119,17 +120,21 @@ def test_metrics_have_intervals_and_bounds(evaluated, summary):
 
 @pytest.mark.parametrize(
     ("gates", "code", "verdicts"),
-    [
-        ('accuracy = ">= 0.5"', 1, ["pass"]),
-        ('accuracy = ">= 0.6"', 4, ["inconclusive"]),
-        ('accuracy = { rule = ">= 0.6", on_inconclusive = "warn" }', 1, ["inconclusive"]),
-        ('accuracy = ">= 0.7"', 4, ["fail"]),
-        ('accuracy = { rule = ">= 0.7", severity = "warn" }', 1, ["warn"]),
-        ('coverage = ">= 0.9"\nerror_rate = "<= 0.1"', 1, ["pass", "pass"]),
-        ('coverage = ">= 0.95"', 4, ["fail"]),
-        ('totals.attempts = ">= 10"\nrows.error = "<= 1"', 1, ["pass", "pass"]),
-        ('errors.timeout = "== 0"\nwall_s = "<= 3600"', 1, ["pass", "pass"]),
-    ],
+    rest_slow(
+        [
+            ('accuracy = ">= 0.5"', 1, ["pass"]),
+            ('accuracy = ">= 0.6"', 4, ["inconclusive"]),
+            ('accuracy = { rule = ">= 0.6", on_inconclusive = "warn" }', 1, ["inconclusive"]),
+            ('accuracy = ">= 0.7"', 4, ["fail"]),
+            ('accuracy = { rule = ">= 0.7", severity = "warn" }', 1, ["warn"]),
+            ('coverage = ">= 0.9"\nerror_rate = "<= 0.1"', 1, ["pass", "pass"]),
+            ('coverage = ">= 0.95"', 4, ["fail"]),
+            ('totals.attempts = ">= 10"\nrows.error = "<= 1"', 1, ["pass", "pass"]),
+            ('errors.timeout = "== 0"\nwall_s = "<= 3600"', 1, ["pass", "pass"]),
+        ],
+        5,
+        several=True,
+    ),
 )
 def test_gates_decide_the_exit_code(evaluated, summary, gates, code, verdicts):
     """4 for a verdict that blocks, 1 for failed rows whose gates pass."""
@@ -188,9 +193,10 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(("tables", "words"), [(t, w) for t, *w in BROKEN.values()], ids=BROKEN)
-def test_what_cannot_work_is_found_before_anything_is_sent(evaluated, tables, words):
+@pytest.mark.parametrize("broken", rest_slow(BROKEN.values(), 8), ids=[*BROKEN])
+def test_what_cannot_work_is_found_before_anything_is_sent(evaluated, broken):
     """Exit 2 names the key; no request goes out, and the directory is not begun."""
+    tables, *words = broken
     done = evaluated(tables)
     assert done.code == 2, done.err
     assert all(word in done.err for word in words), done.err
@@ -257,7 +263,9 @@ PYTHON_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("body", "words"), PYTHON_FAULTS.values(), ids=PYTHON_FAULTS)
+@pytest.mark.parametrize(
+    ("body", "words"), rest_slow(PYTHON_FAULTS.values(), 2, several=True), ids=[*PYTHON_FAULTS]
+)
 def test_a_python_scorer_that_fails_is_exit_5(evaluated, cli, summary, published, body, words):
     """Whatever it does, the results stay and the gates are not judged."""
     (cli.folder / "s.py").write_text(f"def f(table):\n    {body}\n")
@@ -273,6 +281,7 @@ def test_a_python_scorer_that_fails_is_exit_5(evaluated, cli, summary, published
     assert published("run").num_rows == 10
 
 
+@pytest.mark.slow
 def test_python_scorers_run_over_arrow(evaluated, cli, summary):
     """They see every column, their file's folder is searched for modules, and what they print is
     no answer. Failed rows are scored by batchrun.
@@ -346,6 +355,7 @@ def test_score_writes_nothing_but_scores_and_the_summary(evaluated, summary, cli
     assert json.loads(again.out)["metrics"] == found["metrics"]
 
 
+@pytest.mark.slow
 def test_score_runs_no_recorded_python(evaluated, cli, summary):
     """Without -c the values of a Python scorer are kept; where they no longer fit, it is left out
     with what needs it.

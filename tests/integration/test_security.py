@@ -395,7 +395,8 @@ def test_a_long_line_in_a_bomb_takes_no_memory(cli, scripted, answer, chat, tmp_
     peaks = []
     for source in (small, bomb):
         process = cli.start(
-            *("run", source, "-o", f"run-{source.name}", "--model", "m", "--base-url", url)
+            *("run", source, "-o", f"run-{source.name}", "--model", "m", "--base-url", url),
+            fresh=True,
         ).process
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -26,6 +26,7 @@ def test_what_was_sent_is_in_the_series(cli, simulator, jsonl, summary):
     assert oct((cli.folder / "run/checkpoint/series.json").stat().st_mode)[-3:] == "600"
 
 
+@pytest.mark.slow
 def test_refusals_are_in_the_series(cli, simulator, jsonl):
     """Throttling shows over time, with what the server was found to take."""
     endpoint = simulator(latency=FixedLatency(0.05), rpm=3000)

@@ -9,6 +9,8 @@ from collections import Counter
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 QUICK = ("--concurrency", 8, "--no-progress")
 
 
@@ -62,7 +64,7 @@ def test_what_stops_the_run_leaves_rows_pending(
     command = ("run", source, "-o", "run", "--model", "m", *QUICK)
     stopped = cli(*command, "--base-url", bad.base_url)
     assert stopped.code == 3, stopped.err
-    assert guard in stopped.err and f"HTTP {status}" in stopped.err and "to go on:" in stopped.err
+    assert guard in stopped.err and f"HTTP {status}" in stopped.err and "to resume:" in stopped.err
     found = summary(cli.folder / "run")
     assert (found["status"], found["stopped_by"], found["exit_code"]) == ("stopped", guard, 3)
     assert found["rows"] == {"input": 60, "ok": 0, "error": 0, "pending": 60}
@@ -149,7 +151,11 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("options", "error_class", "counted"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(
+    ("options", "error_class", "counted"),
+    rest_slow(FAULTS.values(), 3, several=True),
+    ids=[*FAULTS],
+)
 def test_a_fault_on_the_wire_is_survived(
     cli, simulator, jsonl, published, options, error_class, counted
 ):
@@ -442,7 +448,7 @@ def test_every_stop_leaves_rows_for_the_next_run(cli, simulator, jsonl, publishe
         if done.code == 0:
             break
         stops.append(found["stopped_by"])
-        assert found["rows"]["pending"] > 0 and "to go on:" in done.err
+        assert found["rows"]["pending"] > 0 and "to resume:" in done.err
     assert found["rows"] == {"input": 120, "ok": 120, "error": 0, "pending": 0}
     assert len(stops) >= 3, stops
     by_status, stats = _equal(endpoint, cli.folder / "run", published)

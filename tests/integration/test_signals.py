@@ -10,11 +10,12 @@ import time
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    rest_slow([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], several=True),
     ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_a_signal_lets_requests_in_flight_finish(
@@ -40,7 +41,7 @@ def test_a_signal_lets_requests_in_flight_finish(
     assert 10 <= answered < 60
     assert published(cli.folder / "my run").num_rows == answered
     cli.verified("my run")
-    resume = done.err.split("to go on: ")[1].splitlines()[0]
+    resume = done.err.split("to resume: ")[1].splitlines()[0]
     words = shlex.split(resume)
     assert words[0] == "batchrun"
     again = cli(*words[1:])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.slow import rest_slow
+
 PRINTING = [
     ("status", "run"),
     ("verify", "run"),
@@ -38,7 +40,7 @@ def into_full(cli):
 
 
 @pytest.mark.usefixtures("ran")
-@pytest.mark.parametrize("command", PRINTING, ids=lambda command: command[0])
+@pytest.mark.parametrize("command", rest_slow(PRINTING, 2), ids=lambda command: command[0])
 def test_what_cannot_be_printed_is_an_error(cli, into_full, command):
     """A command that prints says that it could not, once, and exits with 5; as JSON too."""
     for more in ((), ("--json",)):
@@ -77,7 +79,14 @@ def test_a_run_keeps_its_exit_code(cli, into_full, ran):
 
 @pytest.mark.parametrize(
     ("command", "code"),
-    [*((c, 1 if c[0] == "validate" else 0) for c in PRINTING), (("export", "run", "-o", "-"), 5)],
+    rest_slow(
+        [
+            *((c, 1 if c[0] == "validate" else 0) for c in PRINTING),
+            (("export", "run", "-o", "-"), 5),
+        ],
+        2,
+        several=True,
+    ),
     ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
 )
 @pytest.mark.usefixtures("ran")

@@ -164,6 +164,7 @@ def _full_pipe():
     return reader, writer
 
 
+@pytest.mark.slow
 def test_a_pipe_that_nobody_reads_holds_nothing_up(cli, job, until, summary):
     """A full pipe as stderr: the run goes on, heeds a signal, and says by its exit code and its
     files how it ended.
@@ -246,8 +247,8 @@ def test_the_printed_command_goes_on(
     live = cli.start(*words, env={"PYTHONDONTWRITEBYTECODE": "1"}, **limits)
     done = live.wait()
     assert done.code == {"--deadline": 3, "the disk": 5}[stopped_by], done.err
-    [command] = [line for line in done.err.splitlines() if line.startswith("to go on: ")]
-    pasted = command.removeprefix("to go on: ").replace("--deadline 1.2", "--deadline 60")
+    [command] = [line for line in done.err.splitlines() if line.startswith("to resume: ")]
+    pasted = command.removeprefix("to resume: ").replace("--deadline 1.2", "--deadline 60")
     again = subprocess.run(
         ["sh", "-c", pasted],
         cwd=cli.folder,

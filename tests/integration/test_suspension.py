@@ -103,6 +103,7 @@ def test_answers_of_a_server_that_closed_the_connection_are_taken(
     _proven(cli, published, 8)
 
 
+@pytest.mark.slow
 def test_a_suspended_run_keeps_its_grace(cli, scripted, answer, jsonl, until, published):
     """A run that is asked to end, and suspended for longer than --grace, takes what came."""
 
@@ -147,6 +148,7 @@ def test_connections_that_broke_meanwhile_cost_no_attempt(
     assert len(lost) == 6
 
 
+@pytest.mark.linux
 @pytest.mark.slow
 def test_a_connection_that_was_being_made_costs_no_attempt(cli, jsonl, until, published, streaming):
     """Its time is over when the run wakes up; it is made anew, and the row is not charged."""
@@ -166,6 +168,7 @@ def test_a_connection_that_was_being_made_costs_no_attempt(cli, jsonl, until, pu
     assert published(cli.folder / "run")["status"].to_pylist() == ["ok", "ok"]
 
 
+@pytest.mark.slow
 def test_a_key_command_keeps_its_time():
     """A command that prints the key while the run is suspended was not too slow."""
     program = (

@@ -15,6 +15,7 @@ import threading
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
+from tests.harness.slow import rest_slow
 
 COMMAND = (sys.executable, "-m", "batchrun")
 STYLE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
@@ -79,7 +80,7 @@ def finished(cli, simulator, jsonl):
 
 
 @pytest.mark.usefixtures("finished")
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", rest_slow([40, 80, 120]))
 def test_a_verdict_is_coloured_and_no_word_is_broken(cli, columns):
     """On a terminal; every line fits, and holds the words of the plain text in their order."""
     shown = Terminal(cli, "status", "run", columns=columns)

@@ -72,7 +72,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", rest_slow(CASES, 2))
+@pytest.mark.parametrize("case", rest_slow(CASES))
 def test_a_run_goes_the_plain_way(cli, simulator, jsonl, published, releases, case):
     """Every row is answered, over kept connections, and one line says why that costs more."""
     endpoint = simulator(error_rates={"500": 0.1}, drop_rate=0.05, cut_rate=0.05, seed=3)

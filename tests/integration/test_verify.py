@@ -9,8 +9,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,8 @@ import pytest
 
 from batchrun.views.verify import verify
 from batchrun.views.verify.findings import KINDS, SHOWN, Report
+from tests.harness import forked
+from tests.harness.slow import rest_slow
 
 ROOT = Path(__file__).resolve().parents[2]
 PART = "part-00000001.parquet"
@@ -42,18 +42,11 @@ def _rows(count, word="question"):
 
 
 def _command(folder, endpoint, *more):
-    environment = {k: os.environ[k] for k in ("PATH",) if k in os.environ}
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "batchrun", "run", "rows.jsonl", "-o", "run", "--model", "m"),
-            *("--shard-rows", "10", "--no-progress", "--base-url", endpoint.base_url, *more),
-        ],
-        cwd=folder,
-        env=environment | {"PYTHONPATH": str(ROOT), "HOME": str(folder)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    words = ["run", "rows.jsonl", "-o", "run", "--model", "m", "--base-url", endpoint.base_url]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    said = folder / "said"
+    given = [*words, "--shard-rows", "10", "--no-progress", *more]
+    return forked.Forked(forked.start(given, environment, folder, said, said)), said
 
 
 @pytest.fixture(scope="module")
@@ -72,26 +65,23 @@ def made(tmp_path_factory):
         folder.mkdir()
         (folder / "rows.jsonl").write_text(_rows(45, word))
         with EmbeddedSimulator(faulty) as endpoint:
-            live = _command(folder, endpoint)
-            assert live.wait(60) == 1, live.stderr.read()
-            live.stderr.close()
+            live, said = _command(folder, endpoint)
+            assert live.wait(240) == 1, said.read_text()
     folder = shutil.copytree(root / "finished", root / "reused")
     (folder / "run").rename(folder / "pilot")
     with EmbeddedSimulator(faulty) as endpoint:
-        live = _command(folder, endpoint, "--reuse", "pilot")
-        assert live.wait(60) in (0, 1), live.stderr.read()
-        live.stderr.close()
+        live, said = _command(folder, endpoint, "--reuse", "pilot")
+        assert live.wait(240) in (0, 1), said.read_text()
     folder = root / "interrupted"
     folder.mkdir()
     (folder / "rows.jsonl").write_text(_rows(45))
     with EmbeddedSimulator(SimulatorOptions(latency=FixedLatency(0.05))) as endpoint:
-        live = _command(folder, endpoint, "--concurrency", "2")
+        live, said = _command(folder, endpoint, "--concurrency", "2")
         while endpoint.stats()["by_status"].get("200", 0) < 12:
-            assert live.poll() is None, live.stderr.read()
+            assert live.poll() is None, said.read_text()
             time.sleep(0.01)
         live.send_signal(signal.SIGINT)
-        assert live.wait(60) == 130, live.stderr.read()
-        live.stderr.close()
+        assert live.wait(240) == 130, said.read_text()
     return root
 
 
@@ -660,7 +650,9 @@ def _assert_found(report, kind, words):
     assert any(words in problem for problem in report.problems), report.problems
 
 
-@pytest.mark.parametrize(("damage", "kind", "words"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(
+    ("damage", "kind", "words"), rest_slow(DAMAGES.values(), 36, several=True), ids=[*DAMAGES]
+)
 def test_damage_is_found_and_named(copy, damage, kind, words):
     """Every damage to the finished run is told as what it is, with its file or row."""
     run = copy()
@@ -684,7 +676,9 @@ def test_damage_to_an_interrupted_run(copy, damage, kind, words):
     _assert_found(run.check(), kind, words)
 
 
-@pytest.mark.parametrize(("damage", "kind", "words"), REUSED.values(), ids=REUSED)
+@pytest.mark.parametrize(
+    ("damage", "kind", "words"), rest_slow(REUSED.values(), 4, several=True), ids=[*REUSED]
+)
 def test_damage_to_reused_answers(copy, damage, kind, words):
     """What a run took from another is proven without that other run."""
     run = copy("reused")

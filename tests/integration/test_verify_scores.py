@@ -9,6 +9,7 @@ import pytest
 
 from batchrun.views.verify import verify
 from batchrun.views.verify.findings import KINDS
+from tests.harness.slow import rest_slow
 
 TABLES = """
 [scores]
@@ -175,7 +176,9 @@ DAMAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("damage", "kind", "words"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(
+    ("damage", "kind", "words"), rest_slow(DAMAGES.values(), 4, several=True), ids=[*DAMAGES]
+)
 def test_damage_is_found_and_named(run, damage, kind, words):
     """Each damage is told as what it is."""
     damage(run)

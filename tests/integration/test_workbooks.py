@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 import xlsxwriter
 
+from tests.harness.slow import rest_slow
+
 ASKED = ("--model", "m", "--prompt", "{{ text }}")
 
 
@@ -48,7 +50,7 @@ MOMENT = dt.datetime(2024, 5, 1, 12, 30, 15)  # noqa: DTZ001 - a spreadsheet kno
 
 @pytest.mark.parametrize(
     ("cells", "kind", "values", "shown"),
-    [
+    rest_slow([
         ([1, 2.0, None], pa.int64(), [1, 2, None], ["1", "2", ""]),
         ([1, 2.5, -3], pa.float64(), [1, 2.5, -3], ["1", "2.5", "-3"]),
         ([2**53, 2**60, 1], pa.float64(), [2**53, 2**60, 1], None),
@@ -65,7 +67,7 @@ MOMENT = dt.datetime(2024, 5, 1, 12, 30, 15)  # noqa: DTZ001 - a spreadsheet kno
         ([DAY, "soon", True], pa.string(), ["2024-05-01", "soon", "TRUE"], None),
         (["=A1", "b", None], pa.string(), ["computed", "b", None], ["computed", "b", ""]),
         ([None, None, None], pa.string(), [None, None, None], ["", "", ""]),
-    ],
+    ], 4, several=True),
 )  # fmt: skip
 def test_a_column_has_the_type_of_its_cells(
     cli, scripted, answer, published, book, cells, kind, values, shown

@@ -29,6 +29,9 @@ options.n_parallel = arguments.slots
 options.endpoint_metrics = arguments.metrics
 options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
 options.n_ctx = 512 * arguments.slots
+# No prompt is kept: a row that an earlier run sent would cost less than one that is new.
+options.cache_ram_mib = 0
+options.cache_idle_slots = False
 options.ui = False
 if arguments.api_key:
     options.api_keys = [arguments.api_key]

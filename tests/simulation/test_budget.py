@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from batchrun.engine.session.budget import Budget, Charge
+from batchrun.core.cost.charged import Charge
+from batchrun.engine.session.budget import Budget
 from batchrun.engine.session.guards import StopSwitch
 from batchrun.testing.virtual import run_virtual
 

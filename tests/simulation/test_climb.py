@@ -61,6 +61,7 @@ def test_the_window_settles():
         assert max(late) <= 64 * 1.34, seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [16, 64])
 def test_most_of_a_wide_server_is_in_use_soon(first):
     """From a small window it reaches 90 % of the best within 20 latencies."""
@@ -181,6 +182,7 @@ def test_a_reported_queue_brings_the_window_down_at_once():
         assert min(soon) >= 3, seed
 
 
+@pytest.mark.slow
 def test_reported_room_is_used_sooner():
     """A wide server at 5 s latency: 90 % of its best within half of the time."""
 
@@ -193,6 +195,7 @@ def test_reported_room_is_used_sooner():
         assert reached(Reported(10_000), seed) <= 0.7 * reached(Climb(64, 1, 1024), seed), seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency_s", [0.5, 2.0])
 def test_reported_room_that_does_not_pay_is_given_back(latency_s):
     """A server that never has a queue, and slows down all the same: replies decide."""

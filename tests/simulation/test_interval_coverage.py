@@ -91,7 +91,7 @@ def test_simulated_pairs_come_to_the_exact_coverage(n, lost, won):
     assert abs(found - exact) < three_sigma(exact, trials)
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform", "most of them 1 (beta 4, 1)"])
+@pytest.mark.parametrize("kind", rest_slow(["normal", "uniform", "most of them 1 (beta 4, 1)"], 2))
 @pytest.mark.parametrize("n", [20, 200])
 def test_means_hold_95_of_100(kind, n):
     """Of values as scores have them: bell-shaped, even, most of them near the upper end."""
@@ -116,6 +116,7 @@ def test_clusters_are_accounted_for():
     assert simulated(TRIALS, lambda: unclustered_held(rng, 60)) < 0.90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [60, 400])
 def test_the_jackknife_holds_95_of_100(n):
     """Of F1, over rows that leave some of the 50 groups empty, and over more."""

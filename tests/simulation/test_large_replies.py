@@ -1,5 +1,7 @@
 """Large replies on virtual time: what waits for a slow disk is bounded."""
 
+import pytest
+
 from batchrun.engine.session.row_window import OPEN_BYTES_MAX
 from batchrun.records import Outcome
 from batchrun.testing.fakes import FakeJournal, FakeTransport
@@ -24,6 +26,7 @@ class Waiting(FakeJournal):
         self.most = max(self.most, sum(map(len, held)))
 
 
+@pytest.mark.slow
 def test_replies_that_wait_for_the_disk_hold_the_input_back():
     """No more of them are in memory than open rows may take, and the rows that were out."""
     journal = Waiting()

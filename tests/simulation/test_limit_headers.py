@@ -12,6 +12,7 @@ from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.samples import ok, refusal
 from batchrun.testing.virtual import VirtualClock, run_virtual
 from tests.harness.rig import Rig
+from tests.harness.slow import rest_slow
 
 IN_FLIGHT = 32
 """So many requests go out before anything was told."""
@@ -129,7 +130,7 @@ BUCKETS = {
 }
 
 
-@pytest.mark.parametrize("limits", BUCKETS.values(), ids=BUCKETS)
+@pytest.mark.parametrize("limits", rest_slow(BUCKETS.values(), 4), ids=[*BUCKETS])
 def test_a_limit_that_is_told_is_used_and_not_run_into(limits):
     """600 requests a minute, told in any way: next to none is refused, but for those that went out
     before anything was told, and the limit is made use of.
@@ -146,6 +147,7 @@ def test_without_headers_it_is_found_from_refusals():
     assert IN_FLIGHT < len(server.refused) < 10 * IN_FLIGHT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Bucket, Window])
 def test_others_use_the_same_account(make):
     """Where other clients take half of the limit, the other half is used, and not more."""
@@ -232,7 +234,7 @@ IGNORED = {
 }
 
 
-@pytest.mark.parametrize("script", IGNORED.values(), ids=IGNORED)
+@pytest.mark.parametrize("script", rest_slow(IGNORED.values(), 3), ids=[*IGNORED])
 def test_what_cannot_be_or_does_not_bind_changes_nothing(script):
     """The run takes as long as without headers, to the tick."""
     _, _, plain_s = _play(600, _saying())
@@ -252,6 +254,7 @@ LIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", LIES.values(), ids=LIES)
 def test_limits_that_are_none_are_found_out(script):
     """Headers that are about something else may cost some seconds, once: then the run goes on as
@@ -262,6 +265,7 @@ def test_limits_that_are_none_are_found_out(script):
     assert took_s <= 20 + 15
 
 
+@pytest.mark.slow
 def test_headers_that_cease_are_forgotten():
     """A server that stops telling is not kept to what it told."""
     replies = iter([True] * 5)

@@ -11,6 +11,7 @@ from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.samples import fault, ok, refusal
 from batchrun.testing.virtual import START_S, run_virtual
 from tests.harness.rig import SIGNAL, Rig
+from tests.harness.slow import rest_slow
 
 DEAD = {
     "refused": fault("connect"),
@@ -129,7 +130,7 @@ def test_a_stop_ends_the_waiting():
     _ledger_is_true(rig)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", rest_slow(range(60), 20))
 def test_any_outage(seed):
     """Whatever fails for how long, between whatever else: each row ends once, the ledger is what
     the server counted, and where failures are not the rows' own none of them fails.

@@ -12,6 +12,7 @@ from batchrun.testing.fakes import FakeTransport
 from batchrun.testing.samples import chat_row, fault, ok, refusal
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
 from tests.harness.rig import SIGNAL, Rig
+from tests.harness.slow import rest_slow
 
 
 def _now_s():
@@ -92,7 +93,7 @@ def test_weight_shifts_what_is_not_at_its_limit():
     assert 2 < found["e0"] / found["e1"] < 4
 
 
-@pytest.mark.parametrize("how", ["connect", "cut", "timeout", "503", "500"])
+@pytest.mark.parametrize("how", rest_slow(["connect", "cut", "timeout", "503", "500"], 10))
 @pytest.mark.parametrize("concurrency", [1, 2, 12])
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_an_endpoint_that_dies_costs_nobody(how, concurrency, attempts):

@@ -16,7 +16,7 @@ from batchrun.testing.samples import chat_row, ok, refusal
 from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
 from tests.harness.repeating import BROKEN, GUARD, HEALTHY, play
 from tests.harness.rig import SIGNAL, Rig
-from tests.harness.slow import EVERYTHING
+from tests.harness.slow import EVERYTHING, rest_slow
 
 SEEDS = int(os.environ.get("BATCHRUN_REPEATED_SEEDS", "6" if EVERYTHING else "2"))
 BAD = refusal(400, code="odd_value")
@@ -311,7 +311,7 @@ class TestSeveralEndpoints:
         assert seen and len(rig.outcomes) == 300 and not _failed(rig)
 
 
-@pytest.mark.parametrize("kind", HEALTHY)
+@pytest.mark.parametrize("kind", rest_slow(HEALTHY, 3))
 def test_healthy_worlds_are_not_stopped(kind):
     """Whatever fails in a row without being a reason to stop: bad rows end as error rows, good
     ones do not.

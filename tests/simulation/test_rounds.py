@@ -4,6 +4,7 @@ import pytest
 
 from batchrun.engine.pace.rounds import Pace, Rounds
 from tests.harness.rate_limits import Client, at_most, bucket, noisy, window
+from tests.harness.slow import rest_slow
 
 FOR_S = 600
 LIMITS = {
@@ -22,7 +23,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", rest_slow(LIMITS, 5))
 def test_it_finds_the_rate(name):
     """The limit is used, and few requests are refused, once it was met."""
     server, rate, share, waste = LIMITS[name]
@@ -32,6 +33,7 @@ def test_it_finds_the_rate(name):
         assert sent.waste(FOR_S / 2, FOR_S) <= waste, seed
 
 
+@pytest.mark.slow
 def test_a_share_refused_at_random_is_no_limit():
     """Less would not help: what the server takes is sent, refusals or not."""
     most = 64 / 0.3

@@ -139,6 +139,7 @@ def test_a_run_that_knows_its_lengths_ends_sooner():
     assert rig.transport.in_flight_max == 64
 
 
+@pytest.mark.slow
 def test_rows_are_read_ahead_no_further_than_the_bound():
     """20,000 short rows behind a slow server: so many are open, and no more."""
     open_max = 0

@@ -94,13 +94,16 @@ class Fleet:
 
     async def _work(self, gate, sharing, demand_s):
         keeping = asyncio.ensure_future(sharing.keep())
-        async with asyncio.TaskGroup() as rows:
-            keeping.add_done_callback(lambda task: task.cancelled() or task.result())
-            while True:
-                permit = await gate.enter(10)
-                rows.create_task(self._send(permit))
-                if demand_s:
-                    await self.clock.sleep(demand_s)
+        keeping.add_done_callback(lambda task: task.cancelled() or task.result())
+        try:
+            async with asyncio.TaskGroup() as rows:
+                while True:
+                    permit = await gate.enter(10)
+                    rows.create_task(self._send(permit))
+                    if demand_s:
+                        await self.clock.sleep(demand_s)
+        finally:
+            keeping.cancel()  # the dead renew nothing
 
     async def _send(self, permit):
         with permit:

@@ -100,6 +100,7 @@ class TestTold:
         assert server.refused_share <= 0.005
         assert not notices
 
+    @pytest.mark.slow
     def test_any_minute_of_a_small_limit(self):
         """12,000 within any 60 s, over four minutes."""
         server, _ = _run(Metered(12_000, kind=Sliding), _rows(1300, 20), tpm=12_000)
@@ -158,6 +159,7 @@ class TestCharge:
         assert server.refused_share <= 0.01
         assert len(notices) == (charge in (Charge.SUM, Charge.MAX))
 
+    @pytest.mark.slow
     def test_the_limits_that_headers_report_show_the_rule(self):
         """A large bucket that counts what was used: it is used up, and next to nothing refused."""
         server, _ = _run(

@@ -12,16 +12,32 @@ ROOT = Path(__file__).resolve().parents[2]
 
 HEAVY = ["aiohttp", "asyncio", "msgspec", "pyarrow", "rich", "uvloop"]
 
-# Runs one command and prints, after its help text, which heavy libraries were loaded.
+# Runs one command after the other and prints, after what they print, which of some libraries were
+# loaded.
 PROBE = """
 import json, sys
 from batchrun.cli.main import main
-try:
-    main(json.loads(sys.argv[1]))
-except SystemExit as end:
-    assert not end.code, end.code
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code, end.code
 print(json.dumps(sorted(set(json.loads(sys.argv[2])) & set(sys.modules))))
 """
+
+
+def loaded_by(*commands, libraries):
+    """What one process printed that ran these commands, and which of the libraries it loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(commands), json.dumps(libraries)],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -35,17 +51,8 @@ print(json.dumps(sorted(set(json.loads(sys.argv[2])) & set(sys.modules))))
 )
 def test_help_loads_no_heavy_library(arguments):
     """`--help` answers without loading Arrow, the HTTP client, an event loop or the display."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(arguments), json.dumps(HEAVY)],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Usage:"), done.stdout
-    loaded = json.loads(done.stdout.splitlines()[-1])
+    said, loaded = loaded_by(arguments, libraries=HEAVY)
+    assert said.startswith("Usage:"), said
     assert not loaded, (
         "Imports cost CPU before the first word is printed (aiohttp 0.35 s, pyarrow 0.1 s and "
         f"49 MB): import {loaded} inside the function that needs it, not at the top of a module "
@@ -76,23 +83,19 @@ def test_help_costs_little_more_than_click():
     assert cpu_s("-m", "batchrun", "run", "--help") <= 1.2 * click + 0.15
 
 
-def test_a_run_loads_neither_numpy_nor_pandas(tmp_path):
-    """A run takes Arrow without what Arrow would take along: together 0.5 s and 60 MB."""
+def test_neither_numpy_nor_pandas_is_loaded(tmp_path):
+    """A run, and what looks at it, take Arrow without what Arrow would take along: together 0.5 s
+    and 60 MB.
+    """
     pytest.importorskip("numpy")
     pytest.importorskip("pandas")
-    rows = tmp_path / "rows.jsonl"
+    rows, run = tmp_path / "rows.jsonl", str(tmp_path / "run")
     rows.write_text('{"messages":[{"role":"user","content":"Hello?"}],"model":"m","n":1}\n')
-    arguments = ["run", str(rows), "-o", str(tmp_path / "run"), "--provider", "simulator"]
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(arguments), json.dumps(["numpy", "pandas"])],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    commands = [["run", str(rows), "-o", run, "--provider", "simulator"]]
+    commands += [[name, run] for name in ("status", "verify", "show", "costs", "report")]
+    commands += [["export", run, "-o", str(tmp_path / "rows.csv")], ["runs", str(tmp_path)]]
+    _, loaded = loaded_by(*commands, libraries=["numpy", "pandas"])
+    assert loaded == []
 
 
 RARE = [
@@ -118,16 +121,8 @@ def test_a_plain_run_loads_nothing_that_it_does_not_use(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"messages":[{"role":"user","content":"Hello?"}],"model":"m"}\n')
     arguments = ["run", str(rows), "-o", str(tmp_path / "run"), "--provider", "simulator"]
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(arguments), json.dumps(RARE)],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    _, loaded = loaded_by(arguments, libraries=RARE)
+    assert loaded == []
 
 
 IMPORT = """

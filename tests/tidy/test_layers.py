@@ -8,6 +8,7 @@ subject they are. Each rule carries the reason that a failure prints.
 import ast
 import sys
 from collections import Counter
+from functools import cache
 
 import pytest
 
@@ -97,6 +98,11 @@ HOMES = [
         "One module makes conditional puts, for those who installed the extra.",
     ),
     (
+        {"ray"},
+        ("batchrun.fleet.ray_cluster", "batchrun.fleet.ray_worker"),
+        "Ray takes seconds and 100 MB to load: only a command with --engine ray may.",
+    ),
+    (
         {"rich"},
         ("batchrun.views", "batchrun.cli"),
         "What a terminal shows is for views and commands: the engine reports through its observer.",
@@ -116,8 +122,13 @@ FORBIDDEN_IN_CORE = {
 }
 
 
+@cache
 def imports(module):
-    """Yield the line and the dotted target of every import, at any depth; names are joined on."""
+    """The line and the dotted target of every import, at any depth; names are joined on."""
+    return list(_imports(module))
+
+
+def _imports(module):
     is_package = module.path.endswith("__init__.py")
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Import):

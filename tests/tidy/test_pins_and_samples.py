@@ -46,7 +46,7 @@ def test_the_lowest_versions_are_those_that_are_declared():
         assert pinned[: len(bound)] == bound, f"{name} {lowest[name]}: make pins"
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "lowest.txt", "real.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "lowest.txt", "ray.txt", "real.txt"])
 def test_pins_say_nothing_about_where_packages_come_from(name):
     """A requirements file holds pins, hashes and comments, and no option such as an index."""
     text = (ROOT / "requirements" / name).read_text("utf-8")

@@ -21,10 +21,15 @@ OF_PATHS = {
 OURS = {"disk", "draft", "files"}
 """What has methods of these names and goes through the seam itself."""
 OF_TEMPFILE = {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "TemporaryFile"}
+ALL = OF_OS | OF_SHUTIL | OF_PATHS | OF_TEMPFILE
 
 # Where that stands all the same: the module, the calls, and the reason.
 EXCEPTIONS = {
-    "batchrun.adapters.storage.disk": ({"os.open", "os.fsync"}, "it is the one place"),
+    "batchrun.adapters.storage.disk": ({"os.open"}, "it is the one place"),
+    "batchrun.adapters.system.platform": (
+        {"os.fsync", "os.pwrite", "tempfile.TemporaryFile", "tempfile.NamedTemporaryFile"},
+        "flushes for the seam; space for notes that nobody flushes; files that are thrown away",
+    ),
     "batchrun.adapters.storage.files": (
         {"shutil.copyfileobj", "folder.mkdir"},
         "copies into a draft; a folder that is there by now",
@@ -34,10 +39,6 @@ EXCEPTIONS = {
         "looks at folders; what is left of a socket means nothing to the next run",
     ),
     "batchrun.rundir.lock": ({"os.open"}, "asks for a lock by looking"),
-    "batchrun.adapters.journal.flight_log": (
-        {"os.posix_fallocate"},
-        "space for notes that nobody flushes; the model takes any mixture of them",
-    ),
     "batchrun.rundir.chain.pairs": (
         {"tempfile.TemporaryFile"},
         "which rows belong together, for as long as they are read; it has no name",
@@ -78,7 +79,6 @@ EXCEPTIONS = {
     ),
     "batchrun.adapters.sources.files.pipes": ({"os.open"}, "reads a pipe that has a name"),
     "batchrun.adapters.sources.tape": ({"tempfile.TemporaryFile"}, "is thrown away"),
-    "batchrun.adapters.sources.sampling": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.environment.sample_file": ({"tempfile.TemporaryFile"}, "is thrown away"),
     "batchrun.adapters.sources.onepass": ({"self._file.truncate"}, "that file"),
     "batchrun.adapters.scoring.database": (
@@ -106,7 +106,10 @@ def writing(module):
             yield node.lineno, "open"
         if not isinstance(node.func, ast.Attribute):
             continue
-        owner, name = ast.unparse(node.func.value), node.func.attr
+        name = node.func.attr
+        if name not in ALL:
+            continue
+        owner = ast.unparse(node.func.value)
         owner = "Path" if owner.startswith("Path(") else owner
         known = {"os": OF_OS, "shutil": OF_SHUTIL, "tempfile": OF_TEMPFILE}
         if owner in known:

@@ -31,7 +31,7 @@ from batchrun.core.settings.table import FLAGGED
         ("--temperature and --param temperature set one parameter",
          'temperature= and params={"temperature": ...} set one parameter'),
         ("less than --min-free-disk 500MB is left", 'less than min_free_disk="500MB" is left'),
-        ("say --encoding cp1252", 'say encoding="cp1252"'),
+        ("set --encoding cp1252", 'set encoding="cp1252"'),
         ("the same command with --resend-changed", "the same call with resend_changed=True"),
         ("--restart --reuse old", 'restart=True, reuse="old"'),
         ("check it with `batchrun doctor --base-url U`, then --retry-failed",

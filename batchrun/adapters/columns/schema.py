@@ -330,8 +330,16 @@ def _choices(choices: tuple[Choice, ...] | None) -> list[dict[str, Any]] | None:
 
 
 def decide_about_pandas() -> None:
-    """Arrow looks for pandas at the first list it makes into an array, and remembers."""
+    """Have Arrow look for pandas now, and remember. It would look at the first list that it makes
+    into an array, and, where NumPy is absent, again at the first timestamp that it reads.
+    """
     pa.array([0])
+    pa.scalar(0, pa.duration("ns")).as_py()
+
+
+def load_functions() -> None:
+    """Load Arrow's functions over columns now; they look for NumPy as they are loaded."""
+    import pyarrow.compute  # noqa: F401
 
 
 def choose_lean_pool() -> None:

@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from functools import partial
 
+from batchrun.adapters.system import platform
 from batchrun.core.run.suspension import Pulse
 
 BEAT_S = 0.5
 
-real_s = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-"""Seconds by a clock that is never set, and goes on while the machine sleeps. Linux has a clock of
-its own for that; macOS' monotonic one does so, and is not the one that ``time.monotonic`` reads.
-"""
+real_s = platform.real_s
+"""Seconds by a clock that is never set, and goes on while the machine sleeps."""
 
 
 class LoopClock:

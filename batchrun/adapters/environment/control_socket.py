@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.storage import disk
+from batchrun.adapters.system import platform
 from batchrun.errors import BatchrunError
 
 NAME = "control.sock"
@@ -25,7 +26,6 @@ LINE_BYTES_MAX = 2**16
 REQUEST_S = 10.0
 """A client that has not sent its line by then is left alone."""
 _PATH_BYTES_MAX = 100
-_DESCRIPTORS = Path("/proc/self/fd")
 
 Answer = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """Does what is asked for, and says what holds now. Raises ``BatchrunError`` where it cannot."""
@@ -97,7 +97,7 @@ async def _reply(line: bytes, answer: Answer) -> dict[str, Any]:
     except ValueError:
         request = None
     if not isinstance(request, dict):
-        return {"error": "the request is no JSON object"}
+        return {"error": "the request is not a JSON object"}
     try:
         return {"now": await answer(request)}
     except BatchrunError as error:
@@ -136,8 +136,8 @@ def _address(checkpoint: Path) -> Iterator[str]:
         return
     descriptor = os.open(checkpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if _DESCRIPTORS.exists():
-            yield f"{_DESCRIPTORS}/{descriptor}/{NAME}"
+        if (folder := platform.folder_by_descriptor(descriptor)) is not None:
+            yield f"{folder}/{NAME}"
             return
         here = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -6,9 +6,7 @@ failures leave out the webhook's URL and the command's arguments, which may be c
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import threading
 import urllib.error
@@ -19,6 +17,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
+from batchrun.adapters.system import platform
 from batchrun.core.settings.commands import redact_command, split_command
 from batchrun.core.text.legible import json_of
 
@@ -77,8 +76,7 @@ def run_command(command: str, ended: Ended, say: Callable[[str], None]) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    platform.end_group(process.pid)
     process.wait()
 
 

@@ -4,9 +4,7 @@ anything is sent. In mid-run the want of them would look like a network that fai
 
 from __future__ import annotations
 
-import os
-import resource
-
+from batchrun.adapters.system import platform
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.providers import SIMULATOR
 from batchrun.core.settings.resolve import Settings
@@ -30,8 +28,8 @@ def within(endpoint: Endpoint, settings: Settings) -> tuple[int, int] | None:
     if endpoint.bounds is None:
         return None
     low, high = endpoint.bounds
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY:
+    limit, _ = platform.open_files_limit()
+    if limit is not None:
         others = [e for e in settings.endpoints if e.bounds is not None]
         spare = max(0, limit - needed(settings)) // len(others) // _sockets(endpoint)
         high = min(high, endpoint.concurrency + spare)
@@ -44,7 +42,9 @@ def bound_notice(endpoint: Endpoint, bounds: tuple[int, int] | None) -> str | No
     """
     if bounds is None or bounds[1] >= endpoint.concurrency_max:
         return None
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit, _ = platform.open_files_limit()
+    if limit is None:
+        return None
     raised = limit + (endpoint.concurrency_max - bounds[1]) * _sockets(endpoint)
     return (
         f"this process may have {limit:,} files open, which holds the concurrency at "
@@ -62,21 +62,20 @@ def raise_limit(settings: Settings) -> None:
     """Raise this process's own limit, as far as it may, to what the run may come to need: each
     shard that has open rows keeps a log open, too. Only for processes of our own.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, most = platform.open_files_limit()
     more = sum((e.concurrency_max - e.concurrency) * _sockets(e) for e in settings.endpoints)
     permits = sum(endpoint.concurrency_max for endpoint in settings.endpoints)
     rows = max(OPEN_ROWS_MAX, OPEN_ROWS_PER_PERMIT * permits)
     need = needed(settings) + more + rows // settings.shard_rows
-    if soft != resource.RLIM_INFINITY and soft < need:
-        most = need if hard == resource.RLIM_INFINITY else min(need, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if soft is not None and soft < need:
+        platform.raise_open_files(need if most is None else min(need, most))
 
 
 def require(settings: Settings) -> None:
     """Raises ``UsageError`` naming both numbers where the limit is too low."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit, _ = platform.open_files_limit()
     need = needed(settings)
-    if limit != resource.RLIM_INFINITY and limit < need:
+    if limit is not None and limit < need:
         concurrency = sum(endpoint.concurrency for endpoint in settings.endpoints)
         message = (
             f"a concurrency of {concurrency:,} needs {need:,} open files, and "
@@ -90,21 +89,19 @@ def lacking(more: int) -> str | None:
     """Why this process cannot have so many more requests in flight; None where it can. Its limit is
     raised as far as it may be.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, most = platform.open_files_limit()
     need = _open_now() + 2 * more + SPARE
-    if soft == resource.RLIM_INFINITY or need <= soft:
+    if soft is None or need <= soft:
         return None
-    if hard == resource.RLIM_INFINITY or need <= hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+    if most is None or need <= most:
+        platform.raise_open_files(need)
         return None
     return (
         f"{more:,} more requests at once need {need:,} open files, and this process may have "
-        f"{hard:,} (`ulimit -n`). Nothing was changed"
+        f"{most:,} (`ulimit -n`). Nothing was changed"
     )
 
 
 def _open_now() -> int:
-    try:
-        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names, not paths
-    except OSError:
-        return SPARE
+    found = platform.open_descriptors()
+    return SPARE if found is None else found

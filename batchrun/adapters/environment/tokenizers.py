@@ -1,12 +1,14 @@
 """Tokenizers with the vocabularies of models, where the extra ``tokenizer`` is installed.
 
 The vocabularies come with the package; nothing is fetched. Loading one takes a fifth of a second
-and some 20 MB, so it is loaded when the first model needs it.
+and some 20 MB, so it is loaded when the first model needs it, and once.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from batchrun.core.estimate import vocabulary
 from batchrun.core.estimate.vocabulary import STANDARD, Count
@@ -19,7 +21,6 @@ class Tokenizers:
 
     def __init__(self) -> None:
         self._load = _loader()
-        self._loaded: dict[str, Callable[[str], Sequence[int]]] = {}
         self._counts: dict[str | None, Count] = {}
 
     @property
@@ -37,20 +38,22 @@ class Tokenizers:
     def _made(self, own: str | None) -> Count:
         if self._load is None:
             return vocabulary.by_bytes(own)
-        name = own or STANDARD
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
-        return vocabulary.by_tokenizer(self._loaded[name], own=own is not None)
+        return vocabulary.by_tokenizer(self._load(own or STANDARD), own=own is not None)
 
 
 def _loader() -> Callable[[str], Callable[[str], Sequence[int]]] | None:
     try:
-        from splintr import Tokenizer
+        importlib.import_module("splintr")
     except ImportError:
         return None
+    return _tokenizer
 
-    def load(name: str) -> Callable[[str], Sequence[int]]:
-        encode: Callable[[str], Sequence[int]] = Tokenizer.from_pretrained(name).encode_ordinary
-        return encode
 
-    return load
+@cache
+def _tokenizer(vocabulary_name: str) -> Callable[[str], Sequence[int]]:
+    from splintr import Tokenizer
+
+    encode: Callable[[str], Sequence[int]] = Tokenizer.from_pretrained(
+        vocabulary_name
+    ).encode_ordinary
+    return encode

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from batchrun.adapters.http.keys import KeySource, RenewableKey, source_of
 from batchrun.core.settings.endpoint import Endpoint
-from batchrun.core.settings.providers import AUTHORIZATION, BY_NAME
+from batchrun.core.settings.providers import AUTHORIZATION, BUILT_IN, BY_NAME
 from batchrun.core.settings.proxies import proxy_for, secrets_of_proxy
 from batchrun.core.settings.table import DEFAULT_BASE_URL
 from batchrun.core.settings.urls import Address, address, may_be_private
@@ -57,7 +58,12 @@ class Access:
         """A transport in the running loop, and its key, which is renewed there."""
         from batchrun.adapters.http.transport import HttpTransport
 
-        async with HttpTransport(
+        made: Callable[..., HttpTransport] = HttpTransport
+        if self.endpoint.failure is not None:
+            from batchrun.adapters.http.started_server import StartedServerTransport
+
+            made = partial(StartedServerTransport, failure=self.endpoint.failure)
+        async with made(
             self.address,
             key=self.key,
             headers=self.headers,
@@ -120,11 +126,11 @@ def access_to(
     """Read the key, the certificates and the proxy of an endpoint. Blocks where a command gives
     the key. ``demand_key`` says that a missing key is an error where one is needed.
 
-    The built-in simulator needs neither key nor proxy. Raises ``UsageError`` for whatever is
+    Built-in providers need neither key nor proxy. Raises ``UsageError`` for whatever is
     missing or cannot be used.
     """
     where = address(endpoint.base_url)
-    built_in = endpoint.provider == "simulator"
+    built_in = endpoint.provider in BUILT_IN
     proxy = None if where.socket or built_in else proxy_for(where.url, environment)
     secrets = redact.secrets_of(None, endpoint.headers, where.url)
     redactor = redact.Redactor([*secrets, *(secrets_of_proxy(proxy) if proxy else ())])

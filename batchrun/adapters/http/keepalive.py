@@ -18,6 +18,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from batchrun.adapters.system import platform
+
 if TYPE_CHECKING:
     from aiohttp import AddrInfoType
 
@@ -25,9 +27,6 @@ PROBES = 5
 """A connection is dead after so many probes without an answer: with the default times, three
 minutes after the last sign of life.
 """
-
-_IDLE = ("TCP_KEEPIDLE", "TCP_KEEPALIVE")
-"""The time before the first probe, as Linux and macOS call it."""
 
 
 def options(keepalive_s: float) -> list[tuple[int, int, int]]:
@@ -37,13 +36,7 @@ def options(keepalive_s: float) -> list[tuple[int, int, int]]:
     takes whole seconds, at least one.
     """
     seconds = max(1, math.ceil(keepalive_s))
-    idle = next((name for name in _IDLE if hasattr(socket, name)), "")
-    times = ((idle, seconds), ("TCP_KEEPINTVL", seconds), ("TCP_KEEPCNT", PROBES))
-    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
-        (socket.IPPROTO_TCP, getattr(socket, name), value)
-        for name, value in times
-        if hasattr(socket, name)
-    ]
+    return platform.keepalive_options(seconds, seconds, PROBES)
 
 
 def socket_factory(keepalive_s: float) -> Callable[[AddrInfoType], socket.socket]:

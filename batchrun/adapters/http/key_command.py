@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 
 from batchrun.adapters.environment.clock import real_s
+from batchrun.adapters.system import platform
 from batchrun.core.run.suspension import Pulse
 from batchrun.core.text.redact import Redactor
 from batchrun.errors import KeyUnavailableError
@@ -51,8 +51,7 @@ def output_of(
         try:
             out, complaint = _read(process, name, stop, time.monotonic() + timeout_s)
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            platform.end_group(process.pid)
             raise
     if process.returncode:
         message = f"{name} {_ending(process.returncode)}{_told(complaint, out)}"
@@ -88,7 +87,7 @@ def _read(
             if ended and not ready:
                 break
             if any(len(data) > OUTPUT_BYTES_MAX for data in found.values()):
-                message = f"{name} printed more than {OUTPUT_BYTES_MAX:,} bytes: that is no key"
+                message = f"{name} printed more than {OUTPUT_BYTES_MAX:,} bytes: that is not a key"
                 raise KeyUnavailableError(message)
             now_s = time.monotonic()
             due_s += pulse.beat(now_s, real_s()).missed_s

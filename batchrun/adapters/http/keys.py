@@ -75,7 +75,7 @@ class KeyFile:
             message = f"{self} cannot be read: {error.strerror}"
             raise KeyUnavailableError(message) from None
         if len(data) > KEY_FILE_BYTES_MAX:
-            message = f"{self} is larger than {KEY_FILE_BYTES_MAX:,} bytes: that is no key"
+            message = f"{self} is larger than {KEY_FILE_BYTES_MAX:,} bytes: that is not a key"
             raise KeyUnavailableError(message)
         return _needed(data, str(self))
 

@@ -54,7 +54,7 @@ def _trust_system(context: ssl.SSLContext, environment: Mapping[str, str]) -> No
         if Path(path).is_dir():
             context.load_verify_locations(capath=path)
         elif folder:
-            message = f"SSL_CERT_DIR {path} is no folder"
+            message = f"SSL_CERT_DIR {path} is not a folder"
             raise UsageError(message)
 
 

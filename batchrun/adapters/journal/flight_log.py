@@ -17,6 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 from batchrun.adapters.storage import disk, files
+from batchrun.adapters.system import platform
 
 _SLOT = struct.Struct("<qiiqI4x")  # row + 1, attempt, endpoint, started_us, checksum
 _BODY = struct.Struct("<qiiq")
@@ -52,7 +53,7 @@ class FlightLog:
 
     def _grow(self, slots: int) -> None:
         # Space is taken now: a store into a mapped page that finds the disk full kills the process.
-        os.posix_fallocate(self._descriptor, 0, slots * _SLOT.size)
+        platform.reserve(self._descriptor, 0, slots * _SLOT.size)
         if self._map is not None:
             self._view.release()
             self._map.close()

@@ -26,6 +26,7 @@ from zlib import crc32
 import msgspec
 
 from batchrun.adapters.storage import disk, files
+from batchrun.adapters.system import platform
 from batchrun.errors import DamagedError, UsageError
 
 FORMAT = 1
@@ -303,7 +304,7 @@ class ShardLog:
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         view = memoryview(self._buffer)[:size]
-        return view[: os.preadv(self._descriptor, [view], offset)]
+        return view[: platform.read_into(self._descriptor, view, offset)]
 
     def _changed(self, place: Place) -> DamagedError:
         return self._damaged(f"the record of row {place.row} changed on the disk")

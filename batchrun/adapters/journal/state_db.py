@@ -131,6 +131,7 @@ class StateFile:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA fullfsync = ON")  # macOS' F_FULLFSYNC; nothing elsewhere
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             # A new file, or one whose maker was killed before its first transaction.
             with self._transaction():
@@ -142,7 +143,7 @@ class StateFile:
         if fresh:
             files.sync_folder(self.path.parent)
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise damaged(self.path, "it is no batchrun checkpoint")
+            raise damaged(self.path, "it is not a batchrun checkpoint")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if not OLDEST_FORMAT <= version <= FORMAT:
             message = (
@@ -193,7 +194,7 @@ class StateFile:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise damaged(self.path, f"a value in it is no JSON: {error}") from None
+            raise damaged(self.path, f"a value in it is not JSON: {error}") from None
 
     def put(self, **values: Any) -> None:
         """Set values of ``meta`` together: bytes as they are, the rest as JSON."""
@@ -307,6 +308,6 @@ def storing(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         message = (
             f"cannot write {path}: {error}. What was committed before is intact; "
-            "make room or mend the disk, then run the same command again"
+            "make room or fix the disk, then run the same command again"
         )
         raise StorageError(message) from error

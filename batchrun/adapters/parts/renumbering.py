@@ -36,8 +36,10 @@ from batchrun.records import Block, Position, Row, ShardState
 HashOf = Callable[[Row], str | None]
 """The hash of a row's request; None for a row that cannot become one."""
 PIECE_ROWS = 256
-REPEAT = "repeat"
-"""The column of the results for which of a row's repeats it is; few runs have it."""
+REPEAT_OF, REPEAT = part_schema.REPEAT_NAMES
+"""Columns of the results for the row of the input and which of its repeats it is; few runs have
+them.
+"""
 
 
 @dataclass(slots=True)
@@ -282,6 +284,9 @@ class Renumbering:
         self.shift.same += sum(same)
         self.shift.changed += len(same) - sum(same)
         results = _with(results, "row", pa.array([row.number for row in rows], pa.int64()))
+        if self._repeats > 1:
+            of = [row.number // self._repeats for row in rows]
+            results = _with(results, REPEAT_OF, pa.array(of, pa.int64()))
         if not any(same):
             return results
         mask = pa.array(same, pa.bool_())

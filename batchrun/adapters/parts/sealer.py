@@ -262,7 +262,7 @@ def publish(
     except OSError as error:
         message = (
             f"cannot write the parts of shard {state.shard}: {error}. Its rows are safe in the "
-            "journal; make room or mend the disk, then run the same command again"
+            "journal; make room or fix the disk, then run the same command again"
         )
         raise StorageError(message) from error
     commit(published)

@@ -225,7 +225,7 @@ def finish(store: Store, journal: Journal) -> bool:
     except OSError as error:
         message = (
             f"cannot write the parts of {store.where()} again: {error}. All of them are safe in "
-            f"{journal.folder / REBUILT}; make room or mend the disk, then run the same command "
+            f"{journal.folder / REBUILT}; make room or fix the disk, then run the same command "
             "again"
         )
         raise StorageError(message) from error

@@ -1,17 +1,23 @@
-"""How far judges agree with human labels, counted in one pass over the scores."""
+"""How far judges agree with human labels, counted in one pass over the scores; with repeats a
+second one sums up what the answers of each row come to.
+"""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
-from batchrun.adapters.scoring.database import Database, quoted
+from batchrun.adapters.scoring.database import Database, Table, quoted
 from batchrun.adapters.scoring.metrics import Measured, evaluated_rows
 from batchrun.adapters.scoring.plan import KEYS, Plan, PlannedJudge, in_order
 from batchrun.adapters.storage.store import StoreReader
 from batchrun.core.evaluation.judges import column_of
-from batchrun.core.evaluation.labels import CATEGORIES_MAX, agreement_metrics
+from batchrun.core.evaluation.labels import CATEGORIES_MAX, LabelledVerdicts, OfRows
+from batchrun.core.statistics.agreement import clustered_kappa_interval
+from batchrun.core.statistics.mean import values_interval
 from batchrun.errors import UsageError
 
 _PAIRS_MAX = 10 * CATEGORIES_MAX
@@ -47,17 +53,56 @@ def measure_agreement(database: Database, store: StoreReader, plan: Plan) -> dic
         columns = in_order(plan.schema, {*KEYS, judge.agreement})
         source = evaluated_rows(store, plan, columns, numbers, texts)
         verdict, label = quoted(column), quoted(judge.agreement)
+        answers = (
+            f"(SELECT {verdict} AS verdict, CAST({label} AS VARCHAR) AS label, row FROM results "
+            f"WHERE {verdict} IS NOT NULL AND {label} IS NOT NULL)"
+        )
         with database.tables(results=source):
             counted = database.rows(
-                f"SELECT {verdict}, CAST({label} AS VARCHAR), count(*) FROM results "
-                f"WHERE {verdict} IS NOT NULL AND {label} IS NOT NULL GROUP BY 1, 2 "
+                f"SELECT verdict, label, count(*) FROM {answers} GROUP BY 1, 2 "
                 f"LIMIT {_PAIRS_MAX + 1}",
                 judge.key,
             )
-        if field.kind == "boolean":
-            counted = [(bool(value), given, rows) for value, given, rows in counted]
-        for name, metric in zip(
-            judge.metric_names, agreement_metrics(field.kind, counted, judge.key), strict=True
-        ):
+        is_boolean = field.kind == "boolean"
+        pairs = [(bool(said) if is_boolean else said, given) for said, given, _ in counted]
+        counts = [count for *_, count in counted]
+        compared = LabelledVerdicts(
+            field.kind, ((*pair, n) for pair, n in zip(pairs, counts, strict=True)), judge.key
+        )
+        by_row = None
+        if plan.repeat > 1 and counted:
+            terms = compared.terms(pairs)
+            known = [(*line[:2], *term) for line, term in zip(counted, terms, strict=True)]
+            with database.tables(results=source, terms=_as_table(known, field.kind)):
+                by_row = _of_rows(database, answers, plan.repeat, judge.key)
+        for name, metric in zip(judge.metric_names, compared.metrics(by_row), strict=True):
             found[name] = Measured(metric, metric.n)
     return found
+
+
+def _as_table(known: Sequence[tuple[Any, str, float, float | None]], kind: str) -> Table:
+    """What each pair of verdict and label adds to share and kappa."""
+    verdict = pa.string() if kind == "text" else pa.float64()
+    kinds = (verdict, pa.string(), pa.float64(), pa.float64())
+    schema = pa.schema(list(zip(("verdict", "label", "same", "term"), kinds, strict=True)))
+    columns = zip(zip(*known, strict=True), kinds, strict=True)
+    batch = pa.RecordBatch.from_arrays([pa.array(*each) for each in columns], schema=schema)
+    return Table(schema, lambda: [batch])
+
+
+def _of_rows(database: Database, answers: str, repeat: int, key: str) -> OfRows:
+    """The agreement over rows that were answered ``repeat`` times: what is summed of each is what
+    a mean of clusters takes (``core/statistics/mean.py``).
+    """
+    ((rows, n, share, variance, zero_or_one, *sums),) = database.rows(
+        "SELECT count(*), CAST(sum(n) AS BIGINT), avg(x), var_samp(x), "
+        "count(*) FILTER (x = 0 OR x = 1), sum(t), sum(t * t), sum(t * n), "
+        "CAST(sum(n * n) AS DOUBLE) FROM "
+        "(SELECT count(*) AS n, avg(same) AS x, sum(term) AS t "
+        f"FROM {answers} AS answers JOIN terms USING (verdict, label) GROUP BY row // {repeat})",
+        key,
+    )
+    interval = None
+    if None not in sums:
+        interval = clustered_kappa_interval(rows, n, *sums)
+    return OfRows(rows, share, values_interval(rows, share, variance, zero_or_one), interval)

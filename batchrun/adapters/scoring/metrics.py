@@ -33,8 +33,7 @@ from batchrun.adapters.storage.store import SCORES, StoreReader, part_names
 from batchrun.core.evaluation.metric import Metric
 from batchrun.core.statistics.interval import Interval
 from batchrun.core.statistics.jackknife import GROUPS, jackknife_interval
-from batchrun.core.statistics.mean import clustered_interval, mean_interval
-from batchrun.core.statistics.proportion import wilson
+from batchrun.core.statistics.mean import clustered_interval, values_interval
 from batchrun.errors import ScoringError
 
 GROUPS_MAX = 1_000
@@ -343,14 +342,14 @@ class _Statement:
             low_of, high_of = "__low", "__high"
         found = self._rows(
             f"SELECT {named}, avg(__x), count(__x), count(__x) FILTER (NOT __failed), "
-            f"var_samp(__x), sum(__x), min({low_of}), max({high_of}), "
+            f"var_samp(__x), min({low_of}), max({high_of}), "
             f"count(*) FILTER (__x = 0 OR __x = 1) FROM {inner} {sets}"
         )
         clusters: Mapping[_Key, tuple[Any, ...]] = {}
         if self._one.cluster is not None and not values_only:
             clusters = self._clusters(inner)
         figures = {}
-        for is_group, name, mean, n, scored, variance, total, low, high, zero_one in found:
+        for is_group, name, mean, n, scored, variance, low, high, zero_one in found:
             key = bool(is_group), name
             if not n:
                 figures[key] = _Figure(None, 0, 0, None, in_unit=False)
@@ -358,10 +357,8 @@ class _Statement:
             interval = None
             if key in clusters:
                 interval = clustered_interval(*clusters[key])
-            elif self._one.cluster is None and zero_one == n:
-                interval = wilson(min(round(total), n), n)
-            elif self._one.cluster is None and variance is not None:
-                interval = mean_interval(n, mean, variance)
+            elif self._one.cluster is None:
+                interval = values_interval(n, mean, variance, zero_one)
             in_unit = low >= 0 and high <= 1
             figures[key] = _Figure(finite(mean), n, scored, interval, in_unit)
         return figures

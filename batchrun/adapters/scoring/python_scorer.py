@@ -25,6 +25,7 @@ import pyarrow as pa
 from batchrun.adapters.scoring.plan import PlannedScore
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import StoreReader
+from batchrun.adapters.system import platform
 from batchrun.core.evaluation.definitions import python_parts
 from batchrun.core.text.legible import legible
 from batchrun.errors import ScoringError
@@ -57,7 +58,7 @@ class PythonScorers:
         with self._lock:
             self._interrupted = True
             if self._running is not None:
-                _kill(self._running)
+                platform.end_group(self._running.pid)
 
     def __call__(self, one: PlannedScore, name: str, rows: int) -> pa.Array:
         """One value per row of a part: booleans or doubles. Raises ``ScoringError``."""
@@ -85,7 +86,7 @@ class PythonScorers:
                     why = f"returned nothing that can be read ({error})"
         message = (
             f"{score.key}: {score.python} {why} on {name}"
-            f"{f': {told}' if told else ''}. The results are intact; mend it, then run the same "
+            f"{f': {told}' if told else ''}. The results are intact; fix it, then run the same "
             "command again or `batchrun score`"
         )
         raise ScoringError(message)
@@ -118,16 +119,10 @@ class PythonScorers:
         except subprocess.TimeoutExpired:
             return None
         finally:
-            _kill(process)
+            platform.end_group(process.pid)
             process.wait()
             with self._lock:
                 self._running = None
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and what it started. It was not waited for before, so its number is its."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

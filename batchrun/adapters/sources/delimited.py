@@ -144,7 +144,7 @@ def unquoted(source: Iterator[Line | None], dialect: Dialect) -> Iterator[Line |
 def _not_valid(encoding: str) -> str:
     if encoding != UTF8:
         return f"the line is not valid {encoding}"
-    return "the line is not valid UTF-8; if the file is in Windows-1252, say --encoding cp1252"
+    return "the line is not valid UTF-8; if the file is in Windows-1252, set --encoding cp1252"
 
 
 def _record(feed: _Feed, found: list[str], encoding: str) -> Line:

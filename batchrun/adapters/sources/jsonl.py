@@ -148,7 +148,7 @@ class JsonlReader(TextReader):
         return fields, None
 
     def _with_nan(self, data: bytes) -> tuple[JsonObject, str | None] | None:
-        """The fields of a line that is no JSON but for ``NaN`` and infinities in it, which are
+        """The fields of a line that is not JSON but for ``NaN`` and infinities in it, which are
         null, and which of what is sent holds one; None for any other line.
         """
         text = not_numbers.nulled(data)

@@ -96,9 +96,11 @@ class Input:
         """Where the input goes on behind each shard, and the number of the row there. Raises
         ``InputLostError``.
         """
-        reader = self._reader(carry, shard_rows)
+        # With repeats a shard has the number that it has in the input, and as many rows more.
+        reader = self._reader(carry, max(1, shard_rows // self.repeat))
         reader.picked = self.picked
-        return reader.starts()
+        for row, end in reader.starts():
+            yield row * self.repeat, end
 
     def _count_beside(self, stop: Callable[[], bool]) -> int | None:
         """The rows of the whole input, counted while another thread reads them."""

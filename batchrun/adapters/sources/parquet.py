@@ -12,7 +12,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import msgspec
@@ -42,6 +42,10 @@ _PARSED = parameters.STRUCTURED | parameters.MAYBE_STRUCTURED | {"body"}  # text
 _encode = msgspec.json.Encoder().encode
 
 
+_Batches = Iterator[tuple[pa.RecordBatch, int, Sequence[int]]]
+"""Batches with their file, and the number in it of each row."""
+
+
 class ParquetReader:
     """Rows of Parquet files, as ``reader.Reader`` describes."""
 
@@ -66,6 +70,8 @@ class ParquetReader:
         """The rows that are read, where not all are."""
         self.times = 1
         """How often each row is sent: a block is so much smaller."""
+        self._going_on: tuple[Position, _Batches] | None = None
+        """Where the last span ended, and what comes behind it, decoded already in part."""
         schemas, self._rows = self._known()
         self._own = [frozenset(schema.names) for schema in schemas]
         schemas = [
@@ -140,9 +146,9 @@ class ParquetReader:
         last = None if span.last is None else (span.last + 1) * size
         if limit is not None:
             last = limit if last is None else min(last, limit)
-        digest = _Digest()
-        found = self._batches(span.start, final=span.last is None)
-        batches = _all(found) if self.picked is None else self.picked.batches(found, row)
+        digest = Digest()
+        batches = self._batches_from(span, row)
+        end = span.start
         for batch, file, lines in batches:
             done = 0
             while done < batch.num_rows and (last is None or row < last):
@@ -157,11 +163,26 @@ class ParquetReader:
                 there = lines[done : done + taken.num_rows]
                 done += taken.num_rows
                 if row % size == 0:
-                    digest = _Digest()
-                yield from self._blocks(shard, row, taken, file, there, digest)
+                    digest = Digest()
+                for block in self._blocks(shard, row, taken, file, there, digest):
+                    end = block.end
+                    yield block
                 row = border
             if last is not None and row >= last:
+                rest = (batch.slice(done), file, lines[done:])
+                self._going_on = end, chain([rest], batches)
                 return
+
+    def _batches_from(self, span: Span, row: int) -> _Batches:
+        """The batches from the span's start on. Where the last one ended there, it is gone on
+        with: a process of a fleet reads one shard after the other, and a row group holds many.
+        """
+        going_on, self._going_on = self._going_on, None
+        final = span.last is None
+        if going_on is not None and going_on[0] == span.start and not final and self.picked is None:
+            return going_on[1]
+        found = self._batches(span.start, final=final)
+        return _all(found) if self.picked is None else self.picked.batches(found, row)
 
     def _batches(
         self,
@@ -225,7 +246,7 @@ class ParquetReader:
         batch: pa.RecordBatch,
         file: int,
         lines: Sequence[int],
-        digest: _Digest,
+        digest: Digest,
     ) -> Iterator[Block]:
         """A batch as one block, or several where files are read for its rows. ``lines`` are the
         numbers of its rows in the file.
@@ -254,7 +275,7 @@ class ParquetReader:
         shard: int,
         rows: Sequence[Row],
         batch: pa.RecordBatch,
-        digest: _Digest,
+        digest: Digest,
     ) -> Block:
         carried = self._carried(batch)
         digest.add(carried)
@@ -336,7 +357,7 @@ def _all(
         yield batch, start.file, range(start.offset, start.offset + batch.num_rows)
 
 
-class _Digest:
+class Digest:
     """The digest of a shard's rows so far: by value, whatever batches they come in."""
 
     def __init__(self) -> None:

@@ -126,7 +126,7 @@ def choose(
             near = difflib.get_close_matches(missing[0], schema.names, n=1)
             meant = f" Did you mean {near[0]!r}?" if near else ""
             message = (
-                f"input.carry (--carry) names {missing[0]!r}, which is no column.{meant} The "
+                f"input.carry (--carry) names {missing[0]!r}, which is not a column.{meant} The "
                 f"columns to carry are: {have}"
             )
             raise UsageError(message)

@@ -79,7 +79,20 @@ class RunInput(Input):
     fields: frozenset[str] = frozenset()
 
     def _reader(self, carry: Carry | None, shard_rows: int) -> PickingReader:
-        return RunReader(self.source, self.fields, self.stamps, carry, shard_rows, self.splitter)
+        return RunReader(
+            self.source,
+            self.fields,
+            self.stamps,
+            carry,
+            shard_rows,
+            self.splitter,
+            taken=self._taken,
+        )
+
+    @property
+    def _taken(self) -> tuple[str, ...]:
+        """The names that ``--repeat`` gives to columns of this run."""
+        return part_schema.REPEAT_NAMES if self.repeat > 1 else ()
 
     def is_of(self, recorded: object) -> bool:
         """See ``Input``: the same directory, or one that was moved since."""
@@ -105,8 +118,7 @@ class RunInput(Input):
         if isinstance(wanted, tuple) or wanted == "none":
             named = wanted if isinstance(wanted, tuple) else ()
             names = tuple(dict.fromkeys([*named, *(each.name for each in self.own)]))
-        taken = part_schema.REPEAT_NAMES if self.repeat > 1 else ()
-        found = choose(schema, names, with_extra=False, kept=kept, taken=taken)
+        found = choose(schema, names, with_extra=False, kept=kept, taken=self._taken)
         # What fitted no column of the first run of a chain goes along under its own name.
         fields = [
             each.with_name(name) if name == part_schema.EXTRA else each
@@ -117,7 +129,7 @@ class RunInput(Input):
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for a selection without a row, or one that cannot be read."""
-        reader = self._reader(self.choose(pa.schema(self.own), "none"), 1)
+        reader = self._reader(choose(pa.schema(self.own), "all", with_extra=False), 1)
         try:
             if next(reader.blocks([Span(0, None, Position())], limit=1), None) is not None:
                 return
@@ -138,7 +150,15 @@ def run_input(source: RunSource, stamps: Sequence[Stamp], plan: Plan) -> RunInpu
     used = fields_used(plan.templates.paths, plan.templates.whole)
     splitter = splitter_of(KIND, plan, NOW)
     reading = NOW.of(KIND)
-    found = RunInput(tuple(stamps), KIND, splitter, reading=reading, source=source, fields=used)
+    found = RunInput(
+        tuple(stamps),
+        KIND,
+        splitter,
+        reading=reading,
+        repeat=plan.repeat,
+        source=source,
+        fields=used,
+    )
     found.require_rows()
     shaped = opening.shaped(found, plan)
     assert isinstance(shaped, RunInput)
@@ -159,11 +179,15 @@ class RunReader(ParquetReader):
         carry: Carry | None,
         shard_rows: int,
         splitter: Splitter,
+        *,
+        taken: Sequence[str] = (),
     ) -> None:
-        """Raises ``InputError`` for a part that cannot be read."""
+        """``taken`` are names that carried columns make way for. Raises ``InputError`` for a part
+        that cannot be read.
+        """
         self._source = source
         self._parts_of = [f"results/{name}" for name in source.parts]
-        self._renamed = carried_names(source.carried.names)
+        self._renamed = carried_names(source.carried.names, taken)
         super().__init__(stamps, carry, shard_rows, splitter)
         self._answer = ROW in needs_of(splitter)
         self._fields = fields if self._answer else frozenset()
@@ -201,6 +225,27 @@ class RunReader(ParquetReader):
                     status = part.read_row_group(group, columns=["status"], use_threads=False)
                     rows += status.column(0).to_pylist().count(self._source.status)
         return rows
+
+    def starts(self) -> Iterator[tuple[int, Position]]:
+        """See ``PickingReader``: numbers and status of the rows are read, and nothing else."""
+        rows, picked, size = self.count(lambda: False) or 0, self.picked, self._shard_rows
+        if picked is not None:
+            rows = picked.below(rows)
+        ends = iter([*range(size, rows, size), *([rows] if rows else ())])
+        row = next(ends, None)
+        first = 0
+        for index in range(len(self._parts_of)):
+            with self._opened(index) as part:
+                for batch in part.iter_batches(columns=["row", "status"], use_threads=False):
+                    numbers = self._kept(batch, 0).column("row")
+                    while row is not None:
+                        place = (row if picked is None else picked.behind(row)) - 1 - first
+                        if place >= len(numbers):
+                            break
+                        line = numbers[place].as_py() + 1
+                        yield row, Position(index, line, line)
+                        row = next(ends, None)
+                    first += len(numbers)
 
     def where(self, row: Row) -> str:
         """See ``reader.Reader``."""

@@ -13,13 +13,14 @@ import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import IO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.files.streams import Pipe
 from batchrun.adapters.sources.reader import Reader, ReaderOver
+from batchrun.adapters.system import platform
 from batchrun.errors import StorageError
 from batchrun.records import Block, Position, Span
 
@@ -164,7 +165,7 @@ class Spool:
         pipe.release()
         size = 0
         try:
-            self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
+            self._file, path = platform.reopenable()
             for chunk in pipe.chunks(0, 0):
                 size += self._file.write(chunk)
             self._file.flush()
@@ -174,5 +175,4 @@ class Spool:
                 "make room, or name another folder with TMPDIR"
             )
             raise StorageError(message) from error
-        # The file has no name, so that nothing stays behind; this one opens it anew each time.
-        self.stamp = Stamp(f"/proc/self/fd/{self._file.fileno()}", size, 0)
+        self.stamp = Stamp(path, size, 0)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from batchrun.adapters.system import platform
+
 open_file = os.open
 """Open or make a file; returns its descriptor."""
 
@@ -22,10 +24,10 @@ pwrite = os.pwrite
 truncate = os.ftruncate
 """Set the length of an open file."""
 
-fsync = os.fsync
+fsync = platform.flush
 """A file's content is on the disk. Published files and copies are flushed with it."""
 
-fdatasync = os.fdatasync
+fdatasync = platform.flush_data
 """The same, without what only tells about the file. Logs are flushed with it."""
 
 rename = os.rename
@@ -48,6 +50,6 @@ def sync_folder(folder: Path) -> None:
     """The names in a folder are on the disk as they are now."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        platform.flush(descriptor)
     finally:
         os.close(descriptor)

@@ -53,7 +53,7 @@ def command(
     with exit_codes(as_json=as_json), reporting(title, junit, markdown) as reports:
         from batchrun.cli.process import load_arrow, make_lean
 
-        load_arrow()
+        load_arrow(compute=True)
         from batchrun.rundir.evaluate.settings import evaluation_of
         from batchrun.views.compare import compare, outcome, text
 

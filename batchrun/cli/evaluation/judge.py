@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
@@ -26,7 +25,7 @@ def _setting_flags(function: Any) -> Any:
 @click.command("judge")
 @click.argument("folder", type=PATH, metavar="DIR")
 @config_flag("TOML file with the judge's prompt, JSON Schema, model and endpoint.")
-@click.option("--name", metavar="NAME", help="Name of the judge [default: that of FILE].")
+@click.option("--name", metavar="NAME", help="Name of the judge [default: the name of FILE].")
 @click.option(
     "--against",
     type=PATH,
@@ -51,14 +50,22 @@ def _setting_flags(function: Any) -> Any:
 @click.option("--allow-self", is_flag=True, help="Let a model judge its own answers.")
 @_setting_flags
 @click.option(
-    "--checkpoint", type=PATH, metavar="DIR", help="Where the checkpoint lives, if not in DIR."
+    "--checkpoint", type=PATH, metavar="DIR", help="Folder of the checkpoint, if not in DIR."
 )
-@click.option("--restart", is_flag=True, help="Judge everything again; the old verdicts move away.")
+@click.option(
+    "--restart", is_flag=True, help="Judge everything again; the old verdicts are set aside."
+)
 @click.option("--retry-failed", is_flag=True, help="Judge answers without a verdict again.")
-@click.option("--repair", is_flag=True, help="Mend the judge's own run directory.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Set damaged files of the judge aside, and judge their rows again.",
+)
 @click.option("--quiet", is_flag=True, help="Print errors only.")
-@click.option("--no-progress", is_flag=True, help="No progress display.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary of DIR as JSON on stdout.")
+@click.option("--no-progress", is_flag=True, help="Do not show the progress.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary of DIR as one JSON object."
+)
 def command(
     folder: str,
     config_file: str | None,
@@ -123,7 +130,8 @@ def _judge(
     as_json: bool,
 ) -> int:
     from batchrun import assemble, judging
-    from batchrun.builtin_simulators import standing_in
+    from batchrun.adapters.environment import open_files
+    from batchrun.builtin_simulators import served
     from batchrun.cli.main import STARTED_S
     from batchrun.cli.run import arguments_to_resume, progress_on, typed
     from batchrun.views import ending, figures
@@ -132,21 +140,14 @@ def _judge(
         if not quiet:
             print_message(text)
 
-    def session(settings: Any, allowed: Any) -> assemble.Result:
+    def run_session(settings: Any, *given: Any, **more: Any) -> assemble.Result:
+        open_files.raise_limit(settings)
         with contextlib.ExitStack() as stack:
             shown = not (quiet or no_progress)
             observers = [stack.enter_context(progress_on(print_unwrapped))] if shown else []
-            endpoints = standing_in(settings.endpoints, stack, say)
-            return assemble.run(
-                replace(settings, endpoints=endpoints),
-                environment,
-                changes=allowed,
-                observers=observers,
-                say=say,
-                started_s=STARTED_S,
-            )
+            return assemble.run(settings, *given, observers=observers, started_s=STARTED_S, **more)
 
-    found = judging.judge(folder, checkpoint, run, changes, session, say)
+    found = judging.judge(folder, checkpoint, run, environment, changes, served(run_session), say)
     resume = typed(arguments_to_resume(sys.argv[1:]))
     for result in found.results:
         if result.stop is not None:

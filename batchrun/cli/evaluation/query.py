@@ -54,7 +54,7 @@ def command(
     with exit_codes(as_json=as_json), interrupts():
         from batchrun.cli.process import load_arrow, make_lean
 
-        load_arrow()
+        load_arrow(compute=True)
         from batchrun.views.evaluation import query
 
         make_lean()

@@ -44,7 +44,7 @@ def command(
     ):
         from batchrun.cli.process import load_arrow, make_lean
 
-        load_arrow()
+        load_arrow(compute=True)
         from batchrun.rundir.evaluate import score
         from batchrun.rundir.evaluate.evaluator import UNFINISHED
         from batchrun.rundir.evaluate.settings import evaluation_of

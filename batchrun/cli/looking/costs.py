@@ -46,7 +46,7 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
             raise UsageError(message)
         from batchrun.cli.process import load_arrow, make_lean
 
-        load_arrow()
+        load_arrow(compute=True)
         from batchrun.views.history.spending import JUDGE, Spending
 
         make_lean()

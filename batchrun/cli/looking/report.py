@@ -35,12 +35,15 @@ def command(
     run is live.
     """
     with exit_codes(as_json=as_json):
+        from batchrun.cli.process import load_arrow
         from batchrun.errors import UsageError
-        from batchrun.views.report import report
 
         if as_json and output == "-":
             message = "--json and -o - both write to stdout: give one of them"
             raise UsageError(message)
+        load_arrow(compute=True)
+        from batchrun.views.report import report
+
         made = report.make(folder, checkpoint, against)
         if output == "-":
             with writing():

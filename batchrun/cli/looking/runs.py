@@ -38,6 +38,9 @@ def command(folder: str, labels: tuple[str, ...], as_json: bool, as_csv: bool) -
         if as_json and as_csv:
             message = "--json and --csv exclude each other"
             raise UsageError(message)
+        from batchrun.cli.process import load_arrow
+
+        load_arrow()
         from batchrun.views.history import runs
 
         found = runs.find(folder, dict(map(parse_label, labels)))

@@ -79,7 +79,7 @@ def command(
             raise UsageError(message)
         from batchrun.cli.process import load_arrow, make_lean
 
-        load_arrow()
+        load_arrow(compute=True)
         from batchrun.views.durable.durable_rows import DurableRows
         from batchrun.views.show import page, selection
         from batchrun.views.show.shown_row import gather

@@ -36,9 +36,9 @@ class _Port(_Whole):
         text = str(value)
         if not (text.isascii() and text.isdigit()):
             why = "the directory goes first: batchrun status DIR --serve [PORT]"
-            self.fail(f"{text!r} is no port; {why}", param, ctx)
+            self.fail(f"{text!r} is not a port; {why}", param, ctx)
         if int(text) > PORT_MAX:
-            self.fail(f"{text} is no port: it must be at most {PORT_MAX}", param, ctx)
+            self.fail(f"{text} is not a port: it must be at most {PORT_MAX}", param, ctx)
         return int(text)
 
 
@@ -65,6 +65,9 @@ def command(
     """Show the progress of the run in DIR, live or finished. Needs no write permission."""
     with exit_codes(as_json=as_json):
         _require_one(watch=watch, serve=serve is not None, as_json=as_json)
+        from batchrun.cli.process import load_arrow
+
+        load_arrow()
         if serve is not None:
             from batchrun.views.watch import page_server
 

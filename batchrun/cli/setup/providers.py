@@ -10,7 +10,7 @@ import click
 
 from batchrun.adapters.environment.configuration import read_environment
 from batchrun.cli.console import exit_codes, print_json, print_output
-from batchrun.core.settings.providers import PROVIDERS, SIMULATOR, Provider
+from batchrun.core.settings.providers import BUILT_IN, PROVIDERS, Provider
 
 WIDTH = 88
 
@@ -56,7 +56,7 @@ def _told(row: Mapping[str, Any]) -> str:
         key = "no key"
     url = row["base_url"]
     if url is None:
-        url = "inside the process" if row["name"] == SIMULATOR else f"{row['url_variables'][0]}"
+        url = "started by batchrun" if row["name"] in BUILT_IN else row["url_variables"][0]
     lines = [f"{row['name']:<12}{url}", f"{'':<12}{key}"]
     return "\n".join(
         [

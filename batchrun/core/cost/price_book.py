@@ -245,5 +245,5 @@ class PriceBook:
         if (model, tier) in self._told or len(self._told) >= TOLD_MAX:
             return
         self._told.add((model, tier))
-        last = "; further models are not told of" if len(self._told) == TOLD_MAX else ""
+        last = "; further models are not reported" if len(self._told) == TOLD_MAX else ""
         self._say(f"{news}{last}")

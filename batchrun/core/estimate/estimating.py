@@ -61,6 +61,37 @@ class Range:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers that are not there yet, in the prompt of another request: their tokens, and how many
+    these are at most (None where nothing limits them).
+    """
+
+    tokens: Range
+    most: int | None
+
+    @property
+    def most_tokens(self) -> int:
+        """How many these are at most. Raises ``UnboundedError`` where nothing limits them."""
+        if self.most is None:
+            message = "nothing limits the answers that are shown in the prompt"
+            raise UnboundedError(message)
+        return self.most
+
+    def times(self, count: int) -> Answers:
+        """The same answers, shown so often."""
+        low, likely, high = (
+            count * end for end in (self.tokens.low, self.tokens.likely, self.tokens.high)
+        )
+        return Answers(Range(low, likely, high), None if self.most is None else count * self.most)
+
+
+def answer_to(body: dict[str, Any]) -> Answers:
+    """The answer to a request with this body, of which there is one choice to be shown."""
+    tokens_, _ = output_of({**body, "n": 1})
+    return Answers(tokens_, tokens.stated_limit(body))
+
+
 @dataclass(slots=True)
 class Bill:
     """What the requests of a model cost at one endpoint, in picodollars. ``most_pd`` is None where
@@ -146,15 +177,33 @@ class Adder:
         self._known: dict[tuple[str, str | None], list[tuple[str, Price | None]]] = {}
 
     def add(
-        self, model: str, body: dict[str, Any], wire: bytes, prompt: Prompt, earlier: int = 0
+        self,
+        model: str,
+        body: dict[str, Any],
+        wire: bytes,
+        prompt: Prompt,
+        earlier: int = 0,
+        *,
+        shown: Answers | None = None,
+        verdict: Range | None = None,
     ) -> None:
         """A request of this body, its bytes as they are sent, and what its prompt holds. So many
-        ``earlier`` answers to the same row are sent along, and are in neither of them.
+        ``earlier`` answers to the same row are sent along, and are in neither of them; nor are the
+        answers ``shown`` to a judge. A ``verdict`` is how long its answer is, low and likely.
         """
         sums = self.models.get(model)
         if sums is None:
             sums = self.models[model] = Sums()
-        output, stated = _output(body)
+        output, stated = output_of(body)
+        if verdict is not None:
+            low, likely = (min(output.high, end) for end in (verdict.low, verdict.likely))
+            output = Range(low, likely, output.high)
+        if shown is not None:
+            prompt = prompt._replace(
+                low=prompt.low + shown.tokens.low,
+                tokens=prompt.tokens + shown.tokens.likely,
+                high=prompt.high + shown.tokens.high,
+            )
         if earlier:
             prompt = prompt._replace(
                 low=prompt.low + earlier * output.low,
@@ -169,6 +218,8 @@ class Adder:
         try:
             most = worst_case(body, wire)
             more = earlier * (most.output_tokens + MESSAGE_TOKENS_MAX)
+            if shown is not None:
+                more += shown.most_tokens
             most = most._replace(input_tokens=most.input_tokens + more)
             sums.most_tokens += most.tokens
         except UnboundedError:
@@ -224,7 +275,7 @@ def _costs(price: Price, ends: Sequence[tuple[float, float]]) -> list[int] | Non
     return known if len(known) == len(costs) else None
 
 
-def _output(body: dict[str, Any]) -> tuple[Range, bool]:
+def output_of(body: dict[str, Any]) -> tuple[Range, bool]:
     """The tokens of an answer by the prior, and whether the request limits them."""
     limit = tokens.stated_limit(body)
     given = body.get("n")

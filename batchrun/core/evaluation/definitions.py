@@ -113,6 +113,20 @@ class Evaluation:
         """Whether there is anything to compute or to judge."""
         return bool(self.scores or self.metrics or self.gates_given or self.judges)
 
+    def without_judges(self) -> Evaluation:
+        """The same without judges: the scores that name no verdict of theirs. The metrics and gates
+        of a run with judges are about both.
+        """
+        if not self.judges:
+            return self
+        verdicts = [f'"{judge.name}.'.casefold() for judge in self.judges]
+        plain = (
+            score
+            for score in self.scores
+            if not any(verdict in (score.sql or "").casefold() for verdict in verdicts)
+        )
+        return Evaluation(tuple(plain))
+
     @property
     def needs_sql(self) -> bool:
         """Whether DuckDB has to be there."""
@@ -306,7 +320,7 @@ def _is_of_judge(name: str, found: Evaluation) -> bool:
     """Whether it is a number that the summary has of a judge."""
     folder, _, rest = name.partition(".")
     judge, _, count = rest.rpartition(".")
-    known = (*judging.COUNTS, "cost_usd")
+    known = (*judging.COUNTS, "attempts", "cost_usd", "wasted_cost_usd")
     return (
         folder == judging.JUDGES and count in known and judge in [one.name for one in found.judges]
     )

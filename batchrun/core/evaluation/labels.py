@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from batchrun.core.evaluation.metric import Metric
 from batchrun.core.schema.fields import Kind
-from batchrun.core.statistics.agreement import agreement
+from batchrun.core.statistics.agreement import agreement, kappa_terms
+from batchrun.core.statistics.interval import Interval
 from batchrun.errors import ScoringError
 
 CATEGORIES_MAX = 1_000
@@ -35,30 +36,60 @@ def category(kind: Kind, value: object) -> Any:
     return text
 
 
-def agreement_metrics(
-    kind: Kind, counted: Iterable[tuple[object, object, int]], key: str
-) -> tuple[Metric, Metric]:
-    """The share of rows whose verdict is the label, and kappa, each with its interval. ``counted``
-    are verdict, label and rows; neither is null. Raises ``ScoringError`` for too many categories.
-    """
-    pairs: Counter[tuple[Any, Any]] = Counter()
-    for verdict, label, rows in counted:
-        pairs[category(kind, verdict), category(kind, label)] += rows
-    places = {name: place for place, name in enumerate(dict.fromkeys(sum(pairs, ())))}
-    if len(places) > CATEGORIES_MAX:
-        message = (
-            f"{key}: verdicts and labels have {len(places):,} different values; agreement is for "
-            f"at most {CATEGORIES_MAX:,}"
-        )
-        raise ScoringError(message)
-    table = [[0] * len(places) for _ in places]
-    for (verdict, label), rows in pairs.items():
-        table[places[verdict]][places[label]] = rows
-    found = agreement(table)
-    if found.n == 0:
-        return Metric(None, 0), Metric(None, 0)
-    share, kappa = found.share_interval, found.kappa_interval
-    return (
-        Metric(found.share, found.n, share.low, share.high),
-        Metric(found.kappa, found.n, kappa and kappa.low, kappa and kappa.high),
-    )
+class LabelledVerdicts:
+    """The answers of a run that have a verdict and a label, counted by both."""
+
+    def __init__(self, kind: Kind, counted: Iterable[tuple[object, object, int]], key: str) -> None:
+        """``counted`` are verdict, label and how many answers have both; neither is null. Raises
+        ``ScoringError`` for too many categories.
+        """
+        self._kind = kind
+        pairs: Counter[tuple[Any, Any]] = Counter()
+        for verdict, label, answers in counted:
+            pairs[category(kind, verdict), category(kind, label)] += answers
+        names = dict.fromkeys(name for pair in pairs for name in pair)
+        if len(names) > CATEGORIES_MAX:
+            message = (
+                f"{key}: verdicts and labels have {len(names):,} different values; agreement is "
+                f"for at most {CATEGORIES_MAX:,}"
+            )
+            raise ScoringError(message)
+        self._places = {name: place for place, name in enumerate(names)}
+        self._table = [[0] * len(names) for _ in names]
+        for (verdict, label), answers in pairs.items():
+            self._table[self._places[verdict]][self._places[label]] = answers
+        self._found = agreement(self._table)
+
+    def terms(self, pairs: Iterable[tuple[object, object]]) -> Iterator[tuple[float, float | None]]:
+        """Of a verdict and its label: 1 if they are the same, else 0, and the term of kappa (None
+        where kappa has no meaning). See ``agreement.kappa_terms``.
+        """
+        terms = None if self._found.kappa is None else kappa_terms(self._table)
+        for verdict, label in pairs:
+            i = self._places[category(self._kind, verdict)]
+            j = self._places[category(self._kind, label)]
+            yield float(i == j), None if terms is None else terms[i][j]
+
+    def metrics(self, by_row: OfRows | None = None) -> tuple[Metric, Metric]:
+        """The share of answers whose verdict is the label, and kappa, each with its interval. With
+        repeats the share is the mean over rows of the share of a row's answers, and both intervals
+        are over rows (``by_row``).
+        """
+        found = self._found
+        if found.n == 0:
+            return Metric(None, 0), Metric(None, 0)
+        if by_row is None:
+            share, ends = Metric(found.share, found.n, *found.share_interval), found.kappa_interval
+        else:
+            share = Metric(by_row.share, by_row.rows, *(by_row.share_interval or (None, None)))
+            ends = None if found.kappa is None else by_row.kappa_interval
+        return share, Metric(found.kappa, found.n, *(ends or (None, None)))
+
+
+class OfRows(NamedTuple):
+    """Rows with a verdict and a label, over the answers of each."""
+
+    rows: int
+    share: float
+    share_interval: Interval | None
+    kappa_interval: Interval | None

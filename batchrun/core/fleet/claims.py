@@ -8,11 +8,13 @@ thought dead cannot publish a shard that has a new owner. Nothing follows ``publ
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from batchrun.core.fleet.sealed import sealed, unsealed
+from batchrun.errors import DamagedError
 
 FOLDER = "claims"
 """Where a fleet keeps these records."""
@@ -54,7 +56,7 @@ class Claim(NamedTuple):
         content: dict[str, Any] = {"worker": self.worker}
         if self.published is not None:
             content["published"] = self.published
-        return json.dumps(content).encode()
+        return json.dumps(sealed(content)).encode()
 
 
 def record_name(shard: int, epoch: int) -> str:
@@ -69,11 +71,20 @@ def parse_name(name: str) -> tuple[int, int] | None:
 
 
 def parse(shard: int, epoch: int, content: bytes) -> Claim:
-    """The record with this content. Raises ``ValueError`` for what is none."""
-    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-        value = json.loads(content)
-        worker, published = value["worker"], value.get("published")
+    """The record with this content. Raises ``DamagedError`` for what is none; its path is the
+    record's name.
+    """
+    name = record_name(shard, epoch)
+    try:
+        value = unsealed(content)
+        worker, published = value.get("worker"), value.get("published")
         if isinstance(worker, str) and isinstance(published, dict | None):
             return Claim(shard, epoch, worker, published)
-    message = f"{record_name(shard, epoch)} is not the record of a claim: {content[:80]!r}"
-    raise ValueError(message)
+        why = "it does not name a worker"
+    except ValueError as error:
+        why = str(error)
+    message = (
+        f"{name}, the record of a claim, is damaged: {why}. Restore it from a backup. Without one, "
+        f"remove it when no process works on the run: rows of shard {shard} may be sent again"
+    )
+    raise DamagedError(message, path=name)

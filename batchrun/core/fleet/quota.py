@@ -27,10 +27,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchrun.core.fleet import accounts as budget_accounts
+from batchrun.core.fleet.accounts import Accounts
+from batchrun.core.fleet.sealed import sealed, unsealed
+from batchrun.errors import DamagedError
 
 if TYPE_CHECKING:
     from batchrun.core.settings.endpoint import Endpoint
+    from batchrun.ports import ClaimStore
 
 FOLDER, TIMES = "quota", "quota-times"
 RENEW_S = 2.0
@@ -95,6 +101,8 @@ class Holding(NamedTuple):
     windows: Mapping[str, int] = {}
     """By endpoint, the requests in flight for each worker that it found best (``climb.py``). Those
     of the leader count."""
+    controls: int = 0
+    """The latest change by ``batchrun ctl`` that it has made (``controls.py``)."""
 
     def at(self, name: str, now_s: float) -> float:
         """How much of a limit it may be using by now."""
@@ -108,11 +116,39 @@ class Book(NamedTuple):
     """What all workers hold. Immutable: a renewal makes the next one."""
 
     holdings: Mapping[str, Holding] = {}
+    accounts: Mapping[str, Accounts] = {}
+    """Of each budget that the fleet has, who may spend how much."""
+    limits: Mapping[str, float] = {}
+    """The limits that are shared, by name: how much there is of each."""
+    controls: int = 0
+    """The latest change of the limits that went into it (``controls.py``)."""
 
     def as_bytes(self) -> bytes:
         """As it is kept in the store."""
-        value = {worker: list(holding) for worker, holding in self.holdings.items()}
-        return json.dumps({"holdings": value}).encode()
+        value = {
+            "holdings": {worker: list(holding) for worker, holding in self.holdings.items()},
+            "accounts": {name: accounts.recorded() for name, accounts in self.accounts.items()},
+            "limits": self.limits,
+            "controls": self.controls,
+        }
+        return json.dumps(sealed(value)).encode()
+
+    def living(self, now_s: float) -> set[str]:
+        """The workers that may have something in use."""
+        return {
+            worker
+            for worker, holding in self.holdings.items()
+            if now_s - holding.renewed_s <= SAFE_S
+        }
+
+    def under(self, worker: str, limits: Iterable[Limit], controls: int) -> Book:
+        """The same book with a note of the limits by which a worker renewed its lease."""
+        mine = self.holdings[worker]._replace(controls=controls)
+        return self._replace(
+            holdings={**self.holdings, worker: mine},
+            limits={limit.name: limit.total for limit in limits},
+            controls=controls,
+        )
 
     def leader(self, now_s: float) -> str | None:
         """The worker that finds windows for all: the first one by name that lives."""
@@ -138,14 +174,32 @@ class Book(NamedTuple):
         )
 
 
-def parse(content: bytes) -> Book:
-    """A book as it was kept. Raises ``ValueError`` for anything else."""
+def parse(content: bytes, name: str = FOLDER) -> Book:
+    """A book as it was kept. Raises ``DamagedError`` for anything else; its path is ``name``."""
     try:
-        value: Any = json.loads(content)
-        return Book({name: Holding(*entry) for name, entry in value["holdings"].items()})
+        value = unsealed(content)
+        return Book(
+            {worker: Holding(*entry) for worker, entry in value["holdings"].items()},
+            {
+                budget: budget_accounts.recorded(entry)
+                for budget, entry in value["accounts"].items()
+            },
+            dict(value["limits"]),
+            int(value["controls"]),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = "no book of a fleet's quota"
-        raise ValueError(message) from error
+        message = (
+            f"{name}, the book in which a fleet shares its limits, is damaged: {error}. Stop the "
+            "processes that work on the run, and restore the file from a backup. Without one, "
+            "remove it if the run has no budget: with one, it says what may have been spent"
+        )
+        raise DamagedError(message, path=name) from error
+
+
+def limit_of(name: str) -> tuple[str, str]:
+    """Endpoint and kind of the limit with this name (``Limit.name``)."""
+    kind, _, endpoint = name.partition(":")
+    return endpoint, kind
 
 
 def record_name(number: int) -> str:
@@ -156,6 +210,15 @@ def record_name(number: int) -> str:
 def number_of(name: str) -> int:
     """The number in a book's name."""
     return int(name.rpartition("/")[2])
+
+
+def latest(store: ClaimStore) -> Book:
+    """The latest book; an empty one where there is none. Writes nothing. Raises ``StorageError``,
+    and ``ValueError`` for a book that is none.
+    """
+    number = max(map(number_of, store.names(FOLDER)), default=0)
+    content = store.read(record_name(number)) if number else None
+    return Book() if content is None else parse(content)
 
 
 def renewal_s(workers: int) -> float:
@@ -196,12 +259,14 @@ def renewed(
         holds[name] = max(parts[name], in_use.get(name, 0.0))
         safe[name] = min(parts[name], math.floor(least) if limit.is_whole else least)
     finite = {name: want for name, want in wants.items() if want < math.inf}
-    return Book({**others, worker: Holding(now_s, holds, parts, safe, finite, paces, windows)})
+    mine = Holding(now_s, holds, parts, safe, finite, paces, windows)
+    return book._replace(holdings={**others, worker: mine})
 
 
 def left(book: Book, worker: str) -> Book:
-    """The book after a worker has ended, which uses nothing any more."""
-    return Book({name: kept for name, kept in book.holdings.items() if name != worker})
+    """The book after a worker has ended, which uses nothing any more. Its accounts stay open."""
+    kept = {name: holding for name, holding in book.holdings.items() if name != worker}
+    return book._replace(holdings=kept)
 
 
 def shares(limit: Limit, demand: Mapping[str, float]) -> dict[str, float]:

@@ -51,12 +51,12 @@ def source_hash(content: str | None, refusal: str | None, tool_calls: Sequence[A
     return hashlib.sha256(_encode(answer)).hexdigest()
 
 
-def carried_names(names: Sequence[str]) -> list[str]:
+def carried_names(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     """The names of the columns that a run carries, as columns of the next one. Those of a chain's
     earlier step make way: ``source_row`` is the row of the nearest run, ``input_source_row`` that
-    of the run before.
+    of the run before. ``taken`` are other names that the next run gives to columns of its own.
     """
-    return output_names(names, IDENTITY)
+    return output_names(names, (*IDENTITY, *taken))
 
 
 def fields_used(paths: Collection[Sequence[str]], whole: Collection[str]) -> frozenset[str]:

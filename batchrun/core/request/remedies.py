@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-OTHERWISE = "mend the row, or take it out of the input"
+OTHERWISE = "fix the row, or remove it from the input"
 
 UTF8 = "iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW, if it comes from a spreadsheet"
 

@@ -16,7 +16,7 @@ from batchrun.core.input.not_numbers import finite, is_finite
 from batchrun.core.settings.parameters import ENVELOPE, SENT
 
 BAD = b"!"
-"""What a line begins with that is no JSON but says why the row cannot be written."""
+"""What a line begins with that is not JSON but says why the row cannot be written."""
 TEXT = BAD + b"the row is a str, not a dict"
 """The line of a row that is a text."""
 

@@ -9,12 +9,12 @@ from typing import Any
 from batchrun.core.reply import answer
 from batchrun.core.settings import reasoning_models
 from batchrun.core.settings.differences import IMPLIED
-from batchrun.core.settings.providers import SIMULATOR
+from batchrun.core.settings.providers import BUILT_IN
 from batchrun.core.verdict.answer_checks import Policy, flaw_of, made_of
 from batchrun.records import Completion, Outcome, Request
 
 _new = tuple.__new__  # half the time of a named tuple's own ways
-STAND_INS = (SIMULATOR, "local")
+STAND_INS = BUILT_IN
 """Providers whose answers are worth nothing to a run that asks another one."""
 
 

@@ -27,7 +27,8 @@ KEYS: Mapping[str, str] = {
     "stopped_by": (
         "What ended the run: an error class, `misconfiguration`, `repeated_failure`, "
         "`max_failures`, `max_truncated`, `max_empty`, `max_cost`, `max_total_tokens`, "
-        "`deadline`, `min_free_disk`, `drain` (`batchrun ctl`), or a signal; else null."
+        "`deadline`, `min_free_disk`, `local_server` (that of `--provider local` ended), `drain` "
+        "(`batchrun ctl`), or a signal; else null."
     ),
     "exit_code": "The exit code of the command.",
     "rows.input": (
@@ -136,9 +137,9 @@ KEYS: Mapping[str, str] = {
         "`unparsed` have no verdict that can be read, `failed` no answer from the judge. "
         "`stale` judgements are of answers that are not there any more, `missing` are `ok` rows "
         "without a judgement, `pending` rows that the judge still has to judge, and `flips` pairs "
-        "whose verdict changed with the order. `status`, `stopped_by`, `model` and `cost_usd` are "
-        "those of the judge's run; `sha256` is by what its model, prompt, schema and parameters "
-        "are known again. Only with judges."
+        "whose verdict changed with the order. `status`, `stopped_by`, `model`, `attempts`, "
+        "`cost_usd` and `wasted_cost_usd` are those of the judge's run; `sha256` is by what its "
+        "model, prompt, schema and parameters are known again. Only with judges."
     ),
     "gates": (
         "By the name of a gate: `rule`, `value`, `verdict` (`pass`, `fail`, `warn`, "

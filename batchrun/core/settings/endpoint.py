@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 from batchrun.core.settings import commands
 from batchrun.core.settings.charge import Charge
 from batchrun.core.settings.presets import KEY_SOURCES, one_source_of_key
-from batchrun.core.settings.providers import AUTHORIZATION, SIMULATOR, Provider, provider_named
+from batchrun.core.settings.providers import AUTHORIZATION, BUILT_IN, Provider, provider_named
 from batchrun.core.settings.table import AUTO_CONCURRENCY, BY_NAME, DEFAULT_BASE_URL, DEFAULT_KEY
 from batchrun.core.text.redact import public_url
 from batchrun.core.text.template_syntax import is_template
-from batchrun.errors import UsageError
+from batchrun.errors import BatchrunError, UsageError
 
 MODELS_SHOWN = 8
 NAME_CHARACTERS_MAX = 100
@@ -51,6 +51,11 @@ class Endpoint:
     keepalive_s: float = 30.0
     bounds: tuple[int, int] | None = None
     """Between these batchrun finds the concurrency itself; None: it is given."""
+    failure: Callable[[], BatchrunError | None] | None = field(
+        default=None, repr=False, compare=False
+    )
+    """Of a server that batchrun started: why it ended, None while it runs. Waits for up to a second
+    whether it ends. None for all other servers."""
 
     @property
     def concurrency_max(self) -> int:
@@ -111,9 +116,9 @@ def _flag_of(name: str) -> str:
 def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
     """The endpoint by checked values. Raises ``UsageError`` where they do not go together."""
     _check_name(value["endpoint.name"])
-    concurrency, bounds = _concurrency(value)
     provider = value["endpoint.provider"]
     preset = None if provider is None else provider_named(provider)
+    concurrency, bounds = _concurrency(value, preset)
     if value["endpoint.client_key"] is not None and value["endpoint.client_cert"] is None:
         message = "endpoint.client_key (--client-key) is the key of a certificate: give it too, "
         raise UsageError(message + "as endpoint.client_cert (--client-cert)")
@@ -141,7 +146,9 @@ def endpoint_of(value: Mapping[str, Any]) -> Endpoint:
     )
 
 
-def _concurrency(value: Mapping[str, Any]) -> tuple[int, tuple[int, int] | None]:
+def _concurrency(
+    value: Mapping[str, Any], preset: Provider | None
+) -> tuple[int, tuple[int, int] | None]:
     """The concurrency, and where it is found during the run the bounds it stays within."""
     given = value["endpoint.concurrency"]
     low, high = value["endpoint.min_concurrency"], value["endpoint.max_concurrency"]
@@ -154,6 +161,8 @@ def _concurrency(value: Mapping[str, Any]) -> tuple[int, tuple[int, int] | None]
         raise UsageError(message)
     if given != "auto":
         return given, None
+    if preset is not None and preset.concurrency is not None:
+        return preset.concurrency, None
     first = max(low, min(AUTO_CONCURRENCY, high))
     return (first, None) if low == high else (first, (low, high))
 
@@ -220,7 +229,7 @@ def not_served(endpoints: Sequence[Endpoint]) -> str:
 
 
 def _base_url(preset: Provider | None) -> str:
-    if preset is None or preset.name == SIMULATOR:  # the simulator's is known once it runs
+    if preset is None or preset.name in BUILT_IN:  # theirs is known once they run
         return DEFAULT_BASE_URL
     if preset.base_url is None:
         message = (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchrun.core.settings.azure import azure_url
-from batchrun.core.settings.providers import SIMULATOR, provider_named
+from batchrun.core.settings.providers import BUILT_IN, provider_named
 from batchrun.core.settings.table import BY_NAME
 from batchrun.core.text.template_syntax import is_template
 from batchrun.errors import UsageError
@@ -49,23 +49,23 @@ def kept_for_provider(
     """The file's values as far as they go with the provider that ``given`` names, and warnings.
 
     Of an endpoint that is another one only the limits stay. Raises ``UsageError`` where ``given``
-    names the simulator and a URL: the simulator has none before it runs.
+    names a built-in provider and a URL: such a provider has none before it runs.
     """
     name = given.get("endpoint.provider")
     raw = dict(file)
     if "endpoints" in raw:
         return _kept_of_several(raw, given)
     if "endpoint.base_url" in given:
-        if name == SIMULATOR:
-            message = "--provider simulator and --base-url name two endpoints; give one of them"
+        if name in BUILT_IN:
+            message = f"--provider {name} and --base-url name two endpoints; give one of them"
             raise UsageError(message)
-        if name is None and raw.get("endpoint.provider") == SIMULATOR:
+        if name is None and raw.get("endpoint.provider") in BUILT_IN:
             del raw["endpoint.provider"]
     if name is None or name == raw.get("endpoint.provider"):
         return raw, []
     others = [key for key in raw if key.startswith("endpoint.") and key not in LIMITS]
     left = [key.partition(".")[2] for key in others if raw.pop(key) is not None]
-    if not left or name == SIMULATOR:
+    if not left or name in BUILT_IN:
         return raw, []
     return raw, [
         f"--provider {name} is another endpoint than the config file's; not taken from there: "
@@ -144,7 +144,15 @@ def surroundings(
         key = provider.key_in(environment)
         if key is not None:
             found["endpoint.api_key_env"] = key.name
+    if provider.model is not None and not _names_model(raw):
+        found["request.model"] = provider.model
     return found, warnings
+
+
+def _names_model(raw: Mapping[str, Any]) -> bool:
+    """Whether raw values name the run's model, as text or as a template."""
+    params = raw.get("request.params")
+    return raw.get("request.model") is not None or (isinstance(params, dict) and "model" in params)
 
 
 def _model(raw: Mapping[str, Any]) -> str | None:

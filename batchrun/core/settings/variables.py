@@ -18,6 +18,15 @@ class Variable(NamedTuple):
     setting: str = ""
 
 
+_PLACES = (
+    ("Slurm", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
+    ("Kubernetes", "JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"),
+    ("AWS Batch", "AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    ("SkyPilot", "SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES"),
+)
+"""By scheduler, the variables of ``core/fleet/places.py`` for a process's number and how many."""
+
+
 VARIABLES: Mapping[str, Variable] = {
     "OPENAI_API_KEY": Variable(
         "The key, unless `--api-key-env` names another variable, or a file or a command gives it."
@@ -58,6 +67,20 @@ VARIABLES: Mapping[str, Variable] = {
     "SSL_CERT_DIR": Variable(
         "Folders of such files, named by their hash as `openssl rehash` names them.",
         "endpoint.ca_file",
+    ),
+    **{
+        name: Variable(f"With `--shard auto`, under {scheduler}: {what}.")
+        for scheduler, index, count in _PLACES
+        for name, what in ((index, "the number of this process"), (count, "how many there are"))
+    },
+    "SLURM_ARRAY_TASK_MIN": Variable("With `--shard auto`: the first number of the job array."),
+    "SLURM_ARRAY_TASK_STEP": Variable(
+        "With `--shard auto`: the step between the numbers of the job array."
+    ),
+    "RAY_ADDRESS": Variable("With `--engine ray`: the cluster, unless `--address` names one."),
+    "RAY_USAGE_STATS_ENABLED": Variable(
+        "With `--engine ray`: whether a Ray cluster that batchrun starts reports to Ray's makers; "
+        "0 unless set."
     ),
     "GITHUB_STEP_SUMMARY": Variable(
         "A file to which `run`, `score` and `compare` append their outcome as Markdown. GitHub "

@@ -1,7 +1,9 @@
 """How far two raters agree, beyond what chance would give: Cohen's kappa.
 
 J. Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement
-20, 1960; the large-sample error by Fleiss, Cohen and Everitt, Psychological Bulletin 72, 1969.
+20, 1960; the large-sample error by Fleiss, Cohen and Everitt, Psychological Bulletin 72, 1969. That
+error is the spread of a linear term that each rating has (``kappa_terms``). Where ratings belong
+together, the terms of a cluster are summed first, as for the mean of clustered rows (CR1).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 from batchrun.core.statistics.distributions import two_sided_z
 from batchrun.core.statistics.interval import CONFIDENCE, Interval
+from batchrun.core.statistics.mean import clustered_interval
 from batchrun.core.statistics.proportion import wilson
 
 
@@ -46,16 +49,51 @@ def agreement(table: Sequence[Sequence[int]], confidence: float = CONFIDENCE) ->
     interval = wilson(same, n, confidence)
     if sum(first[i] > 0 or second[i] > 0 for i in range(size)) < 2:
         return Agreement(n, share, interval, None, None)
-    rest = 1 - chance
-    kappa = (share - chance) / rest
-    spread = math.fsum(
-        table[i][j]
-        / n
-        * ((rest * (i == j) - (1 - share) * (second[i] + first[j])) ** 2 if table[i][j] else 0.0)
-        for i in range(size)
-        for j in range(size)
-    )
-    square = max(0.0, spread - (share * chance - 2 * chance + share) ** 2) / (n * rest**4)
+    kappa = (share - chance) / (1 - chance)
+    terms = kappa_terms(table)
+    cells = ((i, j) for i in range(size) for j in range(size) if table[i][j])
+    square = math.fsum(table[i][j] * (terms[i][j] - kappa) ** 2 for i, j in cells) / n**2
     half = two_sided_z(confidence) * math.sqrt(square)
-    ends = Interval(max(-1.0, kappa - half), min(1.0, kappa + half))
-    return Agreement(n, share, interval, kappa, ends)
+    return Agreement(n, share, interval, kappa, _within(kappa - half, kappa + half))
+
+
+def kappa_terms(table: Sequence[Sequence[int]]) -> list[list[float]]:
+    """What a rating in each cell of a table adds to kappa, to first order: the mean of these terms
+    over all ratings is kappa, and their standard error is that of kappa. The table has ratings in
+    at least two categories.
+    """
+    size, n = len(table), sum(map(sum, table))
+    first = [sum(row) / n for row in table]
+    second = [sum(row[j] for row in table) / n for j in range(size)]
+    share = sum(table[i][i] for i in range(size)) / n
+    chance = math.fsum(a * b for a, b in zip(first, second, strict=True))
+    rest = 1 - chance
+    middle = share + share * chance - 2 * chance
+    kappa = (share - chance) / rest
+    return [
+        [
+            kappa + (rest * (i == j) - (1 - share) * (second[i] + first[j]) - middle) / rest**2
+            for j in range(size)
+        ]
+        for i in range(size)
+    ]
+
+
+def clustered_kappa_interval(
+    clusters: int,
+    n: int,
+    total: float,
+    ss: float,
+    sn: float,
+    nn: float,
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """The interval of kappa over ``n`` ratings in clusters: the arguments are those of
+    ``mean.clustered_interval``, of ``kappa_terms``. None for fewer than two clusters.
+    """
+    found = clustered_interval(clusters, n, total, ss, sn, nn, confidence)
+    return None if found is None else _within(*found)
+
+
+def _within(low: float, high: float) -> Interval:
+    return Interval(max(-1.0, low), min(1.0, high))

@@ -12,6 +12,18 @@ import math
 
 from batchrun.core.statistics.distributions import student_quantile
 from batchrun.core.statistics.interval import CONFIDENCE, Interval
+from batchrun.core.statistics.proportion import wilson
+
+
+def values_interval(
+    n: int, mean: float, variance: float | None, zero_or_one: int
+) -> Interval | None:
+    """The interval of the mean of ``n`` values: Wilson's where all are 0 or 1 (``zero_or_one``
+    counts those), else Student's t. None without values, and where ``variance`` is None.
+    """
+    if n and zero_or_one == n:
+        return wilson(min(round(mean * n), n), n)
+    return None if variance is None else mean_interval(n, mean, variance)
 
 
 def mean_interval(

@@ -229,7 +229,7 @@ def _misfit(choice: Choice, expected: Expected) -> str | None:
     value, wrong = _read(choice.content or "")
     if wrong is not None:
         fenced = fences.fenced(choice.content or "", _is_json) is not None
-        wrong += "; it stands in a Markdown fence, which --accept-fenced accepts" if fenced else ""
+        wrong += "; it is in a Markdown fence, which --accept-fenced accepts" if fenced else ""
         return f"the content is not JSON: {wrong}"
     if expected.schema is not None:
         wrong = json_schema.problem(expected.schema, value)
@@ -251,7 +251,7 @@ def _wrong_call(calls: tuple[ToolCall, ...], tools: Mapping[str, bytes | None]) 
         # Servers write no arguments as an empty text.
         value, wrong = _read(call.arguments or "{}")
         if wrong is None and not isinstance(value, dict):
-            wrong = "they are no object"
+            wrong = "they are not an object"
         if wrong is not None:
             return f"{where}: the arguments are not JSON: {wrong}"
         schema = tools[call.name]

@@ -57,5 +57,5 @@ class Drift:
         self._told += 1
         if self._told > TOLD_MAX:
             return None
-        last = "; further changes are not told" if self._told == TOLD_MAX else ""
+        last = "; further changes are not reported" if self._told == TOLD_MAX else ""
         return f"warning: {news}{last}"

@@ -64,6 +64,7 @@ class Funds:
         ahead = tally.projection()
         # Short answers come first: the first rows done cost less than the others will.
         judged = tally.row_costs.rows >= ROWS_MIN + TURNS * in_flight and not stopping
+        judged = judged and not (cost is not None and cost.is_shared)  # others spend of it too
         if ahead is not None and cost is not None and judged and not self._warned:
             self._warn(ahead, cost)
         ok = tally.ok + tally.resumed_ok

@@ -274,13 +274,14 @@ class EndpointGate:
 
     def confine(self, kind: str, most: float) -> None:
         """Keep ``concurrency``, ``rpm`` or ``tpm`` at or below ``most`` from now on, which is this
-        process's share of what several have together. At 0 nothing is sent.
+        process's share of what several have together. At 0 nothing is sent; an infinite rate is
+        none.
         """
         if most > 0:
             if kind == "rpm":
-                self.set_rpm(most)
+                self.set_rpm(None if math.isinf(most) else most)
             elif kind == "tpm":
-                self.set_tpm(most)
+                self.set_tpm(None if math.isinf(most) else most)
             else:
                 self._confine_permits(int(most))
         self._pause_for(kind, paused=most <= 0)
@@ -293,6 +294,12 @@ class EndpointGate:
         else:
             climb.bounds(min(climb.low, most), most)
             self._set_permits(min(self.window_found or climb.window, most))
+
+    def fix_window(self) -> None:
+        """From now on the concurrency is what ``confine`` says, and no climb looks for another."""
+        self.climb = self._resting = self.window_found = None
+        if self._share is not None:
+            self._set_permits(self._share)
 
     # One climb for several processes
 

@@ -7,6 +7,9 @@ is out and the next one still does not fit is the budget used up.
 
 The charge outlives the process. It may only grow up to a mark that is on the disk, which is moved
 ahead in steps; a session that ended without a word has spent no more than its mark.
+
+Where several processes have one budget together, ``fleet/sharing.py`` moves the mark, by what the
+fleet's book says (``core/fleet/accounts.py``), and only that knows when the budget is used up.
 """
 
 from __future__ import annotations
@@ -16,20 +19,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from batchrun.core.cost.charged import Charge, Need
 from batchrun.engine.session.guards import Stop, StopSwitch
 
 STEPS = 200
 """The mark moves ahead by this share of the cap; a crash costs up to one step of it."""
-
-
-class Charge(NamedTuple):
-    """What is charged to a budget, in its unit. ``held`` of it is the worst case of ``unanswered``
-    exchanges, which nobody knows the cost of.
-    """
-
-    spent: int
-    held: int = 0
-    unanswered: int = 0
 
 
 class _Turn(NamedTuple):
@@ -65,6 +59,42 @@ class Budget:
         self._used_up = used_up
         self._line: deque[_Turn] = deque()
         self._committing: asyncio.Task[None] | None = None
+        self._ask: Callable[[], None] | None = None
+        self.whole: Charge | None = None
+        """What all processes together are charged, of a budget that is shared and used up."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether this is a part of a budget that several processes have."""
+        return self._ask is not None
+
+    def share(self, ask: Callable[[], None]) -> None:
+        """Be a part of a budget that several processes have: nothing is charged to it so far, and
+        nothing granted. ``ask`` is called when more is needed; ``grant`` and ``end`` answer it.
+        """
+        self.charge, self._mark, self._ask = Charge(0), 0, ask
+
+    def need(self) -> Need:
+        """What was spent, and what is needed, of a budget that is shared."""
+        line = [turn.amount for turn in self._line if not turn.told.done()]
+        first = line[0] if line else 0
+        return Need(self.cap, self.charge, self.reserved, first, sum(line))
+
+    def lower(self, mark: int) -> None:
+        """Keep to this mark from now on, if it is a lower one."""
+        self._mark = min(self._mark, mark)
+
+    def grant(self, mark: int) -> None:
+        """Keep to this mark from now on."""
+        self._mark = mark
+        self._move()
+
+    def end(self, whole: Charge) -> None:
+        """The budget is used up: nothing is out in any process, the next request does not fit."""
+        self.whole = whole
+        first = next((turn.amount for turn in self._line if not turn.told.done()), None)
+        if first is not None:
+            self._switch.stop(Stop(self._guard, self._used_up(self, first)))
 
     async def reserve(self, amount: int) -> None:
         """Return when the amount is set aside, first come, first served. A cancelled waiter leaves
@@ -130,6 +160,9 @@ class Budget:
                 self._line.popleft()
                 self.reserved += turn.amount
                 turn.told.set_result(None)
+            elif self._ask is not None:
+                self._ask()
+                return
             elif self._within(self.cap, turn.amount):
                 self._advance(turn.amount)
                 return

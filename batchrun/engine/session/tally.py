@@ -22,6 +22,8 @@ class Tally:
     """Counters of one run. ``resumed_*`` are rows that earlier sessions finished."""
 
     rows_input: int | None = None
+    proved: bool = False
+    """Whether rows of the run have succeeded that are not counted here."""
     resumed_ok: int = 0
     resumed_error: int = 0
     ok: int = 0
@@ -107,7 +109,7 @@ class Tally:
     @property
     def succeeded(self) -> bool:
         """Whether any row of this run had an answer."""
-        return self.ok + self.resumed_ok > 0
+        return self.proved or self.ok + self.resumed_ok > 0
 
     @property
     def done(self) -> int:

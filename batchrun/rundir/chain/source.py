@@ -98,8 +98,8 @@ def look_at(name: str) -> SourceRun:
     summary = summary if isinstance(summary, dict) else {}
     if not parts and known is None and not summary:
         message = (
-            f"--from {shown} is no run directory: it has neither results/ nor a checkpoint. Name "
-            "the directory that a run was given with -o"
+            f"--from {shown} is not a run directory: it has neither results/ nor a checkpoint. "
+            "Name the directory that a run was given with -o"
         )
         raise UsageError(message)
     return SourceRun(shown, look, known, summary, parts)

@@ -114,7 +114,7 @@ def warnings(pairs: Pairs, found: Status) -> list[str]:
     failed = {"A": found.error_ok + found.error_error, "B": found.ok_error + found.error_error}
     for letter, rows in failed.items():
         if rows == pairs.count:
-            told.append(f"Every paired row of {letter} failed, so its scores say nothing.")
+            told.append(f"Every paired row of {letter} failed, so it has no comparable scores.")
         elif rows:
             fail = verb(rows, "counts", "count")
             told.append(

@@ -73,7 +73,7 @@ def score(
     what the run recorded; None takes that.
 
     Raises ``RunLockedError`` while a run is live, ``RunUnfinishedError`` for one that was killed,
-    and ``UsageError`` for what is no run directory
+    and ``UsageError`` for what is not a run directory
     or does not fit its columns.
     """
     control = _require_run(directory, checkpoint)

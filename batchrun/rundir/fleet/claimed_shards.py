@@ -60,6 +60,8 @@ class ClaimedShards:
         earlier = before(worker.store, claim)
         take_log(worker.launch, journal, shard, earlier, own=worker.name)
         take_flights(worker.launch, journal, opened.parts, shard, earlier, self._endpoints)
+        if shard in journal.logs:
+            opened.answered.update(journal.turns(shard))
         if begun is not None or shard in journal.logs:
             opened.known[shard] = resend.known(opened.parts, journal, shard)
 

@@ -7,9 +7,9 @@ moment: every step can be done again. Afterwards the directory is what one proce
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchrun.adapters.journal import published_json
 from batchrun.adapters.journal.journal import Journal
@@ -18,16 +18,38 @@ from batchrun.adapters.storage import files
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.projection import RowCosts
+from batchrun.core.fleet import controls, quota
+from batchrun.core.fleet.accounts import Accounts
 from batchrun.core.fleet.claimant import read_claims
 from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.notices import all_told, merged
+from batchrun.core.fleet.operations import done_of, with_done
+from batchrun.core.fleet.quota import Book
+from batchrun.core.run.changes import Changes
 from batchrun.core.text.wording import counted
-from batchrun.errors import DamagedError, RunLockedError, StorageError
+from batchrun.engine.controls import KEPT_MAX
+from batchrun.errors import RunLockedError, StorageError
+from batchrun.ports import ClaimStore
+from batchrun.rundir.budget_account import BudgetAccount, ledger_sums
 from batchrun.rundir.claim import SharedDirectory
-from batchrun.rundir.compare import recorded_carry
+from batchrun.rundir.compare import RESENDING, recorded_carry
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
-from batchrun.rundir.fleet.launches import CLOCK, DiskLaunches, Launch, Launches, Plan
+from batchrun.rundir.fleet.launches import (
+    CLOCK,
+    OPERATIONS,
+    TOLD,
+    DiskLaunches,
+    Launch,
+    Launches,
+    Plan,
+    naming_records,
+)
 from batchrun.rundir.fleet.workers import living
-from batchrun.rundir.lock import Held
+from batchrun.rundir.open_run import NOTICES, STATUS
+from batchrun.rundir.spent import spent
+
+if TYPE_CHECKING:  # loaded for directories in a store alone
+    from batchrun.rundir.fleet.handing_on import SharedLock
 
 _MARKED_AT_ONCE = 1000
 _WALL = "wall_s"
@@ -44,7 +66,7 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     _settle(DiskLaunches(folder), DiskStore(folder), checkpoint, say, str(folder))
 
 
-def take_shared(shared: SharedDirectory) -> Held:
+def take_shared(shared: SharedDirectory) -> SharedLock:
     """Take a run directory in an object store for this process, and fold its fleet; see
     ``claim.TakeShared``, and ``settle`` for what is raised.
     """
@@ -94,10 +116,8 @@ def _settle(
 
 def _latest(launch: Launch) -> list[Claim]:
     """The latest record of every shard. Raises ``DamagedError`` naming one that is none."""
-    try:
+    with naming_records(launch):
         return list(read_claims(launch.records(_owner())))
-    except ValueError as error:
-        raise DamagedError(str(error), path=str(launch.folder)) from None
 
 
 def _owner() -> str:
@@ -145,7 +165,9 @@ def _fold(
                 take_log(launch, journal, claim.shard, workers)
                 endpoints = _endpoints(launch, workers)
                 take_flights(launch, journal, parts, claim.shard, workers, endpoints)
-        _take_figures(launch, journal, now_s)
+        _take_figures(launch, journal, now_s, sent=bool(latest))
+        _take_charges(launch, store, plan, journal)
+        _note_operation(launch, plan, journal, {record.state.shard for record in records})
         files.sync_folder(checkpoint)
     finally:
         journal.close()
@@ -159,9 +181,10 @@ def _endpoints(launch: Launch, workers: Sequence[str]) -> list[str]:
     return next((names for names in found if names), ["unknown"])
 
 
-def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
-    """Add up what each worker learned: what rows cost, and an example of each error class. Once:
-    an earlier try may have come this far.
+def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool) -> None:
+    """Add up what each worker learned and told: what rows cost, an example of each error class,
+    notices; and what was asked of them. Once: an earlier try may have come this far. A launch that
+    found nothing to send leaves the notices of the one before.
     """
     if journal.states.get(_FOLDED) == launch.id:
         return
@@ -174,8 +197,68 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float) -> None:
             if name not in examples or row < examples[name][0]:
                 examples[name] = [row, said]
     before_s = journal.states.get(_WALL) or 0.0
+    changes = controls.read_after(launch.records(_owner()), 0)
+    history = [*(journal.states.get("controls") or ()), *(each.as_history() for each in changes)]
     journal.states.put(
+        controls=history[-KEPT_MAX:] or None,
+        **({NOTICES: merged(told_by(launch)) or None} if sent else {}),
         row_costs=costs.recorded(),
         examples=examples or None,
         **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.id},
     )
+
+
+def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journal) -> None:
+    """Enter what is charged to the budgets: what processes that left have spent, and of those that
+    died all that they may have.
+    """
+    if not plan.caps:
+        return
+    latest = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
+    content = store.read(quota.record_name(latest)) if latest else None
+    with naming_records(launch):
+        book = Book() if content is None else quota.parse(content, quota.record_name(latest))
+    ledger = ledger_sums(spent(journal))
+    for name, charged in plan.charged.items():
+        accounts = book.accounts.get(name) or Accounts(charged)
+        charge = accounts.total
+        if name == "cost":
+            charge = charge._replace(spent=charge.spent - plan.judged_pd)
+        BudgetAccount(journal.states, name).close(charge, ledger)
+
+
+def _note_operation(
+    launch: Launch, plan: Plan, journal: Journal, published: Collection[int]
+) -> None:
+    """Note that the operation of a launch is done, if no row is left that it was to send again."""
+    if not plan.again.issubset(published):
+        return
+    if plan.changes.resend_changed:
+        journal.states.put(**{RESENDING: None})
+    if launch.operation is not None:
+        places = {int(worker.partition("-")[0]) for worker in launch.workers()}
+        done = done_of(journal.states.get(OPERATIONS))
+        anew = plan.changes != Changes()
+        noted = with_done(done, launch.operation, places, anew=anew)
+        journal.states.put(**{OPERATIONS: noted})
+
+
+def remember_notices(journal: Journal, notices: Sequence[str]) -> None:
+    """Keep what a pass of a worker told its user, for the summary of the whole."""
+    before = journal.states.get(TOLD) or []
+    told = all_told(before, notices)
+    if told != before:
+        journal.states.put(**{TOLD: told})
+
+
+def told_by(launch: Launch) -> dict[str, list[str]]:
+    """What each worker told its user, by its name: in earlier passes, and in the one it is in or
+    was killed in.
+    """
+    found = {}
+    for worker in launch.workers():
+        earlier = launch.figures_of(worker).get(TOLD) or []
+        status = files.read_json(launch.file_of(worker, STATUS))
+        now = status.get("notices") if isinstance(status, dict) else None
+        found[worker] = all_told(earlier, map(str, now or ()))
+    return found

@@ -5,7 +5,8 @@ checkpoint on a local disk, below its own ``--checkpoint``; so a worker finds th
 had the same one, and of others what they left behind in order.
 
 ```text
-DIR/fleet/launch.json             as on a disk; the states are also "ending": it is being folded
+DIR/fleet/launch.json             as on a disk; further states: "ending" while it is folded,
+                                  "withdrawn" where none came of it
 DIR/fleet/ID/run.json, shards     the plan
 DIR/fleet/ID/claims/, leases/, quota/, quota-times/
 DIR/fleet/ID/staged/KIND/...      parts, until they are copied to their final names
@@ -21,12 +22,13 @@ record that a worker makes, and every renewal of its lease, is followed by a loo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +43,18 @@ from batchrun.adapters.storage.store import REQUESTS, SUMMARY, Store
 from batchrun.core.fleet import claims, leases
 from batchrun.core.fleet.claimant import read_claim
 from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.sealed import sealed
 from batchrun.core.settings import addresses
+from batchrun.core.settings.resolve import Settings
 from batchrun.errors import StorageError, UsageError
 from batchrun.rundir import state_reader
-from batchrun.rundir.claim import FLEET, UPLOADS
+from batchrun.rundir.claim import FLEET, LAUNCH, UPLOADS, parse_launch
 from batchrun.rundir.fleet import handing_on, launches
 from batchrun.rundir.fleet.handing_on import HANDED_ON, SharedLock, fetch, machine_of
 from batchrun.rundir.fleet.launches import (
     CLOCK,
     FIGURES,
     FOLDED,
-    LAUNCH,
     LAUNCHING,
     LIVE,
     RUN,
@@ -59,11 +62,12 @@ from batchrun.rundir.fleet.launches import (
     WORKERS,
     Launch,
     Plan,
+    Purpose,
 )
 from batchrun.rundir.lock import Held
 from batchrun.rundir.open_run import FLIGHTS, RunDirectory
 
-ENDING = "ending"
+ENDING, WITHDRAWN = "ending", "withdrawn"
 LEFT, LEARNED = "left", "learned.json"
 _ANNOUNCED = f"{FLEET}/{LAUNCH}"
 SETTLES_S = 60.0
@@ -80,14 +84,15 @@ class EndableClaims(BucketClaims):
         self._launch = launch
 
     def create(self, name: str, content: bytes) -> bool:
-        """See ``ports.ClaimStore``. False, too, for a claim that the end of the fleet came before.
+        """See ``ports.ClaimStore``. False, too, where the end of the fleet came before.
 
         A record that was made while somebody was about to fold counts if that came to nothing.
         """
         if not self.make(name, content):
             return False
         if not name.startswith(claims.FOLDER):
-            return True
+            # Of budgets: what was granted too late is not spent, whether or not it was charged.
+            return self._launch.state() in (LIVE, LAUNCHING)
         until_s = time.monotonic() + SETTLES_S
         while (state := self._launch.state()) == ENDING and time.monotonic() < until_s:
             time.sleep(LOOK_S)
@@ -184,7 +189,9 @@ class BucketLaunch(Launch):
     def workers(self) -> list[str]:
         """See ``Launch``."""
         here = {path.name for path in (self.folder / WORKERS).glob("*")}
-        return sorted(here | set(self._bucket.folders(f"{self._place}/{LEFT}")))
+        left = set(self._bucket.folders(f"{self._place}/{LEFT}"))
+        leased = {name.rpartition("/")[2] for name in self.records().names(leases.FOLDER)}
+        return sorted(here | left | leased)
 
     def leave_behind(self, worker: str, shards: Iterable[int], figures: Mapping[str, Any]) -> None:
         """See ``Launch``."""
@@ -198,17 +205,13 @@ class BucketLaunch(Launch):
 
 
 def _read(bucket: Bucket) -> dict[str, Any] | None:
-    """The content of ``launch.json``; None where there is none, or where it is no record."""
+    """The content of ``launch.json``; None where there is none. Raises ``DamagedError``."""
     content = bucket.read(_ANNOUNCED)
-    return None if content is None else _parsed(content)
+    return None if content is None else _parsed(bucket, content)
 
 
-def _parsed(content: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+def _parsed(bucket: Bucket, content: bytes) -> dict[str, Any]:
+    return parse_launch(content, bucket.where(_ANNOUNCED), bucket.where(FLEET))
 
 
 @dataclass(slots=True)
@@ -220,6 +223,11 @@ class BucketLaunches:
     address: str
     checkpoint: Path
     lock: SharedLock | None = None
+
+    @property
+    def shown(self) -> str:
+        """See ``Launches``."""
+        return addresses.format_address(self.address)
 
     @property
     def _bucket(self) -> Bucket:
@@ -245,7 +253,8 @@ class BucketLaunches:
         launches.require_format(found, self._bucket.where(FLEET))
         name = str(found["id"])
         folder = self.checkpoint / FLEET / name
-        return BucketLaunch(name, folder, found["begun_s"], found["shard_rows"], self.address)
+        values = launches.announced_values(found)
+        return BucketLaunch(name, folder, **values, address=self.address)
 
     def current(self) -> BucketLaunch | None:
         """See ``Launches``."""
@@ -282,25 +291,34 @@ class BucketLaunches:
 
     def begin_launching(self) -> None:
         """See ``Launches``."""
-        self._announce(
-            {"format": launches.FORMAT, "state": LAUNCHING}, after=(None, FOLDED, LAUNCHING)
-        )
+        note = sealed({"format": launches.FORMAT, "state": LAUNCHING})
+        self._announce(note, after=(None, FOLDED, LAUNCHING, WITHDRAWN))
 
-    def begin(self, opened: RunDirectory) -> Launch:
+    def withdraw(self) -> None:
+        """See ``Launches``. What another process announced meanwhile stays."""
+        found = _read(self._bucket)
+        if found is not None and found.get("state") == LAUNCHING:
+            note = sealed({"format": launches.FORMAT, "state": WITHDRAWN})
+            with contextlib.suppress(StorageError):
+                self._announce(note, after=(LAUNCHING,))
+
+    def begin(self, opened: RunDirectory, settings: Settings, purpose: Purpose) -> Launch:
         """See ``Launches``. The checkpoint is handed on, so that any process can fold the fleet."""
         bucket, name = self._bucket, secrets.token_hex(8)
         assert self.lock is not None
         self._remove_others(None)
         folder = self.checkpoint / FLEET / name
         self._make_folders(folder)
-        launch = BucketLaunch(name, folder, 0.0, opened.journal.shard_rows, self.address)
         try:
-            launches.write_plan(opened, folder)
+            launches.write_plan(opened, folder, settings, purpose)
         except OSError as error:
             message = f"cannot write into {folder}: {error.strerror}"
             raise StorageError(message) from error
         for each in (RUN, SHARDS):
             bucket.write(f"{FLEET}/{name}/{each}", folder / each)
+        known = launches.launch_of(name, folder, 0.0, opened, purpose)
+        values = {each.name: getattr(known, each.name) for each in fields(Launch)}
+        launch = BucketLaunch(**values, address=self.address)
         launch = replace(launch, begun_s=launch.records().put(CLOCK, b""))
         self._announce(launches.announced(launch, LAUNCHING), after=(None, LAUNCHING))
         self.lock.hand_on(opened.journal.states)
@@ -329,7 +347,7 @@ class BucketLaunches:
             self.lock.require()
         bucket, content = self._bucket, json.dumps(value, indent=2).encode()
         found = bucket.look(_ANNOUNCED)
-        now = {} if found is None else _parsed(found.content) or {}
+        now = {} if found is None else _parsed(bucket, found.content)
         another = "id" in value and now.get("id", value["id"]) != value["id"]
         if now.get("state") not in after or another:
             raise self._lost()

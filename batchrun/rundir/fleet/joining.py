@@ -16,17 +16,20 @@ from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.storage.store import part_number
 from batchrun.core.request.body import as_begun
+from batchrun.core.request.chained_rows import SOURCE as SOURCE_KEY
 from batchrun.core.run.changes import Changes
 from batchrun.core.run.totals import Totals
-from batchrun.core.settings.differences import differences
+from batchrun.core.settings.differences import SOURCE, differences
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import StorageError
+from batchrun.rundir import restarts
 from batchrun.rundir.compare import changed
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
+from batchrun.rundir.fleet.launches import Plan, caps_of
 from batchrun.rundir.fleet.workers import Worker
 from batchrun.rundir.lock import NAME, Lock
 from batchrun.rundir.open_run import RunDirectory, input_of
-from batchrun.rundir.resend import Build
+from batchrun.rundir.resend import Build, SelectingReader, Selection
 
 
 @dataclass(slots=True)
@@ -57,14 +60,14 @@ def join(
     ``InputError``, ``UsageError`` or ``StorageError``.
     """
     values = worker.plan.values
-    given = input_of(settings, Changes())
+    given = _chained(settings) if settings.source else input_of(settings, Changes())
     given.require_model(settings)
     if isinstance(values.get("sample"), bytes):
         given = given.with_sample(values["sample"])
-    _require_same(settings, given, values, shown)
+    _require_same(settings, given, worker.plan, shown)
     for notice in given.notices:
         say(notice)
-    claimant = worker.claimant
+    claimant, restart = worker.claimant, restarts.noted(values.get(restarts.KEY))
     journal = Journal(worker.checkpoint, settings.shard_rows)
     try:
         endpoints = [endpoint.name for endpoint in settings.endpoints]
@@ -93,7 +96,16 @@ def join(
             reading=given.reading,
             given=given,
             started_at_us=values["started_at_us"],
+            looked_over=True,  # by the process that launched the fleet
+            proved=worker.plan.before[0] > 0,
+            set_aside=() if restart is None else restart.old,
         )
+        if worker.plan.again:
+            changes = worker.plan.changes
+            selection = Selection(changes, opened.build if changes.resend_changed else None)
+            opened.reader = SelectingReader(
+                opened.reader, opened.parts, journal, selection, worker.plan.again, opened.known
+            )
         opened.spans = ClaimedShards(worker, opened, endpoints)
     except BaseException:
         journal.close()
@@ -101,9 +113,21 @@ def join(
     return opened
 
 
-def _require_same(settings: Settings, given: Input, values: Mapping[str, Any], shown: str) -> None:
+def _chained(settings: Settings) -> Input:
+    """The results of the run that the settings name as input."""
+    from batchrun.rundir.chain import inputs
+
+    return inputs.find_chained(settings)
+
+
+def _require_same(settings: Settings, given: Input, plan: Plan, shown: str) -> None:
     """Raises ``RunChangedError`` for other settings or another input than the fleet's."""
-    found = [str(each) for each in differences(values["settings"], settings.shaping())]
+    values = plan.values
+    found = [
+        str(each)
+        for each in differences(values["settings"], settings.shaping())
+        if each.name != SOURCE or not given.is_of(values.get(SOURCE_KEY))
+    ]
     recorded = [Stamp.recorded(stamp) for stamp in values["input"]]
     for now, then in zip(given.stamps, recorded, strict=False):
         if not now.same_as(then):
@@ -114,6 +138,10 @@ def _require_same(settings: Settings, given: Input, values: Mapping[str, Any], s
         found.append(f"input: {len(given.stamps):,} files here, {len(recorded):,} there")
     if given.kind != values["input_format"]:
         found.append(f"input: {given.kind} here, {values['input_format']} there")
+    if settings.limit != plan.limit:
+        found.append(f"--limit: {settings.limit} here, {plan.limit} there")
+    if caps_of(settings) != plan.caps:
+        found.append("--max-cost, --max-total-tokens: not those that the processes share")
     if found:
         choices = [
             "start every process with the same command, over the same files",

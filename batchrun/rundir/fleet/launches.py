@@ -10,6 +10,7 @@ DIR/fleet/ID/run.json        values of the state file; parts of shards that are 
 DIR/fleet/ID/shards          where each shard begins in the input, and whether it is done
 DIR/fleet/ID/claims/         a record for each step of a shard (core/fleet/claims.py)
 DIR/fleet/ID/leases/         a file for each process (core/fleet/leases.py)
+DIR/fleet/ID/controls/       a record for each change by batchrun ctl (core/fleet/controls.py)
 DIR/fleet/ID/workers/NAME/   its checkpoint
 ```
 """
@@ -17,13 +18,13 @@ DIR/fleet/ID/workers/NAME/   its checkpoint
 from __future__ import annotations
 
 import base64
-import json
+import contextlib
 import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,27 +37,40 @@ from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.staged_store import StagedStore, drop_staged, reveal
 from batchrun.adapters.storage.store import SUMMARY, Store
-from batchrun.core.fleet import claims, leases, quota
+from batchrun.core.cost.charged import Charge
+from batchrun.core.fleet import claims, controls, leases, quota
 from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.operations import Done, done_of
+from batchrun.core.fleet.sealed import sealed, unsealed
+from batchrun.core.request.chained_rows import SOURCE
+from batchrun.core.run.changes import Changes
+from batchrun.core.settings.resolve import Settings
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
 from batchrun.ports import ClaimStore
 from batchrun.records import Position
-from batchrun.rundir import state_reader
-from batchrun.rundir.claim import FLEET
+from batchrun.rundir import resend, restarts, state_reader
+from batchrun.rundir.budget_account import charges_before, ledger_sums
+from batchrun.rundir.claim import FLEET, LAUNCH, launch_record
 from batchrun.rundir.lock import Held, this_kernel
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recorded_reading import READING
+from batchrun.rundir.spent import spent
 
-FORMAT = 1
+FORMAT = 2
 LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
-LAUNCH, RUN, SHARDS, WORKERS = "launch.json", "run.json", "shards", "workers"
-FIGURES = ("row_costs", "examples", "endpoints")
+RUN, SHARDS, WORKERS = "run.json", "shards", "workers"
+TOLD = "notices"
+"""The key of a worker's state file for what its earlier passes told."""
+FIGURES = ("row_costs", "examples", "endpoints", TOLD)
 """The values of a worker's state file that are added up at the end."""
+OPERATIONS = "operations"
+"""The key of the state file for the operations that fleets have done."""
 CLOCK = ".clock"
 """A file that is touched to learn the store's time."""
 _KEPT = (
     *("settings", "input", "input_format", READING, "wording", COLUMNS, "run", "sample"),
     *("input_rows", "carry_schema", "carry_names", "sent", "started_at_us"),
+    *(SOURCE, restarts.KEY),
 )
 """The values of the run's state file that every worker's has too."""
 _HEAD = struct.Struct("<16sIIq")  # magic, format, checksum of the records, rows of the input
@@ -74,6 +88,10 @@ class Launch:
     begun_s: float
     """When, in seconds by the store's clock."""
     shard_rows: int
+    operation: str | None = None
+    """The id of the operation that it was launched for (``core/fleet/operations.py``)."""
+    done: tuple[Done, ...] = ()
+    """Operations that were done before."""
 
     @property
     def machine(self) -> str:
@@ -135,10 +153,43 @@ class Plan:
     """The parts of shards that are not complete."""
     before: tuple[int, int] = (0, 0)
     """Rows that were done when the fleet was launched: ok, and failed."""
+    caps: Mapping[str, int] = field(default_factory=dict)
+    """The budgets that the fleet has together, by name (``LedgerSums``)."""
+    charged: Mapping[str, Charge] = field(default_factory=dict)
+    """What was charged to each of them before."""
+    changes: Changes = field(default_factory=Changes)
+    """What becomes of done rows."""
+    again: frozenset[int] = frozenset()
+    """The shards of which rows are sent again."""
+    limit: int | None = None
+    """The first row of the input that is not run."""
+    judged_pd: int = 0
+    """What of the charge to the budget is that of judges (picodollars)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a fleet is launched for."""
+
+    changes: Changes = field(default_factory=Changes)
+    """What becomes of done rows."""
+    operation: str | None = None
+    """See ``Launch``."""
+    judged_pd: int = 0
+    """See ``Plan``."""
+
+
+NO_PURPOSE = Purpose()
+"""To go on with the run."""
 
 
 class Launches(Protocol):
     """The launches of one run directory, on a disk or in an object store."""
+
+    @property
+    def shown(self) -> str:
+        """The run directory as people may see it."""
+        ...
 
     def prepare(self) -> None:
         """Make the directory one that several processes share, before it is opened. Raises
@@ -172,7 +223,11 @@ class Launches(Protocol):
         """Say that a launch is being prepared, which takes a while where the input is large."""
         ...
 
-    def begin(self, opened: RunDirectory) -> Launch:
+    def withdraw(self) -> None:
+        """Take back that a launch is being prepared."""
+        ...
+
+    def begin(self, opened: RunDirectory, settings: Settings, purpose: Purpose, /) -> Launch:
         """Launch a fleet on an opened run directory, whose logs are published."""
         ...
 
@@ -207,6 +262,11 @@ class DiskLaunches:
 
     folder: Path
 
+    @property
+    def shown(self) -> str:
+        """See ``Launches``."""
+        return str(self.folder)
+
     def prepare(self) -> None:
         """See ``Launches``."""
 
@@ -233,9 +293,13 @@ class DiskLaunches:
         """See ``Launches``."""
         begin_launching(self.folder)
 
-    def begin(self, opened: RunDirectory) -> Launch:
+    def withdraw(self) -> None:
         """See ``Launches``."""
-        return begin(opened, self.folder)
+        withdraw(self.folder)
+
+    def begin(self, opened: RunDirectory, settings: Settings, purpose: Purpose) -> Launch:
+        """See ``Launches``."""
+        return begin(opened, self.folder, settings, purpose)
 
     def announce(self, launch: Launch, state: str) -> None:
         """See ``Launches``."""
@@ -275,15 +339,15 @@ def current(folder: Path) -> Launch | None:
 
 def unfolded(folder: Path) -> Launch | None:
     """The same, or one whose folding was begun, in the folder that it was moved to."""
-    found = files.read_json(folder / FLEET / LAUNCH)
-    if not isinstance(found, dict) or found.get("state") != LIVE:
+    found = launch_record(folder)
+    if found is None or found.get("state") != LIVE:
         return None
     require_format(found, folder / FLEET)
     name = str(found["id"])
     place = next((p for p in (folder / FLEET / name, _aside(folder, name)) if p.is_dir()), None)
     if place is None:
         return None  # all of it is folded, but for the note of that
-    return Launch(name, place, found["begun_s"], found["shard_rows"])
+    return Launch(name, place, **announced_values(found))
 
 
 def require_format(found: Mapping[str, Any], where: object) -> None:
@@ -312,7 +376,15 @@ def _aside(folder: Path, name: str) -> Path:
     return folder / FLEET / f".{name}.ended"
 
 
-def begin(opened: RunDirectory, folder: Path) -> Launch:
+def caps_of(settings: Settings) -> dict[str, int]:
+    """The budgets of these settings, by name."""
+    caps = {"cost": settings.max_cost_pd, "tokens": settings.max_total_tokens}
+    return {name: cap for name, cap in caps.items() if cap is not None}
+
+
+def begin(
+    opened: RunDirectory, folder: Path, settings: Settings, purpose: Purpose = NO_PURPOSE
+) -> Launch:
     """Launch a fleet on an opened run directory, whose logs are published. The input is indexed:
     text is read once, from its beginning to its end, without being parsed.
 
@@ -325,34 +397,57 @@ def begin(opened: RunDirectory, folder: Path) -> Launch:
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
     try:
-        for part in ("", claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, WORKERS):
+        shared = (claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, controls.FOLDER)
+        for part in ("", *shared, WORKERS):
             files.make_folder(place / part, private=True)
-        write_plan(opened, place)
-        return Launch(name, place, store.put(CLOCK, b""), opened.journal.shard_rows)
+        write_plan(opened, place, settings, purpose)
+        return launch_of(name, place, store.put(CLOCK, b""), opened, purpose)
     except OSError as error:
         message = f"cannot write into {place}: {error.strerror}"
         raise StorageError(message) from error
 
 
-def write_plan(opened: RunDirectory, place: Path) -> None:
+def launch_of(
+    name: str, place: Path, begun_s: float, opened: RunDirectory, purpose: Purpose
+) -> Launch:
+    """The launch of a directory that is opened for it."""
+    done = tuple(done_of(opened.journal.states.get(OPERATIONS)))
+    return Launch(name, place, begun_s, opened.journal.shard_rows, purpose.operation, done)
+
+
+def write_plan(opened: RunDirectory, place: Path, settings: Settings, purpose: Purpose) -> None:
     """Index the input, and write what there is to be done into a folder. Raises ``OSError``, and
     ``InputError`` where the input cannot be read.
     """
     assert opened.given is not None
-    plan = _planned(opened, opened.given)
-    files.write_json(place / RUN, _run_json(plan))
+    plan = _planned(opened, opened.given, settings, purpose.changes)
+    if "cost" in plan.caps:
+        judged = Charge(purpose.judged_pd)
+        charged = {**plan.charged, "cost": plan.charged["cost"].plus(judged)}
+        plan = replace(plan, charged=charged, judged_pd=purpose.judged_pd)
+    files.write_json(place / RUN, sealed(_run_json(plan)))
     files.write_whole(place / SHARDS, _shards(plan))
-    opened.journal.states.put(input_rows=plan.rows)
+    if settings.limit is None or plan.rows < settings.limit:
+        opened.journal.states.put(input_rows=plan.rows)
 
 
 def begin_launching(folder: Path) -> None:
     """Say that a launch is being prepared, which takes a while where the input is large."""
     try:
         files.make_folder(folder / FLEET, private=True)
-        files.write_json(folder / FLEET / LAUNCH, {"format": FORMAT, "state": LAUNCHING})
+        note = sealed({"format": FORMAT, "state": LAUNCHING})
+        files.write_json(folder / FLEET / LAUNCH, note)
     except OSError as error:
         message = f"cannot write into {folder / FLEET}: {error.strerror}"
         raise StorageError(message) from error
+
+
+def withdraw(folder: Path) -> None:
+    """Take back that a launch is being prepared."""
+    found = launch_record(folder)
+    if found is not None and found.get("state") == LAUNCHING:
+        with contextlib.suppress(OSError):
+            disk.unlink(folder / FLEET / LAUNCH)
 
 
 def is_busy(folder: Path) -> bool:
@@ -360,8 +455,8 @@ def is_busy(folder: Path) -> bool:
     what one left.
     """
     path = folder / FLEET / LAUNCH
-    found = files.read_json(path)
-    state = found.get("state") if isinstance(found, dict) else None
+    found = launch_record(folder)
+    state = None if found is None else found.get("state")
     if state == LIVE:
         return current(folder) is None
     if state != FOLDED:
@@ -383,35 +478,78 @@ def announce(launch: Launch, state: str) -> None:
 
 def announced(launch: Launch, state: str) -> dict[str, Any]:
     """The content of ``LAUNCH``."""
+    return sealed(
+        {
+            "format": FORMAT,
+            "id": launch.id,
+            "state": state,
+            "begun_s": launch.begun_s,
+            "shard_rows": launch.shard_rows,
+            "operation": launch.operation,
+            "done": launch.done,
+        }
+    )
+
+
+def announced_values(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``Launch`` that are in ``LAUNCH``, but for its id."""
     return {
-        "format": FORMAT,
-        "id": launch.id,
-        "state": state,
-        "begun_s": launch.begun_s,
-        "shard_rows": launch.shard_rows,
+        "begun_s": found["begun_s"],
+        "shard_rows": found["shard_rows"],
+        "operation": found["operation"],
+        "done": tuple(done_of(found["done"])),
     }
 
 
-def _planned(opened: RunDirectory, given: Input) -> Plan:
+def _planned(opened: RunDirectory, given: Input, settings: Settings, changes: Changes) -> Plan:
     states, carry, size = opened.journal.states, opened.carry, opened.journal.shard_rows
-    starts, rows = _starts(given, carry, size)
-    done, begun = set(), {}
+    starts, rows = _starts(given, carry, size, settings.limit)
+    caps = caps_of(settings)
+    done, begun, again = set(), {}, frozenset(opened.again.shards)
     for published in states.published():
         shard, state = published.state.shard, published.state
         whole = min(size, rows - shard * size)
-        if state.complete and state.rows_read == whole:
+        is_done = state.complete and state.rows_read >= whole
+        # A shard that the limit cuts is never complete.
+        cut = settings.limit is not None and shard == len(starts) - 1
+        if shard not in again and (is_done or (cut and _has(opened, shard, whole))):
             done.add(shard)
         else:
             begun[shard] = published
     values = {key: states.get(key) for key in _KEPT} | {"input_rows": rows}
-    return Plan(values, rows, starts, frozenset(done), begun, opened.done)
+    charged = charges_before(states, ledger_sums(spent(opened.journal)), caps) if caps else {}
+    before = opened.done[0] - opened.again.ok, opened.done[1] - opened.again.errors.total()
+    return Plan(
+        values,
+        rows,
+        starts,
+        frozenset(done),
+        begun,
+        before,
+        caps,
+        charged,
+        changes,
+        again,
+        settings.limit,
+    )
 
 
-def _starts(given: Input, carry: Carry, size: int) -> tuple[tuple[Position, ...], int]:
+def _has(opened: RunDirectory, shard: int, rows: int) -> bool:
+    """Whether the first rows of a shard, so many, have an outcome."""
+    first = shard * opened.journal.shard_rows
+    done = resend.known(opened.parts, opened.journal, shard).done
+    return sum(row < first + rows for row in done) == rows
+
+
+def _starts(
+    given: Input, carry: Carry, size: int, limit: int | None
+) -> tuple[tuple[Position, ...], int]:
     ends, rows = [Position()], 0
     try:
-        for rows, end in given.shard_starts(carry, size):  # noqa: B007 - the last one counts
+        for rows, end in given.shard_starts(carry, size):
             ends.append(end)
+            if limit is not None and rows >= limit:
+                return tuple(ends[:-1]), limit
     except InputLostError as error:
         raise InputError(str(error)) from None
     return tuple(ends[:-1]), rows
@@ -424,7 +562,17 @@ def _run_json(plan: Plan) -> dict[str, Any]:
         if value is not None
     }
     begun = [published_json.to_json(published) for published in plan.begun.values()]
-    return {"values": values, "begun": begun, "before": list(plan.before)}
+    return {
+        "values": values,
+        "begun": begun,
+        "before": list(plan.before),
+        "caps": dict(plan.caps),
+        "charged": {name: list(charge) for name, charge in plan.charged.items()},
+        "changes": asdict(plan.changes),
+        "again": sorted(plan.again),
+        "limit": plan.limit,
+        "judged_pd": plan.judged_pd,
+    }
 
 
 def _shards(plan: Plan) -> bytes:
@@ -436,13 +584,15 @@ def _shards(plan: Plan) -> bytes:
 
 def read_plan(launch: Launch) -> Plan:
     """The plan of a launch. Raises ``DamagedError`` for what is none."""
+    path = launch.folder / RUN
     try:
-        run = json.loads((launch.folder / RUN).read_bytes())
-        data = (launch.folder / SHARDS).read_bytes()
+        run = unsealed(path.read_bytes())
+        path = launch.folder / SHARDS
+        data = path.read_bytes()
         magic, version, crc, rows = _HEAD.unpack_from(data)
         records = data[_HEAD.size :]
         if (magic, version, crc) != (_MAGIC, FORMAT, zlib.crc32(records)):
-            raise _damaged(launch, "its checksum is wrong")
+            raise _damaged(path, "its checksum is wrong")
         shards = list(_SHARD.iter_unpack(records))
         values = {
             key: base64.b64decode(value["base64"]) if _is_binary(value) else value
@@ -450,23 +600,56 @@ def read_plan(launch: Launch) -> Plan:
         }
         begun = {each["shard"]: published_json.from_json(each) for each in run["begun"]}
         ok, error = run["before"]
+        caps = {str(name): int(cap) for name, cap in run["caps"].items()}
+        charged = {name: Charge(*charge) for name, charge in run["charged"].items()}
+        classes = tuple(run["changes"]["retry_classes"])
+        changes = Changes(**{**run["changes"], "retry_classes": classes})
+        again = frozenset(run["again"])
+        limit, judged_pd = run["limit"], run["judged_pd"]
     except OSError as error:
         message = f"cannot read {launch.folder}: {error.strerror}"
         raise StorageError(message) from error
     except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise _damaged(launch, str(error)) from None
+        raise _damaged(path, str(error)) from None
     starts = tuple(Position(*start) for *start, _ in shards)
     done = frozenset(shard for shard, (*_, is_done) in enumerate(shards) if is_done)
-    return Plan(values, rows, starts, done, begun, (ok, error))
+    return Plan(
+        values,
+        rows,
+        starts,
+        done,
+        begun,
+        (ok, error),
+        caps,
+        charged,
+        changes,
+        again,
+        limit,
+        judged_pd,
+    )
+
+
+@contextlib.contextmanager
+def naming_records(launch: Launch) -> Iterator[None]:
+    """Have the error for a damaged record name its file, and not only the record."""
+    try:
+        yield
+    except DamagedError as error:
+        if Path(error.path).is_absolute() or not (launch.folder / error.path).exists():
+            raise
+        path = launch.folder / error.path
+        message = str(error).replace(error.path, str(path), 1)
+        raise DamagedError(message, path=str(path)) from None
 
 
 def _is_binary(value: object) -> bool:
     return isinstance(value, dict) and value.keys() == {"base64"}
 
 
-def _damaged(launch: Launch, why: str) -> DamagedError:
+def _damaged(path: Path, why: str) -> DamagedError:
     message = (
-        f"{launch.folder} is damaged: {why}. Results and answers are not affected. When no process "
-        f"works on the run any more, remove {launch.folder.parent / LAUNCH} and start it again"
+        f"{path} is damaged: {why}. Restore it from a backup. Without one, move "
+        f"{path.parent.parent} away when no process works on the run, and start it again with "
+        "--repair: published parts are kept, and rows that only that folder has are sent again"
     )
-    return DamagedError(message, path=str(launch.folder))
+    return DamagedError(message, path=str(path))

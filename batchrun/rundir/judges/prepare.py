@@ -15,10 +15,6 @@ from batchrun.adapters.columns import schema as part_schema
 from batchrun.adapters.environment import price_list
 from batchrun.adapters.environment.configuration import read_config, read_environment, read_schema
 from batchrun.adapters.journal.journal import STATES
-from batchrun.adapters.sources.files.storage import Stamp
-from batchrun.adapters.sources.run import RunReader, RunSource
-from batchrun.adapters.sources.splitting import roles_of, splitter_of
-from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.home import at_home, located
 from batchrun.core.evaluation.judges import (
     JUDGE,
@@ -31,20 +27,19 @@ from batchrun.core.evaluation.judges import (
     same_model,
 )
 from batchrun.core.request import prompt as prompts
-from batchrun.core.request.chained_rows import KIND, MESSAGES, fields_used
+from batchrun.core.request.chained_rows import MESSAGES, fields_used
 from batchrun.core.request.worst_case import worst_case
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings import resolve
 from batchrun.core.settings.addresses import local_path, split_query
-from batchrun.core.settings.reading import NOW
 from batchrun.core.settings.resolve import Raw, Settings
 from batchrun.errors import UnboundedError, UsageError
 from batchrun.records import Request
+from batchrun.rundir.chain.assumed_rows import shaper_over
 from batchrun.rundir.preflight import Priced
 
 _OWN = ("input.", "output.dir", "output.checkpoint")
 """Settings that a judge has from the run that it judges."""
-_NO_FILE = Stamp("", 0, 0, None)
 _FROM = "../.."
 """That run, from where the judge's own is."""
 
@@ -230,11 +225,8 @@ def require_templates(run: JudgeRun, schema: pa.Schema) -> None:
     plan = prompts.plan(run.settings)
     if plan is None:
         return
-    source = RunSource("", "", DiskStore(Path()), (), _carried(schema), "ok")
-    splitter = splitter_of(KIND, plan, NOW)
-    reader = RunReader(source, frozenset(), [_NO_FILE], None, 1, splitter)
     try:
-        plan.shaper(reader.sample(), lambda _: b"", roles_of(splitter))
+        shaper_over(plan, _carried(schema))
     except UsageError as error:
         message = f"{_config_of(run.judge)}: {error}"
         raise UsageError(message) from None

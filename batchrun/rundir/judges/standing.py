@@ -46,8 +46,7 @@ def standing(store: StoreReader, one: PlannedJudge, counts: Counts) -> dict[str,
     summaries = [summary if isinstance(summary, dict) else {} for summary in found]
     summary = next((each for each in summaries if _pending(each) != 0), summaries[0])
     pending = [_pending(each) for each in summaries]
-    bills = [(each.get("totals") or {}).get("cost_usd") for each in summaries]
-    known = [picodollars(bill) for bill in bills if bill is not None]
+    totals = [each.get("totals") or {} for each in summaries]
     counted = counts.as_dict()
     if not one.asked.both_orders:
         del counted["flips"]
@@ -59,9 +58,18 @@ def standing(store: StoreReader, one: PlannedJudge, counts: Counts) -> dict[str,
         "status": summary.get("status"),
         "stopped_by": summary.get("stopped_by"),
         "model": (summary.get("settings") or {}).get("request.model"),
-        "cost_usd": usd(sum(known)) if known else None,
+        "attempts": sum(each.get("attempts") or 0 for each in totals),
+        "cost_usd": _dollars(totals, "cost_usd"),
+        "wasted_cost_usd": _dollars(totals, "wasted_cost_usd"),
         "sha256": one.asked.digest,
     }
+
+
+def _dollars(totals: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The sum of an amount; None where none of them is known."""
+    told = [each.get(name) for each in totals]
+    known = [picodollars(amount) for amount in told if amount is not None]
+    return usd(sum(known)) if known else None
 
 
 def state_of(store: StoreReader, checkpoint: Path, folder: str) -> str:

@@ -39,9 +39,10 @@ class LengthsFrom:
     """``engine.row_order.Lengths`` of one run directory."""
 
     def __init__(self, directory: str, folder: Path) -> None:
-        """Open the lengths of a run directory; ``folder`` is for their index. Raises
-        ``UsageError`` for what is no run directory, ``DamagedError`` for a part of it that cannot
-        be read, ``StorageError`` where the index cannot be written.
+        """Open the lengths of a run directory; ``folder`` is for their index.
+
+        Raises ``UsageError`` if it is not a run directory, ``DamagedError`` if a part of it cannot
+        be read, ``StorageError`` if the index cannot be written.
         """
         self._name = format_address(directory)
         try:

@@ -39,7 +39,7 @@ class Reuse:
     """The answers of some directories, for the requests of one run."""
 
     def __init__(self, settings: Settings, named: Sequence[Named], folder: Path) -> None:
-        """``folder`` is for the indexes. Raises ``UsageError`` for what is no run directory."""
+        """``folder`` is for the indexes. Raises ``UsageError`` for what is not a run directory."""
         self._folder = folder
         self._settings = settings
         self._sources: list[tuple[Source, Rules]] = []
@@ -207,9 +207,15 @@ def _is_same(one: str, other: str) -> bool:
 
 
 @contextlib.contextmanager
-def taken(settings: Settings, opened: RunDirectory, say: Callable[[str], None]) -> Iterator[Reuse]:
+def taken(
+    settings: Settings,
+    opened: RunDirectory,
+    say: Callable[[str], None],
+    checkpoint: Path | None = None,
+) -> Iterator[Reuse]:
     """The answers that a run takes, for as long as it works. Where every row is done then, the
-    indexes are of no use any more, and go.
+    indexes are of no use any more, and go. They are in the folder of another ``checkpoint`` where
+    several processes have them together.
 
     Raises ``UsageError`` where a directory of ``--reuse`` is none to take answers of.
     """
@@ -220,7 +226,7 @@ def taken(settings: Settings, opened: RunDirectory, say: Callable[[str], None]) 
             "out, or start over with --restart --reuse old"
         )
         raise UsageError(message)
-    checkpoint = opened.checkpoint
+    checkpoint = checkpoint or opened.checkpoint
     answers = Reuse(settings, named(settings, opened.set_aside), checkpoint / FOLDER)
     try:
         answers.index(say)

@@ -86,7 +86,7 @@ class Source:
         known = None if look.checkpoint is None else state_reader.read(look.checkpoint)
         if not self._parts and known is None:
             message = (
-                f"--reuse {named.name} is no run directory: it has neither results/ nor a "
+                f"--reuse {named.name} is not a run directory: it has neither results/ nor a "
                 "checkpoint. Name the directory that a run was given with -o"
             )
             raise UsageError(message)

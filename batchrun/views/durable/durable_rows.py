@@ -47,7 +47,7 @@ class DurableRows:
     """
 
     def __init__(self, folder: str, checkpoint: str | None = None) -> None:
-        """Raises ``UsageError`` for what is no run directory."""
+        """Raises ``UsageError`` for what is not a run directory."""
         self.directory = folder
         """As it was named."""
         self.look: Look = inspect.look_at(folder, checkpoint)
@@ -58,10 +58,14 @@ class DurableRows:
         self.known = None if place is None else state_reader.read(place)
         shards = {} if self.known is None else self.known.shards
         self._logs = logs_of(place, {n: one.generation for n, one in shards.items()})
+        if self.look.fleet is not None:
+            from batchrun.rundir.fleet import looking
+
+            self._logs |= looking.logs(self.look.fleet)
         self._parts = {part_number(name) for name in part_names(self.store, "results")}
         if not self._parts and self.known is None and not self.summary:
             where = self.store.where()
-            message = f"{where} is no run directory: it has neither results/ nor a checkpoint"
+            message = f"{where} is not a run directory: it has neither results/ nor a checkpoint"
             if place is None:
                 message += " (--checkpoint names that)"
             raise UsageError(message)

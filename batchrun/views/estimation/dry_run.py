@@ -29,7 +29,8 @@ from batchrun.rundir.preflight import Priced
 from batchrun.rundir.rehearse import Rehearsal, rehearsed
 from batchrun.views import validate
 from batchrun.views.estimation import estimate_report
-from batchrun.views.estimation.estimate import Estimate, Estimating
+from batchrun.views.estimation.counting import Estimate, Estimating
+from batchrun.views.estimation.estimate import with_judges
 from batchrun.views.text import safe
 
 SHOWN = 2
@@ -146,6 +147,7 @@ def rehearse_run(
         estimating,
     ):
         build = _bounded(run, priced)
+        with_judges(estimating, run.carry.schema)
         checked.sent, checked.carried = run.carry.sent, run.carry.names
         checked.model, checked.notices = settings.one_model, list(run.given.notices)
         with validate.Checking(
@@ -154,7 +156,7 @@ def rehearse_run(
             for block in run.reader.blocks([Span(0, None, Position())], limit=settings.limit):
                 left = [row for row in block.rows if not run.is_done(row)]
                 checked.done += len(block.rows) - len(left)
-                estimating.add([checking.add(row) for row in left])
+                estimating.add([checking.add(row) for row in left], block)
         checked.remarks = run.reader.remarks()
         return DryRun(settings, run.resumed, nowhere, checked, estimating.ended(()))
 

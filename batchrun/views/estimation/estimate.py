@@ -7,69 +7,19 @@ counted and forgotten, so that memory does not grow with the input.
 from __future__ import annotations
 
 import contextlib
-import random
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Self
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-import msgspec
+import pyarrow as pa
 
-from batchrun.adapters.environment import price_list
-from batchrun.adapters.environment.clock import LoopClock
-from batchrun.adapters.environment.sample_file import Aside
-from batchrun.adapters.environment.tokenizers import Tokenizers
 from batchrun.adapters.sources.reader import Reader
-from batchrun.core.cost.price_book import Quoted
-from batchrun.core.cost.pricing import Price, price
-from batchrun.core.estimate import vocabulary
-from batchrun.core.estimate.estimating import Adder, Sums
-from batchrun.core.estimate.prompt_tokens import prompt
-from batchrun.core.estimate.strata import Sampler, Stratum
 from batchrun.core.request import body
 from batchrun.core.request import prompt as prompts
-from batchrun.core.request.turns import wording_of
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import NoModelError, RowError, UsageError
 from batchrun.records import Position, Request, Row, Span
 from batchrun.rundir.chain import inputs
-
-QUOTED_MAX = 100
-"""Models whose unit prices are shown; rows may name any number of them."""
-
-
-@dataclass(slots=True)
-class Estimate:
-    """What was found. ``tokenizer`` says whether one counted; ``guessed`` are the models whose
-    vocabulary is not known. ``quotes`` are the unit prices by model and endpoint; ``strata`` are
-    those of the pilot, if there is to be one.
-    """
-
-    settings: Settings
-    tokenizer: bool
-    rows: int = 0
-    bad: int = 0
-    models: dict[str, Sums] = field(default_factory=dict)
-    quotes: dict[str, dict[str, Quoted | None]] = field(default_factory=dict)
-    notices: list[str] = field(default_factory=list)
-    strata: list[Stratum] = field(default_factory=list)
-    reused: int = 0
-    """Rows whose answer another run has (``--reuse``): they are in no figure but ``rows``."""
-
-    @property
-    def guessed(self) -> list[str]:
-        """Models with a vocabulary that is not known."""
-        return [model for model in self.models if vocabulary.of_model(model) is None]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the sample of a pilot is drawn, and where its requests are kept meanwhile."""
-
-    rows: int
-    seed: int
-    aside: Aside
+from batchrun.views.estimation.counting import Estimate, Estimating, Sampling
 
 
 def estimate_input(
@@ -87,12 +37,16 @@ def estimate_input(
     if settings.sample is not None:
         given = given.sampled(settings.sample, settings.sample_seed)
     given.require_model(settings)
-    reader = given.reader(given.carry("none", settings.shard_rows), settings.shard_rows)
+    # Judges are shown what the results carry.
+    carried = settings.carry if settings.evaluation.judges else "none"
+    carry = given.carry(carried, settings.shard_rows)
+    reader = given.reader(carry, settings.shard_rows)
     if given.pipe is not None:
         given.pipe.release()
     each = [Estimating(settings, sampling), *map(Estimating, others)]
     for one in each:
         one.found.notices += given.notices
+        with_judges(one, carry.schema)
     # What a budget asks of a row is no fault of the row.
     builds = [
         body.builder(replace(one.found.settings, max_cost_pd=None, max_total_tokens=None))
@@ -103,7 +57,7 @@ def estimate_input(
             stack.enter_context(one)
         for block in reader.blocks([Span(0, None, Position())], limit=settings.limit):
             for one, build in zip(each, builds, strict=True):
-                one.add([_built(row, build, reader) for row in block.rows])
+                one.add([_built(row, build, reader) for row in block.rows], block)
         return [one.ended(reader.remarks()) for one in each]
 
 
@@ -118,112 +72,12 @@ def _built(row: Row, build: Callable[[Row], Request], reader: Reader) -> Request
         return None
 
 
-class Estimating:
-    """Takes the requests of a run one after the other and adds up what they will take. Those whose
-    answer one of ``settings.reuse`` has are counted, and left out of everything else.
+def with_judges(estimating: Estimating, carried: pa.Schema) -> None:
+    """Count what the judges of the run will be asked, too. ``carried`` are the columns of its
+    results that are the input's. Raises ``UsageError`` for a judge that cannot be.
     """
+    found = estimating.found
+    if found.settings.evaluation.judges:
+        from batchrun.views.estimation.judgements import judgements  # for runs with judges alone
 
-    def __init__(self, settings: Settings, sampling: Sampling | None = None) -> None:
-        self._tokenizers = Tokenizers()
-        self.found = Estimate(settings, self._tokenizers.installed)
-        self._wall_us = LoopClock.wall_us()
-        prices = price_list.book(settings, self.found.notices.append, self._wall_us)
-        self._adder = Adder(settings.endpoints, prices, self._wall_us, self._batch)
-        self._asked: Callable[[Request], Iterable[Request]] = lambda request: (request,)
-        if settings.turns is not None:
-            self._asked = replace(wording_of(settings), bounded=False).without_answers
-        self._keep = None
-        self._stack = contextlib.ExitStack()
-        self._look_up: Callable[[Sequence[Request]], Collection[int]] | None = None
-        self._quotes: dict[str, dict[str, Quoted | None]] = {}
-        self._batches: dict[tuple[str, str], Price | None] = {}
-        if sampling is not None:
-            turns = settings.turns is not None
-            self._keep = _Keeping(sampling, streams=settings.stream, turns=turns)
-
-    def __enter__(self) -> Self:
-        if self.found.settings.reuse:
-            self._look_up = self._answers_of_others()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _answers_of_others(self) -> Callable[[Sequence[Request]], Collection[int]]:
-        from batchrun.rundir.reuse import lookup
-
-        settings = self.found.settings
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="batchrun-estimate-"))
-        answers = lookup.Reuse(settings, lookup.named(settings, ()), Path(folder))
-        self._stack.callback(answers.close)
-        answers.index(self.found.notices.append)
-        return answers.look_up
-
-    def add(self, requests: Sequence[Request | None]) -> None:
-        """Requests of some rows; None stands for a row that cannot be sent."""
-        whole = [request for request in requests if request is not None]
-        known = () if self._look_up is None else self._look_up(whole)
-        self.found.rows += len(requests)
-        self.found.bad += len(requests) - len(whole)
-        self.found.reused += len(known)
-        for request in whole:
-            if request.row not in known:
-                self._count(request)
-
-    def _count(self, request: Request) -> None:
-        size = 0.0
-        count = self._tokenizers.count(request.model)
-        for earlier, asked in enumerate(self._asked(request)):
-            fields = msgspec.json.decode(asked.body)
-            counted = prompt(fields, count)
-            self._adder.add(asked.model, fields, asked.body, counted, earlier)
-            size += counted.tokens
-        if self._keep is not None:
-            self._keep.offer(request, size)
-
-    def ended(self, remarks: Sequence[str]) -> Estimate:
-        """The estimate, once every row was added; ``remarks`` are those of the reader."""
-        found = self.found
-        found.models = self._adder.models
-        found.notices.extend(remarks)
-        for model in list(found.models)[:QUOTED_MAX]:
-            found.quotes[model] = self._quoted(model)
-        if self._keep is not None:
-            found.strata = self._keep.sampler.strata()
-        return found
-
-    def _quoted(self, model: str) -> dict[str, Quoted | None]:
-        if model not in self._quotes:
-            if len(self._quotes) >= QUOTED_MAX:
-                return {}
-            self._quotes[model] = price_list.quotes(self.found.settings, model, self._wall_us)
-        return self._quotes[model]
-
-    def _batch(self, endpoint: str, model: str) -> Price | None:
-        key = (endpoint, model)
-        if key not in self._batches:
-            if len(self._batches) >= QUOTED_MAX:
-                return None
-            found = self._quoted(model).get(endpoint)
-            if found is None or found.batch is None:
-                self._batches[key] = None
-            else:
-                given, output = found.batch
-                quote = found.quote._replace(input=given, output=output)
-                self._batches[key] = price(quote)
-        return self._batches[key]
-
-
-class _Keeping:
-    """The sample while it is drawn."""
-
-    def __init__(self, sampling: Sampling, *, streams: bool, turns: bool) -> None:
-        self.sampler = Sampler(sampling.rows, random.Random(sampling.seed).randrange)
-        self._aside = sampling.aside
-        self._streams, self._turns = streams, turns
-
-    def offer(self, request: Request, size: float) -> None:
-        """Keep the request if it is drawn."""
-        ticket = self.sampler.offer(request.model, size)
-        if ticket is not None:
-            self._aside.keep(ticket, request, size, streams=self._streams, turns=self._turns)
+        estimating.judged_by(judgements(found.settings, carried, found.notices.append))

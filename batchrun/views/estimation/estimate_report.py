@@ -24,7 +24,7 @@ from batchrun.core.estimate.estimating import (
 from batchrun.core.estimate.extrapolation import LEVEL, Interval
 from batchrun.core.estimate.pilot import PilotFigures
 from batchrun.core.text.wording import counted, verb
-from batchrun.views.estimation.estimate import Estimate
+from batchrun.views.estimation.counting import Estimate
 from batchrun.views.estimation.unit_prices import as_dict, labelled_lines, price_lines
 from batchrun.views.text import BOUND, duration, safe
 
@@ -36,7 +36,10 @@ KEYS = {
         "Rows whose answer another run has already, which the figures leave out. Only with "
         "`--reuse`."
     ),
-    "prompt_tokens": "Tokens of all prompts: `estimate`, in the interval from `low` to `high`.",
+    "prompt_tokens": (
+        "Tokens of all prompts, those of judges included: `estimate`, in the interval from `low` "
+        "to `high`."
+    ),
     "completion_tokens": (
         "Tokens of all answers, with the same keys: a prior, see [estimate.md](estimate.md)."
     ),
@@ -64,6 +67,11 @@ KEYS = {
         "in 80 of 100 cases: `rows`, `repeats` (how often each is answered) and the `cost_usd` of "
         "one such run, where the share `flip_rate` of answers flips; `flip_rate_from` is `scores`, "
         "`answers`, `share` or `assumed`."
+    ),
+    "judges": (
+        "What each judge (`[judge.NAME]`) adds, by name: `rows` (answers to judge), "
+        "`prompt_tokens`, `completion_tokens`, `cost_usd`, `at_most`, `time` and `models`. The "
+        "figures of the whole include them; `models` of the whole does not. Only with judges."
     ),
     "tokens_counted_by": "`tokenizer`, or `bytes` if the extra `tokenizer` is not installed.",
     "notes": "What the figures rest on, and what would improve them.",
@@ -114,32 +122,44 @@ class Report:
         bounds = [sums.most_pd() for sums in found.models.values()]
         whole = [bound for bound in bounds if bound is not None]
         self._most_pd = sum(whole) if whole and len(whole) == len(bounds) else None
+        self._judges = {name: Report(judged) for name, judged in found.judges.items()}
+        self._total = self._own()
+        for each in self._judges.values():
+            self._total = self._total.with_more(each._total)  # noqa: SLF001 - of this class
         self._available = (self._sums.rows + found.reused) // found.settings.repeat
         self._detection = None if sought is None else self._detected(sought)
 
+    def _own(self) -> _Figures:
+        """The figures of the run alone, without its judges: what the pilot tells, if there was
+        one.
+        """
+        sums, told = self._sums, self._told
+        prompt, output, cost = sums.prompt, sums.output, self._cost
+        if told is not None:
+            prompt, output = _range(told.prompt_tokens), _range(told.completion_tokens)
+            cost = None if told.cost_usd is None else _range(told.cost_usd, PICODOLLARS)
+        most_tokens = None if sums.unbounded else sums.most_tokens
+        return _Figures(prompt, output, cost, most_tokens, self._most_pd)
+
     def _detected(self, sought: Sought) -> Detection | None:
-        cost = None if self._cost is None else self._cost.likely / PICODOLLARS
-        if self._told is not None:
-            cost = None if self._told.cost_usd is None else self._told.cost_usd.total
+        cost = None if self._total.cost is None else self._total.cost.likely / PICODOLLARS
         each = None if cost is None or not self._sums.rows else cost / self._sums.rows
         return detection(sought, self._available, each)
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        found, sums = self._found, self._sums
+        found = self._found
         return {
             "rows": found.rows,
             "bad": found.bad,
             **({"reused": found.reused} if found.settings.reuse else {}),
             **self._figures_of_all(),
-            "at_most": {
-                "tokens": None if sums.unbounded else sums.most_tokens,
-                "cost_usd": None if self._most_pd is None else self._most_pd / PICODOLLARS,
-            },
+            "at_most": self._total.at_most(),
             "figures_from": "requests" if self._told is None else "pilot",
             "time": self._times(),
             "detect": None if self._detection is None else self._detection.as_dict(),
             "models": {model: self._model(model, each) for model, each in found.models.items()},
+            **({"judges": self._as_judges()} if self._judges else {}),
             "tokens_counted_by": "tokenizer" if found.tokenizer else "bytes",
             "notes": list(self._notes()),
             "pilot": None if self._pilot is None else _told(self._pilot),
@@ -147,17 +167,22 @@ class Report:
 
     def _figures_of_all(self) -> dict[str, Any]:
         """Tokens and cost of the whole input: what the pilot tells, if there was one."""
-        told, sums = self._told, self._sums
-        if told is None:
-            return {
-                "prompt_tokens": sums.prompt.whole(),
-                "completion_tokens": sums.output.whole(),
-                "cost_usd": None if self._cost is None else self._cost.dollars(),
-            }
+        told = self._told
+        if told is None or self._judges:
+            return self._total.as_dict()
         return {
             "prompt_tokens": told.prompt_tokens.as_dict(),
             "completion_tokens": told.completion_tokens.as_dict(),
             "cost_usd": None if told.cost_usd is None else told.cost_usd.as_dict(),
+        }
+
+    def _as_judges(self) -> dict[str, Any]:
+        """What each judge adds."""
+        names = ("rows", "prompt_tokens", "completion_tokens", "cost_usd", "at_most")
+        found = {name: each.as_dict() for name, each in self._judges.items()}
+        return {
+            name: {key: each[key] for key in (*names, "time", "models")}
+            for name, each in found.items()
         }
 
     def compared(self, model: str) -> dict[str, Any]:
@@ -171,12 +196,15 @@ class Report:
             "prices": self._prices(model),
             "time": found["time"],
             "detect": found["detect"],
+            **({"judges": found["judges"]} if self._judges else {}),
         }
 
     @property
     def cost(self) -> Range | None:
-        """The cost of the whole input in picodollars; None where a row has no price."""
-        return self._cost
+        """The cost of the whole input in picodollars, with its judges; None where a row has no
+        price.
+        """
+        return self._total.cost
 
     def batch_pd(self) -> Range | None:
         """The cost of the whole input in the Batch API; None where a row has no price there."""
@@ -259,8 +287,41 @@ class Report:
             yield from self.priced(model, width)
         if len(found.models) > 1:
             yield from self._by_model(width)
+        for name, each in self._judges.items():
+            yield ""
+            yield from each.as_judge(name, width)
+        if self._judges:
+            yield ""
+            yield from self._totals(width)
         yield ""
         yield from self.notes(width)
+
+    def as_judge(self, name: str, width: int) -> Iterator[str]:
+        """What a judge adds."""
+        found, sums = self._found, self._sums
+        models = _names([safe(model) for model in found.models])
+        judged = counted(found.rows, "answer")
+        yield from labelled_lines("judge", f"{safe(name)}: {judged} to judge, by {models}", width)
+        if not sums.rows:
+            return
+        yield from self._figures(sums, self._cost, None, width)
+        yield from self._at_most(sums, self._most_pd, width, "judgement")
+        for model in found.models if len(found.models) == 1 else ():
+            yield from self.priced(model, width)
+
+    def _totals(self, width: int) -> Iterator[str]:
+        """The run with its judges."""
+        total = self._total
+        yield from labelled_lines("total", "the run with its judges", width)
+        yield from labelled_lines("prompt", _tokens(total.prompt), width)
+        yield from labelled_lines("output", _tokens(total.output), width)
+        yield from labelled_lines("cost", _dollars(total.cost), width)
+        bound = "no bound"
+        if total.most_tokens is not None:
+            bound = counted(total.most_tokens, "token")
+            most = total.most_pd
+            bound += "" if most is None else f", {format_cost(most / PICODOLLARS)}"
+        yield from labelled_lines("at most", bound, width)
 
     def detected(self, width: int) -> Iterator[str]:
         """What it takes to see the difference of ``--detect``."""
@@ -295,20 +356,20 @@ class Report:
     ) -> Iterator[str]:
         yield from labelled_lines("prompt", _tokens(sums.prompt), width)
         yield from labelled_lines("output", _tokens(sums.output), width)
-        if cost is None:
-            yield from labelled_lines("cost", "unknown: there is no price for every row", width)
-            return
-        low, likely, high = (pd / PICODOLLARS for pd in (cost.low, cost.likely, cost.high))
-        text = f"{format_cost(likely)} ({format_cost(low)} to {format_cost(high)})"
-        if batch is not None:
+        text = _dollars(cost)
+        if cost is not None and batch is not None:
             text += f"; {format_cost(batch.likely / PICODOLLARS)} by the Batch API's prices"
         yield from labelled_lines("cost", text, width)
 
-    def _at_most(self, sums: Sums, most_pd: int | None, width: int) -> Iterator[str]:
+    def _at_most(
+        self, sums: Sums, most_pd: int | None, width: int, what: str = "row"
+    ) -> Iterator[str]:
         if sums.unbounded:
-            rows = counted(sums.unbounded, "row")
+            rows = counted(sums.unbounded, what)
             does = verb(sums.unbounded, "does not limit its", "do not limit their")
             bound = f"no bound: {rows} {does} answer"
+            if what != "row":
+                bound += ", or the answer that is judged has no limit"
         else:
             bound = counted(sums.most_tokens, "token")
             bound += "" if most_pd is None else f", {format_cost(most_pd / PICODOLLARS)}"
@@ -330,7 +391,7 @@ class Report:
             return f"{duration(seconds.total)} ({ends}), bound by {held}"
         more = "unknown without a pilot: add --pilot 200 -o DIR"
         if limits:
-            more = "how fast the server is, only a pilot tells: add --pilot 200 -o DIR"
+            more = "only a pilot can measure how fast the server is: add --pilot 200 -o DIR"
         return "; ".join([*limits, more])
 
     def _notes(self) -> Iterator[str]:
@@ -338,9 +399,18 @@ class Report:
             yield f"with {LEVEL:.0%} confidence, extrapolated from the answers of the pilot"
         else:
             yield from self._assumptions()
+        if self._judges:
+            yield (
+                "judges are asked about every answer, as if no row failed, and shown answers as "
+                "long as the run's are assumed to be; a verdict is as long as its JSON Schema "
+                "makes likely"
+            )
         if self._detection is not None:
             yield from self._detection.notes(self._available)
         yield from self._found.notices
+        for name, each in self._judges.items():
+            for notice in each._found.notices:  # noqa: SLF001 - of this class
+                yield f"judge {name}: {notice}"
 
     def _assumptions(self) -> Iterator[str]:
         found, sums = self._found, self._sums
@@ -374,6 +444,64 @@ class Report:
             parts = counted(sums.unread, "part of the prompts", "parts of the prompts")
             are = verb(sums.unread, "is an image, sound or a file", "are images, sound or files")
             yield f"{parts} {are}: a guess at best"
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """Tokens and cost (in picodollars) of some requests, and what they are at most. The cost is
+    None where a price is missing, what has no bound is None.
+    """
+
+    prompt: Range
+    output: Range
+    cost: Range | None
+    most_tokens: int | None
+    most_pd: int | None
+
+    def with_more(self, other: _Figures) -> _Figures:
+        """Both together."""
+        return _Figures(
+            _sum(self.prompt, other.prompt),
+            _sum(self.output, other.output),
+            None if self.cost is None or other.cost is None else _sum(self.cost, other.cost),
+            None
+            if self.most_tokens is None or other.most_tokens is None
+            else self.most_tokens + other.most_tokens,
+            None if self.most_pd is None or other.most_pd is None else self.most_pd + other.most_pd,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Tokens and cost, for ``--json``."""
+        return {
+            "prompt_tokens": self.prompt.whole(),
+            "completion_tokens": self.output.whole(),
+            "cost_usd": None if self.cost is None else self.cost.dollars(),
+        }
+
+    def at_most(self) -> dict[str, Any]:
+        """The bounds, for ``--json``."""
+        return {
+            "tokens": self.most_tokens,
+            "cost_usd": None if self.most_pd is None else self.most_pd / PICODOLLARS,
+        }
+
+
+def _sum(one: Range, other: Range) -> Range:
+    both = Range()
+    both.plus(one)
+    both.plus(other)
+    return both
+
+
+def _range(interval: Interval, times: float = 1) -> Range:
+    return Range(*(times * end for end in (interval.low, interval.total, interval.high)))
+
+
+def _dollars(cost: Range | None) -> str:
+    if cost is None:
+        return "unknown: there is no price for every row"
+    low, likely, high = (pd / PICODOLLARS for pd in (cost.low, cost.likely, cost.high))
+    return f"{format_cost(likely)} ({format_cost(low)} to {format_cost(high)})"
 
 
 def _whole(found: Estimate) -> Sums:
@@ -429,7 +557,7 @@ def _pilot_lines(pilot: Piloted, width: int) -> Iterator[str]:
         width,
     )
     if pilot.told is None:
-        yield from labelled_lines("", "it did not end: the same command goes on with it", width)
+        yield from labelled_lines("", "it did not finish: the same command resumes it", width)
 
 
 def _told_lines(told: PilotFigures, width: int) -> Iterator[str]:

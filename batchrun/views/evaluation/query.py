@@ -50,7 +50,7 @@ def format_of(target: str | None, given: str | None) -> str:
         message = f"{target}: name a .csv, .json or .parquet file, or say which with --format"
         raise UsageError(message)
     if kind == "parquet" and target is None:
-        message = "Parquet is no text: name a file with -o"
+        message = "Parquet cannot be printed: name a file with -o"
         raise UsageError(message)
     if kind == "table" and target is not None:
         message = "a table is for people; a file is --format csv, json or parquet"

@@ -71,7 +71,7 @@ def find(folder: str, labels: Mapping[str, str] | None = None) -> list[RunLine]:
     run directory is part of that run. Raises ``UsageError`` for a folder that is not there.
     """
     if not Path(folder).is_dir():
-        message = f"{folder} is no folder; name the one that run directories are in"
+        message = f"{folder} is not a folder; name the one that run directories are in"
         raise UsageError(message)
     found = [_read(place) for place in _directories(folder)]
     wanted = (labels or {}).items()

@@ -106,7 +106,7 @@ class Spending:
 
     def add_all(self, folders: Iterable[str]) -> None:
         """Add the runs in these directories and their judges, each once. A judge that is named
-        besides its run counts as its judge. Raises ``UsageError`` for what is no run directory.
+        besides its run counts as its judge. Raises ``UsageError`` for what is not a run directory.
         """
         runs = [DurableRows(folder) for folder in folders]
         judges = {run.place: list(judges_of(run)) for run in runs}
@@ -239,7 +239,7 @@ its labels. Those that it lacks are the labels of the run that it judges.
 
 
 def judges_of(run: DurableRows, labels: Mapping[str, str] = {}) -> Iterator[Judge]:
-    """The judges of a run, and theirs. What is no run directory is passed over."""
+    """The judges of a run, and theirs. What is not a run directory is passed over."""
     labels = {**labels, **labels_of(run)}
     for folder in filter(is_name, run.store.folders(_JUDGES)):
         own = directory_of(run.directory, folder)

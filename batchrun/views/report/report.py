@@ -56,8 +56,7 @@ class Report:
 def make(folder: str, checkpoint: str | None = None, against: str | None = None) -> Report:
     """The report of a run directory, live or ended. Takes no lock and writes nothing.
 
-    Raises ``UsageError`` for what is no run directory, ``DamagedError`` for a part that cannot be
-    read.
+    Raises ``UsageError`` if it is not a run directory, ``DamagedError`` if a part cannot be read.
     """
     facts = _facts(folder, checkpoint, against)
     rows = 0 if facts.gathered is None else facts.gathered.rows
@@ -160,5 +159,5 @@ def _require_free(path: Path, folder: Path | None) -> None:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
         if head and MARK not in head:
-            message = f"{path} exists and is no report of batchrun's; name another place with -o"
+            message = f"{path} exists and is not a batchrun report; choose another file with -o"
             raise UsageError(message)

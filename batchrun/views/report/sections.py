@@ -142,9 +142,10 @@ def _verdicts(facts: Facts, writer: Writer) -> Section | None:
         (name, score.get("scored"), score.get("null"), score.get("error_rows"))
         for name, score in _mappings(_mapping(facts.summary.get("scores")))
     ]
-    counts = ("rows", "unparsed", "failed", "stale", "missing", "flips", "cost_usd")
+    counts = ("rows", "unparsed", "failed", "stale", "missing", "flips", "attempts")
+    costs = ("cost_usd", "wasted_cost_usd")
     judge_rows = [
-        (name, judge.get("model"), *map(judge.get, counts))
+        (name, judge.get("model"), *map(judge.get, (*counts, *costs)))
         for name, judge in _mappings(_mapping(facts.summary.get("judges")))
     ]
     return _section(
@@ -175,9 +176,9 @@ def _verdicts(facts: Facts, writer: Writer) -> Section | None:
             ),
             judge_rows
             and writer.table(
-                ("judge", "model", "judged", "no verdict", *counts[2:-1], "cost, USD"),
+                ("judge", "model", "judged", "no verdict", *counts[2:], "cost, USD", "wasted, USD"),
                 judge_rows,
-                numbers=tuple(range(2, 9)),
+                numbers=tuple(range(2, 11)),
                 title="Judges",
             ),
         ],

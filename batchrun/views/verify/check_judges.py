@@ -230,30 +230,56 @@ def _is_finite(value: float) -> bool:
 
 
 class Labels:
-    """The verdicts of a judge beside human labels, counted."""
+    """The verdicts of a judge beside human labels, counted. With repeats each row's share of equal
+    ones counts once.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, repeat: int) -> None:
+        self._repeat = repeat
         self._pairs: Counter[tuple[Any, Any]] = Counter()
+        self._rows = 0
+        self._shares = 0.0
+        self._row = -1
+        self._of_row = (0, 0)
 
-    def add(self, verdict: Any, label: Any) -> None:
-        """Count a row that has both."""
-        if verdict is not None and label is not None:
-            self._pairs[_category(verdict, verdict), _category(verdict, label)] += 1
+    def add(self, row: int, verdict: Any, label: Any) -> None:
+        """Count an answer that has both. Rows come in ascending order."""
+        if verdict is None or label is None:
+            return
+        pair = _category(verdict, verdict), _category(verdict, label)
+        self._pairs[pair] += 1
+        if row // self._repeat != self._row:
+            self._end_row()
+            self._row = row // self._repeat
+        same, answers = self._of_row
+        self._of_row = same + (pair[0] == pair[1]), answers + 1
 
-    def figures(self) -> tuple[float | None, float | None, int]:
-        """The share of equal ones, kappa, and the rows."""
+    def _end_row(self) -> None:
+        same, answers = self._of_row
+        if answers:
+            self._rows += 1
+            self._shares += same / answers
+        self._of_row = (0, 0)
+
+    def by_row(self) -> tuple[float | None, int]:
+        """The mean of the rows' shares of equal ones, and the rows."""
+        self._end_row()
+        return (self._shares / self._rows if self._rows else None), self._rows
+
+    def kappa(self) -> tuple[float | None, int]:
+        """Kappa over all answers, and their number."""
         n = self._pairs.total()
         if not n:
-            return None, None, 0
+            return None, 0
         share = sum(rows for (one, other), rows in self._pairs.items() if one == other) / n
         first, second = Counter[Any](), Counter[Any]()
         for (one, other), rows in self._pairs.items():
             first[one] += rows
             second[other] += rows
         if len(first.keys() | second.keys()) < 2:
-            return share, None, n
+            return None, n
         chance = sum(first[name] * second[name] for name in first) / n**2
-        return share, (share - chance) / (1 - chance), n
+        return (share - chance) / (1 - chance), n
 
 
 def _category(verdict: Any, value: Any) -> Any:

@@ -71,7 +71,7 @@ class Responses:
             if _NAME.fullmatch(name):
                 unnamed += 1
             elif not name.endswith(files.TEMPORARY):
-                self._report.found("stray", f"{RESPONSES}/{name} is no file of a run; take it away")
+                self._report.found("stray", f"{RESPONSES}/{name} is not a file of a run; remove it")
             elif not live:
                 text = f"{RESPONSES}/{name} is a leftover of a kill; run again"
                 self._report.found("left_over", text)

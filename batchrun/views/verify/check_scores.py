@@ -67,7 +67,7 @@ def _check_names(names: Sequence[str], report: Report, *, live: bool) -> None:
             if not live:
                 report.found("left_over", f"{SCORES}/{name} is a leftover of a kill; run again")
         elif not (name.startswith(("part-", ".", "_")) and name.endswith((".parquet", "_"))):
-            report.found("stray", f"{SCORES}/{name} is no part of a run; take it away")
+            report.found("stray", f"{SCORES}/{name} is not part of a run; remove it")
 
 
 class _Check:
@@ -97,7 +97,9 @@ class _Check:
         }
         self._judges = {name: CheckedJudge(store, name, report) for name in self._told_of_judges}
         self._labels = {
-            judge.name: Labels() for judge in evaluation.judges if judge.agreement is not None
+            judge.name: Labels(self._repeat)
+            for judge in evaluation.judges
+            if judge.agreement is not None
         }
         self._verdicts: dict[str, pa.DataType] = {}
         """The columns of verdicts, as the parts have them."""
@@ -298,13 +300,14 @@ class _Check:
             column = f"{judge.name}.{self._compared(judge.name)}"
             if judge.agreement is None or column not in values:
                 continue
-            labels = [
-                None if label is None else _as_text(label)
-                for table in self._read(f"results/{name}", [judge.agreement])
-                for label in table.column(0).to_pylist()
+            labelled = [
+                (line["row"], line[judge.agreement])
+                for table in self._read(f"results/{name}", [*{"row", judge.agreement}])
+                for line in table.to_pylist()
             ]
-            for verdict, label in zip(values[column], labels, strict=True):
-                self._labels[judge.name].add(verdict, label)
+            for verdict, (row, label) in zip(values[column], labelled, strict=True):
+                text = None if label is None else _as_text(label)
+                self._labels[judge.name].add(row, verdict, text)
 
     def _compared(self, name: str) -> str | None:
         """The field of a judge that is compared with human labels, as the summary says."""
@@ -315,8 +318,7 @@ class _Check:
         """The agreement with human labels, and kappa."""
         told = self._summary.get("metrics") or {}
         for name, labels in self._labels.items():
-            share, kappa, n = labels.figures()
-            for word, value in (("agreement", share), ("kappa", kappa)):
+            for word, (value, n) in (("agreement", labels.by_row()), ("kappa", labels.kappa())):
                 metric = told.get(f"{name}.{word}") or {}
                 if not _agree(metric.get("value"), value) or metric.get("n") != n:
                     text = (

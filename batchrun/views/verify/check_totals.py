@@ -114,7 +114,7 @@ def compare_summary(summary: Mapping[str, Any], report: Report, sums: Sums) -> N
             f"summary.json says {name} {totals.get(name)}, the parts sum to {found}",
         )
     for name in ("started_at", "ended_at"):
-        text = f"summary.json says {name} {summary.get(name)!r}, which is no time"
+        text = f"summary.json says {name} {summary.get(name)!r}, which is not a time"
         report.claim(_is_moment(summary.get(name)), "summary", text)
 
 

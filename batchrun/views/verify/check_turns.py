@@ -135,7 +135,7 @@ def _messages(result: Line, answers: int, *, ok: bool) -> str | None:
         said = json.loads(result[MESSAGES] or "null")
         roles = [message["role"] for message in said]
     except (ValueError, TypeError, KeyError):
-        return "`messages` is no list of messages"
+        return "`messages` is not a list of messages"
     tail = ["user", "assistant"] * answers + ([] if ok else ["user"])
     if len(roles) < len(tail) or roles[len(roles) - len(tail) :] != tail:
         return f"`messages` does not end with {answers} answered turns"

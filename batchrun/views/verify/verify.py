@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def check(
     against: Sequence[str] = (),
     input_format: str = "auto",
 ) -> Report:
-    """Check a run directory; with ``against`` also beside the input files of these names.
+    """Check a run directory; with ``against`` also compare it with these input files.
 
-    Raises ``UsageError`` for what is no run directory or cannot be looked into, ``InputError`` for
-    input that cannot be opened.
+    Raises ``UsageError`` if it is not a run directory or cannot be read, ``InputError`` if an input
+    cannot be opened.
     """
     look = inspect.look_at(folder, checkpoint)
     store = look.store
@@ -61,10 +62,15 @@ def check(
         message = f"cannot look into {store.where()}: {error.strerror}"
         raise UsageError(message) from None
     if names["results"] is None and known is None and not names["attempts"]:
-        message = f"{store.where()} is no run directory: it has neither results/ nor a checkpoint"
+        message = (
+            f"{store.where()} is not a run directory: it has neither results/ nor a checkpoint"
+        )
         raise UsageError(message)
     report = Report(store.where())
-    summary = _summary(store, look, report)
+    if _is_fleet(look, names, known, report):  # what a summary says is of the session before
+        summary, look = None, replace(look, live=True)
+    else:
+        summary = _summary(store, look, report)
     _check_state(look, known, report)
     parts = {kind: _parts_among(kind, names[kind] or (), look, report) for kind in PART_KINDS}
     _check_drafts(look, report)
@@ -102,6 +108,17 @@ def check(
 
         check_input.compare(look, summary, known, report, against, input_format)
     return report
+
+
+def _is_fleet(
+    look: Look, names: dict[str, list[str] | None], known: Recorded | None, report: Report
+) -> bool:
+    """Whether several processes work here, or died: what they have not finished is left out."""
+    if look.fleet is None:
+        return False
+    from batchrun.views.verify import check_fleet
+
+    return check_fleet.check_fleet(look.fleet, look.store, names, known, report)
 
 
 def _is_evaluated(store: StoreReader, summary: dict[str, Any] | None) -> bool:
@@ -190,7 +207,7 @@ def _parts_among(kind: str, names: Sequence[str], look: Look, report: Report) ->
         elif name.startswith((".", "_")):
             report.notes.append(f"{where} is no part; readers of a data set pass it over")
         else:
-            report.found("stray", f"{where} is no part of a run; take it away")
+            report.found("stray", f"{where} is not part of a run; remove it")
     return parts
 
 

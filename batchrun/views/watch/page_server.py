@@ -50,8 +50,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def serve(folder: str, checkpoint: str | None, port: int, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C, or until the terminal goes away; port 0 is any free one. ``say`` is told
-    the address. Raises ``UsageError`` for what is no run directory, and for a port that is taken.
+    """Serve until Ctrl-C, or until the terminal goes away; port 0 is any free one. ``say`` gets the
+    address. Raises ``UsageError`` if it is not a run directory, or if the port is taken.
     """
     run_status.read(folder, checkpoint)
     with contextlib.suppress(OSError):

@@ -13,18 +13,26 @@ from batchrun.views.text import verdict
 
 REDRAW_S = 1.0
 """Seconds from one look to the next."""
+LOOK_SHARE = 0.1
+"""A look that takes longer may take this share of the time: where several processes do a run
+together, it reads what they have not published yet.
+"""
 
 
 def looks(
     folder: str, checkpoint: str | None, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[dict[str, Any]]:
     """What ``run_status.read`` finds, once a second while the run is live; last, how it ended.
-    Raises ``UsageError`` for what is no run directory.
+    Raises ``UsageError`` for what is not a run directory.
     """
-    while (found := run_status.read(folder, checkpoint))["state"] == "running":
+    while True:
+        began_s = time.monotonic()
+        found = run_status.read(folder, checkpoint)
+        took_s = time.monotonic() - began_s
         yield found
-        sleep(REDRAW_S)
-    yield found
+        if found["state"] != "running":
+            return
+        sleep(max(REDRAW_S, took_s / LOOK_SHARE - took_s))
 
 
 def redraw(

@@ -66,6 +66,7 @@ def test_batches_are_cut_to_the_sample():
     assert [lines for _, _, lines in Sample([1, 3, 8]).batches(iter(later), 1)] == [[3], [0]]
 
 
+@pytest.mark.slow
 def test_memory_goes_by_the_sample():
     """Rows that are passed over are not kept."""
     sample = Sample.drawn(10**5, 10, 1)

@@ -20,7 +20,7 @@ def chats(rows):
 
 
 def write_jsonl(folder):
-    """Blank lines, a line that is no JSON, and a missing newline at the end."""
+    """Blank lines, a line that is not JSON, and a missing newline at the end."""
     lines = [json.dumps(row) for row in chats(range(ROWS))]
     lines[4], lines[7] = "\n" + lines[4], "{"
     path = folder / "rows.jsonl"
@@ -95,3 +95,29 @@ def test_a_shard_read_alone_is_what_it_is_in_the_whole(tmp_path, write, size, sa
         expected = [block for block in whole if block.shard == shard]
         assert [row for b in blocks for row in b.rows] == [row for b in expected for row in b.rows]
         assert (blocks[-1].digest, blocks[-1].end) == (expected[-1].digest, expected[-1].end)
+
+
+def test_a_row_group_is_decoded_once_for_all_its_shards(tmp_path, monkeypatch):
+    """Shard after shard is read on from where the last one ended; row groups before the first one
+    are passed over by the footer.
+    """
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(chats(range(40))), path, row_group_size=10)
+    decoded, iter_batches = [], pq.ParquetFile.iter_batches
+
+    def counted(self, *, row_groups, **given):
+        decoded.extend(row_groups)
+        return iter_batches(self, row_groups=row_groups, **given)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    found = opening.find([str(path)], "auto")
+    carry = found.carry("all", 4)
+    starts = [Position(), *(end for _, end in found.shard_starts(carry, 4))]
+    reader = found.reader(carry, 4)
+    decoded.clear()
+    for first in (3, 4, 5, 6, 9, 7, 8):
+        blocks = reader.blocks([Span(first, first, starts[first])], limit=None)
+        assert [row.number for block in blocks for row in block.rows] == [
+            *range(4 * first, 4 * first + 4)
+        ]
+    assert decoded == [1, 2, 3, 2, 3]

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from batchrun.engine.session.row_window import OPEN_ROWS_MAX, Room
+from tests.harness.slow import rest_slow
 
 
 async def _opens(room, size_bytes=1):
@@ -19,7 +20,7 @@ async def _opens(room, size_bytes=1):
         opened += 1
 
 
-@pytest.mark.parametrize("permits", [1, 64, 10_000, 30_000])
+@pytest.mark.parametrize("permits", rest_slow([1, 64, 10_000, 30_000], 3))
 def test_there_is_room_for_every_permit(permits):
     """However many requests may be in flight, as many rows may be open, and some more."""
     assert asyncio.run(_opens(Room(permits))) >= min(2 * permits, permits + OPEN_ROWS_MAX)

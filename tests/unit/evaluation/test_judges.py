@@ -13,7 +13,7 @@ from batchrun.core.evaluation.judges import (
     require_winner,
     same_model,
 )
-from batchrun.core.evaluation.labels import agreement_metrics, category
+from batchrun.core.evaluation.labels import LabelledVerdicts, category
 from batchrun.core.schema.fields import Field
 from batchrun.errors import ScoringError, UsageError
 
@@ -179,7 +179,7 @@ def test_agreement_and_kappa_of_a_published_table():
         for one, row in table.items()
         for other, rows in zip("pno", row, strict=True)
     ]
-    share, kappa = agreement_metrics("text", counted, "judge.t")
+    share, kappa = LabelledVerdicts("text", counted, "judge.t").metrics()
     assert (share.value, share.n) == (0.89, 100)
     assert kappa.value == pytest.approx(0.68, abs=0.005)
     assert kappa.high - kappa.value == pytest.approx(1.96 * 0.087, abs=0.005)
@@ -187,7 +187,7 @@ def test_agreement_and_kappa_of_a_published_table():
 
 def test_agreement_of_nothing_and_of_too_much():
     """Without rows there are no figures; with thousands of different labels it is an error."""
-    share, kappa = agreement_metrics("text", [], "judge.t")
+    share, kappa = LabelledVerdicts("text", [], "judge.t").metrics()
     assert (share.value, share.n, kappa.value) == (None, 0, None)
     with pytest.raises(ScoringError, match="at most 1,000"):
-        agreement_metrics("text", [(str(n), str(n), 1) for n in range(1001)], "judge.t")
+        LabelledVerdicts("text", [(str(n), str(n), 1) for n in range(1001)], "judge.t")

@@ -6,6 +6,7 @@ from batchrun.core.fleet import claims, leases
 from batchrun.core.fleet.board import Board, Place
 from batchrun.core.fleet.claims import Claim
 from batchrun.core.fleet.leases import LEASE_S, Lease
+from batchrun.errors import DamagedError
 
 
 def everybody(_):
@@ -38,7 +39,14 @@ def test_other_files_are_no_records(name):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"worker": 3}', b"\xff"])
 def test_a_record_that_was_damaged_is_named(content):
     """It is an error that names the record, never taken for a claim."""
-    with pytest.raises(ValueError, match=r"claims/00000005\.000002"):
+    with pytest.raises(DamagedError, match=r"claims/00000005\.000002.* is damaged"):
+        claims.parse(5, 2, content)
+
+
+def test_a_bit_that_flipped_makes_no_other_claim():
+    """A record that still reads as one is known by its checksum."""
+    content = Claim(5, 2, "0001-ab").as_bytes().replace(b"0001", b"0002")
+    with pytest.raises(DamagedError, match="its checksum is wrong"):
         claims.parse(5, 2, content)
 
 

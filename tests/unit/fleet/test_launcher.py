@@ -4,7 +4,7 @@ import pytest
 
 from batchrun.errors import UsageError
 from batchrun.fleet.launcher import WORKERS_MAX, exit_code, require, worker_arguments
-from batchrun.fleet.progress import together
+from batchrun.views.fleet.together import together
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,7 @@ def status(**values):
         "errors": {},
         "examples": {},
         "outputs": {},
+        "eta_s": None,
         **values,
     }
 
@@ -74,22 +75,87 @@ def status(**values):
 def test_progress_is_the_sum_of_the_workers():
     """Rows, costs and classes of failures add up; rates are those of workers that go on."""
     found = together(
-        [
-            status(ok=10, error=1, cost_usd=0.5, errors={"timeout": 1}, requests_per_s=3.0),
-            status(ok=20, in_flight=4, requests_per_s=2.0, bound_by="rpm", notices=["a"]),
-            status(ok=5, error=2, errors={"timeout": 2}, requests_per_s=9.0, last=True),
-        ],
+        {
+            "a": status(
+                ok=10, error=1, cost_usd=0.5, errors={"timeout": 1}, requests_per_s=3.0, eta_s=89.0
+            ),
+            "b": status(
+                ok=20, in_flight=4, requests_per_s=2.0, bound_by="rpm", notices=["x"], eta_s=40.0
+            ),
+            "c": status(ok=5, error=2, errors={"timeout": 2}, requests_per_s=9.0, last=True),
+        },
         before=(30, 2),
         elapsed_s=10.0,
     )
     assert (found.ok, found.error, found.resumed, found.rows_input) == (65, 5, 32, 100)
     assert (found.in_flight, found.requests_per_s, found.bound_by) == (4, 5.0, "rpm")
-    assert (found.cost_usd, found.errors, found.notices) == (0.5, {"timeout": 3}, ("a",))
-    assert found.eta_s == pytest.approx(10.0 * 30 / 38)
+    assert (found.cost_usd, found.errors, found.notices) == (0.5, {"timeout": 3}, ("b: x",))
+    # The first does a row a second, the second one two.
+    assert found.eta_s == pytest.approx(30 / 3)
 
 
 def test_progress_shows_no_more_rows_than_there_are():
     """Rows of a worker that died are counted twice for a while."""
-    found = together([status(ok=70), status(ok=60, error=1)], before=(0, 0), elapsed_s=1.0)
+    found = together(
+        {"a": status(ok=70), "b": status(ok=60, error=1)}, before=(0, 0), elapsed_s=1.0
+    )
     assert found.ok + found.error == 100
-    assert together([], (0, 0), 1.0) is None
+    assert together({}, (0, 0), 1.0) is None
+
+
+def test_rates_are_those_of_workers_that_are_alive():
+    """One that was killed had no time to say that it ended."""
+    found = together(
+        {"a": status(requests_per_s=3.0, in_flight=2), "b": status(requests_per_s=4.0)},
+        before=(0, 0),
+        elapsed_s=1.0,
+        alive=["a"],
+    )
+    assert (found.requests_per_s, found.in_flight) == (3.0, 2)
+
+
+def endpoint(**values):
+    """An endpoint in a status file."""
+    counters = ("in_flight", "requests", "answers", "refusals", "failures")
+    return {
+        "name": "default",
+        "state": "up",
+        "why": None,
+        "bound_by": None,
+        "limits": [],
+        "requests_per_s": 1.0,
+        "window": None,
+        **dict.fromkeys(counters, 1),
+        **values,
+    }
+
+
+def window(concurrency, **values):
+    """What a process found of the concurrency that the server takes."""
+    known = ("rows_per_s", "tokens_per_s", "pace_per_s", "server_running", "server_waiting")
+    found = {"concurrency": concurrency, "low": 1, "high": 64, "state": "fixed", "why": None}
+    return {**found, "cuts": 0, **dict.fromkeys(known), **values}
+
+
+def test_an_endpoint_is_as_bad_as_its_worst_worker_sees_it():
+    """Counters add up, and so do windows; the state is that of the one that looks for the next."""
+    found = together(
+        {
+            "a": status(endpoints=[endpoint(window=window(8))]),
+            "b": status(
+                endpoints=[
+                    endpoint(
+                        state="down",
+                        why="refused",
+                        window=window(9, state="holding", rows_per_s=2.0),
+                    )
+                ]
+            ),
+        },
+        before=(0, 0),
+        elapsed_s=1.0,
+    )
+    (one,) = found.endpoints
+    assert (one.state, one.why, one.requests, one.requests_per_s) == ("down", "refused", 2, 2.0)
+    assert one.window["concurrency"] == 17
+    assert (one.window["state"], one.window["rows_per_s"]) == ("holding", 2.0)

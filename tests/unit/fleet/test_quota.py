@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from batchrun.core.fleet import quota
 from batchrun.core.fleet.quota import Book, Limit, shares
+from batchrun.errors import DamagedError
 
 RATE = Limit("e", quota.RPM, 600.0)
 WHOLE = Limit("e", quota.CONCURRENCY, 10.0)
@@ -75,9 +76,10 @@ def test_it_is_what_was_kept():
     """A book survives the store; anything else is refused."""
     book = renew(renew(Book(), "a", 0.5), "b", 1.5, wants=3.0)
     assert quota.parse(book.as_bytes()) == book
-    for content in (b"", b"{}", b'{"holdings": 1}', b"[]"):
-        with pytest.raises(ValueError, match="no book"):
-            quota.parse(content)
+    flipped = book.as_bytes().replace(b"600", b"700")
+    for content in (b"", b"{}", b'{"holdings": 1}', b"[]", flipped):
+        with pytest.raises(DamagedError, match=r"quota/000000000007, the book .* is damaged"):
+            quota.parse(content, quota.record_name(7))
 
 
 @given(

@@ -44,7 +44,7 @@ def test_numbers_too_large_are_infinities(text, found):
 
 @pytest.mark.parametrize("text", [b"xNaN", b"NaNNaN", b"-NaN", b"[nan]", b"+Infinity", b'"NaN'])
 def test_what_is_no_such_token_stays_broken(text):
-    """Nothing else that is no JSON becomes some."""
+    """Nothing else that is not JSON becomes some."""
     with pytest.raises(msgspec.MsgspecError):
         msgspec.json.decode(nulled(text))
 

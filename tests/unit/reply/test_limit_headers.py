@@ -223,8 +223,8 @@ def test_a_line_for_people():
     only = {"kind": "output_tokens", "per": "unknown", "limit": None, "remaining": 1234}
     assert format_limits([]) is None
     assert format_limits([window, tokens, dict(tokens)]) == (
-        "limits told by the server: 10,000 requests/min (9,990 left), 2,000,000 tokens/min"
+        "limits reported by the server: 10,000 requests/min (9,990 left), 2,000,000 tokens/min"
     )
     assert format_limits([odd, only]) == (
-        "limits told by the server: 7 tokens in 10 s (0 left), 1,234 output tokens left"
+        "limits reported by the server: 7 tokens in 10 s (0 left), 1,234 output tokens left"
     )

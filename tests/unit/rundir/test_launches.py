@@ -4,6 +4,10 @@ import pytest
 
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.storage import files
+from batchrun.core.cost.charged import Charge
+from batchrun.core.fleet.operations import Done
+from batchrun.core.fleet.sealed import sealed
+from batchrun.core.run.changes import Changes
 from batchrun.errors import DamagedError, UsageError
 from batchrun.records import Position, ShardState
 from batchrun.rundir.fleet import launches
@@ -19,15 +23,19 @@ PLAN = Plan(
     frozenset({0}),
     {1: BEGUN},
     (12, 3),
+    {"cost": 5 * 10**12},
+    {"cost": Charge(10**12, 7, 1)},
+    Changes(retry_classes=("auth", "truncated")),
+    frozenset({1, 2}),
 )
 
 
 @pytest.fixture
 def launch(tmp_path):
     """A launch whose plan is written."""
-    found = Launch("ab", tmp_path / "fleet" / "ab", 100.5, 10)
+    found = Launch("ab", tmp_path / "fleet" / "ab", 100.5, 10, "op", (Done("old", (1, 3)),))
     found.folder.mkdir(parents=True)
-    files.write_json(found.folder / launches.RUN, launches._run_json(PLAN))
+    files.write_json(found.folder / launches.RUN, sealed(launches._run_json(PLAN)))
     files.write_whole(found.folder / launches.SHARDS, launches._shards(PLAN))
     return found
 
@@ -68,8 +76,8 @@ def test_a_launch_of_another_format_is_refused(tmp_path):
     """Every process needs the same version."""
     path = tmp_path / "fleet" / launches.LAUNCH
     path.parent.mkdir()
-    files.write_json(path, {"format": 2, "state": "live", "id": "ab"})
-    with pytest.raises(UsageError, match="format 2"):
+    files.write_json(path, sealed({"format": 3, "state": "live", "id": "ab"}))
+    with pytest.raises(UsageError, match="format 3"):
         launches.current(tmp_path)
 
 
@@ -86,3 +94,14 @@ def test_who_prepares_or_sums_up_is_waited_for(launch, tmp_path):
     assert launches.is_busy(tmp_path)
     (tmp_path / "summary.json").write_text("{}")
     assert not launches.is_busy(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"state": "live"}'])
+def test_a_note_of_a_launch_that_was_damaged_is_refused(launch, tmp_path, content):
+    """By name: nobody takes the directory for one that no fleet works on."""
+    launches.announce(launch, LIVE)
+    path = tmp_path / "fleet" / launches.LAUNCH
+    path.write_bytes(content)
+    for look in (launches.current, launches.is_busy, launches.withdraw):
+        with pytest.raises(DamagedError, match=r"launch\.json is damaged"):
+            look(tmp_path)

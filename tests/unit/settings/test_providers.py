@@ -3,7 +3,16 @@
 import pytest
 
 from batchrun.core.settings.azure import azure_url
-from batchrun.core.settings.providers import BY_NAME, PROVIDERS, SIMULATOR, provider_named
+from batchrun.core.settings.providers import (
+    BUILT_IN,
+    BY_NAME,
+    LOCAL,
+    LOCAL_MODEL,
+    PROVIDERS,
+    SIMULATOR,
+    cautions,
+    provider_named,
+)
 from batchrun.core.settings.resolve import lay_over, resolve
 from batchrun.core.settings.urls import chat_completions_url
 from batchrun.errors import UsageError
@@ -32,9 +41,9 @@ def test_a_preset_is_whole(provider):
         url = chat_completions_url(provider.base_url)
         assert url == provider.base_url.rstrip("/") + "/chat/completions"
     else:
-        assert provider.name == SIMULATOR or provider.url_variables
+        assert provider.name in BUILT_IN or provider.url_variables
     assert not provider.key_needed or provider.keys
-    assert provider.key_needed or provider.name == SIMULATOR or provider.starts_with
+    assert provider.key_needed or provider.name in BUILT_IN or provider.starts_with
 
 
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
@@ -47,7 +56,7 @@ def test_a_name_alone_is_enough(provider):
     assert warnings == []
     assert found.name == found.provider == provider.name
     expected = f"{RESOURCE}/openai/v1" if provider.name == "azure" else provider.base_url
-    if provider.name != SIMULATOR:
+    if provider.name not in BUILT_IN:
         assert found.base_url == expected
     assert found.api_key_env == (provider.keys[0].name if provider.keys else None)
     assert found.api_key_header == provider.key_header
@@ -124,12 +133,47 @@ def test_nothing_of_another_endpoint_comes_along():
     assert same.headers and same.ca_file == "ca" and not warnings
 
 
-def test_the_simulator_has_no_url_to_give():
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_what_batchrun_starts_has_no_url_to_give(name):
     """Its name and a URL as flags are two endpoints; a URL replaces it where the file names it."""
     with pytest.raises(UsageError, match="two endpoints"):
-        endpoint(provider=SIMULATOR, base_url="http://x")
-    found, _ = endpoint({"provider": SIMULATOR}, base_url="http://x")
+        endpoint(provider=name, base_url="http://x")
+    found, _ = endpoint({"provider": name}, base_url="http://x")
     assert (found.provider, found.base_url) == (None, "http://x")
+
+
+@pytest.mark.parametrize(
+    ("given", "model"),
+    [
+        ({}, LOCAL_MODEL),
+        ({"request.model": "mine"}, "mine"),
+        ({"request.model": "{{ model }}"}, "{{ model }}"),
+        ({"request.params": {"model": "mine"}}, None),
+        ({"endpoint.provider": SIMULATOR}, None),
+    ],
+    ids=["none", "named", "template", "parameter", "another provider"],
+)
+def test_a_provider_with_one_model_implies_it(given, model):
+    """The local model is asked for where nobody names one."""
+    raw, _ = lay_over(LEAST | {"endpoint.provider": LOCAL}, {}, given)
+    assert resolve(raw).model == model
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, (1, None)), ({"concurrency": "auto"}, (1, None)), ({"concurrency": 3}, (3, None))],
+    ids=["default", "auto", "given"],
+)
+def test_a_provider_with_one_slot_is_asked_one_request_at_a_time(given, expected):
+    """`auto` has nothing to find there; a number that is given counts."""
+    found, _ = endpoint(provider=LOCAL, **given)
+    assert (found.concurrency, found.bounds) == expected
+
+
+def test_who_must_be_warned_of_answers():
+    """The local model has a caution, said once however many endpoints have it."""
+    assert cautions([LOCAL, "openai", None, LOCAL]) == [BY_NAME[LOCAL].caution]
+    assert cautions([SIMULATOR, None]) == []
 
 
 @pytest.mark.parametrize(

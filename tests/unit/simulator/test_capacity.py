@@ -252,7 +252,7 @@ def test_capacities_are_read_as_they_are_written(text, capacity):
         ("slots:4", "is not understood"),
         ("slots:4:5:6", "is not understood"),
         ("sluts:4:5", "is not understood"),
-        ("slots:four:5", "has a part that is no number"),
+        ("slots:four:5", "has a part that is not a number"),
         ("slots:0:5", "slots K must be between 1"),
         ("slots:2.5:5", "slots K must be a whole number, not 2.5"),
         ("slots:4:-1", "slots Q must be between 0"),

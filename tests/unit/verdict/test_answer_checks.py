@@ -44,7 +44,7 @@ ANSWERS = {
     "wrong type": (choice('{"score":"3"}'), 'schema: score: "3" is not of type "integer"'),
     "too large": (choice('{"score":6}'), "score: 6 is greater than the maximum of 5"),
     "missing": (choice("{}"), '"score" is a required property'),
-    "fenced": (choice('```json\n{"score":3}\n```'), "stands in a Markdown fence"),
+    "fenced": (choice('```json\n{"score":3}\n```'), "is in a Markdown fence"),
     "talk around it": (choice('Here: {"score":3}'), "is not JSON"),
     "two values": (choice('{"score":3}{"score":4}'), "is not JSON: trailing characters"),
     "NaN": (choice('{"score":NaN}'), "is not JSON"),
@@ -88,7 +88,7 @@ FENCED = '```json\n{"score": 3}\n```'
     ],
 )
 def test_json_in_a_fence(content, made):
-    """Accepted, it becomes the content and is held against the schema; else it is no JSON."""
+    """Accepted, it becomes the content and is held against the schema; else it is not JSON."""
     whole = completion(choice(content), choice(index=1))
     found = made_of(whole, expected(), Policy(accept_fenced=True))
     flaw = flaw_of(found, expected(), Policy())
@@ -184,7 +184,7 @@ CALLS = {
     "unknown": ([("wheather", '{"city":"Oslo"}')], "offers no such tool; it offers weather, ping"),
     "no name": ([(None, "{}")], "offers no such tool"),
     "no JSON": ([("weather", '{"city":')], "the arguments are not JSON"),
-    "no object": ([("ping", "[1]")], "they are no object"),
+    "no object": ([("ping", "[1]")], "they are not an object"),
     "missing": ([("weather", "{}")], '"city" is a required property'),
     "empty where some are needed": ([("weather", "")], '"city" is a required property'),
     "second": ([("ping", "{}"), ("weather", '{"city":1}')], "tool call 1 ('weather')"),

