@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.adapters.storage.store import SUMMARY, read_json
 from batchrun.cli.console import print_json, print_unwrapped
+from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import UsageError
 from batchrun.ports import Observer
@@ -57,6 +58,7 @@ class Launching:
 def run_with_workers(
     launching: Launching,
     settings: Settings,
+    changes: Changes,
     environment: Mapping[str, str],
     *,
     progress: Callable[[], contextlib.AbstractContextManager[Observer]] | None,
@@ -72,7 +74,7 @@ def run_with_workers(
     workers = launching.workers
     assert workers is not None
     launcher.require(workers, shard=launching.shard is not None)
-    worker.require(settings)
+    worker.require(settings, changes)
     cluster, arguments = launching.cluster(), sys.argv[1:]
     with contextlib.ExitStack() as stack:
         observers = [] if progress is None else [stack.enter_context(progress())]

@@ -98,7 +98,7 @@ def run(
     for them, how far it came (without a summary where it had nothing to do). Raises as
     ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
     """
-    require(settings)
+    require(settings, changes)
     started_s = machinery.monotonic_s() if started_s is None else started_s
     operation = operation_of(changes, environment)
     process = _Process(
@@ -116,13 +116,17 @@ def run(
     return process.run()
 
 
-def require(settings: Settings) -> None:
+def require(settings: Settings, changes: Changes) -> None:
     """Raise ``UsageError`` for what several processes cannot do together."""
     pipe = next((path for path in settings.files if pipes.passes(path)), None)
     default = str(PurePath(settings.dir, "checkpoint"))
     refused = (
         (settings.checkpoint != default and not is_remote(settings.dir), "--checkpoint"),
         (pipe is not None, f"{pipe} as input, which can be read only once: write it to a file"),
+        (
+            changes.repair and is_remote(settings.dir),
+            "--repair where the run directory is in an object store: repair it with one process",
+        ),
     )
     for is_so, what in refused:
         if is_so:
@@ -436,8 +440,12 @@ class _Process:
 
     @contextlib.contextmanager
     def _answers(self, opened: WorkerDirectory) -> Iterator[tuple[Answers | None, Lengths | None]]:
-        """What earlier runs know of the rows, by the indexes that the launching process made."""
-        settings, checkpoint = self._settings, Path(self._settings.checkpoint)
+        """What earlier runs know of the rows, by the indexes that the launching process made, or
+        its own.
+        """
+        settings = self._settings
+        # Machines that share a store have nothing in common that is on a disk.
+        checkpoint = None if is_remote(settings.dir) else Path(settings.checkpoint)
         with contextlib.ExitStack() as stack:
             answers = None
             if settings.reuse:

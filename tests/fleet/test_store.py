@@ -49,7 +49,7 @@ def sound(cli, shared_store):
         report = verify.check(shared_store.address, str(cli.folder / checkpoint))
         assert report.problems == []
         assert report.digests == 2 * report.parts > 0
-        assert shared_store.json("fleet/launch.json")["state"] == "folded"
+        assert shared_store.json("fleet/launch.json")["state"] in ("folded", "withdrawn")
         kept = ("fleet/launch.json", "fleet/lock", "fleet/states/")
         assert [k for k in shared_store.keys("fleet/") if not k.startswith(kept)] == []
 

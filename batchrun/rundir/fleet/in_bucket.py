@@ -50,7 +50,7 @@ from batchrun.errors import StorageError, UsageError
 from batchrun.rundir import state_reader
 from batchrun.rundir.claim import FLEET, LAUNCH, UPLOADS, parse_launch
 from batchrun.rundir.fleet import handing_on, launches
-from batchrun.rundir.fleet.handing_on import HANDED_ON, SharedLock, fetch, machine_of
+from batchrun.rundir.fleet.handing_on import HANDED_ON, LOCK, SharedLock, fetch, machine_of
 from batchrun.rundir.fleet.launches import (
     CLOCK,
     FIGURES,
@@ -135,7 +135,8 @@ class BucketLaunch(Launch):
     @property
     def machine(self) -> str:
         """See ``Launch``."""
-        return machine_of(self.folder.parent.parent)
+        checkpoint = self.folder.parent.parent
+        return machine_of(checkpoint) if checkpoint.is_dir() else ""
 
     def state(self) -> str | None:
         """What ``launch.json`` says of this launch; None where it speaks of another one."""
@@ -272,6 +273,16 @@ class BucketLaunches:
             return found.get("state") in (LAUNCHING, ENDING)
         folded_s, summed_s = bucket.written_s(_ANNOUNCED), bucket.written_s(SUMMARY)
         return folded_s is not None and (summed_s is None or summed_s < folded_s)
+
+    def is_locked(self) -> bool:
+        """See ``Launches``. By this machine's clock, which is good enough to look."""
+        found = self._bucket.look(LOCK)
+        if found is None or abs(time.time() - found.written_s) > leases.LEASE_S:
+            return False
+        try:
+            return not json.loads(found.content)["released"]
+        except (ValueError, KeyError, TypeError):
+            return False
 
     def plan(self, launch: Launch) -> Plan:
         """See ``Launches``."""

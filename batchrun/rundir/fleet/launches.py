@@ -51,7 +51,7 @@ from batchrun.records import Position
 from batchrun.rundir import resend, restarts, state_reader
 from batchrun.rundir.budget_account import charges_before, ledger_sums
 from batchrun.rundir.claim import FLEET, LAUNCH, launch_record
-from batchrun.rundir.lock import Held, this_kernel
+from batchrun.rundir.lock import Held, is_locked, this_kernel
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recorded_reading import READING
 from batchrun.rundir.spent import spent
@@ -215,6 +215,10 @@ class Launches(Protocol):
         """Whether whoever holds the directory prepares a launch, folds one, or sums up."""
         ...
 
+    def is_locked(self) -> bool:
+        """Whether a process has the directory to itself, as far as can be told from here."""
+        ...
+
     def plan(self, launch: Launch) -> Plan:
         """The plan of a launch. Raises ``DamagedError`` for what is none."""
         ...
@@ -284,6 +288,10 @@ class DiskLaunches:
     def is_busy(self) -> bool:
         """See ``Launches``."""
         return is_busy(self.folder)
+
+    def is_locked(self) -> bool:
+        """See ``Launches``."""
+        return is_locked(self.folder)
 
     def plan(self, launch: Launch) -> Plan:
         """See ``Launches``."""
