@@ -382,7 +382,7 @@ class _Process:
                 return self._passes(worker, opened)
             finally:
                 opened.close()
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             if worker.is_superfluous:
                 return None
             if worker.is_fenced:

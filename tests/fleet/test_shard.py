@@ -80,7 +80,8 @@ def test_four_processes_do_what_one_does(fleet, cli, jsonl, simulator, comparabl
         assert found[key] == expected[key], key
     assert found["totals"]["attempts"] == 1028
     cli.verified("run")
-    assert [p.name for p in (run / "fleet").iterdir()] == ["launch.json"]
+    # A process that came after the end, and found nothing to do, took the note away.
+    assert {p.name for p in (run / "fleet").iterdir()} <= {"launch.json"}
     assert not list(run.rglob("*.staged"))
 
 

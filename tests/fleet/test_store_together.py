@@ -88,20 +88,26 @@ def test_a_budget_is_one_for_all(fleet, jsonl, billing, both, shared_store):
 
 
 @pytest.mark.slow
-def test_what_a_lost_machine_held_stays_charged(fleet, jsonl, billing, both, shared_store, until):
+def test_what_a_lost_machine_held_stays_charged(
+    fleet, cli, jsonl, billing, given, both, shared_store, until
+):
     """Its disk is lost with it, and so is the record of what it spent: the account is what counts,
     so the server never bills more than the budget.
     """
     endpoint, billed = billing
     cap = 3 * CAP
     budget = ("--max-tokens", MOST, "--max-total-tokens", cap)
-    one, two = both(endpoint, jsonl(900), *budget, lease_s=6)
+    rows = jsonl(900)
+    one, two = both(endpoint, rows, *budget, lease_s=6)
     until(lambda: len({w for ws in shared_store.claimed_by().values() for w in ws}) == 2)
     until(lambda: billed[0] > cap // 4)
     one.send(signal.SIGKILL)
     one.process.wait()
     shutil.rmtree(fleet.folder / "cp1")
     assert two.wait() == 3, two.err
+    # Until the lease of the lost one expires, nobody may put the directory together.
+    alone = ("run", *given(endpoint, rows, "cp2", *budget), "--no-progress")
+    until(lambda: cli.fresh(*alone, env=shared_store.env).code == 3)
     charged = shared_store.json("summary.json")["budget"]["charged_tokens"]
     assert billed[0] <= charged <= cap
     sound(fleet.folder, shared_store)
